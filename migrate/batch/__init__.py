@@ -1,0 +1,1 @@
+"""Many sources: plan, journal, executors."""

@@ -1,0 +1,1 @@
+"""Streams: hashing, compression, limits, atomic files, tar. Knows no image format."""

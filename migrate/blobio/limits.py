@@ -1,0 +1,34 @@
+"""Named limits for every read into memory. Going over one is a LimitError that names the limit."""
+
+from __future__ import annotations
+
+from typing import BinaryIO, Final
+
+from migrate.errors import LimitError
+
+JSON_BYTES: Final = 32 * 1024 * 1024
+"""One JSON document: layer json, manifest, config, repositories. Real ones stay below 1 MiB."""
+JSON_DEPTH: Final = 1_000
+"""Nesting of arrays and objects."""
+TAR_HEADER_BYTES: Final = 1024 * 1024
+"""One GNU long name or pax header."""
+ARCHIVE_MEMBERS: Final = 2_000_000
+"""Members of an outer archive (`docker save`)."""
+CHAIN_LENGTH: Final = 10_000
+"""Layers of one image. Docker itself stops at 125 or 127."""
+LINK_HOPS: Final = 40
+"""Symbolic links followed inside an archive for one name, as the Linux kernel counts."""
+DECOMPRESSION_RATIO: Final = 1_100
+"""Bytes out per byte in. DEFLATE cannot go over 1,032; xz, bzip2 and zstd can, on zeros."""
+DECOMPRESSION_GRACE: Final = 64 * 1024 * 1024
+"""Output below this is never counted as a bomb."""
+SMALL_FILE_BYTES: Final = 1024 * 1024
+"""Files of one number or one ID: parent, layersize, checksum, link, tag."""
+
+
+def read_limited(stream: BinaryIO, limit: int, what: str) -> bytes:
+    """All of `stream`, or LimitError if it holds more than `limit` bytes."""
+    content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise LimitError(f"{what}: larger than the limit of {limit:,} bytes")
+    return content

@@ -1,0 +1,34 @@
+"""An opened layer: a stream, and what the pipeline may use instead of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import BinaryIO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """Bytes that lie in one piece in a file: read by position from `fd`, whose owner keeps it open."""
+
+    fd: int
+    offset: int
+    size: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Payload:
+    """A layer's bytes as stored.
+
+    `stream` reads them from the start, once. `extent`, where given, holds the same bytes and can be read by position
+    from any thread. `origin`, `exact` and `note` are those of the report, and are final only after the stream's end
+    (a reader may set them while it reads). `path` is a file that holds exactly these bytes, where there is one, so
+    that a target may link instead of copy.
+    """
+
+    stream: BinaryIO
+    origin: str
+    size: int | None = None
+    extent: Extent | None = None
+    exact: bool = True
+    note: str | None = None
+    path: str | None = None

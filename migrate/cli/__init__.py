@@ -1,0 +1,9 @@
+"""The command line: the only place that prints, shows progress, reads the environment and exits."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    from migrate.cli.main import cli  # heavy imports wait until they are used
+
+    cli()

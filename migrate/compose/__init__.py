@@ -1,0 +1,1 @@
+"""Step 4, pure: v1 JSON and diffIDs to config, history, manifest and index."""

@@ -1,0 +1,187 @@
+"""One tree of exceptions. Each family knows its exit code and its scope.
+
+The scope says what is lost: one image ("image"), one whole source ("source") or the run ("run").
+The CLI turns an error into an exit code; nothing below the CLI prints or exits.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Scope = Literal["image", "source", "run"]
+
+
+class MigrateError(Exception):
+    """The base of every error that a user's input, disk or network can cause.
+
+    `layer` is the legacy ID of the layer at fault; `code` is a stable word for the report's `error` field.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 3
+    scope: ClassVar[Scope] = "image"
+
+    def __init__(self, message: str, *, layer: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.layer = layer
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.layer))
+
+
+def _rebuild(kind: type[MigrateError], message: str, layer: str | None) -> MigrateError:
+    return kind(message, layer=layer)
+
+
+class UsageError(MigrateError):
+    """The command line asks for something that cannot be."""
+
+    code = "usage"
+    exit_code = 2
+    scope = "run"
+
+
+# --- sources -----------------------------------------------------------------------------------------------------
+
+
+class SourceError(MigrateError):
+    """A source, or the part of it that one image needs, cannot be read."""
+
+    code = "unreadable"
+
+
+class SourceUnreadableError(SourceError):
+    """Nothing of the source can be read."""
+
+    code = "source-unreadable"
+    exit_code = 4
+    scope = "source"
+
+
+class UnrecognisedSourceError(SourceUnreadableError):
+    """No reader knows this kind of content."""
+
+    code = "unrecognised"
+
+
+class AmbiguousSourceError(SourceUnreadableError):
+    """Two readers (or two storage drivers) claim the source; the user has to choose."""
+
+    code = "ambiguous"
+
+
+class PermissionSourceError(SourceUnreadableError):
+    """Files of the source may not be read by this user."""
+
+    code = "permission"
+
+
+class TruncatedError(SourceError):
+    """The bytes end before they should."""
+
+    code = "truncated"
+
+
+class DamagedError(SourceError):
+    """The bytes are there but are not what their format asks for."""
+
+    code = "damaged"
+
+
+class DocumentError(SourceError):
+    """A JSON document is malformed, or lacks or mistypes a field."""
+
+    code = "bad-document"
+
+
+class LimitError(SourceError):
+    """An input goes over a named limit of `migrate.blobio.limits`."""
+
+    code = "limit"
+
+
+class MissingLayerError(SourceError):
+    """A layer's bytes are not in the source."""
+
+    code = "missing-layer"
+
+
+class UnsupportedError(SourceError):
+    """The input is understood but cannot be converted."""
+
+    code = "unsupported"
+
+
+class PayloadRestartError(SourceError):
+    """A layer's stream cannot be completed in this form; opening the payload again gives its next best form.
+
+    Raised by `read()` of a payload opened from a source that has a fallback (tar-split whose CRC does not match).
+    """
+
+    code = "payload-restart"
+
+
+# --- chain, integrity, compose -----------------------------------------------------------------------------------
+
+
+class ChainError(MigrateError):
+    """The parents of an image do not lead to a base."""
+
+    code = "chain"
+
+
+class ParentCycleError(ChainError):
+    code = "parent-cycle"
+
+
+class MissingParentError(ChainError):
+    code = "missing-parent"
+
+
+class ConflictingLayerError(ChainError):
+    code = "conflicting-json"
+
+
+class IntegrityError(MigrateError):
+    """Bytes do not have the digest, size or checksum that a document names."""
+
+    code = "integrity"
+
+
+class ComposeError(MigrateError):
+    """A config or manifest cannot be made from what the source says."""
+
+    code = "compose"
+
+
+class ConflictError(MigrateError):
+    """Two images claim one reference and `--on-conflict fail` was asked for."""
+
+    code = "conflict"
+    scope = "run"
+
+
+# --- target ------------------------------------------------------------------------------------------------------
+
+
+class TargetError(MigrateError):
+    """The target cannot be written: disk full, refused, not ours."""
+
+    code = "target"
+    exit_code = 5
+    scope = "run"
+
+
+class VerifyError(MigrateError):
+    """A target's documents cannot even be walked."""
+
+    code = "verify"
+
+
+class InterruptedRunError(MigrateError):
+    """The user or the system asked the run to stop."""
+
+    code = "interrupted"
+    exit_code = 130
+    scope = "run"

@@ -1,0 +1,100 @@
+"""What comes out: descriptors, hashed layers and composed images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from migrate.model.digest import DiffID, Digest, ImageID
+
+
+class MediaType:
+    """Media types, as literals of the Docker image manifest V2 schema 2 and OCI image specifications."""
+
+    DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
+    DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+    DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
+    DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs.diff.tar"
+    DOCKER_LAYER_GZIP: Final = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+    OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+    OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+    OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+    OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
+    OCI_LAYER_GZIP: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
+    OCI_LAYER_ZSTD: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
+    SCHEMA1: Final = "application/vnd.docker.distribution.manifest.v1+json"
+    SCHEMA1_SIGNED: Final = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Platform:
+    """As in an index descriptor: `os` and `architecture` are Go's names, `variant` as in arm `v7`."""
+
+    os: str
+    architecture: str
+    variant: str | None = None
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descriptor:
+    media_type: str
+    digest: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredBlob:
+    """A layer blob in the target. `compression` is `gzip`, `zstd` or `none`; the media type depends on the format."""
+
+    digest: Digest
+    size: int
+    compression: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashedLayer:
+    """What one read of a layer's bytes told.
+
+    `tar_size` counts the uncompressed tar. `empty`: the tar holds no entry. `blob` is None where nothing was stored
+    (dry run without exact sizes; an empty layer that is dropped). `origin`, `exact` and `note` as in the report.
+    `flags` are oddities of the tar that two readers could understand differently.
+    """
+
+    diff_id: DiffID
+    tar_size: int
+    empty: bool
+    blob: StoredBlob | None
+    origin: str
+    exact: bool = True
+    note: str | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComposedImage:
+    """A finished image: the exact bytes of its config and manifest, and the layers it names, base first.
+
+    `diff_ids` and `layers` run in parallel; `layers` carry the media types that stand in the manifest.
+    """
+
+    config: bytes
+    config_media_type: str
+    manifest: bytes
+    manifest_media_type: str
+    diff_ids: Sequence[DiffID]
+    layers: Sequence[Descriptor]
+    platform: Platform
+    created: str | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def image_id(self) -> ImageID:
+        return ImageID(Digest.of(self.config))
+
+    @property
+    def manifest_digest(self) -> Digest:
+        return Digest.of(self.manifest)

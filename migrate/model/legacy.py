@@ -1,0 +1,142 @@
+"""What a legacy source holds: layers with random IDs, chained by parents, and images that name a chain's top."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType
+
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import Platform
+from migrate.model.reference import Reference
+
+LegacyID = NewType("LegacyID", str)
+"""A random identifier, usually 64 hex digits, 16 in the oldest images, in archives any safe name. Not a digest."""
+
+_HEX_ID = re.compile(r"[0-9a-f]{64}|[0-9a-f]{16}")
+_SAFE_NAME = re.compile(r"[^\x00-\x1f\x7f/\\]{1,255}")
+
+
+def is_hex_id(text: str) -> bool:
+    """True for the two forms that Docker and docker-registry gave out: 64 or 16 lower-case hex digits."""
+    return _HEX_ID.fullmatch(text) is not None
+
+
+def is_safe_name(text: str) -> bool:
+    """True for a name that can stand for a layer in an archive: one path component, no control characters."""
+    return text not in (".", "..") and _SAFE_NAME.fullmatch(text) is not None
+
+
+class SourceType(StrEnum):
+    """The names that `--source-type` takes and the report's `sources[].type` shows."""
+
+    DOCKER_ARCHIVE = "docker-archive"
+    DOCKER_ROOT = "docker-root"
+    REGISTRY_V1 = "registry-v1"
+    REGISTRY_V2 = "registry-v2"
+
+
+class Origin(StrEnum):
+    """Where a layer's bytes come from: as stored (`archive`, `blob`), reassembled and checked, or made anew."""
+
+    ARCHIVE = "archive"
+    BLOB = "blob"
+    TAR_SPLIT = "tar-split"
+    DIFF = "diff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadRef:
+    """What is known about a layer's bytes before they are read.
+
+    `key` is unique within its source; equal keys are the same bytes. `size` is that of the bytes as stored.
+    `digest` (of the stored bytes) and `diff_id` are what a document of the source claims; the rehasher checks them and
+    fails the layer with IntegrityError on a mismatch. `keep` asks for the stored bytes, unchanged, as the blob, because
+    a manifest that is taken over names them; then `media_type` is that manifest's word for the layer.
+    """
+
+    key: str
+    size: int | None = None
+    digest: Digest | None = None
+    diff_id: DiffID | None = None
+    keep: bool = False
+    media_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegacyLayer:
+    """One layer. `json` is verbatim; `parent` is the effective parent after the source's own rules.
+
+    `payload` is None only where the history step has no layer at all (schema 1 `throwaway`).
+    """
+
+    legacy_id: LegacyID
+    json: bytes
+    parent: LegacyID | None
+    payload: PayloadRef | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyManifest:
+    """A schema-2 or OCI manifest that is carried over byte for byte."""
+
+    content: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegacyImage:
+    """An image as its source names it.
+
+    `chain`, base first, is given where the source lists an image's layers itself (manifest.json, schema 1); else the
+    parents of `head` are walked. `config` is given where a config stands in the source: it is used byte for byte, and
+    each layer's diffID must be the one it names. `manifest` in addition is carried over unchanged.
+    `containers` are the IDs of containers made from this image. `warnings` go to the report.
+    """
+
+    head: LegacyID
+    references: tuple[Reference, ...] = ()
+    chain: tuple[LegacyLayer, ...] | None = None
+    config: bytes | None = None
+    manifest: ReadyManifest | None = None
+    platform: Platform | None = None
+    containers: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyIndex:
+    """A manifest list or OCI index that is carried over byte for byte, with every child (none has references)."""
+
+    content: bytes
+    media_type: str
+    references: tuple[Reference, ...]
+    children: tuple[LegacyImage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFailure:
+    """An image that the source names but cannot give: a tag to an absent ID, a document that does not parse."""
+
+    references: tuple[str, ...]
+    legacy_id: LegacyID | None
+    error: str
+    message: str
+    layer: LegacyID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceListing:
+    """All that a source holds. Lists are sorted, and the same on every reading.
+
+    `layers` are all legacy IDs that could be images of their own (`--all`); `warnings` concern no single image.
+    """
+
+    images: Sequence[LegacyImage]
+    indexes: Sequence[ReadyIndex] = ()
+    layers: Sequence[LegacyID] = ()
+    failures: Sequence[SourceFailure] = ()
+    warnings: Sequence[str] = field(default=())

@@ -1,0 +1,63 @@
+"""The choices of one run, as values that every step may read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from migrate.model.image import Platform
+
+
+class Format(StrEnum):
+    DOCKER = "docker"
+    OCI = "oci"
+
+
+class Compression(StrEnum):
+    GZIP = "gzip"
+    GZIP_FAST = "gzip-fast"
+    ZSTD = "zstd"
+    NONE = "none"
+
+
+class EmptyLayers(StrEnum):
+    DROP = "drop"
+    KEEP = "keep"
+
+
+class OnConflict(StrEnum):
+    NEWEST = "newest"
+    FIRST = "first"
+    FAIL = "fail"
+    KEEP_ALL = "keep-all"
+
+
+DEFAULT_PLATFORM = Platform(os="linux", architecture="amd64")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOptions:
+    """The options of `convert`, `plan` and `batch` that change what comes out (docs/reference/cli.md)."""
+
+    format: Format = Format.DOCKER
+    compression: Compression = Compression.GZIP
+    compression_level: int | None = None
+    empty_layers: EmptyLayers = EmptyLayers.DROP
+    images: tuple[str, ...] = ()
+    all_layers: bool = False
+    platform: Platform = DEFAULT_PLATFORM
+    fill_platform: bool = False
+    on_conflict: OnConflict = OnConflict.NEWEST
+    jobs: int = 1
+    dry_run: bool = False
+    exact_sizes: bool = False
+    strict: bool = False
+    salvage: bool = False
+    force: bool = False
+    check_rootfs: bool | None = None
+    driver: str | None = None
+    link: str = "auto"
+    renames: tuple[tuple[str, str], ...] = ()
+    tag_template: str | None = None
+    dm_data: str | None = None
+    dm_metadata: str | None = None

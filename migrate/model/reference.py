@@ -1,0 +1,83 @@
+"""Image references: parsed once, kept as the source names them.
+
+Grammar: distribution's `reference` package (components lower-case alphanumerics with single separators, tag
+`[\\w][\\w.-]{0,127}`); a first component with a dot, a colon or `localhost` is a registry's host.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_HOST = re.compile(rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?")
+_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+
+DEFAULT_HOST = "docker.io"
+DEFAULT_NAMESPACE = "library"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reference:
+    """`name` and `tag` exactly as the source has them; `tag` may be a digest (`sha256:<hex>`), then `@` joins them."""
+
+    name: str
+    tag: str
+
+    def __str__(self) -> str:
+        return f"{self.name}{'@' if self.is_digest else ':'}{self.tag}"
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """`repo:tag`, `repo@sha256:…` or `repo` (tag `latest`); never fails, `is_valid` tells."""
+        name, at, digest = text.partition("@")
+        if at:
+            return cls(name, digest)
+        head, colon, tag = text.rpartition(":")
+        if not colon or "/" in tag:
+            return cls(text, "latest")
+        return cls(head, tag)
+
+    @property
+    def is_digest(self) -> bool:
+        return _DIGEST.fullmatch(self.tag) is not None
+
+    @property
+    def is_valid(self) -> bool:
+        """True if today's Docker accepts the reference."""
+        if not (self.is_digest or _TAG.fullmatch(self.tag)):
+            return False
+        if _HEX64.fullmatch(self.name):  # Docker reads it as an image ID and refuses it as a name
+            return False
+        host, path = self._split()
+        if host is not None and not _HOST.fullmatch(host):
+            return False
+        return _PATH.fullmatch(path) is not None and len(self.name) <= 255
+
+    def familiar(self) -> Reference:
+        """Without `docker.io/` and `library/`, as `docker images` shows it."""
+        host, path = self._split()
+        if host in (DEFAULT_HOST, "index.docker.io"):
+            host = None
+        if host is None and path.startswith(f"{DEFAULT_NAMESPACE}/") and path.count("/") == 1:
+            path = path.removeprefix(f"{DEFAULT_NAMESPACE}/")
+        return Reference(path if host is None else f"{host}/{path}", self.tag)
+
+    def full(self) -> str:
+        """`docker.io/library/busybox:latest`: the whole form that containerd names images by."""
+        host, path = self._split()
+        if host in (None, "index.docker.io"):
+            host = DEFAULT_HOST
+        if host == DEFAULT_HOST and "/" not in path:
+            path = f"{DEFAULT_NAMESPACE}/{path}"
+        return f"{host}/{path}{'@' if self.is_digest else ':'}{self.tag}"
+
+    def _split(self) -> tuple[str | None, str]:
+        first, slash, rest = self.name.partition("/")
+        if slash and ("." in first or ":" in first or first == "localhost"):
+            return first, rest
+        return None, self.name

@@ -1,0 +1,34 @@
+"""Progress as events. Who shows them, and how, is the CLI's business; the library only emits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One step forward. `kind` is one of
+
+    `stage` (a stage begins: `stage`, `total_bytes`, `total_items`), `advance` (`bytes` of input were dealt with),
+    `layer` (a layer is done: `name`, `bytes`), `image` (an image is written: `name`), `warning` and `failure`
+    (`message`), `source` (a source is opened or done: `name`, `message`).
+    """
+
+    kind: str
+    stage: str = ""
+    name: str = ""
+    message: str = ""
+    bytes: int = 0
+    total_bytes: int = 0
+    total_items: int = 0
+
+
+class Progress(Protocol):
+    def emit(self, event: Event, /) -> None:
+        """Takes an event; called from one thread at a time; must not raise."""
+
+
+class SilentProgress:
+    def emit(self, event: Event, /) -> None:
+        del event

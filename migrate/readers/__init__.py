@@ -1,0 +1,1 @@
+"""Step 1: read a legacy source, never write to it."""

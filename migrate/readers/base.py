@@ -1,0 +1,56 @@
+"""The port that every reader fills, and the optional abilities a reader can add."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from migrate.blobio.payload import Payload
+
+if TYPE_CHECKING:
+    from migrate.model.legacy import LegacyID, LegacyLayer, SourceListing, SourceType
+
+
+class LegacySource(Protocol):
+    """A legacy source, opened read-only.
+
+    `location` is what the user named. The three methods may be called in any order and any number of times;
+    `open_payload` also from several threads at once.
+    """
+
+    @property
+    def location(self) -> str: ...
+    @property
+    def source_type(self) -> SourceType: ...
+
+    def listing(self) -> SourceListing:
+        """Images, layers and what is wrong with the rest. Raises SourceUnreadableError if nothing can be read."""
+
+    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
+        """Raises SourceError (scope image) if the layer is absent or its documents are damaged."""
+
+    def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
+        """The layer's bytes as stored (compressed or not). Raises SourceError, also from the stream's `read`."""
+
+    def close(self) -> None:
+        """Lets go of files and temporary space. May be called twice."""
+
+
+@runtime_checkable
+class RootfsSource(Protocol):
+    """A source in which the whole file system of a layer stands beside the layer (overlay, vfs, btrfs)."""
+
+    def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Any] | None:
+        """The tree of the layer and all below it, as a FileTree; None where this layer has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """What a reader may need to know beside the location."""
+
+    driver: str | None = None
+    dm_data: str | None = None
+    dm_metadata: str | None = None
+    temporary_directory: str | None = None
+    extra: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Layer trees of each storage driver."""

@@ -1,0 +1,59 @@
+"""What the rehasher needs from a source and from a target, and the jobs it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from migrate.blobio.payload import Payload
+from migrate.model.digest import Digest
+from migrate.model.legacy import LegacyLayer, PayloadRef
+
+
+class OpensPayloads(Protocol):
+    def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]: ...
+
+
+class WritesBlob(Protocol):
+    def write(self, block: bytes | bytearray | memoryview, /) -> object: ...
+    def commit(self, digest: Digest, /) -> None: ...
+
+
+class StoresBlobs(Protocol):
+    def has_blob(self, digest: Digest, size: int, /) -> bool: ...
+    def open_blob(self) -> AbstractContextManager[WritesBlob]: ...
+
+
+class TarObserver(Protocol):
+    """Sees a layer's uncompressed tar, block by block and in order, while it is hashed."""
+
+    def feed(self, block: memoryview, /) -> None: ...
+    def finish(self) -> None:
+        """The whole tar was seen. Not called for a layer that failed."""
+
+
+JobKey = tuple[int, str]
+"""Index of the source in the run, and the payload's key in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerJob:
+    """One distinct payload of one source. `layer.payload` is never None here."""
+
+    source_index: int
+    source: OpensPayloads
+    layer: LegacyLayer
+
+    @property
+    def payload(self) -> PayloadRef:
+        assert self.layer.payload is not None
+        return self.layer.payload
+
+    @property
+    def key(self) -> JobKey:
+        return (self.source_index, self.payload.key)
+
+
+ObserverFactory = Callable[[LayerJob], TarObserver | None]

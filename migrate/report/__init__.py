@@ -1,0 +1,1 @@
+"""The report: pure figures, and one file for each rendering."""

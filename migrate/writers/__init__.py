@@ -1,0 +1,1 @@
+"""Step 5: the places an image can be written to."""

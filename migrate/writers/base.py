@@ -1,0 +1,79 @@
+"""The port that every target fills."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import ComposedImage, Platform, StoredBlob
+from migrate.model.reference import Reference
+
+
+class BlobWriter(Protocol):
+    """One blob on its way. Leaving its context without `commit` leaves no trace."""
+
+    def write(self, block: bytes | bytearray | memoryview, /) -> object: ...
+
+    def commit(self, digest: Digest, /) -> None:
+        """Gives the blob its name; the caller has hashed what it wrote. Raises TargetError."""
+
+
+class ImageTarget(Protocol):
+    """A place for images. Every method raises TargetError, and nothing else, when the target fails.
+
+    Blobs come before the image that names them; nothing is visible under a reference before `finish`.
+    """
+
+    def has_blob(self, digest: Digest, size: int, /) -> bool: ...
+
+    def open_blob(self) -> AbstractContextManager[BlobWriter]: ...
+
+    def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
+        """Writes config and manifest of `image`, whose layer blobs are all there, and remembers its references."""
+
+    def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
+        """Writes a manifest list or index whose children are all committed, and remembers its references."""
+
+    def finish(self, report: bytes, /) -> None:
+        """Makes the index of everything committed, then the report, durable. Called once, last."""
+
+    def close(self) -> None:
+        """Lets go; after an error too. What was committed stays valid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExistingImage:
+    """An image that stood in the target before this run. `created` is its config's text, None for an index."""
+
+    reference: Reference | None
+    manifest_digest: Digest
+    media_type: str
+    platform: Platform | None
+    created: str | None
+
+
+@runtime_checkable
+class ListsImages(Protocol):
+    """A target that can say what it holds already, so that a name is never taken from an image in silence."""
+
+    def existing_images(self) -> Sequence[ExistingImage]: ...
+
+
+@runtime_checkable
+class RemembersLayers(Protocol):
+    """A target that knows from earlier runs which blob holds which diffID (a hint, checked before use)."""
+
+    def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None: ...
+
+    def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None: ...
+
+
+@runtime_checkable
+class LinksBlobs(Protocol):
+    """A target on a file system, which can take a blob over by hard link or reflink instead of by copy."""
+
+    def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
+        """True if the blob now stands in the target without its bytes having been copied."""
