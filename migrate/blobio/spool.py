@@ -1,0 +1,82 @@
+"""A descriptor that can be read by position, made from one that cannot: a pipe, or a compressed file.
+
+The plain bytes go to an unlinked temporary file, so that nothing stays behind whatever happens.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import tempfile
+from typing import BinaryIO, cast
+
+from migrate.blobio.compression import detect_compression, open_decompressed
+from migrate.errors import SourceError, SourceUnreadableError, TargetError
+
+_CHUNK = 1024 * 1024
+_HEAD = 512
+
+
+def open_seekable(fd: int, what: str, directory: str | None = None) -> tuple[int, int]:
+    """Takes `fd` over and returns (descriptor, size in bytes) of the plain content; the caller closes it.
+
+    A plain file comes back as it is. Raises SourceUnreadableError (cannot be read, damaged or truncated compression)
+    and TargetError (no space for the temporary file, which lies in `directory` or where TMPDIR says).
+    """
+    try:
+        status = os.fstat(fd)
+        seekable = stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)
+        stream = cast(BinaryIO, io.BufferedReader(_DescriptorStream(fd, what), _CHUNK))
+        head = stream.peek(_HEAD)[:_HEAD]  # type: ignore[attr-defined]
+        kind = detect_compression(head)
+        if seekable and kind == "none":
+            return os.dup(fd), os.lseek(fd, 0, os.SEEK_END)
+        if kind != "none":
+            stream = open_decompressed(stream, kind, what)
+        return _spool(stream, what, directory)
+    except SourceError as error:
+        raise SourceUnreadableError(error.message) from error
+    except OSError as error:
+        raise SourceUnreadableError(f"{what}: cannot be read: {error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def _spool(stream: BinaryIO, what: str, directory: str | None) -> tuple[int, int]:
+    with tempfile.TemporaryFile(dir=directory, prefix="migrate-spool-") as spool:
+        size = 0
+        while chunk := stream.read(_CHUNK):
+            try:
+                spool.write(chunk)
+            except OSError as error:
+                raise _no_room(error, what, spool.name) from error
+            size += len(chunk)
+        try:
+            spool.flush()
+        except OSError as error:
+            raise _no_room(error, what, spool.name) from error
+        return os.dup(spool.fileno()), size
+
+
+def _no_room(error: OSError, what: str, place: object) -> TargetError:
+    hint = "; set TMPDIR to a place with more room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return TargetError(f"{what}: its plain form cannot be kept in a temporary file: {error.strerror}{hint}")
+
+
+class _DescriptorStream(io.RawIOBase):
+    """Reads a descriptor that somebody else closes; read errors name the place."""
+
+    def __init__(self, fd: int, what: str) -> None:
+        self._fd = fd
+        self._what = what
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object, /) -> int:
+        try:
+            return os.readv(self._fd, [memoryview(cast(bytearray, buffer))])
+        except OSError as error:
+            raise SourceError(f"{self._what}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,243 @@
+"""Where the members of a tar archive lie, found by their headers alone and in one pass.
+
+Dialects: v7, ustar (prefix), GNU (long names and links `L` `K`, base-256 numbers) and pax (`x`, `g`). Sparse members
+are refused by name. Sources: POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from migrate.blobio import limits
+from migrate.errors import DamagedError, LimitError, TruncatedError, UnsupportedError
+
+BLOCK = 512
+_ZERO = bytes(BLOCK)
+_WINDOW = 64 * 1024
+_CHECKSUM_FIELD = slice(148, 156)
+
+
+class MemberKind(StrEnum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    HARDLINK = "hardlink"
+    OTHER = "other"
+
+
+_KINDS = {
+    b"0": MemberKind.FILE,
+    b"\0": MemberKind.FILE,
+    b"7": MemberKind.FILE,
+    b"1": MemberKind.HARDLINK,
+    b"2": MemberKind.SYMLINK,
+    b"5": MemberKind.DIRECTORY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One entry. `offset` and `size` are its content's place in the archive, in bytes; `name` as the header has it."""
+
+    name: str
+    kind: MemberKind
+    offset: int
+    size: int
+    link: str
+    mtime: int
+
+
+@dataclass(slots=True)
+class TarIndex:
+    """All members in archive order. `damage` says where and why the headers stop making sense, if they do."""
+
+    members: list[Member] = field(default_factory=list)
+    damage: DamagedError | TruncatedError | UnsupportedError | None = None
+
+
+def index_tar(fd: int, size: int, what: str) -> TarIndex:
+    """Scans the headers of the tar in `fd` (`size` bytes). Content is never read.
+
+    What follows a damaged header cannot be trusted and is left out; what stands before it is good. A member whose
+    content reaches over the end of the file is listed with its full size, and reading it is a TruncatedError.
+    Raises LimitError over ARCHIVE_MEMBERS and UnsupportedError for a sparse member.
+    """
+    index = TarIndex()
+    try:
+        for member in _scan(_Window(fd, size), what):
+            index.members.append(member)
+            if len(index.members) > limits.ARCHIVE_MEMBERS:
+                raise LimitError(f"{what}: more than {limits.ARCHIVE_MEMBERS:,} members")
+    except (DamagedError, TruncatedError, UnsupportedError) as damage:
+        index.damage = damage
+    return index
+
+
+def looks_like_tar(head: bytes) -> bool:
+    """True if `head` starts with a tar header whose checksum is right, or is an archive's end marker."""
+    block = head[:BLOCK]
+    return len(block) == BLOCK and (block == _ZERO or checksum_is_right(block))
+
+
+def checksum_is_right(header: bytes) -> bool:
+    """Unsigned sum, or the signed one that some old tars wrote."""
+    try:
+        stated = parse_number(header[_CHECKSUM_FIELD])
+    except ValueError:
+        return False
+    unsigned = 256 + sum(header[:148]) + sum(header[156:BLOCK])
+    if stated == unsigned:
+        return True
+    high = sum(byte >= 128 for byte in header[:148]) + sum(byte >= 128 for byte in header[156:BLOCK])
+    return stated == unsigned - 256 * high
+
+
+def parse_number(text: bytes) -> int:
+    """An octal number field, or base-256 where the first bit is set. ValueError for anything else."""
+    if text[0] & 0x80:
+        value = int.from_bytes(bytes([text[0] & 0x7F]) + text[1:], "big")
+        return value - (1 << (8 * len(text) - 1)) if text[0] & 0x40 else value
+    digits = text.partition(b"\0")[0].strip()
+    if not digits:
+        return 0
+    if not digits.isdigit():
+        raise ValueError(f"not an octal number: {digits!r}")
+    return int(digits, 8)
+
+
+def parse_pax(content: bytes, what: str) -> dict[str, bytes]:
+    """The records of a pax header (`<length> <key>=<value>\\n`), values raw. DamagedError for a malformed one."""
+    records: dict[str, bytes] = {}
+    position = 0
+    while position < len(content):
+        space = content.find(b" ", position, position + 20)
+        length = content[position:space] if space > 0 else b""
+        end = position + int(length) if length.isdigit() else 0
+        record = content[space + 1 : end - 1]
+        key, equals, value = record.partition(b"=")
+        if end <= space or end > len(content) or content[end - 1 : end] != b"\n" or not equals:
+            raise DamagedError(f"{what}: malformed pax record at byte {position}")
+        records[key.decode("utf-8", "surrogateescape")] = value
+        position = end
+    return records
+
+
+class _Window:
+    """Reads by position; headers that lie close together cost one system call."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.size = size
+        self._fd = fd
+        self._start = 0
+        self._content = b""
+
+    def read(self, offset: int, length: int) -> bytes:
+        inside = offset - self._start
+        if inside < 0 or inside + length > len(self._content):
+            self._start, inside = offset, 0
+            self._content = os.pread(self._fd, max(length, _WINDOW), offset)
+        return self._content[inside : inside + length]
+
+
+@dataclass(slots=True)
+class _Overrides:
+    """What the pseudo-entries before a header say instead of it."""
+
+    name: bytes | None = None
+    link: bytes | None = None
+    size: int | None = None
+
+
+def _scan(window: _Window, what: str) -> Iterator[Member]:
+    position = 0
+    overrides = _Overrides()
+    while position < window.size:
+        header = window.read(position, BLOCK)
+        if len(header) < BLOCK:
+            raise TruncatedError(f"{what}: ends in the middle of a header at byte {position}")
+        if header == _ZERO:
+            return
+        where = f"{what}: header at byte {position}"
+        if not checksum_is_right(header):
+            raise DamagedError(f"{where}: wrong checksum")
+        size = overrides.size if overrides.size is not None else _size(header, where)
+        content = position + BLOCK
+        kind = header[156:157]
+        if kind in b"LKxgX" and kind:
+            _read_override(window, overrides, kind, content, _size(header, where), where)
+            position = content + _padded(_size(header, where))
+            continue
+        if kind == b"S":
+            raise UnsupportedError(f"{where}: sparse member {_text(header[:100])!r} (repack with tar without --sparse)")
+        member = _member(header, kind, overrides, content, size)
+        yield member
+        has_content = kind not in (b"1", b"2", b"3", b"4", b"5", b"6")
+        position = content + (_padded(size) if has_content else 0)
+        overrides = _Overrides()
+
+
+def _member(header: bytes, kind: bytes, overrides: _Overrides, content: int, size: int) -> Member:
+    name = overrides.name
+    if name is None:
+        name = header[:100].partition(b"\0")[0]
+        prefix = header[345:500].partition(b"\0")[0]
+        if prefix and header[257:263] == b"ustar\0":
+            name = prefix + b"/" + name
+    link = overrides.link if overrides.link is not None else header[157:257].partition(b"\0")[0]
+    member_kind = _KINDS.get(kind, MemberKind.OTHER)
+    if member_kind is MemberKind.FILE and kind != b"7" and name.endswith(b"/"):
+        member_kind = MemberKind.DIRECTORY  # v7 wrote directories as files whose name ends in a slash
+    try:
+        mtime = parse_number(header[136:148])
+    except ValueError:
+        mtime = 0
+    return Member(_text(name), member_kind, content, size, _text(link), mtime)
+
+
+def _read_override(window: _Window, overrides: _Overrides, kind: bytes, offset: int, size: int, where: str) -> None:
+    if kind == b"g":
+        return  # global pax headers name no single member; Docker ignores them
+    if size > limits.TAR_HEADER_BYTES:
+        raise LimitError(f"{where}: an extended header of {size:,} bytes; the limit is {limits.TAR_HEADER_BYTES:,}")
+    content = window.read(offset, size)
+    if len(content) < size:
+        raise TruncatedError(f"{where}: ends in the middle of an extended header")
+    if kind == b"L":
+        overrides.name = content.partition(b"\0")[0]
+    elif kind == b"K":
+        overrides.link = content.partition(b"\0")[0]
+    else:
+        _apply_pax(overrides, parse_pax(content, where), where)
+
+
+def _apply_pax(overrides: _Overrides, records: dict[str, bytes], where: str) -> None:
+    if any(key.startswith("GNU.sparse.") for key in records):
+        raise UnsupportedError(f"{where}: sparse member in pax form (repack with tar without --sparse)")
+    overrides.name = records.get("path", overrides.name)
+    overrides.link = records.get("linkpath", overrides.link)
+    size = records.get("size")
+    if size is not None:
+        if not size.isdigit() or len(size) > 18:
+            raise DamagedError(f"{where}: pax size {size!r}")
+        overrides.size = int(size)
+
+
+def _size(header: bytes, where: str) -> int:
+    try:
+        size = parse_number(header[124:136])
+    except ValueError as error:
+        raise DamagedError(f"{where}: size is {error}") from error
+    if size < 0 or size > 1 << 60:
+        raise DamagedError(f"{where}: impossible size {size}")
+    return size
+
+
+def _padded(size: int) -> int:
+    return (size + BLOCK - 1) // BLOCK * BLOCK
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

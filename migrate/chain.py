@@ -1,0 +1,77 @@
+"""Step 2, pure: from an image's top layer over its parents to one ancestry, base first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from migrate.errors import ChainError, ConflictingLayerError, MissingLayerError, MissingParentError, ParentCycleError
+from migrate.model.legacy import LegacyID, LegacyLayer
+
+MAX_CHAIN_LENGTH = 10_000
+"""Longer chains are refused; Docker itself never made more than 127."""
+
+ReadLayer = Callable[[LegacyID], LegacyLayer]
+
+
+def walk_chain(head: LegacyID, read_layer: ReadLayer) -> tuple[LegacyLayer, ...]:
+    """The layers of the image `head`, base first.
+
+    Raises ParentCycleError, MissingParentError (a parent that the source does not hold), ChainError (too long), and
+    whatever `read_layer` raises for a layer that is there but damaged.
+    """
+    chain: list[LegacyLayer] = []
+    seen: set[LegacyID] = set()
+    current: LegacyID | None = head
+    while current is not None:
+        if current in seen:
+            raise ParentCycleError(f"layer {current} is its own ancestor", layer=current)
+        if len(chain) == MAX_CHAIN_LENGTH:
+            raise ChainError(f"more than {MAX_CHAIN_LENGTH} layers above {current}", layer=current)
+        seen.add(current)
+        layer = _read(current, chain, read_layer)
+        chain.append(layer)
+        current = layer.parent
+    chain.reverse()
+    return tuple(chain)
+
+
+def check_chain(chain: Iterable[LegacyLayer]) -> None:
+    """Raises ConflictingLayerError if one legacy ID stands there twice with two different JSONs."""
+    seen: dict[LegacyID, bytes] = {}
+    for layer in chain:
+        if seen.setdefault(layer.legacy_id, layer.json) != layer.json:
+            raise ConflictingLayerError(f"layer {layer.legacy_id} has two different JSONs", layer=layer.legacy_id)
+
+
+def _read(legacy_id: LegacyID, above: list[LegacyLayer], read_layer: ReadLayer) -> LegacyLayer:
+    try:
+        return read_layer(legacy_id)
+    except MissingLayerError as error:
+        if not above:
+            raise
+        child = above[-1].legacy_id
+        raise MissingParentError(
+            f"layer {child} names the parent {legacy_id}, which the source does not hold", layer=legacy_id
+        ) from error
+
+
+def find_heads(parents: dict[LegacyID, LegacyID | None]) -> list[LegacyID]:
+    """The layers that are nobody's parent, sorted; in a cycle without a way in, its lowest ID stands for it."""
+    named = set(parents.values())
+    heads = sorted(legacy_id for legacy_id in parents if legacy_id not in named)
+    covered = _ancestors(heads, parents)
+    for legacy_id in sorted(parents):
+        if legacy_id not in covered:  # every layer of a pure cycle has a child, yet somebody must report it
+            heads.append(legacy_id)
+            covered |= _ancestors([legacy_id], parents)
+    return sorted(heads)
+
+
+def _ancestors(heads: Iterable[LegacyID], parents: dict[LegacyID, LegacyID | None]) -> set[LegacyID]:
+    covered: set[LegacyID] = set()
+    for head in heads:
+        current: LegacyID | None = head
+        while current is not None and current in parents and current not in covered:
+            covered.add(current)
+            current = parents[current]
+    return covered

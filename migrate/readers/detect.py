@@ -1,0 +1,163 @@
+"""Which reader a location needs, told by its content; two matches are an error that says so, never a guess."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from migrate.blobio.spool import open_seekable
+from migrate.blobio.tarindex import looks_like_tar
+from migrate.errors import (
+    AmbiguousSourceError,
+    PermissionSourceError,
+    SourceUnreadableError,
+    UnrecognisedSourceError,
+    UsageError,
+)
+from migrate.model.legacy import SourceType
+from migrate.readers.base import LegacySource, SourceOptions
+
+STDIN = "-"
+
+
+def open_source(location: str, source_type: str | None = None, options: SourceOptions | None = None) -> LegacySource:
+    """Opens `location` (a path, `-`, or a URL) read-only.
+
+    Raises UnrecognisedSourceError, AmbiguousSourceError, PermissionSourceError or another SourceUnreadableError.
+    """
+    options = options or SourceOptions()
+    if location == STDIN:
+        return _open_archive_stream(options)
+    if "://" in location:
+        return _open_url(location, source_type, options)
+    path = Path(location)
+    mode = _mode_of(path)
+    if stat.S_ISDIR(mode):
+        return _OPENERS[_directory_type(path, source_type)](location, options)
+    if source_type not in (None, SourceType.DOCKER_ARCHIVE.value):
+        raise UsageError(f"{location}: --source-type {source_type} asks for a directory, and this is a file")
+    return _open_archive_file(location, options)
+
+
+def _mode_of(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError as error:
+        raise SourceUnreadableError(f"{path}: there is no such file or directory") from error
+    except PermissionError as error:
+        raise PermissionSourceError(f"{path}: may not be read by this user") from error
+    except OSError as error:
+        raise SourceUnreadableError(f"{path}: {error.strerror}") from error
+
+
+def detect_directory(path: Path) -> list[SourceType]:
+    """All types whose reader claims the directory."""
+    from migrate.readers import docker_archive, docker_root, registry_v1, registry_v2
+
+    detectors: list[tuple[SourceType, Callable[[Path], bool]]] = [
+        (SourceType.DOCKER_ARCHIVE, docker_archive.detect),
+        (SourceType.DOCKER_ROOT, docker_root.detect),
+        (SourceType.REGISTRY_V1, registry_v1.detect),
+        (SourceType.REGISTRY_V2, registry_v2.detect),
+    ]
+    return [source_type for source_type, detect in detectors if detect(path)]
+
+
+def _directory_type(path: Path, source_type: str | None) -> SourceType:
+    if source_type is not None:
+        return SourceType(source_type)
+    try:
+        found = detect_directory(path)
+    except PermissionError as error:
+        raise PermissionSourceError(f"{error.filename}: may not be read by this user") from error
+    except OSError as error:
+        raise SourceUnreadableError(f"{path}: {error.strerror}") from error
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(found)
+        raise AmbiguousSourceError(f"{path}: looks like more than one source ({names}); choose with --source-type")
+    raise UnrecognisedSourceError(
+        f"{path}: neither an unpacked `docker save` archive (manifest.json, or <id>/json beside <id>/layer.tar), "
+        "a Docker root (graph/ or repositories-<driver>), nor a registry's storage (images/ and repositories/, or docker/registry/v2/)"
+    )
+
+
+def _open_archive_file(location: str, options: SourceOptions) -> LegacySource:
+    from migrate.readers.docker_archive import DockerArchiveSource
+    from migrate.readers.members import TarMembers
+
+    try:
+        fd = os.open(location, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        kind = PermissionSourceError if isinstance(error, PermissionError) else SourceUnreadableError
+        raise kind(f"{location}: cannot be opened: {error.strerror}") from error
+    return DockerArchiveSource(location, _members(TarMembers, location, fd, options))
+
+
+def _open_archive_stream(options: SourceOptions) -> LegacySource:
+    from migrate.readers.docker_archive import DockerArchiveSource
+    from migrate.readers.members import TarMembers
+
+    fd = os.dup(sys.stdin.fileno())
+    return DockerArchiveSource(STDIN, _members(TarMembers, STDIN, fd, options))
+
+
+def _members(kind: type, location: str, fd: int, options: SourceOptions):  # type: ignore[no-untyped-def]
+    fd, size = open_seekable(fd, location, options.temporary_directory)
+    try:
+        head = os.pread(fd, 512, 0)
+        if size == 0:
+            raise UnrecognisedSourceError(f"{location}: is empty")
+        if not looks_like_tar(head):
+            raise UnrecognisedSourceError(
+                f"{location}: is neither a tar archive nor one compressed by gzip, bzip2, xz or zstd"
+            )
+        members = kind(location, fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return members
+
+
+def _open_directory_archive(location: str, options: SourceOptions) -> LegacySource:
+    from migrate.readers.docker_archive import DockerArchiveSource
+    from migrate.readers.members import DirectoryMembers
+
+    del options
+    return DockerArchiveSource(location, DirectoryMembers(location))
+
+
+def _open_docker_root(location: str, options: SourceOptions) -> LegacySource:
+    from migrate.readers.docker_root import DockerRootSource
+
+    return DockerRootSource(location, options)
+
+
+def _open_registry_v1(location: str, options: SourceOptions) -> LegacySource:
+    from migrate.readers.registry_v1 import RegistryV1Source
+
+    return RegistryV1Source(location, options)
+
+
+def _open_registry_v2(location: str, options: SourceOptions) -> LegacySource:
+    from migrate.readers.registry_v2 import RegistryV2Source
+
+    return RegistryV2Source(location, options)
+
+
+def _open_url(location: str, source_type: str | None, options: SourceOptions) -> LegacySource:
+    from migrate.readers.remote import open_remote
+
+    return open_remote(location, source_type, options)
+
+
+_OPENERS: dict[SourceType, Callable[[str, SourceOptions], LegacySource]] = {
+    SourceType.DOCKER_ARCHIVE: _open_directory_archive,
+    SourceType.DOCKER_ROOT: _open_docker_root,
+    SourceType.REGISTRY_V1: _open_registry_v1,
+    SourceType.REGISTRY_V2: _open_registry_v2,
+}

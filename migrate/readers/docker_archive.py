@@ -1,0 +1,289 @@
+"""`docker save` archives of every era: v1 only (0.6 to 1.9), dual (1.10 to 24), OCI layout (25 and later).
+
+The era is told by content, as Docker does: `manifest.json` present, then per-layer `json` is never read as v1.
+Plain or compressed, from a file, an unpacked directory or standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from migrate.blobio import limits
+from migrate.blobio.payload import Payload
+from migrate.chain import find_heads
+from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
+from migrate.documents.oci import parse_config
+from migrate.documents.v1_json import parse_id, parse_parent
+from migrate.errors import DamagedError, DocumentError, MigrateError, MissingLayerError, SourceError
+from migrate.model.digest import DiffID, Digest
+from migrate.model.legacy import (
+    LegacyID,
+    LegacyImage,
+    LegacyLayer,
+    PayloadRef,
+    SourceFailure,
+    SourceListing,
+    SourceType,
+    is_hex_id,
+    is_safe_name,
+)
+from migrate.model.reference import Reference
+from migrate.readers.members import Members
+from migrate.readers.oci_content import OciContent
+
+MANIFEST = "manifest.json"
+REPOSITORIES = "repositories"
+INDEX = "index.json"
+OCI_LAYOUT = "oci-layout"
+
+
+class DockerArchiveSource:
+    """A `docker save` archive whose members are indexed. See `LegacySource`."""
+
+    source_type = SourceType.DOCKER_ARCHIVE
+
+    def __init__(self, location: str, members: Members) -> None:
+        self.location = location
+        self._members = members
+        self._v1_ids: list[str] | None = None
+
+    def listing(self) -> SourceListing:
+        failures = [
+            SourceFailure(references=(), legacy_id=None, error=problem.error, message=problem.message)
+            for problem in self._members.problems
+            if problem.fatal
+        ]
+        if MANIFEST in self._members:
+            found = self._list_manifest()
+        elif OCI_LAYOUT in self._members and INDEX in self._members:
+            found = OciContent(self.location, self._members).listing()
+        else:
+            found = self._list_v1()
+        return SourceListing(
+            images=found.images,
+            indexes=found.indexes,
+            layers=found.layers,
+            failures=[*found.failures, *failures],
+            warnings=[*found.warnings, *self._duplicate_warnings()],
+        )
+
+    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
+        """A v1 layer: the directory's name is its ID, whatever `id` the json states (as Docker's load has it)."""
+        document = f"{legacy_id}/json"
+        try:
+            raw = self._members.read(document)
+        except MissingLayerError as error:
+            raise self._without_json(legacy_id, error) from error
+        parent, _ = parse_parent(raw)
+        return LegacyLayer(
+            legacy_id=legacy_id,
+            json=raw,
+            parent=LegacyID(parent) if parent else None,
+            payload=self._payload_ref(f"{legacy_id}/layer.tar", legacy_id),
+            warnings=tuple(self._layer_warnings(legacy_id, raw)),
+        )
+
+    @contextmanager
+    def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
+        assert layer.payload is not None
+        with self._members.open(layer.payload.key) as payload:
+            yield payload
+
+    def close(self) -> None:
+        self._members.close()
+
+    # --- v1 ----------------------------------------------------------------------------------------------------
+
+    def _without_json(self, legacy_id: str, error: MissingLayerError) -> SourceError:
+        if f"{legacy_id}/layer.tar" in self._members:
+            return DamagedError(f"{self.location}: layer {legacy_id} has a layer.tar but no json", layer=legacy_id)
+        return MissingLayerError(f"{self.location}: there is no layer {legacy_id}", layer=legacy_id)
+
+    def _payload_ref(self, name: str, legacy_id: str) -> PayloadRef:
+        try:
+            member = self._members.resolve(name)
+        except SourceError as error:
+            raise type(error)(error.message, layer=legacy_id) from error
+        return PayloadRef(key=member.name, size=member.size)
+
+    def _layer_warnings(self, legacy_id: str, raw: bytes) -> Iterator[str]:
+        stated = parse_id(raw)
+        if stated is not None and stated != legacy_id:
+            yield f"layer {legacy_id}: its json states another id, {stated}; the directory's name is used"
+        if not (is_hex_id(legacy_id) and len(legacy_id) == 64):
+            kind = "has 16 digits" if is_hex_id(legacy_id) else "is not 64 hex digits"
+            yield f"layer {legacy_id}: its ID {kind}"
+
+    def _ids(self) -> list[str]:
+        if self._v1_ids is None:
+            names = {member.name.partition("/")[0] for member in self._members if "/" in member.name}
+            self._v1_ids = sorted(
+                name
+                for name in names
+                if is_safe_name(name) and (f"{name}/json" in self._members or f"{name}/layer.tar" in self._members)
+            )
+        return self._v1_ids
+
+    def _list_v1(self) -> SourceListing:
+        references, failures, warnings = self._read_repositories()
+        parents: dict[LegacyID, LegacyID | None] = {}
+        for legacy_id in map(LegacyID, self._ids()):
+            try:
+                parents[legacy_id] = self.read_layer(legacy_id).parent
+            except MigrateError:
+                parents[legacy_id] = None  # the image that needs the layer fails when its chain is walked
+        tagged: dict[LegacyID, list[Reference]] = defaultdict(list)
+        for reference, legacy_id in references:
+            if legacy_id in parents:
+                tagged[legacy_id].append(reference)
+            else:
+                failures.append(
+                    SourceFailure(
+                        references=(str(reference),),
+                        legacy_id=legacy_id,
+                        layer=legacy_id,
+                        error=MissingLayerError.code,
+                        message=f"{self.location}: {reference} names layer {legacy_id}, which the archive does not hold",
+                    )
+                )
+        heads = set(find_heads(parents)) | set(tagged)
+        images = [LegacyImage(head=head, references=tuple(sorted(tagged[head]))) for head in sorted(heads)]
+        return SourceListing(images=images, layers=sorted(parents), failures=failures, warnings=warnings)
+
+    def _read_repositories(self) -> tuple[list[tuple[Reference, LegacyID]], list[SourceFailure], list[str]]:
+        if REPOSITORIES not in self._members:
+            return [], [], []
+        try:
+            return list(parse_repositories(self._members.read(REPOSITORIES))), [], []
+        except (DocumentError, SourceError) as error:
+            failure = SourceFailure(
+                references=(),
+                legacy_id=None,
+                error=error.code,
+                message=f"{self.location}: {REPOSITORIES}: {error.message}; images are converted without their names",
+            )
+            return [], [failure], []
+
+    def _duplicate_warnings(self) -> list[str]:
+        return [
+            f"{self.location}: member {name} occurs more than once; the last one is used, as Docker does"
+            for name in sorted(self._members.duplicates)
+        ]
+
+    # --- manifest.json -----------------------------------------------------------------------------------------
+
+    def _list_manifest(self) -> SourceListing:
+        try:
+            entries = parse_archive_manifest(self._members.read(MANIFEST))
+        except (DocumentError, SourceError) as error:
+            failure = SourceFailure(
+                references=(), legacy_id=None, error=error.code, message=f"{self.location}: {MANIFEST}: {error.message}"
+            )
+            return SourceListing(images=[], failures=[failure])
+        oci = OciContent(self.location, self._members) if INDEX in self._members else None
+        images: list[LegacyImage] = []
+        failures: list[SourceFailure] = []
+        for entry in entries:
+            try:
+                images.append(self._read_entry(entry, oci))
+            except MigrateError as error:
+                failures.append(
+                    SourceFailure(
+                        references=entry.repo_tags,
+                        legacy_id=None,
+                        layer=LegacyID(error.layer) if error.layer else None,
+                        error=error.code,
+                        message=error.message,
+                    )
+                )
+        return SourceListing(images=sorted(images, key=lambda image: (image.head, image.references)), failures=failures)
+
+    def _read_entry(self, entry: ArchiveManifestEntry, oci: OciContent | None) -> LegacyImage:
+        config = self._members.read(_checked(entry.config, self.location))
+        facts = parse_config(config)
+        if len(facts.diff_ids) != len(entry.layers):
+            raise DocumentError(
+                f"{self.location}: {entry.config} names {len(facts.diff_ids)} layers, {MANIFEST} names {len(entry.layers)}"
+            )
+        manifest = oci.find_manifest(Digest.of(config), entry.layers) if oci is not None else None
+        if manifest is not None and oci is not None:
+            image = oci.read_image(manifest)
+            return LegacyImage(
+                head=image.head,
+                references=_references(entry),
+                chain=image.chain,
+                config=image.config,
+                manifest=image.manifest,
+                platform=image.platform,
+                warnings=self._config_warnings(entry, config),
+            )
+        chain = tuple(
+            self._ready_layer(name, diff_id) for name, diff_id in zip(entry.layers, facts.diff_ids, strict=True)
+        )
+        return LegacyImage(
+            head=chain[-1].legacy_id if chain else LegacyID(Digest.of(config).hex),
+            references=_references(entry),
+            chain=chain,
+            config=config,
+            platform=facts.platform,
+            warnings=self._config_warnings(entry, config),
+        )
+
+    def _ready_layer(self, name: str, diff_id: DiffID) -> LegacyLayer:
+        name = _checked(name, self.location)
+        legacy_id = _layer_name(name)
+        ref = self._payload_ref(name, legacy_id)
+        return LegacyLayer(
+            legacy_id=legacy_id,
+            json=b"",
+            parent=None,
+            payload=PayloadRef(key=ref.key, size=ref.size, diff_id=diff_id),
+        )
+
+    def _config_warnings(self, entry: ArchiveManifestEntry, config: bytes) -> tuple[str, ...]:
+        named = posixpath.basename(entry.config).removesuffix(".json").removeprefix("sha256:")
+        actual = Digest.of(config).hex
+        if len(named) == 64 and named != actual:
+            return (f"{entry.config} has the digest sha256:{actual}, not the one it is named by",)
+        return ()
+
+
+def _references(entry: ArchiveManifestEntry) -> tuple[Reference, ...]:
+    return tuple(sorted({Reference.parse(tag) for tag in entry.repo_tags}))
+
+
+def _layer_name(name: str) -> LegacyID:
+    """`<id>/layer.tar` → the ID; `blobs/sha256/<hex>` and `<hex>.tar.gz` → the hex."""
+    directory, _, base = name.rpartition("/")
+    if base == "layer.tar" and directory:
+        return LegacyID(posixpath.basename(directory))
+    return LegacyID(base.partition(".")[0] or base)
+
+
+def _checked(name: str, location: str) -> str:
+    from migrate.readers.members import clean_name
+
+    cleaned = clean_name(name)
+    if not cleaned:
+        raise DamagedError(f"{location}: {MANIFEST} names {name!r}, which is outside the archive")
+    return cleaned
+
+
+def detect(path: Path) -> bool:
+    """True for a directory that holds an unpacked archive. Files are looked into by `readers.detect`."""
+    if not path.is_dir():
+        return False
+    if (path / MANIFEST).is_file() or ((path / OCI_LAYOUT).is_file() and (path / INDEX).is_file()):
+        return True
+    with contextlib.suppress(OSError):
+        for count, child in enumerate(path.iterdir()):
+            if count > limits.ARCHIVE_MEMBERS:
+                break
+            if (child / "layer.tar").exists() and (child / "json").exists():
+                return True
+    return False

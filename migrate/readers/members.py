@@ -1,0 +1,229 @@
+"""The named members of a `docker save` archive, in a tar file or unpacked in a directory.
+
+A member's name is only ever a key to look up, never a path on disk: in a tar it leads to an extent, in a directory
+the walk that found the file has made the path.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from migrate.blobio import limits
+from migrate.blobio.extents import open_extent
+from migrate.blobio.payload import Extent, Payload
+from migrate.blobio.tarindex import Member, MemberKind, index_tar
+from migrate.errors import (
+    DamagedError,
+    LimitError,
+    MissingLayerError,
+    SourceError,
+    SourceUnreadableError,
+    TruncatedError,
+)
+from migrate.model.legacy import Origin
+
+
+_UNSAFE = re.compile(r"^/|[\x00-\x1f]")
+_DEEPEST = 8
+"""No known archive nests deeper than `blobs/sha256/<hex>`; what lies deeper in a directory is not looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A member that is left out, and why. `fatal` ones make the run's result incomplete."""
+
+    name: str
+    error: str
+    message: str
+    fatal: bool = True
+
+
+class Members:
+    """The members by clean name; of several with one name the last wins, as when Docker unpacks the archive."""
+
+    def __init__(self, location: str, found: Iterable[Member]) -> None:
+        self.location = location
+        self.problems: list[Problem] = []
+        self.duplicates: set[str] = set()
+        self._members: dict[str, Member] = {}
+        for member in found:
+            self._add(member)
+
+    def _add(self, member: Member) -> None:
+        name = clean_name(member.name)
+        if name is None:
+            shown = member.name.encode("utf-8", "backslashreplace").decode()
+            self.problems.append(
+                Problem(
+                    shown, "unsafe-name", f"{self.location}: member {shown!r} is named outside the archive; left out"
+                )
+            )
+            return
+        if name in self._members and member.kind is not MemberKind.DIRECTORY:
+            self.duplicates.add(name)
+        if name:
+            self._members[name] = replace(member, name=name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members.values())
+
+    def resolve(self, name: str) -> Member:
+        """The regular file that `name` leads to over symbolic and hard links inside the archive.
+
+        Raises MissingLayerError (nothing there), DamagedError (link out of the archive, loop, not a file).
+        """
+        current = name
+        for _ in range(limits.LINK_HOPS):
+            member = self._members.get(current)
+            if member is None:
+                via = "" if current == name else f" (named by {name})"
+                raise MissingLayerError(f"{self.location}: there is no member {current}{via}")
+            if member.kind is MemberKind.FILE:
+                return member
+            if member.kind not in (MemberKind.SYMLINK, MemberKind.HARDLINK):
+                raise DamagedError(f"{self.location}: member {current} is a {member.kind.value}, not a file")
+            base = posixpath.dirname(current) if member.kind is MemberKind.SYMLINK else ""
+            target = _join_link(base, member.link)
+            if target is None:
+                raise DamagedError(f"{self.location}: member {current} links out of the archive, to {member.link!r}")
+            current = target
+        raise DamagedError(f"{self.location}: member {name} leads through more than {limits.LINK_HOPS} links")
+
+    def read(self, name: str, limit: int = limits.JSON_BYTES) -> bytes:
+        """A small member whole. Raises LimitError over `limit` bytes."""
+        member = self.resolve(name)
+        if member.size > limit:
+            raise LimitError(f"{self.location}: member {name} has {member.size:,} bytes; the limit is {limit:,}")
+        with self.open(name) as payload:
+            content = payload.stream.read()
+            while len(content) < member.size:
+                more = payload.stream.read()
+                if not more:
+                    break
+                content += more
+        return content
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Payload]:
+        member = self.resolve(name)
+        with self._open_file(member) as payload:
+            yield payload
+
+    @contextmanager
+    def _open_file(self, member: Member) -> Iterator[Payload]:
+        raise NotImplementedError
+        yield
+
+    def close(self) -> None:
+        pass
+
+
+class TarMembers(Members):
+    """Members of a tar in an open file, each an extent of it."""
+
+    def __init__(self, location: str, fd: int, size: int) -> None:
+        self._fd = fd
+        self._size = size
+        index = index_tar(fd, size, location)
+        super().__init__(location, index.members)
+        if index.damage is not None:
+            if not index.members:
+                raise SourceUnreadableError(index.damage.message) from index.damage
+            self.problems.append(Problem("", index.damage.code, f"{index.damage.message}; what follows it is lost"))
+
+    @contextmanager
+    def _open_file(self, member: Member) -> Iterator[Payload]:
+        what = f"{self.location}: member {member.name}"
+        if member.offset + member.size > self._size:
+            there = max(0, self._size - member.offset)
+            raise TruncatedError(f"{what}: the archive ends after {there:,} of its {member.size:,} bytes")
+        yield Payload(
+            stream=open_extent(self._fd, member.offset, member.size, what),
+            origin=Origin.ARCHIVE.value,
+            size=member.size,
+            extent=Extent(fd=self._fd, offset=member.offset, size=member.size),
+        )
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class DirectoryMembers(Members):
+    """Members unpacked in a directory. Symbolic links are resolved by name as in the tar, never by the kernel."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location, _walk(location, ""))
+
+    @contextmanager
+    def _open_file(self, member: Member) -> Iterator[Payload]:
+        path = os.path.join(self.location, member.name)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be opened: {error.strerror}") from error
+        try:
+            size = os.fstat(fd).st_size
+            yield Payload(
+                stream=_as_binary(fd, size, path),
+                origin=Origin.ARCHIVE.value,
+                size=size,
+                extent=Extent(fd=fd, offset=0, size=size),
+                path=path,
+            )
+        finally:
+            os.close(fd)
+
+
+def _as_binary(fd: int, size: int, path: str) -> BinaryIO:
+    return open_extent(fd, 0, size, path)
+
+
+def _walk(root: str, prefix: str) -> Iterator[Member]:
+    try:
+        with os.scandir(os.path.join(root, prefix) if prefix else root) as found:
+            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        raise SourceUnreadableError(f"{os.path.join(root, prefix)}: cannot be listed: {error.strerror}") from error
+    for entry in entries:
+        name = f"{prefix}{entry.name}"
+        status = entry.stat(follow_symlinks=False)
+        mtime = int(status.st_mtime)
+        if entry.is_symlink():
+            yield Member(name, MemberKind.SYMLINK, 0, 0, os.readlink(entry.path), mtime)
+        elif entry.is_dir(follow_symlinks=False):
+            yield Member(name, MemberKind.DIRECTORY, 0, 0, "", mtime)
+            if name.count("/") < _DEEPEST:
+                yield from _walk(root, f"{name}/")
+        elif entry.is_file(follow_symlinks=False):
+            yield Member(name, MemberKind.FILE, 0, status.st_size, "", mtime)
+        else:
+            yield Member(name, MemberKind.OTHER, 0, 0, "", mtime)
+
+
+def clean_name(name: str) -> str | None:
+    """`./a//b/` → `a/b`, the root → "", None for a name that is absolute, climbs, or holds control characters."""
+    if _UNSAFE.search(name):
+        return None
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return None if ".." in parts else "/".join(parts)
+
+
+def _join_link(base: str, link: str) -> str | None:
+    if link.startswith("/"):
+        return None
+    joined = posixpath.normpath(posixpath.join(base, link))
+    return None if joined.startswith("..") or joined == "." else clean_name(joined)
+
+
+__all__ = ["DirectoryMembers", "Members", "Problem", "TarMembers", "clean_name"]
