@@ -8,6 +8,8 @@ from migrate.errors import LimitError
 
 JSON_BYTES: Final = 32 * 1024 * 1024
 """One JSON document: layer json, manifest, config, repositories. Real ones stay below 1 MiB."""
+REPORT_BYTES: Final = 2 * 1024 * 1024 * 1024
+"""A migration report read back. One of 10,000 images with 50 layers each holds about 250 MB."""
 JSON_DEPTH: Final = 1_000
 """Nesting of arrays and objects."""
 TAR_HEADER_BYTES: Final = 1024 * 1024

@@ -1,0 +1,157 @@
+"""The report as values: what a run found, made and could not make.
+
+Names and meanings are those of `migration-report.json`, `schema_version` 1 (docs/reference/report.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from migrate.errors import MigrateError
+from migrate.model.digest import DiffID, Digest, ImageID
+from migrate.model.image import Platform
+
+SCHEMA_VERSION = 1
+TOOL_NAME = "migrate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRow:
+    """One source. `images` and `failed` count the rows of the report that name it; `type` is None if unrecognised."""
+
+    location: str
+    type: str | None
+    images: int
+    failed: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Layers as the sources store them, and what is left of them. Sizes in bytes, of uncompressed tars.
+
+    `blob_bytes` counts the distinct layer blobs as stored; None if a dry run did not compress and so cannot know.
+    """
+
+    images: int
+    images_failed: int
+    legacy_layers: int
+    unique_layers: int
+    empty_layers: int
+    duplicate_layers: int
+    legacy_bytes: int
+    unique_bytes: int
+    saved_bytes: int
+    blob_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportLayer:
+    """One legacy layer of an image's chain.
+
+    `diff_id` and `origin` are None for a step that never had a layer (schema 1 `throwaway`). `blob_digest` is None
+    where the layer is empty and dropped (then `blob_size` is 0) or where nothing was compressed (then it is None).
+    """
+
+    legacy_id: str
+    diff_id: DiffID | None
+    blob_digest: Digest | None
+    tar_size: int
+    blob_size: int | None
+    empty: bool
+    origin: str | None
+    note: str | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportImage:
+    """One image. `layers` base first; `references` as the source names them, `names` as the target does."""
+
+    source: str
+    references: tuple[str, ...]
+    legacy_id: str
+    image_id: ImageID
+    manifest_digest: Digest
+    platform: Platform
+    created: str | None
+    exact: bool
+    layers: tuple[ReportLayer, ...]
+    names: tuple[str, ...] = ()
+    containers: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What a person calls the image: its first reference, or its legacy ID's first 12 digits."""
+        return self.references[0] if self.references else self.legacy_id[:12]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate:
+    """Layers of equal bytes. `copies` counts them per source; `saved_bytes` is what all but one of them take."""
+
+    diff_id: DiffID
+    tar_size: int
+    copies: int
+    legacy_ids: tuple[str, ...]
+    saved_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflict:
+    """One reference that several images claim on one platform: which manifest kept it, and which did not."""
+
+    reference: str
+    platform: Platform
+    kept: Digest
+    others: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What could not be converted. Without `legacy_id` and `references` it is the whole source.
+
+    `error` is a stable word (`MigrateError.code`), `message` a sentence for people, `layer` the legacy ID at fault.
+    """
+
+    source: str
+    references: tuple[str, ...]
+    legacy_id: str | None
+    layer: str | None
+    error: str
+    message: str
+
+    @classmethod
+    def of(
+        cls, error: MigrateError, source: str, *, references: Sequence[str] = (), legacy_id: str | None = None
+    ) -> Failure:
+        return cls(
+            source=source,
+            references=tuple(references),
+            legacy_id=legacy_id,
+            layer=error.layer,
+            error=error.code,
+            message=error.message,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A run, told. The order of every list depends on what is in it, never on the run."""
+
+    tool_version: str
+    dry_run: bool
+    started: str
+    finished: str
+    options: Mapping[str, object]
+    sources: tuple[SourceRow, ...]
+    totals: Totals
+    images: tuple[ReportImage, ...]
+    duplicates: tuple[Duplicate, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    warnings: tuple[str, ...] = ()
+    deep: Mapping[str, object] | None = None
+    tool_name: str = field(default=TOOL_NAME)

@@ -1,0 +1,168 @@
+"""migration-report.json: report ↔ bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from migrate.model.digest import Digest
+from migrate.model.image import Platform
+from migrate.report.document import (
+    SCHEMA_VERSION,
+    Conflict,
+    Duplicate,
+    Failure,
+    Report,
+    ReportImage,
+    ReportLayer,
+    SourceRow,
+    Totals,
+)
+from migrate.report.parse import parse_report
+
+__all__ = ["encode_report", "parse_report", "report_document"]
+
+
+def encode_report(report: Report) -> bytes:
+    """The document, indented by two, keys in the order of the reference page. Equal reports give equal bytes."""
+    return orjson.dumps(report_document(report), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def report_document(report: Report) -> dict[str, Any]:
+    """The report as plain JSON values."""
+    layer_rows: dict[ReportLayer, dict[str, Any]] = {}
+    document: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": report.tool_name, "version": report.tool_version},
+        "dry_run": report.dry_run,
+        "started": report.started,
+        "finished": report.finished,
+        "options": _plain(report.options),
+        "sources": [_source_document(source) for source in report.sources],
+        "totals": {name: getattr(report.totals, name) for name in Totals.__slots__},
+        "images": [_image_document(image, layer_rows) for image in report.images],
+        "duplicates": [_duplicate_document(duplicate) for duplicate in report.duplicates],
+        "conflicts": [_conflict_document(conflict) for conflict in report.conflicts],
+        "failures": [_failure_document(failure) for failure in report.failures],
+        "warnings": list(report.warnings),
+    }
+    if report.deep is not None:
+        document["deep"] = _plain(report.deep)
+    return document
+
+
+def _plain(value: object) -> Any:
+    """JSON values as they are, tuples and sets as lists, everything else as its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return _text(str(value))
+
+
+def _text(value: str) -> str:
+    """Names in a source may hold bytes that are no text, or halves of a surrogate pair; JSON cannot."""
+    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _texts(values: Iterable[str]) -> list[str]:
+    return [_text(value) for value in values]
+
+
+def _source_document(source: SourceRow) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "location": _text(source.location),
+        "type": source.type,
+        "images": source.images,
+        "failed": source.failed,
+    }
+    if source.warnings:
+        document["warnings"] = _texts(source.warnings)
+    return document
+
+
+def _image_document(image: ReportImage, layer_rows: dict[ReportLayer, dict[str, Any]]) -> dict[str, Any]:
+    layers = []
+    for layer in image.layers:
+        row = layer_rows.get(layer)
+        if row is None:
+            row = layer_rows[layer] = _layer_document(layer)
+        layers.append(row)
+    return {
+        "source": _text(image.source),
+        "references": _texts(image.references),
+        "legacy_id": _text(image.legacy_id),
+        "image_id": str(image.image_id),
+        "manifest_digest": str(image.manifest_digest),
+        "platform": _platform_document(image.platform),
+        "created": image.created,
+        "exact": image.exact,
+        "layers": layers,
+        "names": _texts(image.names),
+        "containers": _texts(image.containers),
+        "warnings": _texts(image.warnings),
+    }
+
+
+def _layer_document(layer: ReportLayer) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "legacy_id": _text(layer.legacy_id),
+        "diff_id": _digest_text(layer.diff_id),
+        "blob_digest": _digest_text(layer.blob_digest),
+        "tar_size": layer.tar_size,
+        "blob_size": layer.blob_size,
+        "empty": layer.empty,
+        "origin": layer.origin,
+    }
+    if layer.note is not None:
+        document["note"] = _text(layer.note)
+    if layer.flags:
+        document["flags"] = _texts(layer.flags)
+    return document
+
+
+def _digest_text(digest: Digest | None) -> str | None:
+    return None if digest is None else str(digest)
+
+
+def _platform_document(platform: Platform) -> dict[str, str]:
+    document = {"os": platform.os, "architecture": platform.architecture}
+    if platform.variant is not None:
+        document["variant"] = platform.variant
+    return document
+
+
+def _duplicate_document(duplicate: Duplicate) -> dict[str, Any]:
+    return {
+        "diff_id": str(duplicate.diff_id),
+        "tar_size": duplicate.tar_size,
+        "copies": duplicate.copies,
+        "legacy_ids": _texts(duplicate.legacy_ids),
+        "saved_bytes": duplicate.saved_bytes,
+    }
+
+
+def _conflict_document(conflict: Conflict) -> dict[str, Any]:
+    return {
+        "reference": _text(conflict.reference),
+        "platform": _platform_document(conflict.platform),
+        "kept": str(conflict.kept),
+        "others": [str(digest) for digest in conflict.others],
+    }
+
+
+def _failure_document(failure: Failure) -> dict[str, Any]:
+    return {
+        "source": _text(failure.source),
+        "references": _texts(failure.references),
+        "legacy_id": None if failure.legacy_id is None else _text(failure.legacy_id),
+        "layer": None if failure.layer is None else _text(failure.layer),
+        "error": failure.error,
+        "message": _text(failure.message),
+    }

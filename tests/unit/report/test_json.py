@@ -1,0 +1,106 @@
+"""migration-report.json: the names of the contract as literals, and reading back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from migrate.errors import DocumentError
+from migrate.report.document import Report
+from migrate.report.json import encode_report, parse_report
+
+from .conftest import legacy_id, sample_report
+
+
+def test_field_names_are_those_of_the_contract(report: Report) -> None:
+    document = json.loads(encode_report(report))
+    assert document["schema_version"] == 1
+    assert document["tool"] == {"name": "migrate", "version": "0.1.0"}
+    assert document["options"] == {"format": "docker", "image": ["a*"]}
+    assert set(document) >= {"dry_run", "started", "finished", "sources", "totals", "images", "duplicates"}
+    assert document["sources"][1] == {"location": "two.tar", "type": "docker-archive", "images": 1, "failed": 1}
+    assert document["totals"] == {
+        "images": 3,
+        "images_failed": 1,
+        "legacy_layers": 6,
+        "unique_layers": 3,
+        "empty_layers": 1,
+        "duplicate_layers": 2,
+        "legacy_bytes": 8_321_024,
+        "unique_bytes": 4_310_000,
+        "saved_bytes": 4_011_024,
+        "blob_bytes": 2_155_000,
+    }
+    image = document["images"][0]
+    assert set(image) >= {"source", "references", "legacy_id", "image_id", "manifest_digest", "platform", "created"}
+    assert image["platform"] == {"os": "linux", "architecture": "amd64"}
+    assert set(image["layers"][0]) == {
+        "legacy_id",
+        "diff_id",
+        "blob_digest",
+        "tar_size",
+        "blob_size",
+        "empty",
+        "origin",
+    }
+    assert set(document["duplicates"][0]) == {"diff_id", "tar_size", "copies", "legacy_ids", "saved_bytes"}
+    assert set(document["conflicts"][0]) == {"reference", "platform", "kept", "others"}
+    assert document["failures"] == [
+        {
+            "source": "two.tar",
+            "references": ["acme/broken:1"],
+            "legacy_id": legacy_id("broken"),
+            "layer": legacy_id("gone"),
+            "error": "missing-layer",
+            "message": "the layer's bytes are not in the source",
+        }
+    ]
+
+
+def test_reading_back_gives_the_same_report(report: Report) -> None:
+    raw = encode_report(report)
+    assert encode_report(parse_report(raw)) == raw
+
+
+def test_names_that_are_no_text_stay_readable() -> None:
+    raw = encode_report(sample_report(hostile="\udcff\ud800 é"))
+    assert "acme/web:1\ufffd\ufffd é" in raw.decode()
+    assert encode_report(parse_report(raw)) == raw
+
+
+def test_unknown_fields_are_passed_over(report: Report) -> None:
+    document = json.loads(encode_report(report))
+    document["later"] = {"x": 1}
+    document["images"][0]["later"] = [1]
+    assert encode_report(parse_report(json.dumps(document).encode())) == encode_report(report)
+
+
+def test_every_problem_is_listed_with_its_place(report: Report) -> None:
+    document = json.loads(encode_report(report))
+    document["dry_run"] = "no"
+    document["images"][1]["image_id"] = "sha256:short"
+    document["images"][2]["layers"][0]["tar_size"] = -1
+    document["duplicates"] = None
+    with pytest.raises(DocumentError) as caught:
+        parse_report(json.dumps(document).encode())
+    assert caught.value.message.split("; ") == [
+        "report.dry_run: not true or false",
+        "report.images[1].image_id: not a digest sha256:<64 hex digits>",
+        "report.images[2].layers[0].tar_size: not a whole number of 0 or more",
+        "report.duplicates: not a list",
+    ]
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b"[" * 100_000, b"\xff\xfe", b'{"schema_version": 2}'])
+def test_what_is_no_report_is_a_document_error(raw: bytes) -> None:
+    with pytest.raises(DocumentError):
+        parse_report(raw)
+
+
+def test_many_problems_are_cut_short(report: Report) -> None:
+    document: dict[str, Any] = json.loads(encode_report(report))
+    document["duplicates"] = [None] * 100
+    with pytest.raises(DocumentError, match=r"and 380 more$"):
+        parse_report(json.dumps(document).encode())
