@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 
-@dataclass(frozen=True, slots=True)
-class TreeEntry:
+class TreeEntry(NamedTuple):
     """One name of a tree. `mode` is st_mode with the file type; `mtime_ns` nanoseconds since 1970, may be negative.
 
     `path` is relative to the tree's root, in bytes, without a leading slash, and b"" for the root itself.
-    `device` tells file systems apart: equal (device, inode) is one inode.
+    `device` tells file systems apart: equal (device, inode) is one inode. A tuple, because there are millions of them.
     """
 
     path: bytes
@@ -46,3 +44,11 @@ class FileTree(Protocol):
 
     def open_file(self, path: bytes, /) -> BinaryIO:
         """A regular file's content."""
+
+
+@runtime_checkable
+class ListsNames(Protocol):
+    """A tree that can name a directory's entries for less than it takes to describe each of them."""
+
+    def list_names(self, path: bytes, /) -> Sequence[tuple[bytes, int]]:
+        """(name, inode number), sorted bytewise by name. The inode number is that of the directory's own record."""

@@ -1,0 +1,37 @@
+"""The port that every storage driver of a Docker root fills: one layer, one file tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from migrate.model.legacy import LegacyID
+from migrate.readers.graphdrivers.tree import FileTree
+
+
+class GraphDriver(Protocol):
+    """A storage driver's part of a Docker root (`<root>/<driver>/`), opened read-only.
+
+    Every method may be called from several threads. Errors are SourceError.
+    """
+
+    @property
+    def name(self) -> str:
+        """As in `repositories-<name>`: aufs, btrfs, devicemapper, overlay or vfs."""
+
+    @property
+    def holds_whole_trees(self) -> bool:
+        """True where `layer_tree` is the layer and all below it; False for aufs, whose tree is the layer alone."""
+
+    def layer_ids(self) -> Sequence[str]:
+        """The names of everything that the driver stores, sorted: images, containers, leftovers."""
+
+    def has_layer(self, legacy_id: LegacyID, /) -> bool: ...
+
+    def layer_tree(self, legacy_id: LegacyID, /) -> FileTree:
+        """The tree that Docker reads the layer from. MissingLayerError if the driver has none.
+
+        A tree may be kept and handed out again; whoever calls this does not close it.
+        """
+
+    def close(self) -> None: ...
