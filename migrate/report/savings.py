@@ -1,0 +1,113 @@
+"""What merging saves, per layer, image and repository. Pure figures over a report."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from migrate.model.digest import DiffID
+from migrate.model.reference import Reference
+from migrate.report.document import Report, ReportImage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Uncompressed bytes of one image's layers (of each content once), by what they have in common with the rest.
+
+    `merged` stood in the sources more than once and is stored once now; `shared` stood there once, for several images;
+    `own` is in no other image. The three add up to all of it.
+    """
+
+    own: int
+    shared: int
+    merged: int
+
+    @property
+    def total(self) -> int:
+        return self.own + self.shared + self.merged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositorySavings:
+    """One repository: bytes of its layers as the sources store them, and of their distinct contents.
+
+    `elsewhere` are those of `after_bytes` that images of other repositories need as well.
+    """
+
+    name: str
+    images: int
+    before_bytes: int
+    after_bytes: int
+    elsewhere_bytes: int
+
+    @property
+    def saved_bytes(self) -> int:
+        return self.before_bytes - self.after_bytes
+
+
+class LayerUse:
+    """Who needs which layer: an index over the report, built once."""
+
+    def __init__(self, report: Report) -> None:
+        self.images: dict[DiffID, list[int]] = defaultdict(list)
+        self.sizes: dict[DiffID, int] = {}
+        for index, image in enumerate(report.images):
+            for diff_id, size in contents(image).items():
+                self.images[diff_id].append(index)
+                self.sizes[diff_id] = size
+        self.copies: Mapping[DiffID, int] = {row.diff_id: row.copies for row in report.duplicates}
+
+    def share(self, image: ReportImage) -> Share:
+        own = shared = merged = 0
+        for diff_id, size in contents(image).items():
+            if diff_id in self.copies:
+                merged += size
+            elif len(self.images[diff_id]) > 1:
+                shared += size
+            else:
+                own += size
+        return Share(own=own, shared=shared, merged=merged)
+
+
+def contents(image: ReportImage) -> dict[DiffID, int]:
+    """The image's distinct layers with content, base first, and their sizes."""
+    return {layer.diff_id: layer.tar_size for layer in image.layers if layer.diff_id is not None and not layer.empty}
+
+
+def repository_names(image: ReportImage) -> set[str]:
+    return {Reference.parse(text).name for text in image.references}
+
+
+def rank_repositories(report: Report) -> tuple[RepositorySavings, ...]:
+    """Every repository, the largest saving first."""
+    members: dict[str, list[ReportImage]] = defaultdict(list)
+    users: dict[DiffID, set[str]] = defaultdict(set)
+    for image in report.images:
+        names = repository_names(image)
+        for name in names:
+            members[name].append(image)
+        for diff_id in contents(image):
+            users[diff_id] |= names or {f"\0{image.legacy_id}"}
+    rows = (_repository(name, images, users) for name, images in members.items())
+    return tuple(sorted(rows, key=lambda row: (-row.saved_bytes, -row.after_bytes, row.name)))
+
+
+def _repository(name: str, images: Iterable[ReportImage], users: Mapping[DiffID, set[str]]) -> RepositorySavings:
+    images = tuple(images)
+    stored = {
+        (image.source, layer.legacy_id): layer.tar_size
+        for image in images
+        for layer in image.layers
+        if layer.diff_id is not None
+    }
+    distinct: dict[DiffID, int] = {}
+    for image in images:
+        distinct.update(contents(image))
+    return RepositorySavings(
+        name=name,
+        images=len(images),
+        before_bytes=sum(stored.values()),
+        after_bytes=sum(distinct.values()),
+        elsewhere_bytes=sum(size for diff_id, size in distinct.items() if len(users[diff_id]) > 1),
+    )

@@ -1,0 +1,145 @@
+"""Plain text that fits a terminal: safe characters, columns cut to the width, a little colour."""
+
+from __future__ import annotations
+
+import textwrap
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+_GAP = "  "
+_FLEXIBLE_MINIMUM = 12
+
+
+class Style(StrEnum):
+    """SGR codes (ECMA-48)."""
+
+    BOLD = "1"
+    DIM = "2"
+    RED = "31"
+    GREEN = "32"
+    YELLOW = "33"
+    CYAN = "36"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`right` aligns numbers. `flexible` columns are cut in the middle where the table is too wide, the widest first."""
+
+    title: str
+    right: bool = False
+    flexible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """Colours text, or leaves it alone where `enabled` is False."""
+
+    enabled: bool = False
+
+    def __call__(self, text: str, *styles: Style) -> str:
+        if not self.enabled or not text:
+            return text
+        return f"\x1b[{';'.join(styles)}m{text}\x1b[0m"
+
+
+def printable(text: str) -> str:
+    """Names come from archives that anyone could have made: control and direction characters are shown, not sent."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() and unicodedata.bidirectional(character) not in _DIRECTION_CONTROLS:
+        return character
+    point = ord(character)
+    if 0xDC80 <= point <= 0xDCFF:  # a byte that is no text (surrogateescape)
+        return f"\\x{point - 0xDC00:02x}"
+    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
+
+
+_DIRECTION_CONTROLS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+
+
+def display_width(text: str) -> int:
+    """Terminal cells of printable text."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in text
+    )
+
+
+def shorten(text: str, width: int) -> str:
+    """At most `width` cells, cut in the middle: both ends of a name tell something."""
+    if display_width(text) <= width:
+        return text
+    if width < 2:
+        return "…"[:width]
+    tail = (width - 1) // 2
+    head = width - 1 - tail
+    return _head(text, head) + "…" + _head(text[::-1], tail)[::-1]
+
+
+def _head(text: str, width: int) -> str:
+    taken = 0
+    for index, character in enumerate(text):
+        taken += display_width(character)
+        if taken > width:
+            return text[:index]
+    return text
+
+
+def short_digest(digest: object) -> str:
+    """`sha256:0123456789ab`: enough to tell blobs apart by eye, and a prefix that `--image` and `map` take."""
+    algorithm, colon, value = str(digest).partition(":")
+    return f"{algorithm}{colon}{value[:12]}"
+
+
+def render_table(
+    columns: Sequence[Column], rows: Iterable[Sequence[str]], *, width: int, paint: Paint, indent: str = ""
+) -> str:
+    """Lines of at most `width` cells as long as the fixed columns fit; headings bold; no trailing spaces."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [
+        max([display_width(column.title), *(display_width(row[index]) for row in cells)])
+        for index, column in enumerate(columns)
+    ]
+    _fit(columns, widths, width - len(indent) - len(_GAP) * (len(columns) - 1))
+    heading = _line(columns, [column.title for column in columns], widths)
+    lines = [indent + paint(heading, Style.BOLD)]
+    lines += [indent + _line(columns, row, widths) for row in cells]
+    return "\n".join(lines)
+
+
+def _fit(columns: Sequence[Column], widths: list[int], available: int) -> None:
+    flexible = [index for index, column in enumerate(columns) if column.flexible]
+    while flexible and sum(widths) > available:
+        widest = max(flexible, key=lambda index: widths[index])
+        if widths[widest] <= _FLEXIBLE_MINIMUM:
+            return
+        widths[widest] -= 1
+
+
+def _line(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]) -> str:
+    parts = []
+    for column, cell, width in zip(columns, cells, widths, strict=True):
+        text = shorten(cell, width)
+        padding = " " * (width - display_width(text))
+        parts.append(padding + text if column.right else text + padding)
+    return _GAP.join(parts).rstrip()
+
+
+def wrap(text: str, width: int, indent: str = "") -> str:
+    """Prose within `width`; words longer than a line (digests, paths) stay whole, so that they can be copied."""
+    return textwrap.fill(
+        printable(text),
+        width=max(width, 20),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,160 @@
+"""The report for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from migrate.report.document import Failure, Report
+from migrate.report.savings import LayerUse
+from migrate.report.tables import Column, Paint, Style, printable, render_table, short_digest, wrap
+from migrate.report.units import count, format_seconds, format_share, format_size
+
+_LIST_LIMIT = 20
+
+
+def render_text(
+    report: Report, *, width: int = 80, exact_bytes: bool = False, colour: bool = False, savings: int = 10
+) -> str:
+    """The summary: figures, the `savings` largest savings, conflicts, failures with their reasons, warnings.
+
+    Lines stay within `width` cells, but for digests and names that have to be copied whole. Ends with a newline.
+    """
+    page = _Page(report, width, exact_bytes, Paint(colour))
+    parts = [
+        page.headline(),
+        page.figures(),
+        page.savings(savings),
+        page.conflicts(),
+        page.failures(),
+        page.warnings(),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+class _Page:
+    def __init__(self, report: Report, width: int, exact_bytes: bool, paint: Paint) -> None:
+        self.report = report
+        self.width = width
+        self.exact_bytes = exact_bytes
+        self.paint = paint
+
+    def size(self, size: int) -> str:
+        return format_size(size, exact=self.exact_bytes)
+
+    def headline(self) -> str:
+        report = self.report
+        kind = "dry run, nothing was written" if report.dry_run else None
+        parts = [f"{report.tool_name} {report.tool_version}", kind, count(len(report.sources), "source")]
+        duration = _duration(report)
+        if duration is not None:
+            parts.append(format_seconds(duration))
+        return self.paint(printable(" · ".join(part for part in parts if part)), Style.BOLD)
+
+    def figures(self) -> str:
+        totals = self.report.totals
+        written = "would be written" if self.report.dry_run else "written"
+        failed = f", {self.paint(f'{totals.images_failed:,} failed', Style.RED)}" if totals.images_failed else ""
+        layers = f"{totals.legacy_layers:,} → {totals.unique_layers:,} distinct"
+        merged = f"{count(totals.duplicate_layers, 'duplicate')}, {totals.empty_layers:,} empty"
+        saved = f"{self.size(totals.saved_bytes)} ({format_share(totals.saved_bytes, totals.legacy_bytes)}) saved"
+        blobs = "not computed" if totals.blob_bytes is None else f"{self.size(totals.blob_bytes)} as stored, compressed"
+        rows = [
+            ("images", f"{totals.images:,} {written}{failed}"),
+            ("layers", f"{layers} ({merged})"),
+            ("bytes", f"{self.size(totals.legacy_bytes)} → {self.size(totals.unique_bytes)}"),
+            ("", self.paint(saved, Style.GREEN) if totals.saved_bytes else saved),
+            ("blobs", blobs),
+        ]
+        return "\n".join(f"  {self.paint(f'{name:<8}', Style.DIM)}{text}" for name, text in rows)
+
+    def savings(self, limit: int) -> str:
+        rows = self.report.duplicates[:limit]
+        if not rows:
+            return ""
+        use = LayerUse(self.report)
+        columns = [
+            Column("SAVED", right=True),
+            Column("COPIES", right=True),
+            Column("SIZE", right=True),
+            Column("DIFF ID"),
+            Column("USED BY", flexible=True),
+        ]
+        cells = [
+            (
+                self.size(row.saved_bytes),
+                f"{row.copies:,}",
+                self.size(row.tar_size),
+                short_digest(row.diff_id),
+                _users([self.report.images[index].title for index in use.images.get(row.diff_id, ())]),
+            )
+            for row in rows
+        ]
+        more = len(self.report.duplicates) - len(rows)
+        return "\n".join(
+            [
+                self.heading("Largest savings"),
+                render_table(columns, cells, width=self.width, paint=self.paint, indent="  "),
+                *self.more(more, "layer"),
+            ]
+        )
+
+    def conflicts(self) -> str:
+        rows = self.report.conflicts
+        lines = [
+            f"  {printable(row.reference)} ({printable(str(row.platform))})\n    kept {row.kept}\n"
+            + "\n".join(f"    lost {digest}" for digest in row.others)
+            for row in rows[:_LIST_LIMIT]
+        ]
+        return self.section(f"Conflicts ({len(rows):,})", lines, len(rows), "conflict", Style.YELLOW)
+
+    def failures(self) -> str:
+        rows = self.report.failures
+        lines = [line for row in rows[:_LIST_LIMIT] for line in self.failure(row)]
+        return self.section(f"Failures ({len(rows):,})", lines, len(rows), "failure", Style.RED)
+
+    def failure(self, row: Failure) -> Iterator[str]:
+        name = ", ".join(row.references) or row.legacy_id
+        where = f"{name}  ({row.source})" if name else row.source
+        yield f"  {printable(where)}"
+        yield wrap(f"{row.error}: {row.message}", self.width, indent="      ")
+        if row.layer is not None and row.layer not in row.message:
+            yield f"      layer {printable(row.layer)}"
+
+    def warnings(self) -> str:
+        rows = list(_warnings(self.report))
+        lines = [wrap(text, self.width, indent="  ") for text in rows[:_LIST_LIMIT]]
+        return self.section(f"Warnings ({len(rows):,})", lines, len(rows), "warning", Style.YELLOW)
+
+    def section(self, title: str, lines: Sequence[str], total: int, unit: str, style: Style) -> str:
+        if not lines:
+            return ""
+        return "\n".join([self.heading(title, style), *lines, *self.more(total - _LIST_LIMIT, unit)])
+
+    def heading(self, title: str, *styles: Style) -> str:
+        return self.paint(title, Style.BOLD, *styles)
+
+    def more(self, number: int, unit: str) -> Iterator[str]:
+        if number > 0:
+            yield self.paint(f"  … and {count(number, 'more ' + unit)} in the JSON report", Style.DIM)
+
+
+def _warnings(report: Report) -> Iterator[str]:
+    yield from report.warnings
+    for source in report.sources:
+        yield from (f"{source.location}: {text}" for text in source.warnings)
+    for image in report.images:
+        yield from (f"{image.title}: {text}" for text in image.warnings)
+
+
+def _users(titles: Iterable[str]) -> str:
+    titles = list(titles)
+    return ", ".join(titles[:2]) + (f" + {len(titles) - 2:,} more" if len(titles) > 2 else "")
+
+
+def _duration(report: Report) -> float | None:
+    try:
+        started, finished = (datetime.fromisoformat(text) for text in (report.started, report.finished))
+        return (finished - started).total_seconds()
+    except (ValueError, TypeError):  # no times, or one of them without a zone
+        return None
