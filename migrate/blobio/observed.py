@@ -1,0 +1,40 @@
+"""A stream that shows every block it hands out, and says when the last one is out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import BinaryIO
+
+
+class ObservedStream(io.RawIOBase):
+    """Reads from `source`; calls `observe` with each block and `finish` once, after `size` bytes or at the end.
+
+    `finish` may raise; the error comes out of the `read` that gave the last block.
+    """
+
+    def __init__(
+        self, source: BinaryIO, size: int, observe: Callable[[memoryview], object], finish: Callable[[], None]
+    ) -> None:
+        self._source = source
+        self._left = size
+        self._observe = observe
+        self._finish: Callable[[], None] | None = finish
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        view = memoryview(buffer).cast("B")
+        count = self._source.readinto(view)  # type: ignore[attr-defined]
+        self._seen(view[:count], wanted=len(view))
+        return int(count)
+
+    def _seen(self, block: memoryview, wanted: int) -> None:
+        if len(block):
+            self._observe(block)
+            self._left -= len(block)
+        ended = self._left <= 0 or (not len(block) and wanted > 0)
+        if ended and self._finish is not None:
+            finish, self._finish = self._finish, None
+            finish()

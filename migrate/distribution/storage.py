@@ -1,0 +1,198 @@
+"""Reading a registry's storage tree, whether it stands in a directory or (see `objects.py`) in a bucket."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from migrate.blobio.limits import read_limited
+from migrate.errors import DamagedError, PermissionSourceError, SourceError, SourceUnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entry:
+    """One name in a folder of the tree."""
+
+    name: str
+    is_folder: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """A file of the tree. `fd` and `path` are given where it is a real file on this machine."""
+
+    stream: BinaryIO
+    size: int
+    fd: int | None = None
+    path: str | None = None
+
+
+class TreeStorage(Protocol):
+    """A tree of files under one root. Paths are relative, with `/`, and never lead out of the root.
+
+    Anything that is neither a file nor a folder counts as absent. Every method raises SourceError.
+    """
+
+    @property
+    def location(self) -> str: ...
+
+    def entries(self, folder: str, /) -> Sequence[Entry]:
+        """The names in `folder`, sorted; none if it is absent."""
+
+    def size(self, path: str, /) -> int | None:
+        """Bytes of the file; None if there is no such file."""
+
+    def read(self, path: str, limit: int, /) -> bytes | None:
+        """The whole file, None if it is absent; LimitError if it is larger than `limit` bytes."""
+
+    def read_many(self, paths: Sequence[str], limit: int, /) -> dict[str, bytes | SourceError]:
+        """Many small files at once; absent ones are left out, each failure stands in place of its content."""
+
+    def open(self, path: str, /) -> AbstractContextManager[OpenedFile]:
+        """The file as a stream. MissingFileError if it is absent."""
+
+    def close(self) -> None: ...
+
+
+class MissingFileError(SourceError):
+    """The tree has no such file."""
+
+    code = "missing-file"
+
+
+class LocalTree:
+    """A tree in a directory. Symbolic links are followed only as long as they stay below the root."""
+
+    def __init__(self, root: str) -> None:
+        self._root = Path(root)
+        self._real_root = os.path.realpath(root)
+        self._folders: dict[str, str | None] = {}
+        self.location = root
+
+    def entries(self, folder: str, /) -> list[Entry]:
+        real = self._real_folder(folder)
+        if real is None:
+            return []
+        try:
+            with os.scandir(real) as found:
+                return sorted(Entry(entry.name, entry.is_dir()) for entry in found)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as exc:
+            raise _translated(exc, self._shown(folder)) from exc
+
+    def size(self, path: str, /) -> int | None:
+        real = self._real_file(path)
+        if real is None:
+            return None
+        try:
+            status = os.stat(real)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as exc:
+            raise _translated(exc, self._shown(path)) from exc
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def read(self, path: str, limit: int, /) -> bytes | None:
+        try:
+            with self.open(path) as opened:
+                return read_limited(opened.stream, limit, self._shown(path))
+        except MissingFileError:
+            return None
+        except OSError as exc:
+            raise _translated(exc, self._shown(path)) from exc
+
+    def read_many(self, paths: Sequence[str], limit: int, /) -> dict[str, bytes | SourceError]:
+        contents: dict[str, bytes | SourceError] = {}
+        for path in paths:
+            try:
+                content = self.read(path, limit)
+            except SourceError as exc:
+                contents[path] = exc
+            else:
+                if content is not None:
+                    contents[path] = content
+        return contents
+
+    @contextmanager
+    def open(self, path: str, /) -> Iterator[OpenedFile]:
+        real = self._real_file(path)
+        if real is None:
+            raise MissingFileError(f"{self._shown(path)}: no such file")
+        fd = self._open_regular(real, path)
+        with open(fd, "rb", buffering=0) as stream:
+            yield OpenedFile(stream, os.fstat(fd).st_size, fd, real)
+
+    def close(self) -> None:
+        self._folders.clear()
+
+    def _open_regular(self, real: str, path: str) -> int:
+        try:
+            # O_NONBLOCK: a FIFO in the tree must not stop the run; for regular files it means nothing.
+            fd = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            raise MissingFileError(f"{self._shown(path)}: no such file") from exc
+        except OSError as exc:
+            raise _translated(exc, self._shown(path)) from exc
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise MissingFileError(f"{self._shown(path)}: not a regular file")
+        return fd
+
+    def _real_folder(self, folder: str) -> str | None:
+        """The folder's real path; None if it is absent; DamagedError if a link leads out of the root."""
+        if folder not in self._folders:
+            self._folders[folder] = self._resolve(folder)
+        return self._folders[folder]
+
+    def _real_file(self, path: str) -> str | None:
+        folder, _, name = path.rpartition("/")
+        real_folder = self._real_folder(folder)
+        if real_folder is None:
+            return None
+        real = os.path.join(real_folder, name)
+        if os.path.islink(real):
+            return self._resolve(path)
+        return real
+
+    def _resolve(self, path: str) -> str | None:
+        if "\0" in path:
+            raise DamagedError(f"{self.location}: a path holds a NUL byte: {path!r}")
+        try:
+            real = os.path.realpath(self._root / path, strict=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as exc:
+            raise _translated(exc, self._shown(path)) from exc
+        if real != self._real_root and not real.startswith(self._real_root.rstrip("/") + "/"):
+            raise DamagedError(f"{self._shown(path)}: a symbolic link leads out of the tree, to {real}")
+        return real
+
+    def _shown(self, path: str) -> str:
+        return os.path.join(self.location, path)
+
+
+def _translated(exc: OSError, where: str) -> SourceError:
+    if exc.errno in (errno.EACCES, errno.EPERM):
+        return PermissionSourceError(f"{where}: not readable by this user; run as root or on a readable copy")
+    return SourceError(f"{where}: {exc.strerror or exc}")
+
+
+def require_readable(tree: TreeStorage) -> None:
+    """Raises SourceUnreadableError if the root itself cannot be listed."""
+    try:
+        if not tree.entries(""):
+            raise SourceUnreadableError(f"{tree.location}: nothing there")
+    except SourceUnreadableError:
+        raise
+    except SourceError as exc:
+        raise SourceUnreadableError(exc.message) from exc

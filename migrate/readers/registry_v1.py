@@ -1,0 +1,391 @@
+"""The storage tree of docker-registry 0.x (the Python one): `images/<id>/…` and `repositories/<ns>/<name>/tag_*`.
+
+Source of the format: docker-registry 0.9.1, `depends/docker-registry-core/docker_registry/core/driver.py:86-165`; how
+it is read here stands in docs/formats/registry-v1.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from migrate.blobio.compression import detect_compression, open_decompressed
+from migrate.blobio.limits import CHAIN_LENGTH, JSON_BYTES, SMALL_FILE_BYTES
+from migrate.blobio.observed import ObservedStream
+from migrate.blobio.payload import Payload
+from migrate.blobio.tarsum import VERSIONS, tarsums
+from migrate.distribution.objects import open_tree
+from migrate.distribution.storage import TreeStorage, require_readable
+from migrate.documents.registry_v1 import parse_ancestry, parse_checksums
+from migrate.documents.v1_json import parse_parent, parse_v1_json
+from migrate.errors import (
+    DamagedError,
+    DocumentError,
+    MigrateError,
+    MissingLayerError,
+    SourceError,
+    SourceUnreadableError,
+    TruncatedError,
+)
+from migrate.model.legacy import (
+    LegacyID,
+    LegacyImage,
+    LegacyLayer,
+    Origin,
+    PayloadRef,
+    SourceFailure,
+    SourceListing,
+    SourceType,
+    is_hex_id,
+)
+from migrate.model.reference import Reference
+from migrate.readers.base import SourceOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_TAG: Final = re.compile(r"[\w][\w.-]{0,127}", re.ASCII)
+_TAG_FILE: Final = "tag_"
+_DEFAULT_NAMESPACE: Final = "library"
+_HEAD_BYTES: Final = 16
+_SALVAGE: Final = "salvage"
+
+
+def detect(path: Path) -> bool:
+    """True for a directory that holds `images/` with hexadecimal IDs, or `images/` beside `repositories/<ns>/`."""
+    try:
+        images = path / "images"
+        if not images.is_dir():
+            return False
+        if any(is_hex_id(entry.name) and _is_image_folder(entry) for entry in images.iterdir()):
+            return True
+        return (path / "repositories").is_dir() and not any(images.iterdir())
+    except OSError:
+        return False
+
+
+def _is_image_folder(entry: Path) -> bool:
+    return any((entry / name).is_file() for name in ("json", "ancestry", "layer"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Tag:
+    reference: Reference
+    legacy_id: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Graph:
+    """What the jsons of all images say; `parents` holds every image that has one."""
+
+    parents: dict[LegacyID, LegacyID | None] = field(default_factory=dict)
+    unfinished: set[LegacyID] = field(default_factory=set)
+    folders: set[LegacyID] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
+
+    def finished(self) -> set[LegacyID]:
+        return self.parents.keys() - self.unfinished
+
+    def heads(self) -> set[LegacyID]:
+        """Finished images that no finished image stands on. What only a half upload stands on is a head."""
+        covered: set[LegacyID] = set()
+        for legacy_id in self.finished():
+            parent = self.parents[legacy_id]
+            while parent is not None and parent not in covered:
+                covered.add(parent)
+                parent = self.parents.get(parent)
+        return self.finished() - covered
+
+    def ancestry(self, legacy_id: LegacyID) -> list[str]:
+        """From the image down to its base, as the jsons have it; stops at a gap or at the first repeat."""
+        found: dict[str, None] = {}
+        current: LegacyID | None = legacy_id
+        while current is not None and current not in found and len(found) < CHAIN_LENGTH:
+            found[current] = None
+            current = self.parents.get(current)
+        return list(found)
+
+
+class RegistryV1Source:
+    """A v1 registry's storage, in a directory or a bucket (`s3://bucket/prefix`)."""
+
+    source_type = SourceType.REGISTRY_V1
+
+    def __init__(self, location: str, options: SourceOptions | None = None, tree: TreeStorage | None = None) -> None:
+        self.location = location
+        self._tree = open_tree(location) if tree is None else tree
+        self._salvage = bool(options and options.extra.get(_SALVAGE))
+        self._listing: SourceListing | None = None
+
+    def listing(self) -> SourceListing:
+        if self._listing is None:
+            require_readable(self._tree)
+            if not self._tree.entries("images"):
+                raise SourceUnreadableError(f"{self.location}: no images/ folder: not a v1 registry's storage")
+            self._listing = self._read_listing()
+        return self._listing
+
+    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
+        raw = self._read_json(legacy_id)
+        folder = f"images/{legacy_id}"
+        warnings = self._unfinished_warning(legacy_id)
+        size = self._tree.size(f"{folder}/layer")
+        if size is None:
+            raise MissingLayerError(f"image {legacy_id}: the layer file is missing", layer=legacy_id)
+        if size == 0:
+            raise TruncatedError(f"image {legacy_id}: the layer file has 0 bytes", layer=legacy_id)
+        return LegacyLayer(
+            legacy_id=legacy_id,
+            json=raw,
+            parent=_effective_parent(raw),
+            payload=PayloadRef(key=legacy_id, size=size),
+            warnings=(*warnings, *_identity_warning(legacy_id, raw)),
+        )
+
+    @contextmanager
+    def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
+        legacy_id = layer.legacy_id
+        check = _ChecksumCheck(self._tree, legacy_id, layer.json)
+        with self._tree.open(f"images/{legacy_id}/layer") as opened:
+            payload = Payload(stream=opened.stream, origin=Origin.BLOB, size=opened.size, path=opened.path)
+            if check.recorded:
+                observed = ObservedStream(opened.stream, opened.size, check.feed, lambda: check.finish(payload))
+                payload.stream = observed  # type: ignore[assignment]
+            yield payload
+
+    def close(self) -> None:
+        self._tree.close()
+
+    def _read_json(self, legacy_id: LegacyID) -> bytes:
+        if not is_hex_id(legacy_id):
+            raise MissingLayerError(f"{legacy_id!r} is not an image ID (64 or 16 hexadecimal digits)")
+        try:
+            raw = self._tree.read(f"images/{legacy_id}/json", JSON_BYTES)
+        except SourceError as exc:
+            exc.layer = legacy_id
+            raise
+        if raw is None:
+            known = self._tree.entries(f"images/{legacy_id}")
+            reason = "its json is missing" if known else "it is not in the registry"
+            raise MissingLayerError(f"image {legacy_id}: {reason}", layer=legacy_id)
+        return raw
+
+    def _unfinished_warning(self, legacy_id: LegacyID) -> tuple[str, ...]:
+        if self._tree.size(f"images/{legacy_id}/_inprogress") is None:
+            return ()
+        if self._salvage:
+            return (f"image {legacy_id}: its upload was never finished (_inprogress); converted on request",)
+        raise DamagedError(f"image {legacy_id}: its upload was never finished (_inprogress)", layer=legacy_id)
+
+    # --- listing -------------------------------------------------------------------------------------------------
+
+    def _read_listing(self) -> SourceListing:
+        graph = self._read_graph()
+        tags, strays = self._read_tags()
+        by_head: dict[LegacyID, list[_Tag]] = {}
+        failures: list[SourceFailure] = []
+        for tag in tags:
+            if tag.legacy_id in graph.folders:
+                by_head.setdefault(LegacyID(tag.legacy_id), []).append(tag)
+            else:
+                failures.append(_dangling(tag))
+        untagged = graph.heads() - by_head.keys()
+        heads = sorted([*by_head, *untagged], key=lambda head: (_first_reference(by_head.get(head, ())), head))
+        ancestries = self._tree.read_many([f"images/{head}/ancestry" for head in heads], SMALL_FILE_BYTES)
+        images = [
+            _image(
+                head, by_head.get(head, ()), _ancestry_warning(graph, head, ancestries.get(f"images/{head}/ancestry"))
+            )
+            for head in heads
+        ]
+        unused = sorted(graph.unfinished - by_head.keys())
+        halves = [f"image {legacy_id}: its upload was never finished (_inprogress)" for legacy_id in unused]
+        return SourceListing(
+            images=images,
+            layers=sorted(graph.finished()),
+            failures=sorted(failures, key=lambda failure: failure.references),
+            warnings=(*sorted(graph.warnings), *halves, *strays),
+        )
+
+    def _read_graph(self) -> _Graph:
+        graph = _Graph()
+        for entry in self._tree.entries("images"):
+            if entry.is_folder and is_hex_id(entry.name):
+                graph.folders.add(LegacyID(entry.name))
+            else:
+                graph.warnings.append(f"images/{entry.name}: not an image; ignored")
+        jsons = self._tree.read_many([f"images/{legacy_id}/json" for legacy_id in sorted(graph.folders)], JSON_BYTES)
+        for legacy_id in sorted(graph.folders):
+            self._place(graph, legacy_id, jsons.get(f"images/{legacy_id}/json"))
+        return graph
+
+    def _place(self, graph: _Graph, legacy_id: LegacyID, raw: bytes | SourceError | None) -> None:
+        if not self._salvage and self._tree.size(f"images/{legacy_id}/_inprogress") is not None:
+            graph.unfinished.add(legacy_id)
+        if raw is None:
+            graph.warnings.append(f"image {legacy_id}: its json is missing")
+            return
+        graph.parents[legacy_id] = None
+        try:
+            if isinstance(raw, SourceError):
+                raise raw
+            graph.parents[legacy_id] = _effective_parent(raw)
+        except MigrateError as exc:
+            graph.warnings.append(f"image {legacy_id}: {exc.message}")
+
+    def _read_tags(self) -> tuple[list[_Tag], list[str]]:
+        """All tags, sorted by reference, and warnings about files that look like tags but are none."""
+        names: dict[str, Reference] = {}
+        for namespace in self._folders("repositories"):
+            for repository in self._folders(f"repositories/{namespace}"):
+                folder = f"repositories/{namespace}/{repository}"
+                name = _repository_name(namespace, repository)
+                for entry in self._tree.entries(folder):
+                    if entry.name.startswith(_TAG_FILE) and not entry.is_folder:
+                        names[f"{folder}/{entry.name}"] = Reference(name, entry.name.removeprefix(_TAG_FILE))
+        contents = self._tree.read_many(list(names), SMALL_FILE_BYTES)
+        tags: list[_Tag] = []
+        warnings: list[str] = []
+        for path, reference in names.items():
+            content = contents.get(path)
+            if isinstance(content, SourceError):
+                warnings.append(f"{path}: {content.message}")
+            elif content is not None and not _describes_another_tag(reference.tag, content):
+                tags.append(_tag(reference, content))
+        return sorted(tags, key=lambda tag: tag.reference), sorted(warnings)
+
+    def _folders(self, folder: str) -> list[str]:
+        return [entry.name for entry in self._tree.entries(folder) if entry.is_folder]
+
+
+def _effective_parent(raw: bytes) -> LegacyID | None:
+    """`parent`; in the jsons that Docker 1.8.3 and 1.9 made of pulled images, the hex part of `parent_id`."""
+    parent, parent_id = parse_parent(raw)
+    found = parent or (parent_id or "").removeprefix("sha256:")
+    return LegacyID(found) if found else None
+
+
+def _repository_name(namespace: str, repository: str) -> str:
+    """As a client names it: components unquoted; `library` is implied, as in `docker pull host:5000/busybox`."""
+    name = unquote(repository, errors="replace")
+    return name if namespace == _DEFAULT_NAMESPACE else f"{unquote(namespace, errors='replace')}/{name}"
+
+
+def _describes_another_tag(tag: str, content: bytes) -> bool:
+    """`tag<name>_json` describes tag <name>; for a name with a leading underscore it looks like a tag of its own."""
+    return tag.endswith("_json") and content.lstrip()[:1] == b"{"
+
+
+def _tag(reference: Reference, content: bytes) -> _Tag:
+    text = content.decode("utf-8", "replace")
+    legacy_id = text.strip()
+    warnings = []
+    if legacy_id != text and legacy_id:
+        warnings.append(f"tag {reference}: white space around the image ID was ignored")
+    if not _TAG.fullmatch(reference.tag):
+        warnings.append(f"tag {reference}: not a name that a registry accepts as a tag")
+    return _Tag(reference, legacy_id, tuple(warnings))
+
+
+def _dangling(tag: _Tag) -> SourceFailure:
+    if not tag.legacy_id:
+        message = f"tag {tag.reference}: the tag file is empty"
+    elif not is_hex_id(tag.legacy_id):
+        message = f"tag {tag.reference}: {tag.legacy_id[:80]!r} is not an image ID (64 or 16 hexadecimal digits)"
+    else:
+        message = f"tag {tag.reference}: image {tag.legacy_id} is not in the registry"
+    legacy_id = LegacyID(tag.legacy_id) if is_hex_id(tag.legacy_id) else None
+    return SourceFailure(
+        references=(str(tag.reference),), legacy_id=legacy_id, error=MissingLayerError.code, message=message
+    )
+
+
+def _first_reference(tags: Sequence[_Tag]) -> tuple[bool, str]:
+    return (not tags, str(tags[0].reference) if tags else "")
+
+
+def _image(head: LegacyID, tags: Sequence[_Tag], ancestry_warning: tuple[str, ...]) -> LegacyImage:
+    warnings = tuple(warning for tag in tags for warning in tag.warnings)
+    return LegacyImage(
+        head=head, references=tuple(tag.reference for tag in tags), warnings=(*warnings, *ancestry_warning)
+    )
+
+
+def _ancestry_warning(graph: _Graph, head: LegacyID, raw: bytes | SourceError | None) -> tuple[str, ...]:
+    """The parents in the jsons decide; Docker followed `ancestry`, so a difference is worth a word."""
+    if raw is None or head not in graph.parents:
+        return ()
+    try:
+        if isinstance(raw, SourceError):
+            raise raw
+        recorded = parse_ancestry(raw)
+    except MigrateError as exc:
+        return (f"image {head}: {exc.message}; the parents in the jsons were followed",)
+    if list(recorded) == graph.ancestry(head):
+        return ()
+    return (f"image {head}: its ancestry file is not the chain of parents in the jsons, which was followed",)
+
+
+def _identity_warning(legacy_id: LegacyID, raw: bytes) -> tuple[str, ...]:
+    try:
+        written = parse_v1_json(raw).id
+    except DocumentError:
+        return ()  # the composer will refuse it with the reason
+    if written and written != legacy_id:
+        return (f"image {legacy_id}: its json says id {written!r}; the folder's name counts",)
+    return ()
+
+
+class _ChecksumCheck:
+    """The recorded checksums of one image, compared while its layer is read. One match of any is enough.
+
+    `sha256:` covers json, a newline and the layer as stored; it is computed as the bytes pass. Only if it does not
+    match, or is not recorded, the layer is read a second time for a tarsum. A mismatch is a note, not a failure: the
+    layer is complete, and its bytes are all that there is. A tar that turns out to be cut short is a failure.
+    """
+
+    def __init__(self, tree: TreeStorage, legacy_id: LegacyID, image_json: bytes) -> None:
+        self._tree = tree
+        self._legacy_id = legacy_id
+        self._json = image_json
+        raw = tree.read(f"images/{legacy_id}/_checksum", SMALL_FILE_BYTES)
+        self.recorded = frozenset(parse_checksums(raw)) if raw else frozenset()
+        self._sha256 = hashlib.sha256(image_json + b"\n")
+        self.feed = self._sha256.update
+
+    def finish(self, payload: Payload) -> None:
+        if f"sha256:{self._sha256.hexdigest()}" in self.recorded:
+            return
+        wanted = [version for version in VERSIONS if any(line.startswith(f"{version}:") for line in self.recorded)]
+        found = self._tarsums(wanted)
+        if self.recorded.isdisjoint(found.values()):
+            payload.note = f"does not match the registry's recorded checksum ({self._mismatch(found)})"
+
+    def _tarsums(self, versions: Sequence[str]) -> Mapping[str, str]:
+        what = f"image {self._legacy_id}: layer"
+        with self._tree.open(f"images/{self._legacy_id}/layer") as opened:
+            head = opened.stream.read(_HEAD_BYTES)
+        with self._tree.open(f"images/{self._legacy_id}/layer") as opened:
+            tar = open_decompressed(opened.stream, detect_compression(head), what)
+            try:
+                return tarsums(tar, self._json, versions, what)
+            except TruncatedError as exc:
+                exc.layer = self._legacy_id
+                raise
+            except DamagedError:
+                return {}  # Python's tar reader refuses what Docker's may have accepted: no sum, but no failure
+
+    def _mismatch(self, found: Mapping[str, str]) -> str:
+        got = [f"sha256:{self._sha256.hexdigest()}", *found.values()]
+        return f"expected {_joined(self.recorded)}, got {_joined(got)}"
+
+
+def _joined(checksums: Iterable[str]) -> str:
+    return " or ".join(sorted(checksums))
