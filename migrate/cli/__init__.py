@@ -4,6 +4,6 @@ from __future__ import annotations
 
 
 def main() -> None:
-    from migrate.cli.main import cli  # heavy imports wait until they are used
+    from migrate.cli.main import run  # heavy imports wait until they are used
 
-    cli()
+    run()

@@ -1,0 +1,74 @@
+"""`migrate convert`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from migrate.cli.options import convert_options, image_options, reported_options, run_options, source_options
+
+
+@click.command("convert", short_help="Convert every image of the sources into one target.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("target", metavar="TARGET")
+@source_options
+@image_options
+@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@click.option("--force", is_flag=True, help="Go on although the target seems to lack room.")
+@click.option(
+    "--link",
+    type=click.Choice(["auto", "hard", "copy"]),
+    default="auto",
+    show_default=True,
+    help="How blobs that need no change come into the target: reflink or copy, hard link, copy.",
+)
+@run_options
+def command(**values: Any) -> None:
+    """Convert every image found in the SOURCEs into one TARGET.
+
+    A SOURCE is recognised by its content: a `docker save` archive of any era (plain or compressed; - is standard
+    input), the same unpacked, a Docker root (/var/lib/docker of Docker before 1.10), the storage of a v1 or v2
+    registry. It is only read. TARGET is an OCI image layout directory; oci-archive:FILE, docker-archive:FILE,
+    registry-storage:DIR and docker://HOST/PREFIX choose other forms.
+
+    Run again on the same target, it continues: what is there and intact is not written again.
+
+    \b
+    Examples:
+      migrate convert archive.tar new-layout/
+      migrate convert --all --empty-layers keep archive.tar.xz new-layout/
+      migrate convert /mnt/old-disk/var/lib/docker docker-archive:images.tar
+      ssh old-host docker save app:1.0 | migrate convert - new-layout/
+
+    Exit codes: 0 all converted, 2 usage, 3 some images failed, 4 no image could be read, 5 the target failed,
+    130 interrupted.
+    """
+    from migrate.cli import session
+    from migrate.cli.terminal import make_progress
+    from migrate.convert import Conversion
+    from migrate.writers.discard import Discard
+    from migrate.writers.open_target import open_target
+
+    session.set_up_logging(values["verbose"])
+    options = convert_options(values, dry_run=values["dry_run"], exact_sizes=True)
+    session.refuse_target_in_source(values["target"], values["sources"])
+    sources = session.open_sources(values["sources"], values["source_type"], options)
+    try:
+        target = Discard() if options.dry_run else open_target(values["target"], options)
+    except BaseException:
+        session.close_sources(sources)
+        raise
+    with make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress:
+        outcome = session.run_conversion(
+            Conversion(
+                sources=sources,
+                options=options,
+                target=target,
+                progress=progress,
+                report_options=reported_options(values),
+            )
+        )
+    session.tell(outcome, values)
+    sys.exit(outcome.exit_code)

@@ -1,0 +1,107 @@
+"""The command `migrate`. Subcommands load when they are used, so that `--help` costs no import of theirs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import click
+
+from migrate import __version__
+from migrate.errors import MigrateError
+
+COMMANDS = {
+    "convert": "Convert every image of the sources into one target.",
+    "plan": "Report what a conversion would do; write nothing.",
+    "batch": "Convert thousands of sources, with a journal and workers.",
+    "inspect": "List images, references, chains and layers of a source.",
+    "verify": "Recompute every digest, size and diffID of a target.",
+    "push": "Upload a layout to a registry.",
+    "report": "Render a report as text, JSON or HTML.",
+    "map": "Find the image ID and digest that a legacy ID became.",
+    "show": "Show config, manifest, history, layers or files of an image.",
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and help line alone; the module of a command is imported when it runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"migrate.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if close and "did you mean" not in error.message.lower():
+                error.message += f" Did you mean {close[0]!r}?"
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="migrate")
+def cli() -> None:
+    """Turns pre-1.10 Docker images into content-addressable ones, offline.
+
+    \b
+    Examples:
+      migrate convert archive.tar new-layout/      from a `docker save` tarball
+      migrate plan /mnt/old/var/lib/docker         what a conversion would do
+      migrate verify new-layout/                   is every byte as it should be?
+      tar -C new-layout -c . | docker load         into any Docker since 1.10
+    """
+
+
+def run() -> None:
+    """Runs the command line and exits: 0 to 5 and 130 as docs/reference/cli.md lists them."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(prog_name="migrate", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2 if isinstance(error, click.UsageError) else error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(
+            "migrate: interrupted; what is complete stays valid, run the same command again to continue", err=True
+        )
+        code = 130
+    except MigrateError as error:
+        click.echo(f"migrate: error: {error.message}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:
+        _silence_stdout()
+        code = 141
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> Any:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def _silence_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more at exit

@@ -1,0 +1,40 @@
+"""`migrate plan`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from migrate.cli.options import convert_options, image_options, reported_options, run_options, source_options
+
+
+@click.command("plan", short_help="Report what a conversion would do; write nothing.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@source_options
+@image_options
+@click.option("--exact-sizes", is_flag=True, help="Compress everything too, so that blob sizes and digests are exact.")
+@run_options
+def command(**values: Any) -> None:
+    """Read and hash everything in the SOURCEs and report what a conversion would give. Writes nothing.
+
+    \b
+    Examples:
+      migrate plan archive.tar
+      migrate plan --report - /mnt/old-disk/var/lib/docker | jq .totals
+      migrate plan --html plan.html shelf/*.tar
+    """
+    from migrate.cli import session
+    from migrate.cli.terminal import make_progress
+    from migrate.convert import Conversion
+
+    session.set_up_logging(values["verbose"])
+    options = convert_options(values, dry_run=True, exact_sizes=values["exact_sizes"])
+    sources = session.open_sources(values["sources"], values["source_type"], options)
+    with make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress:
+        outcome = session.run_conversion(
+            Conversion(sources=sources, options=options, progress=progress, report_options=reported_options(values))
+        )
+    session.tell(outcome, values)
+    sys.exit(outcome.exit_code)

@@ -1,0 +1,104 @@
+"""What convert, plan and batch do around a conversion: open sources, run, and tell the result."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from migrate.convert import Conversion, OpenedSource, Outcome
+from migrate.errors import MigrateError, TargetError, UsageError
+from migrate.model.options import ConvertOptions
+from migrate.readers.base import SourceOptions
+from migrate.readers.detect import open_source
+
+
+def set_up_logging(verbose: int) -> None:
+    level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
+    logging.basicConfig(level=level, format="migrate: %(message)s", stream=sys.stderr)
+
+
+def open_sources(
+    locations: Sequence[str], source_type: str | None, options: ConvertOptions, temporary_directory: str | None = None
+) -> list[OpenedSource]:
+    """Opens what can be opened; the reason for the rest stands in its place."""
+    if list(locations).count("-") > 1:
+        raise UsageError("standard input can be read only once")
+    reading = SourceOptions(
+        driver=options.driver,
+        dm_data=options.dm_data,
+        dm_metadata=options.dm_metadata,
+        temporary_directory=temporary_directory,
+    )
+    opened = []
+    for location in locations:
+        try:
+            opened.append(OpenedSource(location, open_source(location, source_type, reading)))
+        except MigrateError as error:
+            if error.scope == "run":
+                raise
+            opened.append(OpenedSource(location, error=error))
+    return opened
+
+
+def close_sources(sources: Iterable[OpenedSource]) -> None:
+    for opened in sources:
+        if opened.source is not None:
+            opened.source.close()
+
+
+def refuse_target_in_source(target: str, locations: Sequence[str]) -> None:
+    """The source is never written to: a target inside one, or around one, is refused before anything is opened."""
+    scheme, colon, rest = target.partition(":")
+    path = rest if colon and scheme in ("oci", "oci-archive", "docker-archive", "registry-storage") else target
+    if target.startswith("docker://") or "://" in path or path == "-":
+        return
+    resolved = Path(path).resolve()
+    for location in locations:
+        if location == "-" or "://" in location:
+            continue
+        source = Path(location).resolve()
+        if resolved == source or source in resolved.parents:
+            raise UsageError(f"the target {target} lies in the source {location}, which is never written to")
+
+
+def tell(outcome: Outcome, values: dict[str, Any]) -> None:
+    """Writes the asked-for reports, then the summary on stdout and one line on stderr for each failure."""
+    from migrate.report.json import encode_report
+
+    if values["report"] == "-":
+        click.get_binary_stream("stdout").write(encode_report(outcome.report))
+    elif values["report"]:
+        _write_file(values["report"], encode_report(outcome.report))
+    if values["html"]:
+        from migrate.report.html import render_html
+
+        _write_file(values["html"], render_html(outcome.report).encode("utf-8"))
+    for failure in outcome.report.failures:
+        click.echo(f"migrate: error: {failure.message}", err=True)
+    if values["report"] != "-" and not values["quiet"]:
+        from migrate.cli.terminal import summary_style
+        from migrate.report.text import render_text
+
+        click.echo(render_text(outcome.report, summary_style(bytes_=values["bytes_"])), nl=False)
+
+
+def _write_file(path: str, content: bytes) -> None:
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise TargetError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def run_conversion(conversion: Conversion) -> Outcome:
+    """Runs it, and lets go of sources and target whatever happens."""
+    try:
+        return conversion.run()
+    finally:
+        close_sources(conversion.sources)
+        if conversion.target is not None:
+            conversion.target.close()
