@@ -1,0 +1,171 @@
+"""What the two file systems that Docker made on thin devices have in common."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from migrate.errors import DamagedError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+    from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
+
+DIRECTORY_BYTES: Final = 512 * 1024 * 1024
+"""One directory's own blocks. A million long names take a third of it."""
+LINK_BYTES: Final = 4096
+"""A symbolic link's target (PATH_MAX)."""
+XATTR_BYTES: Final = 64 * 1024
+"""One extended attribute (XATTR_SIZE_MAX)."""
+FILE_EXTENTS: Final = 4_000_000
+"""Pieces of one file."""
+
+_FOREIGN = (struct.error, EOFError, IndexError, KeyError, ValueError, TypeError, ArithmeticError, NotImplementedError)
+
+
+@dataclass(frozen=True, slots=True)
+class Inode:
+    """An inode as stat(2) would show it. `raw` is the inode itself, for the file system that made it.
+
+    `position` is where it lies in the pool, None if that is not certain (replayed from a journal).
+    """
+
+    number: int
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    rdev: int
+    nlink: int
+    raw: bytes
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A piece of a file, in bytes: `start` in the file, `offset` on the device. What no extent covers is zeros."""
+
+    start: int
+    length: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """`parent` is the inode that `..` names; `names` are sorted bytewise and hold neither `.` nor `..`."""
+
+    parent: int
+    names: tuple[tuple[bytes, int], ...]
+
+
+class FileSystem(Protocol):
+    """A file system, opened. Methods may be called from any thread; errors are SourceError."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def root(self) -> int: ...
+
+    def read_inode(self, number: int, /) -> Inode: ...
+    def read_directory(self, inode: Inode, /) -> Directory: ...
+    def read_link(self, inode: Inode, /) -> bytes: ...
+    def read_xattrs(self, inode: Inode, /) -> Mapping[bytes, bytes]: ...
+    def read_extents(self, inode: Inode, /) -> Sequence[Extent]: ...
+
+
+class ReadsDevice(Protocol):
+    """A thin device, or one with a journal's blocks laid over it."""
+
+    @property
+    def size(self) -> int: ...
+    def read_into(self, view: memoryview, offset: int, /) -> None: ...
+    def read_at(self, offset: int, size: int, /) -> bytes: ...
+    def pool_position(self, offset: int, /) -> int | None: ...
+
+
+class ExtentFile(io.RawIOBase):
+    """A file's content over its extents. A read is short only at the end."""
+
+    def __init__(self, device: ReadsDevice, extents: Sequence[Extent], size: int) -> None:
+        super().__init__()
+        self._device = device
+        self._extents = extents
+        self._next = 0
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self._size - self._position))
+        done = 0
+        while done < count:
+            done += self._read_piece(view[done:count])
+        return count
+
+    def _read_piece(self, view: memoryview) -> int:
+        extents = self._extents
+        while self._next < len(extents) and self._position >= _end(extents[self._next]):
+            self._next += 1
+        extent = extents[self._next] if self._next < len(extents) else None
+        if extent is None or extent.start > self._position:
+            gap = len(view) if extent is None else min(len(view), extent.start - self._position)
+            view[:gap] = bytes(gap)
+            self._position += gap
+            return gap
+        inside = self._position - extent.start
+        piece = view[: extent.length - inside]
+        self._device.read_into(piece, extent.offset + inside)
+        self._position += len(piece)
+        return len(piece)
+
+
+def _end(extent: Extent) -> int:
+    return extent.start + extent.length
+
+
+def check_name(name: bytes, where: str) -> bytes:
+    """DamagedError for a name that no kernel would have written."""
+    if not name or b"/" in name or b"\0" in name:
+        raise DamagedError(f"{where}: holds the impossible name {name!r}")
+    return name
+
+
+def sorted_names(names: list[tuple[bytes, int]], where: str) -> tuple[tuple[bytes, int], ...]:
+    names.sort()
+    for (name, _), (following, _) in zip(names, names[1:], strict=False):
+        if name == following:
+            raise DamagedError(f"{where}: holds the name {name!r} twice")
+    return tuple(names)
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Turns what slicing and unpacking damaged bytes can raise into a DamagedError that says where."""
+    try:
+        yield
+    except _FOREIGN as exc:
+        raise DamagedError(f"{where}: cannot be understood: {type(exc).__name__}: {exc}") from exc
+
+
+def probe_kind(device: ThinDevice) -> str | None:
+    """`ext4`, `xfs` or `btrfs` by their magics, as Docker's ProbeFsType finds them; None for anything else."""
+    head = device.read_at(0, min(device.size, 0x10048))
+    if head[0x10040:0x10048] == b"_BHRfS_M":
+        return "btrfs"
+    if head[0x438:0x43A] == b"\x53\xef":
+        return "ext4"
+    if head[:4] == b"XFSB":
+        return "xfs"
+    return None
