@@ -1,0 +1,83 @@
+"""Config of a legacy image: v1 JSON of its top layer, its history and its diffIDs.
+
+The bytes are those of Docker 1.10 to 24 (moby image/v1/imagev1.go, MakeConfigFromV1Config), so the image ID is, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from migrate.documents.go_json import encode, encode_members
+from migrate.documents.go_time import ZERO_TIME
+from migrate.documents.v1_json import V1Json, carried_members
+from migrate.model.digest import DiffID
+from migrate.model.image import Platform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryStep:
+    """One step of a config's history. `created` is RFC3339Nano. `empty_layer`: the step has no layer."""
+
+    created: str
+    author: str | None
+    created_by: str | None
+    comment: str | None
+    empty_layer: bool
+
+    @classmethod
+    def of(cls, layer: V1Json, *, empty_layer: bool) -> HistoryStep:
+        return cls(
+            created=layer.created or ZERO_TIME,
+            author=layer.author,
+            created_by=layer.created_by,
+            comment=layer.comment,
+            empty_layer=empty_layer,
+        )
+
+    def members(self) -> dict[str, str | bool]:
+        """Key → value in Docker's order; empty ones but `created` are left out."""
+        members: dict[str, str | bool] = {"created": self.created}
+        if self.author:
+            members["author"] = self.author
+        if self.created_by:
+            members["created_by"] = self.created_by
+        if self.comment:
+            members["comment"] = self.comment
+        if self.empty_layer:
+            members["empty_layer"] = True
+        return members
+
+
+def compose_config(
+    top_json: bytes, history: Sequence[HistoryStep], diff_ids: Sequence[DiffID], platform: Platform | None = None
+) -> bytes:
+    """The config's bytes. `history` and `diff_ids` are base first. DocumentError where Docker refuses `top_json`.
+
+    `platform`, where given, fills in `os` and `architecture` that the JSON lacks; Docker does not, so the ID changes.
+    """
+    members = carried_members(top_json)
+    if platform is not None:
+        members = fill_platform(members, platform)
+    rootfs: dict[str, object] = {"type": "layers"}
+    if diff_ids:
+        rootfs["diff_ids"] = [str(diff_id) for diff_id in diff_ids]
+    members["rootfs"] = encode(rootfs)
+    members["history"] = encode([step.members() for step in history])
+    return encode_members(members)
+
+
+def fill_platform(members: dict[str, bytes], platform: Platform) -> dict[str, bytes]:
+    """`members` of a config with the parts of `platform` that they lack."""
+    filled = dict(members)
+    if _lacks(members, "architecture"):
+        filled["architecture"] = encode(platform.architecture)
+        if platform.variant and _lacks(members, "variant"):
+            filled["variant"] = encode(platform.variant)
+    if _lacks(members, "os"):
+        filled["os"] = encode(platform.os)
+    return filled
+
+
+def _lacks(members: dict[str, bytes], key: str) -> bool:
+    return members.get(key, b"null") in (b"null", b'""')

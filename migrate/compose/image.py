@@ -1,0 +1,164 @@
+"""One finished image: from a chain and what the rehasher found, or from a config or manifest that is carried over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from migrate.compose.config import HistoryStep, compose_config, fill_platform
+from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manifest, layer_descriptor
+from migrate.documents.go_json import encode_members, read_members
+from migrate.documents.oci import ConfigFacts, parse_config, parse_manifest
+from migrate.documents.v1_json import V1Json, parse_v1_json
+from migrate.errors import ComposeError, DocumentError, IntegrityError
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Platform
+from migrate.model.legacy import LegacyImage, LegacyLayer
+from migrate.model.options import ConvertOptions, EmptyLayers
+
+Chain = Sequence[tuple[LegacyLayer, HashedLayer | None]]
+"""Base first. The second is None where the history step has no layer at all."""
+
+DOCKER_MAX_LAYERS: Final = 125
+"""moby layer/layer_store.go, maxLayerDepth."""
+
+_ARCHITECTURES: Final = {"x86_64": "amd64"}
+"""What Docker 0.6 and 0.7 wrote → Go's name (moby 0.6.7 graph.go)."""
+
+
+def compose_image(image: LegacyImage, chain: Chain, options: ConvertOptions) -> ComposedImage:
+    """Raises DocumentError (naming the layer) for JSON that Docker refuses, IntegrityError where a carried-over config
+    or manifest does not name the chain's layers, ComposeError where there is no way to write the image down.
+
+    In a dry run that makes no blobs, `manifest` is empty and `layers` is ().
+    """
+    if image.config is not None:
+        return _carry_over(image, image.config, chain, options)
+    return _build(image, chain, options)
+
+
+def _build(image: LegacyImage, chain: Chain, options: ConvertOptions) -> ComposedImage:
+    if not chain:
+        raise ComposeError(f"image {image.head}: no layer and no history")
+    documents = [_parse(layer) for layer, _ in chain]
+    kept = [_kept(hashed, options) for _, hashed in chain]
+    history = [
+        HistoryStep.of(document, empty_layer=hashed is None) for document, hashed in zip(documents, kept, strict=True)
+    ]
+    layers = [hashed for hashed in kept if hashed is not None]
+    top, top_json = documents[-1], chain[-1][0].json
+    platform = image.platform or _platform(top.os, top.architecture, None, options.platform)
+    config = compose_config(
+        top_json, history, [layer.diff_id for layer in layers], platform if options.fill_platform else None
+    )
+    return _finish(config, layers, platform, top.created, options)
+
+
+def _parse(layer: LegacyLayer) -> V1Json:
+    try:
+        return parse_v1_json(layer.json)
+    except DocumentError as exc:
+        raise DocumentError(f"layer {layer.legacy_id}: {exc.message}", layer=layer.legacy_id) from exc
+
+
+def _kept(hashed: HashedLayer | None, options: ConvertOptions) -> HashedLayer | None:
+    if hashed is None or (hashed.empty and options.empty_layers is EmptyLayers.DROP):
+        return None
+    return hashed
+
+
+def _platform(os: str | None, architecture: str | None, variant: str | None, default: Platform) -> Platform:
+    """The platform for index descriptors: what the JSON says, and the default for what it does not say."""
+    if not architecture:
+        return Platform(os=os or default.os, architecture=default.architecture, variant=variant or default.variant)
+    return Platform(os=os or default.os, architecture=_ARCHITECTURES.get(architecture, architecture), variant=variant)
+
+
+def _finish(
+    config: bytes, layers: Sequence[HashedLayer], platform: Platform, created: str | None, options: ConvertOptions
+) -> ComposedImage:
+    descriptors = _descriptors(layers, options)
+    return ComposedImage(
+        config=config,
+        config_media_type=CONFIG_TYPES[options.format],
+        manifest=b"" if descriptors is None else compose_manifest(config, descriptors, options.format),
+        manifest_media_type=MANIFEST_TYPES[options.format],
+        diff_ids=tuple(layer.diff_id for layer in layers),
+        layers=descriptors or (),
+        platform=platform,
+        created=created,
+        warnings=_warnings(config, len(layers)),
+    )
+
+
+def _descriptors(layers: Sequence[HashedLayer], options: ConvertOptions) -> tuple[Descriptor, ...] | None:
+    """None where a layer has no blob."""
+    blobs = [layer.blob for layer in layers if layer.blob is not None]
+    if len(blobs) < len(layers):
+        return None
+    return tuple(layer_descriptor(blob, options.format) for blob in blobs)
+
+
+def _warnings(config: bytes, layers: int) -> tuple[str, ...]:
+    warnings = []
+    if layers > DOCKER_MAX_LAYERS:
+        warnings.append(f"{layers} layers: Docker refuses images with more than {DOCKER_MAX_LAYERS}")
+    try:
+        config.decode()
+    except UnicodeDecodeError:
+        warnings.append("the config is not valid UTF-8, as Docker itself would write it; strict JSON parsers refuse it")
+    return tuple(warnings)
+
+
+# --- configs and manifests that stand in the source --------------------------------------------------------------
+
+
+def _carry_over(image: LegacyImage, config: bytes, chain: Chain, options: ConvertOptions) -> ComposedImage:
+    facts = parse_config(config)
+    layers = [hashed for _, hashed in chain if hashed is not None]
+    _check_diff_ids(image, chain, facts)
+    platform = image.platform or _platform(facts.os, facts.architecture, facts.variant, options.platform)
+    if image.manifest is not None:
+        return _carry_over_manifest(image, config, facts, platform)
+    if options.fill_platform and facts.platform is None:
+        config = encode_members(fill_platform(read_members(config, "config"), platform))
+    return _finish(config, layers, platform, facts.created, options)
+
+
+def _check_diff_ids(image: LegacyImage, chain: Chain, facts: ConfigFacts) -> None:
+    hashed = [(layer, found.diff_id) for layer, found in chain if found is not None]
+    if len(hashed) != len(facts.diff_ids):
+        raise IntegrityError(
+            f"image {image.head}: its config names {len(facts.diff_ids)} layers, the source has {len(hashed)}"
+        )
+    for number, ((layer, diff_id), expected) in enumerate(zip(hashed, facts.diff_ids, strict=True), start=1):
+        if diff_id != expected:
+            raise IntegrityError(
+                f"image {image.head}: layer {number} has diffID {diff_id}, its config names {expected}",
+                layer=layer.legacy_id,
+            )
+
+
+def _carry_over_manifest(image: LegacyImage, config: bytes, facts: ConfigFacts, platform: Platform) -> ComposedImage:
+    assert image.manifest is not None
+    manifest = parse_manifest(image.manifest.content)
+    if manifest.config.digest != Digest.of(config):
+        raise IntegrityError(
+            f"image {image.head}: its manifest names config {manifest.config.digest}, the config is {Digest.of(config)}"
+        )
+    if len(manifest.layers) != len(facts.diff_ids):
+        raise IntegrityError(
+            f"image {image.head}: its manifest names {len(manifest.layers)} layers, its config {len(facts.diff_ids)}"
+        )
+    diff_ids: tuple[DiffID, ...] = facts.diff_ids
+    return ComposedImage(
+        config=config,
+        config_media_type=manifest.config.media_type,
+        manifest=image.manifest.content,
+        manifest_media_type=image.manifest.media_type,
+        diff_ids=diff_ids,
+        layers=manifest.layers,
+        platform=platform,
+        created=facts.created,
+        warnings=_warnings(config, len(diff_ids)),
+    )

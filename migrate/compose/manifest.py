@@ -1,0 +1,36 @@
+"""Manifest of an image in Docker's schema 2 or in OCI, from its config and the stored blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from migrate.documents.oci import encode_manifest
+from migrate.errors import ComposeError
+from migrate.model.digest import Digest
+from migrate.model.image import Descriptor, MediaType, StoredBlob
+from migrate.model.options import Format
+
+CONFIG_TYPES: Final = {Format.DOCKER: MediaType.DOCKER_CONFIG, Format.OCI: MediaType.OCI_CONFIG}
+MANIFEST_TYPES: Final = {Format.DOCKER: MediaType.DOCKER_MANIFEST, Format.OCI: MediaType.OCI_MANIFEST}
+_LAYER_TYPES: Final = {
+    (Format.DOCKER, "none"): MediaType.DOCKER_LAYER,
+    (Format.DOCKER, "gzip"): MediaType.DOCKER_LAYER_GZIP,
+    (Format.OCI, "none"): MediaType.OCI_LAYER,
+    (Format.OCI, "gzip"): MediaType.OCI_LAYER_GZIP,
+    (Format.OCI, "zstd"): MediaType.OCI_LAYER_ZSTD,
+}
+
+
+def layer_descriptor(blob: StoredBlob, format: Format) -> Descriptor:
+    """Raises ComposeError for a compression that the format has no media type for."""
+    media_type = _LAYER_TYPES.get((format, blob.compression))
+    if media_type is None:
+        raise ComposeError(f"layer blob {blob.digest}: {format} has no media type for {blob.compression} layers")
+    return Descriptor(media_type=media_type, digest=blob.digest, size=blob.size)
+
+
+def compose_manifest(config: bytes, layers: Sequence[Descriptor], format: Format) -> bytes:
+    """The manifest's bytes; `layers` are base first."""
+    descriptor = Descriptor(media_type=CONFIG_TYPES[format], digest=Digest.of(config), size=len(config))
+    return encode_manifest(descriptor, layers, MANIFEST_TYPES[format])

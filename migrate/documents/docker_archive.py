@@ -1,0 +1,97 @@
+"""`manifest.json` and `repositories` of `docker save` archives, and the tag store of a Docker root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from migrate.documents.json_text import encode_json, load_json
+from migrate.errors import DocumentError
+from migrate.model.legacy import LegacyID
+from migrate.model.reference import Reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveManifestEntry:
+    """One image of an archive. `config` and `layers` (base first) are names of members as written."""
+
+    config: str
+    repo_tags: tuple[str, ...]
+    layers: tuple[str, ...]
+
+
+def parse_archive_manifest(raw: bytes) -> tuple[ArchiveManifestEntry, ...]:
+    """The entries of `manifest.json` (Docker >= 1.10). Raises DocumentError or LimitError."""
+    document = load_json(raw, "manifest.json")
+    if not isinstance(document, list):
+        raise DocumentError("manifest.json: not an array of images")
+    return tuple(_archive_entry(value, f"manifest.json[{index}]") for index, value in enumerate(document))
+
+
+def _archive_entry(value: Any, where: str) -> ArchiveManifestEntry:
+    if not isinstance(value, dict):
+        raise DocumentError(f"{where}: not an object")
+    config = value.get("Config")
+    if not isinstance(config, str) or not config:
+        raise DocumentError(f"{where}: Config is not the name of a member")
+    return ArchiveManifestEntry(
+        config=config,
+        repo_tags=_texts(value.get("RepoTags"), f"{where}: RepoTags"),
+        layers=_texts(value.get("Layers"), f"{where}: Layers"),
+    )
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise DocumentError(f"{where}: not an array of strings")
+    return tuple(value)
+
+
+def encode_archive_manifest(entries: Iterable[ArchiveManifestEntry]) -> bytes:
+    """As Docker writes it: `RepoTags` null for an image without a tag, a final newline."""
+    documents = [
+        {"Config": entry.config, "RepoTags": list(entry.repo_tags) or None, "Layers": list(entry.layers)}
+        for entry in entries
+    ]
+    return encode_json(documents) + b"\n"
+
+
+def parse_repositories(raw: bytes) -> tuple[tuple[Reference, LegacyID], ...]:
+    """(reference, legacy ID) of every tag, in the document's order.
+
+    Both shapes: name → tag → ID, as in an archive, and the same under an outer "Repositories" key, as in a Docker root.
+    A tag with a colon is a digest. Raises DocumentError or LimitError.
+    """
+    document = _members(load_json(raw, "repositories"), "repositories")
+    if _has_outer_key(document):
+        document = _members(document["Repositories"], "repositories: Repositories")
+    return tuple(
+        (Reference(name, tag), _legacy_id(value, f"repositories: {name}:{tag}"))
+        for name, tags in document.items()
+        for tag, value in _members(tags, f"repositories: {name}").items()
+    )
+
+
+def _has_outer_key(document: Mapping[str, Any]) -> bool:
+    """True for the tag store's shape. A repository cannot be called "Repositories" with IDs below: upper-case."""
+    inner = document.get("Repositories")
+    if len(document) > 2 or "Repositories" not in document:  # 1.6 to 1.9 wrote "ConfirmDefPush", too
+        return False
+    return inner is None or (isinstance(inner, dict) and not any(isinstance(value, str) for value in inner.values()))
+
+
+def _members(value: Any, where: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise DocumentError(f"{where}: not an object")
+    return value
+
+
+def _legacy_id(value: Any, where: str) -> LegacyID:
+    if not isinstance(value, str):
+        raise DocumentError(f"{where}: not the ID of an image")
+    return LegacyID(value)

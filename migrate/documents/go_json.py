@@ -1,0 +1,305 @@
+"""The bytes that Go's encoding/json reads and writes, where image IDs depend on them.
+
+Docker splits a layer's JSON into raw values and writes them back (formats of Go 1.5 to 1.23; moby image/v1/imagev1.go),
+so numbers keep their spelling, equal keys in nested objects both stay, and bytes that are not UTF-8 pass. No library
+for JSON in Python does that. A scanner of ours reads any document that Go accepts; where a document is proved to be
+in Go's own canonical form, orjson does the same work in a fraction of the time (`read_document`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import orjson
+
+from migrate.documents.json_text import check_limits
+from migrate.errors import DocumentError
+
+_WHITESPACE: Final = b" \t\r\n"
+_STRING = rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
+_SCALAR = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?|true|false|null"
+_TOKEN = re.compile(rb"[ \t\r\n]*+(?:(" + _STRING + rb")|([{}\[\],:])|(" + _SCALAR + rb"))")
+_TRAILING = re.compile(rb"[ \t\r\n]*+")
+
+# These three run on documents that `check_syntax` has passed, and may take more than JSON allows.
+_KEY = re.compile(rb'[ \t\r\n]*+"((?:[^"\\]++|\\.)*+)"[ \t\r\n]*+:[ \t\r\n]*+', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|([{\[])|([}\]])', re.DOTALL)
+_SCALAR_END = re.compile(rb"[^ \t\r\n,\]}]++")
+_STRING_OR_WHITESPACE = re.compile(rb'("(?:[^"\\]++|\\.)*+")|[ \t\r\n]++', re.DOTALL)
+
+_ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u(....)|(.))", re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SHORT_ESCAPES: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_ENCODED_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+_INT64_LITERAL = re.compile(rb"-?[0-9]{1,19}")
+
+
+class EscapedString(str):
+    """A string whose literal held escapes. Go's time.Time reads the literal itself and refuses those."""
+
+    __slots__ = ()
+
+
+class Number:
+    """A number of a document that is not in canonical form: its spelling."""
+
+    __slots__ = ("literal",)
+
+    def __init__(self, literal: bytes) -> None:
+        self.literal = literal
+
+    def int64(self) -> int | None:
+        """The value if Go would store it into an int64 (no fraction, no exponent, in range), else None."""
+        if not _INT64_LITERAL.fullmatch(self.literal):
+            return None
+        return in_int64(int(self.literal))
+
+
+class RawObject:
+    """An object of a checked document, read one level at a time. Equal keys are all there, in order."""
+
+    __slots__ = ("_raw", "_start")
+
+    def __init__(self, raw: bytes, start: int) -> None:
+        self._raw = raw
+        self._start = start
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        for key, start, end in self.spans():
+            yield key, _value_at(self._raw, start, end)
+
+    def spans(self) -> Iterator[tuple[str, int, int]]:
+        """Yields (key, start, end) of each member: the value's bytes are `raw[start:end]`."""
+        raw, position = self._raw, self._start + 1
+        while (match := _KEY.match(raw, position)) is not None:
+            start = match.end()
+            end = _value_end(raw, start)
+            yield decode_string(match[1]), start, end
+            position = _skip_whitespace(raw, end) + 1
+
+
+class RawArray:
+    """An array of a checked document, read one level at a time."""
+
+    __slots__ = ("_raw", "_start")
+
+    def __init__(self, raw: bytes, start: int) -> None:
+        self._raw = raw
+        self._start = start
+
+    def __iter__(self) -> Iterator[Any]:
+        raw = self._raw
+        position = _skip_whitespace(raw, self._start + 1)
+        while raw[position] != 0x5D:
+            end = _value_end(raw, position)
+            yield _value_at(raw, position, end)
+            position = _skip_whitespace(raw, end)
+            if raw[position] == 0x2C:
+                position = _skip_whitespace(raw, position + 1)
+
+
+def read_document(raw: bytes, what: str) -> Any:
+    """A document as values: dict, list, str, int, float, bool and None, or the Raw classes and Number above.
+
+    The plain values come only where they are provably what Go reads: the document equals what Go would write for them,
+    so no key stands twice, no number and no escape has another spelling, and all is UTF-8. Raises DocumentError where
+    Go refuses the syntax, LimitError where the document is too large or too deep.
+    """
+    check_limits(raw, what)
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        pass
+    else:
+        if encode(value) == raw.strip(_WHITESPACE):
+            return value
+    check_syntax(raw, what)
+    start = _skip_whitespace(raw, 0)
+    return _value_at(raw, start, _value_end(raw, start))
+
+
+def read_members(raw: bytes, what: str) -> dict[str, bytes]:
+    """The members of a document's top-level object: key → value as Go writes it back (compacted and escaped).
+
+    The last of equal keys wins, as in Go's map[string]*json.RawMessage. `null` reads as an object without members.
+    """
+    value = read_document(raw, what)
+    if value is None:
+        return {}
+    if isinstance(value, dict):
+        return {key: encode(item) for key, item in value.items()}
+    if isinstance(value, RawObject):
+        return {key: compact(raw[start:end]) for key, start, end in value.spans()}
+    raise DocumentError(f"{what}: not a JSON object")
+
+
+def encode_members(members: Mapping[str, bytes]) -> bytes:
+    """An object of raw values as Go writes a map: keys sorted by their bytes, no whitespace."""
+    return b"{" + b",".join([encode_string(key) + b":" + members[key] for key in sorted(members)]) + b"}"
+
+
+def compact(raw: bytes) -> bytes:
+    """What Go's json.Compact with HTML escaping makes of a valid document."""
+    return _escape_html(_STRING_OR_WHITESPACE.sub(rb"\1", raw))
+
+
+def encode(value: object) -> bytes:
+    """Plain values as Go's json.Marshal writes them; dict keys keep their order. No float that Go spells otherwise."""
+    encoded = orjson.dumps(value)
+    if b"\\b" in encoded or b"\\f" in encoded:
+        encoded = _ENCODED_ESCAPE.sub(_long_escape, encoded)
+    return _escape_html(encoded)
+
+
+def encode_string(text: str) -> bytes:
+    return encode(text)
+
+
+def _long_escape(match: re.Match[bytes]) -> bytes:
+    return {b"\\b": b"\\u0008", b"\\f": b"\\u000c"}.get(match[0], match[0])
+
+
+def _escape_html(encoded: bytes) -> bytes:
+    encoded = encoded.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
+    if b"\xe2\x80" in encoded:
+        encoded = encoded.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    return encoded
+
+
+def decode_string(literal: bytes) -> str:
+    """The text of a string literal without its quotes. Bytes that are not UTF-8 and lone surrogates: U+FFFD each."""
+    if b"\\" not in literal:
+        try:
+            return literal.decode()
+        except UnicodeDecodeError:
+            return _SURROGATE.sub("\ufffd", literal.decode("utf-8", "surrogateescape"))
+    text = _ESCAPE.sub(_unescape, literal.decode("utf-8", "surrogateescape"))
+    return EscapedString(_SURROGATE.sub("\ufffd", text))
+
+
+def _unescape(match: re.Match[str]) -> str:
+    high, low, unit, short = match.groups()
+    if high is not None:
+        return chr(0x10000 + ((int(high, 16) - 0xD800) << 10) + (int(low, 16) - 0xDC00))
+    if unit is not None:
+        return chr(int(unit, 16))
+    return _SHORT_ESCAPES.get(short, short)
+
+
+def fold_key(key: str) -> str:
+    """`key` under the folding by which Go matches it to a field's name of ASCII letters."""
+    if not key.isascii():
+        key = key.replace("\u017f", "s").replace("\u212a", "k")
+        if not key.isascii():
+            return key
+    return key.lower()
+
+
+def in_int64(value: int) -> int | None:
+    """`value` if it fits into an int64, else None."""
+    return value if -(1 << 63) <= value < 1 << 63 else None
+
+
+def check_syntax(raw: bytes, what: str) -> None:
+    """Raises DocumentError where Go's json.Unmarshal calls `raw` invalid. Limits are the caller's to check."""
+    position = 0
+    opened = bytearray()
+    wanted = "value"
+    while wanted != "end":
+        match = _TOKEN.match(raw, position)
+        following = None if match is None else _next_wanted(wanted, raw[match.start(match.lastindex or 0)], opened)
+        if match is None or following is None:
+            offset = _skip_whitespace(raw, position)
+            raise DocumentError(
+                f"{what}: not valid JSON: {_describe(raw, offset)} where {_WANTED[wanted]} should stand"
+            )
+        wanted = following
+        position = match.end()
+    if (offset := _skip_whitespace(raw, position)) != len(raw):
+        raise DocumentError(f"{what}: not valid JSON: {_describe(raw, offset)} after the document's end")
+
+
+_WANTED: Final = {
+    "value": "a value",
+    "first-element": "a value or ]",
+    "first-key": "a key or }",
+    "key": "a key",
+    "colon": "a colon",
+    "separator": "a comma or the closing bracket",
+}
+
+
+def _describe(raw: bytes, offset: int) -> str:
+    return "the end" if offset >= len(raw) else f"{raw[offset : offset + 12]!r} at byte {offset}"
+
+
+def _next_wanted(wanted: str, token: int, opened: bytearray) -> str | None:
+    """What may follow `token` (its first byte) where `wanted` stood; None if the token may not stand there."""
+    if wanted == "separator":
+        if token == 0x2C:
+            return "key" if opened[-1] == 0x7D else "value"
+        return _close(token, opened)
+    if wanted == "colon":
+        return "value" if token == 0x3A else None
+    if wanted in ("key", "first-key"):
+        if token == 0x22:
+            return "colon"
+        return _close(token, opened) if wanted == "first-key" else None
+    if token == 0x7B:
+        opened.append(0x7D)
+        return "first-key"
+    if token == 0x5B:
+        opened.append(0x5D)
+        return "first-element"
+    if token == 0x5D and wanted == "first-element":
+        return _close(token, opened)
+    if token in b"}],:":
+        return None
+    return "separator" if opened else "end"
+
+
+def _close(token: int, opened: bytearray) -> str | None:
+    if token != opened[-1]:
+        return None
+    opened.pop()
+    return "separator" if opened else "end"
+
+
+def _skip_whitespace(raw: bytes, position: int) -> int:
+    match = _TRAILING.match(raw, position)
+    assert match is not None
+    return match.end()
+
+
+def _value_end(raw: bytes, start: int) -> int:
+    first = raw[start]
+    if first not in b'{["':
+        match = _SCALAR_END.match(raw, start)
+        assert match is not None
+        return match.end()
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(raw, start):
+        if match.lastindex == 1:
+            depth += 1
+        elif match.lastindex == 2:
+            depth -= 1
+        if not depth:
+            return match.end()
+    raise AssertionError("an unbalanced document passed check_syntax")
+
+
+def _value_at(raw: bytes, start: int, end: int) -> Any:
+    first = raw[start]
+    if first == 0x22:
+        return decode_string(raw[start + 1 : end - 1])
+    if first == 0x7B:
+        return RawObject(raw, start)
+    if first == 0x5B:
+        return RawArray(raw, start)
+    literal = raw[start:end]
+    return _LITERALS[literal] if literal in _LITERALS else Number(literal)
+
+
+_LITERALS: Final[Mapping[bytes, bool | None]] = {b"true": True, b"false": False, b"null": None}

@@ -1,0 +1,48 @@
+"""Times as Go's time.Time reads them from JSON and writes them back (RFC3339Nano)."""
+
+from __future__ import annotations
+
+import re
+from calendar import monthrange
+from typing import Final
+
+ZERO_TIME: Final = "0001-01-01T00:00:00Z"
+"""What Go writes for a time that was never set."""
+
+_RFC3339 = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{1,2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]+))?"
+    r"(?:Z|([+-])([0-9]{2}):([0-9]{2}))"
+)
+_CANONICAL = re.compile(
+    r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])"
+    r"T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{0,8}[1-9])?Z"
+)
+
+
+def normalise_time(text: str) -> str | None:
+    """`text` as Go writes the time that it reads from it; None where Go refuses it.
+
+    The fraction loses trailing zeros and what goes beyond nanoseconds; the offset stays, but zero becomes `Z`. An hour
+    of one digit and a comma before the fraction pass, as they do in the Go versions of Docker 1.10 to 20.10.
+    """
+    if _CANONICAL.fullmatch(text):
+        return text
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        return None
+    year, month, day, hour, minute, second = (int(match[index]) for index in range(1, 7))
+    if not (1 <= month <= 12 and 1 <= day <= _days(year, month) and hour < 24 and minute < 60 and second < 60):
+        return None
+    fraction = (match[7] or "")[:9].rstrip("0")
+    stamp = f"{match[1]}-{match[2]}-{match[3]}T{hour:02}:{match[5]}:{match[6]}"
+    return f"{stamp}{'.' if fraction else ''}{fraction}{_offset(match)}"
+
+
+def _days(year: int, month: int) -> int:
+    return monthrange(year or 4, month)[1]  # the calendar module knows no year 0, which is a leap year
+
+
+def _offset(match: re.Match[str]) -> str:
+    sign, hours, minutes = match[8], match[9], match[10]
+    total = int(hours or 0) * 60 + int(minutes or 0)
+    return f"{sign}{total // 60:02}:{total % 60:02}" if total else "Z"

@@ -1,0 +1,78 @@
+"""The generic door to JSON: under named limits, and with errors of ours.
+
+For documents whose bytes are only read. Where bytes are carried over and hashed, see `go_json`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from migrate.blobio.limits import JSON_BYTES, JSON_DEPTH
+from migrate.errors import DocumentError, LimitError
+
+_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|$)|[\[{]|[\]}]', re.DOTALL)
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+
+
+def check_limits(raw: bytes, what: str) -> None:
+    """LimitError where `raw` is larger than JSON_BYTES or nested deeper than JSON_DEPTH; no other rule is checked."""
+    if len(raw) > JSON_BYTES:
+        raise LimitError(f"{what}: {len(raw):,} bytes of JSON, over the limit of {JSON_BYTES:,} (JSON_BYTES)")
+    if raw.count(b"[") + raw.count(b"{") > JSON_DEPTH and _depth_exceeds(raw, JSON_DEPTH):
+        raise LimitError(f"{what}: JSON nested deeper than the limit of {JSON_DEPTH:,} (JSON_DEPTH)")
+
+
+def _depth_exceeds(raw: bytes, limit: int) -> bool:
+    depth = 0
+    for match in _STRUCTURE.finditer(raw):
+        first = raw[match.start()]
+        if first in b"[{":
+            depth += 1
+            if depth > limit:
+                return True
+        elif first in b"]}":
+            depth -= 1
+    return False
+
+
+def load_json(raw: bytes, what: str) -> Any:
+    """The value of `raw`, a document that messages call `what`. Raises DocumentError or LimitError.
+
+    Strict UTF-8 and strict JSON; the last of two equal keys counts.
+    """
+    check_limits(raw, what)
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        raise DocumentError(f"{what}: not valid JSON: {exc}") from exc
+
+
+def load_json_lenient(raw: bytes, what: str) -> Any:
+    """Like `load_json`, but bytes that are not UTF-8 and lone surrogates read as U+FFFD, as they do in Go.
+
+    Configs that Docker made from old JSON can hold either (docs/formats/v1-image-json.md).
+    """
+    try:
+        return load_json(raw, what)
+    except DocumentError:
+        text = _ESCAPE.sub(_without_surrogate, raw.decode("utf-8", "replace"))
+    return load_json(text.encode(), what)
+
+
+def _without_surrogate(match: re.Match[str]) -> str:
+    return "\\ufffd" if match[1] else match[0]
+
+
+def encode_json(value: object) -> bytes:
+    """Compact JSON, keys in the order given."""
+    return orjson.dumps(value)
+
+
+def encode_json_pretty(value: object) -> bytes:
+    """JSON with an indentation of two spaces and a final newline, keys in the order given."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

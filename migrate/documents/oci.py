@@ -1,0 +1,248 @@
+"""Configs, manifests and indexes of Docker's schema 2 and of OCI, read and written.
+
+Formats: Docker "Image Manifest Version 2, Schema 2" and the OCI image specification 1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from migrate.documents.json_text import encode_json, load_json, load_json_lenient
+from migrate.errors import DocumentError
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import Descriptor, MediaType, Platform
+
+OCI_LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
+
+_DOCKER_TYPES: Final = frozenset({MediaType.DOCKER_MANIFEST, MediaType.DOCKER_LIST})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigFacts:
+    """What a config says. `history_empty` holds one flag per history step; None where the config has no history.
+
+    `platform` is None where `os` or `architecture` is missing; `os` and `architecture` stand here as written.
+    """
+
+    diff_ids: tuple[DiffID, ...]
+    history_empty: tuple[bool, ...] | None
+    platform: Platform | None
+    created: str | None
+    os: str | None = None
+    architecture: str | None = None
+    variant: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestFacts:
+    media_type: str
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexEntry:
+    """One manifest of an index, with what the index says about it."""
+
+    descriptor: Descriptor
+    platform: Platform | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFacts:
+    media_type: str
+    manifests: tuple[IndexEntry, ...]
+
+
+def parse_config(raw: bytes) -> ConfigFacts:
+    """Raises DocumentError for what is no config of a container image with a `rootfs`."""
+    document = _object(load_json_lenient(raw, "config"), "config")
+    rootfs = _object(document.get("rootfs"), "config: rootfs")
+    diff_ids = _array(rootfs.get("diff_ids"), "config: rootfs.diff_ids")
+    os, architecture = _text(document, "os", "config"), _text(document, "architecture", "config")
+    variant = _text(document, "variant", "config")
+    return ConfigFacts(
+        diff_ids=tuple(
+            DiffID(_digest(value, f"config: rootfs.diff_ids[{index}]")) for index, value in enumerate(diff_ids)
+        ),
+        history_empty=_history_empty(document.get("history")),
+        platform=Platform(os=os, architecture=architecture, variant=variant) if os and architecture else None,
+        created=_text(document, "created", "config"),
+        os=os,
+        architecture=architecture,
+        variant=variant,
+    )
+
+
+def _history_empty(history: Any) -> tuple[bool, ...] | None:
+    if history is None:
+        return None
+    steps = [
+        _object(step, f"config: history[{index}]") for index, step in enumerate(_array(history, "config: history"))
+    ]
+    return tuple(step.get("empty_layer") is True for step in steps)
+
+
+def parse_manifest(raw: bytes) -> ManifestFacts:
+    """A schema-2 or OCI image manifest. Raises DocumentError, also for an index and for schema 1."""
+    document = _object(load_json(raw, "manifest"), "manifest")
+    _check_schema_version(document, "manifest")
+    if "manifests" in document or "layers" not in document:
+        raise DocumentError("manifest: not an image manifest: it has no layers")
+    config = _descriptor(document.get("config"), "manifest: config")
+    layers = _array(document["layers"], "manifest: layers")
+    return ManifestFacts(
+        media_type=_text(document, "mediaType", "manifest") or _guess_manifest_type(config),
+        config=config,
+        layers=tuple(_descriptor(layer, f"manifest: layers[{index}]") for index, layer in enumerate(layers)),
+    )
+
+
+def _guess_manifest_type(config: Descriptor) -> str:
+    """OCI lets a manifest go without `mediaType`."""
+    return MediaType.DOCKER_MANIFEST if config.media_type == MediaType.DOCKER_CONFIG else MediaType.OCI_MANIFEST
+
+
+def parse_index(raw: bytes) -> IndexFacts:
+    """A manifest list or OCI index. Raises DocumentError, also for an image manifest."""
+    document = _object(load_json(raw, "index"), "index")
+    _check_schema_version(document, "index")
+    if "manifests" not in document:
+        raise DocumentError("index: not an index: it has no manifests")
+    entries = _array(document["manifests"], "index: manifests")
+    return IndexFacts(
+        media_type=_text(document, "mediaType", "index") or MediaType.OCI_INDEX,
+        manifests=tuple(_index_entry(entry, f"index: manifests[{position}]") for position, entry in enumerate(entries)),
+    )
+
+
+def _index_entry(value: Any, where: str) -> IndexEntry:
+    entry = _object(value, where)
+    return IndexEntry(
+        descriptor=_descriptor(entry, where),
+        platform=_platform(entry.get("platform"), f"{where}.platform"),
+        annotations=_annotations(entry.get("annotations"), f"{where}.annotations"),
+    )
+
+
+def _platform(value: Any, where: str) -> Platform | None:
+    if value is None:
+        return None
+    platform = _object(value, where)
+    os, architecture = _text(platform, "os", where), _text(platform, "architecture", where)
+    if not (os and architecture):
+        return None
+    return Platform(os=os, architecture=architecture, variant=_text(platform, "variant", where))
+
+
+def _annotations(value: Any, where: str) -> Mapping[str, str]:
+    annotations = {} if value is None else _object(value, where)
+    for key, text in annotations.items():
+        if not isinstance(text, str):
+            raise DocumentError(f"{where}.{key}: not a string")
+    return annotations
+
+
+def encode_index(entries: Iterable[IndexEntry], media_type: str = MediaType.OCI_INDEX) -> bytes:
+    """An index in the order given; keys in the specification's order. Docker's type gets Docker's indentation."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "manifests": [_encode_entry(entry) for entry in entries],
+    }
+    return _encode(document, media_type)
+
+
+def _encode_entry(entry: IndexEntry) -> dict[str, Any]:
+    encoded = _encode_descriptor(entry.descriptor)
+    if entry.annotations:
+        encoded["annotations"] = dict(sorted(entry.annotations.items()))
+    if entry.platform is not None:
+        encoded["platform"] = {"architecture": entry.platform.architecture, "os": entry.platform.os}
+        if entry.platform.variant:
+            encoded["platform"]["variant"] = entry.platform.variant
+    return encoded
+
+
+def encode_manifest(config: Descriptor, layers: Sequence[Descriptor], media_type: str) -> bytes:
+    """An image manifest. Docker's type gets Docker's key order and indentation, so that its bytes are Docker's."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": _encode_descriptor(config),
+        "layers": [_encode_descriptor(layer) for layer in layers],
+    }
+    return _encode(document, media_type)
+
+
+def _encode_descriptor(descriptor: Descriptor) -> dict[str, Any]:
+    return {"mediaType": descriptor.media_type, "size": descriptor.size, "digest": str(descriptor.digest)}
+
+
+def _encode(document: dict[str, Any], media_type: str) -> bytes:
+    return _encode_indented(document) if media_type in _DOCKER_TYPES else encode_json(document)
+
+
+def _encode_indented(value: Any, indent: bytes = b"\n") -> bytes:
+    """Go's json.MarshalIndent with three spaces, as Docker writes manifests."""
+    if not isinstance(value, (dict, list)) or not value:
+        return encode_json(value)
+    inner = indent + b"   "
+    if isinstance(value, list):
+        return b"[" + b",".join(inner + _encode_indented(item, inner) for item in value) + indent + b"]"
+    members = (inner + encode_json(key) + b": " + _encode_indented(item, inner) for key, item in value.items())
+    return b"{" + b",".join(members) + indent + b"}"
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+def _check_schema_version(document: Mapping[str, Any], what: str) -> None:
+    version = document.get("schemaVersion")
+    if type(version) is not int or version != 2:
+        raise DocumentError(f"{what}: schemaVersion is {version!r}, not 2")
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DocumentError(f"{where}: not an object")
+    return value
+
+
+def _array(value: Any, where: str) -> list[Any]:
+    if value is None:  # what Go writes for an empty list
+        return []
+    if not isinstance(value, list):
+        raise DocumentError(f"{where}: not an array")
+    return value
+
+
+def _text(document: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = document.get(key)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise DocumentError(f"{where}: {key} is not a string")
+    return value
+
+
+def _digest(value: Any, where: str) -> Digest:
+    try:
+        return Digest.parse(value if isinstance(value, str) else "")
+    except ValueError as exc:
+        raise DocumentError(f"{where}: not a sha256 digest: {value!r}") from exc
+
+
+def _descriptor(value: Any, where: str) -> Descriptor:
+    descriptor = _object(value, where)
+    size = descriptor.get("size")
+    if type(size) is not int or size < 0:
+        raise DocumentError(f"{where}: size is {size!r}, not a number of bytes")
+    return Descriptor(
+        media_type=_text(descriptor, "mediaType", where) or "",
+        digest=_digest(descriptor.get("digest"), f"{where}.digest"),
+        size=size,
+    )
