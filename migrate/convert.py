@@ -220,17 +220,17 @@ class Conversion:
         claims = list(self._existing_claims())
         for planned in composed:
             assert planned.composed is not None
-            for reference in planned.image.references:
-                claims.append(
-                    Claim(
-                        reference=reference,
-                        platform=planned.composed.platform,
-                        digest=_identity(planned.composed),
-                        created=planned.composed.created,
-                        order=planned.order,
-                        image_id=planned.composed.image_id.hex,
-                    )
+            claims += [
+                Claim(
+                    reference=reference,
+                    platform=planned.composed.platform,
+                    digest=_identity(planned.composed),
+                    created=planned.composed.created,
+                    order=planned.order,
+                    image_id=planned.composed.image_id.hex,
                 )
+                for reference in planned.image.references
+            ]
         wanted = {claim.reference for claim in claims if claim.order >= 0}
         names = assign_names([claim for claim in claims if claim.reference in wanted], self.options.on_conflict)
         for conflict in names.conflicts:

@@ -74,12 +74,18 @@ def parse_v1_json(raw: bytes, what: str = _WHAT) -> V1Json:
 
 def parse_parent(raw: bytes, what: str = _WHAT) -> tuple[str | None, str | None]:
     """(`parent`, `parent_id`) without a look at the other fields. DocumentError where the JSON itself is broken."""
+    return parse_identity(raw, what)[1:]
+
+
+def parse_identity(raw: bytes, what: str = _WHAT) -> tuple[str | None, str | None, str | None]:
+    """(`id`, `parent`, `parent_id`), read as `parse_parent` does."""
     fields = _other_fields(read_document(raw, what))
-    parent, parent_id = fields.get("parent"), fields.get("parent_id")
-    return (
-        parent if isinstance(parent, str) and parent else None,
-        parent_id if isinstance(parent_id, str) and parent_id else None,
-    )
+    legacy_id, parent, parent_id = (_text_or_none(fields.get(key)) for key in ("id", "parent", "parent_id"))
+    return legacy_id, parent, parent_id
+
+
+def _text_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def carried_members(raw: bytes, what: str = _WHAT) -> dict[str, bytes]:
@@ -117,7 +123,7 @@ def _other_fields(document: Any) -> dict[str, Any]:
     if isinstance(document, (dict, RawObject)):
         for key, value in document.items():
             folded = fold_key(key)
-            if folded in ("parent", "parent_id", "throwaway") and value is not None:
+            if folded in ("id", "parent", "parent_id", "throwaway") and value is not None:
                 found[folded] = value
     return found
 

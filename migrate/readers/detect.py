@@ -82,7 +82,8 @@ def _directory_type(path: Path, source_type: str | None) -> SourceType:
         raise AmbiguousSourceError(f"{path}: looks like more than one source ({names}); choose with --source-type")
     raise UnrecognisedSourceError(
         f"{path}: neither an unpacked `docker save` archive (manifest.json, or <id>/json beside <id>/layer.tar), "
-        "a Docker root (graph/ or repositories-<driver>), nor a registry's storage (images/ and repositories/, or docker/registry/v2/)"
+        "a Docker root (graph/ or repositories-<driver>), nor a registry's storage (images/ and repositories/, "
+        "or docker/registry/v2/)"
     )
 
 

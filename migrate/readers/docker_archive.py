@@ -18,7 +18,7 @@ from migrate.blobio.payload import Payload
 from migrate.chain import find_heads
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
 from migrate.documents.oci import parse_config
-from migrate.documents.v1_json import parse_id, parse_parent
+from migrate.documents.v1_json import parse_identity
 from migrate.errors import DamagedError, DocumentError, MigrateError, MissingLayerError, SourceError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import (
@@ -51,6 +51,7 @@ class DockerArchiveSource:
         self.location = location
         self._members = members
         self._v1_ids: list[str] | None = None
+        self._layers: dict[LegacyID, LegacyLayer] = {}
 
     def listing(self) -> SourceListing:
         failures = [
@@ -74,18 +75,27 @@ class DockerArchiveSource:
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
         """A v1 layer: the directory's name is its ID, whatever `id` the json states (as Docker's load has it)."""
+        known = self._layers.get(legacy_id)
+        if known is None:
+            known = self._layers[legacy_id] = self._read_v1_layer(legacy_id)
+        return known
+
+    def _read_v1_layer(self, legacy_id: LegacyID) -> LegacyLayer:
         document = f"{legacy_id}/json"
         try:
             raw = self._members.read(document)
         except MissingLayerError as error:
             raise self._without_json(legacy_id, error) from error
-        parent, _ = parse_parent(raw)
+        try:
+            stated, parent, _ = parse_identity(raw, f"{self.location}: {document}")
+        except MigrateError as error:
+            raise type(error)(error.message, layer=legacy_id) from error
         return LegacyLayer(
             legacy_id=legacy_id,
             json=raw,
             parent=LegacyID(parent) if parent else None,
             payload=self._payload_ref(f"{legacy_id}/layer.tar", legacy_id),
-            warnings=tuple(self._layer_warnings(legacy_id, raw)),
+            warnings=tuple(_layer_warnings(legacy_id, stated)),
         )
 
     @contextmanager
@@ -110,14 +120,6 @@ class DockerArchiveSource:
         except SourceError as error:
             raise type(error)(error.message, layer=legacy_id) from error
         return PayloadRef(key=member.name, size=member.size)
-
-    def _layer_warnings(self, legacy_id: str, raw: bytes) -> Iterator[str]:
-        stated = parse_id(raw)
-        if stated is not None and stated != legacy_id:
-            yield f"layer {legacy_id}: its json states another id, {stated}; the directory's name is used"
-        if not (is_hex_id(legacy_id) and len(legacy_id) == 64):
-            kind = "has 16 digits" if is_hex_id(legacy_id) else "is not 64 hex digits"
-            yield f"layer {legacy_id}: its ID {kind}"
 
     def _ids(self) -> list[str]:
         if self._v1_ids is None:
@@ -148,7 +150,7 @@ class DockerArchiveSource:
                         legacy_id=legacy_id,
                         layer=legacy_id,
                         error=MissingLayerError.code,
-                        message=f"{self.location}: {reference} names layer {legacy_id}, which the archive does not hold",
+                        message=f"{self.location}: {reference} names {legacy_id}, a layer that the archive does not hold",
                     )
                 )
         heads = set(find_heads(parents)) | set(tagged)
@@ -207,9 +209,8 @@ class DockerArchiveSource:
         config = self._members.read(_checked(entry.config, self.location))
         facts = parse_config(config)
         if len(facts.diff_ids) != len(entry.layers):
-            raise DocumentError(
-                f"{self.location}: {entry.config} names {len(facts.diff_ids)} layers, {MANIFEST} names {len(entry.layers)}"
-            )
+            stated, listed = len(facts.diff_ids), len(entry.layers)
+            raise DocumentError(f"{self.location}: {entry.config} names {stated} layers, {MANIFEST} names {listed}")
         manifest = oci.find_manifest(Digest.of(config), entry.layers) if oci is not None else None
         if manifest is not None and oci is not None:
             image = oci.read_image(manifest)
@@ -251,6 +252,14 @@ class DockerArchiveSource:
         if len(named) == 64 and named != actual:
             return (f"{entry.config} has the digest sha256:{actual}, not the one it is named by",)
         return ()
+
+
+def _layer_warnings(legacy_id: str, stated: str | None) -> Iterator[str]:
+    if stated is not None and stated != legacy_id:
+        yield f"layer {legacy_id}: its json states another id, {stated}; the directory's name is used"
+    if not (is_hex_id(legacy_id) and len(legacy_id) == 64):
+        kind = "has 16 digits" if is_hex_id(legacy_id) else "is not 64 hex digits"
+        yield f"layer {legacy_id}: its ID {kind}"
 
 
 def _references(entry: ArchiveManifestEntry) -> tuple[Reference, ...]:

@@ -28,7 +28,6 @@ from migrate.errors import (
 )
 from migrate.model.legacy import Origin
 
-
 _UNSAFE = re.compile(r"^/|[\x00-\x1f]")
 _DEEPEST = 8
 """No known archive nests deeper than `blobs/sha256/<hex>`; what lies deeper in a directory is not looked at."""
