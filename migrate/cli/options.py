@@ -24,7 +24,7 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class PlatformType(click.ParamType):
+class PlatformType(click.ParamType[Platform]):
     name = "OS/ARCH[/VARIANT]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Platform:
@@ -36,7 +36,7 @@ class PlatformType(click.ParamType):
         return Platform(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) == 3 else None)
 
 
-class RenameType(click.ParamType):
+class RenameType(click.ParamType[tuple[str, str]]):
     name = "PATTERN=REPLACEMENT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
@@ -95,7 +95,7 @@ def image_options(command: Command) -> Command:
                 type=click.Choice([kind.value for kind in EmptyLayers]),
                 default=EmptyLayers.DROP.value,
                 show_default=True,
-                help="drop: history only, as Docker since 1.10 builds it. keep: the image ID is Docker's own, to the byte.",
+                help="drop: only history, as Docker since 1.10 builds. keep: the image ID is Docker's, to the byte.",
             ),
             click.option(
                 "--image",

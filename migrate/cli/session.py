@@ -81,10 +81,16 @@ def tell(outcome: Outcome, values: dict[str, Any]) -> None:
     for failure in outcome.report.failures:
         click.echo(f"migrate: error: {failure.message}", err=True)
     if values["report"] != "-" and not values["quiet"]:
-        from migrate.cli.terminal import summary_style
+        from migrate.cli.terminal import colour_enabled, terminal_width
         from migrate.report.text import render_text
 
-        click.echo(render_text(outcome.report, summary_style(bytes_=values["bytes_"])), nl=False)
+        summary = render_text(
+            outcome.report,
+            width=terminal_width(sys.stdout),
+            exact_bytes=values["bytes_"],
+            colour=colour_enabled(sys.stdout),
+        )
+        click.echo(summary, nl=False)
 
 
 def _write_file(path: str, content: bytes) -> None:

@@ -1,0 +1,54 @@
+"""`migrate inspect`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from migrate.cli.options import source_options
+
+
+@click.command("inspect", short_help="List images, references, chains and layers of a source.")
+@click.argument("source", metavar="SOURCE")
+@source_options
+@click.option("--tree", is_flag=True, help="Draw the layer tree, as the old `docker images --tree` did.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON on standard output.")
+@click.option("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units.")
+@click.option("--no-trunc", is_flag=True, help="IDs in full.")
+def command(source: str, tree: bool, as_json: bool, bytes_: bool, no_trunc: bool, **values: Any) -> None:
+    """List what SOURCE holds, as the source has it. Nothing is hashed, nothing written.
+
+    Exit codes: 0 all readable, 3 some images cannot be converted, 4 nothing could be read.
+
+    \b
+    Examples:
+      migrate inspect archive.tar
+      migrate inspect --tree /mnt/old-disk/var/lib/docker
+      migrate inspect --json archive.tar | jq '.images[].references'
+    """
+    from migrate.cli.inventory_text import render_images, render_tree
+    from migrate.cli.terminal import terminal_width
+    from migrate.documents.json_text import encode_json_pretty
+    from migrate.inventory import inventory_document, take_inventory
+    from migrate.readers.base import SourceOptions
+    from migrate.readers.detect import open_source
+
+    options = SourceOptions(driver=values["driver"], dm_data=values["dm_data"], dm_metadata=values["dm_metadata"])
+    opened = open_source(source, values["source_type"], options)
+    try:
+        inventory = take_inventory(opened)
+    finally:
+        opened.close()
+    if as_json:
+        click.get_binary_stream("stdout").write(encode_json_pretty(inventory_document(inventory)) + b"\n")
+    else:
+        render = render_tree if tree else render_images
+        text = render(inventory, width=terminal_width(sys.stdout), exact_bytes=bytes_, full_ids=no_trunc)
+        click.echo(text, nl=False)
+    for failure in inventory.failures:
+        click.echo(f"migrate: error: {failure.message}", err=True)
+    for warning in inventory.warnings:
+        click.echo(f"migrate: warning: {warning}", err=True)
+    sys.exit(3 if inventory.failures and inventory.images else 4 if not inventory.images else 0)

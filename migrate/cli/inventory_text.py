@@ -1,0 +1,84 @@
+"""An inventory as text: a table of images, or the layer tree as the old `docker images --tree` drew it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from migrate.inventory import ImageRow, Inventory, LayerRow
+from migrate.model.legacy import LegacyID
+from migrate.report.tables import Column, Paint, printable, render_table, shorten
+from migrate.report.units import count, format_size
+
+_SHORT = 12
+
+
+def render_images(inventory: Inventory, *, width: int, exact_bytes: bool, full_ids: bool) -> str:
+    """One row for each image and reference, base image or not; ends with a newline."""
+    columns = [
+        Column("REFERENCE", flexible=True),
+        Column("ID"),
+        Column("LAYERS", right=True),
+        Column("SIZE", right=True),
+        Column("CREATED"),
+    ]
+    rows = [
+        (reference, _id(image.legacy_id, full_ids), str(len(image.layers)), _size(image.size, exact_bytes), _day(image))
+        for image in inventory.images
+        for reference in image.references or ("<none>",)
+    ]
+    heading = f"{inventory.location}: {inventory.source_type}, {count(len(inventory.images), 'image')}, "
+    heading += count(len(inventory.layers), "layer")
+    lines = [printable(heading)]
+    if rows:
+        lines += ["", render_table(columns, sorted(rows), width=width, paint=Paint(False))]
+    used = [(image, container) for image in inventory.images for container in image.containers]
+    if used:
+        lines += ["", "Used by containers:"]
+        lines += [f"  {_id(container, full_ids)}  {_id(image.legacy_id, full_ids)}" for image, container in used]
+    return "\n".join(lines) + "\n"
+
+
+def render_tree(inventory: Inventory, *, width: int, exact_bytes: bool, full_ids: bool) -> str:
+    """Every layer below its parent, with its size, tags, and the containers made from it; ends with a newline."""
+    children: dict[LegacyID | None, list[LayerRow]] = defaultdict(list)
+    for _, layer in sorted(inventory.layers.items()):
+        parent = layer.parent if layer.parent in inventory.layers else None
+        children[parent].append(layer)
+    tags: dict[LegacyID, list[str]] = defaultdict(list)
+    containers: dict[LegacyID, list[str]] = defaultdict(list)
+    for image in inventory.images:
+        tags[image.legacy_id] += image.references
+        containers[image.legacy_id] += image.containers
+    lines: list[str] = []
+    # a loop, not a recursion: chains may be ten thousand layers long
+    pending = [(layer, "", index == len(children[None]) - 1) for index, layer in enumerate(children[None])][::-1]
+    seen: set[LegacyID] = set()
+    while pending:
+        layer, indent, last = pending.pop()
+        if layer.legacy_id in seen:
+            continue
+        seen.add(layer.legacy_id)
+        below = children[layer.legacy_id]
+        arm = ("└─" if last else "├─") + ("┬─" if below else "──")
+        facts = [_id(layer.legacy_id, full_ids), f"Size: {_size(layer.size, exact_bytes)}"]
+        if tags[layer.legacy_id]:
+            facts.append(f"Tags: {', '.join(sorted(tags[layer.legacy_id]))}")
+        if containers[layer.legacy_id]:
+            facts.append(f"Containers: {', '.join(_id(one, full_ids) for one in containers[layer.legacy_id])}")
+        lines.append(shorten(printable(f"{indent}{arm} {' '.join(facts)}"), max(width, 40)))
+        # a chain without branches stays in its column, or long chains would walk off the screen
+        deeper = indent + ("  " if last else "│ ")
+        pending += [(child, deeper, index == len(below) - 1) for index, child in enumerate(below)][::-1]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _id(legacy_id: str, full: bool) -> str:
+    return legacy_id if full else legacy_id[:_SHORT]
+
+
+def _size(size: int | None, exact: bool) -> str:
+    return "?" if size is None else format_size(size, exact=exact)
+
+
+def _day(image: ImageRow) -> str:
+    return image.created[:10] if image.created else "-"

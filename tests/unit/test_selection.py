@@ -1,0 +1,54 @@
+"""Which images are converted."""
+
+from __future__ import annotations
+
+import pytest
+
+from migrate.model.legacy import LegacyID, LegacyImage, SourceListing
+from migrate.model.reference import Reference
+from migrate.selection import ambiguous_prefixes, select_images
+
+A, B, C = (LegacyID(letter * 64) for letter in "abc")
+LISTING = SourceListing(
+    images=[
+        LegacyImage(head=B, references=(Reference("busybox", "latest"), Reference("team/app", "1.0"))),
+        LegacyImage(head=C),
+    ],
+    layers=[A, B, C],
+)
+
+
+def heads(*patterns: str, all_layers: bool = False) -> list[str]:
+    return [image.head[0] for image in select_images(LISTING, patterns, all_layers=all_layers)[0]]
+
+
+def test_without_a_choice_all_listed_images_are_taken() -> None:
+    assert heads() == ["b", "c"]
+
+
+def test_all_adds_every_other_layer() -> None:
+    assert heads(all_layers=True) == ["b", "c", "a"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["busybox", "busybox:latest", "docker.io/library/busybox:latest", "team/*:1.*", "b" * 64, "bbbb", "*box:latest"],
+)
+def test_a_pattern_is_a_reference_a_glob_or_an_id(pattern: str) -> None:
+    assert heads(pattern) == ["b"]
+
+
+def test_an_intermediate_layer_can_be_chosen_by_id() -> None:
+    assert heads("aaa") == ["a"]
+
+
+def test_patterns_that_match_nothing_are_told() -> None:
+    _, matched = select_images(LISTING, ["busybox", "nothing"], all_layers=False)
+    assert matched == {"busybox"}
+
+
+def test_a_prefix_of_two_ids_is_ambiguous_unless_it_is_a_name() -> None:
+    listing = SourceListing(images=[], layers=[LegacyID("ab" * 32), LegacyID("ac" * 32)])
+    assert ambiguous_prefixes([listing], ["a", "ab"]) == {"a": ["ab" * 32, "ac" * 32]}
+    named = SourceListing(images=[LegacyImage(head=B, references=(Reference("a", "latest"),))], layers=listing.layers)
+    assert ambiguous_prefixes([named], ["a"]) == {}
