@@ -1,0 +1,119 @@
+"""`.migrate/layers`: which blob holds which diffID, as earlier runs found out.
+
+One line a layer: diffID, how it was compressed, blob digest, blob size; appended with one `write`. The record only says
+where to look. What it says is proven before it is used: the blob must have its digest, and its decompressed bytes the
+diffID. A stale, torn or forged line therefore costs time and never gives a wrong result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import threading
+from typing import Final
+
+from migrate.blobio.atomic import target_error
+from migrate.blobio.compression import open_decompressed
+from migrate.blobio.rundir import STATE_DIRECTORY
+from migrate.errors import MigrateError
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import StoredBlob
+from migrate.model.options import Compression, ConvertOptions
+from migrate.writers.blob_store import BlobStore
+
+_PATH: Final = f"{STATE_DIRECTORY}/layers"
+_LINE: Final = re.compile(rb"([0-9a-f]{64}) ([a-z-]{1,16}):(-?[0-9]{1,3}) ([0-9a-f]{64}) ([0-9]{1,19})")
+_RECORD_BYTES: Final = 1024 * 1024 * 1024
+"""Six million layers; what lies beyond is not read."""
+_BLOCK: Final = 1024 * 1024
+_FAMILIES: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip"}
+
+
+class LayerRecord:
+    """Fills RemembersLayers for a target on a file system."""
+
+    def __init__(self, store: BlobStore, options: ConvertOptions) -> None:
+        self._store = store
+        self._compression = options.compression
+        self._level = -1 if options.compression_level is None else options.compression_level
+        self._known: dict[tuple[DiffID, str], StoredBlob] | None = None
+        self._lock = threading.Lock()
+        self._fd = -1
+
+    def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None:
+        """The blob that an earlier run made of this layer in the same way; read, unpacked and found right just now."""
+        with self._lock:
+            if self._known is None:
+                self._known = self._read()
+            blob = self._known.get((diff_id, compression))
+        if blob is None or not self._is_right(diff_id, blob):
+            return None
+        self._store.added(blob.digest, blob.size)
+        return blob
+
+    def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
+        way = self._way_of(blob)
+        line = f"{diff_id.hex} {way}:{self._level} {blob.digest.hex} {blob.size}\n".encode("ascii")
+        with self._lock:
+            if self._known is None:
+                self._known = self._read()
+            if self._known.get((diff_id, way)) == blob:
+                return
+            self._known[diff_id, way] = blob
+            try:
+                self._append(line)
+            except OSError as exc:
+                raise target_error(exc, f"{self._store.area.root}/{_PATH}") from exc
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _way_of(self, blob: StoredBlob) -> str:
+        """`gzip` and `gzip-fast` make other bytes of one layer; a blob taken over as it was has its own word."""
+        if _FAMILIES.get(self._compression) == blob.compression:
+            return self._compression.value
+        return blob.compression
+
+    def _append(self, line: bytes) -> None:
+        files = self._store.area.files
+        if self._fd < 0:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = files.open(_PATH, flags, self._store.area.root_fd)
+            line = b"\n" + line  # ends a line that a killed run left unfinished
+        files.write(self._fd, line)
+
+    def _read(self) -> dict[tuple[DiffID, str], StoredBlob]:
+        known: dict[tuple[DiffID, str], StoredBlob] = {}
+        with contextlib.suppress(OSError):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(_PATH, flags, dir_fd=self._store.area.root_fd)
+            with os.fdopen(fd, "rb") as stream:
+                content = stream.read(_RECORD_BYTES)
+            for diff_hex, way, level, digest_hex, size in _LINE.findall(content):
+                if int(level) == self._level:
+                    name = way.decode("ascii")
+                    kind = "gzip" if name.startswith("gzip") else name
+                    blob = StoredBlob(digest=Digest(digest_hex.decode()), size=int(size), compression=kind)
+                    known[DiffID(Digest(diff_hex.decode())), name] = blob
+        return known
+
+    def _is_right(self, diff_id: DiffID, blob: StoredBlob) -> bool:
+        if not self._store.has(blob.digest, blob.size):
+            return False
+        try:
+            fd = self._store.open_published(blob.digest)
+        except OSError:
+            return False
+        digest = hashlib.sha256()
+        with os.fdopen(fd, "rb", buffering=0) as stream:
+            try:
+                with open_decompressed(stream, blob.compression, str(blob.digest)) as tar:
+                    while block := tar.read(_BLOCK):
+                        digest.update(block)
+            except (MigrateError, OSError):
+                return False
+        return digest.hexdigest() == diff_id.hex
