@@ -25,7 +25,7 @@ class Style(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`right` aligns numbers. `flexible` columns are cut in the middle where the table is too wide, the widest first."""
+    """`right` aligns numbers; `flexible` columns are cut in the middle if the table is too wide, the widest first."""
 
     title: str
     right: bool = False

@@ -1,0 +1,407 @@
+"""What the terminal shows while a run goes on, always on stderr: a bar, plain lines, JSON lines or nothing.
+
+Also the two facts about a terminal that every rendering needs: its width, and whether colour is welcome.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, MutableMapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
+
+from tqdm import tqdm
+
+from migrate.progress import Event
+from migrate.report.tables import Paint, Style, printable
+from migrate.report.units import format_seconds, format_share, format_size
+
+MODES = ("auto", "bar", "plain", "json", "none")
+PLAIN_INTERVAL = 5.0
+JSON_INTERVAL = 0.5
+_RATE_WINDOW = 10.0
+_WIDTH_WITHOUT_TERMINAL = 120
+
+Clock = Callable[[], float]
+
+
+def colour_enabled(stream: TextIO) -> bool:
+    """Colour only on terminals, and never with NO_COLOR (no-color.org) or TERM=dumb."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+def terminal_width(stream: TextIO) -> int:
+    """Cells of a line: COLUMNS, else the terminal's width, else enough for a log file."""
+    fallback = 80 if stream.isatty() else _WIDTH_WITHOUT_TERMINAL
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdigit() and int(columns) > 0:
+        return int(columns)
+    if not stream.isatty():
+        return fallback
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or fallback
+    except OSError:
+        return shutil.get_terminal_size((fallback, 24)).columns
+
+
+def _knows_its_width(stream: TextIO) -> bool:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):  # no terminal, or a file that is none (io.UnsupportedOperation)
+        return False
+
+
+class ShownProgress(Protocol):
+    """Progress that holds the terminal between enter and exit. `emit` never raises."""
+
+    def emit(self, event: Event, /) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def make_progress(
+    mode: str, quiet: bool = False, verbose: int = 0, stream: TextIO | None = None, clock: Clock = time.monotonic
+) -> ShownProgress:
+    """`mode` is one of MODES. `quiet` shows nothing but JSON lines that were asked for; `verbose` adds every layer,
+    image and warning to bar and plain lines."""
+    stream = sys.stderr if stream is None else stream
+    if mode == "json":
+        return JsonLines(stream, clock)
+    if mode == "none" or quiet:
+        return NoProgress()
+    if mode == "bar" or (mode == "auto" and stream.isatty() and os.environ.get("TERM") != "dumb"):
+        return Bar(stream, verbose, clock)
+    return PlainLines(stream, verbose, clock)
+
+
+class Tally:
+    """Where the present stage stands. Rates are those of the last seconds, so that they follow the disk."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.begin(Event(kind="stage"))
+
+    def begin(self, event: Event) -> None:
+        self.stage = event.stage
+        self.total_bytes = event.total_bytes
+        self.total_items = event.total_items
+        self.bytes = 0
+        self.items = 0
+        self.name = ""
+        self.began = self._clock()
+        self._marks: deque[tuple[float, int]] = deque([(self.began, 0)])
+
+    def take(self, event: Event) -> None:
+        if event.kind == "stage":
+            self.begin(event)
+        elif event.kind == "advance":
+            self.bytes += event.bytes
+            self.name = event.name or self.name
+            self._mark()
+        elif event.kind in ("layer", "image"):
+            self.items += 1
+            self.name = event.name or self.name
+
+    def _mark(self) -> None:
+        now = self._clock()
+        if now - self._marks[-1][0] >= _RATE_WINDOW / 50:
+            self._marks.append((now, self.bytes))
+            while len(self._marks) > 2 and now - self._marks[0][0] > _RATE_WINDOW:
+                self._marks.popleft()
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second."""
+        began, already = self._marks[0]
+        seconds = self._clock() - began
+        return (self.bytes - already) / seconds if seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        if self.total_bytes and self.rate:
+            return max(0, self.total_bytes - self.bytes) / self.rate
+        elapsed = self._clock() - self.began
+        if not self.total_bytes and self.total_items and self.items and elapsed:
+            return max(0, self.total_items - self.items) * elapsed / self.items
+        return None
+
+    @property
+    def has_total(self) -> bool:
+        return bool(self.total_bytes or self.total_items)
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    def emit(self, event: Event, /) -> None:
+        del event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class _Shown(NoProgress):
+    """What bar, plain lines and JSON lines have in common: a tally, and a stream that may go away."""
+
+    def __init__(self, stream: TextIO, clock: Clock) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._tally = Tally(clock)
+        self._gone = False
+
+    def emit(self, event: Event, /) -> None:
+        if self._gone:
+            return
+        try:
+            self._show(event)
+        except (OSError, ValueError):  # stderr was closed: the run matters more than its picture
+            self._gone = True
+
+    def _show(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def _write(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def _message(event: Event, verbose: int, paint: Paint) -> str | None:
+    """The line that an event is worth, or None."""
+    text = ": ".join(part for part in (short_name(event.name), printable(event.message)) if part)
+    if event.kind == "failure":
+        return f"{paint('failed', Style.RED)}   {text}"
+    if event.kind == "warning":
+        return f"{paint('warning', Style.YELLOW)}  {text}" if verbose else None
+    if verbose and event.kind in ("layer", "image", "source"):
+        size = f"  {format_size(event.bytes)}" if event.bytes else ""
+        return f"{event.kind:<9}{text}{size}"
+    return None
+
+
+class PlainLines(_Shown):
+    """For logs: a line when a stage begins, one every few seconds, and every failure."""
+
+    def __init__(self, stream: TextIO, verbose: int, clock: Clock, interval: float = PLAIN_INTERVAL) -> None:
+        super().__init__(stream, clock)
+        self._verbose = verbose
+        self._interval = interval
+        self._last = clock()
+
+    def _show(self, event: Event) -> None:
+        if event.kind == "stage":
+            self._end_stage()
+        self._tally.take(event)
+        if event.kind == "stage":
+            self._write(self._stage_line())
+            self._last = self._clock()
+            return
+        line = _message(event, self._verbose, Paint(False))
+        if line is not None:
+            self._write(line)
+        now = self._clock()
+        if now - self._last >= self._interval and self._tally.stage:
+            self._last = now
+            self._write(progress_line(self._tally))
+
+    def _stage_line(self) -> str:
+        tally = self._tally
+        size = f"  {format_size(tally.total_bytes)}" if tally.total_bytes else ""
+        items = f" in {tally.total_items:,}" if tally.total_items and size else ""
+        items = items or (f"  {tally.total_items:,}" if tally.total_items else "")
+        return f"{printable(tally.stage):<9}{size}{items}".rstrip()
+
+    def _end_stage(self) -> None:
+        tally = self._tally
+        if tally.stage and (tally.bytes or tally.items):
+            seconds = self._clock() - tally.began
+            rate = f", {format_size(round(tally.bytes / seconds))}/s" if tally.bytes and seconds > 0 else ""
+            size = f"  {format_size(tally.bytes)}" if tally.bytes else ""
+            self._write(f"{printable(tally.stage):<9}{size}  done in {format_seconds(seconds)}{rate}")
+        tally.begin(Event(kind="stage"))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._guarded_end()
+
+    def _guarded_end(self) -> None:
+        try:
+            self._end_stage()
+        except (OSError, ValueError):
+            return
+
+
+def progress_line(tally: Tally) -> str:
+    """`hashing    42 %  1.22 GB of 2.91 GB  310 MB/s  6 s left  12 of 300  0123456789ab`."""
+    parts = [f"{printable(tally.stage):<9}"]
+    if tally.total_bytes:
+        parts.append(f"{format_share(tally.bytes, tally.total_bytes):>5}")
+    elif tally.total_items:
+        parts.append(f"{format_share(tally.items, tally.total_items):>5}")
+    return "  ".join([*parts, *figures(tally)])
+
+
+def figures(tally: Tally) -> Iterator[str]:
+    """Bytes, rate, time left, layers done, and which layer it is."""
+    if tally.total_bytes:
+        yield f"{format_size(tally.bytes)} of {format_size(tally.total_bytes)}"
+    elif tally.bytes:
+        yield format_size(tally.bytes)
+    if tally.bytes:
+        yield f"{format_size(round(tally.rate))}/s"
+    left = tally.seconds_left
+    if left is not None:
+        yield f"{format_seconds(left)} left"
+    if tally.total_items or tally.items:
+        yield f"{tally.items:,} of {tally.total_items:,}" if tally.total_items else f"{tally.items:,} done"
+    if tally.name:
+        yield short_name(tally.name)
+
+
+def short_name(name: str) -> str:
+    """The first 12 digits of an ID; other names as they are, cut at 40."""
+    digits = name.removeprefix("sha256:")
+    if len(digits) == 64 and all(character in "0123456789abcdef" for character in digits):
+        return digits[:12]
+    return printable(name if len(name) <= 40 else name[:39] + "…")
+
+
+if TYPE_CHECKING:
+    _Tqdm = tqdm[Any]
+else:
+    _Tqdm = tqdm
+
+
+class _StageBar(_Tqdm):
+    """tqdm draws and paces; the texts around its bar are those of `progress_line`."""
+
+    def __init__(self, tally: Tally, **options: Any) -> None:
+        self._tally = tally
+        super().__init__(**options)
+
+    @property
+    def format_dict(self) -> MutableMapping[str, Any]:
+        fields = super().format_dict
+        fields["figures"] = "  ".join(figures(self._tally))
+        return fields
+
+
+class Bar(_Shown):
+    """For people: one bar for the stage, redrawn a few times a second; messages scroll by above it."""
+
+    def __init__(self, stream: TextIO, verbose: int, clock: Clock) -> None:
+        super().__init__(stream, clock)
+        self._verbose = verbose
+        self._paint = Paint(colour_enabled(stream))
+        self._bar: _StageBar | None = None
+
+    def _show(self, event: Event) -> None:
+        self._tally.take(event)
+        if event.kind == "stage":
+            self._open()
+        line = _message(event, self._verbose, self._paint)
+        if line is not None:
+            tqdm.write(line, file=self._stream)
+        self._advance(event)
+
+    def _open(self) -> None:
+        self._close()
+        tally = self._tally
+        tqdm.monitor_interval = 0  # no thread of its own: the events come often enough
+        self._bar = _StageBar(
+            tally,
+            total=tally.total_bytes or tally.total_items or None,
+            desc=printable(tally.stage),
+            dynamic_ncols=_knows_its_width(self._stream),
+            ncols=terminal_width(self._stream),
+            leave=False,
+            file=self._stream,
+            bar_format="{desc} {percentage:3.0f}% {bar} {figures}" if tally.has_total else "{desc}  {figures}",
+        )
+
+    def _advance(self, event: Event) -> None:
+        if self._bar is None:
+            return
+        if event.kind == "advance" and (self._tally.total_bytes or not self._tally.has_total):
+            self._bar.update(event.bytes)
+        elif event.kind in ("layer", "image"):
+            self._bar.update(0 if self._tally.total_bytes or not self._tally.has_total else 1)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._close()
+        except (OSError, ValueError):
+            return
+
+
+class JsonLines(_Shown):
+    """For programs: one JSON object a line (docs/reference/progress.md)."""
+
+    def __init__(self, stream: TextIO, clock: Clock, interval: float = JSON_INTERVAL) -> None:
+        super().__init__(stream, clock)
+        self._interval = interval
+        self._last = clock() - interval
+
+    def _show(self, event: Event) -> None:
+        self._tally.take(event)
+        if event.kind == "advance":
+            now = self._clock()
+            if now - self._last < self._interval:
+                return
+            self._last = now
+            self._write_json(self._advance())
+        else:
+            self._write_json(self._other(event))
+
+    def _advance(self) -> dict[str, object]:
+        tally = self._tally
+        left = tally.seconds_left
+        return {
+            "event": "progress",
+            "stage": tally.stage,
+            "name": tally.name,
+            "bytes": tally.bytes,
+            "total_bytes": tally.total_bytes or None,
+            "items": tally.items,
+            "total_items": tally.total_items or None,
+            "bytes_per_second": round(tally.rate),
+            "seconds_left": None if left is None else round(left, 1),
+        }
+
+    def _other(self, event: Event) -> dict[str, object]:
+        if event.kind == "stage":
+            return {
+                "event": "stage",
+                "stage": event.stage,
+                "total_bytes": event.total_bytes or None,
+                "total_items": event.total_items or None,
+            }
+        fields: dict[str, object] = {"event": event.kind, "stage": self._tally.stage, "name": event.name}
+        if event.kind == "layer":
+            fields["bytes"] = event.bytes
+        if event.message:
+            fields["message"] = event.message
+        return fields
+
+    def _write_json(self, fields: dict[str, object]) -> None:
+        self._write(json.dumps(fields))
