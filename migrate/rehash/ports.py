@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from migrate.blobio.payload import Payload
-from migrate.model.digest import Digest
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import StoredBlob
 from migrate.model.legacy import LegacyLayer, PayloadRef
 
 
@@ -57,3 +58,18 @@ class LayerJob:
 
 
 ObserverFactory = Callable[[LayerJob], TarObserver | None]
+
+
+@runtime_checkable
+class RemembersBlobs(Protocol):
+    """A store that knows from earlier runs which blob holds which tar (`writers.base.RemembersLayers`)."""
+
+    def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None: ...
+    def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None: ...
+
+
+@runtime_checkable
+class LinksBlobs(Protocol):
+    """A store that can take over a file without copying it (`writers.base.LinksBlobs`)."""
+
+    def link_blob(self, path: str, digest: Digest, size: int, /) -> bool: ...

@@ -1,0 +1,287 @@
+"""Compressed streams: which kind, reading them under limits, and the block form in which layers are written.
+
+Magic numbers: RFC 1952 (gzip), RFC 8878 (zstd), the xz file format 1.2 and bzip2's source. Written blobs are a row of
+independent gzip members or zstd frames, one per block of `BLOCK_BYTES` of tar, so that their bytes depend neither on
+the number of workers nor on the machine.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+from collections.abc import Callable
+from typing import Any, BinaryIO, Final, Protocol
+
+from migrate.blobio import limits
+from migrate.errors import DamagedError, LimitError, TruncatedError, UsageError
+from migrate.model.options import Compression
+
+BLOCK_BYTES: Final = 1024 * 1024
+"""Uncompressed bytes in one gzip member or zstd frame of a layer that this program compresses."""
+HEAD_BYTES: Final = 16
+"""How many bytes `detect_compression` wants to see."""
+
+_READ_BYTES: Final = 256 * 1024
+_XZ_MEMORY: Final = 256 * 1024 * 1024
+_MAGIC: Final = {"gzip": b"\x1f\x8b\x08", "bzip2": b"BZh", "xz": b"\xfd7zXZ\x00", "zstd": b"\x28\xb5\x2f\xfd"}
+_BZIP2_FIRST_BLOCK: Final = (b"1AY&SY", b"\x17rE8P\x90")
+_DEFAULT_LEVEL: Final = {Compression.GZIP: 2, Compression.GZIP_FAST: 2, Compression.ZSTD: 3, Compression.NONE: 0}
+_LEVELS: Final = {
+    Compression.GZIP: range(1, 13),
+    Compression.GZIP_FAST: range(0, 4),
+    Compression.ZSTD: range(1, 20),
+}
+
+
+def detect_compression(head: bytes) -> str:
+    """`none`, `gzip`, `bzip2`, `xz` or `zstd` for a stream that begins with `head` (`HEAD_BYTES` of it are enough).
+
+    A name in a tar header may begin with `BZh`, so bzip2 also has to show the magic of its first block.
+    """
+    if head.startswith(_MAGIC["gzip"]):
+        return "gzip"
+    if head.startswith(b"BZh") and head[3:4].isdigit() and head[4:10] in _BZIP2_FIRST_BLOCK:
+        return "bzip2"
+    if head.startswith(_MAGIC["xz"]):
+        return "xz"
+    if head.startswith(_MAGIC["zstd"]) or _is_skippable_frame(head):
+        return "zstd"
+    return "none"
+
+
+def _is_skippable_frame(head: bytes) -> bool:
+    return len(head) >= 8 and head[0] & 0xF0 == 0x50 and head[1:4] == b"\x2a\x4d\x18"
+
+
+class _Decompressor(Protocol):
+    """What `bz2`, `lzma`, `compression.zstd` and `isal.igzip_lib` have in common: one member, frame or stream."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+def zstd_module() -> Any:
+    """`compression.zstd`, or the package of the same interface before Python 3.14."""
+    try:
+        from compression import zstd
+    except ImportError:
+        from backports import zstd
+    return zstd
+
+
+def _gzip_member() -> _Decompressor:
+    from isal import igzip_lib
+
+    member: _Decompressor = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    return member
+
+
+def _zstd_frame() -> _Decompressor:
+    frame: _Decompressor = zstd_module().ZstdDecompressor()
+    return frame
+
+
+def _xz_stream() -> _Decompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+
+_OPENERS: Final[dict[str, Callable[[], _Decompressor]]] = {
+    "gzip": _gzip_member,
+    "bzip2": bz2.BZ2Decompressor,
+    "xz": _xz_stream,
+    "zstd": _zstd_frame,
+}
+
+
+def _foreign_errors(kind: str) -> tuple[type[Exception], ...]:
+    """What a decompressor of this kind raises for bytes that it does not understand."""
+    if kind == "gzip":
+        from isal import isal_zlib
+
+        isal_error: Any = isal_zlib.IsalError
+        return (isal_error, ValueError, OSError, EOFError)
+    if kind == "zstd":
+        return (zstd_module().ZstdError, ValueError, EOFError)
+    return (lzma.LZMAError, OSError, ValueError, EOFError)
+
+
+class DecompressedStream(io.RawIOBase):
+    """All members or frames of a compressed stream, one after the other.
+
+    `read` and `readinto` raise TruncatedError where the stream ends inside a member, DamagedError for bytes that do
+    not decompress or follow the last member, LimitError for a bomb; errors of the underlying stream pass through.
+    """
+
+    def __init__(self, stream: BinaryIO, kind: str, what: str) -> None:
+        self._stream = stream
+        self._kind = kind
+        self._what = what
+        self._open = _OPENERS[kind]
+        self._errors = _foreign_errors(kind)
+        self._member: _Decompressor | None = None
+        self._input = b""
+        self._bytes_in = 0
+        self._bytes_out = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        block = self.read_block(len(view))
+        view[: len(block)] = block
+        return len(block)
+
+    def fill(self, buffer: memoryview) -> int:
+        """Reads until `buffer` is full or the bytes are over; returns how many there were."""
+        filled = 0
+        while filled < len(buffer):
+            block = self.read_block(len(buffer) - filled)
+            if not block:
+                break
+            buffer[filled : filled + len(block)] = block
+            filled += len(block)
+        return filled
+
+    def read_block(self, limit: int) -> bytes:
+        """Up to `limit` bytes; none only at the end."""
+        while limit > 0:
+            if self._member is None and not self._next_member():
+                return b""
+            block = self._decompress(limit)
+            if block:
+                return block
+        return b""
+
+    def _decompress(self, limit: int) -> bytes:
+        member = self._member
+        assert member is not None
+        if not self._input and member.needs_input:
+            self._input = self._read_input()
+            if not self._input:
+                raise TruncatedError(f"{self._what}: the {self._kind} stream ends before its end mark")
+        given, self._input = self._input, b""
+        try:
+            block = member.decompress(given, limit)
+        except self._errors as exc:
+            raise self._translate(exc) from exc
+        if member.eof:
+            self._input = member.unused_data
+            self._member = None
+        self._bytes_out += len(block)
+        if self._bytes_out > max(limits.DECOMPRESSION_GRACE, self._bytes_in * limits.DECOMPRESSION_RATIO):
+            raise LimitError(
+                f"{self._what}: {self._bytes_in:,} compressed bytes gave more than {self._bytes_out:,},"
+                f" over the limit of {limits.DECOMPRESSION_RATIO:,} to 1"
+            )
+        return block
+
+    def _next_member(self) -> bool:
+        """Begins the next member; False at the end of the stream."""
+        first = self._bytes_out == 0 and self._bytes_in == 0
+        wanted = HEAD_BYTES
+        while len(self._input) < wanted:
+            more = self._read_input()
+            if not more:
+                break
+            self._input += more
+        if self._kind == "xz" and not first:
+            self._skip_xz_padding()
+        if not self._input:
+            if first:
+                raise TruncatedError(f"{self._what}: the {self._kind} stream is empty")
+            return False
+        if not self._begins_member():
+            raise DamagedError(f"{self._what}: bytes that are not {self._kind} follow the compressed stream")
+        self._member = self._open()
+        return True
+
+    def _begins_member(self) -> bool:
+        if self._kind == "zstd" and _is_skippable_frame(self._input):
+            return True
+        magic = _MAGIC[self._kind]
+        return self._input[: len(magic)] == magic[: len(self._input)]
+
+    def _skip_xz_padding(self) -> None:
+        """Zero bytes between or after xz streams, always a multiple of four (xz file format, "Stream Padding")."""
+        padding = 0
+        while True:
+            rest = self._input.lstrip(b"\0")
+            padding += len(self._input) - len(rest)
+            self._input = rest
+            if rest:
+                break
+            self._input = self._read_input()
+            if not self._input:
+                break
+        if padding % 4:
+            raise DamagedError(f"{self._what}: the padding of the xz stream is no multiple of four bytes")
+
+    def _read_input(self) -> bytes:
+        block = self._stream.read(_READ_BYTES)
+        self._bytes_in += len(block)
+        return block
+
+    def _translate(self, exc: Exception) -> LimitError | DamagedError:
+        if isinstance(exc, lzma.LZMAError) and "memory usage limit" in str(exc).lower():
+            return LimitError(f"{self._what}: xz wants more than the limit of {_XZ_MEMORY:,} bytes of memory")
+        return DamagedError(f"{self._what}: damaged {self._kind} stream ({exc})")
+
+
+def open_decompressed(stream: BinaryIO, kind: str, what: str) -> BinaryIO:
+    """The bytes inside `stream`, which is of `kind` (as `detect_compression` says; `none` gives `stream` itself).
+
+    `what` begins every error's text. See `DecompressedStream` for the errors.
+    """
+    if kind == "none":
+        return stream
+    opened: Any = DecompressedStream(stream, kind, what)
+    return opened  # type: ignore[no-any-return]
+
+
+BlockCompressor = Callable[[memoryview], bytes | bytearray | memoryview]
+"""One block of tar to one complete gzip member or zstd frame. May be called from any thread."""
+
+
+def block_compressor(compression: Compression, level: int | None = None) -> BlockCompressor:
+    """The compressor of one block. UsageError for a level that the method does not have.
+
+    gzip is libdeflate (levels 1 to 12, 2 unless told), zstd 1 to 19 (3), gzip-fast is ISA-L (0 to 3, 2; its bytes may
+    differ from run to run), none copies.
+    """
+    chosen = _DEFAULT_LEVEL[compression] if level is None else level
+    allowed = _LEVELS.get(compression)
+    if allowed is not None and chosen not in allowed:
+        raise UsageError(f"--compression-level {chosen}: {compression} has {allowed.start} to {allowed.stop - 1}")
+    if compression is Compression.NONE:
+        return lambda block: block
+    return {
+        Compression.GZIP: _libdeflate,
+        Compression.GZIP_FAST: _isal,
+        Compression.ZSTD: _zstd,
+    }[compression](chosen)
+
+
+def _libdeflate(level: int) -> BlockCompressor:
+    import deflate
+
+    compress: Callable[[memoryview, int], bytearray] = deflate.gzip_compress
+    return lambda block: compress(block, level)
+
+
+def _isal(level: int) -> BlockCompressor:
+    from isal import isal_zlib
+
+    compress: Callable[[memoryview, int, int], bytes] = isal_zlib.compress
+    return lambda block: compress(block, level, 31)
+
+
+def _zstd(level: int) -> BlockCompressor:
+    compress: Callable[[memoryview, int], bytes] = zstd_module().compress
+    return lambda block: compress(block, level)

@@ -1,0 +1,112 @@
+"""Reading the stored bytes of a layer: in order, once, counted, and hashed where their digest is wanted."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+from migrate.blobio.payload import Extent, Payload
+from migrate.errors import MigrateError, SourceError, TruncatedError
+from migrate.model.digest import Digest
+
+_PEEK_BYTES: Final = 4096
+_COPY_BYTES: Final = 1024 * 1024
+
+
+class StoredStream(io.RawIOBase):
+    """A payload's bytes as stored. An extent is read by position, so that threads may share its file.
+
+    `tee`, where given, sees every block as it is read. Raises TruncatedError where an extent's file ends early, and
+    SourceError for what the operating system refuses; errors of the payload's own stream pass through.
+    """
+
+    def __init__(self, payload: Payload, what: str) -> None:
+        self._extent: Extent | None = payload.extent
+        self._stream = payload.stream
+        self._what = what
+        self._peeked = b""
+        self._sha256: Any = None
+        self.tee: Callable[[memoryview], object] | None = None
+        self.size = 0
+        """Bytes handed out so far."""
+
+    def readable(self) -> bool:
+        return True
+
+    def peek(self, length: int) -> bytes:
+        """The first bytes, which stay to be read. Only before anything else is read."""
+        block = bytearray(max(length, _PEEK_BYTES))
+        filled = 0
+        while filled < length:
+            count = self._fill(memoryview(block)[filled:], filled)
+            if not count:
+                break
+            filled += count
+        self._peeked = bytes(block[:filled])
+        return self._peeked[:length]
+
+    def want_digest(self) -> None:
+        """Hash from here on; called before the first read."""
+        self._sha256 = hashlib.sha256()
+
+    def digest(self) -> Digest | None:
+        """The digest of what was read, if it was asked for."""
+        return None if self._sha256 is None else Digest(self._sha256.hexdigest())
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        if self._peeked:
+            count = min(len(self._peeked), len(view))
+            view[:count] = self._peeked[:count]
+            self._peeked = self._peeked[count:]
+        else:
+            count = self._fill(view, self.size)
+        if count:
+            self.size += count
+            block = view[:count]
+            if self._sha256 is not None:
+                self._sha256.update(block)
+            if self.tee is not None:
+                self.tee(block)
+        return count
+
+    def fill(self, buffer: memoryview) -> int:
+        """Reads until `buffer` is full or the bytes are over; returns how many there were."""
+        filled = 0
+        while filled < len(buffer):
+            count = self.readinto(buffer[filled:])
+            if not count:
+                break
+            filled += count
+        return filled
+
+    def copy_to(self, write: Callable[[memoryview], object], check_stop: Callable[[], None]) -> None:
+        """Hands everything to `write`, block by block."""
+        buffer = memoryview(bytearray(_COPY_BYTES))
+        while count := self.fill(buffer):
+            check_stop()
+            write(buffer[:count])
+
+    def _fill(self, view: memoryview, position: int) -> int:
+        try:
+            if self._extent is None:
+                return self._stream.readinto(view) or 0  # type: ignore[attr-defined]
+            return self._read_extent(self._extent, view, position)
+        except MigrateError:
+            raise
+        except OSError as exc:
+            raise SourceError(f"{self._what}: cannot be read: {exc.strerror or exc}") from exc
+
+    def _read_extent(self, extent: Extent, view: memoryview, position: int) -> int:
+        wanted = min(len(view), extent.size - position)
+        if wanted <= 0:
+            return 0
+        count = os.preadv(extent.fd, [view[:wanted]], extent.offset + position)
+        if not count:
+            raise TruncatedError(
+                f"{self._what}: the file ends after {position:,} bytes of this layer; expected {extent.size:,}"
+            )
+        return count

@@ -1,0 +1,357 @@
+"""The hot path: every layer of a run is hashed once, and every distinct tar gets one blob.
+
+The order of work follows from one wish, that the choice of a blob depends on nothing but the layers:
+
+1. *examine*: layers that come as gzip or have to be kept, and small ones, are read whole and hashed;
+2. *first*: of the others, one of each size is compressed while it is hashed;
+3. *twins*: the rest is hashed; most of it turns out to have a blob already;
+4. *provide*: what still lacks a blob gets one from a layer that holds its bytes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from migrate.blobio.compression import block_compressor
+from migrate.errors import IntegrityError, MigrateError, PayloadRestartError
+from migrate.model.digest import EMPTY_TAR_DIFF_ID, DiffID
+from migrate.model.image import HashedLayer, StoredBlob
+from migrate.model.options import Compression, ConvertOptions, EmptyLayers
+from migrate.progress import Event, Progress
+from migrate.rehash.blobs import EMPTY_TAR_GZIP, BlobOutput, Collected, Compressed, HashOnly, MeasuredBlobs
+from migrate.rehash.merge import Unread, choose_blobs, plan_reading
+from migrate.rehash.ports import JobKey, LayerJob, LinksBlobs, ObserverFactory, RemembersBlobs, StoresBlobs
+from migrate.rehash.reading import LayerFacts, OpenLayer, TakesBlocks, layer_errors, layer_name
+
+_SMALL_BYTES: Final = 64 * 1024
+"""Tars up to this size are kept in memory between hashing and compressing."""
+_HELD_BYTES: Final = 16 * 1024 * 1024
+"""All tars so kept, together."""
+_ATTEMPTS: Final = 4
+"""How often a payload may be opened that asks for it with PayloadRestartError."""
+_KIND: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip", Compression.ZSTD: "zstd"}
+
+
+def rehash(
+    jobs: Sequence[LayerJob],
+    store: StoresBlobs | None,
+    options: ConvertOptions,
+    progress: Progress,
+    observer: ObserverFactory | None = None,
+) -> dict[JobKey, HashedLayer | MigrateError]:
+    """Hashes the layers of `jobs` and puts one blob for each distinct tar into `store`.
+
+    Every job has a result: the layer, or the error that it failed with. Without a store nothing is kept, and blobs are
+    only measured if `options.exact_sizes` asks for it. Raises TargetError, and what stops a run.
+    """
+    if store is None and options.exact_sizes:
+        store = MeasuredBlobs()
+    layers = [_Layer(job) for job in sorted(jobs, key=lambda job: job.key)]
+    if store is None:
+        _Hashing(options, progress, observer).run(layers)
+    else:
+        _Storing(store, options, progress, observer).run(layers)
+    return {layer.job.key: _result(layer, options) for layer in layers}
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A job on its way. `held` is the whole tar of a small layer; `kept` the blob of one that is kept as stored."""
+
+    job: LayerJob
+    kind: str = ""
+    tar_size: int | None = None
+    facts: LayerFacts | None = None
+    error: MigrateError | None = None
+    held: bytes | None = None
+    kept: StoredBlob | None = None
+    blob: StoredBlob | None = None
+
+
+def _result(layer: _Layer, options: ConvertOptions) -> HashedLayer | MigrateError:
+    if layer.error is not None:
+        return layer.error
+    facts = layer.facts
+    assert facts is not None
+    return HashedLayer(
+        diff_id=facts.diff_id,
+        tar_size=facts.tar.size,
+        empty=facts.tar.empty,
+        blob=layer.kept or (None if _is_dropped(layer, options) else layer.blob),
+        origin=facts.origin,
+        exact=facts.exact,
+        note=facts.note,
+        flags=facts.tar.flags,
+    )
+
+
+def _is_dropped(layer: _Layer, options: ConvertOptions) -> bool:
+    return options.empty_layers is EmptyLayers.DROP and layer.facts is not None and layer.facts.tar.empty
+
+
+class _Hashing:
+    """Reads layers and learns their diffIDs; keeps nothing."""
+
+    def __init__(self, options: ConvertOptions, progress: Progress, observer: ObserverFactory | None) -> None:
+        self._options = options
+        self._progress = progress
+        self._observer = observer
+
+    def run(self, layers: Sequence[_Layer]) -> None:
+        self._announce("hash", layers)
+        self._each(layers, lambda layer: self._open(layer, self._hash))
+
+    def _hash(self, layer: _Layer, opened: OpenLayer) -> None:
+        self._read(layer, opened, HashOnly())
+
+    def _each(self, layers: Sequence[_Layer], step: Callable[[_Layer], None]) -> None:
+        for layer in layers:
+            with self._failing(layer):
+                step(layer)
+
+    def _open(self, layer: _Layer, read: Callable[[_Layer, OpenLayer], None]) -> None:
+        """Opens the payload and reads it; again, a few times, where it asks to be opened in its next best form."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with layer_errors(layer.job), layer.job.source.open_payload(layer.job.layer) as payload:
+                    read(layer, OpenLayer(layer.job, payload))
+                return
+            except PayloadRestartError:
+                if attempt == _ATTEMPTS:
+                    raise
+
+    def _read(self, layer: _Layer, opened: OpenLayer, sink: TakesBlocks, *, want_digest: bool = False) -> LayerFacts:
+        """A whole pass over a layer. The first one counts; later ones have to find the same tar again."""
+        first = layer.facts is None
+        observer = self._observer(layer.job) if first and self._observer is not None else None
+        facts = opened.read(sink, want_digest=want_digest, observer=observer, check_stop=self._check_stop)
+        if layer.facts is None:
+            layer.facts = facts
+            self._done(layer, facts.stored_size)
+        elif layer.facts.diff_id != facts.diff_id:
+            raise IntegrityError(
+                f"{layer_name(layer.job)}: changed while it was read: first diffID {layer.facts.diff_id},"
+                f" then {facts.diff_id}"
+            )
+        return facts
+
+    @contextmanager
+    def _failing(self, layer: _Layer) -> Iterator[None]:
+        """An error in here is the layer's, unless it concerns the whole run."""
+        try:
+            yield
+        except MigrateError as exc:
+            if exc.scope == "run":
+                raise
+            if layer.facts is None:
+                self._done(layer, layer.job.payload.size or 0)
+            layer.error = exc
+
+    def _check_stop(self) -> None:
+        """Raises where the run was stopped."""
+
+    def _announce(self, stage: str, layers: Sequence[_Layer]) -> None:
+        total = sum(layer.job.payload.size or 0 for layer in layers)
+        self._progress.emit(Event(kind="stage", stage=stage, total_bytes=total, total_items=len(layers)))
+
+    def _done(self, layer: _Layer, size: int) -> None:
+        self._progress.emit(Event(kind="advance", bytes=size))
+        self._progress.emit(Event(kind="layer", name=layer.job.layer.legacy_id, bytes=size))
+
+
+class _Storing(_Hashing):
+    """Reads layers and puts one blob for each distinct tar into a store."""
+
+    def __init__(
+        self, store: StoresBlobs, options: ConvertOptions, progress: Progress, observer: ObserverFactory | None
+    ) -> None:
+        super().__init__(options, progress, observer)
+        self._store = store
+        self._compress = block_compressor(options.compression, options.compression_level)
+        self._compression = _KIND.get(options.compression, "none")
+        self._held = 0
+        self._blobs: dict[DiffID, StoredBlob] = {}
+        self._taken_over: dict[DiffID, StoredBlob] = {}
+
+    def run(self, layers: Sequence[_Layer]) -> None:
+        self._announce("compress", layers)
+        self._each(layers, lambda layer: self._open(layer, self._examine))
+        self._settle(layers)
+        unread = [layer for layer in layers if layer.facts is None and layer.error is None]
+        first, twins = self._plan(layers, unread)
+        self._each(first, lambda layer: self._open(layer, self._compress_first))
+        self._each(twins, lambda layer: self._open(layer, self._hash))
+        self._provide_all(layers)
+
+    # --- 1. examine ----------------------------------------------------------------------------------------------
+
+    def _examine(self, layer: _Layer, opened: OpenLayer) -> None:
+        layer.kind = opened.kind
+        layer.tar_size = opened.known_tar_size()
+        if layer.job.payload.keep:
+            self._keep(layer, opened)
+        elif opened.kind == "gzip" and self._compression == "gzip":
+            self._read(layer, opened, HashOnly(), want_digest=True)
+        elif layer.tar_size is not None and layer.tar_size <= min(_SMALL_BYTES, _HELD_BYTES - self._held):
+            sink = Collected(layer.tar_size)
+            self._read(layer, opened, sink)
+            layer.held = sink.content()
+            self._held += len(layer.held)
+
+    def _keep(self, layer: _Layer, opened: OpenLayer) -> None:
+        """A blob that has to stand in the store as it is, whatever else holds the same tar."""
+        claim = layer.job.payload
+        stands = claim.digest is not None and claim.size is not None and self._store.has_blob(claim.digest, claim.size)
+        if stands or (opened.path is not None and isinstance(self._store, LinksBlobs)):
+            layer.kept = _stored_blob(self._read(layer, opened, HashOnly(), want_digest=True))
+            if not stands and not self._link(opened, layer.kept):
+                blob = layer.kept
+                self._open(layer, lambda layer, again: self._copy(layer, again, blob))
+            return
+        with self._store.open_blob() as writer:
+            output = BlobOutput(writer, _compression_of(opened.kind))
+            opened.stored.tee = output.write
+            self._read(layer, opened, HashOnly())
+            layer.kept = output.commit()
+
+    def _link(self, opened: OpenLayer, blob: StoredBlob) -> bool:
+        if opened.path is None or not isinstance(self._store, LinksBlobs):
+            return False
+        return self._store.link_blob(opened.path, blob.digest, blob.size)
+
+    def _bring(self, layer: _Layer, opened: OpenLayer, blob: StoredBlob) -> None:
+        if not self._link(opened, blob):
+            self._copy(layer, opened, blob)
+
+    def _copy(self, layer: _Layer, opened: OpenLayer, blob: StoredBlob) -> None:
+        with self._store.open_blob() as writer:
+            output = BlobOutput(writer, blob.compression)
+            opened.stored.copy_to(output.write, self._check_stop)
+            if output.stored() != blob:
+                raise IntegrityError(
+                    f"{layer_name(layer.job)}: changed while it was read: first digest {blob.digest},"
+                    f" then {output.stored().digest}"
+                )
+            output.commit()
+
+    # --- 2. first, 3. twins --------------------------------------------------------------------------------------
+
+    def _settle(self, layers: Sequence[_Layer]) -> None:
+        """Decides on blobs that exist already, before anything is compressed."""
+        kept = [(layer.facts.diff_id, layer.kept) for layer in layers if layer.facts and layer.kept]
+        for diff_id, blob in choose_blobs(kept).items():
+            self._blobs[diff_id] = self._known(diff_id) or blob
+        self._taken_over = choose_blobs(
+            (layer.facts.diff_id, _stored_blob(layer.facts))
+            for layer in layers
+            if layer.facts and layer.facts.kind == "gzip" == self._compression and not layer.kept and not layer.error
+        )
+
+    def _plan(self, layers: Sequence[_Layer], unread: Sequence[_Layer]) -> tuple[list[_Layer], list[_Layer]]:
+        by_key = {layer.job.key: layer for layer in unread}
+        read = [layer.facts for layer in layers if layer.facts]
+        plan = plan_reading(
+            (
+                Unread(key=key, tar_size=layer.tar_size, diff_id=layer.job.payload.diff_id)
+                for key, layer in by_key.items()
+            ),
+            known_sizes={facts.tar.size for facts in read},
+            known={facts.diff_id for facts in read},
+        )
+        return [by_key[key] for key in plan.first], [by_key[key] for key in plan.twins]
+
+    def _compress_first(self, layer: _Layer, opened: OpenLayer) -> None:
+        with self._store.open_blob() as writer:
+            output = BlobOutput(writer, self._compression)
+            facts = self._read(layer, opened, Compressed(output, self._compress))
+            if not self._needs_no_blob(layer, facts.diff_id):
+                self._remember(facts.diff_id, output.commit())
+
+    def _needs_no_blob(self, layer: _Layer, diff_id: DiffID) -> bool:
+        if diff_id in self._blobs or diff_id in self._taken_over or _is_dropped(layer, self._options):
+            return True
+        known = self._known(diff_id)
+        if known is not None:
+            self._blobs[diff_id] = known
+        return known is not None
+
+    def _known(self, diff_id: DiffID) -> StoredBlob | None:
+        """A blob of an earlier run, if it still stands."""
+        if not isinstance(self._store, RemembersBlobs):
+            return None
+        blob = self._store.known_blob(diff_id, self._compression)
+        return blob if blob is not None and self._store.has_blob(blob.digest, blob.size) else None
+
+    def _remember(self, diff_id: DiffID, blob: StoredBlob) -> None:
+        self._blobs[diff_id] = blob
+        if isinstance(self._store, RemembersBlobs):
+            self._store.remember_blob(diff_id, blob)
+
+    # --- 4. provide ----------------------------------------------------------------------------------------------
+
+    def _provide_all(self, layers: Sequence[_Layer]) -> None:
+        holders: dict[DiffID, list[_Layer]] = defaultdict(list)
+        for layer in layers:
+            if layer.facts and not layer.error and not layer.kept:
+                holders[layer.facts.diff_id].append(layer)
+        for diff_id, same in holders.items():
+            self._provide(diff_id, same)
+            for layer in same:
+                layer.blob = self._blobs.get(diff_id)
+
+    def _provide(self, diff_id: DiffID, same: Sequence[_Layer]) -> None:
+        """Gets the blob for `diff_id` from the first of its holders that can still give it."""
+        if diff_id in self._blobs or all(_is_dropped(layer, self._options) for layer in same):
+            return
+        known = self._known(diff_id)
+        if known is not None:
+            self._blobs[diff_id] = known
+            return
+        if diff_id == EMPTY_TAR_DIFF_ID and self._compression == "gzip":
+            self._remember(diff_id, self._write_whole(EMPTY_TAR_GZIP))
+            return
+        blob = self._taken_over.pop(diff_id, None)
+        if blob is not None:
+            for layer in same:
+                if layer.facts and layer.facts.stored_digest == blob.digest and self._take_over(layer, blob):
+                    return
+        for layer in same:
+            if layer.error is None and self._compress_again(layer):
+                return
+
+    def _take_over(self, layer: _Layer, blob: StoredBlob) -> bool:
+        assert layer.facts is not None
+        with self._failing(layer):
+            if not self._store.has_blob(blob.digest, blob.size):
+                self._open(layer, lambda layer, opened: self._bring(layer, opened, blob))
+            self._remember(layer.facts.diff_id, blob)
+        return layer.error is None
+
+    def _compress_again(self, layer: _Layer) -> bool:
+        assert layer.facts is not None
+        with self._failing(layer):
+            if layer.held is not None:
+                blob = self._write_whole(self._compress(memoryview(layer.held)))
+                self._remember(layer.facts.diff_id, blob)
+            else:
+                self._open(layer, self._compress_first)
+        return layer.error is None
+
+    def _write_whole(self, content: bytes | bytearray | memoryview) -> StoredBlob:
+        with self._store.open_blob() as writer:
+            output = BlobOutput(writer, self._compression)
+            output.write(content)
+            return output.commit()
+
+
+def _compression_of(kind: str) -> str:
+    return kind if kind in ("gzip", "zstd") else "none"
+
+
+def _stored_blob(facts: LayerFacts) -> StoredBlob:
+    assert facts.stored_digest is not None
+    return StoredBlob(digest=facts.stored_digest, size=facts.stored_size, compression=_compression_of(facts.kind))

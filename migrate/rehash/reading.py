@@ -1,0 +1,162 @@
+"""One pass over one layer: its bytes as stored, the tar inside them, and what both must be according to the source."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, Protocol, cast
+
+from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
+from migrate.blobio.hashing import StoredStream
+from migrate.blobio.payload import Payload
+from migrate.blobio.tarstream import TarFacts, TarInspector
+from migrate.errors import IntegrityError, MigrateError, SourceError
+from migrate.model.digest import DiffID, Digest
+from migrate.rehash.ports import LayerJob, TarObserver
+
+OPAQUE: Final = "opaque"
+"""The kind of a payload that a carried-over manifest lists among its layers, but that is no layer tar."""
+_LAYER_TYPES: Final = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
+
+
+class TakesBlocks(Protocol):
+    """Where the blocks of a tar go. Every block but the last is full."""
+
+    def buffer(self) -> memoryview:
+        """A free buffer, to be filled from its start."""
+
+    def take(self, block: memoryview, /) -> None:
+        """`block` is the filled part of the last buffer, which is the sink's again from here on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerFacts:
+    """What one whole pass told. `stored_digest` is None where nobody asked for it and it is not the diffID."""
+
+    kind: str
+    stored_digest: Digest | None
+    stored_size: int
+    diff_id: DiffID
+    tar: TarFacts
+    origin: str
+    exact: bool
+    note: str | None
+
+
+def layer_name(job: LayerJob) -> str:
+    return f"layer {job.layer.legacy_id}"
+
+
+@contextmanager
+def layer_errors(job: LayerJob) -> Iterator[None]:
+    """Names the layer in every error, and turns the operating system's into ours."""
+    try:
+        yield
+    except MigrateError as exc:
+        if exc.layer is None and exc.scope != "run":
+            exc.layer = job.layer.legacy_id
+        raise
+    except OSError as exc:
+        raise SourceError(
+            f"{layer_name(job)}: cannot be read: {exc.strerror or exc}", layer=job.layer.legacy_id
+        ) from exc
+
+
+class OpenLayer:
+    """A payload that stands open: `kind` is known, nothing else was read yet."""
+
+    def __init__(self, job: LayerJob, payload: Payload) -> None:
+        self._job = job
+        self._payload = payload
+        self._what = layer_name(job)
+        self.path = payload.path
+        self.stored = StoredStream(payload, self._what)
+        self.kind = OPAQUE if _is_opaque(job) else detect_compression(self.stored.peek(HEAD_BYTES))
+
+    def known_tar_size(self) -> int | None:
+        """The tar's size where the tar is what is stored."""
+        if self.kind != "none":
+            return None
+        extent = self._payload.extent
+        return extent.size if extent is not None else self._payload.size
+
+    def read(
+        self,
+        sink: TakesBlocks,
+        *,
+        want_digest: bool = False,
+        observer: TarObserver | None = None,
+        check_stop: Callable[[], None],
+    ) -> LayerFacts:
+        """Reads to the end and checks every claim. Raises SourceError and IntegrityError."""
+        if self.kind not in ("none", OPAQUE) and (want_digest or self._job.payload.digest is not None):
+            self.stored.want_digest()
+        diff_id, tar = self._read_tar(sink, observer, check_stop)
+        facts = LayerFacts(
+            kind=self.kind,
+            stored_digest=diff_id if self.kind in ("none", OPAQUE) else self.stored.digest(),
+            stored_size=self.stored.size,
+            diff_id=diff_id,
+            tar=tar,
+            origin=self._payload.origin,
+            exact=self._payload.exact,
+            note=self._payload.note,
+        )
+        self._check_claims(facts)
+        if observer is not None:
+            observer.finish()
+        return facts
+
+    def _read_tar(
+        self, sink: TakesBlocks, observer: TarObserver | None, check_stop: Callable[[], None]
+    ) -> tuple[DiffID, TarFacts]:
+        fill = self._tar_filler()
+        inspector = None if self.kind == OPAQUE else TarInspector(self._what)
+        sha256 = hashlib.sha256()
+        size = 0
+        while True:
+            check_stop()
+            buffer = sink.buffer()
+            count = fill(buffer)
+            block = buffer[:count]
+            sha256.update(block)
+            size += count
+            if inspector is not None:
+                inspector.feed(block)
+            if observer is not None:
+                observer.feed(block)
+            if count or not size:
+                sink.take(block)
+            if count < len(buffer):
+                break
+        tar = TarFacts(size=size, empty=False, flags=()) if inspector is None else inspector.finish()
+        return DiffID(Digest(sha256.hexdigest())), tar
+
+    def _tar_filler(self) -> Callable[[memoryview], int]:
+        if self.kind in ("none", OPAQUE):
+            return self.stored.fill
+        stream: Any = open_decompressed(cast(BinaryIO, self.stored), self.kind, self._what)
+        fill: Callable[[memoryview], int] = stream.fill
+        return fill
+
+    def _check_claims(self, facts: LayerFacts) -> None:
+        claim = self._job.payload
+        self._check("size", claim.size, facts.stored_size)
+        if facts.stored_digest is not None:
+            self._check("digest", claim.digest, facts.stored_digest)
+        if self.kind != OPAQUE:
+            self._check("diffID", claim.diff_id, facts.diff_id)
+
+    def _check(self, field: str, expected: object, got: object) -> None:
+        if expected is not None and expected != got:
+            raise IntegrityError(
+                f"{self._what}: {field} does not match: expected {expected}, got {got}",
+                layer=self._job.layer.legacy_id,
+            )
+
+
+def _is_opaque(job: LayerJob) -> bool:
+    claim = job.payload
+    return claim.keep and claim.media_type is not None and not claim.media_type.startswith(_LAYER_TYPES)
