@@ -1,0 +1,222 @@
+"""Schema-1 manifests, signed and unsigned, and the JWS envelope around them.
+
+Sources: Docker "Image Manifest Version 2, Schema 1"; libtrust `jsonsign.go` (the envelope); moby 1.10
+`distribution/pull_v2.go:667-712` (what a client checks before it uses one). What is digested and parsed is the
+envelope's payload, never the envelope: members outside the payload are an attacker's to add.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from migrate.documents.json_text import load_json, load_json_lenient
+from migrate.documents.v1_json import parse_v1_json
+from migrate.errors import ConflictingLayerError, DocumentError, MigrateError, UnsupportedError
+from migrate.model.digest import Digest
+from migrate.model.legacy import LegacyID
+
+_HEX_64: Final = re.compile(r"[0-9a-f]{64}")
+_BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One JWS signature: `header` holds `alg` and `jwk` or `x5c`; `protected` is base64url as it was signed."""
+
+    header: Mapping[str, Any]
+    protected: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedManifest:
+    """`payload` is what the manifest's digest covers; `signatures` is empty for an unsigned manifest."""
+
+    payload: bytes
+    signatures: tuple[Signature, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema1Entry:
+    """One history step: `json` is v1Compatibility as it stands there, `blob_sum` its layer (also where `throwaway`)."""
+
+    legacy_id: LegacyID
+    parent: LegacyID | None
+    json: bytes
+    blob_sum: Digest
+    throwaway: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema1Manifest:
+    """`entries` run base first, unlike the document. `name`, `tag` and `architecture` are informative."""
+
+    name: str
+    tag: str
+    architecture: str
+    entries: tuple[Schema1Entry, ...]
+
+
+# --- the envelope ------------------------------------------------------------------------------------------------
+
+
+def open_manifest(document: bytes) -> OpenedManifest:
+    """Takes the payload out of a JWS; a document without `signatures` is its own payload. Raises DocumentError."""
+    value = load_json_lenient(document, "manifest")
+    signatures = value.get("signatures") if isinstance(value, dict) else None
+    if signatures is None:
+        return OpenedManifest(document, ())
+    if not isinstance(signatures, list) or not signatures:
+        raise DocumentError("manifest: signatures: not a filled array")
+    parsed = tuple(_signature(item, f"manifest: signatures[{index}]") for index, item in enumerate(signatures))
+    cuts = {_cut(signature.protected) for signature in parsed}
+    if len(cuts) > 1:
+        raise DocumentError("manifest: its signatures do not agree on the payload")
+    length, tail = cuts.pop()
+    if not 0 <= length <= len(document):
+        raise DocumentError(f"manifest: formatLength {length} is outside the document of {len(document)} bytes")
+    return OpenedManifest(document[:length] + tail, parsed)
+
+
+def parse_signature(raw: bytes) -> Signature:
+    """One signature as registries up to 2.4 store it, in a blob of its own. Raises DocumentError."""
+    return _signature(load_json(raw, "signature"), "signature")
+
+
+def _signature(value: Any, where: str) -> Signature:
+    if not isinstance(value, dict):
+        raise DocumentError(f"{where}: not an object")
+    header, protected, signature = value.get("header"), value.get("protected"), value.get("signature")
+    if not (isinstance(header, dict) and isinstance(protected, str) and isinstance(signature, str)):
+        raise DocumentError(f"{where}: header, protected or signature is missing")
+    return Signature(header, protected, decode_base64url(signature, f"{where}.signature"))
+
+
+def _cut(protected: str) -> tuple[int, bytes]:
+    where = "manifest: protected"
+    value = load_json(decode_base64url(protected, where), where)
+    length = value.get("formatLength") if isinstance(value, dict) else None
+    tail = value.get("formatTail") if isinstance(value, dict) else None
+    if type(length) is not int or not isinstance(tail, str):
+        raise DocumentError(f"{where}: formatLength or formatTail is missing")
+    return length, decode_base64url(tail, f"{where}.formatTail")
+
+
+def decode_base64url(text: str, where: str) -> bytes:
+    """base64url (RFC 4648), padded or not. DocumentError for any other character."""
+    bare = text.rstrip("=")
+    if not _BASE64URL.fullmatch(bare):
+        raise DocumentError(f"{where}: not base64url")
+    try:
+        return base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
+    except (binascii.Error, ValueError) as exc:
+        raise DocumentError(f"{where}: not base64url") from exc
+
+
+# --- the payload -------------------------------------------------------------------------------------------------
+
+
+def parse_schema1(payload: bytes) -> Schema1Manifest:
+    """The manifest after the fix-up that every client applies: of neighbours with one ID the base-ward one stays.
+
+    Raises DocumentError that lists every problem, UnsupportedError for layers named by tarsum, ConflictingLayerError
+    for an ID that stands in two places apart.
+    """
+    value = load_json_lenient(payload, "manifest")
+    if not isinstance(value, dict):
+        raise DocumentError("manifest: not an object")
+    layers, history = value.get("fsLayers"), value.get("history")
+    if not isinstance(layers, list) or not isinstance(history, list) or not layers:
+        raise DocumentError("manifest: no layers")
+    if len(layers) != len(history):
+        raise DocumentError(f"manifest: {len(layers)} fsLayers but {len(history)} history entries")
+    problems: list[str] = []
+    entries = [
+        entry
+        for index in range(len(layers))
+        if (entry := _entry(index, layers[index], history[index], problems)) is not None
+    ]
+    _refuse(problems)
+    entries.reverse()
+    return Schema1Manifest(
+        name=_text(value, "name"),
+        tag=_text(value, "tag"),
+        architecture=_text(value, "architecture"),
+        entries=tuple(_checked_chain(entries)),
+    )
+
+
+def is_schema1(value: Any) -> bool:
+    """True for a decoded manifest document that says schemaVersion 1."""
+    return isinstance(value, dict) and type(value.get("schemaVersion")) is int and value["schemaVersion"] == 1
+
+
+def _entry(index: int, layer: Any, step: Any, problems: list[str]) -> Schema1Entry | None:
+    text = step.get("v1Compatibility") if isinstance(step, dict) else None
+    blob_sum = layer.get("blobSum") if isinstance(layer, dict) else None
+    if not isinstance(text, str):
+        problems.append(f"history[{index}]: v1Compatibility is missing")
+        return None
+    raw = text.encode("utf-8", "replace")
+    try:
+        image = parse_v1_json(raw)
+    except MigrateError as exc:
+        problems.append(f"history[{index}].v1Compatibility: {exc.message}")
+        return None
+    digest = _blob_digest(blob_sum, index, problems)
+    if image.id is None or not _HEX_64.fullmatch(image.id):
+        problems.append(f"history[{index}]: id {image.id!r} is not 64 hexadecimal digits")
+    elif digest is not None:
+        parent = LegacyID(image.parent) if image.parent else None
+        return Schema1Entry(
+            legacy_id=LegacyID(image.id), parent=parent, json=raw, blob_sum=digest, throwaway=image.throwaway
+        )
+    return None
+
+
+def _blob_digest(blob_sum: Any, index: int, problems: list[str]) -> Digest | None:
+    if isinstance(blob_sum, str) and blob_sum.startswith("tarsum"):
+        raise UnsupportedError(
+            f"manifest: fsLayers[{index}]: blobSum {blob_sum[:120]} is a tarsum, by which no blob can be found"
+        )
+    try:
+        return Digest.parse(blob_sum if isinstance(blob_sum, str) else "")
+    except ValueError:
+        problems.append(f"fsLayers[{index}]: blobSum {blob_sum!r} is not a sha256 digest")
+        return None
+
+
+def _checked_chain(entries: Sequence[Schema1Entry]) -> list[Schema1Entry]:
+    """`entries`, base first, without the repeats of a neighbour's ID."""
+    chain: list[Schema1Entry] = []
+    problems: list[str] = []
+    seen: set[LegacyID] = set()
+    for entry in entries:
+        below = chain[-1] if chain else None
+        if below is not None and entry.legacy_id == below.legacy_id:
+            continue
+        if entry.legacy_id in seen:
+            raise ConflictingLayerError(f"manifest: ID {entry.legacy_id} appears twice, not side by side")
+        if below is None and entry.parent is not None:
+            problems.append(f"the base layer {entry.legacy_id} has a parent, {entry.parent}")
+        elif below is not None and entry.parent != below.legacy_id:
+            problems.append(f"layer {entry.legacy_id}: parent is {entry.parent}, the next entry is {below.legacy_id}")
+        seen.add(entry.legacy_id)
+        chain.append(entry)
+    _refuse(problems)
+    return chain
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise DocumentError(f"manifest: {'; '.join(problems)}")
+
+
+def _text(document: Mapping[str, Any], key: str) -> str:
+    value = document.get(key)
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,365 @@
+"""From the manifests of a registry to images: schema 1, schema 2, OCI, and lists of them.
+
+Shared by the two sources that hold manifests: a v2 registry's storage, and a registry that answers over HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+from migrate.blobio.limits import JSON_BYTES
+from migrate.documents.json_text import load_json_lenient
+from migrate.documents.jws import signature_problem
+from migrate.documents.oci import ConfigFacts, IndexEntry, ManifestFacts, parse_config, parse_index, parse_manifest
+from migrate.documents.schema1 import Schema1Manifest, is_schema1, open_manifest, parse_schema1
+from migrate.errors import IntegrityError, MigrateError, MissingLayerError, UnsupportedError
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import Descriptor, MediaType, Platform
+from migrate.model.legacy import (
+    LegacyID,
+    LegacyImage,
+    LegacyLayer,
+    PayloadRef,
+    ReadyIndex,
+    ReadyManifest,
+    SourceFailure,
+    SourceListing,
+)
+from migrate.model.reference import Reference
+
+_CONFIG_TYPES: Final = frozenset({MediaType.DOCKER_CONFIG, MediaType.OCI_CONFIG, "", "application/octet-stream"})
+"""Docker 1.10 pushed configs as octet-stream for a while (moby 1.10.0-rc1)."""
+
+
+class ManifestStore(Protocol):
+    """Where the manifests come from. Every method raises SourceError or IntegrityError, of scope image."""
+
+    def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
+        """Checked against its digest."""
+
+    def read_manifest(self, repository: str, digest: Digest, /) -> bytes:
+        """A child of a list, checked against its digest; for schema 1 that is the payload's."""
+
+    def blob_size(self, repository: str, digest: Digest, /) -> int | None:
+        """Bytes of the blob as stored. MissingLayerError if it is not there; None if nobody looked."""
+
+    def signature_warnings(self, repository: str, digest: Digest, content: bytes, /) -> tuple[str, ...]:
+        """What is to be said about the signatures of a schema-1 manifest; nothing if all of them verify."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    """A layer blob in the making: its PayloadRef waits until every manifest has said what it knows."""
+
+    digest: Digest
+    size: int | None
+
+
+@dataclass(slots=True)
+class _Claims:
+    size: int | None
+    keep: bool = False
+    media_type: str | None = None
+    legacy: bool = False
+    diff_ids: set[DiffID] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """One image whose payloads are not yet filled in. Equal keys are equal images."""
+
+    key: tuple[object, ...]
+    image: LegacyImage
+    blobs: tuple[_Blob | None, ...]
+
+
+class RegistryImages:
+    """Takes manifests one by one and gives the listing of all of them."""
+
+    def __init__(self, store: ManifestStore) -> None:
+        self._store = store
+        self._drafts: dict[tuple[object, ...], _Draft] = {}
+        self._claims: dict[Digest, _Claims] = {}
+        self._indexes: dict[tuple[bytes, str], tuple[list[Reference], list[_Draft]]] = {}
+        self._failures: list[SourceFailure] = []
+        self._warnings: list[str] = []
+        self.children: set[tuple[str, Digest]] = set()
+
+    def fail(self, reference: Reference | str, error: MigrateError) -> None:
+        layer = LegacyID(error.layer) if error.layer else None
+        self._failures.append(
+            SourceFailure(
+                references=(str(reference),), legacy_id=None, error=error.code, message=error.message, layer=layer
+            )
+        )
+
+    def warn(self, message: str) -> None:
+        self._warnings.append(message)
+
+    def add(
+        self,
+        repository: str,
+        references: Sequence[Reference],
+        digest: Digest,
+        content: bytes,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        """One manifest of any kind. What is wrong with it becomes a failure of its references, never an exception."""
+        try:
+            if is_index(content):
+                self._add_index(repository, references, digest, content, warnings)
+            else:
+                self._merge(self._draft(repository, digest, content), references, warnings)
+        except MigrateError as error:
+            for reference in references or (_untagged(repository, digest),):
+                self.fail(reference, error)
+
+    def listing(self) -> SourceListing:
+        payloads = {digest: self._payload(digest, claims) for digest, claims in self._claims.items()}
+        images = [_finished(draft, payloads) for draft in self._drafts.values()]
+        images.sort(key=lambda image: (not image.references, [str(r) for r in image.references], image.head))
+        indexes = [
+            ReadyIndex(
+                content=content,
+                media_type=media_type,
+                references=tuple(sorted(references)),
+                children=tuple(_finished(child, payloads) for child in children),
+            )
+            for (content, media_type), (references, children) in self._indexes.items()
+        ]
+        indexes.sort(key=lambda index: ([str(reference) for reference in index.references], index.content))
+        layers = {layer.legacy_id for image in images if image.config is None for layer in image.chain or ()}
+        return SourceListing(
+            images=images,
+            indexes=indexes,
+            layers=sorted(layers),
+            failures=sorted(self._failures, key=lambda failure: (failure.references, failure.message)),
+            warnings=tuple(sorted(self._warnings)),
+        )
+
+    # --- one manifest --------------------------------------------------------------------------------------------
+
+    def _draft(self, repository: str, digest: Digest, content: bytes, platform: Platform | None = None) -> _Draft:
+        document = load_json_lenient(content, "manifest")
+        if is_schema1(document):
+            return self._schema1(repository, digest, content, platform)
+        return self._carried_over(repository, content, platform)
+
+    def _schema1(self, repository: str, digest: Digest, content: bytes, platform: Platform | None) -> _Draft:
+        manifest = parse_schema1(open_manifest(content).payload)
+        blobs: list[_Blob | None] = []
+        for entry in manifest.entries:
+            if entry.throwaway:
+                blobs.append(None)
+                continue
+            blobs.append(self._blob(repository, entry.blob_sum, layer=entry.legacy_id))
+            self._claims[entry.blob_sum].legacy = True
+        chain = _schema1_chain(manifest)
+        image = LegacyImage(
+            head=chain[-1].legacy_id,
+            chain=chain,
+            platform=platform,
+            warnings=self._store.signature_warnings(repository, digest, content),
+        )
+        key = ("schema 1", tuple((layer.legacy_id, layer.json) for layer in chain), tuple(blobs), platform)
+        return _Draft(key, image, tuple(blobs))
+
+    def _carried_over(self, repository: str, content: bytes, platform: Platform | None) -> _Draft:
+        manifest = parse_manifest(content)
+        if manifest.config.media_type not in _CONFIG_TYPES:
+            raise UnsupportedError(f"manifest: not an image: its config is of type {manifest.config.media_type!r}")
+        config = self._store.read_blob(repository, manifest.config.digest, JSON_BYTES)
+        facts = parse_config(config)
+        if len(facts.diff_ids) != len(manifest.layers):
+            raise IntegrityError(
+                f"manifest names {len(manifest.layers)} layers, its config {len(facts.diff_ids)} diffIDs"
+            )
+        blobs = tuple(self._kept_blob(repository, layer) for layer in manifest.layers)
+        self._claim(manifest, facts)
+        chain = tuple(
+            LegacyLayer(legacy_id=LegacyID(layer.digest.hex), json=b"", parent=None, payload=None)
+            for layer in manifest.layers
+        )
+        image = LegacyImage(
+            head=LegacyID(manifest.config.digest.hex),
+            chain=chain,
+            config=config,
+            manifest=ReadyManifest(content=content, media_type=manifest.media_type),
+            platform=platform,
+        )
+        return _Draft(("carried over", content, platform), image, blobs)
+
+    def _kept_blob(self, repository: str, layer: Descriptor) -> _Blob:
+        blob = self._blob(repository, layer.digest, layer=layer.digest.hex)
+        if blob.size is None:
+            self._claims[layer.digest].size = layer.size
+            return _Blob(layer.digest, layer.size)
+        if blob.size != layer.size:
+            raise IntegrityError(
+                f"blob {layer.digest} does not match its digest: {blob.size:,} bytes instead of {layer.size:,}",
+                layer=layer.digest.hex,
+            )
+        return blob
+
+    def _blob(self, repository: str, digest: Digest, layer: str) -> _Blob:
+        claims = self._claims.get(digest)
+        if claims is not None:
+            return _Blob(digest, claims.size)
+        try:
+            size = self._store.blob_size(repository, digest)
+        except MigrateError as error:
+            error.layer = layer
+            raise
+        self._claims[digest] = _Claims(size)
+        return _Blob(digest, size)
+
+    def _claim(self, manifest: ManifestFacts, facts: ConfigFacts) -> None:
+        for layer, diff_id in zip(manifest.layers, facts.diff_ids, strict=True):
+            claims = self._claims[layer.digest]
+            claims.keep = True
+            claims.media_type = claims.media_type or layer.media_type
+            claims.diff_ids.add(diff_id)
+
+    def _payload(self, digest: Digest, claims: _Claims) -> PayloadRef:
+        """One PayloadRef a blob, however many manifests name it.
+
+        A config's word for the diffID goes along only where it is the only word, and no schema-1 image would fail with
+        it if it were wrong; the composer compares each config with what was found in any case.
+        """
+        certain = len(claims.diff_ids) == 1 and not claims.legacy
+        return PayloadRef(
+            key=digest.hex,
+            size=claims.size,
+            digest=digest,
+            diff_id=next(iter(claims.diff_ids)) if certain else None,
+            keep=claims.keep,
+            media_type=claims.media_type,
+        )
+
+    # --- lists ---------------------------------------------------------------------------------------------------
+
+    def _add_index(
+        self,
+        repository: str,
+        references: Sequence[Reference],
+        digest: Digest,
+        content: bytes,
+        warnings: Sequence[str],
+    ) -> None:
+        """Carried over whole if it can be; else its good images stand under its name, each for its platform."""
+        index = parse_index(content)
+        if not index.manifests:
+            raise UnsupportedError("index: it names no manifest")
+        self.children |= {(repository, entry.descriptor.digest) for entry in index.manifests}
+        drafts: list[_Draft] = []
+        lost: list[tuple[IndexEntry, MigrateError]] = []
+        for entry in index.manifests:
+            try:
+                drafts.append(self._child(repository, entry))
+            except MigrateError as error:
+                lost.append((entry, error))
+        if not drafts:
+            raise lost[0][1]
+        if not lost and all(draft.image.manifest is not None for draft in drafts):
+            known, _ = self._indexes.setdefault((content, index.media_type), ([], drafts))
+            known += [reference for reference in references if reference not in known]
+            self._warnings += warnings
+            return
+        notes = [*warnings, *self._lost_children(repository, references, digest, lost)]
+        for draft in drafts:
+            self._merge(draft, references, notes)
+
+    def _child(self, repository: str, entry: IndexEntry) -> _Draft:
+        digest = entry.descriptor.digest
+        content = self._store.read_manifest(repository, digest)
+        if is_index(content):
+            raise UnsupportedError(f"index: manifest {digest} is an index itself")
+        return self._draft(repository, digest, content, entry.platform)
+
+    def _lost_children(
+        self,
+        repository: str,
+        references: Sequence[Reference],
+        digest: Digest,
+        lost: Iterable[tuple[IndexEntry, MigrateError]],
+    ) -> list[str]:
+        names = ", ".join(map(str, references)) or _untagged(repository, digest)
+        notes = []
+        for entry, error in lost:
+            child = f"{entry.descriptor.digest} ({entry.platform or 'no platform'})"
+            notes.append(f"{names}: the list's image {child} is left out: {error.message}")
+            self.fail(_untagged(repository, entry.descriptor.digest), error)
+        return notes
+
+    def _merge(self, draft: _Draft, references: Sequence[Reference], warnings: Sequence[str]) -> None:
+        known = self._drafts.get(draft.key, draft)
+        image = replace(
+            known.image,
+            references=tuple(sorted({*known.image.references, *references})),
+            warnings=tuple(dict.fromkeys((*known.image.warnings, *draft.image.warnings, *warnings))),
+        )
+        self._drafts[draft.key] = replace(known, image=image)
+
+
+def check_signatures(content: bytes, payload: bytes, where: str) -> tuple[str, ...]:
+    """Warnings about the signatures that stand in a JWS; `payload` is what they sign."""
+    signatures = open_manifest(content).signatures
+    if not signatures:
+        return (f"{where}: the manifest is not signed",)
+    problems = (signature_problem(payload, signature) for signature in signatures)
+    return tuple(f"{where}: a signature {problem}" for problem in problems if problem is not None)
+
+
+def checked_content(content: bytes, digest: Digest, what: str) -> bytes:
+    """`content` if it has the digest (for a JWS: if its payload has it); else IntegrityError."""
+    if Digest.of(content) == digest:
+        return content
+    found = Digest.of(content)
+    try:
+        payload = open_manifest(content).payload
+    except MigrateError:
+        payload = content
+    if Digest.of(payload) == digest:
+        return content
+    raise IntegrityError(f"{what} does not match its digest: expected {digest}, got {found}")
+
+
+def missing_blob(digest: Digest) -> MissingLayerError:
+    return MissingLayerError(f"blob {digest} is missing", layer=digest.hex)
+
+
+def layers_by_id(listing: SourceListing) -> dict[LegacyID, LegacyLayer]:
+    """The layers of all schema-1 images, by their v1 ID; where two manifests differ, the first in listing order."""
+    found: dict[LegacyID, LegacyLayer] = {}
+    images = [*listing.images, *(child for index in listing.indexes for child in index.children)]
+    for image in images:
+        for layer in image.chain or ():
+            found.setdefault(layer.legacy_id, layer)
+    return found
+
+
+def _untagged(repository: str, digest: Digest) -> str:
+    return f"{repository}@{digest}"
+
+
+def is_index(content: bytes) -> bool:
+    document = load_json_lenient(content, "manifest")
+    return isinstance(document, dict) and "manifests" in document and not is_schema1(document)
+
+
+def _schema1_chain(manifest: Schema1Manifest) -> tuple[LegacyLayer, ...]:
+    return tuple(
+        LegacyLayer(legacy_id=entry.legacy_id, json=entry.json, parent=entry.parent, payload=None)
+        for entry in manifest.entries
+    )
+
+
+def _finished(draft: _Draft, payloads: dict[Digest, PayloadRef]) -> LegacyImage:
+    assert draft.image.chain is not None
+    chain = tuple(
+        replace(layer, payload=None if blob is None else payloads[blob.digest])
+        for layer, blob in zip(draft.image.chain, draft.blobs, strict=True)
+    )
+    return replace(draft.image, chain=chain)

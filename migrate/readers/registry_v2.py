@@ -1,0 +1,281 @@
+"""The storage tree of the distribution registry (2.x): `docker/registry/v2/{blobs,repositories}`.
+
+Source of the format: distribution 2.8.3, `registry/storage/paths.go`; how it is read here stands in
+docs/formats/registry-v2-schema1.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
+from migrate.blobio.payload import Extent, Payload
+from migrate.distribution.layout import ROOTS, blob_path, repository_path, revision_link
+from migrate.distribution.objects import open_tree
+from migrate.distribution.storage import MissingFileError, TreeStorage, require_readable
+from migrate.documents.jws import signature_problem
+from migrate.documents.schema1 import open_manifest, parse_signature
+from migrate.errors import (
+    IntegrityError,
+    LimitError,
+    MigrateError,
+    MissingLayerError,
+    SourceError,
+    SourceUnreadableError,
+)
+from migrate.model.digest import Digest
+from migrate.model.legacy import LegacyID, LegacyLayer, Origin, SourceListing, SourceType
+from migrate.model.reference import Reference
+from migrate.readers.base import SourceOptions
+from migrate.readers.registry_images import (
+    RegistryImages,
+    check_signatures,
+    checked_content,
+    is_index,
+    layers_by_id,
+    missing_blob,
+)
+
+REPOSITORIES: Final = 200_000
+"""Folders looked at below `repositories/`; links in a ring would otherwise lead round for ever."""
+_NAME_LENGTH: Final = 255
+
+
+def detect(path: Path) -> bool:
+    """True for a registry's root directory, or a directory below it down to `v2/`."""
+    try:
+        return any((path / root / "repositories").is_dir() and (path / root / "blobs").is_dir() for root in ROOTS)
+    except OSError:
+        return False
+
+
+class DeletedManifestError(SourceError):
+    """A tag names a revision that was deleted, or no revision at all."""
+
+    code = "missing-manifest"
+
+
+class RegistryV2Source:
+    """A v2 registry's storage, in a directory or a bucket (`s3://bucket/prefix`)."""
+
+    source_type = SourceType.REGISTRY_V2
+
+    def __init__(self, location: str, options: SourceOptions | None = None, tree: TreeStorage | None = None) -> None:
+        del options
+        self.location = location
+        self._tree = open_tree(location) if tree is None else tree
+        self._root: str | None = None
+        self._listing: SourceListing | None = None
+        self._layers: dict[LegacyID, LegacyLayer] | None = None
+
+    def listing(self) -> SourceListing:
+        if self._listing is None:
+            require_readable(self._tree)
+            self._listing = self._read_listing()
+        return self._listing
+
+    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
+        if self._layers is None:
+            self._layers = layers_by_id(self.listing())
+        layer = self._layers.get(legacy_id)
+        if layer is None:
+            raise MissingLayerError(f"no manifest names a layer {legacy_id}", layer=legacy_id)
+        return layer
+
+    @contextmanager
+    def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
+        assert layer.payload is not None and layer.payload.digest is not None
+        digest = layer.payload.digest
+        try:
+            with self._tree.open(self._blob_path(digest)) as opened:
+                extent = None if opened.fd is None else Extent(fd=opened.fd, offset=0, size=opened.size)
+                yield Payload(
+                    stream=opened.stream, origin=Origin.BLOB, size=opened.size, extent=extent, path=opened.path
+                )
+        except MissingFileError as exc:
+            raise missing_blob(digest) from exc
+
+    def close(self) -> None:
+        self._tree.close()
+
+    # --- ManifestStore -------------------------------------------------------------------------------------------
+
+    def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
+        del repository
+        content = self._tree.read(self._blob_path(digest), limit)
+        if content is None:
+            raise missing_blob(digest)
+        if Digest.of(content) != digest:
+            raise IntegrityError(f"blob {digest} does not match its digest: got {Digest.of(content)}", layer=digest.hex)
+        return content
+
+    def read_manifest(self, repository: str, digest: Digest, /) -> bytes:
+        if not self._is_linked(repository, digest):
+            raise DeletedManifestError(f"manifest {digest} was deleted: its revision has no link")
+        content = self._tree.read(self._blob_path(digest), JSON_BYTES)
+        if content is None:
+            raise DeletedManifestError(f"manifest {digest}: its blob is missing")
+        return checked_content(content, digest, f"manifest blob {digest}")
+
+    def blob_size(self, repository: str, digest: Digest, /) -> int | None:
+        del repository
+        size = self._tree.size(self._blob_path(digest))
+        if size is None:
+            raise missing_blob(digest)
+        return size
+
+    def signature_warnings(self, repository: str, digest: Digest, content: bytes, /) -> tuple[str, ...]:
+        where = f"{repository}@{digest}"
+        payload = open_manifest(content).payload
+        if payload != content:
+            return check_signatures(content, payload, where)
+        folder = f"{self._manifests(repository)}/revisions/sha256/{digest.hex}/signatures/sha256"
+        names = [entry.name for entry in self._tree.entries(folder)]
+        if not names:
+            return (f"{where}: no signature is stored (registries from 2.5 on keep none)",)
+        problems = ((name, self._signature_problem(name, payload)) for name in names)
+        return tuple(f"{where}: signature {name} {problem}" for name, problem in problems if problem is not None)
+
+    def _signature_problem(self, name: str, payload: bytes) -> str | None:
+        try:
+            digest = Digest(name)
+        except ValueError:
+            return "has no valid name"
+        try:
+            content = self._tree.read(self._blob_path(digest), SMALL_FILE_BYTES)
+            if content is None:
+                return "is missing"
+            if Digest.of(content) != digest:
+                return "does not match its digest"
+            return signature_problem(payload, parse_signature(content))
+        except MigrateError as exc:
+            return f"cannot be read: {exc.message}"
+
+    # --- listing -------------------------------------------------------------------------------------------------
+
+    def _read_listing(self) -> SourceListing:
+        self._root = self._find_root()
+        images = RegistryImages(self)
+        untagged: list[tuple[str, Digest]] = []
+        for repository in self._repositories():
+            tagged = self._read_tags(repository, images)
+            revisions = self._tree.entries(f"{self._manifests(repository)}/revisions/sha256")
+            for entry in revisions:
+                digest = _digest_or_none(entry.name)
+                if digest is not None and digest not in tagged and self._is_linked(repository, digest):
+                    untagged.append((repository, digest))
+            self._note_uploads(repository, images)
+        self._add_untagged(untagged, images)
+        return images.listing()
+
+    def _find_root(self) -> str:
+        for root in ROOTS:
+            prefix = f"{root}/" if root else ""
+            if self._tree.entries(f"{prefix}repositories") and self._tree.entries(f"{prefix}blobs"):
+                return root
+        raise SourceUnreadableError(f"{self.location}: no docker/registry/v2/ with blobs/ and repositories/")
+
+    def _repositories(self) -> Iterator[str]:
+        """Names of all repositories, sorted by component: folders that hold `_manifests` or `_layers`."""
+        pending = [""]
+        visited = 0
+        while pending:
+            name = pending.pop()
+            visited += 1
+            if visited > REPOSITORIES:
+                raise LimitError(f"{self.location}: more than {REPOSITORIES:,} folders below repositories/")
+            folder = self._rooted(f"repositories/{name}".rstrip("/"))
+            names = [entry.name for entry in self._tree.entries(folder) if entry.is_folder]
+            if "_manifests" in names or "_layers" in names:
+                yield name
+            inner = [f"{name}/{child}".lstrip("/") for child in names if not child.startswith("_")]
+            pending += [child for child in reversed(inner) if len(child) <= _NAME_LENGTH]
+
+    def _read_tags(self, repository: str, images: RegistryImages) -> set[Digest]:
+        folder = f"{self._manifests(repository)}/tags"
+        tags = [entry.name for entry in self._tree.entries(folder) if entry.is_folder]
+        links = self._tree.read_many([f"{folder}/{tag}/current/link" for tag in tags], SMALL_FILE_BYTES)
+        named: dict[Digest, tuple[list[Reference], list[str]]] = {}
+        for tag in tags:
+            reference = Reference(repository, tag)
+            try:
+                digest, warning = _parse_link(links.get(f"{folder}/{tag}/current/link"), reference)
+            except MigrateError as error:
+                images.fail(reference, error)
+                continue
+            references, warnings = named.setdefault(digest, ([], []))
+            references.append(reference)
+            warnings += warning
+        for digest, (references, warnings) in named.items():
+            content = self._read_revision(repository, references, digest, images)
+            if content is not None:
+                images.add(repository, references, digest, content, warnings)
+        return set(named)
+
+    def _add_untagged(self, untagged: Sequence[tuple[str, Digest]], images: RegistryImages) -> None:
+        """Revisions that no tag names; lists first, because what a list names is no image of its own."""
+        single = []
+        for repository, digest in untagged:
+            content = self._read_revision(repository, [], digest, images)
+            if content is not None and is_index(content):
+                images.add(repository, [], digest, content)
+            elif content is not None:
+                single.append((repository, digest, content))
+        for repository, digest, content in single:
+            if (repository, digest) not in images.children:
+                images.add(repository, [], digest, content)
+
+    def _read_revision(
+        self, repository: str, references: Sequence[Reference], digest: Digest, images: RegistryImages
+    ) -> bytes | None:
+        try:
+            return self.read_manifest(repository, digest)
+        except MigrateError as error:
+            for reference in references or (f"{repository}@{digest}",):
+                images.fail(reference, error)
+            return None
+
+    def _is_linked(self, repository: str, digest: Digest) -> bool:
+        return self._tree.size(self._rooted(revision_link(repository, digest))) is not None
+
+    def _note_uploads(self, repository: str, images: RegistryImages) -> None:
+        uploads = self._tree.entries(self._rooted(f"{repository_path(repository)}/_uploads"))
+        if uploads:
+            images.warn(f"{repository}: {len(uploads)} unfinished uploads are ignored")
+
+    def _blob_path(self, digest: Digest) -> str:
+        return self._rooted(blob_path(digest))
+
+    def _manifests(self, repository: str) -> str:
+        return self._rooted(f"{repository_path(repository)}/_manifests")
+
+    def _rooted(self, path: str) -> str:
+        if self._root is None:
+            self._root = self._find_root()
+        return f"{self._root}/{path}" if self._root else path
+
+
+def _parse_link(content: bytes | SourceError | None, reference: Reference) -> tuple[Digest, list[str]]:
+    """The digest that a tag's `current/link` holds, and warnings about how it holds it."""
+    if isinstance(content, SourceError):
+        raise content
+    text = (content or b"").decode("utf-8", "replace")
+    if not text.strip():
+        raise DeletedManifestError(f"tag {reference}: current/link is missing or empty")
+    try:
+        digest = Digest.parse(text.strip())
+    except ValueError as exc:
+        raise DeletedManifestError(f"tag {reference}: current/link holds {text[:100]!r}, not a digest") from exc
+    if text.strip() != text:
+        return digest, [f"tag {reference}: white space around the digest in current/link was ignored"]
+    return digest, []
+
+
+def _digest_or_none(name: str) -> Digest | None:
+    try:
+        return Digest(name)
+    except ValueError:
+        return None
