@@ -51,24 +51,28 @@ def render_tree(inventory: Inventory, *, width: int, exact_bytes: bool, full_ids
         containers[image.legacy_id] += image.containers
     lines: list[str] = []
     # a loop, not a recursion: chains may be ten thousand layers long
-    pending = [(layer, "", index == len(children[None]) - 1) for index, layer in enumerate(children[None])][::-1]
+    pending = [(root, "", "") for root in reversed(children[None])]
     seen: set[LegacyID] = set()
     while pending:
-        layer, indent, last = pending.pop()
+        layer, first, rest = pending.pop()
         if layer.legacy_id in seen:
             continue
         seen.add(layer.legacy_id)
-        below = children[layer.legacy_id]
-        arm = ("└─" if last else "├─") + ("┬─" if below else "──")
-        facts = [_id(layer.legacy_id, full_ids), f"Size: {_size(layer.size, exact_bytes)}"]
+        facts = [_id(layer.legacy_id, full_ids), _size(layer.size, exact_bytes)]
         if tags[layer.legacy_id]:
             facts.append(f"Tags: {', '.join(sorted(tags[layer.legacy_id]))}")
         if containers[layer.legacy_id]:
             facts.append(f"Containers: {', '.join(_id(one, full_ids) for one in containers[layer.legacy_id])}")
-        lines.append(shorten(printable(f"{indent}{arm} {' '.join(facts)}"), max(width, 40)))
-        # a chain without branches stays in its column, or long chains would walk off the screen
-        deeper = indent + ("  " if last else "│ ")
-        pending += [(child, deeper, index == len(below) - 1) for index, child in enumerate(below)][::-1]
+        lines.append(shorten(printable(first + "  ".join(facts)), max(width, 40)))
+        below = children[layer.legacy_id]
+        if len(below) == 1:  # a chain without branches stays in its column, or long ones would walk off the screen
+            pending.append((below[0], rest, rest))
+        else:
+            last = len(below) - 1
+            arms = [("└─ ", "   ") if index == last else ("├─ ", "│  ") for index in range(len(below))]
+            pending += [(child, rest + arm, rest + under) for child, (arm, under) in zip(below, arms, strict=True)][
+                ::-1
+            ]
     return "\n".join(lines) + "\n" if lines else ""
 
 
