@@ -176,7 +176,7 @@ def decode_string(literal: bytes) -> str:
         except UnicodeDecodeError:
             return _SURROGATE.sub("\ufffd", literal.decode("utf-8", "surrogateescape"))
     text = _ESCAPE.sub(_unescape, literal.decode("utf-8", "surrogateescape"))
-    return EscapedString(_SURROGATE.sub("\ufffd", text))
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _unescape(match: re.Match[str]) -> str:
@@ -293,7 +293,8 @@ def _value_end(raw: bytes, start: int) -> int:
 def _value_at(raw: bytes, start: int, end: int) -> Any:
     first = raw[start]
     if first == 0x22:
-        return decode_string(raw[start + 1 : end - 1])
+        literal = raw[start + 1 : end - 1]
+        return EscapedString(decode_string(literal)) if b"\\" in literal else decode_string(literal)
     if first == 0x7B:
         return RawObject(raw, start)
     if first == 0x5B:

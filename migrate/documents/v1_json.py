@@ -6,23 +6,81 @@ Structs of moby (image/image.go, container.Config) in Docker 1.10 to 24; see doc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from migrate.documents.go_json import (
-    EscapedString,
-    Number,
-    RawArray,
-    RawObject,
-    encode,
-    fold_key,
-    in_int64,
-    read_document,
-    read_members,
+from migrate.documents.go_json import RawObject, encode, fold_key, read_document, read_members
+from migrate.documents.go_struct import (
+    Field,
+    MismatchError,
+    Struct,
+    decode_bool,
+    decode_command,
+    decode_int64,
+    decode_int64_pointer,
+    decode_name_set,
+    decode_string,
+    decode_string_map,
+    decode_strings,
+    decode_time,
 )
-from migrate.documents.go_time import ZERO_TIME, normalise_time
+from migrate.documents.go_time import ZERO_TIME
 from migrate.errors import DocumentError
+
+_HEALTH: Final = Struct(
+    Field("Test", decode_strings, None, omit_empty=True),
+    Field("Interval", decode_int64, 0, omit_empty=True),
+    Field("Timeout", decode_int64, 0, omit_empty=True),
+    Field("StartPeriod", decode_int64, 0, omit_empty=True),
+    Field("Retries", decode_int64, 0, omit_empty=True),
+)
+
+# The union of Docker 1.10 (PublishService) and 1.12 to 24 (Healthcheck, StopTimeout, Shell).
+_CONFIG: Final = Struct(
+    Field("Hostname", decode_string, ""),
+    Field("Domainname", decode_string, ""),
+    Field("User", decode_string, ""),
+    Field("AttachStdin", decode_bool, False),
+    Field("AttachStdout", decode_bool, False),
+    Field("AttachStderr", decode_bool, False),
+    Field("ExposedPorts", decode_name_set, None, omit_empty=True),
+    Field("PublishService", decode_string, "", omit_empty=True),
+    Field("Tty", decode_bool, False),
+    Field("OpenStdin", decode_bool, False),
+    Field("StdinOnce", decode_bool, False),
+    Field("Env", decode_strings, None),
+    Field("Cmd", decode_command, None),
+    Field("Healthcheck", _HEALTH.decode_pointer, None, omit_nil=True, struct=_HEALTH),
+    Field("ArgsEscaped", decode_bool, False, omit_empty=True),
+    Field("Image", decode_string, ""),
+    Field("Volumes", decode_name_set, None),
+    Field("WorkingDir", decode_string, ""),
+    Field("Entrypoint", decode_command, None),
+    Field("NetworkDisabled", decode_bool, False, omit_empty=True),
+    Field("MacAddress", decode_string, "", omit_empty=True),
+    Field("OnBuild", decode_strings, None),
+    Field("Labels", decode_string_map, None),
+    Field("StopSignal", decode_string, "", omit_empty=True),
+    Field("StopTimeout", decode_int64_pointer, None, omit_nil=True),
+    Field("Shell", decode_command, None, omit_empty=True),
+)
+
+_IMAGE: Final = Struct(
+    Field("id", decode_string, "", omit_empty=True),
+    Field("parent", decode_string, "", omit_empty=True),
+    Field("comment", decode_string, "", omit_empty=True),
+    Field("created", decode_time, ZERO_TIME),
+    Field("container", decode_string, "", omit_empty=True),
+    Field("container_config", _CONFIG.decode, {}, struct=_CONFIG),
+    Field("docker_version", decode_string, "", omit_empty=True),
+    Field("author", decode_string, "", omit_empty=True),
+    Field("config", _CONFIG.decode_pointer, None, omit_nil=True, struct=_CONFIG),
+    Field("architecture", decode_string, "", omit_empty=True),
+    Field("variant", decode_string, "", omit_empty=True),
+    Field("os", decode_string, "", omit_empty=True),
+    Field("Size", decode_int64, 0, omit_empty=True),
+)
 
 _WHAT: Final = "layer json"
 _DROPPED_KEYS: Final = frozenset({"id", "parent", "Size", "parent_id", "layer_id", "throwaway"})
@@ -54,7 +112,7 @@ class V1Json:
 def parse_v1_json(raw: bytes, what: str = _WHAT) -> V1Json:
     """Raises DocumentError where Docker refuses the document: bad syntax, or a known field of the wrong type."""
     document = read_document(raw, what)
-    image = _decode_image(document, what)
+    image = _decode(document, what)
     extra = _other_fields(document)
     parent_id = extra.get("parent_id")
     return V1Json(
@@ -94,12 +152,19 @@ def carried_members(raw: bytes, what: str = _WHAT) -> dict[str, bytes]:
     JSON by Docker before 1.8.3 (or by an unknown version) goes through Docker's structs, which drop what they do not
     know and fill in the rest; later JSON keeps its values as written. Raises DocumentError.
     """
-    image = _decode_image(read_document(raw, what), what)
-    if _needs_fallback(image.get("docker_version", "")):
+    image = _decode(read_document(raw, what), what)
+    if _needs_fallback(image.get("docker_version") or ""):
         members = {key: encode(value) for key, value in _IMAGE.encode(image).items()}
     else:
         members = read_members(raw, what)
     return {key: value for key, value in members.items() if key not in _DROPPED_KEYS}
+
+
+def _decode(document: Any, what: str) -> dict[str, Any]:
+    try:
+        return _IMAGE.decode(document)
+    except MismatchError as exc:
+        raise DocumentError(f"{what}: {exc}") from exc
 
 
 def _needs_fallback(docker_version: str) -> bool:
@@ -126,223 +191,3 @@ def _other_fields(document: Any) -> dict[str, Any]:
             if folded in ("id", "parent", "parent_id", "throwaway") and value is not None:
                 found[folded] = value
     return found
-
-
-# --- Go's structs ------------------------------------------------------------------------------------------------
-
-Decode = Callable[[Any, Any, str], Any]
-"""(value, what earlier equal keys gave or None, where) → decoded value. `null` comes here, too."""
-
-
-def _mismatch(where: str, wanted: str) -> DocumentError:
-    return DocumentError(f"{where}: not {wanted}")
-
-
-def _string(value: Any, old: Any, where: str) -> Any:
-    if isinstance(value, str):
-        return str(value)
-    if value is None:
-        return old
-    raise _mismatch(where, "a string")
-
-
-def _bool(value: Any, old: Any, where: str) -> Any:
-    if value is True or value is False:
-        return value
-    if value is None:
-        return old
-    raise _mismatch(where, "true or false")
-
-
-def _int64(value: Any, old: Any, where: str) -> Any:
-    if value is None:
-        return old
-    number = value.int64() if isinstance(value, Number) else in_int64(value) if type(value) is int else None
-    if number is None:
-        raise _mismatch(where, "an integer of 64 bits")
-    return number
-
-
-def _time(value: Any, old: Any, where: str) -> Any:
-    if value is None:
-        return old
-    text = normalise_time(value) if isinstance(value, str) and not isinstance(value, EscapedString) else None
-    if text is None:
-        raise _mismatch(where, "a time of RFC 3339")
-    return text
-
-
-def _strings(value: Any, old: Any, where: str) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, (list, RawArray)):
-        raise _mismatch(where, "an array of strings")
-    earlier = old or ()
-    return [_string(item, earlier[index] if index < len(earlier) else "", where) for index, item in enumerate(value)]
-
-
-def _command(value: Any, old: Any, where: str) -> Any:
-    """Docker's StrSlice: an array of strings, or a string that stands for an array of one."""
-    return [str(value)] if isinstance(value, str) else _strings(value, None, where)
-
-
-def _name_set(value: Any, old: Any, where: str) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, (dict, RawObject)):
-        raise _mismatch(where, "an object")
-    names = old if old is not None else {}
-    for key, item in value.items():
-        if item is not None and not isinstance(item, (dict, RawObject)):
-            raise _mismatch(f"{where}.{key}", "an object")
-        names[str(key)] = {}
-    return names
-
-
-def _string_map(value: Any, old: Any, where: str) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, (dict, RawObject)):
-        raise _mismatch(where, "an object")
-    texts = old if old is not None else {}
-    for key, item in value.items():
-        texts[str(key)] = _string(item, "", f"{where}.{key}")
-    return texts
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A field of a Go struct. `zero` is what Go writes where the field was never set.
-
-    `omit_empty` is Go's omitempty; for a field that is a pointer that means `omit_nil`, as a pointer to an empty value
-    is not empty.
-    """
-
-    name: str
-    decode: Decode
-    zero: Any
-    omit_empty: bool = False
-    omit_nil: bool = False
-
-
-class Struct:
-    """A Go struct: fields in the order in which Go writes them."""
-
-    def __init__(self, *fields: Field) -> None:
-        self._fields = fields
-        self._exact = {field.name: field for field in fields}
-        self._folded: dict[str, Field] = {}
-        for field in fields:
-            self._folded.setdefault(fold_key(field.name), field)
-
-    def decode(self, value: Any, old: Any, where: str) -> dict[str, Any]:
-        """Field name → value for the fields that stand in `value`. Members merge into `old`, as Go does."""
-        decoded: dict[str, Any] = old if old is not None else {}
-        if value is None:
-            return decoded
-        if not isinstance(value, (dict, RawObject)):
-            raise _mismatch(where, "an object")
-        exact, folded = self._exact, self._folded
-        for key, item in value.items():
-            field = exact.get(key) or folded.get(fold_key(key))
-            if field is not None:
-                name = field.name
-                decoded[name] = field.decode(item, decoded.get(name), f"{where}: {name}")
-        return decoded
-
-    def encode(self, decoded: Mapping[str, Any]) -> dict[str, Any]:
-        """All that Go writes for the struct, as plain values in Go's order."""
-        encoded: dict[str, Any] = {}
-        for field in self._fields:
-            value = decoded.get(field.name)
-            if value is None:
-                value = field.zero
-            if (value or not field.omit_empty) and (value is not None or not field.omit_nil):
-                encoded[field.name] = _encode_value(field, value)
-        return encoded
-
-
-def _encode_value(field: Field, value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    struct = _NESTED.get(field.decode)
-    if struct is not None:
-        return struct.encode(value)
-    return {key: value[key] for key in sorted(value)}
-
-
-def _config(value: Any, old: Any, where: str) -> Any:
-    return _CONFIG.decode(value, old, where)
-
-
-def _config_pointer(value: Any, old: Any, where: str) -> Any:
-    return None if value is None else _CONFIG.decode(value, old, where)
-
-
-def _health_pointer(value: Any, old: Any, where: str) -> Any:
-    return None if value is None else _HEALTH.decode(value, old, where)
-
-
-_HEALTH: Final = Struct(
-    Field("Test", _strings, None, omit_empty=True),
-    Field("Interval", _int64, 0, omit_empty=True),
-    Field("Timeout", _int64, 0, omit_empty=True),
-    Field("StartPeriod", _int64, 0, omit_empty=True),
-    Field("Retries", _int64, 0, omit_empty=True),
-)
-
-# The union of Docker 1.10 (PublishService) and 1.12 to 24 (Healthcheck, StopTimeout, Shell).
-_CONFIG: Final = Struct(
-    Field("Hostname", _string, ""),
-    Field("Domainname", _string, ""),
-    Field("User", _string, ""),
-    Field("AttachStdin", _bool, False),
-    Field("AttachStdout", _bool, False),
-    Field("AttachStderr", _bool, False),
-    Field("ExposedPorts", _name_set, None, omit_empty=True),
-    Field("PublishService", _string, "", omit_empty=True),
-    Field("Tty", _bool, False),
-    Field("OpenStdin", _bool, False),
-    Field("StdinOnce", _bool, False),
-    Field("Env", _strings, None),
-    Field("Cmd", _command, None),
-    Field("Healthcheck", _health_pointer, None, omit_nil=True),
-    Field("ArgsEscaped", _bool, False, omit_empty=True),
-    Field("Image", _string, ""),
-    Field("Volumes", _name_set, None),
-    Field("WorkingDir", _string, ""),
-    Field("Entrypoint", _command, None),
-    Field("NetworkDisabled", _bool, False, omit_empty=True),
-    Field("MacAddress", _string, "", omit_empty=True),
-    Field("OnBuild", _strings, None),
-    Field("Labels", _string_map, None),
-    Field("StopSignal", _string, "", omit_empty=True),
-    Field("StopTimeout", _int64, None, omit_nil=True),
-    Field("Shell", _command, None, omit_empty=True),
-)
-
-_IMAGE: Final = Struct(
-    Field("id", _string, "", omit_empty=True),
-    Field("parent", _string, "", omit_empty=True),
-    Field("comment", _string, "", omit_empty=True),
-    Field("created", _time, ZERO_TIME),
-    Field("container", _string, "", omit_empty=True),
-    Field("container_config", _config, {}),
-    Field("docker_version", _string, "", omit_empty=True),
-    Field("author", _string, "", omit_empty=True),
-    Field("config", _config_pointer, None, omit_nil=True),
-    Field("architecture", _string, "", omit_empty=True),
-    Field("variant", _string, "", omit_empty=True),
-    Field("os", _string, "", omit_empty=True),
-    Field("Size", _int64, 0, omit_empty=True),
-)
-
-_NESTED: Final[Mapping[Decode, Struct]] = {
-    _config: _CONFIG,
-    _config_pointer: _CONFIG,
-    _health_pointer: _HEALTH,
-}
-
-
-def _decode_image(document: Any, what: str) -> dict[str, Any]:
-    return _IMAGE.decode(document, None, what)

@@ -1,0 +1,175 @@
+"""Go's way from JSON into structs and back: which keys match, what merges, which types are refused, what is left out.
+
+A struct is a table of fields; a decoded struct is a dict that holds the fields that were set. Values come from
+`go_json.read_document`, so both its plain and its raw forms are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from migrate.documents.go_json import EscapedString, Number, RawArray, RawObject, fold_key, in_int64
+from migrate.documents.go_time import normalise_time
+
+Decode = Callable[[Any, Any], Any]
+"""(value, what an earlier equal key gave, or None) → decoded value, or MismatchError. `null` comes here, too."""
+
+
+class MismatchError(ValueError):
+    """A value of another type than its field takes. `path` leads to it, innermost name first."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(wanted)
+        self.wanted = wanted
+        self.path: list[str] = []
+
+    def __str__(self) -> str:
+        return f"{'.'.join(reversed(self.path)) or 'document'}: not {self.wanted}"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a Go struct. `zero` is what Go writes where the field was never set.
+
+    `omit_empty` is Go's omitempty. On a field that is a pointer it means `omit_nil`: a pointer to an empty value is not
+    empty. `struct` is the struct that the field holds or points to.
+    """
+
+    name: str
+    decode: Decode
+    zero: Any
+    omit_empty: bool = False
+    omit_nil: bool = False
+    struct: Struct | None = None
+
+
+class Struct:
+    """A Go struct: fields in the order in which Go writes them."""
+
+    def __init__(self, *fields: Field) -> None:
+        self._fields = fields
+        self._exact = {field.name: field for field in fields}
+        self._folded = {fold_key(field.name): field for field in reversed(fields)}
+
+    def decode(self, value: Any, old: Any = None) -> dict[str, Any]:
+        """Name → value of the fields that stand in `value`, merged into `old`. None: there, but never set."""
+        decoded: dict[str, Any] = {} if old is None else old
+        if value is None:
+            return decoded
+        if not isinstance(value, (dict, RawObject)):
+            raise MismatchError("an object")
+        exact, folded = self._exact, self._folded
+        for key, item in value.items():
+            field = exact.get(key) or folded.get(fold_key(key))
+            if field is None:
+                continue
+            name = field.name
+            try:
+                decoded[name] = field.decode(item, decoded.get(name))
+            except MismatchError as exc:
+                exc.path.append(name)
+                raise
+        return decoded
+
+    def decode_pointer(self, value: Any, old: Any = None) -> dict[str, Any] | None:
+        """The same for a field that is a pointer, which `null` clears."""
+        return None if value is None else self.decode(value, old)
+
+    def encode(self, decoded: Mapping[str, Any]) -> dict[str, Any]:
+        """All that Go writes for the struct, as plain values in Go's order."""
+        encoded: dict[str, Any] = {}
+        for field in self._fields:
+            value = decoded.get(field.name)
+            if value is None:
+                value = field.zero
+            if (field.omit_empty and not value) or (field.omit_nil and value is None):
+                continue
+            if isinstance(value, dict):
+                value = field.struct.encode(value) if field.struct else {key: value[key] for key in sorted(value)}
+            encoded[field.name] = value
+        return encoded
+
+
+def decode_string(value: Any, old: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return old
+    raise MismatchError("a string")
+
+
+def decode_bool(value: Any, old: Any) -> Any:
+    if value is True or value is False:
+        return value
+    if value is None:
+        return old
+    raise MismatchError("true or false")
+
+
+def decode_int64(value: Any, old: Any) -> Any:
+    if value is None:
+        return old
+    number = value.int64() if isinstance(value, Number) else in_int64(value) if type(value) is int else None
+    if number is None:
+        raise MismatchError("an integer of 64 bits")
+    return number
+
+
+def decode_int64_pointer(value: Any, old: Any) -> Any:
+    return None if value is None else decode_int64(value, old)
+
+
+def decode_time(value: Any, old: Any) -> Any:
+    """RFC3339Nano text. Go reads the literal without looking at escapes, so those are refused."""
+    if value is None:
+        return old
+    text = normalise_time(value) if isinstance(value, str) and not isinstance(value, EscapedString) else None
+    if text is None:
+        raise MismatchError("a time as in RFC 3339")
+    return text
+
+
+def decode_strings(value: Any, old: Any) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, (list, RawArray)):
+        raise MismatchError("an array of strings")
+    texts = list(value)
+    if all(type(text) is str for text in texts):
+        return texts
+    earlier = old or ()  # `null` leaves what stood at its place
+    return [decode_string(text, earlier[at] if at < len(earlier) else "") for at, text in enumerate(texts)]
+
+
+def decode_command(value: Any, old: Any) -> Any:
+    """Docker's StrSlice: an array of strings, or one string that stands for such an array."""
+    return [value] if isinstance(value, str) else decode_strings(value, None)
+
+
+def decode_name_set(value: Any, old: Any) -> Any:
+    """Go's map[string]struct{}."""
+    names = _map_to_fill(value, old)
+    if names is not None:
+        for key, item in value.items():
+            if item is not None and not isinstance(item, (dict, RawObject)):
+                raise MismatchError("an object of objects")
+            names[key] = {}
+    return names
+
+
+def decode_string_map(value: Any, old: Any) -> Any:
+    texts = _map_to_fill(value, old)
+    if texts is not None:
+        for key, item in value.items():
+            texts[key] = decode_string(item, "")
+    return texts
+
+
+def _map_to_fill(value: Any, old: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if not isinstance(value, (dict, RawObject)):
+        raise MismatchError("an object")
+    return {} if old is None else old
