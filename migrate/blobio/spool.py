@@ -10,20 +10,33 @@ import io
 import os
 import stat
 import tempfile
+from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from migrate.blobio.compression import detect_compression, open_decompressed
-from migrate.errors import SourceError, SourceUnreadableError, TargetError
+from migrate.errors import SourceError, SourceUnreadableError, TargetError, TruncatedError
 
 _CHUNK = 1024 * 1024
 _HEAD = 512
 
 
-def open_seekable(fd: int, what: str, directory: str | None = None) -> tuple[int, int]:
-    """Takes `fd` over and returns (descriptor, size in bytes) of the plain content; the caller closes it.
+@dataclass(frozen=True, slots=True)
+class Seekable:
+    """The plain content: a descriptor of the caller's, and its size in bytes.
 
-    A plain file comes back as it is. Raises SourceUnreadableError (cannot be read, damaged or truncated compression)
-    and TargetError (no space for the temporary file, which lies in `directory` or where TMPDIR says).
+    `damage` is set where a compressed stream ends too early: what came before that place is there.
+    """
+
+    fd: int
+    size: int
+    damage: TruncatedError | None = None
+
+
+def open_seekable(fd: int, what: str, directory: str | None = None) -> Seekable:
+    """Takes `fd` over; the caller closes the result's. A plain file comes back as it is.
+
+    Raises SourceUnreadableError (cannot be read; a compressed stream that is damaged, for then every byte of it is in
+    doubt) and TargetError (no space for the temporary file, which lies in `directory` or where TMPDIR says).
     """
     try:
         status = os.fstat(fd)
@@ -32,7 +45,7 @@ def open_seekable(fd: int, what: str, directory: str | None = None) -> tuple[int
         head = stream.peek(_HEAD)[:_HEAD]  # type: ignore[attr-defined]
         kind = detect_compression(head)
         if seekable and kind == "none":
-            return os.dup(fd), os.lseek(fd, 0, os.SEEK_END)
+            return Seekable(os.dup(fd), os.lseek(fd, 0, os.SEEK_END))
         if kind != "none":
             stream = open_decompressed(stream, kind, what)
         return _spool(stream, what, directory)
@@ -44,23 +57,33 @@ def open_seekable(fd: int, what: str, directory: str | None = None) -> tuple[int
         os.close(fd)
 
 
-def _spool(stream: BinaryIO, what: str, directory: str | None) -> tuple[int, int]:
-    with tempfile.TemporaryFile(dir=directory, prefix="migrate-spool-") as spool:
+def _spool(stream: BinaryIO, what: str, directory: str | None) -> Seekable:
+    damage: TruncatedError | None = None
+    with tempfile.TemporaryFile(dir=directory, prefix="migrate-spool-", buffering=0) as spool:
         size = 0
-        while chunk := stream.read(_CHUNK):
+        while True:
             try:
-                spool.write(chunk)
-            except OSError as error:
-                raise _no_room(error, what, spool.name) from error
+                chunk = stream.read(_CHUNK)
+            except TruncatedError as error:
+                damage = error
+                break
+            if not chunk:
+                break
+            _write_all(spool, chunk, what)
             size += len(chunk)
-        try:
-            spool.flush()
-        except OSError as error:
-            raise _no_room(error, what, spool.name) from error
-        return os.dup(spool.fileno()), size
+        return Seekable(os.dup(spool.fileno()), size, damage)
 
 
-def _no_room(error: OSError, what: str, place: object) -> TargetError:
+def _write_all(spool: BinaryIO, chunk: bytes, what: str) -> None:
+    view = memoryview(chunk)
+    try:
+        while view:
+            view = view[spool.write(view) :]
+    except OSError as error:
+        raise _no_room(error, what) from error
+
+
+def _no_room(error: OSError, what: str) -> TargetError:
     hint = "; set TMPDIR to a place with more room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
     return TargetError(f"{what}: its plain form cannot be kept in a temporary file: {error.strerror}{hint}")
 

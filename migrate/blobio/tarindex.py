@@ -61,7 +61,7 @@ class TarIndex:
 def index_tar(fd: int, size: int, what: str) -> TarIndex:
     """Scans the headers of the tar in `fd` (`size` bytes). Content is never read.
 
-    What follows a damaged header cannot be trusted and is left out; what stands before it is good. A member whose
+    An archive cut off between two members has no end marker; this is damage, too. What follows a damaged header cannot be trusted and is left out; what stands before it is good. A member whose
     content reaches over the end of the file is listed with its full size, and reading it is a TruncatedError.
     Raises LimitError over ARCHIVE_MEMBERS and UnsupportedError for a sparse member.
     """
@@ -156,10 +156,10 @@ def _scan(window: _Window, what: str) -> Iterator[Member]:
     overrides = _Overrides()
     while position < window.size:
         header = window.read(position, BLOCK)
+        if not header.strip(b"\0"):
+            return  # the end marker, or what a cut left of it: no member is lost
         if len(header) < BLOCK:
-            raise TruncatedError(f"{what}: ends in the middle of a header at byte {position}")
-        if header == _ZERO:
-            return
+            raise TruncatedError(f"{what}: ends in the middle of a header, at byte {position}")
         where = f"{what}: header at byte {position}"
         if not checksum_is_right(header):
             raise DamagedError(f"{where}: wrong checksum")
@@ -177,6 +177,7 @@ def _scan(window: _Window, what: str) -> Iterator[Member]:
         has_content = kind not in (b"1", b"2", b"3", b"4", b"5", b"6")
         position = content + (_padded(size) if has_content else 0)
         overrides = _Overrides()
+    raise TruncatedError(f"{what}: ends without the end-of-archive marker, so members may be lost")
 
 
 def _member(header: bytes, kind: bytes, overrides: _Overrides, content: int, size: int) -> Member:

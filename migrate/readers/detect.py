@@ -88,40 +88,35 @@ def _directory_type(path: Path, source_type: str | None) -> SourceType:
 
 
 def _open_archive_file(location: str, options: SourceOptions) -> LegacySource:
-    from migrate.readers.docker_archive import DockerArchiveSource
-    from migrate.readers.members import TarMembers
-
     try:
         fd = os.open(location, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         kind = PermissionSourceError if isinstance(error, PermissionError) else SourceUnreadableError
         raise kind(f"{location}: cannot be opened: {error.strerror}") from error
-    return DockerArchiveSource(location, _members(TarMembers, location, fd, options))
+    return _open_archive(location, fd, options)
 
 
 def _open_archive_stream(options: SourceOptions) -> LegacySource:
+    return _open_archive(STDIN, os.dup(sys.stdin.fileno()), options)
+
+
+def _open_archive(location: str, fd: int, options: SourceOptions) -> LegacySource:
     from migrate.readers.docker_archive import DockerArchiveSource
     from migrate.readers.members import TarMembers
 
-    fd = os.dup(sys.stdin.fileno())
-    return DockerArchiveSource(STDIN, _members(TarMembers, STDIN, fd, options))
-
-
-def _members(kind: type, location: str, fd: int, options: SourceOptions):  # type: ignore[no-untyped-def]
-    fd, size = open_seekable(fd, location, options.temporary_directory)
+    content = open_seekable(fd, location, options.temporary_directory)
     try:
-        head = os.pread(fd, 512, 0)
-        if size == 0:
+        if content.size == 0:
             raise UnrecognisedSourceError(f"{location}: is empty")
-        if not looks_like_tar(head):
+        if not looks_like_tar(os.pread(content.fd, 512, 0)):
             raise UnrecognisedSourceError(
                 f"{location}: is neither a tar archive nor one compressed by gzip, bzip2, xz or zstd"
             )
-        members = kind(location, fd, size)
+        members = TarMembers(location, content.fd, content.size, content.damage)
+        return DockerArchiveSource(location, members)
     except BaseException:
-        os.close(fd)
+        os.close(content.fd)
         raise
-    return members
 
 
 def _open_directory_archive(location: str, options: SourceOptions) -> LegacySource:

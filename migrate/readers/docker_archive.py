@@ -150,7 +150,7 @@ class DockerArchiveSource:
                         legacy_id=legacy_id,
                         layer=legacy_id,
                         error=MissingLayerError.code,
-                        message=f"{self.location}: {reference} names {legacy_id}, a layer that the archive does not hold",
+                        message=f"{self.location}: {reference} names {legacy_id}, which the archive does not hold",
                     )
                 )
         heads = set(find_heads(parents)) | set(tagged)

@@ -129,15 +129,16 @@ class Members:
 class TarMembers(Members):
     """Members of a tar in an open file, each an extent of it."""
 
-    def __init__(self, location: str, fd: int, size: int) -> None:
+    def __init__(self, location: str, fd: int, size: int, damage: SourceError | None = None) -> None:
         self._fd = fd
         self._size = size
         index = index_tar(fd, size, location)
         super().__init__(location, index.members)
-        if index.damage is not None:
+        damage = damage or index.damage
+        if damage is not None:
             if not index.members:
-                raise SourceUnreadableError(index.damage.message) from index.damage
-            self.problems.append(Problem("", index.damage.code, f"{index.damage.message}; what follows it is lost"))
+                raise SourceUnreadableError(damage.message) from damage
+            self.problems.append(Problem("", damage.code, f"{damage.message}; what follows is lost"))
 
     @contextmanager
     def _open_file(self, member: Member) -> Iterator[Payload]:
