@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Protocol
 
 from migrate.errors import DamagedError
@@ -30,10 +32,7 @@ _FOREIGN = (struct.error, EOFError, IndexError, KeyError, ValueError, TypeError,
 
 @dataclass(frozen=True, slots=True)
 class Inode:
-    """An inode as stat(2) would show it. `raw` is the inode itself, for the file system that made it.
-
-    `position` is where it lies in the pool, None if that is not certain (replayed from a journal).
-    """
+    """An inode as stat(2) would show it. `raw` is the inode itself, for the file system that made it."""
 
     number: int
     mode: int
@@ -44,7 +43,6 @@ class Inode:
     rdev: int
     nlink: int
     raw: bytes
-    position: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +61,10 @@ class Directory:
     parent: int
     names: tuple[tuple[bytes, int], ...]
 
+    def find(self, name: bytes) -> int | None:
+        at = bisect_left(self.names, (name,))
+        return self.names[at][1] if at < len(self.names) and self.names[at][0] == name else None
+
 
 class FileSystem(Protocol):
     """A file system, opened. Methods may be called from any thread; errors are SourceError."""
@@ -72,18 +74,23 @@ class FileSystem(Protocol):
     @property
     def root(self) -> int: ...
 
+    def inode_offset(self, number: int, /) -> int:
+        """Where on the device the inode lies."""
+
     def read_inode(self, number: int, /) -> Inode: ...
     def read_directory(self, inode: Inode, /) -> Directory: ...
     def read_link(self, inode: Inode, /) -> bytes: ...
     def read_xattrs(self, inode: Inode, /) -> Mapping[bytes, bytes]: ...
-    def read_extents(self, inode: Inode, /) -> Sequence[Extent]: ...
+    def read_extents(self, inode: Inode, /) -> Sequence[Extent]:
+        """Ascending, without overlap. Empty for what lies in the inode itself (links and directories only)."""
 
 
 class ReadsDevice(Protocol):
     """A thin device, or one with a journal's blocks laid over it."""
 
-    @property
-    def size(self) -> int: ...
+    size: int
+    block_size: int
+
     def read_into(self, view: memoryview, offset: int, /) -> None: ...
     def read_at(self, offset: int, size: int, /) -> bytes: ...
     def pool_position(self, offset: int, /) -> int | None: ...
@@ -144,7 +151,7 @@ def check_name(name: bytes, where: str) -> bytes:
 
 def sorted_names(names: list[tuple[bytes, int]], where: str) -> tuple[tuple[bytes, int], ...]:
     names.sort()
-    for (name, _), (following, _) in zip(names, names[1:], strict=False):
+    for (name, _), (following, _) in pairwise(names):
         if name == following:
             raise DamagedError(f"{where}: holds the name {name!r} twice")
     return tuple(names)

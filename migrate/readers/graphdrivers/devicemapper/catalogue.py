@@ -1,0 +1,156 @@
+"""Which thin device holds which layer: the JSON files that Docker kept beside the pool.
+
+Source of the format: moby v1.9.1, daemon/graphdriver/devmapper/deviceset.go. Docker 0.7 and 0.8 kept one file,
+`devicemapper/json`; later versions split it into `metadata/<id>` and renamed it `json.migrated`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from migrate.blobio.limits import JSON_BYTES, read_limited
+from migrate.documents.json_text import load_json
+from migrate.errors import DocumentError, PermissionSourceError, SourceError
+from migrate.readers.graphdrivers.devicemapper.pool import MAX_DEVICE_ID, SECTOR
+
+BASE: Final = "base"
+"""The empty device of which every base image is a snapshot."""
+MOST_DEVICES: Final = 1_000_000
+_NOT_DEVICES: Final = ("deviceset-metadata", "transaction-metadata")
+_LARGEST_DEVICE: Final = 1 << 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRecord:
+    """`size` in bytes. `initialized`: see `driver`; `deleted`: Docker was about to remove the device."""
+
+    device_id: int
+    size: int
+    transaction_id: int
+    initialized: bool
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTransaction:
+    """The device that was being made. If the pool never reached `transaction_id`, Docker would throw it away."""
+
+    transaction_id: int
+    name: str
+    device_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """A record per name, or the error that its document gives. The base device's name is `base`."""
+
+    records: Mapping[str, DeviceRecord | SourceError]
+    transaction: OpenTransaction | None = None
+
+
+def read_catalogue(directory: Path) -> Catalogue:
+    """`directory` is `<root>/devicemapper`. A damaged document costs its own device only."""
+    records: dict[str, DeviceRecord | SourceError] = _read_records(directory / "metadata")
+    pool = directory / "devicemapper"
+    unsplit = [pool / "json"] if records else [pool / "json", pool / "json.migrated"]
+    for path in unsplit:
+        if path.is_file():
+            records.update(_read_unsplit(path))
+            break
+    return Catalogue(records=records, transaction=_read_transaction(directory / "metadata" / "transaction-metadata"))
+
+
+def _read_records(directory: Path) -> dict[str, DeviceRecord | SourceError]:
+    try:
+        names = sorted(entry.name for entry in directory.iterdir() if entry.is_file())
+    except FileNotFoundError:
+        return {}
+    except PermissionError as exc:
+        raise PermissionSourceError(f"{directory}: may not be read by this user") from exc
+    except OSError as exc:
+        raise SourceError(f"{directory}: cannot be read: {exc}") from exc
+    devices = [name for name in names if not (name.startswith(".") or name.endswith(".migrated"))]
+    return {name: _record_or_error(directory / name) for name in devices if name not in _NOT_DEVICES}
+
+
+def _record_or_error(path: Path) -> DeviceRecord | SourceError:
+    try:
+        return _parse_record(load_json(_read(path), str(path)), str(path))
+    except SourceError as exc:
+        return exc
+
+
+def _read_unsplit(path: Path) -> dict[str, DeviceRecord | SourceError]:
+    document = load_json(_read(path), str(path))
+    devices = document.get("Devices") if isinstance(document, dict) else None
+    if not isinstance(devices, dict) or len(devices) > MOST_DEVICES:
+        raise DocumentError(f"{path}: no object of devices under `Devices`")
+    found: dict[str, DeviceRecord | SourceError] = {}
+    for name, value in devices.items():
+        try:
+            found[name or BASE] = _parse_record(value, f"{path}, device {name or BASE}")
+        except DocumentError as exc:
+            found[name or BASE] = exc
+    return found
+
+
+def _read_transaction(path: Path) -> OpenTransaction | None:
+    """None where there is none, or where it cannot be read: Docker ignores that as well."""
+    if not path.is_file():
+        return None
+    try:
+        document = load_json(_read(path), str(path))
+        number, device_id = (
+            _number(document, "open_transaction_id", str(path)),
+            _number(document, "device_id", str(path)),
+        )
+    except SourceError:
+        return None
+    name = document.get("device_hash")
+    return OpenTransaction(
+        transaction_id=number, name=name if isinstance(name, str) and name else BASE, device_id=device_id
+    )
+
+
+def _parse_record(document: Any, where: str) -> DeviceRecord:
+    record = DeviceRecord(
+        device_id=_number(document, "device_id", where),
+        size=_number(document, "size", where),
+        transaction_id=_number(document, "transaction_id", where, missing=0),
+        initialized=_flag(document, "initialized", where),
+        deleted=_flag(document, "deleted", where),
+    )
+    if record.device_id > MAX_DEVICE_ID:
+        raise DocumentError(f"{where}: device_id {record.device_id} is over the pool's limit of {MAX_DEVICE_ID}")
+    if not 0 < record.size <= _LARGEST_DEVICE or record.size % SECTOR:
+        raise DocumentError(f"{where}: no device has a size of {record.size:,} bytes")
+    return record
+
+
+def _number(document: Any, key: str, where: str, missing: int | None = None) -> int:
+    if not isinstance(document, dict):
+        raise DocumentError(f"{where}: not a JSON object")
+    value = document.get(key, missing)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise DocumentError(f"{where}: {key} is {value!r} instead of a number")
+    return value
+
+
+def _flag(document: Any, key: str, where: str) -> bool:
+    value = document.get(key, False)
+    if not isinstance(value, bool):
+        raise DocumentError(f"{where}: {key} is {value!r} instead of true or false")
+    return value
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return read_limited(stream, JSON_BYTES, str(path))
+    except PermissionError as exc:
+        raise PermissionSourceError(f"{path}: may not be read by this user") from exc
+    except OSError as exc:
+        raise SourceError(f"{path}: cannot be read: {exc}") from exc

@@ -1,0 +1,178 @@
+"""The devicemapper driver of a Docker root: a layer's name → its thin device → the tree under `rootfs/`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from migrate.errors import DamagedError, MissingLayerError, SourceError, UnsupportedError
+from migrate.model.legacy import LegacyID
+from migrate.readers.graphdrivers.devicemapper.catalogue import BASE, DeviceRecord, read_catalogue
+from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
+from migrate.readers.graphdrivers.devicemapper.ext4 import Ext4
+from migrate.readers.graphdrivers.devicemapper.filesystem import FileSystem, probe_kind
+from migrate.readers.graphdrivers.devicemapper.image import ImageFile
+from migrate.readers.graphdrivers.devicemapper.pool import ThinPool
+from migrate.readers.graphdrivers.devicemapper.sharing import ParsedInodes, SharedFileSystem
+from migrate.readers.graphdrivers.devicemapper.tree import EmptyTree, ImageTree
+from migrate.readers.graphdrivers.devicemapper.xfs import Xfs
+from migrate.readers.graphdrivers.tree import FileTree
+
+logger = logging.getLogger(__name__)
+
+_OPEN_TREES: Final = 16
+_ID_BYTES: Final = 256
+
+
+class DevicemapperDriver:
+    """Fills GraphDriver. `directory` is `<root>/devicemapper`; `data` and `metadata` replace the loop files there.
+
+    Nothing of the pool is opened before the first layer is asked for, so that a store whose pool is lost can still be
+    listed. `problems` collects what was found wrong but did not keep a layer from being read.
+    """
+
+    name = "devicemapper"
+    holds_whole_trees = True
+
+    def __init__(self, directory: Path, data: Path | None = None, metadata: Path | None = None) -> None:
+        self._data_path = data or directory / "devicemapper" / "data"
+        self._metadata_path = metadata or directory / "devicemapper" / "metadata"
+        self._catalogue = read_catalogue(directory)
+        self._users = Counter(
+            record.device_id for record in self._catalogue.records.values() if isinstance(record, DeviceRecord)
+        )
+        self._trees: OrderedDict[str, FileTree] = OrderedDict()
+        self._lock = threading.Lock()
+        self._images: list[ImageFile] = []
+        self._parsed = ParsedInodes()
+        self.problems: list[str] = []
+
+    def layer_ids(self) -> Sequence[str]:
+        return sorted(name for name in self._catalogue.records if name != BASE)
+
+    def has_layer(self, legacy_id: LegacyID) -> bool:
+        return legacy_id in self._catalogue.records and legacy_id != BASE
+
+    def layer_tree(self, legacy_id: LegacyID) -> FileTree:
+        with self._lock:
+            tree = self._trees.get(legacy_id)
+            if tree is None:
+                tree = self._trees[legacy_id] = self._open_tree(legacy_id)
+                if len(self._trees) > _OPEN_TREES:
+                    self._trees.popitem(last=False)
+            self._trees.move_to_end(legacy_id)
+            return tree
+
+    def open_device(self, name: str) -> ThinDevice:
+        """The thin device of a layer, or of `base`: the bytes of its whole file system."""
+        record = self._usable_record(name)
+        self._pool.details(record.device_id)
+        device_map = self._pool.read_map(record.device_id)
+        for loss in device_map.losses:
+            self._note(f"layer {name}: a part of its mapping is lost: {loss.error}")
+        return ThinDevice(self._data, device_map, self._pool.superblock.block_size, record.size)
+
+    def close(self) -> None:
+        with self._lock:
+            self._trees.clear()
+            while self._images:
+                self._images.pop().close()
+
+    def _open_tree(self, name: str) -> FileTree:
+        record = self._usable_record(name)
+        try:
+            device = self.open_device(name)
+            file_system = SharedFileSystem(_open_file_system(device), device, self._parsed)
+            top = ImageTree(device, file_system, record.device_id)
+            self._check_id_file(top, name)
+            return self._rootfs(device, file_system, record, top)
+        except SourceError as exc:
+            raise type(exc)(f"thin device {record.device_id} of layer {name}: {exc.message}", layer=name) from exc
+
+    def _rootfs(self, device: ThinDevice, file_system: FileSystem, record: DeviceRecord, top: ImageTree) -> FileTree:
+        """`initialized` is false for every snapshot that Docker ≥ 1.0 made; only the base device gets true there.
+
+        So what counts is what is on the device. Without `rootfs/` a layer is empty, but only if Docker had finished it.
+        """
+        if any(entry.path == b"rootfs" for entry in top.list_directory(b"")):
+            return ImageTree(device, file_system, record.device_id, b"rootfs")
+        if not record.initialized:
+            raise MissingLayerError("was never filled: it is not initialized and has no rootfs/")
+        return EmptyTree(record.device_id)
+
+    def _check_id_file(self, top: ImageTree, name: str) -> None:
+        """Docker writes `id` on a device's first mount, and snapshots inherit it: a layer of the chain stands in it."""
+        try:
+            with top.open_file(b"id") as stream:
+                found = stream.read(_ID_BYTES).decode("ascii", "backslashreplace").strip()
+        except MissingLayerError:
+            return
+        if found not in self._catalogue.records:
+            self._note(f"layer {name}: its device says that it belongs to {found!r}, which the store does not know")
+
+    def _usable_record(self, name: str) -> DeviceRecord:
+        record = self._catalogue.records.get(name)
+        if record is None:
+            raise MissingLayerError(f"the devicemapper store has no device for layer {name}", layer=name)
+        if isinstance(record, SourceError):
+            raise type(record)(record.message, layer=name) from record
+        if record.deleted:
+            raise MissingLayerError(f"layer {name}: its device was being deleted", layer=name)
+        if self._users[record.device_id] > 1:
+            raise DamagedError(f"layer {name}: another layer claims thin device {record.device_id} too", layer=name)
+        self._require_committed(name, record)
+        return record
+
+    def _require_committed(self, name: str, record: DeviceRecord) -> None:
+        pending = self._catalogue.transaction
+        if pending is None or (pending.name, pending.device_id) != (name, record.device_id):
+            return
+        reached = self._pool.superblock.transaction_id
+        if pending.transaction_id > reached:
+            raise MissingLayerError(
+                f"layer {name}: its device was being made in transaction {pending.transaction_id}, "
+                f"but the pool is at {reached}",
+                layer=name,
+            )
+
+    @cached_property
+    def _pool(self) -> ThinPool:
+        pool = ThinPool(self._open(self._metadata_path, "--dm-metadata"))
+        for problem in pool.problems:
+            self._note(problem)
+        return pool
+
+    @cached_property
+    def _data(self) -> ImageFile:
+        return self._open(self._data_path, "--dm-data")
+
+    def _open(self, path: Path, option: str) -> ImageFile:
+        try:
+            image = ImageFile(path)
+        except MissingLayerError as exc:
+            raise MissingLayerError(
+                f"{exc.message}; if the pool lies on block devices (direct-lvm), name them or images of them with "
+                f"--dm-data and --dm-metadata (here {option})"
+            ) from exc
+        self._images.append(image)
+        return image
+
+    def _note(self, problem: str) -> None:
+        logger.warning("%s", problem)
+        self.problems.append(problem)
+
+
+def _open_file_system(device: ThinDevice) -> FileSystem:
+    kind = probe_kind(device)
+    if kind == "ext4":
+        return Ext4(device)
+    if kind == "xfs":
+        return Xfs(device)
+    if kind is None:
+        raise DamagedError("holds no file system that Docker made (neither ext4 nor xfs)")
+    raise UnsupportedError(f"holds a {kind} file system; ext4 and xfs are read")

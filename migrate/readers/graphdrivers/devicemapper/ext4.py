@@ -1,0 +1,346 @@
+"""ext2, ext3 and ext4 on a thin device.
+
+Source of the format: Linux, Documentation/filesystems/ext4/; fs/ext4/ext4.h. All integers are little-endian.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+
+from migrate.errors import DamagedError, LimitError, UnsupportedError
+from migrate.readers.graphdrivers.devicemapper.device import PagedReader
+from migrate.readers.graphdrivers.devicemapper.dissection import open_extfs
+from migrate.readers.graphdrivers.devicemapper.filesystem import (
+    DIRECTORY_BYTES,
+    FILE_EXTENTS,
+    LINK_BYTES,
+    XATTR_BYTES,
+    Directory,
+    Extent,
+    Inode,
+    check_name,
+    naming,
+    sorted_names,
+)
+
+if TYPE_CHECKING:
+    from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
+
+ROOT_INODE: Final = 2
+_FILETYPE, _RECOVER, _EXTENTS, _64BIT, _MMP, _FLEX_BG = 0x2, 0x4, 0x40, 0x80, 0x100, 0x200
+_CSUM_SEED, _LARGEDIR = 0x2000, 0x4000
+_KNOWN = _FILETYPE | _RECOVER | _EXTENTS | _64BIT | _MMP | _FLEX_BG | _CSUM_SEED | _LARGEDIR
+_RO_BIGALLOC: Final = 0x200
+_OLD_INODE_SIZE: Final = 128
+_INODE_EXTENTS, _INODE_INLINE, _INODE_ENCRYPTED = 0x80000, 0x10000000, 0x800
+_EXTENT_MAGIC: Final = 0xF30A
+_MOST_DEPTH: Final = 5
+_UNWRITTEN: Final = 0x8000
+_XATTR_MAGIC: Final = 0xEA020000
+_PREFIXES: Final = {1: b"user.", 4: b"trusted.", 6: b"security."}
+_EXTENT = struct.Struct("<IHHI")
+_ENTRY = struct.Struct("<IHBB")
+_XATTR_ENTRY = struct.Struct("<BBHIII")
+
+
+class Ext4:
+    """One file system. Features that would change how names or contents are found, and are not known, are refused."""
+
+    kind = "ext4"
+    root = ROOT_INODE
+
+    def __init__(self, device: ThinDevice) -> None:
+        opened, self._layouts = open_extfs(cast(BinaryIO, device))
+        self._device = device
+        self._pages = PagedReader(device)
+        self._block_size = int(opened.block_size)
+        self._block_count = int(opened.block_count)
+        self._groups_offset = int(opened.groups_offset)
+        superblock = opened.sb
+        self._inode_count = int(superblock.s_inodes_count)
+        self._inodes_per_group = int(superblock.s_inodes_per_group)
+        self._inode_size = int(superblock.s_inode_size) if superblock.s_rev_level else _OLD_INODE_SIZE
+        self._wide = bool(superblock.s_feature_incompat & _64BIT) and superblock.s_desc_size >= 64
+        self._descriptor_size = int(superblock.s_desc_size) if self._wide else 32
+        self._check_features(superblock)
+
+    def _check_features(self, superblock: Any) -> None:
+        unknown = int(superblock.s_feature_incompat) & ~_KNOWN
+        if unknown or superblock.s_feature_ro_compat & _RO_BIGALLOC:
+            raise UnsupportedError(f"the ext4 file system uses features that are not read (incompat {unknown:#x})")
+        if not (_OLD_INODE_SIZE <= self._inode_size <= self._block_size) or self._inode_size & (self._inode_size - 1):
+            raise DamagedError(f"the ext4 superblock names an inode size of {self._inode_size}")
+        if not 1024 <= self._block_size <= 65536 or self._block_count * self._block_size > self._device.size:
+            raise DamagedError(
+                f"the ext4 superblock names {self._block_count:,} blocks of {self._block_size:,} bytes, the device has "
+                f"{self._device.size:,} bytes"
+            )
+        if superblock.s_feature_incompat & _RECOVER:
+            raise UnsupportedError(
+                "the ext4 journal was not replayed: the file system was in use when the store was copied"
+            )
+
+    def read_inode(self, number: int) -> Inode:
+        with naming(f"ext4 inode {number}"):
+            return self._decode(number, self._pages.read_at(self.inode_offset(number), self._inode_size))
+
+    def inode_offset(self, number: int) -> int:
+        if not 1 <= number <= self._inode_count:
+            raise DamagedError(f"ext4 inode {number}: the file system has only {self._inode_count:,} inodes")
+        group, index = divmod(number - 1, self._inodes_per_group)
+        raw = self._pages.read_at(self._groups_offset + group * self._descriptor_size, self._descriptor_size)
+        table = int.from_bytes(raw[8:12], "little")
+        if self._wide:
+            table |= int.from_bytes(raw[40:44], "little") << 32
+        if not 0 < table < self._block_count:
+            raise DamagedError(f"ext4 group {group}: its inode table lies at block {table}, beyond the file system")
+        return table * self._block_size + index * self._inode_size
+
+    def _decode(self, number: int, raw: bytes) -> Inode:
+        fields = self._layouts.ext4_inode(raw.ljust(512, b"\0"))
+        mode = int(fields.i_mode)
+        if not mode or not fields.i_links_count:
+            raise DamagedError(f"ext4 inode {number}: has a name but is deleted")
+        return Inode(
+            number=number,
+            mode=mode,
+            uid=fields.i_uid | fields.i_uid_high << 16,
+            gid=fields.i_gid | fields.i_gid_high << 16,
+            size=_size(fields, mode),
+            mtime_ns=_mtime(raw),
+            rdev=_rdev(fields.i_block) if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
+            nlink=int(fields.i_links_count),
+            raw=raw,
+        )
+
+    def read_directory(self, inode: Inode) -> Directory:
+        where = f"ext4 directory {inode.number}"
+        if inode.size > DIRECTORY_BYTES:
+            raise LimitError(f"{where}: {inode.size:,} bytes, over the limit of {DIRECTORY_BYTES:,} (DIRECTORY_BYTES)")
+        names: list[tuple[bytes, int]] = []
+        covered = 0
+        with naming(where):
+            for extent in self.read_extents(inode):
+                length = min(extent.length, inode.size - extent.start)
+                for start in range(0, length, self._block_size):
+                    names.extend(self._entries(self._pages.read_at(extent.offset + start, self._block_size), where))
+                covered += max(0, length)
+            if covered < inode.size:
+                raise DamagedError(f"{where}: {inode.size - covered:,} of its bytes are not stored")
+            found = {name: number for name, number in names if name in (b".", b"..")}
+            parent = found[b".."]
+            if found[b"."] != inode.number:
+                raise DamagedError(f"{where}: says that it is inode {found[b'.']}")
+            return Directory(parent, sorted_names([entry for entry in names if entry[0] not in found], where))
+
+    def _entries(self, block: bytes, where: str) -> Iterator[tuple[bytes, int]]:
+        at = 0
+        while at < len(block):
+            number, length, name_length, _ = _ENTRY.unpack_from(block, at)
+            length = length if 0 < length < 65535 else 65536 if len(block) == 65536 else length
+            if length < 8 + name_length or length % 4 or at + length > len(block):
+                raise DamagedError(f"{where}: an entry of {length} bytes at byte {at} of a block")
+            if number:
+                yield check_name(block[at + 8 : at + 8 + name_length], where), number
+            at += length
+
+    def read_link(self, inode: Inode) -> bytes:
+        where = f"ext4 symbolic link {inode.number}"
+        if inode.size > LINK_BYTES:
+            raise LimitError(f"{where}: {inode.size:,} bytes, over the limit of {LINK_BYTES:,} (LINK_BYTES)")
+        with naming(where):
+            if _is_fast_link(inode):
+                return inode.raw[40 : 40 + inode.size]
+            pieces = [self._pages.read_at(extent.offset, extent.length) for extent in self.read_extents(inode)]
+            target = b"".join(pieces)[: inode.size]
+            if len(target) != inode.size:
+                raise DamagedError(f"{where}: {inode.size - len(target):,} of its bytes are not stored")
+            return target
+
+    def read_xattrs(self, inode: Inode) -> dict[bytes, bytes]:
+        where = f"the extended attributes of ext4 inode {inode.number}"
+        found: dict[bytes, bytes] = {}
+        with naming(where):
+            body = _extra_body(inode.raw)
+            if body[:4] == _XATTR_MAGIC.to_bytes(4, "little"):
+                found.update(_xattrs(body, first=4, base=4, where=where))
+            block = int.from_bytes(inode.raw[104:108], "little") | int.from_bytes(inode.raw[118:120], "little") << 32
+            if block:
+                raw = self._pages.read_at(self._block_offset(block, where), self._block_size)
+                if raw[:4] != _XATTR_MAGIC.to_bytes(4, "little"):
+                    raise DamagedError(f"{where}: block {block} holds none")
+                found.update(_xattrs(raw, first=32, base=0, where=where))
+        return found
+
+    def read_extents(self, inode: Inode) -> Sequence[Extent]:
+        where = f"ext4 inode {inode.number}"
+        if stat.S_ISLNK(inode.mode) and _is_fast_link(inode):
+            return ()
+        if _flags(inode) & (_INODE_INLINE | _INODE_ENCRYPTED):
+            raise UnsupportedError(f"{where}: its content is inline or encrypted, which is not read")
+        with naming(where):
+            root = inode.raw[40:100]
+            mapped = self._walk_extents(root, where) if _flags(inode) & _INODE_EXTENTS else self._walk_map(inode, where)
+            return self._joined(mapped, where)
+
+    def _joined(self, mapped: Iterator[tuple[int, int, int]], where: str) -> list[Extent]:
+        """(first block of the file, count, block on the device), ascending → extents; neighbours become one."""
+        size = self._block_size
+        joined: list[Extent] = []
+        end = 0
+        for start, count, block in mapped:
+            if start * size < end:
+                raise DamagedError(f"{where}: two of its extents hold block {start}")
+            end = (start + count) * size
+            offset = self._block_offset(block, where)
+            self._block_offset(block + count - 1, where)
+            last = joined[-1] if joined else None
+            if last and last.start + last.length == start * size and last.offset + last.length == offset:
+                joined[-1] = Extent(last.start, last.length + count * size, last.offset)
+            else:
+                joined.append(Extent(start * size, count * size, offset))
+            if len(joined) > FILE_EXTENTS:
+                raise LimitError(f"{where}: more than {FILE_EXTENTS:,} extents (FILE_EXTENTS)")
+        return joined
+
+    def _walk_extents(self, root: bytes, where: str) -> Iterator[tuple[int, int, int]]:
+        seen: set[int] = set()
+        waiting: list[tuple[bytes, int | None]] = [(root, None)]
+        while waiting:
+            node, depth = waiting.pop()
+            entries, depth = _extent_entries(node, depth, where)
+            if depth == 0:
+                yield from ((start, count, block) for start, count, block in entries if count)
+                continue
+            children = []
+            for _, _, block in entries:
+                if block in seen:
+                    raise DamagedError(f"{where}: extent block {block} stands at two places of the tree")
+                seen.add(block)
+                children.append((self._pages.read_at(self._block_offset(block, where), self._block_size), depth - 1))
+            waiting.extend(reversed(children))
+
+    def _walk_map(self, inode: Inode, where: str) -> Iterator[tuple[int, int, int]]:
+        """The block map of ext2 and ext3: twelve blocks, then one, two and three levels of blocks of pointers."""
+        pointers = struct.unpack_from("<15I", inode.raw, 40)
+        last = -(-inode.size // self._block_size)
+        seen: set[int] = set()
+        for at, block in enumerate(pointers[:12]):
+            if block and at < last:
+                yield at, 1, block
+        start, fan = 12, self._block_size // 4
+        for level, block in enumerate(pointers[12:], start=1):
+            yield from self._walk_pointers(block, level, start, last, seen, where)
+            start += fan**level
+
+    def _walk_pointers(
+        self, block: int, level: int, start: int, last: int, seen: set[int], where: str
+    ) -> Iterator[tuple[int, int, int]]:
+        if not block or start >= last:
+            return
+        if level == 0:
+            yield start, 1, block
+            return
+        if block in seen:
+            raise DamagedError(f"{where}: pointer block {block} stands at two places of the map")
+        seen.add(block)
+        raw = self._pages.read_at(self._block_offset(block, where), self._block_size)
+        span = (self._block_size // 4) ** (level - 1)
+        for at, pointer in enumerate(struct.unpack(f"<{len(raw) // 4}I", raw)):
+            yield from self._walk_pointers(pointer, level - 1, start + at * span, last, seen, where)
+
+    def _block_offset(self, block: int, where: str) -> int:
+        if not 0 < block < self._block_count:
+            raise DamagedError(f"{where}: names block {block}, the file system has {self._block_count:,}")
+        return block * self._block_size
+
+
+def _extent_entries(node: bytes, depth: int | None, where: str) -> tuple[list[tuple[int, int, int]], int]:
+    """Entries of one node of the extent tree: (file block, count, device block); of an index node count is 1."""
+    magic, count, most, level = struct.unpack_from("<HHHH", node)
+    fits = (len(node) - 12) // 12
+    if magic != _EXTENT_MAGIC or count > most or most > fits or level > _MOST_DEPTH:
+        raise DamagedError(f"{where}: no extent tree ({count} of {most} entries at level {level})")
+    if depth is not None and (level != depth or not count):
+        raise DamagedError(f"{where}: an extent node of level {level} with {count} entries under level {depth + 1}")
+    entries = []
+    for start, length, high, low in _EXTENT.iter_unpack(node[12 : 12 + count * 12]):
+        if level:  # an index: file block, low 32 bits of the child, high 16 bits
+            low, high = length | high << 16, low & 0xFFFF
+            length = 1
+        elif length > _UNWRITTEN:  # allocated but never written: reads as zeros
+            length = 0
+        entries.append((start, length, low | high << 32))
+    if any(entries[at][0] >= entries[at + 1][0] for at in range(count - 1)):
+        raise DamagedError(f"{where}: its extents do not ascend")
+    return entries, level
+
+
+def _is_fast_link(inode: Inode) -> bool:
+    """A short target lies where the extents of a long one would."""
+    return inode.size < 60 and not _flags(inode) & _INODE_EXTENTS
+
+
+def _flags(inode: Inode) -> int:
+    return int.from_bytes(inode.raw[32:36], "little")
+
+
+def _size(fields: Any, mode: int) -> int:
+    """Only regular files and directories have high bits; elsewhere the field is another one's (i_dir_acl)."""
+    wide = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    return int(fields.i_size_lo) | (int(fields.i_size_high) << 32 if wide else 0)
+
+
+def _extra_size(raw: bytes) -> int:
+    """How far the inode's own fields go beyond the old 128 bytes (i_extra_isize)."""
+    if len(raw) <= _OLD_INODE_SIZE:
+        return 0
+    size = int.from_bytes(raw[128:130], "little")
+    if size % 4 or size > len(raw) - _OLD_INODE_SIZE:
+        raise DamagedError(f"the inode claims {size} extra bytes of {len(raw) - _OLD_INODE_SIZE}")
+    return size
+
+
+def _extra_body(raw: bytes) -> bytes:
+    """What follows the inode's own fields: attributes, if it begins with their magic."""
+    size = _extra_size(raw)
+    return raw[_OLD_INODE_SIZE + size :] if size else b""
+
+
+def _mtime(raw: bytes) -> int:
+    """Seconds are signed; two more bits of the extra word lift them beyond 2038, the other thirty are nanoseconds."""
+    (seconds,) = struct.unpack_from("<i", raw, 16)
+    if _extra_size(raw) < 12:
+        return int(seconds) * 1_000_000_000
+    (extra,) = struct.unpack_from("<I", raw, 136)
+    return (int(seconds) + ((int(extra) & 3) << 32)) * 1_000_000_000 + (int(extra) >> 2)
+
+
+def _rdev(blocks: bytes) -> int:
+    """Old form in the first word (8 bits each), new form in the second (12 bits major, 20 bits minor)."""
+    old, new = struct.unpack_from("<II", blocks)
+    if old:
+        return os.makedev(int(old) >> 8 & 0xFF, int(old) & 0xFF)
+    return os.makedev((new & 0xFFF00) >> 8, (new & 0xFF) | (new >> 12 & 0xFFF00))
+
+
+def _xattrs(raw: bytes, *, first: int, base: int, where: str) -> Iterator[tuple[bytes, bytes]]:
+    """Entries from `first`; values lie at `base` + offset. ACLs (another form on disk than in memory) are left out."""
+    at = first
+    while raw[at : at + 4] not in (b"\0\0\0\0", b""):
+        name_length, index, offset, value_inode, size, _ = _XATTR_ENTRY.unpack_from(raw, at)
+        name = raw[at + _XATTR_ENTRY.size : at + _XATTR_ENTRY.size + name_length]
+        at += (_XATTR_ENTRY.size + name_length + 3) & ~3
+        prefix = _PREFIXES.get(index)
+        if prefix is None:
+            continue
+        if value_inode or size > XATTR_BYTES:
+            raise UnsupportedError(f"{where}: {(prefix + name)!r} is kept outside of the inode, which is not read")
+        value = raw[base + offset : base + offset + size]
+        if len(name) != name_length or len(value) != size:
+            raise DamagedError(f"{where}: {(prefix + name)!r} reaches beyond its block")
+        yield prefix + name, value

@@ -1,0 +1,156 @@
+"""The `rootfs/` of a thin device's file system as a FileTree."""
+
+from __future__ import annotations
+
+import io
+import stat
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, Final, cast
+
+from migrate.errors import DamagedError, LimitError, MissingLayerError
+from migrate.readers.graphdrivers.devicemapper.filesystem import (
+    Directory,
+    ExtentFile,
+    FileSystem,
+    Inode,
+    ReadsDevice,
+)
+from migrate.readers.graphdrivers.tree import TreeEntry
+
+PATH_DEPTH: Final = 2048
+"""Components of one path. A path of PATH_MAX bytes has no more."""
+_MOST_PATHS: Final = 200_000
+_BUFFER: Final = 128 * 1024
+
+
+class ImageTree:
+    """A directory of a file system and all below it. Fills FileTree; may be used from several threads.
+
+    `number` tells the trees of one pool apart. `top` is the path of the tree's root in the file system; where there is
+    no such directory, MissingLayerError.
+    """
+
+    def __init__(self, device: ReadsDevice, file_system: FileSystem, number: int, top: bytes = b"") -> None:
+        self._device = device
+        self._file_system = file_system
+        self._number = number
+        chain: tuple[int, ...] = (file_system.root,)
+        for name in top.split(b"/") if top else ():
+            chain = (*chain, self._child(chain, name, top).number)
+        self._top = chain
+        self._chains = {b"": chain}
+
+    def lstat(self, path: bytes) -> TreeEntry:
+        return self._entry(path, self._find(path))
+
+    def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
+        prefix = path + b"/" if path else b""
+        directory = self._directory(self._chain(path), path)
+        read_inode = self._file_system.read_inode
+        return [self._entry(prefix + name, read_inode(number)) for name, number in directory.names]
+
+    def read_link(self, path: bytes) -> bytes:
+        inode = self._find(path)
+        if not stat.S_ISLNK(inode.mode):
+            raise DamagedError(f"{_shown(path)}: is no symbolic link")
+        return self._file_system.read_link(inode)
+
+    def read_xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
+        return self._file_system.read_xattrs(self._find(path))
+
+    def open_file(self, path: bytes) -> BinaryIO:
+        inode = self._find(path)
+        if not stat.S_ISREG(inode.mode):
+            raise DamagedError(f"{_shown(path)}: is no regular file")
+        content = ExtentFile(self._device, self._file_system.read_extents(inode), inode.size)
+        return cast(BinaryIO, io.BufferedReader(content, _BUFFER))
+
+    def _entry(self, path: bytes, inode: Inode) -> TreeEntry:
+        return TreeEntry(
+            path,
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.size,
+            inode.mtime_ns,
+            inode.rdev,
+            self._number,
+            inode.number,
+            inode.nlink,
+        )
+
+    def _find(self, path: bytes) -> Inode:
+        if not path:
+            return self._file_system.read_inode(self._top[-1])
+        head, _, name = path.rpartition(b"/")
+        return self._child(self._chain(head), name, path)
+
+    def _chain(self, path: bytes) -> tuple[int, ...]:
+        """The inodes from the file system's root down to a directory; each is looked up once."""
+        missing = []
+        above = path
+        while above not in self._chains:
+            missing.append(above)
+            above = above.rpartition(b"/")[0]
+        if len(missing) > PATH_DEPTH:
+            raise LimitError(f"{_shown(path)}: deeper than {PATH_DEPTH:,} directories (PATH_DEPTH)")
+        chain = self._chains.get(above, self._top)
+        for step in reversed(missing):
+            chain = (*chain, self._child(chain, step.rpartition(b"/")[2], step).number)
+            if len(self._chains) >= _MOST_PATHS:
+                self._chains = {b"": self._top}
+            self._chains[step] = chain
+        return chain
+
+    def _child(self, chain: tuple[int, ...], name: bytes, path: bytes) -> Inode:
+        if stat.S_ISDIR(self._file_system.read_inode(chain[-1]).mode):
+            number = self._directory(chain, path).find(name)
+            if number is not None:
+                return self._file_system.read_inode(number)
+        raise MissingLayerError(f"{_shown(path)}: no such name in the layer's file system")
+
+    def _directory(self, chain: tuple[int, ...], path: bytes) -> Directory:
+        """The entries of a directory that stands where its own `..` says: no cycle, no second parent gets by."""
+        inode = self._file_system.read_inode(chain[-1])
+        if not stat.S_ISDIR(inode.mode):
+            raise DamagedError(f"{_shown(path)}: is no directory")
+        directory = self._file_system.read_directory(inode)
+        parent = chain[-2] if len(chain) > 1 else inode.number
+        if directory.parent != parent or inode.number in chain[:-1]:
+            raise DamagedError(
+                f"{_shown(path)}: directory {inode.number} stands below inode {parent}, but names {directory.parent} "
+                "as its parent"
+            )
+        return directory
+
+
+class EmptyTree:
+    """A layer whose device has no `rootfs/`: Docker makes one, empty, when it mounts such a device."""
+
+    def __init__(self, number: int) -> None:
+        self._root = TreeEntry(b"", stat.S_IFDIR | 0o755, 0, 0, 0, 0, 0, number, 0, 2)
+
+    def lstat(self, path: bytes) -> TreeEntry:
+        if path:
+            raise MissingLayerError(f"{_shown(path)}: the layer is empty")
+        return self._root
+
+    def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
+        self.lstat(path)
+        return ()
+
+    def read_link(self, path: bytes) -> bytes:
+        self.lstat(path)
+        raise DamagedError(f"{_shown(path)}: is no symbolic link")
+
+    def read_xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
+        self.lstat(path)
+        return {}
+
+    def open_file(self, path: bytes) -> BinaryIO:
+        self.lstat(path)
+        raise DamagedError(f"{_shown(path)}: is no regular file")
+
+
+def _shown(path: bytes) -> str:
+    return repr(path.decode("utf-8", "backslashreplace") or "/")

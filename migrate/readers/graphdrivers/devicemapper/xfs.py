@@ -1,0 +1,370 @@
+"""XFS, versions 4 and 5, on a thin device.
+
+Source of the format: "XFS Algorithms & Data Structures" (xfs.org); Linux, fs/xfs/libxfs/xfs_format.h,
+xfs_da_format.h. All integers are big-endian. Attributes are read by `xfs_attributes`, the log's state by `xfs_log`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+
+from migrate.errors import DamagedError, LimitError, UnsupportedError
+from migrate.readers.graphdrivers.devicemapper.crc32c import crc32c
+from migrate.readers.graphdrivers.devicemapper.device import PagedReader
+from migrate.readers.graphdrivers.devicemapper.dissection import open_xfs
+from migrate.readers.graphdrivers.devicemapper.filesystem import (
+    DIRECTORY_BYTES,
+    FILE_EXTENTS,
+    LINK_BYTES,
+    Directory,
+    Extent,
+    Inode,
+    check_name,
+    naming,
+    sorted_names,
+)
+from migrate.readers.graphdrivers.devicemapper.xfs_attributes import parse_shortform, read_leaves
+
+if TYPE_CHECKING:
+    from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
+
+_FTYPE, _SPINODES, _META_UUID, _BIGTIME, _NREXT64, _EXCHRANGE = 0x1, 0x2, 0x4, 0x8, 0x20, 0x40
+_KNOWN = _FTYPE | _SPINODES | _META_UUID | _BIGTIME | _NREXT64 | _EXCHRANGE
+_FTYPE_V4: Final = 0x200
+_DEV, _LOCAL, _EXTENTS, _BTREE = 0, 1, 2, 3
+_REALTIME: Final = 1
+_FLAG2_BIGTIME, _FLAG2_NREXT64 = 0x8, 0x10
+_BIGTIME_EPOCH: Final = 1 << 31
+_BMAP_MAGICS: Final = (b"BMAP", b"BMA3")
+_BLOCK_MAGICS: Final = (b"XD2B", b"XDB3")
+_DATA_MAGICS: Final = (b"XD2D", b"XDD3")
+_LINK_MAGIC: Final = b"XSLM"
+_LINK_HEADER: Final = 56
+_MOST_LEVELS: Final = 9
+
+
+class Xfs:
+    """One file system. Features that would change how names or contents are found, and are not known, are refused."""
+
+    kind = "xfs"
+
+    def __init__(self, device: ThinDevice) -> None:
+        opened, self._layouts = open_xfs(cast(BinaryIO, device))
+        superblock = opened.sb
+        self._device = device
+        self._pages = PagedReader(device)
+        self._block_size = int(opened.block_size)
+        self._version = int(opened.version)
+        self._ag_blocks = int(superblock.sb_agblocks)
+        self._ag_count = int(superblock.sb_agcount)
+        self._ag_bits = int(superblock.sb_agblklog)
+        self._block_bits = int(superblock.sb_inopblog)
+        self._inode_size = int(superblock.sb_inodesize)
+        self._directory_block = self._block_size << int(superblock.sb_dirblklog)
+        self._blocks = int(superblock.sb_dblocks)
+        self.root = int(superblock.sb_rootino)
+        v5 = self._version == 5
+        self._has_type = bool(superblock.sb_features_incompat & _FTYPE if v5 else superblock.sb_features2 & _FTYPE_V4)
+        self._check(superblock)
+
+    def _check(self, superblock: Any) -> None:
+        unknown = int(superblock.sb_features_incompat) & ~_KNOWN if self._version == 5 else 0
+        if self._version not in (4, 5) or unknown:
+            raise UnsupportedError(
+                f"XFS version {self._version} with features that are not read (incompat {unknown:#x})"
+            )
+        if not 512 <= self._block_size <= 65536 or not 256 <= self._inode_size <= self._block_size:
+            raise DamagedError(
+                f"the XFS superblock names blocks of {self._block_size} and inodes of {self._inode_size} bytes"
+            )
+        if self._inode_size << self._block_bits != self._block_size or self._directory_block > 65536:
+            raise DamagedError("the XFS superblock contradicts itself in its inodes or its directory blocks")
+        if not 0 < self._ag_blocks <= 1 << self._ag_bits or self._ag_bits > 31:
+            raise DamagedError(f"the XFS superblock names allocation groups of {self._ag_blocks:,} blocks")
+        if self._blocks * self._block_size > self._device.size:
+            raise DamagedError(
+                f"the XFS superblock names {self._blocks:,} blocks of {self._block_size:,} bytes, the device has "
+                f"{self._device.size:,} bytes"
+            )
+
+    def read_inode(self, number: int) -> Inode:
+        where = f"XFS inode {number}"
+        with naming(where):
+            return self._decode(number, self._pages.read_at(self.inode_offset(number), self._inode_size), where)
+
+    def inode_offset(self, number: int) -> int:
+        block, index = number >> self._block_bits, number & ((1 << self._block_bits) - 1)
+        return self._block_offset(block, f"XFS inode {number}") + index * self._inode_size
+
+    def _block_offset(self, block: int, where: str) -> int:
+        """File system block (group in the high bits, block of the group in the low) → offset on the device."""
+        group, inside = block >> self._ag_bits, block & ((1 << self._ag_bits) - 1)
+        linear = group * self._ag_blocks + inside
+        if group >= self._ag_count or inside >= self._ag_blocks or linear >= self._blocks:
+            raise DamagedError(f"{where}: names block {block:#x}, which the file system does not have")
+        return linear * self._block_size
+
+    def _decode(self, number: int, raw: bytes, where: str) -> Inode:
+        fields = self._layouts.xfs_dinode(raw)
+        if fields.di_magic != 0x494E:
+            raise DamagedError(f"{where}: its magic is {fields.di_magic:#x}")
+        if fields.di_version >= 3:
+            self._check_sum(number, raw, fields, where)
+        mode = int(fields.di_mode)
+        links = int(fields.di_nlink) if fields.di_version > 1 else int(fields.di_onlink)
+        if not mode or not links:
+            raise DamagedError(f"{where}: has a name but is deleted")
+        return Inode(
+            number=number,
+            mode=mode,
+            uid=int(fields.di_uid),
+            gid=int(fields.di_gid),
+            size=int(fields.di_size),
+            mtime_ns=_mtime(fields),
+            rdev=_rdev(raw, fields) if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
+            nlink=links,
+            raw=raw,
+        )
+
+    def _check_sum(self, number: int, raw: bytes, fields: Any, where: str) -> None:
+        computed = crc32c(raw[:100] + b"\0\0\0\0" + raw[104:])
+        if computed != int.from_bytes(raw[100:104], "little"):
+            raise DamagedError(f"{where}: its checksum does not match its content")
+        if fields.di_ino != number:
+            raise DamagedError(f"{where}: says that it is inode {fields.di_ino}")
+
+    def read_directory(self, inode: Inode) -> Directory:
+        where = f"XFS directory {inode.number}"
+        if inode.size > DIRECTORY_BYTES:
+            raise LimitError(f"{where}: {inode.size:,} bytes, over the limit of {DIRECTORY_BYTES:,} (DIRECTORY_BYTES)")
+        with naming(where):
+            if _format(inode) == _LOCAL:
+                return self._shortform(inode, where)
+            names: list[tuple[bytes, int]] = []
+            for block in self._directory_blocks(inode):
+                names.extend(self._entries(block, where))
+            found = {name: number for name, number in names if name in (b".", b"..")}
+            if found[b"."] != inode.number:
+                raise DamagedError(f"{where}: says that it is inode {found[b'.']}")
+            return Directory(found[b".."], sorted_names([entry for entry in names if entry[0] not in found], where))
+
+    def _shortform(self, inode: Inode, where: str) -> Directory:
+        """A directory in its inode: count, count of 8-byte numbers, parent; then length, offset, name, type, number."""
+        fork = self._data_fork(inode)[: inode.size]
+        count, wide = fork[0], fork[1]
+        width = 8 if wide else 4
+        parent, at = int.from_bytes(fork[2 : 2 + width], "big"), 2 + width
+        names = []
+        for _ in range(count):
+            length = fork[at]
+            name = check_name(fork[at + 3 : at + 3 + length], where)
+            at += 3 + length + self._has_type
+            if at + width > len(fork):
+                raise DamagedError(f"{where}: an entry reaches beyond the inode")
+            names.append((name, int.from_bytes(fork[at : at + width], "big")))
+            at += width
+        return Directory(parent, sorted_names(names, where))
+
+    def _directory_blocks(self, inode: Inode) -> Iterator[bytes]:
+        """The blocks with entries; they may have gaps between them, and indexes follow beyond the size."""
+        extents, size = self.read_extents(inode), self._directory_block
+        for start in sorted({at for extent in extents for at in _starts(extent, size) if at < inode.size}):
+            block = _gather(self._pages, extents, start, size)
+            if block is not None:
+                yield block
+
+    def _entries(self, block: bytes, where: str) -> Iterator[tuple[bytes, int]]:
+        magic = block[:4]
+        if magic not in _BLOCK_MAGICS + _DATA_MAGICS:
+            raise DamagedError(f"{where}: a block with the magic {magic!r}")
+        at, end = (64 if self._version == 5 else 16), len(block)
+        if magic in _BLOCK_MAGICS:
+            end -= 8 + 8 * int.from_bytes(block[-8:-4], "big")
+        while at < end:
+            if block[at : at + 2] == b"\xff\xff":
+                length = int.from_bytes(block[at + 2 : at + 4], "big")
+                if not length or length % 8:
+                    raise DamagedError(f"{where}: a gap of {length} bytes")
+                at += length
+                continue
+            number, length = struct.unpack_from(">QB", block, at)
+            name = check_name(block[at + 9 : at + 9 + length], where)
+            at += (9 + length + self._has_type + 2 + 7) & ~7
+            if at > end:
+                raise DamagedError(f"{where}: an entry reaches beyond its block")
+            yield name, number
+
+    def read_link(self, inode: Inode) -> bytes:
+        where = f"XFS symbolic link {inode.number}"
+        if inode.size > LINK_BYTES:
+            raise LimitError(f"{where}: {inode.size:,} bytes, over the limit of {LINK_BYTES:,} (LINK_BYTES)")
+        with naming(where):
+            if _format(inode) == _LOCAL:
+                return self._data_fork(inode)[: inode.size]
+            target = b""
+            for extent in self.read_extents(inode):
+                for start in range(0, extent.length, self._block_size):
+                    target += self._link_piece(self._pages.read_at(extent.offset + start, self._block_size), where)
+            if len(target) < inode.size:
+                raise DamagedError(f"{where}: {inode.size - len(target):,} of its bytes are not stored")
+            return target[: inode.size]
+
+    def _link_piece(self, block: bytes, where: str) -> bytes:
+        if self._version == 4:
+            return block
+        if block[:4] != _LINK_MAGIC:
+            raise DamagedError(f"{where}: a block with the magic {block[:4]!r}")
+        return block[_LINK_HEADER : _LINK_HEADER + int.from_bytes(block[8:12], "big")]
+
+    def read_xattrs(self, inode: Inode) -> Mapping[bytes, bytes]:
+        where = f"the extended attributes of XFS inode {inode.number}"
+        with naming(where):
+            fork = self._attribute_fork(inode)
+            if not fork:
+                return {}
+            kind = inode.raw[83]
+            if kind == _LOCAL:
+                return dict(parse_shortform(fork, where))
+            extents = list(self._fork_extents(fork, kind, _attribute_extents(inode), where))
+            size = self._block_size
+            return dict(
+                read_leaves(lambda block: _gather(self._pages, extents, block * size, size), self._version == 5, where)
+            )
+
+    def read_extents(self, inode: Inode) -> Sequence[Extent]:
+        where = f"XFS inode {inode.number}"
+        if _format(inode) == _LOCAL and not stat.S_ISREG(inode.mode):
+            return ()
+        with naming(where):
+            if _flags(inode) & _REALTIME and stat.S_ISREG(inode.mode):
+                raise UnsupportedError(f"{where}: its content lies on a realtime device, which is not read")
+            return self._fork_extents(self._data_fork(inode), _format(inode), _data_extents(inode), where)
+
+    def _fork_extents(self, fork: bytes, kind: int, count: int, where: str) -> list[Extent]:
+        if kind == _EXTENTS:
+            if count * 16 > len(fork):
+                raise DamagedError(f"{where}: {count:,} extents do not fit its {len(fork)} bytes")
+            records: Iterator[bytes] = iter([fork[: count * 16]])
+        elif kind == _BTREE:
+            records = self._walk_btree(fork, where)
+        else:
+            raise DamagedError(f"{where}: has no extents (format {kind})")
+        return self._joined(records, where)
+
+    def _joined(self, records: Iterator[bytes], where: str) -> list[Extent]:
+        size = self._block_size
+        joined: list[Extent] = []
+        end = 0
+        for block_of_records in records:
+            for high, low in struct.iter_unpack(">QQ", block_of_records):
+                start, count, block = high >> 9 & (1 << 54) - 1, low & (1 << 21) - 1, (high & 0x1FF) << 43 | low >> 21
+                if not count or start * size < end:
+                    raise DamagedError(f"{where}: its extents overlap or are empty at block {start}")
+                end = (start + count) * size
+                if high >> 63:  # allocated but never written: reads as zeros
+                    continue
+                offset = self._block_offset(block, where)
+                if self._block_offset(block + count - 1, where) != offset + (count - 1) * size:
+                    raise DamagedError(f"{where}: an extent leaves its allocation group")
+                joined.append(Extent(start * size, count * size, offset))
+                if len(joined) > FILE_EXTENTS:
+                    raise LimitError(f"{where}: more than {FILE_EXTENTS:,} extents (FILE_EXTENTS)")
+        return joined
+
+    def _walk_btree(self, fork: bytes, where: str) -> Iterator[bytes]:
+        """Records of the leaves, in order. The root lies in the inode: level, count, keys, pointers."""
+        level, count = struct.unpack_from(">HH", fork)
+        most = (len(fork) - 4) // 16
+        if not 0 < level <= _MOST_LEVELS or count > most:
+            raise DamagedError(f"{where}: an extent tree of level {level} with {count} of {most} entries")
+        pointers = struct.unpack_from(f">{count}Q", fork, 4 + most * 8)
+        seen: set[int] = set()
+        waiting = [(pointer, level - 1) for pointer in reversed(pointers)]
+        while waiting:
+            block, level = waiting.pop()
+            if block in seen:
+                raise DamagedError(f"{where}: extent block {block:#x} stands at two places of the tree")
+            seen.add(block)
+            content, children = self._read_btree_node(block, level, where)
+            if level == 0:
+                yield content
+            waiting.extend((child, level - 1) for child in reversed(children))
+
+    def _read_btree_node(self, block: int, level: int, where: str) -> tuple[bytes, tuple[int, ...]]:
+        raw = self._pages.read_at(self._block_offset(block, where), self._block_size)
+        found, count = struct.unpack_from(">HH", raw, 4)
+        header = 72 if self._version == 5 else 24
+        most = (len(raw) - header) // 16
+        if raw[:4] not in _BMAP_MAGICS or found != level or not 0 < count <= most:
+            raise DamagedError(f"{where}: block {block:#x} is no extent node of level {level}")
+        if level == 0:
+            return raw[header : header + count * 16], ()
+        return b"", struct.unpack_from(f">{count}Q", raw, header + most * 8)
+
+    def _data_fork(self, inode: Inode) -> bytes:
+        start, offset = _fork_start(inode), inode.raw[82] * 8
+        return inode.raw[start : start + offset] if offset else inode.raw[start:]
+
+    def _attribute_fork(self, inode: Inode) -> bytes:
+        offset = inode.raw[82] * 8
+        return inode.raw[_fork_start(inode) + offset :] if offset else b""
+
+
+def _starts(extent: Extent, size: int) -> range:
+    return range(extent.start // size * size, extent.start + extent.length, size)
+
+
+def _gather(pages: PagedReader, extents: Sequence[Extent], start: int, size: int) -> bytes | None:
+    pieces = []
+    for extent in extents:
+        first, end = max(start, extent.start), min(start + size, extent.start + extent.length)
+        if first < end:
+            pieces.append(pages.read_at(extent.offset + first - extent.start, end - first))
+    found = b"".join(pieces)
+    if found and len(found) != size:
+        raise DamagedError(f"bytes {start:,} to {start + size:,} are stored only in part")
+    return found or None
+
+
+def _fork_start(inode: Inode) -> int:
+    return 176 if inode.raw[4] >= 3 else 100
+
+
+def _format(inode: Inode) -> int:
+    return inode.raw[5]
+
+
+def _flags(inode: Inode) -> int:
+    return int.from_bytes(inode.raw[90:92], "big")
+
+
+def _has_large_counts(inode: Inode) -> bool:
+    return inode.raw[4] >= 3 and bool(int.from_bytes(inode.raw[120:128], "big") & _FLAG2_NREXT64)
+
+
+def _data_extents(inode: Inode) -> int:
+    return int.from_bytes(inode.raw[24:32] if _has_large_counts(inode) else inode.raw[76:80], "big")
+
+
+def _attribute_extents(inode: Inode) -> int:
+    return int.from_bytes(inode.raw[76:80] if _has_large_counts(inode) else inode.raw[80:82], "big")
+
+
+def _mtime(fields: Any) -> int:
+    """Two signed 32-bit words, or, with the bigtime flag, nanoseconds since 1901."""
+    stamp = int(fields.di_mtime)
+    if fields.di_version >= 3 and fields.di_flags2 & _FLAG2_BIGTIME:
+        return stamp - _BIGTIME_EPOCH * 1_000_000_000
+    seconds = stamp >> 32
+    return (seconds - (1 << 32) if seconds >= 1 << 31 else seconds) * 1_000_000_000 + (stamp & 0xFFFFFFFF)
+
+
+def _rdev(raw: bytes, fields: Any) -> int:
+    """System V form: 14 bits major, 18 bits minor."""
+    start = 176 if fields.di_version >= 3 else 100
+    number = int.from_bytes(raw[start : start + 4], "big")
+    return os.makedev(number >> 18, number & 0x3FFFF)
