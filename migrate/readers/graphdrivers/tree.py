@@ -52,3 +52,17 @@ class ListsNames(Protocol):
 
     def list_names(self, path: bytes, /) -> Sequence[tuple[bytes, int]]:
         """(name, inode number), sorted bytewise by name. The inode number is that of the directory's own record."""
+
+
+@runtime_checkable
+class ReadsCapability(Protocol):
+    """A tree that can read `security.capability`, the one xattr that Docker looks at, without reading all of them."""
+
+    def read_capability(self, path: bytes, /) -> bytes | None: ...
+
+
+def close_tree(tree: FileTree) -> None:
+    """Lets go of what the tree keeps open, if it is of a kind that does."""
+    close = getattr(tree, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,66 @@
+"""The small JSON documents of a Docker root: the tag store, a container's record, the map of a migration.
+
+Tag store: moby 0.6 to 1.9, graph/tags.go, `{"Repositories":{"<name>":{"<tag or digest>":"<id>"}}}`. Container:
+daemon/container.go, key `Image`. Map: moby 1.10, migrate/v1/migratev1.go, `.migration-v1-images.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from migrate.documents.json_text import load_json_lenient
+from migrate.errors import DocumentError
+
+
+class TagRecord(NamedTuple):
+    """One tag as it stands there: `tag` may be a digest, and nothing says that `legacy_id` is whole or exists."""
+
+    name: str
+    tag: str
+    legacy_id: str
+
+
+def parse_tag_store(raw: bytes, what: str) -> tuple[tuple[TagRecord, ...], tuple[str, ...]]:
+    """The tags, sorted, and what is wrong with the rest. DocumentError where it is no tag store at all."""
+    document = _object(load_json_lenient(raw, what), what)
+    repositories = document.get("Repositories")
+    if repositories is None:
+        repositories = {}
+    records: list[TagRecord] = []
+    problems: list[str] = []
+    for name, tags in _object(repositories, f"{what}: Repositories").items():
+        if tags is None:
+            continue
+        if not isinstance(tags, dict):
+            problems.append(f"{what}: the tags of {name!r} are no object")
+            continue
+        for tag, legacy_id in tags.items():
+            if isinstance(legacy_id, str):
+                records.append(TagRecord(name, tag, legacy_id))
+            else:
+                problems.append(f"{what}: the ID of {name}:{tag} is no string")
+    return tuple(sorted(records)), tuple(problems)
+
+
+def parse_container_image(raw: bytes, what: str) -> str | None:
+    """The image that a container was made from: a legacy ID, or `sha256:…` once Docker 1.10 has rewritten it.
+
+    None where the record names none. Raises DocumentError.
+    """
+    image = _object(load_json_lenient(raw, what), what).get("Image")
+    if image is not None and not isinstance(image, str):
+        raise DocumentError(f"{what}: Image is no string")
+    return image or None
+
+
+def parse_migration_map(raw: bytes, what: str) -> Mapping[str, str]:
+    """Image ID (`sha256:…`) → legacy ID. Raises DocumentError."""
+    document = _object(load_json_lenient(raw, what), what)
+    return {image_id: legacy_id for legacy_id, image_id in document.items() if isinstance(image_id, str)}
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DocumentError(f"{what}: not a JSON object")
+    return value

@@ -1,0 +1,233 @@
+"""A Docker root of before 1.10 (`/var/lib/docker`): graph/, a tag store, and one storage driver's layers.
+
+Nothing is mounted, nothing is written, and no daemon is asked. docs/formats/docker-root.md tells how each part is read.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from migrate.blobio import tarsplit
+from migrate.blobio.chunkstream import open_chunks
+from migrate.blobio.payload import Payload
+from migrate.errors import PayloadRestartError, PermissionSourceError, SourceError, SourceUnreadableError
+from migrate.model.legacy import (
+    LegacyID,
+    LegacyLayer,
+    Origin,
+    PayloadRef,
+    SourceListing,
+    SourceType,
+    is_hex_id,
+)
+from migrate.readers.base import SourceOptions
+from migrate.readers.graph import Graph, is_scratch, open_regular
+from migrate.readers.graphdrivers.aufs import is_metadata
+from migrate.readers.graphdrivers.beneath import open_beneath
+from migrate.readers.graphdrivers.choose import choose_driver, count_layers
+from migrate.readers.graphdrivers.driver import GraphDriver
+from migrate.readers.graphdrivers.tree import FileTree, close_tree
+from migrate.readers.graphdrivers.tree_tar import TreeTar
+from migrate.readers.root_listing import RootFacts, list_images
+from migrate.readers.root_records import (
+    new_format_drivers,
+    read_containers,
+    read_tags,
+    running_daemon,
+    tag_stores,
+)
+
+
+def detect(path: Path) -> bool:
+    """True for a directory with a graph of legacy IDs, a tag store, or the images of Docker 1.10 and later."""
+    if new_format_drivers(path):
+        return True
+    graph = path / "graph"
+    if not graph.is_dir():
+        return False
+    return any(name.startswith("repositories") for name in tag_stores(path)) or any(map(is_hex_id, os.listdir(graph)))
+
+
+class DockerRootSource:
+    """Fills LegacySource and RootfsSource. Raises SourceUnreadableError where the root as a whole cannot be read."""
+
+    source_type = SourceType.DOCKER_ROOT
+
+    def __init__(self, location: str, options: SourceOptions) -> None:
+        self.location = location
+        self._root = Path(location)
+        self._graph = Graph(self._root)
+        ids = self._graph.contents.ids
+        if not ids:
+            raise SourceUnreadableError(_nothing_here(self._root))
+        self._counts = count_layers(self._root, ids)
+        self._driver = choose_driver(self._root, self._counts, len(ids), options)
+        self._failed: dict[str, str] = {}
+        self._access = threading.Lock()
+
+    @property
+    def driver(self) -> GraphDriver:
+        return self._driver
+
+    # --- listing -------------------------------------------------------------------------------------------------
+
+    def listing(self) -> SourceListing:
+        return self._listing
+
+    @cached_property
+    def _listing(self) -> SourceListing:
+        elsewhere = self._held_by_another_driver()
+        return list_images(
+            RootFacts(
+                location=self.location,
+                parents=self._graph.parents,
+                elsewhere=elsewhere,
+                tags=read_tags(self._root, self._driver.name),
+                containers=read_containers(self._root),
+                warnings=tuple(self._iter_warnings(elsewhere)),
+            )
+        )
+
+    def _held_by_another_driver(self) -> frozenset[LegacyID]:
+        """Layers that are not this driver's business. Where no other driver has any, a missing layer is a loss."""
+        others = [name for name in self._counts if name != self._driver.name]
+        if not others:
+            return frozenset()
+        return frozenset(legacy_id for legacy_id in self._graph.contents.ids if not self._driver.has_layer(legacy_id))
+
+    def _iter_warnings(self, elsewhere: frozenset[LegacyID]) -> Iterator[str]:
+        if running := running_daemon(self._root):
+            yield running
+        if drivers := new_format_drivers(self._root):
+            yield (
+                f"Docker 1.10 or later has used this root (image/{', image/'.join(drivers)}): the old graph/ is read "
+                "here; images that came after that migration are only in the new form, `docker save` them there"
+            )
+        if migrated := self._graph.migrated():
+            yield f"{migrated:,} layers carry .migration-* files of an earlier migration; nothing is taken from them"
+        if elsewhere:
+            others = ", ".join(name for name in sorted(self._counts) if name != self._driver.name)
+            yield f"{len(elsewhere):,} layers are not in {self._driver.name} and are left out (look in {others})"
+        yield from self._iter_leftovers()
+
+    def _iter_leftovers(self) -> Iterator[str]:
+        leftovers = self._graph.contents.leftovers
+        if scratch := [name for name in leftovers if is_scratch(name)]:
+            yield f"graph/: {len(scratch):,} scratch names ignored: {_few(scratch)}"
+        if strange := [name for name in leftovers if not is_scratch(name)]:
+            yield f"graph/: {len(strange):,} names that are no image ignored: {_few(strange)}"
+        ids = frozenset[str](self._graph.contents.ids)
+        if loose := [name for name in self._driver.layer_ids() if name not in ids]:
+            yield (
+                f"{self._driver.name}: {len(loose):,} names belong to no image (containers, leftovers) and are "
+                f"ignored: {_few(loose)}"
+            )
+
+    # --- layers --------------------------------------------------------------------------------------------------
+
+    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
+        raw = self._graph.read_json(legacy_id)
+        return LegacyLayer(
+            legacy_id=legacy_id,
+            json=raw,
+            parent=self._graph.read_parent(legacy_id, raw),
+            payload=PayloadRef(key=legacy_id),
+        )
+
+    def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
+        return self._open_payload(layer)
+
+    @contextmanager
+    def _open_payload(self, layer: LegacyLayer) -> Iterator[Payload]:
+        trees: list[FileTree] = []
+        try:
+            yield self._payload(layer, trees)
+        finally:
+            for tree in trees:
+                close_tree(tree)
+
+    def _payload(self, layer: LegacyLayer, trees: list[FileTree]) -> Payload:
+        legacy_id = layer.legacy_id
+        tree = self._layer_tree(legacy_id, trees)
+        metadata = self._graph.tar_data(legacy_id)
+        if metadata is not None and legacy_id not in self._failed:
+            pieces = self._assemble(legacy_id, metadata, tree)
+            return Payload(stream=open_chunks(pieces), origin=Origin.TAR_SPLIT.value)
+        parent = layer.parent
+        parent_tree = self._layer_tree(parent, trees) if parent and self._driver.holds_whole_trees else None
+        payload = Payload(stream=open_chunks(iter_nothing()), origin=Origin.DIFF.value)
+        payload.stream = open_chunks(self._make_anew(legacy_id, tree, parent_tree, payload))
+        return payload
+
+    def _layer_tree(self, legacy_id: LegacyID, trees: list[FileTree]) -> FileTree:
+        tree = self._driver.layer_tree(legacy_id)
+        trees.append(tree)
+        return tree
+
+    def _assemble(self, legacy_id: LegacyID, metadata: Path, tree: FileTree) -> Generator[bytes, None, None]:
+        try:
+            with open_regular(metadata) as stream:
+                yield from tarsplit.assemble(stream, lambda name: open_beneath(tree, name))
+        except PermissionSourceError:
+            raise
+        except SourceError as error:
+            self._failed[legacy_id] = error.message
+            raise PayloadRestartError(f"{metadata}: {error.message}", layer=legacy_id) from error
+
+    def _make_anew(
+        self, legacy_id: LegacyID, tree: FileTree, parent: FileTree | None, payload: Payload
+    ) -> Generator[bytes, None, None]:
+        tar = TreeTar(tree)
+        if parent is not None:
+            yield from tar.against(parent)
+        else:
+            yield from tar.whole(is_metadata if not self._driver.holds_whole_trees else None)
+        notes = list(tar.doubts())
+        if failed := self._failed.get(legacy_id):
+            notes.insert(0, f"tar-split does not fit what is stored: {failed}")
+        payload.exact = not notes
+        if notes:
+            payload.note = f"made anew from the file tree; Docker's bytes may differ: {'; '.join(notes)}"
+
+    # --- the whole file system -----------------------------------------------------------------------------------
+
+    def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Any] | None:
+        if not self._driver.holds_whole_trees:
+            return None
+        return self._open_rootfs(legacy_id)
+
+    @contextmanager
+    def _open_rootfs(self, legacy_id: LegacyID) -> Iterator[FileTree]:
+        tree = self._driver.layer_tree(legacy_id)
+        try:
+            yield tree
+        finally:
+            close_tree(tree)
+
+    def close(self) -> None:
+        self._driver.close()
+
+
+def iter_nothing() -> Generator[bytes, None, None]:
+    yield from ()
+
+
+def _nothing_here(root: Path) -> str:
+    if drivers := new_format_drivers(root):
+        return (
+            f"{root}: holds images in the form of Docker 1.10 and later only (image/{', image/'.join(drivers)}); "
+            "these are content-addressed already: start that Docker on it and `docker save` them, or copy them with "
+            "`skopeo copy docker-daemon:NAME:TAG oci:DIR`"
+        )
+    return f"{root}: graph/ holds no image"
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")

@@ -1,0 +1,158 @@
+"""What a layer changed in the tree below it, by the rules of Docker's own comparison.
+
+moby 1.10, pkg/archive/changes.go and changes_linux.go. File contents are never read: a name that has the same inode in
+two directories of one device is the same, with all below it; else type, permissions, owner, device number and
+`security.capability` count, and for what is no directory also size and time. Docker's test for "a directory" looks at
+one bit, 0x4000, which block devices and sockets carry too; so does this one.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from migrate.errors import LimitError
+from migrate.readers.graphdrivers.tree import FileTree, ListsNames, ReadsCapability, TreeEntry
+
+_DIRECTORY_BIT = 0x4000
+_DEPTH = 2_048
+"""Directories within one another: PATH_MAX allows no more."""
+_SECOND = 10**9
+
+
+class Change(NamedTuple):
+    """`entry` is the new state of `path`, None where the path is gone."""
+
+    path: bytes
+    entry: TreeEntry | None
+
+
+def find_changes(new: FileTree, old: FileTree) -> list[Change]:
+    """Sorted bytewise by path, as Docker writes them. A tree that is gone is one change, its top.
+
+    A directory below which something changed is among them, whether it changed itself or not.
+    """
+    comparison = _Comparison(new, old)
+    comparison.run()
+    found = comparison.found
+    for path in list(found):
+        while (path := path.rpartition(b"/")[0]) and path not in found:
+            found[path] = new.lstat(path)
+    return [Change(path, found[path]) for path in sorted(found)]
+
+
+def walk_tree(tree: FileTree, skip: Callable[[bytes], bool] | None = None) -> Iterator[TreeEntry]:
+    """Every entry but the root, a directory before what it holds, names in bytewise order (Go's filepath.Walk).
+
+    What is under a path for which `skip` is true is not looked at.
+    """
+    waiting: list[Iterator[TreeEntry]] = [iter(tree.list_directory(b""))]
+    while waiting:
+        entry = next(waiting[-1], None)
+        if entry is None:
+            waiting.pop()
+            continue
+        if skip is not None and skip(entry.path):
+            continue
+        yield entry
+        if stat.S_ISDIR(entry.mode):
+            if len(waiting) >= _DEPTH:
+                raise LimitError(f"{entry.path!r}: directories nested deeper than the limit of {_DEPTH:,}")
+            waiting.append(iter(tree.list_directory(entry.path)))
+
+
+def capability_reader(tree: FileTree) -> Callable[[bytes], bytes | None]:
+    """How to read a path's `security.capability` in the cheapest way that the tree knows."""
+    if isinstance(tree, ReadsCapability):
+        return tree.read_capability
+    return lambda path: tree.read_xattrs(path).get(b"security.capability")
+
+
+class _Comparison:
+    """Fills `found`: path → the new entry, None where it is gone."""
+
+    def __init__(self, new: FileTree, old: FileTree) -> None:
+        self.found: dict[bytes, TreeEntry | None] = {}
+        self._new, self._old = new, old
+        self._new_capability, self._old_capability = capability_reader(new), capability_reader(old)
+        self._by_name = isinstance(new, ListsNames) and isinstance(old, ListsNames)
+        self._pending: list[tuple[TreeEntry, TreeEntry | None]] = []
+
+    def run(self) -> None:
+        self._pending = [(self._new.lstat(b""), self._old.lstat(b""))]
+        while self._pending:
+            new, old = self._pending.pop()
+            if new.path.count(b"/") > _DEPTH:
+                raise LimitError(f"{new.path!r}: directories nested deeper than the limit of {_DEPTH:,}")
+            new_is_directory = stat.S_ISDIR(new.mode)
+            old_is_directory = old is not None and stat.S_ISDIR(old.mode)
+            if new_is_directory and old is not None and old_is_directory:
+                self._compare_directories(new, old)
+            elif new_is_directory:
+                self._add_all(new.path)
+            elif old_is_directory:  # a block device or a socket in a directory's place: the bit test at work
+                self._delete_all(new.path)
+
+    def _compare_directories(self, new: TreeEntry, old: TreeEntry) -> None:
+        same_device = new.device == old.device
+        if same_device and self._by_name:
+            self._compare_names(new.path)
+            return
+        olds = {entry.path: entry for entry in self._old.list_directory(new.path)}
+        for entry in self._new.list_directory(new.path):
+            before = olds.pop(entry.path, None)
+            if before is None:
+                self._add(entry)
+            elif entry.inode != before.inode or not same_device:
+                self._compare(entry, before)
+        self.found.update(dict.fromkeys(olds))
+
+    def _compare_names(self, path: bytes) -> None:
+        """Two directories on one device: entries are described only where names or inodes differ."""
+        assert isinstance(self._new, ListsNames) and isinstance(self._old, ListsNames)
+        prefix = path + b"/" if path else b""
+        olds = dict(self._old.list_names(path))
+        for name, inode in self._new.list_names(path):
+            before = olds.pop(name, None)
+            if before == inode:
+                continue
+            entry = self._new.lstat(prefix + name)
+            if before is None:
+                self._add(entry)
+            else:
+                self._compare(entry, self._old.lstat(prefix + name))
+        self.found.update((prefix + name, None) for name in olds)
+
+    def _compare(self, new: TreeEntry, old: TreeEntry) -> None:
+        if _differ(new, old) or self._new_capability(new.path) != self._old_capability(old.path):
+            self.found[new.path] = new
+        if stat.S_ISDIR(new.mode) or (new.mode & _DIRECTORY_BIT and stat.S_ISDIR(old.mode)):
+            self._pending.append((new, old))
+
+    def _add(self, entry: TreeEntry) -> None:
+        self.found[entry.path] = entry
+        if stat.S_ISDIR(entry.mode):
+            self._pending.append((entry, None))
+
+    def _add_all(self, path: bytes) -> None:
+        for entry in self._new.list_directory(path):
+            self._add(entry)
+
+    def _delete_all(self, path: bytes) -> None:
+        self.found.update((entry.path, None) for entry in self._old.list_directory(path))
+
+
+def _differ(new: TreeEntry, old: TreeEntry) -> bool:
+    if new[1:7] == old[1:7]:  # mode to rdev
+        return False
+    if new[1:4] != old[1:4] or new.rdev != old.rdev:
+        return True
+    return not old.mode & _DIRECTORY_BIT and (new.size != old.size or not _same_time(new.mtime_ns, old.mtime_ns))
+
+
+def _same_time(new: int, old: int) -> bool:
+    """A time without a fraction of a second may have lost it on its way through a tar."""
+    if new // _SECOND != old // _SECOND:
+        return False
+    return new == old or new % _SECOND == 0 or old % _SECOND == 0

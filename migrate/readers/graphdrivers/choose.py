@@ -1,0 +1,103 @@
+"""Which storage driver holds a Docker root's layers. Never a guess: two that could are an error that lists them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Final
+
+from migrate.errors import AmbiguousSourceError, SourceUnreadableError, UsageError
+from migrate.model.legacy import LegacyID
+from migrate.readers.base import SourceOptions
+from migrate.readers.graphdrivers.aufs import AufsDriver
+from migrate.readers.graphdrivers.btrfs import BtrfsDriver
+from migrate.readers.graphdrivers.driver import GraphDriver
+from migrate.readers.graphdrivers.overlay import OverlayDriver
+from migrate.readers.graphdrivers.vfs import VfsDriver
+
+_PLACES: Final = {
+    "aufs": "aufs/diff",
+    "btrfs": "btrfs/subvolumes",
+    "devicemapper": "devicemapper/metadata",
+    "overlay": "overlay",
+    "vfs": "vfs/dir",
+    "zfs": "zfs/graph",
+}
+_ZFS: Final = (
+    "zfs keeps layers in datasets of its pool, not in this directory. On the machine that has the pool, let Docker 1.9 "
+    "`docker save` the images, or Docker 1.10 to 18.06 migrate them, and convert what it saves"
+)
+
+
+def count_layers(root: Path, ids: Collection[LegacyID]) -> Mapping[str, int]:
+    """Driver → how many of the graph's `ids` it holds; drivers that hold none are left out."""
+    wanted = frozenset[str](ids)
+    counts = {name: len(wanted.intersection(_names(root / place))) for name, place in _PLACES.items()}
+    in_graph = sum(os.path.isdir(root / "graph" / legacy_id / "layer") for legacy_id in ids)
+    counts["aufs"] = max(counts["aufs"], in_graph)
+    return {name: count for name, count in counts.items() if count}
+
+
+def choose_driver(root: Path, counts: Mapping[str, int], total: int, options: SourceOptions) -> GraphDriver:
+    """The driver that `options` names, or else the only one that holds layers of the graph.
+
+    `counts` as from `count_layers`, of `total` IDs. Raises AmbiguousSourceError, SourceUnreadableError, UsageError.
+    """
+    name = options.driver
+    if name is not None and name not in _PLACES:
+        raise UsageError(f"--driver {name}: not one of {', '.join(sorted(_PLACES))}")
+    if name is None:
+        name = _only_one(root, counts, total)
+    elif name not in counts:
+        found = _listed(counts, total) or "no driver's directory holds layers of its graph"
+        raise SourceUnreadableError(f"{root}: {name} holds none of its images' layers; {found}")
+    return _OPENERS[name](root, options)
+
+
+def _only_one(root: Path, counts: Mapping[str, int], total: int) -> str:
+    if len(counts) == 1:
+        return next(iter(counts))
+    if counts:
+        raise AmbiguousSourceError(
+            f"{root}: several storage drivers hold layers: {_listed(counts, total)}; choose one with --driver"
+        )
+    if os.path.isdir(root / "zfs"):
+        raise SourceUnreadableError(f"{root}: {_ZFS}")
+    raise SourceUnreadableError(
+        f"{root}: graph/ names {total:,} layers, and none of {', '.join(_PLACES.values())} holds one of them; "
+        "was the storage driver's directory on another disk?"
+    )
+
+
+def _listed(counts: Mapping[str, int], total: int) -> str:
+    return ", ".join(f"{name} ({counts[name]:,} of {total:,})" for name in sorted(counts))
+
+
+def _names(place: Path) -> list[str]:
+    try:
+        return os.listdir(place)
+    except OSError:
+        return []
+
+
+def _open_devicemapper(root: Path, options: SourceOptions) -> GraphDriver:
+    from migrate.readers.graphdrivers.devicemapper import open_devicemapper
+
+    driver: GraphDriver = open_devicemapper(root, options)
+    return driver
+
+
+def _refuse_zfs(root: Path, options: SourceOptions) -> GraphDriver:
+    del options
+    raise SourceUnreadableError(f"{root}: {_ZFS}")
+
+
+_OPENERS: Final[Mapping[str, Callable[[Path, SourceOptions], GraphDriver]]] = {
+    "aufs": lambda root, options: AufsDriver(root),
+    "btrfs": lambda root, options: BtrfsDriver(root),
+    "devicemapper": _open_devicemapper,
+    "overlay": lambda root, options: OverlayDriver(root),
+    "vfs": lambda root, options: VfsDriver(root),
+    "zfs": _refuse_zfs,
+}

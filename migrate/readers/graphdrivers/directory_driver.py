@@ -1,0 +1,66 @@
+"""What the drivers that keep a layer in a plain directory have in common."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from migrate.errors import MissingLayerError
+from migrate.model.legacy import LegacyID
+from migrate.readers.graphdrivers.directory_tree import DirectoryTree, translated
+from migrate.readers.graphdrivers.listings import ListingCache, RememberedTree
+from migrate.readers.graphdrivers.tree import FileTree
+
+
+class DirectoryDriver:
+    """`<root>/<folder>/<id>`, one directory a layer. Fills GraphDriver."""
+
+    name: str
+    folder: str
+    holds_whole_trees = True
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._place = root / self.folder
+        self._listings = ListingCache()
+
+    def layer_ids(self) -> Sequence[str]:
+        try:
+            return sorted(os.listdir(self._place))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise translated(error, str(self._place)) from error
+
+    def has_layer(self, legacy_id: LegacyID) -> bool:
+        return self._find(legacy_id) is not None
+
+    def layer_tree(self, legacy_id: LegacyID) -> FileTree:
+        place = self._find(legacy_id)
+        if place is None:
+            raise MissingLayerError(
+                f"{self._place / legacy_id}: the {self.name} driver has no such layer", layer=legacy_id
+            )
+        return self._tree(legacy_id, place)
+
+    def close(self) -> None:
+        self._listings = ListingCache()
+
+    def _find(self, legacy_id: LegacyID) -> Path | None:
+        place = self._place / legacy_id
+        return place if is_real_directory(place) else None
+
+    def _tree(self, legacy_id: LegacyID, place: Path) -> FileTree:
+        return RememberedTree(DirectoryTree(str(place)), self._listings.of(legacy_id))
+
+
+def is_real_directory(path: Path) -> bool:
+    """True for a directory that is no symbolic link."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise translated(error, str(path)) from error

@@ -1,0 +1,190 @@
+"""A file tree in a directory of this machine, read without following a symbolic link in any component.
+
+Every directory is opened by name beneath its parent's descriptor, with O_NOFOLLOW; the descriptors on the way to the
+last directory are kept, so that a walk costs one open per directory. Access times stay as they are where the system
+lets this user ask for that (O_NOATIME).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, NoReturn, cast
+
+from migrate.errors import DamagedError, MissingLayerError, PermissionSourceError, SourceError
+from migrate.readers.graphdrivers.tree import TreeEntry
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NOATIME = getattr(os, "O_NOATIME", 0)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+_DENIED = (errno.EACCES, errno.EPERM)
+CAPABILITY = "security.capability"
+
+
+class DirectoryTree:
+    """Fills FileTree, ListsNames and ReadsCapability. For one thread at a time; `close` lets go of the descriptors."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._flags = _NOATIME
+        self._parts: list[bytes] = []
+        self._descriptors: list[int] = []
+        self._current: bytes | None = None
+
+    # --- FileTree ------------------------------------------------------------------------------------------------
+
+    def lstat(self, path: bytes) -> TreeEntry:
+        directory, _, name = path.rpartition(b"/")
+        try:
+            if not path:
+                return _entry(b"", os.fstat(self._open_directory(b"")))
+            found = os.stat(name, dir_fd=self._open_directory(directory), follow_symlinks=False)
+        except OSError as error:
+            self._fail(path, error)
+        return _entry(path, found)
+
+    def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
+        prefix = path + b"/" if path else b""
+        try:
+            descriptor = self._open_directory(path)
+            return [
+                _entry(prefix + name, os.stat(name, dir_fd=descriptor, follow_symlinks=False))
+                for name in sorted(map(os.fsencode, os.listdir(descriptor)))
+            ]
+        except OSError as error:
+            self._fail(path, error)
+
+    def read_link(self, path: bytes) -> bytes:
+        directory, _, name = path.rpartition(b"/")
+        try:
+            return os.readlink(name, dir_fd=self._open_directory(directory))
+        except OSError as error:
+            self._fail(path, error)
+
+    def read_xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
+        place = self._place(path)
+        try:
+            names = os.listxattr(place, follow_symlinks=False)
+            return {os.fsencode(name): os.getxattr(place, name, follow_symlinks=False) for name in names}
+        except OSError as error:
+            if error.errno == errno.ENOTSUP:
+                return {}
+            self._fail(path, error)
+
+    def open_file(self, path: bytes) -> BinaryIO:
+        directory, _, name = path.rpartition(b"/")
+        descriptor = -1
+        try:
+            descriptor = self._open(name, _FILE, self._open_directory(directory))
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            return cast(BinaryIO, os.fdopen(descriptor, "rb", buffering=0))
+        except OSError as error:
+            if descriptor >= 0:
+                os.close(descriptor)
+            self._fail(path, error)
+
+    # --- ListsNames, ReadsCapability -----------------------------------------------------------------------------
+
+    def list_names(self, path: bytes) -> Sequence[tuple[bytes, int]]:
+        try:
+            with os.scandir(self._open_directory(path)) as names:
+                return sorted((os.fsencode(entry.name), entry.inode()) for entry in names)
+        except OSError as error:
+            self._fail(path, error)
+
+    def read_capability(self, path: bytes) -> bytes | None:
+        place = self._place(path)
+        try:
+            if CAPABILITY not in os.listxattr(place, follow_symlinks=False):
+                return None
+            return os.getxattr(place, CAPABILITY, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.ENOTSUP, errno.ENODATA):
+                return None
+            self._fail(path, error)
+
+    def close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+        self._parts, self._current = [], None
+
+    def __del__(self) -> None:
+        self.close()
+
+    # --- descriptors ---------------------------------------------------------------------------------------------
+
+    def _open_directory(self, path: bytes) -> int:
+        """A descriptor that stays open until the next call."""
+        if path == self._current:
+            return self._descriptors[-1]
+        wanted = path.split(b"/") if path else []
+        self._current = None
+        if not self._descriptors:
+            self._descriptors.append(self._open(os.fsencode(self.root), _DIRECTORY & ~os.O_NOFOLLOW, None))
+        common = 0
+        for old, new in zip(self._parts, wanted, strict=False):
+            if old != new:
+                break
+            common += 1
+        while len(self._parts) > common:
+            self._parts.pop()
+            os.close(self._descriptors.pop())
+        for part in wanted[common:]:
+            if part in (b"", b".", b".."):
+                raise OSError(errno.EINVAL, "not a name of the tree")
+            self._descriptors.append(self._open(part, _DIRECTORY, self._descriptors[-1]))
+            self._parts.append(part)
+        self._current = path
+        return self._descriptors[-1]
+
+    def _open(self, name: bytes, flags: int, directory: int | None) -> int:
+        try:
+            return os.open(name, flags | self._flags, dir_fd=directory)
+        except PermissionError as error:
+            if error.errno != errno.EPERM or not self._flags:
+                raise
+        # O_NOATIME is for the owner and for root
+        descriptor = os.open(name, flags, dir_fd=directory)
+        self._flags = 0
+        return descriptor
+
+    def _place(self, path: bytes) -> bytes:
+        """A path for calls that know no directory descriptor: its directories are checked, its last part is not."""
+        try:
+            descriptor = self._open_directory(path.rpartition(b"/")[0])
+        except OSError as error:
+            self._fail(path, error)
+        if not path:
+            return b"/proc/self/fd/%d/." % descriptor
+        return b"/proc/self/fd/%d/%b" % (descriptor, path.rpartition(b"/")[2])
+
+    def _fail(self, path: bytes, error: OSError) -> NoReturn:
+        raise translated(error, f"{self.root}/{os.fsdecode(path)}") from error
+
+
+def translated(error: OSError, where: str) -> SourceError:
+    """The error of ours for what the operating system says about a part of a source."""
+    if error.errno in _ABSENT:
+        return MissingLayerError(f"{where}: {error.strerror}")
+    if error.errno in _DENIED:
+        return PermissionSourceError(f"{where}: may not be read by this user")
+    return DamagedError(f"{where}: {error.strerror}")
+
+
+def _entry(path: bytes, found: os.stat_result) -> TreeEntry:
+    return TreeEntry(
+        path,
+        found.st_mode,
+        found.st_uid,
+        found.st_gid,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_rdev,
+        found.st_dev,
+        found.st_ino,
+        found.st_nlink,
+    )

@@ -1,0 +1,83 @@
+"""Directory listings that are kept from one layer to the next.
+
+A layer is compared with its parent, and is then the parent that its children are compared with. Where every layer is a
+whole copy (vfs, btrfs), its entries are described once and remembered for that second reading.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, Final
+
+from migrate.readers.graphdrivers.changes import capability_reader
+from migrate.readers.graphdrivers.tree import FileTree, TreeEntry, close_tree
+
+KEPT_ENTRIES: Final = 200_000
+"""Entries of all remembered layers together; some 400 bytes each."""
+
+
+class Listings:
+    """What is remembered of one layer's tree."""
+
+    def __init__(self) -> None:
+        self.directories: dict[bytes, Sequence[TreeEntry]] = {}
+        self.capabilities: dict[bytes, bytes | None] = {}
+        self.entries = 0
+
+
+class ListingCache:
+    """Listings by layer, the least recently used ones dropped first. For any number of threads."""
+
+    def __init__(self, limit: int = KEPT_ENTRIES) -> None:
+        self._limit = limit
+        self._layers: OrderedDict[str, Listings] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, layer: str) -> Listings:
+        with self._lock:
+            listings = self._layers.setdefault(layer, Listings())
+            self._layers.move_to_end(layer)
+            while len(self._layers) > 2 and sum(kept.entries for kept in self._layers.values()) > self._limit:
+                self._layers.popitem(last=False)
+            return listings
+
+
+class RememberedTree:
+    """A FileTree whose listings are kept. What it adds to `listings` is seen by every tree that shares them."""
+
+    def __init__(self, tree: FileTree, listings: Listings) -> None:
+        self._tree = tree
+        self._listings = listings
+        self._read_capability = capability_reader(tree)
+
+    def lstat(self, path: bytes) -> TreeEntry:
+        return self._tree.lstat(path)
+
+    def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
+        found = self._listings.directories.get(path)
+        if found is None:
+            found = self._tree.list_directory(path)
+            self._listings.directories[path] = found
+            self._listings.entries += len(found)
+        return found
+
+    def read_link(self, path: bytes) -> bytes:
+        return self._tree.read_link(path)
+
+    def read_xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
+        return self._tree.read_xattrs(path)
+
+    def read_capability(self, path: bytes) -> bytes | None:
+        known = self._listings.capabilities
+        if path in known:
+            return known[path]
+        known[path] = value = self._read_capability(path)
+        return value
+
+    def open_file(self, path: bytes) -> BinaryIO:
+        return self._tree.open_file(path)
+
+    def close(self) -> None:
+        close_tree(self._tree)

@@ -1,0 +1,131 @@
+"""What stands in a Docker root beside its layers: the tag store, the containers, the marks of a migration."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from migrate.blobio.limits import JSON_BYTES
+from migrate.documents.docker_root import TagRecord, parse_container_image, parse_migration_map, parse_tag_store
+from migrate.errors import MissingLayerError, SourceError
+from migrate.readers.graph import read_whole
+
+_CONTAINER_FILES = ("config.json", "config.v2.json")
+_MIGRATION_MAP = ".migration-v1-images.json"
+
+
+@dataclass(slots=True)
+class TagStore:
+    """`tags` sorted. `problems` are parts that could not be read; `error` is set where that is the whole file."""
+
+    tags: tuple[TagRecord, ...] = ()
+    problems: tuple[str, ...] = ()
+    error: SourceError | None = None
+
+
+@dataclass(slots=True)
+class Containers:
+    """`by_image`: what a container's record names as its image → container IDs, sorted."""
+
+    by_image: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+def tag_stores(root: Path) -> list[str]:
+    """The names of the root's tag stores: `repositories-<driver>`, and the bare `repositories` before Docker 0.7."""
+    return sorted(name for name in os.listdir(root) if name == "repositories" or name.startswith("repositories-"))
+
+
+def read_tags(root: Path, driver: str) -> TagStore:
+    """The tags that go with `driver`; the bare file is Docker 0.6's, which knew aufs only."""
+    present = tag_stores(root)
+    for name in (f"repositories-{driver}", "repositories"):
+        if name in present:
+            return _read_tag_store(root / name)
+    return TagStore()
+
+
+def _read_tag_store(path: Path) -> TagStore:
+    try:
+        tags, problems = parse_tag_store(read_whole(path, JSON_BYTES), str(path))
+    except SourceError as error:
+        return TagStore(error=error)
+    return TagStore(tags=tags, problems=problems)
+
+
+def read_containers(root: Path) -> Containers:
+    """Every container's image. A record that Docker 1.10 rewrote names a new image ID, which its map leads back."""
+    found: dict[str, list[str]] = defaultdict(list)
+    problems: list[str] = []
+    migrated = _read_migration_map(root)
+    for container in sorted(_directories(root / "containers")):
+        try:
+            image = _container_image(root / "containers" / container, migrated)
+        except SourceError as error:
+            problems.append(f"container {container}: {error.message}")
+            continue
+        if image is not None:
+            found[image].append(container)
+    return Containers(by_image={image: tuple(ids) for image, ids in found.items()}, problems=tuple(problems))
+
+
+def _container_image(place: Path, migrated: Mapping[str, str]) -> str | None:
+    images = list(_iter_images(place))
+    for image in images:
+        if not image.startswith("sha256:"):
+            return image
+    return next((migrated.get(image, image) for image in images), None)
+
+
+def _iter_images(place: Path) -> Iterator[str]:
+    for name in _CONTAINER_FILES:
+        try:
+            image = parse_container_image(read_whole(place / name, JSON_BYTES), str(place / name))
+        except MissingLayerError:
+            continue
+        if image:
+            yield image
+
+
+def _read_migration_map(root: Path) -> Mapping[str, str]:
+    try:
+        return parse_migration_map(read_whole(root / _MIGRATION_MAP, JSON_BYTES), str(root / _MIGRATION_MAP))
+    except SourceError:
+        return {}
+
+
+def new_format_drivers(root: Path) -> list[str]:
+    """The drivers for which Docker 1.10 or later keeps images here, content-addressed: `image/<driver>/`."""
+    image = root / "image"
+    return [name for name in sorted(_directories(image)) if (image / name / "imagedb").is_dir()]
+
+
+def running_daemon(root: Path) -> str | None:
+    """Says so if a Docker daemon seems to be at work on this very root."""
+    for path in _pid_files(root):
+        try:
+            pid = int(path.read_text().strip())
+            os.kill(pid, 0)
+        except PermissionError:
+            pass
+        except (OSError, ValueError, OverflowError):
+            continue
+        return f"{path} names the running process {pid}: stop Docker first, what it writes meanwhile may be missed"
+    return None
+
+
+def _pid_files(root: Path) -> Iterable[Path]:
+    yield root / "docker.pid"
+    if os.path.realpath(root) == "/var/lib/docker":
+        yield Path("/var/run/docker.pid")
+
+
+def _directories(path: Path) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
