@@ -16,7 +16,7 @@ from migrate import __version__
 from migrate.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
 from migrate.compose.index import compose_index
-from migrate.errors import ConflictError, MigrateError, UsageError
+from migrate.errors import ConflictError, MigrateError, NoImageError, UsageError
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
@@ -109,6 +109,8 @@ class Conversion:
             if opened.source is not None:
                 try:
                     opened.listing = opened.source.listing()
+                    if not (opened.listing.images or opened.listing.indexes or opened.listing.failures):
+                        raise NoImageError(f"{opened.location}: holds no image")
                 except MigrateError as error:
                     if error.scope == "run":
                         raise

@@ -65,6 +65,12 @@ class UnrecognisedSourceError(SourceUnreadableError):
     code = "unrecognised"
 
 
+class NoImageError(SourceUnreadableError):
+    """The source is of a known kind, and holds no image."""
+
+    code = "no-image"
+
+
 class AmbiguousSourceError(SourceUnreadableError):
     """Two readers (or two storage drivers) claim the source; the user has to choose."""
 
