@@ -230,6 +230,8 @@ class Xfs:
             if kind == _LOCAL:
                 return dict(parse_shortform(fork, where))
             extents = list(self._fork_extents(fork, kind, _attribute_extents(inode), where))
+            if not extents:  # a fork that the kernel made room for, without an attribute
+                return {}
             size = self._block_size
             return dict(
                 read_leaves(lambda block: _gather(self._pages, extents, block * size, size), self._version == 5, where)
