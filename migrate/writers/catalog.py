@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from migrate.compose.image import DOCKER_MAX_LAYERS
 from migrate.documents.docker_archive import ArchiveManifestEntry
 from migrate.documents.oci import IndexEntry
 from migrate.model.digest import Digest
@@ -17,8 +18,6 @@ from migrate.model.reference import Reference
 
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 IMAGE_NAME: Final = "io.containerd.image.name"
-DOCKER_MAX_LAYERS: Final = 125
-"""Docker's layer store refuses a longer chain (layer/layer_store.go, maxLayerDepth), and with it the whole archive."""
 _CONFIGS: Final = (MediaType.DOCKER_CONFIG, MediaType.OCI_CONFIG)
 _PLAIN_OR_GZIP: Final = (
     MediaType.DOCKER_LAYER,
@@ -114,13 +113,21 @@ def archive_entries(
     merged: dict[tuple[bool, str, tuple[str, ...]], set[str]] = {}
     for digest, names in tags.items():
         image = facts.images[digest]
-        if image.config.media_type in _CONFIGS and (deep or not _is_deep(image)):
+        if _is_image(image) and (deep or not _is_deep(image)):
             layers = tuple(blob_path(layer.digest) for layer in image.layers)
             key = (_is_deep(image) or _has_foreign_compression(image), blob_path(image.config.digest), layers)
             merged.setdefault(key, set()).update(names)
     rows = [(late, sorted(names), config, layers) for (late, config, layers), names in merged.items()]
     rows.sort(key=lambda row: (row[0], not row[1], row[1], row[2], row[3]))
     return [ArchiveManifestEntry(config=c, repo_tags=tuple(names), layers=layers) for _, names, c, layers in rows]
+
+
+def _is_image(image: ImageFacts) -> bool:
+    """False for artifacts, and for images with layers whose bytes are kept elsewhere."""
+    elsewhere = ("foreign", "nondistributable")
+    return image.config.media_type in _CONFIGS and not any(
+        word in layer.media_type for layer in image.layers for word in elsewhere
+    )
 
 
 def _is_deep(image: ImageFacts) -> bool:

@@ -1,0 +1,73 @@
+"""Step 6: re-open what was written and recompute every number from bytes.
+
+Nothing that a document says is believed: a blob's name is its sha256, a layer's diffID that of what it unpacks to.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
+from migrate.progress import Progress
+from migrate.verify.archive import verify_archive
+from migrate.verify.files import DirectoryFiles, Files, TarFiles
+from migrate.verify.findings import Finding, Findings
+from migrate.verify.layout import verify_layout
+from migrate.verify.registry import REGISTRY_ROOT, verify_registry
+
+__all__ = ["Finding", "verify"]
+
+_PREFIXES = ("oci:", "oci-archive:", "docker-archive:", "registry-storage:")
+_STARTED = frozenset({"blobs", ".migrate", "lost+found"})
+"""What a run that was ended in its first instant may leave of a layout."""
+
+
+def verify(location: str, jobs: int, progress: Progress) -> list[Finding]:
+    """Every mismatch in the target at `location`, in the order of its files; empty if it is clean.
+
+    An OCI layout or registry storage in a directory, an oci-archive or docker-archive in a file; told apart by content,
+    a prefix as in `convert` is allowed. What is odd but harms nothing (leftovers of an ended run, blobs that nothing
+    names) is emitted as a `warning` event. Raises SourceUnreadableError for what cannot be opened, and
+    UnrecognisedSourceError for what is none of these.
+    """
+    path = Path(next((location.removeprefix(prefix) for prefix in _PREFIXES if location.startswith(prefix)), location))
+    findings = Findings(progress)
+    try:
+        files = _open(path)
+    except OSError as exc:
+        raise SourceUnreadableError(f"{path}: {exc.strerror}") from exc
+    try:
+        _verify_kind(path, files, findings, jobs)
+    finally:
+        files.close()
+    return findings.found
+
+
+def _open(path: Path) -> Files:
+    if not path.is_dir():
+        return TarFiles(path)
+    for root in (path, *(path / "/".join(REGISTRY_ROOT[:depth]) for depth in (1, 2, 3))):
+        if (root / "repositories").is_dir() and (root / "blobs").is_dir() and not (root / "oci-layout").exists():
+            return DirectoryFiles(root)
+    return DirectoryFiles(path)
+
+
+def _verify_kind(path: Path, files: Files, findings: Findings, jobs: int) -> None:
+    names = files.names()
+    for problem in files.problems():
+        findings.add(problem.where, problem.message)
+    tops = {name.partition("/")[0] for name in names} | files.directories()
+    if "oci-layout" in names or "index.json" in names or (tops <= _STARTED and os.path.isdir(path)):
+        verify_layout(files, findings, jobs)
+    elif "manifest.json" in names:
+        verify_archive(files, findings, jobs)
+    elif "repositories" in tops and "blobs" in tops:
+        verify_registry(files, findings, jobs)
+    elif findings.found:
+        return
+    else:
+        raise UnrecognisedSourceError(
+            f"{path}: no OCI layout, docker archive or registry storage of schema-2 images (verify checks targets;"
+            " `migrate inspect` shows what a source holds)"
+        )

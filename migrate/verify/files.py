@@ -1,0 +1,147 @@
+"""The files of a target, in a directory or in a tar, read without following any link."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from migrate.blobio.extents import open_extent
+from migrate.blobio.limits import read_limited
+from migrate.blobio.tarindex import Member, MemberKind, index_tar, looks_like_tar
+from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
+from migrate.verify.findings import Finding
+
+STATE_DIRECTORY = ".migrate"
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Files(Protocol):
+    def names(self) -> Mapping[str, int]:
+        """Regular files by their path, and their size in bytes. Sorted; the state in `.migrate/` is left out."""
+
+    def directories(self) -> set[str]:
+        """Names of the topmost directories."""
+
+    def problems(self) -> Sequence[Finding]:
+        """What stands there but is neither a regular file nor a directory, and damage of the container itself."""
+
+    def open(self, name: str, /) -> BinaryIO:
+        """One of `names()`. Raises OSError; `read` of the stream raises OSError or SourceError."""
+
+    def has_state(self, name: str, /) -> bool:
+        """True if `.migrate/<name>` stands there."""
+
+    def close(self) -> None: ...
+
+
+def read_document(files: Files, name: str, limit: int) -> bytes:
+    """Raises LimitError, SourceError or OSError."""
+    with files.open(name) as stream:
+        return read_limited(stream, limit, name)
+
+
+class DirectoryFiles:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names: dict[str, int] = {}
+        self._problems: list[Finding] = []
+        self._directories: set[str] = set()
+        for name, status in sorted(_walk(root, "")):
+            if stat.S_ISDIR(status):
+                if "/" not in name:
+                    self._directories.add(name)
+            elif stat.S_ISREG(status):
+                self._names[name] = (root / name).lstat().st_size
+            else:
+                self._problems.append(Finding(name, "is neither a regular file nor a directory"))
+
+    def names(self) -> Mapping[str, int]:
+        return self._names
+
+    def directories(self) -> set[str]:
+        return self._directories
+
+    def problems(self) -> Sequence[Finding]:
+        return self._problems
+
+    def open(self, name: str, /) -> BinaryIO:
+        return os.fdopen(os.open(self._root / name, _FLAGS), "rb", buffering=0)
+
+    def has_state(self, name: str, /) -> bool:
+        return (self._root / STATE_DIRECTORY / name).exists()
+
+    def close(self) -> None:
+        pass
+
+
+def _walk(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    pending = [prefix]
+    while pending:
+        directory = pending.pop()
+        with os.scandir(root / directory) as entries:
+            for entry in entries:
+                name = f"{directory}/{entry.name}" if directory else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    yield name, stat.S_IFDIR
+                    if name not in (STATE_DIRECTORY, "lost+found"):
+                        pending.append(name)
+                else:
+                    kind = stat.S_IFREG if entry.is_file(follow_symlinks=False) else stat.S_IFLNK
+                    yield name, kind
+
+
+class TarFiles:
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise SourceUnreadableError(f"{path}: neither a file nor a directory")
+            self._index(path)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _index(self, path: Path) -> None:
+        size = os.fstat(self._fd).st_size
+        if not looks_like_tar(os.pread(self._fd, 512, 0)):
+            raise UnrecognisedSourceError(f"{path}: not a tar archive (a compressed one has to be decompressed first)")
+        index = index_tar(self._fd, size, str(path))
+        self._members: dict[str, Member] = {}
+        self._problems: list[Finding] = []
+        self._directories: set[str] = set()
+        if index.damage is not None:
+            self._problems.append(Finding(str(path), index.damage.message))
+        for member in index.members:
+            name = member.name.removeprefix("./").rstrip("/")
+            if member.kind is MemberKind.DIRECTORY:
+                self._directories.add(name.partition("/")[0])
+            elif member.kind is not MemberKind.FILE:
+                self._problems.append(Finding(name, f"is no regular file but a {member.kind}"))
+            elif name in self._members:
+                self._problems.append(Finding(name, "stands in the archive twice"))
+            else:
+                self._members[name] = member
+        self._names = {name: self._members[name].size for name in sorted(self._members)}
+
+    def names(self) -> Mapping[str, int]:
+        return self._names
+
+    def directories(self) -> set[str]:
+        return self._directories
+
+    def problems(self) -> Sequence[Finding]:
+        return self._problems
+
+    def open(self, name: str, /) -> BinaryIO:
+        member = self._members[name]
+        return open_extent(self._fd, member.offset, member.size, name)
+
+    def has_state(self, name: str, /) -> bool:
+        del name
+        return False
+
+    def close(self) -> None:
+        os.close(self._fd)

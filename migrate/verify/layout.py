@@ -1,0 +1,251 @@
+"""An OCI layout, in a directory or in a tar: index.json, blobs, manifest.json and the report against one another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from migrate.blobio.limits import JSON_BYTES
+from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest
+from migrate.documents.json_text import load_json
+from migrate.documents.oci import IndexEntry, parse_index
+from migrate.errors import MigrateError
+from migrate.model.digest import Digest
+from migrate.model.image import MediaType
+from migrate.model.reference import Reference
+from migrate.verify.files import Files, read_document
+from migrate.verify.findings import Findings
+from migrate.verify.hashing import hash_files
+from migrate.verify.report_check import check_report
+from migrate.verify.walk import LayerUse, Walk, check_names
+
+_BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
+_REF_NAME: Final = "org.opencontainers.image.ref.name"
+_IMAGE_NAME: Final = "io.containerd.image.name"
+_REPORT: Final = "migration-report.json"
+_DOCUMENTS: Final = frozenset({"oci-layout", "index.json", "manifest.json", _REPORT})
+
+
+def verify_layout(files: Files, findings: Findings, jobs: int) -> None:
+    _LayoutCheck(files, findings).run(jobs)
+
+
+def blob_path(digest: Digest) -> str:
+    return f"blobs/sha256/{digest.hex}"
+
+
+class _LayoutCheck:
+    def __init__(self, files: Files, findings: Findings) -> None:
+        self.files = files
+        self.findings = findings
+        self.walk = Walk(files, findings, blob_path)
+        self.entries: Sequence[IndexEntry] = ()
+        self._loadable: set[tuple[str, tuple[str, ...]]] = set()
+
+    def run(self, jobs: int) -> None:
+        blobs = self._blob_files()
+        self._check_version()
+        self._check_index()
+        rows = self._read_archive_manifest()
+        for position, row in enumerate(rows or ()):
+            self._check_row(row, f"manifest.json [{position}]")
+        if rows is not None:
+            self._check_against_index(rows)
+        hashed = hash_files(
+            self.files, {name: digest in self.walk.uses for name, digest in blobs.items()}, jobs, self.findings
+        )
+        check_names(self.findings, blobs, hashed)
+        self.walk.check_layers(hashed)
+        if _REPORT in self.files.names():
+            check_report(self.walk, _REPORT, hashed)
+        unnamed = blobs.keys() - {blob_path(digest) for digest in self.walk.met}
+        if unnamed:
+            self.findings.note("blobs", f"{len(unnamed)} blobs that no image names")
+
+    def _blob_files(self) -> dict[str, Digest]:
+        blobs: dict[str, Digest] = {}
+        for name in self.files.names():
+            match = _BLOB.fullmatch(name)
+            if match:
+                blobs[name] = Digest(match[1])
+            elif name.startswith("blobs/"):
+                self.findings.add(name, "is not the name of a blob")
+            elif name not in _DOCUMENTS:
+                self.findings.note(name, "does not belong to the layout")
+        return blobs
+
+    def _document(self, name: str) -> bytes | None:
+        if name not in self.files.names():
+            return None
+        try:
+            return read_document(self.files, name, JSON_BYTES)
+        except (MigrateError, OSError) as exc:
+            self.findings.add(name, str(exc))
+            return None
+
+    def _check_version(self) -> None:
+        if "oci-layout" not in self.files.names():
+            self._missing("oci-layout")
+            return
+        content = self._document("oci-layout")
+        if content is None:
+            return
+        try:
+            document = load_json(content, "oci-layout")
+        except MigrateError as exc:
+            self.findings.add("oci-layout", exc.message)
+            return
+        if not isinstance(document, dict) or document.get("imageLayoutVersion") != "1.0.0":
+            self.findings.add("oci-layout", 'imageLayoutVersion is not "1.0.0"')
+
+    def _missing(self, name: str) -> None:
+        """A run that was ended in its first instant leaves neither document, and nothing that they could name."""
+        if {"oci-layout", "index.json"} & self.files.names().keys():
+            self.findings.add(name, "is missing")
+        else:
+            self.findings.note(name, "is missing: a run was ended before it began to write")
+
+    # --- index.json ----------------------------------------------------------------------------------------------
+
+    def _check_index(self) -> None:
+        if "index.json" not in self.files.names():
+            self._missing("index.json")
+            return
+        content = self._document("index.json")
+        if content is None:
+            return
+        try:
+            index = parse_index(content)
+        except MigrateError as exc:
+            self.findings.add("index.json", exc.message)
+            return
+        if index.media_type != MediaType.OCI_INDEX:
+            self.findings.add("index.json", f"has the media type {index.media_type!r}")
+        self.entries = index.manifests
+        seen: dict[tuple[str | None, Digest], int] = {}
+        for position, entry in enumerate(index.manifests):
+            where = f"index.json manifests[{position}]"
+            key = (entry.annotations.get(_REF_NAME), entry.descriptor.digest)
+            if key in seen:
+                self.findings.add(where, f"is the same as manifests[{seen[key]}]")
+            seen[key] = position
+            self._check_annotations(entry, where)
+            self.walk.enter(entry.descriptor, entry.platform, where)
+        self._check_shared_names()
+
+    def _check_shared_names(self) -> None:
+        digests: dict[str, set[Digest]] = {}
+        for entry in self.entries:
+            name = entry.annotations.get(_REF_NAME)
+            if name is not None:
+                digests.setdefault(name, set()).add(entry.descriptor.digest)
+        for name, claimed in sorted(digests.items()):
+            if len(claimed) > 1:
+                self.findings.note("index.json", f"{len(claimed)} images are called {name}")
+
+    def _check_annotations(self, entry: IndexEntry, where: str) -> None:
+        """The whole name against the short one. Docker 25 and later write a bare tag as the short one."""
+        name, full = entry.annotations.get(_REF_NAME), entry.annotations.get(_IMAGE_NAME)
+        if full is None:
+            return
+        if name is None:
+            self.findings.add(where, f"has {_IMAGE_NAME} {full!r} without {_REF_NAME}")
+        elif Reference.parse(name).full() != full and full.rpartition(":")[2] != name:
+            self.findings.add(where, f"{_IMAGE_NAME} is {full!r}, and {_REF_NAME} is {name!r}")
+
+    # --- manifest.json -------------------------------------------------------------------------------------------
+
+    def _read_archive_manifest(self) -> Sequence[ArchiveManifestEntry] | None:
+        content = self._document("manifest.json")
+        if content is None:
+            return None
+        try:
+            return parse_archive_manifest(content)
+        except MigrateError as exc:
+            self.findings.add("manifest.json", exc.message)
+            return None
+
+    def _check_row(self, row: ArchiveManifestEntry, where: str) -> None:
+        """An image as `docker load` sees it: its own config and layers, whatever index.json says."""
+        digest = self._named_blob(row.config, f"{where} Config")
+        layers = [self._named_blob(name, f"{where} Layers[{place}]") for place, name in enumerate(row.layers)]
+        for tag in row.repo_tags:
+            reference = Reference.parse(tag)
+            if str(reference) != tag or not reference.is_valid or reference.is_digest:
+                self.findings.add(f"{where} RepoTags", f"{tag!r} is not a name that Docker accepts")
+        config = None if digest is None else self.walk.config(digest)
+        if config is None or not self.walk.check_counts(config, len(layers), where):
+            return
+        for place, (layer, diff_id) in enumerate(zip(layers, config.diff_ids, strict=True)):
+            if layer is not None:
+                use = LayerUse(f"{where} Layers[{place}]", diff_id, None)
+                self.walk.uses.setdefault(layer, []).append(use)
+
+    def _named_blob(self, name: str, where: str) -> Digest | None:
+        match = _BLOB.fullmatch(name)
+        if match is None:
+            self.findings.add(where, f"{name!r} is not the path of a blob")
+            return None
+        if name not in self.files.names():
+            self.findings.add(where, f"names {name}, which is not there")
+            return None
+        self.walk.met.add(Digest(match[1]))
+        return Digest(match[1])
+
+    def _check_against_index(self, rows: Sequence[ArchiveManifestEntry]) -> None:
+        """manifest.json holds the same images under the same names as index.json, as far as Docker can load them."""
+        report = self.findings.add
+        if self.files.has_state("finishing"):
+            report = self.findings.note  # a run was ended between the two documents, or is at work
+        listed = {(row.config, row.layers): set(row.repo_tags) for row in rows}
+        if len(listed) != len(rows):
+            report("manifest.json", "holds an image twice")
+        expected = self._images_of_index()
+        for key in listed.keys() - expected.keys():
+            report("manifest.json", f"holds an image that index.json does not: {key[0]}")
+        for key, names in sorted(expected.items()):
+            tags = listed.get(key)
+            if tags is None:
+                if key in self._loadable:
+                    report("manifest.json", f"lacks an image of index.json: {key[0]}")
+            elif not tags <= names or (self._own_names(key) - tags):
+                report("manifest.json", f"{key[0]} has the tags {sorted(tags)}, in index.json {sorted(names)}")
+
+    def _images_of_index(self) -> dict[tuple[str, tuple[str, ...]], set[str]]:
+        """Config and layers of every image, and the names that lead to it, also through an index."""
+        images: dict[tuple[str, tuple[str, ...]], set[str]] = {}
+        for entry in self.entries:
+            name = entry.annotations.get(_REF_NAME)
+            for manifest in self._leaves(entry.descriptor.digest):
+                key = self._key(manifest)
+                if key is not None:
+                    images.setdefault(key, set()).update([name] if name else [])
+                    if self.walk.images[manifest].loadable:
+                        self._loadable.add(key)
+        return images
+
+    def _own_names(self, key: tuple[str, tuple[str, ...]]) -> set[str]:
+        """The loadable names that lead to this image and to no other."""
+        names: set[str] = set()
+        for entry in self.entries:
+            name = entry.annotations.get(_REF_NAME)
+            if name and entry.descriptor.digest in self.walk.images and self._key(entry.descriptor.digest) == key:
+                reference = Reference.parse(name)
+                if reference.is_valid and not reference.is_digest and str(reference) == name:
+                    names.add(name)
+        return names
+
+    def _key(self, manifest: Digest) -> tuple[str, tuple[str, ...]] | None:
+        shape = self.walk.images.get(manifest)
+        return None if shape is None else (blob_path(shape.config), tuple(map(blob_path, shape.layers)))
+
+    def _leaves(self, digest: Digest) -> Iterable[Digest]:
+        pending, seen = [digest], set()
+        while pending:
+            current = pending.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            yield current
+            pending.extend(self.walk.children.get(current, ()))

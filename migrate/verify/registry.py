@@ -1,0 +1,152 @@
+"""A registry's storage (distribution v2, filesystem driver): blobs, links and the images that they make up.
+
+Paths: distribution's registry/storage/paths.go. Schema-1 manifests of an old registry are left to their readers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from migrate.blobio.limits import SMALL_FILE_BYTES
+from migrate.documents.json_text import load_json
+from migrate.documents.oci import parse_index, parse_manifest
+from migrate.errors import MigrateError
+from migrate.model.digest import Digest
+from migrate.model.image import Descriptor
+from migrate.verify.files import Files, read_document
+from migrate.verify.findings import Findings
+from migrate.verify.hashing import hash_files
+from migrate.verify.walk import Walk, check_names, is_elsewhere
+
+REGISTRY_ROOT: Final = ("docker", "registry", "v2")
+_BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/([0-9a-f]{64})/data")
+_LINK = re.compile(
+    r"repositories/(?P<name>[^_][^/]*(?:/[^_][^/]*)*)/"
+    r"(?:_layers/sha256/(?P<layer>[0-9a-f]{64})"
+    r"|_manifests/revisions/sha256/(?P<revision>[0-9a-f]{64})"
+    r"|_manifests/tags/(?P<current>[^/]+)/current"
+    r"|_manifests/tags/(?P<tag>[^/]+)/index/sha256/(?P<indexed>[0-9a-f]{64}))/link"
+)
+_OLD_LINK = re.compile(r"repositories/.*/(?:_layers/tarsum/.*|signatures/sha256/[0-9a-f]{64})/link")
+
+
+def blob_path(digest: Digest) -> str:
+    return f"blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
+
+
+def verify_registry(files: Files, findings: Findings, jobs: int) -> None:
+    _RegistryCheck(files, findings).run(jobs)
+
+
+class _RegistryCheck:
+    def __init__(self, files: Files, findings: Findings) -> None:
+        self.files = files
+        self.findings = findings
+        self.walk = Walk(files, findings, blob_path)
+        self.layers: set[tuple[str, Digest]] = set()
+        self.revisions: dict[tuple[str, Digest], str] = {}
+        self.tags: dict[tuple[str, str, Digest], str] = {}
+        self.indexed: set[tuple[str, str, Digest]] = set()
+
+    def run(self, jobs: int) -> None:
+        blobs = self._blob_files()
+        self._read_links()
+        self._check_tags()
+        for (repository, digest), where in sorted(self.revisions.items()):
+            self._check_revision(repository, digest, where)
+        hashed = hash_files(
+            self.files, {name: digest in self.walk.uses for name, digest in blobs.items()}, jobs, self.findings
+        )
+        check_names(self.findings, blobs, hashed)
+        self.walk.check_layers(hashed)
+
+    def _blob_files(self) -> dict[str, Digest]:
+        blobs: dict[str, Digest] = {}
+        for name in self.files.names():
+            match = _BLOB.fullmatch(name)
+            if match and match[2].startswith(match[1]):
+                blobs[name] = Digest(match[2])
+            elif name.startswith("blobs/"):
+                self.findings.add(name, "is not the name of a blob")
+        return blobs
+
+    def _read_links(self) -> None:
+        for name in self.files.names():
+            if name.startswith("blobs/") or "/_uploads/" in name or _OLD_LINK.fullmatch(name):
+                continue
+            match = _LINK.fullmatch(name)
+            if match is None:
+                self.findings.note(name, "does not belong to a registry's storage")
+                continue
+            digest = self._link(name)
+            if digest is not None:
+                self._file_link(name, match, digest)
+
+    def _file_link(self, name: str, match: re.Match[str], digest: Digest) -> None:
+        stated = match["layer"] or match["revision"] or match["indexed"]
+        if stated is not None and stated != digest.hex:
+            self.findings.add(name, f"links to {digest}")
+        elif match["layer"]:
+            self.layers.add((match["name"], digest))
+            if blob_path(digest) not in self.files.names():
+                self.findings.add(name, "its blob is not there")
+        elif match["revision"]:
+            self.revisions[match["name"], digest] = name
+        elif match["current"]:
+            self.tags[match["name"], match["current"], digest] = name
+        else:
+            self.indexed.add((match["name"], match["tag"], digest))
+
+    def _link(self, name: str) -> Digest | None:
+        try:
+            content = read_document(self.files, name, SMALL_FILE_BYTES)
+            return Digest.parse(content.decode("ascii"))
+        except (MigrateError, OSError, ValueError) as exc:
+            self.findings.add(name, f"is not a link to a digest: {exc}")
+            return None
+
+    def _check_tags(self) -> None:
+        for (repository, tag, digest), where in sorted(self.tags.items()):
+            if (repository, digest) not in self.revisions:
+                self.findings.add(where, f"names {digest}, which is no revision of {repository}")
+            if (repository, tag, digest) not in self.indexed:
+                self.findings.add(where, f"names {digest}, which the tag's own index does not list")
+
+    def _check_revision(self, repository: str, digest: Digest, where: str) -> None:
+        name = blob_path(digest)
+        if name not in self.files.names():
+            self.findings.add(where, "its blob is not there")
+            return
+        content = self.walk.content(digest)
+        if content is None:
+            return
+        try:
+            document = load_json(content, name)
+            version = document.get("schemaVersion") if isinstance(document, dict) else None
+            if version == 1:
+                self.findings.note(where, "is a schema-1 manifest, which verify does not look into")
+                return
+            is_index = isinstance(document, dict) and "manifests" in document
+            media_type = parse_index(content).media_type if is_index else parse_manifest(content).media_type
+        except MigrateError as exc:
+            self.findings.add(name, exc.message)
+            return
+        self.walk.enter(Descriptor(media_type=media_type, digest=digest, size=len(content)), None, where)
+        for needed, is_manifest in self._needed(content, is_index):
+            linked = (repository, needed) in (self.revisions if is_manifest else self.layers)
+            if not linked:
+                self.findings.add(where, f"names {needed}, which {repository} has no link to")
+
+    def _needed(self, content: bytes, is_index: bool) -> Iterator[tuple[Digest, bool]]:
+        """What the repository has to link to for a client to get it, and whether as a revision."""
+        if is_index:
+            for entry in parse_index(content).manifests:
+                yield entry.descriptor.digest, True
+            return
+        manifest = parse_manifest(content)
+        yield manifest.config.digest, False
+        for layer in manifest.layers:
+            if not is_elsewhere(layer):
+                yield layer.digest, False

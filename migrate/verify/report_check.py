@@ -1,0 +1,74 @@
+"""migration-report.json against the layout that it stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from migrate.blobio.limits import JSON_BYTES
+from migrate.documents.json_text import load_json
+from migrate.errors import MigrateError
+from migrate.model.digest import Digest
+from migrate.verify.files import read_document
+from migrate.verify.hashing import Hashed
+from migrate.verify.walk import ImageShape, Walk
+
+
+def check_report(walk: Walk, name: str, hashed: Mapping[str, Hashed]) -> None:
+    """Every image that the report says was written is there, with the config and layers that it says."""
+    try:
+        document = load_json(read_document(walk.files, name, JSON_BYTES), name)
+    except (MigrateError, OSError) as exc:
+        walk.findings.add(name, str(exc))
+        return
+    images = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(images, list):
+        walk.findings.add(name, "lists no images")
+        return
+    if document.get("dry_run") is True:
+        return
+    for position, row in enumerate(images):
+        where = f"{name} images[{position}]"
+        for problem in _problems(walk, row, hashed):
+            walk.findings.add(where, problem)
+
+
+def _problems(walk: Walk, row: Any, hashed: Mapping[str, Hashed]) -> Iterator[str]:
+    manifest = _digest(row, "manifest_digest")
+    if manifest is None:
+        yield "manifest_digest is no digest"
+        return
+    shape = walk.images.get(manifest)
+    if shape is None:
+        yield f"the image {manifest} is not in the layout, or not whole"
+        return
+    if _digest(row, "image_id") != shape.config:
+        yield f"image_id should be {shape.config} and is {row.get('image_id')!r}"
+    yield from _layer_problems(walk, row.get("layers"), shape, hashed)
+
+
+def _layer_problems(walk: Walk, rows: Any, shape: ImageShape, hashed: Mapping[str, Hashed]) -> Iterator[str]:
+    if not isinstance(rows, list):
+        yield "layers is no array"
+        return
+    stored = [row for row in rows if isinstance(row, dict) and row.get("blob_digest") is not None]
+    if [_digest(row, "blob_digest") for row in stored] != list(shape.layers):
+        yield "the blob digests of the layers are not those of the manifest"
+        return
+    for place, (row, digest) in enumerate(zip(stored, shape.layers, strict=True)):
+        name = walk.path_of(digest)
+        result = hashed.get(name)
+        if result is None or result.diff_id is None:
+            continue
+        if _digest(row, "diff_id") != result.diff_id:
+            yield f"layers[{place}]: diff_id should be {result.diff_id} and is {row.get('diff_id')!r}"
+        if row.get("blob_size") != walk.files.names()[name]:
+            yield f"layers[{place}]: blob_size is {row.get('blob_size')!r}"
+
+
+def _digest(row: Any, key: str) -> Digest | None:
+    value = row.get(key) if isinstance(row, dict) else None
+    try:
+        return Digest.parse(value) if isinstance(value, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,234 @@
+"""From an index down: manifests, configs and layers of a content-addressed target, and every number on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from migrate.blobio.limits import JSON_BYTES
+from migrate.compose.image import DOCKER_MAX_LAYERS
+from migrate.documents.oci import ConfigFacts, parse_config, parse_index, parse_manifest
+from migrate.errors import MigrateError
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import Descriptor, MediaType, Platform
+from migrate.verify.files import Files, read_document
+from migrate.verify.findings import Findings
+from migrate.verify.hashing import Hashed
+
+INDEX_TYPES: Final = (MediaType.OCI_INDEX, MediaType.DOCKER_LIST)
+MANIFEST_TYPES: Final = (MediaType.OCI_MANIFEST, MediaType.DOCKER_MANIFEST)
+CONFIG_TYPES: Final = (MediaType.OCI_CONFIG, MediaType.DOCKER_CONFIG)
+_COMPRESSIONS: Final = {
+    MediaType.DOCKER_LAYER: "none",
+    MediaType.DOCKER_LAYER_GZIP: "gzip",
+    MediaType.OCI_LAYER: "none",
+    MediaType.OCI_LAYER_GZIP: "gzip",
+    MediaType.OCI_LAYER_ZSTD: "zstd",
+}
+_ELSEWHERE: Final = ("foreign", "nondistributable")
+"""In the media type of a layer whose bytes its publisher keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageShape:
+    """An image whose documents could be read; `layers` base first. `loadable`: Docker takes it, if it is whole."""
+
+    config: Digest
+    layers: tuple[Digest, ...]
+    platform: Platform | None
+    loadable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LayerUse:
+    where: str
+    diff_id: DiffID
+    compression: str | None
+
+
+@dataclass(slots=True)
+class Walk:
+    """Checks documents as it meets them; what concerns layers' bytes is kept in `uses` until they are hashed.
+
+    `path_of` gives a blob's file. `images` and `children` are by manifest digest; `met` are the blobs
+    that something names.
+    """
+
+    files: Files
+    findings: Findings
+    path_of: Callable[[Digest], str]
+    images: dict[Digest, ImageShape] = field(default_factory=dict)
+    children: dict[Digest, tuple[Digest, ...]] = field(default_factory=dict)
+    configs: dict[Digest, ConfigFacts | None] = field(default_factory=dict)
+    uses: dict[Digest, list[LayerUse]] = field(default_factory=dict)
+    met: set[Digest] = field(default_factory=set)
+
+    def enter(self, descriptor: Descriptor, platform: Platform | None, where: str) -> None:
+        """A manifest or index that an index names."""
+        self.check_descriptor(descriptor, where)
+        digest = descriptor.digest
+        if descriptor.media_type not in INDEX_TYPES + MANIFEST_TYPES:
+            self.findings.add(where, f"has the media type {descriptor.media_type!r}, which is none of a manifest")
+        elif digest not in self.images and digest not in self.children:
+            self._read(descriptor)
+        shape = self.images.get(digest)
+        if shape is not None:
+            self._check_platform(shape, platform, where)
+
+    def check_descriptor(self, descriptor: Descriptor, where: str, *, optional: bool = False) -> bool:
+        """Presence and size of a blob."""
+        size = self.files.names().get(self.path_of(descriptor.digest))
+        if size is None:
+            report = self.findings.note if optional else self.findings.add
+            report(where, f"names the blob {descriptor.digest}, which is not there")
+            return False
+        self.met.add(descriptor.digest)
+        if size != descriptor.size:
+            self.findings.add(where, f"{descriptor.digest}: the size should be {descriptor.size:,} and is {size:,}")
+            return False
+        return True
+
+    def content(self, digest: Digest) -> bytes | None:
+        """A document, once its bytes were found to have their digest; None, with a finding, otherwise."""
+        name = self.path_of(digest)
+        if name not in self.files.names():
+            return None
+        try:
+            content = read_document(self.files, name, JSON_BYTES)
+        except (MigrateError, OSError) as exc:
+            self.findings.add(name, f"cannot be read as a document: {exc}")
+            return None
+        found = Digest.of(content)
+        if found != digest:
+            self.findings.add(name, f"the bytes have the digest {found}")
+            return None
+        return content
+
+    # --- documents -----------------------------------------------------------------------------------------------
+
+    def _read(self, descriptor: Descriptor) -> None:
+        content = self.content(descriptor.digest)
+        if content is None:
+            return
+        where = self.path_of(descriptor.digest)
+        self.children[descriptor.digest] = ()  # an index cannot contain itself, but a walk has to end in any case
+        try:
+            if descriptor.media_type in INDEX_TYPES:
+                self._read_index(descriptor, content, where)
+            else:
+                del self.children[descriptor.digest]
+                self._read_manifest(descriptor, content, where)
+        except MigrateError as exc:
+            self.findings.add(where, exc.message)
+
+    def _read_index(self, descriptor: Descriptor, content: bytes, where: str) -> None:
+        index = parse_index(content)
+        self._check_media_type(descriptor, index.media_type, where)
+        self.children[descriptor.digest] = tuple(entry.descriptor.digest for entry in index.manifests)
+        for position, entry in enumerate(index.manifests):
+            self.enter(entry.descriptor, entry.platform, f"{where} manifests[{position}]")
+
+    def _read_manifest(self, descriptor: Descriptor, content: bytes, where: str) -> None:
+        manifest = parse_manifest(content)
+        self._check_media_type(descriptor, manifest.media_type, where)
+        self.check_descriptor(manifest.config, f"{where} config")
+        present = [
+            self.check_descriptor(layer, f"{where} layers[{position}]", optional=is_elsewhere(layer))
+            for position, layer in enumerate(manifest.layers)
+        ]
+        if manifest.config.media_type not in CONFIG_TYPES:  # an artifact: blobs are all there is to check
+            return
+        config = self.config(manifest.config.digest)
+        if config is None:
+            return
+        digests = tuple(layer.digest for layer in manifest.layers)
+        loadable = len(digests) <= DOCKER_MAX_LAYERS and not any(map(is_elsewhere, manifest.layers))
+        self.images[descriptor.digest] = ImageShape(manifest.config.digest, digests, config.platform, loadable)
+        if self.check_counts(config, len(digests), where):
+            for position, (layer, diff_id) in enumerate(zip(manifest.layers, config.diff_ids, strict=True)):
+                if present[position]:
+                    compression = _COMPRESSIONS.get(layer.media_type)
+                    use = LayerUse(f"{where} layers[{position}]", diff_id, compression)
+                    self.uses.setdefault(layer.digest, []).append(use)
+
+    def config(self, digest: Digest) -> ConfigFacts | None:
+        """Read, checked against its digest and parsed once; None, with a finding, if it is no config."""
+        if digest not in self.configs:
+            self.configs[digest] = None
+            content = self.content(digest)
+            if content is not None:
+                try:
+                    self.configs[digest] = parse_config(content)
+                except MigrateError as exc:
+                    self.findings.add(self.path_of(digest), exc.message)
+        return self.configs[digest]
+
+    def check_counts(self, config: ConfigFacts, layers: int, where: str) -> bool:
+        """diff_ids and history against the number of layers."""
+        history = config.history_empty
+        if history:
+            filled = sum(not empty for empty in history)
+            if filled != len(config.diff_ids):
+                self.findings.add(
+                    where, f"{filled} steps of the history have a layer, but rootfs has {len(config.diff_ids)} diff_ids"
+                )
+        if len(config.diff_ids) != layers:
+            self.findings.add(where, f"the config has {len(config.diff_ids)} diff_ids for {layers} layers")
+            return False
+        return True
+
+    def _check_media_type(self, descriptor: Descriptor, stated: str, where: str) -> None:
+        if stated != descriptor.media_type:
+            self.findings.add(where, f"is called {descriptor.media_type} but calls itself {stated}")
+
+    def _check_platform(self, shape: ImageShape, platform: Platform | None, where: str) -> None:
+        own = shape.platform
+        if own is None or platform is None:  # v1 JSON may name none: then the index says what the user gave
+            return
+        if (own.os.lower(), _go_name(own.architecture)) != (platform.os.lower(), _go_name(platform.architecture)):
+            nested = not where.startswith("index.json")  # another's index, carried over as it was
+            report = self.findings.note if nested else self.findings.add
+            report(where, f"the platform should be {own}, as in the config, and is {platform}")
+
+    # --- layers --------------------------------------------------------------------------------------------------
+
+    def check_layers(self, hashed: Mapping[str, Hashed]) -> None:
+        """Compares what the layers unpack to with every config that uses them."""
+        for digest, uses in self.uses.items():
+            result = hashed.get(self.path_of(digest))
+            if result is None or result.digest != digest:  # told already, for the blob itself
+                continue
+            for use in uses:
+                check_layer(self.findings, use, result)
+
+
+def check_layer(findings: Findings, use: LayerUse, result: Hashed) -> None:
+    if result.diff_id is None:
+        findings.add(use.where, result.error or "does not unpack")
+        return
+    if use.compression is not None and result.compression != use.compression:
+        findings.add(use.where, f"the media type says {use.compression}, the blob is {result.compression}")
+    if result.diff_id != use.diff_id:
+        findings.add(use.where, f"unpacks to diffID {result.diff_id}, but the config says {use.diff_id}")
+
+
+def check_names(findings: Findings, expected: Mapping[str, Digest], hashed: Mapping[str, Hashed]) -> None:
+    """Each file against the digest that its name states."""
+    for name, digest in expected.items():
+        result = hashed.get(name)
+        if result is None:
+            continue
+        if result.digest is None:
+            findings.add(name, result.error or "cannot be read")
+        elif result.digest != digest:
+            findings.add(name, f"the bytes have the digest {result.digest}")
+
+
+def is_elsewhere(layer: Descriptor) -> bool:
+    return any(word in layer.media_type for word in _ELSEWHERE)
+
+
+def _go_name(architecture: str) -> str:
+    """Docker 0.6 and 0.7 wrote the kernel's name."""
+    return {"x86_64": "amd64"}.get(architecture, architecture.lower())
