@@ -28,6 +28,8 @@ def open_tree(location: str) -> TreeStorage:
     """The tree at a path or URL. Raises UsageError if fsspec, or what it needs for the URL, is not installed."""
     if not is_url(location):
         return LocalTree(location)
+    if location.startswith("file://"):
+        return LocalTree(location.removeprefix("file://"))
     filesystem, prefix = open_filesystem(location)
     return ObjectTree(filesystem, prefix, location)
 
@@ -39,7 +41,8 @@ def open_filesystem(location: str) -> tuple[Any, str]:
     except ImportError as exc:
         raise UsageError(f"{location}: needs fsspec: pip install 'docker-legacy-migrate[s3]'") from exc
     try:
-        filesystem, prefix = fsspec.core.url_to_fs(location)
+        # Listings are read once by ObjectTree and must not be older than the run.
+        filesystem, prefix = fsspec.core.url_to_fs(location, use_listings_cache=False, skip_instance_cache=True)
     except ImportError as exc:
         raise UsageError(f"{location}: {exc}") from exc
     except ValueError as exc:
@@ -80,9 +83,7 @@ class ObjectTree:
                 contents[path] = LimitError(f"{self._shown(path)}: larger than the limit of {limit:,} bytes")
             elif size is not None:
                 wanted.append(path)
-        for start in range(0, len(wanted), _BATCH):
-            contents |= self._fetch(wanted[start : start + _BATCH])
-        return contents
+        return contents | self.fetch(wanted)
 
     @contextmanager
     def open(self, path: str, /) -> Iterator[OpenedFile]:
@@ -99,6 +100,17 @@ class ObjectTree:
     def close(self) -> None:
         self._sizes = None
         self._folders = {}
+
+    def sizes(self) -> dict[str, int]:
+        """Path and size of every object below the prefix."""
+        return dict(self._index())
+
+    def fetch(self, paths: Sequence[str]) -> dict[str, bytes | SourceError]:
+        """Small objects, whose sizes are known to be small."""
+        contents: dict[str, bytes | SourceError] = {}
+        for start in range(0, len(paths), _BATCH):
+            contents |= self._fetch(paths[start : start + _BATCH])
+        return contents
 
     def _fetch(self, paths: Sequence[str]) -> Mapping[str, bytes | SourceError]:
         keys = {self._key(path): path for path in paths}

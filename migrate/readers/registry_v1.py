@@ -21,7 +21,7 @@ from migrate.blobio.observed import ObservedStream
 from migrate.blobio.payload import Payload
 from migrate.blobio.tarsum import VERSIONS, tarsums
 from migrate.distribution.objects import open_tree
-from migrate.distribution.storage import TreeStorage, require_readable
+from migrate.distribution.storage import OpenedFile, TreeStorage, require_readable
 from migrate.documents.registry_v1 import parse_ancestry, parse_checksums
 from migrate.documents.v1_json import parse_parent, parse_v1_json
 from migrate.errors import (
@@ -123,6 +123,7 @@ class RegistryV1Source:
         self._tree = open_tree(location) if tree is None else tree
         self._salvage = bool(options and options.extra.get(_SALVAGE))
         self._listing: SourceListing | None = None
+        self._checked: dict[LegacyID, str | None] = {}
 
     def listing(self) -> SourceListing:
         if self._listing is None:
@@ -152,16 +153,27 @@ class RegistryV1Source:
     @contextmanager
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
         legacy_id = layer.legacy_id
-        check = _ChecksumCheck(self._tree, legacy_id, layer.json)
         with self._tree.open(f"images/{legacy_id}/layer") as opened:
             payload = Payload(stream=opened.stream, origin=Origin.BLOB, size=opened.size, path=opened.path)
-            if check.recorded:
-                observed = ObservedStream(opened.stream, opened.size, check.feed, lambda: check.finish(payload))
-                payload.stream = observed  # type: ignore[assignment]
+            if legacy_id in self._checked:  # a second reading copies what the first has checked
+                payload.note = self._checked[legacy_id]
+            else:
+                self._check_on_the_way(layer, opened, payload)
             yield payload
 
     def close(self) -> None:
         self._tree.close()
+
+    def _check_on_the_way(self, layer: LegacyLayer, opened: OpenedFile, payload: Payload) -> None:
+        check = _ChecksumCheck(self._tree, layer.legacy_id, layer.json)
+        if not check.recorded:
+            return
+
+        def finish() -> None:
+            payload.note = self._checked[layer.legacy_id] = check.finish()
+
+        observed = ObservedStream(opened.stream, opened.size, check.feed, finish)
+        payload.stream = observed  # type: ignore[assignment]
 
     def _read_json(self, legacy_id: LegacyID) -> bytes:
         if not is_hex_id(legacy_id):
@@ -360,13 +372,15 @@ class _ChecksumCheck:
         self._sha256 = hashlib.sha256(image_json + b"\n")
         self.feed = self._sha256.update
 
-    def finish(self, payload: Payload) -> None:
+    def finish(self) -> str | None:
+        """None if one of the recorded checksums matches; else a note that says what was expected."""
         if f"sha256:{self._sha256.hexdigest()}" in self.recorded:
-            return
+            return None
         wanted = [version for version in VERSIONS if any(line.startswith(f"{version}:") for line in self.recorded)]
         found = self._tarsums(wanted)
-        if self.recorded.isdisjoint(found.values()):
-            payload.note = f"does not match the registry's recorded checksum ({self._mismatch(found)})"
+        if not self.recorded.isdisjoint(found.values()):
+            return None
+        return f"does not match the registry's recorded checksum ({self._mismatch(found)})"
 
     def _tarsums(self, versions: Sequence[str]) -> Mapping[str, str]:
         what = f"image {self._legacy_id}: layer"

@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
 from migrate.blobio.payload import Extent, Payload
 from migrate.distribution.layout import ROOTS, blob_path, repository_path, revision_link
 from migrate.distribution.objects import open_tree
+from migrate.distribution.repositories import iter_repositories
 from migrate.distribution.storage import MissingFileError, TreeStorage, require_readable
 from migrate.documents.jws import signature_problem
 from migrate.documents.schema1 import open_manifest, parse_signature
 from migrate.errors import (
     IntegrityError,
-    LimitError,
     MigrateError,
     MissingLayerError,
     SourceError,
@@ -38,10 +37,6 @@ from migrate.readers.registry_images import (
     layers_by_id,
     missing_blob,
 )
-
-REPOSITORIES: Final = 200_000
-"""Folders looked at below `repositories/`; links in a ring would otherwise lead round for ever."""
-_NAME_LENGTH: Final = 255
 
 
 def detect(path: Path) -> bool:
@@ -128,14 +123,14 @@ class RegistryV2Source:
         return size
 
     def signature_warnings(self, repository: str, digest: Digest, content: bytes, /) -> tuple[str, ...]:
-        where = f"{repository}@{digest}"
+        where = f"manifest {digest}"
         payload = open_manifest(content).payload
         if payload != content:
             return check_signatures(content, payload, where)
         folder = f"{self._manifests(repository)}/revisions/sha256/{digest.hex}/signatures/sha256"
         names = [entry.name for entry in self._tree.entries(folder)]
         if not names:
-            return (f"{where}: no signature is stored (registries from 2.5 on keep none)",)
+            return (f"{where}: no signature is stored (registries keep none since 2.5)",)
         problems = ((name, self._signature_problem(name, payload)) for name in names)
         return tuple(f"{where}: signature {name} {problem}" for name, problem in problems if problem is not None)
 
@@ -160,7 +155,7 @@ class RegistryV2Source:
         self._root = self._find_root()
         images = RegistryImages(self)
         untagged: list[tuple[str, Digest]] = []
-        for repository in self._repositories():
+        for repository in iter_repositories(self._tree, self._root):
             tagged = self._read_tags(repository, images)
             revisions = self._tree.entries(f"{self._manifests(repository)}/revisions/sha256")
             for entry in revisions:
@@ -177,22 +172,6 @@ class RegistryV2Source:
             if self._tree.entries(f"{prefix}repositories") and self._tree.entries(f"{prefix}blobs"):
                 return root
         raise SourceUnreadableError(f"{self.location}: no docker/registry/v2/ with blobs/ and repositories/")
-
-    def _repositories(self) -> Iterator[str]:
-        """Names of all repositories, sorted by component: folders that hold `_manifests` or `_layers`."""
-        pending = [""]
-        visited = 0
-        while pending:
-            name = pending.pop()
-            visited += 1
-            if visited > REPOSITORIES:
-                raise LimitError(f"{self.location}: more than {REPOSITORIES:,} folders below repositories/")
-            folder = self._rooted(f"repositories/{name}".rstrip("/"))
-            names = [entry.name for entry in self._tree.entries(folder) if entry.is_folder]
-            if "_manifests" in names or "_layers" in names:
-                yield name
-            inner = [f"{name}/{child}".lstrip("/") for child in names if not child.startswith("_")]
-            pending += [child for child in reversed(inner) if len(child) <= _NAME_LENGTH]
 
     def _read_tags(self, repository: str, images: RegistryImages) -> set[Digest]:
         folder = f"{self._manifests(repository)}/tags"

@@ -1,0 +1,30 @@
+"""Walking the repositories of a v2 storage tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from migrate.distribution.storage import TreeStorage
+from migrate.errors import LimitError
+
+FOLDERS: Final = 200_000
+"""Folders looked at below `repositories/`; links in a ring would otherwise lead round for ever."""
+_NAME_LENGTH: Final = 255
+
+
+def iter_repositories(tree: TreeStorage, root: str) -> Iterator[str]:
+    """Names of all repositories below `root`, each component in order: folders that hold `_manifests` or `_layers`."""
+    base = f"{root}/repositories" if root else "repositories"
+    pending = [""]
+    visited = 0
+    while pending:
+        name = pending.pop()
+        visited += 1
+        if visited > FOLDERS:
+            raise LimitError(f"{tree.location}: more than {FOLDERS:,} folders below repositories/")
+        folders = [entry.name for entry in tree.entries(f"{base}/{name}".rstrip("/")) if entry.is_folder]
+        if "_manifests" in folders or "_layers" in folders:
+            yield name
+        inner = [f"{name}/{child}".lstrip("/") for child in folders if not child.startswith("_")]
+        pending += [child for child in reversed(inner) if len(child) <= _NAME_LENGTH]

@@ -1,0 +1,104 @@
+"""Old names under today's rules. Pure: text in, text out, the same on every run.
+
+Registries before 2014 and Docker before 1.7 took names that today's reference grammar (distribution,
+`reference/regexp.go`) refuses: capitals, leading underscores, runs of separators, blanks. docs/reference/names.md
+states the rule that stands here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from migrate.model.reference import DEFAULT_HOST, Reference
+
+_HOST: Final = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?")
+_REFUSED: Final = re.compile(r"[^a-z0-9._-]+")
+_SEPARATORS: Final = re.compile(r"[._-]+")
+_ALLOWED_SEPARATORS: Final = re.compile(r"\.|_|__|-+")
+_TAG_REFUSED: Final = re.compile(r"[^A-Za-z0-9_.-]+")
+_HEX_64: Final = re.compile(r"[0-9a-f]{64}")
+_NAME_LENGTH: Final = 255
+_TAG_LENGTH: Final = 128
+_HUB: Final = (DEFAULT_HOST, "index.docker.io")
+_NAMELESS: Final = "unnamed"
+
+
+def map_reference(reference: Reference, renames: Iterable[tuple[str, str]] = ()) -> Reference:
+    """The name that an image gets in the target; a valid name that no rule meets stays as it is.
+
+    First each of `renames`, (regular expression, replacement) as in `re.sub`, changes the repository's name. Then, if
+    today's grammar still refuses the name: capitals become small, characters outside `a-z0-9._-` become `-`, a run of
+    separators that the grammar does not know becomes `-`, separators at the ends of a component go, an empty component
+    becomes `unnamed`, and a dot in a first component that is no host becomes `-`. A tag keeps its letters; what it may
+    not hold becomes `-`, and a leading `.` or `-` goes. Raises `re.error` for a pattern or replacement that is none.
+    """
+    name = reference.name
+    for pattern, replacement in renames:
+        name = re.sub(pattern, replacement, name)
+    renamed = Reference(name, reference.tag)
+    if renamed.is_valid:
+        return renamed
+    return Reference(_map_name(name), reference.tag if reference.is_digest else _map_tag(reference.tag))
+
+
+def repository_reference(reference: Reference) -> Reference:
+    """The same for a target that is a registry, where a name has no host.
+
+    A host with a port goes, and so do Docker Hub's names (`docker.io/library/x` → `x`). Any other first component with
+    a dot stays: whether `foo.bar/app` is an image of the host foo.bar or of the namespace foo.bar nobody can tell.
+    """
+    mapped = map_reference(reference)
+    host, path = split_host(mapped.name)
+    if host in _HUB:
+        return Reference(path.removeprefix("library/"), mapped.tag)
+    if host is not None and ":" in host:
+        return Reference(path, mapped.tag)
+    return mapped if host is None else Reference(f"{_map_component(host)}/{path}", mapped.tag)
+
+
+def split_host(name: str) -> tuple[str | None, str]:
+    """(host, rest) as Docker splits a name: a first component with a dot or colon, or `localhost`, is a host."""
+    first, slash, rest = name.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost") and _is_host(first):
+        return first, rest
+    return None, name
+
+
+def _reads_as_host(path: str) -> bool:
+    first, slash, _ = path.partition("/")
+    return bool(slash) and ("." in first or first == "localhost")
+
+
+def _is_host(text: str) -> bool:
+    if not _HOST.fullmatch(text):
+        return False
+    labels = text.partition(":")[0].split(".") if not text.startswith("[") else ["v6"]
+    return all(label and label[0] != "-" and label[-1] != "-" for label in labels)
+
+
+def _map_name(name: str) -> str:
+    host, path = split_host(name)
+    mapped = "/".join(_map_component(component) for component in path.split("/"))
+    if host is None and _reads_as_host(mapped):
+        first, slash, rest = mapped.partition("/")
+        mapped = first.replace(".", "-").replace("localhost", "local-host") + slash + rest
+    if host is None and _HEX_64.fullmatch(mapped):
+        mapped = f"image-{mapped}"  # Docker takes 64 digits for an image ID
+    whole = mapped if host is None else f"{host}/{mapped}"
+    if len(whole) <= _NAME_LENGTH:
+        return whole
+    mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return f"{whole[: _NAME_LENGTH - 13].rstrip('._-/')}-{mark}"
+
+
+def _map_component(component: str) -> str:
+    text = _REFUSED.sub("-", component.lower())
+    text = _SEPARATORS.sub(lambda run: run[0] if _ALLOWED_SEPARATORS.fullmatch(run[0]) else "-", text)
+    return text.strip("._-") or _NAMELESS
+
+
+def _map_tag(tag: str) -> str:
+    return _TAG_REFUSED.sub("-", tag).lstrip(".-")[:_TAG_LENGTH] or _NAMELESS

@@ -1,0 +1,213 @@
+"""The storage tree of the distribution registry as a target: `registry serve` on it serves every image at once.
+
+Format: distribution 2.8.3, `registry/storage/paths.go`. Blobs come first, then the links that let a repository serve
+them, then the revisions, and the tags last; an existing tree is only added to. docs/howto/serve.md shows its use.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Final
+
+from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
+from migrate.distribution.layout import (
+    ROOT,
+    blob_path,
+    layer_link,
+    revision_link,
+    tag_index_link,
+    tag_link,
+)
+from migrate.distribution.objects import is_url
+from migrate.distribution.repositories import iter_repositories
+from migrate.distribution.storage import TreeStorage
+from migrate.documents.oci import parse_config, parse_index, parse_manifest
+from migrate.errors import MigrateError, SourceError, TargetError
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import ComposedImage, Platform, StoredBlob
+from migrate.model.options import ConvertOptions
+from migrate.model.reference import Reference
+from migrate.model.rename import repository_reference
+from migrate.writers.base import BlobWriter, ExistingImage
+from migrate.writers.registry_trees import BucketTree, LocalRegistryTree, RegistryTree
+
+REPORT_NAME: Final = "migration-report.json"
+UNTAGGED: Final = "untagged"
+"""The repository of images without a reference; a tag there is the image ID's 64 digits."""
+
+
+@dataclass(slots=True)
+class _Content:
+    """What a manifest names: blobs that its repository has to link, and, for a list, manifests."""
+
+    blobs: tuple[Digest, ...] = ()
+    children: tuple[Digest, ...] = ()
+
+
+@dataclass(slots=True)
+class _Links:
+    """Files of one group, by path; the groups are written one after the other."""
+
+    layers: dict[str, bytes] = field(default_factory=dict)
+    revisions: dict[str, bytes] = field(default_factory=dict)
+    tag_indexes: dict[str, bytes] = field(default_factory=dict)
+    tags: dict[str, bytes] = field(default_factory=dict)
+
+
+class RegistryStorage:
+    """Fills ImageTarget, ListsImages, RemembersLayers and LinksBlobs, in a directory or a bucket (`s3://…`).
+
+    Raises TargetError for a directory that holds something else.
+    """
+
+    def __init__(self, location: str, options: ConvertOptions, *, tree: RegistryTree | None = None) -> None:
+        self.location = location
+        self._lock = threading.Lock()
+        self._contents: dict[Digest, _Content] = {}
+        self._tags: dict[Reference, Digest] = {}
+        if tree is not None:
+            self._tree = tree
+        else:
+            self._tree = BucketTree(location) if is_url(location) else LocalRegistryTree(location, options)
+
+    # --- ImageTarget ---------------------------------------------------------------------------------------------
+
+    def has_blob(self, digest: Digest, size: int, /) -> bool:
+        return self._tree.has_blob(digest, size)
+
+    def open_blob(self) -> AbstractContextManager[BlobWriter]:
+        return self._tree.open_blob()
+
+    def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
+        config, manifest = Digest.of(image.config), Digest.of(image.manifest)
+        self._tree.put_blob(image.config, config)
+        self._tree.put_blob(image.manifest, manifest)
+        content = _Content(blobs=(config, *(layer.digest for layer in image.layers)))
+        self._name(manifest, content, references or [Reference(UNTAGGED, image.image_id.hex)])
+
+    def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
+        del media_type  # it stands in the content
+        digest = Digest.of(content)
+        try:
+            children = tuple(entry.descriptor.digest for entry in parse_index(content).manifests)
+        except SourceError as exc:
+            raise TargetError(f"index {digest}: {exc.message}") from exc
+        self._tree.put_blob(content, digest)
+        self._name(digest, _Content(children=children), references or [Reference(UNTAGGED, digest.hex)])
+
+    def finish(self, report: bytes, /) -> None:
+        """Links, revisions, tags, report: each group stands before the next begins."""
+        links = self._links()
+        self._tree.flush()
+        for group in (links.layers, links.revisions, links.tag_indexes, links.tags):
+            self._tree.put_links(group)
+            self._tree.flush()
+        self._tree.replace(REPORT_NAME, report)
+
+    def close(self) -> None:
+        self._tree.close()
+
+    def local_reference(self, reference: Reference, /) -> Reference:
+        """The name under which this target keeps an image: without a host, within today's grammar."""
+        return repository_reference(reference)
+
+    def _name(self, digest: Digest, content: _Content, references: Iterable[Reference]) -> None:
+        with self._lock:
+            self._contents[digest] = content
+            for reference in references:
+                local = self.local_reference(reference)
+                if local.is_digest:  # a digest is a name that only its own content can have
+                    local = Reference(local.name, str(digest))
+                rival = self._tags.setdefault(local, digest)
+                if rival != digest:
+                    raise TargetError(
+                        f"{self.location}: two images would be called {local}: {rival} and {digest}"
+                        f" (the second comes from {reference}; --rename can tell them apart)"
+                    )
+
+    def _links(self) -> _Links:
+        links = _Links()
+        for reference, digest in sorted(self._tags.items()):
+            repository = reference.name
+            self._link_manifest(links, repository, digest)
+            if not reference.is_digest:
+                content = str(digest).encode("ascii")
+                links.tag_indexes[tag_index_link(repository, reference.tag, digest)] = content
+                links.tags[tag_link(repository, reference.tag)] = content
+        return links
+
+    def _link_manifest(self, links: _Links, repository: str, digest: Digest) -> None:
+        content = self._contents.get(digest, _Content())
+        for child in content.children:
+            self._link_manifest(links, repository, child)
+        for blob in content.blobs:
+            links.layers[layer_link(repository, blob)] = str(blob).encode("ascii")
+        links.revisions[revision_link(repository, digest)] = str(digest).encode("ascii")
+
+    # --- ListsImages ---------------------------------------------------------------------------------------------
+
+    def existing_images(self) -> Sequence[ExistingImage]:
+        """Every tag of the tree. What cannot be read is listed without platform and time."""
+        try:
+            return sorted(self._existing(self._tree.reading()), key=lambda image: str(image.reference))
+        except SourceError as exc:
+            raise TargetError(f"{self.location}: what is there cannot be read: {exc.message}") from exc
+
+    def _existing(self, tree: TreeStorage) -> Iterator[ExistingImage]:
+        for repository in iter_repositories(tree, ROOT):
+            folder = f"{ROOT}/repositories/{repository}/_manifests/tags"
+            tags = [entry.name for entry in tree.entries(folder) if entry.is_folder]
+            paths = {tag: f"{ROOT}/{tag_link(repository, tag)}" for tag in tags}
+            links = tree.read_many(list(paths.values()), SMALL_FILE_BYTES)
+            for tag in tags:
+                link = links.get(paths[tag])
+                if isinstance(link, bytes):
+                    image = _existing_image(tree, Reference(repository, tag), link)
+                    if image is not None:
+                        yield image
+
+    # --- RemembersLayers, LinksBlobs -----------------------------------------------------------------------------
+
+    def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None:
+        return self._tree.known_blob(diff_id, compression)
+
+    def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
+        self._tree.remember_blob(diff_id, blob)
+
+    def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
+        return self._tree.link_blob(path, digest, size)
+
+    def free_bytes(self) -> int | None:
+        return self._tree.free_bytes()
+
+
+def _existing_image(tree: TreeStorage, reference: Reference, link: bytes) -> ExistingImage | None:
+    try:
+        digest = Digest.parse(link.decode("ascii", "replace").strip())
+    except ValueError:
+        return None
+    content = tree.read(f"{ROOT}/{blob_path(digest)}", JSON_BYTES)
+    media_type, platform, created = _facts(tree, content) if content is not None else ("", None, None)
+    return ExistingImage(
+        reference=reference, manifest_digest=digest, media_type=media_type, platform=platform, created=created
+    )
+
+
+def _facts(tree: TreeStorage, content: bytes) -> tuple[str, Platform | None, str | None]:
+    try:
+        manifest = parse_manifest(content)
+        config = tree.read(f"{ROOT}/{blob_path(manifest.config.digest)}", JSON_BYTES)
+        if config is None:
+            return manifest.media_type, None, None
+        facts = parse_config(config)
+    except MigrateError:
+        return "", None, None
+    return manifest.media_type, facts.platform, facts.created
+
+
+def link_paths(links: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The same links, by path from the tree's root directory."""
+    return {f"{ROOT}/{path}": content for path, content in links.items()}
