@@ -12,6 +12,8 @@ REPORT_BYTES: Final = 2 * 1024 * 1024 * 1024
 """A migration report read back. One of 10,000 images with 50 layers each holds about 250 MB."""
 JSON_DEPTH: Final = 1_000
 """Nesting of arrays and objects."""
+JSON_ITEMS: Final = 1_000_000
+"""Commas and opening brackets in one JSON document, strings included: they bound the memory that its values take."""
 TAR_HEADER_BYTES: Final = 1024 * 1024
 """One GNU long name or pax header."""
 ARCHIVE_MEMBERS: Final = 2_000_000

@@ -5,10 +5,11 @@ The bytes are those of Docker 1.10 to 24 (moby image/v1/imagev1.go, MakeConfigFr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from migrate.documents.go_json import encode, encode_members
+from migrate.documents.go_json import RawValue, encode_object
 from migrate.documents.go_time import ZERO_TIME
 from migrate.documents.v1_json import V1Json, carried_members
 from migrate.model.digest import DiffID
@@ -59,25 +60,24 @@ def compose_config(
     members = carried_members(top_json)
     if platform is not None:
         members = fill_platform(members, platform)
-    rootfs: dict[str, object] = {"type": "layers"}
+    members["rootfs"] = {"type": "layers"}
     if diff_ids:
-        rootfs["diff_ids"] = [str(diff_id) for diff_id in diff_ids]
-    members["rootfs"] = encode(rootfs)
-    members["history"] = encode([step.members() for step in history])
-    return encode_members(members)
+        members["rootfs"]["diff_ids"] = [str(diff_id) for diff_id in diff_ids]
+    members["history"] = [step.members() for step in history]
+    return encode_object(members)
 
 
-def fill_platform(members: dict[str, bytes], platform: Platform) -> dict[str, bytes]:
-    """`members` of a config with the parts of `platform` that they lack."""
+def fill_platform(members: Mapping[str, Any], platform: Platform) -> dict[str, Any]:
+    """`members` of a config (`go_json.carried_values`) with the parts of `platform` that they lack."""
     filled = dict(members)
     if _lacks(members, "architecture"):
-        filled["architecture"] = encode(platform.architecture)
+        filled["architecture"] = platform.architecture
         if platform.variant and _lacks(members, "variant"):
-            filled["variant"] = encode(platform.variant)
+            filled["variant"] = platform.variant
     if _lacks(members, "os"):
-        filled["os"] = encode(platform.os)
+        filled["os"] = platform.os
     return filled
 
 
-def _lacks(members: dict[str, bytes], key: str) -> bool:
-    return members.get(key, b"null") in (b"null", b'""')
+def _lacks(members: Mapping[str, Any], key: str) -> bool:
+    return members.get(key) in (None, "", RawValue(b"null"), RawValue(b'""'))

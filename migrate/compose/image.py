@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from migrate.compose.config import HistoryStep, compose_config, fill_platform
 from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manifest, layer_descriptor
-from migrate.documents.go_json import encode_members, read_members
+from migrate.documents.go_json import carried_values, encode_object, read_document
 from migrate.documents.oci import ConfigFacts, parse_config, parse_manifest
 from migrate.documents.v1_json import V1Json, parse_v1_json
-from migrate.errors import ComposeError, DocumentError, IntegrityError
+from migrate.errors import ComposeError, DocumentError, IntegrityError, LimitError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Platform
 from migrate.model.legacy import LegacyImage, LegacyLayer
@@ -56,9 +57,14 @@ def _build(image: LegacyImage, chain: Chain, options: ConvertOptions) -> Compose
 
 def _parse(layer: LegacyLayer) -> V1Json:
     try:
-        return parse_v1_json(layer.json)
-    except DocumentError as exc:
-        raise DocumentError(f"layer {layer.legacy_id}: {exc.message}", layer=layer.legacy_id) from exc
+        return _parse_small(layer.json) if len(layer.json) <= _SMALL_JSON else parse_v1_json(layer.json)
+    except (DocumentError, LimitError) as exc:
+        raise type(exc)(f"layer {layer.legacy_id}: {exc.message}", layer=layer.legacy_id) from exc
+
+
+_SMALL_JSON: Final = 8 * 1024
+_parse_small = lru_cache(maxsize=1024)(parse_v1_json)
+"""Images share most of their layers, `--all` nearly all of them."""
 
 
 def _kept(hashed: HashedLayer | None, options: ConvertOptions) -> HashedLayer | None:
@@ -92,11 +98,15 @@ def _finish(
 
 
 def _descriptors(layers: Sequence[HashedLayer], options: ConvertOptions) -> tuple[Descriptor, ...] | None:
-    """None where a layer has no blob."""
-    blobs = [layer.blob for layer in layers if layer.blob is not None]
-    if len(blobs) < len(layers):
-        return None
-    return tuple(layer_descriptor(blob, options.format) for blob in blobs)
+    """None in a dry run that makes no blobs."""
+    descriptors = []
+    for layer in layers:
+        if layer.blob is None:
+            if options.dry_run:
+                return None
+            raise ComposeError(f"layer with diffID {layer.diff_id} was not stored as a blob")
+        descriptors.append(layer_descriptor(layer.blob, options.format))
+    return tuple(descriptors)
 
 
 def _warnings(config: bytes, layers: int) -> tuple[str, ...]:
@@ -121,7 +131,7 @@ def _carry_over(image: LegacyImage, config: bytes, chain: Chain, options: Conver
     if image.manifest is not None:
         return _carry_over_manifest(image, config, facts, platform)
     if options.fill_platform and facts.platform is None:
-        config = encode_members(fill_platform(read_members(config, "config"), platform))
+        config = encode_object(fill_platform(carried_values(read_document(config, "config"), "config"), platform))
     return _finish(config, layers, platform, facts.created, options)
 
 

@@ -42,6 +42,12 @@ class EscapedString(str):
     __slots__ = ()
 
 
+class RawValue(bytes):
+    """A value as Go writes it, compacted and escaped."""
+
+    __slots__ = ()
+
+
 class Number:
     """A number of a document that is not in canonical form: its spelling."""
 
@@ -67,11 +73,14 @@ class RawObject:
         self._start = start
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        for key, start, end in self.spans():
+        for key, start, end in self._spans():
             yield key, _value_at(self._raw, start, end)
 
-    def spans(self) -> Iterator[tuple[str, int, int]]:
-        """Yields (key, start, end) of each member: the value's bytes are `raw[start:end]`."""
+    def raw_items(self) -> Iterator[tuple[str, bytes]]:
+        for key, start, end in self._spans():
+            yield key, self._raw[start:end]
+
+    def _spans(self) -> Iterator[tuple[str, int, int]]:
         raw, position = self._raw, self._start + 1
         while (match := _KEY.match(raw, position)) is not None:
             start = match.end()
@@ -120,24 +129,32 @@ def read_document(raw: bytes, what: str) -> Any:
     return _value_at(raw, start, _value_end(raw, start))
 
 
-def read_members(raw: bytes, what: str) -> dict[str, bytes]:
-    """The members of a document's top-level object: key → value as Go writes it back (compacted and escaped).
+def carried_values(document: Any, what: str) -> dict[str, Any]:
+    """The members of an object that `read_document` gave, for `encode_object` to write back as they stand.
 
-    The last of equal keys wins, as in Go's map[string]*json.RawMessage. `null` reads as an object without members.
+    A value is plain or a RawValue. The last of equal keys wins, as in Go's map[string]*json.RawMessage; `null` reads as
+    an object without members.
     """
-    value = read_document(raw, what)
-    if value is None:
+    if document is None:
         return {}
-    if isinstance(value, dict):
-        return {key: encode(item) for key, item in value.items()}
-    if isinstance(value, RawObject):
-        return {key: compact(raw[start:end]) for key, start, end in value.spans()}
+    if isinstance(document, dict):
+        return dict(document)
+    if isinstance(document, RawObject):
+        return {key: RawValue(compact(value)) for key, value in document.raw_items()}
     raise DocumentError(f"{what}: not a JSON object")
 
 
-def encode_members(members: Mapping[str, bytes]) -> bytes:
-    """An object of raw values as Go writes a map: keys sorted by their bytes, no whitespace."""
-    return b"{" + b",".join([encode_string(key) + b":" + members[key] for key in sorted(members)]) + b"}"
+def encode_object(members: Mapping[str, Any]) -> bytes:
+    """An object as Go writes a map: keys sorted by their bytes, no whitespace. Values are plain or RawValue."""
+    keys = sorted(members)
+    if not any(isinstance(value, RawValue) for value in members.values()):
+        return encode({key: members[key] for key in keys})
+    encoded = [encode(key) + b":" + _encode_member(members[key]) for key in keys]
+    return b"{" + b",".join(encoded) + b"}"
+
+
+def _encode_member(value: Any) -> bytes:
+    return value if isinstance(value, RawValue) else encode(value)
 
 
 def compact(raw: bytes) -> bytes:
@@ -151,10 +168,6 @@ def encode(value: object) -> bytes:
     if b"\\b" in encoded or b"\\f" in encoded:
         encoded = _ENCODED_ESCAPE.sub(_long_escape, encoded)
     return _escape_html(encoded)
-
-
-def encode_string(text: str) -> bytes:
-    return encode(text)
 
 
 def _long_escape(match: re.Match[bytes]) -> bytes:

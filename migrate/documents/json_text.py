@@ -10,20 +10,24 @@ from typing import Any
 
 import orjson
 
-from migrate.blobio.limits import JSON_BYTES, JSON_DEPTH
+from migrate.blobio.limits import JSON_BYTES, JSON_DEPTH, JSON_ITEMS
 from migrate.errors import DocumentError, LimitError
 
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|$)|[\[{]|[\]}]', re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
 
 
 def check_limits(raw: bytes, what: str) -> None:
-    """LimitError where `raw` is larger than JSON_BYTES or nested deeper than JSON_DEPTH; no other rule is checked."""
+    """LimitError where `raw` goes over JSON_BYTES, JSON_ITEMS or JSON_DEPTH; its syntax is not looked at."""
     if len(raw) > JSON_BYTES:
         raise LimitError(f"{what}: {len(raw):,} bytes of JSON, over the limit of {JSON_BYTES:,} (JSON_BYTES)")
-    if raw.count(b"[") + raw.count(b"{") > JSON_DEPTH and _depth_exceeds(raw, JSON_DEPTH):
+    brackets = raw.count(b"[") + raw.count(b"{")
+    if brackets + raw.count(b",") > JSON_ITEMS:
+        raise LimitError(f"{what}: JSON of more values than the limit of {JSON_ITEMS:,} (JSON_ITEMS)")
+    if brackets > JSON_DEPTH and _depth_exceeds(raw, JSON_DEPTH):
         raise LimitError(f"{what}: JSON nested deeper than the limit of {JSON_DEPTH:,} (JSON_DEPTH)")
 
 
@@ -46,6 +50,10 @@ def load_json(raw: bytes, what: str) -> Any:
     Strict UTF-8 and strict JSON; the last of two equal keys counts.
     """
     check_limits(raw, what)
+    return _load(raw, what)
+
+
+def _load(raw: bytes | str, what: str) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
@@ -60,8 +68,8 @@ def load_json_lenient(raw: bytes, what: str) -> Any:
     try:
         return load_json(raw, what)
     except DocumentError:
-        text = _ESCAPE.sub(_without_surrogate, raw.decode("utf-8", "replace"))
-    return load_json(text.encode(), what)
+        text = raw.decode("utf-8", "replace")
+    return _load(_ESCAPE.sub(_without_surrogate, text) if _SURROGATE.search(text) else text, what)
 
 
 def _without_surrogate(match: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from migrate.documents.go_json import RawObject, encode, fold_key, read_document, read_members
+from migrate.documents.go_json import RawObject, carried_values, fold_key, read_document
 from migrate.documents.go_struct import (
     Field,
     MismatchError,
@@ -146,17 +146,18 @@ def _text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def carried_members(raw: bytes, what: str = _WHAT) -> dict[str, bytes]:
-    """The top-level members that Docker carries from a layer's JSON into the config: key → raw value.
+def carried_members(raw: bytes, what: str = _WHAT) -> dict[str, Any]:
+    """The top-level members that Docker carries from a layer's JSON into the config, for `go_json.encode_object`.
 
     JSON by Docker before 1.8.3 (or by an unknown version) goes through Docker's structs, which drop what they do not
     know and fill in the rest; later JSON keeps its values as written. Raises DocumentError.
     """
-    image = _decode(read_document(raw, what), what)
+    document = read_document(raw, what)
+    image = _decode(document, what)
     if _needs_fallback(image.get("docker_version") or ""):
-        members = {key: encode(value) for key, value in _IMAGE.encode(image).items()}
+        members = _IMAGE.encode(image)
     else:
-        members = read_members(raw, what)
+        members = carried_values(document, what)
     return {key: value for key, value in members.items() if key not in _DROPPED_KEYS}
 
 
