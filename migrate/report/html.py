@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -18,8 +19,8 @@ import orjson
 from migrate.errors import UsageError
 from migrate.model.digest import Digest
 from migrate.report.document import Report, ReportImage, ReportLayer
-from migrate.report.json import report_document
-from migrate.report.savings import LayerUse, contents, rank_repositories
+from migrate.report.json import plain_value, report_document, safe_text
+from migrate.report.savings import LayerUse, rank_repositories
 from migrate.report.units import count, format_seconds, format_share, format_size
 
 _ISLAND_ESCAPES = {b"<": b"\\u003c", b">": b"\\u003e", b"&": b"\\u0026"}
@@ -41,7 +42,7 @@ def render_html(report: Report) -> str:
         report=report,
         totals=report.totals,
         figures=_figures(report),
-        options=[(name, _option(value)) for name, value in sorted(report_document(report)["options"].items())],
+        options=[(name, _option(value)) for name, value in sorted(plain_value(report.options).items())],
         style=_template("report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
@@ -87,11 +88,12 @@ def _figures(report: Report) -> dict[str, Any]:
 def page_document(report: Report) -> dict[str, Any]:
     """What the page's script shows: as the JSON report, but each layer and text once, and figures worked out."""
     use = LayerUse(report)
-    layers: dict[ReportLayer, int] = {}
-    images = [_image(image, use, layers) for image in report.images]
-    documents = report_document(report)
+    rows = _LayerRows()
+    images = [_image(image, use, rows) for image in report.images]
+    documents = report_document(report, images=False)
     return {
-        "layers": [_layer(layer) for layer in layers],
+        "contents": [_content(layer) for layer in rows.contents],
+        "layers": list(rows.layers),
         "images": images,
         "repositories": [
             {
@@ -110,7 +112,7 @@ def page_document(report: Report) -> dict[str, Any]:
                 "size": row.tar_size,
                 "copies": row.copies,
                 "saved": row.saved_bytes,
-                "ids": row.legacy_ids,
+                "ids": [safe_text(text) for text in row.legacy_ids],
                 "users": use.images.get(row.diff_id, [])[:_IMAGES_NAMED_PER_DUPLICATE],
                 "user_count": len(use.images.get(row.diff_id, [])),
             }
@@ -118,45 +120,57 @@ def page_document(report: Report) -> dict[str, Any]:
         ],
         "conflicts": documents["conflicts"],
         "failures": documents["failures"],
-        "warnings": list(_warnings(documents)),
+        "warnings": list(_warnings(report)),
         "deep": documents.get("deep"),
     }
 
 
-def _image(image: ReportImage, use: LayerUse, layers: dict[ReportLayer, int]) -> dict[str, Any]:
+class _LayerRows:
+    """Each content once, and each legacy layer once, as [legacy ID, number of its content]."""
+
+    def __init__(self) -> None:
+        self.contents: dict[ReportLayer, int] = {}
+        self.layers: dict[tuple[str, int], int] = {}
+
+    def number(self, layer: ReportLayer) -> int:
+        content = self.contents.setdefault(replace(layer, legacy_id=""), len(self.contents))
+        return self.layers.setdefault((layer.legacy_id, content), len(self.layers))
+
+
+def _image(image: ReportImage, use: LayerUse, rows: _LayerRows) -> dict[str, Any]:
     share = use.share(image)
     return {
-        "source": image.source,
-        "references": image.references,
-        "names": [name for name in image.names if name not in image.references],
-        "legacy": image.legacy_id,
+        "source": safe_text(image.source),
+        "references": [safe_text(text) for text in image.references],
+        "names": [safe_text(name) for name in image.names if name not in image.references],
+        "legacy": safe_text(image.legacy_id),
         "image": _hex(image.image_id),
         "manifest": _hex(image.manifest_digest),
         "platform": str(image.platform),
         "created": image.created,
         "exact": image.exact,
-        "layers": [layers.setdefault(layer, len(layers)) for layer in image.layers],
+        "layers": [rows.number(layer) for layer in image.layers],
         "containers": image.containers,
-        "warnings": image.warnings,
-        "count": len(contents(image)),
+        "warnings": [safe_text(text) for text in image.warnings],
         "own": share.own,
         "shared": share.shared,
         "merged": share.merged,
     }
 
 
-def _layer(layer: ReportLayer) -> dict[str, Any]:
-    return {
-        "legacy": layer.legacy_id,
+def _content(layer: ReportLayer) -> dict[str, Any]:
+    """Fields that say nothing (null, false, no flags) are left out: the file is read by its own script only."""
+    fields = {
         "diff": _hex(layer.diff_id),
         "blob": _hex(layer.blob_digest),
         "size": layer.tar_size,
         "stored": layer.blob_size,
-        "empty": layer.empty,
+        "empty": layer.empty or None,
         "origin": layer.origin,
-        "note": layer.note,
-        "flags": layer.flags,
+        "note": None if layer.note is None else safe_text(layer.note),
+        "flags": layer.flags or None,
     }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _hex(digest: Digest | None) -> str | None:
@@ -164,11 +178,10 @@ def _hex(digest: Digest | None) -> str | None:
     return None if digest is None else digest.hex
 
 
-def _warnings(document: dict[str, Any]) -> Iterable[dict[str, str]]:
-    for text in document["warnings"]:
-        yield {"where": "", "message": text}
-    for source in document["sources"]:
-        yield from ({"where": source["location"], "message": text} for text in source.get("warnings", ()))
-    for image in document["images"]:
-        name = image["references"][0] if image["references"] else image["legacy_id"]
-        yield from ({"where": name, "message": text} for text in image["warnings"])
+def _warnings(report: Report) -> Iterable[dict[str, str]]:
+    for text in report.warnings:
+        yield {"where": "", "message": safe_text(text)}
+    for source in report.sources:
+        yield from ({"where": safe_text(source.location), "message": safe_text(text)} for text in source.warnings)
+    for image in report.images:
+        yield from ({"where": safe_text(image.title), "message": safe_text(text)} for text in image.warnings)

@@ -30,8 +30,8 @@ def encode_report(report: Report) -> bytes:
     return orjson.dumps(report_document(report), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def report_document(report: Report) -> dict[str, Any]:
-    """The report as plain JSON values."""
+def report_document(report: Report, *, images: bool = True) -> dict[str, Any]:
+    """The report as plain JSON values; without `images`, its list of images is left empty."""
     layer_rows: dict[ReportLayer, dict[str, Any]] = {}
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -39,45 +39,45 @@ def report_document(report: Report) -> dict[str, Any]:
         "dry_run": report.dry_run,
         "started": report.started,
         "finished": report.finished,
-        "options": _plain(report.options),
+        "options": plain_value(report.options),
         "sources": [_source_document(source) for source in report.sources],
         "totals": {name: getattr(report.totals, name) for name in Totals.__slots__},
-        "images": [_image_document(image, layer_rows) for image in report.images],
+        "images": [_image_document(image, layer_rows) for image in report.images if images],
         "duplicates": [_duplicate_document(duplicate) for duplicate in report.duplicates],
         "conflicts": [_conflict_document(conflict) for conflict in report.conflicts],
         "failures": [_failure_document(failure) for failure in report.failures],
         "warnings": list(report.warnings),
     }
     if report.deep is not None:
-        document["deep"] = _plain(report.deep)
+        document["deep"] = plain_value(report.deep)
     return document
 
 
-def _plain(value: object) -> Any:
+def plain_value(value: object) -> Any:
     """JSON values as they are, tuples and sets as lists, everything else as its text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_value(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted(_plain(item) for item in value)
+        return sorted(plain_value(item) for item in value)
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [_plain(item) for item in value]
+        return [plain_value(item) for item in value]
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return _text(str(value))
+    return safe_text(str(value))
 
 
-def _text(value: str) -> str:
+def safe_text(value: str) -> str:
     """Names in a source may hold bytes that are no text, or halves of a surrogate pair; JSON cannot."""
     return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _texts(values: Iterable[str]) -> list[str]:
-    return [_text(value) for value in values]
+    return [safe_text(value) for value in values]
 
 
 def _source_document(source: SourceRow) -> dict[str, Any]:
     document: dict[str, Any] = {
-        "location": _text(source.location),
+        "location": safe_text(source.location),
         "type": source.type,
         "images": source.images,
         "failed": source.failed,
@@ -95,9 +95,9 @@ def _image_document(image: ReportImage, layer_rows: dict[ReportLayer, dict[str, 
             row = layer_rows[layer] = _layer_document(layer)
         layers.append(row)
     return {
-        "source": _text(image.source),
+        "source": safe_text(image.source),
         "references": _texts(image.references),
-        "legacy_id": _text(image.legacy_id),
+        "legacy_id": safe_text(image.legacy_id),
         "image_id": str(image.image_id),
         "manifest_digest": str(image.manifest_digest),
         "platform": _platform_document(image.platform),
@@ -112,7 +112,7 @@ def _image_document(image: ReportImage, layer_rows: dict[ReportLayer, dict[str, 
 
 def _layer_document(layer: ReportLayer) -> dict[str, Any]:
     document: dict[str, Any] = {
-        "legacy_id": _text(layer.legacy_id),
+        "legacy_id": safe_text(layer.legacy_id),
         "diff_id": _digest_text(layer.diff_id),
         "blob_digest": _digest_text(layer.blob_digest),
         "tar_size": layer.tar_size,
@@ -121,7 +121,7 @@ def _layer_document(layer: ReportLayer) -> dict[str, Any]:
         "origin": layer.origin,
     }
     if layer.note is not None:
-        document["note"] = _text(layer.note)
+        document["note"] = safe_text(layer.note)
     if layer.flags:
         document["flags"] = _texts(layer.flags)
     return document
@@ -150,7 +150,7 @@ def _duplicate_document(duplicate: Duplicate) -> dict[str, Any]:
 
 def _conflict_document(conflict: Conflict) -> dict[str, Any]:
     return {
-        "reference": _text(conflict.reference),
+        "reference": safe_text(conflict.reference),
         "platform": _platform_document(conflict.platform),
         "kept": str(conflict.kept),
         "others": [str(digest) for digest in conflict.others],
@@ -159,10 +159,10 @@ def _conflict_document(conflict: Conflict) -> dict[str, Any]:
 
 def _failure_document(failure: Failure) -> dict[str, Any]:
     return {
-        "source": _text(failure.source),
+        "source": safe_text(failure.source),
         "references": _texts(failure.references),
-        "legacy_id": None if failure.legacy_id is None else _text(failure.legacy_id),
-        "layer": None if failure.layer is None else _text(failure.layer),
+        "legacy_id": None if failure.legacy_id is None else safe_text(failure.legacy_id),
+        "layer": None if failure.layer is None else safe_text(failure.layer),
         "error": failure.error,
-        "message": _text(failure.message),
+        "message": safe_text(failure.message),
     }

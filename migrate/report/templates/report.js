@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("report-data").textContent);
-  const PRINT_ROWS = 2000, TREE_ROWS = 50, TREEMAP_CELLS = 120;
+  const PRINT_ROWS = 250, TREE_ROWS = 50, TREEMAP_CELLS = 120;
   const SVG = "http://www.w3.org/2000/svg";
   const UNITS = ["kB", "MB", "GB", "TB", "PB", "EB"];
   const KINDS = { own: "in one image only", shared: "shared", merged: "merged" };
@@ -181,12 +181,13 @@
   const lines = (texts, empty) => el("span", { class: "wrap" }, ...(texts.length ? texts : [empty]).flatMap((text, index) => (index ? [el("br"), text] : [text])));
   const pair = (label, value) => el("span", null, el("span", { class: "quiet" }, label), value);
 
+  const layerAt = (index) => ({ legacy: data.layers[index][0], ...data.contents[data.layers[index][1]] });
   function layerTable(image) {
     const head = ["Layer", "DiffID", "Blob", "Size", "Stored", "Bytes from"].map((text, index) => el("th", { scope: "col", class: index === 3 || index === 4 ? "right" : null }, text));
-    const rows = image.layers.map((index) => data.layers[index]).map((layer) => el("tr", null,
+    const rows = image.layers.map(layerAt).map((layer) => el("tr", null,
       el("td", null, id(layer.legacy, "legacy ID", "")), el("td", null, id(layer.diff, "diffID")), el("td", null, layer.blob ? id(layer.blob, "blob digest") : el("span", { class: "quiet" }, layer.empty ? "empty, dropped" : "not computed")),
       el("td", { class: "right" }, bytes(layer.size)), el("td", { class: "right" }, bytes(layer.stored)),
-      el("td", { class: "wrap" }, [layer.origin, layer.note, ...layer.flags].filter(Boolean).join("; "))));
+      el("td", { class: "wrap" }, [layer.origin, layer.note, ...(layer.flags ?? [])].filter(Boolean).join("; "))));
     return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Layers of ${title(image)}` }, el("table", null, el("caption", { class: "hidden" }, `Layers of ${title(image)}, base first`), el("thead", null, el("tr", null, ...head)), el("tbody", null, ...rows)));
   }
   function imageDetail(image) {
@@ -262,7 +263,7 @@
   const uses = new Map();  // diffID → {size, images, copies}
   data.images.forEach((image) => {
     for (const index of new Set(image.layers)) {
-      const layer = data.layers[index];
+      const layer = data.contents[data.layers[index][1]];
       if (!layer.diff || layer.empty) continue;
       const use = uses.get(layer.diff) ?? { diff: layer.diff, size: layer.size, images: 0, copies: 1, first: image };
       if (use.last !== image) use.images += 1;
@@ -299,22 +300,21 @@
   function treemap(host) {
     const all = [...uses.values()].filter((use) => use.size > 0).sort((a, b) => b.size - a.size || compare(a.diff, b.diff));
     if (!all.length) { host.append(el("p", { class: "quiet" }, "No layer has content.")); return; }
-    const shown = all.slice(0, TREEMAP_CELLS), rest = all.slice(TREEMAP_CELLS);
-    const remainder = rest.reduce((sum, use) => sum + use.size, 0);
+    const shown = all.slice(0, TREEMAP_CELLS), part = shown.reduce((sum, use) => sum + use.size, 0), sum = all.reduce((total, use) => total + use.size, 0);
     const width = host.clientWidth || 900, height = Math.round(Math.min(360, Math.max(200, width / 3)));
     const sums = Object.keys(KINDS).map((name) => `${KINDS[name]}: ${size(all.filter((use) => kind(use) === name).reduce((sum, use) => sum + use.size, 0))}`);
     const svg = el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Different layers by size. ${sums.join("; ")}. The largest is ${size(all[0].size)}.` });
-    const cells = remainder ? [...shown, { size: remainder, rest: rest.length }].sort((a, b) => b.size - a.size) : shown;
-    squarify(cells, 0, 0, width, height, (use, x, y, w, h) => {
-      const text = use.rest ? `${number(use.rest)} more layers` : title(use.first);
-      const rect = el("rect", { svg: true, class: use.rest ? "fill-empty" : `fill-${kind(use)}`, x: x.toFixed(1), y: y.toFixed(1), width: w.toFixed(1), height: h.toFixed(1) });
-      rect.append(el("title", { svg: true }, use.rest ? `${text}: ${size(use.size)}` : `${size(use.size)}, ${plural(use.images, "image")}, ${use.copies > 1 ? `${use.copies} copies merged` : KINDS[kind(use)]}\n${text}\nsha256:${use.diff}`));
+    squarify(shown, 0, 0, width, height, (use, x, y, w, h) => {
+      const text = title(use.first);
+      const rect = el("rect", { svg: true, class: `fill-${kind(use)}`, x: x.toFixed(1), y: y.toFixed(1), width: w.toFixed(1), height: h.toFixed(1) });
+      rect.append(el("title", { svg: true }, `${size(use.size)}, ${plural(use.images, "image")}, ${use.copies > 1 ? `${use.copies} copies merged` : KINDS[kind(use)]}\n${text}\nsha256:${use.diff}`));
       svg.append(rect);
       const room = Math.floor((w - 10) / 7);
-      if (room >= 6 && h >= 20) svg.append(el("text", { svg: true, x: (x + 5).toFixed(1), y: (y + 15).toFixed(1), "aria-hidden": "true" }, size(use.size).slice(0, room)));
+      if (room >= size(use.size).length && h >= 20) svg.append(el("text", { svg: true, x: (x + 5).toFixed(1), y: (y + 15).toFixed(1), "aria-hidden": "true" }, size(use.size)));
       if (room >= 8 && h >= 38) svg.append(el("text", { svg: true, x: (x + 5).toFixed(1), y: (y + 31).toFixed(1), "aria-hidden": "true" }, text.length > room ? text.slice(0, room - 1) + "…" : text));
     });
     host.replaceChildren(svg);
+    if (shown.length < all.length) host.append(el("p", { class: "quiet" }, `The largest ${number(shown.length)} of ${number(all.length)} different layers, ${size(part)} of ${size(sum)}.`));
   }
 
   // --- layer tree: by diffID from the base, so that merged layers stand once ---------------------------------------
@@ -323,7 +323,7 @@
     data.images.forEach((image) => {
       let node = root;
       for (const index of image.layers) {
-        const layer = data.layers[index];
+        const layer = data.contents[data.layers[index][1]];
         if (!layer.diff || layer.empty) continue;
         let child = node.children.get(layer.diff);
         if (!child) { child = { layer, children: new Map(), images: [], under: 0 }; node.children.set(layer.diff, child); }

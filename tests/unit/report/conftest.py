@@ -51,14 +51,15 @@ def image_input(
     containers: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> ImageInput:
+    names = [name for name, _ in layers]
     stored = [layer for _, layer in layers if layer is not None and layer.blob is not None]
     return ImageInput(
         source=source,
         legacy_id=legacy_id(layers[-1][0]),
         image=ComposedImage(
-            config=f"config {layers} {references}".encode(),
+            config=f"config {names} {references}".encode(),
             config_media_type=MediaType.DOCKER_CONFIG,
-            manifest=f"manifest {layers} {references}".encode(),
+            manifest=f"manifest {names} {references}".encode(),
             manifest_media_type=MediaType.DOCKER_MANIFEST,
             diff_ids=[layer.diff_id for layer in stored],
             layers=[
