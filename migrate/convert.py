@@ -8,36 +8,32 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from migrate import __version__
 from migrate.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
-from migrate.compose.index import compose_index
-from migrate.errors import ConflictError, MigrateError, NoImageError, UsageError
-from migrate.model.digest import Digest
-from migrate.model.image import ComposedImage, HashedLayer
+from migrate.errors import MigrateError, NoImageError, UsageError
+from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
-from migrate.model.options import ConvertOptions, OnConflict
-from migrate.model.reference import Reference
-from migrate.naming import Claim, Names, assign_names
+from migrate.model.options import ConvertOptions
 from migrate.progress import Event, Progress, SilentProgress
 from migrate.readers.base import LegacySource
 from migrate.rehash.pipeline import rehash
 from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory
-from migrate.report.document import Conflict, Failure, Report
+from migrate.report.document import Failure, Report
 from migrate.report.json import encode_report
 from migrate.report.model import ImageInput, SourceInput, build_report
 from migrate.selection import ambiguous_prefixes, select_images
-from migrate.writers.base import ImageTarget, ListsImages
+from migrate.settlement import FinishedImage, Settlement, sorted_images
+from migrate.writers.base import ImageTarget
 
 logger = logging.getLogger(__name__)
 
 Hashed = Mapping[JobKey, "HashedLayer | MigrateError"]
 Chain = tuple[LegacyLayer, ...]
-HashedChain = tuple[tuple[LegacyLayer, "HashedLayer | None"], ...]
 
 
 @dataclass(slots=True)
@@ -59,13 +55,7 @@ class PlannedImage:
     image: LegacyImage
     order: int
     chain: Chain = ()
-    hashed: HashedChain = ()
-    composed: ComposedImage | None = None
     index: ReadyIndex | None = None
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        return tuple(str(reference) for reference in self.image.references)
 
 
 @dataclass(slots=True)
@@ -86,21 +76,28 @@ class Conversion:
     observer: ObserverFactory | None = None
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    _conflicts: list[Conflict] = field(default_factory=list)
-    _names: dict[int, list[Reference]] = field(default_factory=lambda: defaultdict(list))
+    hashed: Hashed = field(default_factory=dict)
 
     def run(self) -> Outcome:
         """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""
-        started = _now()
-        self._list_sources()
-        planned = self._plan()
-        hashed = self._rehash(planned)
-        composed = [image for image in planned if self._compose(image, hashed)]
-        written = self._write(composed)
-        report = self._report(started, written, hashed)
+        started = utc_now()
+        images = sorted_images(self.take_in())
+        settlement = Settlement(self.options, self.target, self.progress)
+        settlement.settle(lambda: images)
+        report = self._report(started, images, settlement)
         if self.target is not None:
             self.target.finish(encode_report(report))
-        return Outcome(report, self._exit_code(report))
+        return Outcome(report, exit_code(report))
+
+    def take_in(self) -> list[FinishedImage]:
+        """Everything up to the finished images: their layers stand in the target, but nothing has a name there yet.
+
+        What could not be converted is in `failures`. Raises TargetError and UsageError only.
+        """
+        self._list_sources()
+        planned = self._plan()
+        self.hashed = self._rehash(planned)
+        return [finished for image in planned if (finished := self._compose(image)) is not None]
 
     # --- sources and selection ---------------------------------------------------------------------------------
 
@@ -187,166 +184,63 @@ class Conversion:
                     jobs.setdefault(job.key, job)
         return rehash(list(jobs.values()), self.target, self.options, self.progress, self.observer)
 
-    def _compose(self, planned: PlannedImage, hashed: Hashed) -> bool:
+    def _compose(self, planned: PlannedImage) -> FinishedImage | None:
         rows: list[tuple[LegacyLayer, HashedLayer | None]] = []
         for layer in planned.chain:
-            result = None if layer.payload is None else hashed[planned.source_index, layer.payload.key]
+            result = None if layer.payload is None else self.hashed[planned.source_index, layer.payload.key]
             if isinstance(result, MigrateError):
                 self._fail(result, planned.location, planned.image, layer=layer.legacy_id)
-                return False
+                return None
             rows.append((layer, result))
-        planned.hashed = tuple(rows)
         try:
-            planned.composed = compose_image(planned.image, planned.hashed, self.options)
+            composed = compose_image(planned.image, rows, self.options)
         except MigrateError as error:
             self._fail(error, planned.location, planned.image)
-            return False
-        return True
-
-    # --- writing -----------------------------------------------------------------------------------------------
-
-    def _write(self, composed: Sequence[PlannedImage]) -> list[PlannedImage]:
-        names = self._assign_names(composed)
-        written: list[PlannedImage] = []
-        for planned in composed:
-            assert planned.composed is not None
-            if planned.composed.manifest_digest in names.refused and planned.image.references:
-                error = ConflictError("another image claims the same reference, and --on-conflict is fail")
-                self._fail(error, planned.location, planned.image)
-                continue
-            written.append(planned)
-        self._commit(written, names)
-        return written
-
-    def _assign_names(self, composed: Sequence[PlannedImage]) -> Names:
-        claims = list(self._existing_claims())
-        for planned in composed:
-            assert planned.composed is not None
-            claims += [
-                Claim(
-                    reference=reference,
-                    platform=planned.composed.platform,
-                    digest=_identity(planned.composed),
-                    created=planned.composed.created,
-                    order=planned.order,
-                    image_id=planned.composed.image_id.hex,
-                )
-                for reference in planned.image.references
-            ]
-        wanted = {claim.reference for claim in claims if claim.order >= 0}
-        names = assign_names([claim for claim in claims if claim.reference in wanted], self.options.on_conflict)
-        for conflict in names.conflicts:
-            if conflict.kept is not None:
-                self._conflicts.append(
-                    Conflict(
-                        reference=str(conflict.reference),
-                        platform=conflict.platform,
-                        kept=conflict.kept.digest,
-                        others=tuple(claim.digest for claim in conflict.others),
-                    )
-                )
-        return names
-
-    def _existing_claims(self) -> Iterable[Claim]:
-        if not isinstance(self.target, ListsImages):
-            return
-        for order, existing in enumerate(self.target.existing_images()):
-            if existing.reference is not None:
-                yield Claim(
-                    reference=existing.reference,
-                    platform=existing.platform or self.options.platform,
-                    digest=existing.manifest_digest,
-                    created=existing.created,
-                    order=order - 1_000_000_000,
-                )
-
-    def _commit(self, written: Sequence[PlannedImage], names: Names) -> None:
-        by_digest: dict[Digest, ComposedImage] = {}
-        indexes: dict[Digest, ReadyIndex] = {}
-        for planned in written:
-            assert planned.composed is not None
-            by_digest.setdefault(_identity(planned.composed), planned.composed)
-            if planned.index is not None:
-                indexes[Digest.of(planned.index.content)] = planned.index
-        for planned in written:
-            assert planned.composed is not None
-            self._names[planned.order] = sorted(
-                reference for reference in planned.image.references if reference in self._granted(planned, names)
-            )
-        if self.target is None:
-            return
-        for digest in sorted(by_digest):
-            self.target.commit(by_digest[digest], sorted(names.by_digest.get(digest, ())))
-            self.progress.emit(Event(kind="image", name=str(digest)))
-        for reference, members in sorted(names.indexes.items()):
-            children = [by_digest[claim.digest] for claim in members if claim.digest in by_digest]
-            content, media_type = compose_index(children, self.options.format)
-            self.target.commit_index(content, media_type, [reference])
-        for digest in sorted(indexes):
-            index = indexes[digest]
-            if all(self._is_written(child, by_digest) for child in index.children):
-                self.target.commit_index(index.content, index.media_type, sorted(index.references))
-
-    def _granted(self, planned: PlannedImage, names: Names) -> set[Reference]:
-        assert planned.composed is not None
-        digest = _identity(planned.composed)
-        in_indexes = {
-            reference for reference, members in names.indexes.items() if any(m.digest == digest for m in members)
-        }
-        return names.by_digest.get(digest, set()) | in_indexes
-
-    def _is_written(self, child: LegacyImage, by_digest: Mapping[Digest, ComposedImage]) -> bool:
-        return child.manifest is not None and Digest.of(child.manifest.content) in by_digest
+            return None
+        layer_warnings = [warning for layer in planned.chain for warning in layer.warnings]
+        return FinishedImage(
+            source=planned.location,
+            order=planned.order,
+            legacy_id=planned.image.head,
+            composed=composed,
+            chain=tuple(rows),
+            references=planned.image.references,
+            containers=planned.image.containers,
+            warnings=(*planned.image.warnings, *composed.warnings, *layer_warnings),
+            index=planned.index,
+        )
 
     # --- report ------------------------------------------------------------------------------------------------
 
-    def _report(self, started: str, written: Sequence[PlannedImage], hashed: Hashed) -> Report:
+    def _report(self, started: str, images: Sequence[FinishedImage], settlement: Settlement) -> Report:
+        rows = list(settlement.rows(images))
         return build_report(
             tool_version=__version__,
             dry_run=self.options.dry_run,
             started=started,
-            finished=_now(),
+            finished=utc_now(),
             options=self.report_options,
-            sources=self._source_rows(written),
-            images=[self._image_row(planned) for planned in written],
-            failures=self.failures,
-            conflicts=self._conflicts,
+            sources=self._source_rows(rows),
+            images=rows,
+            failures=[*self.failures, *settlement.failures],
+            conflicts=settlement.conflicts,
             warnings=self.warnings,
         )
 
-    def _source_rows(self, written: Sequence[PlannedImage]) -> list[SourceInput]:
-        layers: dict[int, dict[str, HashedLayer]] = defaultdict(dict)
-        for planned in written:
-            for layer, hashed in planned.hashed:
+    def _source_rows(self, rows: Sequence[ImageInput]) -> list[SourceInput]:
+        layers: dict[str, dict[str, HashedLayer]] = defaultdict(dict)
+        for row in rows:
+            for layer, hashed in row.chain:
                 if hashed is not None:
-                    layers[planned.source_index][layer.legacy_id] = hashed
+                    layers[row.source][layer.legacy_id] = hashed
         return [
             SourceInput(
                 location=opened.location,
                 type=opened.source.source_type.value if opened.source is not None else None,
-                layers=layers[source_index],
+                layers=layers[opened.location],
             )
-            for source_index, opened in enumerate(self.sources)
+            for opened in self.sources
         ]
-
-    def _image_row(self, planned: PlannedImage) -> ImageInput:
-        assert planned.composed is not None
-        layer_warnings = [warning for layer in planned.chain for warning in layer.warnings]
-        return ImageInput(
-            source=planned.location,
-            legacy_id=planned.image.head,
-            image=planned.composed,
-            chain=planned.hashed,
-            references=planned.references,
-            names=[str(reference) for reference in self._names[planned.order]],
-            containers=planned.image.containers,
-            warnings=[*planned.image.warnings, *planned.composed.warnings, *layer_warnings],
-        )
-
-    def _exit_code(self, report: Report) -> int:
-        if not report.images:
-            return 4
-        return 3 if report.failures else 0
 
     def _fail(
         self, error: MigrateError, location: str, image: LegacyImage | None = None, layer: LegacyID | None = None
@@ -368,13 +262,11 @@ class Conversion:
         logger.info("%s: %s", location, error.message)
 
 
-def _identity(image: ComposedImage) -> Digest:
-    """What tells two images apart: the manifest, or the config where a dry run made no manifest."""
-    return image.manifest_digest if image.manifest else image.image_id
+def exit_code(report: Report) -> int:
+    if not report.images:
+        return 4
+    return 3 if report.failures else 0
 
 
-def _now() -> str:
+def utc_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-__all__ = ["Conversion", "OnConflict", "OpenedSource", "Outcome", "PlannedImage"]

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from migrate.errors import UsageError
 from migrate.model.digest import Digest
 from migrate.model.image import Platform
 from migrate.model.options import OnConflict
 from migrate.model.reference import Reference
+from migrate.model.rename import map_reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,69 @@ class Names:
     indexes: dict[Reference, tuple[Claim, ...]] = field(default_factory=dict)
     refused: set[Digest] = field(default_factory=set)
     conflicts: list[NameConflict] = field(default_factory=list)
+
+
+def wanted_reference(
+    reference: Reference, created: str | None, renames: Iterable[tuple[str, str]] = (), template: str | None = None
+) -> Reference:
+    """The name that an image asks for: its reference after `--rename` and `--tag-template`.
+
+    `template` takes `{repo}`, `{tag}` and `{created:FORMAT}` (strftime's numbers: %Y %m %d %H %M %S %j; UTC; without a
+    format the date), and gives a whole reference, or a tag where it has no `{repo}`. A digest stays what it is. Raises
+    UsageError for a template or pattern that does not parse.
+    """
+    if renames:
+        reference = map_reference(reference, _checked(renames))
+    if template is None or reference.is_digest:
+        return reference
+    text = _fill(template, reference, created)
+    return Reference.parse(text) if "{repo}" in template else replace(reference, tag=text)
+
+
+def _checked(renames: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for pattern, replacement in renames:
+        try:
+            re.sub(pattern, replacement, "")
+        except (re.error, IndexError) as exc:
+            raise UsageError(f"--rename {pattern}={replacement}: {exc}") from exc
+        yield pattern, replacement
+
+
+_FIELD = re.compile(r"\{(repo|tag|created)(?::([^{}]*))?\}")
+
+
+def _fill(template: str, reference: Reference, created: str | None) -> str:
+    if re.search(r"[{}]", _FIELD.sub("", template)):
+        raise UsageError(f"--tag-template {template}: fields are {{repo}}, {{tag}} and {{created:FORMAT}}")
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] == "created":
+            return _format_time(created, match[2] or "%Y%m%d", template)
+        return reference.name if match[1] == "repo" else reference.tag
+
+    return _FIELD.sub(value, template)
+
+
+def _format_time(created: str | None, form: str, template: str) -> str:
+    days, second = divmod(max(instant(created)[0], instant("0001-01-01T00:00:00Z")[0]), 86_400)
+    year, month, day = _civil(days)
+    parts = {
+        "Y": f"{year:04}",
+        "m": f"{month:02}",
+        "d": f"{day:02}",
+        "H": f"{second // 3_600:02}",
+        "M": f"{second // 60 % 60:02}",
+        "S": f"{second % 60:02}",
+        "j": f"{_days(year, month, day) - _days(year, 1, 1) + 1:03}",
+        "%": "%",
+    }
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in parts:
+            raise UsageError(f"--tag-template {template}: %{match[1]} is none of %Y %m %d %H %M %S %j")
+        return parts[match[1]]
+
+    return re.sub(r"%(.?)", value, form)
 
 
 def assign_names(claims: Iterable[Claim], policy: OnConflict) -> Names:
@@ -128,3 +193,13 @@ def _days(year: int, month: int, day: int) -> int:
     """Days since 0000-03-01 in the proleptic Gregorian calendar; `datetime` knows neither year 0 nor nanoseconds."""
     shifted = year - (month <= 2)
     return 365 * shifted + shifted // 4 - shifted // 100 + shifted // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day
+
+
+def _civil(days: int) -> tuple[int, int, int]:
+    """(year, month, day) of `_days`."""
+    era, day_of_era = divmod(days - 1, 146_097)
+    year_of_era = (day_of_era - day_of_era // 1_460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    shifted = (5 * day_of_year + 2) // 153
+    month = shifted + 3 if shifted < 10 else shifted - 9
+    return year_of_era + era * 400 + (month <= 2), month, day_of_year - (153 * shifted + 2) // 5 + 1

@@ -1,0 +1,200 @@
+"""The end of a run: finished images get their names, go into the target and become rows of the report.
+
+Images are walked twice and never kept, so that a run of any length can read them from wherever it put them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from migrate.compose.index import compose_index
+from migrate.errors import ConflictError
+from migrate.model.digest import Digest
+from migrate.model.image import ComposedImage, HashedLayer
+from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex
+from migrate.model.options import ConvertOptions
+from migrate.model.reference import Reference
+from migrate.naming import Claim, Names, assign_names, wanted_reference
+from migrate.progress import Event, Progress
+from migrate.report.document import Conflict, Failure
+from migrate.report.model import ImageInput
+from migrate.writers.base import ImageTarget, ListsImages
+
+HashedChain = tuple[tuple[LegacyLayer, "HashedLayer | None"], ...]
+_BEFORE_THE_RUN = -1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedImage:
+    """An image that lacks nothing but its names.
+
+    `source` is the location of its source, `order` its place in the run, which settles ties. `references` are those of
+    the source. `index` is a manifest list of the source that names it; `ready` says that its manifest was carried over.
+    """
+
+    source: str
+    order: int
+    legacy_id: LegacyID
+    composed: ComposedImage
+    chain: HashedChain
+    references: tuple[Reference, ...] = ()
+    containers: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    index: ReadyIndex | None = None
+
+    @property
+    def identity(self) -> Digest:
+        """What tells two images apart: the manifest, or the config where a dry run made no manifest."""
+        return self.composed.manifest_digest if self.composed.manifest else self.composed.image_id
+
+
+ImageWalk = Callable[[], Iterable[FinishedImage]]
+"""Gives the same images in the same order each time it is called."""
+
+
+@dataclass(slots=True)
+class Settlement:
+    """Settles one run: `settle` once, then `rows` as often as needed."""
+
+    options: ConvertOptions
+    target: ImageTarget | None
+    progress: Progress
+    failures: list[Failure] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
+    _names: Names = field(default_factory=Names)
+    _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
+
+    def settle(self, images: ImageWalk) -> None:
+        """Assigns names and commits every image that keeps its place. Raises TargetError only."""
+        self._names = self._assign(images())
+        for reference, members in self._names.indexes.items():
+            for claim in members:
+                self._in_indexes[claim.digest].add(reference)
+        self._commit(images)
+
+    def is_refused(self, image: FinishedImage) -> bool:
+        """`--on-conflict fail` takes every image out that claims what another one claims."""
+        return bool(image.references) and image.identity in self._names.refused
+
+    def rows(self, images: Iterable[FinishedImage]) -> Iterator[ImageInput]:
+        """The report's input for the images that were written, in the order given."""
+        for image in images:
+            if not self.is_refused(image):
+                yield ImageInput(
+                    source=image.source,
+                    legacy_id=image.legacy_id,
+                    image=image.composed,
+                    chain=image.chain,
+                    references=tuple(str(reference) for reference in image.references),
+                    names=[str(reference) for reference in self.names_of(image)],
+                    containers=image.containers,
+                    warnings=image.warnings,
+                )
+
+    def names_of(self, image: FinishedImage) -> list[Reference]:
+        """The references that the image has in the target, of those that it asked for."""
+        granted = self._names.by_digest.get(image.identity, set()) | self._in_indexes.get(image.identity, set())
+        return sorted(reference for reference in self._wanted(image) if reference in granted)
+
+    # --- names -------------------------------------------------------------------------------------------------
+
+    def _wanted(self, image: FinishedImage) -> set[Reference]:
+        return {
+            wanted_reference(reference, image.composed.created, self.options.renames, self.options.tag_template)
+            for reference in image.references
+        }
+
+    def _assign(self, images: Iterable[FinishedImage]) -> Names:
+        claims = list(self._claims(images))
+        wanted = {claim.reference for claim in claims}
+        claims += [claim for claim in self._existing_claims() if claim.reference in wanted]
+        names = assign_names(claims, self.options.on_conflict)
+        for conflict in names.conflicts:
+            if conflict.kept is not None:
+                self.conflicts.append(
+                    Conflict(
+                        reference=str(conflict.reference),
+                        platform=conflict.platform,
+                        kept=conflict.kept.digest,
+                        others=tuple(claim.digest for claim in conflict.others),
+                    )
+                )
+        return names
+
+    def _claims(self, images: Iterable[FinishedImage]) -> Iterator[Claim]:
+        for image in images:
+            for reference in sorted(self._wanted(image)):
+                yield Claim(
+                    reference=reference,
+                    platform=image.composed.platform,
+                    digest=image.identity,
+                    created=image.composed.created,
+                    order=image.order,
+                    image_id=image.composed.image_id.hex,
+                )
+
+    def _existing_claims(self) -> Iterator[Claim]:
+        if not isinstance(self.target, ListsImages):
+            return
+        for order, existing in enumerate(self.target.existing_images()):
+            if existing.reference is not None:
+                yield Claim(
+                    reference=existing.reference,
+                    platform=existing.platform or self.options.platform,
+                    digest=existing.manifest_digest,
+                    created=existing.created,
+                    order=_BEFORE_THE_RUN + order,
+                )
+
+    # --- target ------------------------------------------------------------------------------------------------
+
+    def _commit(self, images: ImageWalk) -> None:
+        done: set[Digest] = set()
+        children: dict[Digest, ComposedImage] = {}
+        indexes: dict[Digest, ReadyIndex] = {}
+        for image in images():
+            if self.is_refused(image):
+                self._refuse(image)
+                continue
+            if image.index is not None:
+                indexes[Digest.of(image.index.content)] = image.index
+            if image.identity in self._in_indexes:
+                children[image.identity] = image.composed
+            if image.identity not in done:
+                done.add(image.identity)
+                self._commit_image(image)
+        if self.target is not None:
+            self._commit_indexes(self.target, children)
+            for digest in sorted(indexes):
+                if all(_manifest_of(child) in done for child in indexes[digest].children):
+                    index = indexes[digest]
+                    self.target.commit_index(index.content, index.media_type, sorted(index.references))
+
+    def _commit_image(self, image: FinishedImage) -> None:
+        if self.target is not None:
+            self.target.commit(image.composed, sorted(self._names.by_digest.get(image.identity, ())))
+        self.progress.emit(Event(kind="image", name=str(image.identity)))
+
+    def _commit_indexes(self, target: ImageTarget, children: dict[Digest, ComposedImage]) -> None:
+        for reference, members in sorted(self._names.indexes.items()):
+            composed = [children[claim.digest] for claim in members if claim.digest in children]
+            content, media_type = compose_index(composed, self.options.format)
+            target.commit_index(content, media_type, [reference])
+
+    def _refuse(self, image: FinishedImage) -> None:
+        error = ConflictError("another image claims the same reference, and --on-conflict is fail")
+        references = tuple(str(reference) for reference in image.references)
+        self.failures.append(Failure.of(error, image.source, references=references, legacy_id=image.legacy_id))
+        self.progress.emit(Event(kind="failure", name=", ".join(references), message=error.message))
+
+
+def _manifest_of(child: LegacyImage) -> Digest | None:
+    manifest = child.manifest
+    return None if manifest is None else Digest.of(manifest.content)
+
+
+def sorted_images(images: Iterable[FinishedImage]) -> Sequence[FinishedImage]:
+    """The order in which a target shall see images that are all in memory."""
+    return sorted(images, key=lambda image: (image.identity, image.order))
