@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 from migrate.errors import UsageError
 from migrate.model.digest import Digest
@@ -114,6 +115,47 @@ def _format_time(created: str | None, form: str, template: str) -> str:
     return re.sub(r"%(.?)", value, form)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateValues:
+    """What a `--tag-template` can name beside `{repo}` and `{tag}`. `source` is the source's file name, bare."""
+
+    created: str | None
+    image_id: str
+    legacy_id: str
+    source: str
+
+
+def apply_template(template: str, reference: Reference, values: TemplateValues) -> Reference:
+    """`{repo}:{tag}-{created:%Y%m%d}` and the like, for one image. Raises UsageError for a template that is none.
+
+    `{created}` takes a format as `strftime` does, in UTC; an image without a date counts as made on 0001-01-01.
+    `{image_id}`, `{legacy_id}` take a precision (`{image_id:.12}`).
+    """
+    try:
+        text = template.format(
+            repo=reference.name,
+            tag=reference.tag,
+            created=_datetime(values.created),
+            image_id=values.image_id,
+            legacy_id=values.legacy_id,
+            source=values.source,
+        )
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"--tag-template {template!r}: {error}; it may name {{repo}}, {{tag}}, {{created}}, {{image_id}}, "
+            "{legacy_id} and {source}"
+        ) from error
+    return Reference.parse(text)
+
+
+def _datetime(created: str | None) -> datetime:
+    seconds, _ = instant(created)
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds - _EPOCH)
+    except OverflowError:
+        return datetime(1, 1, 1, tzinfo=UTC)
+
+
 def assign_names(claims: Iterable[Claim], policy: OnConflict) -> Names:
     """Gives every reference to one image (or to one index). Depends on the claims only, not on their order of arrival,
     but for `first`, which goes by `order`."""
@@ -187,6 +229,10 @@ def instant(created: str | None) -> tuple[int, int]:
         offset = int(match[9]) * 3_600 + int(match[10]) * 60
         seconds += offset if match[8] == "-" else -offset
     return (seconds, int((match[7] or "").ljust(9, "0")[:9]))
+
+
+_EPOCH = 719_468 * 86_400
+"""1970-01-01 as `instant` counts, from 0000-03-01."""
 
 
 def _days(year: int, month: int, day: int) -> int:

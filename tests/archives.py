@@ -43,9 +43,7 @@ class V1Archive:
     members: Members = field(default_factory=list)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def layer(
-        self, name: str, parent: str | None = None, *, tar: bytes | None = None, raw: bytes | None = None
-    ) -> str:
+    def layer(self, name: str, parent: str | None = None, *, tar: bytes | None = None, raw: bytes | None = None) -> str:
         """Adds a layer named after `name`; `raw` replaces its JSON, `tar` its content. Returns its ID."""
         identity = legacy_id(name)
         content = raw if raw is not None else layer_json(identity, legacy_id(parent) if parent else None)

@@ -131,7 +131,8 @@ def docker_engine() -> Iterator[DockerEngine]:
         stderr=log,
     )
     try:
-        _wait_until(process, lambda: run("docker", "-H", f"unix://{engine.socket_path}", "version", check=False), log.name)
+        probe = ("docker", "-H", f"unix://{engine.socket_path}", "version")
+        _wait_until(process, lambda: run(*probe, check=False), log.name)
         yield engine
     finally:
         process.terminate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -45,6 +46,10 @@ class RenameType(click.ParamType[tuple[str, str]]):
         pattern, equals, replacement = str(value).partition("=")
         if not equals or not pattern:
             self.fail(f"{value!r} is not PATTERN=REPLACEMENT", param, ctx)
+        try:
+            re.sub(pattern, replacement, "")
+        except re.error as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
         return pattern, replacement
 
 

@@ -71,7 +71,7 @@ def tell(outcome: Outcome, values: dict[str, Any]) -> None:
     from migrate.report.json import encode_report
 
     if values["report"] == "-":
-        click.get_binary_stream("stdout").write(encode_report(outcome.report))
+        sys.stdout.buffer.write(encode_report(outcome.report))
     elif values["report"]:
         _write_file(values["report"], encode_report(outcome.report))
     if values["html"]:

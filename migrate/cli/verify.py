@@ -36,7 +36,7 @@ def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: 
         findings = verify(layout, jobs or available_cpus(), shown)
     if as_json:
         rows = [{"where": finding.where, "message": finding.message} for finding in findings]
-        click.get_binary_stream("stdout").write(encode_json_pretty({"location": layout, "findings": rows}) + b"\n")
+        sys.stdout.buffer.write(encode_json_pretty({"location": layout, "findings": rows}) + b"\n")
     else:
         for finding in findings:
             click.echo(f"{finding.where}: {finding.message}")

@@ -132,6 +132,7 @@ class TarMembers(Members):
     def __init__(self, location: str, fd: int, size: int, damage: SourceError | None = None) -> None:
         self._fd = fd
         self._size = size
+        self._state = self._file_state()
         index = index_tar(fd, size, location)
         super().__init__(location, index.members)
         damage = damage or index.damage
@@ -152,6 +153,12 @@ class TarMembers(Members):
             size=member.size,
             extent=Extent(fd=self._fd, offset=member.offset, size=member.size),
         )
+        if self._file_state() != self._state:
+            raise SourceError(f"{what}: the archive was changed while it was read")
+
+    def _file_state(self) -> tuple[int, int]:
+        status = os.fstat(self._fd)
+        return status.st_size, status.st_mtime_ns
 
     def close(self) -> None:
         if self._fd >= 0:

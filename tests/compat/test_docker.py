@@ -13,7 +13,14 @@ from tests.peers import DockerEngine, run
 
 pytestmark = pytest.mark.peer
 
-CASES = ["save-0.6.7-repo", "save-0.11.1-repo", "save-1.3.3-multi", "save-1.9.1-multi", "save-handmade", "save-1.10.3-hybrid"]
+CASES = [
+    "save-0.6.7-repo",
+    "save-0.11.1-repo",
+    "save-1.3.3-multi",
+    "save-1.9.1-multi",
+    "save-handmade",
+    "save-1.10.3-hybrid",
+]
 
 
 def layout_tar(layout: Path) -> bytes:

@@ -11,6 +11,7 @@ from migrate.verify import verify
 
 from migrate.convert import Conversion, OpenedSource
 from migrate.model.options import ConvertOptions, EmptyLayers
+from migrate.progress import SilentProgress
 from migrate.readers.detect import open_source
 from migrate.writers.open_target import open_target
 from tests.cases import Case, case, save_cases
@@ -34,9 +35,7 @@ def convert(source: Path, target: Path, **options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_kept_layers_give_docker_s_own_images(case: Case, tmp_path: Path) -> None:
-    report = convert(
-        case.write_plain(tmp_path), tmp_path / "layout", empty_layers=EmptyLayers.KEEP, all_layers=True
-    )
+    report = convert(case.write_plain(tmp_path), tmp_path / "layout", empty_layers=EmptyLayers.KEEP, all_layers=True)
     expected = case.expected["all_images"]
     got = {image["image_id"]: image for image in report["images"]}
     assert set(got) == set(expected)
@@ -66,7 +65,7 @@ def test_layers_are_those_that_stand_in_the_archive(case: Case, tmp_path: Path) 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_result_verifies(case: Case, empty_layers: EmptyLayers, tmp_path: Path) -> None:
     convert(case.write_plain(tmp_path), tmp_path / "layout", empty_layers=empty_layers)
-    assert verify(str(tmp_path / "layout")) == []
+    assert verify(str(tmp_path / "layout"), 1, SilentProgress()) == []
 
 
 def test_both_ways_of_empty_layers_have_the_same_full_layers(tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ import itertools
 
 import pytest
 
+from migrate.errors import UsageError
 from migrate.model.digest import Digest
 from migrate.model.image import Platform
 from migrate.model.options import OnConflict
 from migrate.model.reference import Reference
-from migrate.naming import Claim, assign_names, instant
+from migrate.naming import Claim, TemplateValues, apply_template, assign_names, instant
 
 AMD64 = Platform(os="linux", architecture="amd64")
 ARM = Platform(os="linux", architecture="arm", variant="v7")
@@ -37,7 +38,9 @@ def test_the_newest_keeps_the_name_and_the_other_is_reported() -> None:
 def test_the_order_of_arrival_does_not_matter() -> None:
     claims = [OLD, NEW, claim("c", None, 2), claim("d", "2014-05-01T00:00:00.5Z", 3)]
     results = {
-        tuple(sorted((digest, tuple(refs)) for digest, refs in assign_names(order, OnConflict.NEWEST).by_digest.items()))
+        tuple(
+            sorted((digest, tuple(refs)) for digest, refs in assign_names(order, OnConflict.NEWEST).by_digest.items())
+        )
         for order in itertools.permutations(claims)
     }
     assert results == {((Digest("d" * 64), (APP,)),)}
@@ -94,3 +97,30 @@ def test_times_compare_across_offsets_and_fractions(earlier: str, later: str) ->
 def test_equal_moments_are_equal_and_no_time_is_the_far_past() -> None:
     assert instant("2013-06-13T14:03:50-07:00") == instant("2013-06-13T21:03:50.000Z")
     assert instant(None) == instant("yesterday") < instant("0001-01-01T00:00:00Z")
+
+
+VALUES = TemplateValues(created="2013-06-13T14:03:50.8-10:00", image_id="9" * 64, legacy_id="a" * 64, source="backup")
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{repo}:{tag}-{created:%Y%m%d}", "team/app:1.0-20130614"),
+        ("archive/{repo}:{tag}", "archive/team/app:1.0"),
+        ("{repo}:{tag}-{image_id:.12}", "team/app:1.0-999999999999"),
+        ("{repo}-{source}:{legacy_id:.4}", "team/app-backup:aaaa"),
+    ],
+)
+def test_a_template_names_images_by_what_they_are(template: str, text: str) -> None:
+    assert str(apply_template(template, Reference("team/app", "1.0"), VALUES)) == text
+
+
+def test_an_image_without_a_date_was_made_at_the_beginning() -> None:
+    values = TemplateValues(created=None, image_id="9" * 64, legacy_id="a", source="s")
+    assert str(apply_template("{repo}:{created:%m-%d}", APP, values)) == "app:01-01"
+
+
+@pytest.mark.parametrize("template", ["{repo", "{nothing}", "{0}", "{tag:%Y}", "{repo.name.x}"])
+def test_a_template_that_is_none_is_a_usage_error(template: str) -> None:
+    with pytest.raises(UsageError, match="--tag-template"):
+        apply_template(template, APP, VALUES)
