@@ -97,7 +97,8 @@ def make_base(image: Path, kind: str) -> Path:
 def mounted(image: Path, place: Path) -> Iterator[Path]:
     place.mkdir(exist_ok=True)
     kind = run("blkid", "-o", "value", "-s", "TYPE", str(image)).strip()
-    run("mount", "-o", "loop,nouuid" if kind == "xfs" else "loop", str(image), str(place))
+    options = "loop,noatime" + (",nouuid" if kind == "xfs" else "")
+    run("mount", "-o", options, str(image), str(place))
     try:
         yield place
     finally:

@@ -1,8 +1,8 @@
 """The door to dissect, which the extra `devicemapper` installs; nothing else of migrate imports it.
 
-What is taken from it are the structures on disk and the geometry that follows from the superblock. Directories,
-extents, attributes and times are read by `ext4` and `xfs` of this package, bounded and checked, because a layer must
-come out to the byte; docs/formats/devicemapper.md lists where dissect's own walk of them would differ from the kernel.
+dissect opens a file system: it knows the superblocks of every version and the geometry that follows from them. What a
+layer is made of to the byte (inodes, directories, extents, attributes, times) is read by `ext4` and `xfs` here, bounded
+and checked; docs/formats/devicemapper.md lists where dissect's own walk of them differs from the kernel's.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from migrate.readers.graphdrivers.devicemapper.filesystem import naming
 _INSTALL = "pip install 'docker-legacy-migrate[devicemapper]'"
 
 
-def open_extfs(stream: BinaryIO) -> tuple[Any, Any]:
-    """(dissect's ExtFS with superblock and geometry, its structures)."""
-    return _open("extfs", "ExtFS", "c_ext", stream)
+def open_extfs(stream: BinaryIO) -> Any:
+    """dissect's ExtFS: superblock (`sb`) and geometry."""
+    return _open("extfs", "ExtFS", stream)
 
 
-def open_xfs(stream: BinaryIO) -> tuple[Any, Any]:
-    """(dissect's XFS with superblock and geometry, its structures)."""
-    return _open("xfs", "XFS", "c_xfs", stream)
+def open_xfs(stream: BinaryIO) -> Any:
+    """dissect's XFS: superblock (`sb`) and geometry."""
+    return _open("xfs", "XFS", stream)
 
 
-def _open(name: str, opener: str, structures: str, stream: BinaryIO) -> tuple[Any, Any]:
+def _open(name: str, opener: str, stream: BinaryIO) -> Any:
     package = _import(f"dissect.{name}")
-    layouts = _import(f"dissect.{name}.{structures}")
-    with naming(f"the {name} superblock"), _foreign(package, name):
-        return getattr(package, opener)(stream), getattr(layouts, structures)
+    with naming(f"the {name} superblock"), _foreign(name):
+        return getattr(package, opener)(stream)
 
 
 def _import(name: str) -> Any:
@@ -45,7 +44,7 @@ def _import(name: str) -> Any:
 
 
 @contextmanager
-def _foreign(package: Any, name: str) -> Iterator[None]:
+def _foreign(name: str) -> Iterator[None]:
     error = cast("type[Exception]", _import(f"dissect.{name}.exceptions").Error)
     try:
         yield

@@ -94,7 +94,9 @@ class DevicemapperDriver:
         except SourceError as exc:
             raise type(exc)(f"thin device {record.device_id} of layer {name}: {exc.message}", layer=name) from exc
 
-    def _rootfs(self, device: ThinDevice, file_system: FileSystem, record: DeviceRecord, top: ImageTree) -> FileTree:
+    def _rootfs(
+        self, device: ThinDevice, file_system: SharedFileSystem, record: DeviceRecord, top: ImageTree
+    ) -> FileTree:
         """`initialized` is false for every snapshot that Docker ≥ 1.0 made; only the base device gets true there.
 
         So what counts is what is on the device. Without `rootfs/` a layer is empty, but only if Docker had finished it.

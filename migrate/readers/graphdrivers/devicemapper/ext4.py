@@ -42,6 +42,9 @@ _MOST_DEPTH: Final = 5
 _UNWRITTEN: Final = 0x8000
 _XATTR_MAGIC: Final = 0xEA020000
 _PREFIXES: Final = {1: b"user.", 4: b"trusted.", 6: b"security."}
+_INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHH")
+"""mode, uid, size, four times, gid, links, blocks, flags, version, block map, generation, attributes, size's high half,
+obsolete, blocks' and attributes' high halves, uid's and gid's"""
 _EXTENT = struct.Struct("<IHHI")
 _ENTRY = struct.Struct("<IHBB")
 _XATTR_ENTRY = struct.Struct("<BBHIII")
@@ -54,7 +57,7 @@ class Ext4:
     root = ROOT_INODE
 
     def __init__(self, device: ThinDevice) -> None:
-        opened, self._layouts = open_extfs(cast(BinaryIO, device))
+        opened = open_extfs(cast(BinaryIO, device))
         self._device = device
         self._pages = PagedReader(device)
         self._block_size = int(opened.block_size)
@@ -101,19 +104,21 @@ class Ext4:
         return table * self._block_size + index * self._inode_size
 
     def _decode(self, number: int, raw: bytes) -> Inode:
-        fields = self._layouts.ext4_inode(raw.ljust(512, b"\0"))
-        mode = int(fields.i_mode)
-        if not mode or not fields.i_links_count:
+        mode, uid, size, _, _, _, _, gid, links, _, _, _, _, _, _, size_high, _, _, _, uid_high, gid_high = (
+            _INODE.unpack_from(raw)
+        )
+        if not mode or not links:
             raise DamagedError(f"ext4 inode {number}: has a name but is deleted")
+        wide = stat.S_ISREG(mode) or stat.S_ISDIR(mode)  # elsewhere the word means something else
         return Inode(
             number=number,
             mode=mode,
-            uid=fields.i_uid | fields.i_uid_high << 16,
-            gid=fields.i_gid | fields.i_gid_high << 16,
-            size=_size(fields, mode),
+            uid=uid | uid_high << 16,
+            gid=gid | gid_high << 16,
+            size=size | size_high << 32 if wide else size,
             mtime_ns=_mtime(raw),
-            rdev=_rdev(fields.i_block) if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
-            nlink=int(fields.i_links_count),
+            rdev=_rdev(raw) if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
+            nlink=links,
             raw=raw,
         )
 
@@ -289,12 +294,6 @@ def _flags(inode: Inode) -> int:
     return int.from_bytes(inode.raw[32:36], "little")
 
 
-def _size(fields: Any, mode: int) -> int:
-    """Only regular files and directories have high bits; elsewhere the field is another one's (i_dir_acl)."""
-    wide = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
-    return int(fields.i_size_lo) | (int(fields.i_size_high) << 32 if wide else 0)
-
-
 def _extra_size(raw: bytes) -> int:
     """How far the inode's own fields go beyond the old 128 bytes (i_extra_isize)."""
     if len(raw) <= _OLD_INODE_SIZE:
@@ -320,9 +319,9 @@ def _mtime(raw: bytes) -> int:
     return (int(seconds) + ((int(extra) & 3) << 32)) * 1_000_000_000 + (int(extra) >> 2)
 
 
-def _rdev(blocks: bytes) -> int:
+def _rdev(raw: bytes) -> int:
     """Old form in the first word (8 bits each), new form in the second (12 bits major, 20 bits minor)."""
-    old, new = struct.unpack_from("<II", blocks)
+    old, new = struct.unpack_from("<II", raw, 40)
     if old:
         return os.makedev(int(old) >> 8 & 0xFF, int(old) & 0xFF)
     return os.makedev((new & 0xFFF00) >> 8, (new & 0xFF) | (new >> 12 & 0xFFF00))

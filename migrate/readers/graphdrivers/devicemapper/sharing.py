@@ -47,6 +47,7 @@ class SharedFileSystem:
         self._device = device
         self._parsed = parsed
         self._inodes: dict[int, Inode] = {}
+        self._opened: dict[int, Directory] = {}
 
     @property
     def kind(self) -> str:
@@ -56,14 +57,11 @@ class SharedFileSystem:
     def root(self) -> int:
         return self._inner.root
 
-    def inode_offset(self, number: int) -> int:
-        return self._inner.inode_offset(number)
-
     def read_inode(self, number: int) -> Inode:
         known = self._inodes.get(number)
         if known is not None:
             return known
-        position = self._device.pool_position(self._inner.inode_offset(number))
+        position = self.pool_position(number)
         inode = None if position is None else self._parsed.inode((position, number))
         if inode is None:
             inode = self._inner.read_inode(number)
@@ -74,7 +72,19 @@ class SharedFileSystem:
         self._inodes[number] = inode
         return inode
 
+    def pool_position(self, number: int) -> int | None:
+        """Where in the pool the inode lies, None if nowhere: at one place there is one inode, whatever the layer."""
+        return self._device.pool_position(self._inner.inode_offset(number))
+
     def read_directory(self, inode: Inode) -> Directory:
+        directory = self._opened.get(inode.number)
+        if directory is None:
+            if len(self._opened) >= _MOST_KEPT:
+                self._opened.clear()
+            directory = self._opened[inode.number] = self._shared_directory(inode)
+        return directory
+
+    def _shared_directory(self, inode: Inode) -> Directory:
         key = self._directory_key(inode)
         directory = None if key is None else self._parsed.directory(key)
         if directory is None:

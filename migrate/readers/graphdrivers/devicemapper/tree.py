@@ -11,10 +11,10 @@ from migrate.errors import DamagedError, LimitError, MissingLayerError
 from migrate.readers.graphdrivers.devicemapper.filesystem import (
     Directory,
     ExtentFile,
-    FileSystem,
     Inode,
     ReadsDevice,
 )
+from migrate.readers.graphdrivers.devicemapper.sharing import SharedFileSystem
 from migrate.readers.graphdrivers.tree import TreeEntry
 
 PATH_DEPTH: Final = 2048
@@ -30,7 +30,7 @@ class ImageTree:
     no such directory, MissingLayerError.
     """
 
-    def __init__(self, device: ReadsDevice, file_system: FileSystem, number: int, top: bytes = b"") -> None:
+    def __init__(self, device: ReadsDevice, file_system: SharedFileSystem, number: int, top: bytes = b"") -> None:
         self._device = device
         self._file_system = file_system
         self._number = number
@@ -48,6 +48,9 @@ class ImageTree:
         directory = self._directory(self._chain(path), path)
         read_inode = self._file_system.read_inode
         return [self._entry(prefix + name, read_inode(number)) for name, number in directory.names]
+
+    def read_capability(self, path: bytes) -> bytes | None:
+        return self.read_xattrs(path).get(b"security.capability")
 
     def read_link(self, path: bytes) -> bytes:
         inode = self._find(path)

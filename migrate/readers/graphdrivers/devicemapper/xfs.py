@@ -38,6 +38,9 @@ _FTYPE_V4: Final = 0x200
 _DEV, _LOCAL, _EXTENTS, _BTREE = 0, 1, 2, 3
 _REALTIME: Final = 1
 _FLAG2_BIGTIME, _FLAG2_NREXT64 = 0x8, 0x10
+_INODE_MAGIC: Final = b"IN"
+_INODE = struct.Struct(">2sHBBHIII20xQ8xQ")
+"""magic, mode, version, format, old link count, uid, gid, link count; modification time; size"""
 _BIGTIME_EPOCH: Final = 1 << 31
 _BMAP_MAGICS: Final = (b"BMAP", b"BMA3")
 _BLOCK_MAGICS: Final = (b"XD2B", b"XDB3")
@@ -53,7 +56,7 @@ class Xfs:
     kind = "xfs"
 
     def __init__(self, device: ThinDevice) -> None:
-        opened, self._layouts = open_xfs(cast(BinaryIO, device))
+        opened = open_xfs(cast(BinaryIO, device))
         superblock = opened.sb
         self._device = device
         self._pages = PagedReader(device)
@@ -109,33 +112,33 @@ class Xfs:
         return linear * self._block_size
 
     def _decode(self, number: int, raw: bytes, where: str) -> Inode:
-        fields = self._layouts.xfs_dinode(raw)
-        if fields.di_magic != 0x494E:
-            raise DamagedError(f"{where}: its magic is {fields.di_magic:#x}")
-        if fields.di_version >= 3:
-            self._check_sum(number, raw, fields, where)
-        mode = int(fields.di_mode)
-        links = int(fields.di_nlink) if fields.di_version > 1 else int(fields.di_onlink)
+        magic, mode, version, _, old_links, uid, gid, new_links, stamp, size = _INODE.unpack_from(raw)
+        if magic != _INODE_MAGIC:
+            raise DamagedError(f"{where}: its magic is {magic!r}")
+        if version >= 3:
+            self._check_sum(number, raw, where)
+        links = new_links if version > 1 else old_links
         if not mode or not links:
             raise DamagedError(f"{where}: has a name but is deleted")
         return Inode(
             number=number,
             mode=mode,
-            uid=int(fields.di_uid),
-            gid=int(fields.di_gid),
-            size=int(fields.di_size),
-            mtime_ns=_mtime(fields),
-            rdev=_rdev(raw, fields) if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
+            uid=uid,
+            gid=gid,
+            size=size,
+            mtime_ns=_mtime(stamp, version >= 3 and bool(_flags2(raw) & _FLAG2_BIGTIME)),
+            rdev=_rdev(raw) if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
             nlink=links,
             raw=raw,
         )
 
-    def _check_sum(self, number: int, raw: bytes, fields: Any, where: str) -> None:
+    def _check_sum(self, number: int, raw: bytes, where: str) -> None:
         computed = crc32c(raw[:100] + b"\0\0\0\0" + raw[104:])
         if computed != int.from_bytes(raw[100:104], "little"):
             raise DamagedError(f"{where}: its checksum does not match its content")
-        if fields.di_ino != number:
-            raise DamagedError(f"{where}: says that it is inode {fields.di_ino}")
+        claimed = int.from_bytes(raw[152:160], "big")
+        if claimed != number:
+            raise DamagedError(f"{where}: says that it is inode {claimed}")
 
     def read_directory(self, inode: Inode) -> Directory:
         where = f"XFS directory {inode.number}"
@@ -308,12 +311,12 @@ class Xfs:
         return b"", struct.unpack_from(f">{count}Q", raw, header + most * 8)
 
     def _data_fork(self, inode: Inode) -> bytes:
-        start, offset = _fork_start(inode), inode.raw[82] * 8
+        start, offset = _fork_start(inode.raw), inode.raw[82] * 8
         return inode.raw[start : start + offset] if offset else inode.raw[start:]
 
     def _attribute_fork(self, inode: Inode) -> bytes:
         offset = inode.raw[82] * 8
-        return inode.raw[_fork_start(inode) + offset :] if offset else b""
+        return inode.raw[_fork_start(inode.raw) + offset :] if offset else b""
 
 
 def _starts(extent: Extent, size: int) -> range:
@@ -332,8 +335,8 @@ def _gather(pages: PagedReader, extents: Sequence[Extent], start: int, size: int
     return found or None
 
 
-def _fork_start(inode: Inode) -> int:
-    return 176 if inode.raw[4] >= 3 else 100
+def _fork_start(raw: bytes) -> int:
+    return 176 if raw[4] >= 3 else 100
 
 
 def _format(inode: Inode) -> int:
@@ -344,8 +347,12 @@ def _flags(inode: Inode) -> int:
     return int.from_bytes(inode.raw[90:92], "big")
 
 
+def _flags2(raw: bytes) -> int:
+    return int.from_bytes(raw[120:128], "big")
+
+
 def _has_large_counts(inode: Inode) -> bool:
-    return inode.raw[4] >= 3 and bool(int.from_bytes(inode.raw[120:128], "big") & _FLAG2_NREXT64)
+    return inode.raw[4] >= 3 and bool(_flags2(inode.raw) & _FLAG2_NREXT64)
 
 
 def _data_extents(inode: Inode) -> int:
@@ -356,17 +363,16 @@ def _attribute_extents(inode: Inode) -> int:
     return int.from_bytes(inode.raw[76:80] if _has_large_counts(inode) else inode.raw[80:82], "big")
 
 
-def _mtime(fields: Any) -> int:
+def _mtime(stamp: int, bigtime: bool) -> int:
     """Two signed 32-bit words, or, with the bigtime flag, nanoseconds since 1901."""
-    stamp = int(fields.di_mtime)
-    if fields.di_version >= 3 and fields.di_flags2 & _FLAG2_BIGTIME:
+    if bigtime:
         return stamp - _BIGTIME_EPOCH * 1_000_000_000
     seconds = stamp >> 32
     return (seconds - (1 << 32) if seconds >= 1 << 31 else seconds) * 1_000_000_000 + (stamp & 0xFFFFFFFF)
 
 
-def _rdev(raw: bytes, fields: Any) -> int:
+def _rdev(raw: bytes) -> int:
     """System V form: 14 bits major, 18 bits minor."""
-    start = 176 if fields.di_version >= 3 else 100
+    start = _fork_start(raw)
     number = int.from_bytes(raw[start : start + 4], "big")
     return os.makedev(number >> 18, number & 0x3FFFF)

@@ -71,8 +71,8 @@ def make_xfs(image: Path, prototype: Path, size: str = "320M", *more: str) -> Pa
 
 def xfs_prototype(path: Path, tree: Path) -> Path:
     """The protofile of `mkfs.xfs -p` for a tree: names, kinds, modes and owners; times are those of the run."""
-    lines = ["/stand/diag", "4872 110", "d--755 0 0", *_prototype_lines(tree), "$", "$"]
-    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines) + b"\n")
+    lines = [b"/stand/diag", b"4872 110", b"d--755 0 0", *_prototype_lines(tree), b"$", b"$"]
+    path.write_bytes(b"\n".join(lines) + b"\n")
     return path
 
 
