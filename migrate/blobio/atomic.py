@@ -115,6 +115,23 @@ def _syncfs(fd: int) -> bool:
     return True
 
 
+def make_durable_directory(path: Path, files: FileSystem = FILE_SYSTEM) -> None:
+    """`path` and what is missing above it; each new name is on the disk on return. Raises OSError."""
+    missing = [path]
+    while not missing[-1].parent.exists():
+        missing.append(missing[-1].parent)
+    for directory in reversed(missing):
+        try:
+            files.make_directory(str(directory))
+        except FileExistsError:
+            continue
+        fd = os.open(directory.parent, _DIRECTORY)
+        try:
+            files.sync_directory(fd)
+        finally:
+            os.close(fd)
+
+
 def write_all(files: FileSystem, fd: int, block: bytes | bytearray | memoryview) -> None:
     """Writes every byte of `block`, however short the single writes are."""
     written = files.write(fd, block)

@@ -14,7 +14,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from migrate.blobio.atomic import FILE_SYSTEM, FileSystem, StagingArea, target_error, target_errors
+from migrate.blobio.atomic import (
+    FILE_SYSTEM,
+    FileSystem,
+    StagingArea,
+    make_durable_directory,
+    target_error,
+    target_errors,
+)
 from migrate.blobio.limits import JSON_BYTES
 from migrate.blobio.rundir import STATE_DIRECTORY, exclusive_lock
 from migrate.documents.docker_archive import encode_archive_manifest
@@ -72,9 +79,7 @@ class OciLayout:
 
     def _prepare(self, files: FileSystem) -> None:
         with target_errors(str(self.path)):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                files.make_directory(str(self.path))
+            make_durable_directory(self.path, files)
             names = set(os.listdir(self.path))
         if "oci-layout" in names:
             self._check_layout_version()
@@ -98,10 +103,10 @@ class OciLayout:
                     self._area.files.make_directory(directory, self._area.root_fd)
             with exclusive_lock(self._area.root_fd):
                 names = os.listdir(self._area.root_fd)
-                if "index.json" not in names:
-                    self._area.put("index.json", encode_index(()))
                 if "oci-layout" not in names:
                     self._area.put("oci-layout", OCI_LAYOUT)
+                if "index.json" not in names:
+                    self._area.put("index.json", encode_index(()))
                 self._area.flush()
             self._area.sync_directory("blobs")
 
