@@ -10,7 +10,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 
 from migrate.errors import UsageError
 from migrate.model.digest import Digest
@@ -55,18 +54,17 @@ class Names:
 def wanted_reference(
     reference: Reference, created: str | None, renames: Iterable[tuple[str, str]] = (), template: str | None = None
 ) -> Reference:
-    """The name that an image asks for: its reference after `--rename` and `--tag-template`.
+    """The name that an image asks for: its reference after `--rename`, `--tag-template` and today's grammar.
 
     `template` takes `{repo}`, `{tag}` and `{created:FORMAT}` (strftime's numbers: %Y %m %d %H %M %S %j; UTC; without a
     format the date), and gives a whole reference, or a tag where it has no `{repo}`. A digest stays what it is. Raises
     UsageError for a template or pattern that does not parse.
     """
-    if renames:
-        reference = map_reference(reference, _checked(renames))
+    reference = map_reference(reference, _checked(renames))
     if template is None or reference.is_digest:
         return reference
     text = _fill(template, reference, created)
-    return Reference.parse(text) if "{repo}" in template else replace(reference, tag=text)
+    return map_reference(Reference.parse(text) if "{repo}" in template else replace(reference, tag=text))
 
 
 def _checked(renames: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -113,47 +111,6 @@ def _format_time(created: str | None, form: str, template: str) -> str:
         return parts[match[1]]
 
     return re.sub(r"%(.?)", value, form)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TemplateValues:
-    """What a `--tag-template` can name beside `{repo}` and `{tag}`. `source` is the source's file name, bare."""
-
-    created: str | None
-    image_id: str
-    legacy_id: str
-    source: str
-
-
-def apply_template(template: str, reference: Reference, values: TemplateValues) -> Reference:
-    """`{repo}:{tag}-{created:%Y%m%d}` and the like, for one image. Raises UsageError for a template that is none.
-
-    `{created}` takes a format as `strftime` does, in UTC; an image without a date counts as made on 0001-01-01.
-    `{image_id}`, `{legacy_id}` take a precision (`{image_id:.12}`).
-    """
-    try:
-        text = template.format(
-            repo=reference.name,
-            tag=reference.tag,
-            created=_datetime(values.created),
-            image_id=values.image_id,
-            legacy_id=values.legacy_id,
-            source=values.source,
-        )
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"--tag-template {template!r}: {error}; it may name {{repo}}, {{tag}}, {{created}}, {{image_id}}, "
-            "{legacy_id} and {source}"
-        ) from error
-    return Reference.parse(text)
-
-
-def _datetime(created: str | None) -> datetime:
-    seconds, _ = instant(created)
-    try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds - _EPOCH)
-    except OverflowError:
-        return datetime(1, 1, 1, tzinfo=UTC)
 
 
 def assign_names(claims: Iterable[Claim], policy: OnConflict) -> Names:
@@ -229,10 +186,6 @@ def instant(created: str | None) -> tuple[int, int]:
         offset = int(match[9]) * 3_600 + int(match[10]) * 60
         seconds += offset if match[8] == "-" else -offset
     return (seconds, int((match[7] or "").ljust(9, "0")[:9]))
-
-
-_EPOCH = 719_468 * 86_400
-"""1970-01-01 as `instant` counts, from 0000-03-01."""
 
 
 def _days(year: int, month: int, day: int) -> int:

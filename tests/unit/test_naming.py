@@ -11,7 +11,7 @@ from migrate.model.digest import Digest
 from migrate.model.image import Platform
 from migrate.model.options import OnConflict
 from migrate.model.reference import Reference
-from migrate.naming import Claim, TemplateValues, apply_template, assign_names, instant
+from migrate.naming import Claim, assign_names, instant, wanted_reference
 
 AMD64 = Platform(os="linux", architecture="amd64")
 ARM = Platform(os="linux", architecture="arm", variant="v7")
@@ -99,28 +99,33 @@ def test_equal_moments_are_equal_and_no_time_is_the_far_past() -> None:
     assert instant(None) == instant("yesterday") < instant("0001-01-01T00:00:00Z")
 
 
-VALUES = TemplateValues(created="2013-06-13T14:03:50.8-10:00", image_id="9" * 64, legacy_id="a" * 64, source="backup")
-
-
 @pytest.mark.parametrize(
     ("template", "text"),
     [
         ("{repo}:{tag}-{created:%Y%m%d}", "team/app:1.0-20130614"),
         ("archive/{repo}:{tag}", "archive/team/app:1.0"),
-        ("{repo}:{tag}-{image_id:.12}", "team/app:1.0-999999999999"),
-        ("{repo}-{source}:{legacy_id:.4}", "team/app-backup:aaaa"),
+        ("{tag}-{created:%Y-%m-%dT%H%M%S}", "team/app:1.0-2013-06-14T000350"),
+        ("{created}", "team/app:20130614"),
+        ("{created:%j}", "team/app:165"),
     ],
 )
 def test_a_template_names_images_by_what_they_are(template: str, text: str) -> None:
-    assert str(apply_template(template, Reference("team/app", "1.0"), VALUES)) == text
+    reference = Reference("team/app", "1.0")
+    assert str(wanted_reference(reference, "2013-06-13T14:03:50.8-10:00", (), template)) == text
 
 
 def test_an_image_without_a_date_was_made_at_the_beginning() -> None:
-    values = TemplateValues(created=None, image_id="9" * 64, legacy_id="a", source="s")
-    assert str(apply_template("{repo}:{created:%m-%d}", APP, values)) == "app:01-01"
+    assert str(wanted_reference(APP, None, (), "{repo}:{created:%Y-%m-%d}")) == "app:0001-01-01"
 
 
-@pytest.mark.parametrize("template", ["{repo", "{nothing}", "{0}", "{tag:%Y}", "{repo.name.x}"])
+@pytest.mark.parametrize("template", ["{repo", "{nothing}", "{0}", "{created:%Q}", "{repo.name}"])
 def test_a_template_that_is_none_is_a_usage_error(template: str) -> None:
     with pytest.raises(UsageError, match="--tag-template"):
-        apply_template(template, APP, VALUES)
+        wanted_reference(APP, None, (), template)
+
+
+def test_renames_come_first_and_what_the_grammar_refuses_is_mapped() -> None:
+    assert str(wanted_reference(Reference("Team/App", "1.0"), None)) == "team/app:1.0"
+    assert str(wanted_reference(Reference("old/app", "1"), None, [("^old/", "new/")])) == "new/app:1"
+    with pytest.raises(UsageError, match="--rename"):
+        wanted_reference(APP, None, [("(", "x")])
