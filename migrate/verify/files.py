@@ -95,7 +95,7 @@ def _walk(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
 
 class TarFiles:
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not make us wait
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise SourceUnreadableError(f"{path}: neither a file nor a directory")
