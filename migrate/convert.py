@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from migrate import __version__
 from migrate.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
-from migrate.errors import MigrateError, NoImageError, UsageError
+from migrate.errors import MigrateError, NoImageError, NotExactError, UsageError
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
 from migrate.model.options import ConvertOptions
@@ -56,6 +56,7 @@ class PlannedImage:
     order: int
     chain: Chain = ()
     index: ReadyIndex | None = None
+    lost_layer: LegacyID | None = None
 
 
 @dataclass(slots=True)
@@ -97,7 +98,8 @@ class Conversion:
         self._list_sources()
         planned = self._plan()
         self.hashed = self._rehash(planned)
-        return [finished for image in planned if (finished := self._compose(image)) is not None]
+        finished = [done for image in planned if (done := self._compose(image)) is not None]
+        return finished + self._salvage(planned, finished)
 
     # --- sources and selection ---------------------------------------------------------------------------------
 
@@ -189,12 +191,15 @@ class Conversion:
         for layer in planned.chain:
             result = None if layer.payload is None else self.hashed[planned.source_index, layer.payload.key]
             if isinstance(result, MigrateError):
+                planned.lost_layer = layer.legacy_id
                 self._fail(result, planned.location, planned.image, layer=layer.legacy_id)
                 return None
             rows.append((layer, result))
         try:
             composed = compose_image(planned.image, rows, self.options)
+            self._check_certain(planned, rows)
         except MigrateError as error:
+            planned.lost_layer = LegacyID(error.layer) if error.layer else None
             self._fail(error, planned.location, planned.image)
             return None
         layer_warnings = [warning for layer in planned.chain for warning in layer.warnings]
@@ -209,6 +214,34 @@ class Conversion:
             warnings=(*planned.image.warnings, *composed.warnings, *layer_warnings),
             index=planned.index,
         )
+
+    def _check_certain(self, planned: PlannedImage, rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> None:
+        if not self.options.strict:
+            return
+        for layer, hashed in rows:
+            if hashed is not None and not hashed.exact:
+                raise NotExactError(
+                    f"{planned.location}: layer {layer.legacy_id} is not certain to the byte: {hashed.note}",
+                    layer=layer.legacy_id,
+                )
+
+    def _salvage(self, planned: Sequence[PlannedImage], finished: Sequence[FinishedImage]) -> list[FinishedImage]:
+        """`--salvage`: of every image that lost a layer, the part below it, as an image without a name."""
+        if not self.options.salvage:
+            return []
+        known = {(image.source, image.legacy_id) for image in finished}
+        salvaged: list[FinishedImage] = []
+        for image in planned:
+            intact = _below(image.chain, image.lost_layer) if image.image.config is None else ()
+            if not intact or (image.location, intact[-1].legacy_id) in known:
+                continue
+            known.add((image.location, intact[-1].legacy_id))
+            names = ", ".join(str(reference) for reference in image.image.references) or image.image.head
+            note = f"salvaged: the intact lower part of {names}, whose layer {image.lost_layer} is lost"
+            part = LegacyImage(head=intact[-1].legacy_id, warnings=(note,))
+            done = self._compose(PlannedImage(image.source_index, image.location, part, image.order, intact))
+            salvaged += [done] if done is not None else []
+        return salvaged
 
     # --- report ------------------------------------------------------------------------------------------------
 
@@ -260,6 +293,13 @@ class Conversion:
             Event(kind="failure", name=", ".join(references) or legacy_id or location, message=error.message)
         )
         logger.info("%s: %s", location, error.message)
+
+
+def _below(chain: Chain, lost_layer: LegacyID | None) -> Chain:
+    for position, layer in enumerate(chain):
+        if layer.legacy_id == lost_layer:
+            return chain[:position]
+    return ()
 
 
 def exit_code(report: Report) -> int:

@@ -155,6 +155,12 @@ class IntegrityError(MigrateError):
     code = "integrity"
 
 
+class NotExactError(IntegrityError):
+    """`--strict`: a layer's bytes are not certain to be Docker's."""
+
+    code = "not-exact"
+
+
 class ComposeError(MigrateError):
     """A config or manifest cannot be made from what the source says."""
 

@@ -15,6 +15,8 @@ from migrate.errors import MigrateError, TargetError, UsageError
 from migrate.model.options import ConvertOptions
 from migrate.readers.base import SourceOptions
 from migrate.readers.detect import open_source
+from migrate.report.document import Failure
+from migrate.report.tables import printable
 
 
 def set_up_logging(verbose: int) -> None:
@@ -79,7 +81,7 @@ def tell(outcome: Outcome, values: dict[str, Any]) -> None:
 
         _write_file(values["html"], render_html(outcome.report).encode("utf-8"))
     for failure in outcome.report.failures:
-        click.echo(f"migrate: error: {failure.message}", err=True)
+        click.echo(f"migrate: error: {_failure_line(failure)}", err=True)
     if values["report"] != "-" and not values["quiet"]:
         from migrate.cli.terminal import colour_enabled, terminal_width
         from migrate.report.text import render_text
@@ -89,8 +91,16 @@ def tell(outcome: Outcome, values: dict[str, Any]) -> None:
             width=terminal_width(sys.stdout),
             exact_bytes=values["bytes_"],
             colour=colour_enabled(sys.stdout),
+            list_failures=False,  # each has had its line on stderr
         )
         click.echo(summary, nl=False)
+
+
+def _failure_line(failure: Failure) -> str:
+    """One line that names the image, where the reason itself does not."""
+    named = ", ".join(failure.references) or failure.legacy_id
+    line = failure.message if named is None or named in failure.message else f"{named}: {failure.message}"
+    return " ".join(printable(line).split())
 
 
 def _write_file(path: str, content: bytes) -> None:

@@ -14,7 +14,13 @@ _LIST_LIMIT = 20
 
 
 def render_text(
-    report: Report, *, width: int = 80, exact_bytes: bool = False, colour: bool = False, savings: int = 10
+    report: Report,
+    *,
+    width: int = 80,
+    exact_bytes: bool = False,
+    colour: bool = False,
+    savings: int = 10,
+    list_failures: bool = True,
 ) -> str:
     """The summary: figures, the `savings` largest savings, conflicts, failures with their reasons, warnings.
 
@@ -26,7 +32,7 @@ def render_text(
         page.figures(),
         page.savings(savings),
         page.conflicts(),
-        page.failures(),
+        page.failures() if list_failures else "",
         page.warnings(),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
