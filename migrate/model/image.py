@@ -27,6 +27,10 @@ class MediaType:
     SCHEMA1_SIGNED: Final = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
 
+CONFIG_TYPES: Final = frozenset({MediaType.DOCKER_CONFIG, MediaType.OCI_CONFIG, "application/octet-stream"})
+"""What manifests call an image's config. Docker 1.10 pushed some as octet-stream (moby 1.10, distribution/push_v2)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Platform:
     """As in an index descriptor: `os` and `architecture` are Go's names, `variant` as in arm `v7`."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from migrate.documents.oci import IndexEntry, ManifestFacts, parse_config, parse_index, parse_manifest
 from migrate.errors import DocumentError, IntegrityError, MigrateError, MissingLayerError, SourceError
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import Descriptor, MediaType, Platform
+from migrate.model.image import CONFIG_TYPES, Descriptor, MediaType, Platform
 from migrate.model.legacy import (
     LegacyID,
     LegacyImage,
@@ -28,7 +28,6 @@ from migrate.readers.members import Members
 REF_NAME = "org.opencontainers.image.ref.name"
 IMAGE_NAME = "io.containerd.image.name"
 INDEX_TYPES = frozenset({MediaType.OCI_INDEX, MediaType.DOCKER_LIST})
-CONFIG_TYPES = frozenset({MediaType.OCI_CONFIG, MediaType.DOCKER_CONFIG})
 _NESTING = 8
 
 

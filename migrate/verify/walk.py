@@ -11,14 +11,13 @@ from migrate.compose.image import DOCKER_MAX_LAYERS
 from migrate.documents.oci import ConfigFacts, parse_config, parse_index, parse_manifest
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import Descriptor, MediaType, Platform
+from migrate.model.image import CONFIG_TYPES, Descriptor, MediaType, Platform
 from migrate.verify.files import Files, read_document
 from migrate.verify.findings import Findings
 from migrate.verify.hashing import Hashed
 
 INDEX_TYPES: Final = (MediaType.OCI_INDEX, MediaType.DOCKER_LIST)
 MANIFEST_TYPES: Final = (MediaType.OCI_MANIFEST, MediaType.DOCKER_MANIFEST)
-CONFIG_TYPES: Final = (MediaType.OCI_CONFIG, MediaType.DOCKER_CONFIG)
 _COMPRESSIONS: Final = {
     MediaType.DOCKER_LAYER: "none",
     MediaType.DOCKER_LAYER_GZIP: "gzip",
