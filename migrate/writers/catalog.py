@@ -13,12 +13,11 @@ from migrate.compose.image import DOCKER_MAX_LAYERS
 from migrate.documents.docker_archive import ArchiveManifestEntry
 from migrate.documents.oci import IndexEntry
 from migrate.model.digest import Digest
-from migrate.model.image import Descriptor, MediaType, Platform
+from migrate.model.image import CONFIG_TYPES, Descriptor, MediaType, Platform
 from migrate.model.reference import Reference
 
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 IMAGE_NAME: Final = "io.containerd.image.name"
-_CONFIGS: Final = (MediaType.DOCKER_CONFIG, MediaType.OCI_CONFIG)
 _PLAIN_OR_GZIP: Final = (
     MediaType.DOCKER_LAYER,
     MediaType.DOCKER_LAYER_GZIP,
@@ -125,7 +124,7 @@ def archive_entries(
 def _is_image(image: ImageFacts) -> bool:
     """False for artifacts, and for images with layers whose bytes are kept elsewhere."""
     elsewhere = ("foreign", "nondistributable")
-    return image.config.media_type in _CONFIGS and not any(
+    return image.config.media_type in CONFIG_TYPES and not any(
         word in layer.media_type for layer in image.layers for word in elsewhere
     )
 
