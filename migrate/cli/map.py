@@ -1,0 +1,210 @@
+"""`migrate map`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from migrate.report.document import Report
+    from migrate.report.mapping import MappedImage, MappedLayer
+
+_CSV_FIELDS = ("legacy_id", "image_id", "manifest_digest", "references", "names", "containers", "platform", "sources")
+
+
+@click.command("map", short_help="Find the image ID and digest that a legacy ID became.")
+@click.argument("location", metavar="LAYOUT")
+@click.argument("old_id", metavar="[OLD_ID]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV on standard output; several values in a cell by spaces.")
+@click.option("--no-trunc", is_flag=True, help="IDs in full, in the table of all images.")
+def command(location: str, old_id: str | None, as_json: bool, as_csv: bool, no_trunc: bool) -> None:
+    """Say what became of the old image IDs, from the report in LAYOUT (or a report file, or - for standard input).
+
+    OLD_ID is a legacy ID, a container's ID, an image ID, a manifest digest, a unique prefix of one of them (4 digits
+    or more), or an image's name. Without it every image is listed. Containers are those of the old Docker root.
+
+    \b
+    Examples:
+      migrate map new-layout/
+      migrate map new-layout/ 8c2e06607696
+      migrate map --csv new-layout/ > old-to-new.csv
+    """
+    from migrate.cli.report_file import read_report
+    from migrate.errors import UsageError
+    from migrate.report.mapping import map_images
+
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other")
+    report = read_report(location)
+    images: Sequence[MappedImage] = map_images(report)
+    layers: Sequence[MappedLayer] = ()
+    if old_id is not None:
+        images, layers = _find(report, images, old_id)
+    if as_json:
+        _write_json(images, layers)
+    elif as_csv:
+        _write_csv(images)
+    elif old_id is None:
+        _write_table(images, no_trunc)
+    else:
+        _write_details(images, layers)
+    if old_id is not None and layers and not images and not as_json:
+        click.echo("migrate: the ID is a layer of these images; `convert --all` makes it an image of its own", err=True)
+
+
+def _find(
+    report: Report, images: Sequence[MappedImage], old_id: str
+) -> tuple[Sequence[MappedImage], Sequence[MappedLayer]]:
+    from migrate.errors import UsageError
+    from migrate.report.mapping import find_images, find_layers
+
+    found = find_images(images, old_id) if len(old_id) >= 4 else ()
+    if len({image.legacy_id for image in found}) > 1 and not _is_name(found, old_id):
+        raise UsageError(f"{old_id} is the beginning of several IDs: {_few(image.legacy_id for image in found)}")
+    if found:
+        return found, ()
+    layers = find_layers(report, images, old_id) if len(old_id) >= 4 else ()
+    if len({layer.layer.legacy_id for layer in layers}) > 1:
+        raise UsageError(f"{old_id} is the beginning of several IDs: {_few(row.layer.legacy_id for row in layers)}")
+    if not layers:
+        raise UsageError(f"no image or layer {old_id}.{_hint(report, images, old_id)}")
+    return (), layers
+
+
+def _is_name(found: Iterable[MappedImage], text: str) -> bool:
+    """One name can stand for several images: one for each platform, or the losers of a conflict."""
+    ids = [image.legacy_id for image in found]
+    return not any(one.startswith(text) for one in ids)
+
+
+def _few(ids: Iterable[str]) -> str:
+    rows = sorted(set(ids))
+    return ", ".join(rows[:4]) + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")
+
+
+def _hint(report: Report, images: Sequence[MappedImage], text: str) -> str:
+    import difflib
+
+    failed = [row for row in report.failures if text in row.references or (row.legacy_id or "").startswith(text)]
+    if failed:
+        return f" It failed: {failed[0].message}"
+    if len(text) < 4:
+        return " Give 4 digits or more."
+    names = [name for image in images for name in (*image.references, *image.names)]
+    ids = [image.legacy_id[: max(len(text), 12)] for image in images]
+    close = difflib.get_close_matches(text, [*names, *ids], n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(close)}?" if close else " `migrate map LAYOUT` lists all."
+
+
+def _document(image: MappedImage) -> dict[str, Any]:
+    return {
+        "legacy_id": image.legacy_id,
+        "image_id": str(image.image_id),
+        "manifest_digest": str(image.manifest_digest),
+        "references": list(image.references),
+        "names": list(image.names),
+        "containers": list(image.containers),
+        "platform": image.platform,
+        "sources": list(image.sources),
+    }
+
+
+def _write_json(images: Iterable[MappedImage], layers: Iterable[MappedLayer]) -> None:
+    from migrate.documents.json_text import encode_json_pretty
+
+    document: dict[str, Any] = {"images": [_document(image) for image in images]}
+    rows = [
+        {
+            "legacy_id": row.layer.legacy_id,
+            "diff_id": None if row.layer.diff_id is None else str(row.layer.diff_id),
+            "blob_digest": None if row.layer.blob_digest is None else str(row.layer.blob_digest),
+            "images": [_document(image) for image in row.images],
+        }
+        for row in layers
+    ]
+    if rows:
+        document["layers"] = rows
+    sys.stdout.buffer.write(encode_json_pretty(document) + b"\n")
+
+
+def _write_csv(images: Iterable[MappedImage]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for image in images:
+        row = _document(image)
+        writer.writerow({key: " ".join(value) if isinstance(value, list) else value for key, value in row.items()})
+    click.echo(text.getvalue(), nl=False)
+
+
+def _write_table(images: Iterable[MappedImage], full: bool) -> None:
+    from migrate.cli.terminal import colour_enabled, terminal_width
+    from migrate.report.tables import Column, Paint, render_table
+
+    columns = [
+        Column("LEGACY ID"),
+        Column("IMAGE ID"),
+        Column("DIGEST"),
+        Column("REFERENCES", flexible=not full),
+        Column("CONTAINERS", right=True),
+    ]
+    cut = None if full else 12
+    rows = [
+        (
+            image.legacy_id[:cut],
+            image.image_id.hex[:cut],
+            image.manifest_digest.hex[:cut],
+            ", ".join(image.references) or "<none>",
+            str(len(image.containers) or ""),
+        )
+        for image in images
+    ]
+    paint = Paint(colour_enabled(sys.stdout))
+    click.echo(render_table(columns, rows, width=terminal_width(sys.stdout), paint=paint))
+
+
+def _write_details(images: Iterable[MappedImage], layers: Iterable[MappedLayer]) -> None:
+    click.echo("\n\n".join([*map(_image_details, images), *map(_layer_details, layers)]))
+
+
+def _image_details(image: MappedImage) -> str:
+    from migrate.report.tables import printable
+
+    changed = [name for name in image.names if name not in image.references]
+    rows = [
+        ("legacy ID", [image.legacy_id]),
+        ("image ID", [str(image.image_id)]),
+        ("digest", [str(image.manifest_digest)]),
+        ("references", list(image.references) or ["<none>"]),
+        ("now named", changed),
+        ("containers", list(image.containers)),
+        ("platform", [image.platform]),
+        ("source", list(image.sources)),
+    ]
+    return "\n".join(
+        f"{title if not index else '':<11}{printable(value)}"
+        for title, values in rows
+        for index, value in enumerate(values)
+    )
+
+
+def _layer_details(row: MappedLayer) -> str:
+    from migrate.report.tables import printable, short_digest
+
+    lines = [
+        f"{'legacy ID':<11}{printable(row.layer.legacy_id)}  (a layer, not an image)",
+        f"{'diffID':<11}{row.layer.diff_id or 'none'}",
+        f"{'blob':<11}{row.layer.blob_digest or 'none: empty and dropped, or nothing was written'}",
+    ]
+    for index, image in enumerate(row.images[:20]):
+        name = ", ".join(image.references) or image.legacy_id[:12]
+        lines.append(f"{'' if index else 'in images':<11}{printable(name)}  {short_digest(image.image_id)}")
+    if len(row.images) > 20:
+        lines.append(f"{'':<11}and {len(row.images) - 20:,} more")
+    return "\n".join(lines)

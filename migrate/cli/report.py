@@ -1,0 +1,54 @@
+"""`migrate report`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.command("report", short_help="Render a report as text, JSON or HTML.")
+@click.argument("location", metavar="FILE_OR_LAYOUT")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON on standard output.")
+@click.option("--html", "html_file", metavar="FILE", help="Write one self-contained HTML file; - is standard output.")
+@click.option("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units.")
+@click.option("--savings", type=click.IntRange(0), default=10, show_default=True, help="How many savings to list.")
+def command(location: str, as_json: bool, html_file: str | None, bytes_: bool, savings: int) -> None:
+    """Show the report of an earlier run: of a target directory, a file that --report wrote, or - for standard input.
+
+    Text is the default. --html writes a page that needs no network: savings, layer tree, and tables of images,
+    duplicates, conflicts and failures that can be searched and sorted.
+
+    \b
+    Examples:
+      migrate report new-layout/
+      migrate report --html report.html new-layout/
+      migrate plan --report - archive.tar | migrate report --html plan.html -
+    """
+    from migrate.cli.report_file import read_report
+    from migrate.cli.terminal import colour_enabled, terminal_width
+    from migrate.errors import UsageError
+
+    if as_json and html_file == "-":
+        raise UsageError("--json and --html - both write to standard output: give --html a file")
+    report = read_report(location)
+    if html_file:
+        from migrate.cli.report_file import write_output
+        from migrate.report.html import render_html
+
+        write_output(html_file, render_html(report).encode("utf-8"))
+    if as_json:
+        from migrate.report.json import encode_report
+
+        sys.stdout.buffer.write(encode_report(report))
+    elif not html_file:
+        from migrate.report.text import render_text
+
+        text = render_text(
+            report,
+            width=terminal_width(sys.stdout),
+            exact_bytes=bytes_,
+            colour=colour_enabled(sys.stdout),
+            savings=savings,
+        )
+        click.echo(text, nl=False)

@@ -1,0 +1,55 @@
+"""The files of a report: reading what a run left behind, writing a rendering."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from migrate.blobio.limits import REPORT_BYTES, read_limited
+from migrate.errors import DocumentError, SourceUnreadableError, TargetError
+from migrate.report.document import Report
+from migrate.report.json import parse_report
+
+REPORT_NAME = "migration-report.json"
+_PREFIXES = ("oci:", "registry-storage:")
+
+
+def read_report(location: str) -> Report:
+    """The report at `location`: a JSON file, `-` for standard input, or a target directory that holds one.
+
+    Raises SourceUnreadableError where there is none, DocumentError where it is none.
+    """
+    raw, where = _read(location)
+    try:
+        return parse_report(raw)
+    except DocumentError as error:
+        raise DocumentError(f"{where}: {error.message}") from error
+
+
+def _read(location: str) -> tuple[bytes, str]:
+    if location == "-":
+        return read_limited(sys.stdin.buffer, REPORT_BYTES, "standard input"), "standard input"
+    path = Path(next((location.removeprefix(prefix) for prefix in _PREFIXES if location.startswith(prefix)), location))
+    if path.is_dir():
+        path = path / REPORT_NAME
+        if not path.exists():
+            raise SourceUnreadableError(
+                f"{path.parent}: holds no {REPORT_NAME}. Name the target of a finished `migrate convert`,"
+                " or the file that --report wrote."
+            )
+    try:
+        with path.open("rb") as stream:
+            return read_limited(stream, REPORT_BYTES, str(path)), str(path)
+    except OSError as error:
+        raise SourceUnreadableError(f"{path}: {error.strerror}") from error
+
+
+def write_output(path: str, content: bytes) -> None:
+    """To the file, or to standard output for `-`. Raises TargetError."""
+    if path == "-":
+        sys.stdout.buffer.write(content)
+        return
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise TargetError(f"{path}: cannot be written: {error.strerror}") from error
