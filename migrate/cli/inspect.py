@@ -35,7 +35,12 @@ def command(source: str, tree: bool, as_json: bool, bytes_: bool, no_trunc: bool
     from migrate.readers.base import SourceOptions
     from migrate.readers.detect import open_source
 
-    options = SourceOptions(driver=values["driver"], dm_data=values["dm_data"], dm_metadata=values["dm_metadata"])
+    options = SourceOptions(
+        driver=values["driver"],
+        dm_data=values["dm_data"],
+        dm_metadata=values["dm_metadata"],
+        extra={"insecure": "yes"} if values["insecure"] else {},
+    )
     opened = open_source(source, values["source_type"], options)
     try:
         inventory = take_inventory(opened)

@@ -69,6 +69,7 @@ def source_options(command: Command) -> Command:
             click.option(
                 "--dm-metadata", metavar="FILE", help="devicemapper: the pool's metadata device or its image."
             ),
+            click.option("--insecure", is_flag=True, help="docker://: allow plain HTTP, and any certificate."),
         ]
     ):
         command = option(command)
@@ -206,6 +207,7 @@ def convert_options(values: dict[str, Any], *, dry_run: bool, exact_sizes: bool)
         tag_template=values["tag_template"],
         dm_data=values["dm_data"],
         dm_metadata=values["dm_metadata"],
+        insecure=values.get("insecure", False),
     )
 
 

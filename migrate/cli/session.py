@@ -35,6 +35,7 @@ def open_sources(
         dm_data=options.dm_data,
         dm_metadata=options.dm_metadata,
         temporary_directory=temporary_directory,
+        extra={"insecure": "yes"} if options.insecure else {},
     )
     opened = []
     for location in locations:

@@ -61,3 +61,4 @@ class ConvertOptions:
     tag_template: str | None = None
     dm_data: str | None = None
     dm_metadata: str | None = None
+    insecure: bool = False

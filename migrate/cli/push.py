@@ -1,0 +1,78 @@
+"""`migrate push`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from migrate.cli.options import available_cpus
+
+
+@click.command("push", short_help="Upload a layout to a registry.")
+@click.argument("layout", metavar="LAYOUT")
+@click.argument("target", metavar="docker://HOST[:PORT][/PREFIX]")
+@click.option("--image", "images", multiple=True, metavar="REF", help="Only these references (globs). Repeatable.")
+@click.option("--all", "untagged", is_flag=True, help="Images without a reference too, as untagged:<digest>.")
+@click.option("--insecure", is_flag=True, help="Allow plain HTTP, and any certificate.")
+@click.option("--jobs", "-j", type=click.IntRange(1), metavar="N", help="Uploads at a time [twice the CPUs].")
+@click.option(
+    "--progress", type=click.Choice(["auto", "bar", "plain", "json", "none"]), default="auto", show_default=True
+)
+@click.option("--quiet", "-q", is_flag=True, help="No summary.")
+def command(
+    layout: str,
+    target: str,
+    images: tuple[str, ...],
+    untagged: bool,
+    insecure: bool,
+    jobs: int | None,
+    progress: str,
+    quiet: bool,
+) -> None:
+    """Upload the images of an OCI image LAYOUT to a registry.
+
+    What the registry has is not sent again; a blob that several repositories need is sent once. Credentials are those
+    of `docker login`. Certificates: the system's, and /etc/docker/certs.d/HOST/ca.crt. Interrupted, run it again.
+
+    \b
+    Examples:
+      migrate push new-layout/ docker://registry.example.com
+      migrate push new-layout/ docker://registry.example.com:5000/archive --image 'team/*'
+      migrate push new-layout/ docker://localhost:5000
+
+    Exit codes: 0 all pushed, 2 usage, 4 the layout cannot be read, 5 the registry failed, 130 interrupted.
+    """
+    from migrate.cli.terminal import make_progress
+    from migrate.errors import MigrateError, SourceUnreadableError, UsageError
+    from migrate.model.options import ConvertOptions
+    from migrate.writers.push import Pusher
+    from migrate.writers.push_layout import read_layout
+    from migrate.writers.registry import RegistryTarget
+
+    if not target.startswith("docker://"):
+        raise UsageError(f"target {target!r}: push writes to docker://HOST[:PORT][/PREFIX] only")
+    registry = RegistryTarget(target.removeprefix("docker://"), ConvertOptions(insecure=insecure))
+    try:
+        try:
+            found = read_layout(Path(layout), registry.local_reference, patterns=images, untagged=untagged)
+        except SourceUnreadableError:
+            raise
+        except MigrateError as error:
+            raise SourceUnreadableError(error.message) from error
+        if images and not found.names:
+            raise UsageError(f"no image of {layout} matches --image {', '.join(images)}")
+        with make_progress(progress, quiet=quiet, verbose=0) as shown:
+            Pusher(registry.client, jobs or 2 * available_cpus(), shown).push(found.manifests, found.names)
+        traffic = registry.client.traffic
+    finally:
+        registry.close()
+    if not quiet:
+        click.echo(
+            f"{len(found.names)} names pushed: {traffic.uploads} blobs sent ({traffic.blob_bytes:,} bytes),"
+            f" {traffic.mounts} mounted, {traffic.skipped} there already"
+        )
+        if found.left_out:
+            click.echo(f"{found.left_out} images without a reference were left out (--all sends them)", err=True)
+    sys.exit(0)

@@ -1,0 +1,155 @@
+"""Answering a registry that asks who we are: Basic, or Bearer with a token from its token server.
+
+Source: distribution 2.8 `docs/spec/auth/{token,oauth}.md`. Credentials go to the registry and to the token server that
+it names, the latter only over TLS unless the registry itself is spoken to in plain text; nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from migrate.distribution.credentials import Credentials
+from migrate.documents.json_text import load_json
+from migrate.errors import MigrateError, SourceError
+
+if TYPE_CHECKING:
+    import httpx
+
+_CHALLENGE: Final = re.compile(r'([A-Za-z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_CLIENT_ID: Final = "docker-legacy-migrate"
+
+Scope = tuple[str, str]
+"""(repository, `pull` or `push`); an empty repository is the catalog."""
+
+
+class AuthorizationError(SourceError):
+    """The registry, or its token server, does not let us in."""
+
+    code = "unauthorized"
+
+
+class Authorizer:
+    """Keeps one token for each scope, and fetches it when the registry first asks."""
+
+    def __init__(
+        self, http: httpx.Client, credentials: Callable[[], Credentials | None], *, insecure: bool = False
+    ) -> None:
+        self._http = http
+        self._find = credentials
+        self._found: Credentials | None = None
+        self._looked = False
+        self._insecure = insecure
+        self._lock = threading.Lock()
+        self._challenge: tuple[str, Mapping[str, str]] | None = None
+        self._headers: dict[tuple[Scope, Scope | None], str] = {}
+
+    def challenged(self, headers: Mapping[str, str]) -> None:
+        """Remembers how the registry wants to be answered, so that the next request can do it unasked."""
+        text = headers.get("WWW-Authenticate", "")
+        kind, _, rest = text.partition(" ")
+        self._challenge = (kind.lower(), _parameters(rest))
+
+    def headers(self, url: str, scope: Scope, also: Scope | None = None) -> dict[str, str]:
+        """For a request to `url`; nothing for another host than the registry's, which gets no credentials."""
+        if self._challenge is None or self._is_foreign(url):
+            return {}
+        with self._lock:
+            known = self._headers.get((scope, also))
+            if known is None:
+                known = self._headers[scope, also] = self._answer(scope, also)
+        return {"Authorization": known} if known else {}
+
+    def refresh(self, headers: Mapping[str, str], scope: Scope, also: Scope | None = None) -> None:
+        """After a 401: the token is old, or was none. AuthorizationError if there is nothing to answer with."""
+        self.challenged(headers)
+        with self._lock:
+            self._headers[scope, also] = self._answer(scope, also)
+            if not self._headers[scope, also]:
+                raise AuthorizationError("the registry wants to know who asks: run `docker login` first")
+
+    def _is_foreign(self, url: str) -> bool:
+        parts = urlsplit(url)
+        return bool(parts.netloc) and parts.hostname != self._http.base_url.host
+
+    def _answer(self, scope: Scope, also: Scope | None) -> str:
+        assert self._challenge is not None
+        kind, parameters = self._challenge
+        credentials = self._credentials()
+        if kind == "bearer":
+            return f"Bearer {self._fetch_token(parameters, [scope] + ([also] if also else []), credentials)}"
+        if kind == "basic" and credentials is not None and not credentials.is_identity_token:
+            return _basic(credentials)
+        return ""
+
+    def _credentials(self) -> Credentials | None:
+        if not self._looked:
+            self._found, self._looked = self._find(), True
+        return self._found
+
+    def _fetch_token(self, parameters: Mapping[str, str], scopes: list[Scope], credentials: Credentials | None) -> str:
+        realm = parameters.get("realm", "")
+        self._check_realm(realm)
+        wanted = [_scope_text(scope) for scope in scopes]
+        service = parameters.get("service", "")
+        if credentials is not None and credentials.is_identity_token:
+            form = {
+                "grant_type": "refresh_token",
+                "refresh_token": credentials.secret,
+                "service": service,
+                "scope": " ".join(wanted),
+                "client_id": _CLIENT_ID,
+            }
+            return self._token_of(realm, "POST", data=form)
+        query: list[tuple[str, str]] = [("service", service), *(("scope", scope) for scope in wanted)]
+        headers = {"Authorization": _basic(credentials)} if credentials is not None else {}
+        return self._token_of(realm, "GET", params=query, headers=headers)
+
+    def _check_realm(self, realm: str) -> None:
+        scheme = urlsplit(realm).scheme
+        plain = self._http.base_url.scheme == "http" or self._insecure
+        if scheme != "https" and not (scheme == "http" and plain):
+            raise AuthorizationError(f"the token server {realm!r} is not reached over TLS")
+
+    def _token_of(self, realm: str, method: str, **arguments: object) -> str:
+        import httpx
+
+        try:
+            answer = self._http.request(method, realm, **arguments)  # type: ignore[arg-type]
+        except httpx.HTTPError as exc:
+            raise AuthorizationError(f"token server {realm}: {exc}") from exc
+        if answer.status_code != 200:
+            raise AuthorizationError(
+                f"token server {realm}: {answer.status_code} {answer.reason_phrase} (run `docker login` first?)"
+            )
+        try:
+            document = load_json(answer.content, "token")
+        except MigrateError as exc:
+            raise AuthorizationError(f"token server {realm}: {exc.message}") from exc
+        token = document.get("token") or document.get("access_token") if isinstance(document, dict) else None
+        if not isinstance(token, str) or not token:
+            raise AuthorizationError(f"token server {realm}: its answer holds no token")
+        return token
+
+
+def _parameters(text: str) -> dict[str, str]:
+    return {
+        match[1].lower(): re.sub(r"\\(.)", r"\1", match[2]) if match[2] is not None else match[3]
+        for match in _CHALLENGE.finditer(text)
+    }
+
+
+def _scope_text(scope: Scope) -> str:
+    repository, access = scope
+    if not repository:
+        return "registry:catalog:*"
+    return f"repository:{repository}:{'pull,push' if access == 'push' else 'pull'}"
+
+
+def _basic(credentials: Credentials) -> str:
+    packed = base64.b64encode(f"{credentials.user}:{credentials.secret}".encode()).decode("ascii")
+    return f"Basic {packed}"

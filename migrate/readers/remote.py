@@ -1,0 +1,55 @@
+"""Sources that are named by a URL: registries over HTTP, and registry storage in buckets."""
+
+from __future__ import annotations
+
+from migrate.distribution.layout import ROOTS
+from migrate.distribution.objects import is_url, open_tree
+from migrate.distribution.storage import TreeStorage, require_readable
+from migrate.errors import AmbiguousSourceError, UnrecognisedSourceError, UsageError
+from migrate.model.legacy import SourceType, is_hex_id
+from migrate.readers.base import LegacySource, SourceOptions
+from migrate.readers.remote_registry import PREFIX, RemoteRegistrySource
+
+
+def open_remote(location: str, source_type: str | None, options: SourceOptions) -> LegacySource:
+    """`docker://…`, or a registry's storage at any URL that fsspec opens, recognised by its content.
+
+    Raises UsageError for a URL of another kind, UnrecognisedSourceError or AmbiguousSourceError for what is there.
+    """
+    if location.startswith(PREFIX):
+        if source_type not in (None, SourceType.REGISTRY_V2.value):
+            raise UsageError(f"{location}: --source-type {source_type} does not go with {PREFIX}")
+        return RemoteRegistrySource(location, options)
+    if not is_url(location):
+        raise UsageError(f"{location}: not a URL that can be read")
+    tree = open_tree(location)
+    found = _types(tree, location) if source_type is None else [SourceType(source_type)]
+    if len(found) > 1:
+        raise AmbiguousSourceError(f"{location}: storage of a v1 and of a v2 registry; choose with --source-type")
+    if found == [SourceType.REGISTRY_V1]:
+        from migrate.readers.registry_v1 import RegistryV1Source
+
+        return RegistryV1Source(location, options, tree)
+    if found == [SourceType.REGISTRY_V2]:
+        from migrate.readers.registry_v2 import RegistryV2Source
+
+        return RegistryV2Source(location, options, tree)
+    if source_type is not None:
+        raise UsageError(f"{location}: a URL can hold a registry's storage, not a {source_type}")
+    raise UnrecognisedSourceError(
+        f"{location}: neither a v1 registry's storage (images/<id>/, repositories/) nor a v2 one (docker/registry/v2/)"
+    )
+
+
+def _types(tree: TreeStorage, location: str) -> list[SourceType]:
+    del location
+    require_readable(tree)
+    found = []
+    if any(is_hex_id(entry.name) for entry in tree.entries("images")):
+        found.append(SourceType.REGISTRY_V1)
+    for root in ROOTS:
+        prefix = f"{root}/" if root else ""
+        if tree.entries(f"{prefix}blobs") and tree.entries(f"{prefix}repositories"):
+            found.append(SourceType.REGISTRY_V2)
+            break
+    return found

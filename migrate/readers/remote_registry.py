@@ -1,0 +1,185 @@
+"""A registry that answers over HTTP as a source: `docker://HOST[:PORT][/REPO[:TAG|@DIGEST]]`.
+
+Without a repository the registry's catalog is asked, without a tag all of the repository's tags. Documents come over
+when the source is listed, layers when they are read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, cast
+
+from migrate.blobio.payload import Payload
+from migrate.distribution.client import RegistryAnswerError, RegistryClient, open_client
+from migrate.documents.schema1 import open_manifest
+from migrate.errors import IntegrityError, MigrateError, MissingLayerError, SourceUnreadableError, UsageError
+from migrate.model.digest import Digest
+from migrate.model.legacy import LegacyID, LegacyLayer, Origin, SourceListing, SourceType
+from migrate.model.reference import Reference
+from migrate.readers.base import SourceOptions
+from migrate.readers.registry_images import (
+    RegistryImages,
+    check_signatures,
+    checked_content,
+    layers_by_id,
+    missing_blob,
+)
+
+PREFIX = "docker://"
+
+
+class RemoteRegistrySource:
+    """A registry, one of its repositories, or one tag. The network is first used by `listing`."""
+
+    source_type = SourceType.REGISTRY_V2
+
+    def __init__(
+        self,
+        location: str,
+        options: SourceOptions | None = None,
+        *,
+        connect: Callable[..., RegistryClient] = open_client,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.location = location
+        self._host, self._repository, self._tag = split_location(location)
+        self._insecure = bool(options and options.extra.get("insecure"))
+        self._connect = connect
+        self._sleep = sleep
+        self._client: RegistryClient | None = None
+        self._listing: SourceListing | None = None
+        self._layers: dict[LegacyID, LegacyLayer] | None = None
+        self._homes: dict[Digest, str] = {}
+
+    def listing(self) -> SourceListing:
+        if self._listing is None:
+            images = RegistryImages(self)
+            try:
+                for repository in self._repositories():
+                    for tag in self._tags(repository):
+                        self._add(repository, tag, images)
+            except RegistryAnswerError as exc:
+                raise SourceUnreadableError(exc.message) from exc
+            self._listing = images.listing()
+        return self._listing
+
+    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
+        if self._layers is None:
+            self._layers = layers_by_id(self.listing())
+        layer = self._layers.get(legacy_id)
+        if layer is None:
+            raise MissingLayerError(f"no manifest names a layer {legacy_id}", layer=legacy_id)
+        return layer
+
+    @contextmanager
+    def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
+        assert layer.payload is not None and layer.payload.digest is not None
+        digest = layer.payload.digest
+        try:
+            download = self.client.open_blob(self._homes[digest], digest)
+        except RegistryAnswerError as exc:
+            raise _as_missing(exc, digest) from exc
+        with download:
+            yield Payload(stream=cast(BinaryIO, download), origin=Origin.BLOB, size=download.size)
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    @property
+    def client(self) -> RegistryClient:
+        if self._client is None:
+            try:
+                self._client = self._connect(self._host, insecure=self._insecure, sleep=self._sleep)
+            except RegistryAnswerError as exc:
+                raise SourceUnreadableError(exc.message) from exc
+        return self._client
+
+    # --- ManifestStore -------------------------------------------------------------------------------------------
+
+    def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
+        try:
+            content = self.client.read_blob(repository, digest, limit)
+        except RegistryAnswerError as exc:
+            raise _as_missing(exc, digest) from exc
+        if Digest.of(content) != digest:
+            raise IntegrityError(f"blob {digest} does not match its digest: got {Digest.of(content)}", layer=digest.hex)
+        return content
+
+    def read_manifest(self, repository: str, digest: Digest, /) -> bytes:
+        content = self.client.manifest(repository, str(digest)).content
+        return checked_content(content, digest, f"manifest {digest}")
+
+    def blob_size(self, repository: str, digest: Digest, /) -> int | None:
+        """Nobody looks: a request for each blob would cost more than the error later, which is the same."""
+        self._homes.setdefault(digest, repository)
+        return None
+
+    def signature_warnings(self, repository: str, digest: Digest, content: bytes, /) -> tuple[str, ...]:
+        del repository
+        return check_signatures(content, open_manifest(content).payload, f"manifest {digest}")
+
+    # --- listing -------------------------------------------------------------------------------------------------
+
+    def _repositories(self) -> list[str]:
+        if self._repository is not None:
+            return [self._repository]
+        try:
+            return self.client.catalog()
+        except RegistryAnswerError as exc:
+            raise SourceUnreadableError(
+                f"{self.location}: the registry gives no catalog; name a repository ({exc.message})"
+            ) from exc
+
+    def _tags(self, repository: str) -> list[str]:
+        if self._tag is not None:
+            return [self._tag]
+        try:
+            return self.client.tags(repository)
+        except RegistryAnswerError as exc:
+            if exc.status == 404 and self._repository is None:
+                return []  # the catalog lists repositories that have lost their last tag
+            raise
+
+    def _add(self, repository: str, tag: str, images: RegistryImages) -> None:
+        reference = Reference(repository, tag)
+        try:
+            fetched = self.client.manifest(repository, tag)
+            digest = _digest_of(fetched.content)
+            wanted = Digest.parse(tag) if reference.is_digest else fetched.digest
+            if wanted is not None and wanted != digest:
+                raise IntegrityError(f"manifest {reference} does not match its digest: expected {wanted}, got {digest}")
+        except MigrateError as error:
+            images.fail(reference, error)
+            return
+        images.add(repository, [] if reference.is_digest else [reference], digest, fetched.content)
+
+
+def split_location(location: str) -> tuple[str, str | None, str | None]:
+    """`docker://HOST[:PORT][/REPO[:TAG|@DIGEST]]` → (host, repository or None, tag or None). UsageError otherwise."""
+    host, _, rest = location.removeprefix(PREFIX).partition("/")
+    rest = rest.strip("/")
+    if not host:
+        raise UsageError(f"source {location}: name a host")
+    if not rest:
+        return host, None, None
+    reference = Reference.parse(rest)
+    if not Reference(f"{host}/{reference.name}", reference.tag).is_valid and not reference.is_valid:
+        raise UsageError(f"source {location}: {rest!r} is not a repository's name")
+    has_tag = rest != reference.name
+    return host, reference.name, reference.tag if has_tag else None
+
+
+def _digest_of(content: bytes) -> Digest:
+    """A manifest's digest: that of the payload, where it is a JWS."""
+    return Digest.of(open_manifest(content).payload)
+
+
+def _as_missing(exc: RegistryAnswerError, digest: Digest) -> MigrateError:
+    if exc.status == 404:
+        return missing_blob(digest)
+    exc.layer = digest.hex
+    return exc

@@ -1,0 +1,165 @@
+"""Bringing images into a registry: blobs first, each once, then manifests, the tags last."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import IO, TypeVar
+
+from migrate.distribution.client import RegistryClient
+from migrate.errors import MigrateError, TargetError
+from migrate.model.digest import Digest
+from migrate.progress import Event, Progress, SilentProgress
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class PushedBlob:
+    """A blob that can be opened as often as needed, from its start, for random access."""
+
+    digest: Digest
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class PushedManifest:
+    """A manifest with its blobs, or a list with the digests of its children."""
+
+    content: bytes
+    media_type: str
+    blobs: tuple[PushedBlob, ...] = ()
+    children: tuple[Digest, ...] = ()
+
+    @property
+    def digest(self) -> Digest:
+        return Digest.of(self.content)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PushedName:
+    """A manifest's place in the registry. Without a tag it can be had by its digest only."""
+
+    repository: str
+    tag: str | None
+    digest: Digest = field(compare=False)
+
+
+class Pusher:
+    """Uploads to one registry, `jobs` blobs at a time. Raises TargetError."""
+
+    def __init__(self, client: RegistryClient, jobs: int = 1, progress: Progress | None = None) -> None:
+        self._client = client
+        self._jobs = max(1, jobs)
+        self._progress = progress or SilentProgress()
+
+    def push(self, manifests: Mapping[Digest, PushedManifest], names: Sequence[PushedName]) -> None:
+        """Everything that `names` names, with all that it needs. What the registry has already is not sent."""
+        with _as_target_error():
+            wanted = self._missing_manifests(manifests, names)
+            self._push_blobs(wanted)
+            self._push_manifests(wanted, manifests)
+            self._push_tags(manifests, names)
+
+    def _missing_manifests(
+        self, manifests: Mapping[Digest, PushedManifest], names: Iterable[PushedName]
+    ) -> dict[tuple[str, Digest], PushedManifest]:
+        """(repository, digest) → manifest for those that the registry lacks, children before their list."""
+        needed: dict[tuple[str, Digest], PushedManifest] = {}
+        for name in sorted(names, key=lambda name: (name.repository, name.digest)):
+            for digest in _with_children(name.digest, manifests):
+                needed[name.repository, digest] = manifests[digest]
+        present = self._each([partial(self._has_manifest, *place) for place in needed])
+        return {place: manifest for (place, manifest), there in zip(needed.items(), present, strict=True) if not there}
+
+    def _has_manifest(self, repository: str, digest: Digest) -> bool:
+        return self._client.manifest_digest(repository, str(digest), "push") == digest
+
+    def _push_blobs(self, wanted: Mapping[tuple[str, Digest], PushedManifest]) -> None:
+        places: dict[Digest, dict[str, None]] = defaultdict(dict)
+        blobs: dict[Digest, PushedBlob] = {}
+        for (repository, _), manifest in wanted.items():
+            for blob in manifest.blobs:
+                places[blob.digest][repository] = None
+                blobs[blob.digest] = blob
+        order = sorted(blobs.values(), key=lambda blob: (-blob.size, blob.digest))
+        self._progress.emit(
+            Event(kind="stage", stage="push", total_bytes=sum(blob.size for blob in order), total_items=len(order))
+        )
+        self._each([partial(self._push_blob, blob, list(places[blob.digest])) for blob in order])
+
+    def _push_blob(self, blob: PushedBlob, repositories: Sequence[str]) -> None:
+        """Once into the first repository that needs it, from there into the others; not at all where it is."""
+        missing = [name for name in repositories if self._client.blob_size(name, blob.digest, "push") != blob.size]
+        origin = next((name for name in repositories if name not in missing), None)
+        self._client.traffic.add(skipped=len(repositories) - len(missing))
+        for repository in missing:
+            session = None
+            if origin is not None:
+                session = self._client.mount_blob(repository, blob.digest, origin)
+                if session is None:
+                    continue
+            self._client.upload_blob(repository, blob.digest, blob.size, blob.open, session)
+            origin = repository
+
+    def _push_manifests(
+        self, wanted: Mapping[tuple[str, Digest], PushedManifest], manifests: Mapping[Digest, PushedManifest]
+    ) -> None:
+        single = [place for place, manifest in wanted.items() if not manifest.children]
+        lists = [place for place, manifest in wanted.items() if manifest.children]
+        for group in (single, lists):
+            self._each([partial(self._put, *place, manifests) for place in group])
+
+    def _put(self, repository: str, digest: Digest, manifests: Mapping[Digest, PushedManifest]) -> None:
+        manifest = manifests[digest]
+        self._client.put_manifest(repository, str(digest), manifest.content, manifest.media_type)
+
+    def _push_tags(self, manifests: Mapping[Digest, PushedManifest], names: Iterable[PushedName]) -> None:
+        tagged = [name for name in sorted(names) if name.tag is not None]
+        self._each([partial(self._push_tag, name, manifests[name.digest]) for name in tagged])
+
+    def _push_tag(self, name: PushedName, manifest: PushedManifest) -> None:
+        assert name.tag is not None
+        if self._client.manifest_digest(name.repository, name.tag, "push") != name.digest:
+            self._client.put_manifest(name.repository, name.tag, manifest.content, manifest.media_type)
+
+    def _each(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
+        """Results in the order of `tasks`; the first error ends those that have not begun."""
+        with ThreadPoolExecutor(self._jobs, thread_name_prefix="push") as pool:
+            futures = [pool.submit(task) for task in tasks]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                for future in futures:
+                    if future.done() and not future.cancelled() and future.exception() is not None:
+                        future.result()
+                return [future.result() for future in futures]
+            finally:
+                for future in futures:
+                    future.cancel()
+
+
+def _with_children(digest: Digest, manifests: Mapping[Digest, PushedManifest]) -> Iterator[Digest]:
+    for child in manifests[digest].children:
+        if child not in manifests:
+            raise TargetError(f"the list {digest} names {child}, which is not there")
+        yield from _with_children(child, manifests)
+    yield digest
+
+
+@contextmanager
+def _as_target_error() -> Iterator[None]:
+    try:
+        yield
+    except TargetError:
+        raise
+    except MigrateError as exc:
+        if exc.scope == "run":
+            raise
+        raise TargetError(exc.message) from exc
+    except OSError as exc:
+        raise TargetError(f"a blob cannot be read: {exc}") from exc

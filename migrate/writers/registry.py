@@ -1,0 +1,146 @@
+"""A registry as a target: `docker://HOST[:PORT][/PREFIX]`.
+
+Which repository needs a blob is known only when its image is complete. Until then a blob waits in a temporary file, or
+where it stands in the source; from there it goes to the registry at the end of the run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO
+
+from migrate.blobio.atomic import target_errors
+from migrate.distribution.client import RegistryClient, open_client
+from migrate.documents.oci import parse_index
+from migrate.errors import SourceError, TargetError, UsageError
+from migrate.model.digest import Digest
+from migrate.model.image import ComposedImage
+from migrate.model.options import ConvertOptions
+from migrate.model.reference import Reference
+from migrate.model.rename import repository_reference
+from migrate.writers.base import BlobWriter
+from migrate.writers.push import PushedBlob, PushedManifest, PushedName, Pusher
+from migrate.writers.registry_storage import UNTAGGED
+from migrate.writers.spooled_blob import SpooledBlobWriter
+
+
+class RegistryTarget:
+    """Fills ImageTarget and LinksBlobs. Opening it asks the registry whether it is one.
+
+    Tags of the registry that the run names are moved, as `docker push` moves them; all others stay.
+    """
+
+    def __init__(self, location: str, options: ConvertOptions, *, client: RegistryClient | None = None) -> None:
+        host, self._prefix = split_location(location)
+        self._options = options
+        self._lock = threading.Lock()
+        self._blobs: dict[Digest, tuple[str, int]] = {}
+        self._manifests: dict[Digest, PushedManifest] = {}
+        self._names: dict[Reference, Digest] = {}
+        try:
+            self.client = client or open_client(host, insecure=options.insecure)
+        except SourceError as exc:
+            raise TargetError(exc.message) from exc
+        with target_errors("the directory for temporary files"):
+            self._spool = tempfile.mkdtemp(prefix="migrate-")
+
+    def has_blob(self, digest: Digest, size: int, /) -> bool:
+        known = self._blobs.get(digest)
+        return known is not None and known[1] == size
+
+    def open_blob(self) -> AbstractContextManager[BlobWriter]:
+        return SpooledBlobWriter(self._keep)
+
+    def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
+        """The file stays where it is until it is sent; the registry checks what arrives against the digest."""
+        with self._lock:
+            self._blobs.setdefault(digest, (path, size))
+        return True
+
+    def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
+        config, manifest = Digest.of(image.config), Digest.of(image.manifest)
+        with SpooledBlobWriter(self._keep) as writer:
+            writer.write(image.config)
+            writer.commit(config)
+        blobs = tuple(self._blob(digest) for digest in (config, *(layer.digest for layer in image.layers)))
+        with self._lock:
+            self._manifests[manifest] = PushedManifest(image.manifest, image.manifest_media_type, blobs)
+            self._name(manifest, references or [Reference(UNTAGGED, image.image_id.hex)])
+
+    def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
+        digest = Digest.of(content)
+        try:
+            children = tuple(entry.descriptor.digest for entry in parse_index(content).manifests)
+        except SourceError as exc:
+            raise TargetError(f"index {digest}: {exc.message}") from exc
+        with self._lock:
+            self._manifests[digest] = PushedManifest(content, media_type, children=children)
+            self._name(digest, references or [Reference(UNTAGGED, digest.hex)])
+
+    def finish(self, report: bytes, /) -> None:
+        """Sends everything. A registry has no place for the report; `--report FILE` keeps it."""
+        del report
+        names = [
+            PushedName(reference.name, None if reference.is_digest else reference.tag, digest)
+            for reference, digest in self._names.items()
+        ]
+        Pusher(self.client, self._options.jobs).push(self._manifests, names)
+
+    def close(self) -> None:
+        self.client.close()
+        shutil.rmtree(self._spool, ignore_errors=True)
+
+    def local_reference(self, reference: Reference, /) -> Reference:
+        """The name under which the registry gets an image: below the prefix, without a host, in today's grammar."""
+        local = repository_reference(reference)
+        return Reference(f"{self._prefix}{local.name}", local.tag)
+
+    def _name(self, digest: Digest, references: Sequence[Reference]) -> None:
+        for reference in references:
+            local = self.local_reference(reference)
+            name = str(digest) if local.is_digest else local.tag  # a digest is the name of its own content only
+            rival = self._names.setdefault(Reference(local.name, name), digest)
+            if rival != digest:
+                raise TargetError(
+                    f"two images would be called {local}: {rival} and {digest}"
+                    f" (the second comes from {reference}; --rename can tell them apart)"
+                )
+
+    def _blob(self, digest: Digest) -> PushedBlob:
+        known = self._blobs.get(digest)
+        if known is None:
+            raise TargetError(f"blob {digest} was never written")
+        path, size = known
+        return PushedBlob(digest, size, opener(path))
+
+    def _keep(self, path: str, digest: Digest, size: int) -> None:
+        kept = os.path.join(self._spool, digest.hex)
+        with target_errors(kept):
+            if not os.path.exists(kept):
+                os.link(path, kept)
+        with self._lock:
+            self._blobs[digest] = (kept, size)
+
+
+def opener(path: str | Path) -> Callable[[], IO[bytes]]:
+    def open_it() -> IO[bytes]:
+        return open(path, "rb")
+
+    return open_it
+
+
+def split_location(location: str) -> tuple[str, str]:
+    """`HOST[:PORT][/PREFIX]` → (host, prefix that ends in `/` or is empty). UsageError for anything else."""
+    host, _, prefix = location.partition("/")
+    prefix = prefix.strip("/")
+    if not host:
+        raise UsageError(f"target docker://{location}: name a host")
+    if prefix and not Reference(prefix, "latest").is_valid:
+        raise UsageError(f"target docker://{location}: {prefix!r} is not the beginning of a repository's name")
+    return host, f"{prefix}/" if prefix else ""
