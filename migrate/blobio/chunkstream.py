@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import BinaryIO, cast
 
 _ALL = 1024 * 1024
@@ -12,10 +12,10 @@ _ALL = 1024 * 1024
 class ChunkStream(io.RawIOBase):
     """Reads the pieces one after the other; `read` and `readinto` give less than asked for only at the end.
 
-    What the generator raises comes out of the read that needed the next piece. Closing closes the generator.
+    What making a piece raises comes out of the read that needed the next piece. Closing closes a generator.
     """
 
-    def __init__(self, pieces: Generator[bytes, None, None]) -> None:
+    def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._rest = memoryview(b"")
 
@@ -49,7 +49,8 @@ class ChunkStream(io.RawIOBase):
         return b"".join(parts)
 
     def close(self) -> None:
-        self._pieces.close()
+        if isinstance(self._pieces, Generator):
+            self._pieces.close()
         super().close()
 
     def _next_piece(self) -> bool:
@@ -60,6 +61,6 @@ class ChunkStream(io.RawIOBase):
         return False
 
 
-def open_chunks(pieces: Generator[bytes, None, None]) -> BinaryIO:
+def open_chunks(pieces: Iterator[bytes]) -> BinaryIO:
     """`pieces` as a stream."""
     return cast(BinaryIO, ChunkStream(pieces))

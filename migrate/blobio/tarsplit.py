@@ -11,6 +11,7 @@ import binascii
 import gzip
 import json
 import posixpath
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -21,7 +22,14 @@ from migrate.errors import DamagedError, LimitError
 RECORD_BYTES: Final = 64 * 1024 * 1024
 """One line. Writers before tar-split 0.12 put all that follows a tar's end, padding included, into one record."""
 _BLOCK = 256 * 1024
+_DECODER = json.JSONDecoder()
 _SEGMENT, _FILE = 2, 1
+_USUAL_SEGMENT: Final = re.compile(rb'\{"type":2,"payload":"([A-Za-z0-9+/]*={0,2})","position":\d+\}\n')
+_USUAL_FILE: Final = re.compile(
+    rb'\{"type":1,"name":"([\x20\x21\x23-\x5b\x5d-\x7e]+)"(?:,"size":(\d{1,18}))?,'
+    rb'"payload":(?:"([A-Za-z0-9+/]{11}=)"|null),"position":\d+\}\n'
+)
+"""Lines as tar-split itself writes them, which need no JSON parser."""
 
 
 class FileRecord(NamedTuple):
@@ -49,31 +57,53 @@ def assemble(metadata: BinaryIO, open_file: OpenFile) -> Generator[bytes, None, 
             yield record
 
 
+def tar_size(metadata: BinaryIO) -> int:
+    """The size of the tar that `assemble` gives, in bytes. Raises DamagedError or LimitError."""
+    return sum(record.size if isinstance(record, FileRecord) else len(record) for record in iter_records(metadata))
+
+
 def iter_records(metadata: BinaryIO) -> Iterator[bytes | FileRecord]:
     """Literal pieces and files with content, in order. Raises DamagedError or LimitError."""
     seen: set[bytes] = set()
-    for number, value in enumerate(_iter_values(metadata), 1):
+    for number, line in enumerate(_iter_lines(metadata), 1):
+        if segment := _USUAL_SEGMENT.fullmatch(line):
+            yield _base64(segment[1], number)
+        elif usual := _USUAL_FILE.fullmatch(line):
+            name, size, crc = usual.groups()
+            record = FileRecord(name, int(size or 0), _base64(crc or b"", number))
+            if _is_new(record, number, seen):
+                yield record
+        else:
+            yield from _parse_line(line, number, seen)
+
+
+def _parse_line(line: bytes, number: int, seen: set[bytes]) -> Iterator[bytes | FileRecord]:
+    for value in _iter_values(line, number):
         kind = value.get("type")
         if kind == _SEGMENT:
             yield _payload(value, number)
         elif kind == _FILE:
-            record = _file_record(value, number, seen)
-            if record.size:
+            record = _file_record(value, number)
+            if _is_new(record, number, seen):
                 yield record
 
 
-def _file_record(value: dict[str, Any], number: int, seen: set[bytes]) -> FileRecord:
-    name, size = _name(value, number), value.get("size") or 0
-    cleaned = posixpath.normpath(name or b".")
-    if cleaned in seen:  # Docker refuses these too: only one of the contents can still be there
-        raise DamagedError(f"record {number}: {_shown(name)} stands there twice")
+def _is_new(record: FileRecord, number: int, seen: set[bytes]) -> bool:
+    """True for a record with content. Docker refuses a name that stands there twice: one content is gone."""
+    cleaned = posixpath.normpath(record.name or b".")
+    if cleaned in seen:
+        raise DamagedError(f"record {number}: {_shown(record.name)} stands there twice")
     seen.add(cleaned)
+    if record.size and len(record.crc) != 8:
+        raise DamagedError(f"record {number}: {_shown(record.name)} has a CRC-64 of {len(record.crc)} bytes")
+    return record.size > 0
+
+
+def _file_record(value: dict[str, Any], number: int) -> FileRecord:
+    name, size = _name(value, number), value.get("size") or 0
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise DamagedError(f"record {number}: {_shown(name)} has the size {size!r}")
-    crc = _payload(value, number)
-    if size and len(crc) != 8:
-        raise DamagedError(f"record {number}: {_shown(name)} has a CRC-64 of {len(crc)} bytes")
-    return FileRecord(name, size, crc)
+    return FileRecord(name, size, _payload(value, number))
 
 
 def _name(value: dict[str, Any], number: int) -> bytes:
@@ -91,7 +121,7 @@ def _payload(value: dict[str, Any], number: int) -> bytes:
 
 
 def _base64(text: object, number: int) -> bytes:
-    if not isinstance(text, str):
+    if not isinstance(text, str | bytes):
         raise DamagedError(f"record {number}: not base64: {text!r}")
     try:
         return binascii.a2b_base64(text, strict_mode=True)
@@ -99,30 +129,27 @@ def _base64(text: object, number: int) -> bytes:
         raise DamagedError(f"record {number}: not base64: {error}") from error
 
 
-def _iter_values(metadata: BinaryIO) -> Iterator[dict[str, Any]]:
-    decoder = json.JSONDecoder()
-    number = 0
-    for line in _iter_lines(metadata):
-        position = 0
-        while position < len(line):
-            number += 1
-            try:
-                value, position = decoder.raw_decode(line, position)
-            except (ValueError, RecursionError) as error:
-                raise DamagedError(f"record {number}: not valid JSON: {error}") from error
-            if not isinstance(value, dict):
-                raise DamagedError(f"record {number}: not a JSON object")
-            yield value
+def _iter_values(line: bytes, number: int) -> Iterator[dict[str, Any]]:
+    """The JSON objects of one line; Go's decoder asks for no line ends between them."""
+    text = line.decode("utf-8", "replace").strip(" \t\r\n")
+    position = 0
+    while position < len(text):
+        try:
+            value, position = _DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            raise DamagedError(f"record {number}: not valid JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise DamagedError(f"record {number}: not a JSON object")
+        yield value
 
 
-def _iter_lines(metadata: BinaryIO) -> Iterator[str]:
+def _iter_lines(metadata: BinaryIO) -> Iterator[bytes]:
     lines = gzip.GzipFile(fileobj=metadata, mode="rb")
     try:
         while line := lines.readline(RECORD_BYTES + 1):
             if len(line) > RECORD_BYTES:
                 raise LimitError(f"a record is larger than the limit of {RECORD_BYTES:,} bytes")
-            if text := line.decode("utf-8", "replace").strip(" \t\r\n"):
-                yield text
+            yield line
     except EOFError as error:
         raise DamagedError("it ends in the middle") from error
     except (OSError, zlib.error) as error:

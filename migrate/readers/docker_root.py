@@ -16,7 +16,14 @@ from typing import Any
 from migrate.blobio import tarsplit
 from migrate.blobio.chunkstream import open_chunks
 from migrate.blobio.payload import Payload
-from migrate.errors import PayloadRestartError, PermissionSourceError, SourceError, SourceUnreadableError
+from migrate.errors import (
+    DamagedError,
+    LimitError,
+    PayloadRestartError,
+    PermissionSourceError,
+    SourceError,
+    SourceUnreadableError,
+)
 from migrate.model.legacy import (
     LegacyID,
     LegacyLayer,
@@ -33,7 +40,7 @@ from migrate.readers.graphdrivers.beneath import open_beneath
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.tree import FileTree, close_tree
-from migrate.readers.graphdrivers.tree_tar import TreeTar
+from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
 from migrate.readers.root_listing import RootFacts, list_images
 from migrate.readers.root_records import (
     new_format_drivers,
@@ -69,6 +76,7 @@ class DockerRootSource:
         self._counts = count_layers(self._root, ids)
         self._driver = choose_driver(self._root, self._counts, len(ids), options)
         self._failed: dict[str, str] = {}
+        self._sizes: dict[str, int | None] = {}
         self._access = threading.Lock()
 
     @property
@@ -158,17 +166,27 @@ class DockerRootSource:
         metadata = self._graph.tar_data(legacy_id)
         if metadata is not None and legacy_id not in self._failed:
             pieces = self._assemble(legacy_id, metadata, tree)
-            return Payload(stream=open_chunks(pieces), origin=Origin.TAR_SPLIT.value)
-        parent = layer.parent
-        parent_tree = self._layer_tree(parent, trees) if parent and self._driver.holds_whole_trees else None
-        payload = Payload(stream=open_chunks(iter_nothing()), origin=Origin.DIFF.value)
-        payload.stream = open_chunks(self._make_anew(legacy_id, tree, parent_tree, payload))
-        return payload
+            return Payload(
+                stream=open_chunks(pieces),
+                origin=Origin.TAR_SPLIT.value,
+                size=self._tar_split_size(legacy_id, metadata),
+            )
+        return self._made_anew(layer, tree, trees)
 
     def _layer_tree(self, legacy_id: LegacyID, trees: list[FileTree]) -> FileTree:
         tree = self._driver.layer_tree(legacy_id)
         trees.append(tree)
         return tree
+
+    def _tar_split_size(self, legacy_id: LegacyID, metadata: Path) -> int | None:
+        """None where the metadata is damaged, which reading the layer finds out again, and reports."""
+        if legacy_id not in self._sizes:
+            try:
+                with open_regular(metadata) as stream:
+                    self._sizes[legacy_id] = tarsplit.tar_size(stream)
+            except (DamagedError, LimitError):
+                self._sizes[legacy_id] = None
+        return self._sizes[legacy_id]
 
     def _assemble(self, legacy_id: LegacyID, metadata: Path, tree: FileTree) -> Generator[bytes, None, None]:
         try:
@@ -180,14 +198,19 @@ class DockerRootSource:
             self._failed[legacy_id] = error.message
             raise PayloadRestartError(f"{metadata}: {error.message}", layer=legacy_id) from error
 
-    def _make_anew(
-        self, legacy_id: LegacyID, tree: FileTree, parent: FileTree | None, payload: Payload
-    ) -> Generator[bytes, None, None]:
-        tar = TreeTar(tree)
-        if parent is not None:
-            yield from tar.against(parent)
+    def _made_anew(self, layer: LegacyLayer, tree: FileTree, trees: list[FileTree]) -> Payload:
+        if not self._driver.holds_whole_trees:
+            tar = tar_of_tree(tree, is_metadata)
+        elif layer.parent is None:
+            tar = tar_of_tree(tree)
         else:
-            yield from tar.whole(is_metadata if not self._driver.holds_whole_trees else None)
+            tar = tar_of_changes(tree, self._layer_tree(layer.parent, trees))
+        payload = Payload(stream=open_chunks(iter(())), origin=Origin.DIFF.value, size=tar.size)
+        payload.stream = open_chunks(self._read_anew(layer.legacy_id, tar, payload))
+        return payload
+
+    def _read_anew(self, legacy_id: LegacyID, tar: TreeTar, payload: Payload) -> Generator[bytes, None, None]:
+        yield from tar.read()
         notes = list(tar.doubts())
         if failed := self._failed.get(legacy_id):
             notes.insert(0, f"tar-split does not fit what is stored: {failed}")
@@ -212,10 +235,6 @@ class DockerRootSource:
 
     def close(self) -> None:
         self._driver.close()
-
-
-def iter_nothing() -> Generator[bytes, None, None]:
-    yield from ()
 
 
 def _nothing_here(root: Path) -> str:

@@ -5,9 +5,11 @@ moby 1.10, pkg/archive: TarWithOptions (a whole tree) and ExportChanges (a chang
 
 from __future__ import annotations
 
+import itertools
 import stat
-from collections.abc import Callable, Generator, Iterable
-from typing import Final
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from migrate.blobio import tarwriter
 from migrate.blobio.tarwriter import HeaderEncoder, TarHeader
@@ -15,6 +17,8 @@ from migrate.errors import DamagedError
 from migrate.readers.graphdrivers.changes import Change, capability_reader, find_changes, walk_tree
 from migrate.readers.graphdrivers.tree import FileTree, TreeEntry
 
+PLANNED_PARTS: Final = 20_000
+"""Entries whose headers are made, and kept, before the first byte is read, so that the tar's size is known."""
 _BLOCK = 256 * 1024
 _WHITEOUT: Final = b".wh."
 _TYPEFLAGS = {
@@ -29,8 +33,70 @@ _TYPEFLAGS = {
 _HAS_DEVICE_BITS = 0x6000
 
 
+class Part(NamedTuple):
+    """A piece of the tar: header blocks, then the content of `entry` where there is one to read."""
+
+    header: bytes
+    entry: TreeEntry | None
+
+
+@dataclass(frozen=True, slots=True)
 class TreeTar:
-    """The tar of one layer. `doubts` says, once all was read, why Docker's own bytes may differ."""
+    """A tar that is ready to be read, once. `parts` may be made while it is read; then `size` is None.
+
+    `doubts` say why Docker's own bytes may differ; where `size` is None they are complete only after the last read.
+    """
+
+    tree: FileTree
+    parts: Iterable[Part]
+    size: int | None
+    doubts: Callable[[], tuple[str, ...]]
+
+    def read(self) -> Generator[bytes, None, None]:
+        """The tar's bytes, in pieces. Raises SourceError."""
+        for header, entry in self.parts:
+            yield header
+            if entry is not None:
+                yield from self._content(entry)
+
+    def _content(self, entry: TreeEntry) -> Generator[bytes, None, None]:
+        left = entry.size
+        with self.tree.open_file(entry.path) as stream:
+            while left > 0 and (block := stream.read(min(left, _BLOCK))):
+                left -= len(block)
+                yield block
+        if left:
+            name = entry.path.decode("utf-8", "backslashreplace")
+            raise DamagedError(f"{name}: ends {left:,} bytes before its size of {entry.size:,}")
+        yield tarwriter.padding(entry.size)
+
+
+def tar_of_tree(tree: FileTree, skip: Callable[[bytes], bool] | None = None) -> TreeTar:
+    """All of `tree` but what `skip` takes out. Raises SourceError, here or when read."""
+    return _plan(tree, (Change(entry.path, entry) for entry in walk_tree(tree, skip)))
+
+
+def tar_of_changes(tree: FileTree, parent: FileTree) -> TreeTar:
+    """What changed in `tree` since `parent`. Raises SourceError, here or when read."""
+    return _plan(tree, find_changes(tree, parent))
+
+
+def _plan(tree: FileTree, changes: Iterable[Change]) -> TreeTar:
+    headers = _Headers(tree)
+    parts = headers.parts(changes)
+    planned = list(itertools.islice(parts, PLANNED_PARTS + 1))
+    if len(planned) > PLANNED_PARTS:
+        return TreeTar(tree, itertools.chain(planned, parts), None, headers.doubts)
+    size = sum(len(part.header) + _padded(part.entry) for part in planned)
+    return TreeTar(tree, planned, size, headers.doubts)
+
+
+def _padded(entry: TreeEntry | None) -> int:
+    return 0 if entry is None else entry.size + len(tarwriter.padding(entry.size))
+
+
+class _Headers:
+    """Makes the parts of one tar, in order."""
 
     def __init__(self, tree: FileTree) -> None:
         self._tree = tree
@@ -39,13 +105,15 @@ class TreeTar:
         self._first_names: dict[int, bytes] = {}
         self._whiteouts = 0
 
-    def whole(self, skip: Callable[[bytes], bool] | None = None) -> Generator[bytes, None, None]:
-        """All of the tree but what `skip` takes out. Raises SourceError."""
-        return self._write(Change(entry.path, entry) for entry in walk_tree(self._tree, skip))
-
-    def against(self, parent: FileTree) -> Generator[bytes, None, None]:
-        """What changed since `parent`. Raises SourceError."""
-        yield from self._write(find_changes(self._tree, parent))
+    def parts(self, changes: Iterable[Change]) -> Iterator[Part]:
+        for path, entry in changes:
+            if entry is None:
+                yield Part(self._whiteout(path), None)
+                continue
+            header = self._header(entry)
+            has_content = header.typeflag == tarwriter.REGULAR and header.size > 0
+            yield Part(self._encoder.encode(header), entry if has_content else None)
+        yield Part(tarwriter.END, None)
 
     def doubts(self) -> tuple[str, ...]:
         found = []
@@ -56,24 +124,10 @@ class TreeTar:
             found.append(f"{entries} (Docker writes its process ID, here it is 0)")
         return tuple(found)
 
-    def _write(self, changes: Iterable[Change]) -> Generator[bytes, None, None]:
-        for path, entry in changes:
-            if entry is None:
-                yield self._whiteout(path)
-            else:
-                yield from self._entry(entry)
-        yield tarwriter.END
-
     def _whiteout(self, path: bytes) -> bytes:
         self._whiteouts += 1
         directory, slash, name = path.rpartition(b"/")
         return self._encoder.encode(TarHeader(directory + slash + _WHITEOUT + name))
-
-    def _entry(self, entry: TreeEntry) -> Generator[bytes, None, None]:
-        header = self._header(entry)
-        yield self._encoder.encode(header)
-        if header.typeflag == tarwriter.REGULAR and header.size:
-            yield from self._content(entry)
 
     def _header(self, entry: TreeEntry) -> TarHeader:
         kind = stat.S_IFMT(entry.mode)
@@ -95,18 +149,6 @@ class TreeTar:
         return TarHeader(
             name, entry.mode, entry.uid, entry.gid, size, entry.mtime_ns, typeflag, link, device, xattrs
         )  # fmt: skip
-
-    def _content(self, entry: TreeEntry) -> Generator[bytes, None, None]:
-        left = entry.size
-        with self._tree.open_file(entry.path) as stream:
-            while left > 0 and (block := stream.read(min(left, _BLOCK))):
-                left -= len(block)
-                yield block
-        if left:
-            raise DamagedError(
-                f"{entry.path.decode('utf-8', 'backslashreplace')}: {left:,} bytes shorter than its size"
-            )
-        yield tarwriter.padding(entry.size)
 
 
 def _device(rdev: int) -> tuple[int, int]:
