@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from migrate.documents.json_text import encode_json, load_json
+from migrate.documents.json_text import encode_json, load_json_lenient
 from migrate.errors import DocumentError
 from migrate.model.legacy import LegacyID
 from migrate.model.reference import Reference
@@ -23,7 +23,7 @@ class ArchiveManifestEntry:
 
 def parse_archive_manifest(raw: bytes) -> tuple[ArchiveManifestEntry, ...]:
     """The entries of `manifest.json` (Docker >= 1.10). Raises DocumentError or LimitError."""
-    document = load_json(raw, "manifest.json")
+    document = load_json_lenient(raw, "manifest.json")
     if not isinstance(document, list):
         raise DocumentError("manifest.json: not an array of images")
     return tuple(_archive_entry(value, f"manifest.json[{index}]") for index, value in enumerate(document))
@@ -65,7 +65,7 @@ def parse_repositories(raw: bytes) -> tuple[tuple[Reference, LegacyID], ...]:
     Both shapes: name → tag → ID, as in an archive, and the same under an outer "Repositories" key, as in a Docker root.
     A tag with a colon is a digest. Raises DocumentError or LimitError.
     """
-    document = _members(load_json(raw, "repositories"), "repositories")
+    document = _members(load_json_lenient(raw, "repositories"), "repositories")
     if _has_outer_key(document):
         document = _members(document["Repositories"], "repositories: Repositories")
     return tuple(
@@ -76,10 +76,8 @@ def parse_repositories(raw: bytes) -> tuple[tuple[Reference, LegacyID], ...]:
 
 
 def _has_outer_key(document: Mapping[str, Any]) -> bool:
-    """True for the tag store's shape. A repository cannot be called "Repositories" with IDs below: upper-case."""
-    inner = document.get("Repositories")
-    if len(document) > 2 or "Repositories" not in document:  # 1.6 to 1.9 wrote "ConfirmDefPush", too
-        return False
+    """True for the tag store's shape, unless "Repositories" holds tags and so is a repository of that name."""
+    inner = document.get("Repositories", "")
     return inner is None or (isinstance(inner, dict) and not any(isinstance(value, str) for value in inner.values()))
 
 

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from migrate.documents.docker_archive import (
+    ArchiveManifestEntry,
+    encode_archive_manifest,
+    parse_archive_manifest,
+    parse_repositories,
+)
+from migrate.errors import DocumentError, LimitError
+from migrate.model.reference import Reference
+
+
+def test_an_archive_manifest_reads_back() -> None:
+    entries = (
+        ArchiveManifestEntry(config="c.json", repo_tags=("a:1", "host:5000/b:2"), layers=("x/layer.tar", "y.tar")),
+        ArchiveManifestEntry(config="blobs/sha256/c", repo_tags=(), layers=()),
+    )
+    encoded = encode_archive_manifest(entries)
+    assert encoded == (
+        b'[{"Config":"c.json","RepoTags":["a:1","host:5000/b:2"],"Layers":["x/layer.tar","y.tar"]},'
+        b'{"Config":"blobs/sha256/c","RepoTags":null,"Layers":[]}]\n'
+    )
+    assert parse_archive_manifest(encoded) == entries
+
+
+def test_what_other_producers_add_is_ignored() -> None:
+    raw = b'[{"Config":"c","Layers":["l"],"Parent":"p","LayerSources":{"sha256:0":{}}}]'
+    assert parse_archive_manifest(raw) == (ArchiveManifestEntry(config="c", repo_tags=(), layers=("l",)),)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({}, "manifest.json: not an array of images"),
+        ([1], "manifest.json[0]: not an object"),
+        ([{}], "manifest.json[0]: Config is not the name of a member"),
+        ([{"Config": ""}], "manifest.json[0]: Config is not the name of a member"),
+        ([{"Config": "c", "RepoTags": "a"}], "manifest.json[0]: RepoTags: not an array of strings"),
+        ([{"Config": "c", "Layers": [1]}], "manifest.json[0]: Layers: not an array of strings"),
+    ],
+)
+def test_broken_archive_manifests(document: Any, message: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        parse_archive_manifest(json.dumps(document).encode())
+    assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({}, ()),
+        (None, ()),
+        ({"a": None}, ()),
+        (
+            {"a": {"2": "x", "1": "y"}, "h:5000/b": {"latest": "z"}},
+            (("a", "2", "x"), ("a", "1", "y"), ("h:5000/b", "latest", "z")),
+        ),
+        ({"Repositories": {"a": {"1": "x"}}}, (("a", "1", "x"),)),
+        ({"Repositories": {}}, ()),
+        ({"Repositories": None}, ()),
+        ({"Repositories": {"1": "x"}}, (("Repositories", "1", "x"),)),
+        ({"a": {f"sha256:{'0' * 64}": "x"}}, (("a", f"sha256:{'0' * 64}", "x"),)),
+    ],
+)
+def test_repositories_in_both_shapes(document: Any, expected: tuple[tuple[str, str, str], ...]) -> None:
+    found = parse_repositories(json.dumps(document).encode())
+    assert found == tuple((Reference(name, tag), legacy_id) for name, tag, legacy_id in expected)
+
+
+def test_a_name_that_is_not_unicode_does_not_hide_the_others() -> None:
+    found = parse_repositories(b'{"caf\xe9":{"1":"x"},"b":{"2":"y"}}')
+    assert found == ((Reference("caf�", "1"), "x"), (Reference("b", "2"), "y"))
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b'{"a":1}', b'{"a":{"1":2}}', b'{"a":["1"]}'])
+def test_broken_repositories(raw: bytes) -> None:
+    with pytest.raises(DocumentError, match=r"^repositories: "):
+        parse_repositories(raw)
+
+
+def test_limits() -> None:
+    for parse in (parse_archive_manifest, parse_repositories):
+        with pytest.raises(LimitError):
+            parse(b"[" * 10_000)
