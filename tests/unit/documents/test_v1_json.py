@@ -17,8 +17,8 @@ NO_CONFIG = (
 
 IN_ORDER = """
 Hostname Domainname User AttachStdin AttachStdout AttachStderr ExposedPorts 80/tcp PublishService Tty OpenStdin
-StdinOnce Env Cmd Healthcheck Test Retries ArgsEscaped Image Volumes WorkingDir Entrypoint NetworkDisabled MacAddress OnBuild
-Labels StopSignal StopTimeout Shell
+StdinOnce Env Cmd Healthcheck Test Retries ArgsEscaped Image Volumes WorkingDir Entrypoint NetworkDisabled MacAddress
+OnBuild Labels StopSignal StopTimeout Shell
 """
 
 
