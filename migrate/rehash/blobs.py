@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import deque
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Final, Self
 
 from migrate.blobio.compression import BLOCK_BYTES, BlockCompressor
 from migrate.model.digest import Digest
 from migrate.model.image import StoredBlob
 from migrate.rehash.ports import WritesBlob
+from migrate.rehash.workers import Workers
 
+HASH_BYTES: Final = 256 * 1024
 EMPTY_TAR_GZIP: Final = bytes.fromhex("1f8b080000096e8800ff621805a360148c5800080000ffff2eafb5ef00040000")
 """The gzip form of the empty tar that Docker and every registry hold (distribution, `EmptyGzippedTar`)."""
 
@@ -58,11 +64,16 @@ class BlobOutput:
         return blob
 
 
-class HashOnly:
-    """For tars of which nothing but the digest is wanted."""
+def _buffer_for(tar_size: int | None, most: int) -> memoryview:
+    """One byte more than a small tar has, so that its end shows in the first read."""
+    return memoryview(bytearray(most if tar_size is None else min(most, tar_size + 1)))
 
-    def __init__(self) -> None:
-        self._buffer = memoryview(bytearray(256 * 1024))
+
+class HashOnly:
+    """For tars of which nothing but the digest is wanted. Blocks that fit the second-level cache."""
+
+    def __init__(self, tar_size: int | None) -> None:
+        self._buffer = _buffer_for(tar_size, HASH_BYTES)
 
     def buffer(self) -> memoryview:
         return self._buffer
@@ -72,10 +83,10 @@ class HashOnly:
 
 
 class Collected:
-    """Keeps the tar of a small layer, of `size` bytes."""
+    """Keeps the tar of a small layer."""
 
-    def __init__(self, size: int) -> None:
-        self._buffer = memoryview(bytearray(size + 1))
+    def __init__(self, tar_size: int) -> None:
+        self._buffer = _buffer_for(tar_size, BLOCK_BYTES)
         self._blocks: list[bytes] = []
 
     def buffer(self) -> memoryview:
@@ -88,16 +99,141 @@ class Collected:
         return b"".join(self._blocks)
 
 
-class Compressed:
-    """Compresses block by block into a blob."""
+class Copied:
+    """Writes a tar as it is."""
 
-    def __init__(self, output: BlobOutput, compress: BlockCompressor) -> None:
+    def __init__(self, output: BlobOutput) -> None:
         self._output = output
-        self._compress = compress
         self._buffer = memoryview(bytearray(BLOCK_BYTES))
 
     def buffer(self) -> memoryview:
         return self._buffer
 
     def take(self, block: memoryview, /) -> None:
-        self._output.write(self._compress(block))
+        self._output.write(block)
+
+    def finish(self) -> None:
+        """Everything is written already."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Nothing is under way."""
+
+
+class Compressed:
+    """Compresses a tar block by block into a blob, with the help of threads that have nothing else to do.
+
+    Blocks are written in order, by whichever thread finds the next one ready. At most `2 * jobs + 2` blocks are on
+    their way, which bounds the memory whatever the layer's size.
+    """
+
+    def __init__(self, output: BlobOutput, compress: BlockCompressor, workers: Workers, tar_size: int | None) -> None:
+        self._tar_size = tar_size
+        self._output = output
+        self._compress = compress
+        self._workers = workers
+        self._most = 2 * workers.jobs + 2
+        self._free: list[memoryview] = []
+        self._buffers = 0
+        self._window: deque[_Block] = deque()
+        self._writing = threading.Lock()
+        self._returned: SimpleQueue[_Block] = SimpleQueue()
+        self._offered: deque[_Block] = deque()
+        self._error: BaseException | None = None
+
+    def buffer(self) -> memoryview:
+        while len(self._window) >= self._most or (not self._free and self._buffers >= self._most):
+            self._wait()
+        if not self._free:
+            self._buffers += 1
+            self._free.append(_buffer_for(self._tar_size, BLOCK_BYTES))
+        return self._free[-1]
+
+    def take(self, content: memoryview, /) -> None:
+        block = _Block(self, content, self._free.pop())
+        self._window.append(block)
+        if self._workers.wants_blocks():
+            self._offered.append(block)
+            self._workers.offer(block)
+        else:
+            self._work(block)
+            self._free.append(block.buffer)
+        self._collect()
+
+    def finish(self) -> None:
+        """Everything is written when this returns."""
+        while self._offered:
+            self._wait()
+        self._collect()
+        self._write_ready()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """No other thread works on this tar any more when this returns."""
+        while self._offered:
+            block = self._offered.popleft()
+            if not self._workers.take_back(block):
+                self._returned.get()
+
+    def _wait(self) -> None:
+        """Until one more block is done: by this thread, if no other has begun with one."""
+        for block in self._offered:
+            if self._workers.take_back(block):
+                self._offered.remove(block)
+                self._work(block)
+                self._free.append(block.buffer)
+                return
+        self._receive(self._returned.get())
+        self._collect()
+
+    def _collect(self) -> None:
+        while not self._returned.empty():
+            self._receive(self._returned.get())
+        if self._error is not None:
+            raise self._error
+
+    def _receive(self, block: _Block) -> None:
+        self._offered.remove(block)
+        self._free.append(block.buffer)
+
+    def help_with(self, block: _Block) -> None:
+        """In another thread."""
+        try:
+            self._work(block)
+        except BaseException as exc:  # noqa: BLE001 - raised in the thread that reads the layer
+            self._error = exc
+        finally:
+            self._returned.put(block)
+
+    def _work(self, block: _Block) -> None:
+        block.compressed = self._compress(block.content)
+        self._write_ready()
+
+    def _write_ready(self) -> None:
+        """Writes what is ready and next in order, unless another thread is at it; that one then looks again."""
+        while self._window and self._window[0].compressed is not None:
+            if not self._writing.acquire(blocking=False):
+                return
+            try:
+                while self._window and (ready := self._window[0].compressed) is not None:
+                    self._output.write(ready)
+                    self._window.popleft()
+            finally:
+                self._writing.release()
+
+
+@dataclass(slots=True, eq=False)
+class _Block:
+    """`content` is the filled part of `buffer`; `compressed` is set once, by the thread that compressed it."""
+
+    sink: Compressed
+    content: memoryview
+    buffer: memoryview
+    compressed: bytes | bytearray | memoryview | None = None
+
+    def __call__(self) -> None:
+        self.sink.help_with(self)

@@ -10,6 +10,7 @@ The order of work follows from one wish, that the choice of a blob depends on no
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,10 +23,11 @@ from migrate.model.digest import EMPTY_TAR_DIFF_ID, DiffID
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.options import Compression, ConvertOptions, EmptyLayers
 from migrate.progress import Event, Progress
-from migrate.rehash.blobs import EMPTY_TAR_GZIP, BlobOutput, Collected, Compressed, HashOnly, MeasuredBlobs
+from migrate.rehash.blobs import EMPTY_TAR_GZIP, BlobOutput, Collected, Compressed, Copied, HashOnly, MeasuredBlobs
 from migrate.rehash.merge import Unread, choose_blobs, plan_reading
 from migrate.rehash.ports import JobKey, LayerJob, LinksBlobs, ObserverFactory, RemembersBlobs, StoresBlobs
 from migrate.rehash.reading import LayerFacts, OpenLayer, TakesBlocks, layer_errors, layer_name
+from migrate.rehash.workers import Workers, batches
 
 _SMALL_BYTES: Final = 64 * 1024
 """Tars up to this size are kept in memory between hashing and compressing."""
@@ -51,10 +53,11 @@ def rehash(
     if store is None and options.exact_sizes:
         store = MeasuredBlobs()
     layers = [_Layer(job) for job in sorted(jobs, key=lambda job: job.key)]
-    if store is None:
-        _Hashing(options, progress, observer).run(layers)
-    else:
-        _Storing(store, options, progress, observer).run(layers)
+    with Workers(options.jobs) as workers:
+        if store is None:
+            _Hashing(options, progress, observer, workers).run(layers)
+        else:
+            _Storing(store, options, progress, observer, workers).run(layers)
     return {layer.job.key: _result(layer, options) for layer in layers}
 
 
@@ -90,13 +93,20 @@ def _result(layer: _Layer, options: ConvertOptions) -> HashedLayer | MigrateErro
 
 
 def _is_dropped(layer: _Layer, options: ConvertOptions) -> bool:
-    return options.empty_layers is EmptyLayers.DROP and layer.facts is not None and layer.facts.tar.empty
+    """An empty layer that becomes history alone; never one that a config of the source names by its diffID."""
+    if options.empty_layers is EmptyLayers.KEEP or layer.job.payload.diff_id is not None:
+        return False
+    return layer.facts is not None and layer.facts.tar.empty
 
 
 class _Hashing:
     """Reads layers and learns their diffIDs; keeps nothing."""
 
-    def __init__(self, options: ConvertOptions, progress: Progress, observer: ObserverFactory | None) -> None:
+    def __init__(
+        self, options: ConvertOptions, progress: Progress, observer: ObserverFactory | None, workers: Workers
+    ) -> None:
+        self._workers = workers
+        self._lock = threading.Lock()
         self._options = options
         self._progress = progress
         self._observer = observer
@@ -106,12 +116,17 @@ class _Hashing:
         self._each(layers, lambda layer: self._open(layer, self._hash))
 
     def _hash(self, layer: _Layer, opened: OpenLayer) -> None:
-        self._read(layer, opened, HashOnly())
+        self._read(layer, opened, HashOnly(opened.known_tar_size()))
 
     def _each(self, layers: Sequence[_Layer], step: Callable[[_Layer], None]) -> None:
-        for layer in layers:
+        """`step` for every layer; what goes wrong in it is the layer's error, unless it concerns the whole run."""
+
+        def guarded(layer: _Layer) -> None:
+            self._workers.check_stop()
             with self._failing(layer):
                 step(layer)
+
+        self._workers.each(batches(layers, lambda layer: layer.job.payload.size), guarded)
 
     def _open(self, layer: _Layer, read: Callable[[_Layer, OpenLayer], None]) -> None:
         """Opens the payload and reads it; again, a few times, where it asks to be opened in its next best form."""
@@ -128,7 +143,7 @@ class _Hashing:
         """A whole pass over a layer. The first one counts; later ones have to find the same tar again."""
         first = layer.facts is None
         observer = self._observer(layer.job) if first and self._observer is not None else None
-        facts = opened.read(sink, want_digest=want_digest, observer=observer, check_stop=self._check_stop)
+        facts = opened.read(sink, want_digest=want_digest, observer=observer, check_stop=self._workers.check_stop)
         if layer.facts is None:
             layer.facts = facts
             self._done(layer, facts.stored_size)
@@ -151,25 +166,28 @@ class _Hashing:
                 self._done(layer, layer.job.payload.size or 0)
             layer.error = exc
 
-    def _check_stop(self) -> None:
-        """Raises where the run was stopped."""
-
     def _announce(self, stage: str, layers: Sequence[_Layer]) -> None:
         total = sum(layer.job.payload.size or 0 for layer in layers)
         self._progress.emit(Event(kind="stage", stage=stage, total_bytes=total, total_items=len(layers)))
 
     def _done(self, layer: _Layer, size: int) -> None:
-        self._progress.emit(Event(kind="advance", bytes=size))
-        self._progress.emit(Event(kind="layer", name=layer.job.layer.legacy_id, bytes=size))
+        with self._lock:
+            self._progress.emit(Event(kind="advance", bytes=size))
+            self._progress.emit(Event(kind="layer", name=layer.job.layer.legacy_id, bytes=size))
 
 
 class _Storing(_Hashing):
     """Reads layers and puts one blob for each distinct tar into a store."""
 
     def __init__(
-        self, store: StoresBlobs, options: ConvertOptions, progress: Progress, observer: ObserverFactory | None
+        self,
+        store: StoresBlobs,
+        options: ConvertOptions,
+        progress: Progress,
+        observer: ObserverFactory | None,
+        workers: Workers,
     ) -> None:
-        super().__init__(options, progress, observer)
+        super().__init__(options, progress, observer, workers)
         self._store = store
         self._compress = block_compressor(options.compression, options.compression_level)
         self._compression = _KIND.get(options.compression, "none")
@@ -195,19 +213,20 @@ class _Storing(_Hashing):
         if layer.job.payload.keep:
             self._keep(layer, opened)
         elif opened.kind == "gzip" and self._compression == "gzip":
-            self._read(layer, opened, HashOnly(), want_digest=True)
+            self._read(layer, opened, HashOnly(None), want_digest=True)
         elif layer.tar_size is not None and layer.tar_size <= min(_SMALL_BYTES, _HELD_BYTES - self._held):
+            with self._lock:
+                self._held += layer.tar_size
             sink = Collected(layer.tar_size)
             self._read(layer, opened, sink)
             layer.held = sink.content()
-            self._held += len(layer.held)
 
     def _keep(self, layer: _Layer, opened: OpenLayer) -> None:
         """A blob that has to stand in the store as it is, whatever else holds the same tar."""
         claim = layer.job.payload
         stands = claim.digest is not None and claim.size is not None and self._store.has_blob(claim.digest, claim.size)
         if stands or (opened.path is not None and isinstance(self._store, LinksBlobs)):
-            layer.kept = _stored_blob(self._read(layer, opened, HashOnly(), want_digest=True))
+            layer.kept = _stored_blob(self._read(layer, opened, HashOnly(None), want_digest=True))
             if not stands and not self._link(opened, layer.kept):
                 blob = layer.kept
                 self._open(layer, lambda layer, again: self._copy(layer, again, blob))
@@ -215,7 +234,7 @@ class _Storing(_Hashing):
         with self._store.open_blob() as writer:
             output = BlobOutput(writer, _compression_of(opened.kind))
             opened.stored.tee = output.write
-            self._read(layer, opened, HashOnly())
+            self._read(layer, opened, HashOnly(opened.known_tar_size()))
             layer.kept = output.commit()
 
     def _link(self, opened: OpenLayer, blob: StoredBlob) -> bool:
@@ -230,7 +249,7 @@ class _Storing(_Hashing):
     def _copy(self, layer: _Layer, opened: OpenLayer, blob: StoredBlob) -> None:
         with self._store.open_blob() as writer:
             output = BlobOutput(writer, blob.compression)
-            opened.stored.copy_to(output.write, self._check_stop)
+            opened.stored.copy_to(output.write, self._workers.check_stop)
             if output.stored() != blob:
                 raise IntegrityError(
                     f"{layer_name(layer.job)}: changed while it was read: first digest {blob.digest},"
@@ -267,27 +286,36 @@ class _Storing(_Hashing):
     def _compress_first(self, layer: _Layer, opened: OpenLayer) -> None:
         with self._store.open_blob() as writer:
             output = BlobOutput(writer, self._compression)
-            facts = self._read(layer, opened, Compressed(output, self._compress))
-            if not self._needs_no_blob(layer, facts.diff_id):
-                self._remember(facts.diff_id, output.commit())
+            with self._sink(output, opened) as sink:
+                facts = self._read(layer, opened, sink)
+                sink.finish()
+            if self._decide(layer, facts.diff_id, output.stored()):
+                output.commit()
+                self._remember(facts.diff_id, output.stored())
 
-    def _needs_no_blob(self, layer: _Layer, diff_id: DiffID) -> bool:
-        if diff_id in self._blobs or diff_id in self._taken_over or _is_dropped(layer, self._options):
-            return True
+    def _sink(self, output: BlobOutput, opened: OpenLayer) -> Compressed | Copied:
+        if self._options.compression is Compression.NONE:
+            return Copied(output)
+        return Compressed(output, self._compress, self._workers, opened.known_tar_size())
+
+    def _decide(self, layer: _Layer, diff_id: DiffID, blob: StoredBlob) -> bool:
+        """True if `blob` is the one to stand for `diff_id`, and not one that was there before or is better."""
+        if _is_dropped(layer, self._options) or diff_id in self._blobs or diff_id in self._taken_over:
+            return False
         known = self._known(diff_id)
-        if known is not None:
-            self._blobs[diff_id] = known
-        return known is not None
+        with self._lock:
+            return self._blobs.setdefault(diff_id, known or blob) is blob
 
     def _known(self, diff_id: DiffID) -> StoredBlob | None:
         """A blob of an earlier run, if it still stands."""
         if not isinstance(self._store, RemembersBlobs):
             return None
-        blob = self._store.known_blob(diff_id, self._compression)
+        blob = self._store.known_blob(diff_id, self._options.compression.value)
         return blob if blob is not None and self._store.has_blob(blob.digest, blob.size) else None
 
     def _remember(self, diff_id: DiffID, blob: StoredBlob) -> None:
-        self._blobs[diff_id] = blob
+        with self._lock:
+            self._blobs[diff_id] = blob
         if isinstance(self._store, RemembersBlobs):
             self._store.remember_blob(diff_id, blob)
 
@@ -298,15 +326,18 @@ class _Storing(_Hashing):
         for layer in layers:
             if layer.facts and not layer.error and not layer.kept:
                 holders[layer.facts.diff_id].append(layer)
+        wanted = [
+            (diff_id, same)
+            for diff_id, same in holders.items()
+            if diff_id not in self._blobs and not all(_is_dropped(layer, self._options) for layer in same)
+        ]
+        self._workers.each(batches(wanted, lambda item: item[1][0].tar_size), lambda item: self._provide(*item))
         for diff_id, same in holders.items():
-            self._provide(diff_id, same)
             for layer in same:
                 layer.blob = self._blobs.get(diff_id)
 
     def _provide(self, diff_id: DiffID, same: Sequence[_Layer]) -> None:
         """Gets the blob for `diff_id` from the first of its holders that can still give it."""
-        if diff_id in self._blobs or all(_is_dropped(layer, self._options) for layer in same):
-            return
         known = self._known(diff_id)
         if known is not None:
             self._blobs[diff_id] = known

@@ -77,7 +77,7 @@ class OpenLayer:
 
     def known_tar_size(self) -> int | None:
         """The tar's size where the tar is what is stored."""
-        if self.kind != "none":
+        if self.kind not in ("none", OPAQUE):
             return None
         extent = self._payload.extent
         return extent.size if extent is not None else self._payload.size
@@ -144,6 +144,7 @@ class OpenLayer:
     def _check_claims(self, facts: LayerFacts) -> None:
         claim = self._job.payload
         self._check("size", claim.size, facts.stored_size)
+        self._check("size", self._payload.size, facts.stored_size)
         if facts.stored_digest is not None:
             self._check("digest", claim.digest, facts.stored_digest)
         if self.kind != OPAQUE:
