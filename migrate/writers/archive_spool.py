@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from migrate.blobio.atomic import FileSystem, target_error, target_errors
+from migrate.blobio.atomic import FileSystem, target_errors
 from migrate.errors import TargetError
 
 _BLOCK: Final = 1024 * 1024
@@ -177,7 +177,3 @@ class DeterministicTar:
             if not written:
                 raise TargetError("the system wrote no byte of the archive")
             view = view[written:]
-
-
-def spool_error(exc: OSError, directory: Path) -> TargetError:
-    return target_error(exc, f"{directory}: the spool cannot be read")

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from migrate.blobio.atomic import StagingArea, target_errors
+from migrate.blobio.atomic import StagingArea, target_error, target_errors
 from migrate.blobio.compression import detect_compression, open_decompressed
 from migrate.documents.docker_archive import ArchiveManifestEntry, encode_archive_manifest
 from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_index
@@ -23,7 +23,7 @@ from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor
 from migrate.model.options import Compression, ConvertOptions
 from migrate.model.reference import Reference
-from migrate.writers.archive_spool import ArchiveSpool, DeterministicTar, UnsyncedFileSystem, spool_error
+from migrate.writers.archive_spool import ArchiveSpool, DeterministicTar, UnsyncedFileSystem
 from migrate.writers.base import BlobWriter
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.catalog import (
@@ -101,6 +101,7 @@ class _Archive:
     def close(self) -> None:
         self._area.close()
         if self._finished:
+            self._finished = False
             self._spool.remove()
         self._spool.close()
 
@@ -117,7 +118,7 @@ class _Archive:
         try:
             return os.fdopen(self._blobs.open_published(digest), "rb")
         except OSError as exc:
-            raise spool_error(exc, self._spool.directory) from exc
+            raise target_error(exc, f"{self._spool.directory}: the spool cannot be read") from exc
 
 
 class OciArchive(_Archive):
