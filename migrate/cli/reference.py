@@ -1,0 +1,77 @@
+"""docs/reference/cli.md and the like, made from the commands themselves: `python -m migrate.cli.reference`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+import click
+
+from migrate.cli.main import COMMANDS, cli
+
+_INTRODUCTION = """# Command line
+
+Made from the program by `python -m migrate.cli.reference`; a test keeps the two together.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | everything converted; `verify`: clean |
+| 1 | a bug in migrate (with a traceback: please report it) |
+| 2 | the command line asks for something that cannot be |
+| 3 | some images failed, the others are written; `verify`: mismatches |
+| 4 | no image could be read from the sources |
+| 5 | the target failed: disk full, refused |
+| 130 | interrupted; what is complete stays valid, run again to continue |
+
+Results go to standard output, everything else to standard error: one line `migrate: error: …` for each thing that
+failed, and progress.
+"""
+
+
+def render_reference() -> str:
+    """The whole page, Markdown."""
+    context = click.Context(cli, info_name="migrate")
+    parts = [_INTRODUCTION]
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        parts.append("\n".join(_command_lines(name, command, context)))
+    return "\n".join(parts)
+
+
+def _command_lines(name: str, command: click.Command, parent: click.Context) -> Iterator[str]:
+    context = click.Context(command, info_name=name, parent=parent)
+    usage = " ".join(command.collect_usage_pieces(context))
+    yield f"## migrate {name}\n"
+    yield f"```\nmigrate {name} {usage}\n```\n"
+    yield from _prose(inspect.cleandoc(command.help or ""))
+    yield "\n| option | does | default |\n|---|---|---|"
+    for parameter in command.get_params(context):
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            yield _option_row(parameter, context)
+    yield ""
+
+
+def _prose(text: str) -> Iterator[str]:
+    r"""Paragraphs as they are; click's `\b` blocks (examples) as code."""
+    for paragraph in text.split("\n\n"):
+        lines = paragraph.splitlines()
+        if lines and lines[0].strip() == "\b":
+            yield f"{lines[1]}\n\n```\n" + inspect.cleandoc("\n".join(lines[2:])) + "\n```"
+        else:
+            yield paragraph + "\n"
+
+
+def _option_row(option: click.Option, context: click.Context) -> str:
+    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+    if not option.is_flag and not option.count:
+        names += f" `{option.make_metavar(context).replace('|', chr(92) + '|')}`"
+    default = option.default
+    shown = "" if option.is_flag or option.count or not isinstance(default, str | int) else f"`{default}`"
+    return f"| {names} | {(option.help or '').replace('|', chr(92) + '|')} | {shown} |"
+
+
+if __name__ == "__main__":
+    click.echo(render_reference(), nl=False)
