@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -88,15 +89,15 @@ class BlobStore:
         return self._open(digest)
 
     def _open(self, digest: Digest) -> int:
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither a link nor a pipe is a blob
         return os.open(self.path_of(digest), flags, dir_fd=self.area.root_fd)
 
     def _is_intact(self, digest: Digest, size: int) -> bool:
         try:
             fd = self._open(digest)
-        except FileNotFoundError:
-            return False
         except OSError as exc:
+            if exc.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+                return False
             raise target_error(exc, f"{self.area.root}/{self.path_of(digest)}") from exc
         try:
             return os.fstat(fd).st_size == size and _digest_of(fd, size) == digest.hex
