@@ -119,11 +119,10 @@ def read_document(raw: bytes, what: str) -> Any:
     check_limits(raw, what)
     try:
         value = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        pass
-    else:
         if encode(value) == raw.strip(_WHITESPACE):
             return value
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested deeper than orjson writes
+        pass
     check_syntax(raw, what)
     start = _skip_whitespace(raw, 0)
     return _value_at(raw, start, _value_end(raw, start))
