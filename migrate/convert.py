@@ -22,7 +22,7 @@ from migrate.model.options import ConvertOptions
 from migrate.progress import Event, Progress, SilentProgress
 from migrate.readers.base import LegacySource
 from migrate.rehash.pipeline import rehash
-from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory
+from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory, StoresBlobs
 from migrate.report.document import Failure, Report
 from migrate.report.json import encode_report
 from migrate.report.model import ImageInput, SourceInput, build_report
@@ -82,7 +82,7 @@ class Conversion:
     def run(self) -> Outcome:
         """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""
         started = utc_now()
-        images = sorted_images(self.take_in())
+        images = sorted_images(self.take_in(self.target))
         settlement = Settlement(self.options, self.target, self.progress)
         settlement.settle(lambda: images)
         report = self._report(started, images, settlement)
@@ -90,14 +90,14 @@ class Conversion:
             self.target.finish(encode_report(report))
         return Outcome(report, exit_code(report))
 
-    def take_in(self) -> list[FinishedImage]:
-        """Everything up to the finished images: their layers stand in the target, but nothing has a name there yet.
+    def take_in(self, store: StoresBlobs | None) -> list[FinishedImage]:
+        """Everything up to the finished images: their layers stand in `store`, but nothing has a name there yet.
 
         What could not be converted is in `failures`. Raises TargetError and UsageError only.
         """
         self._list_sources()
         planned = self._plan()
-        self.hashed = self._rehash(planned)
+        self.hashed = self._rehash(planned, store)
         finished = [done for image in planned if (done := self._compose(image)) is not None]
         return finished + self._salvage(planned, finished)
 
@@ -175,7 +175,7 @@ class Conversion:
 
     # --- layers ------------------------------------------------------------------------------------------------
 
-    def _rehash(self, planned: Sequence[PlannedImage]) -> Hashed:
+    def _rehash(self, planned: Sequence[PlannedImage], store: StoresBlobs | None) -> Hashed:
         jobs: dict[JobKey, LayerJob] = {}
         for image in planned:
             source = self.sources[image.source_index].source
@@ -184,7 +184,7 @@ class Conversion:
                 if layer.payload is not None:
                     job = LayerJob(image.source_index, source, layer)
                     jobs.setdefault(job.key, job)
-        return rehash(list(jobs.values()), self.target, self.options, self.progress, self.observer)
+        return rehash(list(jobs.values()), store, self.options, self.progress, self.observer)
 
     def _compose(self, planned: PlannedImage) -> FinishedImage | None:
         rows: list[tuple[LegacyLayer, HashedLayer | None]] = []
@@ -213,6 +213,7 @@ class Conversion:
             containers=planned.image.containers,
             warnings=(*planned.image.warnings, *composed.warnings, *layer_warnings),
             index=planned.index,
+            ready=planned.image.manifest is not None,
         )
 
     def _check_certain(self, planned: PlannedImage, rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from migrate.compose.index import compose_index
+from migrate.documents.oci import parse_index
 from migrate.errors import ConflictError
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, HashedLayer
-from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex
+from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
 from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.naming import Claim, Names, assign_names, wanted_reference
@@ -31,7 +32,8 @@ class FinishedImage:
     """An image that lacks nothing but its names.
 
     `source` is the location of its source, `order` its place in the run, which settles ties. `references` are those of
-    the source. `index` is a manifest list of the source that names it; `ready` says that its manifest was carried over.
+    the source. `ready`: its manifest was carried over, so its layer blobs are what they are. `index` is a manifest list
+    of the source that names it.
     """
 
     source: str
@@ -43,6 +45,7 @@ class FinishedImage:
     containers: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     index: ReadyIndex | None = None
+    ready: bool = False
 
     @property
     def identity(self) -> Digest:
@@ -167,9 +170,8 @@ class Settlement:
                 self._commit_image(image)
         if self.target is not None:
             self._commit_indexes(self.target, children)
-            for digest in sorted(indexes):
-                if all(_manifest_of(child) in done for child in indexes[digest].children):
-                    index = indexes[digest]
+            for _, index in sorted(indexes.items()):
+                if _children_of(index) <= done:
                     self.target.commit_index(index.content, index.media_type, sorted(index.references))
 
     def _commit_image(self, image: FinishedImage) -> None:
@@ -190,9 +192,8 @@ class Settlement:
         self.progress.emit(Event(kind="failure", name=", ".join(references), message=error.message))
 
 
-def _manifest_of(child: LegacyImage) -> Digest | None:
-    manifest = child.manifest
-    return None if manifest is None else Digest.of(manifest.content)
+def _children_of(index: ReadyIndex) -> set[Digest]:
+    return {entry.descriptor.digest for entry in parse_index(index.content).manifests}
 
 
 def sorted_images(images: Iterable[FinishedImage]) -> Sequence[FinishedImage]:

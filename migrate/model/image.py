@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from migrate.model.digest import DiffID, Digest, ImageID
@@ -65,7 +65,8 @@ class HashedLayer:
 
     `tar_size` counts the uncompressed tar. `empty`: the tar holds no entry. `blob` is None where nothing was stored
     (dry run without exact sizes; an empty layer that is dropped). `origin`, `exact` and `note` as in the report.
-    `flags` are oddities of the tar that two readers could understand differently.
+    `flags` are oddities of the tar that two readers could understand differently. `carried` is the layer as its source
+    stores it, where a target may hold it so; `blob` is another one if the same tar was there already.
     """
 
     diff_id: DiffID
@@ -76,6 +77,7 @@ class HashedLayer:
     exact: bool = True
     note: str | None = None
     flags: tuple[str, ...] = ()
+    carried: StoredBlob | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,7 +89,15 @@ def _result(layer: _Layer, options: ConvertOptions) -> HashedLayer | MigrateErro
         exact=facts.exact,
         note=facts.note,
         flags=facts.tar.flags,
+        carried=layer.kept or _ready_blob(facts, options),
     )
+
+
+def _ready_blob(facts: LayerFacts, options: ConvertOptions) -> StoredBlob | None:
+    """The layer as its source stores it, if a target may hold it so."""
+    if facts.stored_digest is None or not facts.kind == "gzip" == _KIND.get(options.compression):
+        return None
+    return _stored_blob(facts)
 
 
 def _is_dropped(layer: _Layer, options: ConvertOptions) -> bool:
@@ -261,7 +269,12 @@ class _Storing(_Hashing):
 
     def _settle(self, layers: Sequence[_Layer]) -> None:
         """Decides on blobs that exist already, before anything is compressed."""
-        kept = [(layer.facts.diff_id, layer.kept) for layer in layers if layer.facts and layer.kept]
+        usable = {"gzip", "none", self._compression}  # what a manifest of ours has a media type for
+        kept = [
+            (layer.facts.diff_id, layer.kept)
+            for layer in layers
+            if layer.facts and layer.kept and layer.facts.kind in usable
+        ]
         for diff_id, blob in choose_blobs(kept).items():
             self._blobs[diff_id] = self._known(diff_id) or blob
         self._taken_over = choose_blobs(

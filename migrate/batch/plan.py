@@ -1,0 +1,146 @@
+"""Which work a batch has: from a list of candidates to tasks. Pure, and the same on every machine.
+
+docs/howto/batch.md explains plan, run and merge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from migrate.errors import UsageError
+
+TASK_BYTES: Final = 32 * 1024 * 1024
+"""Small sources share a task until they make this many bytes; a larger source is a task of its own."""
+TASK_SOURCES: Final = 64
+_TASKS_PER_WORKER: Final = 8
+"""So many tasks a worker at least, while there are enough sources: the last ones must not wait for one long task."""
+
+
+class Outcome(StrEnum):
+    """What became of one source. `failed` has at least one failure; its other images are converted all the same."""
+
+    CONVERTED = "converted"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells whether a source is still the one that was read: its size in bytes (None for directories) and a mark
+    of its last change (a file's mtime in ns, an object's ETag, the digest of a directory's listing)."""
+
+    size: int | None
+    mark: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One thing that may be a source. `order` is its place in the command line's expansion."""
+
+    location: str
+    identity: Identity
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What the journal knows about a source: where it stood, how it was read (`recipe`), what became of it."""
+
+    identity: Identity
+    recipe: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Sources that one worker deals with in one go."""
+
+    number: int
+    sources: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`tasks` are to be run; `done` stand in the journal already, with the outcome that they had."""
+
+    tasks: tuple[Task, ...]
+    done: Mapping[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> int:
+        return sum(len(task.sources) for task in self.tasks)
+
+    @property
+    def bytes(self) -> int:
+        return sum(candidate.identity.size or 0 for task in self.tasks for candidate in task.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `number` of `count`, from 1. A source belongs to a shard by its location, whatever else is on the list."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        number, slash, count = text.partition("/")
+        if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise UsageError(f"--shard {text}: write it as I/N with 1 <= I <= N, such as 3/8")
+        return cls(int(number), int(count))
+
+    def holds(self, location: str) -> bool:
+        digest = hashlib.sha256(location.encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+def plan_tasks(
+    candidates: Sequence[Candidate],
+    finished: Mapping[str, Finished],
+    recipe: str,
+    *,
+    workers: int,
+    retry_failed: bool = False,
+) -> Plan:
+    """Tasks for what is not finished yet. A source counts as finished if it has not changed since, and was read with
+    the same `recipe`; with `retry_failed` only if it did not fail."""
+    open_: list[Candidate] = []
+    done: dict[str, Outcome] = {}
+    for candidate in candidates:
+        known = finished.get(candidate.location)
+        is_same = known is not None and known.identity == candidate.identity and known.recipe == recipe
+        if known is None or not is_same or (retry_failed and known.outcome is Outcome.FAILED):
+            open_.append(candidate)
+        else:
+            done[candidate.location] = known.outcome
+    limit = max(1, min(TASK_SOURCES, len(open_) // (_TASKS_PER_WORKER * max(1, workers))))
+    tasks = tuple(Task(number, sources) for number, sources in enumerate(_groups(open_, limit)))
+    return Plan(tasks, done)
+
+
+def _groups(candidates: Iterable[Candidate], limit: int) -> Iterator[tuple[Candidate, ...]]:
+    group: list[Candidate] = []
+    total = 0
+    for candidate in candidates:
+        size = candidate.identity.size
+        weight = TASK_BYTES if size is None else size
+        if group and (len(group) == limit or total + weight > TASK_BYTES):
+            yield tuple(group)
+            group, total = [], 0
+        group.append(candidate)
+        total += weight
+    if group:
+        yield tuple(group)
+
+
+def split(task: Task) -> Iterator[Task]:
+    """One task for each source of `task`: after the death of its worker, to learn which source it was."""
+    for candidate in task.sources:
+        yield Task(task.number, (candidate,))

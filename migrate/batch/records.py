@@ -1,0 +1,260 @@
+"""What a worker found out about one source, as bytes: lines of JSON that the merge reads instead of the source.
+
+The first lines hold the layers, then comes one line for each image, then one with failures and warnings. Strings may
+hold halves of surrogate pairs (paths that are no text), which only the standard library's JSON carries unharmed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Platform, StoredBlob
+from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
+from migrate.model.reference import Reference
+from migrate.report.document import Failure
+from migrate.settlement import FinishedImage
+
+_ROWS_A_LINE: Final = 1_000
+
+
+class Role(StrEnum):
+    """How a layer came to its blob. `kept`: a carried-over manifest names it. `carried`: the source had it in the
+    wanted compression. `made`: compressed by us, in this run or before. `found`: another source carried it."""
+
+    KEPT = "kept"
+    CARRIED = "carried"
+    MADE = "made"
+    FOUND = "found"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One legacy layer of a source; `hashed` is None where the history step never had bytes."""
+
+    legacy_id: LegacyID
+    hashed: HashedLayer | None
+    role: Role = Role.MADE
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """A finished image without the blobs of its layers, on which the merge decides. `chain` are its rows, base first.
+
+    `ready` holds manifest and layers of an image whose manifest was carried over.
+    """
+
+    finished: FinishedImage
+    chain: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRecord:
+    type: str | None = None
+    layers: tuple[LayerRow, ...] = ()
+    images: tuple[ImageRecord, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def encode_record(record: SourceRecord) -> bytes:
+    return b"".join(_dump(line) for line in _lines(record))
+
+
+def _dump(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _lines(record: SourceRecord) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(record.layers), _ROWS_A_LINE):
+        yield {"layers": [_layer_fields(row) for row in record.layers[start : start + _ROWS_A_LINE]]}
+    for image in record.images:
+        yield {"image": _image_fields(image)}
+    yield {
+        "type": record.type,
+        "failures": [_failure_fields(failure) for failure in record.failures],
+        "warnings": list(record.warnings),
+    }
+
+
+def parse_record(content: bytes, source: str) -> SourceRecord:
+    """ValueError for bytes that `encode_record` did not write."""
+    layers: list[LayerRow] = []
+    images: list[ImageRecord] = []
+    try:
+        lines = [json.loads(line) for line in content.splitlines()]
+        for line in lines:
+            layers += [_parse_layer(fields) for fields in line.get("layers", ())]
+            if "image" in line:
+                images.append(_parse_image(line["image"], source, layers))
+        last = lines[-1]
+        return SourceRecord(
+            type=last["type"],
+            layers=tuple(layers),
+            images=tuple(images),
+            failures=tuple(_parse_failure(fields, source) for fields in last["failures"]),
+            warnings=tuple(last["warnings"]),
+        )
+    except (KeyError, IndexError, TypeError, AttributeError) as exc:
+        raise ValueError(f"{source}: not a record of a batch: {exc!r}") from exc
+
+
+# --- layers ------------------------------------------------------------------------------------------------------
+
+
+def _layer_fields(row: LayerRow) -> list[Any]:
+    hashed = row.hashed
+    if hashed is None:
+        return [row.legacy_id]
+    blob = hashed.blob
+    return [
+        row.legacy_id,
+        hashed.diff_id.hex,
+        hashed.tar_size,
+        hashed.empty,
+        None if blob is None else [blob.digest.hex, blob.size, blob.compression, row.role.value],
+        hashed.origin,
+        hashed.exact,
+        hashed.note,
+        list(hashed.flags),
+    ]
+
+
+def _parse_layer(fields: Sequence[Any]) -> LayerRow:
+    legacy_id = LegacyID(fields[0])
+    if len(fields) == 1:
+        return LayerRow(legacy_id, None)
+    _, diff_id, tar_size, empty, blob, origin, exact, note, flags = fields
+    hashed = HashedLayer(
+        diff_id=DiffID(Digest(diff_id)),
+        tar_size=tar_size,
+        empty=empty,
+        blob=None if blob is None else StoredBlob(digest=Digest(blob[0]), size=blob[1], compression=blob[2]),
+        origin=origin,
+        exact=exact,
+        note=note,
+        flags=tuple(flags),
+    )
+    return LayerRow(legacy_id, hashed, Role.MADE if blob is None else Role(blob[3]))
+
+
+# --- images ------------------------------------------------------------------------------------------------------
+
+
+def _image_fields(record: ImageRecord) -> dict[str, Any]:
+    image = record.finished
+    composed = image.composed
+    fields: dict[str, Any] = {
+        "id": image.legacy_id,
+        "chain": list(record.chain),
+        "config": _base64(composed.config),
+        "config_type": composed.config_media_type,
+        "manifest_type": composed.manifest_media_type,
+        "diff_ids": [diff_id.hex for diff_id in composed.diff_ids],
+        "platform": _platform_fields(composed.platform),
+        "created": composed.created,
+        "references": [[reference.name, reference.tag] for reference in image.references],
+    }
+    if image.containers:
+        fields["containers"] = list(image.containers)
+    if image.warnings:
+        fields["warnings"] = list(image.warnings)
+    if image.ready:
+        fields["manifest"] = _base64(composed.manifest)
+        fields["layers"] = [[layer.media_type, layer.digest.hex, layer.size] for layer in composed.layers]
+    if image.index is not None:
+        fields["index"] = {
+            "content": _base64(image.index.content),
+            "type": image.index.media_type,
+            "references": [[reference.name, reference.tag] for reference in image.index.references],
+        }
+    return fields
+
+
+def _parse_image(fields: Mapping[str, Any], source: str, layers: Sequence[LayerRow]) -> ImageRecord:
+    ready = "manifest" in fields
+    os, architecture, variant = fields["platform"]
+    composed = ComposedImage(
+        config=base64.b64decode(fields["config"]),
+        config_media_type=fields["config_type"],
+        manifest=base64.b64decode(fields["manifest"]) if ready else b"",
+        manifest_media_type=fields["manifest_type"],
+        diff_ids=tuple(DiffID(Digest(diff_id)) for diff_id in fields["diff_ids"]),
+        layers=tuple(
+            Descriptor(media_type=media_type, digest=Digest(digest), size=size)
+            for media_type, digest, size in fields.get("layers", ())
+        ),
+        platform=Platform(os=os, architecture=architecture, variant=variant),
+        created=fields["created"],
+    )
+    chain = tuple(fields["chain"])
+    finished = FinishedImage(
+        source=source,
+        order=0,
+        legacy_id=LegacyID(fields["id"]),
+        composed=composed,
+        chain=tuple((_bare_layer(layers[row].legacy_id), layers[row].hashed) for row in chain),
+        references=_references(fields["references"]),
+        containers=tuple(fields.get("containers", ())),
+        warnings=tuple(fields.get("warnings", ())),
+        index=_parse_index(fields.get("index")),
+        ready=ready,
+    )
+    return ImageRecord(finished, chain)
+
+
+def _bare_layer(legacy_id: LegacyID) -> LegacyLayer:
+    """The report wants a layer's ID only; its JSON went into the config."""
+    return LegacyLayer(legacy_id=legacy_id, json=b"", parent=None, payload=None)
+
+
+def _parse_index(fields: Mapping[str, Any] | None) -> ReadyIndex | None:
+    if fields is None:
+        return None
+    return ReadyIndex(
+        content=base64.b64decode(fields["content"]),
+        media_type=fields["type"],
+        references=_references(fields["references"]),
+        children=(),
+    )
+
+
+def _references(pairs: Sequence[Sequence[str]]) -> tuple[Reference, ...]:
+    return tuple(Reference(name, tag) for name, tag in pairs)
+
+
+def _platform_fields(platform: Platform) -> list[str | None]:
+    return [platform.os, platform.architecture, platform.variant]
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+# --- failures ----------------------------------------------------------------------------------------------------
+
+
+def _failure_fields(failure: Failure) -> dict[str, Any]:
+    return {
+        "references": list(failure.references),
+        "legacy_id": failure.legacy_id,
+        "layer": failure.layer,
+        "error": failure.error,
+        "message": failure.message,
+    }
+
+
+def _parse_failure(fields: Mapping[str, Any], source: str) -> Failure:
+    return Failure(
+        source=source,
+        references=tuple(fields["references"]),
+        legacy_id=fields["legacy_id"],
+        layer=fields["layer"],
+        error=fields["error"],
+        message=fields["message"],
+    )
