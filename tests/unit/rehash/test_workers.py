@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from migrate.errors import InterruptedRunError, TargetError
+from migrate.rehash.workers import Workers, batches
+
+
+def test_one_job_runs_on_the_callers_thread() -> None:
+    seen: list[int] = []
+    with Workers(1) as workers:
+        workers.each([[1, 2], [3]], lambda item: seen.append(item * (threading.current_thread() is caller)))
+    assert seen == [1, 2, 3]
+
+
+caller = threading.current_thread()
+
+
+@pytest.mark.parametrize("jobs", [2, 5])
+def test_every_item_is_done_once_and_waves_follow_each_other(jobs: int) -> None:
+    seen: list[int] = []
+    with Workers(jobs) as workers:
+        for wave in range(20):
+            workers.each([[wave] * 3] * 7, seen.append)
+            assert len(seen) == (wave + 1) * 21
+        workers.each([], seen.append)
+    assert sorted(seen) == seen
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("rehash")]
+
+
+def test_idle_threads_take_blocks_and_an_unbegun_one_can_be_taken_back() -> None:
+    done = threading.Event()
+    with Workers(2) as workers:
+
+        def step(item: int) -> None:
+            assert workers.wants_blocks()
+            workers.offer(done.set)
+            assert done.wait(10)
+            assert not workers.take_back(done.set)
+
+        workers.each([[1]], step)
+
+
+def test_the_first_error_comes_out_and_stops_the_others() -> None:
+    begun, failed = threading.Event(), threading.Event()
+
+    def step(item: str) -> None:
+        if item == "bad":
+            assert begun.wait(10)
+            failed.set()
+            raise TargetError("disk full")
+        begun.set()
+        assert failed.wait(10)
+        while True:
+            workers.check_stop()
+
+    with pytest.raises(TargetError, match="disk full"), Workers(2) as workers:
+        workers.each([["spin"], ["bad"]], step)
+    with pytest.raises(InterruptedRunError):
+        workers.check_stop()
+
+
+def test_small_items_share_a_batch() -> None:
+    sizes: list[int | None] = [*[10] * 100, None, 2_000_000, 5, 1_000_000, 500_000]
+    grouped = list(batches(sizes, lambda size: size))
+    assert [len(batch) for batch in grouped] == [64, 36, 1, 1, 2, 1]
+    assert [size for batch in grouped for size in batch] == sizes
