@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from migrate.blobio import tarsplit
 from migrate.blobio.chunkstream import open_chunks
@@ -33,22 +33,29 @@ from migrate.model.legacy import (
     SourceType,
     is_hex_id,
 )
+from migrate.readers.access import check_readable
 from migrate.readers.base import SourceOptions
-from migrate.readers.graph import Graph, is_scratch, open_regular
+from migrate.readers.graph import Graph, is_scratch
 from migrate.readers.graphdrivers.aufs import is_metadata
 from migrate.readers.graphdrivers.beneath import open_beneath
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
+from migrate.readers.graphdrivers.directory_driver import DirectoryDriver
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.tree import FileTree, close_tree
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
+from migrate.readers.regular_file import open_regular
 from migrate.readers.root_listing import RootFacts, list_images
 from migrate.readers.root_records import (
+    Containers,
     new_format_drivers,
     read_containers,
     read_tags,
     running_daemon,
     tag_stores,
 )
+
+CHECKED_DRIVERS: Final = ("btrfs", "overlay", "vfs")
+"""Drivers whose layers are whole trees on disk: an image can be compared with its tree for little."""
 
 
 def detect(path: Path) -> bool:
@@ -91,14 +98,15 @@ class DockerRootSource:
     @cached_property
     def _listing(self) -> SourceListing:
         elsewhere = self._held_by_another_driver()
+        containers = read_containers(self._root)
         return list_images(
             RootFacts(
                 location=self.location,
                 parents=self._graph.parents,
                 elsewhere=elsewhere,
                 tags=read_tags(self._root, self._driver.name),
-                containers=read_containers(self._root),
-                warnings=tuple(self._iter_warnings(elsewhere)),
+                containers=containers,
+                warnings=(*self._iter_warnings(elsewhere), *self._iter_leftovers(containers)),
             )
         )
 
@@ -122,19 +130,18 @@ class DockerRootSource:
         if elsewhere:
             others = ", ".join(name for name in sorted(self._counts) if name != self._driver.name)
             yield f"{len(elsewhere):,} layers are not in {self._driver.name} and are left out (look in {others})"
-        yield from self._iter_leftovers()
 
-    def _iter_leftovers(self) -> Iterator[str]:
+    def _iter_leftovers(self, containers: Containers) -> Iterator[str]:
         leftovers = self._graph.contents.leftovers
-        if scratch := [name for name in leftovers if is_scratch(name)]:
-            yield f"graph/: {len(scratch):,} scratch names ignored: {_few(scratch)}"
+        if scratch := [name for name in leftovers if is_scratch(name) and self._graph.holds_anything(name)]:
+            yield f"graph/: half-written images or scratch files in {_few(scratch)} are ignored"
         if strange := [name for name in leftovers if not is_scratch(name)]:
             yield f"graph/: {len(strange):,} names that are no image ignored: {_few(strange)}"
-        ids = frozenset[str](self._graph.contents.ids)
-        if loose := [name for name in self._driver.layer_ids() if name not in ids]:
+        known = {*self._graph.contents.ids, *containers.ids, *(f"{name}-init" for name in containers.ids)}
+        if loose := [name for name in self._driver.layer_ids() if name not in known]:
             yield (
-                f"{self._driver.name}: {len(loose):,} names belong to no image (containers, leftovers) and are "
-                f"ignored: {_few(loose)}"
+                f"{self._driver.name}: {len(loose):,} names belong to no image and no container and are ignored: "
+                f"{_few(loose)}"
             )
 
     # --- layers --------------------------------------------------------------------------------------------------
@@ -147,6 +154,11 @@ class DockerRootSource:
             parent=self._graph.read_parent(legacy_id, raw),
             payload=PayloadRef(key=legacy_id),
         )
+
+    def check_access(self) -> None:
+        """PermissionSourceError where this user may not read all of the graph and of its layers."""
+        layers = self._driver.places(self._graph.contents.ids) if isinstance(self._driver, DirectoryDriver) else []
+        check_readable([self._graph.path, *layers])
 
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
         return self._open_payload(layer)
@@ -219,6 +231,10 @@ class DockerRootSource:
             payload.note = f"made anew from the file tree; Docker's bytes may differ: {'; '.join(notes)}"
 
     # --- the whole file system -----------------------------------------------------------------------------------
+
+    @property
+    def checks_rootfs_by_default(self) -> bool:
+        return self._driver.name in CHECKED_DRIVERS
 
     def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Any] | None:
         if not self._driver.holds_whole_trees:

@@ -6,22 +6,20 @@ moby 0.6 to 1.9, graph/graph.go and image/image.go; docs/formats/docker-root.md 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
 from migrate.documents.v1_json import parse_parent
 from migrate.errors import DamagedError, DocumentError, LimitError, MissingLayerError
 from migrate.model.legacy import LegacyID, is_hex_id
 from migrate.readers.graphdrivers.directory_tree import translated
+from migrate.readers.regular_file import read_whole
 
 _SCRATCH = ("_tmp", ":tmp:", ":garbage:")
 _MIGRATOR = (".migration-diffid", ".migration-size", ".migration-tardata")
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +56,13 @@ class Graph:
     @cached_property
     def _known(self) -> frozenset[LegacyID]:
         return frozenset(self.contents.ids)
+
+    def holds_anything(self, name: str) -> bool:
+        """False for an empty directory, such as Docker's `_tmp` after a clean stop."""
+        try:
+            return bool(os.listdir(self.path / name))
+        except OSError:
+            return True
 
     def __contains__(self, legacy_id: object) -> bool:
         return legacy_id in self._known
@@ -121,40 +126,6 @@ class Graph:
 def is_scratch(name: str) -> bool:
     """True for names that Docker itself leaves in `graph/` and never takes for an image."""
     return name in _SCRATCH or name.startswith("_dockerinit") or name == "checksums"
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """A regular file that is no symbolic link. Raises SourceError (MissingLayerError where there is none)."""
-    try:
-        descriptor = _open_unmarked(path)
-    except OSError as error:
-        raise translated(error, str(path)) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DamagedError(f"{path}: not a regular file")
-    return cast(BinaryIO, os.fdopen(descriptor, "rb", buffering=0))
-
-
-def _open_unmarked(path: Path) -> int:
-    """Opened without a new access time, where this user may ask for that."""
-    try:
-        return os.open(path, _FLAGS | getattr(os, "O_NOATIME", 0))
-    except PermissionError:
-        return os.open(path, _FLAGS)
-
-
-def read_whole(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes. Raises SourceError."""
-    with open_regular(path) as stream:
-        try:
-            content = bytearray()
-            while block := stream.read(limit + 1 - len(content)):
-                content += block
-                if len(content) > limit:
-                    raise LimitError(f"{path}: larger than the limit of {limit:,} bytes")
-            return bytes(content)
-        except OSError as error:
-            raise translated(error, str(path)) from error
 
 
 def _exists(path: Path) -> bool:

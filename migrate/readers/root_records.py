@@ -11,7 +11,7 @@ from pathlib import Path
 from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.docker_root import TagRecord, parse_container_image, parse_migration_map, parse_tag_store
 from migrate.errors import MissingLayerError, SourceError
-from migrate.readers.graph import read_whole
+from migrate.readers.regular_file import read_whole
 
 _CONTAINER_FILES = ("config.json", "config.v2.json")
 _MIGRATION_MAP = ".migration-v1-images.json"
@@ -28,8 +28,9 @@ class TagStore:
 
 @dataclass(slots=True)
 class Containers:
-    """`by_image`: what a container's record names as its image → container IDs, sorted."""
+    """`by_image`: what a container's record names as its image → container IDs, sorted. `ids`: all containers."""
 
+    ids: tuple[str, ...] = ()
     by_image: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
@@ -61,7 +62,8 @@ def read_containers(root: Path) -> Containers:
     found: dict[str, list[str]] = defaultdict(list)
     problems: list[str] = []
     migrated = _read_migration_map(root)
-    for container in sorted(_directories(root / "containers")):
+    ids = tuple(sorted(_directories(root / "containers")))
+    for container in ids:
         try:
             image = _container_image(root / "containers" / container, migrated)
         except SourceError as error:
@@ -69,7 +71,7 @@ def read_containers(root: Path) -> Containers:
             continue
         if image is not None:
             found[image].append(container)
-    return Containers(by_image={image: tuple(ids) for image, ids in found.items()}, problems=tuple(problems))
+    return Containers(ids=ids, by_image={image: tuple(ids) for image, ids in found.items()}, problems=tuple(problems))
 
 
 def _container_image(place: Path, migrated: Mapping[str, str]) -> str | None:

@@ -33,9 +33,7 @@ def find_changes(new: FileTree, old: FileTree) -> list[Change]:
 
     A directory below which something changed is among them, whether it changed itself or not.
     """
-    comparison = _Comparison(new, old)
-    comparison.run()
-    found = comparison.found
+    found = Comparison(new, old).run()
     for path in list(found):
         while (path := path.rpartition(b"/")[0]) and path not in found:
             found[path] = new.lstat(path)
@@ -69,17 +67,19 @@ def capability_reader(tree: FileTree) -> Callable[[bytes], bytes | None]:
     return lambda path: tree.read_xattrs(path).get(b"security.capability")
 
 
-class _Comparison:
-    """Fills `found`: path → the new entry, None where it is gone."""
+class Comparison:
+    """Of two trees. `copies` counts the files of `new` that look like those of `old` and are not known to be them."""
 
     def __init__(self, new: FileTree, old: FileTree) -> None:
-        self.found: dict[bytes, TreeEntry | None] = {}
+        self.copies = 0
+        self._found: dict[bytes, TreeEntry | None] = {}
         self._new, self._old = new, old
         self._new_capability, self._old_capability = capability_reader(new), capability_reader(old)
         self._by_name = isinstance(new, ListsNames) and isinstance(old, ListsNames)
         self._pending: list[tuple[TreeEntry, TreeEntry | None]] = []
 
-    def run(self) -> None:
+    def run(self) -> dict[bytes, TreeEntry | None]:
+        """Path → the new entry, None where it is gone; without the directories that did not change themselves."""
         self._pending = [(self._new.lstat(b""), self._old.lstat(b""))]
         while self._pending:
             new, old = self._pending.pop()
@@ -93,6 +93,7 @@ class _Comparison:
                 self._add_all(new.path)
             elif old_is_directory:  # a block device or a socket in a directory's place: the bit test at work
                 self._delete_all(new.path)
+        return self._found
 
     def _compare_directories(self, new: TreeEntry, old: TreeEntry) -> None:
         same_device = new.device == old.device
@@ -106,7 +107,7 @@ class _Comparison:
                 self._add(entry)
             elif entry.inode != before.inode or not same_device:
                 self._compare(entry, before)
-        self.found.update(dict.fromkeys(olds))
+        self._found.update(dict.fromkeys(olds))
 
     def _compare_names(self, path: bytes) -> None:
         """Two directories on one device: entries are described only where names or inodes differ."""
@@ -122,16 +123,18 @@ class _Comparison:
                 self._add(entry)
             else:
                 self._compare(entry, self._old.lstat(prefix + name))
-        self.found.update((prefix + name, None) for name in olds)
+        self._found.update((prefix + name, None) for name in olds)
 
     def _compare(self, new: TreeEntry, old: TreeEntry) -> None:
         if _differ(new, old) or self._new_capability(new.path) != self._old_capability(old.path):
-            self.found[new.path] = new
+            self._found[new.path] = new
+        elif new.inode != old.inode and stat.S_ISREG(new.mode):
+            self.copies += 1
         if stat.S_ISDIR(new.mode) or (new.mode & _DIRECTORY_BIT and stat.S_ISDIR(old.mode)):
             self._pending.append((new, old))
 
     def _add(self, entry: TreeEntry) -> None:
-        self.found[entry.path] = entry
+        self._found[entry.path] = entry
         if stat.S_ISDIR(entry.mode):
             self._pending.append((entry, None))
 
@@ -140,7 +143,7 @@ class _Comparison:
             self._add(entry)
 
     def _delete_all(self, path: bytes) -> None:
-        self.found.update((entry.path, None) for entry in self._old.list_directory(path))
+        self._found.update((entry.path, None) for entry in self._old.list_directory(path))
 
 
 def _differ(new: TreeEntry, old: TreeEntry) -> bool:

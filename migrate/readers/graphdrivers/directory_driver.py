@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from migrate.errors import MissingLayerError
@@ -44,6 +44,10 @@ class DirectoryDriver:
                 f"{self._place / legacy_id}: the {self.name} driver has no such layer", layer=legacy_id
             )
         return self._tree(legacy_id, place)
+
+    def places(self, ids: Iterable[LegacyID]) -> list[Path]:
+        """The directories of those of `ids` that the driver has."""
+        return [place for legacy_id in ids if (place := self._find(legacy_id)) is not None]
 
     def close(self) -> None:
         self._listings = ListingCache()

@@ -143,17 +143,18 @@ class _Headers:
             first = self._first_names.setdefault(entry.inode, name)
             if first is not name:
                 typeflag, link, size = tarwriter.HARD_LINK, first, 0
-        device = _device(entry.rdev) if entry.mode & _HAS_DEVICE_BITS else (0, 0)
         capability = self._capability(entry.path)
         xattrs = {b"security.capability": capability} if capability is not None else {}
         return TarHeader(
-            name, entry.mode, entry.uid, entry.gid, size, entry.mtime_ns, typeflag, link, device, xattrs
+            name, entry.mode, entry.uid, entry.gid, size, entry.mtime_ns, typeflag, link, device_numbers(entry), xattrs
         )  # fmt: skip
 
 
-def _device(rdev: int) -> tuple[int, int]:
+def device_numbers(entry: TreeEntry) -> tuple[int, int]:
     """(major, minor) as Docker takes them from Linux's device number: 12 and 20 bits."""
-    return (rdev >> 8) & 0xFFF, (rdev & 0xFF) | ((rdev >> 12) & 0xFFF00)
+    if not entry.mode & _HAS_DEVICE_BITS:
+        return 0, 0
+    return (entry.rdev >> 8) & 0xFFF, (entry.rdev & 0xFF) | ((entry.rdev >> 12) & 0xFFF00)
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

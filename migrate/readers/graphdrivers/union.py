@@ -1,0 +1,95 @@
+"""Two trees, one on top of the other, as the kernel's overlay file system shows them.
+
+Linux, Documentation/filesystems/overlayfs.rst: a character device 0:0 above hides what is below; a directory with the
+xattr `trusted.overlay.opaque` = `y` does not let the one below show through.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, Final
+
+from migrate.errors import MissingLayerError
+from migrate.readers.graphdrivers.tree import FileTree, TreeEntry, close_tree
+
+_OPAQUE: Final = (b"trusted.overlay.opaque", b"user.overlay.opaque")
+
+
+class UnionTree:
+    """A FileTree. Entries keep the device and inode that they have in the tree that they come from."""
+
+    def __init__(self, upper: FileTree, lower: FileTree) -> None:
+        self._upper, self._lower = upper, lower
+        self._opaque: dict[bytes, bool] = {}
+
+    def lstat(self, path: bytes) -> TreeEntry:
+        return self._find(path)[1]
+
+    def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
+        entries: dict[bytes, TreeEntry] = {}
+        if self._shows_lower(path) and self._is_directory(self._lower, path):
+            entries = {entry.path: entry for entry in self._lower.list_directory(path)}
+        if self._is_directory(self._upper, path):
+            for entry in self._upper.list_directory(path):
+                if _is_whiteout(entry):
+                    entries.pop(entry.path, None)
+                else:
+                    entries[entry.path] = entry
+        elif not entries:
+            self._find(path)  # says what is wrong
+        return [entries[name] for name in sorted(entries)]
+
+    def read_link(self, path: bytes) -> bytes:
+        return self._find(path)[0].read_link(path)
+
+    def read_xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
+        return self._find(path)[0].read_xattrs(path)
+
+    def open_file(self, path: bytes) -> BinaryIO:
+        return self._find(path)[0].open_file(path)
+
+    def close(self) -> None:
+        close_tree(self._upper)
+        close_tree(self._lower)
+
+    def _find(self, path: bytes) -> tuple[FileTree, TreeEntry]:
+        entry = _lstat(self._upper, path)
+        if entry is not None and not _is_whiteout(entry):
+            return self._upper, entry
+        if entry is None and self._shows_lower(path.rpartition(b"/")[0]):
+            return self._lower, self._lower.lstat(path)
+        raise MissingLayerError(f"{path!r}: no such file")
+
+    def _shows_lower(self, directory: bytes) -> bool:
+        """True where nothing on the way to `directory`, and not itself, hides what is below."""
+        known = self._opaque.get(directory)
+        if known is None:
+            above = directory == b"" or self._shows_lower(directory.rpartition(b"/")[0])
+            self._opaque[directory] = known = not above or self._hides(directory)
+        return not known
+
+    def _hides(self, directory: bytes) -> bool:
+        entry = _lstat(self._upper, directory)
+        if entry is None:
+            return False
+        if not stat.S_ISDIR(entry.mode):
+            return True
+        xattrs = self._upper.read_xattrs(directory)
+        return any(xattrs.get(name) == b"y" for name in _OPAQUE)
+
+    @staticmethod
+    def _is_directory(tree: FileTree, path: bytes) -> bool:
+        entry = _lstat(tree, path)
+        return entry is not None and stat.S_ISDIR(entry.mode)
+
+
+def _lstat(tree: FileTree, path: bytes) -> TreeEntry | None:
+    try:
+        return tree.lstat(path)
+    except MissingLayerError:
+        return None
+
+
+def _is_whiteout(entry: TreeEntry) -> bool:
+    return stat.S_ISCHR(entry.mode) and entry.rdev == 0

@@ -1,0 +1,46 @@
+"""Opening the files of a source that is a directory: regular ones, no symbolic links, without a new access time."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from migrate.errors import DamagedError, LimitError
+from migrate.readers.graphdrivers.directory_tree import translated
+
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Raises SourceError (MissingLayerError where there is none)."""
+    try:
+        descriptor = _open(path)
+    except OSError as error:
+        raise translated(error, str(path)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DamagedError(f"{path}: not a regular file")
+    return cast(BinaryIO, os.fdopen(descriptor, "rb", buffering=0))
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, _FLAGS | getattr(os, "O_NOATIME", 0))
+    except PermissionError:  # O_NOATIME is for the owner and for root
+        return os.open(path, _FLAGS)
+
+
+def read_whole(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes. Raises SourceError."""
+    with open_regular(path) as stream:
+        try:
+            content = bytearray()
+            while block := stream.read(limit + 1 - len(content)):
+                content += block
+                if len(content) > limit:
+                    raise LimitError(f"{path}: larger than the limit of {limit:,} bytes")
+            return bytes(content)
+        except OSError as error:
+            raise translated(error, str(path)) from error

@@ -1,0 +1,114 @@
+"""Whole images against the store: each layer once, then what is left of its differences at the top."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Protocol
+
+from migrate.blobio.payload import Payload
+from migrate.errors import MigrateError, PayloadRestartError, SourceError
+from migrate.model.legacy import LegacyID, LegacyLayer
+from migrate.readers.graphdrivers.changes import walk_tree
+from migrate.readers.graphdrivers.tree import FileTree
+from migrate.rootfs.compare import LayerCheck, check_layer, content_crc
+from migrate.rootfs.tar_listing import TarListing
+
+_BLOCK = 1024 * 1024
+
+
+class HoldsTrees(Protocol):
+    """A source with the whole file system of each layer beside it: RootfsSource and LegacySource in one."""
+
+    def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]: ...
+
+    def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Any] | None: ...
+
+
+class RootfsCheck:
+    """Checks the images of one source. `observer_for` may be called from several threads, the rest from one."""
+
+    def __init__(self, source: HoldsTrees) -> None:
+        self._source = source
+        self._listings: dict[LegacyID, TarListing] = {}
+        self._checks: dict[LegacyID, LayerCheck] = {}
+
+    def observer_for(self, layer: LegacyLayer) -> TarListing:
+        """Takes down what the layer holds, while it is hashed."""
+        listing = self._listings[layer.legacy_id] = TarListing()
+        return listing
+
+    def differences(self, chain: Sequence[LegacyLayer]) -> list[str]:
+        """What the image that `chain` (base first) makes has otherwise than the store's top layer; sorted by path.
+
+        Empty where they are the same. A layer that cannot be checked is a difference of its own.
+        """
+        found: dict[bytes, str] = {}
+        parent: LegacyID | None = None
+        checks: list[LayerCheck] = []
+        for layer in chain:
+            try:
+                check = self._check(layer, parent)
+            except MigrateError as error:
+                return [f"layer {layer.legacy_id} could not be checked: {error.message}"]
+            for path in list(found):
+                if path in check.touched:
+                    del found[path]
+            found.update(check.differences)
+            checks.append(check)
+            parent = layer.legacy_id
+        if any(check.copies for check in checks):
+            found.update(self._changed_contents(chain[-1].legacy_id, checks))
+        return [f"{_shown(path)}: {found[path]}" for path in sorted(found)]
+
+    def _check(self, layer: LegacyLayer, parent: LegacyID | None) -> LayerCheck:
+        if layer.legacy_id not in self._checks:
+            listing = self._listings.pop(layer.legacy_id, None) or self._read_listing(layer)
+            if listing.problem is not None:
+                raise SourceError(f"its tar is not understood: {listing.problem}")
+            with ExitStack() as stack:
+                tree = self._open(layer.legacy_id, stack)
+                below = None if parent is None else self._open(parent, stack)
+                self._checks[layer.legacy_id] = check_layer(listing.entries(), tree, below)
+        return self._checks[layer.legacy_id]
+
+    def _read_listing(self, layer: LegacyLayer) -> TarListing:
+        """For a layer that this run had no need to hash."""
+        for _ in range(2):
+            listing = TarListing()
+            try:
+                with self._source.open_payload(layer) as payload:
+                    while block := payload.stream.read(_BLOCK):
+                        listing.feed(memoryview(block))
+            except PayloadRestartError:
+                continue
+            listing.finish()
+            return listing
+        raise SourceError("its layer cannot be read")
+
+    def _open(self, legacy_id: LegacyID, stack: ExitStack) -> FileTree:
+        opened = self._source.open_rootfs(legacy_id)
+        if opened is None:
+            raise SourceError("the store has no whole tree of it")
+        tree: FileTree = stack.enter_context(opened)
+        return tree
+
+    def _changed_contents(self, top: LegacyID, checks: Sequence[LayerCheck]) -> dict[bytes, str]:
+        """Files of the top layer's tree that are copies of a lower layer's, by content."""
+        contents: dict[bytes, tuple[int, int]] = {}
+        for check in checks:
+            contents.update(check.contents)
+        own = checks[-1].touched
+        found: dict[bytes, str] = {}
+        with ExitStack() as stack:
+            tree = self._open(top, stack)
+            for entry in walk_tree(tree):
+                known = contents.get(entry.path) if stat.S_ISREG(entry.mode) and entry.path not in own else None
+                if known is not None and known[0] == entry.size and content_crc(tree, entry.path) != known[1]:
+                    found[entry.path] = "its content differs"
+        return found
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

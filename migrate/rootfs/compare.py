@@ -1,0 +1,195 @@
+"""One layer's tree in the store against what its tar makes of its parent's tree."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from isal.isal_zlib import crc32
+
+from migrate.errors import MissingLayerError
+from migrate.readers.graphdrivers.changes import Comparison, capability_reader, walk_tree
+from migrate.readers.graphdrivers.tree import FileTree, TreeEntry
+from migrate.readers.graphdrivers.tree_tar import device_numbers
+from migrate.rootfs.expected import ExpectedTree, Node
+from migrate.rootfs.tar_listing import TarEntry
+
+_BLOCK = 256 * 1024
+_SOCKET_BECOMES = (stat.S_IFSOCK, stat.S_IFIFO, stat.S_IFREG)
+"""Docker's copies of a layer turn sockets into other things, or lose them."""
+_TYPE_NAMES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCheck:
+    """What one layer showed. `differences`: path → what is wrong. `touched`: paths that the tar has a say about.
+
+    `contents`: path → (size, CRC-32) of the files that the tar brings. `copies` counts files that are not known to be
+    the parent's own, only to look the same.
+    """
+
+    differences: dict[bytes, str] = field(default_factory=dict)
+    touched: frozenset[bytes] = frozenset()
+    contents: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    copies: int = 0
+
+
+def check_layer(entries: Iterable[TarEntry], tree: FileTree, parent: FileTree | None) -> LayerCheck:
+    """Raises SourceError where a tree cannot be read."""
+    expected = ExpectedTree(_Below(parent))
+    expected.take(entries)
+    view = _View(tree)
+    differences = dict(expected.problems)
+    for path in expected.touched():
+        _note(differences, path, view.difference(path, expected.find(path)))
+    for path in _showing_through(expected, tree):
+        differences[path] = "in the store only"
+    changed, copies = _changed(tree, parent)
+    for path, entry in changed:
+        if not expected.is_touched(path) and path not in differences:
+            _note(differences, path, view.difference(path, expected.find(path), entry, parent))
+    contents = {
+        path: (node.size, node.crc)
+        for path in expected.touched()
+        if (node := expected.find(path)) is not None and node.size is not None and node.crc is not None
+        if node.kind == stat.S_IFREG
+    }
+    return LayerCheck(differences, frozenset(expected.touched()), contents, copies)
+
+
+def _changed(tree: FileTree, parent: FileTree | None) -> tuple[Iterable[tuple[bytes, TreeEntry | None]], int]:
+    if parent is None:
+        return ((entry.path, entry) for entry in walk_tree(tree)), 0
+    comparison = Comparison(tree, parent)
+    return comparison.run().items(), comparison.copies
+
+
+def content_crc(tree: FileTree, path: bytes) -> int:
+    """The CRC-32 of a file. Raises SourceError."""
+    crc = 0
+    with tree.open_file(path) as stream:
+        while block := stream.read(_BLOCK):
+            crc = crc32(block, crc)
+    return crc
+
+
+def _note(differences: dict[bytes, str], path: bytes, difference: str | None) -> None:
+    if difference is not None:
+        differences[path] = difference
+
+
+class _Below:
+    """What stands in the tree below a layer, as a Node. Nothing where there is no such tree."""
+
+    def __init__(self, tree: FileTree | None) -> None:
+        self._tree = tree
+        self._capability = capability_reader(tree) if tree is not None else None
+
+    def __call__(self, path: bytes) -> Node | None:
+        if self._tree is None or self._capability is None:
+            return None
+        entry = lookup(self._tree, path)
+        if entry is None:
+            return None
+        return Node(
+            mode=entry.mode,
+            uid=entry.uid,
+            gid=entry.gid,
+            size=entry.size if stat.S_ISREG(entry.mode) else 0,
+            link=self._tree.read_link(path) if stat.S_ISLNK(entry.mode) else b"",
+            device=device_numbers(entry),
+            capability=self._capability(path) if stat.S_ISREG(entry.mode) else None,
+        )
+
+
+def lookup(tree: FileTree, path: bytes) -> TreeEntry | None:
+    try:
+        return tree.lstat(path)
+    except MissingLayerError:
+        return None
+
+
+def _showing_through(expected: ExpectedTree, tree: FileTree) -> Iterator[bytes]:
+    """Names in the store that the layer's whiteouts should have hidden."""
+    for directory in expected.cleared:
+        entry = lookup(tree, directory)
+        if entry is None or not stat.S_ISDIR(entry.mode):
+            continue
+        waiting = [directory]
+        while waiting:
+            for entry in tree.list_directory(waiting.pop()):
+                if expected.find(entry.path) is None:
+                    yield entry.path
+                elif stat.S_ISDIR(entry.mode):
+                    waiting.append(entry.path)
+
+
+class _View:
+    """The store's side."""
+
+    def __init__(self, tree: FileTree) -> None:
+        self._tree = tree
+        self._capability = capability_reader(tree)
+
+    def difference(
+        self, path: bytes, node: Node | None, entry: TreeEntry | None = None, parent: FileTree | None = None
+    ) -> str | None:
+        """None where `path` in the store is what it should be. `parent` is given for paths that no tar speaks of."""
+        entry = lookup(self._tree, path) if entry is None else entry
+        if node is None:
+            return "in the store only" if entry is not None else None
+        if node.kind == stat.S_IFSOCK and (entry is None or stat.S_IFMT(entry.mode) in _SOCKET_BECOMES):
+            return None
+        if entry is None:
+            return "not in the store"
+        found = list(self._metadata(node, entry))
+        if not found and stat.S_ISREG(entry.mode):
+            found = list(self._content(node, entry, parent))
+        return "; ".join(found) or None
+
+    def _metadata(self, node: Node, entry: TreeEntry) -> Iterator[str]:
+        kind = stat.S_IFMT(entry.mode)
+        if kind != node.kind:
+            yield f"a {_TYPE_NAMES.get(kind, '?')} in the store, a {_TYPE_NAMES.get(node.kind, '?')} in the image"
+            return
+        if not node.known:
+            return
+        if kind != stat.S_IFLNK and entry.mode != node.mode:
+            yield f"mode {entry.mode & 0o7777:04o} in the store, {node.mode & 0o7777:04o} in the image"
+        if (entry.uid, entry.gid) != (node.uid, node.gid):
+            yield f"owner {entry.uid}:{entry.gid} in the store, {node.uid}:{node.gid} in the image"
+        if kind == stat.S_IFLNK and (link := self._tree.read_link(entry.path)) != node.link:
+            yield f"leads to {_shown(link)} in the store, to {_shown(node.link)} in the image"
+        if kind in (stat.S_IFCHR, stat.S_IFBLK) and (device := device_numbers(entry)) != node.device:
+            yield f"device {device[0]}:{device[1]} in the store, {node.device[0]}:{node.device[1]} in the image"
+        if kind == stat.S_IFREG:
+            if node.size is not None and entry.size != node.size:
+                yield f"{entry.size:,} bytes in the store, {node.size:,} in the image"
+            if self._capability(entry.path) != node.capability:
+                yield "its security.capability differs"
+
+    def _content(self, node: Node, entry: TreeEntry, parent: FileTree | None) -> Iterator[str]:
+        if parent is not None:
+            if content_crc(self._tree, entry.path) != content_crc(parent, entry.path):
+                yield "its content differs"
+            return
+        if node.read_from == entry.path or node.crc is None:
+            return  # the tar's content was read from this very file
+        first = lookup(self._tree, node.read_from)
+        if first is not None and (first.device, first.inode) == (entry.device, entry.inode):
+            return
+        if content_crc(self._tree, entry.path) != node.crc:
+            yield "its content differs"
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

@@ -1,0 +1,214 @@
+"""The file system that a layer's tar makes of the tree below it, as Docker 1.9 and 1.10 unpack it.
+
+moby 1.10, pkg/archive/diff.go (UnpackLayer) and archive.go (createTarFile). Only what the layer touches is kept; for
+the rest the tree below is asked.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from migrate.blobio.limits import LINK_HOPS
+from migrate.rootfs.tar_listing import TarEntry
+
+_WHITEOUT: Final = b".wh."
+_METADATA: Final = b".wh..wh."
+_OPAQUE: Final = b".wh..wh..opq"
+_BELOW: Final = 0
+"""The time of everything that was there before the layer's first entry."""
+_KINDS: Final = {
+    b"0": stat.S_IFREG,
+    b"7": stat.S_IFREG,
+    b"S": stat.S_IFREG,
+    b"2": stat.S_IFLNK,
+    b"3": stat.S_IFCHR,
+    b"4": stat.S_IFBLK,
+    b"5": stat.S_IFDIR,
+    b"6": stat.S_IFIFO,
+}
+
+
+@dataclass(slots=True)
+class Node:
+    """A file as it should be; names that are hard links of one another share one.
+
+    `mode` with the file type. None is what nobody can know: the mode and owner of a directory that only its children
+    name, the size of a sparse file, the content of a file below. `read_from` is the path that the content came from.
+    """
+
+    mode: int
+    known: bool = True
+    uid: int = 0
+    gid: int = 0
+    size: int | None = 0
+    link: bytes = b""
+    device: tuple[int, int] = (0, 0)
+    capability: bytes | None = None
+    crc: int | None = None
+    read_from: bytes = b""
+
+    @property
+    def kind(self) -> int:
+        return stat.S_IFMT(self.mode)
+
+
+FindBelow = Callable[[bytes], Node | None]
+
+
+class ExpectedTree:
+    """Takes a layer's entries, in order; then `find` and `touched` tell what it made."""
+
+    def __init__(self, below: FindBelow) -> None:
+        self._below = below
+        self._nodes: dict[bytes, tuple[int, Node | None]] = {}
+        self._removed: dict[bytes, int] = {}
+        self._opaque: set[bytes] = set()
+        self._time = _BELOW
+        self._directories: dict[bytes, bytes] = {b"": b""}
+        self.problems: dict[bytes, str] = {}
+
+    @property
+    def cleared(self) -> Iterator[bytes]:
+        """Directories of which the tree below must not show through."""
+        yield from self._opaque
+        yield from self._removed
+
+    def touched(self) -> Iterator[bytes]:
+        yield from self._nodes
+
+    def is_touched(self, path: bytes) -> bool:
+        return path in self._nodes
+
+    def take(self, entries: Iterable[TarEntry]) -> None:
+        for entry in entries:
+            self._time += 1
+            if entry.path and not entry.path.startswith(_METADATA):
+                self._take(entry)
+            elif entry.path == _OPAQUE:
+                self._opaque.add(b"")
+
+    def find(self, path: bytes) -> Node | None:
+        """What stands under `path` now, no part of which is a symbolic link."""
+        time, node = self._nodes.get(path, (_BELOW, None))
+        parent = path
+        while parent:
+            if self._removed.get(parent, -1) > time:
+                return None
+            parent = parent.rpartition(b"/")[0]
+            if time == _BELOW and (parent in self._opaque or self._is_no_directory(parent)):
+                return None
+        return self._below(path) if time == _BELOW else node
+
+    def _is_no_directory(self, path: bytes) -> bool:
+        """True where the layer put something else in a directory's place: what was in it is gone."""
+        found = self._nodes.get(path)
+        return found is not None and (found[1] is None or found[1].kind != stat.S_IFDIR)
+
+    def _take(self, entry: TarEntry) -> None:
+        directory, _, name = entry.path.rpartition(b"/")
+        directory = self._resolve(directory)
+        if name == _OPAQUE:
+            self._opaque.add(directory)
+        elif name.startswith(_WHITEOUT):
+            self._remove(_join(directory, name[len(_WHITEOUT) :]))
+        else:
+            self._make_directories(directory)
+            self._put(_join(directory, name), entry)
+
+    def _put(self, path: bytes, entry: TarEntry) -> None:
+        before = self.find(path)
+        if entry.kind == b"5" and before is not None and before.kind == stat.S_IFDIR:
+            self._set(path, _node_of(entry, path))
+            return
+        if before is not None:
+            self._remove(path)
+        if entry.kind == b"1":
+            self._link(path, entry)
+        elif entry.kind in _KINDS:
+            self._set(path, _node_of(entry, path))
+
+    def _link(self, path: bytes, entry: TarEntry) -> None:
+        directory, _, name = entry.link.rpartition(b"/")
+        target = _join(self._resolve(directory), name)
+        node = self.find(target)
+        if node is None:
+            self.problems[path] = f"a hard link to {_shown(target)}, which is not there"
+            return
+        # Docker gives the shared file the owner, the mode and the capability that the link's own header has
+        node.uid, node.gid, node.capability, node.known = entry.uid, entry.gid, entry.capability, True
+        if node.kind != stat.S_IFLNK:
+            node.mode = node.kind | (entry.mode & 0o7777)
+        node.read_from = node.read_from or target
+        self._nodes.setdefault(target, (self._time, node))
+        self._set(path, node)
+
+    def _set(self, path: bytes, node: Node | None) -> None:
+        self._time += 1
+        self._nodes[path] = (self._time, node)
+        if path in self._directories:
+            self._directories = {b"": b""}
+
+    def _remove(self, path: bytes) -> None:
+        self._set(path, None)
+        self._removed[path] = self._time - 1
+
+    def _make_directories(self, directory: bytes) -> None:
+        """Directories that the tar leaves out are made on the way, with a mode that depends on the version."""
+        if directory in self._directories:
+            return
+        missing = []
+        while directory and self.find(directory) is None:
+            missing.append(directory)
+            directory = directory.rpartition(b"/")[0]
+        for path in reversed(missing):
+            self._set(path, Node(stat.S_IFDIR, known=False))
+
+    def _resolve(self, directory: bytes) -> bytes:
+        """`directory` without symbolic links, which lead where they lead inside the tree."""
+        known = self._directories.get(directory)
+        if known is not None:
+            return known
+        waiting = directory.split(b"/")[::-1]
+        done: list[bytes] = []
+        hops = 0
+        while waiting:
+            part = waiting.pop()
+            if part in (b"", b".", b".."):
+                done = done[:-1] if part == b".." else done
+                continue
+            done.append(part)
+            node = self.find(b"/".join(done))
+            if node is not None and node.kind == stat.S_IFLNK and hops < LINK_HOPS:
+                hops += 1
+                done = [] if node.link.startswith(b"/") else done[:-1]
+                waiting.extend(node.link.split(b"/")[::-1])
+        self._directories[directory] = b"/".join(done)
+        return self._directories[directory]
+
+
+def _node_of(entry: TarEntry, path: bytes) -> Node:
+    kind = _KINDS[entry.kind]
+    if kind == stat.S_IFREG and stat.S_ISSOCK(entry.mode):
+        kind = stat.S_IFSOCK  # Docker writes a socket's mode and leaves its type open
+    return Node(
+        mode=kind | (entry.mode & 0o7777),
+        uid=entry.uid,
+        gid=entry.gid,
+        size=entry.size,
+        link=entry.link if kind == stat.S_IFLNK else b"",
+        device=entry.device,
+        capability=entry.capability,
+        crc=entry.crc if entry.size is not None else None,
+        read_from=path,
+    )
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
