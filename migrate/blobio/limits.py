@@ -20,6 +20,8 @@ ARCHIVE_MEMBERS: Final = 2_000_000
 """Members of an outer archive (`docker save`)."""
 CHAIN_LENGTH: Final = 10_000
 """Layers of one image. Docker itself stops at 125 or 127."""
+DEEP_ENTRIES: Final = 20_000_000
+"""Tar entries that `plan --deep` remembers, at about 30 bytes each; the analysis says if there were more."""
 LINK_HOPS: Final = 40
 """Symbolic links followed inside an archive for one name, as the Linux kernel counts."""
 DECOMPRESSION_RATIO: Final = 1_100

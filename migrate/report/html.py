@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import resources
 from typing import Any
@@ -18,6 +18,7 @@ import orjson
 
 from migrate.errors import UsageError
 from migrate.model.digest import Digest
+from migrate.report.deep_text import TITLES, describe, list_of
 from migrate.report.document import Report, ReportImage, ReportLayer
 from migrate.report.json import plain_value, report_document, safe_text
 from migrate.report.savings import LayerUse, rank_repositories
@@ -121,7 +122,7 @@ def page_document(report: Report) -> dict[str, Any]:
         "conflicts": documents["conflicts"],
         "failures": documents["failures"],
         "warnings": list(_warnings(report)),
-        "deep": documents.get("deep"),
+        "deep": None if report.deep is None else _deep(report.deep),
     }
 
 
@@ -171,6 +172,17 @@ def _content(layer: ReportLayer) -> dict[str, Any]:
         "flags": layer.flags or None,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _deep(deep: Mapping[str, object]) -> list[dict[str, Any]]:
+    lists = []
+    for name, title in TITLES.items():
+        rows = []
+        for row in list_of(deep, name):
+            what, where = describe(name, row)
+            rows.append({"bytes": row.get("bytes", 0), "what": safe_text(what), "where": safe_text(where)})
+        lists.append({"title": title, "total": deep.get(f"{name}_bytes"), "rows": rows})
+    return lists
 
 
 def _hex(digest: Digest | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
+from migrate.report.deep_text import render_deep
 from migrate.report.document import Failure, Report
 from migrate.report.savings import LayerUse
 from migrate.report.tables import Column, Paint, Style, printable, render_table, short_digest, wrap
@@ -31,6 +32,7 @@ def render_text(
         page.headline(),
         page.figures(),
         page.savings(savings),
+        page.deep(),
         page.conflicts(),
         page.failures() if list_failures else "",
         page.warnings(),
@@ -104,6 +106,11 @@ class _Page:
                 *self.more(more, "layer"),
             ]
         )
+
+    def deep(self) -> str:
+        if self.report.deep is None:
+            return ""
+        return render_deep(self.report.deep, width=self.width, size=self.size, paint=self.paint)
 
     def conflicts(self) -> str:
         rows = self.report.conflicts

@@ -391,6 +391,16 @@
     const table = tables[host.dataset.table];
     if (host.dataset.table !== "warnings" || data.warnings.length) shown.push(new Table(host, table));
   });
+  (data.deep ?? []).forEach((list) => {
+    const host = el("div"), most = Math.max(1, ...list.rows.map((row) => row.bytes));
+    document.getElementById("deep-tables").append(el("h3", null, list.title + (list.total ? ": " : ""), list.total ? bytes(list.total) : null), host);
+    shown.push(new Table(host, { name: list.title, rows: list.rows, text: (row) => row.what + "\n" + row.where, columns: [
+      { title: "What", class: "wrap", value: (row) => row.what },
+      { title: "Bytes", numeric: true, value: (row) => row.bytes, render: (row) => bytes(row.bytes) },
+      { title: "Share", render: (row) => meter([["merged", row.bytes]], most, size(row.bytes)) },
+      { title: "Where", class: "wrap", value: (row) => row.where },
+    ] }));
+  });
   treemap(document.getElementById("treemap"));
   const tree = document.getElementById("tree"), list = el("ul");
   tree.classList.add("tree");
