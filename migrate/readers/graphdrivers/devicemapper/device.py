@@ -29,8 +29,8 @@ class ThinDevice(io.RawIOBase):
 
     def __init__(self, data: ImageFile, device_map: DeviceMap, block_size: int, size: int) -> None:
         super().__init__()
-        self._data = data
-        self._map = device_map
+        self.data = data
+        self.device_map = device_map
         self.block_size = block_size
         self.size = size
         self._position = 0
@@ -45,7 +45,7 @@ class ThinDevice(io.RawIOBase):
             if target is None:
                 _fill_with_zeros(part)
             else:
-                self._data.read_into(part, target)
+                self.data.read_into(part, target)
             done += len(part)
 
     def read_at(self, offset: int, size: int) -> bytes:
@@ -59,14 +59,14 @@ class ThinDevice(io.RawIOBase):
 
     def mapped_ranges(self) -> Iterator[tuple[int, int]]:
         """(offset, length) of what is mapped, ascending; the rest of the device is zeros or, in a loss, unknown."""
-        for start, length in zip(self._map.starts, self._map.lengths, strict=True):
+        for start, length in zip(self.device_map.starts, self.device_map.lengths, strict=True):
             offset = start * self.block_size
             if offset < self.size:
                 yield offset, min(length * self.block_size, self.size - offset)
 
     def _locate(self, offset: int) -> tuple[int | None, int]:
         block, inside = divmod(offset, self.block_size)
-        target, count = self._map.find(block)
+        target, count = self.device_map.find(block)
         room = count * self.block_size - inside
         return (None if target is None else target * self.block_size + inside), room
 

@@ -87,25 +87,25 @@ class DevicemapperDriver:
         record = self._usable_record(name)
         try:
             device = self.open_device(name)
-            file_system = SharedFileSystem(_open_file_system(device), device, self._parsed)
-            top = ImageTree(device, file_system, record.device_id)
-            self._check_id_file(top, name)
-            return self._rootfs(device, file_system, record, top)
+            file_system = SharedFileSystem(self._open_file_system(device, name), self._parsed)
+            self._check_id_file(ImageTree(file_system, record.device_id), name)
+            return _open_rootfs(file_system, record)
         except SourceError as exc:
             raise type(exc)(f"thin device {record.device_id} of layer {name}: {exc.message}", layer=name) from exc
 
-    def _rootfs(
-        self, device: ThinDevice, file_system: SharedFileSystem, record: DeviceRecord, top: ImageTree
-    ) -> FileTree:
-        """`initialized` is false for every snapshot that Docker ≥ 1.0 made; only the base device gets true there.
-
-        So what counts is what is on the device. Without `rootfs/` a layer is empty, but only if Docker had finished it.
-        """
-        if any(entry.path == b"rootfs" for entry in top.list_directory(b"")):
-            return ImageTree(device, file_system, record.device_id, b"rootfs")
-        if not record.initialized:
-            raise MissingLayerError("was never filled: it is not initialized and has no rootfs/")
-        return EmptyTree(record.device_id)
+    def _open_file_system(self, device: ThinDevice, name: str) -> FileSystem:
+        kind = probe_kind(device)
+        if kind == "xfs":
+            return Xfs(device)
+        if kind == "ext4":
+            file_system = Ext4(device)
+            if not file_system.needs_recovery:
+                return file_system
+            self._note(f"layer {name}: its file system was in use when the store was copied; its journal is replayed")
+            return file_system.recovered()
+        if kind is None:
+            raise DamagedError("holds no file system that Docker made (neither ext4 nor xfs)")
+        raise UnsupportedError(f"holds a {kind} file system; ext4 and xfs are read")
 
     def _check_id_file(self, top: ImageTree, name: str) -> None:
         """Docker writes `id` on a device's first mount, and snapshots inherit it: a layer of the chain stands in it."""
@@ -169,12 +169,15 @@ class DevicemapperDriver:
         self.problems.append(problem)
 
 
-def _open_file_system(device: ThinDevice) -> FileSystem:
-    kind = probe_kind(device)
-    if kind == "ext4":
-        return Ext4(device)
-    if kind == "xfs":
-        return Xfs(device)
-    if kind is None:
-        raise DamagedError("holds no file system that Docker made (neither ext4 nor xfs)")
-    raise UnsupportedError(f"holds a {kind} file system; ext4 and xfs are read")
+def _open_rootfs(file_system: SharedFileSystem, record: DeviceRecord) -> FileTree:
+    """Without `rootfs/` a layer is empty, but only if Docker had finished its device.
+
+    `initialized` does not tell that: Docker from 1.0 on sets it for the base device only, never for a snapshot
+    (createRegisterSnapDevice and MountDevice in moby v1.9.1). So what counts is what is on the device.
+    """
+    try:
+        return ImageTree(file_system, record.device_id, b"rootfs")
+    except MissingLayerError:
+        if record.initialized:
+            return EmptyTree(record.device_id)
+        raise MissingLayerError("was never filled: it is not initialized and has no rootfs/") from None

@@ -26,6 +26,7 @@ from migrate.readers.graphdrivers.devicemapper.filesystem import (
     naming,
     sorted_names,
 )
+from migrate.readers.graphdrivers.devicemapper.journal import replay_journal
 
 if TYPE_CHECKING:
     from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
@@ -58,7 +59,7 @@ class Ext4:
 
     def __init__(self, device: ThinDevice) -> None:
         opened = open_extfs(cast(BinaryIO, device))
-        self._device = device
+        self.device = device
         self._pages = PagedReader(device)
         self._block_size = int(opened.block_size)
         self._block_count = int(opened.block_count)
@@ -69,7 +70,16 @@ class Ext4:
         self._inode_size = int(superblock.s_inode_size) if superblock.s_rev_level else _OLD_INODE_SIZE
         self._wide = bool(superblock.s_feature_incompat & _64BIT) and superblock.s_desc_size >= 64
         self._descriptor_size = int(superblock.s_desc_size) if self._wide else 32
+        self._journal_inode = int(superblock.s_journal_inum)
+        self.needs_recovery = bool(superblock.s_feature_incompat & _RECOVER)
         self._check_features(superblock)
+
+    def recovered(self) -> Ext4:
+        """The file system as it is once its journal is replayed, which happens in memory."""
+        if not self._journal_inode:
+            raise UnsupportedError("the ext4 journal was not replayed, and lies on another device")
+        journal = self.read_extents(self.read_inode(self._journal_inode))
+        return Ext4(replay_journal(self.device, journal, self._block_size))
 
     def _check_features(self, superblock: Any) -> None:
         unknown = int(superblock.s_feature_incompat) & ~_KNOWN
@@ -77,14 +87,10 @@ class Ext4:
             raise UnsupportedError(f"the ext4 file system uses features that are not read (incompat {unknown:#x})")
         if not (_OLD_INODE_SIZE <= self._inode_size <= self._block_size) or self._inode_size & (self._inode_size - 1):
             raise DamagedError(f"the ext4 superblock names an inode size of {self._inode_size}")
-        if not 1024 <= self._block_size <= 65536 or self._block_count * self._block_size > self._device.size:
+        if not 1024 <= self._block_size <= 65536 or self._block_count * self._block_size > self.device.size:
             raise DamagedError(
                 f"the ext4 superblock names {self._block_count:,} blocks of {self._block_size:,} bytes, the device has "
-                f"{self._device.size:,} bytes"
-            )
-        if superblock.s_feature_incompat & _RECOVER:
-            raise UnsupportedError(
-                "the ext4 journal was not replayed: the file system was in use when the store was copied"
+                f"{self.device.size:,} bytes"
             )
 
     def read_inode(self, number: int) -> Inode:

@@ -73,6 +73,9 @@ class FileSystem(Protocol):
     def kind(self) -> str: ...
     @property
     def root(self) -> int: ...
+    @property
+    def device(self) -> ReadsDevice:
+        """What it reads from."""
 
     def inode_offset(self, number: int, /) -> int:
         """Where on the device the inode lies."""

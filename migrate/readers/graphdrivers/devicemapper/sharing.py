@@ -42,9 +42,9 @@ class ParsedInodes:
 class SharedFileSystem:
     """A FileSystem over another one, which looks at the pool's parsed inodes before it asks."""
 
-    def __init__(self, inner: FileSystem, device: ReadsDevice, parsed: ParsedInodes) -> None:
+    def __init__(self, inner: FileSystem, parsed: ParsedInodes) -> None:
         self._inner = inner
-        self._device = device
+        self.device: ReadsDevice = inner.device
         self._parsed = parsed
         self._inodes: dict[int, Inode] = {}
         self._opened: dict[int, Directory] = {}
@@ -74,7 +74,7 @@ class SharedFileSystem:
 
     def pool_position(self, number: int) -> int | None:
         """Where in the pool the inode lies, None if nowhere: at one place there is one inode, whatever the layer."""
-        return self._device.pool_position(self._inner.inode_offset(number))
+        return self.device.pool_position(self._inner.inode_offset(number))
 
     def read_directory(self, inode: Inode) -> Directory:
         directory = self._opened.get(inode.number)
@@ -97,8 +97,8 @@ class SharedFileSystem:
         """Where the inode and every piece of its content lie; None if any of it is not certain."""
         offsets = [self._inner.inode_offset(inode.number)]
         for extent in self._inner.read_extents(inode):
-            offsets.extend(_pieces(extent, self._device.block_size))
-        places = [self._device.pool_position(offset) for offset in offsets]
+            offsets.extend(_pieces(extent, self.device.block_size))
+        places = [self.device.pool_position(offset) for offset in offsets]
         known = tuple(place for place in places if place is not None)
         return known if len(known) == len(places) else None
 

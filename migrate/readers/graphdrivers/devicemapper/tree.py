@@ -12,7 +12,6 @@ from migrate.readers.graphdrivers.devicemapper.filesystem import (
     Directory,
     ExtentFile,
     Inode,
-    ReadsDevice,
 )
 from migrate.readers.graphdrivers.devicemapper.sharing import SharedFileSystem
 from migrate.readers.graphdrivers.tree import TreeEntry
@@ -30,8 +29,7 @@ class ImageTree:
     no such directory, MissingLayerError.
     """
 
-    def __init__(self, device: ReadsDevice, file_system: SharedFileSystem, number: int, top: bytes = b"") -> None:
-        self._device = device
+    def __init__(self, file_system: SharedFileSystem, number: int, top: bytes = b"") -> None:
         self._file_system = file_system
         self._number = number
         chain: tuple[int, ...] = (file_system.root,)
@@ -65,7 +63,7 @@ class ImageTree:
         inode = self._find(path)
         if not stat.S_ISREG(inode.mode):
             raise DamagedError(f"{_shown(path)}: is no regular file")
-        content = ExtentFile(self._device, self._file_system.read_extents(inode), inode.size)
+        content = ExtentFile(self._file_system.device, self._file_system.read_extents(inode), inode.size)
         return cast(BinaryIO, io.BufferedReader(content, _BUFFER))
 
     def _entry(self, path: bytes, inode: Inode) -> TreeEntry:

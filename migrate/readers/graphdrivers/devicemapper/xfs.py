@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from migrate.errors import DamagedError, LimitError, UnsupportedError
+from migrate.readers.graphdrivers.devicemapper import xfs_log
 from migrate.readers.graphdrivers.devicemapper.crc32c import crc32c
 from migrate.readers.graphdrivers.devicemapper.device import PagedReader
 from migrate.readers.graphdrivers.devicemapper.dissection import open_xfs
@@ -58,7 +59,7 @@ class Xfs:
     def __init__(self, device: ThinDevice) -> None:
         opened = open_xfs(cast(BinaryIO, device))
         superblock = opened.sb
-        self._device = device
+        self.device = device
         self._pages = PagedReader(device)
         self._block_size = int(opened.block_size)
         self._version = int(opened.version)
@@ -73,6 +74,7 @@ class Xfs:
         v5 = self._version == 5
         self._has_type = bool(superblock.sb_features_incompat & _FTYPE if v5 else superblock.sb_features2 & _FTYPE_V4)
         self._check(superblock)
+        self._check_log(int(superblock.sb_logstart), int(superblock.sb_logblocks))
 
     def _check(self, superblock: Any) -> None:
         unknown = int(superblock.sb_features_incompat) & ~_KNOWN if self._version == 5 else 0
@@ -88,10 +90,25 @@ class Xfs:
             raise DamagedError("the XFS superblock contradicts itself in its inodes or its directory blocks")
         if not 0 < self._ag_blocks <= 1 << self._ag_bits or self._ag_bits > 31:
             raise DamagedError(f"the XFS superblock names allocation groups of {self._ag_blocks:,} blocks")
-        if self._blocks * self._block_size > self._device.size:
+        if self._blocks * self._block_size > self.device.size:
             raise DamagedError(
                 f"the XFS superblock names {self._blocks:,} blocks of {self._block_size:,} bytes, the device has "
-                f"{self._device.size:,} bytes"
+                f"{self.device.size:,} bytes"
+            )
+
+    def _check_log(self, start: int, blocks: int) -> None:
+        if not start:
+            raise UnsupportedError("the XFS log lies on another device")
+        first = self._block_offset(start, "the XFS log")
+        size = xfs_log.BLOCK
+        with naming("the XFS log"):
+            clean = xfs_log.was_unmounted(
+                lambda at: self._pages.read_at(first + at * size, size), blocks * self._block_size // size
+            )
+        if not clean:
+            raise UnsupportedError(
+                "the XFS file system was in use when the store was copied, and its log was not replayed: activate the "
+                "pool once on a copy and mount the device, or copy the store again after Docker was stopped"
             )
 
     def read_inode(self, number: int) -> Inode:
@@ -210,13 +227,14 @@ class Xfs:
                 return self._data_fork(inode)[: inode.size]
             target = b""
             for extent in self.read_extents(inode):
-                for start in range(0, extent.length, self._block_size):
-                    target += self._link_piece(self._pages.read_at(extent.offset + start, self._block_size), where)
+                length = min(extent.length, LINK_BYTES + self._block_size)
+                target += self._link_piece(self._pages.read_at(extent.offset, length), where)
             if len(target) < inode.size:
                 raise DamagedError(f"{where}: {inode.size - len(target):,} of its bytes are not stored")
             return target[: inode.size]
 
     def _link_piece(self, block: bytes, where: str) -> bytes:
+        """What one extent holds of a target; in version 5 after a header that tells how much."""
         if self._version == 4:
             return block
         if block[:4] != _LINK_MAGIC:

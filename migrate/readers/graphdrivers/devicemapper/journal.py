@@ -1,0 +1,157 @@
+"""The ext4 journal, replayed in memory: a host that died with a device mounted left changes in it.
+
+Source of the format: Linux, fs/jbd2/recovery.c and include/linux/jbd2.h. All integers are big-endian. Nothing is
+written: for each block that the journal holds, a read is sent to the journal instead.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from migrate.errors import DamagedError, UnsupportedError
+from migrate.readers.graphdrivers.devicemapper.crc32c import crc32c_register
+from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
+
+if TYPE_CHECKING:
+    from migrate.readers.graphdrivers.devicemapper.filesystem import Extent
+
+_MAGIC: Final = b"\xc0\x3b\x39\x98"
+_DESCRIPTOR, _COMMIT, _REVOKE = 1, 2, 5
+_HEADER = struct.Struct(">4sII")
+_INCOMPAT_64BIT, _INCOMPAT_CSUM_V2, _INCOMPAT_CSUM_V3 = 0x2, 0x8, 0x10
+_KNOWN: Final = 0x1F
+_ESCAPED, _SAME_UUID, _LAST_TAG = 1, 2, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """Where the newest content of a block lies. `escaped`: its first word is the journal's magic, stored as zeros."""
+
+    offset: int
+    escaped: bool
+
+
+class ReplayedDevice(ThinDevice):
+    """A thin device as it would be after the journal was replayed. `replaced` is by file system block."""
+
+    def __init__(self, device: ThinDevice, replaced: Mapping[int, Replacement], unit: int) -> None:
+        super().__init__(device.data, device.device_map, device.block_size, device.size)
+        self._replaced = replaced
+        self._unit = unit
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        super().read_into(view, offset)
+        unit = self._unit
+        for block in range(offset // unit, -(-(offset + len(view)) // unit)):
+            place = self._replaced.get(block)
+            if place is None:
+                continue
+            content = bytearray(unit)
+            super().read_into(memoryview(content), place.offset)
+            if place.escaped:
+                content[:4] = _MAGIC
+            start = max(offset, block * unit)
+            end = min(offset + len(view), (block + 1) * unit)
+            view[start - offset : end - offset] = content[start - block * unit : end - block * unit]
+
+    def pool_position(self, offset: int) -> int | None:
+        return None if offset // self._unit in self._replaced else super().pool_position(offset)
+
+
+def replay_journal(device: ThinDevice, journal: Sequence[Extent], unit: int) -> ReplayedDevice:
+    """`journal` is where the journal's file lies, `unit` the file system's block size.
+
+    Raises DamagedError where the journal is none, UnsupportedError for features that are not known.
+    """
+    return ReplayedDevice(device, _Journal(device, journal, unit).replay(), unit)
+
+
+class _Journal:
+    def __init__(self, device: ThinDevice, extents: Sequence[Extent], unit: int) -> None:
+        self._device = device
+        self._unit = unit
+        self._blocks = [extent.offset + at for extent in extents for at in range(0, extent.length, unit)]
+        raw = self._read(0)
+        magic, kind, _ = _HEADER.unpack_from(raw)
+        size, length, self._first, self._sequence, self._start = struct.unpack_from(">IIIII", raw, 12)
+        if magic != _MAGIC or kind not in (3, 4) or size != unit:
+            raise DamagedError("the ext4 journal has no superblock")
+        if not 0 < self._first < length <= len(self._blocks) or self._start >= length:
+            raise DamagedError(f"the ext4 journal claims {length:,} blocks and has {len(self._blocks):,}")
+        self._length = length
+        features = struct.unpack_from(">I", raw, 40)[0] if kind == 4 else 0
+        if features & ~_KNOWN:
+            raise UnsupportedError(f"the ext4 journal uses features that are not read (incompat {features:#x})")
+        self._wide = bool(features & _INCOMPAT_64BIT)
+        self._v3 = bool(features & _INCOMPAT_CSUM_V3)
+        self._summed = self._v3 or bool(features & _INCOMPAT_CSUM_V2)
+        self._seed = crc32c_register(raw[48:64])
+
+    def replay(self) -> dict[int, Replacement]:
+        """Block → its newest committed content. A block that was freed later keeps what lies on the device."""
+        written: dict[int, tuple[int, Replacement]] = {}
+        revoked: dict[int, int] = {}
+        for sequence, tags, revocations in self._transactions():
+            revoked.update(dict.fromkeys(revocations, sequence))
+            written.update((block, (sequence, place)) for block, place in tags)
+        return {block: place for block, (sequence, place) in written.items() if revoked.get(block, -1) < sequence}
+
+    def _transactions(self) -> Iterator[tuple[int, list[tuple[int, Replacement]], list[int]]]:
+        """Every transaction that was committed, in order. The first block that does not fit ends the log."""
+        at, sequence, left = self._start, self._sequence, self._length
+        tags: list[tuple[int, Replacement]] = []
+        revocations: list[int] = []
+        while at and left > 0:
+            raw = self._read(at)
+            magic, kind, found = _HEADER.unpack_from(raw)
+            if magic != _MAGIC or found != sequence or not self._is_sound(kind, raw):
+                return
+            at, left = self._following(at), left - 1
+            if kind == _DESCRIPTOR:
+                for block, escaped in self._tags(raw):
+                    tags.append((block, Replacement(self._blocks[at], escaped)))
+                    at, left = self._following(at), left - 1
+            elif kind == _REVOKE:
+                revocations.extend(self._revocations(raw))
+            elif kind == _COMMIT:
+                yield sequence, tags, revocations
+                tags, revocations, sequence = [], [], sequence + 1 & 0xFFFFFFFF
+            else:
+                return
+
+    def _tags(self, raw: bytes) -> Iterator[tuple[int, bool]]:
+        """(block, whether it is escaped). Forms: 16 bytes with checksums v3, else 8, + 2 with v2, + 4 with 64 bits."""
+        size = 16 if self._v3 else 8 + (2 if self._summed else 0) + (4 if self._wide else 0)
+        at, end = _HEADER.size, len(raw) - (4 if self._summed else 0)
+        while at + size <= end:
+            low, flags = struct.unpack_from(">II", raw, at)
+            high = struct.unpack_from(">I", raw, at + 8)[0] if self._wide else 0
+            flags &= 0xFFFF
+            yield low | high << 32, bool(flags & _ESCAPED)
+            if flags & _LAST_TAG:
+                return
+            at += size + (0 if flags & _SAME_UUID else 16)
+
+    def _revocations(self, raw: bytes) -> list[int]:
+        (used,) = struct.unpack_from(">I", raw, _HEADER.size)
+        end = min(used, len(raw))
+        form = ">Q" if self._wide else ">I"
+        width = struct.calcsize(form)
+        return [struct.unpack_from(form, raw, at)[0] for at in range(_HEADER.size + 4, end - width + 1, width)]
+
+    def _is_sound(self, kind: int, raw: bytes) -> bool:
+        """With checksums: descriptors and revocations end in one, a commit block has it after its header."""
+        if not self._summed:
+            return True
+        at = 16 if kind == _COMMIT else len(raw) - 4
+        computed = crc32c_register(raw[:at] + b"\0\0\0\0" + raw[at + 4 :], self._seed)
+        return computed == int.from_bytes(raw[at : at + 4], "big")
+
+    def _following(self, at: int) -> int:
+        return at + 1 if at + 1 < self._length else self._first
+
+    def _read(self, block: int) -> bytes:
+        return self._device.read_at(self._blocks[block], self._unit)

@@ -1,0 +1,69 @@
+"""Whether an XFS log was closed by an unmount. It is not replayed: a log that was not closed is refused.
+
+Source of the format: Linux, fs/xfs/libxfs/xfs_log_format.h; fs/xfs/xfs_log_recover.c (xlog_find_head,
+xlog_check_unmount_rec). The log is a ring of 512-byte blocks. Each block begins with the number of the round in which
+it was written (in a record's first block, after the magic), so the newest block is found by bisection.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from migrate.errors import DamagedError
+
+BLOCK: Final = 512
+_MAGIC: Final = b"\xfe\xed\xba\xbe"
+_HEADER = struct.Struct(">4sIIIQQIII")
+_SIZE_PLACE: Final = 320
+_HEADER_COVERS: Final = 32 * 1024
+_LONGEST_RECORD: Final = 256 * 1024
+_UNMOUNT: Final = 0x20
+
+ReadsLog = Callable[[int], bytes]
+"""Block of the log → its 512 bytes."""
+
+
+def was_unmounted(read: ReadsLog, length: int) -> bool:
+    """`length` in blocks. DamagedError where there is no log. Two to thirty blocks are read, whatever the length."""
+    newest, oldest = _round(read(0)), _round(read(length - 1))
+    if newest == 0:
+        raise DamagedError("the XFS log holds no record")
+    head = length
+    if newest != oldest:
+        low, high = (
+            0,
+            length - 1,
+        )  # block `low` is of the newest round, block `high` of the one before, or never written
+        while high - low > 1:
+            middle = (low + high) // 2
+            if _round(read(middle)) == newest:
+                low = middle
+            else:
+                high = middle
+        head = high
+    return _ends_with_unmount(read, length, head)
+
+
+def _round(block: bytes) -> int:
+    return int.from_bytes(block[4:8] if block[:4] == _MAGIC else block[:4], "big")
+
+
+def _ends_with_unmount(read: ReadsLog, length: int, head: int) -> bool:
+    """The last record before `head` is an unmount, and nothing follows it."""
+    for back in range(1, min(length, _LONGEST_RECORD // BLOCK + 16) + 1):
+        place = (head - back) % length
+        block = read(place)
+        if block[:4] == _MAGIC:
+            _, _, version, size, _, _, _, _, operations = _HEADER.unpack_from(block)
+            headers = _header_blocks(block) if version & 2 else 1
+            reaches = headers + -(-size // BLOCK)
+            operation = read((place + headers) % length)
+            return operations == 1 and reaches == back and bool(operation[9] & _UNMOUNT)
+    raise DamagedError("the XFS log holds no record before its head")
+
+
+def _header_blocks(block: bytes) -> int:
+    (size,) = struct.unpack_from(">I", block, _SIZE_PLACE)
+    return max(1, -(-min(int(size), _LONGEST_RECORD) // _HEADER_COVERS))
