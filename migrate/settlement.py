@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from migrate.compose.index import compose_index
-from migrate.documents.oci import parse_index
+from migrate.compose.index import compose_index, index_entry
+from migrate.documents.oci import IndexEntry, parse_index
 from migrate.errors import ConflictError
 from migrate.model.digest import Digest
-from migrate.model.image import ComposedImage, HashedLayer
+from migrate.model.image import ComposedImage, Descriptor, HashedLayer
 from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
 from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
@@ -21,7 +21,7 @@ from migrate.naming import Claim, Names, assign_names, wanted_reference
 from migrate.progress import Event, Progress
 from migrate.report.document import Conflict, Failure
 from migrate.report.model import ImageInput
-from migrate.writers.base import ImageTarget, ListsImages
+from migrate.writers.base import ExistingImage, ImageTarget, ListsImages
 
 HashedChain = tuple[tuple[LegacyLayer, "HashedLayer | None"], ...]
 _BEFORE_THE_RUN = -1_000_000_000
@@ -67,6 +67,7 @@ class Settlement:
     failures: list[Failure] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     _names: Names = field(default_factory=Names)
+    _existing: dict[Digest, ExistingImage] = field(default_factory=dict)
     _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
 
     def settle(self, images: ImageWalk) -> None:
@@ -141,8 +142,10 @@ class Settlement:
     def _existing_claims(self) -> Iterator[Claim]:
         if not isinstance(self.target, ListsImages):
             return
-        for order, existing in enumerate(self.target.existing_images()):
+        flat = [child for image in self.target.existing_images() for child in image.children or (image,)]
+        for order, existing in enumerate(flat):
             if existing.reference is not None:
+                self._existing[existing.manifest_digest] = existing
                 yield Claim(
                     reference=existing.reference,
                     platform=existing.platform or self.options.platform,
@@ -181,9 +184,17 @@ class Settlement:
 
     def _commit_indexes(self, target: ImageTarget, children: dict[Digest, ComposedImage]) -> None:
         for reference, members in sorted(self._names.indexes.items()):
-            composed = [children[claim.digest] for claim in members if claim.digest in children]
-            content, media_type = compose_index(composed, self.options.format)
-            target.commit_index(content, media_type, [reference])
+            if any(claim.order >= 0 for claim in members):  # else the index stands there already
+                entries = [self._index_entry(claim, children) for claim in members]
+                content, media_type = compose_index(entries, self.options.format)
+                target.commit_index(content, media_type, [reference])
+
+    def _index_entry(self, claim: Claim, children: dict[Digest, ComposedImage]) -> IndexEntry:
+        if claim.digest in children:
+            return index_entry(children[claim.digest])
+        there = self._existing[claim.digest]
+        descriptor = Descriptor(media_type=there.media_type, digest=there.manifest_digest, size=there.size)
+        return IndexEntry(descriptor=descriptor, platform=claim.platform)
 
     def _refuse(self, image: FinishedImage) -> None:
         error = ConflictError("another image claims the same reference, and --on-conflict is fail")

@@ -54,7 +54,8 @@ def command(**values: Any) -> None:
     session.set_up_logging(values["verbose"])
     options = convert_options(values, dry_run=values["dry_run"], exact_sizes=True)
     session.refuse_target_in_source(values["target"], values["sources"])
-    sources = session.open_sources(values["sources"], values["source_type"], options)
+    spool = session.spool_directory(values["target"])
+    sources = session.open_sources(values["sources"], values["source_type"], options, spool)
     try:
         target = Discard() if options.dry_run else open_target(values["target"], options)
     except BaseException:

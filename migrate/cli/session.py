@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -48,6 +49,21 @@ def open_sources(
     return opened
 
 
+def spool_directory(target: str) -> str | None:
+    """Where a pipe's or a compressed archive's plain form may lie: TMPDIR if set, else beside a target on disk."""
+    path = target_path(target)
+    if os.environ.get("TMPDIR") or path is None:
+        return None
+    return next((str(parent) for parent in Path(path).absolute().parents if parent.is_dir()), None)
+
+
+def target_path(target: str) -> str | None:
+    """The path of a target on disk, None for one that is elsewhere."""
+    scheme, colon, rest = target.partition(":")
+    path = rest if colon and scheme in ("oci", "oci-archive", "docker-archive", "registry-storage") else target
+    return None if path == "-" or "://" in target else path
+
+
 def close_sources(sources: Iterable[OpenedSource]) -> None:
     for opened in sources:
         if opened.source is not None:
@@ -56,9 +72,8 @@ def close_sources(sources: Iterable[OpenedSource]) -> None:
 
 def refuse_target_in_source(target: str, locations: Sequence[str]) -> None:
     """The source is never written to: a target inside one, or around one, is refused before anything is opened."""
-    scheme, colon, rest = target.partition(":")
-    path = rest if colon and scheme in ("oci", "oci-archive", "docker-archive", "registry-storage") else target
-    if target.startswith("docker://") or "://" in path or path == "-":
+    path = target_path(target)
+    if path is None:
         return
     resolved = Path(path).resolve()
     for location in locations:

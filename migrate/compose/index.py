@@ -9,13 +9,14 @@ from migrate.model.image import ComposedImage, Descriptor, MediaType
 from migrate.model.options import Format
 
 
-def compose_index(children: Sequence[ComposedImage], format: Format) -> tuple[bytes, str]:
+def compose_index(children: Sequence[IndexEntry], format: Format) -> tuple[bytes, str]:
     """(bytes, media type), with the children in the order given."""
     media_type = MediaType.DOCKER_LIST if format is Format.DOCKER else MediaType.OCI_INDEX
-    return encode_index([_entry(child) for child in children], media_type), media_type
+    return encode_index(children, media_type), media_type
 
 
-def _entry(child: ComposedImage) -> IndexEntry:
+def index_entry(child: ComposedImage) -> IndexEntry:
+    """The line of an index that names `child`."""
     descriptor = Descriptor(
         media_type=child.manifest_media_type, digest=child.manifest_digest, size=len(child.manifest)
     )

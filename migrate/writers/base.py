@@ -46,13 +46,18 @@ class ImageTarget(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExistingImage:
-    """An image that stood in the target before this run. `created` is its config's text, None for an index."""
+    """An image that stood in the target before this run. `created` is its config's text, None for an index.
+
+    `size` is its manifest's. An index lists its `children`, each with its own platform and the index's reference.
+    """
 
     reference: Reference | None
     manifest_digest: Digest
     media_type: str
     platform: Platform | None
     created: str | None
+    size: int = 0
+    children: tuple[ExistingImage, ...] = ()
 
 
 @runtime_checkable

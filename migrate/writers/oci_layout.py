@@ -64,6 +64,7 @@ class OciLayout:
         self._entries: dict[tuple[str, Digest], IndexEntry] = {}
         self._images: dict[Digest, ImageFacts] = {}
         self._children: dict[Digest, Sequence[Digest]] = {}
+        self._child_entries: dict[Digest, Sequence[IndexEntry]] = {}
         self._prepare(files)
         self._area = StagingArea(self.path, files)
         try:
@@ -255,6 +256,19 @@ class OciLayout:
             media_type=entry.descriptor.media_type,
             platform=entry.platform or (facts.platform if facts else None),
             created=self._created(digest),
+            size=entry.descriptor.size,
+            children=tuple(self._existing_child(child, name) for child in self._child_entries.get(digest, ())),
+        )
+
+    def _existing_child(self, entry: IndexEntry, name: str | None) -> ExistingImage:
+        facts = self._images.get(entry.descriptor.digest)
+        return ExistingImage(
+            reference=None if name is None else Reference.parse(name),
+            manifest_digest=entry.descriptor.digest,
+            media_type=entry.descriptor.media_type,
+            platform=entry.platform or (facts.platform if facts else None),
+            created=self._created(entry.descriptor.digest),
+            size=entry.descriptor.size,
         )
 
     def _read_missing_facts(self, entries: Iterable[IndexEntry]) -> None:
@@ -270,6 +284,7 @@ class OciLayout:
                 if entry.descriptor.media_type in _INDEX_TYPES:
                     children = parse_index(content).manifests
                     self._children[digest] = [child.descriptor.digest for child in children]
+                    self._child_entries[digest] = children
                     self._read_missing_facts(children)
                 else:
                     manifest = parse_manifest(content)

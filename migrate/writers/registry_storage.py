@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
@@ -192,8 +192,27 @@ def _existing_image(tree: TreeStorage, reference: Reference, link: bytes) -> Exi
     content = tree.read(f"{ROOT}/{blob_path(digest)}", JSON_BYTES)
     media_type, platform, created = _facts(tree, content) if content is not None else ("", None, None)
     return ExistingImage(
-        reference=reference, manifest_digest=digest, media_type=media_type, platform=platform, created=created
+        reference=reference,
+        manifest_digest=digest,
+        media_type=media_type,
+        platform=platform,
+        created=created,
+        size=len(content or b""),
+        children=tuple(_children(tree, reference, content or b"")),
     )
+
+
+def _children(tree: TreeStorage, reference: Reference, content: bytes) -> Iterator[ExistingImage]:
+    """The children of a manifest list or index; none where `content` is something else."""
+    try:
+        entries = parse_index(content).manifests
+    except MigrateError:
+        return
+    for entry in entries:
+        child = _existing_image(tree, reference, str(entry.descriptor.digest).encode("ascii"))
+        if child is not None:
+            media_type = entry.descriptor.media_type
+            yield replace(child, media_type=media_type, platform=entry.platform or child.platform)
 
 
 def _facts(tree: TreeStorage, content: bytes) -> tuple[str, Platform | None, str | None]:

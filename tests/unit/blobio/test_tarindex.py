@@ -31,7 +31,9 @@ def build(fill: Callable[[tarfile.TarFile], None], format_: int) -> bytes:
     return buffer.getvalue()
 
 
-def add(archive: tarfile.TarFile, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
+def add(
+    archive: tarfile.TarFile, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = ""
+) -> None:
     member = tarfile.TarInfo(name)
     member.type, member.size, member.linkname, member.mtime = kind, len(content), link, 1_400_000_000
     archive.addfile(member, io.BytesIO(content))
