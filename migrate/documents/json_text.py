@@ -20,13 +20,16 @@ _ESCAPE = re.compile(
 )
 
 
-def check_limits(raw: bytes, what: str) -> None:
-    """LimitError where `raw` goes over JSON_BYTES, JSON_ITEMS or JSON_DEPTH; its syntax is not looked at."""
-    if len(raw) > JSON_BYTES:
-        raise LimitError(f"{what}: {len(raw):,} bytes of JSON, over the limit of {JSON_BYTES:,} (JSON_BYTES)")
-    brackets = raw.count(b"[") + raw.count(b"{")
-    if brackets + raw.count(b",") > JSON_ITEMS:
-        raise LimitError(f"{what}: JSON of more values than the limit of {JSON_ITEMS:,} (JSON_ITEMS)")
+def check_limits(raw: bytes, what: str, size: int = JSON_BYTES) -> None:
+    """LimitError where `raw` goes over `size`, JSON_ITEMS or JSON_DEPTH; its syntax is not looked at.
+
+    JSON_ITEMS goes with JSON_BYTES, and grows where `size` is larger.
+    """
+    if len(raw) > size:
+        raise LimitError(f"{what}: {len(raw):,} bytes of JSON, over the limit of {size:,} (JSON_BYTES)")
+    brackets, items = raw.count(b"[") + raw.count(b"{"), JSON_ITEMS * max(1, size // JSON_BYTES)
+    if brackets + raw.count(b",") > items:
+        raise LimitError(f"{what}: JSON of more values than the limit of {items:,} (JSON_ITEMS)")
     if brackets > JSON_DEPTH and _depth_exceeds(raw, JSON_DEPTH):
         raise LimitError(f"{what}: JSON nested deeper than the limit of {JSON_DEPTH:,} (JSON_DEPTH)")
 
@@ -44,12 +47,12 @@ def _depth_exceeds(raw: bytes, limit: int) -> bool:
     return False
 
 
-def load_json(raw: bytes, what: str) -> Any:
-    """The value of `raw`, a document that messages call `what`. Raises DocumentError or LimitError.
+def load_json(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
+    """The value of `raw`, a document of at most `size` bytes that messages call `what`. DocumentError or LimitError.
 
     Strict UTF-8 and strict JSON; the last of two equal keys counts.
     """
-    check_limits(raw, what)
+    check_limits(raw, what, size)
     return _load(raw, what)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.limits import REPORT_BYTES
 from migrate.documents.json_text import load_json
 from migrate.errors import MigrateError
 from migrate.model.digest import Digest
@@ -17,7 +17,7 @@ from migrate.verify.walk import ImageShape, Walk
 def check_report(walk: Walk, name: str, hashed: Mapping[str, Hashed]) -> None:
     """Every image that the report says was written is there, with the config and layers that it says."""
     try:
-        document = load_json(read_document(walk.files, name, JSON_BYTES), name)
+        document = load_json(read_document(walk.files, name, REPORT_BYTES), name, REPORT_BYTES)
     except (MigrateError, OSError) as exc:
         walk.findings.add(name, str(exc))
         return

@@ -34,6 +34,13 @@ def test_limits_are_named(raw: bytes, limit: str, read: object) -> None:
         read(raw, "x")
 
 
+def test_a_document_of_ours_may_be_larger() -> None:
+    raw = b"[" + b"0," * 1_000_000 + b"0]" + b" " * (32 * 1024 * 1024)
+    assert len(load_json(raw, "x", 64 * 1024 * 1024)) == 1_000_001
+    with pytest.raises(LimitError, match="over the limit of 33,000,000"):
+        load_json(raw, "x", 33_000_000)
+
+
 def test_depth_just_below_the_limit_and_brackets_in_strings_pass() -> None:
     assert load_json(b"[" * 1_000 + b"]" * 1_000, "x")
     assert load_json(b'["' + b"[" * 5_000 + rb"\"[[" + b'"]', "x") == ["[" * 5_000 + '"[[']
