@@ -148,7 +148,7 @@ def test_the_quick_way_and_the_exact_way_give_the_same_config(document: dict[str
     canonical = encode(document)
     assert isinstance(read_document(canonical), dict)
     config = config_of(canonical)
-    assert config_of(json.dumps(document, indent=2, ensure_ascii=False).encode()) == config
+    assert config_of(b"{ " + canonical[1:]) == config
     if document:
         assert config_of(b"{" + encode("id") + b":" + encode("twice") + b"," + canonical[1:]) == config
 
