@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from migrate.cli.options import convert_options, image_options, reported_options
 @source_options
 @image_options
 @click.option("--exact-sizes", is_flag=True, help="Compress everything too, so that blob sizes and digests are exact.")
+@click.option("--deep", is_flag=True, help="Look into the layers too: what more could be saved.")
 @run_options
 def command(**values: Any) -> None:
     """Read and hash everything in the SOURCEs and report what a conversion would give. Writes nothing.
@@ -24,17 +26,29 @@ def command(**values: Any) -> None:
       migrate plan archive.tar
       migrate plan --report - /mnt/old-disk/var/lib/docker | jq .totals
       migrate plan --html plan.html shelf/*.tar
+      migrate plan --deep archive.tar              files that repeat, or that no container sees
     """
     from migrate.cli import session
     from migrate.cli.terminal import make_progress
     from migrate.convert import Conversion
+    from migrate.model.image import HashedLayer
+    from migrate.report.deep import DeepScan
 
     session.set_up_logging(values["verbose"])
     options = convert_options(values, dry_run=True, exact_sizes=values["exact_sizes"])
     sources = session.open_sources(values["sources"], values["source_type"], options)
+    scan = DeepScan() if values["deep"] else None
     with make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress:
-        outcome = session.run_conversion(
-            Conversion(sources=sources, options=options, progress=progress, report_options=reported_options(values))
+        conversion = Conversion(
+            sources=sources,
+            options=options,
+            progress=progress,
+            report_options=reported_options(values),
+            observer=None if scan is None else scan.observe,
         )
+        outcome = session.run_conversion(conversion)
+    if scan is not None:
+        diff_ids = {key: layer.diff_id for key, layer in conversion.hashed.items() if isinstance(layer, HashedLayer)}
+        outcome.report = replace(outcome.report, deep=scan.analyse(outcome.report, diff_ids))
     session.tell(outcome, values)
     sys.exit(outcome.exit_code)
