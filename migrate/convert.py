@@ -22,10 +22,11 @@ from migrate.model.options import ConvertOptions
 from migrate.progress import Event, Progress, SilentProgress
 from migrate.readers.base import LegacySource
 from migrate.rehash.pipeline import rehash
-from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory, StoresBlobs
+from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory, StoresBlobs, TarObserver, observe_all
 from migrate.report.document import Failure, Report
 from migrate.report.json import encode_report
 from migrate.report.model import ImageInput, SourceInput, build_report
+from migrate.rootfs.check import RunCheck
 from migrate.selection import ambiguous_prefixes, select_images
 from migrate.settlement import FinishedImage, Settlement, sorted_images
 from migrate.writers.base import ImageTarget
@@ -77,7 +78,9 @@ class Conversion:
     observer: ObserverFactory | None = None
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    planned: Sequence[PlannedImage] = ()
     hashed: Hashed = field(default_factory=dict)
+    _rootfs: RunCheck | None = None
 
     def run(self) -> Outcome:
         """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""
@@ -96,7 +99,7 @@ class Conversion:
         What could not be converted is in `failures`. Raises TargetError and UsageError only.
         """
         self._list_sources()
-        planned = self._plan()
+        planned = self.planned = self._plan()
         self.hashed = self._rehash(planned, store)
         finished = [done for image in planned if (done := self._compose(image)) is not None]
         return finished + self._salvage(planned, finished)
@@ -184,7 +187,15 @@ class Conversion:
                 if layer.payload is not None:
                     job = LayerJob(image.source_index, source, layer)
                     jobs.setdefault(job.key, job)
-        return rehash(list(jobs.values()), store, self.options, self.progress, self.observer)
+        sources = {index: opened.source for index, opened in enumerate(self.sources)}
+        self._rootfs = RunCheck(sources, self.options.check_rootfs)
+        return rehash(list(jobs.values()), store, self.options, self.progress, self._observe)
+
+    def _observe(self, job: LayerJob) -> TarObserver | None:
+        observers = [self._rootfs.observer(job) if self._rootfs is not None else None]
+        if self.observer is not None:
+            observers.append(self.observer(job))
+        return observe_all([observer for observer in observers if observer is not None])
 
     def _compose(self, planned: PlannedImage) -> FinishedImage | None:
         rows: list[tuple[LegacyLayer, HashedLayer | None]] = []
@@ -197,7 +208,8 @@ class Conversion:
             rows.append((layer, result))
         try:
             composed = compose_image(planned.image, rows, self.options)
-            self._check_certain(planned, rows)
+            differences = self._rootfs_differences(planned)
+            self._check_certain(planned, rows, differences)
         except MigrateError as error:
             planned.lost_layer = LegacyID(error.layer) if error.layer else None
             self._fail(error, planned.location, planned.image)
@@ -211,14 +223,29 @@ class Conversion:
             chain=tuple(rows),
             references=planned.image.references,
             containers=planned.image.containers,
-            warnings=(*planned.image.warnings, *composed.warnings, *layer_warnings),
+            warnings=(*planned.image.warnings, *composed.warnings, *layer_warnings, *_told(differences)),
+            certain=not differences,
             index=planned.index,
             ready=planned.image.manifest is not None,
         )
 
-    def _check_certain(self, planned: PlannedImage, rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> None:
+    def _rootfs_differences(self, planned: PlannedImage) -> list[str]:
+        assert self._rootfs is not None
+        return self._rootfs.differences(planned.source_index, planned.chain)
+
+    def _check_certain(
+        self,
+        planned: PlannedImage,
+        rows: Sequence[tuple[LegacyLayer, HashedLayer | None]],
+        differences: Sequence[str],
+    ) -> None:
         if not self.options.strict:
             return
+        if differences:
+            raise NotExactError(
+                f"{planned.location}: image {planned.image.head} is not what stands in the store: "
+                f"{len(differences)} paths differ, first {differences[0]}"
+            )
         for layer, hashed in rows:
             if hashed is not None and not hashed.exact:
                 raise NotExactError(
@@ -294,6 +321,16 @@ class Conversion:
             Event(kind="failure", name=", ".join(references) or legacy_id or location, message=error.message)
         )
         logger.info("%s: %s", location, error.message)
+
+
+_TOLD_DIFFERENCES = 20
+
+
+def _told(differences: Sequence[str]) -> list[str]:
+    """The first paths in which an image differs from the store's file system, and how many more there are."""
+    told = [f"differs from the store's file system: {difference}" for difference in differences[:_TOLD_DIFFERENCES]]
+    more = len(differences) - len(told)
+    return told + ([f"differs from the store's file system in {more} more paths"] if more else [])
 
 
 def _below(chain: Chain, lost_layer: LegacyID | None) -> Chain:

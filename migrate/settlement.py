@@ -32,7 +32,8 @@ class FinishedImage:
     """An image that lacks nothing but its names.
 
     `source` is the location of its source, `order` its place in the run, which settles ties. `references` are those of
-    the source. `ready`: its manifest was carried over, so its layer blobs are what they are. `index` is a manifest list
+    the source. `certain` is False where the store's own file system shows something else.
+    `ready`: its manifest was carried over, so its layer blobs are what they are. `index` is a manifest list
     of the source that names it.
     """
 
@@ -46,6 +47,7 @@ class FinishedImage:
     warnings: tuple[str, ...] = ()
     index: ReadyIndex | None = None
     ready: bool = False
+    certain: bool = True
 
     @property
     def identity(self) -> Digest:
@@ -95,6 +97,7 @@ class Settlement:
                     names=[str(reference) for reference in self.names_of(image)],
                     containers=image.containers,
                     warnings=image.warnings,
+                    certain=image.certain,
                 )
 
     def names_of(self, image: FinishedImage) -> list[Reference]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -55,6 +55,26 @@ class LayerJob:
     @property
     def key(self) -> JobKey:
         return (self.source_index, self.payload.key)
+
+
+class _Several:
+    def __init__(self, observers: Sequence[TarObserver]) -> None:
+        self._observers = observers
+
+    def feed(self, block: memoryview, /) -> None:
+        for observer in self._observers:
+            observer.feed(block)
+
+    def finish(self) -> None:
+        for observer in self._observers:
+            observer.finish()
+
+
+def observe_all(observers: Sequence[TarObserver]) -> TarObserver | None:
+    """One observer for all of them; None for none."""
+    if len(observers) < 2:
+        return observers[0] if observers else None
+    return _Several(observers)
 
 
 ObserverFactory = Callable[[LayerJob], TarObserver | None]

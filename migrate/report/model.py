@@ -55,7 +55,8 @@ class ImageInput:
     """One image that was written, or would have been. `source` is the location of its source.
 
     `chain` runs base first; None stands beside a layer that never had bytes. `references` are those of the source;
-    `names` those that the image has in the target, after renames and conflicts. `exact` follows from the layers.
+    `names` those that the image has in the target, after renames and conflicts. `exact` follows from the layers,
+    and from `certain`: False where a check of the whole image found a difference.
     """
 
     source: str
@@ -66,6 +67,7 @@ class ImageInput:
     names: Sequence[str] = ()
     containers: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    certain: bool = True
 
 
 def build_report(
@@ -171,7 +173,7 @@ def _image_rows(images: Iterable[ImageInput]) -> Iterable[ReportImage]:
             manifest_digest=entry.image.manifest_digest,
             platform=entry.image.platform,
             created=entry.image.created,
-            exact=all(hashed is None or hashed.exact for _, hashed in entry.chain),
+            exact=entry.certain and all(hashed is None or hashed.exact for _, hashed in entry.chain),
             layers=rows,
             names=tuple(sorted(entry.names)),
             containers=tuple(sorted(entry.containers)),
