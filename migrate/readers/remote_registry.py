@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 from migrate.blobio.payload import Payload
-from migrate.distribution.client import RegistryAnswerError, RegistryClient, open_client
+from migrate.distribution.client import RegistryClient, open_client
+from migrate.distribution.session import RegistryAnswerError
 from migrate.documents.schema1 import open_manifest
 from migrate.errors import IntegrityError, MigrateError, MissingLayerError, SourceUnreadableError, UsageError
 from migrate.model.digest import Digest

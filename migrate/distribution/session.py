@@ -1,0 +1,293 @@
+"""One registry over HTTP: requests that are authorised, tried again and counted.
+
+Answers 429 and 5xx and broken connections are tried again, after growing pauses or when `Retry-After` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import ipaddress
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final, Literal
+from urllib.parse import quote, urlsplit
+
+from migrate import __version__
+from migrate.blobio.limits import JSON_BYTES
+from migrate.distribution.authorization import Authorizer
+from migrate.distribution.credentials import find_credentials
+from migrate.documents.json_text import load_json
+from migrate.errors import LimitError, MigrateError, SourceError, UsageError
+
+try:
+    import httpx
+except ImportError:  # the extra [registry] is not installed; open_http says so
+    httpx = None  # type: ignore[assignment]
+
+ATTEMPTS: Final = 7
+PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds before the second, third, … attempt."""
+RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_LONGEST_PAUSE: Final = 120.0
+_BLOCK: Final = 1024 * 1024
+_CERTIFICATES: Final = ("/etc/docker/certs.d", "~/.docker/certs.d")
+
+Scope = tuple[str, Literal["pull", "push"]]
+"""(repository, what is done with it); an empty repository is the catalog."""
+Sleep = Callable[[float], object]
+
+
+class RegistryAnswerError(SourceError):
+    """The registry refused, failed for good, or could not be reached. `status` is None for the last."""
+
+    code = "registry"
+
+    def __init__(self, message: str, *, layer: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, layer=layer)
+        self.status = status
+
+
+class UntrustedCertificateError(RegistryAnswerError):
+    """The registry's certificate is signed by nobody we trust. Asking again, or in plain text, is no answer to that."""
+
+    code = "untrusted-certificate"
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What was sent. `blob_bytes` counts bodies that arrived, `repeated_bytes` those that had to be sent again."""
+
+    requests: int = 0
+    blob_bytes: int = 0
+    repeated_bytes: int = 0
+    manifest_bytes: int = 0
+    uploads: int = 0
+    mounts: int = 0
+    skipped: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, **counts: int) -> None:
+        with self._lock:
+            for name, count in counts.items():
+                setattr(self, name, getattr(self, name) + count)
+
+
+def open_http(scheme: str, host: str, *, insecure: bool) -> httpx.Client:
+    """Trusts the system's certificates and those of `/etc/docker/certs.d/HOST/`. UsageError without httpx."""
+    if httpx is None:
+        raise UsageError(f"docker://{host}: needs httpx: pip install 'docker-legacy-migrate[registry]'")
+    return httpx.Client(
+        base_url=f"{scheme}://{host}",
+        verify=_certificates(host, insecure),
+        timeout=httpx.Timeout(120, connect=15),
+        limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
+        headers={"User-Agent": f"docker-legacy-migrate/{__version__}", "Accept-Encoding": "identity"},
+    )
+
+
+def is_loopback(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname or ""
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class RegistrySession:
+    """Requests to one registry. Every method may be called from several threads; raises RegistryAnswerError."""
+
+    def __init__(self, host: str, http: httpx.Client, *, insecure: bool = False, sleep: Sleep = time.sleep) -> None:
+        self.host = host
+        self.traffic = Traffic()
+        self.sleep = sleep
+        self._http = http
+        self._authorizer = Authorizer(http, lambda: find_credentials(host), insecure=insecure)
+
+    def ping(self, attempts: int = ATTEMPTS) -> None:
+        """Learns whether this is a registry. An answer that asks who we are is a good answer."""
+        answer = self.send("GET", "/v2/", None, accept=(200, 401), attempts=attempts)
+        if answer.status_code == 401:
+            self._authorizer.challenged(answer.headers)
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        scope: Scope | None,
+        *,
+        accept: Sequence[int] = (200,),
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        stream: bool = False,
+        also: Scope | None = None,
+        attempts: int = ATTEMPTS,
+    ) -> httpx.Response:
+        """The answer, one of `accept`; asks again where that can help."""
+        asked_who = 0
+        last: httpx.Response | None = None
+        broken: Exception | None = None
+        attempt = 0
+        while attempt < attempts:
+            if attempt:
+                self.pause(last, attempt - 1)
+            sent = dict(headers or {})
+            if scope is not None:
+                sent |= self._authorizer.headers(url, scope, also)
+            request = self._http.build_request(method, url, content=body, headers=sent)
+            self.traffic.add(requests=1)
+            try:
+                last = self._http.send(request, stream=stream, follow_redirects=method in ("GET", "HEAD"))
+                broken = None
+                if last.status_code in accept:
+                    return last
+                if stream:
+                    last.read()
+            except (httpx.HTTPError, httpx.InvalidURL) as exc:
+                if _is_untrusted(exc):
+                    raise UntrustedCertificateError(f"{self.host}: {exc} (see docs/howto/push.md)") from exc
+                last, broken = None, exc
+                attempt += 1
+                continue
+            if last.status_code == 401 and scope is not None and asked_who < 2:
+                asked_who += 1
+                self._authorizer.refresh(last.headers, scope, also)
+                continue
+            if last.status_code not in RETRIED:
+                raise self.refused(last, url)
+            attempt += 1
+        if last is not None:
+            raise self.refused(last, url)
+        raise RegistryAnswerError(f"{self.host}: {method} {url}: {broken or 'no answer'}") from broken
+
+    def send_part(
+        self, method: str, url: str, scope: Scope, source: IO[bytes], offset: int, count: int
+    ) -> httpx.Response | None:
+        """One request, once, with `count` bytes of a file from `offset`; None if the connection broke."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(count)}
+        if method == "PATCH":
+            headers["Content-Range"] = f"{offset}-{offset + count - 1}"
+        headers |= self._authorizer.headers(url, scope)
+        self.traffic.add(requests=1)
+        source.seek(offset)
+        try:
+            answer = self._http.request(method, url, content=_blocks(source, count), headers=headers)
+        except httpx.HTTPError:
+            return None
+        if answer.status_code == 401:
+            self._authorizer.refresh(answer.headers, scope)
+        return answer
+
+    def pause(self, answer: httpx.Response | None, attempt: int) -> None:
+        """Waits before another attempt, `attempt` counting from 0."""
+        wanted = _retry_after(answer.headers.get("Retry-After")) if answer is not None else None
+        usual = PAUSES[min(attempt, len(PAUSES) - 1)]
+        self.sleep(usual if wanted is None else min(wanted, _LONGEST_PAUSE))
+
+    def refused(self, answer: httpx.Response, url: str) -> RegistryAnswerError:
+        reason = _errors_of(answer)
+        path = urlsplit(url).path
+        return RegistryAnswerError(
+            f"{self.host}: {answer.request.method} {path}: {answer.status_code} {answer.reason_phrase}{reason}",
+            status=answer.status_code,
+        )
+
+    def read_limited(self, answer: httpx.Response, path: str) -> bytes:
+        """The whole body of a streamed answer; LimitError if it is larger than JSON_BYTES."""
+        content = bytearray()
+        try:
+            with contextlib.closing(answer):
+                for block in answer.iter_bytes(_BLOCK):
+                    content += block
+                    if len(content) > JSON_BYTES:
+                        raise LimitError(f"{self.host}{path}: larger than the limit of {JSON_BYTES:,} bytes")
+        except httpx.HTTPError as exc:
+            raise RegistryAnswerError(f"{self.host}{path}: {exc}") from exc
+        return bytes(content)
+
+    def location(self, answer: httpx.Response, default: str | None = None) -> str:
+        location = answer.headers.get("Location", default)
+        if not location:
+            raise RegistryAnswerError(f"{self.host}: {answer.request.url.path}: the answer names no upload location")
+        return self.relative(location)
+
+    def relative(self, location: str) -> str:
+        """Registries behind a proxy may name themselves with the wrong scheme or port; another host stays another."""
+        parts = urlsplit(location)
+        if parts.netloc and parts.hostname != urlsplit(f"//{self.host}").hostname:
+            return location
+        return f"{parts.path}?{parts.query}" if parts.query else parts.path
+
+    def close(self) -> None:
+        self._http.close()
+
+
+# --- small pieces ------------------------------------------------------------------------------------------------
+
+
+def _certificates(host: str, insecure: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    for base in _CERTIFICATES:
+        folder = Path(base).expanduser() / host
+        with contextlib.suppress(OSError):
+            for path in sorted(folder.glob("*.crt")):
+                context.load_verify_locations(path)
+            for path in sorted(folder.glob("*.cert")):
+                context.load_cert_chain(path, path.with_suffix(".key"))
+    return context
+
+
+def _blocks(source: IO[bytes], count: int) -> Iterator[bytes]:
+    while count:
+        block = source.read(min(count, _BLOCK))
+        if not block:
+            raise RegistryAnswerError("a blob became shorter while it was sent")
+        count -= len(block)
+        yield block
+
+
+def _is_untrusted(exc: BaseException | None) -> bool:
+    while exc is not None:
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
+
+
+def quoted(text: str) -> str:
+    return quote(text, safe=":@")
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Seconds, from either form that RFC 9110 allows."""
+    if text is None:
+        return None
+    if text.strip().isdigit():
+        return float(text)
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, moment.timestamp() - time.time())
+
+
+def _errors_of(answer: httpx.Response) -> str:
+    """What the registry says about it: `: CODE: message`, or nothing."""
+    if answer.request.method == "HEAD":
+        return ""
+    try:
+        document: Any = load_json(answer.content[:_BLOCK], "answer")
+        errors = document["errors"]
+        words = [f"{item.get('code', '')}: {item.get('message', '')}" for item in errors[:3]]
+    except (MigrateError, KeyError, TypeError, AttributeError):
+        return ""
+    return f" ({'; '.join(words)})"
