@@ -12,7 +12,8 @@ class Event:
 
     `stage` (a stage begins: `stage`, `total_bytes`, `total_items`), `advance` (`bytes` of input were dealt with),
     `layer` (a layer is done: `name`, `bytes`), `image` (an image is written: `name`), `warning` and `failure`
-    (`message`), `source` (a source is opened or done: `name`, `message`).
+    (`message`), `source` (a source is opened or done: `name`, `message`), `finished` (a source of a batch is done:
+    `name`, `outcome`, `message`, `bytes`).
     """
 
     kind: str
@@ -22,6 +23,7 @@ class Event:
     bytes: int = 0
     total_bytes: int = 0
     total_items: int = 0
+    outcome: str = ""
 
 
 class Progress(Protocol):

@@ -105,7 +105,7 @@ class Tally:
             self.bytes += event.bytes
             self.name = event.name or self.name
             self._mark()
-        elif event.kind in ("layer", "image"):
+        elif event.kind in ("layer", "image", "finished"):
             self.items += 1
             self.name = event.name or self.name
 
@@ -180,13 +180,13 @@ class _Shown(NoProgress):
 def _message(event: Event, verbose: int, paint: Paint) -> str | None:
     """The line that an event is worth, or None."""
     text = ": ".join(part for part in (short_name(event.name), printable(event.message)) if part)
-    if event.kind == "failure":
+    if event.kind == "failure" or (event.kind == "finished" and event.outcome == "failed"):
         return f"{paint('failed', Style.RED)}   {text}"
     if event.kind == "warning":
         return f"{paint('warning', Style.YELLOW)}  {text}" if verbose else None
-    if verbose and event.kind in ("layer", "image", "source"):
+    if verbose and event.kind in ("layer", "image", "source", "finished"):
         size = f"  {format_size(event.bytes)}" if event.bytes else ""
-        return f"{event.kind:<9}{text}{size}"
+        return f"{f'{event.outcome} ' if event.outcome else event.kind:<9}{text}{size}"
     return None
 
 
@@ -337,7 +337,7 @@ class Bar(_Shown):
             return
         if event.kind == "advance" and (self._tally.total_bytes or not self._tally.has_total):
             self._bar.update(event.bytes)
-        elif event.kind in ("layer", "image"):
+        elif event.kind in ("layer", "image", "finished"):
             self._bar.update(0 if self._tally.total_bytes or not self._tally.has_total else 1)
 
     def _close(self) -> None:
@@ -397,7 +397,9 @@ class JsonLines(_Shown):
                 "total_items": event.total_items or None,
             }
         fields: dict[str, object] = {"event": event.kind, "stage": self._tally.stage, "name": event.name}
-        if event.kind == "layer":
+        if event.outcome:
+            fields["outcome"] = event.outcome
+        if event.kind in ("layer", "finished"):
             fields["bytes"] = event.bytes
         if event.message:
             fields["message"] = event.message

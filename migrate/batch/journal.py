@@ -1,0 +1,269 @@
+"""`.migrate/journal.jsonl`: one line for each finished source, appended and never changed.
+
+A line begins with what people and programs want to know (docs/howto/batch.md lists the fields) and ends with the
+source's record, packed, from which the merge makes images without opening the source again. A line counts once its
+newline stands there; what a killed run left unfinished is passed over.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import re
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from migrate.batch.plan import Finished, Identity, Outcome, Shard
+from migrate.batch.records import SourceRecord, encode_record, parse_record
+from migrate.blobio.atomic import target_errors
+from migrate.errors import TargetError
+
+JOURNAL_NAME: Final = "journal.jsonl"
+_NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")
+_RECORD: Final = b',"record":"'
+_SYNC_SECONDS: Final = 1.0
+_RECORD_BYTES: Final = 4 * 1024 * 1024 * 1024
+"""A packed record may unpack to so much and no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One finished source. `figures` are counts and sizes in bytes; `error` and `message` tell the first failure.
+
+    `content` is a digest over the IDs and references that the source lists. `packed` is its record.
+    """
+
+    source: str
+    identity: Identity
+    recipe: str
+    order: int
+    outcome: Outcome
+    type: str | None
+    content: str
+    figures: Mapping[str, int]
+    seconds: float
+    packed: str
+    error: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a line of a journal stands."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line as read, without its record. `fields` of kind `run` open a run, of kind `merged` close one."""
+
+    fields: Mapping[str, Any]
+    place: Place
+
+    @property
+    def is_source(self) -> bool:
+        return "source" in self.fields
+
+    def finished(self) -> Finished:
+        fields = self.fields
+        identity = Identity(fields["size"], fields["mark"])
+        return Finished(identity, fields["recipe"], Outcome(fields["outcome"]))
+
+
+def pack_record(record: SourceRecord) -> str:
+    return base64.b64encode(zlib.compress(encode_record(record), 1)).decode("ascii")
+
+
+def unpack_record(packed: bytes, source: str) -> SourceRecord:
+    """ValueError for what `pack_record` did not make."""
+    try:
+        unpacker = zlib.decompressobj()
+        content = unpacker.decompress(base64.b64decode(packed), _RECORD_BYTES)
+    except zlib.error as exc:
+        raise ValueError(f"{source}: {exc}") from exc
+    return parse_record(content, source)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def journal_paths(state: Path) -> list[Path]:
+    """All journals of a target: its own, and those of shards."""
+    try:
+        return sorted(state / name for name in os.listdir(state) if _NAMES.fullmatch(name))
+    except FileNotFoundError:
+        return []
+
+
+def iter_lines(path: Path) -> Iterator[Line]:
+    """The whole lines of a journal, in order; those that do not parse are passed over. Raises TargetError."""
+    with target_errors(str(path)), open(path, "rb") as stream:
+        offset = 0
+        for raw in stream:
+            line = _parse_line(raw)
+            if line is not None:
+                yield Line(line, Place(path, offset, len(raw)))
+            offset += len(raw)
+
+
+def _parse_line(raw: bytes) -> dict[str, Any] | None:
+    if not raw.endswith(b"}\n"):
+        return None
+    head, mark, _ = raw.partition(_RECORD)
+    try:
+        fields = json.loads(head + b"}" if mark else raw)
+    except ValueError:
+        return None
+    if not isinstance(fields, dict) or ("source" in fields and not (mark and _is_complete(fields))):
+        return None
+    return fields
+
+
+def _is_complete(fields: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(fields["source"], str)
+        and isinstance(fields.get("mark"), str)
+        and isinstance(fields.get("recipe"), str)
+        and fields.get("outcome") in tuple(Outcome)
+        and isinstance(fields.get("order"), int)
+    )
+
+
+class RecordReader:
+    """Records by their places. Keeps the journals open; to be closed."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, BinaryIO] = {}
+
+    def read(self, place: Place, source: str) -> SourceRecord:
+        """Raises TargetError for a record that is damaged."""
+        stream = self._files.get(place.path)
+        with target_errors(str(place.path)):
+            if stream is None:
+                stream = self._files[place.path] = open(place.path, "rb")  # noqa: SIM115 - closed by close()
+            raw = os.pread(stream.fileno(), place.length, place.offset)
+        packed = raw.partition(_RECORD)[2].removesuffix(b'"}\n')
+        try:
+            return unpack_record(packed, source)
+        except ValueError as exc:
+            raise TargetError(
+                f"{place.path}: the record of {source} is damaged ({exc}); move the journal away to begin again"
+            ) from exc
+
+    def close(self) -> None:
+        for stream in self._files.values():
+            stream.close()
+        self._files.clear()
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+class JournalWriter:
+    """The journal of one run, locked while it is open. Raises TargetError, also if another run has it.
+
+    A line reaches the system at once, so that it outlives the process, and the disk within a second. `published` is
+    called with every piece that has reached it.
+    """
+
+    def __init__(self, state: Path, shard: Shard | None, clock: Callable[[], float] = time.monotonic) -> None:
+        name = JOURNAL_NAME if shard is None else f"journal-{shard.number}-of-{shard.count}.jsonl"
+        self.path = state / name
+        self._clock = clock
+        with target_errors(str(self.path)):
+            state.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._fd = os.open(self.path, flags, 0o644)
+        try:
+            if not try_lock(self._fd):
+                raise TargetError(f"{self.path}: another run is at work on this journal")
+            self._end_torn_line()
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._synced = clock()
+
+    def append(self, entry: Entry) -> None:
+        fields = {
+            "source": entry.source,
+            "outcome": entry.outcome.value,
+            "type": entry.type,
+            "size": entry.identity.size,
+            "mark": entry.identity.mark,
+            "content": entry.content,
+            "recipe": entry.recipe,
+            "order": entry.order,
+            **entry.figures,
+            "seconds": entry.seconds,
+            "error": entry.error,
+            "message": entry.message,
+            "finished": int(time.time()),
+        }
+        self._write(_encode(fields)[:-1] + _RECORD + entry.packed.encode("ascii") + b'"}\n')
+
+    def note(self, fields: Mapping[str, Any]) -> None:
+        """A line about the run itself."""
+        self._write(_encode(fields) + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        with target_errors(str(self.path)):
+            view = memoryview(line)
+            while view:
+                view = view[os.write(self._fd, view) :]
+            if self._clock() - self._synced >= _SYNC_SECONDS:
+                self.sync()
+
+    def sync(self) -> None:
+        with target_errors(str(self.path)):
+            os.fdatasync(self._fd)
+        self._synced = self._clock()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.fdatasync(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _end_torn_line(self) -> None:
+        with target_errors(str(self.path)):
+            size = os.fstat(self._fd).st_size
+            if size and os.pread(self._fd, 1, size - 1) != b"\n":
+                os.write(self._fd, b"\n")
+
+
+def _encode(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode("ascii")
+
+
+def try_lock(fd: int) -> bool:
+    """False if another process has the journal. Where the file system has no locks, everybody gets it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def is_running(path: Path) -> bool:
+    """True while a run writes to the journal."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not try_lock(fd)
+    finally:
+        os.close(fd)

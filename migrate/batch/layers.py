@@ -1,0 +1,162 @@
+"""Which blob holds which layer, known to all workers of a batch: one small file a layer in `.migrate/known/`.
+
+A worker writes the file when the blob is on the disk, so whoever finds it need not compress the layer again. Files are
+never locked: two workers that meet the same new layer at the same time make the same blob.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from migrate.batch.records import Role
+from migrate.batch.state import StateFolder
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import StoredBlob
+from migrate.model.options import ConvertOptions
+from migrate.rehash.ports import StoresBlobs, WritesBlob
+from migrate.writers.base import LinksBlobs, RemembersLayers
+
+_LINE: Final = re.compile(rb"([a-z]+) ([0-9a-f]{64}) ([0-9]{1,19}) (gzip|zstd|none) ([0-9a-f]{16})\n")
+_CACHED: Final = 50_000
+"""Layers that a worker keeps in memory; it looks the others up again."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownLayer:
+    """A blob in the target, how it came there, and the run whose worker put or proved it."""
+
+    blob: StoredBlob
+    role: Role
+    run: str
+
+
+class KnownLayers:
+    """The index of a target, for layers that are compressed as `options` ask for."""
+
+    def __init__(self, state: StateFolder, options: ConvertOptions) -> None:
+        self._state = state
+        level = "" if options.compression_level is None else f"-{options.compression_level}"
+        self._way = f"{options.compression.value}{level}"
+
+    def find(self, diff_id: DiffID) -> KnownLayer | None:
+        content = self._state.get(self._name(diff_id))
+        match = _LINE.fullmatch(content or b"")
+        if match is None or match[1].decode() not in tuple(Role):
+            return None
+        blob = StoredBlob(digest=Digest(match[2].decode()), size=int(match[3]), compression=match[4].decode())
+        return KnownLayer(blob, Role(match[1].decode()), match[5].decode())
+
+    def add(self, diff_id: DiffID, known: KnownLayer) -> None:
+        blob = known.blob
+        line = f"{known.role.value} {blob.digest.hex} {blob.size} {blob.compression} {known.run}\n"
+        self._state.put(self._name(diff_id), line.encode("ascii"))
+
+    def _name(self, diff_id: DiffID) -> str:
+        return f"known/{diff_id.hex[:2]}/{diff_id.hex[2:]}.{self._way}"
+
+
+class Flushes(Protocol):
+    def flush(self) -> None:
+        """Returns when all blobs committed so far are on the disk."""
+
+
+class SharedBlobs:
+    """The blobs of a target as one worker sees them; fills StoresBlobs and RemembersBlobs for the rehasher.
+
+    `found` tells, since the last `begin`, which layers had a blob already, and how that came there.
+    """
+
+    def __init__(self, target: StoresBlobs, known: KnownLayers, run: str) -> None:
+        self._target = target
+        self._known = known
+        self._run = run
+        self._lock = threading.Lock()
+        self._cache: dict[DiffID, KnownLayer] = {}
+        self._trusted: dict[Digest, int] = {}
+        self._unpublished: dict[DiffID, KnownLayer] = {}
+        self.found: dict[DiffID, Role] = {}
+
+    def begin(self) -> None:
+        """A new source."""
+        self.found = {}
+        if len(self._cache) > _CACHED:
+            self._cache.clear()
+            self._trusted.clear()
+
+    # --- StoresBlobs ---------------------------------------------------------------------------------------------
+
+    def has_blob(self, digest: Digest, size: int, /) -> bool:
+        return self._trusted.get(digest) == size or self._target.has_blob(digest, size)
+
+    def open_blob(self) -> AbstractContextManager[WritesBlob]:
+        return self._target.open_blob()
+
+    # --- RemembersBlobs ------------------------------------------------------------------------------------------
+
+    def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None:
+        with self._lock:
+            known = self._cache.get(diff_id)
+        if known is None:
+            known = self._look_up(diff_id, compression)
+        if known is None:
+            return None
+        with self._lock:
+            self._cache[diff_id] = known
+            self._trusted[known.blob.digest] = known.blob.size
+            self.found[diff_id] = Role.MADE if known.role is Role.MADE else Role.FOUND
+        return known.blob
+
+    def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
+        """The target's own record is for later runs; the index for other workers is written by `publish`."""
+        if isinstance(self._target, RemembersLayers):
+            self._target.remember_blob(diff_id, blob)
+
+    def _look_up(self, diff_id: DiffID, compression: str) -> KnownLayer | None:
+        """What a worker of this run wrote is believed; what an earlier run wrote is proven by the target."""
+        known = self._known.find(diff_id)
+        if known is not None and known.run == self._run:
+            return known
+        if not isinstance(self._target, RemembersLayers):
+            stands = known is not None and self._target.has_blob(known.blob.digest, known.blob.size)
+            return known if stands else None
+        blob = self._target.known_blob(diff_id, compression)
+        if blob is None:
+            return None
+        proven = KnownLayer(blob, known.role if known is not None and known.blob == blob else Role.FOUND, self._run)
+        self._known.add(diff_id, proven)
+        return proven
+
+    # --- sharing -------------------------------------------------------------------------------------------------
+
+    def stored(self, diff_id: DiffID, blob: StoredBlob, role: Role) -> None:
+        """`blob` was put into the target; `publish` tells the others."""
+        with self._lock:
+            known = self._cache.get(diff_id)
+            if known is None or (known.blob != blob and role in (Role.KEPT, Role.CARRIED)):
+                self._cache[diff_id] = self._unpublished[diff_id] = KnownLayer(blob, role, self._run)
+                self._trusted[blob.digest] = blob.size
+
+    @property
+    def unpublished_bytes(self) -> int:
+        return sum(known.blob.size for known in self._unpublished.values())
+
+    def publish(self) -> None:
+        """Makes all blobs durable, then known to every worker. Raises TargetError."""
+        flush = getattr(self._target, "flush", None)
+        if flush is not None:
+            flush()
+        with self._lock:
+            unpublished, self._unpublished = self._unpublished, {}
+        for diff_id, known in unpublished.items():
+            self._known.add(diff_id, known)
+
+
+class LinkingBlobs(SharedBlobs):
+    """The same for a target that can take files over without copying them."""
+
+    def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
+        return isinstance(self._target, LinksBlobs) and self._target.link_blob(path, digest, size)

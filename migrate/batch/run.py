@@ -1,0 +1,113 @@
+"""The middle of a batch: tasks go to workers, what comes back goes into the journal."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Final
+
+from migrate.batch.executors import WorkerPool
+from migrate.batch.journal import Entry, JournalWriter
+from migrate.batch.plan import Outcome, Plan, Task, split
+from migrate.batch.task import WorkOrder, failed_entry
+from migrate.errors import MigrateError
+from migrate.progress import Event, Progress
+
+_STRIKES: Final = 2
+"""So many deaths of workers are put down to a source; then it has failed."""
+_WAIT_SECONDS: Final = 0.5
+
+
+@dataclass(slots=True)
+class TaskRun:
+    """Runs the tasks of a plan. `run` may be called once."""
+
+    order: WorkOrder
+    plan: Plan
+    pool: WorkerPool
+    journal: JournalWriter
+    progress: Progress
+    done: Counter[Outcome] = field(default_factory=Counter)
+    _waiting: deque[Task] = field(default_factory=deque)
+    _running: dict[Future[list[Entry]], Task] = field(default_factory=dict)
+    _suspects: deque[Task] = field(default_factory=deque)
+    _alone: Future[list[Entry]] | None = None
+    _strikes: Counter[str] = field(default_factory=Counter)
+
+    def run(self) -> None:
+        """Returns when every source has its line in the journal. Raises TargetError, and KeyboardInterrupt within a
+        second; either leaves what is finished in the journal."""
+        self.progress.emit(
+            Event(kind="stage", stage="batch", total_bytes=self.plan.bytes, total_items=self.plan.sources)
+        )
+        self._waiting.extend(self.plan.tasks)
+        at_once = True
+        try:
+            while self._waiting or self._running or self._suspects:
+                self._submit()
+                done, _ = wait(self._running, _WAIT_SECONDS, FIRST_COMPLETED)
+                for future in done:
+                    self._take(future)
+            at_once = False
+        finally:
+            self.pool.stop(at_once=at_once)
+            self.journal.sync()
+
+    def _submit(self) -> None:
+        """Keeps every worker busy and the queue short, so that neither memory nor an interruption has to wait."""
+        limit = 2 * self.pool.workers
+        while self._waiting and len(self._running) < limit:
+            task = self._waiting.popleft()
+            self._running[self.pool.submit(self.order, task)] = task
+        if self._suspects and self._alone is None:
+            task = self._suspects.popleft()
+            self._alone = self.pool.submit_alone(self.order, task)
+            self._running[self._alone] = task
+
+    def _take(self, future: Future[list[Entry]]) -> None:
+        task = self._running.pop(future)
+        alone = future is self._alone
+        if alone:
+            self._alone = None
+        error = future.exception()
+        if error is None:
+            self._finish(future.result())
+        elif self.pool.is_death(error):
+            self._suspect(task)
+        elif isinstance(error, MigrateError) and error.scope != "run":
+            self._finish(failed_entry(self.order, source, error.code, error.message) for source in task.sources)
+        else:
+            raise error
+
+    def _suspect(self, task: Task) -> None:
+        """A worker died, and every task that it may have held is under suspicion. Each of their sources is tried again
+        by itself; one that ends its worker there as well was it."""
+        for single in split(task):
+            source = single.sources[0]
+            self._strikes[source.location] += 1
+            if self._strikes[source.location] < _STRIKES:
+                self._suspects.append(single)
+                self.progress.emit(
+                    Event(kind="warning", name=source.location, message="a worker died; trying the source by itself")
+                )
+            else:
+                message = f"{source.location}: {_STRIKES} workers died on it (killed, out of memory, or crashed)"
+                self._finish([failed_entry(self.order, source, "worker-died", message)])
+
+    def _finish(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            self.journal.append(entry)
+            self.done[entry.outcome] += 1
+            size = entry.identity.size or 0
+            self.progress.emit(Event(kind="advance", name=entry.source, bytes=size))
+            self.progress.emit(
+                Event(
+                    kind="finished",
+                    name=entry.source,
+                    outcome=entry.outcome.value,
+                    message=entry.message or "",
+                    bytes=size,
+                )
+            )

@@ -1,0 +1,44 @@
+"""Small files below `.migrate/` that every worker of a batch can read and write."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Protocol
+
+from migrate.blobio.atomic import target_errors
+
+
+class StateFolder(Protocol):
+    """Names are relative, with `/`. Losing any of it costs time, never images. Raises TargetError."""
+
+    def get(self, name: str, /) -> bytes | None: ...
+
+    def put(self, name: str, content: bytes, /) -> None:
+        """Whole or not at all; of two that come at once, either may stay."""
+
+
+class LocalState:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._mark = f".{os.getpid()}-{secrets.token_hex(4)}"
+
+    def get(self, name: str, /) -> bytes | None:
+        with target_errors(str(self._root)):
+            try:
+                with open(self._root / name, "rb", buffering=0) as stream:
+                    return stream.read()
+            except FileNotFoundError:
+                return None
+
+    def put(self, name: str, content: bytes, /) -> None:
+        path = self._root / name
+        temporary = path.with_name(path.name + self._mark)
+        with target_errors(str(path)):
+            try:
+                temporary.write_bytes(content)
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(content)
+            os.replace(temporary, path)

@@ -1,0 +1,319 @@
+"""What a worker does: it opens sources, puts their layers into the shared target, and says what it found.
+
+Everything here runs in another process, maybe on another machine; orders and results are small and can be pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from migrate.batch.journal import Entry, pack_record
+from migrate.batch.layers import KnownLayers, LinkingBlobs, SharedBlobs
+from migrate.batch.plan import Candidate, Outcome, Task
+from migrate.batch.records import ImageRecord, LayerRow, Role, SourceRecord
+from migrate.batch.targets import open_worker_state, open_worker_target
+from migrate.convert import Conversion, OpenedSource
+from migrate.errors import IntegrityError, MigrateError, UnrecognisedSourceError
+from migrate.model.image import HashedLayer, StoredBlob
+from migrate.model.legacy import LegacyLayer
+from migrate.model.options import ConvertOptions
+from migrate.readers.base import LegacySource, SourceOptions
+from migrate.readers.detect import open_source
+from migrate.rehash.blobs import BlobOutput, MeasuredBlobs
+from migrate.rehash.merge import choose_blobs
+from migrate.report.document import Failure
+from migrate.settlement import FinishedImage
+from migrate.writers.base import ImageTarget, LinksBlobs
+
+_PUBLISH_BYTES: Final = 32 * 1024 * 1024
+"""New blobs of so many bytes are worth a flush in the middle of a task, so that other workers learn of them."""
+_COPY_BYTES: Final = 1024 * 1024
+_ARCHIVE_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkOrder:
+    """How every source of a run is dealt with. `target` is None in a dry run, whose workers share `state`.
+
+    `run` is 16 hex digits, another one for every run; `recipe` names the options that decide what comes out.
+    """
+
+    run: str
+    recipe: str
+    target: str | None
+    state: str
+    options: ConvertOptions
+    source_type: str | None = None
+
+
+def run_task(order: WorkOrder, task: Task) -> list[Entry]:
+    """Deals with the sources of `task`; their blobs are on the disk when it returns.
+
+    Raises TargetError if the target fails; whatever is wrong with a source is in its entry.
+    """
+    desk = _desk(order)
+    entries = []
+    for candidate in task.sources:
+        entries.append(desk.deal_with(candidate))
+        if desk.blobs.unpublished_bytes >= _PUBLISH_BYTES:
+            desk.blobs.publish()
+    desk.blobs.publish()
+    return entries
+
+
+_desks: dict[int, Desk] = {}
+_desks_lock = threading.Lock()
+
+
+def _desk(order: WorkOrder) -> Desk:
+    """A worker keeps the target open from one task to the next; each thread has its own."""
+    thread = threading.get_ident()
+    with _desks_lock:
+        current = _desks.pop(thread, None)
+    if current is not None and current.order != order:
+        current.close()
+        current = None
+    current = current or Desk(order)
+    with _desks_lock:
+        _desks[thread] = current
+    return current
+
+
+def leave_desks() -> None:
+    """Lets go of the targets of this process. Called when no task runs."""
+    with _desks_lock:
+        desks = list(_desks.values())
+        _desks.clear()
+    for desk in desks:
+        desk.close()
+
+
+class Desk:
+    """A worker's place: the order, and the open target."""
+
+    def __init__(self, order: WorkOrder) -> None:
+        self.order = order
+        self._target: ImageTarget | None = None
+        known = KnownLayers(open_worker_state(order.target, Path(order.state)), order.options)
+        if order.target is None:
+            self.blobs = SharedBlobs(MeasuredBlobs(), known, order.run)
+        else:
+            self._target = open_worker_target(order.target, order.options)
+            kind = LinkingBlobs if isinstance(self._target, LinksBlobs) else SharedBlobs
+            self.blobs = kind(self._target, known, order.run)
+
+    def close(self) -> None:
+        if self._target is not None:
+            self._target.close()
+
+    def deal_with(self, candidate: Candidate) -> Entry:
+        began = time.monotonic()
+        result = self._convert(candidate)
+        return Entry(
+            source=candidate.location,
+            identity=candidate.identity,
+            recipe=self.order.recipe,
+            order=candidate.order,
+            outcome=result.outcome,
+            type=result.record.type,
+            content=_content_digest(result.record),
+            figures=_figures(result.record),
+            seconds=round(time.monotonic() - began, 3),
+            packed=pack_record(result.record),
+            error=result.error,
+            message=result.message,
+        )
+
+    def _convert(self, candidate: Candidate) -> Result:
+        location = candidate.location
+        reading = SourceOptions(
+            driver=self.order.options.driver,
+            dm_data=self.order.options.dm_data,
+            dm_metadata=self.order.options.dm_metadata,
+        )
+        try:
+            source = open_source(location, self.order.source_type, reading)
+        except MigrateError as error:
+            return _unopened(candidate, error)
+        except Exception as error:  # noqa: BLE001 - a bug that one odd source meets must not stop the other thousands
+            return _bug(location, error)
+        try:
+            return self._take_in(location, source)
+        except Exception as error:
+            if isinstance(error, MigrateError) and error.scope == "run":
+                raise
+            return _bug(location, error)
+        finally:
+            source.close()
+
+    def _take_in(self, location: str, source: LegacySource) -> Result:
+        self.blobs.begin()
+        conversion = Conversion([OpenedSource(location, source)], self.order.options)
+        images = conversion.take_in(self.blobs)
+        rows, numbers = self._rows(conversion, source)
+        records = [
+            ImageRecord(_without_blobs(image), tuple(numbers[_row_key(layer)] for layer, _ in image.chain))
+            for image in images
+        ]
+        record = SourceRecord(
+            type=source.source_type.value,
+            layers=tuple(rows),
+            images=tuple(records),
+            failures=tuple(conversion.failures),
+            warnings=tuple(conversion.warnings),
+        )
+        if not images and not conversion.failures:
+            return Result(Outcome.SKIPPED, record, None, f"{location}: holds no image")
+        return _judged(record)
+
+    # --- layers ------------------------------------------------------------------------------------------------
+
+    def _rows(self, conversion: Conversion, source: LegacySource) -> tuple[list[LayerRow], dict[RowKey, int]]:
+        """One row for each legacy layer that was read, sorted, and the number of each."""
+        layers: dict[RowKey, LegacyLayer] = {}
+        for planned in conversion.planned:
+            for layer in planned.chain:
+                layers.setdefault(_row_key(layer), layer)
+        found: list[tuple[LegacyLayer, LayerRow]] = []
+        numbers: dict[RowKey, int] = {}
+        for key, layer in sorted(layers.items()):
+            hashed = None if layer.payload is None else conversion.hashed[0, layer.payload.key]
+            if not isinstance(hashed, MigrateError):
+                numbers[key] = len(found)
+                found.append((layer, LayerRow(layer.legacy_id, hashed, self._role_of(layer, hashed))))
+        rows = self._with_carried(found, source)
+        for row in rows:
+            if row.hashed is not None and row.hashed.blob is not None and row.role is not Role.FOUND:
+                self.blobs.stored(row.hashed.diff_id, row.hashed.blob, row.role)
+        return rows, numbers
+
+    def _role_of(self, layer: LegacyLayer, hashed: HashedLayer | None) -> Role:
+        if hashed is None or hashed.blob is None or layer.payload is None:
+            return Role.MADE
+        if layer.payload.keep:
+            return Role.KEPT
+        if hashed.blob == hashed.carried:
+            return Role.CARRIED
+        return self.blobs.found.get(hashed.diff_id, Role.MADE)
+
+    def _with_carried(self, found: Sequence[tuple[LegacyLayer, LayerRow]], source: LegacySource) -> list[LayerRow]:
+        """A blob that the source carries goes into the target even if another worker has stored one for the same tar:
+        which of the two stays is decided by the merge, and must not depend on who came first."""
+        hashed_rows = [row.hashed for _, row in found if row.hashed is not None]
+        best = choose_blobs((hashed.diff_id, hashed.carried) for hashed in hashed_rows if hashed.carried is not None)
+        rows = []
+        for layer, row in found:
+            hashed = row.hashed
+            if hashed is not None and hashed.blob is not None and row.role in (Role.MADE, Role.FOUND):
+                carried = best.get(hashed.diff_id)
+                if carried is not None and carried == hashed.carried:
+                    self._copy(source, layer, carried)
+                    row = replace(row, hashed=replace(hashed, blob=carried), role=Role.CARRIED)
+            rows.append(row)
+        return rows
+
+    def _copy(self, source: LegacySource, layer: LegacyLayer, blob: StoredBlob) -> None:
+        if self.blobs.has_blob(blob.digest, blob.size):
+            return
+        with source.open_payload(layer) as payload, self.blobs.open_blob() as writer:
+            output = BlobOutput(writer, blob.compression)
+            while block := payload.stream.read(_COPY_BYTES):
+                output.write(block)
+            if output.stored() != blob:
+                raise IntegrityError(f"layer {layer.legacy_id}: changed while it was read", layer=layer.legacy_id)
+            output.commit()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    outcome: Outcome
+    record: SourceRecord
+    error: str | None = None
+    message: str | None = None
+
+
+RowKey = tuple[str, str]
+
+
+def _row_key(layer: LegacyLayer) -> RowKey:
+    """Two images may give one legacy ID to different bytes (archives whose layer names are no IDs)."""
+    return (layer.legacy_id, "" if layer.payload is None else layer.payload.key)
+
+
+def _without_blobs(image: FinishedImage) -> FinishedImage:
+    return replace(image, chain=())
+
+
+def _unopened(candidate: Candidate, error: MigrateError) -> Result:
+    """A file that no reader knows is none of ours; an empty one that is called an archive once was one."""
+    if error.scope == "run":
+        raise error
+    lost = candidate.identity.size == 0 and candidate.location.lower().endswith(_ARCHIVE_SUFFIXES)
+    if isinstance(error, UnrecognisedSourceError) and not lost:
+        return Result(Outcome.SKIPPED, SourceRecord(), error.code, error.message)
+    return _judged(SourceRecord(failures=(Failure.of(error, candidate.location),)))
+
+
+def _bug(location: str, error: Exception) -> Result:
+    message = f"{location}: unexpected {type(error).__name__}: {error} (this is a bug; please report it)"
+    failure = Failure(source=location, references=(), legacy_id=None, layer=None, error="bug", message=message)
+    return _judged(SourceRecord(failures=(failure,)))
+
+
+def _judged(record: SourceRecord) -> Result:
+    if not record.failures:
+        return Result(Outcome.CONVERTED, record)
+    first = record.failures[0]
+    return Result(Outcome.FAILED, record, first.error, first.message)
+
+
+def _figures(record: SourceRecord) -> dict[str, int]:
+    layers = {row.legacy_id: row.hashed for row in record.layers if row.hashed is not None}
+    return {
+        "images": len(record.images),
+        "failed": len(record.failures),
+        "layers": len(layers),
+        "tar_bytes": sum(layer.tar_size for layer in layers.values()),
+    }
+
+
+def _content_digest(record: SourceRecord) -> str:
+    """Over what the source lists: the same for two copies of it, whatever they are called."""
+    digest = hashlib.sha256()
+    for image in record.images:
+        names = " ".join(sorted(str(reference) for reference in image.finished.references))
+        digest.update(f"{image.finished.legacy_id} {names}\n".encode("utf-8", "surrogatepass"))
+    for row in record.layers:
+        digest.update(f"{row.legacy_id}\n".encode("utf-8", "surrogatepass"))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def failed_entry(order: WorkOrder, candidate: Candidate, error: str, message: str) -> Entry:
+    """The entry of a source that no worker could deal with."""
+    failure = Failure(
+        source=candidate.location, references=(), legacy_id=None, layer=None, error=error, message=message
+    )
+    record = SourceRecord(failures=(failure,))
+    return Entry(
+        source=candidate.location,
+        identity=candidate.identity,
+        recipe=order.recipe,
+        order=candidate.order,
+        outcome=Outcome.FAILED,
+        type=None,
+        content=_content_digest(record),
+        figures=_figures(record),
+        seconds=0.0,
+        packed=pack_record(record),
+        error=error,
+        message=message,
+    )
+
+
+__all__: Sequence[str] = ["Desk", "WorkOrder", "failed_entry", "leave_desks", "run_task"]
