@@ -1,0 +1,122 @@
+"""`migrate show`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from migrate.layout_view import LayoutView, StoredImage
+
+
+@click.command("show", short_help="Show config, manifest, history, layers or files of an image.")
+@click.argument("location", metavar="LAYOUT")
+@click.argument("reference", metavar="REF")
+@click.option("--config", "part", flag_value="config", help="The config, as `docker inspect` has it, indented.")
+@click.option("--manifest", "part", flag_value="manifest", help="The manifest, as `docker manifest inspect`, indented.")
+@click.option("--history", "part", flag_value="history", help="Every step, the newest first, as `docker history`.")
+@click.option("--layers", "part", flag_value="layers", help="Layers, base first: diffID beside blob digest, and why.")
+@click.option("--files", "part", flag_value="files", help="Entries of the layers' tars, as `tar -tv`.")
+@click.option("--layer", "layer_number", type=click.IntRange(1), metavar="N", help="With --files: only the Nth layer.")
+@click.option("--platform", metavar="OS/ARCH", help="Which image, where the name stands for several platforms.")
+@click.option("--raw", is_flag=True, help="With --config and --manifest: the exact bytes, whose sha256 is the ID.")
+@click.option("--json", "as_json", is_flag=True, help="The summary, history, layers or files as JSON.")
+@click.option("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units.")
+@click.option("--no-trunc", is_flag=True, help="Commands and IDs in full.")
+def command(
+    location: str,
+    reference: str,
+    part: str | None,
+    layer_number: int | None,
+    platform: str | None,
+    raw: bool,
+    as_json: bool,
+    bytes_: bool,
+    no_trunc: bool,
+) -> None:
+    """Look into one image of LAYOUT without Docker: an OCI layout (directory or tar) or a docker archive.
+
+    REF is a name (`docker.io/library/` and `:latest` may be left out), an image ID, a manifest digest, a legacy ID
+    where LAYOUT holds a report, or a unique prefix of an ID (4 digits or more).
+
+    \b
+    Examples:
+      migrate show new-layout/ busybox
+      migrate show new-layout/ acme/web:1.0 --history
+      migrate show new-layout/ acme/web:1.0 --layers
+      migrate show new-layout/ acme/web:1.0 --files --layer 2
+      migrate show new-layout/ acme/web:1.0 --config --raw | sha256sum
+    """
+    from migrate.cli import show_parts
+    from migrate.errors import UsageError
+    from migrate.layout_view import LayoutView
+
+    if raw and part not in ("config", "manifest"):
+        raise UsageError("--raw goes with --config or --manifest")
+    if layer_number is not None and part != "files":
+        raise UsageError("--layer goes with --files")
+    view = LayoutView(location)
+    try:
+        image = choose_image(view, reference, platform)
+        shown = show_parts.Shown(view, image, location, exact_bytes=bytes_, full=no_trunc)
+        actions: dict[str | None, Callable[[], None]] = {
+            None: lambda: shown.summary(as_json),
+            "config": lambda: shown.document(view.config(image), raw),
+            "manifest": lambda: shown.manifest(raw),
+            "history": lambda: shown.history(as_json),
+            "layers": lambda: shown.layers(as_json),
+            "files": lambda: shown.files(as_json, layer_number),
+        }
+        actions[part]()
+        sys.stdout.flush()
+    finally:
+        view.close()
+
+
+def choose_image(view: LayoutView, reference: str, platform: str | None) -> StoredImage:
+    """The one image that the words mean; UsageError, with what could have been meant, for none and for several."""
+    from migrate.errors import UsageError
+    from migrate.layout_view import find_image
+
+    images = view.images()
+    found = find_image(images, reference) or _by_legacy_id(view, images, reference)
+    if platform is not None:
+        found = [image for image in found if str(image.platform) == platform]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(f"{view.location}: no image {reference}.{_did_you_mean(images, reference)}")
+    platforms = sorted({str(image.platform) for image in found})
+    if len(platforms) == len(found):
+        raise UsageError(f"{reference} stands for {len(found)} platforms: choose by --platform {'|'.join(platforms)}")
+    raise UsageError(f"{reference} could be {' or '.join(image.title for image in found[:4])}: give more digits")
+
+
+def _by_legacy_id(view: LayoutView, images: Sequence[StoredImage], text: str) -> Sequence[StoredImage]:
+    """Through the report, where the layout holds one."""
+    from migrate.cli.report_file import read_report
+    from migrate.errors import MigrateError
+
+    if len(text) < 4:
+        return []
+    try:
+        report = read_report(view.location)
+    except MigrateError:  # a layout needs no report; what is wrong with one, `migrate report` says
+        return []
+    digests = {row.manifest_digest for row in report.images if row.legacy_id.startswith(text)}
+    return [image for image in images if image.manifest in digests]
+
+
+def _did_you_mean(images: Sequence[StoredImage], text: str) -> str:
+    import difflib
+
+    names = [name for image in images for name in image.references]
+    part = [name for name in names if text and text in name]
+    close = part[:3] or difflib.get_close_matches(text, names, n=3, cutoff=0.5)
+    if close:
+        return f" Did you mean {' or '.join(close)}?"
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f" It holds {shown}." if names else f" It holds {len(images)} images without a name: give an ID."
