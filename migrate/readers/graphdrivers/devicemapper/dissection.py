@@ -48,5 +48,7 @@ def _foreign(name: str) -> Iterator[None]:
     error = cast("type[Exception]", _import(f"dissect.{name}.exceptions").Error)
     try:
         yield
+    except NotImplementedError as exc:
+        raise UnsupportedError(f"the {name} file system is of a kind that is not read: {exc}") from exc
     except error as exc:
         raise DamagedError(f"the file system cannot be opened: {exc}") from exc

@@ -77,6 +77,11 @@ class DevicemapperDriver:
             self._note(f"layer {name}: a part of its mapping is lost: {loss.error}")
         return ThinDevice(self._data, device_map, self._pool.superblock.block_size, record.size)
 
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the data device that were read so far; for tests and benchmarks."""
+        return self._data.bytes_read
+
     def close(self) -> None:
         with self._lock:
             self._trees.clear()
