@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-from migrate.errors import AmbiguousSourceError, SourceUnreadableError, UsageError
+from migrate.errors import AmbiguousSourceError, SourceError, SourceUnreadableError, UsageError
 from migrate.model.legacy import LegacyID
 from migrate.readers.base import SourceOptions
 from migrate.readers.graphdrivers.aufs import AufsDriver
@@ -36,6 +36,7 @@ def count_layers(root: Path, ids: Collection[LegacyID]) -> Mapping[str, int]:
     counts = {name: len(wanted.intersection(_names(root / place))) for name, place in _PLACES.items()}
     in_graph = sum(os.path.isdir(root / "graph" / legacy_id / "layer") for legacy_id in ids)
     counts["aufs"] = max(counts["aufs"], in_graph)
+    counts["devicemapper"] = counts["devicemapper"] or len(wanted.intersection(_unsplit_names(root / "devicemapper")))
     return {name: count for name, count in counts.items() if count}
 
 
@@ -79,6 +80,16 @@ def _names(place: Path) -> list[str]:
         return os.listdir(place)
     except OSError:
         return []
+
+
+def _unsplit_names(directory: Path) -> Collection[str]:
+    """The devices of a store whose records Docker 0.7 and 0.8 kept in one file. A file that is damaged names none."""
+    from migrate.readers.graphdrivers.devicemapper.catalogue import read_catalogue
+
+    try:
+        return read_catalogue(directory).records.keys() if os.path.isdir(directory) else ()
+    except SourceError:
+        return ()
 
 
 def _open_devicemapper(root: Path, options: SourceOptions) -> GraphDriver:

@@ -10,6 +10,7 @@ import pytest
 from migrate.errors import DamagedError, DocumentError, MigrateError, MissingLayerError, UnsupportedError
 from migrate.model.legacy import LegacyID
 from migrate.readers.base import SourceOptions
+from migrate.readers.graphdrivers.choose import count_layers
 from migrate.readers.graphdrivers.devicemapper import dissection, open_devicemapper
 from migrate.readers.graphdrivers.devicemapper.catalogue import read_catalogue
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
@@ -141,6 +142,7 @@ def test_single_file_of_docker_0_7(store: Path, name: str) -> None:
     assert driver.layer_ids() == [BASE_LAYER, CHILD]
     assert names(driver, CHILD) == [b"a", b"b"]
     driver.close()
+    assert count_layers(store.parent, [BASE_LAYER, CHILD, OTHER]) == {"devicemapper": 2}
 
 
 def test_a_migrated_single_file_is_older_than_the_records(store: Path) -> None:
