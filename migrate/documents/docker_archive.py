@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from migrate.documents.json_text import encode_json, load_json_lenient
+from migrate.documents.json_text import encode_json, load_json_lenient, shown
 from migrate.errors import DocumentError
 from migrate.model.legacy import LegacyID
 from migrate.model.reference import Reference
@@ -69,9 +69,9 @@ def parse_repositories(raw: bytes) -> tuple[tuple[Reference, LegacyID], ...]:
     if _has_outer_key(document):
         document = _members(document["Repositories"], "repositories: Repositories")
     return tuple(
-        (Reference(name, tag), _legacy_id(value, f"repositories: {name}:{tag}"))
+        (Reference(name, tag), _legacy_id(value, f"repositories: {shown(name)}, {shown(tag)}"))
         for name, tags in document.items()
-        for tag, value in _members(tags, f"repositories: {name}").items()
+        for tag, value in _members(tags, f"repositories: {shown(name)}").items()
     )
 
 

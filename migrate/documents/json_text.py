@@ -79,6 +79,12 @@ def _without_surrogate(match: re.Match[str]) -> str:
     return "\\ufffd" if match[1] else match[0]
 
 
+def shown(value: object) -> str:
+    """A value of an untrusted document for a message: on one line, without control characters, and short."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:96]} ..."
+
+
 def encode_json(value: object) -> bytes:
     """Compact JSON, keys in the order given."""
     return orjson.dumps(value)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from migrate.documents.json_text import encode_json, load_json, load_json_lenient
+from migrate.documents.json_text import encode_json, load_json, load_json_lenient, shown
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, MediaType, Platform
@@ -142,7 +142,7 @@ def _annotations(value: Any, where: str) -> Mapping[str, str]:
     annotations = {} if value is None else _object(value, where)
     for key, text in annotations.items():
         if not isinstance(text, str):
-            raise DocumentError(f"{where}.{key}: not a string")
+            raise DocumentError(f"{where}: {shown(key)} is not a string")
     return annotations
 
 
@@ -203,7 +203,7 @@ def _encode_indented(value: Any, indent: bytes = b"\n") -> bytes:
 def _check_schema_version(document: Mapping[str, Any], what: str) -> None:
     version = document.get("schemaVersion")
     if type(version) is not int or version != 2:
-        raise DocumentError(f"{what}: schemaVersion is {version!r}, not 2")
+        raise DocumentError(f"{what}: schemaVersion is {shown(version)}, not 2")
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
@@ -233,14 +233,14 @@ def _digest(value: Any, where: str) -> Digest:
     try:
         return Digest.parse(value if isinstance(value, str) else "")
     except ValueError as exc:
-        raise DocumentError(f"{where}: not a sha256 digest: {value!r}") from exc
+        raise DocumentError(f"{where}: not a sha256 digest: {shown(value)}") from exc
 
 
 def _descriptor(value: Any, where: str) -> Descriptor:
     descriptor = _object(value, where)
     size = descriptor.get("size")
     if type(size) is not int or size < 0:
-        raise DocumentError(f"{where}: size is {size!r}, not a number of bytes")
+        raise DocumentError(f"{where}: size is {shown(size)}, not a number of bytes")
     return Descriptor(
         media_type=_text(descriptor, "mediaType", where) or "",
         digest=_digest(descriptor.get("digest"), f"{where}.digest"),

@@ -193,7 +193,7 @@ def test_a_config_that_is_not_unicode_is_read_all_the_same(comment: bytes) -> No
         (
             parse_index,
             index(manifests=[descriptor(annotations={"a": 1})]),
-            "index: manifests[0].annotations.a: not a string",
+            "index: manifests[0].annotations: 'a' is not a string",
         ),
     ],
 )
