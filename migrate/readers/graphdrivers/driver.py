@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.tree import FileTree
@@ -35,3 +35,11 @@ class GraphDriver(Protocol):
         """
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class FindsProblems(Protocol):
+    """A driver whose store as a whole can be damaged and still be read in part."""
+
+    def find_problems(self) -> Sequence[str]:
+        """One line for each problem, for the report; without reading any layer."""

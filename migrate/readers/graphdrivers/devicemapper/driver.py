@@ -33,7 +33,7 @@ class DevicemapperDriver:
     """Fills GraphDriver. `directory` is `<root>/devicemapper`; `data` and `metadata` replace the loop files there.
 
     Nothing of the pool is opened before the first layer is asked for, so that a store whose pool is lost can still be
-    listed. `problems` collects what was found wrong but did not keep a layer from being read.
+    listed. `problems` collects what was found wrong with single layers but did not keep them from being read.
     """
 
     name = "devicemapper"
@@ -67,6 +67,13 @@ class DevicemapperDriver:
                     self._trees.popitem(last=False)
             self._trees.move_to_end(legacy_id)
             return tree
+
+    def find_problems(self) -> Sequence[str]:
+        """What is wrong with the pool as a whole; costs a few blocks of its metadata."""
+        try:
+            return self._pool.problems
+        except SourceError as exc:
+            return (exc.message,)
 
     def open_device(self, name: str) -> ThinDevice:
         """The thin device of a layer, or of `base`: the bytes of its whole file system."""
@@ -149,10 +156,7 @@ class DevicemapperDriver:
 
     @cached_property
     def _pool(self) -> ThinPool:
-        pool = ThinPool(self._open(self._metadata_path, "--dm-metadata"))
-        for problem in pool.problems:
-            self._note(problem)
-        return pool
+        return ThinPool(self._open(self._metadata_path, "--dm-metadata"))
 
     @cached_property
     def _data(self) -> ImageFile:

@@ -14,8 +14,10 @@ from migrate.readers.graphdrivers.choose import count_layers
 from migrate.readers.graphdrivers.devicemapper import dissection, open_devicemapper
 from migrate.readers.graphdrivers.devicemapper.catalogue import read_catalogue
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
+from migrate.readers.graphdrivers.devicemapper.pool import SUPERBLOCK_CSUM_XOR
 from tests.unit.readers.devicemapper.images import make_ext4
 from tests.unit.readers.devicemapper.pools import PoolBuilder, write_record
+from tests.unit.readers.devicemapper.test_pool import patch
 
 pytestmark = pytest.mark.peer
 
@@ -184,7 +186,16 @@ def test_no_pool(store: Path) -> None:
     (store / "devicemapper/metadata").unlink()
     driver = DevicemapperDriver(store)
     assert driver.has_layer(CHILD)
+    assert "--dm-metadata" in driver.find_problems()[0]
     assert "--dm-metadata" in reason(store, CHILD, MissingLayerError)
+
+
+def test_pool_that_needs_a_check_is_read_and_reported(store: Path) -> None:
+    patch(store / "devicemapper/metadata", 0, 4, b"\1", xor=SUPERBLOCK_CSUM_XOR)
+    driver = DevicemapperDriver(store)
+    assert "thin_check" in driver.find_problems()[0]
+    assert names(driver, CHILD) == [b"a", b"b"]
+    driver.close()
 
 
 def test_other_file_systems(store: Path) -> None:
