@@ -164,6 +164,8 @@ def _image_fields(record: ImageRecord) -> dict[str, Any]:
         fields["containers"] = list(image.containers)
     if image.warnings:
         fields["warnings"] = list(image.warnings)
+    if not image.certain:
+        fields["certain"] = False
     if image.ready:
         fields["manifest"] = _base64(composed.manifest)
         fields["layers"] = [[layer.media_type, layer.digest.hex, layer.size] for layer in composed.layers]
@@ -204,6 +206,7 @@ def _parse_image(fields: Mapping[str, Any], source: str, layers: Sequence[LayerR
         warnings=tuple(fields.get("warnings", ())),
         index=_parse_index(fields.get("index")),
         ready=ready,
+        certain=fields.get("certain", True),
     )
     return ImageRecord(finished, chain)
 

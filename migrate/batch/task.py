@@ -50,6 +50,7 @@ class WorkOrder:
     state: str
     options: ConvertOptions
     source_type: str | None = None
+    temporary_directory: str | None = None
 
 
 def run_task(order: WorkOrder, task: Task) -> list[Entry]:
@@ -136,6 +137,8 @@ class Desk:
             driver=self.order.options.driver,
             dm_data=self.order.options.dm_data,
             dm_metadata=self.order.options.dm_metadata,
+            temporary_directory=self.order.temporary_directory,
+            extra={"insecure": "yes"} if self.order.options.insecure else {},
         )
         try:
             source = open_source(location, self.order.source_type, reading)

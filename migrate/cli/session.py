@@ -16,7 +16,7 @@ from migrate.errors import MigrateError, TargetError, UsageError
 from migrate.model.options import ConvertOptions
 from migrate.readers.base import SourceOptions
 from migrate.readers.detect import open_source
-from migrate.report.document import Failure
+from migrate.report.document import Failure, Report
 from migrate.report.tables import printable
 
 
@@ -84,20 +84,25 @@ def refuse_target_in_source(target: str, locations: Sequence[str]) -> None:
             raise UsageError(f"the target {target} lies in the source {location}, which is never written to")
 
 
-def tell(outcome: Outcome, values: dict[str, Any]) -> None:
-    """Writes the asked-for reports, then the summary on stdout and one line on stderr for each failure."""
+def write_reports(report: Report, values: dict[str, Any]) -> None:
+    """`--report` and `--html`."""
     from migrate.report.json import encode_report
 
     if values["report"] == "-":
-        sys.stdout.buffer.write(encode_report(outcome.report))
+        sys.stdout.buffer.write(encode_report(report))
     elif values["report"]:
-        _write_file(values["report"], encode_report(outcome.report))
+        _write_file(values["report"], encode_report(report))
     if values["html"]:
         from migrate.report.html import render_html
 
-        _write_file(values["html"], render_html(outcome.report).encode("utf-8"))
+        _write_file(values["html"], render_html(report).encode("utf-8"))
+
+
+def tell(outcome: Outcome, values: dict[str, Any]) -> None:
+    """Writes the asked-for reports, then the summary on stdout and one line on stderr for each failure."""
+    write_reports(outcome.report, values)
     for failure in outcome.report.failures:
-        click.echo(f"migrate: error: {_failure_line(failure)}", err=True)
+        click.echo(f"migrate: error: {failure_line(failure)}", err=True)
     if values["report"] != "-" and not values["quiet"]:
         from migrate.cli.terminal import colour_enabled, terminal_width
         from migrate.report.text import render_text
@@ -112,7 +117,7 @@ def tell(outcome: Outcome, values: dict[str, Any]) -> None:
         click.echo(summary, nl=False)
 
 
-def _failure_line(failure: Failure) -> str:
+def failure_line(failure: Failure) -> str:
     """One line that names the image, where the reason itself does not."""
     named = ", ".join(failure.references) or failure.legacy_id
     line = failure.message if named is None or named in failure.message else f"{named}: {failure.message}"

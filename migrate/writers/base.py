@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -82,3 +82,11 @@ class LinksBlobs(Protocol):
 
     def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
         """True if the blob now stands in the target without its bytes having been copied."""
+
+
+@runtime_checkable
+class RemovesBlobs(Protocol):
+    """A target that can let go of layer blobs that turned out to be needless."""
+
+    def remove_blobs(self, digests: Iterable[Digest], /) -> None:
+        """Removes those of `digests` that no image in the target names. Called after `finish`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -54,6 +55,12 @@ class BlobStore:
     def added(self, digest: Digest, size: int) -> None:
         with self._lock:
             self._sizes[digest] = size
+
+    def remove(self, digest: Digest) -> None:
+        with self._lock:
+            self._sizes.pop(digest, None)
+        with contextlib.suppress(FileNotFoundError):
+            self.area.files.unlink(self.path_of(digest), self.area.root_fd)
 
     def link(self, source: str, digest: Digest, size: int, *, hard: bool) -> bool:
         """Takes the file `source` over as the blob, if the file system can and its bytes have the digest."""

@@ -52,8 +52,9 @@ _INDEX_TYPES: Final = (MediaType.OCI_INDEX, MediaType.DOCKER_LIST)
 
 
 class OciLayout:
-    """Fills ImageTarget, ListsImages, RemembersLayers and LinksBlobs. Opening it creates or continues the layout.
+    """Fills ImageTarget, ListsImages, RemembersLayers, LinksBlobs and RemovesBlobs.
 
+    Opening it creates or continues the layout.
     Raises TargetError for a directory that holds something else, or a layout whose index.json cannot be read.
     """
 
@@ -312,6 +313,19 @@ class OciLayout:
         return self._blobs.link(path, digest, size, hard=hard) or (
             hard and self._blobs.link(path, digest, size, hard=False)
         )
+
+    # --- RemovesBlobs --------------------------------------------------------------------------------------------
+
+    def remove_blobs(self, digests: Iterable[Digest], /) -> None:
+        """Nothing goes while an image of the layout cannot be read: it may be the one that needs it."""
+        with target_errors(str(self.path)), exclusive_lock(self._area.root_fd):
+            listed = {entry.descriptor.digest for entry in self._read_index()}
+            if listed - self._images.keys() - self._children.keys():
+                return
+            needed = {layer.digest for facts in self._images.values() for layer in facts.layers}
+            for digest in digests:
+                if digest not in needed:
+                    self._blobs.remove(digest)
 
     # --- space ---------------------------------------------------------------------------------------------------
 

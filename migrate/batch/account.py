@@ -1,0 +1,105 @@
+"""What a batch tells at its end: every source accounted for, what was saved, and the worst failures first."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from migrate.batch.plan import Outcome
+from migrate.report.document import Duplicate, Failure, Report
+from migrate.report.model import SourceInput
+from migrate.report.tables import printable
+from migrate.report.units import count, format_share, format_size
+
+_SHOWN: Final = 10
+"""Failures and repeated layers on the terminal; all of them stand in the report and in the lists."""
+
+
+@dataclass(slots=True)
+class Account:
+    """`outcomes` counts sources. `within` and `across` are bytes of layer tars that repeat inside one source, and
+    from one source to another; with `unique_bytes` they add up to `legacy_bytes`."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    already_done: int = 0
+    within: int = 0
+    across: int = 0
+    users: dict[str, int] = field(default_factory=dict)
+    report: Report | None = None
+
+    def count(self, outcome: Outcome) -> None:
+        self.outcomes[outcome] += 1
+
+    def take_report(self, report: Report, sources: Iterable[SourceInput]) -> None:
+        self.report = report
+        distinct = 0
+        users: dict[str, int] = defaultdict(int)
+        for source in sources:
+            contents = {layer.diff_id: layer.tar_size for layer in source.layers.values() if not layer.empty}
+            distinct += sum(contents.values())
+            for diff_id in contents:
+                users[diff_id.hex] += 1
+        empty = report.totals.legacy_bytes - distinct
+        self.across = distinct - report.totals.unique_bytes
+        self.within = empty
+        self.users = {diff_id: number for diff_id, number in users.items() if number > 1}
+
+
+def worst_first(failures: Iterable[Failure]) -> list[Failure]:
+    """Sources that gave nothing at all, then single images; each by location."""
+    return sorted(failures, key=lambda row: (bool(row.references or row.legacy_id), row.source, row.references))
+
+
+def render_account(account: Account, *, exact_bytes: bool = False) -> str:
+    """A page of plain text."""
+    return "".join(f"{line}\n" for line in _lines(account, exact_bytes))
+
+
+def _lines(account: Account, exact: bool) -> Iterator[str]:
+    report = account.report
+    assert report is not None
+    total = sum(account.outcomes.values())
+    done = f", {account.already_done:,} of them done before" if account.already_done else ""
+    yield f"{count(total, 'source')}{done}"
+    for outcome in Outcome:
+        yield f"  {outcome.value:<10}{account.outcomes[outcome]:>9,}"
+    totals = report.totals
+    yield ""
+    yield f"{count(totals.images, 'image')} from {count(totals.legacy_layers, 'layer')}"
+    yield f"  {'in the sources':<34}{format_size(totals.legacy_bytes, exact=exact):>12}"
+    for text, size in (("repeated within one source", account.within), ("repeated across sources", account.across)):
+        share = format_share(size, totals.legacy_bytes)
+        yield f"  {text:<34}{format_size(size, exact=exact):>12}  {share:>6}"
+    share = format_share(totals.unique_bytes, totals.legacy_bytes)
+    yield f"  {'distinct':<34}{format_size(totals.unique_bytes, exact=exact):>12}  {share:>6}"
+    if totals.blob_bytes is not None:
+        yield f"  {'stored, compressed':<34}{format_size(totals.blob_bytes, exact=exact):>12}"
+    yield from _repeated(account, report.duplicates, exact)
+    yield from _failures(report.failures)
+
+
+def _repeated(account: Account, duplicates: Sequence[Duplicate], exact: bool) -> Iterator[str]:
+    shared = [row for row in duplicates if account.users.get(row.diff_id.hex, 0) > 1]
+    if shared:
+        yield ""
+        yield "Layers that came again and again"
+    for row in shared[:_SHOWN]:
+        users = account.users[row.diff_id.hex]
+        size = format_size(row.tar_size, exact=exact)
+        saved = format_size(row.saved_bytes, exact=exact)
+        yield f"  {row.diff_id.hex[:12]}  {size:>12}  in {count(users, 'source')}, saves {saved}"
+    if len(shared) > _SHOWN:
+        yield f"  and {len(shared) - _SHOWN:,} more"
+
+
+def _failures(failures: Sequence[Failure]) -> Iterator[str]:
+    if failures:
+        yield ""
+        yield "Failures, the worst first"
+    for row in worst_first(failures)[:_SHOWN]:
+        what = ", ".join(row.references) or (row.legacy_id or "")[:12] or "the whole source"
+        yield f"  {printable(row.source)}: {printable(what)}: {printable(row.message)}"
+    if len(failures) > _SHOWN:
+        yield f"  and {len(failures) - _SHOWN:,} more; the report has them all"

@@ -1,0 +1,219 @@
+"""A whole batch: plan, run, merge. docs/howto/batch.md shows it from outside."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from migrate import __version__
+from migrate.batch.account import Account
+from migrate.batch.executors import WorkerPool, open_pool
+from migrate.batch.journal import JournalWriter, is_running, journal_paths
+from migrate.batch.ledger import Ledger
+from migrate.batch.merge import Merge
+from migrate.batch.plan import Candidate, Outcome, Plan, Shard, plan_tasks
+from migrate.batch.recipe import options_document, parse_options, recipe_of
+from migrate.batch.run import TaskRun
+from migrate.batch.search import find_candidates
+from migrate.batch.targets import open_worker_target, state_directory
+from migrate.batch.task import WorkOrder
+from migrate.convert import utc_now
+from migrate.errors import UsageError
+from migrate.model.options import ConvertOptions
+from migrate.progress import Progress
+from migrate.report.document import Report
+from migrate.writers.base import ImageTarget
+
+_SHARD_NAME = re.compile(r"journal-(\d+)-of-(\d+)\.jsonl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRequest:
+    """What the user asks for. `lists` are open streams of locations, one a line. `options.jobs` counts workers."""
+
+    target: str
+    options: ConvertOptions
+    locations: Sequence[str] = ()
+    lists: Sequence[BinaryIO] = ()
+    source_type: str | None = None
+    executor: str = "processes"
+    scheduler: str | None = None
+    shard: Shard | None = None
+    retry_failed: bool = False
+    report_options: Mapping[str, object] = field(default_factory=dict)
+    temporary_directory: str | None = None
+
+
+@dataclass(slots=True)
+class BatchOutcome:
+    """`report` is None for a shard, whose images `--merge` brings in. `lists` are locations by outcome."""
+
+    exit_code: int
+    account: Account
+    lists: Mapping[Outcome, Sequence[str]]
+    report: Report | None = None
+
+
+OpenPool = Callable[[str, int, str | None], WorkerPool]
+
+
+def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_pool) -> BatchOutcome:
+    """Raises UsageError, TargetError and KeyboardInterrupt; what is finished then stands in the journal."""
+    started = utc_now()
+    with _workplace(request) as (state, target, journal):
+        ledger = Ledger.read(state)
+        candidates = _candidates(request)
+        recipe = recipe_of(request.options, request.source_type)
+        plan = plan_tasks(
+            candidates,
+            ledger.finished(),
+            recipe,
+            workers=request.options.jobs,
+            retry_failed=request.retry_failed,
+        )
+        journal.note(_opening(request, plan, recipe, started))
+        if plan.tasks:
+            pool = pools(request.executor, request.options.jobs, request.scheduler)
+            TaskRun(_order(request, recipe, state, plan), plan, pool, journal, progress).run()
+        ledger = Ledger.read(state)
+        locations = [candidate.location for candidate in candidates]
+        if request.shard is not None:
+            return _shard_outcome(ledger, locations, len(plan.done))
+        return _merge(ledger, locations, request, target, journal, progress, started, len(plan.done))
+
+
+def merge_batch(target: str, progress: Progress) -> BatchOutcome:
+    """Ends what shards have done: images of all journals, with the options of their runs. Raises UsageError where
+    those differ, or where a shard is still at work."""
+    started = utc_now()
+    state = state_directory(target)
+    paths = journal_paths(state)
+    if not paths:
+        raise UsageError(f"{target}: no journal of a batch there")
+    for path in paths:
+        if is_running(path):
+            raise UsageError(f"{path}: a run is still at work on it; merge when all shards have ended")
+    ledger = Ledger.read(state)
+    openings = list(ledger.runs.values())
+    if len({str(opening.get("options")) for opening in openings}) != 1:
+        raise UsageError(f"{target}: its shards ran with different options; run them again with the same ones")
+    options = parse_options(openings[0]["options"])
+    request = BatchRequest(target=target, options=options, report_options=openings[0]["reported"])
+    with _workplace(request) as (_, opened, journal):
+        done = len(ledger.sources)
+        return _merge(ledger, list(ledger.in_order()), request, opened, journal, progress, started, done)
+
+
+def unfinished_shards(target: str) -> list[str]:
+    """What is missing before the shards of a target make a whole: sentences for people."""
+    state = state_directory(target)
+    ledger = Ledger.read(state)
+    problems = []
+    seen: dict[int, set[int]] = {}
+    for path, opening in sorted(ledger.runs.items()):
+        match = _SHARD_NAME.fullmatch(path.name)
+        if match is not None:
+            seen.setdefault(int(match[2]), set()).add(int(match[1]))
+            missing = opening["sources"] - ledger.lines[path]
+            if missing > 0:
+                problems.append(f"shard {match[1]}/{match[2]} has not finished {missing:,} of its sources")
+    for count, numbers in sorted(seen.items()):
+        problems += [f"shard {number}/{count} has never run" for number in range(1, count + 1) if number not in numbers]
+    return problems
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _workplace(request: BatchRequest) -> Iterator[tuple[Path, ImageTarget | None, JournalWriter]]:
+    """The state directory, the open target (None in a dry run) and the locked journal."""
+    with ExitStack() as stack:
+        target: ImageTarget | None = None
+        if request.options.dry_run:
+            state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="migrate-batch-")))
+        else:
+            state = state_directory(request.target)
+            target = open_worker_target(request.target, request.options)
+            stack.callback(target.close)
+        journal = JournalWriter(state, request.shard)
+        stack.callback(journal.close)
+        yield state, target, journal
+
+
+def _candidates(request: BatchRequest) -> list[Candidate]:
+    found = find_candidates(request.locations, request.lists, source_type=request.source_type)
+    shard = request.shard
+    return found if shard is None else [candidate for candidate in found if shard.holds(candidate.location)]
+
+
+def _opening(request: BatchRequest, plan: Plan, recipe: str, started: str) -> dict[str, Any]:
+    return {
+        "run": started,
+        "version": __version__,
+        "sources": plan.sources,
+        "bytes": plan.bytes,
+        "done_before": len(plan.done),
+        "recipe": recipe,
+        "options": options_document(replace(request.options, jobs=1)),
+        "reported": dict(request.report_options),
+    }
+
+
+def _order(request: BatchRequest, recipe: str, state: Path, plan: Plan) -> WorkOrder:
+    """Workers use one thread each; only where there are fewer tasks than workers the tasks share out the rest."""
+    busy = max(1, min(request.options.jobs, len(plan.tasks)))
+    return WorkOrder(
+        run=secrets.token_hex(8),
+        recipe=recipe,
+        target=None if request.options.dry_run else request.target,
+        state=str(state),
+        options=replace(request.options, jobs=max(1, request.options.jobs // busy)),
+        source_type=request.source_type,
+        temporary_directory=request.temporary_directory,
+    )
+
+
+def _merge(
+    ledger: Ledger,
+    locations: Sequence[str],
+    request: BatchRequest,
+    target: ImageTarget | None,
+    journal: JournalWriter,
+    progress: Progress,
+    started: str,
+    done: int,
+) -> BatchOutcome:
+    merge = Merge(
+        sources=ledger.merge_sources(locations),
+        options=request.options,
+        target=target,
+        progress=progress,
+        report_options=request.report_options,
+        older=ledger.settled(locations),
+    )
+    report = merge.run(started)
+    merge.account.already_done = done
+    journal.note({"merged": utc_now(), "images": len(report.images), "failures": len(report.failures)})
+    code = 4 if not report.images else 3 if report.failures else 0
+    return BatchOutcome(code, merge.account, _lists(ledger, locations), report)
+
+
+def _shard_outcome(ledger: Ledger, locations: Sequence[str], done: int) -> BatchOutcome:
+    account = Account(already_done=done)
+    for source in ledger.merge_sources(locations):
+        account.count(source.outcome)
+    return BatchOutcome(3 if account.outcomes[Outcome.FAILED] else 0, account, _lists(ledger, locations))
+
+
+def _lists(ledger: Ledger, locations: Sequence[str]) -> dict[Outcome, list[str]]:
+    lists: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
+    for source in ledger.merge_sources(locations):
+        lists[source.outcome].append(source.location)
+    return lists

@@ -1,0 +1,121 @@
+"""Where a batch stands, read from its journals while it runs, or after."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from migrate.batch.journal import is_running, iter_lines, journal_paths
+from migrate.batch.plan import Outcome
+from migrate.batch.targets import state_directory
+from migrate.errors import UsageError
+
+
+@dataclass(slots=True)
+class JournalStatus:
+    """One journal. `planned` and `done` count sources of its latest run, `outcomes` all that the journal knows.
+    Sizes are bytes, `first` and `last` seconds since 1970 of the latest run's lines."""
+
+    name: str
+    running: bool
+    planned: int = 0
+    planned_bytes: int = 0
+    done: int = 0
+    done_bytes: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    started: str | None = None
+    merged: str | None = None
+    first: int | None = None
+    last: int | None = None
+    last_failure: str | None = None
+
+    def seconds_left(self, now: float) -> float | None:
+        """From the sources done since the run began; None where nothing tells."""
+        if not self.running or self.first is None or not self.done:
+            return None
+        elapsed = max(1.0, now - self.first)
+        if self.planned_bytes and self.done_bytes:
+            return max(0.0, (self.planned_bytes - self.done_bytes) * elapsed / self.done_bytes)
+        return max(0.0, (self.planned - self.done) * elapsed / self.done)
+
+    def document(self, now: float) -> dict[str, Any]:
+        """Plain JSON values."""
+        left = self.seconds_left(now)
+        return {
+            "journal": self.name,
+            "running": self.running,
+            "started": self.started,
+            "merged": self.merged,
+            "sources": self.planned,
+            "done": self.done,
+            "bytes": self.planned_bytes,
+            "done_bytes": self.done_bytes,
+            **{outcome.value: self.outcomes[outcome.value] for outcome in Outcome},
+            "seconds_left": None if left is None else round(left),
+            "last_failure": self.last_failure,
+        }
+
+
+def read_status(target: str) -> list[JournalStatus]:
+    """One status for each journal of the target. UsageError where there is none."""
+    paths = journal_paths(state_directory(target))
+    if not paths:
+        raise UsageError(f"{target}: no journal of a batch there")
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> JournalStatus:
+    status = JournalStatus(path.name, is_running(path))
+    outcomes: dict[str, str] = {}
+    for line in iter_lines(path):
+        fields = line.fields
+        if "run" in fields:
+            _open(status, fields)
+        elif "merged" in fields:
+            status.merged = fields["merged"]
+        elif line.is_source:
+            outcomes[fields["source"]] = fields["outcome"]
+            _count(status, fields)
+    status.outcomes.update(outcomes.values())
+    return status
+
+
+def _open(status: JournalStatus, fields: Any) -> None:
+    status.started = fields["run"]
+    status.planned, status.planned_bytes = fields.get("sources", 0), fields.get("bytes", 0)
+    status.done = status.done_bytes = 0
+    status.first = status.last = status.merged = None
+
+
+def _count(status: JournalStatus, fields: Any) -> None:
+    status.done += 1
+    status.done_bytes += fields.get("size") or 0
+    status.first = status.first or fields.get("finished")
+    status.last = fields.get("finished")
+    if fields["outcome"] == Outcome.FAILED:
+        status.last_failure = fields.get("message")
+
+
+def iter_status_lines(statuses: list[JournalStatus], now: float | None = None) -> Iterator[str]:
+    """For people."""
+    from migrate.report.tables import printable
+    from migrate.report.units import format_seconds, format_share, format_size
+
+    now = time.time() if now is None else now
+    for status in statuses:
+        state = "running" if status.running else "merged" if status.merged else "stopped"
+        yield f"{status.name}: {state}, begun {status.started}"
+        yield (
+            f"  {status.done:,} of {status.planned:,} sources ({format_share(status.done, status.planned)}),"
+            f" {format_size(status.done_bytes)} of {format_size(status.planned_bytes)}"
+        )
+        yield "  " + ", ".join(f"{status.outcomes[outcome.value]:,} {outcome.value}" for outcome in Outcome)
+        left = status.seconds_left(now)
+        if left is not None:
+            yield f"  about {format_seconds(left)} left"
+        if status.last_failure:
+            yield f"  last failure: {printable(status.last_failure)}"

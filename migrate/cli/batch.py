@@ -1,0 +1,210 @@
+"""`migrate batch`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from migrate.cli.options import convert_options, image_options, reported_options, run_options, source_options
+from migrate.errors import TargetError, UsageError
+
+if TYPE_CHECKING:
+    from migrate.batch.batch import BatchOutcome, BatchRequest
+    from migrate.progress import Progress
+
+_NOT_REPORTED = frozenset(
+    ("arguments", "from_file", "executor", "scheduler", "shard", "retry_failed", "merge", "status", "json_")
+    + ("failed_list", "skipped_list", "converted_list")
+)
+"""Options that say how the work is shared out; what comes out is the same with any of them."""
+
+
+@click.command("batch", short_help="Convert thousands of sources, with a journal and workers.")
+@click.argument("arguments", nargs=-1, required=True, metavar="SOURCE... TARGET")
+@source_options
+@image_options
+@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@click.option("--force", is_flag=True, help="Go on although the target seems to lack room.")
+@click.option(
+    "--from-file", multiple=True, metavar="LIST", help="Sources from a file, one a line; - is standard input."
+)
+@click.option(
+    "--executor",
+    type=click.Choice(["processes", "threads"]),
+    default="processes",
+    show_default=True,
+    help="What the workers on this machine are.",
+)
+@click.option("--scheduler", metavar="URL", help="Workers of a Dask cluster, such as tcp://head:8786.")
+@click.option("--shard", metavar="I/N", help="Only part I of N of the sources; --merge brings the parts together.")
+@click.option("--merge", is_flag=True, help="Only TARGET: make one index of what all shards have done.")
+@click.option("--status", is_flag=True, help="Only TARGET: tell where its batch stands, also while it runs.")
+@click.option("--json", "json_", is_flag=True, help="With --status: for programs.")
+@click.option("--retry-failed", is_flag=True, help="Read sources again that failed before.")
+@click.option("--failed-list", metavar="FILE", help="Write the sources that failed there, for --from-file.")
+@click.option("--skipped-list", metavar="FILE", help="Write the files there that are no image archives.")
+@click.option("--converted-list", metavar="FILE", help="Write the sources there that are converted.")
+@run_options
+def command(**values: Any) -> None:
+    """Convert every image of many SOURCEs into one layout, with many workers, and account for every file.
+
+    A SOURCE is a file, a directory that is searched, a glob, or a URL; each is recognised by its content. TARGET is a
+    directory that all workers see. Every finished source has a line in TARGET/.migrate/journal.jsonl: run the same
+    command again, after an interruption or with more sources, and it continues.
+
+    \b
+    Examples:
+      migrate batch /archives/ new-layout/ --jobs 8
+      migrate batch 's3://bucket/saves/*.tar' /archives/ new-layout/
+      find /archives -name '*.tar*' | migrate batch --from-file - new-layout/
+      migrate batch --status new-layout/
+      migrate batch --retry-failed /archives/ new-layout/
+      migrate batch --scheduler tcp://head:8786 /shared/archives/ /shared/new-layout/
+      migrate batch --shard 3/8 /archives/ new-layout/    then: migrate batch --merge new-layout/
+
+    Exit codes: 0 all converted, 2 usage, 3 some failed, 4 no image could be read, 5 the target failed,
+    130 interrupted.
+    """
+    from migrate.cli import session
+    from migrate.cli.terminal import make_progress
+
+    session.set_up_logging(values["verbose"])
+    _check(values)
+    *locations, target = values["arguments"]
+    if values["status"]:
+        _show_status(target, as_json=values["json_"])
+        return
+    try:
+        with make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress:
+            outcome = _run(target, locations, values, progress)
+    except KeyboardInterrupt:
+        _say_how_to_continue(target)
+        sys.exit(130)
+    _tell(outcome, target, values)
+    sys.exit(outcome.exit_code)
+
+
+def _check(values: dict[str, Any]) -> None:
+    alone = [name for name in ("merge", "status") if values[name]]
+    count = len(values["arguments"])
+    if len(alone) == 2:
+        raise UsageError("--merge and --status: one at a time")
+    if alone and (count > 1 or values["from_file"] or values["shard"]):
+        raise UsageError(f"--{alone[0]} takes the TARGET and no sources")
+    if not alone and count == 1 and not values["from_file"]:
+        raise UsageError("name the sources before the TARGET, or give --from-file")
+    if values["shard"] and values["dry_run"]:
+        raise UsageError("--shard with --dry-run: a part of a batch gives no report of its own")
+    if list(values["from_file"]).count("-") > 1:
+        raise UsageError("standard input can be read only once")
+
+
+def _run(target: str, locations: Sequence[str], values: dict[str, Any], progress: Progress) -> BatchOutcome:
+    from migrate.batch.batch import merge_batch, run_batch
+
+    if values["merge"]:
+        return merge_batch(target, progress)
+    with _request(target, locations, values) as request:
+        return run_batch(request, progress)
+
+
+@contextmanager
+def _request(target: str, locations: Sequence[str], values: dict[str, Any]) -> Iterator[BatchRequest]:
+    from migrate.batch.batch import BatchRequest
+    from migrate.batch.plan import Shard
+    from migrate.cli import session
+
+    session.refuse_target_in_source(target, locations)
+    reported = {name: value for name, value in values.items() if name not in _NOT_REPORTED}
+    with ExitStack() as stack:
+        yield BatchRequest(
+            target=target,
+            options=convert_options(values, dry_run=values["dry_run"], exact_sizes=True),
+            locations=locations,
+            lists=[stack.enter_context(_open_list(name)) for name in values["from_file"]],
+            source_type=values["source_type"],
+            executor=values["executor"],
+            scheduler=values["scheduler"],
+            shard=Shard.parse(values["shard"]) if values["shard"] else None,
+            retry_failed=values["retry_failed"],
+            report_options=reported_options(reported),
+            temporary_directory=session.spool_directory(target),
+        )
+
+
+@contextmanager
+def _open_list(name: str) -> Iterator[BinaryIO]:
+    if name == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = open(name, "rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UsageError(f"--from-file {name}: {error.strerror}") from error
+    with stream:
+        yield stream
+
+
+# --- telling -----------------------------------------------------------------------------------------------------
+
+
+def _show_status(target: str, *, as_json: bool) -> None:
+    from migrate.batch.status import iter_status_lines, read_status
+
+    statuses = read_status(target)
+    if as_json:
+        click.echo(json.dumps([status.document(time.time()) for status in statuses], indent=2))
+        return
+    for line in iter_status_lines(statuses):
+        click.echo(line)
+
+
+def _say_how_to_continue(target: str) -> None:
+    from migrate.batch.status import read_status
+
+    done = "what is finished stays valid"
+    try:
+        statuses = read_status(target)
+        done = f"{sum(status.done for status in statuses):,} of {sum(s.planned for s in statuses):,} sources are done"
+    except (UsageError, TargetError):
+        pass
+    click.echo(f"migrate: interrupted; {done}; run the same command again to continue", err=True)
+
+
+def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any]) -> None:
+    from migrate.batch.account import render_account, worst_first
+    from migrate.batch.batch import unfinished_shards
+    from migrate.batch.plan import Outcome
+    from migrate.cli import session
+
+    for name, kind in (("failed", Outcome.FAILED), ("skipped", Outcome.SKIPPED), ("converted", Outcome.CONVERTED)):
+        if values[f"{name}_list"]:
+            _write_list(values[f"{name}_list"], outcome.lists[kind])
+    if values["merge"]:
+        for problem in unfinished_shards(target):
+            outcome.exit_code = 3
+            click.echo(f"migrate: error: {problem}", err=True)
+    if outcome.report is None:
+        counts = ", ".join(f"{outcome.account.outcomes[kind]:,} {kind.value}" for kind in Outcome)
+        click.echo(f"shard {values['shard']}: {counts}; when all shards have ended: migrate batch --merge {target}")
+        return
+    session.write_reports(outcome.report, values)
+    for failure in worst_first(outcome.report.failures):
+        click.echo(f"migrate: error: {session.failure_line(failure)}", err=True)
+    if values["report"] != "-" and not values["quiet"]:
+        click.echo(render_account(outcome.account, exact_bytes=values["bytes_"]), nl=False)
+
+
+def _write_list(path: str, locations: Sequence[str]) -> None:
+    try:
+        with open(path, "wb") as stream:
+            stream.writelines(os.fsencode(location) + b"\n" for location in locations)
+    except OSError as error:
+        raise TargetError(f"{path}: cannot be written: {error.strerror}") from error
