@@ -210,7 +210,7 @@
       name: "Images", rows: data.images, detail: imageDetail,
       text: (image) => [...image.references, ...image.names, image.legacy, "sha256:" + image.image, "sha256:" + image.manifest, image.platform, image.created, image.source, ...image.containers, ...image.warnings, image.exact ? "" : "not exact"].join("\n"),
       columns: [
-        { title: "Reference", value: title, class: "wrap", render: (image) => el("span", null, lines(image.references, "<none>"), image.exact ? null : el("span", { class: "mark" }, "not exact"), image.warnings.length ? el("span", { class: "mark" }, plural(image.warnings.length, "warning")) : null) },
+        { title: "Reference", value: (image) => image.references[0] ?? "\uffff" + image.legacy, class: "wrap", render: (image) => el("span", null, lines(image.references, "<none>"), image.exact ? null : el("span", { class: "mark" }, "not exact"), image.warnings.length ? el("span", { class: "mark" }, plural(image.warnings.length, "warning")) : null) },
         { title: "Legacy ID → image ID → digest", value: (image) => image.legacy, render: (image) => el("span", { class: "ids" }, pair("legacy ID", id(image.legacy, "legacy ID", "")), pair("image ID", id(image.image, "image ID")), pair("digest", id(image.manifest, "manifest digest"))) },
         { title: "Layers", numeric: true, value: (image) => image.layers.length, render: (image) => number(image.layers.length) },
         { title: "Size", numeric: true, value: whole, render: (image) => bytes(whole(image)) },

@@ -1,0 +1,235 @@
+"""The HTML report in a real browser: rendered, sorted, searched, printed, and held against an accessibility checker.
+
+Needs Debian's chromium and chromium-driver, and axe-core: `npm ci --prefix tests/browser`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from migrate.report.document import Report
+from migrate.report.html import render_html
+from migrate.report.units import format_size
+from tests.cases import case
+from tests.command import migrate
+from tests.unit.report.conftest import sample_report
+from tests.unit.report.large import large_report
+
+pytestmark = pytest.mark.peer
+
+AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+PHONE, LAPTOP = (390, 844), (1366, 900)
+HOSTILE = "</script><img src=x onerror=window.hacked=1><!--<b>&amp;\u202e"
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService("/usr/bin/chromedriver")
+    with webdriver.Chrome(options=options, service=service) as driver:
+        yield driver
+
+
+def show(browser: WebDriver, report: Report, directory: Path, size: tuple[int, int] = LAPTOP) -> None:
+    """Opens the page, and sees its script come to its end."""
+    page = directory / "report.html"
+    page.write_text(render_html(report), "utf-8")
+    show_file(browser, page, size)
+
+
+def show_file(browser: WebDriver, page: Path, size: tuple[int, int] = LAPTOP) -> None:
+    browser.set_window_size(*size)
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.dataset.ready") == "true"
+
+
+def rows(browser: WebDriver, table: str) -> list[WebElement]:
+    return browser.find_elements(By.CSS_SELECTOR, f"[data-table={table}] tbody tr")
+
+
+def first_cells(browser: WebDriver, table: str) -> list[str]:
+    script = (
+        "return [...document.querySelectorAll(`[data-table=${arguments[0]}] tbody th`)].map((cell) => cell.innerText)"
+    )
+    return list(browser.execute_script(script, table))
+
+
+def search(browser: WebDriver, table: str, words: str) -> None:
+    box = browser.find_element(By.CSS_SELECTOR, f"[data-table={table}] input[type=search]")
+    browser.execute_script("arguments[0].value = ''", box)
+    box.send_keys(words)
+    wait(
+        browser,
+        f"const found = document.querySelector('[data-table={table}] .tools [role=status]').textContent;"
+        " return found !== ''",
+    )
+
+
+def wait(browser: WebDriver, condition: str) -> None:
+    """Until a JavaScript condition holds; the page works in its own time."""
+    script = (
+        "const done = arguments[0]; const step = () => (() => { "
+        + condition
+        + " })() ? done(true) : setTimeout(step, 5);"
+        " step();"
+    )
+    assert browser.execute_async_script(script)
+
+
+def accessibility_violations(browser: WebDriver) -> list[str]:
+    assert AXE.exists(), "axe-core is missing: npm ci --prefix tests/browser"
+    # through the DevTools, because the page's own policy lets no other script in
+    browser.execute_cdp_cmd("Runtime.evaluate", {"expression": AXE.read_text("utf-8")})
+    answer = browser.execute_cdp_cmd(
+        "Runtime.evaluate",
+        {"expression": "axe.run().then((r) => r.violations)", "awaitPromise": True, "returnByValue": True},
+    )
+    return [f"{row['id']}: {row['nodes'][0]['html']}" for row in answer["result"]["value"]]
+
+
+def errors(browser: WebDriver) -> list[dict[str, Any]]:
+    return [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
+
+
+def emulate(browser: WebDriver, **features: str) -> None:
+    values = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": values})
+
+
+def test_names_from_archives_are_text(browser: WebDriver, tmp_path: Path) -> None:
+    show(browser, sample_report(hostile=HOSTILE), tmp_path)
+    assert f"acme/web:1{HOSTILE}" in browser.execute_script("return document.body.textContent")
+    assert browser.execute_script("return window.hacked") is None
+    assert browser.find_elements(By.CSS_SELECTOR, "img") == []
+    assert errors(browser) == []
+
+
+@pytest.mark.parametrize("size", [PHONE, LAPTOP])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessible_in_light_and_dark_at_any_width(
+    browser: WebDriver, tmp_path: Path, size: tuple[int, int], scheme: str
+) -> None:
+    emulate(browser, prefers_color_scheme=scheme)
+    show(browser, sample_report(), tmp_path, size)
+    for toggle in browser.find_elements(By.CSS_SELECTOR, "[aria-expanded=false]"):
+        toggle.send_keys(Keys.ENTER)
+    browser.execute_script("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+    wait(browser, "return [...document.querySelectorAll('details > ul')].every((list) => list.childElementCount)")
+    assert accessibility_violations(browser) == []
+    assert browser.execute_script("return document.documentElement.scrollWidth - innerWidth") <= 0
+    emulate(browser)
+
+
+def test_figures_are_those_of_the_json(browser: WebDriver, tmp_path: Path) -> None:
+    source = case("save-1.9.1-multi").write_plain(tmp_path)
+    page, document = tmp_path / "page.html", tmp_path / "report.json"
+    assert migrate("plan", source, "--exact-sizes", "--html", page, "--report", document, "-q").code == 0
+    report = json.loads(document.read_bytes())
+    show_file(browser, page)
+    summary = browser.find_element(By.ID, "summary").text
+    totals = report["totals"]
+    for name in ("legacy_bytes", "unique_bytes", "blob_bytes"):
+        assert format_size(totals[name]) in summary
+    assert f"{totals['legacy_layers']} → {totals['unique_layers']}" in summary
+    assert len(rows(browser, "images")) == totals["images"]
+    assert len(rows(browser, "duplicates")) == len(report["duplicates"])
+    text = browser.execute_script("return document.querySelector('[data-table=images]').textContent")
+    for image in report["images"]:
+        for value in (image["legacy_id"], image["image_id"][7:], image["manifest_digest"][7:], *image["references"]):
+            assert value[:12] in text
+    browser.find_element(By.ID, "exact-bytes").click()
+    assert format_size(totals["legacy_bytes"], exact=True) in browser.find_element(By.ID, "summary").text
+    assert errors(browser) == []
+
+
+def test_sizes_are_rounded_as_in_the_text_report(browser: WebDriver, tmp_path: Path) -> None:
+    show(browser, sample_report(), tmp_path)
+    sizes = [0, 999, 1000, 9_994, 9_996, 99_949, 999_499, 999_500, 1_234_567, 10**12 - 1, 5 * 10**17]
+    shown = browser.execute_script(
+        "const box = document.getElementById('exact-bytes'); return arguments[0].map((size) => {"
+        " const span = document.createElement('span'); span.dataset.bytes = size; document.body.append(span);"
+        " box.dispatchEvent(new Event('change')); const text = span.textContent; span.remove(); return text; })",
+        sizes,
+    )
+    assert shown == [format_size(size) for size in sizes]
+
+
+def test_sorting_and_searching_by_keyboard(browser: WebDriver, tmp_path: Path) -> None:
+    show(browser, large_report(60, 8), tmp_path)
+    before = first_cells(browser, "images")
+    assert len(before) == 25
+    heading = browser.find_element(By.CSS_SELECTOR, "[data-table=images] thead button")
+    heading.send_keys(Keys.ENTER)
+    names = first_cells(browser, "images")
+    assert names == sorted(names)
+    heading.send_keys(Keys.ENTER)
+    assert first_cells(browser, "images")[0] == "<none>"
+    assert heading.find_element(By.XPATH, "..").get_attribute("aria-sort") == "descending"
+    search(browser, "images", "00003:4 acme")
+    assert first_cells(browser, "images") == ["acme/service-00003:4"]
+    search(browser, "images", "nothing like it")
+    assert "Nothing matches." in rows(browser, "images")[0].text
+
+
+def test_copying_an_id(browser: WebDriver, tmp_path: Path) -> None:
+    report = sample_report()
+    show(browser, report, tmp_path)
+    browser.execute_cdp_cmd(
+        "Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    )
+    browser.find_element(By.CSS_SELECTOR, "[data-table=images] button[aria-label^='Copy image ID']").click()
+    wait(browser, "return document.getElementById('status').textContent === 'Copied image ID'")
+    copied = browser.execute_async_script("const done = arguments[0]; navigator.clipboard.readText().then(done)")
+    assert copied == str(report.images[0].image_id)
+
+
+def test_ten_thousand_images(browser: WebDriver, tmp_path: Path) -> None:
+    report = large_report(10_000, 7)
+    show(browser, report, tmp_path)
+    assert len(rows(browser, "images")) == 25
+    search(browser, "images", report.images[5_000].legacy_id)
+    assert first_cells(browser, "images") == [
+        report.images[5_000].title if report.images[5_000].references else "<none>"
+    ]
+    assert accessibility_violations(browser) == []
+    assert errors(browser) == []
+
+
+def test_printing_shows_every_table_and_no_controls(browser: WebDriver, tmp_path: Path) -> None:
+    emulate(browser, prefers_color_scheme="dark")
+    show(browser, large_report(60, 8), tmp_path)
+    browser.execute_script(
+        "addEventListener('beforeprint', () => { window.printed ="
+        " document.querySelectorAll('[data-table=images] tbody tr').length; })"
+    )
+    pdf = base64.b64decode(browser.print_page())
+    assert pdf.startswith(b"%PDF")
+    assert browser.execute_script("return window.printed") == 60
+    assert len(rows(browser, "images")) == 25
+    emulate(browser)
