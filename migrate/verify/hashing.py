@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, cast
 
@@ -16,6 +18,12 @@ from migrate.verify.files import Files
 from migrate.verify.findings import Findings
 
 _BLOCK: Final = 1024 * 1024
+_SPLIT_BYTES: Final = 8 * 1024 * 1024
+"""Smaller layers are not worth being cut."""
+_PART_BYTES: Final = 8 * 1024 * 1024
+"""A part that is larger, compressed or not, shows that the layer was not written in members of a megabyte."""
+_MEMBER_HEADS: Final = {"gzip": 10, "zstd": 9}
+"""Bytes that are the same at the start of every member that one program writes: header without name; frame header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +44,23 @@ def hash_files(files: Files, unpack: Mapping[str, bool], workers: int, findings:
     """Hashes each file of `unpack`, and unpacks those that are marked there.
 
     Hashing and inflating let go of Python's lock, so threads use all cores. The largest files go first, so that no core
-    is left alone with one at the end.
+    is left alone with one at the end; a layer that is larger than one core's share is inflated by all of them.
     """
     sizes = files.names()
     order = sorted(unpack, key=lambda name: (-sizes[name], name))
-    findings.stage("verify", sum(sizes[name] for name in order), len(order))
+    left = sum(sizes[name] for name in order)
+    findings.stage("verify", left, len(order))
     stop = threading.Event()
+    hasher = _FileHasher(files, findings, stop)
+    hashed: dict[str, Hashed] = {}
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="verify") as pool:
         try:
-            hashed = pool.map(lambda name: _FileHasher(files, findings, stop).hash(name, unpack[name]), order)
-            return dict(zip(order, hashed, strict=True))
+            while order and workers > 1 and sizes[order[0]] >= _SPLIT_BYTES and sizes[order[0]] * workers > left:
+                name = order.pop(0)
+                left -= sizes[name]
+                hashed[name] = hasher.hash(name, unpack[name], pool, 2 * workers)
+            hashed.update(zip(order, pool.map(lambda name: hasher.hash(name, unpack[name]), order), strict=True))
+            return hashed
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -58,8 +73,14 @@ class _FileHasher:
         self._findings = findings
         self._stop = stop
 
-    def hash(self, name: str, unpack: bool) -> Hashed:
+    def hash(self, name: str, unpack: bool, pool: Executor | None = None, ahead: int = 0) -> Hashed:
+        """`pool`, where given, inflates parts of a layer, up to `ahead` of them before they are hashed."""
         try:
+            if unpack and pool is not None:
+                with self._files.open(name) as stream:
+                    split = self._hash_members(stream, pool, ahead)
+                if split is not None:
+                    return split
             with self._files.open(name) as stream:
                 return self._hash_layer(stream, name) if unpack else self._hash_plain(stream)
         except (OSError, MigrateError) as exc:
@@ -90,6 +111,33 @@ class _FileHasher:
         except MigrateError as exc:
             return None, _text(exc)
         return DiffID(Digest(digest.hexdigest())), None
+
+    def _hash_members(self, stream: BinaryIO, pool: Executor, ahead: int) -> Hashed | None:
+        """A layer of many independent members or frames, inflated in parallel; None for one that is not of that form.
+
+        Where the first bytes of the blob stand again, another member begins, most likely. Should they stand inside a
+        member by chance, the parts do not inflate, and the layer is read again in the ordinary way.
+        """
+        source = _HashedStream(stream, self)
+        compression = detect_compression(source.peek(HEAD_BYTES))
+        if compression not in _MEMBER_HEADS:
+            return None
+        tar = hashlib.sha256()
+        waiting: deque[Future[list[bytes]]] = deque()
+        try:
+            for part in _iter_parts(source, _MEMBER_HEADS[compression]):
+                if part is None:
+                    return None
+                waiting.append(pool.submit(_inflate, part, compression))
+                if len(waiting) > ahead and not _hash_next(waiting, tar):
+                    return None
+            while waiting:
+                if not _hash_next(waiting, tar):
+                    return None
+        finally:
+            for future in waiting:
+                future.cancel()
+        return Hashed(digest=source.digest(), diff_id=DiffID(Digest(tar.hexdigest())), compression=compression)
 
     def passed(self, count: int) -> None:
         if self._stop.is_set():
@@ -124,6 +172,50 @@ class _HashedStream:
 
     def digest(self) -> Digest:
         return Digest(self._digest.hexdigest())
+
+
+def _iter_parts(source: _HashedStream, head_bytes: int) -> Iterator[bytes | None]:
+    """The blob cut where its first `head_bytes` bytes stand again; None, and the end, where a part would be large."""
+    pending = source.read(_BLOCK)
+    head = pending[:head_bytes]
+    while block := source.read(_BLOCK):
+        pending += block
+        start = 0
+        while (end := pending.find(head, start + 1)) > 0:
+            yield pending[start:end]
+            start = end
+        pending = pending[start:]
+        if len(pending) > _PART_BYTES:
+            yield None
+            return
+    start = 0
+    while (end := pending.find(head, start + 1)) > 0:
+        yield pending[start:end]
+        start = end
+    yield pending[start:]
+
+
+def _inflate(part: bytes, compression: str) -> list[bytes]:
+    """What a part holds; nothing if it is not whole members, or holds more than may be kept in memory."""
+    stream: Any = open_decompressed(io.BytesIO(part), compression, "part")
+    blocks: list[bytes] = []
+    size = 0
+    try:
+        while block := stream.read_block(_BLOCK):
+            blocks.append(block)
+            size += len(block)
+            if size > _PART_BYTES:
+                return []
+    except MigrateError:
+        return []
+    return blocks
+
+
+def _hash_next(waiting: deque[Future[list[bytes]]], tar: hashlib._Hash) -> bool:
+    blocks = waiting.popleft().result()
+    for block in blocks:
+        tar.update(block)
+    return bool(blocks)
 
 
 def _text(exc: OSError | MigrateError) -> str:

@@ -371,6 +371,44 @@ def test_multi_member_gzip_is_one_layer(tmp_path: Path) -> None:
     assert check(path) == []
 
 
+def random_tar(size: int) -> LayerBytes:
+    return layer("a", random.Random(3).randbytes(size // 2) + bytes(size // 2), compress=False)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd", "one member", "false heads"])
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_a_large_layer_is_read_by_all_workers(
+    tmp_path: Path, kind: str, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut where members begin; where that guess is wrong, read once more in one piece."""
+    monkeypatch.setattr("migrate.verify.hashing._SPLIT_BYTES", 1_000)
+    monkeypatch.setattr("migrate.verify.hashing._PART_BYTES", 400_000)
+    whole = random_tar(1_500_000)
+    media_type = GZIP
+    pieces = [whole.blob[at : at + 100_000] for at in range(0, len(whole.blob), 100_000)]
+    match kind:
+        case "gzip":
+            blob = b"".join(gzip.compress(piece, mtime=0) for piece in pieces)
+        case "zstd":
+            media_type = "application/vnd.oci.image.layer.v1.tar+zstd"
+            blob = b"".join(zstd_module().compress(piece) for piece in pieces)
+        case "one member":
+            blob = gzip.compress(whole.blob, mtime=0)
+        case _:  # stored, not deflated, so that the header's bytes stand in the middle of a member
+            head = gzip.compress(b"", mtime=0, compresslevel=0)[:10]
+            whole = layer("a", (b"x" * 70_000 + head) * 20, compress=False)
+            blob = gzip.compress(whole.blob, mtime=0, compresslevel=0)
+    good = LayerBytes(whole.diff_id, blob, GZIP)
+    path = write_image(tmp_path, config_of([good], []), [good], [media_type])
+    assert check(path, jobs) == []
+    name = path / "blobs" / "sha256" / good.descriptor.digest.hex
+    for position in (3, len(blob) // 2, len(blob) - 5):
+        flipped = bytearray(blob)
+        flipped[position] ^= 4
+        name.write_bytes(flipped)
+        assert any(finding.where == f"blobs/sha256/{name.name}" for finding in check(path, jobs)), position
+
+
 def test_a_bomb_is_stopped(tmp_path: Path) -> None:
     blob = zstd_module().compress(bytes(1 << 30), 19)
     bomb = LayerBytes(layer("a").diff_id, blob, GZIP)
