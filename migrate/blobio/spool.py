@@ -13,7 +13,8 @@ import tempfile
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from migrate.blobio.compression import detect_compression, open_decompressed
+from migrate.blobio.compression import detect_compression
+from migrate.blobio.readahead import ReadAhead
 from migrate.errors import SourceError, SourceUnreadableError, TargetError, TruncatedError
 
 _CHUNK = 1024 * 1024
@@ -47,7 +48,8 @@ def open_seekable(fd: int, what: str, directory: str | None = None) -> Seekable:
         if seekable and kind == "none":
             return Seekable(os.dup(fd), os.lseek(fd, 0, os.SEEK_END))
         if kind != "none":
-            stream = open_decompressed(stream, kind, what)
+            with ReadAhead(stream, kind, what) as plain:
+                return _spool(cast(BinaryIO, plain), what, directory)
         return _spool(stream, what, directory)
     except SourceError as error:
         raise SourceUnreadableError(error.message) from error

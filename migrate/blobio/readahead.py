@@ -1,0 +1,82 @@
+"""Decompression in a thread of its own, some blocks ahead of the reader.
+
+Used for whole compressed archives: while the next block is decompressed, the reader writes the last one to its spool.
+Parallel gzip readers were measured (`docs/performance.md`): on two cores they gain nothing over one thread of ISA-L,
+and they take several hundred megabytes.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from queue import Queue
+from typing import Any, BinaryIO, Final
+
+from migrate.blobio.compression import BLOCK_BYTES, DecompressedStream
+
+_BLOCKS_AHEAD: Final = 4
+
+
+class ReadAhead(io.RawIOBase):
+    """The bytes inside a compressed stream; to be used as a context, which ends the thread.
+
+    `read` raises what `DecompressedStream` raises, after the bytes that came before it. `stream` is read by the thread
+    alone, until the context is left.
+    """
+
+    def __init__(self, stream: BinaryIO, kind: str, what: str) -> None:
+        self._source = DecompressedStream(stream, kind, what)
+        self._blocks: Queue[bytes | BaseException] = Queue(_BLOCKS_AHEAD)
+        self._rest = b""
+        self._end: BaseException | None = None
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="decompress", daemon=True)
+        self._thread.start()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes, as many as are at hand; none only at the end."""
+        if size is None or size < 0:
+            return b"".join(iter(lambda: self.read(BLOCK_BYTES), b""))
+        if not self._rest and not self._next():
+            return b""
+        block, self._rest = self._rest[:size], self._rest[size:]
+        return block
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        block = self.read(len(view))
+        view[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        """Ends the thread; one that hangs in a read, of a pipe perhaps, is left behind after a second."""
+        self._stopped = True
+        for _ in range(100):
+            if not self._thread.is_alive():
+                break
+            while not self._blocks.empty():
+                self._blocks.get()
+            self._thread.join(0.01)
+        super().close()
+
+    def _next(self) -> bool:
+        if self._end is None:
+            block = self._blocks.get()
+            if isinstance(block, bytes):
+                self._rest = block
+                return True
+            self._end = block
+        if isinstance(self._end, EOFError):
+            return False
+        raise self._end
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped and (block := self._source.read_block(BLOCK_BYTES)):
+                self._blocks.put(block)
+            self._blocks.put(EOFError())
+        except BaseException as exc:  # noqa: BLE001 - raised again in the thread that reads
+            self._blocks.put(exc)
