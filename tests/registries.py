@@ -56,10 +56,16 @@ def should_warn(expected: dict[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Registry:
-    """A running docker-registry. `host` is `127.0.0.1:PORT`."""
+class Server:
+    """Something that speaks HTTP. `host` is `127.0.0.1:PORT`."""
 
     host: str
+
+
+@dataclass(frozen=True)
+class Registry(Server):
+    """A running docker-registry on the storage tree `root`."""
+
     root: Path
     scheme: str = "http"
 
@@ -147,7 +153,7 @@ def every_third(number: int, method: str, path: str) -> str | None:
 
 
 @contextmanager
-def proxy(registry: Registry, fault: Fault = lambda *_: None) -> Iterator[tuple[str, Passage]]:
+def proxy(registry: Server, fault: Fault = lambda *_: None) -> Iterator[tuple[str, Passage]]:
     """`host:port` of a server that passes requests on to the registry unless `fault` says otherwise."""
     passage = Passage()
 

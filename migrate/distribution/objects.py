@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, cast
 
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _READ_BLOCK: Final = 8 * 1024 * 1024
+_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""All small objects that are kept in memory, together."""
 _BATCH: Final = 256
-"""Small objects fetched at once: bounds the memory, and is more than the connections that s3fs opens."""
+"""Small objects held at once while they are fetched."""
+_CONNECTIONS: Final = 16
 
 
 def is_url(location: str) -> bool:
@@ -59,6 +63,8 @@ class ObjectTree:
         self.location = location
         self._sizes: dict[str, int] | None = None
         self._folders: dict[str, set[Entry]] = {}
+        self._kept: dict[str, bytes] = {}
+        self._kept_bytes = 0
 
     def entries(self, folder: str, /) -> list[Entry]:
         self._index()
@@ -81,9 +87,13 @@ class ObjectTree:
             size = sizes.get(path)
             if size is not None and size > limit:
                 contents[path] = LimitError(f"{self._shown(path)}: larger than the limit of {limit:,} bytes")
+            elif path in self._kept:
+                contents[path] = self._kept[path]
             elif size is not None:
                 wanted.append(path)
-        return contents | self.fetch(wanted)
+        fetched = self.fetch(wanted)
+        self._keep(fetched)
+        return contents | fetched
 
     @contextmanager
     def open(self, path: str, /) -> Iterator[OpenedFile]:
@@ -91,7 +101,10 @@ class ObjectTree:
         if size is None:
             raise MissingFileError(f"{self._shown(path)}: no such object")
         try:
-            stream = self._fs.open(self._key(path), "rb", block_size=_READ_BLOCK, cache_type="readahead")
+            if size <= _READ_BLOCK:  # one request instead of two
+                stream: Any = io.BytesIO(self._fs.cat_file(self._key(path)))
+            else:
+                stream = self._fs.open(self._key(path), "rb", block_size=_READ_BLOCK, cache_type="readahead")
         except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
             self._fail(exc, path)
         with stream:
@@ -100,6 +113,7 @@ class ObjectTree:
     def close(self) -> None:
         self._sizes = None
         self._folders = {}
+        self._kept, self._kept_bytes = {}, 0
 
     def sizes(self) -> dict[str, int]:
         """Path and size of every object below the prefix."""
@@ -112,16 +126,23 @@ class ObjectTree:
             contents |= self._fetch(paths[start : start + _BATCH])
         return contents
 
+    def _keep(self, fetched: Mapping[str, bytes | SourceError]) -> None:
+        """Documents are wanted twice, for the listing and for the layer; a request costs more than their memory."""
+        for path, content in fetched.items():
+            if isinstance(content, bytes) and self._kept_bytes + len(content) <= _KEPT_BYTES:
+                self._kept[path] = content
+                self._kept_bytes += len(content)
+
     def _fetch(self, paths: Sequence[str]) -> Mapping[str, bytes | SourceError]:
-        keys = {self._key(path): path for path in paths}
+        # not fsspec's own `cat` of many: it asks for each object first whether it is there
+        with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
+            return dict(zip(paths, pool.map(self._fetch_one, paths), strict=True))
+
+    def _fetch_one(self, path: str) -> bytes | SourceError:
         try:
-            found = self._fs.cat(list(keys), on_error="return")
+            return bytes(self._fs.cat_file(self._key(path)))
         except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
-            self._fail(exc, paths[0])
-        return {
-            keys[key]: content if isinstance(content, bytes) else _translated(content, self._shown(keys[key]))
-            for key, content in found.items()
-        }
+            return _translated(exc, self._shown(path))
 
     def _index(self) -> dict[str, int]:
         if self._sizes is None:

@@ -216,15 +216,14 @@ class BucketTree:
         """A bucket has no place for hints: what they would save is reading, and reading a bucket is not cheaper."""
 
     def put_links(self, links: Mapping[str, bytes], /) -> None:
+        """A link's name holds the digest that stands in it, but for a tag's `current`: only that one is read."""
         rooted = {f"{ROOT}/{path}": content for path, content in links.items()}
-        held = ObjectTree(self._fs, self._prefix, self.location)
         present = self._present()
         there = {path: content for path, content in rooted.items() if present.get(path) == len(content)}
-        try:
-            same = held.fetch(list(there))
-        except SourceError as exc:
-            raise TargetError(exc.message) from exc
-        self._put({path: content for path, content in rooted.items() if same.get(path) != content})
+        tags = [path for path in there if path.endswith("/current/link")]
+        moved = ObjectTree(self._fs, self._prefix, self.location).fetch(tags)
+        same = {path for path, content in there.items() if moved.get(path, content) == content}
+        self._put({path: content for path, content in rooted.items() if path not in same})
 
     def replace(self, name: str, content: bytes, /) -> None:
         self._put({name: content})
