@@ -1,3 +1,6 @@
-"""Turns pre-1.10 Docker images into content-addressable ones, offline."""
+"""Turns pre-1.10 Docker images into content-addressable ones, offline.
+
+For programs: `from migrate import api` (docs/reference/api.md).
+"""
 
 __version__ = "0.1.0"
