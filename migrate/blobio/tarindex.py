@@ -61,9 +61,9 @@ class TarIndex:
 def index_tar(fd: int, size: int, what: str) -> TarIndex:
     """Scans the headers of the tar in `fd` (`size` bytes). Content is never read.
 
-    An archive cut off between two members has no end marker; this is damage, too. What follows a damaged header cannot be trusted and is left out; what stands before it is good. A member whose
-    content reaches over the end of the file is listed with its full size, and reading it is a TruncatedError.
-    Raises LimitError over ARCHIVE_MEMBERS and UnsupportedError for a sparse member.
+    An archive cut off between two members has no end marker; this is damage, too. What follows a damaged header cannot
+    be trusted and is left out; what stands before it is good. A member whose content reaches over the end of the file
+    is listed with its full size, and reading it is a TruncatedError. Raises LimitError over ARCHIVE_MEMBERS.
     """
     index = TarIndex()
     try:
