@@ -40,7 +40,7 @@ from migrate.readers.graphdrivers.aufs import is_metadata
 from migrate.readers.graphdrivers.beneath import open_beneath
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
 from migrate.readers.graphdrivers.directory_driver import DirectoryDriver
-from migrate.readers.graphdrivers.driver import GraphDriver
+from migrate.readers.graphdrivers.driver import FindsProblems, GraphDriver
 from migrate.readers.graphdrivers.tree import FileTree, close_tree
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
 from migrate.readers.regular_file import open_regular
@@ -85,6 +85,8 @@ class DockerRootSource:
         self._failed: dict[str, str] = {}
         self._sizes: dict[str, int | None] = {}
         self._access = threading.Lock()
+        self._access_checked = False
+        self._access_refused: PermissionSourceError | None = None
 
     @property
     def driver(self) -> GraphDriver:
@@ -130,6 +132,8 @@ class DockerRootSource:
         if elsewhere:
             others = ", ".join(name for name in sorted(self._counts) if name != self._driver.name)
             yield f"{len(elsewhere):,} layers are not in {self._driver.name} and are left out (look in {others})"
+        if isinstance(self._driver, FindsProblems):
+            yield from self._driver.find_problems()
 
     def _iter_leftovers(self, containers: Containers) -> Iterator[str]:
         leftovers = self._graph.contents.leftovers
@@ -155,16 +159,30 @@ class DockerRootSource:
             payload=PayloadRef(key=legacy_id),
         )
 
+    def content_size(self, legacy_id: LegacyID) -> int | None:
+        """The bytes of the layer's own files as Docker counted them, without headers; None where it kept no count."""
+        return self._graph.layer_size(legacy_id)
+
     def check_access(self) -> None:
         """PermissionSourceError where this user may not read all of the graph and of its layers."""
         layers = self._driver.places(self._graph.contents.ids) if isinstance(self._driver, DirectoryDriver) else []
-        check_readable([self._graph.path, *layers])
+        with self._access:
+            if self._access_refused is not None:
+                raise self._access_refused
+            if not self._access_checked:
+                self._access_checked = True
+                try:
+                    check_readable([self._graph.path, *layers])
+                except PermissionSourceError as error:
+                    self._access_refused = error
+                    raise
 
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
         return self._open_payload(layer)
 
     @contextmanager
     def _open_payload(self, layer: LegacyLayer) -> Iterator[Payload]:
+        self.check_access()
         trees: list[FileTree] = []
         try:
             yield self._payload(layer, trees)
@@ -231,6 +249,10 @@ class DockerRootSource:
             payload.note = f"made anew from the file tree; Docker's bytes may differ: {'; '.join(notes)}"
 
     # --- the whole file system -----------------------------------------------------------------------------------
+
+    @property
+    def holds_rootfs(self) -> bool:
+        return self._driver.holds_whole_trees
 
     @property
     def checks_rootfs_by_default(self) -> bool:

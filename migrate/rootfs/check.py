@@ -3,27 +3,60 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from migrate.blobio.payload import Payload
 from migrate.errors import MigrateError, PayloadRestartError, SourceError
 from migrate.model.legacy import LegacyID, LegacyLayer
 from migrate.readers.graphdrivers.changes import walk_tree
 from migrate.readers.graphdrivers.tree import FileTree
+from migrate.rehash.ports import LayerJob, TarObserver
 from migrate.rootfs.compare import LayerCheck, check_layer, content_crc
 from migrate.rootfs.tar_listing import TarListing
 
 _BLOCK = 1024 * 1024
 
 
+@runtime_checkable
 class HoldsTrees(Protocol):
     """A source with the whole file system of each layer beside it: RootfsSource and LegacySource in one."""
+
+    @property
+    def holds_rootfs(self) -> bool: ...
+
+    @property
+    def checks_rootfs_by_default(self) -> bool: ...
 
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]: ...
 
     def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Any] | None: ...
+
+
+class RunCheck:
+    """`--check-rootfs` for all sources of a run. `wanted` None asks each source whether a check is cheap there."""
+
+    def __init__(self, sources: Mapping[int, object], wanted: bool | None) -> None:
+        self._checks = {
+            index: RootfsCheck(source)
+            for index, source in sources.items()
+            if isinstance(source, HoldsTrees) and _is_wanted(source, wanted)
+        }
+
+    def observer(self, job: LayerJob) -> TarObserver | None:
+        """An ObserverFactory."""
+        check = self._checks.get(job.source_index)
+        return check.observer_for(job.layer) if check is not None else None
+
+    def differences(self, source_index: int, chain: Sequence[LegacyLayer]) -> list[str]:
+        """As RootfsCheck's; empty for a source that is not checked."""
+        check = self._checks.get(source_index)
+        return check.differences(chain) if check is not None else []
+
+
+def _is_wanted(source: HoldsTrees, wanted: bool | None) -> bool:
+    return source.holds_rootfs and (source.checks_rootfs_by_default if wanted is None else wanted)
 
 
 class RootfsCheck:
@@ -48,6 +81,8 @@ class RootfsCheck:
         parent: LegacyID | None = None
         checks: list[LayerCheck] = []
         for layer in chain:
+            if layer.payload is None:
+                continue
             try:
                 check = self._check(layer, parent)
             except MigrateError as error:

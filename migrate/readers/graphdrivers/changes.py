@@ -9,15 +9,19 @@ one bit, 0x4000, which block devices and sockets carry too; so does this one.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from migrate.errors import LimitError
-from migrate.readers.graphdrivers.tree import FileTree, ListsNames, ReadsCapability, TreeEntry
+from migrate.readers.graphdrivers.tree import Facts, FileTree, ListsFacts, ListsNames, ReadsCapability, TreeEntry
 
 _DIRECTORY_BIT = 0x4000
 _DEPTH = 2_048
 """Directories within one another: PATH_MAX allows no more."""
+_PLAIN_MASK = 0o170111
+"""With this mask a mode is S_IFREG for a file that nobody may execute. A capability would do nothing there, and to look
+for one costs as much as all the rest of the comparison; Docker's own would find it only where somebody set a capability
+on such a file and changed nothing else about it."""
 _SECOND = 10**9
 
 
@@ -75,6 +79,7 @@ class Comparison:
         self._found: dict[bytes, TreeEntry | None] = {}
         self._new, self._old = new, old
         self._new_capability, self._old_capability = capability_reader(new), capability_reader(old)
+        self._new_facts, self._old_facts = _facts_reader(new), _facts_reader(old)
         self._by_name = isinstance(new, ListsNames) and isinstance(old, ListsNames)
         self._pending: list[tuple[TreeEntry, TreeEntry | None]] = []
 
@@ -100,22 +105,29 @@ class Comparison:
         if same_device and self._by_name:
             self._compare_names(new.path)
             return
-        olds = {entry.path: entry for entry in self._old.list_directory(new.path)}
-        for entry in self._new.list_directory(new.path):
-            before = olds.pop(entry.path, None)
+        prefix = new.path + b"/" if new.path else b""
+        olds = dict(self._old_facts(new.path))
+        copies = 0
+        for name, facts in self._new_facts(new.path).items():
+            before = olds.pop(name, None)
             if before is None:
-                self._add(entry)
-            elif entry.inode != before.inode or not same_device:
-                self._compare(entry, before)
-        self._found.update(dict.fromkeys(olds))
+                self._add(TreeEntry(prefix + name, *facts))
+            elif facts[0] & _PLAIN_MASK == stat.S_IFREG and facts[:6] == before[:6]:
+                copies += facts[7] != before[7]  # most files, and so with as little work as can be
+            elif facts[7] != before[7] or not same_device:
+                self._compare(TreeEntry(prefix + name, *facts), TreeEntry(prefix + name, *before))
+        self.copies += copies
+        self._found.update((prefix + name, None) for name in olds)
 
     def _compare_names(self, path: bytes) -> None:
         """Two directories on one device: entries are described only where names or inodes differ."""
         assert isinstance(self._new, ListsNames) and isinstance(self._old, ListsNames)
+        news, olds = self._new.list_names(path), self._old.list_names(path)
+        if news == olds:
+            return
         prefix = path + b"/" if path else b""
-        olds = dict(self._old.list_names(path))
-        for name, inode in self._new.list_names(path):
-            before = olds.pop(name, None)
+        for name, inode in news.items():
+            before = olds.get(name)
             if before == inode:
                 continue
             entry = self._new.lstat(prefix + name)
@@ -123,15 +135,20 @@ class Comparison:
                 self._add(entry)
             else:
                 self._compare(entry, self._old.lstat(prefix + name))
-        self._found.update((prefix + name, None) for name in olds)
+        self._found.update((prefix + name, None) for name in olds.keys() - news.keys())
 
     def _compare(self, new: TreeEntry, old: TreeEntry) -> None:
-        if _differ(new, old) or self._new_capability(new.path) != self._old_capability(old.path):
+        if _differ(new, old) or self._capabilities_differ(new, old):
             self._found[new.path] = new
         elif new.inode != old.inode and stat.S_ISREG(new.mode):
             self.copies += 1
         if stat.S_ISDIR(new.mode) or (new.mode & _DIRECTORY_BIT and stat.S_ISDIR(old.mode)):
             self._pending.append((new, old))
+
+    def _capabilities_differ(self, new: TreeEntry, old: TreeEntry) -> bool:
+        if new.mode & _PLAIN_MASK == stat.S_IFREG or stat.S_ISLNK(new.mode):
+            return False
+        return self._new_capability(new.path) != self._old_capability(old.path)
 
     def _add(self, entry: TreeEntry) -> None:
         self._found[entry.path] = entry
@@ -144,6 +161,12 @@ class Comparison:
 
     def _delete_all(self, path: bytes) -> None:
         self._found.update((entry.path, None) for entry in self._old.list_directory(path))
+
+
+def _facts_reader(tree: FileTree) -> Callable[[bytes], Mapping[bytes, Facts]]:
+    if isinstance(tree, ListsFacts):
+        return tree.list_facts
+    return lambda path: {entry.name: entry[1:] for entry in tree.list_directory(path)}
 
 
 def _differ(new: TreeEntry, old: TreeEntry) -> bool:

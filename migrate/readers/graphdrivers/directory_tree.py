@@ -10,11 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import BinaryIO, NoReturn, cast
 
 from migrate.errors import DamagedError, MissingLayerError, PermissionSourceError, SourceError
-from migrate.readers.graphdrivers.tree import TreeEntry
+from migrate.readers.graphdrivers.tree import Facts, TreeEntry, entries_of
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -22,10 +24,17 @@ _NOATIME = getattr(os, "O_NOATIME", 0)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 _DENIED = (errno.EACCES, errno.EPERM)
 CAPABILITY = "security.capability"
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+_facts: Callable[[os.stat_result], Facts] = attrgetter(
+    "st_mode", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_rdev", "st_dev", "st_ino", "st_nlink"
+)
 
 
 class DirectoryTree:
-    """Fills FileTree, ListsNames and ReadsCapability. For one thread at a time; `close` lets go of the descriptors."""
+    """Fills FileTree, ListsFacts, ListsNames and ReadsCapability. For one thread at a time.
+
+    `close` lets go of the descriptors.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -40,22 +49,14 @@ class DirectoryTree:
         directory, _, name = path.rpartition(b"/")
         try:
             if not path:
-                return _entry(b"", os.fstat(self._open_directory(b"")))
+                return TreeEntry(b"", *_facts(os.fstat(self._open_directory(b""))))
             found = os.stat(name, dir_fd=self._open_directory(directory), follow_symlinks=False)
         except OSError as error:
             self._fail(path, error)
-        return _entry(path, found)
+        return TreeEntry(path, *_facts(found))
 
     def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
-        prefix = path + b"/" if path else b""
-        try:
-            descriptor = self._open_directory(path)
-            return [
-                _entry(prefix + name, os.stat(name, dir_fd=descriptor, follow_symlinks=False))
-                for name in sorted(map(os.fsencode, os.listdir(descriptor)))
-            ]
-        except OSError as error:
-            self._fail(path, error)
+        return entries_of(path, self.list_facts(path))
 
     def read_link(self, path: bytes) -> bytes:
         directory, _, name = path.rpartition(b"/")
@@ -87,12 +88,22 @@ class DirectoryTree:
                 os.close(descriptor)
             self._fail(path, error)
 
-    # --- ListsNames, ReadsCapability -----------------------------------------------------------------------------
+    # --- ListsFacts, ListsNames, ReadsCapability -----------------------------------------------------------------
 
-    def list_names(self, path: bytes) -> Sequence[tuple[bytes, int]]:
+    def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
         try:
-            with os.scandir(self._open_directory(path)) as names:
-                return sorted((os.fsencode(entry.name), entry.inode()) for entry in names)
+            descriptor = self._open_directory(path)
+            return {
+                name.encode(_ENCODING, _ERRORS): _facts(os.stat(name, dir_fd=descriptor, follow_symlinks=False))
+                for name in os.listdir(descriptor)
+            }
+        except OSError as error:
+            self._fail(path, error)
+
+    def list_names(self, path: bytes) -> Mapping[bytes, int]:
+        try:
+            with os.scandir(self._open_directory(path)) as entries:
+                return {entry.name.encode(_ENCODING, _ERRORS): entry.inode() for entry in entries}
         except OSError as error:
             self._fail(path, error)
 
@@ -173,18 +184,3 @@ def translated(error: OSError, where: str) -> SourceError:
     if error.errno in _DENIED:
         return PermissionSourceError(f"{where}: may not be read by this user")
     return DamagedError(f"{where}: {error.strerror}")
-
-
-def _entry(path: bytes, found: os.stat_result) -> TreeEntry:
-    return TreeEntry(
-        path,
-        found.st_mode,
-        found.st_uid,
-        found.st_gid,
-        found.st_size,
-        found.st_mtime_ns,
-        found.st_rdev,
-        found.st_dev,
-        found.st_ino,
-        found.st_nlink,
-    )

@@ -11,18 +11,18 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final
 
-from migrate.readers.graphdrivers.changes import capability_reader
-from migrate.readers.graphdrivers.tree import FileTree, TreeEntry, close_tree
+from migrate.readers.graphdrivers.directory_tree import DirectoryTree
+from migrate.readers.graphdrivers.tree import Facts, TreeEntry, entries_of
 
 KEPT_ENTRIES: Final = 200_000
-"""Entries of all remembered layers together; some 400 bytes each."""
+"""Entries of all remembered layers together; some 300 bytes each."""
 
 
 class Listings:
     """What is remembered of one layer's tree."""
 
     def __init__(self) -> None:
-        self.directories: dict[bytes, Sequence[TreeEntry]] = {}
+        self.directories: dict[bytes, Mapping[bytes, Facts]] = {}
         self.capabilities: dict[bytes, bytes | None] = {}
         self.entries = 0
 
@@ -45,20 +45,22 @@ class ListingCache:
 
 
 class RememberedTree:
-    """A FileTree whose listings are kept. What it adds to `listings` is seen by every tree that shares them."""
+    """A directory's tree whose listings are kept. What it adds to `listings` is seen by every tree that shares them."""
 
-    def __init__(self, tree: FileTree, listings: Listings) -> None:
+    def __init__(self, tree: DirectoryTree, listings: Listings) -> None:
         self._tree = tree
         self._listings = listings
-        self._read_capability = capability_reader(tree)
 
     def lstat(self, path: bytes) -> TreeEntry:
         return self._tree.lstat(path)
 
     def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
+        return entries_of(path, self.list_facts(path))
+
+    def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
         found = self._listings.directories.get(path)
         if found is None:
-            found = self._tree.list_directory(path)
+            found = self._tree.list_facts(path)
             self._listings.directories[path] = found
             self._listings.entries += len(found)
         return found
@@ -73,11 +75,11 @@ class RememberedTree:
         known = self._listings.capabilities
         if path in known:
             return known[path]
-        known[path] = value = self._read_capability(path)
+        known[path] = value = self._tree.read_capability(path)
         return value
 
     def open_file(self, path: bytes) -> BinaryIO:
         return self._tree.open_file(path)
 
     def close(self) -> None:
-        close_tree(self._tree)
+        self._tree.close()

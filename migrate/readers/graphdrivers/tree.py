@@ -46,12 +46,24 @@ class FileTree(Protocol):
         """A regular file's content."""
 
 
+Facts = tuple[int, int, int, int, int, int, int, int, int]
+"""A TreeEntry without its path, in the same order."""
+
+
+@runtime_checkable
+class ListsFacts(Protocol):
+    """A tree that can describe a directory's entries without an object for each of their paths."""
+
+    def list_facts(self, path: bytes, /) -> Mapping[bytes, Facts]:
+        """Name → facts, in any order."""
+
+
 @runtime_checkable
 class ListsNames(Protocol):
     """A tree that can name a directory's entries for less than it takes to describe each of them."""
 
-    def list_names(self, path: bytes, /) -> Sequence[tuple[bytes, int]]:
-        """(name, inode number), sorted bytewise by name. The inode number is that of the directory's own record."""
+    def list_names(self, path: bytes, /) -> Mapping[bytes, int]:
+        """Name → inode number, as the directory's own record has it; in any order."""
 
 
 @runtime_checkable
@@ -59,6 +71,12 @@ class ReadsCapability(Protocol):
     """A tree that can read `security.capability`, the one xattr that Docker looks at, without reading all of them."""
 
     def read_capability(self, path: bytes, /) -> bytes | None: ...
+
+
+def entries_of(directory: bytes, facts: Mapping[bytes, Facts]) -> list[TreeEntry]:
+    """A directory's entries, sorted bytewise by name."""
+    prefix = directory + b"/" if directory else b""
+    return [TreeEntry(prefix + name, *facts[name]) for name in sorted(facts)]
 
 
 def close_tree(tree: FileTree) -> None:
