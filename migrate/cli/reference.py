@@ -59,7 +59,7 @@ def _prose(text: str) -> Iterator[str]:
     for paragraph in text.split("\n\n"):
         lines = paragraph.splitlines()
         if lines and lines[0].strip() == "\b":
-            yield f"{lines[1]}\n\n```\n" + inspect.cleandoc("\n".join(lines[2:])) + "\n```"
+            yield f"{lines[1]}\n\n```\n" + inspect.cleandoc("\n".join(lines[2:])) + "\n```\n"
         else:
             yield paragraph + "\n"
 
