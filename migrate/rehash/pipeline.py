@@ -25,7 +25,15 @@ from migrate.model.options import Compression, ConvertOptions, EmptyLayers
 from migrate.progress import Event, Progress
 from migrate.rehash.blobs import EMPTY_TAR_GZIP, BlobOutput, Collected, Compressed, Copied, HashOnly, MeasuredBlobs
 from migrate.rehash.merge import Unread, choose_blobs, plan_reading
-from migrate.rehash.ports import JobKey, LayerJob, LinksBlobs, ObserverFactory, RemembersBlobs, StoresBlobs
+from migrate.rehash.ports import (
+    JobKey,
+    LayerJob,
+    LinksBlobs,
+    ObserverFactory,
+    RemembersBlobs,
+    RemembersSizes,
+    StoresBlobs,
+)
 from migrate.rehash.reading import LayerFacts, OpenLayer, TakesBlocks, layer_errors, layer_name
 from migrate.rehash.workers import Workers, batches
 
@@ -291,7 +299,7 @@ class _Storing(_Hashing):
                 Unread(key=key, tar_size=layer.tar_size, diff_id=layer.job.payload.diff_id)
                 for key, layer in by_key.items()
             ),
-            known_sizes={facts.tar.size for facts in read},
+            known_sizes={facts.tar.size for facts in read} | self._remembered_sizes(),
             known={facts.diff_id for facts in read},
         )
         return [by_key[key] for key in plan.first], [by_key[key] for key in plan.twins]
@@ -304,7 +312,7 @@ class _Storing(_Hashing):
                 sink.finish()
             if self._decide(layer, facts.diff_id, output.stored()):
                 output.commit()
-                self._remember(facts.diff_id, output.stored())
+                self._remember(facts.diff_id, output.stored(), facts.tar.size)
 
     def _sink(self, output: BlobOutput, opened: OpenLayer) -> Compressed | Copied:
         if self._options.compression is Compression.NONE:
@@ -326,11 +334,17 @@ class _Storing(_Hashing):
         blob = self._store.known_blob(diff_id, self._options.compression.value)
         return blob if blob is not None and self._store.has_blob(blob.digest, blob.size) else None
 
-    def _remember(self, diff_id: DiffID, blob: StoredBlob) -> None:
+    def _remembered_sizes(self) -> set[int]:
+        """Of tars that may have a blob from an earlier run: what has another size is new, and compressed at once."""
+        return set(self._store.remembered_sizes()) if isinstance(self._store, RemembersSizes) else set()
+
+    def _remember(self, diff_id: DiffID, blob: StoredBlob, tar_size: int) -> None:
         with self._lock:
             self._blobs[diff_id] = blob
         if isinstance(self._store, RemembersBlobs):
             self._store.remember_blob(diff_id, blob)
+        if isinstance(self._store, RemembersSizes):
+            self._store.remember_size(diff_id, tar_size)
 
     # --- 4. provide ----------------------------------------------------------------------------------------------
 
@@ -356,7 +370,7 @@ class _Storing(_Hashing):
             self._blobs[diff_id] = known
             return
         if diff_id == EMPTY_TAR_DIFF_ID and self._compression == "gzip":
-            self._remember(diff_id, self._write_whole(EMPTY_TAR_GZIP))
+            self._remember(diff_id, self._write_whole(EMPTY_TAR_GZIP), 1024)
             return
         blob = self._taken_over.pop(diff_id, None)
         if blob is not None:
@@ -372,7 +386,7 @@ class _Storing(_Hashing):
         with self._failing(layer):
             if not self._store.has_blob(blob.digest, blob.size):
                 self._open(layer, lambda layer, opened: self._bring(layer, opened, blob))
-            self._remember(layer.facts.diff_id, blob)
+            self._remember(layer.facts.diff_id, blob, layer.facts.tar.size)
         return layer.error is None
 
     def _compress_again(self, layer: _Layer) -> bool:
@@ -380,7 +394,7 @@ class _Storing(_Hashing):
         with self._failing(layer):
             if layer.held is not None:
                 blob = self._write_whole(self._compress(memoryview(layer.held)))
-                self._remember(layer.facts.diff_id, blob)
+                self._remember(layer.facts.diff_id, blob, layer.facts.tar.size)
             else:
                 self._open(layer, self._compress_first)
         return layer.error is None

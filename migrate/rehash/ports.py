@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -93,3 +93,11 @@ class LinksBlobs(Protocol):
     """A store that can take over a file without copying it (`writers.base.LinksBlobs`)."""
 
     def link_blob(self, path: str, digest: Digest, size: int, /) -> bool: ...
+
+
+@runtime_checkable
+class RemembersSizes(Protocol):
+    """A store that also knows how large the tars were, so that it is clear without reading what cannot be known."""
+
+    def remembered_sizes(self) -> Collection[int]: ...
+    def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None: ...

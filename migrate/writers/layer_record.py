@@ -1,8 +1,9 @@
 """`.migrate/layers`: which blob holds which diffID, as earlier runs found out.
 
-One line a layer: diffID, how it was compressed, blob digest, blob size; appended with one `write`. The record only says
-where to look. What it says is proven before it is used: the blob must have its digest, and its decompressed bytes the
-diffID. A stale, torn or forged line therefore costs time and never gives a wrong result.
+One line a blob: diffID, how it was compressed, blob digest, blob size; and one line a layer: diffID, `tar`, size of the
+tar. Each is appended with one `write`. The record only says where to look. What it says is proven before it is used:
+the blob must have its digest, and its decompressed bytes the diffID. A stale, torn or forged line therefore costs time
+and never gives a wrong result.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import os
 import re
 import threading
+from collections.abc import Collection
 from typing import Final
 
 from migrate.blobio.atomic import target_error
@@ -25,6 +27,7 @@ from migrate.writers.blob_store import BlobStore
 
 _PATH: Final = f"{STATE_DIRECTORY}/layers"
 _LINE: Final = re.compile(rb"([0-9a-f]{64}) ([a-z-]{1,16}):(-?[0-9]{1,3}) ([0-9a-f]{64}) ([0-9]{1,19})")
+_SIZE_LINE: Final = re.compile(rb"([0-9a-f]{64}) tar ([0-9]{1,19})")
 _RECORD_BYTES: Final = 1024 * 1024 * 1024
 """Six million layers; what lies beyond is not read."""
 _BLOCK: Final = 1024 * 1024
@@ -39,15 +42,14 @@ class LayerRecord:
         self._compression = options.compression
         self._level = -1 if options.compression_level is None else options.compression_level
         self._known: dict[tuple[DiffID, str], StoredBlob] | None = None
+        self._sizes: dict[DiffID, int] = {}
         self._lock = threading.Lock()
         self._fd = -1
 
     def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None:
         """The blob that an earlier run made of this layer in the same way; read, unpacked and found right just now."""
         with self._lock:
-            if self._known is None:
-                self._known = self._read()
-            blob = self._known.get((diff_id, compression))
+            blob = self._read_once().get((diff_id, compression))
         if blob is None or not self._is_right(diff_id, blob):
             return None
         self._store.added(blob.digest, blob.size)
@@ -57,15 +59,23 @@ class LayerRecord:
         way = self._way_of(blob)
         line = f"{diff_id.hex} {way}:{self._level} {blob.digest.hex} {blob.size}\n".encode("ascii")
         with self._lock:
-            if self._known is None:
-                self._known = self._read()
-            if self._known.get((diff_id, way)) == blob:
-                return
-            self._known[diff_id, way] = blob
-            try:
+            known = self._read_once()
+            if known.get((diff_id, way)) != blob:
+                known[diff_id, way] = blob
                 self._append(line)
-            except OSError as exc:
-                raise target_error(exc, f"{self._store.area.root}/{_PATH}") from exc
+
+    def remembered_sizes(self) -> Collection[int]:
+        """Sizes in bytes of the tars that a blob may be known for."""
+        with self._lock:
+            self._read_once()
+            return frozenset(self._sizes.values())
+
+    def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
+        with self._lock:
+            self._read_once()
+            if self._sizes.get(diff_id) != tar_size:
+                self._sizes[diff_id] = tar_size
+                self._append(f"{diff_id.hex} tar {tar_size}\n".encode("ascii"))
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -80,11 +90,19 @@ class LayerRecord:
 
     def _append(self, line: bytes) -> None:
         files = self._store.area.files
-        if self._fd < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = files.open(_PATH, flags, self._store.area.root_fd)
-            line = b"\n" + line  # ends a line that a killed run left unfinished
-        files.write(self._fd, line)
+        try:
+            if self._fd < 0:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._fd = files.open(_PATH, flags, self._store.area.root_fd)
+                line = b"\n" + line  # ends a line that a killed run left unfinished
+            files.write(self._fd, line)
+        except OSError as exc:
+            raise target_error(exc, f"{self._store.area.root}/{_PATH}") from exc
+
+    def _read_once(self) -> dict[tuple[DiffID, str], StoredBlob]:
+        if self._known is None:
+            self._known = self._read()
+        return self._known
 
     def _read(self) -> dict[tuple[DiffID, str], StoredBlob]:
         known: dict[tuple[DiffID, str], StoredBlob] = {}
@@ -93,6 +111,7 @@ class LayerRecord:
             fd = os.open(_PATH, flags, dir_fd=self._store.area.root_fd)
             with os.fdopen(fd, "rb") as stream:
                 content = stream.read(_RECORD_BYTES)
+            self._sizes = {DiffID(Digest(tar.decode())): int(size) for tar, size in _SIZE_LINE.findall(content)}
             for diff_hex, way, level, digest_hex, size in _LINE.findall(content):
                 if int(level) == self._level:
                     name = way.decode("ascii")

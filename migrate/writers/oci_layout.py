@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
@@ -300,6 +300,12 @@ class OciLayout:
 
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
         self._record.remember_blob(diff_id, blob)
+
+    def remembered_sizes(self) -> Collection[int]:
+        return self._record.remembered_sizes()
+
+    def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
+        self._record.remember_size(diff_id, tar_size)
 
     def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
         """`--link auto` clones where the file system can, and never makes a hard link: through one, a change of the

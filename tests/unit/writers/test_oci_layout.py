@@ -450,6 +450,18 @@ def test_a_damaged_record_is_no_error(tmp_path: Path, content: bytes | None) -> 
     assert known(tmp_path, A) == stored(A)
 
 
+def test_sizes_are_remembered(tmp_path: Path) -> None:
+    for _ in range(2):
+        target = OciLayout(tmp_path, OPTIONS)
+        target.remember_size(A.diff_id, 10_240)
+        target.remember_size(B.diff_id, 20_480)
+        assert set(target.remembered_sizes()) == {10_240, 20_480}
+        target.close()
+    again = OciLayout(tmp_path, OPTIONS)
+    assert set(again.remembered_sizes()) == {10_240, 20_480}
+    again.close()
+
+
 def test_what_is_known_is_not_written_twice(tmp_path: Path) -> None:
     for _ in range(3):
         remember(tmp_path, A)
