@@ -8,7 +8,7 @@ from datetime import datetime
 from migrate.report.deep_text import render_deep
 from migrate.report.document import Failure, Report
 from migrate.report.savings import LayerUse
-from migrate.report.tables import Column, Paint, Style, printable, render_table, short_digest, wrap
+from migrate.report.tables import Column, Paint, Style, printable, render_table, wrap
 from migrate.report.units import count, format_seconds, format_share, format_size
 
 _LIST_LIMIT = 20
@@ -57,7 +57,7 @@ class _Page:
         duration = _duration(report)
         if duration is not None:
             parts.append(format_seconds(duration))
-        return self.paint(printable(" · ".join(part for part in parts if part)), Style.BOLD)
+        return self.paint(wrap(" · ".join(part for part in parts if part), self.width), Style.BOLD)
 
     def figures(self) -> str:
         totals = self.report.totals
@@ -93,7 +93,7 @@ class _Page:
                 self.size(row.saved_bytes),
                 f"{row.copies:,}",
                 self.size(row.tar_size),
-                short_digest(row.diff_id),
+                row.diff_id.hex[:12],
                 _users([self.report.images[index].title for index in use.images.get(row.diff_id, ())]),
             )
             for row in rows

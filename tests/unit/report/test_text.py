@@ -1,0 +1,95 @@
+"""The summary on a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from migrate.report.document import Report
+from migrate.report.tables import display_width
+from migrate.report.text import render_text
+
+from .conftest import sample_report
+from .large import large_report
+
+SUMMARY = """\
+migrate 0.1.0 · 2 sources · 4 s
+
+  images  3 written, 1 failed
+  layers  6 → 3 distinct (2 duplicates, 1 empty)
+  bytes   8.32 MB → 4.31 MB
+          4.01 MB (48 %) saved
+  blobs   2.15 MB as stored, compressed
+"""
+
+
+def test_the_figures(report: Report) -> None:
+    assert render_text(report).startswith(SUMMARY)
+
+
+def test_bytes_in_full(report: Report) -> None:
+    text = render_text(report, exact_bytes=True)
+    assert "8,321,024 B → 4,310,000 B" in text
+    assert "MB" not in text
+
+
+def test_savings_failures_conflicts_and_warnings(report: Report) -> None:
+    text = render_text(report)
+    assert "4.00 MB       2  4.00 MB  cae662172fd4" in text
+    assert "Conflicts (1)\n  acme/app:2 (linux/amd64)\n    kept sha256:" in text
+    assert "Failures (1)\n  acme/broken:1  (two.tar)\n      missing-layer: the layer's bytes are not" in text
+    assert "Warnings (3)\n  first\n  second\n  acme/app:1: odd tar" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_lines_fit(width: int) -> None:
+    report = large_report(200, 10)
+    lines = render_text(report, width=width).splitlines()
+    long = [line for line in lines if display_width(line) > width]
+    assert all(len(word) > 60 for line in long for word in [max(line.split(), key=len)]), long
+
+
+def test_names_from_archives_send_no_escapes() -> None:
+    text = render_text(sample_report(hostile="\x1b]0;owned\x07"))
+    assert "\x1b" not in text
+    assert "\x07" not in text
+
+
+def test_colour_is_opt_in(report: Report) -> None:
+    assert "\x1b[" not in render_text(report)
+    assert "\x1b[1m" in render_text(report, colour=True)
+
+
+def test_long_lists_are_cut_and_counted() -> None:
+    report = large_report(3000, 8)
+    text = render_text(report)
+    assert f"… and {len(report.duplicates) - 10:,} more layers in the JSON report" in text
+    assert "… and 10 more failures in the JSON report" in text
+
+
+def test_a_dry_run_says_so(report: Report) -> None:
+    dry = dataclasses.replace(
+        report, dry_run=True, totals=dataclasses.replace(report.totals, blob_bytes=None), started="?"
+    )
+    text = render_text(dry)
+    assert text.startswith("migrate 0.1.0 · dry run, nothing was written · 2 sources\n")
+    assert "3 would be written" in text
+    assert "blobs   not computed" in text
+
+
+def test_deep_findings(report: Report) -> None:
+    deep = {
+        "complete": False,
+        "equal_layers": [
+            {"bytes": 5000, "differ_in": "times", "diff_ids": ["sha256:" + "a" * 64, "sha256:" + "b" * 64]}
+        ],
+        "equal_layers_bytes": 5000,
+        "wasted_files": [{"bytes": 7, "path": "/x\x1b", "layers": 2}],
+        "near_layers": "not a list",
+    }
+    text = render_text(dataclasses.replace(report, deep=deep))
+    assert "Layers with equal entries in other bytes: 5.00 kB" in text
+    assert "differ in times  sha256:aaaaaaaaaaaa sha256:bbbbbbbbbbbb" in text
+    assert "/x\\x1b" in text
+    assert "it covers the layers that came first" in text
