@@ -88,7 +88,7 @@ def unpack_record(packed: bytes, source: str) -> SourceRecord:
     """ValueError for what `pack_record` did not make."""
     try:
         unpacker = zlib.decompressobj()
-        content = unpacker.decompress(base64.b64decode(packed), _RECORD_BYTES)
+        content = unpacker.decompress(base64.b64decode(packed, validate=True), _RECORD_BYTES)
     except zlib.error as exc:
         raise ValueError(f"{source}: {exc}") from exc
     return parse_record(content, source)

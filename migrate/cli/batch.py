@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from migrate.progress import Progress
 
 _NOT_REPORTED = frozenset(
-    ("arguments", "from_file", "executor", "scheduler", "shard", "retry_failed", "merge", "status", "json_")
-    + ("failed_list", "skipped_list", "converted_list")
+    {
+        *("arguments", "from_file", "executor", "scheduler", "shard", "retry_failed", "merge", "status", "json_"),
+        *("failed_list", "skipped_list", "converted_list"),
+    }
 )
 """Options that say how the work is shared out; what comes out is the same with any of them."""
 

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from migrate.batch.choice import BlobChoice
+from migrate.batch.records import LayerRow, Role
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import HashedLayer, StoredBlob
+from migrate.model.legacy import LegacyID
+
+DIFF_ID = DiffID(Digest.of(b"tar"))
+
+
+def blob(name: str, size: int = 10, compression: str = "gzip") -> StoredBlob:
+    return StoredBlob(digest=Digest.of(name.encode()), size=size, compression=compression)
+
+
+def row(stored: StoredBlob, role: Role) -> LayerRow:
+    hashed = HashedLayer(diff_id=DIFF_ID, tar_size=1, empty=False, blob=stored, origin="archive")
+    return LayerRow(LegacyID("x"), hashed, role)
+
+
+def choose(*rows: LayerRow, generation: int = 0) -> BlobChoice:
+    choice = BlobChoice("gzip")
+    for each in rows:
+        choice.take([each], generation)
+    return choice
+
+
+KEPT, CARRIED, SMALLER, MADE = blob("kept", 30), blob("carried", 20), blob("smaller", 19), blob("made", 5)
+FOREIGN = blob("foreign", 1, "none")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(5))))
+def test_the_order_of_arrival_decides_nothing(order: tuple[int, ...]) -> None:
+    rows = [row(MADE, Role.MADE), row(CARRIED, Role.CARRIED), row(SMALLER, Role.CARRIED), row(MADE, Role.FOUND)]
+    rows.append(row(CARRIED, Role.FOUND))
+    choice = choose(*(rows[number] for number in order))
+    assert choice.blob(DIFF_ID) == SMALLER
+    assert list(choice.losers()) == sorted([MADE.digest, CARRIED.digest])
+
+
+def test_a_kept_blob_serves_all_and_never_goes() -> None:
+    choice = choose(row(SMALLER, Role.CARRIED), row(KEPT, Role.KEPT), row(MADE, Role.MADE))
+    assert choice.blob(DIFF_ID) == KEPT
+    assert list(choice.losers()) == sorted([SMALLER.digest, MADE.digest])
+    other = blob("kept too", 20)
+    choice = choose(row(KEPT, Role.KEPT), row(other, Role.KEPT))
+    assert choice.blob(DIFF_ID) == other
+    assert list(choice.losers()) == []
+
+
+def test_a_kept_blob_in_another_compression_serves_only_its_manifest() -> None:
+    choice = choose(row(FOREIGN, Role.KEPT), row(MADE, Role.MADE))
+    assert choice.blob(DIFF_ID) == MADE
+    assert list(choice.losers()) == []
+    assert choose(row(FOREIGN, Role.KEPT)).blob(DIFF_ID) == FOREIGN
+
+
+def test_what_an_earlier_merge_settled_on_stays() -> None:
+    choice = BlobChoice("gzip")
+    choice.take([row(CARRIED, Role.CARRIED)], 1)
+    choice.take([row(MADE, Role.MADE)], 0)
+    assert choice.blob(DIFF_ID) == MADE
+    assert list(choice.losers()) == [CARRIED.digest]
+
+
+def test_layers_without_a_blob_have_no_say() -> None:
+    hashed = HashedLayer(diff_id=DIFF_ID, tar_size=1_024, empty=True, blob=None, origin="archive")
+    choice = choose(LayerRow(LegacyID("e"), hashed), LayerRow(LegacyID("t"), None))
+    with pytest.raises(KeyError):
+        choice.blob(DIFF_ID)

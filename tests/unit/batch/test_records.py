@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migrate.batch.journal import pack_record, unpack_record
+from migrate.batch.records import ImageRecord, LayerRow, Role, SourceRecord, encode_record, parse_record
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Platform, StoredBlob
+from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
+from migrate.model.reference import Reference
+from migrate.report.document import Failure
+from migrate.settlement import FinishedImage
+
+SOURCE = "/shelf/a\udcff.tar"
+
+
+def digest(text: str) -> Digest:
+    return Digest.of(text.encode())
+
+
+def row(name: str, role: Role = Role.MADE, *, empty: bool = False) -> LayerRow:
+    blob = None if empty else StoredBlob(digest=digest(f"blob {name}"), size=len(name), compression="gzip")
+    hashed = HashedLayer(
+        diff_id=DiffID(digest(name)),
+        tar_size=1_024,
+        empty=empty,
+        blob=blob,
+        origin="diff",
+        exact=False,
+        note="made anew \ud800",
+        flags=("odd",),
+    )
+    return LayerRow(LegacyID(name), hashed, role)
+
+
+def image(rows: tuple[LayerRow, ...], chain: tuple[int, ...], *, ready: bool = False) -> ImageRecord:
+    composed = ComposedImage(
+        config=b'{"a":"\xff"}',
+        config_media_type="config",
+        manifest=b"{}" if ready else b"",
+        manifest_media_type="manifest",
+        diff_ids=tuple(rows[number].hashed.diff_id for number in chain if rows[number].hashed),  # type: ignore[union-attr]
+        layers=(Descriptor(media_type="layer", digest=digest("l"), size=3),) if ready else (),
+        platform=Platform(os="linux", architecture="arm", variant="v7"),
+        created=None,
+    )
+    bare = [LegacyLayer(legacy_id=rows[number].legacy_id, json=b"", parent=None, payload=None) for number in chain]
+    finished = FinishedImage(
+        source=SOURCE,
+        order=0,
+        legacy_id=LegacyID("top"),
+        composed=composed,
+        chain=tuple((layer, rows[number].hashed) for layer, number in zip(bare, chain, strict=True)),
+        references=(Reference("app", "1"), Reference("Odd\udcff", "x")),
+        containers=("c",),
+        warnings=("w",),
+        index=ReadyIndex(content=b"i", media_type="t", references=(Reference("l", "1"),), children=()),
+        ready=ready,
+        certain=False,
+    )
+    return ImageRecord(finished, chain)
+
+
+ROWS = (row("a"), row("b", Role.CARRIED), row("e", empty=True), LayerRow(LegacyID("t"), None), row("k", Role.KEPT))
+FAILURE = Failure(source=SOURCE, references=("x:1",), legacy_id="t", layer=None, error="chain", message="gone \udc80")
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_record_comes_back_as_it_was(ready: bool) -> None:
+    record = SourceRecord(
+        type="docker-root",
+        layers=ROWS,
+        images=(image(ROWS, (0, 1, 2, 3, 4), ready=ready), image(ROWS, (0, 0, 1))),
+        failures=(FAILURE,),
+        warnings=("odd",),
+    )
+    assert parse_record(encode_record(record), SOURCE) == record
+    assert unpack_record(pack_record(record).encode(), SOURCE) == record
+
+
+def test_a_record_of_many_layers_keeps_their_numbers() -> None:
+    rows = tuple(row(f"layer {number}") for number in range(2_500))
+    record = SourceRecord(type="registry-v2", layers=rows, images=(image(rows, (2_499, 1_000, 0)),))
+    assert parse_record(encode_record(record), SOURCE) == record
+
+
+def test_an_empty_record() -> None:
+    assert parse_record(encode_record(SourceRecord()), SOURCE) == SourceRecord()
+
+
+@given(st.binary(max_size=300))
+def test_other_bytes_are_a_value_error(content: bytes) -> None:
+    for parse in (parse_record, unpack_record):
+        try:
+            parse(content, SOURCE)
+        except ValueError:
+            continue
+
+
+@given(st.integers(0, 2_000), st.integers(0, 255))
+def test_a_changed_record_is_a_value_error_or_another_record(position: int, value: int) -> None:
+    content = bytearray(encode_record(SourceRecord(type="x", layers=ROWS, images=(image(ROWS, (0, 1)),))))
+    content[position % len(content)] = value
+    try:
+        parse_record(bytes(content), SOURCE)
+    except ValueError:
+        return
+
+
+def test_the_images_of_a_record_know_no_blob() -> None:
+    """Which blob a layer has is decided when all records are there."""
+    record = SourceRecord(layers=ROWS, images=(image(ROWS, (0,)),))
+    (parsed,) = parse_record(encode_record(record), SOURCE).images
+    assert parsed.finished.composed.layers == ()
+    assert replace(parsed.finished.composed, manifest=b"").manifest == parsed.finished.composed.manifest
