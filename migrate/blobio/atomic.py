@@ -2,7 +2,7 @@
 
 Syncs are grouped. A file is written at once, but gets its name only when the data of its whole group is on the disk, so
 that ten thousand small files cost a few dozen flushes and a crash can never leave a name over missing bytes.
-docs/decisions/grouped-syncs.md has the measurements.
+docs/decisions/0003-grouped-syncs.md has the measurements.
 """
 
 from __future__ import annotations
