@@ -16,6 +16,8 @@ from migrate.model.image import Descriptor, MediaType, Platform
 
 OCI_LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
+_ENTRY_MEMBERS: Final = frozenset({"mediaType", "size", "digest", "annotations", "platform"})
+_PLATFORM_MEMBERS: Final = frozenset({"os", "architecture", "variant"})
 _DOCKER_TYPES: Final = frozenset({MediaType.DOCKER_MANIFEST, MediaType.DOCKER_LIST})
 
 
@@ -44,11 +46,16 @@ class ManifestFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexEntry:
-    """One manifest of an index, with what the index says about it."""
+    """One manifest of an index, with what the index says about it.
+
+    `other` are members that this program does not read, kept for when the entry is written again; a `platform` among
+    them is one that says more than `Platform` can hold.
+    """
 
     descriptor: Descriptor
     platform: Platform | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
+    other: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +132,14 @@ def _index_entry(value: Any, where: str) -> IndexEntry:
         descriptor=_descriptor(entry, where),
         platform=_platform(entry.get("platform"), f"{where}.platform"),
         annotations=_annotations(entry.get("annotations"), f"{where}.annotations"),
+        other={key: value for key, value in entry.items() if _is_other(key, value)},
     )
+
+
+def _is_other(key: str, value: Any) -> bool:
+    if key == "platform":
+        return isinstance(value, dict) and not value.keys() <= _PLATFORM_MEMBERS
+    return key not in _ENTRY_MEMBERS
 
 
 def _platform(value: Any, where: str) -> Platform | None:
@@ -164,7 +178,7 @@ def _encode_entry(entry: IndexEntry) -> dict[str, Any]:
         encoded["platform"] = {"architecture": entry.platform.architecture, "os": entry.platform.os}
         if entry.platform.variant:
             encoded["platform"]["variant"] = entry.platform.variant
-    return encoded
+    return encoded | dict(entry.other)
 
 
 def encode_manifest(config: Descriptor, layers: Sequence[Descriptor], media_type: str) -> bytes:

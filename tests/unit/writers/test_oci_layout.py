@@ -209,10 +209,13 @@ def test_a_layout_of_another_tool_is_added_to(tmp_path: Path) -> None:
     (tmp_path / "oci-layout").write_bytes(b'{"imageLayoutVersion": "1.0.0"}\n')
     index = json.loads((tmp_path / "index.json").read_bytes())
     index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": "latest", "vendor": "kept"}
+    more = {"artifactType": "text/x", "platform": {"os": "linux", "architecture": "amd64", "os.features": ["a"]}}
+    index["manifests"][0] |= more
     (tmp_path / "index.json").write_text(json.dumps(index, indent=1))
     write(tmp_path, ([B], ("b:1",)))
     index = json.loads((tmp_path / "index.json").read_bytes())
     assert index["manifests"][1]["annotations"] == {"org.opencontainers.image.ref.name": "latest", "vendor": "kept"}
+    assert index["manifests"][1] | more == index["manifests"][1]
     assert (tmp_path / "oci-layout").read_bytes() == b'{"imageLayoutVersion": "1.0.0"}\n'
     assert clean(tmp_path)
 
