@@ -29,7 +29,7 @@ def test_small_sources_share_tasks_and_large_ones_do_not() -> None:
     assert plan.sources == len(shelf)
 
 
-@given(st.integers(1, 3_000), st.integers(1, 64))
+@given(st.integers(1, 400), st.integers(1, 64))
 def test_there_are_tasks_for_every_worker_while_there_are_sources(count: int, workers: int) -> None:
     plan = plan_tasks([candidate(number) for number in range(count)], {}, "r", workers=workers)
     assert len(plan.tasks) >= min(count, workers)

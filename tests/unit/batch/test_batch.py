@@ -1,0 +1,203 @@
+"""Whole batches in this process, with real worker processes and threads."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from migrate.batch.batch import BatchOutcome, BatchRequest, merge_batch, run_batch, unfinished_shards
+from migrate.batch.executors import ProcessPool, ThreadPool, WorkerPool, open_pool
+from migrate.batch.plan import Outcome, Shard
+from migrate.convert import Conversion, OpenedSource
+from migrate.errors import TargetError, UsageError
+from migrate.model.options import Compression, ConvertOptions, Format, OnConflict
+from migrate.progress import Event, SilentProgress
+from migrate.readers.detect import open_source
+from migrate.verify import verify
+from migrate.writers.oci_layout import OciLayout
+from tests import poison
+from tests.shelves import archive, files_of, journal_of, sources_in, write_shelf
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event, /) -> None:
+        self.events.append(event)
+
+
+def threads(kind: str, workers: int, scheduler: str | None) -> WorkerPool:
+    del kind, scheduler
+    return ThreadPool(workers)
+
+
+def poisoned(kind: str, workers: int, scheduler: str | None) -> WorkerPool:
+    del kind, scheduler
+    return ProcessPool(workers, poison.work)
+
+
+def request(shelf: Path, target: Path, jobs: int = 2, **changes: object) -> BatchRequest:
+    options = ConvertOptions(jobs=jobs, exact_sizes=True)
+    return replace(BatchRequest(target=str(target), options=options, locations=[str(shelf)]), **changes)  # type: ignore[arg-type]
+
+
+def run(shelf: Path, target: Path, jobs: int = 2, **changes: object) -> BatchOutcome:
+    return run_batch(request(shelf, target, jobs, **changes), SilentProgress(), threads)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shelf(tmp_path_factory.mktemp("batch") / "shelf")
+
+
+def test_every_file_is_accounted_for(shelf: Path, tmp_path: Path) -> None:
+    outcome = run(shelf, tmp_path / "out")
+    names = {kind: [Path(path).name for path in paths] for kind, paths in outcome.lists.items()}
+    assert names[Outcome.FAILED] == ["cut.tar"]
+    assert names[Outcome.SKIPPED] == ["readme.txt"]
+    assert len(names[Outcome.CONVERTED]) == 13
+    assert outcome.exit_code == 3
+    assert outcome.report is not None
+    assert {row.location for row in outcome.report.sources} == {
+        path for each in outcome.lists.values() for path in each
+    }
+    assert verify(str(tmp_path / "out"), 1, SilentProgress()) == []
+
+
+def test_any_number_of_workers_of_any_kind_gives_the_same_bytes(shelf: Path, tmp_path: Path) -> None:
+    run(shelf, tmp_path / "1", jobs=1)
+    run(shelf, tmp_path / "5", jobs=5)
+    run_batch(request(shelf, tmp_path / "p", jobs=3), SilentProgress(), open_pool)
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "5") == files_of(tmp_path / "p")
+
+
+def test_a_batch_makes_what_convert_makes(shelf: Path, tmp_path: Path) -> None:
+    run(shelf, tmp_path / "batch")
+    options = ConvertOptions(exact_sizes=True)
+    paths = sorted(str(path) for path in shelf.rglob("*.tar*"))
+    sources = [OpenedSource(path, open_source(path)) for path in paths]
+    target = OciLayout(tmp_path / "convert", options)
+    Conversion(sources, options, target).run()
+    target.close()
+    for opened in sources:
+        assert opened.source is not None
+        opened.source.close()
+    one, other = files_of(tmp_path / "batch"), files_of(tmp_path / "convert")
+    del one["migration-report.json"], other["migration-report.json"]  # only batch accounts for other files
+    assert one == other
+
+
+def test_a_second_run_reads_nothing_and_changes_nothing(shelf: Path, tmp_path: Path) -> None:
+    run(shelf, tmp_path / "out")
+    before, journal = files_of(tmp_path / "out"), sources_in(journal_of(tmp_path / "out"))
+    outcome = run(shelf, tmp_path / "out")
+    assert outcome.account.already_done == 15
+    assert files_of(tmp_path / "out") == before
+    assert sources_in(journal_of(tmp_path / "out")) == journal
+
+
+def test_only_failed_and_changed_sources_are_read_again(shelf: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(shelf, tmp_path / "shelf")
+    run(mine, tmp_path / "out")
+    (mine / "cut.tar").write_bytes(archive("cut"))
+    (mine / "app0" / "9.tar").write_bytes(archive("app0", 9))
+    shutil.copy2(mine / "app1" / "0.tar", mine / "app1" / "1.tar")
+    run(mine, tmp_path / "out", retry_failed=True)
+    again = sources_in(journal_of(tmp_path / "out"))
+    assert again.count("cut.tar") == 2
+    fresh = run(mine, tmp_path / "fresh")
+    assert fresh.exit_code == 0
+    one, other = files_of(tmp_path / "out"), files_of(tmp_path / "fresh")
+    assert one["index.json"] != other["index.json"]  # images of the replaced file stay
+    assert set(other) <= set(one)
+
+
+def test_other_options_read_everything_again(shelf: Path, tmp_path: Path) -> None:
+    run(shelf, tmp_path / "out")
+    options = ConvertOptions(jobs=2, exact_sizes=True, format=Format.OCI, compression=Compression.ZSTD)
+    outcome = run(shelf, tmp_path / "out", options=options)
+    assert outcome.account.already_done == 0
+    assert verify(str(tmp_path / "out"), 1, SilentProgress()) == []
+
+
+def test_naming_is_decided_at_the_end_only(shelf: Path, tmp_path: Path) -> None:
+    """`app:latest` from many years: another rule for names needs no source again."""
+    outcome = run(shelf, tmp_path / "out")
+    assert outcome.report is not None
+    assert len(outcome.report.conflicts) == 3
+    options = ConvertOptions(jobs=2, exact_sizes=True, tag_template="{repo}:{tag}-{created:%Y%m%d}")
+    named = run(shelf, tmp_path / "out", options=options)
+    assert named.account.already_done == 15
+    assert named.report is not None
+    assert not named.report.conflicts
+    assert "team/app0:latest-20130102" in {name for image in named.report.images for name in image.names}
+
+
+def test_a_dry_run_writes_nothing_and_reports_the_same(shelf: Path, tmp_path: Path) -> None:
+    real = run(shelf, tmp_path / "out").report
+    options = ConvertOptions(jobs=2, exact_sizes=True, dry_run=True)
+    dry = run(shelf, tmp_path / "none", options=options).report
+    assert not (tmp_path / "none").exists()
+    assert real is not None and dry is not None
+    assert replace(dry, dry_run=False, started="", finished="") == replace(real, started="", finished="")
+
+
+def test_shards_and_merge_make_the_same_as_one_run(shelf: Path, tmp_path: Path) -> None:
+    run(shelf, tmp_path / "whole")
+    for number in (3, 1):
+        outcome = run(shelf, tmp_path / "parts", shard=Shard(number, 3))
+        assert outcome.report is None
+    assert unfinished_shards(str(tmp_path / "parts")) == ["shard 2/3 has never run"]
+    run(shelf, tmp_path / "parts", shard=Shard(2, 3))
+    assert unfinished_shards(str(tmp_path / "parts")) == []
+    merge_batch(str(tmp_path / "parts"), SilentProgress())
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+
+
+def test_shards_with_different_options_are_refused(shelf: Path, tmp_path: Path) -> None:
+    run(shelf, tmp_path / "parts", shard=Shard(1, 2))
+    options = ConvertOptions(exact_sizes=True, on_conflict=OnConflict.FIRST)
+    run(shelf, tmp_path / "parts", shard=Shard(2, 2), options=options)
+    with pytest.raises(UsageError, match="different options"):
+        merge_batch(str(tmp_path / "parts"), SilentProgress())
+    with pytest.raises(UsageError, match="no journal"):
+        merge_batch(str(tmp_path / "nowhere"), SilentProgress())
+
+
+def test_a_worker_that_dies_costs_only_its_source(shelf: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(shelf, tmp_path / "shelf")
+    (mine / "app1" / "poison.tar").write_bytes(archive("poison"))
+    (mine / "app2" / "once.tar").write_bytes(archive("once"))
+    progress = Recorder()
+    outcome = run_batch(request(mine, tmp_path / "out", jobs=2), progress, poisoned)
+    assert [Path(path).name for path in outcome.lists[Outcome.FAILED]] == ["poison.tar", "cut.tar"]
+    assert len(outcome.lists[Outcome.CONVERTED]) == 14
+    assert outcome.report is not None
+    assert "worker-died" in {failure.error for failure in outcome.report.failures}
+    assert (mine / "app1" / ".poison.tar.met").read_bytes() == b"xx"
+    finished = [event.name for event in progress.events if event.kind == "finished"]
+    assert len(finished) == len(set(finished)) == 17
+    (mine / "app1" / "poison.tar").unlink()
+    for mark in mine.rglob(".*.met"):
+        mark.unlink()
+    run(mine, tmp_path / "fresh")
+    one, other = files_of(tmp_path / "out"), files_of(tmp_path / "fresh")
+    del one["migration-report.json"], other["migration-report.json"]
+    assert one == other
+
+
+def test_a_target_that_fails_ends_the_run(shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "somebody's").write_bytes(b"x")
+    with pytest.raises(TargetError, match="somebody's"):
+        run(shelf, tmp_path / "out")
+
+
+@pytest.mark.parametrize("target", ["docker-archive:x.tar", "docker://host/x", "registry-storage:x", "oci:", "-"])
+def test_targets_that_workers_cannot_share_are_refused(shelf: Path, target: str) -> None:
+    with pytest.raises(UsageError):
+        run_batch(replace(request(shelf, Path()), target=target), SilentProgress(), threads)
