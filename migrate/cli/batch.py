@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from migrate.cli.completion import Location
 from migrate.cli.options import convert_options, image_options, reported_options, run_options, source_options
 from migrate.errors import TargetError, UsageError
 
@@ -29,7 +30,7 @@ _NOT_REPORTED = frozenset(
 
 
 @click.command("batch", short_help="Convert thousands of sources, with a journal and workers.")
-@click.argument("arguments", nargs=-1, required=True, metavar="SOURCE... TARGET")
+@click.argument("arguments", nargs=-1, required=True, metavar="SOURCE... TARGET", type=Location())
 @source_options
 @image_options
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")

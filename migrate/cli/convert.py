@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
+from migrate.cli.completion import Location
 from migrate.cli.options import convert_options, image_options, reported_options, run_options, source_options
 
 
 @click.command("convert", short_help="Convert every image of the sources into one target.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.argument("target", metavar="TARGET")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=Location())
+@click.argument("target", metavar="TARGET", type=Location())
 @source_options
 @image_options
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")

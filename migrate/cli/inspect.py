@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
+from migrate.cli.completion import Location
 from migrate.cli.options import source_options
 
 
 @click.command("inspect", short_help="List images, references, chains and layers of a source.")
-@click.argument("source", metavar="SOURCE")
+@click.argument("source", metavar="SOURCE", type=Location())
 @source_options
 @click.option("--tree", is_flag=True, help="Draw the layer tree, as the old `docker images --tree` did.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON on standard output.")

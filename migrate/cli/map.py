@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from migrate.cli.completion import Location, legacy_ids
+
 if TYPE_CHECKING:
     from migrate.report.document import Report
     from migrate.report.mapping import MappedImage, MappedLayer
@@ -18,8 +20,8 @@ _CSV_FIELDS = ("legacy_id", "image_id", "manifest_digest", "references", "names"
 
 
 @click.command("map", short_help="Find the image ID and digest that a legacy ID became.")
-@click.argument("location", metavar="LAYOUT")
-@click.argument("old_id", metavar="[OLD_ID]", required=False)
+@click.argument("location", metavar="LAYOUT", type=Location())
+@click.argument("old_id", metavar="[OLD_ID]", required=False, shell_complete=legacy_ids)
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV on standard output; several values in a cell by spaces.")
 @click.option("--no-trunc", is_flag=True, help="IDs in full, in the table of all images.")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from migrate.cli.completion import Location
 from migrate.cli.options import available_cpus
 
 
 @click.command("push", short_help="Upload a layout to a registry.")
-@click.argument("layout", metavar="LAYOUT")
+@click.argument("layout", metavar="LAYOUT", type=Location())
 @click.argument("target", metavar="docker://HOST[:PORT][/PREFIX]")
 @click.option("--image", "images", multiple=True, metavar="REF", help="Only these references (globs). Repeatable.")
 @click.option("--all", "untagged", is_flag=True, help="Images without a reference too, as untagged:<digest>.")

@@ -6,9 +6,11 @@ import sys
 
 import click
 
+from migrate.cli.completion import Location
+
 
 @click.command("report", short_help="Render a report as text, JSON or HTML.")
-@click.argument("location", metavar="FILE_OR_LAYOUT")
+@click.argument("location", metavar="FILE_OR_LAYOUT", type=Location())
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on standard output.")
 @click.option("--html", "html_file", metavar="FILE", help="Write one self-contained HTML file; - is standard output.")
 @click.option("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units.")

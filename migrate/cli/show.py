@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from migrate.cli.completion import Location, image_names
+
 if TYPE_CHECKING:
     from migrate.layout_view import LayoutView, StoredImage
 
 
 @click.command("show", short_help="Show config, manifest, history, layers or files of an image.")
-@click.argument("location", metavar="LAYOUT")
-@click.argument("reference", metavar="REF")
+@click.argument("location", metavar="LAYOUT", type=Location())
+@click.argument("reference", metavar="REF", shell_complete=image_names)
 @click.option("--config", "part", flag_value="config", help="The config, as `docker inspect` has it, indented.")
 @click.option("--manifest", "part", flag_value="manifest", help="The manifest, as `docker manifest inspect`, indented.")
 @click.option("--history", "part", flag_value="history", help="Every step, the newest first, as `docker history`.")

@@ -6,12 +6,15 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 
 from migrate.cli.main import COMMANDS, cli
 from migrate.cli.manual import render_pages
+from tests.cases import case
+from tests.command import migrate
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +78,18 @@ def _complete(environment: dict[str, str]) -> str:
         [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, check=True
     )
     return done.stdout.decode()
+
+
+def test_completion_of_files_and_names(tmp_path: Path) -> None:
+    source = case("save-1.9.1-multi").write_plain(tmp_path)
+    assert migrate("convert", source, tmp_path / "out", "-q").code == 0
+
+    def complete(words: str) -> list[str]:
+        environment = {"_MIGRATE_COMPLETE": "bash_complete", "COMP_WORDS": words}
+        return _complete({**environment, "COMP_CWORD": str(len(words.split(" ")) - 1)}).split()
+
+    assert complete("migrate convert arch") == ["file,arch"]
+    assert complete(f"migrate show {tmp_path}/out team/web-") == ["plain,team/web-twin:a", "plain,team/web-twin:b"]
+    (found,) = complete(f"migrate map {tmp_path}/out 10d5")
+    assert found.startswith("plain,10d546078acd1390")
+    assert complete(f"migrate show {tmp_path}/none x") == []
