@@ -7,12 +7,13 @@ from typing import Any
 
 import orjson
 import pytest
-from migrate.verify import verify
 
 from migrate.convert import Conversion, OpenedSource
+from migrate.model.digest import DiffID, Digest, chain_ids
 from migrate.model.options import ConvertOptions, EmptyLayers
 from migrate.progress import SilentProgress
 from migrate.readers.detect import open_source
+from migrate.verify import verify
 from migrate.writers.open_target import open_target
 from tests.cases import Case, case, save_cases
 
@@ -40,7 +41,10 @@ def test_kept_layers_give_docker_s_own_images(case: Case, tmp_path: Path) -> Non
     got = {image["image_id"]: image for image in report["images"]}
     assert set(got) == set(expected)
     for image_id, image in got.items():
-        assert [layer["diff_id"] for layer in image["layers"]] == expected[image_id]["diff_ids"]
+        diff_ids = [layer["diff_id"] for layer in image["layers"]]
+        assert diff_ids == expected[image_id]["diff_ids"] == expected[image_id]["inspect_rootfs"]["Layers"]
+        chain = chain_ids(DiffID(Digest.parse(diff_id)) for diff_id in diff_ids)
+        assert [str(one) for one in chain] == expected[image_id]["chain_ids"]
         config = (tmp_path / "layout" / "blobs" / "sha256" / image_id.removeprefix("sha256:")).read_bytes()
         assert config == case.configs[expected[image_id]["config"]]
 
