@@ -60,7 +60,7 @@ def build(place: Path, files: int, size: int) -> Path:
     (store / "devicemapper").mkdir(parents=True)
     pool = PoolBuilder(store / "devicemapper")
     pool.add(1, image)
-    changed = [f"sif rootfs/dir{at // 100:04d}/file{at:06d} mtime @1500000000" for at in range(50, files, 100)]
+    changed = [f"sif rootfs/dir{at // 100:04d}/file{at:06d} mtime @1500000000" for at in range(files // 100)]
     debugfs(image, *changed)
     pool.add(2, image, parent=1)
     pool.write_metadata()

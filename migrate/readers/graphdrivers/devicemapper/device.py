@@ -49,6 +49,10 @@ class ThinDevice(io.RawIOBase):
             done += len(part)
 
     def read_at(self, offset: int, size: int) -> bytes:
+        if offset >= 0 and offset + size <= self.size:
+            target, room = self._locate(offset)
+            if target is not None and size <= room:
+                return self.data.read_at(target, size)
         content = bytearray(size)
         self.read_into(memoryview(content), offset)
         return bytes(content)

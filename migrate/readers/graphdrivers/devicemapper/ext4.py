@@ -17,6 +17,7 @@ from migrate.readers.graphdrivers.devicemapper.dissection import open_extfs
 from migrate.readers.graphdrivers.devicemapper.filesystem import (
     DIRECTORY_BYTES,
     FILE_EXTENTS,
+    FOREIGN,
     LINK_BYTES,
     XATTR_BYTES,
     Directory,
@@ -43,7 +44,7 @@ _MOST_DEPTH: Final = 5
 _UNWRITTEN: Final = 0x8000
 _XATTR_MAGIC: Final = 0xEA020000
 _PREFIXES: Final = {1: b"user.", 4: b"trusted.", 6: b"security."}
-_INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHH")
+_INODE = struct.Struct("<HHIIIiIHHIII60sIIIIHHHH")
 """mode, uid, size, four times, gid, links, blocks, flags, version, block map, generation, attributes, size's high half,
 obsolete, blocks' and attributes' high halves, uid's and gid's"""
 _EXTENT = struct.Struct("<IHHI")
@@ -70,6 +71,7 @@ class Ext4:
         self._inode_size = int(superblock.s_inode_size) if superblock.s_rev_level else _OLD_INODE_SIZE
         self._wide = bool(superblock.s_feature_incompat & _64BIT) and superblock.s_desc_size >= 64
         self._descriptor_size = int(superblock.s_desc_size) if self._wide else 32
+        self._tables: dict[int, int] = {}
         self._journal_inode = int(superblock.s_journal_inum)
         self.needs_recovery = bool(superblock.s_feature_incompat & _RECOVER)
         self._check_features(superblock)
@@ -94,39 +96,27 @@ class Ext4:
             )
 
     def read_inode(self, number: int) -> Inode:
-        with naming(f"ext4 inode {number}"):
-            return self._decode(number, self._pages.read_at(self.inode_offset(number), self._inode_size))
+        raw = self._pages.read_at(self.inode_offset(number), self._inode_size)
+        try:
+            return _decode(number, raw)
+        except FOREIGN as exc:
+            raise DamagedError(f"ext4 inode {number}: cannot be understood: {exc}") from exc
 
     def inode_offset(self, number: int) -> int:
         if not 1 <= number <= self._inode_count:
             raise DamagedError(f"ext4 inode {number}: the file system has only {self._inode_count:,} inodes")
         group, index = divmod(number - 1, self._inodes_per_group)
-        raw = self._pages.read_at(self._groups_offset + group * self._descriptor_size, self._descriptor_size)
-        table = int.from_bytes(raw[8:12], "little")
-        if self._wide:
-            table |= int.from_bytes(raw[40:44], "little") << 32
-        if not 0 < table < self._block_count:
-            raise DamagedError(f"ext4 group {group}: its inode table lies at block {table}, beyond the file system")
-        return table * self._block_size + index * self._inode_size
+        table = self._tables.get(group)
+        if table is None:
+            table = self._tables[group] = self._inode_table(group)
+        return table + index * self._inode_size
 
-    def _decode(self, number: int, raw: bytes) -> Inode:
-        mode, uid, size, _, _, _, _, gid, links, _, _, _, _, _, _, size_high, _, _, _, uid_high, gid_high = (
-            _INODE.unpack_from(raw)
-        )
-        if not mode or not links:
-            raise DamagedError(f"ext4 inode {number}: has a name but is deleted")
-        wide = stat.S_ISREG(mode) or stat.S_ISDIR(mode)  # elsewhere the word means something else
-        return Inode(
-            number=number,
-            mode=mode,
-            uid=uid | uid_high << 16,
-            gid=gid | gid_high << 16,
-            size=size | size_high << 32 if wide else size,
-            mtime_ns=_mtime(raw),
-            rdev=_rdev(raw) if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
-            nlink=links,
-            raw=raw,
-        )
+    def _inode_table(self, group: int) -> int:
+        raw = self._pages.read_at(self._groups_offset + group * self._descriptor_size, self._descriptor_size)
+        block = int.from_bytes(raw[8:12], "little")
+        if self._wide:
+            block |= int.from_bytes(raw[40:44], "little") << 32
+        return self._block_offset(block, f"ext4 group {group}")
 
     def read_directory(self, inode: Inode) -> Directory:
         where = f"ext4 directory {inode.number}"
@@ -291,6 +281,28 @@ def _extent_entries(node: bytes, depth: int | None, where: str) -> tuple[list[tu
     return entries, level
 
 
+def _decode(number: int, raw: bytes) -> Inode:
+    mode, uid, size, _, _, seconds, _, gid, links, _, _, _, _, _, _, size_high, _, _, _, uid_high, gid_high = (
+        _INODE.unpack_from(raw)
+    )
+    if not mode or not links:
+        raise DamagedError(f"ext4 inode {number}: has a name but is deleted")
+    kind = stat.S_IFMT(mode)
+    if kind in (stat.S_IFREG, stat.S_IFDIR):  # elsewhere the word means something else
+        size |= size_high << 32
+    return Inode(
+        number=number,
+        mode=mode,
+        uid=uid | uid_high << 16,
+        gid=gid | gid_high << 16,
+        size=size,
+        mtime_ns=_mtime(seconds, raw),
+        rdev=_rdev(raw) if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0,
+        nlink=links,
+        raw=raw,
+    )
+
+
 def _is_fast_link(inode: Inode) -> bool:
     """A short target lies where the extents of a long one would."""
     return inode.size < 60 and not _flags(inode) & _INODE_EXTENTS
@@ -316,13 +328,12 @@ def _extra_body(raw: bytes) -> bytes:
     return raw[_OLD_INODE_SIZE + size :] if size else b""
 
 
-def _mtime(raw: bytes) -> int:
+def _mtime(seconds: int, raw: bytes) -> int:
     """Seconds are signed; two more bits of the extra word lift them beyond 2038, the other thirty are nanoseconds."""
-    (seconds,) = struct.unpack_from("<i", raw, 16)
     if _extra_size(raw) < 12:
-        return int(seconds) * 1_000_000_000
-    (extra,) = struct.unpack_from("<I", raw, 136)
-    return (int(seconds) + ((int(extra) & 3) << 32)) * 1_000_000_000 + (int(extra) >> 2)
+        return seconds * 1_000_000_000
+    extra = int.from_bytes(raw[136:140], "little")
+    return (seconds + ((extra & 3) << 32)) * 1_000_000_000 + (extra >> 2)
 
 
 def _rdev(raw: bytes) -> int:

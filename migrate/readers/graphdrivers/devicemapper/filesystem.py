@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from migrate.errors import DamagedError
 
@@ -27,11 +27,19 @@ XATTR_BYTES: Final = 64 * 1024
 FILE_EXTENTS: Final = 4_000_000
 """Pieces of one file."""
 
-_FOREIGN = (struct.error, EOFError, IndexError, KeyError, ValueError, TypeError, ArithmeticError, NotImplementedError)
+FOREIGN: Final = (
+    struct.error,
+    EOFError,
+    IndexError,
+    KeyError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    NotImplementedError,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Inode:
+class Inode(NamedTuple):
     """An inode as stat(2) would show it. `raw` is the inode itself, for the file system that made it."""
 
     number: int
@@ -45,8 +53,7 @@ class Inode:
     raw: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """A piece of a file, in bytes: `start` in the file, `offset` on the device. What no extent covers is zeros."""
 
     start: int
@@ -100,7 +107,7 @@ class ReadsDevice(Protocol):
 
 
 class ExtentFile(io.RawIOBase):
-    """A file's content over its extents. A read is short only at the end."""
+    """A file's content over its extents, unbuffered. A read is short only at the end."""
 
     def __init__(self, device: ReadsDevice, extents: Sequence[Extent], size: int) -> None:
         super().__init__()
@@ -116,6 +123,18 @@ class ExtentFile(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
+    def read(self, size: int = -1, /) -> bytes:
+        left = self._size - self._position
+        count = max(0, left if size < 0 else min(size, left))
+        extent = self._current()
+        if extent is not None and extent.start <= self._position and self._position + count <= _end(extent):
+            content = self._device.read_at(extent.offset + self._position - extent.start, count)
+            self._position += count
+            return content
+        joined = bytearray(count)
+        self.readinto(joined)
+        return bytes(joined)
+
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         view = memoryview(buffer).cast("B")
         count = max(0, min(len(view), self._size - self._position))
@@ -125,10 +144,7 @@ class ExtentFile(io.RawIOBase):
         return count
 
     def _read_piece(self, view: memoryview) -> int:
-        extents = self._extents
-        while self._next < len(extents) and self._position >= _end(extents[self._next]):
-            self._next += 1
-        extent = extents[self._next] if self._next < len(extents) else None
+        extent = self._current()
         if extent is None or extent.start > self._position:
             gap = len(view) if extent is None else min(len(view), extent.start - self._position)
             view[:gap] = bytes(gap)
@@ -139,6 +155,12 @@ class ExtentFile(io.RawIOBase):
         self._device.read_into(piece, extent.offset + inside)
         self._position += len(piece)
         return len(piece)
+
+    def _current(self) -> Extent | None:
+        """The extent that holds the position, or the next one."""
+        while self._next < len(self._extents) and self._position >= _end(self._extents[self._next]):
+            self._next += 1
+        return self._extents[self._next] if self._next < len(self._extents) else None
 
 
 def _end(extent: Extent) -> int:
@@ -165,7 +187,7 @@ def naming(where: str) -> Iterator[None]:
     """Turns what slicing and unpacking damaged bytes can raise into a DamagedError that says where."""
     try:
         yield
-    except _FOREIGN as exc:
+    except FOREIGN as exc:
         raise DamagedError(f"{where}: cannot be understood: {type(exc).__name__}: {exc}") from exc
 
 

@@ -43,9 +43,16 @@ class ImageFile:
         self.bytes_read += done  # a figure for tests and benchmarks; a lost update does no harm
 
     def read_at(self, offset: int, size: int) -> bytes:
-        content = bytearray(size)
-        self.read_into(memoryview(content), offset)
-        return bytes(content)
+        try:
+            content = os.pread(self._fd, size, offset)
+        except (OSError, OverflowError) as exc:
+            raise SourceError(f"{self.path}: cannot be read at byte {offset:,}: {exc}") from exc
+        self.bytes_read += len(content)
+        if len(content) == size:
+            return content
+        rest = bytearray(size - len(content))
+        self.read_into(memoryview(rest), offset + len(content))
+        return content + rest
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -57,6 +57,11 @@ class ReplayedDevice(ThinDevice):
             end = min(offset + len(view), (block + 1) * unit)
             view[start - offset : end - offset] = content[start - block * unit : end - block * unit]
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        content = bytearray(size)
+        self.read_into(memoryview(content), offset)
+        return bytes(content)
+
     def pool_position(self, offset: int) -> int | None:
         return None if offset // self._unit in self._replaced else super().pool_position(offset)
 

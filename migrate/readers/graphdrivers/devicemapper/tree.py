@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import stat
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final, cast
@@ -14,12 +13,11 @@ from migrate.readers.graphdrivers.devicemapper.filesystem import (
     Inode,
 )
 from migrate.readers.graphdrivers.devicemapper.sharing import SharedFileSystem
-from migrate.readers.graphdrivers.tree import TreeEntry
+from migrate.readers.graphdrivers.tree import Facts, TreeEntry, entries_of
 
 PATH_DEPTH: Final = 2048
 """Components of one path. A path of PATH_MAX bytes has no more."""
 _MOST_PATHS: Final = 200_000
-_BUFFER: Final = 128 * 1024
 
 
 class ImageTree:
@@ -39,13 +37,19 @@ class ImageTree:
         self._chains = {b"": chain}
 
     def lstat(self, path: bytes) -> TreeEntry:
-        return self._entry(path, self._find(path))
+        _, mode, uid, gid, size, mtime_ns, rdev, nlink, _ = inode = self._find(path)
+        return TreeEntry(path, mode, uid, gid, size, mtime_ns, rdev, self._number, inode.number, nlink)
 
     def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
-        prefix = path + b"/" if path else b""
-        directory = self._directory(self._chain(path), path)
-        read_inode = self._file_system.read_inode
-        return [self._entry(prefix + name, read_inode(number)) for name, number in directory.names]
+        return entries_of(path, self.list_facts(path))
+
+    def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
+        read_inode, device = self._file_system.read_inode, self._number
+        found: dict[bytes, Facts] = {}
+        for name, number in self._directory(self._chain(path), path).names:
+            _, mode, uid, gid, size, mtime_ns, rdev, nlink, _ = read_inode(number)
+            found[name] = (mode, uid, gid, size, mtime_ns, rdev, device, number, nlink)
+        return found
 
     def read_capability(self, path: bytes) -> bytes | None:
         return self.read_xattrs(path).get(b"security.capability")
@@ -63,22 +67,7 @@ class ImageTree:
         inode = self._find(path)
         if not stat.S_ISREG(inode.mode):
             raise DamagedError(f"{_shown(path)}: is no regular file")
-        content = ExtentFile(self._file_system.device, self._file_system.read_extents(inode), inode.size)
-        return cast(BinaryIO, io.BufferedReader(content, _BUFFER))
-
-    def _entry(self, path: bytes, inode: Inode) -> TreeEntry:
-        return TreeEntry(
-            path,
-            inode.mode,
-            inode.uid,
-            inode.gid,
-            inode.size,
-            inode.mtime_ns,
-            inode.rdev,
-            self._number,
-            inode.number,
-            inode.nlink,
-        )
+        return cast(BinaryIO, ExtentFile(self._file_system.device, self._file_system.read_extents(inode), inode.size))
 
     def _find(self, path: bytes) -> Inode:
         if not path:
@@ -139,6 +128,10 @@ class EmptyTree:
     def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
         self.lstat(path)
         return ()
+
+    def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
+        self.lstat(path)
+        return {}
 
     def read_link(self, path: bytes) -> bytes:
         self.lstat(path)

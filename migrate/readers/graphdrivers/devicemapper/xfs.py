@@ -20,6 +20,7 @@ from migrate.readers.graphdrivers.devicemapper.dissection import open_xfs
 from migrate.readers.graphdrivers.devicemapper.filesystem import (
     DIRECTORY_BYTES,
     FILE_EXTENTS,
+    FOREIGN,
     LINK_BYTES,
     Directory,
     Extent,
@@ -112,9 +113,11 @@ class Xfs:
             )
 
     def read_inode(self, number: int) -> Inode:
-        where = f"XFS inode {number}"
-        with naming(where):
-            return self._decode(number, self._pages.read_at(self.inode_offset(number), self._inode_size), where)
+        raw = self._pages.read_at(self.inode_offset(number), self._inode_size)
+        try:
+            return self._decode(number, raw, f"XFS inode {number}")
+        except FOREIGN as exc:
+            raise DamagedError(f"XFS inode {number}: cannot be understood: {exc}") from exc
 
     def inode_offset(self, number: int) -> int:
         block, index = number >> self._block_bits, number & ((1 << self._block_bits) - 1)
