@@ -80,7 +80,7 @@ class Comparison:
         self._new, self._old = new, old
         self._new_capability, self._old_capability = capability_reader(new), capability_reader(old)
         self._new_facts, self._old_facts = _facts_reader(new), _facts_reader(old)
-        self._by_name = isinstance(new, ListsNames) and isinstance(old, ListsNames)
+        self._named = (new, old) if isinstance(new, ListsNames) and isinstance(old, ListsNames) else None
         self._pending: list[tuple[TreeEntry, TreeEntry | None]] = []
 
     def run(self) -> dict[bytes, TreeEntry | None]:
@@ -102,8 +102,8 @@ class Comparison:
 
     def _compare_directories(self, new: TreeEntry, old: TreeEntry) -> None:
         same_device = new.device == old.device
-        if same_device and self._by_name:
-            self._compare_names(new.path)
+        if same_device and self._named is not None:
+            self._compare_names(new.path, *self._named)
             return
         prefix = new.path + b"/" if new.path else b""
         olds = dict(self._old_facts(new.path))
@@ -119,10 +119,9 @@ class Comparison:
         self.copies += copies
         self._found.update((prefix + name, None) for name in olds)
 
-    def _compare_names(self, path: bytes) -> None:
+    def _compare_names(self, path: bytes, new_tree: ListsNames, old_tree: ListsNames) -> None:
         """Two directories on one device: entries are described only where names or inodes differ."""
-        assert isinstance(self._new, ListsNames) and isinstance(self._old, ListsNames)
-        news, olds = self._new.list_names(path), self._old.list_names(path)
+        news, olds = new_tree.list_names(path), old_tree.list_names(path)
         if news == olds:
             return
         prefix = path + b"/" if path else b""
