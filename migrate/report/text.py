@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
+from migrate.model.digest import Digest
 from migrate.report.deep_text import render_deep
 from migrate.report.document import Failure, Report
 from migrate.report.savings import LayerUse
@@ -12,6 +13,7 @@ from migrate.report.tables import Column, Paint, Style, printable, render_table,
 from migrate.report.units import count, format_seconds, format_share, format_size
 
 _LIST_LIMIT = 20
+_LOST_SHOWN = 3
 
 
 def render_text(
@@ -116,7 +118,7 @@ class _Page:
         rows = self.report.conflicts
         lines = [
             f"  {printable(row.reference)} ({printable(str(row.platform))})\n    kept {row.kept}\n"
-            + "\n".join(f"    lost {digest}" for digest in row.others)
+            + "\n".join(_lost(row.others))
             for row in rows[:_LIST_LIMIT]
         ]
         return self.section(f"Conflicts ({len(rows):,})", lines, len(rows), "conflict", Style.YELLOW)
@@ -160,8 +162,14 @@ def _warnings(report: Report) -> Iterator[str]:
         yield from (f"{image.title}: {text}" for text in image.warnings)
 
 
+def _lost(digests: Sequence[Digest]) -> Iterator[str]:
+    yield from (f"    lost {digest}" for digest in digests[:_LOST_SHOWN])
+    if len(digests) > _LOST_SHOWN:
+        yield f"    … and {len(digests) - _LOST_SHOWN:,} more"
+
+
 def _users(titles: Iterable[str]) -> str:
-    titles = list(titles)
+    titles = list(dict.fromkeys(titles))
     return ", ".join(titles[:2]) + (f" + {len(titles) - 2:,} more" if len(titles) > 2 else "")
 
 

@@ -309,7 +309,7 @@
       const rect = el("rect", { svg: true, class: `fill-${kind(use)}`, x: x.toFixed(1), y: y.toFixed(1), width: w.toFixed(1), height: h.toFixed(1) });
       rect.append(el("title", { svg: true }, `${size(use.size)}, ${plural(use.images, "image")}, ${use.copies > 1 ? `${use.copies} copies merged` : KINDS[kind(use)]}\n${text}\nsha256:${use.diff}`));
       svg.append(rect);
-      const room = Math.floor((w - 10) / 7);
+      const room = Math.floor((w - 10) / 7.7);
       if (room >= size(use.size).length && h >= 20) svg.append(el("text", { svg: true, x: (x + 5).toFixed(1), y: (y + 15).toFixed(1), "aria-hidden": "true" }, size(use.size)));
       if (room >= 8 && h >= 38) svg.append(el("text", { svg: true, x: (x + 5).toFixed(1), y: (y + 31).toFixed(1), "aria-hidden": "true" }, text.length > room ? text.slice(0, room - 1) + "…" : text));
     });

@@ -90,6 +90,6 @@ def test_deep_findings(report: Report) -> None:
     }
     text = render_text(dataclasses.replace(report, deep=deep))
     assert "Layers with equal entries in other bytes: 5.00 kB" in text
-    assert "differ in times  sha256:aaaaaaaaaaaa sha256:bbbbbbbbbbbb" in text
+    assert "differ in times  aaaaaaaaaaaa bbbbbbbbbbbb" in text
     assert "/x\\x1b" in text
     assert "it covers the layers that came first" in text
