@@ -376,8 +376,7 @@ class StagingArea:
             for temporary, name, _ in group:
                 self.files.rename(temporary, name, self._run.fd, self._root_fd)
                 parents[name.rpartition("/")[0]] = None
-            for parent in parents:
-                self.sync_directory(parent)
+            self._sync_parents(list(parents))
         except OSError as exc:
             self._error = target_error(exc, f"{self.root}: writing failed")
             self._error.__cause__ = exc
@@ -390,6 +389,13 @@ class StagingArea:
             self.files.sync_directory(fd)
         finally:
             os.close(fd)
+
+    def _sync_parents(self, parents: list[str]) -> None:
+        """A registry's tree has a directory for each file; many of them are synced at once."""
+        if len(parents) >= _SYNC_EACH_BELOW and self.files.sync_file_system(self._run.fd):
+            return
+        for parent in parents:
+            self.sync_directory(parent)
 
     def _sync_data(self, group: list[tuple[str, str, int]]) -> None:
         if len(group) >= _SYNC_EACH_BELOW and self.files.sync_file_system(self._run.fd):

@@ -60,6 +60,7 @@ class LocalRegistryTree:
         self._lock = threading.Lock()
         self._known_folders: set[str] = {""}
         self._new_folders: list[str] = []
+        self._no_clones_from: set[int] = set()
         self._prepare()
         self._area = StagingArea(self.root, files)
         try:
@@ -97,10 +98,22 @@ class LocalRegistryTree:
             return False
         if self.has_blob(digest, size):
             return True
-        hard = self._link == "hard"
-        return self._blobs.link(path, digest, size, hard=hard) or (
-            hard and self._blobs.link(path, digest, size, hard=False)
-        )
+        if self._link == "hard" and self._blobs.link(path, digest, size, hard=True):
+            return True
+        return self._clone(path, digest, size)
+
+    def _clone(self, path: str, digest: Digest, size: int) -> bool:
+        """A file system that could not clone one blob is not asked for the next."""
+        try:
+            device = os.stat(path).st_dev
+        except OSError:
+            return False
+        if device in self._no_clones_from:
+            return False
+        cloned = self._blobs.link(path, digest, size, hard=False)
+        if not cloned:
+            self._no_clones_from.add(device)
+        return cloned
 
     def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None:
         return self._record.known_blob(diff_id, compression)
