@@ -108,7 +108,7 @@ def _document(image: MappedImage) -> dict[str, Any]:
     return {
         "legacy_id": image.legacy_id,
         "image_id": str(image.image_id),
-        "manifest_digest": str(image.manifest_digest),
+        "manifest_digest": None if image.manifest_digest is None else str(image.manifest_digest),
         "references": list(image.references),
         "names": list(image.names),
         "containers": list(image.containers),
@@ -161,7 +161,7 @@ def _write_table(images: Iterable[MappedImage], full: bool) -> None:
         (
             image.legacy_id[:cut],
             image.image_id.hex[:cut],
-            image.manifest_digest.hex[:cut],
+            "" if image.manifest_digest is None else image.manifest_digest.hex[:cut],
             ", ".join(image.references) or "<none>",
             str(len(image.containers) or ""),
         )
@@ -182,7 +182,7 @@ def _image_details(image: MappedImage) -> str:
     rows = [
         ("legacy ID", [image.legacy_id]),
         ("image ID", [str(image.image_id)]),
-        ("digest", [str(image.manifest_digest)]),
+        ("digest", [str(image.manifest_digest or "not known: nothing was compressed (a plan)")]),
         ("references", list(image.references) or ["<none>"]),
         ("now named", changed),
         ("containers", list(image.containers)),

@@ -208,9 +208,9 @@ def _image_rows(walk: _Walk, layers: Mapping[DiffID, ScannedLayer]) -> list[dict
                 {
                     "bytes": waste,
                     "image": image.title,
-                    "manifest_digest": str(image.manifest_digest),
+                    "image_id": str(image.image_id),
                     "file_bytes": total,
                     "efficiency": round(1 - waste / total, 4) if total else 1.0,
                 }
             )
-    return sorted(rows, key=lambda row: (-row["bytes"], row["image"], row["manifest_digest"]))
+    return sorted(rows, key=lambda row: (-row["bytes"], row["image"], row["image_id"]))

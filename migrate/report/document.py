@@ -67,13 +67,16 @@ class ReportLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportImage:
-    """One image. `layers` base first; `references` as the source names them, `names` as the target does."""
+    """One image. `layers` base first; `references` as the source names them, `names` as the target does.
+
+    `manifest_digest` is None where a dry run did not compress: a manifest names blobs, so there was none to hash.
+    """
 
     source: str
     references: tuple[str, ...]
     legacy_id: str
     image_id: ImageID
-    manifest_digest: Digest
+    manifest_digest: Digest | None
     platform: Platform
     created: str | None
     exact: bool

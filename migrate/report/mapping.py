@@ -16,7 +16,7 @@ class MappedImage:
 
     legacy_id: str
     image_id: ImageID
-    manifest_digest: Digest
+    manifest_digest: Digest | None
     references: tuple[str, ...]
     names: tuple[str, ...]
     containers: tuple[str, ...]
@@ -34,9 +34,9 @@ class MappedLayer:
 
 def map_images(report: Report) -> tuple[MappedImage, ...]:
     """Every image once, sorted by legacy ID: equal images of several sources are one row."""
-    groups: dict[tuple[str, Digest], list[ReportImage]] = {}
+    groups: dict[tuple[str, ImageID], list[ReportImage]] = {}
     for image in report.images:
-        groups.setdefault((image.legacy_id, image.manifest_digest), []).append(image)
+        groups.setdefault((image.legacy_id, image.image_id), []).append(image)
     return tuple(_merge(groups[key]) for key in sorted(groups))
 
 
@@ -71,7 +71,8 @@ def find_images(images: Iterable[MappedImage], text: str) -> tuple[MappedImage, 
 
 
 def _ids(image: MappedImage) -> tuple[str, ...]:
-    return (image.legacy_id, image.image_id.hex, image.manifest_digest.hex, *image.containers)
+    manifest = () if image.manifest_digest is None else (image.manifest_digest.hex,)
+    return (image.legacy_id, image.image_id.hex, *manifest, *image.containers)
 
 
 def _is_named(image: MappedImage, text: str) -> bool:
@@ -81,10 +82,10 @@ def _is_named(image: MappedImage, text: str) -> bool:
 
 def find_layers(report: Report, images: Iterable[MappedImage], prefix: str) -> tuple[MappedLayer, ...]:
     """Layers inside chains whose legacy ID begins with `prefix`, sorted by it."""
-    rows = {(image.legacy_id, image.manifest_digest): image for image in images}
-    found: dict[ReportLayer, dict[tuple[str, Digest], MappedImage]] = {}
+    rows = {(image.legacy_id, image.image_id): image for image in images}
+    found: dict[ReportLayer, dict[tuple[str, ImageID], MappedImage]] = {}
     for image in report.images:
-        key = (image.legacy_id, image.manifest_digest)
+        key = (image.legacy_id, image.image_id)
         for layer in image.layers:
             if layer.legacy_id.startswith(prefix):
                 found.setdefault(layer, {})[key] = rows[key]

@@ -170,7 +170,7 @@ def _image_rows(images: Iterable[ImageInput]) -> Iterable[ReportImage]:
             references=tuple(sorted(entry.references)),
             legacy_id=entry.legacy_id,
             image_id=entry.image.image_id,
-            manifest_digest=entry.image.manifest_digest,
+            manifest_digest=entry.image.manifest_digest if entry.image.manifest else None,
             platform=entry.image.platform,
             created=entry.image.created,
             exact=entry.certain and all(hashed is None or hashed.exact for _, hashed in entry.chain),
@@ -232,7 +232,7 @@ def _sorted_conflict(conflict: Conflict) -> Conflict:
 
 
 def _image_order(image: ReportImage) -> tuple[object, ...]:
-    return (image.source, not image.references, image.references, image.legacy_id, image.manifest_digest)
+    return (image.source, not image.references, image.references, image.legacy_id, image.image_id)
 
 
 def _conflict_order(conflict: Conflict) -> tuple[object, ...]:

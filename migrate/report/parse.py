@@ -186,7 +186,7 @@ def _parse_image(node: _Node) -> ReportImage:
         references=node.field("references").rows(_Node.text),
         legacy_id=node.field("legacy_id").text(),
         image_id=ImageID(node.field("image_id").digest()),
-        manifest_digest=node.field("manifest_digest").digest(),
+        manifest_digest=node.field("manifest_digest").optional_digest(),
         platform=_parse_platform(node.field("platform")),
         created=node.field("created").optional_text(),
         exact=node.field("exact").flag(),

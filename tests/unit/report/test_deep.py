@@ -141,6 +141,7 @@ def test_files_that_a_later_layer_replaces_or_deletes() -> None:
     (image,) = result["images"]
     assert image["image"] == "image:0"
     assert image["bytes"] == len(BIG) + 10
+    assert image["image_id"].startswith("sha256:")
     assert image["file_bytes"] == len(BIG) + 10 + 1 + 3 + 1
 
 

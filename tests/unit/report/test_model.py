@@ -126,3 +126,11 @@ def _report(sources: list[SourceInput], images: list[ImageInput]) -> Report:
 
 def test_digests_are_digests(report: Report) -> None:
     assert all(isinstance(image.image_id, Digest) for image in report.images)
+
+
+def test_a_manifest_that_could_not_be_made_has_no_digest() -> None:
+    layer = dataclasses.replace(hashed("a", 10), blob=None)
+    source = SourceInput(location="a", type="docker-archive", layers={"one": layer})
+    made = image_input("a", [("one", layer)])
+    without = dataclasses.replace(made, image=dataclasses.replace(made.image, manifest=b""))
+    assert _report([source], [without]).images[0].manifest_digest is None
