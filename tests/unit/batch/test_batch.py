@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from migrate.readers.detect import open_source
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests import poison
+from tests.archives import V1Archive, layer_tar
 from tests.shelves import archive, files_of, journal_of, sources_in, write_shelf
 
 
@@ -49,6 +52,18 @@ def run(shelf: Path, target: Path, jobs: int = 2, **changes: object) -> BatchOut
     return run_batch(request(shelf, target, jobs, **changes), SilentProgress(), threads)
 
 
+def convert(shelf: Path, layout: Path) -> None:
+    """What `convert` makes of the archives of a shelf."""
+    options = ConvertOptions(exact_sizes=True)
+    sources = [OpenedSource(str(path), open_source(str(path))) for path in sorted(shelf.rglob("*.tar*"), key=str)]
+    target = OciLayout(layout, options)
+    Conversion(sources, options, target).run()
+    target.close()
+    for opened in sources:
+        assert opened.source is not None
+        opened.source.close()
+
+
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shelf(tmp_path_factory.mktemp("batch") / "shelf")
@@ -77,15 +92,7 @@ def test_any_number_of_workers_of_any_kind_gives_the_same_bytes(shelf: Path, tmp
 
 def test_a_batch_makes_what_convert_makes(shelf: Path, tmp_path: Path) -> None:
     run(shelf, tmp_path / "batch")
-    options = ConvertOptions(exact_sizes=True)
-    paths = sorted(str(path) for path in shelf.rglob("*.tar*"))
-    sources = [OpenedSource(path, open_source(path)) for path in paths]
-    target = OciLayout(tmp_path / "convert", options)
-    Conversion(sources, options, target).run()
-    target.close()
-    for opened in sources:
-        assert opened.source is not None
-        opened.source.close()
+    convert(shelf, tmp_path / "convert")
     one, other = files_of(tmp_path / "batch"), files_of(tmp_path / "convert")
     del one["migration-report.json"], other["migration-report.json"]  # only batch accounts for other files
     assert one == other
@@ -201,3 +208,45 @@ def test_a_target_that_fails_ends_the_run(shelf: Path, tmp_path: Path) -> None:
 def test_targets_that_workers_cannot_share_are_refused(shelf: Path, target: str) -> None:
     with pytest.raises(UsageError):
         run_batch(replace(request(shelf, Path()), target=target), SilentProgress(), threads)
+
+
+def carrying_archive(name: str, level: int) -> bytes:
+    """An archive whose base layer stands there compressed, as registries and some tools store it."""
+    made = V1Archive()
+    made.layer("base", tar=gzip.compress(layer_tar("base.txt", content=b"base " * 4_000), level, mtime=0))
+    made.tag(f"team/{name}", "latest", made.layer(name, "base"))
+    return made.build()
+
+
+@pytest.mark.parametrize("names", [("0", "5", "9"), ("9", "5", "0"), ("5", "0", "9")])
+def test_who_stores_a_layer_first_does_not_decide_which_blob_stays(names: tuple[str, ...], tmp_path: Path) -> None:
+    """One source compresses the base, two others bring it compressed; workers meet them in any order."""
+    contents = [archive("plain"), carrying_archive("big", 1), carrying_archive("small", 9)]
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    for name, content in zip(names, contents, strict=True):
+        (shelf / f"{name}.tar").write_bytes(content)
+    run(shelf, tmp_path / "one", jobs=1)
+    blob = hashlib.sha256(gzip.compress(layer_tar("base.txt", content=b"base " * 4_000), 9, mtime=0)).hexdigest()
+    assert (tmp_path / "one" / "blobs" / "sha256" / blob).exists()
+    assert verify(str(tmp_path / "one"), 1, SilentProgress()) == []
+    convert(shelf, tmp_path / "convert")
+    one, other = files_of(tmp_path / "one"), files_of(tmp_path / "convert")
+    assert set(one) == set(other)
+    del one["migration-report.json"], other["migration-report.json"]
+    assert one == other
+
+
+def test_what_an_index_names_stays_when_a_better_blob_comes(tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    (shelf / "1.tar").write_bytes(archive("plain"))
+    run(shelf, tmp_path / "out")
+    before = files_of(tmp_path / "out")
+    (shelf / "2.tar").write_bytes(carrying_archive("small", 9))
+    outcome = run(shelf, tmp_path / "out")
+    assert outcome.report is not None
+    assert not outcome.report.conflicts
+    after = files_of(tmp_path / "out")
+    assert {name for name in before if name.startswith("blobs/")} <= set(after)
+    assert verify(str(tmp_path / "out"), 1, SilentProgress()) == []

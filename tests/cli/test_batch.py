@@ -1,0 +1,216 @@
+"""`migrate batch` as a user runs it, killed and interrupted, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.command import migrate
+from tests.shelves import archive, files_of, journal_of, sources_in, write_shelf
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shelf(tmp_path_factory.mktemp("batch") / "shelf")
+
+
+@pytest.fixture(scope="module")
+def long_shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough sources that a run can be stopped in the middle of it."""
+    directory = tmp_path_factory.mktemp("batch") / "shelf"
+    directory.mkdir()
+    for number in range(150):
+        (directory / f"{number:03}.tar").write_bytes(archive(f"app{number % 10}", number))
+    return directory
+
+
+@contextmanager
+def running(shelf: Path, target: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A batch that has finished a third of the shelf when the block begins, as its events say."""
+    command = [sys.executable, "-m", "migrate", "batch", *options, "--progress", "json", str(shelf), str(target)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        finished = 0
+        while finished < 50:
+            line = process.stderr.readline()
+            assert line, "the batch ended too early"
+            finished += json.loads(line)["event"] == "finished"
+        yield process
+
+
+def test_a_shelf_is_converted_and_accounted_for(shelf: Path, tmp_path: Path) -> None:
+    lists = [f"--{kind}-list={tmp_path / kind}" for kind in ("failed", "skipped", "converted")]
+    result = migrate("batch", "--jobs", "2", *lists, shelf, tmp_path / "out")
+    assert result.code == 3
+    assert "15 sources\n  converted        13\n  failed            1\n  skipped           1\n" in result.out
+    assert "repeated across sources" in result.out
+    assert result.errors and all("cut.tar" in line or "layer" in line for line in result.errors)
+    assert (tmp_path / "failed").read_text() == f"{shelf}/cut.tar\n"
+    assert (tmp_path / "skipped").read_text() == f"{shelf}/readme.txt\n"
+    assert len((tmp_path / "converted").read_text().splitlines()) == 13
+    assert migrate("verify", tmp_path / "out").code == 0
+
+
+def test_lists_feed_the_next_run(shelf: Path, tmp_path: Path) -> None:
+    first = migrate("batch", f"--converted-list={tmp_path / 'list'}", shelf, tmp_path / "one")
+    assert first.code == 3
+    second = migrate("batch", "--from-file", "-", tmp_path / "two", stdin=(tmp_path / "list").read_bytes())
+    assert second.code == 0
+    third = migrate("batch", "--from-file", tmp_path / "list", "--report", "-", tmp_path / "three")
+    assert third.json()["totals"]["images"] == 13
+
+
+def test_events_are_json_lines(shelf: Path, tmp_path: Path) -> None:
+    result = migrate("batch", "--progress", "json", shelf, tmp_path / "out")
+    lines = [json.loads(line) for line in result.err.splitlines() if line.startswith("{")]
+    assert [line["stage"] for line in lines if line["event"] == "stage"] == ["batch", "merge"]
+    assert lines[0]["total_items"] == 15
+    finished = [line for line in lines if line["event"] == "finished"]
+    assert sorted(line["outcome"] for line in finished) == ["converted"] * 13 + ["failed", "skipped"]
+    assert all(line["bytes"] >= 0 and line["name"].startswith(str(shelf)) for line in finished)
+
+
+def test_a_killed_run_continues_and_reads_nothing_twice(long_shelf: Path, tmp_path: Path) -> None:
+    with running(long_shelf, tmp_path / "out", "--jobs", "2") as process:
+        process.kill()
+    before = sources_in(journal_of_torn(tmp_path / "out"))
+    assert len(before) >= 50
+    result = migrate("batch", "--jobs", "2", long_shelf, tmp_path / "out")
+    assert result.code == 0, result.err
+    after = sources_in(journal_of_torn(tmp_path / "out"))
+    assert after == sorted(set(after))
+    assert len(after) == 150
+    assert f"{len(before)} of them done before" in result.out
+    assert migrate("batch", "--jobs", "1", long_shelf, tmp_path / "fresh").code == 0
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "fresh")
+
+
+def journal_of_torn(layout: Path) -> list[dict[str, object]]:
+    path = layout / ".migrate" / "journal.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rfind(b"\n") + 1])
+    return journal_of(layout)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("executor", ["processes", "threads"])
+def test_an_interrupted_run_says_how_to_continue(
+    long_shelf: Path, tmp_path: Path, number: signal.Signals, executor: str
+) -> None:
+    with running(long_shelf, tmp_path / "out", "--jobs", "2", "--executor", executor) as process:
+        process.send_signal(number)
+        assert process.stderr is not None
+        rest = process.stderr.read()
+        assert process.wait(10) == 130
+    assert "Traceback" not in rest
+    assert "of 150 sources are done; run the same command again to continue" in rest
+    assert migrate("batch", long_shelf, tmp_path / "out").code == 0
+
+
+def test_workers_end_with_a_coordinator_that_was_killed(long_shelf: Path, tmp_path: Path) -> None:
+    with running(long_shelf, tmp_path / "out", "--jobs", "2") as process:
+        children = _descendants(process.pid)
+        assert children
+        process.kill()
+    for pid in children:
+        _wait_for_end(pid)
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            child = int(path.parent.name)
+            found += [child, *_descendants(child)]
+    return found
+
+
+def _wait_for_end(pid: int) -> None:
+    """Returns when the process has gone; it is no child of ours, so a pidfd tells."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    import select
+
+    try:
+        assert select.select([fd], [], [], 20)[0], f"worker {pid} is still there"
+    finally:
+        os.close(fd)
+
+
+def test_status_while_it_runs_and_after(long_shelf: Path, tmp_path: Path) -> None:
+    with running(long_shelf, tmp_path / "out", "--jobs", "1") as process:
+        process.send_signal(signal.SIGSTOP)  # so that it cannot end before it was asked about
+        (status,) = migrate("batch", "--status", "--json", tmp_path / "out").json()
+        text = migrate("batch", "--status", tmp_path / "out").out
+        process.kill()
+    assert status["running"] is True
+    assert status["sources"] == 150
+    assert 50 <= status["done"] <= 150
+    assert "running, begun" in text
+    assert "of 150 sources" in text
+    migrate("batch", long_shelf, tmp_path / "out")
+    (status,) = migrate("batch", "--status", "--json", tmp_path / "out").json()
+    assert (status["running"], status["converted"], status["failed"]) == (False, 150, 0)
+
+
+def test_shards_and_merge(shelf: Path, tmp_path: Path) -> None:
+    migrate("batch", shelf, tmp_path / "whole")
+    first = migrate("batch", "--shard", "1/2", shelf, tmp_path / "parts")
+    assert "migrate batch --merge" in first.out
+    early = migrate("batch", "--merge", tmp_path / "parts")
+    assert early.code == 3
+    assert early.errors[0] == "migrate: error: shard 2/2 has never run"
+    migrate("batch", "--shard", "2/2", shelf, tmp_path / "parts")
+    assert migrate("batch", "--merge", tmp_path / "parts").code == 3  # cut.tar
+    whole, parts = files_of(tmp_path / "whole"), files_of(tmp_path / "parts")
+    assert whole == parts
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["out"],
+        ["--shard", "0/2", "shelf", "out"],
+        ["--merge", "a", "out"],
+        ["--status", "--merge", "out"],
+        ["--status", "out"],
+        ["--from-file", "/nonexistent", "out"],
+        ["*.nothing", "out"],
+        ["shelf", "docker-archive:x.tar"],
+        ["--tag-template", "{colour}", "SHELF", "out"],
+        ["--rename", "(=x", "SHELF", "out"],
+    ],
+)
+def test_usage_errors(arguments: list[str], shelf: Path, tmp_path: Path) -> None:
+    words = [str(shelf) if word == "SHELF" else word for word in arguments]
+    result = migrate("batch", *words, cwd=tmp_path)
+    assert result.code == 2, result.err
+    assert "error" in result.err.lower()
+
+
+def test_the_target_may_not_lie_in_a_source(shelf: Path, tmp_path: Path) -> None:
+    assert migrate("batch", shelf, shelf / "out").code == 2
+
+
+def test_nothing_but_other_files(tmp_path: Path) -> None:
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf" / "a.txt").write_bytes(b"x")
+    assert migrate("batch", tmp_path / "shelf", tmp_path / "out").code == 4
+    (tmp_path / "shelf" / "lost.tar").write_bytes(b"")
+    result = migrate("batch", tmp_path / "shelf", tmp_path / "out")
+    assert result.code == 4
+    assert "lost.tar: is empty" in result.err
