@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.tiny import go_json
+
 MIB = 1024 * 1024
 SEED = 20140609
 _LAYER_SHARES = (24, 13, 10, 8, 7, 6, 5, 4, 4, 3, 3, 2, 2, 2, 1.5, 1.5, 1, 1, 0.6, 0.4, 0.3, 0.2, 0.1)
@@ -170,7 +172,7 @@ def _layer_json(ids: list[str], number: int) -> bytes:
     }
     if number:
         document["parent"] = ids[number - 1]
-    return json.dumps(document).encode()
+    return go_json(document)
 
 
 def _add_manifest(tar: tarfile.TarFile, layers: list[Layer], ids: list[str], name: str) -> None:

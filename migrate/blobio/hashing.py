@@ -38,15 +38,24 @@ class StoredStream(io.RawIOBase):
 
     def peek(self, length: int) -> bytes:
         """The first bytes, which stay to be read. Only before anything else is read."""
-        block = bytearray(max(length, _PEEK_BYTES))
-        filled = 0
+        block = memoryview(bytearray(_PEEK_BYTES))
+        filled = self._fill(block, 0)
         while filled < length:
-            count = self._fill(memoryview(block)[filled:], filled)
+            count = self._fill(block[filled:], filled)
             if not count:
                 break
             filled += count
         self._peeked = bytes(block[:filled])
         return self._peeked[:length]
+
+    def whole_extent(self) -> bytes:
+        """All bytes of a small extent, in one piece; instead of any other reading."""
+        assert self._extent is not None
+        while len(self._peeked) < self._extent.size:
+            block = memoryview(bytearray(self._extent.size - len(self._peeked)))
+            self._peeked += block[: self._fill(block, len(self._peeked))]
+        self.size = len(self._peeked)
+        return self._peeked
 
     def want_digest(self) -> None:
         """Hash from here on; called before the first read."""

@@ -349,6 +349,8 @@ class _PathForms:
             self._plain.append(hash(_filled(name)))
 
     def collide(self) -> bool:
+        if not (self._dotted or self._rooted or self._odd):
+            return False
         if self._odd_twice:
             return True
         groups = sorted((self._plain, self._dotted, self._rooted, self._odd), key=len)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,8 +32,9 @@ from migrate.rehash.ports import (
     RemembersBlobs,
     RemembersSizes,
     StoresBlobs,
+    TarObserver,
 )
-from migrate.rehash.reading import LayerFacts, OpenLayer, TakesBlocks, layer_errors, layer_name
+from migrate.rehash.reading import LayerFacts, OpenLayer, TakesBlocks, as_layer_error, layer_name
 from migrate.rehash.workers import Workers, batches
 
 _SMALL_BYTES: Final = 64 * 1024
@@ -139,26 +139,42 @@ class _Hashing:
 
         def guarded(layer: _Layer) -> None:
             self._workers.check_stop()
-            with self._failing(layer):
-                step(layer)
+            self._try(layer, step)
 
         self._workers.each(batches(layers, lambda layer: layer.job.payload.size), guarded)
+
+    def _try(self, layer: _Layer, step: Callable[[_Layer], None]) -> bool:
+        """False where an error in `step` became the layer's; an error that concerns the whole run comes out."""
+        try:
+            step(layer)
+        except MigrateError as exc:
+            if exc.scope == "run":
+                raise
+            if layer.facts is None:
+                self._done(layer, layer.job.payload.size or 0)
+            layer.error = exc
+            return False
+        return True
 
     def _open(self, layer: _Layer, read: Callable[[_Layer, OpenLayer], None]) -> None:
         """Opens the payload and reads it; again, a few times, where it asks to be opened in its next best form."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with layer_errors(layer.job), layer.job.source.open_payload(layer.job.layer) as payload:
+                with layer.job.source.open_payload(layer.job.layer) as payload:
                     read(layer, OpenLayer(layer.job, payload))
                 return
-            except PayloadRestartError:
+            except PayloadRestartError as exc:
                 if attempt == _ATTEMPTS:
-                    raise
+                    raise as_layer_error(exc, layer.job) from exc
+            except MigrateError as exc:
+                as_layer_error(exc, layer.job)
+                raise
+            except OSError as exc:
+                raise as_layer_error(exc, layer.job) from exc
 
     def _read(self, layer: _Layer, opened: OpenLayer, sink: TakesBlocks, *, want_digest: bool = False) -> LayerFacts:
         """A whole pass over a layer. The first one counts; later ones have to find the same tar again."""
-        first = layer.facts is None
-        observer = self._observer(layer.job) if first and self._observer is not None else None
+        observer = self._new_observer(layer) if layer.facts is None else None
         facts = opened.read(sink, want_digest=want_digest, observer=observer, check_stop=self._workers.check_stop)
         if layer.facts is None:
             layer.facts = facts
@@ -170,17 +186,8 @@ class _Hashing:
             )
         return facts
 
-    @contextmanager
-    def _failing(self, layer: _Layer) -> Iterator[None]:
-        """An error in here is the layer's, unless it concerns the whole run."""
-        try:
-            yield
-        except MigrateError as exc:
-            if exc.scope == "run":
-                raise
-            if layer.facts is None:
-                self._done(layer, layer.job.payload.size or 0)
-            layer.error = exc
+    def _new_observer(self, layer: _Layer) -> TarObserver | None:
+        return None if self._observer is None else self._observer(layer.job)
 
     def _announce(self, stage: str, layers: Sequence[_Layer]) -> None:
         total = sum(layer.job.payload.size or 0 for layer in layers)
@@ -205,6 +212,10 @@ class _Storing(_Hashing):
     ) -> None:
         super().__init__(options, progress, observer, workers)
         self._store = store
+        # Asked once: to look at a protocol costs more than to hash a small layer.
+        self._remembers = store if isinstance(store, RemembersBlobs) else None
+        self._sizes = store if isinstance(store, RemembersSizes) else None
+        self._links = store if isinstance(store, LinksBlobs) else None
         self._compress = block_compressor(options.compression, options.compression_level)
         self._compression = _KIND.get(options.compression, "none")
         self._held = 0
@@ -233,7 +244,14 @@ class _Storing(_Hashing):
         elif layer.tar_size is not None and layer.tar_size <= min(_SMALL_BYTES, _HELD_BYTES - self._held):
             with self._lock:
                 self._held += layer.tar_size
-            sink = Collected(layer.tar_size)
+            self._read_and_hold(layer, opened, layer.tar_size)
+
+    def _read_and_hold(self, layer: _Layer, opened: OpenLayer, tar_size: int) -> None:
+        if opened.is_extent:
+            layer.held, layer.facts = opened.read_small(self._new_observer(layer))
+            self._done(layer, tar_size)
+        else:
+            sink = Collected(tar_size)
             self._read(layer, opened, sink)
             layer.held = sink.content()
 
@@ -241,7 +259,7 @@ class _Storing(_Hashing):
         """A blob that has to stand in the store as it is, whatever else holds the same tar."""
         claim = layer.job.payload
         stands = claim.digest is not None and claim.size is not None and self._store.has_blob(claim.digest, claim.size)
-        if stands or (opened.path is not None and isinstance(self._store, LinksBlobs)):
+        if stands or (opened.path is not None and self._links is not None):
             layer.kept = _stored_blob(self._read(layer, opened, HashOnly(None), want_digest=True))
             if not stands and not self._link(opened, layer.kept):
                 blob = layer.kept
@@ -254,9 +272,9 @@ class _Storing(_Hashing):
             layer.kept = output.commit()
 
     def _link(self, opened: OpenLayer, blob: StoredBlob) -> bool:
-        if opened.path is None or not isinstance(self._store, LinksBlobs):
+        if opened.path is None or self._links is None:
             return False
-        return self._store.link_blob(opened.path, blob.digest, blob.size)
+        return self._links.link_blob(opened.path, blob.digest, blob.size)
 
     def _bring(self, layer: _Layer, opened: OpenLayer, blob: StoredBlob) -> None:
         if not self._link(opened, blob):
@@ -329,22 +347,22 @@ class _Storing(_Hashing):
 
     def _known(self, diff_id: DiffID) -> StoredBlob | None:
         """A blob of an earlier run, if it still stands."""
-        if not isinstance(self._store, RemembersBlobs):
+        if self._remembers is None:
             return None
-        blob = self._store.known_blob(diff_id, self._options.compression.value)
+        blob = self._remembers.known_blob(diff_id, self._options.compression.value)
         return blob if blob is not None and self._store.has_blob(blob.digest, blob.size) else None
 
     def _remembered_sizes(self) -> set[int]:
         """Of tars that may have a blob from an earlier run: what has another size is new, and compressed at once."""
-        return set(self._store.remembered_sizes()) if isinstance(self._store, RemembersSizes) else set()
+        return set() if self._sizes is None else set(self._sizes.remembered_sizes())
 
     def _remember(self, diff_id: DiffID, blob: StoredBlob, tar_size: int) -> None:
         with self._lock:
             self._blobs[diff_id] = blob
-        if isinstance(self._store, RemembersBlobs):
-            self._store.remember_blob(diff_id, blob)
-        if isinstance(self._store, RemembersSizes):
-            self._store.remember_size(diff_id, tar_size)
+        if self._remembers is not None:
+            self._remembers.remember_blob(diff_id, blob)
+        if self._sizes is not None:
+            self._sizes.remember_size(diff_id, tar_size)
 
     # --- 4. provide ----------------------------------------------------------------------------------------------
 
@@ -382,22 +400,24 @@ class _Storing(_Hashing):
                 return
 
     def _take_over(self, layer: _Layer, blob: StoredBlob) -> bool:
-        assert layer.facts is not None
-        with self._failing(layer):
+        facts = layer.facts
+        assert facts is not None
+
+        def step(layer: _Layer) -> None:
             if not self._store.has_blob(blob.digest, blob.size):
                 self._open(layer, lambda layer, opened: self._bring(layer, opened, blob))
-            self._remember(layer.facts.diff_id, blob, layer.facts.tar.size)
-        return layer.error is None
+            self._remember(facts.diff_id, blob, facts.tar.size)
+
+        return self._try(layer, step)
 
     def _compress_again(self, layer: _Layer) -> bool:
-        assert layer.facts is not None
-        with self._failing(layer):
-            if layer.held is not None:
-                blob = self._write_whole(self._compress(memoryview(layer.held)))
-                self._remember(layer.facts.diff_id, blob, layer.facts.tar.size)
-            else:
-                self._open(layer, self._compress_first)
-        return layer.error is None
+        held, facts = layer.held, layer.facts
+        if held is None:
+            return self._try(layer, lambda layer: self._open(layer, self._compress_first))
+        assert facts is not None
+        blob = self._write_whole(self._compress(memoryview(held)))
+        self._remember(facts.diff_id, blob, facts.tar.size)
+        return True
 
     def _write_whole(self, content: bytes | bytearray | memoryview) -> StoredBlob:
         with self._store.open_blob() as writer:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Protocol, cast
 
@@ -49,19 +48,14 @@ def layer_name(job: LayerJob) -> str:
     return f"layer {job.layer.legacy_id}"
 
 
-@contextmanager
-def layer_errors(job: LayerJob) -> Iterator[None]:
-    """Names the layer in every error, and turns the operating system's into ours."""
-    try:
-        yield
-    except MigrateError as exc:
-        if exc.layer is None and exc.scope != "run":
-            exc.layer = job.layer.legacy_id
-        raise
-    except OSError as exc:
-        raise SourceError(
-            f"{layer_name(job)}: cannot be read: {exc.strerror or exc}", layer=job.layer.legacy_id
-        ) from exc
+def as_layer_error(error: MigrateError | OSError, job: LayerJob) -> MigrateError:
+    """The error with its layer named; the operating system's as one of ours."""
+    if isinstance(error, OSError):
+        message = f"{layer_name(job)}: cannot be read: {error.strerror or error}"
+        return SourceError(message, layer=job.layer.legacy_id)
+    if error.layer is None and error.scope != "run":
+        error.layer = job.layer.legacy_id
+    return error
 
 
 class OpenLayer:
@@ -74,6 +68,10 @@ class OpenLayer:
         self.path = payload.path
         self.stored = StoredStream(payload, self._what)
         self.kind = OPAQUE if _is_opaque(job) else detect_compression(self.stored.peek(HEAD_BYTES))
+
+    @property
+    def is_extent(self) -> bool:
+        return self._payload.extent is not None
 
     def known_tar_size(self) -> int | None:
         """The tar's size where the tar is what is stored."""
@@ -94,6 +92,20 @@ class OpenLayer:
         if self.kind not in ("none", OPAQUE) and (want_digest or self._job.payload.digest is not None):
             self.stored.want_digest()
         diff_id, tar = self._read_tar(sink, observer, check_stop)
+        return self._facts(diff_id, tar, observer)
+
+    def read_small(self, observer: TarObserver | None) -> tuple[bytes, LayerFacts]:
+        """The same for a small extent that holds a plain tar: the whole tar, and the facts."""
+        content = self.stored.whole_extent()
+        block = memoryview(content)
+        inspector = TarInspector(self._what)
+        inspector.feed(block)
+        if observer is not None:
+            observer.feed(block)
+        diff_id = DiffID(Digest(hashlib.sha256(content).hexdigest()))
+        return content, self._facts(diff_id, inspector.finish(), observer)
+
+    def _facts(self, diff_id: DiffID, tar: TarFacts, observer: TarObserver | None) -> LayerFacts:
         facts = LayerFacts(
             kind=self.kind,
             stored_digest=diff_id if self.kind in ("none", OPAQUE) else self.stored.digest(),

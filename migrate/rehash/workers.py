@@ -30,7 +30,10 @@ class Workers:
 
     def __init__(self, jobs: int) -> None:
         self.jobs = max(1, jobs)
-        self._changed = threading.Condition()
+        # Two conditions on one lock, so that a wake-up meant for a worker never goes to the thread in `each`.
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._finished = threading.Condition(lock)
         self._steps: deque[Callable[[], None]] = deque()
         self._blocks: deque[Callable[[], None]] = deque()
         self._running = 0
@@ -58,7 +61,7 @@ class Workers:
             self._changed.notify_all()
             try:
                 while (self._steps or self._running) and not self._stopped:
-                    self._changed.wait()
+                    self._finished.wait()
             except BaseException as exc:  # Ctrl-C reaches the main thread here
                 self._stop(exc)
                 raise
@@ -127,7 +130,7 @@ class Workers:
             if error is not None:
                 self._stop(error)
             elif not self._running and not self._steps:
-                self._changed.notify_all()
+                self._finished.notify()
 
     def _stop(self, error: BaseException | None) -> None:
         with self._changed:
@@ -136,6 +139,7 @@ class Workers:
             self._stopped = True
             self._steps.clear()
             self._changed.notify_all()
+            self._finished.notify_all()
 
 
 def _bound(batch: Sequence[Item], step: Callable[[Item], None]) -> Callable[[], None]:
