@@ -21,6 +21,9 @@ class Digest:
         if not _SHA256_HEX.fullmatch(self.hex):
             raise ValueError(f"not a sha256 digest: {self.hex!r}")
 
+    def __hash__(self) -> int:
+        return hash(self.hex)  # a string keeps its hash; a tuple of one would be hashed anew each time
+
     @classmethod
     def parse(cls, text: str) -> Digest:
         """`sha256:<64 hex>` → Digest; ValueError for anything else, other algorithms included."""

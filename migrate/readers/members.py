@@ -67,7 +67,7 @@ class Members:
         if name in self._members and member.kind is not MemberKind.DIRECTORY:
             self.duplicates.add(name)
         if name:
-            self._members[name] = replace(member, name=name)
+            self._members[name] = member if name == member.name else replace(member, name=name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._members
