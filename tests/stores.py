@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pytest
+
 from migrate.errors import PayloadRestartError
 from migrate.model.legacy import LegacyLayer
 from migrate.readers.docker_root import DockerRootSource
@@ -31,6 +33,11 @@ class StoreShelf:
         if name not in self._restored:
             self._restored[name] = restore(case(name), self.directory / name)
         return self._restored[name]
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> StoreShelf:
+    return StoreShelf(tmp_path_factory.mktemp("stores"))
 
 
 def restore(store: Case, target: Path) -> Path:
@@ -78,12 +85,15 @@ def read_payload(source: DockerRootSource, layer: LegacyLayer) -> ReadLayer:
     """Reads a layer to its end, and opens it again where its first form turns out to be damaged."""
     for restarts in range(2):
         digest = hashlib.sha256()
+        size = 0
         try:
             with source.open_payload(layer) as payload:
                 while block := payload.stream.read(64 * 1024):
                     digest.update(block)
+                    size += len(block)
         except PayloadRestartError:
             continue
+        assert payload.size in (None, size)
         return ReadLayer(f"sha256:{digest.hexdigest()}", payload.origin, payload.exact, payload.note, restarts)
     raise AssertionError(f"{layer.legacy_id}: no form of it can be read")
 

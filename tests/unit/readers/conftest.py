@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import pytest
+from tests.stores import stores
 
-from tests.stores import StoreShelf
-
-
-@pytest.fixture(scope="session")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> StoreShelf:
-    return StoreShelf(tmp_path_factory.mktemp("stores"))
+__all__ = ["stores"]

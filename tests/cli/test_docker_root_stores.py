@@ -1,0 +1,81 @@
+"""Every shipped Docker root through `migrate convert`, against the images that Docker 1.10.3 made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cases import store_cases
+from tests.command import migrate
+from tests.stores import StoreCase, StoreShelf, stores
+
+__all__ = ["stores"]
+
+STORES = [store.name for store in store_cases()]
+
+
+def convert(root: Path, target: Path, *options: str) -> dict[str, Any]:
+    result = migrate("convert", "--empty-layers", "keep", "--all", "--progress", "none", *options, root, target)
+    assert result.code in (0, 3), result.err
+    return read_report(target)
+
+
+@pytest.fixture(scope="module")
+def converted(stores: StoreShelf, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Each store, converted once."""
+    place = tmp_path_factory.mktemp("layouts")
+
+    @cache
+    def layout(name: str) -> Path:
+        convert(stores.path(name), place / name)
+        return place / name
+
+    return layout
+
+
+def read_report(layout: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((layout / "migration-report.json").read_bytes())
+    return report
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_every_stable_image_is_dockers_own(converted: Callable[[str], Path], name: str) -> None:
+    store = StoreCase(name)
+    target = converted(name)
+    report = read_report(target)
+    images = {image["legacy_id"]: image for image in report["images"]}
+    expected = store.case.expected["all_images"]
+    assert set(images) == set(expected)
+    for legacy_id, facts in expected.items():
+        assert [layer["legacy_id"] for layer in images[legacy_id]["layers"]] == facts["v1_chain"]
+        if not facts["stable"]:
+            continue
+        assert images[legacy_id]["image_id"] == facts["image_id"]
+        assert [layer["diff_id"] for layer in images[legacy_id]["layers"]] == facts["diff_ids"]
+        config = target / "blobs" / "sha256" / facts["image_id"].removeprefix("sha256:")
+        assert config.read_bytes() == store.case.configs[facts["config"]]
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_references_and_failures_are_dockers(converted: Callable[[str], Path], name: str) -> None:
+    store = StoreCase(name)
+    report = read_report(converted(name))
+    done = {reference for image in report["images"] for reference in image["references"]}
+    failed = {reference for failure in report["failures"] for reference in failure["references"]}
+    expected = store.case.expected["images"]
+    assert done == {reference for reference, facts in expected.items() if facts.get("image_id")}
+    assert failed == set(expected) - done
+
+
+@pytest.mark.parametrize("name", ["store-1.6.2-overlay", "store-1.3.3-aufs"])
+def test_stores_without_tar_split_come_out_the_same_twice(stores: StoreShelf, tmp_path: Path, name: str) -> None:
+    first = convert(stores.path(name), tmp_path / "first", "--jobs", "1")
+    second = convert(stores.path(name), tmp_path / "second", "--jobs", "2")
+    assert first["images"] == second["images"]
+    blobs = [sorted(path.name for path in (tmp_path / run / "blobs/sha256").iterdir()) for run in ("first", "second")]
+    assert blobs[0] == blobs[1]
