@@ -68,6 +68,12 @@ def test_every_image_has_dockers_id_and_config(pair: Pair, tmp_path: Path) -> No
     assert migrate("verify", tmp_path / "layout").code == 0
 
 
+def test_every_image_is_the_file_system_that_stands_in_the_store(pair: Pair) -> None:
+    done = migrate("plan", pair.thin.root, "--check-rootfs", "--all")
+    assert done.code == 0, done.err
+    assert "differ" not in done.out + done.err
+
+
 def test_layers_without_tar_split_are_those_of_the_other_driver(pair: Pair, tmp_path: Path) -> None:
     """Docker's naive diff sees the same changes, whatever the driver."""
     thin, other = without_tar_split(pair.thin.root, tmp_path / "a"), without_tar_split(pair.source, tmp_path / "b")

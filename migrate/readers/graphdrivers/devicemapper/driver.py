@@ -17,7 +17,7 @@ from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
 from migrate.readers.graphdrivers.devicemapper.ext4 import Ext4
 from migrate.readers.graphdrivers.devicemapper.filesystem import FileSystem, probe_kind
 from migrate.readers.graphdrivers.devicemapper.image import ImageFile
-from migrate.readers.graphdrivers.devicemapper.pool import ThinPool
+from migrate.readers.graphdrivers.devicemapper.pool import DeviceMap, ThinPool
 from migrate.readers.graphdrivers.devicemapper.sharing import ParsedInodes, SharedFileSystem
 from migrate.readers.graphdrivers.devicemapper.tree import EmptyTree, ImageTree
 from migrate.readers.graphdrivers.devicemapper.xfs import Xfs
@@ -78,16 +78,29 @@ class DevicemapperDriver:
     def open_device(self, name: str) -> ThinDevice:
         """The thin device of a layer, or of `base`: the bytes of its whole file system."""
         record = self._usable_record(name)
-        self._pool.details(record.device_id)
         device_map = self._pool.read_map(record.device_id)
         for loss in device_map.losses:
             self._note(f"layer {name}: a part of its mapping is lost: {loss.error}")
+        self._compare_count(name, record.device_id, device_map)
         return ThinDevice(self._data, device_map, self._pool.superblock.block_size, record.size)
 
     @property
     def bytes_read(self) -> int:
         """Bytes of the data device that were read so far; for tests and benchmarks."""
         return self._data.bytes_read
+
+    def _compare_count(self, name: str, device_id: int, device_map: DeviceMap) -> None:
+        """The details count the mapped blocks once more. Where they are damaged, the mappings alone are enough."""
+        try:
+            counted = self._pool.details(device_id).mapped_blocks
+        except DamagedError as exc:
+            self._note(f"layer {name}: its device's details are lost: {exc.message}")
+            return
+        if not device_map.losses and counted != device_map.mapped_blocks:
+            self._note(
+                f"layer {name}: thin device {device_id} maps {device_map.mapped_blocks:,} blocks, "
+                f"but the pool counted {counted:,}"
+            )
 
     def close(self) -> None:
         with self._lock:

@@ -125,7 +125,9 @@ class ExtentFile(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         left = self._size - self._position
-        count = max(0, left if size < 0 else min(size, left))
+        count = left if size < 0 else min(size, left)
+        if count <= 0:
+            return b""
         extent = self._current()
         if extent is not None and extent.start <= self._position and self._position + count <= _end(extent):
             content = self._device.read_at(extent.offset + self._position - extent.start, count)

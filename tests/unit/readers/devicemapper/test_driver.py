@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ from migrate.model.legacy import LegacyID
 from migrate.readers.base import SourceOptions
 from migrate.readers.graphdrivers.choose import count_layers
 from migrate.readers.graphdrivers.devicemapper import dissection, open_devicemapper
+from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE
 from migrate.readers.graphdrivers.devicemapper.catalogue import read_catalogue
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
-from migrate.readers.graphdrivers.devicemapper.pool import SUPERBLOCK_CSUM_XOR
+from migrate.readers.graphdrivers.devicemapper.image import ImageFile
+from migrate.readers.graphdrivers.devicemapper.pool import SUPERBLOCK_CSUM_XOR, ThinPool
 from tests.unit.readers.devicemapper.images import make_ext4
-from tests.unit.readers.devicemapper.pools import PoolBuilder, write_record
+from tests.unit.readers.devicemapper.pools import PoolBuilder, run, write_record
 from tests.unit.readers.devicemapper.test_pool import patch
 
 pytestmark = pytest.mark.peer
@@ -25,26 +28,34 @@ BASE_LAYER, CHILD, OTHER = (LegacyID(digit * 64) for digit in "123")
 SIZE = 32 * 1024**2
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base (1), a layer on it (2) and a child (3), which has its parent's `id` file as snapshots have."""
+    place = tmp_path_factory.mktemp("template")
     trees = {}
     for name, files in (("empty", {}), ("layer", {"a": b"1"}), ("child", {"a": b"1", "b": b"2"})):
-        tree = trees[name] = tmp_path / name
+        tree = trees[name] = place / name
         tree.mkdir()
         if name != "empty":
             (tree / "id").write_text(BASE_LAYER)
             (tree / "rootfs").mkdir()
         for path, content in files.items():
             (tree / "rootfs" / path).write_bytes(content)
-    directory = tmp_path / "root/devicemapper"
+    directory = place / "root/devicemapper"
     (directory / "devicemapper").mkdir(parents=True)
     pool = PoolBuilder(directory / "devicemapper")
     for device, (name, layer) in enumerate((("empty", "base"), ("layer", BASE_LAYER), ("child", CHILD)), start=1):
-        pool.add(device, make_ext4(tmp_path / f"{name}.img", trees[name], "32M"), device - 1 or None)
+        pool.add(device, make_ext4(place / f"{name}.img", trees[name], "32M"), device - 1 or None)
         write_record(directory, layer, device, SIZE, pool.transaction)
     pool.write_metadata()
     return directory
+
+
+@pytest.fixture
+def store(template: Path, tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    run("cp", "-a", "--sparse=always", str(template), str(tmp_path / "root"))
+    return tmp_path / "root/devicemapper"
 
 
 def names(driver: DevicemapperDriver, layer: LegacyID) -> list[bytes]:
@@ -195,6 +206,32 @@ def test_pool_that_needs_a_check_is_read_and_reported(store: Path) -> None:
     driver = DevicemapperDriver(store)
     assert "thin_check" in driver.find_problems()[0]
     assert names(driver, CHILD) == [b"a", b"b"]
+    driver.close()
+
+
+def test_damaged_details_leave_the_mappings(store: Path) -> None:
+    metadata = store / "devicemapper/metadata"
+    image = ImageFile(metadata)
+    root = ThinPool(image).superblock.device_details_root
+    image.close()
+    patch(metadata, root, 100, b"!", xor=None)
+    driver = DevicemapperDriver(store)
+    assert "checksum" in driver.find_problems()[0]
+    assert names(driver, CHILD) == [b"a", b"b"]
+    assert "details are lost" in driver.problems[0]
+    driver.close()
+
+
+def test_other_count_of_blocks_is_reported(store: Path) -> None:
+    metadata = store / "devicemapper/metadata"
+    image = ImageFile(metadata)
+    root = ThinPool(image).superblock.device_details_root
+    (most,) = struct.unpack("<I", image.read_at(root * BLOCK_SIZE + 20, 4))
+    image.close()
+    patch(metadata, root, 32 + most * 8 + 2 * 24, struct.pack("<Q", 4))
+    driver = DevicemapperDriver(store)
+    assert names(driver, CHILD) == [b"a", b"b"]
+    assert "counted 4" in driver.problems[0]
     driver.close()
 
 
