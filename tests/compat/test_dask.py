@@ -1,0 +1,176 @@
+"""Batch on a real Dask cluster: a scheduler and two workers, each a process of its own on loopback."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate.batch.batch import BatchRequest, run_batch
+from migrate.batch.executors import DaskPool, WorkerPool
+from migrate.batch.plan import Outcome
+from migrate.model.options import ConvertOptions
+from migrate.progress import Event, SilentProgress
+from tests import poison
+from tests.command import migrate
+from tests.shelves import archive, files_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Cluster:
+    address: str
+    workers: list[subprocess.Popen[bytes]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def cluster(directory: Path, *worker_options: str) -> Iterator[Cluster]:
+    """Ready when both workers have registered; ended with everything that it started."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+        "DASK_DISTRIBUTED__DASHBOARD__LINK": "",
+    }
+
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        with open(directory / "dask.log", "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                cwd=directory,
+                start_new_session=True,
+            )
+        stack.callback(_end, process)
+        return process
+
+    with ExitStack() as stack:
+        start("scheduler", "--host", address, "--no-dashboard", "--no-show")
+        workers = [
+            start("worker", address, "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", *worker_options)
+            for _ in range(2)
+        ]
+        _wait_for_workers(address, len(workers))
+        yield Cluster(address, workers)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_for_workers(address: str, count: int) -> None:
+    client_class: Any = importlib.import_module("distributed").Client
+
+    with client_class(address, timeout="30s", set_as_default=False) as client:
+        client.wait_for_workers(count, timeout=30)
+
+
+def write_shelf(directory: Path, count: int = 120) -> Path:
+    directory.mkdir()
+    for number in range(count):
+        (directory / f"{number:03}.tar").write_bytes(archive(f"app{number % 10}", number))
+    return directory
+
+
+class KillsOneWorker:
+    """Progress that ends a worker in the middle of the run."""
+
+    def __init__(self, worker: subprocess.Popen[bytes], after: int) -> None:
+        self.finished = 0
+        self._worker = worker
+        self._after = after
+
+    def emit(self, event: Event, /) -> None:
+        self.finished += event.kind == "finished"
+        if event.kind == "finished" and self.finished == self._after:
+            os.killpg(self._worker.pid, signal.SIGKILL)
+
+
+def request(shelf: Path, target: Path) -> BatchRequest:
+    return BatchRequest(
+        target=str(target), options=ConvertOptions(jobs=2, exact_sizes=True), locations=[str(shelf)], scheduler="x"
+    )
+
+
+def without_report(layout: Path) -> dict[str, bytes]:
+    return {name: content for name, content in files_of(layout).items() if name != "migration-report.json"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+class TestDask:
+    def test_the_command_gives_the_bytes_of_a_local_run(self, tmp_path: Path) -> None:
+        shelf = write_shelf(tmp_path / "shelf", 40)
+        with cluster(tmp_path) as dask:
+            result = migrate("batch", "--scheduler", dask.address, shelf, tmp_path / "dask")
+        assert result.code == 0, result.err
+        assert migrate("batch", shelf, tmp_path / "local").code == 0
+        assert files_of(tmp_path / "dask") == files_of(tmp_path / "local")
+
+    def test_a_worker_killed_in_the_middle_costs_nothing(self, tmp_path: Path) -> None:
+        shelf = write_shelf(tmp_path / "shelf")
+        with cluster(tmp_path) as dask:
+
+            def pools(kind: str, workers: int, scheduler: str | None) -> WorkerPool:
+                del kind, workers, scheduler
+                return DaskPool(dask.address)
+
+            progress = KillsOneWorker(dask.workers[0], 20)
+            outcome = run_batch(request(shelf, tmp_path / "dask"), progress, pools)
+        assert len(outcome.lists[Outcome.CONVERTED]) == 120
+        assert progress.finished == 120
+        assert migrate("batch", shelf, tmp_path / "local").code == 0
+        assert files_of(tmp_path / "dask").keys() == files_of(tmp_path / "local").keys()
+        assert without_report(tmp_path / "dask") == without_report(tmp_path / "local")
+
+    def test_a_poisoned_archive_fails_alone(self, tmp_path: Path) -> None:
+        shelf = write_shelf(tmp_path / "shelf", 6)
+        (shelf / "poison.tar").write_bytes(archive("poison"))
+        with cluster(tmp_path) as dask:
+
+            def pools(kind: str, workers: int, scheduler: str | None) -> WorkerPool:
+                del kind, workers, scheduler
+                return DaskPool(dask.address, poison.work)
+
+            outcome = run_batch(request(shelf, tmp_path / "dask"), SilentProgress(), pools)
+        assert [Path(path).name for path in outcome.lists[Outcome.FAILED]] == ["poison.tar"]
+        assert outcome.report is not None
+        assert [failure.error for failure in outcome.report.failures] == ["worker-died"]
+        (shelf / "poison.tar").unlink()
+        assert migrate("batch", shelf, tmp_path / "local").code == 0
+        assert without_report(tmp_path / "dask") == without_report(tmp_path / "local")
+
+    def test_a_scheduler_that_is_not_there_is_a_usage_error(self, tmp_path: Path) -> None:
+        address = f"tcp://127.0.0.1:{free_port()}"
+        (tmp_path / "a.tar").write_bytes(archive("a"))
+        result = migrate("batch", "--scheduler", address, tmp_path / "a.tar", tmp_path / "out")
+        assert result.code == 2
+        assert "no Dask scheduler answers there" in result.err
