@@ -10,6 +10,8 @@ JSON_BYTES: Final = 32 * 1024 * 1024
 """One JSON document: layer json, manifest, config, repositories. Real ones stay below 1 MiB."""
 REPORT_BYTES: Final = 2 * 1024 * 1024 * 1024
 """A migration report read back. One of 10,000 images with 50 layers each holds about 250 MB."""
+CATALOG_BYTES: Final = 256 * 1024 * 1024
+"""index.json and manifest.json of a target: half a million images."""
 JSON_DEPTH: Final = 1_000
 """Nesting of arrays and objects."""
 JSON_ITEMS: Final = 1_000_000

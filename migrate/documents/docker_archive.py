@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.json_text import encode_json, load_json_lenient, shown
 from migrate.errors import DocumentError
 from migrate.model.legacy import LegacyID
@@ -21,9 +22,9 @@ class ArchiveManifestEntry:
     layers: tuple[str, ...]
 
 
-def parse_archive_manifest(raw: bytes) -> tuple[ArchiveManifestEntry, ...]:
+def parse_archive_manifest(raw: bytes, limit: int = JSON_BYTES) -> tuple[ArchiveManifestEntry, ...]:
     """The entries of `manifest.json` (Docker >= 1.10). Raises DocumentError or LimitError."""
-    document = load_json_lenient(raw, "manifest.json")
+    document = load_json_lenient(raw, "manifest.json", limit)
     if not isinstance(document, list):
         raise DocumentError("manifest.json: not an array of images")
     return tuple(_archive_entry(value, f"manifest.json[{index}]") for index, value in enumerate(document))

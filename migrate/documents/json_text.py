@@ -63,13 +63,13 @@ def _load(raw: bytes | str, what: str) -> Any:
         raise DocumentError(f"{what}: not valid JSON: {exc}") from exc
 
 
-def load_json_lenient(raw: bytes, what: str) -> Any:
+def load_json_lenient(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
     """Like `load_json`, but bytes that are not UTF-8 and lone surrogates read as U+FFFD, as they do in Go.
 
     Configs that Docker made from old JSON can hold either (docs/formats/v1-image-json.md).
     """
     try:
-        return load_json(raw, what)
+        return load_json(raw, what, size)
     except DocumentError:
         text = raw.decode("utf-8", "replace")
     return _load(_ESCAPE.sub(_without_surrogate, text) if _SURROGATE.search(text) else text, what)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.json_text import encode_json, load_json, load_json_lenient, shown
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
@@ -113,9 +114,9 @@ def _guess_manifest_type(config: Descriptor) -> str:
     return MediaType.DOCKER_MANIFEST if config.media_type == MediaType.DOCKER_CONFIG else MediaType.OCI_MANIFEST
 
 
-def parse_index(raw: bytes) -> IndexFacts:
-    """A manifest list or OCI index. Raises DocumentError, also for an image manifest."""
-    document = _object(load_json(raw, "index"), "index")
+def parse_index(raw: bytes, limit: int = JSON_BYTES) -> IndexFacts:
+    """A manifest list or OCI index of up to `limit` bytes. Raises DocumentError, also for an image manifest."""
+    document = _object(load_json(raw, "index", limit), "index")
     _check_schema_version(document, "index")
     if "manifests" not in document:
         raise DocumentError("index: not an index: it has no manifests")

@@ -47,7 +47,7 @@ def verify(location: str, jobs: int, progress: Progress) -> list[Finding]:
 def _open(path: Path) -> Files:
     if not path.is_dir():
         return TarFiles(path)
-    for root in (path, *(path / "/".join(REGISTRY_ROOT[:depth]) for depth in (1, 2, 3))):
+    for root in (path, *(path.joinpath(*REGISTRY_ROOT[depth:]) for depth in (2, 1, 0))):
         if (root / "repositories").is_dir() and (root / "blobs").is_dir() and not (root / "oci-layout").exists():
             return DirectoryFiles(root)
     return DirectoryFiles(path)

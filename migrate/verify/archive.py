@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.limits import CATALOG_BYTES, JSON_BYTES
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest
 from migrate.documents.oci import ConfigFacts, parse_config
 from migrate.errors import MigrateError
@@ -35,7 +35,7 @@ class _ArchiveCheck:
 
     def run(self, jobs: int) -> None:
         try:
-            rows = parse_archive_manifest(read_document(self.files, "manifest.json", JSON_BYTES))
+            rows = parse_archive_manifest(read_document(self.files, "manifest.json", CATALOG_BYTES), CATALOG_BYTES)
         except (MigrateError, OSError) as exc:
             self.findings.add("manifest.json", str(exc))
             rows = ()

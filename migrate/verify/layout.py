@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.limits import CATALOG_BYTES
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest
 from migrate.documents.json_text import load_json
 from migrate.documents.oci import IndexEntry, parse_index
@@ -79,7 +79,7 @@ class _LayoutCheck:
         if name not in self.files.names():
             return None
         try:
-            return read_document(self.files, name, JSON_BYTES)
+            return read_document(self.files, name, CATALOG_BYTES)
         except (MigrateError, OSError) as exc:
             self.findings.add(name, str(exc))
             return None
@@ -116,7 +116,7 @@ class _LayoutCheck:
         if content is None:
             return
         try:
-            index = parse_index(content)
+            index = parse_index(content, CATALOG_BYTES)
         except MigrateError as exc:
             self.findings.add("index.json", exc.message)
             return
@@ -161,7 +161,7 @@ class _LayoutCheck:
         if content is None:
             return None
         try:
-            return parse_archive_manifest(content)
+            return parse_archive_manifest(content, CATALOG_BYTES)
         except MigrateError as exc:
             self.findings.add("manifest.json", exc.message)
             return None

@@ -22,7 +22,7 @@ from migrate.blobio.atomic import (
     target_error,
     target_errors,
 )
-from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.limits import CATALOG_BYTES, JSON_BYTES
 from migrate.blobio.rundir import STATE_DIRECTORY, exclusive_lock
 from migrate.documents.docker_archive import encode_archive_manifest
 from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_config, parse_index, parse_manifest
@@ -115,7 +115,7 @@ class OciLayout:
     def _read_index(self) -> list[IndexEntry]:
         content = self._read_file("index.json")
         try:
-            return list(parse_index(content or b"").manifests)
+            return list(parse_index(content or b"", CATALOG_BYTES).manifests)
         except MigrateError as exc:
             raise TargetError(f"{self.path}/index.json is damaged: {exc.message} (move the directory away)") from exc
 
@@ -127,7 +127,7 @@ class OciLayout:
         except OSError as exc:
             raise target_error(exc, f"{self.path}/{name}") from exc
         with target_errors(f"{self.path}/{name}"), os.fdopen(fd, "rb") as stream:
-            return stream.read()
+            return stream.read(CATALOG_BYTES + 1)
 
     # --- ImageTarget ---------------------------------------------------------------------------------------------
 

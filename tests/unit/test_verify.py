@@ -25,6 +25,7 @@ from migrate.progress import Event, SilentProgress
 from migrate.verify import Finding, verify
 from migrate.writers.docker_archive import DockerArchive, OciArchive
 from migrate.writers.oci_layout import OciLayout
+from migrate.writers.registry_storage import RegistryStorage
 from tests.images import LayerBytes, layer, put_image, put_layer
 
 OPTIONS = ConvertOptions()
@@ -93,7 +94,7 @@ def blobs_of(layout: Path) -> list[Path]:
     return sorted((layout / "blobs" / "sha256").iterdir())
 
 
-# --- clean ----------------------------------------------------------------------------------------------------------
+# --- clean -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 7])
@@ -121,7 +122,7 @@ def test_leftovers_are_told_but_are_no_mismatch(layout: Path) -> None:
     assert heard.warnings == ["notes.txt: does not belong to the layout", "blobs: 1 blobs that no image names"]
 
 
-# --- any byte ------------------------------------------------------------------------------------------------------
+# --- any byte --------------------------------------------------------------------------------------------------------
 
 
 def test_a_flipped_byte_in_any_blob_is_found(layout: Path) -> None:
@@ -166,7 +167,7 @@ def test_a_changed_blob_is_found(layout: Path, change: str) -> None:
         blob.write_bytes(content)
 
 
-# --- any number in any document ---------------------------------------------------------------------------------------
+# --- any number in any document --------------------------------------------------------------------------------------
 
 
 def variants(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -262,7 +263,7 @@ def test_a_broken_document_is_a_finding(layout: Path, name: str, content: bytes)
 
 
 def test_documents_larger_than_the_limit_are_not_read(layout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("migrate.verify.layout.JSON_BYTES", 1_000)
+    monkeypatch.setattr("migrate.verify.layout.CATALOG_BYTES", 1_000)
     (layout / "manifest.json").write_bytes(b" " * 1_001)
     assert "larger than the limit of 1,000 bytes" in text_of(check(layout))
 
@@ -278,7 +279,7 @@ def test_an_interrupted_finish_is_no_mismatch(layout: Path) -> None:
     assert any("holds an image that index.json does not" in warning for warning in heard.warnings)
 
 
-# --- images ---------------------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------------------
 
 
 def write_image(tmp_path: Path, config: dict[str, Any], layers: list[LayerBytes], media_types: list[str]) -> Path:
@@ -435,7 +436,7 @@ def test_an_index_that_names_one_image_fifty_times(tmp_path: Path) -> None:
     assert check(tmp_path / "layout") == []
 
 
-# --- archives -------------------------------------------------------------------------------------------------------
+# --- archives --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["oci", "docker"])
@@ -493,7 +494,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
             archive.addfile(member, io.BytesIO(content))
 
 
-# --- what is no target ------------------------------------------------------------------------------------------------
+# --- what is no target -----------------------------------------------------------------------------------------------
 
 
 def test_what_is_no_target(tmp_path: Path) -> None:
@@ -522,3 +523,93 @@ def test_a_layer_that_no_manifest_names_is_only_hashed(tmp_path: Path) -> None:
     put_layer(target, layer("a"))
     target.close()
     assert check(tmp_path / "layout") == []
+
+
+# --- registry storage ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    fill(RegistryStorage(str(tmp_path / "registry"), OPTIONS))
+    return tmp_path / "registry"
+
+
+def files_of(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file() and ".migrate" not in file.parts)
+
+
+def test_a_registrys_storage_is_clean_from_any_height(registry: Path) -> None:
+    for place in (registry, registry / "docker", registry / "docker/registry", registry / "docker/registry/v2"):
+        assert check(place) == []
+    assert check(f"registry-storage:{registry}") == []
+
+
+def test_any_flipped_byte_of_a_registrys_storage_is_found(registry: Path) -> None:
+    generator = random.Random(5)
+    tried = 0
+    for file in files_of(registry / "docker"):
+        content = file.read_bytes()
+        for position in {0, len(content) - 1, *(generator.randrange(len(content)) for _ in range(6))}:
+            flipped = bytearray(content)
+            flipped[position] ^= 1 << generator.randrange(8)
+            file.write_bytes(flipped)
+            assert check(registry, 1), (file, position)
+            tried += 1
+        file.write_bytes(content)
+    assert tried > 200
+
+
+def test_any_missing_file_of_a_registrys_storage_is_found(registry: Path) -> None:
+    for file in files_of(registry / "docker"):
+        content = file.read_bytes()
+        file.unlink()
+        if "tags" not in file.parts or "index" in file.parts:  # without `current` there is no tag, which is no mismatch
+            assert check(registry, 1), file
+        file.write_bytes(content)
+    assert check(registry) == []
+
+
+def test_a_link_to_another_blob_is_found(registry: Path) -> None:
+    links = [file for file in files_of(registry / "docker") if file.name == "link"]
+    digests = sorted({file.read_bytes() for file in links})
+    for file in links:
+        content = file.read_bytes()
+        for other in digests:
+            if other != content:
+                file.write_bytes(other)
+                assert check(registry, 1), (file, other)
+        file.write_bytes(content)
+
+
+def test_what_an_old_registry_holds_is_told_but_no_mismatch(registry: Path) -> None:
+    root = registry / "docker/registry/v2"
+    content = b'{"schemaVersion": 1, "name": "old", "tag": "1"}'
+    digest = hashlib.sha256(content).hexdigest()
+    link = f"sha256:{digest}".encode()
+    old = root / "repositories" / "team" / "old"
+    for place in (
+        f"_manifests/revisions/sha256/{digest}/link",
+        f"_manifests/revisions/sha256/{digest}/signatures/sha256/{digest}/link",
+        f"_manifests/tags/1/index/sha256/{digest}/link",
+        "_manifests/tags/1/current/link",
+        "_layers/tarsum/v1/sha256/0/link",
+        "_uploads/0/data",
+        "strange",
+    ):
+        (old / place).parent.mkdir(parents=True, exist_ok=True)
+        (old / place).write_bytes(link)
+    blob = root / "blobs" / "sha256" / digest[:2] / digest / "data"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(content)
+    heard = Heard()
+    assert verify(str(registry), 1, heard) == []
+    assert len(heard.warnings) == 2
+    assert "schema-1" in "".join(heard.warnings) and "strange" in "".join(heard.warnings)
+
+
+def test_a_blob_in_the_wrong_place_of_a_registry(registry: Path) -> None:
+    blob = next(file for file in files_of(registry / "docker") if file.name == "data")
+    wrong = blob.parent.parent.parent / "zz" / blob.parent.name / "data"
+    wrong.parent.mkdir(parents=True)
+    wrong.write_bytes(blob.read_bytes())
+    assert "is not the name of a blob" in text_of(check(registry))
