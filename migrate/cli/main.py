@@ -90,7 +90,9 @@ def run() -> None:
         )
         code = 130
     except MigrateError as error:
-        click.echo(f"migrate: error: {error.message}", err=True)
+        from migrate.report.tables import printable
+
+        click.echo(f"migrate: error: {printable(error.message)}", err=True)
         code = error.exit_code
     except BrokenPipeError:
         _silence_stdout()

@@ -157,7 +157,7 @@ def run_options(command: Command) -> Command:
         [
             click.option("--jobs", "-j", type=click.IntRange(1), metavar="N", help="Workers [the CPUs it may use]."),
             click.option("--report", metavar="FILE", help="Write the JSON report there; - is standard output."),
-            click.option("--html", metavar="FILE", help="Write the report as one HTML file."),
+            click.option("--html", metavar="FILE", help="Write the report as one HTML file; - is standard output."),
             click.option(
                 "--progress",
                 type=click.Choice(["auto", "bar", "plain", "json", "none"]),
@@ -176,6 +176,8 @@ def run_options(command: Command) -> Command:
 
 def convert_options(values: dict[str, Any], *, dry_run: bool, exact_sizes: bool) -> ConvertOptions:
     """`ConvertOptions` from the parameters of a click command; UsageError for what does not go together."""
+    if values.get("report") == "-" == values.get("html"):
+        raise UsageError("--report - and --html - both write to standard output: give one of them a file")
     compression = Compression(values["compression"])
     format_ = Format(values["format_"])
     if compression is Compression.ZSTD and format_ is not Format.OCI:

@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
+from migrate.cli.report_file import write_output
 from migrate.convert import Conversion, OpenedSource, Outcome
-from migrate.errors import MigrateError, TargetError, UsageError
+from migrate.errors import MigrateError, UsageError
 from migrate.model.options import ConvertOptions
 from migrate.readers.base import SourceOptions
 from migrate.readers.detect import open_source
@@ -88,14 +89,12 @@ def write_reports(report: Report, values: dict[str, Any]) -> None:
     """`--report` and `--html`."""
     from migrate.report.json import encode_report
 
-    if values["report"] == "-":
-        sys.stdout.buffer.write(encode_report(report))
-    elif values["report"]:
-        _write_file(values["report"], encode_report(report))
+    if values["report"]:
+        write_output(values["report"], encode_report(report))
     if values["html"]:
         from migrate.report.html import render_html
 
-        _write_file(values["html"], render_html(report).encode("utf-8"))
+        write_output(values["html"], render_html(report).encode("utf-8"))
 
 
 def tell(outcome: Outcome, values: dict[str, Any]) -> None:
@@ -103,7 +102,7 @@ def tell(outcome: Outcome, values: dict[str, Any]) -> None:
     write_reports(outcome.report, values)
     for failure in outcome.report.failures:
         click.echo(f"migrate: error: {failure_line(failure)}", err=True)
-    if values["report"] != "-" and not values["quiet"]:
+    if "-" not in (values["report"], values["html"]) and not values["quiet"]:
         from migrate.cli.terminal import colour_enabled, terminal_width
         from migrate.report.text import render_text
 
@@ -122,13 +121,6 @@ def failure_line(failure: Failure) -> str:
     named = ", ".join(failure.references) or failure.legacy_id
     line = failure.message if named is None or named in failure.message else f"{named}: {failure.message}"
     return " ".join(printable(line).split())
-
-
-def _write_file(path: str, content: bytes) -> None:
-    try:
-        Path(path).write_bytes(content)
-    except OSError as error:
-        raise TargetError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def run_conversion(conversion: Conversion) -> Outcome:
