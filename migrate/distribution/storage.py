@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from migrate.blobio.limits import read_limited
 from migrate.errors import DamagedError, PermissionSourceError, SourceError, SourceUnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_FIRST_READ: Final = 64 * 1024
+"""Most documents are smaller, and one call reads them."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -103,13 +107,24 @@ class LocalTree:
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def read(self, path: str, limit: int, /) -> bytes | None:
+        real = self._real_file(path)
+        if real is None:
+            return None
         try:
-            with self.open(path) as opened:
-                return read_limited(opened.stream, limit, self._shown(path))
+            fd = self._open_regular(real, path)
         except MissingFileError:
             return None
+        try:
+            content = os.read(fd, min(limit, _FIRST_READ) + 1)
+            if len(content) <= min(limit, _FIRST_READ) and not os.read(fd, 1):
+                return content
+            with open(os.dup(fd), "rb") as stream:
+                stream.seek(0)
+                return read_limited(stream, limit, self._shown(path))
         except OSError as exc:
             raise _translated(exc, self._shown(path)) from exc
+        finally:
+            os.close(fd)
 
     def read_many(self, paths: Sequence[str], limit: int, /) -> dict[str, bytes | SourceError]:
         contents: dict[str, bytes | SourceError] = {}

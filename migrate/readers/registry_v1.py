@@ -55,6 +55,8 @@ _TAG_FILE: Final = "tag_"
 _DEFAULT_NAMESPACE: Final = "library"
 _HEAD_BYTES: Final = 16
 _SALVAGE: Final = "salvage"
+_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Jsons that the listing has read are kept up to this, for the layers."""
 
 
 def detect(path: Path) -> bool:
@@ -124,6 +126,8 @@ class RegistryV1Source:
         self._salvage = bool(options and options.extra.get(_SALVAGE))
         self._listing: SourceListing | None = None
         self._checked: dict[LegacyID, str | None] = {}
+        self._jsons: dict[LegacyID, bytes] = {}
+        self._json_bytes = 0
 
     def listing(self) -> SourceListing:
         if self._listing is None:
@@ -176,6 +180,8 @@ class RegistryV1Source:
         payload.stream = observed  # type: ignore[assignment]
 
     def _read_json(self, legacy_id: LegacyID) -> bytes:
+        if legacy_id in self._jsons:
+            return self._jsons[legacy_id]
         if not is_hex_id(legacy_id):
             raise MissingLayerError(f"{legacy_id!r} is not an image ID (64 or 16 hexadecimal digits)")
         try:
@@ -235,7 +241,11 @@ class RegistryV1Source:
                 graph.warnings.append(f"images/{entry.name}: not an image; ignored")
         jsons = self._tree.read_many([f"images/{legacy_id}/json" for legacy_id in sorted(graph.folders)], JSON_BYTES)
         for legacy_id in sorted(graph.folders):
-            self._place(graph, legacy_id, jsons.get(f"images/{legacy_id}/json"))
+            raw = jsons.get(f"images/{legacy_id}/json")
+            self._place(graph, legacy_id, raw)
+            if isinstance(raw, bytes) and self._json_bytes + len(raw) <= _KEPT_BYTES:
+                self._jsons[legacy_id] = raw
+                self._json_bytes += len(raw)
         return graph
 
     def _place(self, graph: _Graph, legacy_id: LegacyID, raw: bytes | SourceError | None) -> None:
@@ -346,6 +356,8 @@ def _ancestry_warning(graph: _Graph, head: LegacyID, raw: bytes | SourceError | 
 
 
 def _identity_warning(legacy_id: LegacyID, raw: bytes) -> tuple[str, ...]:
+    if f'"id":"{legacy_id}"'.encode() in raw:
+        return ()  # as nearly all are written
     try:
         written = parse_v1_json(raw).id
     except DocumentError:
