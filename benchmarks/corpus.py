@@ -8,9 +8,11 @@ The same seed and the same installed packages give the same bytes.
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import io
 import json
+import multiprocessing
 import random
 import sys
 import sysconfig
@@ -59,8 +61,16 @@ class Corpus:
         return 1 - sum(layer.size for layer in self.unique) / self.tar_bytes
 
 
-def make_corpora(directory: Path, unique_bytes: int = 520 * MIB) -> list[Corpus]:
-    """Writes layers and archives below `directory`; returns the corpus without and the one with duplicates."""
+def make_corpora(directory: Path, mib: int) -> list[Corpus]:
+    """The corpus without and the one with duplicates, written below `directory` by a process of its own.
+
+    (What a process has in memory when it starts a command counts in that command's peak.)
+    """
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_make_corpora, directory, mib * MIB).result()
+
+
+def _make_corpora(directory: Path, unique_bytes: int) -> list[Corpus]:
     unique = list(_write_layers(directory / "layers", unique_bytes))
     twice = [layer for number, layer in enumerate(unique) for _ in range(2 if number in _DUPLICATED else 1)]
     return [_corpus(directory, "plain", unique), _corpus(directory, "duplicates", twice)]
@@ -78,13 +88,12 @@ def _corpus(directory: Path, name: str, layers: list[Layer]) -> Corpus:
 
 def _packages() -> list[list[Path]]:
     """Files by package: of dpkg's lists, and of each folder that pip installed."""
-    packages: list[list[Path]] = []
-    for listing in sorted(Path("/var/lib/dpkg/info").glob("*.list")):
-        packages.append([Path(line) for line in listing.read_text().splitlines()])
-    for directory in {sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")}:
-        for folder in sorted(Path(directory).iterdir()):
-            if folder.is_dir() and folder.name not in ("site-packages", "__pycache__"):
-                packages.append(sorted(folder.rglob("*")))
+    listings = sorted(Path("/var/lib/dpkg/info").glob("*.list"))
+    packages = [[Path(line) for line in listing.read_text().splitlines()] for listing in listings]
+    for directory in sorted({sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")}):
+        folders = [folder for folder in sorted(Path(directory).iterdir()) if folder.is_dir()]
+        ignored = ("site-packages", "__pycache__")
+        packages += [sorted(folder.rglob("*")) for folder in folders if folder.name not in ignored]
     return packages
 
 
@@ -162,7 +171,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _layer_json(ids: list[str], number: int) -> bytes:
-    document = {
+    document: dict[str, object] = {
         "id": ids[number],
         "created": f"2015-06-01T10:{number // 60:02}:{number % 60:02}.5Z",
         "container_config": {"Cmd": ["/bin/sh", "-c", f"#(nop) ADD file:{number} in /"]},

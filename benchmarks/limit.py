@@ -15,7 +15,7 @@ import mmap
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import deflate
@@ -88,7 +88,7 @@ def measure(step: str, workers: int, paths: list[str]) -> dict[str, float]:
     return {"wall": wall, "cpu": spent}
 
 
-def _cpu_of(processes: list[multiprocessing.process.BaseProcess]) -> float:
+def _cpu_of(processes: Sequence[multiprocessing.process.BaseProcess]) -> float:
     ticks = 0
     for process in processes:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,0 +1,184 @@
+"""This tool beside its peers and beside the limit, interleaved, on a corpus made on the spot.
+
+    python -m benchmarks [--rounds 5] [--mib 520] [--directory DIR] [--jobs 2] [--json FILE]
+
+Needs about ten times `--mib` of room in DIR. Peers that are not installed are left out. Prints Markdown tables of
+medians; ratios are taken within a round, and their median is printed. Nothing else should run on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.corpus import Corpus, make_corpora
+from benchmarks.measure import Engine, Sample, Series, docker_engine, remove, run, size_of
+
+MIGRATE = [sys.executable, "-m", "migrate"]
+QUIET = ["-q", "--progress", "none"]
+
+
+@dataclass
+class Contest:
+    """One thing that is measured. `measure` leaves what it wrote in `output`, which is then weighed and removed."""
+
+    name: str
+    measure: Callable[[], Sample]
+    output: Path | None = None
+    keep: bool = False
+
+
+def contests_for(corpus: Corpus, directory: Path, jobs: int, engine: Engine | None) -> list[Contest]:
+    out = directory / "out"
+    convert = [*MIGRATE, "convert", *QUIET, "--jobs", str(jobs)]
+    zstd = ["--format", "oci", "--compression", "zstd"]
+    layout = directory / "verified"
+    tars = [str(layer.path) for layer in corpus.layers]
+
+    def limit(step: str) -> Callable[[], Sample]:
+        return lambda: _limit(step, jobs, tars)
+
+    found = [
+        Contest("limit: hash", limit("hash")),
+        Contest("migrate plan", lambda: run([*MIGRATE, "plan", *QUIET, "--jobs", str(jobs), str(corpus.v1)])),
+        Contest("limit: gzip", limit("gzip")),
+        Contest("migrate, v1 only", lambda: run([*convert, str(corpus.v1), str(out)]), out),
+        Contest("migrate, dual", lambda: run([*convert, str(corpus.dual), str(out)]), out),
+        Contest("limit: zstd", limit("zstd")),
+        Contest("migrate zstd", lambda: run([*convert, *zstd, str(corpus.dual), str(out)]), out),
+        Contest(
+            "migrate gzip-fast", lambda: run([*convert, "--compression", "gzip-fast", str(corpus.dual), str(out)]), out
+        ),
+        Contest("limit: gunzip", lambda: _limit("gunzip", jobs, _unique(corpus))),
+        Contest("migrate verify", lambda: run([*MIGRATE, "verify", *QUIET, "--jobs", str(jobs), str(layout)])),
+    ]
+    run([*convert, str(corpus.v1), str(layout)])
+    if shutil.which("skopeo"):
+        copy = ["skopeo", "copy", "-q", f"docker-archive:{corpus.dual}", f"oci:{out}:bench"]
+        found.append(Contest("skopeo, dual", lambda: run(copy), out))
+    if shutil.which("umoci"):
+        script = _umoci_script(out, tars)
+        found.append(Contest("umoci raw add-layer", lambda: run(["sh", "-ec", script]), out))
+    if engine is not None:
+        found.append(Contest("docker load, v1 only", lambda: engine.load(corpus.v1)))
+        found.append(Contest("docker load, dual", lambda: engine.load(corpus.dual)))
+    return found
+
+
+def _unique(corpus: Corpus) -> list[str]:
+    return [str(layer.path) for layer in corpus.unique]
+
+
+def _limit(step: str, jobs: int, tars: list[str]) -> Sample:
+    command = [sys.executable, "-m", "benchmarks.limit", step, str(jobs), ",".join(tars)]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return Sample(told["wall"], told["cpu"], 0)
+
+
+def _umoci_script(out: Path, tars: list[str]) -> str:
+    begin = f"umoci init --layout {out}; umoci new --image {out}:bench"
+    return "; ".join([begin, *(f"umoci raw add-layer --image {out}:bench {tar}" for tar in tars)])
+
+
+def measure(contests: list[Contest], rounds: int) -> dict[str, Series]:
+    series = {contest.name: Series() for contest in contests}
+    for number in range(rounds):
+        for contest in contests:
+            print(f"round {number + 1} of {rounds}: {contest.name}", file=sys.stderr)
+            series[contest.name].samples.append(contest.measure())
+            if contest.output is not None:
+                series[contest.name].output_bytes = size_of(contest.output)
+                remove(contest.output)
+    return series
+
+
+# --- what is printed -------------------------------------------------------------------------------------------------
+
+LIMITS = {
+    "migrate plan": "limit: hash",
+    "migrate, v1 only": "limit: gzip",
+    "migrate, dual": "limit: gzip",
+    "migrate zstd": "limit: zstd",
+    "migrate verify": "limit: gunzip",
+}
+PEER = "skopeo, dual"
+
+
+def table(corpus: Corpus, series: dict[str, Series]) -> str:
+    rows = [
+        f"### {corpus.tar_bytes / 1e6:.0f} MB in {len(corpus.layers)} layers,"
+        f" {corpus.duplicate_share:.0%} of the bytes in duplicate layers",
+        "",
+        "| | wall s | CPU s | peak MiB | out, MB | times faster than skopeo, wall / CPU | share of the limit, wall / CPU |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, one in series.items():
+        against_peer = _ratio(series.get(PEER), one) if PEER in series and not name.startswith("limit") else ""
+        against_limit = _ratio(series[LIMITS[name]], one, percent=True) if name in LIMITS else ""
+        peak = f"{one.peak():.0f}" if one.peak() else ""
+        size = f"{one.output_bytes / 1e6:.1f}" if one.output_bytes else ""
+        rows.append(
+            f"| {name} | {one.wall():.2f} | {one.cpu():.2f} | {peak} | {size} | {against_peer} | {against_limit} |"
+        )
+    return "\n".join(rows)
+
+
+def _ratio(over: Series | None, one: Series, *, percent: bool = False) -> str:
+    if over is None or over is one:
+        return ""
+    pairs = list(zip(over.samples, one.samples, strict=True))
+    walls = statistics.median(a.wall / b.wall for a, b in pairs)
+    cpus = statistics.median(a.cpu / b.cpu for a, b in pairs)
+    return f"{walls:.0%} / {cpus:.0%}" if percent else f"{walls:.2f} / {cpus:.2f}"
+
+
+def machine() -> str:
+    model = ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, Linux {platform.release()},"
+        f" Python {platform.python_version()}; load before the run {os.getloadavg()[0]:.1f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--mib", type=int, default=520)
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--directory", type=Path, default=None)
+    parser.add_argument("--json", type=Path, default=None)
+    given = parser.parse_args()
+    print(machine())
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="migrate-bench-", dir=given.directory) as name:
+        directory = Path(name)
+        with docker_engine(directory) as engine:
+            for corpus in make_corpora(directory, given.mib):
+                contests = contests_for(corpus, directory, given.jobs, engine)
+                series = measure(contests, given.rounds)
+                remove(directory / "verified")
+                print(f"\n{table(corpus, series)}", flush=True)
+                results[corpus.name] = {
+                    name: [[sample.wall, sample.cpu, sample.peak] for sample in one.samples]
+                    for name, one in series.items()
+                }
+    if given.json is not None:
+        given.json.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
