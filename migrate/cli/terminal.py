@@ -11,11 +11,9 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
-
-from tqdm import tqdm
+from typing import Protocol, Self, TextIO
 
 from migrate.progress import Event
 from migrate.report.tables import Paint, Style, printable
@@ -49,7 +47,7 @@ def terminal_width(stream: TextIO) -> int:
         return shutil.get_terminal_size((fallback, 24)).columns
 
 
-def _knows_its_width(stream: TextIO) -> bool:
+def knows_its_width(stream: TextIO) -> bool:
     try:
         return os.get_terminal_size(stream.fileno()).columns > 0
     except (OSError, ValueError):  # no terminal, or a file that is none (io.UnsupportedOperation)
@@ -77,6 +75,8 @@ def make_progress(
     if mode == "none" or quiet:
         return NoProgress()
     if mode == "bar" or (mode == "auto" and stream.isatty() and os.environ.get("TERM") != "dumb"):
+        from migrate.cli.progress_bar import Bar  # with tqdm, which takes long to load
+
         return Bar(stream, verbose, clock)
     return PlainLines(stream, verbose, clock)
 
@@ -152,7 +152,7 @@ class NoProgress:
         return None
 
 
-class _Shown(NoProgress):
+class Shown(NoProgress):
     """What bar, plain lines and JSON lines have in common: a tally, and a stream that may go away."""
 
     def __init__(self, stream: TextIO, clock: Clock) -> None:
@@ -177,7 +177,7 @@ class _Shown(NoProgress):
         self._stream.flush()
 
 
-def _message(event: Event, verbose: int, paint: Paint) -> str | None:
+def message_line(event: Event, verbose: int, paint: Paint) -> str | None:
     """The line that an event is worth, or None."""
     text = ": ".join(part for part in (short_name(event.name), printable(event.message)) if part)
     if event.kind == "failure" or (event.kind == "finished" and event.outcome == "failed"):
@@ -190,7 +190,7 @@ def _message(event: Event, verbose: int, paint: Paint) -> str | None:
     return None
 
 
-class PlainLines(_Shown):
+class PlainLines(Shown):
     """For logs: a line when a stage begins, one every few seconds, and every failure."""
 
     def __init__(self, stream: TextIO, verbose: int, clock: Clock, interval: float = PLAIN_INTERVAL) -> None:
@@ -207,7 +207,7 @@ class PlainLines(_Shown):
             self._write(self._stage_line())
             self._last = self._clock()
             return
-        line = _message(event, self._verbose, Paint(False))
+        line = message_line(event, self._verbose, Paint(False))
         if line is not None:
             self._write(line)
         now = self._clock()
@@ -279,82 +279,7 @@ def short_name(name: str) -> str:
     return printable(name if len(name) <= 40 else name[:39] + "…")
 
 
-if TYPE_CHECKING:
-    _Tqdm = tqdm[Any]
-else:
-    _Tqdm = tqdm
-
-
-class _StageBar(_Tqdm):
-    """tqdm draws and paces; the texts around its bar are those of `progress_line`."""
-
-    def __init__(self, tally: Tally, **options: Any) -> None:
-        self._tally = tally
-        super().__init__(**options)
-
-    @property
-    def format_dict(self) -> MutableMapping[str, Any]:
-        fields = super().format_dict
-        fields["figures"] = "  ".join(figures(self._tally))
-        return fields
-
-
-class Bar(_Shown):
-    """For people: one bar for the stage, redrawn a few times a second; messages scroll by above it."""
-
-    def __init__(self, stream: TextIO, verbose: int, clock: Clock) -> None:
-        super().__init__(stream, clock)
-        self._verbose = verbose
-        self._paint = Paint(colour_enabled(stream))
-        self._bar: _StageBar | None = None
-
-    def _show(self, event: Event) -> None:
-        self._tally.take(event)
-        if event.kind == "stage":
-            self._open()
-        line = _message(event, self._verbose, self._paint)
-        if line is not None:
-            tqdm.write(line, file=self._stream)
-        self._advance(event)
-
-    def _open(self) -> None:
-        self._close()
-        tally = self._tally
-        tqdm.monitor_interval = 0  # no thread of its own: the events come often enough
-        self._bar = _StageBar(
-            tally,
-            total=tally.total_bytes or tally.total_items or None,
-            desc=printable(tally.stage),
-            dynamic_ncols=_knows_its_width(self._stream),
-            ncols=terminal_width(self._stream),
-            leave=False,
-            file=self._stream,
-            bar_format="{desc} {percentage:3.0f}% {bar} {figures}" if tally.has_total else "{desc}  {figures}",
-        )
-
-    def _advance(self, event: Event) -> None:
-        if self._bar is None:
-            return
-        if event.kind == "advance" and (self._tally.total_bytes or not self._tally.has_total):
-            self._bar.update(event.bytes)
-        elif event.kind in ("layer", "image", "finished"):
-            self._bar.update(0 if self._tally.total_bytes or not self._tally.has_total else 1)
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._close()
-        except (OSError, ValueError):
-            return
-
-
-class JsonLines(_Shown):
+class JsonLines(Shown):
     """For programs: one JSON object a line (docs/reference/progress.md)."""
 
     def __init__(self, stream: TextIO, clock: Clock, interval: float = JSON_INTERVAL) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+from migrate.cli.progress_bar import Bar
 from migrate.cli.terminal import (
-    Bar,
     JsonLines,
     NoProgress,
     PlainLines,
