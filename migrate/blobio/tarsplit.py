@@ -23,6 +23,7 @@ RECORD_BYTES: Final = 64 * 1024 * 1024
 """One line. Writers before tar-split 0.12 put all that follows a tar's end, padding included, into one record."""
 _BLOCK = 256 * 1024
 _DECODER = json.JSONDecoder()
+_SPACES = (" ", "\t", "\r", "\n")
 _SEGMENT, _FILE = 2, 1
 _USUAL_SEGMENT: Final = re.compile(rb'\{"type":2,"payload":"([A-Za-z0-9+/]*={0,2})","position":\d+\}\n')
 _USUAL_FILE: Final = re.compile(
@@ -131,7 +132,7 @@ def _base64(text: object, number: int) -> bytes:
 
 def _iter_values(line: bytes, number: int) -> Iterator[dict[str, Any]]:
     """The JSON objects of one line; Go's decoder asks for no line ends between them."""
-    text = line.decode("utf-8", "replace").strip(" \t\r\n")
+    text = line.decode("utf-8", "replace").strip("".join(_SPACES))
     position = 0
     while position < len(text):
         try:
@@ -141,6 +142,8 @@ def _iter_values(line: bytes, number: int) -> Iterator[dict[str, Any]]:
         if not isinstance(value, dict):
             raise DamagedError(f"record {number}: not a JSON object")
         yield value
+        while text[position : position + 1] in _SPACES:
+            position += 1
 
 
 def _iter_lines(metadata: BinaryIO) -> Iterator[bytes]:
