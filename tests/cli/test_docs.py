@@ -1,0 +1,134 @@
+"""Every `migrate` command of the documentation is one that the program takes, and what can be run here is run.
+
+Paths of the documentation stand for inputs of real engines. What needs a network, a scheduler or a device is parsed
+only; what follows in a pipe is run as far as the tools are Debian's own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from migrate.cli.main import COMMANDS, cli
+from tests.cases import case
+from tests.command import migrate
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+STAND_INS = {  # a path or name of the documentation → what stands there for the test
+    "/mnt/old-disk/var/lib/docker": "docker-root",
+    "/mnt/old/var/lib/docker": "docker-root",
+    "/srv/registry": "registry",
+    "/archives/": "shelf/",
+    "/archives ": "shelf ",
+    "acme/web:1.0": "team/web:1.0",
+    " busybox": " team/web:1.0",
+    "8c2e06607696": "28478d83989f",
+    "legacy_fixtures/": f"{ROOT}/legacy_fixtures/",
+}
+ELSEWHERE = re.compile(
+    r"docker://|s3://|https?://|tcp://|ssh |pip install|/var/lib/docker|pool-data|/dev/|old1\.tar|@|/shared/|--shard"
+)
+KNOWN_TOOLS = {"migrate", "sha256sum", "head", "find", "sort", "cat", "tar"}
+
+
+def documented() -> list[str]:
+    """Commands in code blocks, one line each, without comments; those of `--help` come with docs/reference/cli.md."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        for block in re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                text = re.sub(r"\s+#\s.*|\s{4,}[a-z].*$", "", line.strip().removeprefix("$ ")).strip()
+                if re.search(r"(^|[\s/|])migrate\s", text) and not re.search(r"\[OPTIONS\]|^migrate:", text):
+                    found[" ".join(text.split())] = None
+    return list(found)
+
+
+def parts_of(line: str) -> list[str]:
+    """The commands of a line of shell: split at `|`, `&&` and `;` outside of quotes."""
+    return [part.strip() for part in re.split(r"""(?:\||&&|;)(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""", line) if part.strip()]
+
+
+def stages(line: str) -> Iterator[list[str]]:
+    """The words of each `migrate` command in a line of shell."""
+    for part in parts_of(line):
+        words = shlex.split(part.partition(" > ")[0], comments=True)
+        names = [index for index, word in enumerate(words) if word == "migrate" or word.endswith("/bin/migrate")]
+        if names:
+            yield words[names[0] + 1 :]
+
+
+def test_there_are_examples_for_every_command() -> None:
+    used = {words[0] for line in documented() for words in stages(line) if words}
+    assert used >= set(COMMANDS)
+
+
+@pytest.mark.parametrize("line", documented())
+def test_the_program_takes_it(line: str) -> None:
+    for name, *words in stages(line):
+        if name.startswith("-"):
+            continue
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None, name
+        command.make_context(name, list(words), parent=click.Context(cli, info_name="migrate"))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("docs")
+    (work / "shelf").mkdir()
+    plain = case("save-1.9.1-multi").write_plain(work).rename(work / "archive.tar")
+    shutil.copy(plain, work / "shelf" / "one.tar")
+    case("save-1.6.2-repo").write_plain(work / "shelf")
+    shutil.copy(case("save-1.9.1-multi").path / "save.tar.xz", work / "archive.tar.xz")
+    for name, source in (("docker-root", "store-1.9.1-vfs/store"), ("registry", "registry-v2-schema1-2.1.1/registry")):
+        (work / name).mkdir()
+        archive = ROOT / "legacy_fixtures" / f"{source}.tar.xz"
+        subprocess.run(["tar", "-xf", archive, "-C", work / name], check=True)
+    assert migrate("convert", plain, f"docker-archive:{work}/images.tar", "-q").code == 0
+    return work
+
+
+def runnable() -> list[str]:
+    return [line for line in documented() if not ELSEWHERE.search(_with_stand_ins(line))]
+
+
+def _with_stand_ins(line: str) -> str:
+    for path, stand_in in STAND_INS.items():
+        line = line.replace(path, stand_in)
+    parts = parts_of(line.replace(".venv/bin/migrate", "migrate"))
+    known = [part for part in parts if shlex.split(part)[0] in KNOWN_TOOLS]
+    return " | ".join(known) if known and known == parts[: len(known)] else line
+
+
+def test_most_examples_are_run() -> None:
+    assert len(runnable()) > len(documented()) / 2
+
+
+@pytest.mark.parametrize("line", runnable())
+def test_it_runs(line: str, workspace: Path) -> None:
+    target = workspace / "new-layout"
+    if re.search(r"migrate (verify|map|show|report|push)|--status|--retry|--merge", line):
+        kind = "batch" if "migrate batch" in line else "convert"
+        source = "shelf/" if kind == "batch" else "archive.tar"
+        assert migrate(kind, source, "new-layout/", "-q", cwd=workspace).code == 0
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", _with_stand_ins(line)],
+        cwd=workspace,
+        env={**os.environ, "PATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    shutil.rmtree(target, ignore_errors=True)
+    assert done.returncode == 0, done.stderr.decode()
