@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from itertools import repeat
 from struct import Struct
 from typing import Final
 
@@ -310,10 +311,7 @@ class _ExtendedHeader:
 
 
 class _PathForms:
-    """Finds a path that stands twice in different forms, with eight bytes of memory per entry.
-
-    Names shorter than a header's name field are taken as they stand there, filled up with zeros.
-    """
+    """Finds a path that stands twice in different forms, with eight bytes of memory per entry."""
 
     def __init__(self) -> None:
         self._plain = array("q")
@@ -323,30 +321,34 @@ class _PathForms:
         self._odd_forms: dict[int, int] = {}
         self._odd_twice = False
 
-    def add_all(self, names: list[bytes]) -> None:
-        """Sorts names into forms: at once where all have the same, as in nearly every tar."""
-        text = b"\n" + b"\n".join(names).translate(None, b"\0")
+    def add_all(self, fields: list[bytes]) -> None:
+        """Sorts the names of header fields into forms: at once where all have the same, as in nearly every tar."""
+        names = list(map(bytes.rstrip, fields, repeat(b"\0")))
+        text = b"\n" + b"\n".join(names)
+        if b"\0" in text:  # bytes behind a name's end, which no reader looks at
+            names = [name.partition(b"\0")[0] for name in names]
+            text = b"\n" + b"\n".join(names)
         odd = b"//" in text or (b"/." in text and (b"/./" in text or b"/../" in text))
         if not odd and b"\n." not in text and b"\n/" not in text:
             self._plain.extend(map(hash, names))
         elif not odd and text.count(b"\n./") == len(names):
-            self._dotted.extend([hash(name[2:] + b"\0\0") for name in names])
+            self._dotted.extend([hash(name[2:]) for name in names])
         else:
             for name in names:
                 self.add(name)
 
     def add(self, name: bytes) -> None:
         if b"//" in name or b"/./" in name or b"/../" in name:
-            clean = hash(_filled(_normalised(name.rstrip(b"\0"))))
-            raw = hash(_filled(name))
+            clean = hash(_normalised(name))
+            raw = hash(name)
             self._odd.append(clean)
             self._odd_twice |= self._odd_forms.setdefault(clean, raw) != raw
         elif name[:2] == b"./":
-            self._dotted.append(hash(_filled(name[2:])))
+            self._dotted.append(hash(name[2:]))
         elif name[:1] == b"/":
-            self._rooted.append(hash(_filled(name[1:])))
+            self._rooted.append(hash(name[1:]))
         else:
-            self._plain.append(hash(_filled(name)))
+            self._plain.append(hash(name))
 
     def collide(self) -> bool:
         if not (self._dotted or self._rooted or self._odd):
@@ -360,10 +362,6 @@ class _PathForms:
                 return True
             seen.update(group)
         return not seen.isdisjoint(groups[-1])
-
-
-def _filled(name: bytes) -> bytes:
-    return name.ljust(100, b"\0")
 
 
 def _normalised(name: bytes) -> bytes:

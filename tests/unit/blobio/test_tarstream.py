@@ -167,6 +167,13 @@ def test_one_path_in_two_forms_is_flagged(names: list[str], flagged: bool) -> No
         assert inspect(content).flags == ()
 
 
+@pytest.mark.parametrize("step", [700, 1 << 20])
+def test_bytes_behind_the_end_of_a_name_hide_no_second_form(step: int) -> None:
+    content = edited(tar_of(("a", 3), ("./a", 3)), 10, b"whatever")
+    inspect(content, step)  # from the second time on, headers take the short way
+    assert inspect(content, step).flags == ("path-forms",)
+
+
 def test_a_global_size_is_flagged() -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"size": "77"}) as tar:
