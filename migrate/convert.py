@@ -85,6 +85,7 @@ class Conversion:
     def run(self) -> Outcome:
         """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""
         started = utc_now()
+        self.gather()
         images = sorted_images(self.take_in(self.target))
         settlement = Settlement(self.options, self.target, self.progress)
         settlement.settle(lambda: images)
@@ -93,13 +94,18 @@ class Conversion:
             self.target.finish(encode_report(report))
         return Outcome(report, exit_code(report))
 
-    def take_in(self, store: StoresBlobs | None) -> list[FinishedImage]:
-        """Everything up to the finished images: their layers stand in `store`, but nothing has a name there yet.
-
-        What could not be converted is in `failures`. Raises TargetError and UsageError only.
-        """
+    def gather(self) -> None:
+        """Lists the sources and walks the chains of the chosen images, which are in `planned` then; what cannot be
+        read is in `failures`. Raises UsageError only."""
         self._list_sources()
-        planned = self.planned = self._plan()
+        self.planned = self._plan()
+
+    def take_in(self, store: StoresBlobs | None) -> list[FinishedImage]:
+        """From what was gathered to finished images: their layers stand in `store`, but nothing has a name there yet.
+
+        What could not be converted is in `failures`. Raises TargetError only.
+        """
+        planned = self.planned
         self.hashed = self._rehash(planned, store)
         finished = [done for image in planned if (done := self._compose(image)) is not None]
         return finished + self._salvage(planned, finished)

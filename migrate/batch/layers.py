@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -15,12 +16,15 @@ from typing import Final, Protocol
 from migrate.batch.records import Role
 from migrate.batch.state import StateFolder
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import StoredBlob
+from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.options import ConvertOptions
-from migrate.rehash.ports import StoresBlobs, WritesBlob
+from migrate.rehash.ports import RemembersSizes, StoresBlobs, WritesBlob
 from migrate.writers.base import LinksBlobs, RemembersLayers
 
 _LINE: Final = re.compile(rb"([a-z]+) ([0-9a-f]{64}) ([0-9]{1,19}) (gzip|zstd|none) ([0-9a-f]{16})\n")
+SMALL_LAYER_BYTES: Final = 64 * 1024
+"""The rehasher reads smaller layers whole before it looks for a blob; of larger ones it wants to know beforehand
+whether that can be worth it, which their size tells."""
 _CACHED: Final = 50_000
 """Layers that a worker keeps in memory; it looks the others up again."""
 
@@ -55,6 +59,16 @@ class KnownLayers:
         line = f"{known.role.value} {blob.digest.hex} {blob.size} {blob.compression} {known.run}\n"
         self._state.put(self._name(diff_id), line.encode("ascii"))
 
+    def has_size(self, tar_size: int) -> bool:
+        """True if a layer of that size may be known."""
+        return self._state.get(self._size_name(tar_size)) is not None
+
+    def add_size(self, tar_size: int) -> None:
+        self._state.put(self._size_name(tar_size), b"\n")
+
+    def _size_name(self, tar_size: int) -> str:
+        return f"known/sizes/{tar_size}"
+
     def _name(self, diff_id: DiffID) -> str:
         return f"known/{diff_id.hex[:2]}/{diff_id.hex[2:]}.{self._way}"
 
@@ -78,14 +92,24 @@ class SharedBlobs:
         self._cache: dict[DiffID, KnownLayer] = {}
         self._trusted: dict[Digest, int] = {}
         self._unpublished: dict[DiffID, KnownLayer] = {}
+        self._new_sizes: set[int] = set()
+        self._sizes: set[int] = set()
+        self._met: set[int] = set()
         self.found: dict[DiffID, Role] = {}
 
-    def begin(self) -> None:
-        """A new source."""
+    def begin(self, sizes: Iterable[int]) -> None:
+        """A new source, with layers of these stored sizes."""
         self.found = {}
         if len(self._cache) > _CACHED:
             self._cache.clear()
             self._trusted.clear()
+            self._sizes.clear()
+        self._met = {size for size in sizes if self._is_met(size)}
+
+    def _is_met(self, size: int) -> bool:
+        if size not in self._sizes and self._known.has_size(size):
+            self._sizes.add(size)
+        return size in self._sizes
 
     # --- StoresBlobs ---------------------------------------------------------------------------------------------
 
@@ -115,6 +139,15 @@ class SharedBlobs:
         if isinstance(self._target, RemembersLayers):
             self._target.remember_blob(diff_id, blob)
 
+    # --- RemembersSizes ------------------------------------------------------------------------------------------
+
+    def remembered_sizes(self) -> Collection[int]:
+        return self._met
+
+    def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
+        if isinstance(self._target, RemembersSizes):
+            self._target.remember_size(diff_id, tar_size)
+
     def _look_up(self, diff_id: DiffID, compression: str) -> KnownLayer | None:
         """What a worker of this run wrote is believed; what an earlier run wrote is proven by the target."""
         known = self._known.find(diff_id)
@@ -132,9 +165,13 @@ class SharedBlobs:
 
     # --- sharing -------------------------------------------------------------------------------------------------
 
-    def stored(self, diff_id: DiffID, blob: StoredBlob, role: Role) -> None:
+    def stored(self, layer: HashedLayer, blob: StoredBlob, role: Role) -> None:
         """`blob` was put into the target; `publish` tells the others."""
+        diff_id = layer.diff_id
         with self._lock:
+            if layer.tar_size > SMALL_LAYER_BYTES and layer.tar_size not in self._sizes:
+                self._sizes.add(layer.tar_size)
+                self._new_sizes.add(layer.tar_size)
             known = self._cache.get(diff_id)
             if known is None or (known.blob != blob and role in (Role.KEPT, Role.CARRIED)):
                 self._cache[diff_id] = self._unpublished[diff_id] = KnownLayer(blob, role, self._run)
@@ -151,6 +188,9 @@ class SharedBlobs:
             flush()
         with self._lock:
             unpublished, self._unpublished = self._unpublished, {}
+            sizes, self._new_sizes = self._new_sizes, set()
+        for size in sizes:
+            self._known.add_size(size)
         for diff_id, known in unpublished.items():
             self._known.add(diff_id, known)
 

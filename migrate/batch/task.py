@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from migrate.batch.journal import Entry, pack_record
-from migrate.batch.layers import KnownLayers, LinkingBlobs, SharedBlobs
+from migrate.batch.layers import SMALL_LAYER_BYTES, KnownLayers, LinkingBlobs, SharedBlobs
 from migrate.batch.plan import Candidate, Outcome, Task
 from migrate.batch.records import ImageRecord, LayerRow, Role, SourceRecord
 from migrate.batch.targets import open_worker_state, open_worker_target
 from migrate.convert import Conversion, OpenedSource
-from migrate.errors import IntegrityError, MigrateError, UnrecognisedSourceError
+from migrate.errors import IntegrityError, MigrateError, NoImageError, UnrecognisedSourceError, UsageError
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.legacy import LegacyLayer
 from migrate.model.options import ConvertOptions
@@ -156,8 +156,15 @@ class Desk:
             source.close()
 
     def _take_in(self, location: str, source: LegacySource) -> Result:
-        self.blobs.begin()
-        conversion = Conversion([OpenedSource(location, source)], self.order.options)
+        opened = OpenedSource(location, source)
+        conversion = Conversion([opened], self.order.options)
+        try:
+            conversion.gather()
+        except UsageError as error:
+            return Result(Outcome.SKIPPED, SourceRecord(type=source.source_type.value), error.code, error.message)
+        if isinstance(opened.error, NoImageError):
+            return Result(Outcome.SKIPPED, SourceRecord(type=source.source_type.value), None, opened.error.message)
+        self.blobs.begin(_stored_sizes(conversion))
         images = conversion.take_in(self.blobs)
         rows, numbers = self._rows(conversion, source)
         records = [
@@ -171,8 +178,6 @@ class Desk:
             failures=tuple(conversion.failures),
             warnings=tuple(conversion.warnings),
         )
-        if not images and not conversion.failures:
-            return Result(Outcome.SKIPPED, record, None, f"{location}: holds no image")
         return _judged(record)
 
     # --- layers ------------------------------------------------------------------------------------------------
@@ -193,7 +198,7 @@ class Desk:
         rows = self._with_carried(found, source)
         for row in rows:
             if row.hashed is not None and row.hashed.blob is not None and row.role is not Role.FOUND:
-                self.blobs.stored(row.hashed.diff_id, row.hashed.blob, row.role)
+                self.blobs.stored(row.hashed, row.hashed.blob, row.role)
         return rows, numbers
 
     def _role_of(self, layer: LegacyLayer, hashed: HashedLayer | None) -> Role:
@@ -247,6 +252,12 @@ RowKey = tuple[str, str]
 def _row_key(layer: LegacyLayer) -> RowKey:
     """Two images may give one legacy ID to different bytes (archives whose layer names are no IDs)."""
     return (layer.legacy_id, "" if layer.payload is None else layer.payload.key)
+
+
+def _stored_sizes(conversion: Conversion) -> set[int]:
+    """Of layers that are too large to be kept in memory until it is known whether they have a blob."""
+    payloads = (layer.payload for planned in conversion.planned for layer in planned.chain if layer.payload is not None)
+    return {payload.size for payload in payloads if payload.size is not None and payload.size > SMALL_LAYER_BYTES}
 
 
 def _without_blobs(image: FinishedImage) -> FinishedImage:
