@@ -19,7 +19,7 @@ V0: Final = "tarsum+sha256"
 V1: Final = "tarsum.v1+sha256"
 DEV: Final = "tarsum.dev+sha256"
 VERSIONS: Final = (V0, V1, DEV)
-_CUT_SHORT: Final = ("unexpected end of data", "truncated header")
+_CUT_SHORT: Final = ("unexpected end of data", "truncated header", "empty header", "missing or bad subsequent header")
 _BLOCK: Final = 1024 * 1024
 _XATTR: Final = "SCHILY.xattr."
 
