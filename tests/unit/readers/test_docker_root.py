@@ -1,0 +1,646 @@
+"""What no shipped root has: built by hand, one oddity at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from migrate.errors import (
+    AmbiguousSourceError,
+    DocumentError,
+    MigrateError,
+    MissingLayerError,
+    PayloadRestartError,
+    PermissionSourceError,
+    SourceUnreadableError,
+    UsageError,
+)
+from migrate.model.legacy import LegacyID
+from migrate.model.reference import Reference
+from migrate.readers.docker_root import detect
+from tests.roots import RootBuilder, identity, write
+from tests.stores import read_payload
+
+EMPTY_TAR = bytes(1024)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> RootBuilder:
+    return RootBuilder(tmp_path / "root")
+
+
+def names(tar: bytes) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        return archive.getnames()
+
+
+# --- images ------------------------------------------------------------------------------------------------------
+
+
+def test_tagged_images_untagged_heads_and_those_of_containers_are_listed(root: RootBuilder) -> None:
+    for name, parent in (("base", None), ("middle", "base"), ("tagged", "middle"), ("head", "middle")):
+        root.add(name, parent)
+    root.tag({"app": {"1": "tagged", "2": "tagged"}, "old": {"x": "base"}})
+    root.add_container("c" * 64, identity("middle"))
+    listing = root.open().listing()
+    assert {image.head: (image.references, image.containers) for image in listing.images} == {
+        identity("tagged"): ((Reference("app", "1"), Reference("app", "2")), ()),
+        identity("base"): ((Reference("old", "x"),), ()),
+        identity("head"): ((), ()),
+        identity("middle"): ((), ("c" * 64,)),
+    }
+    assert list(listing.layers) == sorted(identity(name) for name in ("base", "middle", "tagged", "head"))
+    assert listing == root.open().listing()
+
+
+def test_ids_of_sixteen_digits_are_images(root: RootBuilder) -> None:
+    place = root.path / "graph" / "27cf784147099545"
+    place.mkdir(parents=True)
+    (place / "json").write_text('{"id":"27cf784147099545"}')
+    (root.path / "vfs/dir/27cf784147099545").mkdir(parents=True)
+    assert [image.head for image in root.open().listing().images] == ["27cf784147099545"]
+
+
+def test_the_bare_repositories_file_is_read_where_there_is_no_other(root: RootBuilder) -> None:
+    root.add("base")
+    root.tag({"app": {"1": "base"}})
+    (root.path / "repositories-vfs").rename(root.path / "repositories")
+    assert root.open().listing().images[0].references == (Reference("app", "1"),)
+    root.tag({"other": {"2": "base"}})
+    assert root.open().listing().images[0].references == (Reference("other", "2"),)
+
+
+def test_a_tag_to_an_absent_id_is_a_failure_with_its_name(root: RootBuilder) -> None:
+    root.add("base")
+    root.tag({"ghost": {"1": "gone"}})
+    (failure,) = root.open().listing().failures
+    assert failure.references == ("ghost:1",)
+    assert failure.legacy_id == identity("gone")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"Repositories":[]}', b"\xff\xfe"])
+def test_a_damaged_tag_store_loses_the_tags_and_says_so(root: RootBuilder, content: bytes) -> None:
+    root.add("base")
+    (root.path / "repositories-vfs").write_bytes(content)
+    listing = root.open().listing()
+    assert [image.references for image in listing.images] == [()]
+    assert "repositories-vfs" in listing.failures[0].message
+
+
+def test_tags_that_are_no_strings_are_named(root: RootBuilder) -> None:
+    root.add("base")
+    tags: dict[str, object] = {"a": {"1": 7}, "b": [], "c": None, "d": {"2": identity("base")}}
+    (root.path / "repositories-vfs").write_text(json.dumps({"Repositories": tags}))
+    listing = root.open().listing()
+    assert listing.images[0].references == (Reference("d", "2"),)
+    assert [warning for warning in listing.warnings if "a:1" in warning or "'b'" in warning] == list(listing.warnings)
+
+
+def test_a_container_record_that_docker_1_10_rewrote_leads_back_by_its_map(root: RootBuilder) -> None:
+    root.add("base")
+    image_id = "sha256:" + "1" * 64
+    root.add_container("a" * 64, image_id, "config.v2.json")
+    root.add_container("b" * 64, image_id, "config.v2.json")
+    root.add_container("b" * 64, identity("base"))
+    root.add_container("d" * 64, "sha256:" + "2" * 64, "config.v2.json")
+    (root.path / ".migration-v1-images.json").write_text(json.dumps({identity("base"): image_id}))
+    listing = root.open().listing()
+    assert listing.images[0].containers == ("a" * 64, "b" * 64)
+    assert any("d" * 64 in warning for warning in listing.warnings)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"parent": "middle"}, "middle"),
+        ({}, "base"),
+        ({"json": {"parent_id": f"sha256:{identity('middle')}"}}, "middle"),
+        ({"json": {"parent_id": f"sha256:{identity('middle')}"}, "parent": "base"}, "base"),
+        ({"json": {}}, None),
+    ],
+)
+def test_three_ways_to_record_a_parent(root: RootBuilder, files: dict[str, object], expected: str | None) -> None:
+    root.add("base")
+    root.add("middle", "base")
+    root.add("top", "base")
+    place = root.path / "graph" / identity("top")
+    if "json" in files:
+        (place / "json").write_text(json.dumps(files["json"]))
+    if "parent" in files:
+        (place / "parent").write_text(identity(str(files["parent"])))
+    assert root.layer("top").parent == (None if expected is None else identity(expected))
+
+
+def test_json_is_handed_on_verbatim(root: RootBuilder) -> None:
+    root.add("base")
+    raw = b' {"id" : "x", "unknown":1e400, "a":1, "a":2}\n\n'
+    (root.path / "graph" / identity("base") / "json").write_bytes(raw)
+    assert root.layer("base").json == raw
+
+
+@pytest.mark.parametrize("damage", ["gone", "directory", "link", "syntax"])
+def test_an_image_without_json_fails_alone(root: RootBuilder, damage: str) -> None:
+    root.add("good")
+    root.add("bad")
+    path = root.path / "graph" / identity("bad") / "json"
+    path.unlink()
+    if damage == "directory":
+        path.mkdir()
+    elif damage == "link":
+        path.symlink_to(root.path / "graph" / identity("good") / "json")
+    elif damage == "syntax":
+        path.write_bytes(b'{"id":')
+    source = root.open()
+    assert {image.head for image in source.listing().images} == {identity("good"), identity("bad")}
+    with pytest.raises(MigrateError) as caught:
+        source.read_layer(identity("bad"))
+    assert caught.value.scope == "image"
+    assert source.read_layer(identity("good")).legacy_id == identity("good")
+
+
+def test_an_id_that_is_not_in_the_graph_is_missing(root: RootBuilder) -> None:
+    root.add("base")
+    with pytest.raises(MissingLayerError):
+        root.layer("other")
+
+
+def test_leftovers_are_counted_and_named(root: RootBuilder) -> None:
+    root.add("base")
+    for name in ("_tmp", ":tmp:", "_dockerinit-1", "abc", "e" * 63):
+        (root.path / "graph" / name).mkdir()
+    (root.path / "graph" / ":tmp:" / "half").mkdir()
+    (root.path / "vfs/dir" / f"{'1' * 64}-removing").mkdir()
+    (root.path / "vfs/dir" / ("c" * 64)).mkdir()
+    (root.path / "vfs/dir" / f"{'c' * 64}-init").mkdir()
+    root.add_container("c" * 64, identity("base"))
+    warnings = root.open().listing().warnings
+    assert len(warnings) == 3
+    assert ":tmp:" in warnings[0] and "_tmp," not in warnings[0]
+    assert "abc" in warnings[1]
+    assert "-removing" in warnings[2] and "c" * 64 not in warnings[2]
+
+
+def test_a_running_daemon_is_warned_of(root: RootBuilder) -> None:
+    root.add("base")
+    (root.path / "docker.pid").write_text(f"{os.getpid()}\n")
+    assert any("running process" in warning for warning in root.open().listing().warnings)
+    (root.path / "docker.pid").write_text("no number")
+    assert not any("running process" in warning for warning in root.open().listing().warnings)
+
+
+# --- drivers -----------------------------------------------------------------------------------------------------
+
+
+def two_drivers(root: RootBuilder) -> None:
+    root.add("both")
+    root.add("vfs only")
+    overlay = RootBuilder(root.path, "overlay")
+    write(overlay.tree("both") / "of-overlay")
+    write(root.tree("both") / "of-vfs")
+    overlay.tag({"name": {"overlay": "both"}})
+    root.tag({"name": {"vfs": "both"}})
+
+
+def test_two_drivers_with_layers_are_an_error_that_lists_them(root: RootBuilder) -> None:
+    two_drivers(root)
+    with pytest.raises(AmbiguousSourceError, match=r"overlay \(1 of 2\), vfs \(2 of 2\).*--driver"):
+        root.open()
+
+
+@pytest.mark.parametrize("driver", ["overlay", "vfs"])
+def test_the_user_chooses_a_driver(root: RootBuilder, driver: str) -> None:
+    two_drivers(root)
+    source = root.open(driver)
+    image = next(image for image in source.listing().images if image.head == identity("both"))
+    assert image.references == (Reference("name", driver),)
+    with source.open_payload(source.read_layer(identity("both"))) as payload:
+        assert names(payload.stream.read()) == [f"of-{driver}"]
+
+
+def test_layers_of_another_driver_are_left_out_with_a_word(root: RootBuilder) -> None:
+    two_drivers(root)
+    listing = root.open("overlay").listing()
+    assert list(listing.layers) == [identity("both")]
+    assert [image.head for image in listing.images] == [identity("both")]
+    assert any("1 layers are not in overlay" in warning and "vfs" in warning for warning in listing.warnings)
+
+
+def test_a_directory_of_volumes_makes_no_second_driver(root: RootBuilder) -> None:
+    """Docker up to 1.6 kept volumes in vfs/dir whatever the driver was."""
+    overlay = RootBuilder(root.path, "overlay")
+    overlay.add("base")
+    (root.path / "vfs/dir" / ("f" * 64)).mkdir(parents=True)
+    assert overlay.open().driver.name == "overlay"
+
+
+@pytest.mark.parametrize(
+    ("driver", "error"), [("btrfs", SourceUnreadableError), ("ext4", UsageError), ("zfs", SourceUnreadableError)]
+)
+def test_a_driver_that_is_not_there_is_refused(root: RootBuilder, driver: str, error: type[MigrateError]) -> None:
+    root.add("base")
+    with pytest.raises(error, match=driver):
+        root.open(driver)
+
+
+def test_zfs_says_what_to_do(root: RootBuilder) -> None:
+    root.add("base")
+    shutil.rmtree(root.path / "vfs")
+    (root.path / "zfs/graph").mkdir(parents=True)
+    with pytest.raises(SourceUnreadableError, match="docker save"):
+        root.open()
+    (root.path / "zfs/graph" / identity("base")).mkdir()
+    with pytest.raises(SourceUnreadableError, match="docker save"):
+        root.open()
+
+
+def test_a_graph_without_any_drivers_layers_is_refused(root: RootBuilder) -> None:
+    root.add("base")
+    shutil.rmtree(root.path / "vfs")
+    with pytest.raises(SourceUnreadableError, match="another disk"):
+        root.open()
+
+
+# --- roots that newer Docker has used ----------------------------------------------------------------------------
+
+
+def new_format(path: Path) -> None:
+    (path / "image/overlay2/imagedb/content/sha256").mkdir(parents=True)
+    (path / "overlay2").mkdir()
+
+
+def test_a_root_with_the_new_format_only_names_the_way_out(root: RootBuilder) -> None:
+    new_format(root.path)
+    assert detect(root.path)
+    with pytest.raises(SourceUnreadableError, match=r"image/overlay2.*docker save"):
+        root.open()
+
+
+def test_the_old_graph_beside_the_new_format_still_converts(root: RootBuilder) -> None:
+    root.add("base")
+    new_format(root.path)
+    (root.path / "graph" / identity("base") / ".migration-diffid").write_text("sha256:" + "0" * 64)
+    listing = root.open().listing()
+    assert [image.head for image in listing.images] == [identity("base")]
+    assert any("image/overlay2" in warning for warning in listing.warnings)
+    assert any(".migration-" in warning for warning in listing.warnings)
+
+
+@pytest.mark.parametrize("names", [["graph"], ["images", "repositories"], ["docker"], ["graph", "graph/notes"]])
+def test_other_directories_are_not_detected(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert not detect(tmp_path)
+
+
+# --- layers ------------------------------------------------------------------------------------------------------
+
+
+def tar_of(**files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_tar_split_gives_the_original_tar(root: RootBuilder) -> None:
+    tar = tar_of(b=b"two", a=b"one")
+    tree = root.add("base")
+    write(tree / "a", b"one")
+    write(tree / "b", b"two")
+    root.add_tar_split("base", tar)
+    source = root.open()
+    layer = read_payload(source, source.read_layer(identity("base")))
+    assert (layer.diff_id, layer.origin, layer.exact) == (
+        f"sha256:{hashlib.sha256(tar).hexdigest()}",
+        "tar-split",
+        True,
+    )
+
+
+def test_a_changed_file_falls_back_and_the_note_names_it(root: RootBuilder) -> None:
+    tree = root.add("base")
+    write(tree / "a", b"one")
+    write(tree / "b", b"twO")
+    root.add_tar_split("base", tar_of(a=b"one", b=b"two"))
+    source = root.open()
+    layer = source.read_layer(identity("base"))
+    with source.open_payload(layer) as payload, pytest.raises(PayloadRestartError, match="b has CRC-64"):
+        payload.stream.read()
+    read = read_payload(source, layer)
+    assert (read.origin, read.exact, read.restarts) == ("diff", False, 0)
+    assert read.note is not None and "b has CRC-64" in read.note
+    with source.open_payload(layer) as payload:
+        assert names(payload.stream.read()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("damage", ["missing file", "truncated", "garbage", "directory"])
+def test_each_kind_of_damage_falls_back(root: RootBuilder, damage: str) -> None:
+    tree = root.add("base")
+    write(tree / "a", b"one")
+    root.add_tar_split("base", tar_of(a=b"one"))
+    path = root.path / "graph" / identity("base") / "tar-data.json.gz"
+    if damage == "missing file":
+        (tree / "a").unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-12])
+    elif damage == "garbage":
+        path.write_bytes(b"\x1f\x8bgarbage")
+    else:
+        path.unlink()
+        path.mkdir()
+    source = root.open()
+    read = read_payload(source, source.read_layer(identity("base")))
+    assert (read.origin, read.exact, read.restarts) == ("diff", False, 1)
+    assert read.note is not None and "tar-split" in read.note
+
+
+def test_tar_split_goes_through_links_inside_the_tree_and_never_out(root: RootBuilder, tmp_path: Path) -> None:
+    tree = root.add("base")
+    write(tree / "usr/f", b"one")
+    (tree / "link").symlink_to("/usr")
+    root.add_tar_split("base", tar_of(**{"link/f": b"one"}))
+    assert root.read("base") == tar_of(**{"link/f": b"one"})
+    write(tmp_path / "host/f", b"one")
+    (tree / "link").unlink()
+    (tree / "link").symlink_to(tmp_path / "host")
+    source = root.open()
+    assert read_payload(source, source.read_layer(identity("base"))).origin == "diff"
+
+
+def test_a_layer_whose_parents_tree_is_gone_is_saved_by_tar_split(root: RootBuilder) -> None:
+    root.add("base")
+    write(root.add("top", "base") / "a", b"one")
+    shutil.rmtree(root.tree("base"))
+    source = root.open()
+    with pytest.raises(MissingLayerError), source.open_payload(source.read_layer(identity("top"))):
+        pass
+    root.add_tar_split("top", tar_of(a=b"one"))
+    assert root.read("top") == tar_of(a=b"one")
+
+
+def test_a_layer_without_changes_is_the_empty_tar(root: RootBuilder) -> None:
+    write(root.add("base") / "a", b"one")
+    shutil.rmtree(root.add("top", "base"))
+    shutil.copytree(root.tree("base"), root.tree("top"))
+    assert root.read("top") == EMPTY_TAR
+
+
+def test_deletions_are_whiteouts_and_make_the_layer_inexact(root: RootBuilder) -> None:
+    write(root.add("base") / "a", b"one")
+    root.add("top", "base")
+    source = root.open()
+    layer = source.read_layer(identity("top"))
+    with source.open_payload(layer) as payload:
+        assert names(payload.stream.read()) == [".wh.a"]
+    assert not payload.exact
+    assert payload.note is not None and "1 deletion" in payload.note
+
+
+def test_hard_links_devices_and_sockets(root: RootBuilder) -> None:
+    tree = root.add("base")
+    write(tree / "b", b"one")
+    os.link(tree / "b", tree / "a")
+    os.mknod(tree / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mkfifo(tree / "pipe", 0o600)
+    (tree / "s").symlink_to("b")
+    with tarfile.open(fileobj=io.BytesIO(root.read("base"))) as archive:
+        found = {member.name: (member.type, member.linkname, member.size) for member in archive}
+        assert archive.getmember("null").devmajor == 1
+    assert found == {
+        "a": (b"0", "", 3),
+        "b": (b"1", "a", 0),
+        "null": (b"3", "", 0),
+        "pipe": (b"6", "", 0),
+        "s": (b"2", "b", 0),
+    }
+
+
+def test_aufs_keeps_whiteouts_and_leaves_out_its_own_files(tmp_path: Path) -> None:
+    root = RootBuilder(tmp_path, "aufs")
+    tree = root.add("base")
+    for name in (".wh.gone", ".wh..wh.aufs", ".wh..wh.plnk/1", ".wh..wh.orph/2", ".wh..wh..opq", "d/.wh..wh..opq"):
+        write(tree / name)
+    assert names(root.read("base")) == [".wh..wh..opq", ".wh.gone", "d", "d/.wh..wh..opq"]
+
+
+def test_aufs_follows_the_link_that_docker_left_to_where_the_root_now_is(tmp_path: Path) -> None:
+    root = RootBuilder(tmp_path / "moved", "aufs")
+    tree = root.add("base")
+    write(tree / "f")
+    old = root.path / "graph" / identity("base") / "layer"
+    tree.rename(old)
+    tree.symlink_to(f"/var/lib/docker/graph/{identity('base')}/layer")
+    assert names(root.read("base")) == ["f"]
+    tree.unlink()
+    tree.symlink_to(write(tmp_path / "host/secret").parent)
+    source = root.open()
+    with pytest.raises(MissingLayerError), source.open_payload(source.read_layer(identity("base"))):
+        pass
+
+
+def test_layers_inside_the_graph_are_aufs_of_before_0_7(tmp_path: Path) -> None:
+    root = RootBuilder(tmp_path, "aufs")
+    tree = root.add("base")
+    write(tree / "f")
+    tree.rename(root.path / "graph" / identity("base") / "layer")
+    shutil.rmtree(root.path / "aufs")
+    assert detect(root.path)
+    assert root.open().driver.name == "aufs"
+    assert names(root.read("base")) == ["f"]
+
+
+def test_an_overlay_layer_without_a_root_is_its_upper_over_the_lower(tmp_path: Path) -> None:
+    root = RootBuilder(tmp_path, "overlay")
+    base = root.add("base")
+    for name in ("keep", "gone", "dir/old", "opaque/old", "replaced/old"):
+        write(base / name, b"one")
+    root.add("top", "base").rmdir()
+    place = root.tree("top").parent
+    (place / "lower-id").write_text(identity("base"))
+    upper = place / "upper"
+    write(upper / "dir/new", b"two")
+    write(upper / "replaced", b"two")
+    write(upper / "opaque/new", b"two")
+    os.setxattr(upper / "opaque", "trusted.overlay.opaque", b"y")
+    os.mknod(upper / "gone", stat.S_IFCHR, 0)
+    assert names(root.read("top")) == [
+        "dir",
+        "dir/new",
+        ".wh.gone",
+        "opaque",
+        "opaque/new",
+        "opaque/.wh.old",
+        "replaced",
+    ]
+    source = root.open()
+    opened = source.open_rootfs(identity("top"))
+    assert opened is not None
+    with opened as tree:
+        assert [entry.path for entry in tree.list_directory(b"dir")] == [b"dir/new", b"dir/old"]
+        with tree.open_file(b"dir/old") as stream:
+            assert stream.read() == b"one"
+
+
+@pytest.mark.parametrize("lower", ["../../etc", "", "0" * 64])
+def test_a_lower_id_that_names_no_layer_fails_the_layer(tmp_path: Path, lower: str) -> None:
+    root = RootBuilder(tmp_path, "overlay")
+    root.add("base").rmdir()
+    (root.tree("base").parent / "upper").mkdir()
+    (root.tree("base").parent / "lower-id").write_text(lower)
+    source = root.open()
+    with pytest.raises(MigrateError), source.open_payload(source.read_layer(identity("base"))):
+        pass
+
+
+# --- the source stays as it is -----------------------------------------------------------------------------------
+
+
+def snapshot(root: Path) -> dict[str, tuple[object, ...]]:
+    found: dict[str, tuple[object, ...]] = {}
+    for path in [root, *root.rglob("*")]:
+        facts = path.lstat()
+        access = facts.st_atime_ns if not path.is_symlink() else 0  # reading a link cannot be asked not to mark it
+        found[str(path)] = (facts.st_mode, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, access)
+    return found
+
+
+def read_everything(root: RootBuilder) -> list[str]:
+    source = root.open()
+    listing = source.listing()
+    found = [read_payload(source, source.read_layer(LegacyID(layer))).diff_id for layer in listing.layers]
+    source.close()
+    return found
+
+
+def sample(root: RootBuilder) -> RootBuilder:
+    base = root.add("base")
+    write(base / "usr/bin/tool", b"one", 0o755)
+    (base / "link").symlink_to("usr")
+    top = root.add("top", "base")
+    write(top / "usr/bin/tool", b"two", 0o755)
+    root.add_tar_split("top", tar_of(**{"usr/bin/tool": b"two"}))
+    root.tag({"app": {"1": "top"}})
+    root.add_container("c" * 64, identity("top"))
+    return root
+
+
+def test_nothing_in_the_source_changes_not_even_access_times(root: RootBuilder) -> None:
+    sample(root)
+    for path in [root.path, *root.path.rglob("*")]:
+        os.utime(path, ns=(10**18, path.lstat().st_mtime_ns), follow_symlinks=False)
+    before = snapshot(root.path)
+    read_everything(root)
+    assert snapshot(root.path) == before
+
+
+@pytest.fixture
+def read_only_mount(root: RootBuilder) -> Callable[[], None]:
+    """Binds the root over itself, read-only, in a mount namespace of the test's own process tree."""
+
+    def run() -> None:
+        code = (
+            "from tests.roots import RootBuilder; from tests.unit.readers.test_docker_root import read_everything;"
+            f"from pathlib import Path; p = Path({str(root.path)!r});\n"
+            "try:\n    (p / 'probe').write_text('')\nexcept OSError as error:\n    assert error.errno == 30, error\n"
+            "else:\n    raise SystemExit('the mount can be written to')\n"
+            "print(*read_everything(RootBuilder(p)))"
+        )
+        mount = f"mount --bind {root.path} {root.path} && mount -o remount,ro,bind {root.path}"
+        script = f'{mount} && exec {sys.executable} -c "$0"'
+        done = subprocess.run(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, code],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).resolve().parents[3],
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == read_everything(root)
+
+    return run
+
+
+def test_a_read_only_mount_is_enough(root: RootBuilder, read_only_mount: Callable[[], None]) -> None:
+    sample(root)
+    read_only_mount()
+
+
+# --- permissions -------------------------------------------------------------------------------------------------
+
+
+def as_nobody(root: RootBuilder, statement: str) -> subprocess.CompletedProcess[str]:
+    code = (
+        "from migrate.readers.docker_root import DockerRootSource; from migrate.readers.base import SourceOptions\n"
+        "from migrate.errors import PermissionSourceError; from pathlib import Path; import os\n"
+        "from tests.unit.readers.test_docker_root import RootBuilder, read_everything\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        f"source = DockerRootSource({str(root.path)!r}, SourceOptions())\n{statement}"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).resolve().parents[3],
+    )
+
+
+@pytest.fixture
+def open_place(tmp_path_factory: pytest.TempPathFactory) -> RootBuilder:
+    """A root below directories that everybody may pass."""
+    place = tmp_path_factory.mktemp("public")
+    for path in (place, place.parent, place.parent.parent):
+        path.chmod(path.stat().st_mode | 0o055)
+    return RootBuilder(place / "root")
+
+
+def test_unreadable_files_are_counted_before_anything_is_read(open_place: RootBuilder) -> None:
+    tree = open_place.add("base")
+    for name in ("etc/shadow", "etc/gshadow"):
+        write(tree / name, b"secret", 0o600)
+    write(tree / "root/.ssh/key", b"secret", 0o600)
+    (tree / "root").chmod(0o700)
+    done = as_nobody(
+        open_place,
+        "try:\n    source.check_access()\nexcept PermissionSourceError as error:\n    print(error.message)",
+    )
+    assert "etc/gshadow (and 2 more)" in done.stdout, done.stderr
+    refused = as_nobody(
+        open_place,
+        "layer = source.read_layer(source.listing().layers[0])\n"
+        "for _ in range(2):\n"
+        "    try:\n        source.open_payload(layer).__enter__()\n"
+        "    except PermissionSourceError as error:\n        print(error.message)",
+    )
+    assert refused.stdout.count("etc/gshadow (and 2 more)") == 2, refused.stderr
+
+
+def test_a_user_who_may_read_all_needs_no_privilege(open_place: RootBuilder) -> None:
+    sample(open_place)
+    done = as_nobody(
+        open_place,
+        f"print(*read_everything(RootBuilder(Path({str(open_place.path)!r}))))",
+    )
+    assert done.stdout.split() == read_everything(open_place), done.stderr
+
+
+def test_permission_is_an_error_of_the_source(open_place: RootBuilder) -> None:
+    assert PermissionSourceError.scope == "source"
+    with pytest.raises(DocumentError):
+        open_place.add("base")
+        (open_place.path / "graph" / identity("base") / "json").unlink()
+        open_place.layer("base")
