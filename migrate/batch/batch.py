@@ -14,14 +14,14 @@ from typing import Any, BinaryIO
 from migrate import __version__
 from migrate.batch.account import Account
 from migrate.batch.executors import WorkerPool, open_pool
-from migrate.batch.journal import JournalWriter, is_running, journal_paths
+from migrate.batch.journal import JournalWriter, is_running, journal_name, journal_paths
 from migrate.batch.ledger import Ledger
 from migrate.batch.merge import Merge
 from migrate.batch.plan import Candidate, Outcome, Plan, Shard, plan_tasks
 from migrate.batch.recipe import options_document, parse_options, recipe_of
 from migrate.batch.run import TaskRun
 from migrate.batch.search import find_candidates
-from migrate.batch.targets import open_worker_target, state_directory
+from migrate.batch.targets import journal_publisher, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
 from migrate.convert import utc_now
 from migrate.errors import UsageError
@@ -92,28 +92,32 @@ def merge_batch(target: str, progress: Progress) -> BatchOutcome:
     """Ends what shards have done: images of all journals, with the options of their runs. Raises UsageError where
     those differ, or where a shard is still at work."""
     started = utc_now()
-    state = state_directory(target)
+    with open_state(target) as state:
+        options, reported = _common_options(target, state)
+    request = BatchRequest(target=target, options=options, report_options=reported)
+    with _workplace(request) as (state, opened, journal):
+        ledger = Ledger.read(state)
+        return _merge(ledger, list(ledger.in_order()), request, opened, journal, progress, started, len(ledger.sources))
+
+
+def _common_options(target: str, state: Path) -> tuple[ConvertOptions, Mapping[str, object]]:
+    """The options that all runs on the target had; UsageError unless they agree and have ended."""
     paths = journal_paths(state)
     if not paths:
         raise UsageError(f"{target}: no journal of a batch there")
     for path in paths:
         if is_running(path):
             raise UsageError(f"{path}: a run is still at work on it; merge when all shards have ended")
-    ledger = Ledger.read(state)
-    openings = list(ledger.runs.values())
+    openings = list(Ledger.read(state).runs.values())
     if len({str(opening.get("options")) for opening in openings}) != 1:
         raise UsageError(f"{target}: its shards ran with different options; run them again with the same ones")
-    options = parse_options(openings[0]["options"])
-    request = BatchRequest(target=target, options=options, report_options=openings[0]["reported"])
-    with _workplace(request) as (_, opened, journal):
-        done = len(ledger.sources)
-        return _merge(ledger, list(ledger.in_order()), request, opened, journal, progress, started, done)
+    return parse_options(openings[0]["options"]), openings[0]["reported"]
 
 
 def unfinished_shards(target: str) -> list[str]:
     """What is missing before the shards of a target make a whole: sentences for people."""
-    state = state_directory(target)
-    ledger = Ledger.read(state)
+    with open_state(target) as state:
+        ledger = Ledger.read(state)
     problems = []
     seen: dict[int, set[int]] = {}
     for path, opening in sorted(ledger.runs.items()):
@@ -139,10 +143,11 @@ def _workplace(request: BatchRequest) -> Iterator[tuple[Path, ImageTarget | None
         if request.options.dry_run:
             state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="migrate-batch-")))
         else:
-            state = state_directory(request.target)
             target = open_worker_target(request.target, request.options)
             stack.callback(target.close)
-        journal = JournalWriter(state, request.shard)
+            state = stack.enter_context(open_state(request.target))
+        publish = journal_publisher(None if target is None else request.target, journal_name(request.shard))
+        journal = JournalWriter(state, request.shard, publish)
         stack.callback(journal.close)
         yield state, target, journal
 

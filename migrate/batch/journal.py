@@ -29,6 +29,7 @@ JOURNAL_NAME: Final = "journal.jsonl"
 _NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")
 _RECORD: Final = b',"record":"'
 _SYNC_SECONDS: Final = 1.0
+_PUBLISH_SECONDS: Final = 10.0
 _RECORD_BYTES: Final = 4 * 1024 * 1024 * 1024
 """A packed record may unpack to so much and no more."""
 
@@ -166,19 +167,29 @@ class RecordReader:
         self._files.clear()
 
 
+def journal_name(shard: Shard | None) -> str:
+    return JOURNAL_NAME if shard is None else f"journal-{shard.number}-of-{shard.count}.jsonl"
+
+
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
 class JournalWriter:
     """The journal of one run, locked while it is open. Raises TargetError, also if another run has it.
 
-    A line reaches the system at once, so that it outlives the process, and the disk within a second. `published` is
-    called with every piece that has reached it.
+    A line reaches the system at once, so that it outlives the process, and the disk within a second. `publish` gets
+    every piece that has reached it, some seconds later, for a target that is not on this machine.
     """
 
-    def __init__(self, state: Path, shard: Shard | None, clock: Callable[[], float] = time.monotonic) -> None:
-        name = JOURNAL_NAME if shard is None else f"journal-{shard.number}-of-{shard.count}.jsonl"
-        self.path = state / name
+    def __init__(
+        self,
+        state: Path,
+        shard: Shard | None,
+        publish: Callable[[bytes], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = state / journal_name(shard)
+        self._publish = publish
         self._clock = clock
         with target_errors(str(self.path)):
             state.mkdir(parents=True, exist_ok=True)
@@ -188,10 +199,11 @@ class JournalWriter:
             if not try_lock(self._fd):
                 raise TargetError(f"{self.path}: another run is at work on this journal")
             self._end_torn_line()
+            self._published = os.fstat(self._fd).st_size
         except BaseException:
             os.close(self._fd)
             raise
-        self._synced = clock()
+        self._synced = self._published_at = clock()
 
     def append(self, entry: Entry) -> None:
         fields = {
@@ -223,17 +235,35 @@ class JournalWriter:
             if self._clock() - self._synced >= _SYNC_SECONDS:
                 self.sync()
 
+            if self._publish is not None and self._clock() - self._published_at >= _PUBLISH_SECONDS:
+                self.publish()
+
     def sync(self) -> None:
         with target_errors(str(self.path)):
             os.fdatasync(self._fd)
         self._synced = self._clock()
 
+    def publish(self) -> None:
+        """What has not been published yet."""
+        if self._publish is None:
+            return
+        with target_errors(str(self.path)):
+            size = os.fstat(self._fd).st_size
+            piece = os.pread(self._fd, size - self._published, self._published)
+        if piece:
+            self._publish(piece)
+            self._published += len(piece)
+        self._published_at = self._clock()
+
     def close(self) -> None:
         if self._fd >= 0:
-            with contextlib.suppress(OSError):
-                os.fdatasync(self._fd)
-            os.close(self._fd)
-            self._fd = -1
+            try:
+                self.publish()
+                with contextlib.suppress(OSError):
+                    os.fdatasync(self._fd)
+            finally:
+                os.close(self._fd)
+                self._fd = -1
 
     def _end_torn_line(self) -> None:
         with target_errors(str(self.path)):

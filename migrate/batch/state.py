@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from migrate.blobio.atomic import target_errors
+from migrate.blobio.rundir import STATE_DIRECTORY
+
+if TYPE_CHECKING:
+    from migrate.writers.bucket_layout import Bucket
 
 
 class StateFolder(Protocol):
@@ -42,3 +46,14 @@ class LocalState:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 temporary.write_bytes(content)
             os.replace(temporary, path)
+
+
+class BucketState:
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    def get(self, name: str, /) -> bytes | None:
+        return self._bucket.read(f"{STATE_DIRECTORY}/{name}")
+
+    def put(self, name: str, content: bytes, /) -> None:
+        self._bucket.put(f"{STATE_DIRECTORY}/{name}", content)

@@ -11,7 +11,7 @@ from typing import Any
 
 from migrate.batch.journal import is_running, iter_lines, journal_paths
 from migrate.batch.plan import Outcome
-from migrate.batch.targets import state_directory
+from migrate.batch.targets import open_state
 from migrate.errors import UsageError
 
 
@@ -62,10 +62,11 @@ class JournalStatus:
 
 def read_status(target: str) -> list[JournalStatus]:
     """One status for each journal of the target. UsageError where there is none."""
-    paths = journal_paths(state_directory(target))
-    if not paths:
-        raise UsageError(f"{target}: no journal of a batch there")
-    return [_read(path) for path in paths]
+    with open_state(target) as state:
+        paths = journal_paths(state)
+        if not paths:
+            raise UsageError(f"{target}: no journal of a batch there")
+        return [_read(path) for path in paths]
 
 
 def _read(path: Path) -> JournalStatus:

@@ -93,14 +93,15 @@ def _open_archive_file(location: str, options: SourceOptions) -> LegacySource:
     except OSError as error:
         kind = PermissionSourceError if isinstance(error, PermissionError) else SourceUnreadableError
         raise kind(f"{location}: cannot be opened: {error.strerror}") from error
-    return _open_archive(location, fd, options)
+    return open_archive(location, fd, options)
 
 
 def _open_archive_stream(options: SourceOptions) -> LegacySource:
-    return _open_archive(STDIN, os.dup(sys.stdin.fileno()), options)
+    return open_archive(STDIN, os.dup(sys.stdin.fileno()), options)
 
 
-def _open_archive(location: str, fd: int, options: SourceOptions) -> LegacySource:
+def open_archive(location: str, fd: int, options: SourceOptions) -> LegacySource:
+    """The archive behind `fd`, which is taken over."""
     from migrate.readers.docker_archive import DockerArchiveSource
     from migrate.readers.members import TarMembers
 

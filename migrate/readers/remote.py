@@ -1,18 +1,23 @@
-"""Sources that are named by a URL: registries over HTTP, and registry storage in buckets."""
+"""Sources that are named by a URL: registries over HTTP, archives, and registry storage in buckets."""
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
+
+from migrate.blobio.atomic import target_error
 from migrate.distribution.layout import ROOTS
-from migrate.distribution.objects import is_url, open_tree
+from migrate.distribution.objects import is_url, open_filesystem, open_tree
 from migrate.distribution.storage import TreeStorage, require_readable
-from migrate.errors import AmbiguousSourceError, UnrecognisedSourceError, UsageError
+from migrate.errors import AmbiguousSourceError, SourceUnreadableError, UnrecognisedSourceError, UsageError
 from migrate.model.legacy import SourceType, is_hex_id
 from migrate.readers.base import LegacySource, SourceOptions
 from migrate.readers.remote_registry import PREFIX, RemoteRegistrySource
 
 
 def open_remote(location: str, source_type: str | None, options: SourceOptions) -> LegacySource:
-    """`docker://…`, or a registry's storage at any URL that fsspec opens, recognised by its content.
+    """`docker://…`, or an archive or a registry's storage at any URL that fsspec opens, recognised by its content.
 
     Raises UsageError for a URL of another kind, UnrecognisedSourceError or AmbiguousSourceError for what is there.
     """
@@ -22,6 +27,10 @@ def open_remote(location: str, source_type: str | None, options: SourceOptions) 
         return RemoteRegistrySource(location, options)
     if not is_url(location):
         raise UsageError(f"{location}: not a URL that can be read")
+    if source_type in (None, SourceType.DOCKER_ARCHIVE.value):
+        archive = _open_object(location, options)
+        if archive is not None:
+            return archive
     tree = open_tree(location)
     found = _types(tree, location) if source_type is None else [SourceType(source_type)]
     if len(found) > 1:
@@ -35,10 +44,27 @@ def open_remote(location: str, source_type: str | None, options: SourceOptions) 
 
         return RegistryV2Source(location, options, tree)
     if source_type is not None:
-        raise UsageError(f"{location}: a URL can hold a registry's storage, not a {source_type}")
+        raise UsageError(f"{location}: a URL can hold an archive or a registry's storage, not a {source_type}")
     raise UnrecognisedSourceError(
         f"{location}: neither a v1 registry's storage (images/<id>/, repositories/) nor a v2 one (docker/registry/v2/)"
     )
+
+
+def _open_object(location: str, options: SourceOptions) -> LegacySource | None:
+    """The archive in a single object, brought to a temporary file first, as its members are read in any order."""
+    from migrate.readers.detect import open_archive
+
+    filesystem, path = open_filesystem(location)
+    with tempfile.NamedTemporaryFile(prefix="migrate-", dir=options.temporary_directory) as spool:
+        try:
+            if not filesystem.isfile(path):
+                return None
+            filesystem.get_file(path, spool.name)
+        except Exception as exc:
+            if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise target_error(exc, "a temporary file") from exc
+            raise SourceUnreadableError(f"{location}: cannot be brought here: {type(exc).__name__}: {exc}") from exc
+        return open_archive(location, os.open(spool.name, os.O_RDONLY | os.O_CLOEXEC), options)
 
 
 def _types(tree: TreeStorage, location: str) -> list[SourceType]:

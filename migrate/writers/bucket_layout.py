@@ -1,0 +1,365 @@
+"""An OCI image layout in a bucket, through fsspec: the same files as in a directory, docs/reference/layout.md.
+
+An object appears whole or not at all, and blobs are named by their content, so any number of workers may write at once.
+Where the store has conditional writes, a blob is only created and never replaced, and index.json is only replaced if
+nobody else has done so meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.rundir import STATE_DIRECTORY
+from migrate.distribution.objects import open_filesystem
+from migrate.documents.docker_archive import encode_archive_manifest
+from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_config, parse_index, parse_manifest
+from migrate.errors import SourceError, TargetError
+from migrate.model.digest import Digest
+from migrate.model.image import ComposedImage, Descriptor, MediaType
+from migrate.model.options import ConvertOptions, OnConflict
+from migrate.model.reference import Reference
+from migrate.writers.base import BlobWriter, ExistingImage
+from migrate.writers.catalog import (
+    CatalogFacts,
+    ImageFacts,
+    archive_entries,
+    blob_path,
+    entry_for,
+    merge_entries,
+    reference_of,
+)
+from migrate.writers.spooled_blob import SpooledBlobWriter
+
+REPORT_NAME: Final = "migration-report.json"
+_AT_ONCE: Final = 256
+"""Small objects that are read or written together."""
+_REMEMBERED: Final = 200_000
+"""Blobs whose presence is kept in mind; a store is asked for the others again."""
+_INDEX_TYPES: Final = (MediaType.OCI_INDEX, MediaType.DOCKER_LIST)
+
+
+class Bucket:
+    """Objects below a URL. Every method raises TargetError."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location.rstrip("/")
+        self._fs, self._prefix = open_filesystem(location)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of the object; None if there is none."""
+        try:
+            facts = self._fs.info(self._key(name))
+        except FileNotFoundError:
+            return None
+        except Exception as exc:
+            raise self._error(name, exc) from exc
+        return int(facts["size"]) if facts.get("type", "file") == "file" else None
+
+    def names(self, folder: str) -> list[str]:
+        """Names of all objects below `folder`, relative to the bucket's URL, sorted."""
+        try:
+            found = self._fs.find(self._key(folder) if folder else self._prefix)
+        except FileNotFoundError:
+            return []
+        except Exception as exc:
+            raise self._error(folder, exc) from exc
+        return sorted(str(key)[len(self._prefix) :].lstrip("/") for key in found)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            content: bytes = self._fs.cat_file(self._key(name))
+        except FileNotFoundError:
+            return None
+        except Exception as exc:
+            raise self._error(name, exc) from exc
+        return content
+
+    def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Small objects; those that cannot be read are left out."""
+        found: dict[str, bytes] = {}
+        for start in range(0, len(names), _AT_ONCE):
+            keys = {self._key(name): name for name in names[start : start + _AT_ONCE]}
+            try:
+                contents = self._fs.cat(list(keys), on_error="return")
+            except Exception as exc:
+                raise self._error(names[start], exc) from exc
+            found |= {keys[key]: content for key, content in contents.items() if isinstance(content, bytes)}
+        return found
+
+    def put(self, name: str, content: bytes) -> None:
+        try:
+            self._fs.pipe_file(self._key(name), content)
+        except Exception as exc:
+            raise self._error(name, exc) from exc
+
+    def put_many(self, contents: Mapping[str, bytes]) -> None:
+        try:
+            self._fs.pipe({self._key(name): content for name, content in contents.items()})
+        except Exception as exc:
+            raise self._error(next(iter(contents), ""), exc) from exc
+
+    def create_from(self, path: str, name: str) -> None:
+        """The object with the bytes of a file, unless it is there."""
+        try:
+            self._fs.put_file(path, self._key(name), mode="create")
+        except FileExistsError:
+            return
+        except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
+            if not _is_precondition(exc):
+                self._overwrite_from(path, name)
+
+    def _overwrite_from(self, path: str, name: str) -> None:
+        """For stores that know no conditional writes; equal names are equal bytes, so nothing is lost by it."""
+        try:
+            self._fs.put_file(path, self._key(name))
+        except Exception as exc:
+            raise self._error(name, exc) from exc
+
+    def tag_of(self, name: str) -> str | None:
+        """What a conditional replacement compares; None where the store has no such thing."""
+        try:
+            facts = self._fs.info(self._key(name))
+        except FileNotFoundError:
+            return None
+        except Exception as exc:
+            raise self._error(name, exc) from exc
+        tag = facts.get("ETag")
+        return str(tag) if tag else None
+
+    def replace(self, name: str, content: bytes, tag: str | None) -> None:
+        """Replaces the object if it still has `tag`. TargetError if somebody else has replaced it."""
+        if tag is None:
+            self.put(name, content)
+            return
+        try:
+            self._fs.pipe_file(self._key(name), content, IfMatch=tag)
+        except Exception as exc:
+            if _is_precondition(exc):
+                raise TargetError(
+                    f"{self.location}/{name}: another run has changed it meanwhile; run the same command again"
+                ) from exc
+            self.put(name, content)
+
+    def remove(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), 1_000):
+            keys = [self._key(name) for name in names[start : start + 1_000]]
+            try:
+                self._fs.rm(keys)
+            except FileNotFoundError:
+                continue
+            except Exception as exc:
+                raise self._error(names[start], exc) from exc
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}/{name}"
+
+    def _error(self, name: str, exc: Exception) -> TargetError:
+        return TargetError(f"{self.location}/{name}: {type(exc).__name__}: {exc}")
+
+
+def _is_precondition(exc: BaseException) -> bool:
+    """412: the condition of a conditional write does not hold (RFC 9110)."""
+    seen: list[BaseException | None] = [exc, exc.__cause__, exc.__context__]
+    return any("PreconditionFailed" in str(error) or "pre-conditions" in str(error) for error in seen if error)
+
+
+class BucketLayout:
+    """Fills ImageTarget, ListsImages and RemovesBlobs. Opening it creates or continues the layout."""
+
+    def __init__(self, location: str, options: ConvertOptions, *, bucket: Bucket | None = None) -> None:
+        self.bucket = bucket or Bucket(location)
+        self._options = options
+        self._lock = threading.Lock()
+        self._sizes: dict[Digest, int] = {}
+        self._unwritten: dict[str, bytes] = {}
+        self._entries: dict[tuple[str, Digest], IndexEntry] = {}
+        self._images: dict[Digest, ImageFacts] = {}
+        self._children: dict[Digest, Sequence[IndexEntry]] = {}
+        self._begin()
+        self._existing: list[IndexEntry] | None = None
+
+    def _begin(self) -> None:
+        if self.bucket.read("oci-layout") is not None:
+            return
+        foreign = [name for name in self.bucket.names("") if not name.startswith(f"{STATE_DIRECTORY}/")]
+        if [name for name in foreign if name != "index.json"]:
+            raise TargetError(f"{self.bucket.location}: neither empty nor an OCI layout: it holds {foreign[0]!r}")
+        if not foreign:
+            self.bucket.put("index.json", encode_index(()))
+        self.bucket.put("oci-layout", OCI_LAYOUT)
+
+    # --- ImageTarget ---------------------------------------------------------------------------------------------
+
+    def has_blob(self, digest: Digest, size: int, /) -> bool:
+        """An object of that name and size counts as present: the store keeps its bytes as they were."""
+        with self._lock:
+            known = self._sizes.get(digest)
+        if known is None and (known := self.bucket.size(blob_path(digest))) is not None:
+            self._added(digest, known)
+        return known == size
+
+    def open_blob(self) -> AbstractContextManager[BlobWriter]:
+        return SpooledBlobWriter(self._upload)
+
+    def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
+        config = self._document(image.config, image.config_media_type)
+        manifest = self._document(image.manifest, image.manifest_media_type)
+        with self._lock:
+            self._images[manifest.digest] = ImageFacts(
+                config=config, layers=tuple(image.layers), platform=image.platform
+            )
+            for reference in references or (None,):
+                entry = entry_for(manifest, image.platform, reference)
+                self._entries[reference_of(entry) or "", manifest.digest] = entry
+
+    def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
+        try:
+            children = parse_index(content).manifests
+        except SourceError as exc:
+            raise TargetError(f"index {Digest.of(content)}: {exc.message}") from exc
+        descriptor = self._document(content, media_type)
+        with self._lock:
+            self._children[descriptor.digest] = children
+            for reference in references or (None,):
+                entry = entry_for(descriptor, None, reference)
+                self._entries[reference_of(entry) or "", descriptor.digest] = entry
+
+    def flush(self) -> None:
+        """Returns when everything so far is in the bucket."""
+        with self._lock:
+            unwritten, self._unwritten = self._unwritten, {}
+        if unwritten:
+            self.bucket.put_many(unwritten)
+
+    def finish(self, report: bytes, /) -> None:
+        """manifest.json, then index.json, then the report, when all that they name stands there."""
+        self.flush()
+        tag = self.bucket.tag_of("index.json")
+        theirs = self._read_index()
+        self._read_missing_facts(theirs)
+        children = {digest: [entry.descriptor.digest for entry in found] for digest, found in self._children.items()}
+        entries = merge_entries(list(self._entries.values()), theirs, self._losers(theirs), children)
+        facts = CatalogFacts(images=self._images, children=children)
+        self.bucket.put(
+            "manifest.json", encode_archive_manifest(archive_entries(entries, facts, self._options.platform))
+        )
+        self.bucket.replace("index.json", encode_index(entries), tag)
+        self.bucket.put(REPORT_NAME, report)
+
+    def close(self) -> None:
+        with self._lock:
+            self._unwritten.clear()
+
+    def _upload(self, path: str, digest: Digest, size: int) -> None:
+        if not self.has_blob(digest, size):
+            self.bucket.create_from(path, blob_path(digest))
+            self._added(digest, size)
+
+    def _added(self, digest: Digest, size: int) -> None:
+        with self._lock:
+            if len(self._sizes) >= _REMEMBERED:
+                self._sizes.clear()
+            self._sizes[digest] = size
+
+    def _document(self, content: bytes, media_type: str) -> Descriptor:
+        digest = Digest.of(content)
+        with self._lock:
+            self._unwritten[blob_path(digest)] = content
+            full = len(self._unwritten) >= _AT_ONCE
+        if full:
+            self.flush()
+        return Descriptor(media_type=media_type, digest=digest, size=len(content))
+
+    # --- what is there already -----------------------------------------------------------------------------------
+
+    def existing_images(self) -> Sequence[ExistingImage]:
+        self._existing = self._read_index()
+        self._read_missing_facts(self._existing)
+        return [self._existing_image(entry, reference_of(entry)) for entry in self._existing]
+
+    def _existing_image(self, entry: IndexEntry, name: str | None) -> ExistingImage:
+        digest = entry.descriptor.digest
+        facts = self._images.get(digest)
+        return ExistingImage(
+            reference=None if name is None else Reference.parse(name),
+            manifest_digest=digest,
+            media_type=entry.descriptor.media_type,
+            platform=entry.platform or (facts.platform if facts else None),
+            created=None if facts is None else self._created(facts.config),
+            size=entry.descriptor.size,
+            children=tuple(self._existing_image(child, name) for child in self._children.get(digest, ())),
+        )
+
+    def _created(self, config: Descriptor) -> str | None:
+        content = self.bucket.read(blob_path(config.digest)) if config.size <= JSON_BYTES else None
+        try:
+            return None if content is None else parse_config(content).created
+        except SourceError:
+            return None
+
+    def _read_index(self) -> list[IndexEntry]:
+        content = self.bucket.read("index.json")
+        try:
+            return list(parse_index(content or encode_index(())).manifests)
+        except SourceError as exc:
+            raise TargetError(f"{self.bucket.location}/index.json is damaged: {exc.message}") from exc
+
+    def _read_missing_facts(self, entries: Iterable[IndexEntry]) -> None:
+        missing = [
+            entry
+            for entry in entries
+            if entry.descriptor.digest not in self._images and entry.descriptor.digest not in self._children
+        ]
+        contents = self.bucket.read_many([blob_path(entry.descriptor.digest) for entry in missing])
+        for entry in missing:
+            content = contents.get(blob_path(entry.descriptor.digest))
+            if content is not None and Digest.of(content) == entry.descriptor.digest:
+                self._take_facts(entry, content)
+
+    def _take_facts(self, entry: IndexEntry, content: bytes) -> None:
+        digest = entry.descriptor.digest
+        try:
+            if entry.descriptor.media_type in _INDEX_TYPES:
+                self._children[digest] = parse_index(content).manifests
+                self._read_missing_facts(self._children[digest])
+            else:
+                manifest = parse_manifest(content)
+                self._images[digest] = ImageFacts(
+                    config=manifest.config, layers=manifest.layers, platform=entry.platform
+                )
+        except SourceError:  # `verify` tells about it; here the image only gets no entry for `docker load`
+            return
+
+    def _losers(self, theirs: Iterable[IndexEntry]) -> list[tuple[str, Digest]]:
+        """What stood there under a name that one of ours got now: the run decided so when it knew them all."""
+        if self._options.on_conflict is OnConflict.KEEP_ALL:
+            return []
+        ours: dict[str, set[Digest]] = {}
+        for name, digest in self._entries:
+            ours.setdefault(name, set()).add(digest)
+        named = [(reference_of(entry) or "", entry.descriptor.digest) for entry in theirs]
+        return [(name, digest) for name, digest in named if name and digest not in ours.get(name, {digest})]
+
+    # --- RemovesBlobs --------------------------------------------------------------------------------------------
+
+    def remove_blobs(self, digests: Iterable[Digest], /) -> None:
+        listed = {entry.descriptor.digest for entry in self._read_index()}
+        if listed - self._images.keys() - self._children.keys():
+            return
+        needed = {layer.digest for facts in self._images.values() for layer in facts.layers}
+        needless = [digest for digest in digests if digest not in needed]
+        self.bucket.remove([blob_path(digest) for digest in needless])
+        for digest in needless:
+            self._sizes.pop(digest, None)
+
+
+def open_bucket(location: str) -> Bucket:
+    """Raises UsageError where fsspec, or its driver for the URL, is not installed."""
+    return Bucket(location)
+
+
+__all__: Sequence[Any] = ["Bucket", "BucketLayout", "open_bucket"]

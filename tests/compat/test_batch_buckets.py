@@ -1,0 +1,114 @@
+"""Batches from and into buckets, on an S3 server on loopback."""
+
+from __future__ import annotations
+
+import http.client
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import migrate
+from tests.shelves import archive, files_of, write_shelf
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    moto: Any = importlib.import_module("moto.server")
+    started = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    started.start()
+    host, port = started.get_host_and_port()
+    yield f"{host}:{port}"
+    started.stop()
+
+
+@pytest.fixture
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of the emptied server, with one bucket called `shelf`."""
+    connection = http.client.HTTPConnection(server)
+    connection.request("POST", "/moto-api/reset")
+    assert connection.getresponse().status == 200
+    connection.close()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{server}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3: Any = importlib.import_module("boto3")
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    client.create_bucket(Bucket="shelf")
+    return client
+
+
+def objects(client: Any, prefix: str) -> dict[str, bytes]:
+    found = {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket="shelf", Prefix=f"{prefix}/"):
+        for item in page.get("Contents", ()):
+            body = client.get_object(Bucket="shelf", Key=item["Key"])["Body"].read()
+            found[item["Key"].removeprefix(f"{prefix}/")] = body
+    return found
+
+
+def write(contents: dict[str, bytes], directory: Path) -> Path:
+    for name, content in contents.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+    return directory
+
+
+def test_a_bucket_gets_the_layout_that_a_directory_gets(bucket: Any, tmp_path: Path) -> None:
+    shelf = write_shelf(tmp_path / "shelf", 2, 3)
+    done = migrate("batch", "--jobs", "2", shelf, "s3://shelf/out")
+    assert done.code == 3, done.err
+    assert migrate("batch", "--jobs", "2", shelf, tmp_path / "local").code == 3
+    remote = write(objects(bucket, "out"), tmp_path / "remote")
+    assert files_of(remote) == files_of(tmp_path / "local")
+    assert migrate("verify", remote).code == 0
+
+    again = migrate("batch", shelf, "s3://shelf/out")
+    assert "9 of them done before" in again.out
+    assert write(objects(bucket, "out"), tmp_path / "again").is_dir()
+    assert files_of(tmp_path / "again") == files_of(remote)
+    status = migrate("batch", "--status", "s3://shelf/out")
+    assert "merged, begun" in status.out
+
+
+def test_archives_in_a_bucket_are_sources(bucket: Any, tmp_path: Path) -> None:
+    for number in range(3):
+        bucket.put_object(Bucket="shelf", Key=f"in/{number}.tar", Body=archive("app", number))
+    bucket.put_object(Bucket="shelf", Key="in/readme.txt", Body=b"text")
+    done = migrate("batch", "s3://shelf/in/*.tar", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "3 sources" in done.out
+    whole = migrate("batch", "s3://shelf/in/", tmp_path / "out")
+    assert "4 sources, 3 of them done before" in whole.out
+    bucket.put_object(Bucket="shelf", Key="in/1.tar", Body=archive("other", 1))
+    assert "4 sources, 3 of them done before" in migrate("batch", "s3://shelf/in/", tmp_path / "out").out
+    assert migrate("convert", "s3://shelf/in/2.tar", tmp_path / "one").code == 0
+    assert migrate("verify", tmp_path / "out").code == 0
+
+
+def test_shards_meet_in_a_bucket(bucket: Any, tmp_path: Path) -> None:
+    shelf = write_shelf(tmp_path / "shelf", 2, 2)
+    for part in ("1/2", "2/2"):
+        assert migrate("batch", "--shard", part, shelf, "s3://shelf/out").code in (0, 3)
+    assert migrate("batch", "--merge", "s3://shelf/out").code == 3
+    assert migrate("batch", shelf, tmp_path / "local").code == 3
+    assert files_of(write(objects(bucket, "out"), tmp_path / "remote")) == files_of(tmp_path / "local")
+
+
+def test_a_bucket_that_holds_something_else_is_refused(bucket: Any, tmp_path: Path) -> None:
+    bucket.put_object(Bucket="shelf", Key="out/mine.txt", Body=b"x")
+    (tmp_path / "a.tar").write_bytes(archive("a"))
+    refused = migrate("batch", tmp_path / "a.tar", "s3://shelf/out")
+    assert refused.code == 5
+    assert "neither empty nor an OCI layout" in refused.err
+    absent = migrate("batch", tmp_path / "a.tar", "s3://nowhere/out")
+    assert absent.code == 5, absent.err
