@@ -67,7 +67,8 @@ class ExpectedTree:
         self._removed: dict[bytes, int] = {}
         self._opaque: set[bytes] = set()
         self._time = _BELOW
-        self._directories: dict[bytes, bytes] = {b"": b""}
+        self._resolved: dict[bytes, bytes] = {b"": b""}
+        self._present: set[bytes] = {b""}
         self.problems: dict[bytes, str] = {}
 
     @property
@@ -148,8 +149,8 @@ class ExpectedTree:
     def _set(self, path: bytes, node: Node | None) -> None:
         self._time += 1
         self._nodes[path] = (self._time, node)
-        if path in self._directories:
-            self._directories = {b"": b""}
+        if path in self._resolved or path in self._present:
+            self._resolved, self._present = {b"": b""}, {b""}
 
     def _remove(self, path: bytes) -> None:
         self._set(path, None)
@@ -157,18 +158,19 @@ class ExpectedTree:
 
     def _make_directories(self, directory: bytes) -> None:
         """Directories that the tar leaves out are made on the way, with a mode that depends on the version."""
-        if directory in self._directories:
+        if directory in self._present:
             return
-        missing = []
+        missing, wanted = [], directory
         while directory and self.find(directory) is None:
             missing.append(directory)
             directory = directory.rpartition(b"/")[0]
         for path in reversed(missing):
             self._set(path, Node(stat.S_IFDIR, known=False))
+        self._present.add(wanted)
 
     def _resolve(self, directory: bytes) -> bytes:
         """`directory` without symbolic links, which lead where they lead inside the tree."""
-        known = self._directories.get(directory)
+        known = self._resolved.get(directory)
         if known is not None:
             return known
         waiting = directory.split(b"/")[::-1]
@@ -185,8 +187,8 @@ class ExpectedTree:
                 hops += 1
                 done = [] if node.link.startswith(b"/") else done[:-1]
                 waiting.extend(node.link.split(b"/")[::-1])
-        self._directories[directory] = b"/".join(done)
-        return self._directories[directory]
+        self._resolved[directory] = b"/".join(done)
+        return self._resolved[directory]
 
 
 def _node_of(entry: TarEntry, path: bytes) -> Node:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 from pathlib import Path
 
@@ -151,15 +150,13 @@ def test_a_file_in_a_directorys_place_is_one_change(compare: Compare) -> None:
 def test_a_socket_in_a_directorys_place_deletes_what_was_in_it(compare: Compare) -> None:
     """Docker's test for a directory is one bit, which sockets and block devices have too."""
     write(compare.old / "a/b")
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(compare.new / "a"))
+    os.mknod(compare.new / "a", stat.S_IFSOCK | 0o755)
     assert compare.changes() == [("keep", "a"), ("delete", "a/b")]
 
 
 def test_a_sockets_time_does_not_count(compare: Compare) -> None:
     for tree, time in ((compare.old, 1), (compare.new, 2)):
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(str(tree / "s"))
+        os.mknod(tree / "s", stat.S_IFSOCK | 0o755)
         os.utime(tree / "s", (time, time))
     assert compare.changes() == []
 

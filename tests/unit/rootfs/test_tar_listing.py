@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import io
+import tarfile
+import zlib
+
+import pytest
+
+from migrate.blobio.tarwriter import END, HeaderEncoder, TarHeader
+from migrate.rootfs.tar_listing import TarEntry, TarListing, cleaned
+
+LONG = "d/" * 70 + "é" * 40
+
+
+def listing(tar: bytes, size: int = 4096) -> TarListing:
+    found = TarListing()
+    for start in range(0, len(tar), size):
+        found.feed(memoryview(tar[start : start + size]))
+    found.finish()
+    return found
+
+
+def tar(format: int) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
+        for name, kind, content in (
+            ("./dir", tarfile.DIRTYPE, b""),
+            (LONG, tarfile.REGTYPE, b"x" * 1000),
+            ("link", tarfile.LNKTYPE, b""),
+            ("sym", tarfile.SYMTYPE, b""),
+            ("null", tarfile.CHRTYPE, b""),
+            ("empty", tarfile.REGTYPE, b""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.size, info.uid, info.gid = kind, len(content), 1 << 22, 5
+            info.devmajor, info.devminor = (1, 3) if kind == tarfile.CHRTYPE else (0, 0)
+            info.linkname = {"link": f"./{LONG}", "sym": "../" * 60}.get(name, "")
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("size", [1, 100, 512, 513, 1 << 20])
+def test_entries_are_those_of_the_tar_whatever_the_blocks(format: int, size: int) -> None:
+    found = listing(tar(format), size)
+    assert found.problem is None
+    entries = list(found.entries())
+    assert [(entry.path.decode(), entry.kind, entry.size) for entry in entries] == [
+        ("dir", b"5", 0),
+        (LONG, b"0", 1000),
+        ("link", b"1", 0),
+        ("sym", b"2", 0),
+        ("null", b"3", 0),
+        ("empty", b"0", 0),
+    ]
+    assert {(entry.uid, entry.gid) for entry in entries} == {(1 << 22, 5)}
+    assert entries[1].crc == zlib.crc32(b"x" * 1000)
+    assert entries[2].link.decode() == LONG
+    assert entries[3].link == b"../" * 60
+    assert entries[4].device == (1, 3)
+
+
+def test_a_capability_is_kept_with_its_bytes() -> None:
+    header = TarHeader(b"f", 0o100755, typeflag=b"0", xattrs={b"security.capability": b"\0=\n\xff"})
+    (entry,) = listing(HeaderEncoder().encode(header) + END).entries()
+    assert entry.capability == b"\0=\n\xff"
+
+
+def test_a_prefix_with_gnus_magic_is_read_as_go_wrote_it() -> None:
+    name = b"d" * 90 + b"/" + b"f" * 90
+    (entry,) = listing(HeaderEncoder().encode(TarHeader(name, uid=1 << 30, typeflag=b"0")) + END).entries()
+    assert entry.path == name
+
+
+def test_sizes_of_sparse_files_are_unknown() -> None:
+    info = tarfile.TarInfo("sparse")
+    info.size, info.pax_headers = 3, {"GNU.sparse.major": "1"}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info, io.BytesIO(b"abc"))
+    (entry,) = listing(buffer.getvalue()).entries()
+    assert entry.size is None
+
+
+@pytest.mark.parametrize("field", [slice(124, 136), slice(100, 108), slice(329, 337)])
+def test_what_is_no_number_ends_the_listing_with_a_problem(field: slice) -> None:
+    raw = bytearray(HeaderEncoder().encode(TarHeader(b"f", typeflag=b"3")) + END)
+    raw[field] = b"8" * (field.stop - field.start)
+    found = listing(bytes(raw))
+    assert found.problem is not None and "entry 1" in found.problem
+
+
+@pytest.mark.parametrize("record", [b"9 path=a\n", b"x path=a\n", b"5\n", b"99 path=a\n", b"0 a=b\n"])
+def test_damaged_pax_records_are_a_problem(record: bytes) -> None:
+    raw = HeaderEncoder().encode(TarHeader(b"x", size=len(record), typeflag=b"x")) + record.ljust(512, b"\0") + END
+    assert listing(raw).problem is not None or list(listing(raw).entries()) == []
+
+
+def test_bytes_after_the_end_are_no_entries() -> None:
+    raw = END + HeaderEncoder().encode(TarHeader(b"f", typeflag=b"0"))
+    assert list(listing(raw).entries()) == []
+    assert list(listing(b"").entries()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [(b"a/b/", b"a/b"), (b"./a", b"a"), (b"/a", b"a"), (b"a//b", b"a/b"), (b"a/./b", b"a/b"), (b"../a/../b", b"b")],
+)
+def test_names_are_cleaned(name: bytes, expected: bytes) -> None:
+    assert cleaned(name) == expected
+
+
+def test_entries_are_values() -> None:
+    assert TarEntry._fields[:2] == ("path", "kind")
