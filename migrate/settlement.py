@@ -21,7 +21,7 @@ from migrate.naming import Claim, Names, assign_names, wanted_reference
 from migrate.progress import Event, Progress
 from migrate.report.document import Conflict, Failure
 from migrate.report.model import ImageInput
-from migrate.writers.base import ExistingImage, ImageTarget, ListsImages
+from migrate.writers.base import ExistingImage, ImageTarget, ListsImages, NamesImages
 
 HashedChain = tuple[tuple[LegacyLayer, "HashedLayer | None"], ...]
 _BEFORE_THE_RUN = -1_000_000_000
@@ -108,10 +108,13 @@ class Settlement:
     # --- names -------------------------------------------------------------------------------------------------
 
     def _wanted(self, image: FinishedImage) -> set[Reference]:
-        return {
+        wanted = {
             wanted_reference(reference, image.composed.created, self.options.renames, self.options.tag_template)
             for reference in image.references
         }
+        if isinstance(self.target, NamesImages):
+            return {self.target.local_reference(reference) for reference in wanted}
+        return wanted
 
     def _assign(self, images: Iterable[FinishedImage]) -> Names:
         claims = list(self._claims(images))

@@ -57,7 +57,7 @@ def command(
     registry = RegistryTarget(target.removeprefix("docker://"), ConvertOptions(insecure=insecure))
     try:
         try:
-            found = read_layout(Path(layout), registry.local_reference, patterns=images, untagged=untagged)
+            found = read_layout(Path(layout), registry.place, patterns=images, untagged=untagged)
         except SourceUnreadableError:
             raise
         except MigrateError as error:

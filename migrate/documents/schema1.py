@@ -156,6 +156,12 @@ def is_schema1(value: Any) -> bool:
     return isinstance(value, dict) and type(value.get("schemaVersion")) is int and value["schemaVersion"] == 1
 
 
+def is_index(content: bytes) -> bool:
+    """True for a manifest list or index. Raises DocumentError for what is no JSON."""
+    document = load_json_lenient(content, "manifest")
+    return isinstance(document, dict) and "manifests" in document and not is_schema1(document)
+
+
 def _entry(index: int, layer: Any, step: Any, problems: list[str]) -> Schema1Entry | None:
     text = step.get("v1Compatibility") if isinstance(step, dict) else None
     blob_sum = layer.get("blobSum") if isinstance(layer, dict) else None

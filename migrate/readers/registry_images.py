@@ -13,7 +13,7 @@ from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.json_text import load_json_lenient
 from migrate.documents.jws import signature_problem
 from migrate.documents.oci import ConfigFacts, IndexEntry, ManifestFacts, parse_config, parse_index, parse_manifest
-from migrate.documents.schema1 import Schema1Manifest, is_schema1, open_manifest, parse_schema1
+from migrate.documents.schema1 import Schema1Manifest, is_index, is_schema1, open_manifest, parse_schema1
 from migrate.errors import IntegrityError, MigrateError, MissingLayerError, UnsupportedError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, MediaType, Platform
@@ -342,11 +342,6 @@ def layers_by_id(listing: SourceListing) -> dict[LegacyID, LegacyLayer]:
 
 def _untagged(repository: str, digest: Digest) -> str:
     return f"{repository}@{digest}"
-
-
-def is_index(content: bytes) -> bool:
-    document = load_json_lenient(content, "manifest")
-    return isinstance(document, dict) and "manifests" in document and not is_schema1(document)
 
 
 def _schema1_chain(manifest: Schema1Manifest) -> tuple[LegacyLayer, ...]:

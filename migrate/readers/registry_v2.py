@@ -17,7 +17,7 @@ from migrate.distribution.objects import open_tree
 from migrate.distribution.repositories import iter_repositories
 from migrate.distribution.storage import MissingFileError, TreeStorage, require_readable
 from migrate.documents.jws import signature_problem
-from migrate.documents.schema1 import open_manifest, parse_signature
+from migrate.documents.schema1 import is_index, open_manifest, parse_signature
 from migrate.errors import (
     IntegrityError,
     MigrateError,
@@ -33,7 +33,6 @@ from migrate.readers.registry_images import (
     RegistryImages,
     check_signatures,
     checked_content,
-    is_index,
     layers_by_id,
     missing_blob,
 )

@@ -68,6 +68,14 @@ class ListsImages(Protocol):
 
 
 @runtime_checkable
+class NamesImages(Protocol):
+    """A target whose names are not those of an engine: a registry's have no host."""
+
+    def local_reference(self, reference: Reference, /) -> Reference:
+        """The name that the target will give; the same for a name that it gave."""
+
+
+@runtime_checkable
 class RemembersLayers(Protocol):
     """A target that knows from earlier runs which blob holds which diffID (a hint, checked before use)."""
 

@@ -97,18 +97,22 @@ class RegistryTarget:
         shutil.rmtree(self._spool, ignore_errors=True)
 
     def local_reference(self, reference: Reference, /) -> Reference:
-        """The name under which the registry gets an image: below the prefix, without a host, in today's grammar."""
-        local = repository_reference(reference)
+        """Without a host and in today's grammar; the prefix, which all names share, is left out."""
+        return repository_reference(reference)
+
+    def place(self, reference: Reference, /) -> Reference:
+        """The whole name that an image gets in the registry, prefix included."""
+        local = self.local_reference(reference)
         return Reference(f"{self._prefix}{local.name}", local.tag)
 
     def _name(self, digest: Digest, references: Sequence[Reference]) -> None:
         for reference in references:
-            local = self.local_reference(reference)
-            name = str(digest) if local.is_digest else local.tag  # a digest is the name of its own content only
-            rival = self._names.setdefault(Reference(local.name, name), digest)
+            place = self.place(reference)
+            name = str(digest) if place.is_digest else place.tag  # a digest is the name of its own content only
+            rival = self._names.setdefault(Reference(place.name, name), digest)
             if rival != digest:
                 raise TargetError(
-                    f"two images would be called {local}: {rival} and {digest}"
+                    f"two images would be called {place}: {rival} and {digest}"
                     f" (the second comes from {reference}; --rename can tell them apart)"
                 )
 

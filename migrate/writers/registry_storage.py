@@ -7,9 +7,9 @@ them, then the revisions, and the tags last; an existing tree is only added to. 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
@@ -25,6 +25,7 @@ from migrate.distribution.objects import is_url
 from migrate.distribution.repositories import iter_repositories
 from migrate.distribution.storage import TreeStorage
 from migrate.documents.oci import parse_config, parse_index, parse_manifest
+from migrate.documents.schema1 import is_index
 from migrate.errors import MigrateError, SourceError, TargetError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Platform, StoredBlob
@@ -189,44 +190,58 @@ def _existing_image(tree: TreeStorage, reference: Reference, link: bytes) -> Exi
         digest = Digest.parse(link.decode("ascii", "replace").strip())
     except ValueError:
         return None
-    content = tree.read(f"{ROOT}/{blob_path(digest)}", JSON_BYTES)
-    media_type, platform, created = _facts(tree, content) if content is not None else ("", None, None)
+    return _read_image(tree, reference, digest)
+
+
+def _read_image(tree: TreeStorage, reference: Reference, digest: Digest) -> ExistingImage:
+    content = _read_blob(tree, digest)
+    try:
+        if not is_index(content):
+            return _read_single(tree, reference, digest, content, None)
+        index = parse_index(content)
+    except MigrateError:
+        return _unknown(reference, digest, content)
+    children = (
+        _read_single(
+            tree, reference, entry.descriptor.digest, _read_blob(tree, entry.descriptor.digest), entry.platform
+        )
+        for entry in index.manifests
+    )
     return ExistingImage(
         reference=reference,
         manifest_digest=digest,
-        media_type=media_type,
-        platform=platform,
-        created=created,
-        size=len(content or b""),
-        children=tuple(_children(tree, reference, content or b"")),
+        media_type=index.media_type,
+        platform=None,
+        created=None,
+        size=len(content),
+        children=tuple(children),
     )
 
 
-def _children(tree: TreeStorage, reference: Reference, content: bytes) -> Iterator[ExistingImage]:
-    """The children of a manifest list or index; none where `content` is something else."""
-    try:
-        entries = parse_index(content).manifests
-    except MigrateError:
-        return
-    for entry in entries:
-        child = _existing_image(tree, reference, str(entry.descriptor.digest).encode("ascii"))
-        if child is not None:
-            media_type = entry.descriptor.media_type
-            yield replace(child, media_type=media_type, platform=entry.platform or child.platform)
-
-
-def _facts(tree: TreeStorage, content: bytes) -> tuple[str, Platform | None, str | None]:
+def _read_single(
+    tree: TreeStorage, reference: Reference, digest: Digest, content: bytes, platform: Platform | None
+) -> ExistingImage:
     try:
         manifest = parse_manifest(content)
-        config = tree.read(f"{ROOT}/{blob_path(manifest.config.digest)}", JSON_BYTES)
-        if config is None:
-            return manifest.media_type, None, None
-        facts = parse_config(config)
+        config = parse_config(_read_blob(tree, manifest.config.digest))
     except MigrateError:
-        return "", None, None
-    return manifest.media_type, facts.platform, facts.created
+        return _unknown(reference, digest, content)
+    return ExistingImage(
+        reference=reference,
+        manifest_digest=digest,
+        media_type=manifest.media_type,
+        platform=platform or config.platform,
+        created=config.created,
+        size=len(content),
+    )
 
 
-def link_paths(links: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The same links, by path from the tree's root directory."""
-    return {f"{ROOT}/{path}": content for path, content in links.items()}
+def _unknown(reference: Reference, digest: Digest, content: bytes) -> ExistingImage:
+    """Schema 1, or damaged: it is there, and nothing more is known of it."""
+    return ExistingImage(
+        reference=reference, manifest_digest=digest, media_type="", platform=None, created=None, size=len(content)
+    )
+
+
+def _read_blob(tree: TreeStorage, digest: Digest) -> bytes:
+    return tree.read(f"{ROOT}/{blob_path(digest)}", JSON_BYTES) or b""

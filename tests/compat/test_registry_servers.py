@@ -18,6 +18,7 @@ from migrate.model.options import ConvertOptions
 from migrate.writers.push import PushedBlob, Pusher
 from migrate.writers.push_layout import read_layout
 from migrate.writers.registry import RegistryTarget
+from tests.archives import V1Archive, layer_json, legacy_id
 from tests.cases import Case, case
 from tests.command import migrate
 from tests.peers import DockerEngine, need, run
@@ -80,7 +81,7 @@ def push(layout: Path, host: str, slept: list[float] | None = None) -> RegistryC
     pauses = [] if slept is None else slept
     client = open_client(host, sleep=pauses.append)
     target = RegistryTarget(host, ConvertOptions(), client=client)
-    images = read_layout(layout, target.local_reference)
+    images = read_layout(layout, target.place)
     try:
         Pusher(client, jobs=4).push(images.manifests, images.names)
     finally:
@@ -361,3 +362,48 @@ def test_schema_1_that_skopeo_makes(tmp_path: Path) -> None:
         if empty_layers == "keep":
             for reference, image in found.items():
                 assert image["image_id"] == MIXED.expected["images"][reference]["image_id"]
+
+
+# --- several platforms, and names --------------------------------------------------------------------------------
+
+
+def test_one_reference_for_two_platforms_becomes_one_index(registry: Registry, tmp_path: Path) -> None:
+    """Two archives of two machines: skopeo picks by architecture from the registry, whichever way it was filled."""
+    archives = []
+    for architecture in ("amd64", "arm"):
+        archive = V1Archive()
+        raw = layer_json(legacy_id(architecture), architecture=architecture, os="linux")
+        identity = archive.layer(architecture, raw=raw)
+        archive.tag("Team/App", "1.0", identity)
+        archives.append(tmp_path / f"{architecture}.tar")
+        archives[-1].write_bytes(archive.build())
+    storage = tmp_path / "other"
+    for target in (f"docker://{registry.host}/p", f"registry-storage:{storage}"):
+        done = migrate("convert", "-q", "--report", tmp_path / "report.json", *archives, target)
+        assert done.code == 0, done.err
+        report = json.loads((tmp_path / "report.json").read_bytes())
+        assert {name for image in report["images"] for name in image["names"]} == {"team/app:1.0"}
+        assert {name for image in report["images"] for name in image["references"]} == {"Team/App:1.0"}
+    ids = {image["platform"]["architecture"]: image["image_id"] for image in report["images"]}
+    with docker_registry(storage) as served:
+        for architecture, image_id in ids.items():
+            for name in (f"{registry.host}/p/team/app:1.0", f"{served.host}/team/app:1.0"):
+                host, _, reference = name.partition("/")
+                assert config_of(host, reference, f"--override-arch={architecture}") == image_id
+
+
+def test_hosts_of_old_registries_go_and_conflicts_are_settled(tmp_path: Path) -> None:
+    archive = V1Archive()
+    for name in ("old.example.com:5000/team/app", "other.example.com:5000/team/app"):
+        raw = layer_json(legacy_id(name), created=f"2014-0{len(name) % 9 + 1}-01T00:00:00Z")
+        archive.tag(name, "1", archive.layer(name, raw=raw))
+    source = tmp_path / "images.tar"
+    source.write_bytes(archive.build())
+    done = migrate("convert", "-q", source, f"registry-storage:{tmp_path / 'storage'}")
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "storage" / "migration-report.json").read_bytes())
+    assert [conflict["reference"] for conflict in report["conflicts"]] == ["team/app:1"]
+    tags = tmp_path / "storage/docker/registry/v2/repositories/team/app/_manifests/tags"
+    assert [path.name for path in tags.iterdir()] == ["1"]
+    untagged = tmp_path / "storage/docker/registry/v2/repositories/untagged/_manifests/tags"
+    assert len(list(untagged.iterdir())) == 1
