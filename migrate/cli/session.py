@@ -21,7 +21,6 @@ from migrate.readers.detect import open_source
 from migrate.report.document import Failure, Report
 from migrate.report.tables import printable
 
-
 _GC_THRESHOLDS = (50_000, 20, 50)
 """Values of many layers live until the end: looking for garbage among them as often as Python does costs a tenth."""
 
