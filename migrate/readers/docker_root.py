@@ -40,7 +40,7 @@ from migrate.readers.graphdrivers.aufs import is_metadata
 from migrate.readers.graphdrivers.beneath import open_beneath
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
 from migrate.readers.graphdrivers.directory_driver import DirectoryDriver
-from migrate.readers.graphdrivers.driver import FindsProblems, GraphDriver
+from migrate.readers.graphdrivers.driver import ChecksAccess, FindsProblems, GraphDriver
 from migrate.readers.graphdrivers.tree import FileTree, close_tree
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
 from migrate.readers.regular_file import open_regular
@@ -173,6 +173,8 @@ class DockerRootSource:
                 self._access_checked = True
                 try:
                     check_readable([self._graph.path, *layers])
+                    if isinstance(self._driver, ChecksAccess):
+                        self._driver.check_access()
                 except PermissionSourceError as error:
                     self._access_refused = error
                     raise

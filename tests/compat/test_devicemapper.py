@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -189,3 +190,48 @@ def named(image: Path, as_device: bool) -> Iterator[Path]:
         yield Path(device)
     finally:
         run("losetup", "--detach", device)
+
+
+# --- damage ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(pair: Pair, tmp_path: Path) -> Path:
+    run("cp", "-a", "--sparse=always", str(pair.thin.root), str(tmp_path / "root"))
+    return tmp_path / "root"
+
+
+def test_damaged_layer_costs_the_images_that_hold_it(pair: Pair, copied: Path, tmp_path: Path) -> None:
+    """Blocks that one layer's device shares with no other are overwritten."""
+    uses = Counter(target for mapping in pair.thin.pool.devices.values() for target in mapping.values())
+    own = {
+        layer: [target for target in pair.thin.pool.devices[device].values() if uses[target] == 1]
+        for layer, device in pair.thin.devices.items()
+    }
+    chains = {legacy_id: facts["v1_chain"] for legacy_id, facts in pair.expected["all_images"].items()}
+    lost = next(layer for layer in sorted(chains) if chains[layer][-1] == layer and len(own[layer]) > 2)
+    with (copied / "devicemapper/devicemapper/data").open("r+b") as stream:
+        for block in own[lost]:
+            stream.seek(block * pair.thin.pool.block)
+            stream.write(b"\xff" * pair.thin.pool.block)
+    done = migrate("convert", copied, tmp_path / "layout", "--empty-layers", "keep", "--all")
+    assert done.code == 3
+    report = json.loads((tmp_path / "layout/migration-report.json").read_bytes())
+    converted = {image["legacy_id"]: image["image_id"] for image in report["images"]}
+    holding = {legacy_id for legacy_id, chain in chains.items() if lost in chain}
+    failed = {failure["legacy_id"] for failure in report["failures"]}
+    assert failed >= holding
+    assert converted == {key: pair.expected["all_images"][key]["image_id"] for key in chains.keys() - failed}
+    assert {failure["layer"] for failure in report["failures"] if failure["legacy_id"] in holding} == {lost}
+    assert migrate("verify", tmp_path / "layout").code == 0
+
+
+@pytest.mark.parametrize("part", ["data", "metadata"])
+@pytest.mark.parametrize("length", [0, 4096, 70_000])
+def test_truncated_pool(copied: Path, part: str, length: int) -> None:
+    """What the rest still leads to is read."""
+    os.truncate(copied / "devicemapper/devicemapper" / part, length)
+    done = migrate("plan", copied)
+    assert done.code == (3 if (part, length) == ("metadata", 70_000) else 4)
+    assert "devicemapper" in done.err + done.out
+    assert migrate("inspect", copied).code == 0

@@ -43,3 +43,11 @@ class FindsProblems(Protocol):
 
     def find_problems(self) -> Sequence[str]:
         """One line for each problem, for the report; without reading any layer."""
+
+
+@runtime_checkable
+class ChecksAccess(Protocol):
+    """A driver whose layers lie in files or devices that not every user may read."""
+
+    def check_access(self) -> None:
+        """PermissionSourceError where this user may not."""

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from migrate.errors import DamagedError, MissingLayerError, SourceError, UnsupportedError
+from migrate.errors import DamagedError, MissingLayerError, PermissionSourceError, SourceError, UnsupportedError
 from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.devicemapper.catalogue import BASE, DeviceRecord, read_catalogue
 from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
@@ -25,7 +25,7 @@ from migrate.readers.graphdrivers.tree import FileTree
 
 logger = logging.getLogger(__name__)
 
-_OPEN_TREES: Final = 16
+_OPEN_TREES: Final = 8
 _ID_BYTES: Final = 256
 
 
@@ -67,6 +67,16 @@ class DevicemapperDriver:
                     self._trees.popitem(last=False)
             self._trees.move_to_end(legacy_id)
             return tree
+
+    def check_access(self) -> None:
+        """PermissionSourceError where this user may not read the pool; what else is wrong, a layer will say."""
+        for path in (self._metadata_path, self._data_path):
+            try:
+                ImageFile(path).close()
+            except PermissionSourceError:
+                raise
+            except SourceError:
+                continue
 
     def find_problems(self) -> Sequence[str]:
         """What is wrong with the pool as a whole; costs a few blocks of its metadata."""

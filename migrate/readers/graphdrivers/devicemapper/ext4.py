@@ -42,7 +42,7 @@ _INODE_EXTENTS, _INODE_INLINE, _INODE_ENCRYPTED = 0x80000, 0x10000000, 0x800
 _EXTENT_MAGIC: Final = 0xF30A
 _MOST_DEPTH: Final = 5
 _UNWRITTEN: Final = 0x8000
-_XATTR_MAGIC: Final = 0xEA020000
+_XATTR_MAGIC: Final = b"\0\0\x02\xea"
 _PREFIXES: Final = {1: b"user.", 4: b"trusted.", 6: b"security."}
 _INODE = struct.Struct("<HHIIIiIHHIII60sIIIIHHHH")
 """mode, uid, size, four times, gid, links, blocks, flags, version, block map, generation, attributes, size's high half,
@@ -167,12 +167,12 @@ class Ext4:
         found: dict[bytes, bytes] = {}
         with naming(where):
             body = _extra_body(inode.raw)
-            if body[:4] == _XATTR_MAGIC.to_bytes(4, "little"):
+            if body[:4] == _XATTR_MAGIC:
                 found.update(_xattrs(body, first=4, base=4, where=where))
             block = int.from_bytes(inode.raw[104:108], "little") | int.from_bytes(inode.raw[118:120], "little") << 32
             if block:
                 raw = self._pages.read_at(self._block_offset(block, where), self._block_size)
-                if raw[:4] != _XATTR_MAGIC.to_bytes(4, "little"):
+                if raw[:4] != _XATTR_MAGIC:
                     raise DamagedError(f"{where}: block {block} holds none")
                 found.update(_xattrs(raw, first=32, base=0, where=where))
         return found
@@ -299,7 +299,7 @@ def _decode(number: int, raw: bytes) -> Inode:
         mtime_ns=_mtime(seconds, raw),
         rdev=_rdev(raw) if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0,
         nlink=links,
-        raw=raw,
+        raw=raw if _extra_body(raw)[:4] == _XATTR_MAGIC else raw[:_OLD_INODE_SIZE],  # nothing more is needed of it
     )
 
 

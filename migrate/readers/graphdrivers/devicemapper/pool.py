@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from migrate.errors import DamagedError, MissingLayerError, SourceError
+from migrate.errors import DamagedError, MissingLayerError, SourceError, UnsupportedError
 from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE, Loss, ReadsBlocks, walk_leaves
 from migrate.readers.graphdrivers.devicemapper.crc32c import crc32c_register
 
@@ -22,6 +22,7 @@ SUPERBLOCK_MAGIC: Final = 27022010
 SUPERBLOCK_CSUM_XOR: Final = 160774
 SECTOR: Final = 512
 MAX_DEVICE_ID: Final = 0xFFFFFF
+_VERSIONS: Final = (1, 2)
 _NEEDS_CHECK: Final = 1
 _SMALLEST_BLOCK: Final = 128  # sectors: 64 KiB
 _LARGEST_BLOCK: Final = 2 * 1024 * 1024  # sectors: 1 GiB
@@ -192,7 +193,7 @@ def _absent(device_id: int, losses: list[Loss]) -> SourceError:
 
 
 def read_superblock(metadata: ReadsBlocks) -> Superblock:
-    """Block 0. DamagedError if it is none at all; a wrong checksum alone is a problem, not an error."""
+    """Block 0. DamagedError if it is none, UnsupportedError for a later format; a wrong checksum is only a problem."""
     raw = metadata.read_at(0, BLOCK_SIZE)
     values = _SUPERBLOCK.unpack_from(raw)
     csum, flags, number, uuid_bytes, magic, version, time, transaction, held = values[:9]
@@ -208,8 +209,10 @@ def read_superblock(metadata: ReadsBlocks) -> Superblock:
         torn.append(f"the superblock says that it is block {number}")
     if not _SMALLEST_BLOCK <= sectors <= _LARGEST_BLOCK or sectors % _SMALLEST_BLOCK:
         raise DamagedError(f"the thin pool's block size of {sectors} sectors is impossible")
+    if version not in _VERSIONS:
+        raise UnsupportedError(f"the thin pool's metadata are of version {version}, which is not known")
     if incompatible:
-        raise DamagedError(f"the thin pool uses features that are not known (incompat {incompatible:#x})")
+        raise UnsupportedError(f"the thin pool uses features that are not known (incompat {incompatible:#x})")
     needs_check = bool(flags & _NEEDS_CHECK)
     problems = [*torn, "the thin pool is marked as needing a check (thin_check)"] if needs_check else torn
     return Superblock(

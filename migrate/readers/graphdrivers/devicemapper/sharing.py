@@ -12,7 +12,7 @@ from typing import Final
 
 from migrate.readers.graphdrivers.devicemapper.filesystem import Directory, Extent, FileSystem, Inode, ReadsDevice
 
-_MOST_KEPT: Final = 200_000
+_MOST_KEPT: Final = 100_000
 
 
 class ParsedInodes:
