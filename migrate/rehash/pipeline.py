@@ -13,16 +13,16 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from migrate.blobio.compression import block_compressor
 from migrate.errors import IntegrityError, MigrateError, PayloadRestartError
 from migrate.model.digest import EMPTY_TAR_DIFF_ID, DiffID
 from migrate.model.image import HashedLayer, StoredBlob
-from migrate.model.options import Compression, ConvertOptions, EmptyLayers
+from migrate.model.options import Compression, ConvertOptions
 from migrate.progress import Event, Progress
 from migrate.rehash.blobs import EMPTY_TAR_GZIP, BlobOutput, Collected, Compressed, Copied, HashOnly, MeasuredBlobs
+from migrate.rehash.layer import STORED_KIND, Layer, compression_of, is_dropped, result_of, stored_blob
 from migrate.rehash.merge import Unread, choose_blobs, plan_reading
 from migrate.rehash.ports import (
     JobKey,
@@ -43,7 +43,6 @@ _HELD_BYTES: Final = 16 * 1024 * 1024
 """All tars so kept, together."""
 _ATTEMPTS: Final = 4
 """How often a payload may be opened that asks for it with PayloadRestartError."""
-_KIND: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip", Compression.ZSTD: "zstd"}
 
 
 def rehash(
@@ -60,59 +59,13 @@ def rehash(
     """
     if store is None and options.exact_sizes:
         store = MeasuredBlobs()
-    layers = [_Layer(job) for job in sorted(jobs, key=lambda job: job.key)]
+    layers = [Layer(job) for job in sorted(jobs, key=lambda job: job.key)]
     with Workers(options.jobs) as workers:
         if store is None:
             _Hashing(options, progress, observer, workers).run(layers)
         else:
             _Storing(store, options, progress, observer, workers).run(layers)
-    return {layer.job.key: _result(layer, options) for layer in layers}
-
-
-@dataclass(slots=True)
-class _Layer:
-    """A job on its way. `held` is the whole tar of a small layer; `kept` the blob of one that is kept as stored."""
-
-    job: LayerJob
-    kind: str = ""
-    tar_size: int | None = None
-    facts: LayerFacts | None = None
-    error: MigrateError | None = None
-    held: bytes | None = None
-    kept: StoredBlob | None = None
-    blob: StoredBlob | None = None
-
-
-def _result(layer: _Layer, options: ConvertOptions) -> HashedLayer | MigrateError:
-    if layer.error is not None:
-        return layer.error
-    facts = layer.facts
-    assert facts is not None
-    return HashedLayer(
-        diff_id=facts.diff_id,
-        tar_size=facts.tar.size,
-        empty=facts.tar.empty,
-        blob=layer.kept or (None if _is_dropped(layer, options) else layer.blob),
-        origin=facts.origin,
-        exact=facts.exact,
-        note=facts.note,
-        flags=facts.tar.flags,
-        carried=layer.kept or _ready_blob(facts, options),
-    )
-
-
-def _ready_blob(facts: LayerFacts, options: ConvertOptions) -> StoredBlob | None:
-    """The layer as its source stores it, if a target may hold it so."""
-    if facts.stored_digest is None or not facts.kind == "gzip" == _KIND.get(options.compression):
-        return None
-    return _stored_blob(facts)
-
-
-def _is_dropped(layer: _Layer, options: ConvertOptions) -> bool:
-    """An empty layer that becomes history alone; never one that a config of the source names by its diffID."""
-    if options.empty_layers is EmptyLayers.KEEP or layer.job.payload.diff_id is not None:
-        return False
-    return layer.facts is not None and layer.facts.tar.empty
+    return {layer.job.key: result_of(layer, options) for layer in layers}
 
 
 class _Hashing:
@@ -127,23 +80,23 @@ class _Hashing:
         self._progress = progress
         self._observer = observer
 
-    def run(self, layers: Sequence[_Layer]) -> None:
+    def run(self, layers: Sequence[Layer]) -> None:
         self._announce("hash", layers)
         self._each(layers, lambda layer: self._open(layer, self._hash))
 
-    def _hash(self, layer: _Layer, opened: OpenLayer) -> None:
+    def _hash(self, layer: Layer, opened: OpenLayer) -> None:
         self._read(layer, opened, HashOnly(opened.known_tar_size()))
 
-    def _each(self, layers: Sequence[_Layer], step: Callable[[_Layer], None]) -> None:
+    def _each(self, layers: Sequence[Layer], step: Callable[[Layer], None]) -> None:
         """`step` for every layer; what goes wrong in it is the layer's error, unless it concerns the whole run."""
 
-        def guarded(layer: _Layer) -> None:
+        def guarded(layer: Layer) -> None:
             self._workers.check_stop()
             self._try(layer, step)
 
         self._workers.each(batches(layers, lambda layer: layer.job.payload.size), guarded)
 
-    def _try(self, layer: _Layer, step: Callable[[_Layer], None]) -> bool:
+    def _try(self, layer: Layer, step: Callable[[Layer], None]) -> bool:
         """False where an error in `step` became the layer's; an error that concerns the whole run comes out."""
         try:
             step(layer)
@@ -156,7 +109,7 @@ class _Hashing:
             return False
         return True
 
-    def _open(self, layer: _Layer, read: Callable[[_Layer, OpenLayer], None]) -> None:
+    def _open(self, layer: Layer, read: Callable[[Layer, OpenLayer], None]) -> None:
         """Opens the payload and reads it; again, a few times, where it asks to be opened in its next best form."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -172,7 +125,7 @@ class _Hashing:
             except OSError as exc:
                 raise as_layer_error(exc, layer.job) from exc
 
-    def _read(self, layer: _Layer, opened: OpenLayer, sink: TakesBlocks, *, want_digest: bool = False) -> LayerFacts:
+    def _read(self, layer: Layer, opened: OpenLayer, sink: TakesBlocks, *, want_digest: bool = False) -> LayerFacts:
         """A whole pass over a layer. The first one counts; later ones have to find the same tar again."""
         observer = self._new_observer(layer) if layer.facts is None else None
         facts = opened.read(sink, want_digest=want_digest, observer=observer, check_stop=self._workers.check_stop)
@@ -186,14 +139,14 @@ class _Hashing:
             )
         return facts
 
-    def _new_observer(self, layer: _Layer) -> TarObserver | None:
+    def _new_observer(self, layer: Layer) -> TarObserver | None:
         return None if self._observer is None else self._observer(layer.job)
 
-    def _announce(self, stage: str, layers: Sequence[_Layer]) -> None:
+    def _announce(self, stage: str, layers: Sequence[Layer]) -> None:
         total = sum(layer.job.payload.size or 0 for layer in layers)
         self._progress.emit(Event(kind="stage", stage=stage, total_bytes=total, total_items=len(layers)))
 
-    def _done(self, layer: _Layer, size: int) -> None:
+    def _done(self, layer: Layer, size: int) -> None:
         with self._lock:
             self._progress.emit(Event(kind="advance", bytes=size))
             self._progress.emit(Event(kind="layer", name=layer.job.layer.legacy_id, bytes=size))
@@ -217,12 +170,12 @@ class _Storing(_Hashing):
         self._sizes = store if isinstance(store, RemembersSizes) else None
         self._links = store if isinstance(store, LinksBlobs) else None
         self._compress = block_compressor(options.compression, options.compression_level)
-        self._compression = _KIND.get(options.compression, "none")
+        self._compression = STORED_KIND.get(options.compression, "none")
         self._held = 0
         self._blobs: dict[DiffID, StoredBlob] = {}
         self._taken_over: dict[DiffID, StoredBlob] = {}
 
-    def run(self, layers: Sequence[_Layer]) -> None:
+    def run(self, layers: Sequence[Layer]) -> None:
         self._announce("compress", layers)
         self._each(layers, lambda layer: self._open(layer, self._examine))
         self._settle(layers)
@@ -234,7 +187,7 @@ class _Storing(_Hashing):
 
     # --- 1. examine ----------------------------------------------------------------------------------------------
 
-    def _examine(self, layer: _Layer, opened: OpenLayer) -> None:
+    def _examine(self, layer: Layer, opened: OpenLayer) -> None:
         layer.kind = opened.kind
         layer.tar_size = opened.known_tar_size()
         if layer.job.payload.keep:
@@ -246,7 +199,7 @@ class _Storing(_Hashing):
                 self._held += layer.tar_size
             self._read_and_hold(layer, opened, layer.tar_size)
 
-    def _read_and_hold(self, layer: _Layer, opened: OpenLayer, tar_size: int) -> None:
+    def _read_and_hold(self, layer: Layer, opened: OpenLayer, tar_size: int) -> None:
         if opened.is_extent:
             layer.held, layer.facts = opened.read_small(self._new_observer(layer))
             self._done(layer, tar_size)
@@ -255,18 +208,18 @@ class _Storing(_Hashing):
             self._read(layer, opened, sink)
             layer.held = sink.content()
 
-    def _keep(self, layer: _Layer, opened: OpenLayer) -> None:
+    def _keep(self, layer: Layer, opened: OpenLayer) -> None:
         """A blob that has to stand in the store as it is, whatever else holds the same tar."""
         claim = layer.job.payload
         stands = claim.digest is not None and claim.size is not None and self._store.has_blob(claim.digest, claim.size)
         if stands or (opened.path is not None and self._links is not None):
-            layer.kept = _stored_blob(self._read(layer, opened, HashOnly(None), want_digest=True))
+            layer.kept = stored_blob(self._read(layer, opened, HashOnly(None), want_digest=True))
             if not stands and not self._link(opened, layer.kept):
                 blob = layer.kept
                 self._open(layer, lambda layer, again: self._copy(layer, again, blob))
             return
         with self._store.open_blob() as writer:
-            output = BlobOutput(writer, _compression_of(opened.kind))
+            output = BlobOutput(writer, compression_of(opened.kind))
             opened.stored.tee = output.write
             self._read(layer, opened, HashOnly(opened.known_tar_size()))
             layer.kept = output.commit()
@@ -276,11 +229,11 @@ class _Storing(_Hashing):
             return False
         return self._links.link_blob(opened.path, blob.digest, blob.size)
 
-    def _bring(self, layer: _Layer, opened: OpenLayer, blob: StoredBlob) -> None:
+    def _bring(self, layer: Layer, opened: OpenLayer, blob: StoredBlob) -> None:
         if not self._link(opened, blob):
             self._copy(layer, opened, blob)
 
-    def _copy(self, layer: _Layer, opened: OpenLayer, blob: StoredBlob) -> None:
+    def _copy(self, layer: Layer, opened: OpenLayer, blob: StoredBlob) -> None:
         with self._store.open_blob() as writer:
             output = BlobOutput(writer, blob.compression)
             opened.stored.copy_to(output.write, self._workers.check_stop)
@@ -293,7 +246,7 @@ class _Storing(_Hashing):
 
     # --- 2. first, 3. twins --------------------------------------------------------------------------------------
 
-    def _settle(self, layers: Sequence[_Layer]) -> None:
+    def _settle(self, layers: Sequence[Layer]) -> None:
         """Decides on blobs that exist already, before anything is compressed."""
         usable = {"gzip", "none", self._compression}  # what a manifest of ours has a media type for
         kept = [
@@ -304,12 +257,12 @@ class _Storing(_Hashing):
         for diff_id, blob in choose_blobs(kept).items():
             self._blobs[diff_id] = self._known(diff_id) or blob
         self._taken_over = choose_blobs(
-            (layer.facts.diff_id, _stored_blob(layer.facts))
+            (layer.facts.diff_id, stored_blob(layer.facts))
             for layer in layers
             if layer.facts and layer.facts.kind == "gzip" == self._compression and not layer.kept and not layer.error
         )
 
-    def _plan(self, layers: Sequence[_Layer], unread: Sequence[_Layer]) -> tuple[list[_Layer], list[_Layer]]:
+    def _plan(self, layers: Sequence[Layer], unread: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
         by_key = {layer.job.key: layer for layer in unread}
         read = [layer.facts for layer in layers if layer.facts]
         plan = plan_reading(
@@ -322,7 +275,7 @@ class _Storing(_Hashing):
         )
         return [by_key[key] for key in plan.first], [by_key[key] for key in plan.twins]
 
-    def _compress_first(self, layer: _Layer, opened: OpenLayer) -> None:
+    def _compress_first(self, layer: Layer, opened: OpenLayer) -> None:
         with self._store.open_blob() as writer:
             output = BlobOutput(writer, self._compression)
             with self._sink(output, opened) as sink:
@@ -337,9 +290,9 @@ class _Storing(_Hashing):
             return Copied(output)
         return Compressed(output, self._compress, self._workers, opened.known_tar_size())
 
-    def _decide(self, layer: _Layer, diff_id: DiffID, blob: StoredBlob) -> bool:
+    def _decide(self, layer: Layer, diff_id: DiffID, blob: StoredBlob) -> bool:
         """True if `blob` is the one to stand for `diff_id`, and not one that was there before or is better."""
-        if _is_dropped(layer, self._options) or diff_id in self._blobs or diff_id in self._taken_over:
+        if is_dropped(layer, self._options) or diff_id in self._blobs or diff_id in self._taken_over:
             return False
         known = self._known(diff_id)
         with self._lock:
@@ -366,22 +319,22 @@ class _Storing(_Hashing):
 
     # --- 4. provide ----------------------------------------------------------------------------------------------
 
-    def _provide_all(self, layers: Sequence[_Layer]) -> None:
-        holders: dict[DiffID, list[_Layer]] = defaultdict(list)
+    def _provide_all(self, layers: Sequence[Layer]) -> None:
+        holders: dict[DiffID, list[Layer]] = defaultdict(list)
         for layer in layers:
             if layer.facts and not layer.error and not layer.kept:
                 holders[layer.facts.diff_id].append(layer)
         wanted = [
             (diff_id, same)
             for diff_id, same in holders.items()
-            if diff_id not in self._blobs and not all(_is_dropped(layer, self._options) for layer in same)
+            if diff_id not in self._blobs and not all(is_dropped(layer, self._options) for layer in same)
         ]
         self._workers.each(batches(wanted, lambda item: item[1][0].tar_size), lambda item: self._provide(*item))
         for diff_id, same in holders.items():
             for layer in same:
                 layer.blob = self._blobs.get(diff_id)
 
-    def _provide(self, diff_id: DiffID, same: Sequence[_Layer]) -> None:
+    def _provide(self, diff_id: DiffID, same: Sequence[Layer]) -> None:
         """Gets the blob for `diff_id` from the first of its holders that can still give it."""
         known = self._known(diff_id)
         if known is not None:
@@ -399,18 +352,18 @@ class _Storing(_Hashing):
             if layer.error is None and self._compress_again(layer):
                 return
 
-    def _take_over(self, layer: _Layer, blob: StoredBlob) -> bool:
+    def _take_over(self, layer: Layer, blob: StoredBlob) -> bool:
         facts = layer.facts
         assert facts is not None
 
-        def step(layer: _Layer) -> None:
+        def step(layer: Layer) -> None:
             if not self._store.has_blob(blob.digest, blob.size):
                 self._open(layer, lambda layer, opened: self._bring(layer, opened, blob))
             self._remember(facts.diff_id, blob, facts.tar.size)
 
         return self._try(layer, step)
 
-    def _compress_again(self, layer: _Layer) -> bool:
+    def _compress_again(self, layer: Layer) -> bool:
         held, facts = layer.held, layer.facts
         if held is None:
             return self._try(layer, lambda layer: self._open(layer, self._compress_first))
@@ -424,12 +377,3 @@ class _Storing(_Hashing):
             output = BlobOutput(writer, self._compression)
             output.write(content)
             return output.commit()
-
-
-def _compression_of(kind: str) -> str:
-    return kind if kind in ("gzip", "zstd") else "none"
-
-
-def _stored_blob(facts: LayerFacts) -> StoredBlob:
-    assert facts.stored_digest is not None
-    return StoredBlob(digest=facts.stored_digest, size=facts.stored_size, compression=_compression_of(facts.kind))

@@ -99,8 +99,8 @@ class Workers:
     def _start(self) -> None:
         while len(self._threads) < self.jobs:
             thread = threading.Thread(target=self._work, name=f"rehash-{len(self._threads)}", daemon=True)
+            thread.start()  # an interruption may come here: a thread that did not start must not be waited for
             self._threads.append(thread)
-            thread.start()
 
     def _work(self) -> None:
         while True:

@@ -1,0 +1,70 @@
+"""A layer on its way through the pipeline, and what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from migrate.errors import MigrateError
+from migrate.model.image import HashedLayer, StoredBlob
+from migrate.model.options import Compression, ConvertOptions, EmptyLayers
+from migrate.rehash.ports import LayerJob
+from migrate.rehash.reading import LayerFacts
+
+STORED_KIND: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip", Compression.ZSTD: "zstd"}
+"""What blobs of a compression are to a reader; what is not listed is stored as it is."""
+
+
+@dataclass(slots=True)
+class Layer:
+    """A job on its way. `held` is the whole tar of a small layer; `kept` the blob of one that is kept as stored."""
+
+    job: LayerJob
+    kind: str = ""
+    tar_size: int | None = None
+    facts: LayerFacts | None = None
+    error: MigrateError | None = None
+    held: bytes | None = None
+    kept: StoredBlob | None = None
+    blob: StoredBlob | None = None
+
+
+def result_of(layer: Layer, options: ConvertOptions) -> HashedLayer | MigrateError:
+    if layer.error is not None:
+        return layer.error
+    facts = layer.facts
+    assert facts is not None
+    return HashedLayer(
+        diff_id=facts.diff_id,
+        tar_size=facts.tar.size,
+        empty=facts.tar.empty,
+        blob=layer.kept or (None if is_dropped(layer, options) else layer.blob),
+        origin=facts.origin,
+        exact=facts.exact,
+        note=facts.note,
+        flags=facts.tar.flags,
+        carried=layer.kept or _ready_blob(facts, options),
+    )
+
+
+def _ready_blob(facts: LayerFacts, options: ConvertOptions) -> StoredBlob | None:
+    """The layer as its source stores it, if a target may hold it so."""
+    if facts.stored_digest is None or not facts.kind == "gzip" == STORED_KIND.get(options.compression):
+        return None
+    return stored_blob(facts)
+
+
+def is_dropped(layer: Layer, options: ConvertOptions) -> bool:
+    """An empty layer that becomes history alone; never one that a config of the source names by its diffID."""
+    if options.empty_layers is EmptyLayers.KEEP or layer.job.payload.diff_id is not None:
+        return False
+    return layer.facts is not None and layer.facts.tar.empty
+
+
+def compression_of(kind: str) -> str:
+    return kind if kind in ("gzip", "zstd") else "none"
+
+
+def stored_blob(facts: LayerFacts) -> StoredBlob:
+    assert facts.stored_digest is not None
+    return StoredBlob(digest=facts.stored_digest, size=facts.stored_size, compression=compression_of(facts.kind))
