@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
-from types import FrameType
-from typing import Any
 
 import click
 
 from migrate import __version__
+from migrate.cli import INTERRUPTED
 from migrate.errors import MigrateError
 
 COMMANDS = {
@@ -76,7 +74,6 @@ def cli() -> None:
 
 def run() -> None:
     """Runs the command line and exits: 0 to 5 and 130 as docs/reference/cli.md lists them."""
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = cli.main(prog_name="migrate", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -85,9 +82,7 @@ def run() -> None:
         error.show()
         code = 2 if isinstance(error, click.UsageError) else error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo(
-            "migrate: interrupted; what is complete stays valid, run the same command again to continue", err=True
-        )
+        click.echo(INTERRUPTED, err=True)
         code = 130
     except MigrateError as error:
         from migrate.report.tables import printable
@@ -98,11 +93,6 @@ def run() -> None:
         _silence_stdout()
         code = 141
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> Any:
-    del number, frame
-    raise KeyboardInterrupt
 
 
 def _silence_stdout() -> None:

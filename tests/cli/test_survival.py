@@ -117,11 +117,12 @@ def test_interrupted_it_ends_soon_and_says_how_to_go_on(
     converted: tuple[Path, dict[str, bytes], float], how: signal.Signals, tmp_path: Path
 ) -> None:
     source, expected, seconds = converted
-    for number in range(2 * RUNS):
+    generator = random.Random(SEED)
+    for number in range(4 * RUNS):
         target = tmp_path / f"{how}-{number}"
         process = start("convert", source, target)
-        code = wait_or_end(process, seconds * 0.6, how)
-        assert code in (0, 130, -how), code
+        code = wait_or_end(process, generator.uniform(0.05, seconds), how)
+        assert code in (0, 130) or not target.exists(), code  # Python itself had not started yet
         assert clean(target)
         assert migrate("convert", source, target).code == 0
         assert snapshot(target) == expected
