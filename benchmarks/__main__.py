@@ -119,7 +119,7 @@ def table(corpus: Corpus, series: dict[str, Series]) -> str:
         f"### {corpus.tar_bytes / 1e6:.0f} MB in {len(corpus.layers)} layers,"
         f" {corpus.duplicate_share:.0%} of the bytes in duplicate layers",
         "",
-        "| | wall s | CPU s | peak MiB | out, MB | times faster than skopeo, wall / CPU | share of the limit, wall / CPU |",
+        "| | wall s | CPU s | peak MiB | out, MB | times faster than skopeo: wall / CPU | of the limit: wall / CPU |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, one in series.items():
