@@ -63,7 +63,7 @@ class OpenLayer:
 
     def __init__(self, job: LayerJob, payload: Payload) -> None:
         self._job = job
-        self._payload = payload
+        self.payload = payload
         self._what = layer_name(job)
         self.path = payload.path
         self.stored = StoredStream(payload, self._what)
@@ -71,14 +71,14 @@ class OpenLayer:
 
     @property
     def is_extent(self) -> bool:
-        return self._payload.extent is not None
+        return self.payload.extent is not None
 
     def known_tar_size(self) -> int | None:
         """The tar's size where the tar is what is stored."""
         if self.kind not in ("none", OPAQUE):
             return None
-        extent = self._payload.extent
-        return extent.size if extent is not None else self._payload.size
+        extent = self.payload.extent
+        return extent.size if extent is not None else self.payload.size
 
     def read(
         self,
@@ -112,11 +112,11 @@ class OpenLayer:
             stored_size=self.stored.size,
             diff_id=diff_id,
             tar=tar,
-            origin=self._payload.origin,
-            exact=self._payload.exact,
-            note=self._payload.note,
+            origin=self.payload.origin,
+            exact=self.payload.exact,
+            note=self.payload.note,
         )
-        self._check_claims(facts)
+        self.check_claims(facts)
         if observer is not None:
             observer.finish()
         return facts
@@ -153,10 +153,11 @@ class OpenLayer:
         fill: Callable[[memoryview], int] = stream.fill
         return fill
 
-    def _check_claims(self, facts: LayerFacts) -> None:
+    def check_claims(self, facts: LayerFacts) -> None:
+        """IntegrityError where `facts` are not what the source's documents say of this payload."""
         claim = self._job.payload
         self._check("size", claim.size, facts.stored_size)
-        self._check("size", self._payload.size, facts.stored_size)
+        self._check("size", self.payload.size, facts.stored_size)
         if facts.stored_digest is not None:
             self._check("digest", claim.digest, facts.stored_digest)
         if self.kind != OPAQUE:

@@ -42,6 +42,7 @@ from migrate.writers.catalog import (
     reference_of,
 )
 from migrate.writers.layer_record import LayerRecord
+from migrate.writers.payload_record import PayloadRecord
 
 REPORT_NAME: Final = "migration-report.json"
 FINISHING: Final = f"{STATE_DIRECTORY}/finishing"
@@ -52,7 +53,7 @@ _INDEX_TYPES: Final = (MediaType.OCI_INDEX, MediaType.DOCKER_LIST)
 
 
 class OciLayout:
-    """Fills ImageTarget, ListsImages, RemembersLayers, LinksBlobs and RemovesBlobs.
+    """Fills ImageTarget, ListsImages, RemembersLayers, RemembersPayloads, LinksBlobs and RemovesBlobs.
 
     Opening it creates or continues the layout.
     Raises TargetError for a directory that holds something else, or a layout whose index.json cannot be read.
@@ -73,6 +74,7 @@ class OciLayout:
             self._existing = self._read_index()
             self._blobs = BlobStore(self._area)
             self._record = LayerRecord(self._blobs, options)
+            self._payloads = PayloadRecord(self._area)
         except BaseException:
             self._area.close()
             raise
@@ -200,6 +202,7 @@ class OciLayout:
                     self._area.flush()
         finally:
             self._record.close()
+            self._payloads.close()
             self._area.close()
 
     # --- names that two images claim -----------------------------------------------------------------------------
@@ -293,7 +296,7 @@ class OciLayout:
                         config=manifest.config, layers=manifest.layers, platform=entry.platform
                     )
 
-    # --- RemembersLayers, LinksBlobs -----------------------------------------------------------------------------
+    # --- RemembersLayers, RemembersPayloads, LinksBlobs ----------------------------------------------------------
 
     def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None:
         return self._record.known_blob(diff_id, compression)
@@ -306,6 +309,12 @@ class OciLayout:
 
     def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
         self._record.remember_size(diff_id, tar_size)
+
+    def known_payload(self, place: str, /) -> bytes | None:
+        return self._payloads.known_payload(place)
+
+    def remember_payload(self, place: str, facts: bytes, /) -> None:
+        self._payloads.remember_payload(place, facts)
 
     def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
         """`--link auto` clones where the file system can, and never makes a hard link: through one, a change of the

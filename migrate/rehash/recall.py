@@ -1,0 +1,77 @@
+"""What a place of a source held when it was last read, so that a repeated run need not read it again.
+
+A place is a piece of a file that stands still: its path, inode, size, and the times of its last change (mtime) and last
+change of any kind (ctime), in nanoseconds, with the piece's offset and length. Git's index, borg's files cache and
+restic's parent snapshots rest on the same. What a place held is used only if the blob that it became is in the target
+and is proven to hold that diffID; so a wrong answer takes a file whose bytes changed while all of these did not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from typing import Final
+
+from migrate.blobio.payload import Payload
+from migrate.blobio.tarstream import TarFacts
+from migrate.model.digest import DiffID, Digest
+from migrate.rehash.reading import LayerFacts
+
+_SETTLED_NS: Final = 2_000_000_000
+"""A file that changed less than two seconds ago may change again without its times telling."""
+_FACTS: Final = re.compile(
+    rb"([0-9a-f]{64}) ([0-9]{1,19}) ([0-9a-f]{64}|-) ([0-9]{1,19})"
+    rb" ([a-z0-9]{1,8}) ([01]) ([a-z,-]{1,120}) ([a-z-]{1,16})"
+)
+
+
+def place_of(payload: Payload) -> str | None:
+    """64 hex digits; None where the bytes do not lie in a file that stands still."""
+    piece: tuple[int, int | None]
+    try:
+        if payload.extent is not None:
+            status, piece = os.fstat(payload.extent.fd), (payload.extent.offset, payload.extent.size)
+            path = os.readlink(f"/proc/self/fd/{payload.extent.fd}")
+        elif payload.path is not None:
+            status, piece, path = os.stat(payload.path), (0, payload.size), os.path.abspath(payload.path)
+        else:
+            return None
+    except OSError:
+        return None
+    changed = max(status.st_mtime_ns, status.st_ctime_ns)
+    if not status.st_nlink or time.time_ns() - changed < _SETTLED_NS:
+        return None
+    facts = (os.fsencode(path), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, *piece)
+    return hashlib.sha256(repr(facts).encode("ascii")).hexdigest()
+
+
+def encode_facts(facts: LayerFacts) -> bytes | None:
+    """One line of printable text; None for what is not worth remembering: a layer that is not certain to the byte."""
+    if not facts.exact or facts.note is not None:
+        return None
+    tar = facts.tar
+    stored = facts.stored_digest.hex if facts.stored_digest is not None else "-"
+    fields = (facts.diff_id.hex, tar.size, stored, facts.stored_size, facts.kind, int(tar.empty))
+    return " ".join(map(str, (*fields, ",".join(tar.flags) or "-", facts.origin))).encode("ascii")
+
+
+def parse_facts(text: bytes) -> LayerFacts | None:
+    """What `encode_facts` wrote; None for anything else."""
+    match = _FACTS.fullmatch(text)
+    if match is None:
+        return None
+    diff_hex, size, stored, stored_size, kind, empty, flags, origin = (
+        field.decode("ascii") for field in match.groups()
+    )
+    return LayerFacts(
+        kind=kind,
+        stored_digest=None if stored == "-" else Digest(stored),
+        stored_size=int(stored_size),
+        diff_id=DiffID(Digest(diff_hex)),
+        tar=TarFacts(size=int(size), empty=empty == "1", flags=() if flags == "-" else tuple(flags.split(","))),
+        origin=origin,
+        exact=True,
+        note=None,
+    )
