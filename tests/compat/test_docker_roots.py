@@ -51,7 +51,7 @@ def _tree_in(place: Path) -> dict[str, tuple[object, ...]]:
 
 
 def _without_links(tree: dict[str, tuple[object, ...]]) -> dict[str, tuple[object, ...]]:
-    """Permissions without the file type, and each name of a file as the file: which comes first is a matter of order."""
+    """Permissions without the file type, and each name of a file as the file, in whatever order they came."""
     whole = {name: tree[str(facts[5])] if facts[0] == tarfile.LNKTYPE else facts for name, facts in tree.items()}
     return {name: (facts[0], int(str(facts[1])) & 0o7777, *facts[2:]) for name, facts in whole.items()}
 
