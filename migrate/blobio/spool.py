@@ -1,6 +1,7 @@
-"""A descriptor that can be read by position, made from one that cannot: a pipe, or a compressed file.
+"""What can be read by position, and what can be read only once: a pipe, or a compressed file.
 
-The plain bytes go to an unlinked temporary file, so that nothing stays behind whatever happens.
+The bytes that have to be kept of the latter go to an unlinked temporary file, so that nothing stays behind whatever
+happens.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import io
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from migrate.blobio.compression import detect_compression
 from migrate.blobio.readahead import ReadAhead
-from migrate.errors import SourceError, SourceUnreadableError, TargetError, TruncatedError
+from migrate.errors import SourceError, SourceUnreadableError, TargetError
 
 _CHUNK = 1024 * 1024
 _HEAD = 512
@@ -23,71 +26,114 @@ _HEAD = 512
 
 @dataclass(frozen=True, slots=True)
 class Seekable:
-    """The plain content: a descriptor of the caller's, and its size in bytes.
-
-    `damage` is set where a compressed stream ends too early: what came before that place is there.
-    """
+    """A plain file: a descriptor of the caller's, and its size in bytes."""
 
     fd: int
     size: int
-    damage: TruncatedError | None = None
+
+    def head(self) -> bytes:
+        return os.pread(self.fd, _HEAD, 0)
+
+    def close(self) -> None:
+        os.close(self.fd)
 
 
-def open_seekable(fd: int, what: str, directory: str | None = None) -> Seekable:
-    """Takes `fd` over; the caller closes the result's. A plain file comes back as it is.
+class PlainStream:
+    """The plain bytes of a pipe or of a compressed file, from front to back and once.
 
-    Raises SourceUnreadableError (cannot be read; a compressed stream that is damaged, for then every byte of it is in
-    doubt) and TargetError (no space for the temporary file, which lies in `directory` or where TMPDIR says).
+    Reading raises SourceError: TruncatedError where a compressed stream ends too early, DamagedError where it is
+    damaged, and then every byte of it is in doubt.
     """
+
+    def __init__(self, fd: int, stream: BinaryIO, readahead: ReadAhead | None, what: str) -> None:
+        self._fd = fd
+        self._stream = stream
+        self._readahead = readahead
+        self._head = b""
+        self.what = what
+
+    def head(self) -> bytes:
+        """The first bytes, which `read` gives again. Raises SourceUnreadableError where not even they can be had."""
+        with unreadable(self.what):
+            while len(self._head) < _HEAD and (more := self._stream.read(_HEAD - len(self._head))):
+                self._head += more
+        return self._head
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; none only at the end."""
+        if self._head:
+            block, self._head = self._head[:size], self._head[size:]
+            return block
+        return self._stream.read(size)
+
+    def close(self) -> None:
+        if self._readahead is not None:
+            self._readahead.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def open_plain(fd: int, what: str) -> Seekable | PlainStream:
+    """Takes `fd` over, a file's or a pipe's, plain or compressed. Raises SourceUnreadableError."""
     try:
-        status = os.fstat(fd)
-        seekable = stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)
-        stream = cast(BinaryIO, io.BufferedReader(_DescriptorStream(fd, what), _CHUNK))
-        head = stream.peek(_HEAD)[:_HEAD]  # type: ignore[attr-defined]
-        kind = detect_compression(head)
-        if seekable and kind == "none":
-            return Seekable(os.dup(fd), os.lseek(fd, 0, os.SEEK_END))
-        if kind != "none":
-            with ReadAhead(stream, kind, what) as plain:
-                return _spool(cast(BinaryIO, plain), what, directory)
-        return _spool(stream, what, directory)
+        with unreadable(what):
+            status = os.fstat(fd)
+            buffered = io.BufferedReader(_DescriptorStream(fd, what), _CHUNK)
+            kind = detect_compression(buffered.peek(_HEAD)[:_HEAD])
+            if kind != "none":
+                readahead = ReadAhead(cast(BinaryIO, buffered), kind, what)
+                return PlainStream(fd, cast(BinaryIO, readahead), readahead, what)
+            if stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode):
+                return Seekable(fd, os.lseek(fd, 0, os.SEEK_END))
+            return PlainStream(fd, cast(BinaryIO, buffered), None, what)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+@contextmanager
+def unreadable(what: str) -> Iterator[None]:
+    """What goes wrong inside makes the whole source unreadable."""
+    try:
+        yield
     except SourceError as error:
         raise SourceUnreadableError(error.message) from error
     except OSError as error:
         raise SourceUnreadableError(f"{what}: cannot be read: {error.strerror}") from error
-    finally:
-        os.close(fd)
 
 
-def _spool(stream: BinaryIO, what: str, directory: str | None) -> Seekable:
-    damage: TruncatedError | None = None
-    with tempfile.TemporaryFile(dir=directory, prefix="migrate-spool-", buffering=0) as spool:
-        size = 0
-        while True:
-            try:
-                chunk = stream.read(_CHUNK)
-            except TruncatedError as error:
-                damage = error
-                break
-            if not chunk:
-                break
-            _write_all(spool, chunk, what)
-            size += len(chunk)
-        return Seekable(os.dup(spool.fileno()), size, damage)
+class Spool:
+    """An unlinked temporary file to append to, in `directory` or where TMPDIR says. Raises TargetError."""
 
+    def __init__(self, directory: str | None, what: str) -> None:
+        self._what = what
+        self.size = 0
+        try:
+            self._file = tempfile.TemporaryFile(dir=directory, prefix="migrate-spool-", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise self._no_room(error) from error
 
-def _write_all(spool: BinaryIO, chunk: bytes, what: str) -> None:
-    view = memoryview(chunk)
-    try:
-        while view:
-            view = view[spool.write(view) :]
-    except OSError as error:
-        raise _no_room(error, what) from error
+    def append(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise self._no_room(error) from error
+        self.size += len(chunk)
 
+    def detach(self) -> int:
+        """A descriptor of the caller's."""
+        with self._file:
+            return os.dup(self._file.fileno())
 
-def _no_room(error: OSError, what: str) -> TargetError:
-    hint = "; set TMPDIR to a place with more room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    return TargetError(f"{what}: its plain form cannot be kept in a temporary file: {error.strerror}{hint}")
+    def close(self) -> None:
+        self._file.close()
+
+    def _no_room(self, error: OSError) -> TargetError:
+        hint = "; set TMPDIR to a place with more room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return TargetError(f"{self._what}: cannot be kept in a temporary file: {error.strerror}{hint}")
 
 
 class _DescriptorStream(io.RawIOBase):

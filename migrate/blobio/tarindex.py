@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 from zlib import adler32
 
 from migrate.blobio import limits
@@ -59,8 +60,13 @@ class TarIndex:
     damage: DamagedError | TruncatedError | UnsupportedError | None = None
 
 
-def index_tar(fd: int, size: int, what: str) -> TarIndex:
-    """Scans the headers of the tar in `fd` (`size` bytes). Content is never read.
+class Window(Protocol):
+    def read(self, offset: int, length: int, /) -> bytes:
+        """`length` bytes at `offset` of the archive, fewer only where it ends."""
+
+
+def index_tar(fd: int, what: str) -> TarIndex:
+    """Scans the headers of the tar in `fd`. Content is never read.
 
     An archive cut off between two members has no end marker; this is damage, too. What follows a damaged header cannot
     be trusted and is left out; what stands before it is good. A member whose content reaches over the end of the file
@@ -68,10 +74,7 @@ def index_tar(fd: int, size: int, what: str) -> TarIndex:
     """
     index = TarIndex()
     try:
-        for member in _scan(_Window(fd, size), what):
-            index.members.append(member)
-            if len(index.members) > limits.ARCHIVE_MEMBERS:
-                raise LimitError(f"{what}: more than {limits.ARCHIVE_MEMBERS:,} members")
+        index.members.extend(iter_members(_FileWindow(fd), what))
     except (DamagedError, TruncatedError, UnsupportedError) as damage:
         index.damage = damage
     return index
@@ -129,11 +132,10 @@ def parse_pax(content: bytes, what: str) -> dict[str, bytes]:
     return records
 
 
-class _Window:
+class _FileWindow:
     """Reads by position; headers that lie close together cost one system call."""
 
-    def __init__(self, fd: int, size: int) -> None:
-        self.size = size
+    def __init__(self, fd: int) -> None:
         self._fd = fd
         self._start = 0
         self._content = b""
@@ -155,11 +157,18 @@ class _Overrides:
     size: int | None = None
 
 
-def _scan(window: _Window, what: str) -> Iterator[Member]:
+def iter_members(window: Window, what: str) -> Iterator[Member]:
+    """The members in archive order, reading `window` from front to back. Errors are those that `index_tar` collects."""
+    for number, member in enumerate(_scan(window, what), start=1):
+        if number > limits.ARCHIVE_MEMBERS:
+            raise LimitError(f"{what}: more than {limits.ARCHIVE_MEMBERS:,} members")
+        yield member
+
+
+def _scan(window: Window, what: str) -> Iterator[Member]:
     position = 0
     overrides = _Overrides()
-    while position < window.size:
-        header = window.read(position, BLOCK)
+    while header := window.read(position, BLOCK):
         if not header.strip(b"\0"):
             return  # the end marker, or what a cut left of it: no member is lost
         if len(header) < BLOCK:
@@ -202,7 +211,7 @@ def _member(header: bytes, kind: bytes, overrides: _Overrides, content: int, siz
     return Member(_text(name), member_kind, content, size, _text(link), mtime)
 
 
-def _read_override(window: _Window, overrides: _Overrides, kind: bytes, offset: int, size: int, where: str) -> None:
+def _read_override(window: Window, overrides: _Overrides, kind: bytes, offset: int, size: int, where: str) -> None:
     if kind == b"g":
         return  # global pax headers name no single member; Docker ignores them
     if size > limits.TAR_HEADER_BYTES:

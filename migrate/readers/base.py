@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -35,6 +36,20 @@ class LegacySource(Protocol):
 
     def close(self) -> None:
         """Lets go of files and temporary space. May be called twice."""
+
+
+TakeLayer = Callable[["LegacyLayer", Payload], None]
+
+
+@runtime_checkable
+class StreamsLayers(Protocol):
+    """A source that may be readable only once, such as a pipe."""
+
+    def stream_layers(self, take: TakeLayer, /) -> None:
+        """Calls `take` with large layers as they come by, each with a payload that lives no longer than the call; a
+        layer so taken cannot be opened later. Does nothing where the source can be read in place. Called before
+        `listing`, or not at all: then everything is kept in a temporary file.
+        """
 
 
 @runtime_checkable

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from migrate.blobio.spool import open_seekable
-from migrate.blobio.tarindex import looks_like_tar
+from migrate.blobio.spool import PlainStream, open_plain
+from migrate.blobio.tarindex import index_tar, looks_like_tar
 from migrate.errors import (
     AmbiguousSourceError,
     PermissionSourceError,
@@ -104,19 +104,23 @@ def open_archive(location: str, fd: int, options: SourceOptions) -> LegacySource
     """The archive behind `fd`, which is taken over."""
     from migrate.readers.docker_archive import DockerArchiveSource
     from migrate.readers.members import TarMembers
+    from migrate.readers.passing import PassingArchive
 
-    content = open_seekable(fd, location, options.temporary_directory)
+    content = open_plain(fd, location)
     try:
-        if content.size == 0:
+        head = content.head()
+        if not head:
             raise UnrecognisedSourceError(f"{location}: is empty")
-        if not looks_like_tar(os.pread(content.fd, 512, 0)):
+        if not looks_like_tar(head):
             raise UnrecognisedSourceError(
                 f"{location}: is neither a tar archive nor one compressed by gzip, bzip2, xz or zstd"
             )
-        members = TarMembers(location, content.fd, content.size, content.damage)
+        if isinstance(content, PlainStream):
+            return DockerArchiveSource(location, PassingArchive(location, content, options.temporary_directory))
+        members = TarMembers(location, content.fd, content.size, index_tar(content.fd, location))
         return DockerArchiveSource(location, members)
     except BaseException:
-        os.close(content.fd)
+        content.close()
         raise
 
 

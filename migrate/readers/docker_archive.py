@@ -33,8 +33,10 @@ from migrate.model.legacy import (
     is_safe_name,
 )
 from migrate.model.reference import Reference
+from migrate.readers.base import TakeLayer
 from migrate.readers.members import Members
 from migrate.readers.oci_content import OciContent
+from migrate.readers.passing import PassingArchive
 
 MANIFEST = "manifest.json"
 REPOSITORIES = "repositories"
@@ -47,11 +49,26 @@ class DockerArchiveSource:
 
     source_type = SourceType.DOCKER_ARCHIVE
 
-    def __init__(self, location: str, members: Members) -> None:
+    def __init__(self, location: str, members: Members | PassingArchive) -> None:
         self.location = location
-        self._members = members
+        self._archive = members
         self._v1_ids: list[str] | None = None
         self._layers: dict[LegacyID, LegacyLayer] = {}
+
+    def stream_layers(self, take: TakeLayer, /) -> None:
+        """An archive that can be read only once gives its large layers away while it is read. See `StreamsLayers`."""
+        if isinstance(self._archive, PassingArchive):
+            self._archive.read_through(lambda name, payload: take(self._passing_layer(name, payload), payload))
+
+    def _passing_layer(self, name: str, payload: Payload) -> LegacyLayer:
+        ref = PayloadRef(key=name, size=payload.size)
+        return LegacyLayer(legacy_id=_layer_name(name), json=b"", parent=None, payload=ref)
+
+    @property
+    def _members(self) -> Members:
+        if isinstance(self._archive, PassingArchive):
+            return self._archive.read_through(None)
+        return self._archive
 
     def listing(self) -> SourceListing:
         failures = [
@@ -105,7 +122,7 @@ class DockerArchiveSource:
             yield payload
 
     def close(self) -> None:
-        self._members.close()
+        self._archive.close()
 
     # --- v1 ----------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from migrate.blobio import limits
 from migrate.blobio.extents import open_extent
 from migrate.blobio.payload import Extent, Payload
-from migrate.blobio.tarindex import Member, MemberKind, index_tar
+from migrate.blobio.tarindex import Member, MemberKind, TarIndex
 from migrate.errors import (
     DamagedError,
     LimitError,
@@ -29,6 +29,8 @@ from migrate.errors import (
 from migrate.model.legacy import Origin
 
 _UNSAFE = re.compile(r"^/|[\x00-\x1f]")
+PASSED = -1
+"""The offset of a member whose content came by in a stream and was not kept."""
 _DEEPEST = 8
 """No known archive nests deeper than `blobs/sha256/<hex>`; what lies deeper in a directory is not looked at."""
 
@@ -129,11 +131,10 @@ class Members:
 class TarMembers(Members):
     """Members of a tar in an open file, each an extent of it."""
 
-    def __init__(self, location: str, fd: int, size: int, damage: SourceError | None = None) -> None:
+    def __init__(self, location: str, fd: int, size: int, index: TarIndex, damage: SourceError | None = None) -> None:
         self._fd = fd
         self._size = size
         self._state = self._file_state()
-        index = index_tar(fd, size, location)
         super().__init__(location, index.members)
         damage = damage or index.damage
         if damage is not None:
@@ -144,6 +145,8 @@ class TarMembers(Members):
     @contextmanager
     def _open_file(self, member: Member) -> Iterator[Payload]:
         what = f"{self.location}: member {member.name}"
+        if member.offset == PASSED:
+            raise SourceError(f"{what}: was read when it came by, and not kept")
         if member.offset + member.size > self._size:
             there = max(0, self._size - member.offset)
             raise TruncatedError(f"{what}: the archive ends after {there:,} of its {member.size:,} bytes")

@@ -21,7 +21,7 @@ def scan(content: bytes) -> TarIndex:
     with tempfile.TemporaryFile() as file:
         file.write(content)
         file.flush()
-        return index_tar(file.fileno(), len(content), "test.tar")
+        return index_tar(file.fileno(), "test.tar")
 
 
 def build(fill: Callable[[tarfile.TarFile], None], format_: int) -> bytes:

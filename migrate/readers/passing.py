@@ -1,0 +1,186 @@
+"""An archive that can be read only once, from front to back: a pipe, or a compressed file.
+
+Large layers are given away while they come by. The rest, JSON and small layers, is kept in a temporary file, for names
+and configs stand at an archive's end; so is what cannot be told from its place: the blobs of an OCI layout, and layers
+that are themselves compressed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import BinaryIO, cast
+
+from migrate.blobio.payload import Payload
+from migrate.blobio.spool import PlainStream, Spool, unreadable
+from migrate.blobio.tarindex import BLOCK, Member, MemberKind, TarIndex, iter_members, looks_like_tar
+from migrate.errors import DamagedError, SourceUnreadableError, TruncatedError, UnsupportedError
+from migrate.model.legacy import Origin
+from migrate.readers.members import PASSED, Members, TarMembers, clean_name
+
+LARGE = 1024 * 1024
+"""Layers from this size on are worth not being kept."""
+_CHUNK = 1024 * 1024
+
+TakeMember = Callable[[str, Payload], None]
+"""Gets a layer's clean member name and its payload, which lives no longer than the call."""
+
+
+class PassingArchive:
+    """`read_through` reads it; what it found is there from then on."""
+
+    def __init__(self, location: str, stream: PlainStream, directory: str | None) -> None:
+        self._location = location
+        self._stream = stream
+        self._directory = directory
+        self._members: Members | None = None
+        self._error: SourceUnreadableError | None = None
+
+    def read_through(self, take: TakeMember | None) -> Members:
+        """All members. Raises SourceUnreadableError, again on every call, and TargetError."""
+        if self._error is not None:
+            raise self._error
+        if self._members is None:
+            try:
+                with unreadable(self._location):
+                    self._members = self._read(take)
+            except SourceUnreadableError as error:
+                self._error = error
+                raise
+            finally:
+                self._stream.close()
+        return self._members
+
+    def close(self) -> None:
+        self._stream.close()
+        if self._members is not None:
+            self._members.close()
+
+    def _read(self, take: TakeMember | None) -> Members:
+        spool = Spool(self._directory, self._location)
+        try:
+            window = _Forward(self._stream, self._location)
+            index = TarIndex()
+            damage: TruncatedError | None = None
+            try:
+                for member in iter_members(window, self._location):
+                    index.members.append(self._pass(member, window, spool, take))
+                window.drain()  # only its end proves a compressed stream
+            except TruncatedError as error:
+                damage = error
+            except UnsupportedError as error:
+                index.damage = error
+            except DamagedError as error:
+                if window.is_damaged:
+                    raise
+                index.damage = error
+            return TarMembers(self._location, spool.detach(), spool.size, index, damage)
+        finally:
+            spool.close()
+
+    def _pass(self, member: Member, window: _Forward, spool: Spool, take: TakeMember | None) -> Member:
+        if member.kind is not MemberKind.FILE:
+            return member
+        name = clean_name(member.name)
+        content = window.open_content(member)
+        if take is not None and name and _is_layer(name) and member.size >= LARGE and content.looks_like_tar():
+            take(name, Payload(stream=cast(BinaryIO, content), origin=Origin.ARCHIVE.value, size=member.size))
+            return replace(member, offset=PASSED)
+        offset = spool.size
+        try:
+            while chunk := content.read(_CHUNK):
+                spool.append(chunk)
+        except TruncatedError:
+            window.ended = True  # the member is listed with its full size: reading it says that it is cut off
+        return replace(member, offset=offset)
+
+
+def _is_layer(name: str) -> bool:
+    return name.endswith(".tar") and not name.startswith("blobs/")
+
+
+class _Forward:
+    """A window that only moves on (see `tarindex.Window`)."""
+
+    def __init__(self, stream: PlainStream, what: str) -> None:
+        self._stream = stream
+        self._what = what
+        self._position = 0
+        self._back = b""
+        self.ended = False
+        self.is_damaged = False
+
+    def read(self, offset: int, length: int) -> bytes:
+        assert offset >= self._position
+        while not self.ended and self._position < offset:
+            if not self.next(min(offset - self._position, _CHUNK)):
+                break
+        found = b""
+        while len(found) < length and (more := self.next(length - len(found))):
+            found += more
+        return found
+
+    def next(self, length: int) -> bytes:
+        """At most `length` bytes at the present place; none only at the end."""
+        if self._back:
+            block, self._back = self._back[:length], self._back[length:]
+        elif self.ended:
+            return b""
+        else:
+            try:
+                block = self._stream.read(length)
+            except DamagedError:
+                self.is_damaged = True
+                raise
+        self._position += len(block)
+        return block
+
+    def push_back(self, block: bytes) -> None:
+        self._back = block + self._back
+        self._position -= len(block)
+
+    def open_content(self, member: Member) -> _Content:
+        self.read(member.offset, 0)
+        return _Content(self, member.size, f"{self._what}: member {member.name}")
+
+    def drain(self) -> None:
+        while not self.ended and self.next(_CHUNK):
+            pass
+
+
+class _Content(io.RawIOBase):
+    """One member's content; the window moves on with it."""
+
+    def __init__(self, window: _Forward, size: int, what: str) -> None:
+        self._window = window
+        self._size = size
+        self._left = size
+        self._what = what
+
+    def readable(self) -> bool:
+        return True
+
+    def looks_like_tar(self) -> bool:
+        head = b""
+        while len(head) < BLOCK and (more := self._window.next(BLOCK - len(head))):
+            head += more
+        self._window.push_back(head)
+        return looks_like_tar(head)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = self._left if size is None or size < 0 else min(size, self._left)
+        if wanted == 0:
+            return b""
+        block = self._window.next(wanted)
+        if not block:
+            there = self._size - self._left
+            raise TruncatedError(f"{self._what}: the archive ends after {there:,} of its {self._size:,} bytes")
+        self._left -= len(block)
+        return block
+
+    def readinto(self, buffer: object, /) -> int:
+        view = memoryview(cast(bytearray, buffer)).cast("B")
+        block = self.read(len(view))
+        view[: len(block)] = block
+        return len(block)
