@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ from migrate.readers.graphdrivers.vfs import VfsDriver
 _PLACES: Final = {
     "aufs": "aufs/diff",
     "btrfs": "btrfs/subvolumes",
-    "devicemapper": "devicemapper/metadata",
+    "devicemapper": "devicemapper",
     "overlay": "overlay",
     "vfs": "vfs/dir",
     "zfs": "zfs/graph",
@@ -34,6 +34,7 @@ def count_layers(root: Path, ids: Collection[LegacyID]) -> Mapping[str, int]:
     """Driver → how many of the graph's `ids` it holds; drivers that hold none are left out."""
     wanted = frozenset[str](ids)
     counts = {name: len(wanted.intersection(_names(root / place))) for name, place in _PLACES.items()}
+    counts["devicemapper"] = len(wanted.intersection(_devicemapper_names(root)))
     in_graph = sum(os.path.isdir(root / "graph" / legacy_id / "layer") for legacy_id in ids)
     counts["aufs"] = max(counts["aufs"], in_graph)
     counts["devicemapper"] = counts["devicemapper"] or len(wanted.intersection(_unsplit_names(root / "devicemapper")))
@@ -88,6 +89,16 @@ def _unsplit_names(directory: Path) -> Collection[str]:
 
     try:
         return read_catalogue(directory).records.keys() if os.path.isdir(directory) else ()
+    except SourceError:
+        return ()
+
+
+def _devicemapper_names(root: Path) -> Sequence[str]:
+    """Its layers are not directories of their own: the driver's records name them."""
+    if not os.path.isdir(root / "devicemapper"):
+        return ()
+    try:
+        return _open_devicemapper(root, SourceOptions()).layer_ids()
     except SourceError:
         return ()
 

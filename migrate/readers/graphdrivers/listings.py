@@ -14,8 +14,8 @@ from typing import BinaryIO, Final
 from migrate.readers.graphdrivers.directory_tree import DirectoryTree
 from migrate.readers.graphdrivers.tree import Facts, TreeEntry, entries_of
 
-KEPT_ENTRIES: Final = 200_000
-"""Entries of all remembered layers together; some 300 bytes each."""
+KEPT_ENTRIES: Final = 60_000
+"""Entries of all remembered layers together, some 400 bytes each. The two that were used last are kept in any case."""
 
 
 class Listings:
