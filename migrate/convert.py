@@ -29,6 +29,7 @@ from migrate.report.model import ImageInput, SourceInput, build_report
 from migrate.rootfs.check import RunCheck
 from migrate.selection import ambiguous_prefixes, select_images
 from migrate.settlement import FinishedImage, Settlement, sorted_images
+from migrate.space import check_room
 from migrate.writers.base import ImageTarget
 
 logger = logging.getLogger(__name__)
@@ -193,6 +194,7 @@ class Conversion:
                 if layer.payload is not None:
                     job = LayerJob(image.source_index, source, layer)
                     jobs.setdefault(job.key, job)
+        check_room((job.payload for job in jobs.values()), store, self.options)
         sources = {index: opened.source for index, opened in enumerate(self.sources)}
         self._rootfs = RunCheck(sources, self.options.check_rootfs)
         return rehash(list(jobs.values()), store, self.options, self.progress, self._observe)

@@ -172,6 +172,9 @@ class OciLayout:
         self._area.flush()
 
     def finish(self, report: bytes, /) -> None:
+        self.finish_in_pieces([report])
+
+    def finish_in_pieces(self, report: Iterable[bytes], /) -> None:
         """Adds what was committed to index.json and manifest.json, whatever other runs added meanwhile."""
         self.flush()
         with target_errors(str(self.path)), exclusive_lock(self._area.root_fd):
@@ -183,7 +186,11 @@ class OciLayout:
                 encode_archive_manifest(archive_entries(entries, facts, self._options.platform)),
                 encode_index(entries),
             )
-            self._area.replace(REPORT_NAME, report)
+            with self._area.open() as file:
+                for piece in report:
+                    file.write(piece)
+                file.publish(REPORT_NAME)
+            self._area.flush()
 
     def _replace_documents(self, archive_manifest: bytes, index: bytes) -> None:
         """manifest.json, then index.json; a marker tells a reader that a run was ended between the two."""
@@ -351,3 +358,8 @@ class OciLayout:
         except OSError:
             return None
         return status.f_bavail * status.f_frsize
+
+    def held_bytes(self) -> int:
+        """Bytes of the blobs that stand here already."""
+        with target_errors(str(self.path)), os.scandir(self.path / "blobs" / "sha256") as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
