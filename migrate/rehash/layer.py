@@ -17,7 +17,10 @@ STORED_KIND: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip", C
 
 @dataclass(slots=True)
 class Layer:
-    """A job on its way. `held` is the whole tar of a small layer; `kept` the blob of one that is kept as stored."""
+    """A job on its way. `held` is the whole tar of a small layer; `kept` the blob of one that is kept as stored.
+
+    `place` is where its bytes lie, if the store remembers such places (`rehash.recall`).
+    """
 
     job: LayerJob
     kind: str = ""
@@ -27,6 +30,9 @@ class Layer:
     held: bytes | None = None
     kept: StoredBlob | None = None
     blob: StoredBlob | None = None
+    place: str | None = None
+    told: int = 0
+    """Stored bytes that progress was told of."""
 
 
 def result_of(layer: Layer, options: ConvertOptions) -> HashedLayer | MigrateError:

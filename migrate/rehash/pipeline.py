@@ -30,17 +30,21 @@ from migrate.rehash.ports import (
     LinksBlobs,
     ObserverFactory,
     RemembersBlobs,
+    RemembersPayloads,
     RemembersSizes,
     StoresBlobs,
     TarObserver,
 )
 from migrate.rehash.reading import LayerFacts, OpenLayer, TakesBlocks, as_layer_error, layer_name
+from migrate.rehash.recall import Recall
 from migrate.rehash.workers import Workers, batches
 
 _SMALL_BYTES: Final = 64 * 1024
 """Tars up to this size are kept in memory between hashing and compressing."""
 _HELD_BYTES: Final = 16 * 1024 * 1024
 """All tars so kept, together."""
+_TOLD_BYTES: Final = 8 * 1024 * 1024
+"""A layer larger than this is told of while it is read."""
 _ATTEMPTS: Final = 4
 """How often a payload may be opened that asks for it with PayloadRestartError."""
 
@@ -128,7 +132,8 @@ class _Hashing:
     def _read(self, layer: Layer, opened: OpenLayer, sink: TakesBlocks, *, want_digest: bool = False) -> LayerFacts:
         """A whole pass over a layer. The first one counts; later ones have to find the same tar again."""
         observer = self._new_observer(layer) if layer.facts is None else None
-        facts = opened.read(sink, want_digest=want_digest, observer=observer, check_stop=self._workers.check_stop)
+        between = self._between_blocks(layer, opened)
+        facts = opened.read(sink, want_digest=want_digest, observer=observer, check_stop=between)
         if layer.facts is None:
             layer.facts = facts
             self._done(layer, facts.stored_size)
@@ -146,9 +151,28 @@ class _Hashing:
         total = sum(layer.job.payload.size or 0 for layer in layers)
         self._progress.emit(Event(kind="stage", stage=stage, total_bytes=total, total_items=len(layers)))
 
+    def _between_blocks(self, layer: Layer, opened: OpenLayer) -> Callable[[], None]:
+        """What to do between the blocks of a layer: end where the run has ended, tell how far a large one has come."""
+        check_stop = self._workers.check_stop
+        size = layer.job.payload.size
+        if layer.facts is not None or (size is not None and size <= _TOLD_BYTES):
+            return check_stop
+
+        def check_and_tell() -> None:
+            check_stop()
+            if opened.stored.size - layer.told >= _TOLD_BYTES:
+                with self._lock:
+                    self._advance(layer, opened.stored.size)
+
+        return check_and_tell
+
+    def _advance(self, layer: Layer, size: int) -> None:
+        step, layer.told = max(0, size - layer.told), size
+        self._progress.emit(Event(kind="advance", name=layer.job.layer.legacy_id, bytes=step))
+
     def _done(self, layer: Layer, size: int) -> None:
         with self._lock:
-            self._progress.emit(Event(kind="advance", bytes=size))
+            self._advance(layer, size)
             self._progress.emit(Event(kind="layer", name=layer.job.layer.legacy_id, bytes=size))
 
 
@@ -169,6 +193,7 @@ class _Storing(_Hashing):
         self._remembers = store if isinstance(store, RemembersBlobs) else None
         self._sizes = store if isinstance(store, RemembersSizes) else None
         self._links = store if isinstance(store, LinksBlobs) else None
+        self._recall = Recall(store) if isinstance(store, RemembersPayloads) else None
         self._compress = block_compressor(options.compression, options.compression_level)
         self._compression = STORED_KIND.get(options.compression, "none")
         self._held = 0
@@ -190,23 +215,60 @@ class _Storing(_Hashing):
     def _examine(self, layer: Layer, opened: OpenLayer) -> None:
         layer.kind = opened.kind
         layer.tar_size = opened.known_tar_size()
+        if self._is_known(layer, opened):
+            return
         if layer.job.payload.keep:
             self._keep(layer, opened)
         elif opened.kind == "gzip" and self._compression == "gzip":
             self._read(layer, opened, HashOnly(None), want_digest=True)
-        elif layer.tar_size is not None and layer.tar_size <= min(_SMALL_BYTES, _HELD_BYTES - self._held):
-            with self._lock:
-                self._held += layer.tar_size
-            self._read_and_hold(layer, opened, layer.tar_size)
+        elif layer.tar_size is not None and layer.tar_size <= _SMALL_BYTES:
+            self._read_small(layer, opened, layer.tar_size)
 
-    def _read_and_hold(self, layer: Layer, opened: OpenLayer, tar_size: int) -> None:
+    def _is_known(self, layer: Layer, opened: OpenLayer) -> bool:
+        """True if an earlier run read these bytes, and the blob that came of them is proven: nothing is read then."""
+        facts = None if self._recall is None else self._recall.facts_of(layer, opened)
+        if facts is None or self._new_observer(layer) is not None:
+            return False
+        if layer.job.payload.keep or facts.kind == "gzip" == self._compression:
+            if facts.stored_digest is None:
+                return False
+            blob = stored_blob(facts)
+            if layer.job.payload.keep and not self._store.has_blob(blob.digest, blob.size):
+                return False
+            layer.kept = blob if layer.job.payload.keep else None
+        if layer.kept is None and not self._has_blob_for(facts.diff_id):
+            return False
+        layer.facts = facts
+        self._done(layer, facts.stored_size)
+        return True
+
+    def _has_blob_for(self, diff_id: DiffID) -> bool:
+        known = self._blobs.get(diff_id) or self._known(diff_id)
+        if known is not None:
+            with self._lock:
+                self._blobs.setdefault(diff_id, known)
+        return known is not None
+
+    def _read(self, layer: Layer, opened: OpenLayer, sink: TakesBlocks, *, want_digest: bool = False) -> LayerFacts:
+        first = layer.facts is None
+        facts = super()._read(layer, opened, sink, want_digest=want_digest)
+        if first and self._recall is not None:
+            self._recall.remember(layer, opened)
+        return facts
+
+    def _read_small(self, layer: Layer, opened: OpenLayer, tar_size: int) -> None:
+        """Reads a small tar, and keeps it in memory as long as there is room for all that are kept."""
         if opened.is_extent:
-            layer.held, layer.facts = opened.read_small(self._new_observer(layer))
+            content, layer.facts = opened.read_small(self._new_observer(layer))
             self._done(layer, tar_size)
         else:
             sink = Collected(tar_size)
             self._read(layer, opened, sink)
-            layer.held = sink.content()
+            content = sink.content()
+        with self._lock:
+            if self._held + tar_size <= _HELD_BYTES:
+                self._held += tar_size
+                layer.held = content
 
     def _keep(self, layer: Layer, opened: OpenLayer) -> None:
         """A blob that has to stand in the store as it is, whatever else holds the same tar."""

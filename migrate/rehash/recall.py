@@ -17,7 +17,9 @@ from typing import Final
 from migrate.blobio.payload import Payload
 from migrate.blobio.tarstream import TarFacts
 from migrate.model.digest import DiffID, Digest
-from migrate.rehash.reading import LayerFacts
+from migrate.rehash.layer import Layer
+from migrate.rehash.ports import RemembersPayloads
+from migrate.rehash.reading import LayerFacts, OpenLayer
 
 _SETTLED_NS: Final = 2_000_000_000
 """A file that changed less than two seconds ago may change again without its times telling."""
@@ -25,6 +27,41 @@ _FACTS: Final = re.compile(
     rb"([0-9a-f]{64}) ([0-9]{1,19}) ([0-9a-f]{64}|-) ([0-9]{1,19})"
     rb" ([a-z0-9]{1,8}) ([01]) ([a-z,-]{1,120}) ([a-z-]{1,16})"
 )
+
+
+_SMALL_BYTES: Final = 64 * 1024
+"""What is not larger is read again rather than looked up."""
+
+
+class Recall:
+    """What earlier runs read of the layers of this one, and what this one reads, for later runs."""
+
+    def __init__(self, memory: RemembersPayloads) -> None:
+        self._memory = memory
+
+    def facts_of(self, layer: Layer, opened: OpenLayer) -> LayerFacts | None:
+        """What the layer's place held when it was last read. Raises IntegrityError where a document claims otherwise.
+
+        Nothing is proven by this: the caller looks for the blob.
+        """
+        size = layer.job.payload.size
+        if size is not None and size <= _SMALL_BYTES:
+            return None
+        layer.place = place_of(opened.payload)
+        remembered = None if layer.place is None else self._memory.known_payload(layer.place)
+        facts = None if remembered is None else parse_facts(remembered)
+        if facts is None or facts.kind != opened.kind:
+            return None
+        opened.check_claims(facts)
+        return facts
+
+    def remember(self, layer: Layer, opened: OpenLayer) -> None:
+        """The layer was read to its end. A file that has changed since it was opened is not remembered."""
+        if layer.place is None or layer.facts is None or place_of(opened.payload) != layer.place:
+            return
+        text = encode_facts(layer.facts)
+        if text is not None:
+            self._memory.remember_payload(layer.place, text)
 
 
 def place_of(payload: Payload) -> str | None:
