@@ -40,15 +40,14 @@ class DevicemapperDriver:
     holds_whole_trees = True
 
     def __init__(self, directory: Path, data: Path | None = None, metadata: Path | None = None) -> None:
-        self._data_path = data or directory / "devicemapper" / "data"
-        self._metadata_path = metadata or directory / "devicemapper" / "metadata"
+        self._data = _PoolPart(data, directory / "devicemapper" / "data")
+        self._metadata = _PoolPart(metadata, directory / "devicemapper" / "metadata")
         self._catalogue = read_catalogue(directory)
         self._users = Counter(
             record.device_id for record in self._catalogue.records.values() if isinstance(record, DeviceRecord)
         )
         self._trees: OrderedDict[str, FileTree] = OrderedDict()
         self._lock = threading.Lock()
-        self._images: list[ImageFile] = []
         self._parsed = ParsedInodes()
         self.problems: list[str] = []
 
@@ -70,9 +69,9 @@ class DevicemapperDriver:
 
     def check_access(self) -> None:
         """PermissionSourceError where this user may not read the pool; what else is wrong, a layer will say."""
-        for path in (self._metadata_path, self._data_path):
+        for part in (self._metadata, self._data):
             try:
-                ImageFile(path).close()
+                part.image()
             except PermissionSourceError:
                 raise
             except SourceError:
@@ -89,68 +88,58 @@ class DevicemapperDriver:
         """The thin device of a layer, or of `base`: the bytes of its whole file system."""
         record = self._usable_record(name)
         device_map = self._pool.read_map(record.device_id)
-        for loss in device_map.losses:
-            self._note(f"layer {name}: a part of its mapping is lost: {loss.error}")
-        self._compare_count(name, record.device_id, device_map)
-        return ThinDevice(self._data, device_map, self._pool.superblock.block_size, record.size)
+        return ThinDevice(self._data.image(), device_map, self._pool.superblock.block_size, record.size)
 
     @property
     def bytes_read(self) -> int:
         """Bytes of the data device that were read so far; for tests and benchmarks."""
-        return self._data.bytes_read
-
-    def _compare_count(self, name: str, device_id: int, device_map: DeviceMap) -> None:
-        """The details count the mapped blocks once more. Where they are damaged, the mappings alone are enough."""
-        try:
-            counted = self._pool.details(device_id).mapped_blocks
-        except DamagedError as exc:
-            self._note(f"layer {name}: its device's details are lost: {exc.message}")
-            return
-        if not device_map.losses and counted != device_map.mapped_blocks:
-            self._note(
-                f"layer {name}: thin device {device_id} maps {device_map.mapped_blocks:,} blocks, "
-                f"but the pool counted {counted:,}"
-            )
+        return self._data.image().bytes_read
 
     def close(self) -> None:
         with self._lock:
             self._trees.clear()
-            while self._images:
-                self._images.pop().close()
+        self._data.close()
+        self._metadata.close()
 
     def _open_tree(self, name: str) -> FileTree:
         record = self._usable_record(name)
         try:
             device = self.open_device(name)
-            file_system = SharedFileSystem(self._open_file_system(device, name), self._parsed)
-            self._check_id_file(ImageTree(file_system, record.device_id), name)
-            return _open_rootfs(file_system, record)
+            inner = _open_file_system(device)
+            file_system = SharedFileSystem(inner, self._parsed)
+            tree = _open_rootfs(file_system, record)
         except SourceError as exc:
             raise type(exc)(f"thin device {record.device_id} of layer {name}: {exc.message}", layer=name) from exc
+        if inner.device is not device:
+            self._note(name, "its file system was in use when the store was copied; its journal is replayed")
+        self._check_map(name, record.device_id, device.device_map)
+        self._check_id_file(name, ImageTree(file_system, record.device_id))
+        return tree
 
-    def _open_file_system(self, device: ThinDevice, name: str) -> FileSystem:
-        kind = probe_kind(device)
-        if kind == "xfs":
-            return Xfs(device)
-        if kind == "ext4":
-            file_system = Ext4(device)
-            if not file_system.needs_recovery:
-                return file_system
-            self._note(f"layer {name}: its file system was in use when the store was copied; its journal is replayed")
-            return file_system.recovered()
-        if kind is None:
-            raise DamagedError("holds no file system that Docker made (neither ext4 nor xfs)")
-        raise UnsupportedError(f"holds a {kind} file system; ext4 and xfs are read")
+    def _check_map(self, name: str, device_id: int, device_map: DeviceMap) -> None:
+        """The details count the mapped blocks once more. Where they are damaged, the mappings alone are enough."""
+        for loss in device_map.losses:
+            self._note(name, f"a part of its mapping is lost: {loss.error}")
+        try:
+            counted, mapped = self._pool.details(device_id).mapped_blocks, device_map.mapped_blocks
+        except SourceError as exc:
+            self._note(name, f"its device's details are lost: {exc.message}")
+            return
+        if not device_map.losses and counted != mapped:
+            self._note(name, f"thin device {device_id} maps {mapped:,} blocks, but the pool counted {counted:,}")
 
-    def _check_id_file(self, top: ImageTree, name: str) -> None:
+    def _check_id_file(self, name: str, top: ImageTree) -> None:
         """Docker writes `id` on a device's first mount, and snapshots inherit it: a layer of the chain stands in it."""
         try:
             with top.open_file(b"id") as stream:
                 found = stream.read(_ID_BYTES).decode("ascii", "backslashreplace").strip()
         except MissingLayerError:
             return
+        except SourceError as exc:
+            self._note(name, f"its `id` file cannot be read: {exc.message}")
+            return
         if found not in self._catalogue.records:
-            self._note(f"layer {name}: its device says that it belongs to {found!r}, which the store does not know")
+            self._note(name, f"its device says that it belongs to {found!r}, which the store does not know")
 
     def _usable_record(self, name: str) -> DeviceRecord:
         record = self._catalogue.records.get(name)
@@ -179,26 +168,59 @@ class DevicemapperDriver:
 
     @cached_property
     def _pool(self) -> ThinPool:
-        return ThinPool(self._open(self._metadata_path, "--dm-metadata"))
+        return ThinPool(self._metadata.image())
 
-    @cached_property
-    def _data(self) -> ImageFile:
-        return self._open(self._data_path, "--dm-data")
+    def _note(self, name: str, doubt: str) -> None:
+        problem = f"layer {name}: {doubt}"
+        if problem not in self.problems:  # a tree may be opened again
+            logger.info("%s", problem)
+            self.problems.append(problem)
 
-    def _open(self, path: Path, option: str) -> ImageFile:
+
+class _PoolPart:
+    """The data or the metadata of the pool: what the user named, else the loop file of the store. Opened once."""
+
+    def __init__(self, named: Path | None, loop_file: Path) -> None:
+        self._named = named
+        self._loop_file = loop_file
+        self._image: ImageFile | None = None
+        self._lock = threading.Lock()
+
+    def image(self) -> ImageFile:
+        with self._lock:
+            if self._image is None:
+                self._image = self._open()
+            return self._image
+
+    def _open(self) -> ImageFile:
+        if self._named is not None:
+            return ImageFile(self._named)
         try:
-            image = ImageFile(path)
-        except MissingLayerError as exc:
-            raise MissingLayerError(
-                f"{exc.message}; if the pool lies on block devices (direct-lvm), name them or images of them with "
-                f"--dm-data and --dm-metadata (here {option})"
+            return ImageFile(self._loop_file, named=False)
+        except PermissionSourceError:
+            raise
+        except SourceError as exc:
+            raise type(exc)(
+                f"{exc.message}; if the pool lies elsewhere, as on block devices (direct-lvm), name its parts, or "
+                "images of them, with --dm-data and --dm-metadata"
             ) from exc
-        self._images.append(image)
-        return image
 
-    def _note(self, problem: str) -> None:
-        logger.warning("%s", problem)
-        self.problems.append(problem)
+    def close(self) -> None:
+        with self._lock:
+            if self._image is not None:
+                self._image.close()
+
+
+def _open_file_system(device: ThinDevice) -> FileSystem:
+    kind = probe_kind(device)
+    if kind == "xfs":
+        return Xfs(device)
+    if kind == "ext4":
+        file_system = Ext4(device)
+        return file_system.recovered() if file_system.needs_recovery else file_system
+    if kind is None:
+        raise DamagedError("holds no file system that Docker made (neither ext4 nor xfs)")
+    raise UnsupportedError(f"holds a {kind} file system; ext4 and xfs are read")
 
 
 def _open_rootfs(file_system: SharedFileSystem, record: DeviceRecord) -> FileTree:

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 from migrate.errors import MissingLayerError, PermissionSourceError, SourceError, TruncatedError
 
 
 class ImageFile:
-    """Opened read-only; `read_into` may be called from any thread. `size` in bytes, of a block device by seeking."""
+    """Opened read-only; `read_into` may be called from any thread. `size` in bytes, of a block device by seeking.
 
-    def __init__(self, path: Path) -> None:
+    `named` is False for a path that the store itself gives: then it has to be a file, not a link out of the store or a
+    device of this host, whose content would end up in an image.
+    """
+
+    def __init__(self, path: Path, *, named: bool = True) -> None:
         self.path = path
         self.bytes_read = 0
+        self._fd = _open(path, named)
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as exc:
-            raise MissingLayerError(f"{path}: no such file or device") from exc
-        except PermissionError as exc:
-            raise PermissionSourceError(f"{path}: may not be read by this user; run as root or copy it") from exc
-        except (OSError, ValueError) as exc:
-            raise SourceError(f"{path}: cannot be opened: {exc}") from exc
-        try:
+            self._require_kind(named)
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
         except OSError as exc:
-            os.close(self._fd)
-            raise SourceError(f"{path}: is neither a file nor a block device: {exc}") from exc
+            self.close()
+            raise SourceError(f"{path}: cannot be read: {exc}") from exc
+        except SourceError:
+            self.close()
+            raise
+
+    def _require_kind(self, named: bool) -> None:
+        mode = os.fstat(self._fd).st_mode
+        if not (stat.S_ISREG(mode) or (named and stat.S_ISBLK(mode))):
+            raise SourceError(f"{self.path}: is {'neither a file nor a block device' if named else 'no file'}")
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fills `view` from `offset`, or raises TruncatedError (the image ends before) or SourceError (the disk)."""
@@ -58,3 +66,19 @@ class ImageFile:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _open(path: Path, named: bool) -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if named else os.O_NOFOLLOW)  # a fifo must not block
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError as exc:
+        raise MissingLayerError(f"{path}: no such file or device") from exc
+    except PermissionError as exc:
+        raise PermissionSourceError(f"{path}: may not be read by this user; run as root or copy it") from exc
+    except OSError as exc:
+        if exc.errno == errno.ELOOP and not named:
+            raise SourceError(f"{path}: is a symbolic link, and no link is followed out of a store") from exc
+        raise SourceError(f"{path}: cannot be opened: {exc}") from exc
+    except ValueError as exc:
+        raise SourceError(f"{path!r}: cannot be a path: {exc}") from exc

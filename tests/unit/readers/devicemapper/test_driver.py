@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
 import pytest
 
-from migrate.errors import DamagedError, DocumentError, MigrateError, MissingLayerError, UnsupportedError
+from migrate.errors import DamagedError, DocumentError, MigrateError, MissingLayerError, SourceError, UnsupportedError
 from migrate.model.legacy import LegacyID
 from migrate.readers.base import SourceOptions
 from migrate.readers.graphdrivers.choose import count_layers
@@ -199,6 +200,25 @@ def test_no_pool(store: Path) -> None:
     assert driver.has_layer(CHILD)
     assert "--dm-metadata" in driver.find_problems()[0]
     assert "--dm-metadata" in reason(store, CHILD, MissingLayerError)
+
+
+@pytest.mark.parametrize("part", ["data", "metadata"])
+def test_loop_file_that_is_none(store: Path, part: str) -> None:
+    """A link out of the store could put this host's files into an image; a fifo would never answer."""
+    path = store / "devicemapper" / part
+    path.rename(store / "elsewhere")
+    path.symlink_to(store / "elsewhere")
+    assert "symbolic link" in reason(store, CHILD, SourceError)
+    named = {part: store / "elsewhere"}
+    driver = DevicemapperDriver(store, **named)
+    assert names(driver, CHILD) == [b"a", b"b"]
+    driver.close()
+    path.unlink()
+    os.mkfifo(path)
+    assert "no file" in reason(store, CHILD, SourceError)
+    path.unlink()
+    path.mkdir()
+    reason(store, CHILD, SourceError)
 
 
 def test_pool_that_needs_a_check_is_read_and_reported(store: Path) -> None:
