@@ -148,8 +148,17 @@ class Compressed:
             self._wait()
         if not self._free:
             self._buffers += 1
-            self._free.append(_buffer_for(self._tar_size, BLOCK_BYTES))
+            self._free.append(self._new_buffer())
         return self._free[-1]
+
+    def _new_buffer(self) -> memoryview:
+        """One that an earlier layer left, where there is one: fresh memory costs a page fault for every 4 KiB."""
+        if self._tar_size is not None and self._tar_size < BLOCK_BYTES:
+            return _buffer_for(self._tar_size, BLOCK_BYTES)
+        try:
+            return self._workers.spare_buffers.pop()
+        except IndexError:
+            return memoryview(bytearray(BLOCK_BYTES))
 
     def take(self, content: memoryview, /) -> None:
         block = _Block(self, content, self._free.pop())
@@ -178,6 +187,7 @@ class Compressed:
             block = self._offered.popleft()
             if not self._workers.take_back(block):
                 self._returned.get()
+        self._workers.spare_buffers += [buffer for buffer in self._free if len(buffer) == BLOCK_BYTES]
 
     def _wait(self) -> None:
         """Until one more block is done: by this thread, if no other has begun with one."""

@@ -36,6 +36,8 @@ class Workers:
         self._finished = threading.Condition(lock)
         self._steps: deque[Callable[[], None]] = deque()
         self._blocks: deque[Callable[[], None]] = deque()
+        self.spare_buffers: list[memoryview] = []
+        """Block buffers between two layers; as many as were in use at once."""
         self._running = 0
         self._threads: list[threading.Thread] = []
         self._error: BaseException | None = None
