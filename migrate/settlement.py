@@ -72,13 +72,16 @@ class Settlement:
     _existing: dict[Digest, ExistingImage] = field(default_factory=dict)
     _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
 
-    def settle(self, images: ImageWalk) -> None:
-        """Assigns names and commits every image that keeps its place. Raises TargetError only."""
+    def settle(self, images: ImageWalk, written: Callable[[FinishedImage], None] | None = None) -> None:
+        """Assigns names and commits every image that keeps its place, which `written` is told. Raises TargetError only.
+
+        Images with the same manifest are committed once, and `written` is told each of them.
+        """
         self._names = self._assign(images())
         for reference, members in self._names.indexes.items():
             for claim in members:
                 self._in_indexes[claim.digest].add(reference)
-        self._commit(images)
+        self._commit(images, written or _ignore)
 
     def is_refused(self, image: FinishedImage) -> bool:
         """`--on-conflict fail` takes every image out that claims what another one claims."""
@@ -162,7 +165,7 @@ class Settlement:
 
     # --- target ------------------------------------------------------------------------------------------------
 
-    def _commit(self, images: ImageWalk) -> None:
+    def _commit(self, images: ImageWalk, written: Callable[[FinishedImage], None]) -> None:
         done: set[Digest] = set()
         children: dict[Digest, ComposedImage] = {}
         indexes: dict[Digest, ReadyIndex] = {}
@@ -170,6 +173,7 @@ class Settlement:
             if self.is_refused(image):
                 self._refuse(image)
                 continue
+            written(image)
             if image.index is not None:
                 indexes[Digest.of(image.index.content)] = image.index
             if image.identity in self._in_indexes:
@@ -207,6 +211,10 @@ class Settlement:
         references = tuple(str(reference) for reference in image.references)
         self.failures.append(Failure.of(error, image.source, references=references, legacy_id=image.legacy_id))
         self.progress.emit(Event(kind="failure", name=", ".join(references), message=error.message))
+
+
+def _ignore(image: FinishedImage) -> None:
+    del image
 
 
 def _children_of(index: ReadyIndex) -> set[Digest]:

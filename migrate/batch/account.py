@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from migrate.batch.plan import Outcome
 from migrate.report.document import Duplicate, Failure, Report
-from migrate.report.model import SourceInput
 from migrate.report.tables import printable
+from migrate.report.tally import LayerTally
 from migrate.report.units import count, format_share, format_size
 
 _SHOWN: Final = 10
@@ -19,32 +19,15 @@ _SHOWN: Final = 10
 
 @dataclass(slots=True)
 class Account:
-    """`outcomes` counts sources. `within` and `across` are bytes of layer tars that repeat inside one source, and
-    from one source to another; with `unique_bytes` they add up to `legacy_bytes`."""
+    """`outcomes` counts sources, `tally` their layers; `head` is the report without its images."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     already_done: int = 0
-    within: int = 0
-    across: int = 0
-    users: dict[str, int] = field(default_factory=dict)
-    report: Report | None = None
+    tally: LayerTally = field(default_factory=LayerTally)
+    head: Report | None = None
 
     def count(self, outcome: Outcome) -> None:
         self.outcomes[outcome] += 1
-
-    def take_report(self, report: Report, sources: Iterable[SourceInput]) -> None:
-        self.report = report
-        distinct = 0
-        users: dict[str, int] = defaultdict(int)
-        for source in sources:
-            contents = {layer.diff_id: layer.tar_size for layer in source.layers.values() if not layer.empty}
-            distinct += sum(contents.values())
-            for diff_id in contents:
-                users[diff_id.hex] += 1
-        empty = report.totals.legacy_bytes - distinct
-        self.across = distinct - report.totals.unique_bytes
-        self.within = empty
-        self.users = {diff_id: number for diff_id, number in users.items() if number > 1}
 
 
 def worst_first(failures: Iterable[Failure]) -> list[Failure]:
@@ -58,7 +41,7 @@ def render_account(account: Account, *, exact_bytes: bool = False) -> str:
 
 
 def _lines(account: Account, exact: bool) -> Iterator[str]:
-    report = account.report
+    report, tally = account.head, account.tally
     assert report is not None
     total = sum(account.outcomes.values())
     done = f", {account.already_done:,} of them done before" if account.already_done else ""
@@ -69,24 +52,27 @@ def _lines(account: Account, exact: bool) -> Iterator[str]:
     yield ""
     yield f"{count(totals.images, 'image')} from {count(totals.legacy_layers, 'layer')}"
     yield f"  {'in the sources':<34}{format_size(totals.legacy_bytes, exact=exact):>12}"
-    for text, size in (("repeated within one source", account.within), ("repeated across sources", account.across)):
+    for text, size in (
+        ("repeated within one source", tally.within_bytes),
+        ("repeated across sources", tally.across_bytes),
+    ):
         share = format_share(size, totals.legacy_bytes)
         yield f"  {text:<34}{format_size(size, exact=exact):>12}  {share:>6}"
     share = format_share(totals.unique_bytes, totals.legacy_bytes)
     yield f"  {'distinct':<34}{format_size(totals.unique_bytes, exact=exact):>12}  {share:>6}"
     if totals.blob_bytes is not None:
         yield f"  {'stored, compressed':<34}{format_size(totals.blob_bytes, exact=exact):>12}"
-    yield from _repeated(account, report.duplicates, exact)
+    yield from _repeated(tally, report.duplicates, exact)
     yield from _failures(report.failures)
 
 
-def _repeated(account: Account, duplicates: Sequence[Duplicate], exact: bool) -> Iterator[str]:
-    shared = [row for row in duplicates if account.users.get(row.diff_id.hex, 0) > 1]
+def _repeated(tally: LayerTally, duplicates: Sequence[Duplicate], exact: bool) -> Iterator[str]:
+    shared = [row for row in duplicates if tally.users(row.diff_id) > 1]
     if shared:
         yield ""
         yield "Layers that came again and again"
     for row in shared[:_SHOWN]:
-        users = account.users[row.diff_id.hex]
+        users = tally.users(row.diff_id)
         size = format_size(row.tar_size, exact=exact)
         saved = format_size(row.saved_bytes, exact=exact)
         yield f"  {row.diff_id.hex[:12]}  {size:>12}  in {count(users, 'source')}, saves {saved}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from migrate import __version__
 from migrate.batch.account import Account
@@ -23,11 +23,13 @@ from migrate.batch.run import TaskRun
 from migrate.batch.search import find_candidates
 from migrate.batch.targets import journal_publisher, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
+from migrate.blobio.atomic import target_errors
 from migrate.convert import utc_now
 from migrate.errors import UsageError
 from migrate.model.options import ConvertOptions
 from migrate.progress import Progress
 from migrate.report.document import Report
+from migrate.report.json import parse_report
 from migrate.writers.base import ImageTarget
 
 _SHARD_NAME = re.compile(r"journal-(\d+)-of-(\d+)\.jsonl")
@@ -52,12 +54,24 @@ class BatchRequest:
 
 @dataclass(slots=True)
 class BatchOutcome:
-    """`report` is None for a shard, whose images `--merge` brings in. `lists` are locations by outcome."""
+    """`lists` are locations by outcome. `head` is the report without its images, and `spool` holds all of its bytes,
+    until it is closed; a shard has neither, as `--merge` brings its images in."""
 
     exit_code: int
     account: Account
     lists: Mapping[Outcome, Sequence[str]]
-    report: Report | None = None
+    head: Report | None = None
+    spool: BinaryIO | None = None
+
+    def read_report(self) -> Report:
+        """The whole report."""
+        assert self.spool is not None
+        self.spool.seek(0)
+        return parse_report(self.spool.read())
+
+    def close(self) -> None:
+        if self.spool is not None:
+            self.spool.close()
 
 
 OpenPool = Callable[[str, int, str | None], WorkerPool]
@@ -203,11 +217,18 @@ def _merge(
         report_options=request.report_options,
         older=ledger.settled(locations),
     )
-    report = merge.run(started)
+    with target_errors("a temporary file"):
+        spool = cast(BinaryIO, tempfile.TemporaryFile(dir=request.temporary_directory))  # noqa: SIM115 - the outcome has it
+        try:
+            head = merge.run(started, spool)
+        except BaseException:
+            spool.close()
+            raise
     merge.account.already_done = done
-    journal.note({"merged": utc_now(), "images": len(report.images), "failures": len(report.failures)})
-    code = 4 if not report.images else 3 if report.failures else 0
-    return BatchOutcome(code, merge.account, _lists(ledger, locations), report)
+    images = head.totals.images
+    journal.note({"merged": utc_now(), "images": images, "failures": len(head.failures)})
+    code = 4 if not images else 3 if head.failures else 0
+    return BatchOutcome(code, merge.account, _lists(ledger, locations), head, spool)
 
 
 def _shard_outcome(ledger: Ledger, locations: Sequence[str], done: int) -> BatchOutcome:

@@ -85,14 +85,14 @@ def pack_record(record: SourceRecord) -> str:
     return base64.b64encode(zlib.compress(encode_record(record), 1)).decode("ascii")
 
 
-def unpack_record(packed: bytes, source: str) -> SourceRecord:
+def unpack_record(packed: bytes, source: str, *, images: bool = True) -> SourceRecord:
     """ValueError for what `pack_record` did not make."""
     try:
         unpacker = zlib.decompressobj()
         content = unpacker.decompress(base64.b64decode(packed, validate=True), _RECORD_BYTES)
     except zlib.error as exc:
         raise ValueError(f"{source}: {exc}") from exc
-    return parse_record(content, source)
+    return parse_record(content, source, images=images)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class RecordReader:
     def __init__(self) -> None:
         self._files: dict[Path, BinaryIO] = {}
 
-    def read(self, place: Place, source: str) -> SourceRecord:
+    def read(self, place: Place, source: str, *, images: bool = True) -> SourceRecord:
         """Raises TargetError for a record that is damaged."""
         stream = self._files.get(place.path)
         with target_errors(str(place.path)):
@@ -155,7 +155,7 @@ class RecordReader:
             raw = os.pread(stream.fileno(), place.length, place.offset)
         packed = raw.partition(_RECORD)[2].removesuffix(b'"}\n')
         try:
-            return unpack_record(packed, source)
+            return unpack_record(packed, source, images=images)
         except ValueError as exc:
             raise TargetError(
                 f"{place.path}: the record of {source} is damaged ({exc}); move the journal away to begin again"

@@ -5,8 +5,10 @@ Nothing of a source is read again. Everything here depends on the records alone,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import BinaryIO, Final
 
 from migrate import __version__
 from migrate.batch.account import Account
@@ -20,13 +22,19 @@ from migrate.errors import MigrateError
 from migrate.model.image import ComposedImage, HashedLayer
 from migrate.model.options import Compression, ConvertOptions
 from migrate.progress import Event, Progress
-from migrate.report.document import Failure, Report
-from migrate.report.json import encode_report
-from migrate.report.model import ImageInput, SourceInput, build_report
+from migrate.report.document import Failure, Report, ReportImage
+from migrate.report.json import iter_report
+from migrate.report.model import SourceInput, build_head, image_order, image_rows
 from migrate.settlement import FinishedImage, HashedChain, Settlement
-from migrate.writers.base import ImageTarget, RemovesBlobs
+from migrate.writers.base import ImageTarget, RemovesBlobs, TakesLargeReports
 
-_FAMILY = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip", Compression.ZSTD: "zstd", Compression.NONE: "none"}
+_PIECE_BYTES: Final = 1024 * 1024
+_FAMILY: Final = {
+    Compression.GZIP: "gzip",
+    Compression.GZIP_FAST: "gzip",
+    Compression.ZSTD: "zstd",
+    Compression.NONE: "none",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,55 +61,87 @@ class Merge:
     older: Sequence[tuple[Place, int]] = ()
     failures: list[Failure] = field(default_factory=list)
     account: Account = field(default_factory=Account)
+    _sources: list[SourceInput] = field(default_factory=list)
+    _warnings: set[str] = field(default_factory=set)
+    _written: Counter[str] = field(default_factory=Counter)
+    _layers: dict[str, HashedLayer] = field(default_factory=dict)
+    _counted: str | None = None
     _choice: BlobChoice = field(default_factory=lambda: BlobChoice("gzip"))
     _reader: RecordReader = field(default_factory=RecordReader)
     _uncomposed: set[tuple[str, int]] = field(default_factory=set)
 
-    def run(self, started: str) -> Report:
-        """Writes the images and the index into the target, then the report. Raises TargetError."""
+    def run(self, started: str, spool: BinaryIO) -> Report:
+        """Writes the images and the index into the target, then the report, whose bytes also go to `spool`.
+
+        Returns the report without its images. Raises TargetError.
+        """
         self._choice = BlobChoice(_FAMILY[self.options.compression])
         self.progress.emit(Event(kind="stage", stage="merge", total_items=len(self.sources)))
         try:
             self._gather()
             settlement = Settlement(self.options, self.target, self.progress)
-            settlement.settle(self._images)
-            report = self._report(started, settlement)
+            settlement.settle(self._images, self._count)
+            self._count_layers()
+            head = self._head(started, settlement)
+            spool.writelines(iter_report(head, self._rows(settlement)))
+            spool.flush()
         finally:
             self._reader.close()
-        if self.target is not None:
-            self.target.finish(encode_report(report))
-            if isinstance(self.target, RemovesBlobs):
-                self.target.remove_blobs(self._choice.losers())
-        return report
+        self._finish(spool)
+        return head
+
+    def _finish(self, spool: BinaryIO) -> None:
+        if self.target is None:
+            return
+        spool.seek(0)
+        if isinstance(self.target, TakesLargeReports):
+            self.target.finish_in_pieces(iter(lambda: spool.read(_PIECE_BYTES), b""))
+        else:
+            self.target.finish(spool.read())
+        if isinstance(self.target, RemovesBlobs):
+            self.target.remove_blobs(self._choice.losers())
 
     # --- records -----------------------------------------------------------------------------------------------
 
-    def _records(self) -> Iterator[tuple[MergeSource, SourceRecord]]:
-        for source in self.sources:
-            yield source, self._reader.read(source.place, source.location)
+    def _records(
+        self, sources: Iterable[MergeSource], *, images: bool = True
+    ) -> Iterator[tuple[MergeSource, SourceRecord]]:
+        for source in sources:
+            yield source, self._reader.read(source.place, source.location, images=images)
 
     def _gather(self) -> None:
         """First walk: which blob each layer has, and what failed."""
         for place, generation in self.older:
-            self._choice.take(self._reader.read(place, "").layers, generation)
-        for source, record in self._records():
+            self._choice.take(self._reader.read(place, "", images=False).layers, generation)
+        for source, record in self._records(self.sources, images=False):
             self._choice.take(record.layers, source.generation)
             self.failures += record.failures
             self.account.count(source.outcome)
+            self._warnings.update(record.warnings)
+            note = (source.message or "holds no image",) if source.outcome is Outcome.SKIPPED else ()
+            self._sources.append(SourceInput(location=source.location, type=record.type, warnings=note))
 
     def _images(self) -> Iterator[FinishedImage]:
         """The images of all sources; the same ones, in the same order, each time."""
         order = 0
-        for source, record in self._records():
+        for source, record in self._records(self.sources):
             for number, image in enumerate(record.images):
                 order += 1
-                if (source.location, number) in self._uncomposed:
-                    continue
-                try:
-                    yield self._finished(image, record, order)
-                except MigrateError as error:
-                    self._uncomposed.add((source.location, number))
-                    self._fail(error, image, source.location)
+                finished = self._try_finish(source, number, image, record, order)
+                if finished is not None:
+                    yield finished
+
+    def _try_finish(
+        self, source: MergeSource, number: int, image: ImageRecord, record: SourceRecord, order: int
+    ) -> FinishedImage | None:
+        if (source.location, number) in self._uncomposed:
+            return None
+        try:
+            return self._finished(image, record, order)
+        except MigrateError as error:
+            self._uncomposed.add((source.location, number))
+            self._fail(error, image, source.location)
+            return None
 
     def _finished(self, image: ImageRecord, record: SourceRecord, order: int) -> FinishedImage:
         finished = image.finished
@@ -132,38 +172,39 @@ class Merge:
 
     # --- report ------------------------------------------------------------------------------------------------
 
-    def _report(self, started: str, settlement: Settlement) -> Report:
-        sources: dict[str, SourceInput] = {}
-        layers: dict[str, dict[str, HashedLayer]] = {}
-        warnings: list[str] = []
-        for source, record in self._records():
-            warnings += record.warnings
-            note = (source.message or "holds no image",) if source.outcome is Outcome.SKIPPED else ()
-            layers[source.location] = {}
-            sources[source.location] = SourceInput(
-                location=source.location, type=record.type, layers=layers[source.location], warnings=note
-            )
-        report = build_report(
+    def _count(self, image: FinishedImage) -> None:
+        """Called for every image that was written, source by source."""
+        if image.source != self._counted:
+            self._count_layers()
+            self._counted = image.source
+        self._written[image.source] += 1
+        for layer, hashed in image.chain:
+            if hashed is not None:
+                self._layers[layer.legacy_id] = hashed
+
+    def _count_layers(self) -> None:
+        self.account.tally.add(self._layers)
+        self._layers = {}
+
+    def _head(self, started: str, settlement: Settlement) -> Report:
+        self.account.head = build_head(
             tool_version=__version__,
             dry_run=self.options.dry_run,
             started=started,
             finished=utc_now(),
             options=self.report_options,
-            sources=sources.values(),
-            images=_noting_layers(settlement.rows(self._images()), layers),
+            sources=self._sources,
+            images=self._written,
+            tally=self.account.tally,
             failures=[*self.failures, *settlement.failures],
             conflicts=settlement.conflicts,
-            warnings=warnings,
+            warnings=self._warnings,
         )
-        self.account.take_report(report, sources.values())
-        return report
+        return self.account.head
 
-
-def _noting_layers(rows: Iterable[ImageInput], layers: Mapping[str, dict[str, HashedLayer]]) -> Iterator[ImageInput]:
-    """Fills in the layers of each source while its images go by, so that no image has to be kept or walked again."""
-    interned: dict[HashedLayer, HashedLayer] = {}
-    for row in rows:
-        for layer, hashed in row.chain:
-            if hashed is not None:
-                layers[row.source][layer.legacy_id] = interned.setdefault(hashed, hashed)
-        yield row
+    def _rows(self, settlement: Settlement) -> Iterator[ReportImage]:
+        """Last walk, in the order of the report: by location, and sorted within a source."""
+        for source, record in self._records(sorted(self.sources, key=lambda source: source.location)):
+            found = (self._try_finish(source, number, image, record, 0) for number, image in enumerate(record.images))
+            finished = [image for image in found if image is not None]
+            yield from sorted(image_rows(settlement.rows(finished)), key=image_order)

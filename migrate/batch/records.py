@@ -21,6 +21,7 @@ from migrate.report.document import Failure
 from migrate.settlement import FinishedImage
 
 _ROWS_A_LINE: Final = 1_000
+_IMAGE: Final = b'{"image":'
 
 
 class Role(StrEnum):
@@ -82,21 +83,21 @@ def _lines(record: SourceRecord) -> Iterator[dict[str, Any]]:
     }
 
 
-def parse_record(content: bytes, source: str) -> SourceRecord:
-    """ValueError for bytes that `encode_record` did not write."""
+def parse_record(content: bytes, source: str, *, images: bool = True) -> SourceRecord:
+    """ValueError for bytes that `encode_record` did not write. Without `images`, those are passed over."""
     layers: list[LayerRow] = []
-    images: list[ImageRecord] = []
+    records: list[ImageRecord] = []
     try:
-        lines = [json.loads(line) for line in content.splitlines()]
+        lines = [json.loads(line) for line in content.splitlines() if images or not line.startswith(_IMAGE)]
         for line in lines:
             layers += [_parse_layer(fields) for fields in line.get("layers", ())]
             if "image" in line:
-                images.append(_parse_image(line["image"], source, layers))
+                records.append(_parse_image(line["image"], source, layers))
         last = lines[-1]
         return SourceRecord(
             type=last["type"],
             layers=tuple(layers),
-            images=tuple(images),
+            images=tuple(records),
             failures=tuple(_parse_failure(fields, source) for fields in last["failures"]),
             warnings=tuple(last["warnings"]),
         )

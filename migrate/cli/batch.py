@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -90,7 +91,10 @@ def command(**values: Any) -> None:
     except KeyboardInterrupt:
         _say_how_to_continue(target)
         sys.exit(130)
-    _tell(outcome, target, values)
+    try:
+        _tell(outcome, target, values)
+    finally:
+        outcome.close()
     sys.exit(outcome.exit_code)
 
 
@@ -194,15 +198,32 @@ def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any]) -> None:
         for problem in unfinished_shards(target):
             outcome.exit_code = 3
             click.echo(f"migrate: error: {problem}", err=True)
-    if outcome.report is None:
+    if outcome.head is None or outcome.spool is None:
         counts = ", ".join(f"{outcome.account.outcomes[kind]:,} {kind.value}" for kind in Outcome)
         click.echo(f"shard {values['shard']}: {counts}; when all shards have ended: migrate batch --merge {target}")
         return
-    session.write_reports(outcome.report, values)
-    for failure in worst_first(outcome.report.failures):
+    _write_reports(outcome, outcome.spool, values)
+    for failure in worst_first(outcome.head.failures):
         click.echo(f"migrate: error: {session.failure_line(failure)}", err=True)
     if values["report"] != "-" and not values["quiet"]:
         click.echo(render_account(outcome.account, exact_bytes=values["bytes_"]), nl=False)
+
+
+def _write_reports(outcome: BatchOutcome, spool: BinaryIO, values: dict[str, Any]) -> None:
+    """`--report` is copied, for it may be too large for memory; only `--html` has to look into it."""
+    from migrate.cli import session
+
+    spool.seek(0)
+    if values["report"] == "-":
+        shutil.copyfileobj(spool, sys.stdout.buffer)
+    elif values["report"]:
+        try:
+            with open(values["report"], "wb") as stream:
+                shutil.copyfileobj(spool, stream)
+        except OSError as error:
+            raise TargetError(f"{values['report']}: cannot be written: {error.strerror}") from error
+    if values["html"]:
+        session.write_reports(outcome.read_report(), {"report": None, "html": values["html"]})
 
 
 def _write_list(path: str, locations: Sequence[str]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import orjson
 
@@ -22,12 +22,33 @@ from migrate.report.document import (
 )
 from migrate.report.parse import parse_report
 
-__all__ = ["encode_report", "parse_report", "report_document"]
+__all__ = ["encode_report", "iter_report", "parse_report", "report_document"]
+
+_KEPT_ROWS: Final = 20_000
+"""Rows of layers that images of a large report share."""
 
 
 def encode_report(report: Report) -> bytes:
     """The document, indented by two, keys in the order of the reference page. Equal reports give equal bytes."""
     return orjson.dumps(report_document(report), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def iter_report(report: Report, images: Iterable[ReportImage]) -> Iterator[bytes]:
+    """The bytes of `encode_report` in pieces, for more images than fit into memory.
+
+    `images` take the place of those of `report`, which has none; they come in the order that the report shall have.
+    """
+    head, _, tail = encode_report(report).partition(b'\n  "images": []')
+    yield head + b'\n  "images": ['
+    layer_rows: dict[ReportLayer, dict[str, Any]] = {}
+    separator = b"\n    "
+    for image in images:
+        if len(layer_rows) > _KEPT_ROWS:
+            layer_rows.clear()
+        text = orjson.dumps(_image_document(image, layer_rows), option=orjson.OPT_INDENT_2)
+        yield separator + text.replace(b"\n", b"\n    ")
+        separator = b",\n    "
+    yield (b"]" if separator == b"\n    " else b"\n  ]") + tail
 
 
 def report_document(report: Report, *, images: bool = True) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from migrate.model.digest import DiffID, Digest
+from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, HashedLayer
 from migrate.model.legacy import LegacyLayer
 from migrate.report.document import (
@@ -19,6 +19,7 @@ from migrate.report.document import (
     SourceRow,
     Totals,
 )
+from migrate.report.tally import LayerTally
 
 __all__ = [
     "Conflict",
@@ -31,8 +32,11 @@ __all__ = [
     "SourceInput",
     "SourceRow",
     "Totals",
+    "build_head",
     "build_report",
     "compute_totals",
+    "image_order",
+    "image_rows",
     "rank_duplicates",
 ]
 
@@ -86,7 +90,38 @@ def build_report(
 ) -> Report:
     """The report of one run. `started` and `finished` are RFC 3339 in UTC; `options` holds plain JSON values."""
     sources = tuple(sources)
-    image_rows = tuple(sorted(_image_rows(images), key=_image_order))
+    written = tuple(sorted(image_rows(images), key=image_order))
+    head = build_head(
+        tool_version=tool_version,
+        dry_run=dry_run,
+        started=started,
+        finished=finished,
+        options=options,
+        sources=sources,
+        images=Counter(image.source for image in written),
+        tally=_tally(sources),
+        failures=failures,
+        conflicts=conflicts,
+        warnings=warnings,
+    )
+    return replace(head, images=written, deep=deep)
+
+
+def build_head(
+    *,
+    tool_version: str,
+    dry_run: bool,
+    started: str,
+    finished: str,
+    options: Mapping[str, object],
+    sources: Iterable[SourceInput],
+    images: Mapping[str, int],
+    tally: LayerTally,
+    failures: Iterable[Failure] = (),
+    conflicts: Iterable[Conflict] = (),
+    warnings: Iterable[str] = (),
+) -> Report:
+    """The same without its images, of which only the number in each source is told, and whose layers are in `tally`."""
     failure_rows = tuple(sorted(failures, key=_failure_order))
     return Report(
         tool_version=tool_version,
@@ -94,71 +129,35 @@ def build_report(
         started=started,
         finished=finished,
         options=dict(options),
-        sources=_source_rows(sources, image_rows, failure_rows),
-        totals=compute_totals(sources, len(image_rows), len(failure_rows)),
-        images=image_rows,
-        duplicates=rank_duplicates(sources),
+        sources=source_rows(sources, images, failure_rows),
+        totals=tally.totals(sum(images.values()), len(failure_rows)),
+        images=(),
+        duplicates=tally.duplicates(),
         conflicts=tuple(sorted((_sorted_conflict(c) for c in conflicts), key=_conflict_order)),
         failures=failure_rows,
         warnings=tuple(sorted(set(warnings))),
-        deep=deep,
     )
 
 
 def compute_totals(sources: Sequence[SourceInput], images: int, failed: int) -> Totals:
     """Counts layers once per source and legacy ID, as the sources store them."""
-    layers = [layer for source in sources for layer in source.layers.values()]
-    unique = {layer.diff_id: layer for layer in layers if not layer.empty}
-    empty_layers = sum(layer.empty for layer in layers)
-    legacy_bytes = sum(layer.tar_size for layer in layers)
-    unique_bytes = sum(layer.tar_size for layer in unique.values())
-    return Totals(
-        images=images,
-        images_failed=failed,
-        legacy_layers=len(layers),
-        unique_layers=len(unique),
-        empty_layers=empty_layers,
-        duplicate_layers=len(layers) - len(unique) - empty_layers,
-        legacy_bytes=legacy_bytes,
-        unique_bytes=unique_bytes,
-        saved_bytes=legacy_bytes - unique_bytes,
-        blob_bytes=_blob_bytes(layers),
-    )
+    return _tally(sources).totals(images, failed)
 
 
 def rank_duplicates(sources: Iterable[SourceInput]) -> tuple[Duplicate, ...]:
     """Layers that occur more than once, empty ones left out; the largest saving first."""
-    owners: dict[DiffID, list[str]] = defaultdict(list)
-    sizes: dict[DiffID, int] = {}
+    return _tally(sources).duplicates()
+
+
+def _tally(sources: Iterable[SourceInput]) -> LayerTally:
+    tally = LayerTally()
     for source in sources:
-        for legacy_id, layer in source.layers.items():
-            if not layer.empty:
-                owners[layer.diff_id].append(legacy_id)
-                sizes[layer.diff_id] = layer.tar_size
-    rows = (
-        Duplicate(
-            diff_id=diff_id,
-            tar_size=sizes[diff_id],
-            copies=len(ids),
-            legacy_ids=tuple(sorted(set(ids))),
-            saved_bytes=(len(ids) - 1) * sizes[diff_id],
-        )
-        for diff_id, ids in owners.items()
-        if len(ids) > 1
-    )
-    return tuple(sorted(rows, key=lambda row: (-row.saved_bytes, row.diff_id)))
+        tally.add(source.layers)
+    return tally
 
 
-def _blob_bytes(layers: Sequence[HashedLayer]) -> int | None:
-    """None as soon as one layer with content has no blob: a sum of the others would look like a whole."""
-    needed = {layer.diff_id for layer in layers if not layer.empty}
-    known = {layer.diff_id for layer in layers if layer.blob is not None}
-    if needed - known:
-        return None
-    return sum({layer.blob.digest: layer.blob.size for layer in layers if layer.blob is not None}.values())
-
-
-def _image_rows(images: Iterable[ImageInput]) -> Iterable[ReportImage]:
+def image_rows(images: Iterable[ImageInput]) -> Iterator[ReportImage]:
+    """The rows of `images`, in the order given; a report has them sorted by `image_order`."""
     cache: dict[ReportLayer, ReportLayer] = {}  # images share most of their layers: one row object each
     for entry in images:
         stored = {descriptor.digest for descriptor in entry.image.layers}
@@ -201,20 +200,16 @@ def _layer_row(legacy: LegacyLayer, hashed: HashedLayer | None, stored: set[Dige
     )
 
 
-def _source_rows(
-    sources: Iterable[SourceInput], images: Sequence[ReportImage], failures: Sequence[Failure]
+def source_rows(
+    sources: Iterable[SourceInput], images: Mapping[str, int], failures: Iterable[Failure]
 ) -> tuple[SourceRow, ...]:
-    written: dict[str, int] = defaultdict(int)
-    failed: dict[str, int] = defaultdict(int)
-    for image in images:
-        written[image.source] += 1
-    for failure in failures:
-        failed[failure.source] += 1
+    """The rows of `sources`, sorted; `images` counts those that were written, by location."""
+    failed = Counter(failure.source for failure in failures)
     return tuple(
         SourceRow(
             location=source.location,
             type=source.type,
-            images=written[source.location],
+            images=images.get(source.location, 0),
             failed=failed[source.location],
             warnings=tuple(source.warnings),
         )
@@ -231,7 +226,8 @@ def _sorted_conflict(conflict: Conflict) -> Conflict:
     )
 
 
-def _image_order(image: ReportImage) -> tuple[object, ...]:
+def image_order(image: ReportImage) -> tuple[object, ...]:
+    """By source first."""
     return (image.source, not image.references, image.references, image.legacy_id, image.image_id)
 
 

@@ -98,3 +98,11 @@ class RemovesBlobs(Protocol):
 
     def remove_blobs(self, digests: Iterable[Digest], /) -> None:
         """Removes those of `digests` that no image in the target names. Called after `finish`."""
+
+
+@runtime_checkable
+class TakesLargeReports(Protocol):
+    """A target whose report need not be in memory as a whole."""
+
+    def finish_in_pieces(self, report: Iterable[bytes], /) -> None:
+        """As `finish`; the pieces make the report."""

@@ -7,11 +7,13 @@ nobody else has done so meanwhile.
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
+from migrate.blobio.atomic import target_errors
 from migrate.blobio.limits import JSON_BYTES
 from migrate.blobio.rundir import STATE_DIRECTORY
 from migrate.distribution.objects import open_filesystem
@@ -101,6 +103,13 @@ class Bucket:
             self._fs.pipe({self._key(name): content for name, content in contents.items()})
         except Exception as exc:
             raise self._error(next(iter(contents), ""), exc) from exc
+
+    def put_pieces(self, name: str, pieces: Iterable[bytes]) -> None:
+        """An object that need not be in memory as a whole; its pieces wait in a temporary file."""
+        with target_errors("a temporary file"), tempfile.NamedTemporaryFile(prefix="migrate-") as spool:
+            spool.writelines(pieces)
+            spool.flush()
+            self._overwrite_from(spool.name, name)
 
     def create_from(self, path: str, name: str) -> None:
         """The object with the bytes of a file, unless it is there."""
@@ -236,6 +245,9 @@ class BucketLayout:
             self.bucket.put_many(unwritten)
 
     def finish(self, report: bytes, /) -> None:
+        self.finish_in_pieces([report])
+
+    def finish_in_pieces(self, report: Iterable[bytes], /) -> None:
         """manifest.json, then index.json, then the report, when all that they name stands there."""
         self.flush()
         tag = self.bucket.tag_of("index.json")
@@ -248,7 +260,7 @@ class BucketLayout:
             "manifest.json", encode_archive_manifest(archive_entries(entries, facts, self._options.platform))
         )
         self.bucket.replace("index.json", encode_index(entries), tag)
-        self.bucket.put(REPORT_NAME, report)
+        self.bucket.put_pieces(REPORT_NAME, report)
 
     def close(self) -> None:
         with self._lock:

@@ -162,8 +162,8 @@ class TestDask:
 
             outcome = run_batch(request(shelf, tmp_path / "dask"), SilentProgress(), pools)
         assert [Path(path).name for path in outcome.lists[Outcome.FAILED]] == ["poison.tar"]
-        assert outcome.report is not None
-        assert [failure.error for failure in outcome.report.failures] == ["worker-died"]
+        assert outcome.head is not None
+        assert [failure.error for failure in outcome.head.failures] == ["worker-died"]
         (shelf / "poison.tar").unlink()
         assert migrate("batch", shelf, tmp_path / "local").code == 0
         assert without_report(tmp_path / "dask") == without_report(tmp_path / "local")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +50,23 @@ def request(shelf: Path, target: Path, jobs: int = 2, **changes: object) -> Batc
 
 
 def run(shelf: Path, target: Path, jobs: int = 2, **changes: object) -> BatchOutcome:
-    return run_batch(request(shelf, target, jobs, **changes), SilentProgress(), threads)
+    return keep(run_batch(request(shelf, target, jobs, **changes), SilentProgress(), threads))
+
+
+_kept: list[BatchOutcome] = []
+
+
+def keep(outcome: BatchOutcome) -> BatchOutcome:
+    """Closed at the end of the test."""
+    _kept.append(outcome)
+    return outcome
+
+
+@pytest.fixture(autouse=True)
+def _close_outcomes() -> Iterator[None]:
+    yield
+    while _kept:
+        _kept.pop().close()
 
 
 def convert(shelf: Path, layout: Path) -> None:
@@ -76,17 +93,15 @@ def test_every_file_is_accounted_for(shelf: Path, tmp_path: Path) -> None:
     assert names[Outcome.SKIPPED] == ["readme.txt"]
     assert len(names[Outcome.CONVERTED]) == 13
     assert outcome.exit_code == 3
-    assert outcome.report is not None
-    assert {row.location for row in outcome.report.sources} == {
-        path for each in outcome.lists.values() for path in each
-    }
+    assert outcome.head is not None
+    assert {row.location for row in outcome.head.sources} == {path for each in outcome.lists.values() for path in each}
     assert verify(str(tmp_path / "out"), 1, SilentProgress()) == []
 
 
 def test_any_number_of_workers_of_any_kind_gives_the_same_bytes(shelf: Path, tmp_path: Path) -> None:
     run(shelf, tmp_path / "1", jobs=1)
     run(shelf, tmp_path / "5", jobs=5)
-    run_batch(request(shelf, tmp_path / "p", jobs=3), SilentProgress(), open_pool)
+    keep(run_batch(request(shelf, tmp_path / "p", jobs=3), SilentProgress(), open_pool))
     assert files_of(tmp_path / "1") == files_of(tmp_path / "5") == files_of(tmp_path / "p")
 
 
@@ -134,22 +149,21 @@ def test_other_options_read_everything_again(shelf: Path, tmp_path: Path) -> Non
 def test_naming_is_decided_at_the_end_only(shelf: Path, tmp_path: Path) -> None:
     """`app:latest` from many years: another rule for names needs no source again."""
     outcome = run(shelf, tmp_path / "out")
-    assert outcome.report is not None
-    assert len(outcome.report.conflicts) == 3
+    assert outcome.head is not None
+    assert len(outcome.head.conflicts) == 3
     options = ConvertOptions(jobs=2, exact_sizes=True, tag_template="{repo}:{tag}-{created:%Y%m%d}")
     named = run(shelf, tmp_path / "out", options=options)
     assert named.account.already_done == 15
-    assert named.report is not None
-    assert not named.report.conflicts
-    assert "team/app0:latest-20130102" in {name for image in named.report.images for name in image.names}
+    report = named.read_report()
+    assert not report.conflicts
+    assert "team/app0:latest-20130102" in {name for image in report.images for name in image.names}
 
 
 def test_a_dry_run_writes_nothing_and_reports_the_same(shelf: Path, tmp_path: Path) -> None:
-    real = run(shelf, tmp_path / "out").report
+    real = run(shelf, tmp_path / "out").read_report()
     options = ConvertOptions(jobs=2, exact_sizes=True, dry_run=True)
-    dry = run(shelf, tmp_path / "none", options=options).report
+    dry = run(shelf, tmp_path / "none", options=options).read_report()
     assert not (tmp_path / "none").exists()
-    assert real is not None and dry is not None
     assert replace(dry, dry_run=False, started="", finished="") == replace(real, started="", finished="")
 
 
@@ -157,11 +171,11 @@ def test_shards_and_merge_make_the_same_as_one_run(shelf: Path, tmp_path: Path) 
     run(shelf, tmp_path / "whole")
     for number in (3, 1):
         outcome = run(shelf, tmp_path / "parts", shard=Shard(number, 3))
-        assert outcome.report is None
+        assert outcome.head is None
     assert unfinished_shards(str(tmp_path / "parts")) == ["shard 2/3 has never run"]
     run(shelf, tmp_path / "parts", shard=Shard(2, 3))
     assert unfinished_shards(str(tmp_path / "parts")) == []
-    merge_batch(str(tmp_path / "parts"), SilentProgress())
+    keep(merge_batch(str(tmp_path / "parts"), SilentProgress()))
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
 
 
@@ -180,11 +194,11 @@ def test_a_worker_that_dies_costs_only_its_source(shelf: Path, tmp_path: Path) -
     (mine / "app1" / "poison.tar").write_bytes(archive("poison"))
     (mine / "app2" / "once.tar").write_bytes(archive("once"))
     progress = Recorder()
-    outcome = run_batch(request(mine, tmp_path / "out", jobs=2), progress, poisoned)
+    outcome = keep(run_batch(request(mine, tmp_path / "out", jobs=2), progress, poisoned))
     assert [Path(path).name for path in outcome.lists[Outcome.FAILED]] == ["poison.tar", "cut.tar"]
     assert len(outcome.lists[Outcome.CONVERTED]) == 14
-    assert outcome.report is not None
-    assert "worker-died" in {failure.error for failure in outcome.report.failures}
+    assert outcome.head is not None
+    assert "worker-died" in {failure.error for failure in outcome.head.failures}
     assert (mine / "app1" / ".poison.tar.met").read_bytes() == b"xx"
     finished = [event.name for event in progress.events if event.kind == "finished"]
     assert len(finished) == len(set(finished)) == 17
@@ -245,8 +259,8 @@ def test_what_an_index_names_stays_when_a_better_blob_comes(tmp_path: Path) -> N
     before = files_of(tmp_path / "out")
     (shelf / "2.tar").write_bytes(carrying_archive("small", 9))
     outcome = run(shelf, tmp_path / "out")
-    assert outcome.report is not None
-    assert not outcome.report.conflicts
+    assert outcome.head is not None
+    assert not outcome.head.conflicts
     after = files_of(tmp_path / "out")
     assert {name for name in before if name.startswith("blobs/")} <= set(after)
     assert verify(str(tmp_path / "out"), 1, SilentProgress()) == []

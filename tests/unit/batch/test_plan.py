@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrate.batch.plan import Candidate, Finished, Identity, Outcome, Shard, Task, plan_tasks, split
@@ -29,6 +29,7 @@ def test_small_sources_share_tasks_and_large_ones_do_not() -> None:
     assert plan.sources == len(shelf)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 400), st.integers(1, 64))
 def test_there_are_tasks_for_every_worker_while_there_are_sources(count: int, workers: int) -> None:
     plan = plan_tasks([candidate(number) for number in range(count)], {}, "r", workers=workers)

@@ -1,0 +1,106 @@
+"""Totals and duplicates of a run, counted source by source. Keeps each distinct layer once, never an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import HashedLayer
+from migrate.report.document import Duplicate, Totals
+
+
+class LayerTally:
+    """Counts layers once per source and legacy ID, as the sources store them; `add` takes one source at a time.
+
+    `within_bytes` are those of layers that repeat inside one source, `across_bytes` from one source to another;
+    together with the bytes of the distinct layers and of the empty ones they make all bytes.
+    """
+
+    def __init__(self) -> None:
+        self.within_bytes = 0
+        self.across_bytes = 0
+        self._layers = 0
+        self._empty = 0
+        self._bytes = 0
+        self._sizes: dict[DiffID, int] = {}
+        self._blobs: dict[Digest, int] = {}
+        self._stored: set[DiffID] = set()
+        self._owners: dict[DiffID, str | set[str]] = {}  # nearly all layers have one owner
+        self._copies: dict[DiffID, int] = {}
+        self._users: dict[DiffID, int] = {}
+
+    def add(self, layers: Mapping[str, HashedLayer]) -> None:
+        """The layers of one source, by legacy ID."""
+        met: set[DiffID] = set()
+        for legacy_id, layer in layers.items():
+            self._layers += 1
+            self._bytes += layer.tar_size
+            if layer.blob is not None:
+                self._blobs[layer.blob.digest] = layer.blob.size
+                self._stored.add(layer.diff_id)
+            if layer.empty:
+                self._empty += 1
+                continue
+            self._add_content(legacy_id, layer, layer.diff_id in met)
+            met.add(layer.diff_id)
+
+    def _add_content(self, legacy_id: str, layer: HashedLayer, is_met: bool) -> None:
+        diff_id = layer.diff_id
+        if is_met:
+            self.within_bytes += layer.tar_size
+        elif diff_id in self._sizes:
+            self.across_bytes += layer.tar_size
+        if not is_met:
+            self._users[diff_id] = self._users.get(diff_id, 0) + 1
+        self._sizes[diff_id] = layer.tar_size
+        self._copies[diff_id] = self._copies.get(diff_id, 0) + 1
+        owners = self._owners.setdefault(diff_id, legacy_id)
+        if isinstance(owners, set):
+            owners.add(legacy_id)
+        elif owners != legacy_id:
+            self._owners[diff_id] = {owners, legacy_id}
+
+    def totals(self, images: int, failed: int) -> Totals:
+        """`images` were written, `failed` were not."""
+        unique_bytes = sum(self._sizes.values())
+        return Totals(
+            images=images,
+            images_failed=failed,
+            legacy_layers=self._layers,
+            unique_layers=len(self._sizes),
+            empty_layers=self._empty,
+            duplicate_layers=self._layers - len(self._sizes) - self._empty,
+            legacy_bytes=self._bytes,
+            unique_bytes=unique_bytes,
+            saved_bytes=self._bytes - unique_bytes,
+            blob_bytes=self._blob_bytes(),
+        )
+
+    def _blob_bytes(self) -> int | None:
+        """None as soon as one layer with content has no blob: a sum of the others would look like a whole."""
+        if self._sizes.keys() - self._stored:
+            return None
+        return sum(self._blobs.values())
+
+    def duplicates(self) -> tuple[Duplicate, ...]:
+        """Layers that occur more than once, empty ones left out; the largest saving first."""
+        rows = (
+            Duplicate(
+                diff_id=diff_id,
+                tar_size=self._sizes[diff_id],
+                copies=copies,
+                legacy_ids=_sorted_owners(self._owners[diff_id]),
+                saved_bytes=(copies - 1) * self._sizes[diff_id],
+            )
+            for diff_id, copies in self._copies.items()
+            if copies > 1
+        )
+        return tuple(sorted(rows, key=lambda row: (-row.saved_bytes, row.diff_id)))
+
+    def users(self, diff_id: DiffID) -> int:
+        """How many sources hold the layer."""
+        return self._users.get(diff_id, 0)
+
+
+def _sorted_owners(owners: str | set[str]) -> tuple[str, ...]:
+    return (owners,) if isinstance(owners, str) else tuple(sorted(owners))
