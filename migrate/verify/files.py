@@ -105,10 +105,9 @@ class TarFiles:
             raise
 
     def _index(self, path: Path) -> None:
-        size = os.fstat(self._fd).st_size
         if not looks_like_tar(os.pread(self._fd, 512, 0)):
             raise UnrecognisedSourceError(f"{path}: not a tar archive (a compressed one has to be decompressed first)")
-        index = index_tar(self._fd, size, str(path))
+        index = index_tar(self._fd, str(path))
         self._members: dict[str, Member] = {}
         self._problems: list[Finding] = []
         self._directories: set[str] = set()
