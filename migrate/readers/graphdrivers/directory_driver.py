@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from migrate.errors import MissingLayerError
-from migrate.model.legacy import LegacyID
+from migrate.model.legacy import LegacyID, is_safe_name
 from migrate.readers.graphdrivers.directory_tree import DirectoryTree, translated
 from migrate.readers.graphdrivers.listings import ListingCache, RememberedTree
 from migrate.readers.graphdrivers.tree import FileTree
@@ -35,10 +35,10 @@ class DirectoryDriver:
             raise translated(error, str(self._place)) from error
 
     def has_layer(self, legacy_id: LegacyID) -> bool:
-        return self._find(legacy_id) is not None
+        return self._find_named(legacy_id) is not None
 
     def layer_tree(self, legacy_id: LegacyID) -> FileTree:
-        place = self._find(legacy_id)
+        place = self._find_named(legacy_id)
         if place is None:
             raise MissingLayerError(
                 f"{self._place / legacy_id}: the {self.name} driver has no such layer", layer=legacy_id
@@ -47,10 +47,14 @@ class DirectoryDriver:
 
     def places(self, ids: Iterable[LegacyID]) -> list[Path]:
         """The directories of those of `ids` that the driver has."""
-        return [place for legacy_id in ids if (place := self._find(legacy_id)) is not None]
+        return [place for legacy_id in ids if (place := self._find_named(legacy_id)) is not None]
 
     def close(self) -> None:
         self._listings = ListingCache()
+
+    def _find_named(self, legacy_id: LegacyID) -> Path | None:
+        """A parent's ID comes from a file and may be any text: one that is no name would lead out of the root."""
+        return self._find(legacy_id) if is_safe_name(legacy_id) else None
 
     def _find(self, legacy_id: LegacyID) -> Path | None:
         place = self._place / legacy_id

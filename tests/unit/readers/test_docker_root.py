@@ -391,6 +391,16 @@ def test_a_layer_whose_parents_tree_is_gone_is_saved_by_tar_split(root: RootBuil
     assert root.read("top") == tar_of(a=b"one")
 
 
+@pytest.mark.parametrize("parent", ["../../../outside", "..", "a/b", "a\0b"])
+def test_a_parent_that_is_no_name_leads_nowhere(root: RootBuilder, tmp_path: Path, parent: str) -> None:
+    write(tmp_path / "outside/secret", b"host")
+    write(root.add("top") / "f", b"one")
+    (root.path / "graph" / identity("top") / "parent").write_text(parent)
+    source = root.open()
+    with pytest.raises(MissingLayerError), source.open_payload(source.read_layer(identity("top"))):
+        pass
+
+
 def test_a_layer_without_changes_is_the_empty_tar(root: RootBuilder) -> None:
     write(root.add("base") / "a", b"one")
     shutil.rmtree(root.add("top", "base"))
