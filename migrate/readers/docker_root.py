@@ -40,7 +40,7 @@ from migrate.readers.graphdrivers.aufs import is_metadata
 from migrate.readers.graphdrivers.beneath import open_beneath
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
 from migrate.readers.graphdrivers.directory_driver import DirectoryDriver
-from migrate.readers.graphdrivers.driver import ChecksAccess, FindsProblems, GraphDriver
+from migrate.readers.graphdrivers.driver import ChecksAccess, DoubtsLayers, FindsProblems, GraphDriver
 from migrate.readers.graphdrivers.tree import FileTree, close_tree
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
 from migrate.readers.regular_file import open_regular
@@ -193,8 +193,14 @@ class DockerRootSource:
                 close_tree(tree)
 
     def _payload(self, layer: LegacyLayer, trees: list[FileTree]) -> Payload:
+        tree = self._layer_tree(layer.legacy_id, trees)
+        payload = self._assembled_or_anew(layer, tree, trees)
+        if isinstance(self._driver, DoubtsLayers):
+            payload.note = "; ".join(self._driver.layer_doubts(layer.legacy_id)) or None
+        return payload
+
+    def _assembled_or_anew(self, layer: LegacyLayer, tree: FileTree, trees: list[FileTree]) -> Payload:
         legacy_id = layer.legacy_id
-        tree = self._layer_tree(legacy_id, trees)
         metadata = self._graph.tar_data(legacy_id)
         if metadata is not None and legacy_id not in self._failed:
             pieces = self._assemble(legacy_id, metadata, tree)
@@ -248,7 +254,8 @@ class DockerRootSource:
             notes.insert(0, f"tar-split does not fit what is stored: {failed}")
         payload.exact = not notes
         if notes:
-            payload.note = f"made anew from the file tree; Docker's bytes may differ: {'; '.join(notes)}"
+            made = f"made anew from the file tree; Docker's bytes may differ: {'; '.join(notes)}"
+            payload.note = f"{payload.note}; {made}" if payload.note else made
 
     # --- the whole file system -----------------------------------------------------------------------------------
 

@@ -51,3 +51,11 @@ class ChecksAccess(Protocol):
 
     def check_access(self) -> None:
         """PermissionSourceError where this user may not."""
+
+
+@runtime_checkable
+class DoubtsLayers(Protocol):
+    """A driver that can read a layer and still have something to say about it."""
+
+    def layer_doubts(self, legacy_id: LegacyID, /) -> Sequence[str]:
+        """For the layer's row in the report; known once `layer_tree` was called."""

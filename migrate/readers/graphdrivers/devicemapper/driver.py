@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -23,8 +22,6 @@ from migrate.readers.graphdrivers.devicemapper.tree import EmptyTree, ImageTree
 from migrate.readers.graphdrivers.devicemapper.xfs import Xfs
 from migrate.readers.graphdrivers.tree import FileTree
 
-logger = logging.getLogger(__name__)
-
 _OPEN_TREES: Final = 8
 _ID_BYTES: Final = 256
 
@@ -33,7 +30,7 @@ class DevicemapperDriver:
     """Fills GraphDriver. `directory` is `<root>/devicemapper`; `data` and `metadata` replace the loop files there.
 
     Nothing of the pool is opened before the first layer is asked for, so that a store whose pool is lost can still be
-    listed. `problems` collects what was found wrong with single layers but did not keep them from being read.
+    listed.
     """
 
     name = "devicemapper"
@@ -49,7 +46,7 @@ class DevicemapperDriver:
         self._trees: OrderedDict[str, FileTree] = OrderedDict()
         self._lock = threading.Lock()
         self._parsed = ParsedInodes()
-        self.problems: list[str] = []
+        self._doubts: dict[str, list[str]] = {}
 
     def layer_ids(self) -> Sequence[str]:
         return sorted(name for name in self._catalogue.records if name != BASE)
@@ -66,6 +63,10 @@ class DevicemapperDriver:
                     self._trees.popitem(last=False)
             self._trees.move_to_end(legacy_id)
             return tree
+
+    def layer_doubts(self, legacy_id: LegacyID) -> Sequence[str]:
+        """What was found wrong with a layer but did not keep it from being read. Known once its tree was opened."""
+        return tuple(self._doubts.get(legacy_id, ()))
 
     def check_access(self) -> None:
         """PermissionSourceError where this user may not read the pool; what else is wrong, a layer will say."""
@@ -110,25 +111,29 @@ class DevicemapperDriver:
             tree = _open_rootfs(file_system, record)
         except SourceError as exc:
             raise type(exc)(f"thin device {record.device_id} of layer {name}: {exc.message}", layer=name) from exc
+        doubts = list(self._iter_doubts(record.device_id, device.device_map, ImageTree(file_system, record.device_id)))
         if inner.device is not device:
-            self._note(name, "its file system was in use when the store was copied; its journal is replayed")
-        self._check_map(name, record.device_id, device.device_map)
-        self._check_id_file(name, ImageTree(file_system, record.device_id))
+            doubts.append("its file system was in use when the store was copied; its journal was replayed in memory")
+        self._doubts[name] = doubts
         return tree
 
-    def _check_map(self, name: str, device_id: int, device_map: DeviceMap) -> None:
-        """The details count the mapped blocks once more. Where they are damaged, the mappings alone are enough."""
+    def _iter_doubts(self, device_id: int, device_map: DeviceMap, top: ImageTree) -> Iterator[str]:
         for loss in device_map.losses:
-            self._note(name, f"a part of its mapping is lost: {loss.error}")
+            yield f"a part of its mapping is lost: {loss.error}"
+        yield from self._iter_other_counts(device_id, device_map)
+        yield from self._iter_other_names(top)
+
+    def _iter_other_counts(self, device_id: int, device_map: DeviceMap) -> Iterator[str]:
+        """The details count the mapped blocks once more. Where they are damaged, the mappings alone are enough."""
         try:
             counted, mapped = self._pool.details(device_id).mapped_blocks, device_map.mapped_blocks
         except SourceError as exc:
-            self._note(name, f"its device's details are lost: {exc.message}")
+            yield f"its device's details are lost: {exc.message}"
             return
         if not device_map.losses and counted != mapped:
-            self._note(name, f"thin device {device_id} maps {mapped:,} blocks, but the pool counted {counted:,}")
+            yield f"thin device {device_id} maps {mapped:,} blocks, but the pool counted {counted:,}"
 
-    def _check_id_file(self, name: str, top: ImageTree) -> None:
+    def _iter_other_names(self, top: ImageTree) -> Iterator[str]:
         """Docker writes `id` on a device's first mount, and snapshots inherit it: a layer of the chain stands in it."""
         try:
             with top.open_file(b"id") as stream:
@@ -136,10 +141,10 @@ class DevicemapperDriver:
         except MissingLayerError:
             return
         except SourceError as exc:
-            self._note(name, f"its `id` file cannot be read: {exc.message}")
+            yield f"its `id` file cannot be read: {exc.message}"
             return
         if found not in self._catalogue.records:
-            self._note(name, f"its device says that it belongs to {found!r}, which the store does not know")
+            yield f"its device says that it belongs to {found!r}, which the store does not know"
 
     def _usable_record(self, name: str) -> DeviceRecord:
         record = self._catalogue.records.get(name)
@@ -169,12 +174,6 @@ class DevicemapperDriver:
     @cached_property
     def _pool(self) -> ThinPool:
         return ThinPool(self._metadata.image())
-
-    def _note(self, name: str, doubt: str) -> None:
-        problem = f"layer {name}: {doubt}"
-        if problem not in self.problems:  # a tree may be opened again
-            logger.info("%s", problem)
-            self.problems.append(problem)
 
 
 class _PoolPart:

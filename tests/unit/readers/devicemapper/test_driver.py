@@ -80,7 +80,7 @@ def test_layers_and_their_trees(store: Path) -> None:
     assert driver.has_layer(CHILD) and not driver.has_layer(OTHER) and not driver.has_layer(LegacyID("base"))
     assert (names(driver, BASE_LAYER), names(driver, CHILD)) == ([b"a"], [b"a", b"b"])
     assert driver.layer_tree(CHILD) is driver.layer_tree(CHILD)
-    assert driver.problems == []
+    assert not driver.layer_doubts(CHILD)
     driver.close()
     driver.close()
 
@@ -185,7 +185,7 @@ def test_id_file_of_another_store_is_reported(store: Path, tmp_path: Path) -> No
         (store / "metadata" / old).rename(store / "metadata" / new)
     driver = DevicemapperDriver(store)
     assert names(driver, OTHER) == [b"a"]
-    assert BASE_LAYER in driver.problems[0]
+    assert BASE_LAYER in driver.layer_doubts(OTHER)[0]
     driver.close()
 
 
@@ -238,7 +238,7 @@ def test_damaged_details_leave_the_mappings(store: Path) -> None:
     driver = DevicemapperDriver(store)
     assert "checksum" in driver.find_problems()[0]
     assert names(driver, CHILD) == [b"a", b"b"]
-    assert "details are lost" in driver.problems[0]
+    assert "details are lost" in driver.layer_doubts(CHILD)[0]
     driver.close()
 
 
@@ -251,7 +251,7 @@ def test_other_count_of_blocks_is_reported(store: Path) -> None:
     patch(metadata, root, 32 + most * 8 + 2 * 24, struct.pack("<Q", 4))
     driver = DevicemapperDriver(store)
     assert names(driver, CHILD) == [b"a", b"b"]
-    assert "counted 4" in driver.problems[0]
+    assert "counted 4" in driver.layer_doubts(CHILD)[0]
     driver.close()
 
 
