@@ -10,9 +10,10 @@ The order of work follows from one wish, that the choice of a blob depends on no
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from migrate.blobio.compression import block_compressor
@@ -55,21 +56,33 @@ def rehash(
     options: ConvertOptions,
     progress: Progress,
     observer: ObserverFactory | None = None,
+    passed: Mapping[JobKey, Layer] | None = None,
 ) -> dict[JobKey, HashedLayer | MigrateError]:
     """Hashes the layers of `jobs` and puts one blob for each distinct tar into `store`.
+
+    `passed` are the layers that PassingLayers has read already; they are not opened again.
 
     Every job has a result: the layer, or the error that it failed with. Without a store nothing is kept, and blobs are
     only measured if `options.exact_sizes` asks for it. Raises TargetError, and what stops a run.
     """
     if store is None and options.exact_sizes:
         store = MeasuredBlobs()
-    layers = [Layer(job) for job in sorted(jobs, key=lambda job: job.key)]
+    passed = passed or {}
+    layers = [
+        passed[job.key].adopt(job) if job.key in passed else Layer(job) for job in sorted(jobs, key=lambda job: job.key)
+    ]
     with Workers(options.jobs) as workers:
         if store is None:
             _Hashing(options, progress, observer, workers).run(layers)
         else:
             _Storing(store, options, progress, observer, workers).run(layers)
-    return {layer.job.key: result_of(layer, options) for layer in layers}
+    return {layer.job.key: result_of(layer, options) for layer in sorted(layers, key=lambda layer: layer.job.key)}
+
+
+def _largest_first(job: LayerJob) -> tuple[float, JobKey]:
+    """So that no thread begins with the largest when the others end. Unknown sizes may be any."""
+    size = job.payload.size
+    return (-math.inf if size is None else -size, job.key)
 
 
 class _Hashing:
@@ -85,8 +98,18 @@ class _Hashing:
         self._observer = observer
 
     def run(self, layers: Sequence[Layer]) -> None:
+        layers = [layer for layer in layers if layer.is_unread]
         self._announce("hash", layers)
         self._each(layers, lambda layer: self._open(layer, self._hash))
+
+    def read_passing(self, job: LayerJob) -> Layer:
+        """A layer that can be read only once, read; what goes wrong in it is its error."""
+        layer = Layer(job)
+        self._try(layer, lambda layer: self._open(layer, self.pass_by))
+        return layer
+
+    def pass_by(self, layer: Layer, opened: OpenLayer) -> None:
+        self._hash(layer, opened)
 
     def _hash(self, layer: Layer, opened: OpenLayer) -> None:
         self._read(layer, opened, HashOnly(opened.known_tar_size()))
@@ -118,7 +141,7 @@ class _Hashing:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with layer.job.source.open_payload(layer.job.layer) as payload:
-                    read(layer, OpenLayer(layer.job, payload))
+                    read(layer, OpenLayer(layer.job, payload, self._options.max_ratio))
                 return
             except PayloadRestartError as exc:
                 if attempt == _ATTEMPTS:
@@ -201,10 +224,11 @@ class _Storing(_Hashing):
         self._taken_over: dict[DiffID, StoredBlob] = {}
 
     def run(self, layers: Sequence[Layer]) -> None:
-        self._announce("compress", layers)
-        self._each(layers, lambda layer: self._open(layer, self._examine))
+        coming = [layer for layer in layers if layer.is_unread]
+        self._announce("compress", coming)
+        self._each(coming, lambda layer: self._open(layer, self._examine))
         self._settle(layers)
-        unread = [layer for layer in layers if layer.facts is None and layer.error is None]
+        unread = [layer for layer in layers if layer.is_unread]
         first, twins = self._plan(layers, unread)
         self._each(first, lambda layer: self._open(layer, self._compress_first))
         self._each(twins, lambda layer: self._open(layer, self._hash))
@@ -411,8 +435,33 @@ class _Storing(_Hashing):
                 if layer.facts and layer.facts.stored_digest == blob.digest and self._take_over(layer, blob):
                     return
         for layer in same:
-            if layer.error is None and self._compress_again(layer):
+            if layer.error is None and (self._use_passed(layer) or self._compress_again(layer)):
                 return
+
+    def _use_passed(self, layer: Layer) -> bool:
+        """The blob that the layer left when it came by."""
+        if layer.passed is None or layer.facts is None or not self._stands(layer.passed):
+            return False
+        self._remember(layer.facts.diff_id, layer.passed, layer.facts.tar.size)
+        return True
+
+    def _stands(self, blob: StoredBlob) -> bool:
+        return isinstance(self._store, MeasuredBlobs) or self._store.has_blob(blob.digest, blob.size)
+
+    def pass_by(self, layer: Layer, opened: OpenLayer) -> None:
+        """Hashes and compresses a layer that can be read only once."""
+        layer.kind = opened.kind
+        layer.tar_size = opened.known_tar_size()
+        with self._store.open_blob() as writer:
+            output = BlobOutput(writer, self._compression)
+            with self._sink(output, opened) as sink:
+                facts = self._read(layer, opened, sink)
+                sink.finish()
+            if is_dropped(layer, self._options):
+                return
+            layer.passed = self._known(facts.diff_id) or output.stored()
+            if layer.passed == output.stored() and not self._store.has_blob(layer.passed.digest, layer.passed.size):
+                output.commit()
 
     def _take_over(self, layer: Layer, blob: StoredBlob) -> bool:
         facts = layer.facts
@@ -439,3 +488,37 @@ class _Storing(_Hashing):
             output = BlobOutput(writer, self._compression)
             output.write(content)
             return output.commit()
+
+
+class PassingLayers:
+    """Layers of sources that can be read only once, such as pipes: each is hashed and compressed when it comes by.
+
+    To be used as a context, with the same arguments as `rehash`, which gets `layers` as `passed`.
+    """
+
+    def __init__(
+        self,
+        store: StoresBlobs | None,
+        options: ConvertOptions,
+        progress: Progress,
+        observer: ObserverFactory | None = None,
+    ) -> None:
+        self.layers: dict[JobKey, Layer] = {}
+        self._workers = Workers(options.jobs)
+        if store is None and options.exact_sizes:
+            store = MeasuredBlobs()
+        if store is None:
+            self._reader = _Hashing(options, progress, observer, self._workers)
+        else:
+            self._reader = _Storing(store, options, progress, observer, self._workers)
+
+    def __enter__(self) -> PassingLayers:
+        self._workers.__enter__()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._workers.__exit__(*exc_info)
+
+    def take(self, job: LayerJob) -> None:
+        """Reads the payload of `job`, which is opened once. Raises TargetError, and what stops a run."""
+        self.layers[job.key] = self._reader.read_passing(job)
