@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from migrate import __version__
@@ -30,7 +30,7 @@ from migrate.rootfs.check import RunCheck
 from migrate.selection import ambiguous_prefixes, select_images
 from migrate.settlement import FinishedImage, Settlement, sorted_images
 from migrate.space import check_room
-from migrate.writers.base import ImageTarget
+from migrate.writers.base import ImageTarget, WantsCompression
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,10 @@ class Conversion:
     planned: Sequence[PlannedImage] = ()
     hashed: Hashed = field(default_factory=dict)
     _rootfs: RunCheck | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target, WantsCompression):
+            self.options = replace(self.options, compression=self.target.wants_compression, compression_level=None)
 
     def run(self) -> Outcome:
         """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Platform, StoredBlob
+from migrate.model.options import Compression
 from migrate.model.reference import Reference
 
 
@@ -106,3 +107,11 @@ class TakesLargeReports(Protocol):
 
     def finish_in_pieces(self, report: Iterable[bytes], /) -> None:
         """As `finish`; the pieces make the report."""
+
+
+@runtime_checkable
+class WantsCompression(Protocol):
+    """A target whose format has one way to store layers, whatever `--compression` says."""
+
+    @property
+    def wants_compression(self) -> Compression: ...
