@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from migrate import __version__
+from migrate.blobio.payload import Payload
 from migrate.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
 from migrate.errors import MigrateError, NoImageError, NotExactError, UsageError
@@ -20,9 +21,10 @@ from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
 from migrate.model.options import ConvertOptions
 from migrate.progress import Event, Progress, SilentProgress
-from migrate.readers.base import LegacySource
-from migrate.rehash.pipeline import rehash
-from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory, StoresBlobs, TarObserver, observe_all
+from migrate.readers.base import LegacySource, StreamsLayers
+from migrate.rehash.layer import Layer
+from migrate.rehash.pipeline import PassingLayers, rehash
+from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory, OncePayload, StoresBlobs, TarObserver, observe_all
 from migrate.report.document import Failure, Report
 from migrate.report.json import encode_report
 from migrate.report.model import ImageInput, SourceInput, build_report
@@ -82,6 +84,7 @@ class Conversion:
     planned: Sequence[PlannedImage] = ()
     hashed: Hashed = field(default_factory=dict)
     _rootfs: RunCheck | None = None
+    _passed: Mapping[JobKey, Layer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.target, WantsCompression):
@@ -90,6 +93,7 @@ class Conversion:
     def run(self) -> Outcome:
         """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""
         started = utc_now()
+        self.pass_streams(self.target)
         self.gather()
         images = sorted_images(self.take_in(self.target))
         settlement = Settlement(self.options, self.target, self.progress)
@@ -98,6 +102,33 @@ class Conversion:
         if self.target is not None:
             self.target.finish(encode_report(report))
         return Outcome(report, exit_code(report))
+
+    def pass_streams(self, store: StoresBlobs | None) -> None:
+        """Reads pipes and compressed archives; their large layers stand in `store` then, and were never spooled.
+
+        Does nothing where only some images are wanted: which layers they need stands at an archive's end. To be called
+        before `gather`, or not at all. Raises TargetError only.
+        """
+        streaming = [
+            (index, opened) for index, opened in enumerate(self.sources) if isinstance(opened.source, StreamsLayers)
+        ]
+        if streaming and not self.options.images:
+            with PassingLayers(store, self.options, self.progress, self._observe) as passing:
+                for index, opened in streaming:
+                    self._pass_stream(index, opened, passing)
+            self._passed = passing.layers
+
+    def _pass_stream(self, index: int, opened: OpenedSource, passing: PassingLayers) -> None:
+        def take(layer: LegacyLayer, payload: Payload) -> None:
+            passing.take(LayerJob(index, OncePayload(payload), layer))
+
+        assert isinstance(opened.source, StreamsLayers)
+        try:
+            opened.source.stream_layers(take)
+        except MigrateError as error:
+            if error.scope == "run":
+                raise
+            opened.error = error
 
     def gather(self) -> None:
         """Lists the sources and walks the chains of the chosen images, which are in `planned` then; what cannot be
@@ -119,7 +150,7 @@ class Conversion:
 
     def _list_sources(self) -> None:
         for opened in self.sources:
-            if opened.source is not None:
+            if opened.source is not None and opened.error is None:
                 try:
                     opened.listing = opened.source.listing()
                     if not (opened.listing.images or opened.listing.indexes or opened.listing.failures):
@@ -198,10 +229,10 @@ class Conversion:
                 if layer.payload is not None:
                     job = LayerJob(image.source_index, source, layer)
                     jobs.setdefault(job.key, job)
-        check_room((job.payload for job in jobs.values()), store, self.options)
+        check_room((job.payload for key, job in jobs.items() if key not in self._passed), store, self.options)
         sources = {index: opened.source for index, opened in enumerate(self.sources)}
         self._rootfs = RunCheck(sources, self.options.check_rootfs)
-        return rehash(list(jobs.values()), store, self.options, self.progress, self._observe)
+        return rehash(list(jobs.values()), store, self.options, self.progress, self._observe, self._passed)
 
     def _observe(self, job: LayerJob) -> TarObserver | None:
         observers = [self._rootfs.observer(job) if self._rootfs is not None else None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from migrate.errors import MigrateError
+from migrate.errors import IntegrityError, MigrateError
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.options import Compression, ConvertOptions, EmptyLayers
 from migrate.rehash.ports import LayerJob
@@ -19,7 +19,8 @@ STORED_KIND: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip", C
 class Layer:
     """A job on its way. `held` is the whole tar of a small layer; `kept` the blob of one that is kept as stored.
 
-    `place` is where its bytes lie, if the store remembers such places (`rehash.recall`).
+    `passed` is the blob that a layer left which can be read only once. `place` is where its bytes lie, if the store
+    remembers such places (`rehash.recall`).
     """
 
     job: LayerJob
@@ -30,9 +31,25 @@ class Layer:
     held: bytes | None = None
     kept: StoredBlob | None = None
     blob: StoredBlob | None = None
+    passed: StoredBlob | None = None
     place: str | None = None
     told: int = 0
     """Stored bytes that progress was told of."""
+
+    @property
+    def is_unread(self) -> bool:
+        return self.facts is None and self.error is None
+
+    def adopt(self, job: LayerJob) -> Layer:
+        """The same for `job`, whose documents may claim more than was known when the layer came by."""
+        self.job = job
+        claim = job.payload.diff_id
+        if self.facts is not None and claim is not None and claim != self.facts.diff_id:
+            self.error = IntegrityError(
+                f"layer {job.layer.legacy_id}: diffID does not match: expected {claim}, got {self.facts.diff_id}",
+                layer=job.layer.legacy_id,
+            )
+        return self
 
 
 def result_of(layer: Layer, options: ConvertOptions) -> HashedLayer | MigrateError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +15,17 @@ from migrate.model.legacy import LegacyLayer, PayloadRef
 
 class OpensPayloads(Protocol):
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]: ...
+
+
+class OncePayload:
+    """A payload that is open already, and can be read once."""
+
+    def __init__(self, payload: Payload) -> None:
+        self._payload = payload
+
+    def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
+        del layer
+        return nullcontext(self._payload)
 
 
 class WritesBlob(Protocol):
