@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import binascii
 import gzip
+import io
 import json
 import posixpath
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from migrate.blobio.crc64 import crc64_iso
@@ -22,6 +23,7 @@ from migrate.errors import DamagedError, LimitError
 RECORD_BYTES: Final = 64 * 1024 * 1024
 """One line. Writers before tar-split 0.12 put all that follows a tar's end, padding included, into one record."""
 _BLOCK = 256 * 1024
+_LINES_BUFFER = 64 * 1024
 _DECODER = json.JSONDecoder()
 _SPACES = (" ", "\t", "\r", "\n")
 _SEGMENT, _FILE = 2, 1
@@ -45,22 +47,34 @@ OpenFile = Callable[[bytes], BinaryIO]
 """Opens a file of the layer by its name in the tar."""
 
 
-def assemble(metadata: BinaryIO, open_file: OpenFile) -> Generator[bytes, None, None]:
+def assemble(metadata: BinaryIO, open_file: OpenFile) -> Iterator[bytes]:
     """The tar's bytes, in pieces. `metadata` is the compressed file.
 
     Raises DamagedError where the metadata or a file is not what was recorded, LimitError for a line over RECORD_BYTES,
     and whatever `open_file` raises.
     """
     for record in iter_records(metadata):
-        if isinstance(record, FileRecord):
-            yield from _checked_content(record, open_file)
-        else:
+        if not isinstance(record, FileRecord):
             yield record
+        elif record.size < _BLOCK:
+            yield _small_content(record, open_file)
+        else:
+            yield from _checked_content(record, open_file)
 
 
 def tar_size(metadata: BinaryIO) -> int:
-    """The size of the tar that `assemble` gives, in bytes. Raises DamagedError or LimitError."""
-    return sum(record.size if isinstance(record, FileRecord) else len(record) for record in iter_records(metadata))
+    """The size of the tar that `assemble` gives of sound metadata, in bytes. Raises DamagedError or LimitError."""
+    size = 0
+    for number, line in enumerate(_iter_lines(metadata), 1):
+        if segment := _USUAL_SEGMENT.fullmatch(line):
+            digits = segment[1]
+            size += len(digits) // 4 * 3 - digits.endswith(b"=") - digits.endswith(b"==")
+        elif usual := _USUAL_FILE.fullmatch(line):
+            size += int(usual[2] or 0)
+        else:
+            parsed = _parse_line(line, number, set())
+            size += sum(record.size if isinstance(record, FileRecord) else len(record) for record in parsed)
+    return size
 
 
 def iter_records(metadata: BinaryIO) -> Iterator[bytes | FileRecord]:
@@ -91,13 +105,20 @@ def _parse_line(line: bytes, number: int, seen: set[bytes]) -> Iterator[bytes | 
 
 def _is_new(record: FileRecord, number: int, seen: set[bytes]) -> bool:
     """True for a record with content. Docker refuses a name that stands there twice: one content is gone."""
-    cleaned = posixpath.normpath(record.name or b".")
+    cleaned = _cleaned(record.name)
     if cleaned in seen:
         raise DamagedError(f"record {number}: {_shown(record.name)} stands there twice")
     seen.add(cleaned)
     if record.size and len(record.crc) != 8:
         raise DamagedError(f"record {number}: {_shown(record.name)} has a CRC-64 of {len(record.crc)} bytes")
     return record.size > 0
+
+
+def _cleaned(name: bytes) -> bytes:
+    """Go's filepath.Clean; most names only lose the slash of a directory."""
+    if name[:1] in (b"", b".", b"/") or b"//" in name or b"/." in name:
+        return posixpath.normpath(name or b".")
+    return name[:-1] if name.endswith(b"/") else name
 
 
 def _file_record(value: dict[str, Any], number: int) -> FileRecord:
@@ -147,7 +168,8 @@ def _iter_values(line: bytes, number: int) -> Iterator[dict[str, Any]]:
 
 
 def _iter_lines(metadata: BinaryIO) -> Iterator[bytes]:
-    lines = gzip.GzipFile(fileobj=metadata, mode="rb")
+    # the outer buffer reads lines in C, which GzipFile's own readline does not
+    lines = io.BufferedReader(gzip.GzipFile(fileobj=metadata, mode="rb"), _LINES_BUFFER)
     try:
         while line := lines.readline(RECORD_BYTES + 1):
             if len(line) > RECORD_BYTES:
@@ -159,20 +181,34 @@ def _iter_lines(metadata: BinaryIO) -> Iterator[bytes]:
         raise DamagedError(f"it cannot be decompressed: {error}") from error
 
 
-def _checked_content(record: FileRecord, open_file: OpenFile) -> Generator[bytes, None, None]:
-    crc, left = 0, record.size
+def _small_content(record: FileRecord, open_file: OpenFile) -> bytes:
     with open_file(record.name) as stream:
-        while left > 0 and (block := stream.read(min(_BLOCK, left))):
+        content = stream.read(record.size + 1)
+        while len(content) < record.size and (more := stream.read(record.size + 1 - len(content))):
+            content += more
+    _check(record, len(content), crc64_iso(content))
+    return content
+
+
+def _checked_content(record: FileRecord, open_file: OpenFile) -> Iterator[bytes]:
+    """The last block comes only once all of the file was checked."""
+    crc, left, block = 0, record.size, b""
+    with open_file(record.name) as stream:
+        while left >= 0 and (following := stream.read(min(_BLOCK, left + 1))):
+            yield block
+            block = following
             crc = crc64_iso(block, crc)
             left -= len(block)
-            if left > 0:
-                yield block
-        too_long = left == 0 and stream.read(1) != b""
-    if left > 0 or too_long:
-        raise DamagedError(f"{_shown(record.name)} is {'longer' if too_long else 'shorter'} than {record.size:,} bytes")
+    _check(record, record.size - left, crc)
+    yield block
+
+
+def _check(record: FileRecord, size: int, crc: int) -> None:
+    if size != record.size:
+        compared = "longer" if size > record.size else "shorter"
+        raise DamagedError(f"{_shown(record.name)} is {compared} than {record.size:,} bytes")
     if crc.to_bytes(8, "big") != record.crc:
         raise DamagedError(f"{_shown(record.name)} has CRC-64 {crc:016x}, and {record.crc.hex()} was recorded")
-    yield block
 
 
 def _shown(name: bytes) -> str:

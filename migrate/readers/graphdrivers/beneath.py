@@ -54,6 +54,8 @@ def resolve_beneath(tree: FileTree, path: bytes) -> bytes:
 
 def _cleaned(name: bytes) -> bytes:
     """As Go joins a name to a root: `..` is taken away before anything is looked up, and never leads above the root."""
+    if name[:1] not in (b".", b"/") and b"//" not in name and b"/." not in name:
+        return name.rstrip(b"/")
     parts: list[bytes] = []
     for part in name.split(b"/"):
         if part == b"..":

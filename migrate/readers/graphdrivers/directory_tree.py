@@ -8,6 +8,7 @@ lets this user ask for that (O_NOATIME).
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import sys
@@ -82,7 +83,7 @@ class DirectoryTree:
             descriptor = self._open(name, _FILE, self._open_directory(directory))
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
-            return cast(BinaryIO, os.fdopen(descriptor, "rb", buffering=0))
+            return cast(BinaryIO, io.FileIO(descriptor))
         except OSError as error:
             if descriptor >= 0:
                 os.close(descriptor)
