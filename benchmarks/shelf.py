@@ -68,9 +68,10 @@ class Shelf:
         parent: str | None = None
         for name, size in steps:
             identity, content = self.layer(name, size)
-            document = {"id": identity, "created": self._created(name), "os": "linux", "architecture": "amd64"}
+            document: dict[str, object] = {"id": identity, "created": self._created(name), "os": "linux"}
             if parent is not None:
                 document["parent"] = parent
+            document["architecture"] = "amd64"
             document["container_config"] = {"Cmd": ["/bin/sh", "-c", f"make {name}"]}
             members += [
                 (f"{identity}/VERSION", b"1.0"),

@@ -21,7 +21,7 @@ from migrate.batch.plan import Candidate, Outcome, Plan, Shard, plan_tasks
 from migrate.batch.recipe import options_document, parse_options, recipe_of
 from migrate.batch.run import TaskRun
 from migrate.batch.search import find_candidates
-from migrate.batch.targets import journal_publisher, open_state, open_worker_target
+from migrate.batch.targets import absolute, journal_publisher, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
 from migrate.blobio.atomic import target_errors
 from migrate.convert import utc_now
@@ -168,6 +168,8 @@ def _workplace(request: BatchRequest) -> Iterator[tuple[Path, ImageTarget | None
 
 def _candidates(request: BatchRequest) -> list[Candidate]:
     found = find_candidates(request.locations, request.lists, source_type=request.source_type)
+    if request.scheduler is not None:  # workers of a cluster stand in other directories
+        found = [replace(candidate, location=absolute(candidate.location)) for candidate in found]
     shard = request.shard
     return found if shard is None else [candidate for candidate in found if shard.holds(candidate.location)]
 
@@ -191,8 +193,8 @@ def _order(request: BatchRequest, recipe: str, state: Path, plan: Plan) -> WorkO
     return WorkOrder(
         run=secrets.token_hex(8),
         recipe=recipe,
-        target=None if request.options.dry_run else request.target,
-        state=str(state),
+        target=None if request.options.dry_run else absolute(request.target),
+        state=absolute(str(state)),
         options=replace(request.options, jobs=max(1, request.options.jobs // busy)),
         source_type=request.source_type,
         temporary_directory=request.temporary_directory,

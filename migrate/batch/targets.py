@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import tempfile
@@ -43,6 +44,12 @@ def layout_location(target: str) -> str:
     if location in ("", "-"):
         raise UsageError(f"target {target!r}: name a directory or a bucket")
     return location
+
+
+def absolute(location: str) -> str:
+    """A path that means the same in every directory; URLs do already."""
+    path = location.removeprefix("oci:")
+    return path if "://" in path else os.path.abspath(path)
 
 
 def open_worker_target(target: str, options: ConvertOptions) -> ImageTarget:

@@ -138,7 +138,8 @@ class Desk:
             dm_data=self.order.options.dm_data,
             dm_metadata=self.order.options.dm_metadata,
             temporary_directory=self.order.temporary_directory,
-            extra={"insecure": "yes"} if self.order.options.insecure else {},
+            extra=self.order.options.for_readers,
+            max_ratio=self.order.options.max_ratio,
         )
         try:
             source = open_source(location, self.order.source_type, reading)
