@@ -137,6 +137,8 @@ def test_accessible_in_light_and_dark_at_any_width(
 ) -> None:
     emulate(browser, prefers_color_scheme=scheme)
     show(browser, sample_report(), tmp_path, size)
+    browser.execute_script("document.getElementById('layers').scrollIntoView()")
+    wait(browser, "return document.querySelector('#tree li') !== null")
     for toggle in browser.find_elements(By.CSS_SELECTOR, "[aria-expanded=false]"):
         toggle.send_keys(Keys.ENTER)
     browser.execute_script("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
@@ -231,5 +233,21 @@ def test_printing_shows_every_table_and_no_controls(browser: WebDriver, tmp_path
     pdf = base64.b64decode(browser.print_page())
     assert pdf.startswith(b"%PDF")
     assert browser.execute_script("return window.printed") == 60
+    assert browser.find_elements(By.CSS_SELECTOR, "#tree li")
     assert len(rows(browser, "images")) == 25
     emulate(browser)
+
+
+def test_the_layer_tree_opens_branch_by_branch(browser: WebDriver, tmp_path: Path) -> None:
+    show(browser, sample_report(), tmp_path)
+    browser.execute_script("document.getElementById('layers').scrollIntoView()")
+    wait(browser, "return document.querySelector('#tree summary') !== null")
+    base = browser.find_element(By.CSS_SELECTOR, "#tree summary")
+    assert "3 images" in base.text
+    assert "2 copies merged" in base.text
+    base.send_keys(Keys.ENTER)
+    wait(browser, "return document.querySelectorAll('#tree details ul > li').length === 2")
+    assert "acme/web:1" in browser.find_element(By.ID, "tree").text
+    label = browser.find_element(By.CSS_SELECTOR, "#treemap svg").get_attribute("aria-label")
+    assert label is not None
+    assert "merged: 4.01 MB" in label

@@ -260,18 +260,21 @@
   };
 
   // --- treemap: the largest contents, by area ----------------------------------------------------------------------
-  const uses = new Map();  // diffID → {size, images, copies}
-  data.images.forEach((image) => {
-    for (const index of new Set(image.layers)) {
-      const layer = data.contents[data.layers[index][1]];
-      if (!layer.diff || layer.empty) continue;
-      const use = uses.get(layer.diff) ?? { diff: layer.diff, size: layer.size, images: 0, copies: 1, first: image };
-      if (use.last !== image) use.images += 1;
-      use.last = image;
-      uses.set(layer.diff, use);
+  const copies = new Map(data.duplicates.map((row) => [row.diff, row.copies]));
+  function contentUses() {  // every content once: who uses it, and how many copies of it there were
+    const uses = new Map();
+    for (const image of data.images) {
+      for (const index of image.layers) {
+        const layer = data.contents[data.layers[index][1]];
+        if (!layer.diff || layer.empty) continue;
+        let use = uses.get(layer.diff);
+        if (!use) uses.set(layer.diff, use = { diff: layer.diff, size: layer.size, images: 0, copies: copies.get(layer.diff) ?? 1, first: image, last: null });
+        if (use.last !== image) use.images += 1;
+        use.last = image;
+      }
     }
-  });
-  data.duplicates.forEach((row) => { const use = uses.get(row.diff); if (use) use.copies = row.copies; });
+    return [...uses.values()].filter((use) => use.size > 0);
+  }
   const kind = (use) => (use.copies > 1 ? "merged" : use.images > 1 ? "shared" : "own");
 
   function squarify(items, x, y, width, height, place) {
@@ -298,7 +301,7 @@
     }
   }
   function treemap(host) {
-    const all = [...uses.values()].filter((use) => use.size > 0).sort((a, b) => b.size - a.size || compare(a.diff, b.diff));
+    const all = contentUses().sort((a, b) => b.size - a.size || (a.diff < b.diff ? -1 : 1));
     if (!all.length) { host.append(el("p", { class: "quiet" }, "No layer has content.")); return; }
     const shown = all.slice(0, TREEMAP_CELLS), part = shown.reduce((sum, use) => sum + use.size, 0), sum = all.reduce((total, use) => total + use.size, 0);
     const width = host.clientWidth || 900, height = Math.round(Math.min(360, Math.max(200, width / 3)));
@@ -352,20 +355,34 @@
     let end = start;
     while (!end.images.length && end.children.size === 1) { end = [...end.children.values()][0]; run.push(end); }
     const total = run.reduce((sum, node) => sum + node.layer.size, 0);
-    const copies = Math.max(...run.map((node) => uses.get(node.layer.diff)?.copies ?? 1));
+    const most = Math.max(...run.map((node) => copies.get(node.layer.diff) ?? 1));
     const names = end.images.slice(0, 3).map(title).join(", ") + (end.images.length > 3 ? ` and ${number(end.images.length - 3)} more` : "");
-    const summary = [el("span", { class: "size" }, bytes(total)), el("span", { class: `swatch ${copies > 1 ? "merged" : start.under > 1 ? "shared" : "own"}` }),
+    const summary = [el("span", { class: "size" }, bytes(total)), el("span", { class: `swatch ${most > 1 ? "merged" : start.under > 1 ? "shared" : "own"}` }),
       run.length > 1 ? `${number(run.length)} layers` : el("code", null, start.layer.diff.slice(0, 12)), names ? " " : null, names ? el("strong", null, names) : null,
-      start.under > 1 ? el("span", { class: "mark" }, `${number(start.under)} images`) : null, copies > 1 ? el("span", { class: "mark" }, `${number(copies)} copies merged`) : null];
+      start.under > 1 ? el("span", { class: "mark" }, `${number(start.under)} images`) : null, most > 1 ? el("span", { class: "mark" }, `${number(most)} copies merged`) : null];
     if (run.length === 1 && !end.children.size) return el("li", null, el("div", { class: "leaf" }, ...summary));
     const inner = el("ul");
     const details = el("details", null, el("summary", null, ...summary), inner);
     details.addEventListener("toggle", () => {
       if (inner.childElementCount) return;
-      if (run.length > 1) run.forEach((node) => inner.append(el("li", null, el("div", { class: "leaf" }, el("span", { class: "size" }, bytes(node.layer.size)), el("code", null, node.layer.diff.slice(0, 12)), (uses.get(node.layer.diff)?.copies ?? 1) > 1 ? el("span", { class: "mark" }, `${number(uses.get(node.layer.diff).copies)} copies merged`) : null))));
+      if (run.length > 1) run.forEach((node) => inner.append(el("li", null, el("div", { class: "leaf" }, el("span", { class: "size" }, bytes(node.layer.size)), el("code", null, node.layer.diff.slice(0, 12)), copies.has(node.layer.diff) ? el("span", { class: "mark" }, `${number(copies.get(node.layer.diff))} copies merged`) : null))));
       branch(end, inner);
     });
     return el("li", null, details);
+  }
+
+  function tree(host) {
+    const list = el("ul");
+    host.classList.add("tree");
+    host.append(list);
+    branch(plant(), list);
+    if (!list.childElementCount) host.replaceChildren(el("p", { class: "quiet" }, "No layer has content."));
+  }
+  function later(section, build) {  // when the reader comes near, or at the latest when it is printed
+    const once = () => { observer.disconnect(); removeEventListener("beforeprint", once); build(); };
+    const observer = new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) once(); }, { rootMargin: "800px" });
+    observer.observe(section);
+    addEventListener("beforeprint", once);
   }
 
   // --- controls ----------------------------------------------------------------------------------------------------
@@ -401,12 +418,10 @@
       { title: "Where", class: "wrap", value: (row) => row.where },
     ] }));
   });
-  treemap(document.getElementById("treemap"));
-  const tree = document.getElementById("tree"), list = el("ul");
-  tree.classList.add("tree");
-  tree.append(list);
-  branch(plant(), list);
-  if (!list.childElementCount) tree.replaceChildren(el("p", { class: "quiet" }, "No layer has content."));
   controls();
+  later(document.getElementById("layers"), () => {
+    treemap(document.getElementById("treemap"));
+    tree(document.getElementById("tree"));
+  });
   document.documentElement.dataset.ready = "true";
 })();
