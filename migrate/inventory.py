@@ -15,7 +15,10 @@ from migrate.readers.base import LegacySource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
-    """One layer. `size` counts its bytes as stored, None where only reading would tell; `payload` names them."""
+    """One layer. `size` counts its bytes as stored, or in a Docker root its files' bytes as Docker counted them.
+
+    None where only reading would tell.
+    """
 
     legacy_id: LegacyID
     parent: LegacyID | None
@@ -159,10 +162,16 @@ def _layer_row(layer: LegacyLayer, parent: LegacyID | None) -> LayerRow:
     return LayerRow(
         legacy_id=layer.legacy_id,
         parent=layer.parent or parent,
-        size=layer.payload.size if layer.payload is not None else 0,
+        size=_size(layer),
         created=document.created if document else None,
         created_by=document.created_by if document else None,
     )
+
+
+def _size(layer: LegacyLayer) -> int | None:
+    if layer.payload is None:
+        return 0
+    return layer.payload.estimate if layer.payload.size is None else layer.payload.size
 
 
 def _failure(image: LegacyImage, error: MigrateError) -> SourceFailure:

@@ -54,7 +54,8 @@ class PayloadRef:
     `key` is unique within its source; equal keys are the same bytes. `size` is that of the bytes as stored.
     `digest` (of the stored bytes) and `diff_id` are what a document of the source claims; the rehasher checks them and
     fails the layer with IntegrityError on a mismatch. `keep` asks for the stored bytes, unchanged, as the blob, because
-    a manifest that is taken over names them; then `media_type` is that manifest's word for the layer.
+    a manifest that is taken over names them; then `media_type` is that manifest's word for the layer. `estimate` is for
+    display and forecasts only: bytes of the layer's files, as somebody once counted them.
     """
 
     key: str
@@ -63,6 +64,7 @@ class PayloadRef:
     diff_id: DiffID | None = None
     keep: bool = False
     media_type: str | None = None
+    estimate: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,12 +156,8 @@ class DockerRootSource:
             legacy_id=legacy_id,
             json=raw,
             parent=self._graph.read_parent(legacy_id, raw),
-            payload=PayloadRef(key=legacy_id),
+            payload=PayloadRef(key=legacy_id, estimate=self._graph.layer_size(legacy_id)),
         )
-
-    def content_size(self, legacy_id: LegacyID) -> int | None:
-        """The bytes of the layer's own files as Docker counted them, without headers; None where it kept no count."""
-        return self._graph.layer_size(legacy_id)
 
     def check_access(self) -> None:
         """PermissionSourceError where this user may not read all of the graph and of its layers."""
