@@ -43,7 +43,10 @@ def stable(report: dict[str, Any]) -> dict[str, Any]:
     """A report without what may differ from run to run: times, and where the input lay."""
     text = json.dumps({key: value for key, value in report.items() if key not in ("started", "finished", "dry_run")})
     for source in report["sources"]:
-        text = text.replace(json.dumps(source["location"])[1:-1], "SOURCE")
+        quoted = json.dumps(source["location"])
+        text = text.replace(quoted, '"SOURCE"')
+        if len(quoted) > 3:  # not the - of standard input
+            text = text.replace(quoted[1:-1], "SOURCE")
     document: dict[str, Any] = json.loads(text)
     document.pop("options")
     return document
