@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import shutil
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests import poison
 from tests.archives import V1Archive, layer_tar
+from tests.cases import case
+from tests.registries import extract_tree
 from tests.shelves import archive, files_of, journal_of, sources_in, write_shelf
 
 
@@ -69,10 +72,11 @@ def _close_outcomes() -> Iterator[None]:
         _kept.pop().close()
 
 
-def convert(shelf: Path, layout: Path) -> None:
-    """What `convert` makes of the archives of a shelf."""
+def convert(shelf: Path, layout: Path, locations: Sequence[str] = ()) -> None:
+    """What `convert` makes of the archives of a shelf, or of `locations`."""
     options = ConvertOptions(exact_sizes=True)
-    sources = [OpenedSource(str(path), open_source(str(path))) for path in sorted(shelf.rglob("*.tar*"), key=str)]
+    paths = locations or [str(path) for path in sorted(shelf.rglob("*.tar*"), key=str)]
+    sources = [OpenedSource(path, open_source(path)) for path in paths]
     target = OciLayout(layout, options)
     Conversion(sources, options, target).run()
     target.close()
@@ -264,3 +268,21 @@ def test_what_an_index_names_stays_when_a_better_blob_comes(tmp_path: Path) -> N
     after = files_of(tmp_path / "out")
     assert {name for name in before if name.startswith("blobs/")} <= set(after)
     assert verify(str(tmp_path / "out"), 1, SilentProgress()) == []
+
+
+def test_every_kind_of_source_as_convert_takes_them(tmp_path: Path) -> None:
+    """Registries and Docker roots beside archives, with layers that some compress and others hold compressed."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    for name in ("registry-v1-pushed", "registry-v2-mixed-2.8.2", "registry-v2-schema1-2.1.1"):
+        extract_tree(case(name), shelf)
+    with tarfile.open(case("store-1.9.1-vfs").path / "store.tar.xz") as store:
+        store.extractall(shelf / "root", filter="tar")
+    for name in ("save-1.9.1-repo", "save-1.6.2-repo"):
+        case(name).write_plain(shelf)
+    outcome = run(shelf, tmp_path / "batch", jobs=3)
+    locations = [row.location for row in outcome.read_report().sources]
+    assert len(locations) == 6
+    convert(shelf, tmp_path / "convert", locations)
+    one, other = files_of(tmp_path / "batch"), files_of(tmp_path / "convert")
+    assert one == other
