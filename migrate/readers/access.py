@@ -50,7 +50,8 @@ def _unreadable(places: Iterable[Path]) -> Iterator[str]:
         while waiting:
             directory = waiting.pop()
             try:
-                entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+                with os.scandir(directory) as found:
+                    entries = sorted(found, key=lambda entry: entry.name)
             except PermissionError:
                 yield directory
                 continue

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cases import store_cases
+from tests.cases import case, store_cases
 from tests.command import migrate
 from tests.stores import StoreCase, StoreShelf, stores
 
@@ -79,3 +79,29 @@ def test_stores_without_tar_split_come_out_the_same_twice(stores: StoreShelf, tm
     assert first["images"] == second["images"]
     blobs = [sorted(path.name for path in (tmp_path / run / "blobs/sha256").iterdir()) for run in ("first", "second")]
     assert blobs[0] == blobs[1]
+
+
+@pytest.mark.parametrize(
+    ("save", "store"),
+    [
+        ("save-1.8.3-multi", "store-1.8.3-overlay"),
+        ("save-1.9.1-multi", "store-1.9.1-vfs"),
+        ("save-1.9.1-committed", "store-1.9.1-aufs"),
+        ("save-1.9.1-pulled", "store-1.9.1-pulled-overlay"),
+    ],
+)
+def test_what_an_engine_saved_has_the_diff_ids_of_its_store(
+    converted: Callable[[str], Path], tmp_path: Path, save: str, store: str
+) -> None:
+    """From Docker 1.8 on, with tar-split, its saves and its migration agree; before that they do not."""
+    assert migrate("convert", case(save).write_plain(tmp_path), tmp_path / "out").code == 0
+    saved, stored = diff_ids(tmp_path / "out"), diff_ids(converted(store))
+    shared = saved.keys() & stored.keys()
+    assert len(shared) > 20
+    assert {key: saved[key] for key in shared} == {key: stored[key] for key in shared}
+
+
+def diff_ids(layout: Path) -> dict[str, str]:
+    return {
+        layer["legacy_id"]: layer["diff_id"] for image in read_report(layout)["images"] for layer in image["layers"]
+    }
