@@ -103,12 +103,15 @@ class _Walk:
         layer = None if diff_id is None else self._layers.get(diff_id)
         if layer is None or diff_id is None:
             return
+        present: bytes | None = None
+        parent: dict[bytes, _Node] = {}
         for number, content, size in zip(layer.paths, layer.contents, layer.sizes, strict=True):
             path = self._path_of[number]
             if not path:
                 continue
             directory, _, name = path.rpartition(b"/")
-            parent = self._directory(directory, undo)
+            if directory != present:  # entries of one directory stand together, and none of them can replace it
+                parent, present = self._directory(directory, undo), directory
             if name == _OPAQUE:
                 yield from self._clear(parent, directory, diff_id, undo)
             elif name.startswith(_AUFS):

@@ -200,3 +200,10 @@ def test_damage_is_left_to_the_rehasher(damage: bytes) -> None:
 def test_clean_paths() -> None:
     pairs = {b"./a": b"a", b"/a//b/": b"a/b", b"a/./b": b"a/b", b"a/../b": b"b", b"../..": b"", b"a/.b": b"a/.b"}
     assert {name: clean_path(name) for name in pairs} == pairs
+
+
+def test_entries_of_one_directory_around_its_own_replacement() -> None:
+    base = make_tar({"d/": None, "d/a": b"aa", "d/b": b"bbb"})
+    upper = make_tar({"d/a": b"x", "d": b"file", "d/c": b"c", ".wh.d": b"", "d/e": b"e"})
+    rows = {row["path"]: row["bytes"] for row in analyse([[base, upper], [base]])["wasted_files"]}
+    assert rows == {"/d/a": 2, "/d/b": 3}
