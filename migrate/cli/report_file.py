@@ -41,7 +41,7 @@ def _read(location: str) -> tuple[bytes, str]:
         with path.open("rb") as stream:
             if stream.peek(1)[:1].strip() not in (b"{", b""):  # an archive may be larger than memory
                 raise DocumentError(
-                    f"{path}: not a report. Archives hold none: give --report FILE when you convert, and name that file."
+                    f"{path}: not a report. Archives hold none: give --report FILE when you convert, then name it."
                 )
             return read_limited(stream, REPORT_BYTES, str(path)), str(path)
     except OSError as error:
