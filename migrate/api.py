@@ -76,7 +76,12 @@ def _run(
 
 
 def _open(locations: Iterable[str], options: ConvertOptions) -> Iterable[OpenedSource]:
-    reading = SourceOptions(driver=options.driver, dm_data=options.dm_data, dm_metadata=options.dm_metadata)
+    reading = SourceOptions(
+        driver=options.driver,
+        dm_data=options.dm_data,
+        dm_metadata=options.dm_metadata,
+        max_ratio=options.max_ratio,
+    )
     for location in locations:
         try:
             yield OpenedSource(location, open_source(location, None, reading))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
-from migrate.blobio.limits import JSON_BYTES, read_limited
+from migrate.blobio.limits import JSON_BYTES, STORED_RATIO, read_limited
 from migrate.documents.docker_archive import parse_archive_manifest
 from migrate.documents.oci import parse_config, parse_index, parse_manifest
 from migrate.errors import DocumentError, MissingLayerError, SourceUnreadableError, UnrecognisedSourceError
@@ -167,7 +167,7 @@ class LayoutView:
         """The layer's uncompressed tar. Raises SourceError, from `read` too."""
         try:
             with self._files.open(layer.file) as stream:
-                yield open_decompressed(stream, layer.compression, str(layer.blob or layer.file))
+                yield open_decompressed(stream, layer.compression, str(layer.blob or layer.file), STORED_RATIO)
         except OSError as error:
             raise MissingLayerError(f"{self.location}: layer {layer.file}: {error.strerror}") from error
 

@@ -118,8 +118,9 @@ class DecompressedStream(io.RawIOBase):
     not decompress or follow the last member, LimitError for a bomb; errors of the underlying stream pass through.
     """
 
-    def __init__(self, stream: BinaryIO, kind: str, what: str) -> None:
+    def __init__(self, stream: BinaryIO, kind: str, what: str, ratio: int | None = None) -> None:
         self._stream = stream
+        self._ratio = limits.DECOMPRESSION_RATIO if ratio is None else ratio
         self._kind = kind
         self._what = what
         self._open = _OPENERS[kind]
@@ -175,10 +176,11 @@ class DecompressedStream(io.RawIOBase):
             self._input = member.unused_data
             self._member = None
         self._bytes_out += len(block)
-        if self._bytes_out > max(limits.DECOMPRESSION_GRACE, self._bytes_in * limits.DECOMPRESSION_RATIO):
+        if self._bytes_out > max(limits.DECOMPRESSION_GRACE, self._bytes_in * self._ratio):
+            more = "" if self._ratio == limits.STORED_RATIO else " (--max-ratio allows more)"
             raise LimitError(
                 f"{self._what}: {self._bytes_in:,} compressed bytes gave more than {self._bytes_out:,},"
-                f" over the limit of {limits.DECOMPRESSION_RATIO:,} to 1"
+                f" over the limit of {self._ratio:,} to 1{more}"
             )
         return block
 
@@ -234,14 +236,14 @@ class DecompressedStream(io.RawIOBase):
         return DamagedError(f"{self._what}: damaged {self._kind} stream ({exc})")
 
 
-def open_decompressed(stream: BinaryIO, kind: str, what: str) -> BinaryIO:
+def open_decompressed(stream: BinaryIO, kind: str, what: str, ratio: int | None = None) -> BinaryIO:
     """The bytes inside `stream`, which is of `kind` (as `detect_compression` says; `none` gives `stream` itself).
 
-    `what` begins every error's text. See `DecompressedStream` for the errors.
+    `what` begins every error's text. `ratio` stands for `limits.DECOMPRESSION_RATIO`. Errors: see `DecompressedStream`.
     """
     if kind == "none":
         return stream
-    opened: Any = DecompressedStream(stream, kind, what)
+    opened: Any = DecompressedStream(stream, kind, what, ratio)
     return opened  # type: ignore[no-any-return]
 
 

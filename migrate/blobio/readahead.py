@@ -24,8 +24,8 @@ class ReadAhead(io.RawIOBase):
     alone, until the context is left.
     """
 
-    def __init__(self, stream: BinaryIO, kind: str, what: str) -> None:
-        self._source = DecompressedStream(stream, kind, what)
+    def __init__(self, stream: BinaryIO, kind: str, what: str, ratio: int | None = None) -> None:
+        self._source = DecompressedStream(stream, kind, what, ratio)
         self._blocks: Queue[bytes | BaseException] = Queue(_BLOCKS_AHEAD)
         self._rest = b""
         self._end: BaseException | None = None

@@ -74,15 +74,15 @@ class PlainStream:
             self._fd = -1
 
 
-def open_plain(fd: int, what: str) -> Seekable | PlainStream:
-    """Takes `fd` over, a file's or a pipe's, plain or compressed. Raises SourceUnreadableError."""
+def open_plain(fd: int, what: str, ratio: int | None = None) -> Seekable | PlainStream:
+    """Takes `fd` over, a file's or a pipe's, plain or compressed up to `ratio`. Raises SourceUnreadableError."""
     try:
         with unreadable(what):
             status = os.fstat(fd)
             buffered = io.BufferedReader(_DescriptorStream(fd, what), _CHUNK)
             kind = detect_compression(buffered.peek(_HEAD)[:_HEAD])
             if kind != "none":
-                readahead = ReadAhead(cast(BinaryIO, buffered), kind, what)
+                readahead = ReadAhead(cast(BinaryIO, buffered), kind, what, ratio)
                 return PlainStream(fd, cast(BinaryIO, readahead), readahead, what)
             if stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode):
                 return Seekable(fd, os.lseek(fd, 0, os.SEEK_END))

@@ -41,6 +41,7 @@ def command(source: str, tree: bool, as_json: bool, bytes_: bool, no_trunc: bool
         dm_data=values["dm_data"],
         dm_metadata=values["dm_metadata"],
         extra={"insecure": "yes"} if values["insecure"] else {},
+        max_ratio=values["max_ratio"],
     )
     opened = open_source(source, values["source_type"], options)
     try:

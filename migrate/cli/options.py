@@ -70,6 +70,12 @@ def source_options(command: Command) -> Command:
                 "--dm-metadata", metavar="FILE", help="devicemapper: the pool's metadata device or its image."
             ),
             click.option("--insecure", is_flag=True, help="docker://: allow plain HTTP, and any certificate."),
+            click.option(
+                "--max-ratio",
+                type=click.IntRange(1),
+                metavar="N",
+                help="Refuse as a bomb what decompresses to more than N times its size [1100].",
+            ),
         ]
     ):
         command = option(command)
@@ -210,6 +216,7 @@ def convert_options(values: dict[str, Any], *, dry_run: bool, exact_sizes: bool)
         dm_data=values["dm_data"],
         dm_metadata=values["dm_metadata"],
         insecure=values.get("insecure", False),
+        max_ratio=values["max_ratio"],
     )
 
 

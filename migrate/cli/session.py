@@ -41,7 +41,8 @@ def open_sources(
         dm_data=options.dm_data,
         dm_metadata=options.dm_metadata,
         temporary_directory=temporary_directory,
-        extra={"insecure": "yes"} if options.insecure else {},
+        extra=options.for_readers,
+        max_ratio=options.max_ratio,
     )
     opened = []
     for location in locations:

@@ -62,3 +62,9 @@ class ConvertOptions:
     dm_data: str | None = None
     dm_metadata: str | None = None
     insecure: bool = False
+    max_ratio: int | None = None
+
+    @property
+    def for_readers(self) -> dict[str, str]:
+        """What readers may want to know beside the location, as `SourceOptions.extra` takes it."""
+        return {name: "yes" for name in ("insecure", "salvage") if getattr(self, name)}

@@ -68,4 +68,5 @@ class SourceOptions:
     dm_data: str | None = None
     dm_metadata: str | None = None
     temporary_directory: str | None = None
+    max_ratio: int | None = None
     extra: dict[str, str] = field(default_factory=dict)

@@ -106,7 +106,7 @@ def open_archive(location: str, fd: int, options: SourceOptions) -> LegacySource
     from migrate.readers.members import TarMembers
     from migrate.readers.passing import PassingArchive
 
-    content = open_plain(fd, location)
+    content = open_plain(fd, location, options.max_ratio)
     try:
         head = content.head()
         if not head:

@@ -61,8 +61,9 @@ def as_layer_error(error: MigrateError | OSError, job: LayerJob) -> MigrateError
 class OpenLayer:
     """A payload that stands open: `kind` is known, nothing else was read yet."""
 
-    def __init__(self, job: LayerJob, payload: Payload) -> None:
+    def __init__(self, job: LayerJob, payload: Payload, max_ratio: int | None = None) -> None:
         self._job = job
+        self._max_ratio = max_ratio
         self.payload = payload
         self._what = layer_name(job)
         self.path = payload.path
@@ -149,7 +150,7 @@ class OpenLayer:
     def _tar_filler(self) -> Callable[[memoryview], int]:
         if self.kind in ("none", OPAQUE):
             return self.stored.fill
-        stream: Any = open_decompressed(cast(BinaryIO, self.stored), self.kind, self._what)
+        stream: Any = open_decompressed(cast(BinaryIO, self.stored), self.kind, self._what, self._max_ratio)
         fill: Callable[[memoryview], int] = stream.fill
         return fill
 

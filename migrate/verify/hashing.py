@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, cast
 
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
+from migrate.blobio.limits import STORED_RATIO
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
 from migrate.verify.files import Files
@@ -103,7 +104,7 @@ class _FileHasher:
         return Hashed(digest=source.digest(), diff_id=diff_id, compression=compression, error=error)
 
     def _unpack(self, source: _HashedStream, compression: str, name: str) -> tuple[DiffID | None, str | None]:
-        tar: Any = open_decompressed(cast(BinaryIO, source), compression, name)
+        tar: Any = open_decompressed(cast(BinaryIO, source), compression, name, STORED_RATIO)
         digest = hashlib.sha256()
         try:
             while block := tar.read_block(_BLOCK):
@@ -197,7 +198,7 @@ def _iter_parts(source: _HashedStream, head_bytes: int) -> Iterator[bytes | None
 
 def _inflate(part: bytes, compression: str) -> list[bytes]:
     """What a part holds; nothing if it is not whole members, or holds more than may be kept in memory."""
-    stream: Any = open_decompressed(io.BytesIO(part), compression, "part")
+    stream: Any = open_decompressed(io.BytesIO(part), compression, "part", STORED_RATIO)
     blocks: list[bytes] = []
     size = 0
     try:

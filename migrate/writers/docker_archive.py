@@ -16,6 +16,7 @@ from typing import BinaryIO, Final
 
 from migrate.blobio.atomic import StagingArea, target_error, target_errors
 from migrate.blobio.compression import detect_compression, open_decompressed
+from migrate.blobio.limits import STORED_RATIO
 from migrate.documents.docker_archive import ArchiveManifestEntry, encode_archive_manifest
 from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_index
 from migrate.errors import SourceError, TargetError
@@ -191,7 +192,8 @@ def _unpack(stream: BinaryIO, plain: Path, diff_id: DiffID) -> int:
     stream.seek(0)
     digest = hashlib.sha256()
     try:
-        with open_decompressed(stream, kind, str(diff_id)) as tar, target_errors(str(plain)), open(plain, "wb") as out:
+        tar = open_decompressed(stream, kind, str(diff_id), STORED_RATIO)
+        with target_errors(str(plain)), open(plain, "wb") as out:
             while block := tar.read(_BLOCK):
                 digest.update(block)
                 out.write(block)

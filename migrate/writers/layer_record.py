@@ -18,6 +18,7 @@ from typing import Final
 
 from migrate.blobio.atomic import target_error
 from migrate.blobio.compression import open_decompressed
+from migrate.blobio.limits import STORED_RATIO
 from migrate.blobio.rundir import STATE_DIRECTORY
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
@@ -130,7 +131,7 @@ class LayerRecord:
         digest = hashlib.sha256()
         with os.fdopen(fd, "rb", buffering=0) as stream:
             try:
-                with open_decompressed(stream, blob.compression, str(blob.digest)) as tar:
+                with open_decompressed(stream, blob.compression, str(blob.digest), STORED_RATIO) as tar:
                     while block := tar.read(_BLOCK):
                         digest.update(block)
             except (MigrateError, OSError):

@@ -263,6 +263,23 @@ def test_a_bomb_around_the_archive_is_refused(tmp_path: Path) -> None:
     assert limits.DECOMPRESSION_RATIO > 1032, "DEFLATE itself reaches 1,032"
 
 
+def test_zeros_that_compress_beyond_the_bound_are_converted_when_asked_for(tmp_path: Path) -> None:
+    import lzma
+
+    archive = good_archive()
+    zeros = lzma.compress(layer_tar("disk.img", content=bytes(80_000_000)), preset=0)
+    archive.tag("zeros", "1", archive.layer("zeros", tar=zeros))
+    source = tmp_path / "a.tar"
+    source.write_bytes(archive.build())
+    refused = migrate("convert", source, tmp_path / "refused")
+    assert refused.code == 3
+    assert "1,100 to 1 (--max-ratio allows more)" in refused.err
+    for options in ([], ["--format", "oci", "--compression", "zstd"]):
+        target = tmp_path / "-".join(["out", *options])
+        assert migrate("convert", "--max-ratio", "20000", *options, source, target).code == 0
+        assert migrate("verify", target).code == 0  # zstd of ours makes 48 bytes of 1 MiB of zeros
+
+
 def test_a_target_inside_the_source_is_refused(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     result = migrate("convert", tmp_path / "source", tmp_path / "source" / "out")

@@ -109,6 +109,16 @@ def test_a_bomb_meets_its_limit() -> None:
             pass
 
 
+def test_another_ratio_may_be_allowed() -> None:
+    zeros = zstd_module().compress(bytes(80 * 1024 * 1024))
+    stream = open_decompressed(io.BytesIO(zeros), "zstd", "layer x", 100_000)
+    assert sum(iter(lambda: len(stream.read(BLOCK_BYTES)), 0)) == 80 * 1024 * 1024
+    with pytest.raises(LimitError, match="30,000 to 1"):
+        stream = open_decompressed(io.BytesIO(zeros), "zstd", "layer x", 30_000)
+        while stream.read(BLOCK_BYTES):
+            pass
+
+
 def test_a_greedy_xz_meets_its_limit() -> None:
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]
     packed = lzma.compress(b"small", filters=filters)
