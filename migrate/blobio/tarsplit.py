@@ -176,9 +176,9 @@ def _iter_lines(metadata: BinaryIO) -> Iterator[bytes]:
                 raise LimitError(f"a record is larger than the limit of {RECORD_BYTES:,} bytes")
             yield line
     except EOFError as error:
-        raise DamagedError("it ends in the middle") from error
+        raise DamagedError("the metadata ends in the middle") from error
     except (OSError, zlib.error) as error:
-        raise DamagedError(f"it cannot be decompressed: {error}") from error
+        raise DamagedError(f"the metadata cannot be decompressed: {error}") from error
 
 
 def _small_content(record: FileRecord, open_file: OpenFile) -> bytes:

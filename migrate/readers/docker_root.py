@@ -245,12 +245,14 @@ class DockerRootSource:
 
     def _read_anew(self, legacy_id: LegacyID, tar: TreeTar, payload: Payload) -> Generator[bytes, None, None]:
         yield from tar.read()
-        notes = list(tar.doubts())
+        reasons = []
         if failed := self._failed.get(legacy_id):
-            notes.insert(0, f"tar-split does not fit what is stored: {failed}")
-        payload.exact = not notes
-        if notes:
-            made = f"made anew from the file tree; Docker's bytes may differ: {'; '.join(notes)}"
+            reasons.append(f"tar-split does not fit what is stored ({failed}): not the bytes that were pulled or built")
+        if doubts := tar.doubts():
+            reasons.append(f"Docker's bytes may differ: {'; '.join(doubts)}")
+        payload.exact = not reasons
+        if reasons:
+            made = f"made anew from the file tree; {'; '.join(reasons)}"
             payload.note = f"{payload.note}; {made}" if payload.note else made
 
     # --- the whole file system -----------------------------------------------------------------------------------
