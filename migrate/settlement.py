@@ -9,8 +9,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from migrate.carried_lists import CarriedLists
 from migrate.compose.index import compose_index, index_entry
-from migrate.documents.oci import IndexEntry, parse_index
+from migrate.documents.oci import IndexEntry
 from migrate.errors import ConflictError
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer
@@ -50,6 +51,11 @@ class FinishedImage:
     certain: bool = True
 
     @property
+    def all_references(self) -> list[Reference]:
+        """Those of the image and of the list that names it."""
+        return sorted({*self.references, *(self.index.references if self.index is not None else ())})
+
+    @property
     def identity(self) -> Digest:
         """What tells two images apart: the manifest, or the config where a dry run made no manifest."""
         return self.composed.manifest_digest if self.composed.manifest else self.composed.image_id
@@ -69,6 +75,7 @@ class Settlement:
     failures: list[Failure] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     _names: Names = field(default_factory=Names)
+    _lists: CarriedLists = field(default_factory=CarriedLists)
     _existing: dict[Digest, ExistingImage] = field(default_factory=dict)
     _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
 
@@ -85,7 +92,8 @@ class Settlement:
 
     def is_refused(self, image: FinishedImage) -> bool:
         """`--on-conflict fail` takes every image out that claims what another one claims."""
-        return bool(image.references) and image.identity in self._names.refused
+        claims = image.references or self._lists.is_split(image.index)
+        return bool(claims) and image.identity in self._names.refused
 
     def rows(self, images: Iterable[FinishedImage]) -> Iterator[ImageInput]:
         """The report's input for the images that were written, in the order given."""
@@ -96,33 +104,54 @@ class Settlement:
                     legacy_id=image.legacy_id,
                     image=image.composed,
                     chain=image.chain,
-                    references=tuple(str(reference) for reference in image.references),
+                    references=tuple(str(reference) for reference in image.all_references),
                     names=[str(reference) for reference in self.names_of(image)],
                     containers=image.containers,
-                    warnings=image.warnings,
+                    warnings=image.warnings + self._lists.warning(image.index),
                     certain=image.certain,
                 )
 
     def names_of(self, image: FinishedImage) -> list[Reference]:
         """The references that the image has in the target, of those that it asked for."""
         granted = self._names.by_digest.get(image.identity, set()) | self._in_indexes.get(image.identity, set())
-        return sorted(reference for reference in self._wanted(image) if reference in granted)
+        names = {reference for reference in self._wanted(image) if reference in granted}
+        if image.index is not None and not self._lists.is_split(image.index):
+            names |= self._places(image.index.references, image.composed.created)
+        return sorted(names)
 
     # --- names -------------------------------------------------------------------------------------------------
 
     def _wanted(self, image: FinishedImage) -> set[Reference]:
+        """The names that the image claims by itself: its own and, where its list is not carried over, the list's."""
+        references = image.all_references if self._lists.is_split(image.index) else image.references
+        return self._places(references, image.composed.created)
+
+    def _places(self, references: Iterable[Reference], created: str | None) -> set[Reference]:
         wanted = {
-            wanted_reference(reference, image.composed.created, self.options.renames, self.options.tag_template)
-            for reference in image.references
+            wanted_reference(reference, created, self.options.renames, self.options.tag_template)
+            for reference in references
         }
         if isinstance(self.target, NamesImages):
             return {self.target.local_reference(reference) for reference in wanted}
         return wanted
 
     def _assign(self, images: Iterable[FinishedImage]) -> Names:
-        claims = list(self._claims(images))
+        claims: list[Claim] = []
+        listed: list[tuple[ReadyIndex, Claim]] = []
+        for image in images:
+            own = self._places(image.references, image.composed.created)
+            claims += (_claim(image, reference) for reference in sorted(own))
+            if image.index is not None:
+                asked = self._places(image.index.references, image.composed.created)
+                self._lists.see(image.identity, own, image.index, asked)
+                listed += ((image.index, _claim(image, reference)) for reference in sorted(asked - own))
+            else:
+                self._lists.see(image.identity, own, None, set())
+        existing = list(self._existing_claims())
+        self._lists.decide(_by_reference(existing))
+        claims += (claim for index, claim in listed if self._lists.is_split(index))
         wanted = {claim.reference for claim in claims}
-        claims += [claim for claim in self._existing_claims() if claim.reference in wanted]
+        claims += [claim for claim in existing if claim.reference in wanted]
         names = assign_names(claims, self.options.on_conflict)
         for conflict in names.conflicts:
             if conflict.kept is not None:
@@ -135,18 +164,6 @@ class Settlement:
                     )
                 )
         return names
-
-    def _claims(self, images: Iterable[FinishedImage]) -> Iterator[Claim]:
-        for image in images:
-            for reference in sorted(self._wanted(image)):
-                yield Claim(
-                    reference=reference,
-                    platform=image.composed.platform,
-                    digest=image.identity,
-                    created=image.composed.created,
-                    order=image.order,
-                    image_id=image.composed.image_id.hex,
-                )
 
     def _existing_claims(self) -> Iterator[Claim]:
         if not isinstance(self.target, ListsImages):
@@ -168,14 +185,11 @@ class Settlement:
     def _commit(self, images: ImageWalk, written: Callable[[FinishedImage], None]) -> None:
         done: set[Digest] = set()
         children: dict[Digest, ComposedImage] = {}
-        indexes: dict[Digest, ReadyIndex] = {}
         for image in images():
             if self.is_refused(image):
                 self._refuse(image)
                 continue
             written(image)
-            if image.index is not None:
-                indexes[Digest.of(image.index.content)] = image.index
             if image.identity in self._in_indexes:
                 children[image.identity] = image.composed
             if image.identity not in done:
@@ -183,9 +197,8 @@ class Settlement:
                 self._commit_image(image)
         if self.target is not None:
             self._commit_indexes(self.target, children)
-            for _, index in sorted(indexes.items()):
-                if _children_of(index) <= done:
-                    self.target.commit_index(index.content, index.media_type, sorted(index.references))
+            for index, names in self._lists.whole():
+                self.target.commit_index(index.content, index.media_type, names)
 
     def _commit_image(self, image: FinishedImage) -> None:
         if self.target is not None:
@@ -217,8 +230,22 @@ def _ignore(image: FinishedImage) -> None:
     del image
 
 
-def _children_of(index: ReadyIndex) -> set[Digest]:
-    return {entry.descriptor.digest for entry in parse_index(index.content).manifests}
+def _claim(image: FinishedImage, reference: Reference) -> Claim:
+    return Claim(
+        reference=reference,
+        platform=image.composed.platform,
+        digest=image.identity,
+        created=image.composed.created,
+        order=image.order,
+        image_id=image.composed.image_id.hex,
+    )
+
+
+def _by_reference(claims: Iterable[Claim]) -> dict[Reference, set[Digest]]:
+    found: dict[Reference, set[Digest]] = defaultdict(set)
+    for claim in claims:
+        found[claim.reference].add(claim.digest)
+    return found
 
 
 def sorted_images(images: Iterable[FinishedImage]) -> Sequence[FinishedImage]:
