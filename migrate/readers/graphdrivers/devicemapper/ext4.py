@@ -24,6 +24,7 @@ from migrate.readers.graphdrivers.devicemapper.filesystem import (
     Extent,
     Inode,
     check_name,
+    collect_names,
     naming,
     sorted_names,
 )
@@ -122,21 +123,24 @@ class Ext4:
         where = f"ext4 directory {inode.number}"
         if inode.size > DIRECTORY_BYTES:
             raise LimitError(f"{where}: {inode.size:,} bytes, over the limit of {DIRECTORY_BYTES:,} (DIRECTORY_BYTES)")
-        names: list[tuple[bytes, int]] = []
-        covered = 0
         with naming(where):
-            for extent in self.read_extents(inode):
-                length = min(extent.length, inode.size - extent.start)
-                for start in range(0, length, self._block_size):
-                    names.extend(self._entries(self._pages.read_at(extent.offset + start, self._block_size), where))
-                covered += max(0, length)
-            if covered < inode.size:
-                raise DamagedError(f"{where}: {inode.size - covered:,} of its bytes are not stored")
+            blocks = self._directory_blocks(inode, where)
+            names = collect_names((entry for block in blocks for entry in self._entries(block, where)), where)
             found = {name: number for name, number in names if name in (b".", b"..")}
             parent = found[b".."]
             if found[b"."] != inode.number:
                 raise DamagedError(f"{where}: says that it is inode {found[b'.']}")
             return Directory(parent, sorted_names([entry for entry in names if entry[0] not in found], where))
+
+    def _directory_blocks(self, inode: Inode, where: str) -> Iterator[bytes]:
+        covered = 0
+        for extent in self.read_extents(inode):
+            length = max(0, min(extent.length, inode.size - extent.start))
+            for start in range(0, length, self._block_size):
+                yield self._pages.read_at(extent.offset + start, self._block_size)
+            covered += length
+        if covered < inode.size:
+            raise DamagedError(f"{where}: {inode.size - covered:,} of its bytes are not stored")
 
     def _entries(self, block: bytes, where: str) -> Iterator[tuple[bytes, int]]:
         at = 0

@@ -5,21 +5,23 @@ from __future__ import annotations
 import io
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from migrate.errors import DamagedError
+from migrate.errors import DamagedError, LimitError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
     from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
 
-DIRECTORY_BYTES: Final = 512 * 1024 * 1024
-"""One directory's own blocks. A million long names take a third of it."""
+DIRECTORY_BYTES: Final = 256 * 1024 * 1024
+"""One directory's own blocks. A million long names take as much."""
+DIRECTORY_NAMES: Final = 2_000_000
+"""Names in one directory."""
 LINK_BYTES: Final = 4096
 """A symbolic link's target (PATH_MAX)."""
 XATTR_BYTES: Final = 64 * 1024
@@ -174,6 +176,13 @@ def check_name(name: bytes, where: str) -> bytes:
     if not name or b"/" in name or b"\0" in name:
         raise DamagedError(f"{where}: holds the impossible name {name!r}")
     return name
+
+
+def collect_names(entries: Iterable[tuple[bytes, int]], where: str) -> list[tuple[bytes, int]]:
+    names = list(islice(entries, DIRECTORY_NAMES + 1))
+    if len(names) > DIRECTORY_NAMES:
+        raise LimitError(f"{where}: more than {DIRECTORY_NAMES:,} names (DIRECTORY_NAMES)")
+    return names
 
 
 def sorted_names(names: list[tuple[bytes, int]], where: str) -> tuple[tuple[bytes, int], ...]:

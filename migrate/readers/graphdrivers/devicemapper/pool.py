@@ -118,16 +118,16 @@ class ThinPool:
             self._require_sound_roots()
 
     def _require_sound_roots(self) -> None:
-        lost = next((part for part in self._all_roots() if isinstance(part, Loss)), None)
-        if lost is not None:
+        """What a torn superblock says is believed only if all that hangs from it fits together."""
+        (details, lost_details), (roots, lost_roots) = self._details, self._roots
+        doubts = [str(loss.error) for loss in (*lost_details, *lost_roots)]
+        if not doubts and details.keys() != roots.keys():
+            doubts = ["the trees of details and of mappings name other devices"]
+        if doubts:
             raise DamagedError(
                 f"the thin pool's superblock is torn ({'; '.join(self.superblock.problems)}) and does not lead to "
-                f"sound trees either: {lost.error}"
+                f"sound trees either: {doubts[0]}"
             )
-
-    def _all_roots(self) -> Iterator[object]:
-        yield from walk_leaves(self._metadata, self.superblock.device_details_root, _DETAILS.size)
-        yield from walk_leaves(self._metadata, self.superblock.data_mapping_root, 8)
 
     @cached_property
     def _details(self) -> tuple[dict[int, DeviceDetails], list[Loss]]:

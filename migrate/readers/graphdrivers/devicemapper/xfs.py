@@ -1,7 +1,8 @@
 """XFS, versions 4 and 5, on a thin device.
 
 Source of the format: "XFS Algorithms & Data Structures" (xfs.org); Linux, fs/xfs/libxfs/xfs_format.h,
-xfs_da_format.h. All integers are big-endian. Attributes are read by `xfs_attributes`, the log's state by `xfs_log`.
+xfs_da_format.h. All integers are big-endian. Where things lie is the business of `xfs_extents`,
+attributes of `xfs_attributes`, the log's state of `xfs_log`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from migrate.errors import DamagedError, LimitError, UnsupportedError
 from migrate.readers.graphdrivers.devicemapper import xfs_log
@@ -19,17 +20,18 @@ from migrate.readers.graphdrivers.devicemapper.device import PagedReader
 from migrate.readers.graphdrivers.devicemapper.dissection import open_xfs
 from migrate.readers.graphdrivers.devicemapper.filesystem import (
     DIRECTORY_BYTES,
-    FILE_EXTENTS,
     FOREIGN,
     LINK_BYTES,
     Directory,
     Extent,
     Inode,
     check_name,
+    collect_names,
     naming,
     sorted_names,
 )
 from migrate.readers.graphdrivers.devicemapper.xfs_attributes import parse_shortform, read_leaves
+from migrate.readers.graphdrivers.devicemapper.xfs_extents import LOCAL, XfsSpace, read_piece
 
 if TYPE_CHECKING:
     from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
@@ -37,19 +39,16 @@ if TYPE_CHECKING:
 _FTYPE, _SPINODES, _META_UUID, _BIGTIME, _NREXT64, _EXCHRANGE = 0x1, 0x2, 0x4, 0x8, 0x20, 0x40
 _KNOWN = _FTYPE | _SPINODES | _META_UUID | _BIGTIME | _NREXT64 | _EXCHRANGE
 _FTYPE_V4: Final = 0x200
-_DEV, _LOCAL, _EXTENTS, _BTREE = 0, 1, 2, 3
 _REALTIME: Final = 1
 _FLAG2_BIGTIME, _FLAG2_NREXT64 = 0x8, 0x10
 _INODE_MAGIC: Final = b"IN"
 _INODE = struct.Struct(">2sHBBHIII20xQ8xQ")
 """magic, mode, version, format, old link count, uid, gid, link count; modification time; size"""
 _BIGTIME_EPOCH: Final = 1 << 31
-_BMAP_MAGICS: Final = (b"BMAP", b"BMA3")
 _BLOCK_MAGICS: Final = (b"XD2B", b"XDB3")
 _DATA_MAGICS: Final = (b"XD2D", b"XDD3")
 _LINK_MAGIC: Final = b"XSLM"
 _LINK_HEADER: Final = 56
-_MOST_LEVELS: Final = 9
 
 
 class Xfs:
@@ -62,45 +61,48 @@ class Xfs:
         superblock = opened.sb
         self.device = device
         self._pages = PagedReader(device)
-        self._block_size = int(opened.block_size)
-        self._version = int(opened.version)
-        self._ag_blocks = int(superblock.sb_agblocks)
-        self._ag_count = int(superblock.sb_agcount)
-        self._ag_bits = int(superblock.sb_agblklog)
-        self._block_bits = int(superblock.sb_inopblog)
+        self._space = XfsSpace(
+            pages=self._pages,
+            block_size=int(opened.block_size),
+            blocks=int(superblock.sb_dblocks),
+            group_blocks=int(superblock.sb_agblocks),
+            group_count=int(superblock.sb_agcount),
+            group_bits=int(superblock.sb_agblklog),
+            version=int(opened.version),
+        )
+        self._block_size = self._space.block_size
+        self._v5 = self._space.version == 5
+        self._inodes_bits = int(superblock.sb_inopblog)
         self._inode_size = int(superblock.sb_inodesize)
         self._directory_block = self._block_size << int(superblock.sb_dirblklog)
-        self._blocks = int(superblock.sb_dblocks)
         self.root = int(superblock.sb_rootino)
-        v5 = self._version == 5
-        self._has_type = bool(superblock.sb_features_incompat & _FTYPE if v5 else superblock.sb_features2 & _FTYPE_V4)
-        self._check(superblock)
+        features = superblock.sb_features_incompat & _FTYPE if self._v5 else superblock.sb_features2 & _FTYPE_V4
+        self._has_type = bool(features)
+        self._check(int(superblock.sb_features_incompat) if self._v5 else 0)
         self._check_log(int(superblock.sb_logstart), int(superblock.sb_logblocks))
 
-    def _check(self, superblock: Any) -> None:
-        unknown = int(superblock.sb_features_incompat) & ~_KNOWN if self._version == 5 else 0
-        if self._version not in (4, 5) or unknown:
-            raise UnsupportedError(
-                f"XFS version {self._version} with features that are not read (incompat {unknown:#x})"
-            )
-        if not 512 <= self._block_size <= 65536 or not 256 <= self._inode_size <= self._block_size:
+    def _check(self, features: int) -> None:
+        space, unknown = self._space, features & ~_KNOWN
+        if space.version not in (4, 5) or unknown:
+            raise UnsupportedError(f"XFS version {space.version} uses features that are not read ({unknown:#x})")
+        if not 512 <= space.block_size <= 65536 or not 256 <= self._inode_size <= space.block_size:
             raise DamagedError(
-                f"the XFS superblock names blocks of {self._block_size} and inodes of {self._inode_size} bytes"
+                f"the XFS superblock names blocks of {space.block_size} and inodes of {self._inode_size} bytes"
             )
-        if self._inode_size << self._block_bits != self._block_size or self._directory_block > 65536:
+        if self._inode_size << self._inodes_bits != space.block_size or self._directory_block > 65536:
             raise DamagedError("the XFS superblock contradicts itself in its inodes or its directory blocks")
-        if not 0 < self._ag_blocks <= 1 << self._ag_bits or self._ag_bits > 31:
-            raise DamagedError(f"the XFS superblock names allocation groups of {self._ag_blocks:,} blocks")
-        if self._blocks * self._block_size > self.device.size:
+        if space.group_bits > 31 or not 0 < space.group_blocks <= 1 << space.group_bits:
+            raise DamagedError(f"the XFS superblock names allocation groups of {space.group_blocks:,} blocks")
+        if space.blocks * space.block_size > self.device.size:
             raise DamagedError(
-                f"the XFS superblock names {self._blocks:,} blocks of {self._block_size:,} bytes, the device has "
+                f"the XFS superblock names {space.blocks:,} blocks of {space.block_size:,} bytes, the device has "
                 f"{self.device.size:,} bytes"
             )
 
     def _check_log(self, start: int, blocks: int) -> None:
         if not start:
             raise UnsupportedError("the XFS log lies on another device")
-        first = self._block_offset(start, "the XFS log")
+        first = self._space.offset(start, "the XFS log")
         size = xfs_log.BLOCK
         with naming("the XFS log"):
             clean = xfs_log.was_unmounted(
@@ -120,16 +122,8 @@ class Xfs:
             raise DamagedError(f"XFS inode {number}: cannot be understood: {exc}") from exc
 
     def inode_offset(self, number: int) -> int:
-        block, index = number >> self._block_bits, number & ((1 << self._block_bits) - 1)
-        return self._block_offset(block, f"XFS inode {number}") + index * self._inode_size
-
-    def _block_offset(self, block: int, where: str) -> int:
-        """File system block (group in the high bits, block of the group in the low) → offset on the device."""
-        group, inside = block >> self._ag_bits, block & ((1 << self._ag_bits) - 1)
-        linear = group * self._ag_blocks + inside
-        if group >= self._ag_count or inside >= self._ag_blocks or linear >= self._blocks:
-            raise DamagedError(f"{where}: names block {block:#x}, which the file system does not have")
-        return linear * self._block_size
+        block, index = number >> self._inodes_bits, number & ((1 << self._inodes_bits) - 1)
+        return self._space.offset(block, f"XFS inode {number}") + index * self._inode_size
 
     def _decode(self, number: int, raw: bytes, where: str) -> Inode:
         magic, mode, version, _, old_links, uid, gid, new_links, stamp, size = _INODE.unpack_from(raw)
@@ -165,11 +159,10 @@ class Xfs:
         if inode.size > DIRECTORY_BYTES:
             raise LimitError(f"{where}: {inode.size:,} bytes, over the limit of {DIRECTORY_BYTES:,} (DIRECTORY_BYTES)")
         with naming(where):
-            if _format(inode) == _LOCAL:
+            if _format(inode) == LOCAL:
                 return self._shortform(inode, where)
-            names: list[tuple[bytes, int]] = []
-            for block in self._directory_blocks(inode):
-                names.extend(self._entries(block, where))
+            blocks = self._directory_blocks(inode)
+            names = collect_names((entry for block in blocks for entry in self._entries(block, where)), where)
             found = {name: number for name, number in names if name in (b".", b"..")}
             if found[b"."] != inode.number:
                 raise DamagedError(f"{where}: says that it is inode {found[b'.']}")
@@ -195,8 +188,13 @@ class Xfs:
     def _directory_blocks(self, inode: Inode) -> Iterator[bytes]:
         """The blocks with entries; they may have gaps between them, and indexes follow beyond the size."""
         extents, size = self.read_extents(inode), self._directory_block
-        for start in sorted({at for extent in extents for at in _starts(extent, size) if at < inode.size}):
-            block = _gather(self._pages, extents, start, size)
+        starts = {
+            at
+            for extent in extents
+            for at in range(extent.start // size * size, min(extent.start + extent.length, inode.size), size)
+        }
+        for start in sorted(starts):
+            block = read_piece(self._pages, extents, start, size)
             if block is not None:
                 yield block
 
@@ -204,7 +202,7 @@ class Xfs:
         magic = block[:4]
         if magic not in _BLOCK_MAGICS + _DATA_MAGICS:
             raise DamagedError(f"{where}: a block with the magic {magic!r}")
-        at, end = (64 if self._version == 5 else 16), len(block)
+        at, end = (64 if self._v5 else 16), len(block)
         if magic in _BLOCK_MAGICS:
             end -= 8 + 8 * int.from_bytes(block[-8:-4], "big")
         while at < end:
@@ -226,7 +224,7 @@ class Xfs:
         if inode.size > LINK_BYTES:
             raise LimitError(f"{where}: {inode.size:,} bytes, over the limit of {LINK_BYTES:,} (LINK_BYTES)")
         with naming(where):
-            if _format(inode) == _LOCAL:
+            if _format(inode) == LOCAL:
                 return self._data_fork(inode)[: inode.size]
             target = b""
             for extent in self.read_extents(inode):
@@ -238,7 +236,7 @@ class Xfs:
 
     def _link_piece(self, block: bytes, where: str) -> bytes:
         """What one extent holds of a target; in version 5 after a header that tells how much."""
-        if self._version == 4:
+        if not self._v5:
             return block
         if block[:4] != _LINK_MAGIC:
             raise DamagedError(f"{where}: a block with the magic {block[:4]!r}")
@@ -251,85 +249,24 @@ class Xfs:
             if not fork:
                 return {}
             kind = inode.raw[83]
-            if kind == _LOCAL:
+            if kind == LOCAL:
                 return dict(parse_shortform(fork, where))
-            extents = list(self._fork_extents(fork, kind, _attribute_extents(inode), where))
+            extents = list(self._space.fork_extents(fork, kind, _attribute_extents(inode), where))
             if not extents:  # a fork that the kernel made room for, without an attribute
                 return {}
             size = self._block_size
             return dict(
-                read_leaves(lambda block: _gather(self._pages, extents, block * size, size), self._version == 5, where)
+                read_leaves(lambda block: read_piece(self._pages, extents, block * size, size), self._v5, where)
             )
 
     def read_extents(self, inode: Inode) -> Sequence[Extent]:
         where = f"XFS inode {inode.number}"
-        if _format(inode) == _LOCAL and not stat.S_ISREG(inode.mode):
+        if _format(inode) == LOCAL and not stat.S_ISREG(inode.mode):
             return ()
         with naming(where):
             if _flags(inode) & _REALTIME and stat.S_ISREG(inode.mode):
                 raise UnsupportedError(f"{where}: its content lies on a realtime device, which is not read")
-            return self._fork_extents(self._data_fork(inode), _format(inode), _data_extents(inode), where)
-
-    def _fork_extents(self, fork: bytes, kind: int, count: int, where: str) -> list[Extent]:
-        if kind == _EXTENTS:
-            if count * 16 > len(fork):
-                raise DamagedError(f"{where}: {count:,} extents do not fit its {len(fork)} bytes")
-            records: Iterator[bytes] = iter([fork[: count * 16]])
-        elif kind == _BTREE:
-            records = self._walk_btree(fork, where)
-        else:
-            raise DamagedError(f"{where}: has no extents (format {kind})")
-        return self._joined(records, where)
-
-    def _joined(self, records: Iterator[bytes], where: str) -> list[Extent]:
-        size = self._block_size
-        joined: list[Extent] = []
-        end = 0
-        for block_of_records in records:
-            for high, low in struct.iter_unpack(">QQ", block_of_records):
-                start, count, block = high >> 9 & (1 << 54) - 1, low & (1 << 21) - 1, (high & 0x1FF) << 43 | low >> 21
-                if not count or start * size < end:
-                    raise DamagedError(f"{where}: its extents overlap or are empty at block {start}")
-                end = (start + count) * size
-                if high >> 63:  # allocated but never written: reads as zeros
-                    continue
-                offset = self._block_offset(block, where)
-                if self._block_offset(block + count - 1, where) != offset + (count - 1) * size:
-                    raise DamagedError(f"{where}: an extent leaves its allocation group")
-                joined.append(Extent(start * size, count * size, offset))
-                if len(joined) > FILE_EXTENTS:
-                    raise LimitError(f"{where}: more than {FILE_EXTENTS:,} extents (FILE_EXTENTS)")
-        return joined
-
-    def _walk_btree(self, fork: bytes, where: str) -> Iterator[bytes]:
-        """Records of the leaves, in order. The root lies in the inode: level, count, keys, pointers."""
-        level, count = struct.unpack_from(">HH", fork)
-        most = (len(fork) - 4) // 16
-        if not 0 < level <= _MOST_LEVELS or count > most:
-            raise DamagedError(f"{where}: an extent tree of level {level} with {count} of {most} entries")
-        pointers = struct.unpack_from(f">{count}Q", fork, 4 + most * 8)
-        seen: set[int] = set()
-        waiting = [(pointer, level - 1) for pointer in reversed(pointers)]
-        while waiting:
-            block, level = waiting.pop()
-            if block in seen:
-                raise DamagedError(f"{where}: extent block {block:#x} stands at two places of the tree")
-            seen.add(block)
-            content, children = self._read_btree_node(block, level, where)
-            if level == 0:
-                yield content
-            waiting.extend((child, level - 1) for child in reversed(children))
-
-    def _read_btree_node(self, block: int, level: int, where: str) -> tuple[bytes, tuple[int, ...]]:
-        raw = self._pages.read_at(self._block_offset(block, where), self._block_size)
-        found, count = struct.unpack_from(">HH", raw, 4)
-        header = 72 if self._version == 5 else 24
-        most = (len(raw) - header) // 16
-        if raw[:4] not in _BMAP_MAGICS or found != level or not 0 < count <= most:
-            raise DamagedError(f"{where}: block {block:#x} is no extent node of level {level}")
-        if level == 0:
-            return raw[header : header + count * 16], ()
-        return b"", struct.unpack_from(f">{count}Q", raw, header + most * 8)
+            return self._space.fork_extents(self._data_fork(inode), _format(inode), _data_extents(inode), where)
 
     def _data_fork(self, inode: Inode) -> bytes:
         start, offset = _fork_start(inode.raw), inode.raw[82] * 8
@@ -338,22 +275,6 @@ class Xfs:
     def _attribute_fork(self, inode: Inode) -> bytes:
         offset = inode.raw[82] * 8
         return inode.raw[_fork_start(inode.raw) + offset :] if offset else b""
-
-
-def _starts(extent: Extent, size: int) -> range:
-    return range(extent.start // size * size, extent.start + extent.length, size)
-
-
-def _gather(pages: PagedReader, extents: Sequence[Extent], start: int, size: int) -> bytes | None:
-    pieces = []
-    for extent in extents:
-        first, end = max(start, extent.start), min(start + size, extent.start + extent.length)
-        if first < end:
-            pieces.append(pages.read_at(extent.offset + first - extent.start, end - first))
-    found = b"".join(pieces)
-    if found and len(found) != size:
-        raise DamagedError(f"bytes {start:,} to {start + size:,} are stored only in part")
-    return found or None
 
 
 def _fork_start(raw: bytes) -> int:

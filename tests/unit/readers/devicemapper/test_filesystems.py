@@ -116,6 +116,21 @@ def test_reads_what_mkfs_put_there(image: Image, tmp_path: Path) -> None:
     driver.close()
 
 
+@pytest.mark.parametrize("block", [128 * 1024, 192 * 1024, 4 * 1024 * 1024])
+def test_other_block_sizes_of_the_pool(tree: Path, tmp_path: Path, block: int) -> None:
+    (tmp_path / "store/devicemapper").mkdir(parents=True)
+    pool = PoolBuilder(tmp_path / "store/devicemapper", block)
+    image = make_ext4(tmp_path / "image", tree)
+    pool.add(1, image)
+    pool.write_metadata()
+    write_record(tmp_path / "store", LAYER, 1, image.stat().st_size)
+    driver = DevicemapperDriver(tmp_path / "store")
+    found = dict(walk(driver.layer_tree(LAYER)))
+    assert found[b"etc/big"] == (tree / "rootfs/etc/big").read_bytes()
+    assert len(found) == sum(1 for _ in (tree / "rootfs").rglob("*"))
+    driver.close()
+
+
 def test_names_that_are_not_there(image: Image, tmp_path: Path) -> None:
     driver = store_of(image.path, tmp_path / "store")
     tree = driver.layer_tree(LAYER)

@@ -134,6 +134,12 @@ def test_torn_superblock_that_leads_nowhere_is_refused(metadata: Path) -> None:
         ThinPool(ImageFile(metadata))
 
 
+def test_torn_superblock_that_leads_to_another_tree_is_refused(metadata: Path) -> None:
+    patch(metadata, 0, 320, struct.pack("<Q", root_of(metadata, 2)), xor=None)
+    with pytest.raises(DamagedError, match="name other devices"):
+        ThinPool(ImageFile(metadata))
+
+
 @pytest.mark.parametrize(
     ("offset", "content", "message"),
     [
