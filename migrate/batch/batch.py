@@ -84,17 +84,17 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         ledger = Ledger.read(state)
         candidates = _candidates(request)
         recipe = recipe_of(request.options, request.source_type)
-        plan = plan_tasks(
-            candidates,
-            ledger.finished(),
-            recipe,
-            workers=request.options.jobs,
-            retry_failed=request.retry_failed,
-        )
-        journal.note(_opening(request, plan, recipe, started))
-        if plan.tasks:
-            pool = pools(request.executor, request.options.jobs, request.scheduler)
-            TaskRun(_order(request, recipe, state, plan), plan, pool, journal, progress).run()
+        pool = pools(request.executor, request.options.jobs, request.scheduler)
+        try:
+            plan = plan_tasks(
+                candidates, ledger.finished(), recipe, workers=pool.workers, retry_failed=request.retry_failed
+            )
+            journal.note(_opening(request, plan, recipe, started))
+            order = _order(request, recipe, state, max(1, pool.workers // max(1, len(plan.tasks))))
+        except BaseException:
+            pool.stop(at_once=True)
+            raise
+        TaskRun(order, plan, pool, journal, progress).run()
         ledger = Ledger.read(state)
         locations = [candidate.location for candidate in candidates]
         if request.shard is not None:
@@ -187,15 +187,14 @@ def _opening(request: BatchRequest, plan: Plan, recipe: str, started: str) -> di
     }
 
 
-def _order(request: BatchRequest, recipe: str, state: Path, plan: Plan) -> WorkOrder:
+def _order(request: BatchRequest, recipe: str, state: Path, threads: int) -> WorkOrder:
     """Workers use one thread each; only where there are fewer tasks than workers the tasks share out the rest."""
-    busy = max(1, min(request.options.jobs, len(plan.tasks)))
     return WorkOrder(
         run=secrets.token_hex(8),
         recipe=recipe,
         target=None if request.options.dry_run else absolute(request.target),
         state=absolute(str(state)),
-        options=replace(request.options, jobs=max(1, request.options.jobs // busy)),
+        options=replace(request.options, jobs=1 if request.scheduler is not None else threads),
         source_type=request.source_type,
         temporary_directory=request.temporary_directory,
     )

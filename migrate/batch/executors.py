@@ -31,6 +31,10 @@ class WorkerPool(Protocol):
     @property
     def workers(self) -> int: ...
 
+    @property
+    def isolates(self) -> bool:
+        """True if a task that is submitted alone shares its worker with no other while others run."""
+
     def submit(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
         """Opens the executor where needed. Raises what `is_death` knows if it broke just now."""
 
@@ -49,6 +53,8 @@ class WorkerPool(Protocol):
 
 class ProcessPool:
     """Fresh processes from a server that has only the imports: safe beside threads, and quick to start."""
+
+    isolates = True
 
     def __init__(self, workers: int, work: Work = run_task) -> None:
         self.workers = workers
@@ -122,6 +128,8 @@ def _end_with_parent() -> None:
 class ThreadPool:
     """Threads of this process: no start-up, but a source that kills the process kills the run."""
 
+    isolates = False
+
     def __init__(self, workers: int, work: Work = run_task) -> None:
         self.workers = workers
         self._work = work
@@ -147,6 +155,8 @@ class ThreadPool:
 
 class DaskPool:
     """A running Dask cluster, through the executor of `distributed`. UsageError if it cannot be reached."""
+
+    isolates = False
 
     def __init__(self, scheduler: str, work: Work = run_task) -> None:
         try:

@@ -19,7 +19,8 @@ from migrate.batch.records import ImageRecord, Role, SourceRecord
 from migrate.compose.manifest import compose_manifest, layer_descriptor
 from migrate.convert import utc_now
 from migrate.errors import MigrateError
-from migrate.model.image import ComposedImage, HashedLayer
+from migrate.model.digest import DiffID
+from migrate.model.image import ComposedImage, Descriptor, HashedLayer
 from migrate.model.options import Compression, ConvertOptions
 from migrate.progress import Event, Progress
 from migrate.report.document import Failure, Report, ReportImage
@@ -66,6 +67,7 @@ class Merge:
     _written: Counter[str] = field(default_factory=Counter)
     _layers: dict[str, HashedLayer] = field(default_factory=dict)
     _counted: str | None = None
+    _descriptors: dict[DiffID, Descriptor] = field(default_factory=dict)
     _choice: BlobChoice = field(default_factory=lambda: BlobChoice("gzip"))
     _reader: RecordReader = field(default_factory=RecordReader)
     _uncomposed: set[tuple[str, int]] = field(default_factory=set)
@@ -160,11 +162,16 @@ class Merge:
 
     def _compose(self, composed: ComposedImage) -> ComposedImage:
         """The manifest, whose layers were not known before all sources were read."""
-        layers = tuple(
-            layer_descriptor(self._choice.blob(diff_id), self.options.format) for diff_id in composed.diff_ids
-        )
+        layers = tuple(self._descriptor(diff_id) for diff_id in composed.diff_ids)
         manifest = compose_manifest(composed.config, layers, self.options.format)
         return replace(composed, manifest=manifest, layers=layers)
+
+    def _descriptor(self, diff_id: DiffID) -> Descriptor:
+        """One object for each layer: the target keeps them for all images."""
+        known = self._descriptors.get(diff_id)
+        if known is None:
+            known = self._descriptors[diff_id] = layer_descriptor(self._choice.blob(diff_id), self.options.format)
+        return known
 
     def _fail(self, error: MigrateError, image: ImageRecord, location: str) -> None:
         references = tuple(str(reference) for reference in image.finished.references)

@@ -61,7 +61,7 @@ class TaskRun:
         while self._waiting and len(self._running) < limit:
             task = self._waiting.popleft()
             self._running[self.pool.submit(self.order, task)] = task
-        if self._suspects and self._alone is None:
+        if self._suspects and self._alone is None and (self.pool.isolates or not self._running):
             task = self._suspects.popleft()
             self._alone = self.pool.submit_alone(self.order, task)
             self._running[self._alone] = task
