@@ -16,6 +16,7 @@ from typing import Any, Final
 from migrate.blobio import tarsplit
 from migrate.blobio.chunkstream import open_chunks
 from migrate.blobio.payload import Payload
+from migrate.documents.v1_json import parse_identity
 from migrate.errors import (
     DamagedError,
     LimitError,
@@ -82,6 +83,7 @@ class DockerRootSource:
             raise SourceUnreadableError(_nothing_here(self._root))
         self._counts = count_layers(self._root, ids)
         self._driver = choose_driver(self._root, self._counts, len(ids), options)
+        self._layers: dict[LegacyID, LegacyLayer] = {}
         self._failed: dict[str, str] = {}
         self._sizes: dict[str, int | None] = {}
         self._access = threading.Lock()
@@ -151,12 +153,23 @@ class DockerRootSource:
     # --- layers --------------------------------------------------------------------------------------------------
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
+        """Every image of a chain gets the same object: 2,000 images of 50 layers hold 2,000 documents, not 100,000."""
+        layer = self._layers.get(legacy_id)
+        if layer is None:
+            layer = self._layers[legacy_id] = self._read_layer(legacy_id)
+        return layer
+
+    def _read_layer(self, legacy_id: LegacyID) -> LegacyLayer:
         raw = self._graph.read_json(legacy_id)
+        parent = self._graph.read_parent(legacy_id, raw)
+        written = parse_identity(raw)[0]
+        warnings = () if written in (None, legacy_id) else (f"graph/{legacy_id}: its JSON has another id, {written}",)
         return LegacyLayer(
             legacy_id=legacy_id,
             json=raw,
-            parent=self._graph.read_parent(legacy_id, raw),
+            parent=parent,
             payload=PayloadRef(key=legacy_id, estimate=self._graph.layer_size(legacy_id)),
+            warnings=warnings,
         )
 
     def check_access(self) -> None:

@@ -141,6 +141,15 @@ def test_three_ways_to_record_a_parent(root: RootBuilder, files: dict[str, objec
     assert root.layer("top").parent == (None if expected is None else identity(expected))
 
 
+def test_the_directory_counts_where_the_json_has_another_id(root: RootBuilder) -> None:
+    root.add("base", id=identity("other"))
+    root.add("good")
+    layer = root.layer("base")
+    assert layer.legacy_id == identity("base")
+    assert [identity("other") in warning for warning in layer.warnings] == [True]
+    assert root.layer("good").warnings == ()
+
+
 def test_json_is_handed_on_verbatim(root: RootBuilder) -> None:
     root.add("base")
     raw = b' {"id" : "x", "unknown":1e400, "a":1, "a":2}\n\n'
