@@ -87,8 +87,8 @@ class RootfsCheck:
                 check = self._check(layer, parent)
             except MigrateError as error:
                 return [f"layer {layer.legacy_id} could not be checked: {error.message}"]
-            for path in list(found):
-                if path in check.touched:
+            if found:
+                for path in check.touched() & found.keys():
                     del found[path]
             found.update(check.differences)
             checks.append(check)
@@ -133,8 +133,8 @@ class RootfsCheck:
         """Files of the top layer's tree that are copies of a lower layer's, by content."""
         contents: dict[bytes, tuple[int, int]] = {}
         for check in checks:
-            contents.update(check.contents)
-        own = checks[-1].touched
+            contents.update(check.contents())
+        own = checks[-1].touched()
         found: dict[bytes, str] = {}
         with ExitStack() as stack:
             tree = self._open(top, stack)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import marshal
 import stat
+import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from isal.isal_zlib import crc32
 
@@ -31,16 +33,24 @@ _TYPE_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class LayerCheck:
-    """What one layer showed. `differences`: path → what is wrong. `touched`: paths that the tar has a say about.
+    """What one layer showed. `differences`: path → what is wrong. `copies` counts files that are not known to be the
+    parent's own, only to look the same. What the tar has a say about is packed: it is seldom asked for again."""
 
-    `contents`: path → (size, CRC-32) of the files that the tar brings. `copies` counts files that are not known to be
-    the parent's own, only to look the same.
-    """
+    differences: dict[bytes, str]
+    copies: int
+    _packed: bytes
 
-    differences: dict[bytes, str] = field(default_factory=dict)
-    touched: frozenset[bytes] = frozenset()
-    contents: dict[bytes, tuple[int, int]] = field(default_factory=dict)
-    copies: int = 0
+    def touched(self) -> set[bytes]:
+        """The paths that the tar has a say about."""
+        return {path for path, _, _ in self._unpack()}
+
+    def contents(self) -> dict[bytes, tuple[int, int]]:
+        """Path → (size, CRC-32) of the files that the tar brings."""
+        return {path: (size, crc) for path, size, crc in self._unpack() if size is not None and crc is not None}
+
+    def _unpack(self) -> list[tuple[bytes, int | None, int | None]]:
+        found: list[tuple[bytes, int | None, int | None]] = marshal.loads(zlib.decompress(self._packed))
+        return found
 
 
 def check_layer(entries: Iterable[TarEntry], tree: FileTree, parent: FileTree | None) -> LayerCheck:
@@ -57,13 +67,16 @@ def check_layer(entries: Iterable[TarEntry], tree: FileTree, parent: FileTree | 
     for path, entry in changed:
         if not expected.is_touched(path) and path not in differences:
             _note(differences, path, view.difference(path, expected.find(path), entry, parent))
-    contents = {
-        path: (node.size, node.crc)
-        for path in expected.touched()
-        if (node := expected.find(path)) is not None and node.size is not None and node.crc is not None
-        if node.kind == stat.S_IFREG
-    }
-    return LayerCheck(differences, frozenset(expected.touched()), contents, copies)
+    return LayerCheck(differences, copies, _pack(expected))
+
+
+def _pack(expected: ExpectedTree) -> bytes:
+    rows: list[tuple[bytes, int | None, int | None]] = []
+    for path in expected.touched():
+        node = expected.find(path)
+        is_file = node is not None and node.kind == stat.S_IFREG
+        rows.append((path, node.size, node.crc) if node is not None and is_file else (path, None, None))
+    return zlib.compress(marshal.dumps(rows), 1)
 
 
 def _changed(tree: FileTree, parent: FileTree | None) -> tuple[Iterable[tuple[bytes, TreeEntry | None]], int]:
