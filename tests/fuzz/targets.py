@@ -176,7 +176,7 @@ def tars(_: Path) -> Fuzzed:
         fd = os.memfd_create("fuzz")
         try:
             os.write(fd, raw)
-            attempt(index_tar, fd, len(raw), "x")
+            attempt(index_tar, fd, "x")
         finally:
             os.close(fd)
 
