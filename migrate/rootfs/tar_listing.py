@@ -12,6 +12,9 @@ from isal.isal_zlib import crc32
 
 from migrate.blobio.limits import TAR_HEADER_BYTES
 
+CHECKED_ENTRIES: Final = 1_000_000
+"""Entries of one layer. To check it takes half a kilobyte for each."""
+_PACKED_ENTRIES: Final = 10_000
 _BLOCK: Final = 512
 _ZERO: Final = bytes(_BLOCK)
 _WITHOUT_CONTENT: Final = frozenset(b"123456")
@@ -47,7 +50,8 @@ class TarListing:
     def __init__(self) -> None:
         self.problem: str | None = None
         self._entries: list[tuple[object, ...]] = []
-        self._packed = b""
+        self._packed: list[bytes] = []
+        self._count = 0
         self._partial = bytearray()
         self._content = 0
         self._padding = 0
@@ -79,14 +83,18 @@ class TarListing:
             position += taken
 
     def finish(self) -> None:
-        """Packs what was seen: a tenth of the memory, for the time until it is looked at."""
         self._close_entry()
-        self._packed = zlib.compress(marshal.dumps(self._entries), 1)
-        self._entries = []
+        self._pack()
 
     def entries(self) -> Iterator[TarEntry]:
         """In the order of the tar."""
-        yield from map(TarEntry._make, marshal.loads(zlib.decompress(self._packed)))
+        for packed in self._packed:
+            yield from map(TarEntry._make, marshal.loads(zlib.decompress(packed)))
+
+    def _pack(self) -> None:
+        """A tenth of the memory, for the time until the entries are looked at."""
+        self._packed.append(zlib.compress(marshal.dumps(self._entries), 1))
+        self._entries = []
 
     def _take_content(self, part: memoryview) -> None:
         if self._extended is not None:
@@ -116,7 +124,7 @@ class TarListing:
             self._give_up(error)
 
     def _give_up(self, error: ValueError) -> None:
-        self.problem = f"entry {len(self._entries) + 1}: {error}"
+        self.problem = f"entry {self._count + 1}: {error}"
         self._ended = True
 
     def _begin_extended(self, kind: int, size: int) -> None:
@@ -157,9 +165,16 @@ class TarListing:
         )
 
     def _close_entry(self) -> None:
-        if self._current is not None:
-            self._entries.append((*self._current, self._crc))
-            self._current = None
+        if self._current is None:
+            return
+        self._entries.append((*self._current, self._crc))
+        self._current = None
+        self._count += 1
+        if len(self._entries) >= _PACKED_ENTRIES:
+            self._pack()
+        if self._count >= CHECKED_ENTRIES:
+            self.problem = f"it has more than the limit of {CHECKED_ENTRIES:,} entries"
+            self._ended = True
 
 
 def cleaned(name: bytes) -> bytes:

@@ -7,6 +7,7 @@ import zlib
 import pytest
 
 from migrate.blobio.tarwriter import END, HeaderEncoder, TarHeader
+from migrate.rootfs import tar_listing
 from migrate.rootfs.tar_listing import TarEntry, TarListing, cleaned
 
 LONG = "d/" * 70 + "é" * 40
@@ -94,6 +95,21 @@ def test_what_is_no_number_ends_the_listing_with_a_problem(field: slice) -> None
 def test_damaged_pax_records_are_a_problem(record: bytes) -> None:
     raw = HeaderEncoder().encode(TarHeader(b"x", size=len(record), typeflag=b"x")) + record.ljust(512, b"\0") + END
     assert listing(raw).problem is not None or list(listing(raw).entries()) == []
+
+
+def test_more_entries_than_the_limit_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_listing, "CHECKED_ENTRIES", 3)
+    encoder = HeaderEncoder()
+    raw = [encoder.encode(TarHeader(b"f%d" % number, typeflag=b"0")) for number in range(4)]
+    assert listing(b"".join(raw[:2]) + END).problem is None
+    assert listing(b"".join(raw) + END).problem == "it has more than the limit of 3 entries"
+
+
+def test_many_entries_stay_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_listing, "_PACKED_ENTRIES", 3)
+    encoder = HeaderEncoder()
+    raw = [encoder.encode(TarHeader(b"f%d" % number, typeflag=b"0")) for number in range(8)]
+    assert [entry.path for entry in listing(b"".join(raw) + END).entries()] == [b"f%d" % n for n in range(8)]
 
 
 def test_bytes_after_the_end_are_no_entries() -> None:
