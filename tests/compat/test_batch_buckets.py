@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from migrate.errors import TargetError
+from migrate.writers.bucket_layout import open_bucket
 from tests.command import migrate
 from tests.shelves import archive, files_of, write_shelf
 
@@ -112,3 +114,21 @@ def test_a_bucket_that_holds_something_else_is_refused(bucket: Any, tmp_path: Pa
     assert "neither empty nor an OCI layout" in refused.err
     absent = migrate("batch", tmp_path / "a.tar", "s3://nowhere/out")
     assert absent.code == 5, absent.err
+
+
+def test_writes_are_conditional_where_the_store_can(bucket: Any, tmp_path: Path) -> None:
+    del bucket
+    objects_below = open_bucket("s3://shelf/below")
+    (tmp_path / "new").write_bytes(b"new")
+    objects_below.create_from(str(tmp_path / "new"), "blob")
+    assert objects_below.read("blob") == b"new"
+    (tmp_path / "new").write_bytes(b"newer")
+    objects_below.create_from(str(tmp_path / "new"), "blob")
+    assert objects_below.read("blob") == b"new"
+
+    objects_below.put("index.json", b"1")
+    tag = objects_below.tag_of("index.json")
+    objects_below.replace("index.json", b"2", tag)
+    with pytest.raises(TargetError, match="another run has changed it"):
+        objects_below.replace("index.json", b"3", tag)
+    assert objects_below.read("index.json") == b"2"
