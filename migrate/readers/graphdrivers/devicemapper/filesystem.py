@@ -125,9 +125,9 @@ class ExtentFile(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         left = self._size - self._position
-        count = left if size < 0 else min(size, left)
+        count = left if size is None or size < 0 else min(size, left)
         if count <= 0:
             return b""
         extent = self._current()
