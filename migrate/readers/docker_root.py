@@ -5,7 +5,6 @@ Nothing is mounted, nothing is written, and no daemon is asked. docs/formats/doc
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -44,7 +43,7 @@ from migrate.readers.graphdrivers.directory_driver import DirectoryDriver
 from migrate.readers.graphdrivers.driver import ChecksAccess, DoubtsLayers, FindsProblems, GraphDriver
 from migrate.readers.graphdrivers.tree import FileTree, close_tree
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
-from migrate.readers.regular_file import open_regular
+from migrate.readers.regular_file import list_names, open_regular
 from migrate.readers.root_listing import RootFacts, list_images
 from migrate.readers.root_records import (
     Containers,
@@ -66,7 +65,7 @@ def detect(path: Path) -> bool:
     graph = path / "graph"
     if not graph.is_dir():
         return False
-    return any(name.startswith("repositories") for name in tag_stores(path)) or any(map(is_hex_id, os.listdir(graph)))
+    return any(name.startswith("repositories") for name in tag_stores(path)) or any(map(is_hex_id, list_names(graph)))
 
 
 class DockerRootSource:

@@ -1,9 +1,11 @@
-"""Opening the files of a source that is a directory: regular ones, no symbolic links, without a new access time."""
+"""The files and directories of a source: regular files, no symbolic links, and no new access times."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -25,11 +27,28 @@ def open_regular(path: Path) -> BinaryIO:
     return cast(BinaryIO, os.fdopen(descriptor, "rb", buffering=0))
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, flags: int = _FLAGS) -> int:
     try:
-        return os.open(path, _FLAGS | getattr(os, "O_NOATIME", 0))
+        return os.open(path, flags | getattr(os, "O_NOATIME", 0))
     except PermissionError:  # O_NOATIME is for the owner and for root
-        return os.open(path, _FLAGS)
+        return os.open(path, flags)
+
+
+@contextmanager
+def scan(path: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """`os.scandir` of a directory. Raises OSError as it does."""
+    descriptor = _open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with os.scandir(descriptor) as entries:
+            yield entries
+    finally:
+        os.close(descriptor)
+
+
+def list_names(path: Path) -> list[str]:
+    """`os.listdir` of a directory. Raises OSError as it does."""
+    with scan(path) as entries:
+        return [entry.name for entry in entries]
 
 
 def read_whole(path: Path, limit: int) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.docker_root import TagRecord, parse_container_image, parse_migration_map, parse_tag_store
 from migrate.errors import MissingLayerError, SourceError
-from migrate.readers.regular_file import read_whole
+from migrate.readers.regular_file import list_names, read_whole, scan
 
 _CONTAINER_FILES = ("config.json", "config.v2.json")
 _MIGRATION_MAP = ".migration-v1-images.json"
@@ -37,7 +37,7 @@ class Containers:
 
 def tag_stores(root: Path) -> list[str]:
     """The names of the root's tag stores: `repositories-<driver>`, and the bare `repositories` before Docker 0.7."""
-    return sorted(name for name in os.listdir(root) if name == "repositories" or name.startswith("repositories-"))
+    return sorted(name for name in list_names(root) if name == "repositories" or name.startswith("repositories-"))
 
 
 def read_tags(root: Path, driver: str) -> TagStore:
@@ -127,7 +127,7 @@ def _pid_files(root: Path) -> Iterable[Path]:
 
 def _directories(path: Path) -> list[str]:
     try:
-        with os.scandir(path) as entries:
+        with scan(path) as entries:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []

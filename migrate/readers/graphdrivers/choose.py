@@ -15,6 +15,7 @@ from migrate.readers.graphdrivers.btrfs import BtrfsDriver
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.overlay import OverlayDriver
 from migrate.readers.graphdrivers.vfs import VfsDriver
+from migrate.readers.regular_file import list_names
 
 _PLACES: Final = {
     "aufs": "aufs/diff",
@@ -78,7 +79,7 @@ def _listed(counts: Mapping[str, int], total: int) -> str:
 
 def _names(place: Path) -> list[str]:
     try:
-        return os.listdir(place)
+        return list_names(place)
     except OSError:
         return []
 

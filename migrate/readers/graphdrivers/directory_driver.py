@@ -12,6 +12,7 @@ from migrate.model.legacy import LegacyID, is_safe_name
 from migrate.readers.graphdrivers.directory_tree import DirectoryTree, translated
 from migrate.readers.graphdrivers.listings import ListingCache, RememberedTree
 from migrate.readers.graphdrivers.tree import FileTree
+from migrate.readers.regular_file import list_names
 
 
 class DirectoryDriver:
@@ -28,7 +29,7 @@ class DirectoryDriver:
 
     def layer_ids(self) -> Sequence[str]:
         try:
-            return sorted(os.listdir(self._place))
+            return sorted(list_names(self._place))
         except FileNotFoundError:
             return []
         except OSError as error:
