@@ -99,10 +99,10 @@ def _is_source(path: str) -> bool:
 
 def _expand_url(url: str) -> Iterator[tuple[str, Identity]]:
     """An object, what is below a prefix, or a glob, through fsspec; with the identity that the listing tells."""
-    if url.startswith(("http://", "https://")):
-        yield url, Identity(None, "url")
-        return
     filesystem, path = open_url(url)
+    if url.startswith(("http://", "https://")):  # no listings there
+        yield url, _identify_page(filesystem, path)
+        return
     scheme = url.partition("://")[0]
     try:
         found = filesystem.glob(path, detail=True) if _MAGIC & set(path) else filesystem.find(path, detail=True)
@@ -113,6 +113,13 @@ def _expand_url(url: str) -> Iterator[tuple[str, Identity]]:
         raise UsageError(f"{url}: nothing there")
     for name in names:
         yield f"{scheme}://{str(name).removeprefix(f'{scheme}://')}", _object_identity(found[name])
+
+
+def _identify_page(filesystem: Any, path: str) -> Identity:
+    try:
+        return _object_identity(filesystem.info(path))
+    except Exception as exc:  # noqa: BLE001 - the worker that opens it will say what is wrong
+        return Identity(None, f"unreadable {type(exc).__name__}")
 
 
 def open_url(url: str) -> tuple[Any, str]:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from migrate.blobio.atomic import target_errors
-from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.limits import CATALOG_BYTES, JSON_BYTES
 from migrate.blobio.rundir import STATE_DIRECTORY
 from migrate.distribution.objects import open_filesystem
 from migrate.documents.docker_archive import encode_archive_manifest
@@ -316,7 +316,7 @@ class BucketLayout:
     def _read_index(self) -> list[IndexEntry]:
         content = self.bucket.read("index.json")
         try:
-            return list(parse_index(content or encode_index(())).manifests)
+            return list(parse_index(content or encode_index(()), CATALOG_BYTES).manifests)
         except SourceError as exc:
             raise TargetError(f"{self.bucket.location}/index.json is damaged: {exc.message}") from exc
 
