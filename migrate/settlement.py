@@ -78,6 +78,11 @@ class Settlement:
     _lists: CarriedLists = field(default_factory=CarriedLists)
     _existing: dict[Digest, ExistingImage] = field(default_factory=dict)
     _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
+    _naming: NamesImages | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        # Asked once: to look at a protocol for every image shows in the time of many small ones.
+        self._naming = self.target if isinstance(self.target, NamesImages) else None
 
     def settle(self, images: ImageWalk, written: Callable[[FinishedImage], None] | None = None) -> None:
         """Assigns names and commits every image that keeps its place, which `written` is told. Raises TargetError only.
@@ -131,8 +136,8 @@ class Settlement:
             wanted_reference(reference, created, self.options.renames, self.options.tag_template)
             for reference in references
         }
-        if isinstance(self.target, NamesImages):
-            return {self.target.local_reference(reference) for reference in wanted}
+        if self._naming is not None:
+            return {self._naming.local_reference(reference) for reference in wanted}
         return wanted
 
     def _assign(self, images: Iterable[FinishedImage]) -> Names:
