@@ -41,12 +41,16 @@ class _StageBar(_Tqdm):
         return fields
 
 
+BAR_INTERVAL = 0.1
+
+
 class Bar(Shown):
     """For people: one bar for the stage, redrawn a few times a second; messages scroll by above it."""
 
-    def __init__(self, stream: TextIO, verbose: int, clock: Clock) -> None:
+    def __init__(self, stream: TextIO, verbose: int, clock: Clock, interval: float = BAR_INTERVAL) -> None:
         super().__init__(stream, clock)
         self._verbose = verbose
+        self._interval = interval
         self._paint = Paint(colour_enabled(stream))
         self._bar: _StageBar | None = None
 
@@ -70,6 +74,7 @@ class Bar(Shown):
             dynamic_ncols=knows_its_width(self._stream),
             ncols=terminal_width(self._stream),
             leave=False,
+            mininterval=self._interval,
             file=self._stream,
             bar_format="{desc} {percentage:3.0f}% {bar} {figures}" if tally.has_total else "{desc}  {figures}",
         )

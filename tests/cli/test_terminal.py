@@ -144,8 +144,8 @@ def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _run_bar(stream: io.TextIOWrapper, clock: Clock) -> None:
-    with make_progress("auto", stream=stream, clock=clock) as progress:
-        assert isinstance(progress, Bar)
+    assert isinstance(make_progress("auto", stream=stream, clock=clock), Bar)
+    with Bar(stream, 0, clock, interval=0) as progress:
         big_layer(clock, progress.emit)
         progress.emit(Event(kind="failure", name="acme/web:1", message="no bytes"))
         progress.emit(Event(kind="stage", stage="writing", total_items=2))
