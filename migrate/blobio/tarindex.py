@@ -74,7 +74,7 @@ def index_tar(fd: int, what: str) -> TarIndex:
     """
     index = TarIndex()
     try:
-        index.members.extend(iter_members(_FileWindow(fd), what))
+        index.members.extend(iter_members(_FileWindow(fd, what), what))
     except (DamagedError, TruncatedError, UnsupportedError) as damage:
         index.damage = damage
     return index
@@ -135,8 +135,9 @@ def parse_pax(content: bytes, what: str) -> dict[str, bytes]:
 class _FileWindow:
     """Reads by position; headers that lie close together cost one system call."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, what: str) -> None:
         self._fd = fd
+        self._what = what
         self._start = 0
         self._content = b""
 
@@ -144,8 +145,16 @@ class _FileWindow:
         inside = offset - self._start
         if inside < 0 or inside + length > len(self._content):
             self._start, inside = offset, 0
-            self._content = os.pread(self._fd, max(length, _WINDOW), offset)
+            self._content = self._read_file(max(length, _WINDOW), offset)
+            if len(self._content) < length:  # a short read ends at a sector that cannot be read, or at the end
+                self._content += self._read_file(length - len(self._content), offset + len(self._content))
         return self._content[inside : inside + length]
+
+    def _read_file(self, length: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise DamagedError(f"{self._what}: cannot be read at byte {offset:,}: {error.strerror}") from error
 
 
 @dataclass(slots=True)

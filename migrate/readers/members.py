@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -53,7 +54,9 @@ class Members:
         self.problems: list[Problem] = []
         self.duplicates: set[str] = set()
         self._members: dict[str, Member] = {}
-        for member in found:
+        for count, member in enumerate(found):
+            if count == limits.ARCHIVE_MEMBERS:
+                raise LimitError(f"{location}: more than {limits.ARCHIVE_MEMBERS:,} members (ARCHIVE_MEMBERS)")
             self._add(member)
 
     def _add(self, member: Member) -> None:
@@ -179,18 +182,23 @@ class DirectoryMembers(Members):
     def _open_file(self, member: Member) -> Iterator[Payload]:
         path = os.path.join(self.location, member.name)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise SourceError(f"{path}: cannot be opened: {error.strerror}") from error
         try:
-            size = os.fstat(fd).st_size
+            before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode) or before.st_size != member.size:
+                raise SourceError(f"{path}: was changed after it was listed")
             yield Payload(
-                stream=_as_binary(fd, size, path),
+                stream=_as_binary(fd, member.size, path),
                 origin=Origin.ARCHIVE.value,
-                size=size,
-                extent=Extent(fd=fd, offset=0, size=size),
+                size=member.size,
+                extent=Extent(fd=fd, offset=0, size=member.size),
                 path=path,
             )
+            after = os.fstat(fd)
+            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise SourceError(f"{path}: was changed while it was read")
         finally:
             os.close(fd)
 
@@ -207,10 +215,15 @@ def _walk(root: str, prefix: str) -> Iterator[Member]:
         raise SourceUnreadableError(f"{os.path.join(root, prefix)}: cannot be listed: {error.strerror}") from error
     for entry in entries:
         name = f"{prefix}{entry.name}"
-        status = entry.stat(follow_symlinks=False)
+        try:
+            status = entry.stat(follow_symlinks=False)
+            link = os.readlink(entry.path) if entry.is_symlink() else ""
+        except OSError:  # gone since, or unreadable: whoever needs it will say so
+            yield Member(name, MemberKind.OTHER, 0, 0, "", 0)
+            continue
         mtime = int(status.st_mtime)
         if entry.is_symlink():
-            yield Member(name, MemberKind.SYMLINK, 0, 0, os.readlink(entry.path), mtime)
+            yield Member(name, MemberKind.SYMLINK, 0, 0, link, mtime)
         elif entry.is_dir(follow_symlinks=False):
             yield Member(name, MemberKind.DIRECTORY, 0, 0, "", mtime)
             if name.count("/") < _DEEPEST:

@@ -1,0 +1,273 @@
+"""Damaged sources: what needs the lost bytes fails and nothing else, and the report says which, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate.convert import Conversion, OpenedSource
+from migrate.errors import SourceUnreadableError
+from migrate.model.options import ConvertOptions
+from migrate.progress import Event, SilentProgress
+from migrate.readers.detect import open_source
+from migrate.verify import verify
+from migrate.writers.oci_layout import OciLayout
+from tests.archives import V1Archive, build_tar, layer_tar, legacy_id
+from tests.command import Result, migrate
+from tests.peers import need, run
+
+SECTOR = 4096
+MARK = b"the layer that an unreadable sector hits "
+
+
+def shelf() -> V1Archive:
+    """good:1 on base; bad:1 = base, middle, lost, top; also:1 = base, middle; alone:1 shares nothing."""
+    archive = V1Archive()
+    archive.layer("base")
+    archive.tag("good", "1", archive.layer("good", "base"))
+    archive.tag("alone", "1", archive.layer("alone"))
+    archive.layer("middle", "base")
+    archive.layer(
+        "lost", "middle", tar=layer_tar("lost.bin", content=b"".join(MARK + b"%d" % number for number in range(20_000)))
+    )
+    archive.tag("bad", "1", archive.layer("top", "lost"))
+    return archive
+
+
+def converted(result: Result, target: Path) -> dict[str, Any]:
+    assert result.code == 3, result.err
+    assert migrate("verify", "-q", target).code == 0
+    document: dict[str, Any] = json.loads((target / "migration-report.json").read_bytes())
+    return document
+
+
+def images(report: dict[str, Any]) -> dict[str, list[str]]:
+    """Top layer → names."""
+    return {image["legacy_id"]: image["references"] for image in report["images"]}
+
+
+WHOLE = {legacy_id("good"): ["good:1"], legacy_id("alone"): ["alone:1"]}
+
+
+def check_lost(report: dict[str, Any], word: str) -> None:
+    assert len(report["failures"]) == 1
+    failure = report["failures"][0]
+    assert failure["references"] == ["bad:1"]
+    assert failure["legacy_id"] == legacy_id("top")
+    assert failure["layer"] == legacy_id("lost")
+    assert word in failure["message"]
+
+
+# --- an unreadable sector --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def unreadable_sector(directory: Path, content: bytes, at: int) -> Iterator[Path]:
+    """A file with `content` on a real btrfs on which the sector around byte `at` fails its checksum: EIO."""
+    need("mkfs.btrfs", "mount", "umount")
+    image, mounted = directory / "disk.img", directory / "mounted"
+    mounted.mkdir()
+    run("truncate", "-s", "120M", image)
+    run("mkfs.btrfs", "-q", "-m", "single", "-d", "single", image)
+    run("mount", "-o", "loop,max_inline=0", image, mounted)
+    try:
+        (mounted / "archive.tar").write_bytes(content)
+    finally:
+        run("umount", mounted)
+    stored = image.read_bytes()
+    place = stored.index(content[at // SECTOR * SECTOR :][:SECTOR])
+    with image.open("r+b") as stream:
+        stream.seek(place)
+        stream.write(b"\xff" * 16)
+    run("mount", "-o", "loop,ro", image, mounted)
+    try:
+        with pytest.raises(OSError, match="Input/output error"):
+            (mounted / "archive.tar").read_bytes()
+        yield mounted / "archive.tar"
+    finally:
+        run("umount", mounted)
+
+
+@pytest.mark.peer
+def test_an_unreadable_sector_in_a_layer(tmp_path: Path) -> None:
+    content = shelf().build()
+    with unreadable_sector(tmp_path, content, content.rindex(MARK) - 10 * SECTOR) as source:
+        report = converted(migrate("convert", source, tmp_path / "out"), tmp_path / "out")
+        salvaged = converted(migrate("convert", "--salvage", source, tmp_path / "more"), tmp_path / "more")
+    assert images(report) == WHOLE
+    check_lost(report, "Input/output error")
+    assert images(salvaged) == {**WHOLE, legacy_id("middle"): []}
+    check_lost(salvaged, "Input/output error")
+
+
+@pytest.mark.peer
+def test_an_unreadable_sector_in_the_headers_of_an_archive(tmp_path: Path) -> None:
+    archive = shelf()
+    archive.members = [*archive.members[:9], ("x" * 90, MARK * 500), *archive.members[9:]]
+    content = archive.build()
+    with unreadable_sector(tmp_path, content, content.index(b"x" * 90)) as source:
+        result = migrate("convert", source, tmp_path / "out")
+    assert result.code == 3, result.err
+    assert any("Input/output error" in line and "what follows is lost" in line for line in result.errors)
+    assert migrate("verify", "-q", tmp_path / "out").code == 0
+
+
+# --- truncated, and salvaged -----------------------------------------------------------------------------------------
+
+
+def broken_shelf(broken: bytes) -> bytes:
+    archive = shelf()
+    archive.members = [
+        (name, broken if name == f"{legacy_id('lost')}/layer.tar" else content) for name, content in archive.members
+    ]
+    return archive.build()
+
+
+@pytest.mark.parametrize(
+    ("broken", "word"),
+    [(layer_tar("x", content=MARK * 50)[:1500], "ends inside"), (b"no tar" * 400, "checksum"), (b"\x1f\x8b\x08x", "")],
+    ids=["cut", "no tar", "broken gzip"],
+)
+def test_a_damaged_layer(broken: bytes, word: str, tmp_path: Path) -> None:
+    source = tmp_path / "archive.tar"
+    source.write_bytes(broken_shelf(broken))
+    report = converted(migrate("convert", source, tmp_path / "out"), tmp_path / "out")
+    assert images(report) == WHOLE
+    check_lost(report, word)
+
+
+def test_salvage_converts_what_lies_below_the_lost_layer(tmp_path: Path) -> None:
+    source = tmp_path / "archive.tar"
+    source.write_bytes(broken_shelf(b"no tar" * 400))
+    result = migrate("convert", "--salvage", source, tmp_path / "out")
+    report = converted(result, tmp_path / "out")
+    assert images(report) == {**WHOLE, legacy_id("middle"): []}
+    check_lost(report, "checksum")
+    (part,) = [image for image in report["images"] if image["legacy_id"] == legacy_id("middle")]
+    assert [layer["legacy_id"] for layer in part["layers"]] == [legacy_id("base"), legacy_id("middle")]
+    assert any("bad:1" in warning and legacy_id("lost") in warning for warning in part["warnings"])
+    assert "salvaged: the intact lower part of bad:1" in result.out
+    plan = migrate("plan", "--salvage", "--report", "-", source).json()
+    assert images(plan) == images(report)
+
+
+def test_salvage_of_nothing_and_of_what_is_an_image_anyway(tmp_path: Path) -> None:
+    archive = V1Archive()
+    archive.layer("base", tar=b"no tar" * 400)
+    archive.tag("none", "1", archive.layer("on nothing", "base"))
+    archive.tag("some", "1", archive.layer("some"))
+    archive.tag("more", "1", archive.layer("broken too", "some", tar=b"no tar" * 400))
+    source = tmp_path / "archive.tar"
+    source.write_bytes(archive.build())
+    report = converted(migrate("convert", "--salvage", source, tmp_path / "out"), tmp_path / "out")
+    assert images(report) == {legacy_id("some"): ["some:1"]}
+    assert [failure["references"] for failure in report["failures"]] == [["more:1"], ["none:1"]]
+
+
+def test_a_truncated_archive_keeps_the_images_that_stand_before_the_cut(tmp_path: Path) -> None:
+    archive = shelf()
+    content = build_tar([("repositories", json.dumps(archive.tags).encode()), *archive.members])
+    source = tmp_path / "archive.tar"
+    source.write_bytes(content[: content.index(MARK) + 1000])
+    report = converted(migrate("convert", source, tmp_path / "out"), tmp_path / "out")
+    assert legacy_id("good") in images(report)
+    assert legacy_id("alone") in images(report)
+    assert legacy_id("top") not in images(report)
+    assert any("bad:1" in failure["references"] for failure in report["failures"])
+
+
+# --- changed while it is read ----------------------------------------------------------------------------------------
+
+
+class Meddler(SilentProgress):
+    """Does something to the source when the first layer has been read."""
+
+    def __init__(self, change: Any) -> None:
+        self._change = change
+
+    def emit(self, event: Event, /) -> None:
+        if event.kind == "layer" and self._change is not None:
+            change, self._change = self._change, None
+            change()
+
+
+def convert_meddled(source: Path, target: Path, change: Any) -> dict[str, Any]:
+    options = ConvertOptions(jobs=1)
+    opened = OpenedSource(str(source), open_source(str(source)))
+    layout = OciLayout(target, options)
+    try:
+        outcome = Conversion([opened], options, layout, Meddler(change)).run()
+    finally:
+        layout.close()
+        assert opened.source is not None
+        opened.source.close()
+    assert outcome.exit_code in (3, 4)
+    assert verify(str(target), 1, SilentProgress()) == []
+    document: dict[str, Any] = json.loads((target / "migration-report.json").read_bytes())
+    return document
+
+
+def test_an_archive_that_grows_while_it_is_read(tmp_path: Path) -> None:
+    source = tmp_path / "archive.tar"
+    source.write_bytes(shelf().build())
+
+    def grow() -> None:
+        with source.open("ab") as stream:
+            stream.write(bytes(512))
+
+    report = convert_meddled(source, tmp_path / "out", grow)
+    assert any("was changed while it was read" in failure["message"] for failure in report["failures"])
+    assert not any(failure["references"] == [] for failure in report["failures"])
+
+
+def test_an_archive_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
+    source = tmp_path / "archive.tar"
+    source.write_bytes(shelf().build())
+    report = convert_meddled(source, tmp_path / "out", lambda: os.truncate(source, 4096))
+    assert report["failures"]
+
+
+def unpacked(directory: Path) -> Path:
+    for name, content in shelf().members:
+        assert isinstance(content, bytes)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+    (directory / "repositories").write_text(json.dumps(shelf().tags))
+    return directory
+
+
+@pytest.mark.parametrize("change", ["grow", "cut", "remove", "pipe"])
+def test_a_member_of_a_directory_that_changes(change: str, tmp_path: Path) -> None:
+    source = unpacked(tmp_path / "source")
+    member = source / legacy_id("lost") / "layer.tar"
+
+    def meddle() -> None:
+        if change == "grow":
+            member.write_bytes(member.read_bytes() + bytes(512))
+        elif change == "cut":
+            os.truncate(member, 700)
+        else:
+            member.unlink()
+            if change == "pipe":
+                os.mkfifo(member)
+
+    opened = open_source(str(source))
+    assert opened.listing().images
+    opened.close()
+    report = convert_meddled(source, tmp_path / "out", meddle)
+    assert images(report) == WHOLE
+    check_lost(report, "")
+
+
+def test_more_members_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migrate.blobio.limits.ARCHIVE_MEMBERS", 5)
+    source = unpacked(tmp_path / "source")
+    with pytest.raises(Exception, match="ARCHIVE_MEMBERS") as caught:
+        open_source(str(source))
+    assert not isinstance(caught.value, SourceUnreadableError)
