@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _FIRST_READ: Final = 64 * 1024
 """Most documents are smaller, and one call reads them."""
+_KNOWN_FOLDERS: Final = 200_000
+_OPEN: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+"""O_NONBLOCK: a FIFO in the tree must not stop the run; for regular files it means nothing."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -95,11 +98,16 @@ class LocalTree:
             raise _translated(exc, self._shown(folder)) from exc
 
     def size(self, path: str, /) -> int | None:
-        real = self._real_file(path)
-        if real is None:
+        candidate = self._candidate(path)
+        if candidate is None:
             return None
         try:
-            status = os.stat(real)
+            status = os.lstat(candidate)
+            if stat.S_ISLNK(status.st_mode):
+                real = self._resolve(path)
+                if real is None:
+                    return None
+                status = os.lstat(real)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as exc:
@@ -107,11 +115,8 @@ class LocalTree:
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def read(self, path: str, limit: int, /) -> bytes | None:
-        real = self._real_file(path)
-        if real is None:
-            return None
         try:
-            fd = self._open_regular(real, path)
+            fd, _ = self._open_regular(path)
         except MissingFileError:
             return None
         try:
@@ -140,44 +145,69 @@ class LocalTree:
 
     @contextmanager
     def open(self, path: str, /) -> Iterator[OpenedFile]:
-        real = self._real_file(path)
-        if real is None:
-            raise MissingFileError(f"{self._shown(path)}: no such file")
-        fd = self._open_regular(real, path)
+        fd, real = self._open_regular(path)
         with open(fd, "rb", buffering=0) as stream:
             yield OpenedFile(stream, os.fstat(fd).st_size, fd, real)
 
     def close(self) -> None:
         self._folders.clear()
 
-    def _open_regular(self, real: str, path: str) -> int:
+    def _open_regular(self, path: str) -> tuple[int, str]:
+        """A descriptor of the file, and its real path. MissingFileError for anything but a regular file."""
+        real: str | None = self._candidate(path)
         try:
-            # O_NONBLOCK: a FIFO in the tree must not stop the run; for regular files it means nothing.
-            fd = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError) as exc:
-            raise MissingFileError(f"{self._shown(path)}: no such file") from exc
+            try:
+                fd = -1 if real is None else os.open(real, _OPEN)
+            except OSError as exc:
+                if exc.errno != errno.ELOOP:
+                    raise
+                real = self._resolve(path)  # a symbolic link
+                fd = -1 if real is None else os.open(real, _OPEN)
+        except (FileNotFoundError, NotADirectoryError):
+            real, fd = None, -1
         except OSError as exc:
             raise _translated(exc, self._shown(path)) from exc
+        if real is None:
+            raise MissingFileError(f"{self._shown(path)}: no such file")
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise MissingFileError(f"{self._shown(path)}: not a regular file")
-        return fd
+        return fd, real
+
+    def _candidate(self, path: str) -> str | None:
+        """Where the file would be, with its folder resolved and its own name not."""
+        folder, _, name = path.rpartition("/")
+        if not _is_plain(name):
+            return self._resolve(path)
+        real_folder = self._real_folder(folder)
+        return None if real_folder is None else f"{real_folder}/{name}"
 
     def _real_folder(self, folder: str) -> str | None:
         """The folder's real path; None if it is absent; DamagedError if a link leads out of the root."""
         if folder not in self._folders:
-            self._folders[folder] = self._resolve(folder)
+            if len(self._folders) >= _KNOWN_FOLDERS:
+                self._folders.clear()
+            self._folders[folder] = self._find_folder(folder)
         return self._folders[folder]
 
-    def _real_file(self, path: str) -> str | None:
-        folder, _, name = path.rpartition("/")
-        real_folder = self._real_folder(folder)
-        if real_folder is None:
+    def _find_folder(self, folder: str) -> str | None:
+        """One look at a folder whose parent is known; only links and odd names are resolved from the root."""
+        parent, _, name = folder.rpartition("/")
+        if not _is_plain(name):
+            return self._resolve(folder)
+        real_parent = self._real_folder(parent)
+        if real_parent is None:
             return None
-        real = os.path.join(real_folder, name)
-        if os.path.islink(real):
-            return self._resolve(path)
-        return real
+        candidate = f"{real_parent}/{name}"
+        try:
+            mode = os.lstat(candidate).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as exc:
+            raise _translated(exc, self._shown(folder)) from exc
+        if stat.S_ISLNK(mode):
+            return self._resolve(folder)
+        return candidate if stat.S_ISDIR(mode) else None
 
     def _resolve(self, path: str) -> str | None:
         if "\0" in path:
@@ -194,6 +224,10 @@ class LocalTree:
 
     def _shown(self, path: str) -> str:
         return os.path.join(self.location, path)
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", ".", "..") and "\0" not in name
 
 
 def _translated(exc: OSError, where: str) -> SourceError:

@@ -127,6 +127,7 @@ class RegistryV1Source:
         self._listing: SourceListing | None = None
         self._checked: dict[LegacyID, str | None] = {}
         self._jsons: dict[LegacyID, bytes] = {}
+        self._layers: dict[LegacyID, LegacyLayer] = {}
         self._json_bytes = 0
 
     def listing(self) -> SourceListing:
@@ -138,6 +139,12 @@ class RegistryV1Source:
         return self._listing
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
+        layer = self._layers.get(legacy_id)
+        if layer is None:
+            layer = self._layers[legacy_id] = self._read_layer(legacy_id)
+        return layer
+
+    def _read_layer(self, legacy_id: LegacyID) -> LegacyLayer:
         raw = self._read_json(legacy_id)
         folder = f"images/{legacy_id}"
         warnings = self._unfinished_warning(legacy_id)

@@ -124,10 +124,9 @@ class LocalRegistryTree:
     def put_links(self, links: Mapping[str, bytes], /) -> None:
         for path, content in links.items():
             name = f"{ROOT}/{path}"
-            if self._holds(name, content):
-                continue
-            self._folder(name.rpartition("/")[0])
-            self._area.put(name, content)
+            is_new = self._folder(name.rpartition("/")[0])
+            if is_new or not self._holds(name, content):
+                self._area.put(name, content)
 
     def replace(self, name: str, content: bytes, /) -> None:
         self._area.replace(name, content)
@@ -165,25 +164,26 @@ class LocalRegistryTree:
         self._folder(path.rpartition("/")[0])
         return path
 
-    def _folder(self, name: str) -> None:
-        """Makes the folder and those above it, and notes whose entries have to be synced."""
+    def _folder(self, name: str) -> bool:
+        """Makes the folder and those above it, and notes whose entries have to be synced. True if it is new."""
         if name in self._known_folders:
-            return
+            return False
         parent = name.rpartition("/")[0]
         self._folder(parent)
+        is_new = False
         with target_errors(f"{self.root}/{name}"):
             try:
                 self._area.files.make_directory(name, self._area.root_fd)
             except FileExistsError:
                 pass
             else:
+                is_new = True
                 with self._lock:
                     self._new_folders.append(parent)
         self._known_folders.add(name)
+        return is_new
 
     def _holds(self, name: str, content: bytes) -> bool:
-        if name.rpartition("/")[0] not in self._known_folders and not (self.root / name).exists():
-            return False
         try:
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._area.root_fd)
         except OSError:
