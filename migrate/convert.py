@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -16,7 +16,7 @@ from migrate import __version__
 from migrate.blobio.payload import Payload
 from migrate.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
-from migrate.errors import MigrateError, NoImageError, NotExactError, UsageError
+from migrate.errors import MigrateError, MissingLayerError, NoImageError, NotExactError, UsageError
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
 from migrate.model.options import ConvertOptions
@@ -144,7 +144,18 @@ class Conversion:
         planned = self.planned
         self.hashed = self._rehash(planned, store)
         finished = [done for image in planned if (done := self._compose(image)) is not None]
+        self._fail_lost_lists(planned, finished)
         return finished + self._salvage(planned, finished)
+
+    def _fail_lost_lists(self, planned: Sequence[PlannedImage], finished: Sequence[FinishedImage]) -> None:
+        """A list of the source that has lost all its images is lost itself."""
+        alive = {id(image.index) for image in finished}
+        lost = {id(image.index): image for image in planned if image.index is not None and id(image.index) not in alive}
+        for image in lost.values():
+            assert image.index is not None
+            error = MissingLayerError("none of the images of this manifest list could be converted")
+            references = tuple(map(str, image.index.references))
+            self.failures.append(Failure.of(error, image.location, references=references))
 
     # --- sources and selection ---------------------------------------------------------------------------------
 
@@ -266,7 +277,13 @@ class Conversion:
             chain=tuple(rows),
             references=planned.image.references,
             containers=planned.image.containers,
-            warnings=(*planned.image.warnings, *composed.warnings, *layer_warnings, *_told(differences)),
+            warnings=(
+                *planned.image.warnings,
+                *composed.warnings,
+                *layer_warnings,
+                *_ambiguous(rows),
+                *_told(differences),
+            ),
             certain=not differences,
             index=planned.index,
             ready=planned.image.manifest is not None,
@@ -364,6 +381,13 @@ class Conversion:
             Event(kind="failure", name=", ".join(references) or legacy_id or location, message=error.message)
         )
         logger.info("%s: %s", location, error.message)
+
+
+def _ambiguous(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> Iterator[str]:
+    """Layers that two readers of tar would understand differently; their bytes are converted as they are."""
+    for layer, hashed in rows:
+        if hashed is not None and hashed.flags:
+            yield f"layer {layer.legacy_id}: readers may understand its tar differently ({', '.join(hashed.flags)})"
 
 
 _TOLD_DIFFERENCES = 20
