@@ -172,20 +172,22 @@ class DockerRootSource:
         )
 
     def check_access(self) -> None:
-        """PermissionSourceError where this user may not read all of the graph and of its layers."""
-        layers = self._driver.places(self._graph.contents.ids) if isinstance(self._driver, DirectoryDriver) else []
+        """PermissionSourceError where this user may not read all of the graph and of its layers; asked for once."""
         with self._access:
-            if self._access_refused is not None:
-                raise self._access_refused
             if not self._access_checked:
                 self._access_checked = True
                 try:
-                    check_readable([self._graph.path, *layers])
-                    if isinstance(self._driver, ChecksAccess):
-                        self._driver.check_access()
+                    self._check_access()
                 except PermissionSourceError as error:
                     self._access_refused = error
-                    raise
+        if self._access_refused is not None:
+            raise self._access_refused
+
+    def _check_access(self) -> None:
+        layers = self._driver.places(self._graph.contents.ids) if isinstance(self._driver, DirectoryDriver) else []
+        check_readable([self._graph.path, *layers])
+        if isinstance(self._driver, ChecksAccess):
+            self._driver.check_access()
 
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
         return self._open_payload(layer)
