@@ -112,7 +112,7 @@ class RegistrySession:
 
     def ping(self, attempts: int = ATTEMPTS) -> None:
         """Learns whether this is a registry. An answer that asks who we are is a good answer."""
-        answer = self.send("GET", "/v2/", None, accept=(200, 401), attempts=attempts)
+        answer = self.send("GET", "/v2/", None, accept=(200, 401), attempts=attempts, connects=2)
         if answer.status_code == 401:
             self._authorizer.challenged(answer.headers)
 
@@ -128,8 +128,9 @@ class RegistrySession:
         stream: bool = False,
         also: Scope | None = None,
         attempts: int = ATTEMPTS,
+        connects: int = ATTEMPTS,
     ) -> httpx.Response:
-        """The answer, one of `accept`; asks again where that can help."""
+        """The answer, one of `accept`; asks again where that can help. `connects`: how often nobody may be there."""
         asked_who = 0
         last: httpx.Response | None = None
         broken: Exception | None = None
@@ -154,6 +155,8 @@ class RegistrySession:
                     raise UntrustedCertificateError(f"{self.host}: {exc} (see docs/howto/push.md)") from exc
                 last, broken = None, exc
                 attempt += 1
+                if isinstance(exc, httpx.ConnectError) and attempt >= connects:
+                    break
                 continue
             if last.status_code == 401 and scope is not None and asked_who < 2:
                 asked_who += 1

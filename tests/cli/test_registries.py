@@ -1,0 +1,79 @@
+"""Registries on the command line: what is recognised, and what is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.archives import V1Archive
+from tests.cases import case
+from tests.command import migrate
+from tests.peers import free_port
+from tests.registries import extract_tree
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "kind"),
+    [
+        ("registry-v1-pushed", "", "registry-v1"),
+        ("registry-v2-schema1-2.1.1", "", "registry-v2"),
+        ("registry-v2-schema1-2.1.1", "docker/registry/v2", "registry-v2"),
+        ("registry-v2-schema1-2.1.1", "docker", "registry-v2"),
+    ],
+)
+def test_storage_is_recognised_by_its_content(name: str, inside: str, kind: str, tmp_path: Path) -> None:
+    root = extract_tree(case(name), tmp_path) / inside
+    shown = migrate("inspect", root)
+    assert shown.code == 0 and f": {kind}, " in shown.out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("oci:somewhere", "push writes to docker://"),
+        ("docker://", "name a host"),
+        ("docker://host/UPPER", "not the beginning of a repository's name"),
+    ],
+)
+def test_push_refuses_what_is_no_registry(target: str, said: str, tmp_path: Path) -> None:
+    done = migrate("push", tmp_path, target)
+    assert done.code == 2 and said in done.err
+
+
+def test_a_registry_that_is_not_there(tmp_path: Path) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    source = migrate("plan", f"docker://{host}/x")
+    assert source.code == 4 and len(source.errors) == 1 and host in source.errors[0]
+    target = migrate("push", tmp_path, f"docker://{host}")
+    assert target.code == 5 and len(target.errors) == 1 and host in target.errors[0]
+
+
+@pytest.mark.parametrize("location", ["docker:///x", "docker://host/UPPER CASE", "nonsense://x/y"])
+def test_locations_that_name_nothing(location: str) -> None:
+    done = migrate("plan", location)
+    assert done.code == 2 and len(done.errors) == 1
+
+
+def test_renames_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(_archive())
+    done = migrate(
+        "convert", "-q", "--rename", "^team/=moved/", tmp_path / "a.tar", f"registry-storage:{tmp_path / 'r'}"
+    )
+    assert done.code == 0, done.err
+    assert (tmp_path / "r/docker/registry/v2/repositories/moved/app/_manifests/tags/1.0/current/link").is_file()
+
+
+def test_a_folder_with_other_things_is_no_target(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(_archive())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    done = migrate("convert", tmp_path / "a.tar", f"registry-storage:{tmp_path / 'full'}")
+    assert done.code == 5 and "letter.txt" in done.err
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter.txt"]
+
+
+def _archive() -> bytes:
+    archive = V1Archive()
+    archive.tag("team/app", "1.0", archive.layer("base"))
+    return archive.build()
