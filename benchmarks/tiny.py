@@ -10,6 +10,7 @@ import io
 import json
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 LAYERS = 3
@@ -52,7 +53,7 @@ def write_one(directory: Path, count: int) -> None:
         _add(tar, "repositories", json.dumps(tops).encode())
 
 
-def go_json(document: dict[str, object]) -> bytes:
+def go_json(document: Mapping[str, object]) -> bytes:
     """As engines wrote it: without spaces, with `<>&` escaped."""
     text = json.dumps(document, separators=(",", ":"))
     for character in "<>&":

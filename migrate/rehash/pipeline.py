@@ -11,18 +11,18 @@ The order of work follows from one wish, that the choice of a blob depends on no
 from __future__ import annotations
 
 import math
-import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from migrate.blobio.compression import block_compressor
-from migrate.errors import IntegrityError, MigrateError, PayloadRestartError
+from migrate.errors import IntegrityError, MigrateError
 from migrate.model.digest import EMPTY_TAR_DIFF_ID, DiffID
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.options import Compression, ConvertOptions
-from migrate.progress import Event, Progress
+from migrate.progress import Progress
 from migrate.rehash.blobs import EMPTY_TAR_GZIP, BlobOutput, Collected, Compressed, Copied, HashOnly, MeasuredBlobs
+from migrate.rehash.hashing_run import Hashing
 from migrate.rehash.layer import STORED_KIND, Layer, compression_of, is_dropped, result_of, stored_blob
 from migrate.rehash.merge import Unread, choose_blobs, plan_reading
 from migrate.rehash.ports import (
@@ -34,9 +34,8 @@ from migrate.rehash.ports import (
     RemembersPayloads,
     RemembersSizes,
     StoresBlobs,
-    TarObserver,
 )
-from migrate.rehash.reading import LayerFacts, OpenLayer, TakesBlocks, as_layer_error, layer_name
+from migrate.rehash.reading import LayerFacts, OpenLayer, TakesBlocks, layer_name
 from migrate.rehash.recall import Recall
 from migrate.rehash.workers import Workers, batches
 
@@ -44,10 +43,6 @@ _SMALL_BYTES: Final = 64 * 1024
 """Tars up to this size are kept in memory between hashing and compressing."""
 _HELD_BYTES: Final = 16 * 1024 * 1024
 """All tars so kept, together."""
-_TOLD_BYTES: Final = 8 * 1024 * 1024
-"""A layer larger than this is told of while it is read."""
-_ATTEMPTS: Final = 4
-"""How often a payload may be opened that asks for it with PayloadRestartError."""
 
 
 def rehash(
@@ -73,7 +68,7 @@ def rehash(
     ]
     with Workers(options.jobs) as workers:
         if store is None:
-            _Hashing(options, progress, observer, workers).run(layers)
+            Hashing(options, progress, observer, workers).run(layers)
         else:
             _Storing(store, options, progress, observer, workers).run(layers)
     return {layer.job.key: result_of(layer, options) for layer in sorted(layers, key=lambda layer: layer.job.key)}
@@ -85,121 +80,7 @@ def _largest_first(job: LayerJob) -> tuple[float, JobKey]:
     return (-math.inf if size is None else -size, job.key)
 
 
-class _Hashing:
-    """Reads layers and learns their diffIDs; keeps nothing."""
-
-    def __init__(
-        self, options: ConvertOptions, progress: Progress, observer: ObserverFactory | None, workers: Workers
-    ) -> None:
-        self._workers = workers
-        self._lock = threading.Lock()
-        self._options = options
-        self._progress = progress
-        self._observer = observer
-
-    def run(self, layers: Sequence[Layer]) -> None:
-        layers = [layer for layer in layers if layer.is_unread]
-        self._announce("hash", layers)
-        self._each(layers, lambda layer: self._open(layer, self._hash))
-
-    def read_passing(self, job: LayerJob) -> Layer:
-        """A layer that can be read only once, read; what goes wrong in it is its error."""
-        layer = Layer(job)
-        self._try(layer, lambda layer: self._open(layer, self.pass_by))
-        return layer
-
-    def pass_by(self, layer: Layer, opened: OpenLayer) -> None:
-        self._hash(layer, opened)
-
-    def _hash(self, layer: Layer, opened: OpenLayer) -> None:
-        self._read(layer, opened, HashOnly(opened.known_tar_size()))
-
-    def _each(self, layers: Sequence[Layer], step: Callable[[Layer], None]) -> None:
-        """`step` for every layer; what goes wrong in it is the layer's error, unless it concerns the whole run."""
-
-        def guarded(layer: Layer) -> None:
-            self._workers.check_stop()
-            self._try(layer, step)
-
-        self._workers.each(batches(layers, lambda layer: layer.job.payload.size), guarded)
-
-    def _try(self, layer: Layer, step: Callable[[Layer], None]) -> bool:
-        """False where an error in `step` became the layer's; an error that concerns the whole run comes out."""
-        try:
-            step(layer)
-        except MigrateError as exc:
-            if exc.scope == "run":
-                raise
-            if layer.facts is None:
-                self._done(layer, layer.job.payload.size or 0)
-            layer.error = exc
-            return False
-        return True
-
-    def _open(self, layer: Layer, read: Callable[[Layer, OpenLayer], None]) -> None:
-        """Opens the payload and reads it; again, a few times, where it asks to be opened in its next best form."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                with layer.job.source.open_payload(layer.job.layer) as payload:
-                    read(layer, OpenLayer(layer.job, payload, self._options.max_ratio))
-                return
-            except PayloadRestartError as exc:
-                if attempt == _ATTEMPTS:
-                    raise as_layer_error(exc, layer.job) from exc
-            except MigrateError as exc:
-                as_layer_error(exc, layer.job)
-                raise
-            except OSError as exc:
-                raise as_layer_error(exc, layer.job) from exc
-
-    def _read(self, layer: Layer, opened: OpenLayer, sink: TakesBlocks, *, want_digest: bool = False) -> LayerFacts:
-        """A whole pass over a layer. The first one counts; later ones have to find the same tar again."""
-        observer = self._new_observer(layer) if layer.facts is None else None
-        between = self._between_blocks(layer, opened)
-        facts = opened.read(sink, want_digest=want_digest, observer=observer, check_stop=between)
-        if layer.facts is None:
-            layer.facts = facts
-            self._done(layer, facts.stored_size)
-        elif layer.facts.diff_id != facts.diff_id:
-            raise IntegrityError(
-                f"{layer_name(layer.job)}: changed while it was read: first diffID {layer.facts.diff_id},"
-                f" then {facts.diff_id}"
-            )
-        return facts
-
-    def _new_observer(self, layer: Layer) -> TarObserver | None:
-        return None if self._observer is None else self._observer(layer.job)
-
-    def _announce(self, stage: str, layers: Sequence[Layer]) -> None:
-        total = sum(layer.job.payload.size or 0 for layer in layers)
-        self._progress.emit(Event(kind="stage", stage=stage, total_bytes=total, total_items=len(layers)))
-
-    def _between_blocks(self, layer: Layer, opened: OpenLayer) -> Callable[[], None]:
-        """What to do between the blocks of a layer: end where the run has ended, tell how far a large one has come."""
-        check_stop = self._workers.check_stop
-        size = layer.job.payload.size
-        if layer.facts is not None or (size is not None and size <= _TOLD_BYTES):
-            return check_stop
-
-        def check_and_tell() -> None:
-            check_stop()
-            if opened.stored.size - layer.told >= _TOLD_BYTES:
-                with self._lock:
-                    self._advance(layer, opened.stored.size)
-
-        return check_and_tell
-
-    def _advance(self, layer: Layer, size: int) -> None:
-        step, layer.told = max(0, size - layer.told), size
-        self._progress.emit(Event(kind="advance", name=layer.job.layer.legacy_id, bytes=step))
-
-    def _done(self, layer: Layer, size: int) -> None:
-        with self._lock:
-            self._advance(layer, size)
-            self._progress.emit(Event(kind="layer", name=layer.job.layer.legacy_id, bytes=size))
-
-
-class _Storing(_Hashing):
+class _Storing(Hashing):
     """Reads layers and puts one blob for each distinct tar into a store."""
 
     def __init__(
@@ -508,7 +389,7 @@ class PassingLayers:
         if store is None and options.exact_sizes:
             store = MeasuredBlobs()
         if store is None:
-            self._reader = _Hashing(options, progress, observer, self._workers)
+            self._reader = Hashing(options, progress, observer, self._workers)
         else:
             self._reader = _Storing(store, options, progress, observer, self._workers)
 
