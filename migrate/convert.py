@@ -17,6 +17,7 @@ from migrate.blobio.payload import Payload
 from migrate.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
 from migrate.errors import MigrateError, MissingLayerError, NoImageError, NotExactError, UsageError
+from migrate.estimate import SizeEstimate
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
 from migrate.model.options import ConvertOptions
@@ -84,9 +85,12 @@ class Conversion:
     planned: Sequence[PlannedImage] = ()
     hashed: Hashed = field(default_factory=dict)
     _rootfs: RunCheck | None = None
+    _estimate: SizeEstimate | None = None
     _passed: Mapping[JobKey, Layer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.target is None and self.options.dry_run and not self.options.exact_sizes:
+            self._estimate = SizeEstimate(self.options.compression)
         if isinstance(self.target, WantsCompression):
             self.options = replace(self.options, compression=self.target.wants_compression, compression_level=None)
 
@@ -239,16 +243,26 @@ class Conversion:
             for layer in image.chain:
                 if layer.payload is not None:
                     job = LayerJob(image.source_index, source, layer)
-                    jobs.setdefault(job.key, job)
+                    if jobs.setdefault(job.key, job).payload.diff_id != job.payload.diff_id:
+                        jobs[job.key] = _without_claim(job)
         check_room((job.payload for key, job in jobs.items() if key not in self._passed), store, self.options)
         sources = {index: opened.source for index, opened in enumerate(self.sources)}
         self._rootfs = RunCheck(sources, self.options.check_rootfs)
-        return rehash(list(jobs.values()), store, self.options, self.progress, self._observe, self._passed)
+        hashed = rehash(list(jobs.values()), store, self.options, self.progress, self._observe, self._passed)
+        return hashed if self._estimate is None else {key: self._estimated(key, row) for key, row in hashed.items()}
+
+    def _estimated(self, key: JobKey, layer: HashedLayer | MigrateError) -> HashedLayer | MigrateError:
+        if isinstance(layer, MigrateError) or self._estimate is None:
+            return layer
+        size = layer.carried.size if layer.carried is not None else self._estimate.size_of(key, layer.tar_size)
+        return replace(layer, estimate=size)
 
     def _observe(self, job: LayerJob) -> TarObserver | None:
         observers = [self._rootfs.observer(job) if self._rootfs is not None else None]
         if self.observer is not None:
             observers.append(self.observer(job))
+        if self._estimate is not None:
+            observers.append(self._estimate.observe(job))
         return observe_all([observer for observer in observers if observer is not None])
 
     def _compose(self, planned: PlannedImage) -> FinishedImage | None:
@@ -381,6 +395,11 @@ class Conversion:
             Event(kind="failure", name=", ".join(references) or legacy_id or location, message=error.message)
         )
         logger.info("%s: %s", location, error.message)
+
+
+def _without_claim(job: LayerJob) -> LayerJob:
+    """Two configs say different things of one layer: each is held against what the layer is, and one of them fails."""
+    return replace(job, layer=replace(job.layer, payload=replace(job.payload, diff_id=None)))
 
 
 def _ambiguous(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from migrate.progress import Event, SilentProgress
 from migrate.readers.detect import open_source
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
-from tests.archives import V1Archive, build_tar, layer_tar, legacy_id
+from tests.archives import Members, V1Archive, build_tar, layer_tar, legacy_id
 from tests.command import Result, migrate
 from tests.peers import need, run
 
@@ -180,6 +181,23 @@ def test_a_truncated_archive_keeps_the_images_that_stand_before_the_cut(tmp_path
     assert legacy_id("alone") in images(report)
     assert legacy_id("top") not in images(report)
     assert any("bad:1" in failure["references"] for failure in report["failures"])
+
+
+def test_a_config_that_lies_about_a_shared_layer_fails_alone(tmp_path: Path) -> None:
+    layer = layer_tar("a", content=bytes(100_000))
+    members: Members = [("x/layer.tar", layer)]
+    entries = []
+    for name, digest in (("lie", "0" * 64), ("truth", hashlib.sha256(layer).hexdigest())):
+        rootfs = {"type": "layers", "diff_ids": [f"sha256:{digest}"]}
+        members.append(
+            (f"{name}.json", json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}).encode())
+        )
+        entries.append({"Config": f"{name}.json", "RepoTags": [f"{name}:1"], "Layers": ["x/layer.tar"]})
+    source = tmp_path / "archive.tar"
+    source.write_bytes(build_tar([*members, ("manifest.json", json.dumps(entries).encode())]))
+    report = converted(migrate("convert", source, tmp_path / "out"), tmp_path / "out")
+    assert [image["references"] for image in report["images"]] == [["truth:1"]]
+    assert [failure["references"] for failure in report["failures"]] == [["lie:1"]]
 
 
 # --- changed while it is read ----------------------------------------------------------------------------------------
