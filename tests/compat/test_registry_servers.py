@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,19 +117,37 @@ def test_a_registry_serves_the_storage_and_skopeo_copies_every_image_out(source:
 
 
 def test_the_docker_engine_pulls_the_file_system_of_the_sources_layers(engine: DockerEngine, tmp_path: Path) -> None:
+    """Beside it, the engine's own legacy load of a save made of the same jsons and the unpacked layers."""
+    references = ["team/twins:1.6.2-a", "alpine-like-hand:by-1.9.1", "team/upgraded:six"]
     engine.remove_all()
     tree = extract_tree(V1, tmp_path)
     storage = tmp_path / "storage"
     assert migrate("convert", "-q", tree, f"registry-storage:{storage}").code == 0
-    assert migrate("convert", "-q", tree, tmp_path / "layout").code == 0
+    pulled = {}
     with docker_registry(storage) as registry:
-        for reference in ["team/twins:1.6.2-a", "alpine-like-hand:by-1.9.1", "team/upgraded:six"]:
+        for reference in references:
             engine.docker("pull", "-q", f"{registry.host}/{reference}")
-            pulled = engine.export(f"{registry.host}/{reference}")
-            engine.remove_all()
-            engine.load(run("tar", "-C", tmp_path / "layout", "-c", ".").stdout)
-            assert pulled == engine.export(reference)
-            engine.remove_all()
+            pulled[reference] = engine.export(f"{registry.host}/{reference}")
+    engine.remove_all()
+    engine.load(legacy_save(tree, {reference: V1.expected["images"][reference] for reference in references}))
+    for reference in references:
+        assert pulled[reference] == engine.export(reference), reference
+    engine.remove_all()
+
+
+def legacy_save(tree: Path, images: dict[str, dict[str, Any]]) -> bytes:
+    """A v1-only `docker save` of a v1 registry's images."""
+    archive = V1Archive()
+    for reference, row in images.items():
+        name, _, tag = reference.rpartition(":")
+        archive.tag(name, tag, row["v1_id"])
+    for identity in sorted({identity for row in images.values() for identity in row["v1_chain"]}):
+        folder = tree / "images" / identity
+        raw = (folder / "layer").read_bytes()
+        layer = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        content = (("VERSION", b"1.0"), ("json", (folder / "json").read_bytes()), ("layer.tar", layer))
+        archive.members += [(f"{identity}/{name}", file) for name, file in content]
+    return archive.build()
 
 
 def test_an_existing_tree_is_only_added_to(tmp_path: Path) -> None:
