@@ -61,16 +61,22 @@ def events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
 
 
 def measure(shelf: Path, target: Path, jobs: int) -> dict[str, Any]:
-    """One run from nothing. `seconds` of the whole, of the tasks and of the merge; the coordinator's peak memory."""
+    """One run from nothing: seconds of the wall clock in all and for the merge, CPU seconds of all its processes (which
+    other work on the machine changes little), and the coordinator's peak memory."""
     shutil.rmtree(target, ignore_errors=True)
     os.sync()
     began = time.monotonic()
+    ticks: dict[int, int] = {}
     with batch(shelf, target, jobs) as process:
         peak = 0
-        merging = began
+        merging = sampled = began
         for event in events(process):
+            now = time.monotonic()
             if event["event"] == "stage" and event["stage"] == "merge":
-                merging = time.monotonic()
+                merging = now
+            if now - sampled > 0.25 or event["event"] == "stage":
+                sampled = now
+                ticks |= ticks_of(process.pid)
             peak = max(peak, peak_of(process.pid))
         code = process.wait()
     ended = time.monotonic()
@@ -79,6 +85,7 @@ def measure(shelf: Path, target: Path, jobs: int) -> dict[str, Any]:
         "jobs": jobs,
         "seconds": round(ended - began, 2),
         "merge_seconds": round(ended - merging, 2),
+        "cpu_seconds": round(sum(ticks.values()) / os.sysconf("SC_CLK_TCK"), 2),
         "coordinator_bytes": peak,
     }
 
@@ -92,6 +99,26 @@ def peak_of(pid: int) -> int:
     except OSError:
         pass
     return 0
+
+
+def ticks_of(pid: int) -> dict[int, int]:
+    """Clock ticks of CPU time of a process and all below it."""
+    parents: dict[int, int] = {}
+    used: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        child = int(path.parent.name)
+        parents[child], used[child] = int(fields[1]), int(fields[11]) + int(fields[12])
+
+    def is_below(child: int) -> bool:
+        while child in parents and child != pid:
+            child = parents[child]
+        return child == pid
+
+    return {child: used[child] for child in used if is_below(child)}
 
 
 def grow(workspace: Path, sizes: list[int], jobs: int) -> Iterator[dict[str, Any]]:

@@ -20,26 +20,31 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-BASES = 20
-APPS = 300
 POOL_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of one layer's content: (least, most) for the layers of bases, apps and builds, base first."""
+    """Bytes of one layer's content: (least, most) for the layers of bases, apps and builds, base first; and how many
+    bases and apps there are."""
 
+    bases: int
+    apps: int
     base: Sequence[tuple[int, int]]
     app: Sequence[tuple[int, int]]
     build: Sequence[tuple[int, int]]
 
 
 SMALL = Sizes(
+    bases=20,
+    apps=300,
     base=((16_000, 30_000), (2_000, 8_000), (500, 2_000)),
     app=((4_000, 12_000), (1_000, 6_000), (500, 1_000)),
     build=((1_000, 6_000), (300, 900)),
 )
 LARGE = Sizes(
+    bases=4,
+    apps=8,
     base=((30_000_000, 120_000_000), (1_000_000, 20_000_000)),
     app=((10_000_000, 200_000_000), (1_000_000, 40_000_000)),
     build=((2_000_000, 60_000_000), (1_000, 200_000)),
@@ -57,8 +62,8 @@ class Shelf:
 
     def archive(self, number: int) -> bytes:
         """Build `number` as one archive."""
-        app = self._random("app-of", number).randrange(APPS)
-        base = self._random("base-of", app).randrange(BASES)
+        app = self._random("app-of", number).randrange(self._sizes.apps)
+        base = self._random("base-of", app).randrange(self._sizes.bases)
         steps = [
             *((f"base-{base}-{step}", size) for step, size in enumerate(self._sizes.base)),
             *((f"app-{app}-{step}", size) for step, size in enumerate(self._sizes.app)),
@@ -137,7 +142,7 @@ def _tar(members: Sequence[tuple[str, bytes]]) -> bytes:
 
 def write_shelf(directory: Path, builds: int, *, seed: int = 1, large: bool = False) -> int:
     """Writes `builds` archives into folders of 500; returns their bytes."""
-    shelf = Shelf(seed, LARGE if large else SMALL, cached=40 if large else 4_000)
+    shelf = Shelf(seed, LARGE if large else SMALL, cached=8 if large else 4_000)
     total = 0
     for number, path in _paths(directory, builds):
         path.parent.mkdir(parents=True, exist_ok=True)

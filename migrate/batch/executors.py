@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.util import Finalize
 from typing import Any, Protocol
@@ -183,7 +183,8 @@ class DaskPool:
     submit_alone = submit
 
     def is_death(self, error: BaseException, /) -> bool:
-        return isinstance(error, self._killed)
+        """A result that was lost with the worker that held it comes as an error of the executor itself."""
+        return isinstance(error, (self._killed, CancelledError)) or _raised_in(error, "cfexecutor.py")
 
     def stop(self, *, at_once: bool) -> None:
         with contextlib.suppress(Exception):  # a cluster that is gone cannot be told anything
@@ -192,6 +193,14 @@ class DaskPool:
             if not at_once:
                 self._client.run(leave_desks)
             self._client.close(timeout=2)
+
+
+def _raised_in(error: BaseException, name: str) -> bool:
+    """True if the innermost frame of the error is in a file of that name."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and os.path.basename(trace.tb_frame.f_code.co_filename) == name
 
 
 def open_pool(kind: str, workers: int, scheduler: str | None) -> WorkerPool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,7 +12,7 @@ from migrate.batch.executors import WorkerPool
 from migrate.batch.journal import Entry, JournalWriter
 from migrate.batch.plan import Outcome, Plan, Task, split
 from migrate.batch.task import WorkOrder, failed_entry
-from migrate.errors import MigrateError
+from migrate.errors import MigrateError, UsageError
 from migrate.progress import Event, Progress
 
 _STRIKES: Final = 2
@@ -71,13 +71,15 @@ class TaskRun:
         alone = future is self._alone
         if alone:
             self._alone = None
-        error = future.exception()
+        error = CancelledError() if future.cancelled() else future.exception()
         if error is None:
             self._finish(future.result())
         elif self.pool.is_death(error):
             self._suspect(task)
         elif isinstance(error, MigrateError) and error.scope != "run":
             self._finish(failed_entry(self.order, source, error.code, error.message) for source in task.sources)
+        elif isinstance(error, ImportError):
+            raise UsageError(f"a worker cannot load this package ({error}); install the same version everywhere")
         else:
             raise error
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from migrate import __version__
 from migrate.batch.journal import Entry, pack_record
 from migrate.batch.layers import SMALL_LAYER_BYTES, KnownLayers, LinkingBlobs, SharedBlobs
 from migrate.batch.plan import Candidate, Outcome, Task
@@ -51,6 +52,7 @@ class WorkOrder:
     options: ConvertOptions
     source_type: str | None = None
     temporary_directory: str | None = None
+    version: str = __version__
 
 
 def run_task(order: WorkOrder, task: Task) -> list[Entry]:
@@ -99,6 +101,8 @@ class Desk:
     """A worker's place: the order, and the open target."""
 
     def __init__(self, order: WorkOrder) -> None:
+        if order.version != __version__:
+            raise UsageError(f"a worker has version {__version__}, the command {order.version}; they must be the same")
         self.order = order
         self._target: ImageTarget | None = None
         known = KnownLayers(open_worker_state(order.target, Path(order.state)), order.options)
