@@ -399,7 +399,7 @@ class Conversion:
 
 def _without_claim(job: LayerJob) -> LayerJob:
     """Two configs say different things of one layer: each is held against what the layer is, and one of them fails."""
-    return replace(job, layer=replace(job.layer, payload=replace(job.payload, diff_id=None)))
+    return replace(job, layer=replace(job.layer, payload=replace(job.payload, diff_id=None, disputed=True)))
 
 
 def _ambiguous(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> Iterator[str]:

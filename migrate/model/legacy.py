@@ -55,7 +55,8 @@ class PayloadRef:
     `digest` (of the stored bytes) and `diff_id` are what a document of the source claims; the rehasher checks them and
     fails the layer with IntegrityError on a mismatch. `keep` asks for the stored bytes, unchanged, as the blob, because
     a manifest that is taken over names them; then `media_type` is that manifest's word for the layer. `estimate` is for
-    display and forecasts only: bytes of the layer's files, as somebody once counted them.
+    display and forecasts only: bytes of the layer's files, as somebody once counted them. `disputed`: configs claim
+    different diffIDs, so that none of them can be asked of the bytes.
     """
 
     key: str
@@ -65,6 +66,7 @@ class PayloadRef:
     keep: bool = False
     media_type: str | None = None
     estimate: int | None = None
+    disputed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,7 +79,8 @@ def _ready_blob(facts: LayerFacts, options: ConvertOptions) -> StoredBlob | None
 
 def is_dropped(layer: Layer, options: ConvertOptions) -> bool:
     """An empty layer that becomes history alone; never one that a config of the source names by its diffID."""
-    if options.empty_layers is EmptyLayers.KEEP or layer.job.payload.diff_id is not None:
+    claim = layer.job.payload
+    if options.empty_layers is EmptyLayers.KEEP or claim.diff_id is not None or claim.disputed:
         return False
     return layer.facts is not None and layer.facts.tar.empty
 
