@@ -67,6 +67,7 @@ class HashedLayer:
     (dry run without exact sizes; an empty layer that is dropped). `origin`, `exact` and `note` as in the report.
     `flags` are oddities of the tar that two readers could understand differently. `carried` is the layer as its source
     stores it, where a target may hold it so; `blob` is another one if the same tar was there already.
+    `estimate` is the size of a blob that was not made.
     """
 
     diff_id: DiffID
@@ -78,6 +79,7 @@ class HashedLayer:
     note: str | None = None
     flags: tuple[str, ...] = ()
     carried: StoredBlob | None = field(default=None, compare=False)
+    estimate: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from migrate.errors import IntegrityError, MigrateError, PayloadRestartError
 from migrate.model.options import ConvertOptions
 from migrate.progress import Event, Progress
 from migrate.rehash.blobs import HashOnly
-from migrate.rehash.layer import Layer
+from migrate.rehash.layer import STORED_KIND, Layer
 from migrate.rehash.ports import (
     LayerJob,
     ObserverFactory,
@@ -52,7 +52,9 @@ class Hashing:
         self._hash(layer, opened)
 
     def _hash(self, layer: Layer, opened: OpenLayer) -> None:
-        self._read(layer, opened, HashOnly(opened.known_tar_size()))
+        # The digest of a gzip layer that would be taken over tells its size in the target.
+        want_digest = opened.kind == "gzip" == STORED_KIND.get(self._options.compression)
+        self._read(layer, opened, HashOnly(opened.known_tar_size()), want_digest=want_digest)
 
     def _each(self, layers: Sequence[Layer], step: Callable[[Layer], None]) -> None:
         """`step` for every layer; what goes wrong in it is the layer's error, unless it concerns the whole run."""

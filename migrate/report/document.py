@@ -31,7 +31,8 @@ class SourceRow:
 class Totals:
     """Layers as the sources store them, and what is left of them. Sizes in bytes, of uncompressed tars.
 
-    `blob_bytes` counts the distinct layer blobs as stored; None if a dry run did not compress and so cannot know.
+    `blob_bytes` counts the distinct layer blobs as stored; where nothing was compressed it is an estimate from samples
+    (`blob_bytes_estimated`), or None.
     """
 
     images: int
@@ -44,6 +45,7 @@ class Totals:
     unique_bytes: int
     saved_bytes: int
     blob_bytes: int | None
+    blob_bytes_estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,7 @@ class ReportLayer:
     """One legacy layer of an image's chain.
 
     `diff_id` and `origin` are None for a step that never had a layer (schema 1 `throwaway`). `blob_digest` is None
-    where the layer is empty and dropped (then `blob_size` is 0) or where nothing was compressed (then it is None).
+    where the layer is empty and dropped (then `blob_size` is 0) or where nothing was compressed (then it is estimated).
     """
 
     legacy_id: str

@@ -192,7 +192,7 @@ def _layer_row(legacy: LegacyLayer, hashed: HashedLayer | None, stored: set[Dige
         diff_id=hashed.diff_id,
         blob_digest=None if blob is None or dropped else blob.digest,
         tar_size=hashed.tar_size,
-        blob_size=0 if dropped else None if blob is None else blob.size,
+        blob_size=0 if dropped else hashed.estimate if blob is None else blob.size,
         empty=hashed.empty,
         origin=hashed.origin,
         note=hashed.note,

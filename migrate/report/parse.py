@@ -176,8 +176,12 @@ def _parse_source(node: _Node) -> SourceRow:
 
 
 def _parse_totals(node: _Node) -> Totals:
-    numbers = {name: node.field(name).number() for name in Totals.__slots__ if name != "blob_bytes"}
-    return Totals(**numbers, blob_bytes=node.field("blob_bytes").optional_number())
+    numbers = {name: node.field(name).number() for name in Totals.__slots__ if not name.startswith("blob_bytes")}
+    return Totals(
+        **numbers,
+        blob_bytes=node.field("blob_bytes").optional_number(),
+        blob_bytes_estimated=node.has("blob_bytes_estimated") and node.field("blob_bytes_estimated").flag(),
+    )
 
 
 def _parse_image(node: _Node) -> ReportImage:

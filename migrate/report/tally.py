@@ -25,6 +25,7 @@ class LayerTally:
         self._sizes: dict[DiffID, int] = {}
         self._blobs: dict[Digest, int] = {}
         self._stored: set[DiffID] = set()
+        self._estimates: dict[DiffID, int] = {}
         self._owners: dict[DiffID, str | set[str]] = {}  # nearly all layers have one owner
         self._copies: dict[DiffID, int] = {}
         self._users: dict[DiffID, int] = {}
@@ -35,6 +36,8 @@ class LayerTally:
         for legacy_id, layer in layers.items():
             self._layers += 1
             self._bytes += layer.tar_size
+            if layer.estimate is not None and not layer.empty:
+                self._estimates[layer.diff_id] = layer.estimate
             if layer.blob is not None:
                 self._blobs[layer.blob.digest] = layer.blob.size
                 self._stored.add(layer.diff_id)
@@ -74,13 +77,15 @@ class LayerTally:
             unique_bytes=unique_bytes,
             saved_bytes=self._bytes - unique_bytes,
             blob_bytes=self._blob_bytes(),
+            blob_bytes_estimated=bool(self._estimates.keys() - self._stored),
         )
 
     def _blob_bytes(self) -> int | None:
-        """None as soon as one layer with content has no blob: a sum of the others would look like a whole."""
-        if self._sizes.keys() - self._stored:
+        """None as soon as one layer with content has no size: a sum of the others would look like a whole."""
+        missing = self._sizes.keys() - self._stored
+        if missing - self._estimates.keys():
             return None
-        return sum(self._blobs.values())
+        return sum(self._blobs.values()) + sum(self._estimates[diff_id] for diff_id in missing)
 
     def duplicates(self) -> tuple[Duplicate, ...]:
         """Layers that occur more than once, empty ones left out; the largest saving first."""

@@ -68,7 +68,9 @@ class _Page:
         layers = f"{totals.legacy_layers:,} → {totals.unique_layers:,} distinct"
         merged = f"{count(totals.duplicate_layers, 'duplicate')}, {totals.empty_layers:,} empty"
         saved = f"{self.size(totals.saved_bytes)} ({format_share(totals.saved_bytes, totals.legacy_bytes)}) saved"
-        blobs = "not computed" if totals.blob_bytes is None else f"{self.size(totals.blob_bytes)} as stored, compressed"
+        about = "about " if totals.blob_bytes_estimated else ""
+        stored = "to be stored (--exact-sizes tells exactly)" if about else "as stored, compressed"
+        blobs = "not computed" if totals.blob_bytes is None else f"{about}{self.size(totals.blob_bytes)} {stored}"
         rows = [
             ("images", f"{totals.images:,} {written}{failed}"),
             ("layers", f"{layers} ({merged})"),

@@ -78,7 +78,7 @@ def test_the_same_report_gives_the_same_page() -> None:
 
 
 def test_an_empty_report(report: Report) -> None:
-    nothing = dict.fromkeys(type(report.totals).__slots__, 0)
+    nothing: dict[str, Any] = dict.fromkeys(type(report.totals).__slots__, 0)
     empty = dataclasses.replace(
         report, images=(), duplicates=(), conflicts=(), failures=(), totals=type(report.totals)(**nothing)
     )

@@ -32,6 +32,7 @@ def test_field_names_are_those_of_the_contract(report: Report) -> None:
         "unique_bytes": 4_310_000,
         "saved_bytes": 4_011_024,
         "blob_bytes": 2_155_000,
+        "blob_bytes_estimated": False,
     }
     image = document["images"][0]
     assert set(image) >= {"source", "references", "legacy_id", "image_id", "manifest_digest", "platform", "created"}
