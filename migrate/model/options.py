@@ -67,4 +67,4 @@ class ConvertOptions:
     @property
     def for_readers(self) -> dict[str, str]:
         """What readers may want to know beside the location, as `SourceOptions.extra` takes it."""
-        return {name: "yes" for name in ("insecure", "salvage") if getattr(self, name)}
+        return {name: "yes" for name in ("dry_run", "insecure", "salvage") if getattr(self, name)}

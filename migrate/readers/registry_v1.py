@@ -46,6 +46,7 @@ from migrate.model.legacy import (
 )
 from migrate.model.reference import Reference
 from migrate.readers.base import SourceOptions
+from migrate.readers.far import open_once, replay_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,6 +125,7 @@ class RegistryV1Source:
         self.location = location
         self._tree = open_tree(location) if tree is None else tree
         self._salvage = bool(options and options.extra.get(_SALVAGE))
+        self._replay = replay_for(options)
         self._listing: SourceListing | None = None
         self._checked: dict[LegacyID, str | None] = {}
         self._jsons: dict[LegacyID, bytes] = {}
@@ -164,7 +166,7 @@ class RegistryV1Source:
     @contextmanager
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
         legacy_id = layer.legacy_id
-        with self._tree.open(f"images/{legacy_id}/layer") as opened:
+        with open_once(self._replay, legacy_id, lambda: self._tree.open(f"images/{legacy_id}/layer")) as opened:
             payload = Payload(stream=opened.stream, origin=Origin.BLOB, size=opened.size, path=opened.path)
             if legacy_id in self._checked:  # a second reading copies what the first has checked
                 payload.note = self._checked[legacy_id]
@@ -174,6 +176,8 @@ class RegistryV1Source:
 
     def close(self) -> None:
         self._tree.close()
+        if self._replay is not None:
+            self._replay.close()
 
     def _check_on_the_way(self, layer: LegacyLayer, opened: OpenedFile, payload: Payload) -> None:
         check = _ChecksumCheck(self._tree, layer.legacy_id, layer.json)

@@ -29,6 +29,7 @@ from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyLayer, Origin, SourceListing, SourceType
 from migrate.model.reference import Reference
 from migrate.readers.base import SourceOptions
+from migrate.readers.far import open_once, replay_for
 from migrate.readers.registry_images import (
     RegistryImages,
     check_signatures,
@@ -58,10 +59,10 @@ class RegistryV2Source:
     source_type = SourceType.REGISTRY_V2
 
     def __init__(self, location: str, options: SourceOptions | None = None, tree: TreeStorage | None = None) -> None:
-        del options
         self.location = location
         self._tree = open_tree(location) if tree is None else tree
         self._root: str | None = None
+        self._replay = replay_for(options)
         self._listing: SourceListing | None = None
         self._layers: dict[LegacyID, LegacyLayer] | None = None
 
@@ -84,7 +85,7 @@ class RegistryV2Source:
         assert layer.payload is not None and layer.payload.digest is not None
         digest = layer.payload.digest
         try:
-            with self._tree.open(self._blob_path(digest)) as opened:
+            with open_once(self._replay, digest.hex, lambda: self._tree.open(self._blob_path(digest))) as opened:
                 extent = None if opened.fd is None else Extent(fd=opened.fd, offset=0, size=opened.size)
                 yield Payload(
                     stream=opened.stream, origin=Origin.BLOB, size=opened.size, extent=extent, path=opened.path
@@ -94,6 +95,8 @@ class RegistryV2Source:
 
     def close(self) -> None:
         self._tree.close()
+        if self._replay is not None:
+            self._replay.close()
 
     # --- ManifestStore -------------------------------------------------------------------------------------------
 

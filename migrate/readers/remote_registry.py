@@ -14,12 +14,14 @@ from typing import BinaryIO, cast
 from migrate.blobio.payload import Payload
 from migrate.distribution.client import RegistryClient, open_client
 from migrate.distribution.session import RegistryAnswerError
+from migrate.distribution.storage import OpenedFile
 from migrate.documents.schema1 import open_manifest
 from migrate.errors import IntegrityError, MigrateError, MissingLayerError, SourceUnreadableError, UsageError
 from migrate.model.digest import Digest
-from migrate.model.legacy import LegacyID, LegacyLayer, Origin, SourceListing, SourceType
+from migrate.model.legacy import LegacyID, LegacyLayer, Origin, PayloadRef, SourceListing, SourceType
 from migrate.model.reference import Reference
 from migrate.readers.base import SourceOptions
+from migrate.readers.far import open_once, replay_for
 from migrate.readers.registry_images import (
     RegistryImages,
     check_signatures,
@@ -47,6 +49,7 @@ class RemoteRegistrySource:
         self.location = location
         self._host, self._repository, self._tag = split_location(location)
         self._insecure = bool(options and options.extra.get("insecure"))
+        self._replay = replay_for(options)
         self._connect = connect
         self._sleep = sleep
         self._client: RegistryClient | None = None
@@ -78,17 +81,25 @@ class RemoteRegistrySource:
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
         assert layer.payload is not None and layer.payload.digest is not None
         digest = layer.payload.digest
+        with open_once(self._replay, digest.hex, lambda: self._download(digest, layer.payload)) as opened:
+            yield Payload(stream=opened.stream, origin=Origin.BLOB, size=opened.size or None, path=opened.path)
+
+    @contextmanager
+    def _download(self, digest: Digest, payload: PayloadRef | None) -> Iterator[OpenedFile]:
         try:
             download = self.client.open_blob(self._homes[digest], digest)
         except RegistryAnswerError as exc:
             raise _as_missing(exc, digest) from exc
+        size = download.size or (payload.size if payload is not None else None) or 0
         with download:
-            yield Payload(stream=cast(BinaryIO, download), origin=Origin.BLOB, size=download.size)
+            yield OpenedFile(cast(BinaryIO, download), size)
 
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
             self._client = None
+        if self._replay is not None:
+            self._replay.close()
 
     @property
     def client(self) -> RegistryClient:

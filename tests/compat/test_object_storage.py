@@ -165,3 +165,12 @@ def test_what_is_no_storage_is_refused_in_one_line(location: str, s3: Server, tm
     s3_client().put_object(Bucket="old", Key="text/readme", Body=b"hello")
     done = migrate("convert", location, tmp_path / "out")
     assert done.code == 4 and len(done.errors) == 1 and location in done.errors[0]
+
+
+def test_no_layer_comes_twice_from_a_bucket(s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(extract_tree(V1, tmp_path), "v1")
+    with proxy(s3) as (host, passage):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}")
+        assert migrate("convert", "-q", "s3://old/v1", tmp_path / "out").code == 0
+    fetched = [path for method, path in passage.requests if method == "GET" and path.endswith("/layer")]
+    assert fetched and len(fetched) == len(set(fetched))

@@ -9,7 +9,7 @@ import pytest
 from migrate.convert import Conversion, OpenedSource
 from migrate.model.options import ConvertOptions, EmptyLayers
 from migrate.readers.detect import open_source
-from migrate.report.document import ReportImage, Report
+from migrate.report.document import Report, ReportImage
 from migrate.writers.oci_layout import OciLayout
 from tests.cases import Case, registry_cases
 from tests.registries import extract_tree, should_convert, should_warn

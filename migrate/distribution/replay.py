@@ -1,0 +1,120 @@
+"""What came from far away once does not come twice.
+
+A layer that is already gzip is read twice: hashed, and copied once it is known that nothing equal stands in the target.
+From a directory the second reading costs little. From a bucket or a registry it would be the whole transfer again, so
+the first one leaves the bytes in a temporary file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import IO, BinaryIO, Final, cast
+
+from migrate.blobio.observed import ObservedStream
+from migrate.distribution.storage import OpenedFile
+
+BUDGET: Final = 8 * 1024 * 1024 * 1024
+"""Bytes kept at most; what is read beyond comes twice."""
+
+
+class Replay:
+    """Keeps whole streams by key, as long as there is room. Usable from several threads."""
+
+    def __init__(self, directory: str | None = None, budget: int = BUDGET) -> None:
+        self._parent = directory
+        self._folder: str | None = None
+        self._left = budget
+        self._kept: dict[str, tuple[str, int]] = {}
+        self._count = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def opened(self, key: str, open_far: Callable[[], AbstractContextManager[OpenedFile]]) -> Iterator[OpenedFile]:
+        """The kept bytes of `key`; else what `open_far` opens, which is kept if it is read to its end."""
+        kept = self._kept.get(key)
+        if kept is not None:
+            path, size = kept
+            with open(path, "rb", buffering=0) as stream:
+                yield OpenedFile(stream, size, stream.fileno(), path)
+            return
+        with open_far() as opened:
+            copy = None if opened.path is not None else self._begin(opened.size)
+            if copy is None:
+                yield opened
+                return
+            try:
+                observed = ObservedStream(opened.stream, opened.size, copy.write, lambda: self._keep(key, copy))
+                yield OpenedFile(cast(BinaryIO, observed), opened.size)
+            finally:
+                copy.close()
+                if key not in self._kept:
+                    self._give_back(copy)
+
+    def close(self) -> None:
+        """Removes all that was kept."""
+        with self._lock:
+            self._kept.clear()
+            folder, self._folder = self._folder, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _begin(self, size: int) -> _Copy | None:
+        with self._lock:
+            if size > self._left:
+                return None
+            try:
+                if self._folder is None:
+                    self._folder = tempfile.mkdtemp(prefix="migrate-", dir=self._parent)
+                self._count += 1
+                path = os.path.join(self._folder, str(self._count))
+                file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by _Copy
+            except OSError:
+                return None  # without room the second reading is far away again
+            self._left -= size
+            return _Copy(file, path, size)
+
+    def _keep(self, key: str, copy: _Copy) -> None:
+        if copy.is_whole():
+            with self._lock:
+                self._kept[key] = (copy.path, copy.size)
+
+    def _give_back(self, copy: _Copy) -> None:
+        with self._lock:
+            self._left += copy.size
+        with contextlib.suppress(OSError):
+            os.unlink(copy.path)
+
+
+class _Copy:
+    """A file that a stream leaves behind; one that cannot be written is given up, and the stream goes on."""
+
+    def __init__(self, file: IO[bytes], path: str, size: int) -> None:
+        self._file: IO[bytes] | None = file
+        self.path = path
+        self.size = size
+        self._written = 0
+
+    def write(self, block: memoryview) -> None:
+        if self._file is None:
+            return
+        try:
+            while len(block):
+                count = self._file.write(block)
+                self._written += count
+                block = block[count:]
+        except OSError:
+            self.close()
+
+    def is_whole(self) -> bool:
+        return self._file is not None and self._written == self.size
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
