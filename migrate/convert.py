@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from migrate import __version__
+from migrate.blobio import limits
 from migrate.blobio.payload import Payload
 from migrate.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
-from migrate.errors import MigrateError, MissingLayerError, NoImageError, NotExactError, UsageError
+from migrate.errors import LimitError, MigrateError, MissingLayerError, NoImageError, NotExactError, UsageError
 from migrate.estimate import SizeEstimate
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
@@ -85,6 +86,7 @@ class Conversion:
     planned: Sequence[PlannedImage] = ()
     hashed: Hashed = field(default_factory=dict)
     _rootfs: RunCheck | None = None
+    _layers_planned: int = 0
     _estimate: SizeEstimate | None = None
     _passed: Mapping[JobKey, Layer] = field(default_factory=dict)
 
@@ -228,10 +230,19 @@ class Conversion:
             given = planned.image.chain
             planned.chain = given if given is not None else walk_chain(planned.image.head, source.read_layer)
             check_chain(planned.chain)
+            self._count(planned)
         except MigrateError as error:
             self._fail(error, planned.location, planned.image)
             return False
         return True
+
+    def _count(self, planned: PlannedImage) -> None:
+        if self._layers_planned + len(planned.chain) > limits.RUN_LAYERS:
+            raise LimitError(
+                f"image {planned.image.head}: this run has more than {limits.RUN_LAYERS:,} layers in all its images"
+                " (RUN_LAYERS); convert them in several runs with --image, or with migrate batch"
+            )
+        self._layers_planned += len(planned.chain)
 
     # --- layers ------------------------------------------------------------------------------------------------
 

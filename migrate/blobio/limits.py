@@ -22,6 +22,10 @@ ARCHIVE_MEMBERS: Final = 2_000_000
 """Members of an outer archive (`docker save`)."""
 CHAIN_LENGTH: Final = 10_000
 """Layers of one image. Docker itself stops at 125 or 127."""
+RUN_LAYERS: Final = 5_000_000
+"""Layers of all images of one run, counted in every image: rows of the report. 10,000 images of 127 are a quarter."""
+DOCUMENTS_BYTES: Final = 1024 * 1024 * 1024
+"""All layer documents of one archive together, which stay in memory. A million real ones fit."""
 DEEP_ENTRIES: Final = 20_000_000
 """Tar entries that `plan --deep` remembers, at about 30 bytes each; the analysis says if there were more."""
 LINK_HOPS: Final = 40

@@ -19,7 +19,7 @@ from migrate.chain import find_heads
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
 from migrate.documents.oci import parse_config
 from migrate.documents.v1_json import parse_identity
-from migrate.errors import DamagedError, DocumentError, MigrateError, MissingLayerError, SourceError
+from migrate.errors import DamagedError, DocumentError, LimitError, MigrateError, MissingLayerError, SourceError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import (
     LegacyID,
@@ -54,6 +54,7 @@ class DockerArchiveSource:
         self._archive = members
         self._v1_ids: list[str] | None = None
         self._layers: dict[LegacyID, LegacyLayer] = {}
+        self._document_bytes = 0
 
     def stream_layers(self, take: TakeLayer, /) -> None:
         """An archive that can be read only once gives its large layers away while it is read. See `StreamsLayers`."""
@@ -103,6 +104,10 @@ class DockerArchiveSource:
             raw = self._members.read(document)
         except MissingLayerError as error:
             raise self._without_json(legacy_id, error) from error
+        self._document_bytes += len(raw)
+        if self._document_bytes > limits.DOCUMENTS_BYTES:
+            total = f"more than {limits.DOCUMENTS_BYTES:,} bytes of layer documents (DOCUMENTS_BYTES)"
+            raise LimitError(f"{self.location}: {total}", layer=legacy_id)
         try:
             stated, parent, _ = parse_identity(raw, f"{self.location}: {document}")
         except MigrateError as error:

@@ -289,3 +289,22 @@ def test_more_members_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(Exception, match="ARCHIVE_MEMBERS") as caught:
         open_source(str(source))
     assert not isinstance(caught.value, SourceUnreadableError)
+
+
+def test_more_layers_in_a_run_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migrate.blobio.limits.RUN_LAYERS", 5)
+    source = tmp_path / "archive.tar"
+    source.write_bytes(shelf().build())
+    report = convert_meddled(source, tmp_path / "out", None)
+    assert sum(len(image["layers"]) for image in report["images"]) <= 5
+    assert {failure["error"] for failure in report["failures"]} == {"limit"}
+    assert all("RUN_LAYERS" in failure["message"] for failure in report["failures"])
+
+
+def test_more_bytes_of_documents_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migrate.blobio.limits.DOCUMENTS_BYTES", 300)
+    source = tmp_path / "archive.tar"
+    source.write_bytes(shelf().build())
+    report = convert_meddled(source, tmp_path / "out", None)
+    assert report["failures"]
+    assert any("DOCUMENTS_BYTES" in failure["message"] for failure in report["failures"])
