@@ -1,0 +1,126 @@
+"""Workers share layers through the target: what one has stored, another does not compress again."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from migrate.batch import task as batch_task
+from migrate.batch.layers import KnownLayer, KnownLayers
+from migrate.batch.plan import Candidate, Outcome
+from migrate.batch.records import Role
+from migrate.batch.search import identify
+from migrate.batch.state import LocalState
+from migrate.batch.task import Desk, WorkOrder
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import StoredBlob
+from migrate.model.options import Compression, ConvertOptions
+from migrate.writers.base import BlobWriter
+from migrate.writers.oci_layout import OciLayout
+from tests.archives import V1Archive, layer_tar
+
+OPTIONS = ConvertOptions(exact_sizes=True)
+
+
+class CountingLayout(OciLayout):
+    """A layout that counts the blobs that somebody begins to write."""
+
+    begun = 0
+
+    def open_blob(self) -> AbstractContextManager[BlobWriter]:
+        CountingLayout.begun += 1
+        return super().open_blob()
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> type[CountingLayout]:
+    monkeypatch.setattr(CountingLayout, "begun", 0)
+    monkeypatch.setattr(batch_task, "open_worker_target", CountingLayout)
+    return CountingLayout
+
+
+def archive(directory: Path, name: str, size: int = 400_000) -> Candidate:
+    """A base of `size` bytes that all archives have, and a layer of its own."""
+    made = V1Archive()
+    made.layer("base", tar=layer_tar("base.txt", content=b"base" * (size // 4)))
+    made.tag("app", name, made.layer(name, "base"))
+    path = directory / f"{name}.tar"
+    path.write_bytes(made.build())
+    return Candidate(str(path), identify(str(path)), 0)
+
+
+def order(target: Path, run: str = "a" * 16) -> WorkOrder:
+    return WorkOrder(run=run, recipe="r", target=str(target), state=str(target / ".migrate"), options=OPTIONS)
+
+
+def deal(order: WorkOrder, *candidates: Candidate) -> list[Outcome]:
+    """One worker with these sources."""
+    desk = Desk(order)
+    try:
+        outcomes = [desk.deal_with(candidate).outcome for candidate in candidates]
+        desk.blobs.publish()
+        return outcomes
+    finally:
+        desk.close()
+
+
+@pytest.mark.parametrize("size", [400, 400_000])
+def test_one_worker_compresses_a_layer_once(tmp_path: Path, counted: type[CountingLayout], size: int) -> None:
+    candidates = [archive(tmp_path, name, size) for name in ("one", "two", "three")]
+    assert deal(order(tmp_path / "out"), *candidates) == [Outcome.CONVERTED] * 3
+    assert counted.begun == 4
+
+
+@pytest.mark.parametrize("size", [400, 400_000])
+def test_another_worker_of_the_run_finds_it(tmp_path: Path, counted: type[CountingLayout], size: int) -> None:
+    deal(order(tmp_path / "out"), archive(tmp_path, "one", size))
+    assert counted.begun == 2
+    deal(order(tmp_path / "out"), archive(tmp_path, "two", size))
+    assert counted.begun == 3
+
+
+@pytest.mark.parametrize("size", [400, 400_000])
+def test_a_later_run_proves_it_and_uses_it(tmp_path: Path, counted: type[CountingLayout], size: int) -> None:
+    deal(order(tmp_path / "out"), archive(tmp_path, "one", size))
+    deal(order(tmp_path / "out", "b" * 16), archive(tmp_path, "two", size))
+    assert counted.begun == 3
+
+
+def test_a_blob_that_was_damaged_meanwhile_is_made_anew(tmp_path: Path, counted: type[CountingLayout]) -> None:
+    deal(order(tmp_path / "out"), archive(tmp_path, "one"))
+    for blob in (tmp_path / "out" / "blobs" / "sha256").iterdir():
+        blob.write_bytes(b"damaged")
+    deal(order(tmp_path / "out", "b" * 16), archive(tmp_path, "two"))
+    assert counted.begun == 4
+    contents = [path.read_bytes() for path in (tmp_path / "out" / "blobs" / "sha256").iterdir()]
+    assert contents.count(b"damaged") == 1  # the layer that only the first archive has
+
+
+def test_without_its_state_a_run_only_takes_longer(tmp_path: Path, counted: type[CountingLayout]) -> None:
+    deal(order(tmp_path / "out"), archive(tmp_path, "one"))
+    for path in sorted((tmp_path / "out" / ".migrate").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    deal(order(tmp_path / "out", "b" * 16), archive(tmp_path, "two"))
+    assert counted.begun == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"made", b"king 00 1 gzip 00\n", b"\xff" * 200, b"made " + b"0" * 64])
+def test_index_files_that_are_none_count_as_absent(tmp_path: Path, content: bytes) -> None:
+    diff_id = DiffID(Digest.of(b"tar"))
+    known = KnownLayers(LocalState(tmp_path), OPTIONS)
+    layer = KnownLayer(StoredBlob(digest=Digest.of(b"blob"), size=4, compression="gzip"), Role.MADE, "a" * 16)
+    known.add(diff_id, layer)
+    assert known.find(diff_id) == layer
+    (path,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    path.write_bytes(content)
+    assert known.find(diff_id) is None
+
+
+def test_other_compression_is_another_index(tmp_path: Path) -> None:
+    diff_id = DiffID(Digest.of(b"tar"))
+    layer = KnownLayer(StoredBlob(digest=Digest.of(b"blob"), size=4, compression="gzip"), Role.MADE, "a" * 16)
+    KnownLayers(LocalState(tmp_path), OPTIONS).add(diff_id, layer)
+    for options in (ConvertOptions(compression=Compression.ZSTD), ConvertOptions(compression_level=6)):
+        assert KnownLayers(LocalState(tmp_path), options).find(diff_id) is None
