@@ -23,7 +23,7 @@ from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
 from migrate.model.options import ConvertOptions
 from migrate.progress import Event, Progress, SilentProgress
-from migrate.readers.base import LegacySource, StreamsLayers
+from migrate.readers.base import ChecksAccess, LegacySource, StreamsLayers
 from migrate.rehash.layer import Layer
 from migrate.rehash.pipeline import PassingLayers, rehash
 from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory, OncePayload, StoresBlobs, TarObserver, observe_all
@@ -170,12 +170,14 @@ class Conversion:
             if opened.source is not None and opened.error is None:
                 try:
                     opened.listing = opened.source.listing()
+                    if isinstance(opened.source, ChecksAccess):
+                        opened.source.check_access()
                     if not (opened.listing.images or opened.listing.indexes or opened.listing.failures):
                         raise NoImageError(f"{opened.location}: holds no image")
                 except MigrateError as error:
                     if error.scope == "run":
                         raise
-                    opened.error = error
+                    opened.error, opened.listing = error, None
             if opened.error is not None:
                 self._fail(opened.error, opened.location)
             self.progress.emit(Event(kind="source", name=opened.location))

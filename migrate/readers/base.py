@@ -53,6 +53,14 @@ class StreamsLayers(Protocol):
 
 
 @runtime_checkable
+class ChecksAccess(Protocol):
+    """A source of many files, some of which this user may not be allowed to read."""
+
+    def check_access(self) -> None:
+        """PermissionSourceError naming the first unreadable path and how many there are; before hours of work."""
+
+
+@runtime_checkable
 class RootfsSource(Protocol):
     """A source in which the whole file system of a layer stands beside the layer (overlay, vfs, btrfs)."""
 
