@@ -11,7 +11,7 @@ import threading
 from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from migrate.batch.records import Role
 from migrate.batch.state import StateFolder
@@ -25,6 +25,7 @@ _LINE: Final = re.compile(rb"([a-z]+) ([0-9a-f]{64}) ([0-9]{1,19}) (gzip|zstd|no
 SMALL_LAYER_BYTES: Final = 64 * 1024
 """The rehasher reads smaller layers whole before it looks for a blob; of larger ones it wants to know beforehand
 whether that can be worth it, which their size tells."""
+_LARGE_BYTES: Final = 8 * 1024 * 1024
 _CACHED: Final = 50_000
 """Layers that a worker keeps in memory; it looks the others up again."""
 
@@ -73,11 +74,6 @@ class KnownLayers:
         return f"known/{diff_id.hex[:2]}/{diff_id.hex[2:]}.{self._way}"
 
 
-class Flushes(Protocol):
-    def flush(self) -> None:
-        """Returns when all blobs committed so far are on the disk."""
-
-
 class SharedBlobs:
     """The blobs of a target as one worker sees them; fills StoresBlobs and RemembersBlobs for the rehasher.
 
@@ -95,6 +91,7 @@ class SharedBlobs:
         self._new_sizes: set[int] = set()
         self._sizes: set[int] = set()
         self._met: set[int] = set()
+        self._early: set[DiffID] = set()
         self.found: dict[DiffID, Role] = {}
 
     def begin(self, sizes: Iterable[int]) -> None:
@@ -135,9 +132,15 @@ class SharedBlobs:
         return known.blob
 
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
-        """The target's own record is for later runs; the index for other workers is written by `publish`."""
+        """The target's own record is for later runs; the index for other workers is written by `publish`, but for a
+        large blob at once: another worker may be about to compress the same layer."""
         if isinstance(self._target, RemembersLayers):
             self._target.remember_blob(diff_id, blob)
+        if blob.size >= _LARGE_BYTES:
+            self._flush()
+            self._known.add(diff_id, KnownLayer(blob, Role.FOUND, self._run))
+            with self._lock:
+                self._early.add(diff_id)
 
     # --- RemembersSizes ------------------------------------------------------------------------------------------
 
@@ -147,6 +150,11 @@ class SharedBlobs:
     def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
         if isinstance(self._target, RemembersSizes):
             self._target.remember_size(diff_id, tar_size)
+        with self._lock:
+            is_early = diff_id in self._early
+            self._early.discard(diff_id)
+        if is_early:
+            self._known.add_size(tar_size)
 
     def _look_up(self, diff_id: DiffID, compression: str) -> KnownLayer | None:
         """What a worker of this run wrote is believed; what an earlier run wrote is proven by the target."""
@@ -183,9 +191,7 @@ class SharedBlobs:
 
     def publish(self) -> None:
         """Makes all blobs durable, then known to every worker. Raises TargetError."""
-        flush = getattr(self._target, "flush", None)
-        if flush is not None:
-            flush()
+        self._flush()
         with self._lock:
             unpublished, self._unpublished = self._unpublished, {}
             sizes, self._new_sizes = self._new_sizes, set()
@@ -193,6 +199,11 @@ class SharedBlobs:
             self._known.add_size(size)
         for diff_id, known in unpublished.items():
             self._known.add(diff_id, known)
+
+    def _flush(self) -> None:
+        flush = getattr(self._target, "flush", None)
+        if flush is not None:
+            flush()
 
 
 class LinkingBlobs(SharedBlobs):

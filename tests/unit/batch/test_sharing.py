@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from migrate.batch import layers
 from migrate.batch import task as batch_task
 from migrate.batch.layers import KnownLayer, KnownLayers
 from migrate.batch.plan import Candidate, Outcome
@@ -124,3 +125,15 @@ def test_other_compression_is_another_index(tmp_path: Path) -> None:
     KnownLayers(LocalState(tmp_path), OPTIONS).add(diff_id, layer)
     for options in (ConvertOptions(compression=Compression.ZSTD), ConvertOptions(compression_level=6)):
         assert KnownLayers(LocalState(tmp_path), options).find(diff_id) is None
+
+
+def test_a_large_layer_is_known_before_its_source_is_done(
+    tmp_path: Path, counted: type[CountingLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_LARGE_BYTES", 100)
+    first = Desk(order(tmp_path / "out"))
+    first.deal_with(archive(tmp_path, "one"))
+    deal(order(tmp_path / "out"), archive(tmp_path, "two"))
+    first.blobs.publish()
+    first.close()
+    assert counted.begun == 3
