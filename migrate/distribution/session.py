@@ -35,6 +35,7 @@ PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_PAUSE: Final = 120.0
 _BLOCK: Final = 1024 * 1024
+_OF_THE_TRANSFER: Final = frozenset({"content-encoding", "transfer-encoding"})
 _CERTIFICATES: Final = ("/etc/docker/certs.d", "~/.docker/certs.d")
 
 Scope = tuple[str, Literal["pull", "push"]]
@@ -144,12 +145,12 @@ class RegistrySession:
             request = self._http.build_request(method, url, content=body, headers=sent)
             self.traffic.add(requests=1)
             try:
-                last = self._http.send(request, stream=stream, follow_redirects=method in ("GET", "HEAD"))
+                last = self._http.send(request, stream=True, follow_redirects=method in ("GET", "HEAD"))
                 broken = None
+                if not (stream and last.status_code in accept):
+                    last = self._loaded(last)
                 if last.status_code in accept:
                     return last
-                if stream:
-                    last.read()
             except (httpx.HTTPError, httpx.InvalidURL) as exc:
                 if _is_untrusted(exc):
                     raise UntrustedCertificateError(f"{self.host}: {exc} (see docs/howto/push.md)") from exc
@@ -180,7 +181,8 @@ class RegistrySession:
         self.traffic.add(requests=1)
         source.seek(offset)
         try:
-            answer = self._http.request(method, url, content=_blocks(source, count), headers=headers)
+            request = self._http.build_request(method, url, content=_blocks(source, count), headers=headers)
+            answer = self._loaded(self._http.send(request, stream=True))
         except httpx.HTTPError:
             return None
         if answer.status_code == 401:
@@ -203,16 +205,28 @@ class RegistrySession:
 
     def read_limited(self, answer: httpx.Response, path: str) -> bytes:
         """The whole body of a streamed answer; LimitError if it is larger than JSON_BYTES."""
-        content = bytearray()
         try:
-            with contextlib.closing(answer):
-                for block in answer.iter_bytes(_BLOCK):
-                    content += block
-                    if len(content) > JSON_BYTES:
-                        raise LimitError(f"{self.host}{path}: larger than the limit of {JSON_BYTES:,} bytes")
+            return self._body(answer, path)
         except httpx.HTTPError as exc:
             raise RegistryAnswerError(f"{self.host}{path}: {exc}") from exc
+
+    def _body(self, answer: httpx.Response, path: str) -> bytes:
+        content = bytearray()
+        with contextlib.closing(answer):
+            for block in answer.iter_bytes(_BLOCK):
+                content += block
+                if len(content) > JSON_BYTES:
+                    raise LimitError(f"{self.host}{path}: larger than the limit of {JSON_BYTES:,} bytes")
         return bytes(content)
+
+    def _loaded(self, answer: httpx.Response) -> httpx.Response:
+        """The answer with its body in memory, however much more of it a registry would send."""
+        content = self._body(answer, answer.request.url.path)
+        headers = [pair for pair in answer.headers.multi_items() if pair[0].lower() not in _OF_THE_TRANSFER]
+        said = {"reason_phrase": answer.extensions.get("reason_phrase", b"")}
+        return httpx.Response(
+            answer.status_code, headers=headers, content=content, request=answer.request, extensions=said
+        )
 
     def location(self, answer: httpx.Response, default: str | None = None) -> str:
         location = answer.headers.get("Location", default)

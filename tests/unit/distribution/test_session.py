@@ -1,0 +1,46 @@
+"""What a registry sends is read up to a limit, whatever it answers."""
+
+from __future__ import annotations
+
+import gzip
+import http.server
+
+import httpx
+import pytest
+
+from migrate.distribution.session import RegistryAnswerError, RegistrySession
+from migrate.errors import LimitError
+from tests.registries import _serving
+
+
+class Talkative(http.server.BaseHTTPRequestHandler):
+    """Answers `/<status>/<bytes>` with so many of them; compressed if the path says so."""
+
+    def do_GET(self) -> None:
+        _, status, size, *rest = self.path.split("/")
+        body = gzip.compress(b"x" * int(size)) if rest == ["gzip"] else b"x" * int(size)
+        self.send_response(int(status))
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Docker-Content-Digest", "sha256:1")
+        if rest == ["gzip"]:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
+
+
+def test_answers_larger_than_the_limit_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migrate.distribution.session.JSON_BYTES", 100_000)
+    with _serving(Talkative) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        session = RegistrySession("registry", client, sleep=lambda _: None)
+        answer = session.send("GET", "/200/100000", None)
+        assert (len(answer.content), answer.headers["Docker-Content-Digest"]) == (100_000, "sha256:1")
+        assert session.send("GET", "/200/90000/gzip", None).text == "x" * 90_000
+        for path in ("/200/100001", "/404/100001", "/503/100001", "/200/5000000/gzip"):
+            with pytest.raises(LimitError, match="larger than the limit of 100,000 bytes"):
+                session.send("GET", path, None)
+        with pytest.raises(RegistryAnswerError, match="404 Not Found"):
+            session.send("GET", "/404/10", None)
+        assert session.send("GET", "/200/5000000", None, stream=True).read() == b"x" * 5_000_000
