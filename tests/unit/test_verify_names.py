@@ -93,6 +93,12 @@ def test_what_a_run_leaves_that_was_ended_at_once_is_a_layout(tmp_path: Path) ->
     assert check(tmp_path) == check(tmp_path, 1)
 
 
+def test_a_directory_of_empty_directories_is_no_layout(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    with pytest.raises(UnrecognisedSourceError):
+        check(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["repositories", "images"])
 def test_a_part_of_a_registry_is_no_registry(name: str, tmp_path: Path) -> None:
     (tmp_path / name / "app").mkdir(parents=True)
