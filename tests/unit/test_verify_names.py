@@ -74,6 +74,20 @@ def test_a_tag_that_manifest_json_lacks_is_found(tmp_path: Path) -> None:
         assert "has the tags" in text_of(check(with_tags(tmp_path / "out", tags)))
 
 
+@pytest.mark.parametrize(("layers", "wanted"), [(125, True), (126, False)])
+def test_an_image_that_docker_can_load_must_stand_in_manifest_json(layers: int, wanted: bool, tmp_path: Path) -> None:
+    target = OciLayout(tmp_path / "out", OPTIONS)
+    put_image(target, [layer("a")] * layers, "deep:1")
+    put_image(target, [layer("a")], "app:1")
+    target.finish(b'{"images": []}')
+    target.close()
+    assert check(tmp_path / "out") == []
+    rows = json.loads((tmp_path / "out/manifest.json").read_bytes())
+    assert (["deep:1"] in [row["RepoTags"] for row in rows]) is wanted
+    (tmp_path / "out/manifest.json").write_text(json.dumps([row for row in rows if row["RepoTags"] != ["deep:1"]]))
+    assert ("lacks an image of index.json" in text_of(check(tmp_path / "out"))) is wanted
+
+
 def test_layers_of_an_archive_are_held_against_the_config_whatever_they_are_called(tmp_path: Path) -> None:
     good, other = layer("a", compress=False), layer_tar("b")
     row = {"Config": "c.json", "RepoTags": ["app:1"], "Layers": ["x/layer.tar"]}
