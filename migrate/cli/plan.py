@@ -33,12 +33,15 @@ def command(**values: Any) -> None:
     from migrate.cli.terminal import make_progress
     from migrate.convert import Conversion
     from migrate.model.image import HashedLayer
-    from migrate.report.deep import DeepScan
 
     session.set_up_logging(values["verbose"])
     options = convert_options(values, dry_run=True, exact_sizes=values["exact_sizes"])
     sources = session.open_sources(values["sources"], values["source_type"], options)
-    scan = DeepScan() if values["deep"] else None
+    scan = None
+    if values["deep"]:
+        from migrate.report.deep import DeepScan
+
+        scan = DeepScan()
     with make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress:
         conversion = Conversion(
             sources=sources,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
@@ -20,9 +19,6 @@ from migrate.readers.base import SourceOptions
 from migrate.readers.detect import open_source
 from migrate.report.document import Failure, Report
 from migrate.report.tables import printable
-
-_GC_THRESHOLDS = (50_000, 20, 50)
-"""Values of many layers live until the end: looking for garbage among them as often as Python does costs a tenth."""
 
 
 def set_up_logging(verbose: int) -> None:
@@ -130,7 +126,6 @@ def failure_line(failure: Failure) -> str:
 
 def run_conversion(conversion: Conversion) -> Outcome:
     """Runs it, and lets go of sources and target whatever happens."""
-    gc.set_threshold(*_GC_THRESHOLDS)
     try:
         return conversion.run()
     finally:

@@ -99,10 +99,10 @@ class ComposedImage:
     created: str | None
     warnings: tuple[str, ...] = ()
 
-    @property
-    def image_id(self) -> ImageID:
-        return ImageID(Digest.of(self.config))
+    image_id: ImageID = field(init=False)
+    manifest_digest: Digest = field(init=False)
 
-    @property
-    def manifest_digest(self) -> Digest:
-        return Digest.of(self.manifest)
+    def __post_init__(self) -> None:
+        # Names, order, target and report ask for these a dozen times for each image.
+        object.__setattr__(self, "image_id", ImageID(Digest.of(self.config)))
+        object.__setattr__(self, "manifest_digest", Digest.of(self.manifest))

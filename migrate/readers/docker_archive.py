@@ -10,7 +10,7 @@ import contextlib
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from migrate.blobio import limits
@@ -120,11 +120,9 @@ class DockerArchiveSource:
             warnings=tuple(_layer_warnings(legacy_id, stated)),
         )
 
-    @contextmanager
-    def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
+    def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
         assert layer.payload is not None
-        with self._members.open(layer.payload.key) as payload:
-            yield payload
+        return self._members.open(layer.payload.key)
 
     def close(self) -> None:
         self._archive.close()

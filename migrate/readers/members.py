@@ -11,7 +11,7 @@ import posixpath
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -116,16 +116,11 @@ class Members:
                 content += more
         return content
 
-    @contextmanager
-    def open(self, name: str) -> Iterator[Payload]:
-        member = self.resolve(name)
-        with self._open_file(member) as payload:
-            yield payload
+    def open(self, name: str) -> AbstractContextManager[Payload]:
+        return self._open_file(self.resolve(name))
 
-    @contextmanager
-    def _open_file(self, member: Member) -> Iterator[Payload]:
+    def _open_file(self, member: Member) -> AbstractContextManager[Payload]:
         raise NotImplementedError
-        yield
 
     def close(self) -> None:
         pass
