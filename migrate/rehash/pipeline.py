@@ -64,7 +64,7 @@ def rehash(
         store = MeasuredBlobs()
     passed = passed or {}
     layers = [
-        passed[job.key].adopt(job) if job.key in passed else Layer(job) for job in sorted(jobs, key=lambda job: job.key)
+        passed[job.key].adopt(job) if job.key in passed else Layer(job) for job in sorted(jobs, key=_largest_first)
     ]
     with Workers(options.jobs) as workers:
         if store is None:
