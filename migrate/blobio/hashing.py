@@ -13,6 +13,8 @@ from migrate.errors import MigrateError, SourceError, TruncatedError
 from migrate.model.digest import Digest
 
 _PEEK_BYTES: Final = 4096
+_SMALL_BYTES: Final = 64 * 1024
+"""An extent up to this size is read at once, by whoever looks at its beginning."""
 _COPY_BYTES: Final = 1024 * 1024
 
 
@@ -38,6 +40,8 @@ class StoredStream(io.RawIOBase):
 
     def peek(self, length: int) -> bytes:
         """The first bytes, which stay to be read. Only before anything else is read."""
+        if self._extent is not None and self._extent.size <= _SMALL_BYTES:
+            return self._read_small(self._extent)[:length]
         block = memoryview(bytearray(_PEEK_BYTES))
         filled = self._fill(block, 0)
         while filled < length:
@@ -47,6 +51,13 @@ class StoredStream(io.RawIOBase):
             filled += count
         self._peeked = bytes(block[:filled])
         return self._peeked[:length]
+
+    def _read_small(self, extent: Extent) -> bytes:
+        try:
+            self._peeked = os.pread(extent.fd, extent.size, extent.offset)
+        except OSError as exc:
+            raise SourceError(f"{self._what}: cannot be read: {exc.strerror or exc}") from exc
+        return self._peeked if len(self._peeked) == extent.size else self.whole_extent()
 
     def whole_extent(self) -> bytes:
         """All bytes of a small extent, in one piece; instead of any other reading."""

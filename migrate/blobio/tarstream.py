@@ -123,7 +123,7 @@ class TarInspector:
             (header,) = _HEADER(block, position)
             name, field, end, stated, kind, prefix = _FIELDS(header)
             if (
-                checksum_of(stated) != adler32(header) & 0xFFFF
+                (checksum_of(stated) or _learn_checksum(stated)) != adler32(header) & 0xFFFF
                 or prefix
                 or end not in _FIELD_ENDS
                 or not field.isdigit()
@@ -215,13 +215,10 @@ class TarInspector:
         The low half of adler32 is one more than the sum of the bytes modulo 65521, in one call into C.
         """
         field = header[148:156]
-        if _CHECKSUMS.get(field) == adler32(header) & 0xFFFF:
+        if (_CHECKSUMS.get(field) or _learn_checksum(field)) == adler32(header) & 0xFFFF:
             return
         stated = self._number(header, 148, 156, "checksum")
-        expected = (stated - 8 * 32 + sum(field) + 1) % _ADLER_MODULUS
-        if adler32(header) & 0xFFFF == expected:
-            if len(_CHECKSUMS) < _MOST_CHECKSUMS:
-                _CHECKSUMS[field] = expected
+        if adler32(header) & 0xFFFF == _expected_adler(stated, field):
             return
         signed = sum(byte - 256 if byte > 127 else byte for byte in header[:148] + header[156:]) + 8 * 32
         if stated == signed:
@@ -301,6 +298,25 @@ class TarInspector:
             records[key] = value
             position = end
         return records
+
+
+def _expected_adler(stated: int, field: bytes) -> int:
+    """The low half of the adler32 of a header whose checksum `field` says `stated`, if that is right."""
+    return (stated - 8 * 32 + (adler32(field) & 0xFFFF)) % _ADLER_MODULUS
+
+
+def _learn_checksum(field: bytes) -> int:
+    """The same for a field as nearly every writer fills it, six octal digits and a NUL; -1 for others."""
+    digits = field[:6]
+    if not digits.isdigit() or field[6]:
+        return -1
+    try:
+        expected = _expected_adler(int(digits, 8), field)
+    except ValueError:
+        return -1
+    if len(_CHECKSUMS) < _MOST_CHECKSUMS:
+        _CHECKSUMS[field] = expected
+    return expected
 
 
 @dataclass(slots=True)

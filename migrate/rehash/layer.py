@@ -17,7 +17,7 @@ STORED_KIND: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip", C
 
 @dataclass(slots=True)
 class Layer:
-    """A job on its way. `held` is the whole tar of a small layer; `kept` the blob of one that is kept as stored.
+    """A job on its way. `kept` is the blob of a layer that is kept as stored.
 
     `passed` is the blob that a layer left which can be read only once. `place` is where its bytes lie, if the store
     remembers such places (`rehash.recall`).
@@ -28,7 +28,6 @@ class Layer:
     tar_size: int | None = None
     facts: LayerFacts | None = None
     error: MigrateError | None = None
-    held: bytes | None = None
     kept: StoredBlob | None = None
     blob: StoredBlob | None = None
     passed: StoredBlob | None = None

@@ -40,9 +40,9 @@ from migrate.rehash.recall import Recall
 from migrate.rehash.workers import Workers, batches
 
 _SMALL_BYTES: Final = 64 * 1024
-"""Tars up to this size are kept in memory between hashing and compressing."""
+"""Tars up to this size are compressed when they are hashed, and kept so in memory until it is clear who gives a blob."""
 _HELD_BYTES: Final = 16 * 1024 * 1024
-"""All tars so kept, together."""
+"""All that is so kept, together; what comes later is read again."""
 
 
 def rehash(
@@ -100,7 +100,8 @@ class _Storing(Hashing):
         self._recall = Recall(store) if isinstance(store, RemembersPayloads) else None
         self._compress = block_compressor(options.compression, options.compression_level)
         self._compression = STORED_KIND.get(options.compression, "none")
-        self._held = 0
+        self._held: dict[DiffID, bytes | bytearray | memoryview] = {}
+        self._held_bytes = 0
         self._blobs: dict[DiffID, StoredBlob] = {}
         self._taken_over: dict[DiffID, StoredBlob] = {}
 
@@ -162,18 +163,20 @@ class _Storing(Hashing):
         return facts
 
     def _read_small(self, layer: Layer, opened: OpenLayer, tar_size: int) -> None:
-        """Reads a small tar, and keeps it in memory as long as there is room for all that are kept."""
+        """Reads a small tar; the first of equal ones is compressed at once, while there is room for what comes of it."""
         if opened.is_extent:
-            content, layer.facts = opened.read_small(self._new_observer(layer))
+            content, facts = opened.read_small(self._new_observer(layer))
+            layer.facts = facts
             self._done(layer, tar_size)
         else:
             sink = Collected(tar_size)
-            self._read(layer, opened, sink)
+            facts = self._read(layer, opened, sink)
             content = sink.content()
-        with self._lock:
-            if self._held + tar_size <= _HELD_BYTES:
-                self._held += tar_size
-                layer.held = content
+        if facts.diff_id not in self._held and self._held_bytes < _HELD_BYTES:
+            blob = self._compress(memoryview(content))
+            with self._lock:
+                if self._held.setdefault(facts.diff_id, blob) is blob:
+                    self._held_bytes += len(blob)
 
     def _keep(self, layer: Layer, opened: OpenLayer) -> None:
         """A blob that has to stand in the store as it is, whatever else holds the same tar."""
@@ -315,9 +318,21 @@ class _Storing(Hashing):
             for layer in same:
                 if layer.facts and layer.facts.stored_digest == blob.digest and self._take_over(layer, blob):
                     return
+        if self._use_held(diff_id, same):
+            return
         for layer in same:
             if layer.error is None and (self._use_passed(layer) or self._compress_again(layer)):
                 return
+
+    def _use_held(self, diff_id: DiffID, same: Sequence[Layer]) -> bool:
+        """The blob that was made of a small layer when it was hashed."""
+        held = self._held.pop(diff_id, None)
+        if held is None:
+            return False
+        facts = same[0].facts
+        assert facts is not None
+        self._remember(diff_id, self._write_whole(held), facts.tar.size)
+        return True
 
     def _use_passed(self, layer: Layer) -> bool:
         """The blob that the layer left when it came by."""
@@ -356,13 +371,7 @@ class _Storing(Hashing):
         return self._try(layer, step)
 
     def _compress_again(self, layer: Layer) -> bool:
-        held, facts = layer.held, layer.facts
-        if held is None:
-            return self._try(layer, lambda layer: self._open(layer, self._compress_first))
-        assert facts is not None
-        blob = self._write_whole(self._compress(memoryview(held)))
-        self._remember(facts.diff_id, blob, facts.tar.size)
-        return True
+        return self._try(layer, lambda layer: self._open(layer, self._compress_first))
 
     def _write_whole(self, content: bytes | bytearray | memoryview) -> StoredBlob:
         with self._store.open_blob() as writer:

@@ -153,24 +153,31 @@ def _run_batch(batch: Sequence[Item], step: Callable[[Item], None]) -> None:
         step(item)
 
 
-_BATCH_ITEMS: Final = 64
 _BATCH_BYTES: Final = 1024 * 1024
+_TINY_BYTES: Final = 16 * 1024
+"""What is not larger takes more time under Python's lock than without it; two threads would only wait for each other."""
 
 
 def batches(items: Iterable[Item], size_of: Callable[[Item], int | None]) -> Iterator[Sequence[Item]]:
-    """Groups neighbours that are small, so that a thread takes many of them at once.
+    """Groups neighbours that are small, so that a thread takes many of them at once, and all that are tiny.
 
-    An unknown size counts as large.
+    The tiny ones come last. An unknown size counts as large.
     """
+    tiny: list[Item] = []
     batch: list[Item] = []
     total = 0
     for item in items:
         known = size_of(item)
+        if known is not None and known <= _TINY_BYTES:
+            tiny.append(item)
+            continue
         size = _BATCH_BYTES if known is None else known
-        if batch and (total + size > _BATCH_BYTES or len(batch) == _BATCH_ITEMS):
+        if batch and total + size > _BATCH_BYTES:
             yield batch
             batch, total = [], 0
         batch.append(item)
         total += size
     if batch:
         yield batch
+    if tiny:
+        yield tiny

@@ -8,9 +8,10 @@ import hashlib
 import os
 import threading
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from migrate.blobio.atomic import StagedFile, StagingArea, target_error
+from migrate.blobio.atomic import StagedFile, StagingArea, target_error, target_errors
 from migrate.model.digest import Digest
 from migrate.writers.base import BlobWriter
 from migrate.writers.catalog import blob_path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _BLOCK: Final = 1024 * 1024
+_MOST_FOUND: Final = 100_000
+"""So many blobs of earlier runs are listed once; more of them are looked for one by one."""
 
 
 class BlobStore:
@@ -26,12 +29,16 @@ class BlobStore:
 
     A blob that stood there before this run counts only after its bytes were read and gave its digest: one that was
     damaged since is written anew. `path_of` gives a blob's path relative to the root, in a directory that exists.
+
+    What another run writes meanwhile may be written once more, which does no harm: a blob's name says what it holds.
     """
 
     def __init__(self, area: StagingArea, path_of: Callable[[Digest], str] = blob_path) -> None:
         self.area = area
         self.path_of = path_of
         self._sizes: dict[Digest, int] = {}
+        self._found: frozenset[str] | None = None
+        self._lists = path_of is blob_path  # all blobs stand in one directory
         self._lock = threading.Lock()
 
     def has(self, digest: Digest, size: int) -> bool:
@@ -99,7 +106,19 @@ class BlobStore:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither a link nor a pipe is a blob
         return os.open(self.path_of(digest), flags, dir_fd=self.area.root_fd)
 
+    def _is_new(self, digest: Digest) -> bool:
+        """True for what was not there when the store was first asked: most of what a conversion writes."""
+        if self._found is None and self._lists:
+            directory = self.area.root / os.path.dirname(blob_path(digest))
+            with target_errors(str(directory)), os.scandir(directory) as entries:
+                names = frozenset(entry.name for entry in islice(entries, _MOST_FOUND + 1))
+            self._lists = len(names) <= _MOST_FOUND
+            self._found = names if self._lists else None
+        return self._found is not None and digest.hex not in self._found
+
     def _is_intact(self, digest: Digest, size: int) -> bool:
+        if self._is_new(digest):
+            return False
         try:
             fd = self._open(digest)
         except OSError as exc:

@@ -63,7 +63,13 @@ def test_the_first_error_comes_out_and_stops_the_others() -> None:
 
 
 def test_small_items_share_a_batch() -> None:
-    sizes: list[int | None] = [*[10] * 100, None, 2_000_000, 5, 1_000_000, 500_000]
+    sizes: list[int | None] = [*[100_000] * 12, None, 2_000_000, 20_000, 1_000_000, 500_000]
     grouped = list(batches(sizes, lambda size: size))
-    assert [len(batch) for batch in grouped] == [64, 36, 1, 1, 2, 1]
+    assert [len(batch) for batch in grouped] == [10, 2, 1, 1, 2, 1]
     assert [size for batch in grouped for size in batch] == sizes
+
+
+def test_all_tiny_items_are_one_batch_at_the_end() -> None:
+    """They are Python all the way: on two threads they take longer than on one."""
+    sizes: list[int | None] = [*[10] * 300, 2_000_000, *[16 * 1024] * 300]
+    assert [len(batch) for batch in batches(sizes, lambda size: size)] == [1, 600]
