@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from migrate import __version__
 from migrate.blobio import limits
 from migrate.blobio.payload import Payload
+from migrate.capabilities import fills
 from migrate.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
 from migrate.errors import LimitError, MigrateError, MissingLayerError, NoImageError, NotExactError, UsageError
@@ -93,7 +94,7 @@ class Conversion:
     def __post_init__(self) -> None:
         if self.target is None and self.options.dry_run and not self.options.exact_sizes:
             self._estimate = SizeEstimate(self.options.compression)
-        if isinstance(self.target, WantsCompression):
+        if fills(self.target, WantsCompression):
             self.options = replace(self.options, compression=self.target.wants_compression, compression_level=None)
 
     def run(self) -> Outcome:
@@ -116,7 +117,7 @@ class Conversion:
         before `gather`, or not at all. Raises TargetError only.
         """
         streaming = [
-            (index, opened) for index, opened in enumerate(self.sources) if isinstance(opened.source, StreamsLayers)
+            (index, opened) for index, opened in enumerate(self.sources) if fills(opened.source, StreamsLayers)
         ]
         if streaming and not self.options.images:
             with PassingLayers(store, self.options, self.progress, self._observe) as passing:
@@ -128,7 +129,7 @@ class Conversion:
         def take(layer: LegacyLayer, payload: Payload) -> None:
             passing.take(LayerJob(index, OncePayload(payload), layer))
 
-        assert isinstance(opened.source, StreamsLayers)
+        assert fills(opened.source, StreamsLayers)
         try:
             opened.source.stream_layers(take)
         except MigrateError as error:
@@ -170,7 +171,7 @@ class Conversion:
             if opened.source is not None and opened.error is None:
                 try:
                     opened.listing = opened.source.listing()
-                    if isinstance(opened.source, ChecksAccess):
+                    if fills(opened.source, ChecksAccess):
                         opened.source.check_access()
                     if not (opened.listing.images or opened.listing.indexes or opened.listing.failures):
                         raise NoImageError(f"{opened.location}: holds no image")

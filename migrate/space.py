@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Protocol, runtime_checkable
 
+from migrate.capabilities import fills
 from migrate.errors import TargetError
 from migrate.model.legacy import PayloadRef
 from migrate.model.options import Compression, ConvertOptions
@@ -43,7 +44,7 @@ def check_room(payloads: Iterable[PayloadRef], target: object, options: ConvertO
         return
     free = target.free_bytes()
     needed = estimate_bytes(payloads, options)
-    if free is not None and needed > free and isinstance(target, KnowsWhatItHolds):
+    if free is not None and needed > free and fills(target, KnowsWhatItHolds):
         needed -= target.held_bytes()
     if free is not None and needed > free:
         raise TargetError(

@@ -15,6 +15,7 @@ from typing import Final
 
 from migrate.batch.records import Role
 from migrate.batch.state import StateFolder
+from migrate.capabilities import fills
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.options import ConvertOptions
@@ -134,7 +135,7 @@ class SharedBlobs:
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
         """The target's own record is for later runs; the index for other workers is written by `publish`, but for a
         large blob at once: another worker may be about to compress the same layer."""
-        if isinstance(self._target, RemembersLayers):
+        if fills(self._target, RemembersLayers):
             self._target.remember_blob(diff_id, blob)
         if blob.size >= _LARGE_BYTES:
             self._flush()
@@ -148,7 +149,7 @@ class SharedBlobs:
         return self._met
 
     def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
-        if isinstance(self._target, RemembersSizes):
+        if fills(self._target, RemembersSizes):
             self._target.remember_size(diff_id, tar_size)
         with self._lock:
             is_early = diff_id in self._early
@@ -161,7 +162,7 @@ class SharedBlobs:
         known = self._known.find(diff_id)
         if known is not None and known.run == self._run:
             return known
-        if not isinstance(self._target, RemembersLayers):
+        if not fills(self._target, RemembersLayers):
             stands = known is not None and self._target.has_blob(known.blob.digest, known.blob.size)
             return known if stands else None
         blob = self._target.known_blob(diff_id, compression)
@@ -210,4 +211,4 @@ class LinkingBlobs(SharedBlobs):
     """The same for a target that can take files over without copying them."""
 
     def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
-        return isinstance(self._target, LinksBlobs) and self._target.link_blob(path, digest, size)
+        return fills(self._target, LinksBlobs) and self._target.link_blob(path, digest, size)

@@ -16,6 +16,7 @@ from migrate.batch.choice import BlobChoice
 from migrate.batch.journal import Place, RecordReader
 from migrate.batch.plan import Outcome
 from migrate.batch.records import ImageRecord, Role, SourceRecord
+from migrate.capabilities import fills
 from migrate.compose.manifest import compose_manifest, layer_descriptor
 from migrate.convert import utc_now
 from migrate.errors import MigrateError
@@ -96,11 +97,11 @@ class Merge:
         if self.target is None:
             return
         spool.seek(0)
-        if isinstance(self.target, TakesLargeReports):
+        if fills(self.target, TakesLargeReports):
             self.target.finish_in_pieces(iter(lambda: spool.read(_PIECE_BYTES), b""))
         else:
             self.target.finish(spool.read())
-        if isinstance(self.target, RemovesBlobs):
+        if fills(self.target, RemovesBlobs):
             self.target.remove_blobs(self._choice.losers())
 
     # --- records -----------------------------------------------------------------------------------------------

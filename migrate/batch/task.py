@@ -19,6 +19,7 @@ from migrate.batch.layers import SMALL_LAYER_BYTES, KnownLayers, LinkingBlobs, S
 from migrate.batch.plan import Candidate, Outcome, Task
 from migrate.batch.records import ImageRecord, LayerRow, Role, SourceRecord
 from migrate.batch.targets import open_worker_state, open_worker_target
+from migrate.capabilities import fills
 from migrate.convert import Conversion, OpenedSource
 from migrate.errors import IntegrityError, MigrateError, NoImageError, UnrecognisedSourceError, UsageError
 from migrate.model.image import HashedLayer, StoredBlob
@@ -110,7 +111,7 @@ class Desk:
             self.blobs = SharedBlobs(MeasuredBlobs(), known, order.run)
         else:
             self._target = open_worker_target(order.target, order.options)
-            kind = LinkingBlobs if isinstance(self._target, LinksBlobs) else SharedBlobs
+            kind = LinkingBlobs if fills(self._target, LinksBlobs) else SharedBlobs
             self.blobs = kind(self._target, known, order.run)
 
     def close(self) -> None:

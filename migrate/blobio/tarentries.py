@@ -11,16 +11,19 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from migrate.blobio.limits import TAR_HEADER_BYTES
-from migrate.blobio.tarindex import checksum_is_right, parse_number, parse_pax
+from migrate.blobio.tarheader import (
+    BLOCK,
+    CONTENT_FREE,
+    EXTENDED,
+    ZERO_BLOCK,
+    checksum_is_right,
+    parse_number,
+    parse_pax,
+)
 from migrate.errors import DamagedError, LimitError, TruncatedError
 
-_BLOCK: Final = 512
-_ZERO_BLOCK: Final = bytes(_BLOCK)
 _FIELDS: Final = Struct("100s24s12s12s8xc100s88s155s12x").unpack
 """name, (mode, uid, gid), size, mtime, type flag, link, (magic, version, user, group, major, minor), prefix."""
-_CONTENT_FREE: Final = frozenset(b"123456")
-"""Hard link, symlink, character device, block device, directory, fifo: nothing follows, whatever the size says."""
-_EXTENDED: Final = frozenset(b"xgLK")
 _XATTR: Final = "SCHILY.xattr."
 _MOST_SECONDS: Final = 1 << 62
 
@@ -79,9 +82,9 @@ class TarScanner:
     def feed(self, block: memoryview, /) -> None:
         position, length = 0, len(block)
         if self._carry:
-            position = min(_BLOCK - len(self._carry), length)
+            position = min(BLOCK - len(self._carry), length)
             header = self._carry + bytes(block[:position])
-            if len(header) < _BLOCK:
+            if len(header) < BLOCK:
                 self._carry = header
                 return
             self._carry = b""
@@ -91,11 +94,11 @@ class TarScanner:
                 position = self._pass(block, position, length)
                 if self._content or self._padding:
                     return
-            if position + _BLOCK > length:
+            if position + BLOCK > length:
                 self._carry = bytes(block[position:])
                 return
-            self._take(bytes(block[position : position + _BLOCK]))
-            position += _BLOCK
+            self._take(bytes(block[position : position + BLOCK]))
+            position += BLOCK
 
     def finish(self) -> None:
         """The tar is over. TruncatedError if that is within an entry."""
@@ -132,7 +135,7 @@ class TarScanner:
         if self._sparse_map:
             self._sparse_map = header[504] != 0
             return
-        if header == _ZERO_BLOCK:
+        if header == ZERO_BLOCK:
             self._zero_blocks += 1
             return
         try:
@@ -142,7 +145,7 @@ class TarScanner:
             if size < 0:
                 raise ValueError("a negative size")
             self._zero_blocks = 0
-            if kind in _EXTENDED:
+            if kind in EXTENDED:
                 self._begin_extended(kind, size)
             else:
                 self._sparse_map = kind == 83 and header[482] != 0  # 'S': a GNU sparse file whose map goes on
@@ -170,10 +173,10 @@ class TarScanner:
             self._pax = {}
         if flag == b"\0" and entry.name.endswith(b"/"):  # v7 wrote directories as files
             entry = entry._replace(kind=53)
-        if kind in _CONTENT_FREE or entry.kind == 53:
+        if kind in CONTENT_FREE or entry.kind == 53:
             entry = entry._replace(size=0) if entry.size else entry
         self._content = entry.size
-        self._padding = -entry.size % _BLOCK
+        self._padding = -entry.size % BLOCK
         self._inside = True
         self.on_entry(entry)
         if not self._content:
@@ -185,7 +188,7 @@ class TarScanner:
                 f"{self._what}: an extended tar header of {size:,} bytes, over the limit of {TAR_HEADER_BYTES:,}"
             )
         self._extended, self._extended_kind = bytearray(), kind
-        self._content, self._padding = size, -size % _BLOCK
+        self._content, self._padding = size, -size % BLOCK
         if not size:
             self._end_extended(b"")
 

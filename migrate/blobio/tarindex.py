@@ -10,16 +10,26 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
-from zlib import adler32
+from typing import NamedTuple, Protocol
 
 from migrate.blobio import limits
+from migrate.blobio.tarheader import (
+    BLOCK,
+    CONTENT_FREE,
+    FIELD_ENDS,
+    REGULAR,
+    ZERO_BLOCK,
+    adler_for,
+    checksum_is_right,
+    header_adler,
+    known_adlers,
+    parse_number,
+    parse_pax,
+    read_fields,
+)
 from migrate.errors import DamagedError, LimitError, TruncatedError, UnsupportedError
 
-BLOCK = 512
-_ZERO = bytes(BLOCK)
 _WINDOW = 64 * 1024
-_CHECKSUM_FIELD = slice(148, 156)
 
 
 class MemberKind(StrEnum):
@@ -40,16 +50,17 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One entry. `offset` and `size` are its content's place in the archive, in bytes; `name` as the header has it."""
+class Member(NamedTuple):
+    """One entry. `offset` and `size` are its content's place in the archive, in bytes; `name` as the header has it.
+
+    (A tuple, because an archive of many small images has tens of thousands.)
+    """
 
     name: str
     kind: MemberKind
     offset: int
     size: int
     link: str
-    mtime: int
 
 
 @dataclass(slots=True)
@@ -83,53 +94,7 @@ def index_tar(fd: int, what: str) -> TarIndex:
 def looks_like_tar(head: bytes) -> bool:
     """True if `head` starts with a tar header whose checksum is right, or is an archive's end marker."""
     block = head[:BLOCK]
-    return len(block) == BLOCK and (block == _ZERO or checksum_is_right(block))
-
-
-def checksum_is_right(header: bytes) -> bool:
-    """Unsigned sum, or the signed one that some old tars wrote."""
-    try:
-        stated = parse_number(header[_CHECKSUM_FIELD])
-    except ValueError:
-        return False
-    # The low half of adler32 is one more than the sum of the bytes modulo 65521, by one call into C.
-    if (adler32(header[156:BLOCK], adler32(header[:148])) - 1 + 256 - stated) & 0xFFFF == 0 and stated < 65_521:
-        return True
-    unsigned = 256 + sum(header[:148]) + sum(header[156:BLOCK])
-    if stated == unsigned:
-        return True
-    high = sum(byte >= 128 for byte in header[:148]) + sum(byte >= 128 for byte in header[156:BLOCK])
-    return stated == unsigned - 256 * high
-
-
-def parse_number(text: bytes) -> int:
-    """An octal number field, or base-256 where the first bit is set. ValueError for anything else."""
-    if text[0] & 0x80:
-        value = int.from_bytes(bytes([text[0] & 0x7F]) + text[1:], "big")
-        return value - (1 << (8 * len(text) - 1)) if text[0] & 0x40 else value
-    digits = text.partition(b"\0")[0].strip()
-    if not digits:
-        return 0
-    if not digits.isdigit():
-        raise ValueError(f"not an octal number: {digits!r}")
-    return int(digits, 8)
-
-
-def parse_pax(content: bytes, what: str) -> dict[str, bytes]:
-    """The records of a pax header (`<length> <key>=<value>\\n`), values raw. DamagedError for a malformed one."""
-    records: dict[str, bytes] = {}
-    position = 0
-    while position < len(content):
-        space = content.find(b" ", position, position + 20)
-        length = content[position:space] if space > 0 else b""
-        end = position + int(length) if length.isdigit() else 0
-        record = content[space + 1 : end - 1]
-        key, equals, value = record.partition(b"=")
-        if end <= space or end > len(content) or content[end - 1 : end] != b"\n" or not equals:
-            raise DamagedError(f"{what}: malformed pax record at byte {position}")
-        records[key.decode("utf-8", "surrogateescape")] = value
-        position = end
-    return records
+    return len(block) == BLOCK and (block == ZERO_BLOCK or checksum_is_right(block))
 
 
 class _FileWindow:
@@ -165,6 +130,10 @@ class _Overrides:
     link: bytes | None = None
     size: int | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        return self.name is None and self.link is None and self.size is None
+
 
 def iter_members(window: Window, what: str) -> Iterator[Member]:
     """The members in archive order, reading `window` from front to back. Errors are those that `index_tar` collects."""
@@ -178,6 +147,12 @@ def _scan(window: Window, what: str) -> Iterator[Member]:
     position = 0
     overrides = _Overrides()
     while header := window.read(position, BLOCK):
+        content = position + BLOCK
+        member = _plain_member(header, content)
+        if member is not None and overrides.is_empty:
+            yield member
+            position = content + _padded(member.size)
+            continue
         if not header.strip(b"\0"):
             return  # the end marker, or what a cut left of it: no member is lost
         if len(header) < BLOCK:
@@ -186,7 +161,6 @@ def _scan(window: Window, what: str) -> Iterator[Member]:
         if not checksum_is_right(header):
             raise DamagedError(f"{where}: wrong checksum")
         size = overrides.size if overrides.size is not None else _size(header, where)
-        content = position + BLOCK
         kind = header[156:157]
         if kind in b"LKxgX" and kind:
             _read_override(window, overrides, kind, content, _size(header, where), where)
@@ -194,12 +168,32 @@ def _scan(window: Window, what: str) -> Iterator[Member]:
             continue
         if kind == b"S":
             raise UnsupportedError(f"{where}: sparse member {_text(header[:100])!r} (repack with tar without --sparse)")
-        member = _member(header, kind, overrides, content, size)
-        yield member
-        has_content = kind not in (b"1", b"2", b"3", b"4", b"5", b"6")
-        position = content + (_padded(size) if has_content else 0)
+        yield _member(header, kind, overrides, content, size)
+        position = content + (0 if kind[0] in CONTENT_FREE else _padded(size))
         overrides = _Overrides()
     raise TruncatedError(f"{what}: ends without the end-of-archive marker, so members may be lost")
+
+
+def _plain_member(header: bytes, content: int) -> Member | None:
+    """The short way to a regular file without a prefix: what an archive of layers consists of, nearly always."""
+    if len(header) < BLOCK:
+        return None
+    name, size, end, stated, kind, prefix = read_fields(header)
+    if (
+        kind != REGULAR
+        or prefix
+        or end not in FIELD_ENDS
+        or not size.isdigit()
+        or (known_adlers.get(stated) or adler_for(stated)) != header_adler(header)
+    ):
+        return None
+    name = name.partition(b"\0")[0]
+    if name.endswith(b"/"):
+        return None
+    try:
+        return Member(_text(name), MemberKind.FILE, content, int(size, 8), "")
+    except ValueError:
+        return None
 
 
 def _member(header: bytes, kind: bytes, overrides: _Overrides, content: int, size: int) -> Member:
@@ -213,11 +207,7 @@ def _member(header: bytes, kind: bytes, overrides: _Overrides, content: int, siz
     member_kind = _KINDS.get(kind, MemberKind.OTHER)
     if member_kind is MemberKind.FILE and kind != b"7" and name.endswith(b"/"):
         member_kind = MemberKind.DIRECTORY  # v7 wrote directories as files whose name ends in a slash
-    try:
-        mtime = parse_number(header[136:148])
-    except ValueError:
-        mtime = 0
-    return Member(_text(name), member_kind, content, size, _text(link), mtime)
+    return Member(_text(name), member_kind, content, size, _text(link))
 
 
 def _read_override(window: Window, overrides: _Overrides, kind: bytes, offset: int, size: int, where: str) -> None:

@@ -12,33 +12,35 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from itertools import repeat
-from struct import Struct
 from typing import Final
 
 from deflate import adler32
 
 from migrate.blobio.limits import TAR_HEADER_BYTES
+from migrate.blobio.tarheader import (
+    BLOCK,
+    CONTENT_FREE,
+    EXTENDED,
+    FIELD_ENDS,
+    REGULAR,
+    ZERO_BLOCK,
+    adler_for,
+    checksum_is_right,
+    known_adlers,
+    parse_number,
+    parse_pax,
+    read_fields,
+)
 from migrate.errors import DamagedError, LimitError, TruncatedError
 
-_BLOCK: Final = 512
-_ZERO_BLOCK: Final = bytes(_BLOCK)
 _ZEROS: Final = bytes(1024 * 1024)
-_ADLER_MODULUS: Final = 65_521
-_HEADER_ONLY: Final = frozenset(b"123456")
-"""Hard link, symlink, character device, block device, directory, fifo: Go reads no content behind them."""
-_EXTENDED: Final = frozenset(b"xgLK")
 _UNSET_SIZES: Final = frozenset((0, 0o77777777777))
 """What writers put into the ustar size when only the pax record can hold the number."""
-
-_HEADER: Final = Struct("512s").unpack_from
-_FIELDS: Final = Struct("100s24x11sB12x8sB188xB166x").unpack
-"""Name, size and the byte behind it, checksum, type flag, first byte of the prefix."""
-_FIELD_ENDS: Final = frozenset(b"\0 ")
-_REGULAR: Final = ord("0")
-_SIMPLE_KINDS: Final = frozenset(b"0123456")
-_CHECKSUMS: Final[dict[bytes, int]] = {}
-"""What the low half of a header's adler32 is if its checksum field is right, for the fields seen so far."""
-_MOST_CHECKSUMS: Final = 50_000
+_SIMPLE_KINDS: Final = CONTENT_FREE | {REGULAR}
+_LONG_NAME: Final = ord("L")
+_LONG_LINK: Final = ord("K")
+_NAME_BYTES: Final = 100
+_NEWLINE_AS_SLASH: Final = bytes.maketrans(b"\n", b"/")
 
 FLAG_SIZES: Final = "conflicting-sizes"
 """A pax record and the ustar header give an entry different sizes."""
@@ -85,9 +87,9 @@ class TarInspector:
         self._size += length
         position = 0
         if self._carry:
-            position = _BLOCK - len(self._carry)
+            position = BLOCK - len(self._carry)
             self._carry += bytes(block[:position])
-            if len(self._carry) < _BLOCK:
+            if len(self._carry) < BLOCK:
                 return
             header, self._carry = self._carry, b""
             self._take(header)
@@ -99,15 +101,15 @@ class TarInspector:
             if self._zero_blocks == 2:
                 self._after_end(block[position:])
                 return
-            if position + _BLOCK > length:
+            if position + BLOCK > length:
                 self._carry = bytes(block[position:])
                 return
             if self._is_plain_state():
                 position = self._pass_plain_entries(block, position, length)
-                if self._skip or position + _BLOCK > length:
+                if self._skip or position + BLOCK > length:
                     continue
-            self._take(bytes(block[position : position + _BLOCK]))
-            position += _BLOCK
+            self._take(bytes(block[position : position + BLOCK]))
+            position += BLOCK
 
     def _is_plain_state(self) -> bool:
         """True where nothing that came before has a say in how the next header is read."""
@@ -116,31 +118,41 @@ class TarInspector:
     def _pass_plain_entries(self, block: memoryview, position: int, length: int) -> int:
         """The short way over ordinary headers: stops before the first that needs `_take`. Same reading, less work."""
         names: list[bytes] = []
-        last = length - _BLOCK
+        last = length - BLOCK
         size = 0
-        checksum_of = _CHECKSUMS.get
-        while position <= last:
-            (header,) = _HEADER(block, position)
-            name, field, end, stated, kind, prefix = _FIELDS(header)
-            if (
-                (checksum_of(stated) or _learn_checksum(stated)) != adler32(header) & 0xFFFF
-                or prefix
-                or end not in _FIELD_ENDS
-                or not field.isdigit()
-            ):
-                break
-            try:
+        long_name: bytes | None = None
+        adler_of = known_adlers.get
+        try:
+            while position <= last:
+                name, field, end, stated, kind, prefix = read_fields(block, position)
+                if (
+                    (adler_of(stated) or adler_for(stated)) != adler32(block[position : position + BLOCK]) & 0xFFFF
+                    or end not in FIELD_ENDS
+                    or not field.isdigit()
+                ):
+                    break
                 size = int(field, 8)
-            except ValueError:
-                break
-            if kind != _REGULAR and (size or kind not in _SIMPLE_KINDS):
-                break
-            names.append(name)
-            position += _BLOCK + size + (-size & 511)
+                if kind != REGULAR and (size or kind not in _SIMPLE_KINDS):
+                    if kind != _LONG_NAME or not 0 < size <= BLOCK or position + BLOCK > last:
+                        break
+                    position += BLOCK
+                    long_name = bytes(block[position : position + size]).partition(b"\0")[0]
+                    size = 0
+                    position += BLOCK
+                    continue
+                if long_name is not None:
+                    name, long_name = long_name, None
+                elif prefix:
+                    name = self._name(bytes(block[position : position + BLOCK]))
+                names.append(name)
+                position += BLOCK + size + (-size & 511)
+        except ValueError:  # a size with an 8 or a 9
+            pass
         self._entries += len(names)
-        self._paths.add_all(names)
+        self._paths.add_fields(names)
+        self._long_name = long_name
         if position > length:
-            self._padding = -size % _BLOCK
+            self._padding = -size % BLOCK
             self._skip = position - length
             return length
         return position
@@ -182,15 +194,15 @@ class TarInspector:
         if self._sparse_map:
             self._sparse_map = header[504] != 0
             return
-        if header == _ZERO_BLOCK:
+        if header == ZERO_BLOCK:
             self._zero_blocks += 1
             return
         if self._zero_blocks:
             raise DamagedError(f"{self._what}: a tar header follows a single block of zeros")
         self._check_sum(header)
         kind = header[156]
-        size = self._number(header, 124, 136, "size")
-        if kind in _EXTENDED:
+        size = self._size_in(header)
+        if kind in EXTENDED:
             self._begin_extended(kind, size)
             return
         self._entries += 1
@@ -201,53 +213,36 @@ class TarInspector:
             self._pax_size = None
         name = self._name(header)
         self._paths.add(name)
-        if size and (kind in _HEADER_ONLY or (kind == 0 and name.endswith(b"/"))):
+        if size and (kind in CONTENT_FREE or (kind == 0 and name.endswith(b"/"))):
             self._flags.add(FLAG_LINK_SIZE)
             return
         if kind == 83 and header[482]:  # 'S', an old GNU sparse file whose map goes on in blocks of its own
             self._sparse_map = True
-        self._padding = -size % _BLOCK
+        self._padding = -size % BLOCK
         self._skip = size + self._padding
 
     def _check_sum(self, header: bytes) -> None:
-        """The header's checksum: the sum of its bytes with the checksum itself read as eight spaces.
-
-        The low half of adler32 is one more than the sum of the bytes modulo 65521, in one call into C.
-        """
-        field = header[148:156]
-        if (_CHECKSUMS.get(field) or _learn_checksum(field)) == adler32(header) & 0xFFFF:
-            return
-        stated = self._number(header, 148, 156, "checksum")
-        if adler32(header) & 0xFFFF == _expected_adler(stated, field):
-            return
-        signed = sum(byte - 256 if byte > 127 else byte for byte in header[:148] + header[156:]) + 8 * 32
-        if stated == signed:
+        if checksum_is_right(header):
             return
         if not self._entries and self._size <= len(_ZEROS):
             raise DamagedError(f"{self._what}: not a tar (its first header has no valid checksum)")
         raise DamagedError(f"{self._what}: a tar header's checksum does not match, after {self._entries:,} entries")
 
-    def _number(self, header: bytes, start: int, end: int, field: str) -> int:
-        """An octal number, or GNU's base-256 form (first bit set, big-endian, two's complement)."""
-        first = header[start]
-        if first & 0x80:
-            value = int.from_bytes(header[start:end], "big") & ((1 << (8 * (end - start) - 1)) - 1)
-            if first & 0x40 or value >= 1 << 63:
-                raise DamagedError(f"{self._what}: a tar header's {field} is negative or too large")
-            return value
-        text = header[start:end].strip(b" \0").partition(b"\0")[0]
-        if not text:
-            return 0
-        if not text.isdigit() or b"8" in text or b"9" in text:
-            raise DamagedError(f"{self._what}: a tar header's {field} is no number: {text!r}")
-        return int(text, 8)
+    def _size_in(self, header: bytes) -> int:
+        try:
+            size = parse_number(header[124:136])
+        except ValueError as exc:
+            raise DamagedError(f"{self._what}: a tar header's size is {exc}") from exc
+        if not 0 <= size < 1 << 63:
+            raise DamagedError(f"{self._what}: a tar header's size is negative or too large")
+        return size
 
     def _name(self, header: bytes) -> bytes:
         if self._long_name is not None:
             name, self._long_name = self._long_name, None
             return name
-        end = header.find(b"\0", 0, 100)
-        name = header[: 100 if end < 0 else end]
+        end = header.find(b"\0", 0, _NAME_BYTES)
+        name = header[: _NAME_BYTES if end < 0 else end]
         if header[345] and header[257:263] == b"ustar\0":
             return header[345:500].partition(b"\0")[0] + b"/" + name
         return name
@@ -257,7 +252,7 @@ class TarInspector:
             raise LimitError(
                 f"{self._what}: an extended tar header of {size:,} bytes, over the limit of {TAR_HEADER_BYTES:,}"
             )
-        self._padding = -size % _BLOCK
+        self._padding = -size % BLOCK
         self._skip = size + self._padding
         self._extended = _ExtendedHeader(kind, size)
         if not size:
@@ -266,13 +261,13 @@ class TarInspector:
 
     def _apply(self, extended: _ExtendedHeader) -> None:
         content = bytes(extended.content[: extended.size])
-        if extended.kind == ord("L"):
+        if extended.kind == _LONG_NAME:
             self._long_name = content.partition(b"\0")[0]
             return
-        if extended.kind == ord("K"):
+        if extended.kind == _LONG_LINK:
             return
-        records = self._pax_records(content)
-        size = records.get(b"size")
+        records = parse_pax(content, self._what)
+        size = records.get("size")
         if extended.kind == ord("g"):
             self._entries += 1
             if size is not None:  # Go ignores it, Python's tarfile does not
@@ -282,41 +277,7 @@ class TarInspector:
             if not size.isdigit():
                 raise DamagedError(f"{self._what}: a pax record's size is no number: {size[:40]!r}")
             self._pax_size = int(size)
-        self._long_name = records.get(b"GNU.sparse.name", records.get(b"path", self._long_name))
-
-    def _pax_records(self, content: bytes) -> dict[bytes, bytes]:
-        """`<length> <key>=<value>\\n`, one after the other; `length` counts the whole record."""
-        records: dict[bytes, bytes] = {}
-        position = 0
-        while position < len(content):
-            space = content.find(b" ", position, position + 20)
-            digits = content[position:space]
-            end = position + int(digits) if space > 0 and digits.isdigit() else -1
-            key, equals, value = content[space + 1 : end - 1].partition(b"=")
-            if not space + 2 < end <= len(content) or content[end - 1] != 10 or not equals or not key:
-                raise DamagedError(f"{self._what}: a damaged pax header, at byte {position:,} of it")
-            records[key] = value
-            position = end
-        return records
-
-
-def _expected_adler(stated: int, field: bytes) -> int:
-    """The low half of the adler32 of a header whose checksum `field` says `stated`, if that is right."""
-    return (stated - 8 * 32 + (adler32(field) & 0xFFFF)) % _ADLER_MODULUS
-
-
-def _learn_checksum(field: bytes) -> int:
-    """The same for a field as nearly every writer fills it, six octal digits and a NUL; -1 for others."""
-    digits = field[:6]
-    if not digits.isdigit() or field[6]:
-        return -1
-    try:
-        expected = _expected_adler(int(digits, 8), field)
-    except ValueError:
-        return -1
-    if len(_CHECKSUMS) < _MOST_CHECKSUMS:
-        _CHECKSUMS[field] = expected
-    return expected
+        self._long_name = records.get("GNU.sparse.name", records.get("path", self._long_name))
 
 
 @dataclass(slots=True)
@@ -339,21 +300,19 @@ class _PathForms:
         self._odd_forms: dict[int, int] = {}
         self._odd_twice = False
 
-    def add_all(self, fields: list[bytes]) -> None:
-        """Sorts the names of header fields into forms: at once where all have the same, as in nearly every tar."""
+    def add_fields(self, fields: list[bytes]) -> None:
+        """Sorts the name fields of headers into forms: at once where all are plain, as in nearly every tar."""
         names = list(map(bytes.rstrip, fields, repeat(b"\0")))
         text = b"\n" + b"\n".join(names)
-        if b"\0" in text:  # bytes behind a name's end, which no reader looks at
-            names = [name.partition(b"\0")[0] for name in names]
-            text = b"\n" + b"\n".join(names)
-        odd = b"//" in text or (b"/." in text and (b"/./" in text or b"/../" in text))
-        if not odd and b"\n." not in text and b"\n/" not in text:
-            self._plain.extend(map(hash, names))
-        elif not odd and text.count(b"\n./") == len(names):
-            self._dotted.extend([hash(name[2:]) for name in names])
+        steps = text.translate(_NEWLINE_AS_SLASH)
+        if b"\0" in text or b"//" in steps or (b"/." in steps and _has_other_forms(text)):
+            self._add_each(names)
         else:
-            for name in names:
-                self.add(name)
+            self._plain.extend(map(hash, names))
+
+    def _add_each(self, names: list[bytes]) -> None:
+        for name in names:
+            self.add(name.partition(b"\0")[0])  # behind a NUL stand bytes that no reader looks at
 
     def add(self, name: bytes) -> None:
         if b"//" in name or b"/./" in name or b"/../" in name:
@@ -380,6 +339,10 @@ class _PathForms:
                 return True
             seen.update(group)
         return not seen.isdisjoint(groups[-1])
+
+
+def _has_other_forms(text: bytes) -> bool:
+    return b"\n." in text or b"/./" in text or b"/../" in text
 
 
 def _normalised(name: bytes) -> bytes:

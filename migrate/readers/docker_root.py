@@ -15,6 +15,7 @@ from typing import Any, Final
 from migrate.blobio import tarsplit
 from migrate.blobio.chunkstream import open_chunks
 from migrate.blobio.payload import Payload
+from migrate.capabilities import fills
 from migrate.documents.v1_json import parse_identity
 from migrate.errors import (
     DamagedError,
@@ -186,7 +187,7 @@ class DockerRootSource:
     def _check_access(self) -> None:
         layers = self._driver.places(self._graph.contents.ids) if isinstance(self._driver, DirectoryDriver) else []
         check_readable([self._graph.path, *layers])
-        if isinstance(self._driver, ChecksAccess):
+        if fills(self._driver, ChecksAccess):
             self._driver.check_access()
 
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
 from typing import BinaryIO, cast
 
 from migrate.blobio.payload import Payload
 from migrate.blobio.spool import PlainStream, Spool, unreadable
-from migrate.blobio.tarindex import BLOCK, Member, MemberKind, TarIndex, iter_members, looks_like_tar
+from migrate.blobio.tarheader import BLOCK
+from migrate.blobio.tarindex import Member, MemberKind, TarIndex, iter_members, looks_like_tar
 from migrate.errors import DamagedError, SourceUnreadableError, TruncatedError, UnsupportedError
 from migrate.model.legacy import Origin
 from migrate.readers.members import PASSED, Members, TarMembers, clean_name
@@ -86,14 +86,14 @@ class PassingArchive:
         content = window.open_content(member)
         if take is not None and name and _is_layer(name) and member.size >= LARGE and content.looks_like_tar():
             take(name, Payload(stream=cast(BinaryIO, content), origin=Origin.ARCHIVE.value, size=member.size))
-            return replace(member, offset=PASSED)
+            return member._replace(offset=PASSED)
         offset = spool.size
         try:
             while chunk := content.read(_CHUNK):
                 spool.append(chunk)
         except TruncatedError:
             window.ended = True  # the member is listed with its full size: reading it says that it is cut off
-        return replace(member, offset=offset)
+        return member._replace(offset=offset)
 
 
 def _is_layer(name: str) -> bool:

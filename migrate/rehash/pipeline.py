@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from migrate.blobio.compression import block_compressor
+from migrate.capabilities import fills
 from migrate.errors import IntegrityError, MigrateError
 from migrate.model.digest import EMPTY_TAR_DIFF_ID, DiffID
 from migrate.model.image import HashedLayer, StoredBlob
@@ -40,7 +41,7 @@ from migrate.rehash.recall import Recall
 from migrate.rehash.workers import Workers, batches
 
 _SMALL_BYTES: Final = 64 * 1024
-"""Tars up to this size are compressed when they are hashed, and kept so in memory until it is clear who gives a blob."""
+"""Tars up to this size are compressed when they are hashed, and kept so until it is clear who gives a blob."""
 _HELD_BYTES: Final = 16 * 1024 * 1024
 """All that is so kept, together; what comes later is read again."""
 
@@ -94,10 +95,10 @@ class _Storing(Hashing):
         super().__init__(options, progress, observer, workers)
         self._store = store
         # Asked once: to look at a protocol costs more than to hash a small layer.
-        self._remembers = store if isinstance(store, RemembersBlobs) else None
-        self._sizes = store if isinstance(store, RemembersSizes) else None
-        self._links = store if isinstance(store, LinksBlobs) else None
-        self._recall = Recall(store) if isinstance(store, RemembersPayloads) else None
+        self._remembers = store if fills(store, RemembersBlobs) else None
+        self._sizes = store if fills(store, RemembersSizes) else None
+        self._links = store if fills(store, LinksBlobs) else None
+        self._recall = Recall(store) if fills(store, RemembersPayloads) else None
         self._compress = block_compressor(options.compression, options.compression_level)
         self._compression = STORED_KIND.get(options.compression, "none")
         self._held: dict[DiffID, bytes | bytearray | memoryview] = {}
@@ -163,7 +164,7 @@ class _Storing(Hashing):
         return facts
 
     def _read_small(self, layer: Layer, opened: OpenLayer, tar_size: int) -> None:
-        """Reads a small tar; the first of equal ones is compressed at once, while there is room for what comes of it."""
+        """Reads a small tar; the first of equal ones is compressed at once, while there is room for that."""
         if opened.is_extent:
             content, facts = opened.read_small(self._new_observer(layer))
             layer.facts = facts

@@ -155,7 +155,7 @@ def _run_batch(batch: Sequence[Item], step: Callable[[Item], None]) -> None:
 
 _BATCH_BYTES: Final = 1024 * 1024
 _TINY_BYTES: Final = 16 * 1024
-"""What is not larger takes more time under Python's lock than without it; two threads would only wait for each other."""
+"""What is not larger spends its time under Python's lock; two threads would only wait for each other."""
 
 
 def batches(items: Iterable[Item], size_of: Callable[[Item], int | None]) -> Iterator[Sequence[Item]]:

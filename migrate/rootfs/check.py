@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol, runtime_checkable
 
 from migrate.blobio.payload import Payload
+from migrate.capabilities import fills
 from migrate.errors import MigrateError, PayloadRestartError, SourceError
 from migrate.model.legacy import LegacyID, LegacyLayer
 from migrate.readers.graphdrivers.changes import walk_tree
@@ -41,7 +42,7 @@ class RunCheck:
         self._checks = {
             index: RootfsCheck(source)
             for index, source in sources.items()
-            if isinstance(source, HoldsTrees) and _is_wanted(source, wanted)
+            if fills(source, HoldsTrees) and _is_wanted(source, wanted)
         }
 
     def observer(self, job: LayerJob) -> TarObserver | None:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from migrate.blobio import limits
-from migrate.blobio.tarindex import BLOCK, MemberKind, TarIndex, index_tar, looks_like_tar, parse_number, parse_pax
+from migrate.blobio.tarheader import BLOCK, parse_number, parse_pax
+from migrate.blobio.tarindex import MemberKind, TarIndex, index_tar, looks_like_tar
 from migrate.errors import DamagedError, LimitError, TruncatedError, UnsupportedError
 
 LONG = "directory-of-some-length/" * 8 + "file"
@@ -62,7 +63,6 @@ def test_every_dialect_is_read_as_python_reads_it(format_: int) -> None:
     assert kinds["soft"] is MemberKind.SYMLINK
     assert kinds["hard"] is MemberKind.HARDLINK
     assert kinds["pipe"] is MemberKind.OTHER
-    assert all(one.mtime == 1_400_000_000 for one in index.members)
 
 
 def test_a_ustar_prefix_is_part_of_the_name() -> None:

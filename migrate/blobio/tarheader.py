@@ -1,0 +1,98 @@
+"""The 512 bytes that stand before every entry of a tar: their numbers, and the checksum over them.
+
+POSIX.1-2017 (`pax`, "ustar Interchange Format") and the GNU tar manual describe the format. A layer has tens of
+thousands of headers, and all of them pass here; so what nearly every writer writes is read in few steps.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+from deflate import adler32
+
+from migrate.errors import DamagedError
+
+BLOCK: Final = 512
+ZERO_BLOCK: Final = bytes(BLOCK)
+REGULAR: Final = ord("0")
+CONTENT_FREE: Final = frozenset(b"123456")
+"""Hard link, symlink, character device, block device, directory, fifo: nothing follows, whatever the size says."""
+EXTENDED: Final = frozenset(b"xgLK")
+FIELD_ENDS: Final = frozenset(b"\0 ")
+
+read_fields: Final = Struct("100s24x11sB12x8sB188xB166x").unpack_from
+"""(buffer, offset) → name, size and the byte behind it, checksum, type flag, first byte of the prefix."""
+
+_ADLER_MODULUS: Final = 65_521
+_CHECKSUM: Final = slice(148, 156)
+_MOST_KNOWN: Final = 50_000
+known_adlers: Final[dict[bytes, int]] = {}
+"""`adler_for` of the checksum fields that were seen so far."""
+
+
+def header_adler(header: bytes | memoryview) -> int:
+    """The low half of adler32: one more than the sum of the bytes, modulo 65521, by one call into C."""
+    return adler32(header) & 0xFFFF
+
+
+def adler_for(field: bytes) -> int:
+    """What `header_adler` is if the header's checksum `field` is right; -1 where the field does not begin with six
+    octal digits and a NUL, as nearly every writer fills it."""
+    digits = field[:6]
+    if not digits.isdigit() or field[6]:
+        return -1
+    try:
+        expected = (int(digits, 8) - 8 * 32 + header_adler(field)) % _ADLER_MODULUS
+    except ValueError:
+        return -1
+    if len(known_adlers) < _MOST_KNOWN:
+        known_adlers[field] = expected
+    return expected
+
+
+def checksum_is_right(header: bytes) -> bool:
+    """The sum of all bytes with the checksum itself read as eight spaces; unsigned, or signed as some old tars have it.
+
+    False also where the field holds no number.
+    """
+    field = header[_CHECKSUM]
+    if (known_adlers.get(field) or adler_for(field)) == header_adler(header):
+        return True
+    try:
+        stated = parse_number(field)
+    except ValueError:
+        return False
+    rest = header[: _CHECKSUM.start] + header[_CHECKSUM.stop :]
+    unsigned = sum(rest) + 8 * 32
+    return stated in (unsigned, unsigned - 256 * sum(byte >= 128 for byte in rest))
+
+
+def parse_number(text: bytes) -> int:
+    """An octal number field, or GNU's base-256 (first bit set, big-endian, two's complement). ValueError for others."""
+    if text[0] & 0x80:
+        value = int.from_bytes(bytes([text[0] & 0x7F]) + text[1:], "big")
+        return value - (1 << (8 * len(text) - 1)) if text[0] & 0x40 else value
+    digits = text.strip(b" \0").partition(b"\0")[0]  # as Go's archive/tar does it (strconv.go, parseOctal)
+    if not digits:
+        return 0
+    if not digits.isdigit():
+        raise ValueError(f"not an octal number: {digits!r}")
+    return int(digits, 8)
+
+
+def parse_pax(content: bytes, what: str) -> dict[str, bytes]:
+    """The records of a pax header (`<length> <key>=<value>\\n`), values raw. DamagedError for a malformed one."""
+    records: dict[str, bytes] = {}
+    position = 0
+    while position < len(content):
+        space = content.find(b" ", position, position + 20)
+        length = content[position:space] if space > 0 else b""
+        end = position + int(length) if length.isdigit() else 0
+        record = content[space + 1 : end - 1]
+        key, equals, value = record.partition(b"=")
+        if end <= space or end > len(content) or content[end - 1 : end] != b"\n" or not equals or not key:
+            raise DamagedError(f"{what}: malformed pax record at byte {position}")
+        records[key.decode("utf-8", "surrogateescape")] = value
+        position = end
+    return records
