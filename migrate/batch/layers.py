@@ -1,7 +1,8 @@
 """Which blob holds which layer, known to all workers of a batch: one small file a layer in `.migrate/known/`.
 
 A worker writes the file when the blob is on the disk, so whoever finds it need not compress the layer again. Files are
-never locked: two workers that meet the same new layer at the same time make the same blob.
+never locked: two workers that meet the same new layer at the same time make the same blob. A small layer gets no file:
+to write and find it takes longer than to make the blob again.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ class SharedBlobs:
         self._cache: dict[DiffID, KnownLayer] = {}
         self._trusted: dict[Digest, int] = {}
         self._unpublished: dict[DiffID, KnownLayer] = {}
+        self.unpublished_bytes = 0
+        """Of blobs that no other worker knows of yet."""
         self._new_sizes: set[int] = set()
         self._sizes: set[int] = set()
         self._met: set[int] = set()
@@ -183,18 +186,18 @@ class SharedBlobs:
                 self._new_sizes.add(layer.tar_size)
             known = self._cache.get(diff_id)
             if known is None or (known.blob != blob and role in (Role.KEPT, Role.CARRIED)):
-                self._cache[diff_id] = self._unpublished[diff_id] = KnownLayer(blob, role, self._run)
+                known = self._cache[diff_id] = KnownLayer(blob, role, self._run)
                 self._trusted[blob.digest] = blob.size
-
-    @property
-    def unpublished_bytes(self) -> int:
-        return sum(known.blob.size for known in self._unpublished.values())
+                self.unpublished_bytes += blob.size
+                if layer.tar_size > SMALL_LAYER_BYTES:
+                    self._unpublished[diff_id] = known
 
     def publish(self) -> None:
         """Makes all blobs durable, then known to every worker. Raises TargetError."""
         self._flush()
         with self._lock:
             unpublished, self._unpublished = self._unpublished, {}
+            self.unpublished_bytes = 0
             sizes, self._new_sizes = self._new_sizes, set()
         for size in sizes:
             self._known.add_size(size)

@@ -26,15 +26,17 @@ class StateFolder(Protocol):
 class LocalState:
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._prefix = f"{root}{os.sep}"
         self._mark = f".{os.getpid()}-{secrets.token_hex(4)}"
 
     def get(self, name: str, /) -> bytes | None:
         with target_errors(str(self._root)):
             try:
-                with open(self._root / name, "rb", buffering=0) as stream:
-                    return stream.read()
+                fd = os.open(self._prefix + name, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
+            with open(fd, "rb", buffering=0) as stream:
+                return stream.read()
 
     def put(self, name: str, content: bytes, /) -> None:
         path = self._root / name

@@ -74,7 +74,7 @@ class StoredStream(io.RawIOBase):
 
     def digest(self) -> Digest | None:
         """The digest of what was read, if it was asked for."""
-        return None if self._sha256 is None else Digest(self._sha256.hexdigest())
+        return None if self._sha256 is None else Digest.of_hash(self._sha256)
 
     def readinto(self, buffer: Any, /) -> int:
         view = memoryview(buffer).cast("B")

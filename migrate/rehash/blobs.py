@@ -56,7 +56,7 @@ class BlobOutput:
         self._writer.write(block)
 
     def stored(self) -> StoredBlob:
-        return StoredBlob(digest=Digest(self._sha256.hexdigest()), size=self._size, compression=self._compression)
+        return StoredBlob(digest=Digest.of_hash(self._sha256), size=self._size, compression=self._compression)
 
     def commit(self) -> StoredBlob:
         blob = self.stored()

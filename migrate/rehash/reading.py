@@ -103,7 +103,7 @@ class OpenLayer:
         inspector.feed(block)
         if observer is not None:
             observer.feed(block)
-        diff_id = DiffID(Digest(hashlib.sha256(content).hexdigest()))
+        diff_id = DiffID(Digest.of(content))
         return content, self._facts(diff_id, inspector.finish(), observer)
 
     def _facts(self, diff_id: DiffID, tar: TarFacts, observer: TarObserver | None) -> LayerFacts:
@@ -145,7 +145,7 @@ class OpenLayer:
             if count < len(buffer):
                 break
         tar = TarFacts(size=size, empty=False, flags=()) if inspector is None else inspector.finish()
-        return DiffID(Digest(sha256.hexdigest())), tar
+        return DiffID(Digest.of_hash(sha256)), tar
 
     def _tar_filler(self) -> Callable[[memoryview], int]:
         if self.kind in ("none", OPAQUE):

@@ -111,7 +111,7 @@ class _FileHasher:
                 digest.update(block)
         except MigrateError as exc:
             return None, _text(exc)
-        return DiffID(Digest(digest.hexdigest())), None
+        return DiffID(Digest.of_hash(digest)), None
 
     def _hash_members(self, stream: BinaryIO, pool: Executor, ahead: int) -> Hashed | None:
         """A layer of many independent members or frames, inflated in parallel; None for one that is not of that form.
@@ -138,7 +138,7 @@ class _FileHasher:
         finally:
             for future in waiting:
                 future.cancel()
-        return Hashed(digest=source.digest(), diff_id=DiffID(Digest(tar.hexdigest())), compression=compression)
+        return Hashed(digest=source.digest(), diff_id=DiffID(Digest.of_hash(tar)), compression=compression)
 
     def passed(self, count: int) -> None:
         if self._stop.is_set():
@@ -172,7 +172,7 @@ class _HashedStream:
             pass
 
     def digest(self) -> Digest:
-        return Digest(self._digest.hexdigest())
+        return Digest.of_hash(self._digest)
 
 
 def _iter_parts(source: _HashedStream, head_bytes: int) -> Iterator[bytes | None]:

@@ -62,4 +62,4 @@ def digest_of_file(path: str, size: int) -> Digest | None:
                 hashed.update(block)
     except OSError:
         return None
-    return Digest(hashed.hexdigest())
+    return Digest.of_hash(hashed)
