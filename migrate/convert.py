@@ -413,7 +413,8 @@ class Conversion:
 
 def _without_claim(job: LayerJob) -> LayerJob:
     """Two configs say different things of one layer: each is held against what the layer is, and one of them fails."""
-    return replace(job, layer=replace(job.layer, payload=replace(job.payload, diff_id=None, disputed=True)))
+    unclaimed = replace(job.payload, diff_id=None, disputed=True)
+    return LayerJob(job.source_index, job.source, replace(job.layer, payload=unclaimed))
 
 
 def _ambiguous(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> Iterator[str]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from migrate.documents.go_json import RawObject, carried_values, fold_key, read_document
@@ -26,6 +28,7 @@ from migrate.documents.go_struct import (
     decode_time,
 )
 from migrate.documents.go_time import ZERO_TIME
+from migrate.documents.json_text import load_json
 from migrate.errors import DocumentError
 
 _HEALTH: Final = Struct(
@@ -83,6 +86,8 @@ _IMAGE: Final = Struct(
 )
 
 _WHAT: Final = "layer json"
+_SMALL_BYTES: Final = 64 * 1024
+_IDENTITY_KEYS: Final = (b'"id"', b'"parent"', b'"parent_id"')
 _DROPPED_KEYS: Final = frozenset({"id", "parent", "Size", "parent_id", "layer_id", "throwaway"})
 _FIRST_WITHOUT_FALLBACK: Final = (1, 8, 3)
 _VERSION_NUMBER = re.compile(r"[+-]?[0-9]{1,4000}")
@@ -111,8 +116,7 @@ class V1Json:
 
 def parse_v1_json(raw: bytes, what: str = _WHAT) -> V1Json:
     """Raises DocumentError where Docker refuses the document: bad syntax, or a known field of the wrong type."""
-    document = read_document(raw, what)
-    image = _decode(document, what)
+    document, image = _read(raw, what)
     extra = _other_fields(document)
     parent_id = extra.get("parent_id")
     return V1Json(
@@ -137,9 +141,18 @@ def parse_parent(raw: bytes, what: str = _WHAT) -> tuple[str | None, str | None]
 
 def parse_identity(raw: bytes, what: str = _WHAT) -> tuple[str | None, str | None, str | None]:
     """(`id`, `parent`, `parent_id`), read as `parse_parent` does."""
-    fields = _other_fields(read_document(raw, what))
+    fields = _other_fields(_read_for_identity(raw, what))
     legacy_id, parent, parent_id = (_text_or_none(fields.get(key)) for key in ("id", "parent", "parent_id"))
     return legacy_id, parent, parent_id
+
+
+def _read_for_identity(raw: bytes, what: str) -> Any:
+    """As `read_document`, but without its proof where no key in question can stand twice or be spelled otherwise."""
+    folded = raw.lower()
+    if b"\\u" not in folded and all(folded.count(key) < 2 for key in _IDENTITY_KEYS):
+        with suppress(DocumentError):
+            return load_json(raw, what)
+    return read_document(raw, what)
 
 
 def _text_or_none(value: Any) -> str | None:
@@ -152,13 +165,26 @@ def carried_members(raw: bytes, what: str = _WHAT) -> dict[str, Any]:
     JSON by Docker before 1.8.3 (or by an unknown version) goes through Docker's structs, which drop what they do not
     know and fill in the rest; later JSON keeps its values as written. Raises DocumentError.
     """
-    document = read_document(raw, what)
-    image = _decode(document, what)
+    document, image = _read(raw, what)
     if _needs_fallback(image.get("docker_version") or ""):
         members = _IMAGE.encode(image)
     else:
         members = carried_values(document, what)
     return {key: value for key, value in members.items() if key not in _DROPPED_KEYS}
+
+
+def _read(raw: bytes, what: str) -> tuple[Any, dict[str, Any]]:
+    """The document, and what Docker's structs take from it; neither may be changed."""
+    return _read_last(raw, what) if len(raw) <= _SMALL_BYTES else _read_anew(raw, what)
+
+
+def _read_anew(raw: bytes, what: str) -> tuple[Any, dict[str, Any]]:
+    document = read_document(raw, what)
+    return document, _decode(document, what)
+
+
+_read_last = lru_cache(maxsize=1)(_read_anew)
+"""The top layer of an image is read twice: for its history step, and for the config."""
 
 
 def _decode(document: Any, what: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from migrate.blobio.payload import Payload
@@ -50,22 +49,18 @@ JobKey = tuple[int, str]
 """Index of the source in the run, and the payload's key in it."""
 
 
-@dataclass(frozen=True, slots=True)
 class LayerJob:
-    """One distinct payload of one source. `layer.payload` is never None here."""
+    """One distinct payload of one source: `payload` is that of `layer`, and is there."""
 
-    source_index: int
-    source: OpensPayloads
-    layer: LegacyLayer
+    __slots__ = ("key", "layer", "payload", "source", "source_index")
 
-    @property
-    def payload(self) -> PayloadRef:
-        assert self.layer.payload is not None
-        return self.layer.payload
-
-    @property
-    def key(self) -> JobKey:
-        return (self.source_index, self.payload.key)
+    def __init__(self, source_index: int, source: OpensPayloads, layer: LegacyLayer) -> None:
+        assert layer.payload is not None
+        self.source_index = source_index
+        self.source = source
+        self.layer = layer
+        self.payload: PayloadRef = layer.payload
+        self.key: JobKey = (source_index, layer.payload.key)
 
 
 class _Several:

@@ -140,9 +140,9 @@ class OciLayout:
         return self._blobs.open()
 
     def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
-        config = Descriptor(media_type=image.config_media_type, digest=Digest.of(image.config), size=len(image.config))
+        config = Descriptor(media_type=image.config_media_type, digest=image.image_id, size=len(image.config))
         manifest = Descriptor(
-            media_type=image.manifest_media_type, digest=Digest.of(image.manifest), size=len(image.manifest)
+            media_type=image.manifest_media_type, digest=image.manifest_digest, size=len(image.manifest)
         )
         self._blobs.put(image.config, config.digest)
         self._blobs.put(image.manifest, manifest.digest)

@@ -64,7 +64,7 @@ class RegistryTarget:
         return True
 
     def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
-        config, manifest = Digest.of(image.config), Digest.of(image.manifest)
+        config, manifest = image.image_id, image.manifest_digest
         with SpooledBlobWriter(self._keep) as writer:
             writer.write(image.config)
             writer.commit(config)

@@ -83,7 +83,7 @@ class RegistryStorage:
         return self._tree.open_blob()
 
     def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
-        config, manifest = Digest.of(image.config), Digest.of(image.manifest)
+        config, manifest = image.image_id, image.manifest_digest
         self._tree.put_blob(image.config, config)
         self._tree.put_blob(image.manifest, manifest)
         content = _Content(blobs=(config, *(layer.digest for layer in image.layers)))
