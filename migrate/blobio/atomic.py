@@ -13,6 +13,7 @@ import fcntl
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -142,6 +143,10 @@ def write_all(files: FileSystem, fd: int, block: bytes | bytearray | memoryview)
         written += files.write(fd, rest)
 
 
+Group = list[tuple[str, str, int]]
+"""Files on their way: temporary name, name, size in bytes."""
+
+
 class StagedFile:
     """One file on its way. Leaving its context without `publish` leaves no trace."""
 
@@ -201,18 +206,22 @@ class StagingArea:
     """Publishes files below one root directory, all of them through temporary names in `root/.migrate/`.
 
     Usable from several threads and, each with an area of its own, from several processes. A background thread syncs
-    and renames full groups; its error is raised by the next call, and from then on by every call.
+    full groups; its error is raised by the next call, and from then on by every call. Names are given by the threads
+    that write: one more that makes thousands of short system calls would only fight them for Python's lock.
     """
 
     def __init__(self, root: Path, files: FileSystem = FILE_SYSTEM) -> None:
         self.root = root
         self.files = files
         self._lock = threading.Lock()
-        self._pending: list[tuple[str, str, int]] = []
+        self._pending: Group = []
         self._pending_bytes = 0
         self._count = 0
         self._error: BaseException | None = None
-        self._groups: queue.Queue[list[tuple[str, str, int]] | None] = queue.Queue(maxsize=2)
+        self._groups: queue.Queue[Group | None] = queue.Queue(maxsize=2)
+        self._naming = threading.Lock()
+        self._synced: deque[Group] = deque()
+        self._unsynced_parents: dict[str, None] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
         with target_errors(str(root)):
@@ -283,6 +292,7 @@ class StagingArea:
                 self._thread = threading.Thread(target=self._work, name="target-sync", daemon=True)
                 self._thread.start()
         self._groups.put(group)
+        self._name_synced()
 
     def adopt(self, source: str, *, hard: bool) -> str | None:
         """Links (hard) or clones the file `source` to a temporary name, which it returns; None where that cannot be.
@@ -332,7 +342,9 @@ class StagingArea:
         with self._lock:
             group = self._take()
         if group:
-            self._publish(group)
+            self._sync(group)
+        self._name_synced()
+        self._sync_parents()
         self._raise_error()
 
     def replace(self, name: str, content: bytes) -> None:
@@ -348,6 +360,7 @@ class StagingArea:
         if self._thread is not None:
             self._groups.put(None)
             self._thread.join()
+        self._name_synced()
         self._run.remove()
         os.close(self._root_fd)
 
@@ -359,28 +372,38 @@ class StagingArea:
     def failed(self) -> bool:
         return self._error is not None
 
-    def _take(self) -> list[tuple[str, str, int]]:
+    def _take(self) -> Group:
         group, self._pending, self._pending_bytes = self._pending, [], 0
         return group
 
     def _work(self) -> None:
         while (group := self._groups.get()) is not None:
             if self._error is None:
-                self._publish(group)
+                self._sync(group)
             self._groups.task_done()
 
-    def _publish(self, group: list[tuple[str, str, int]]) -> None:
-        try:
+    def _sync(self, group: Group) -> None:
+        with self._kept_errors():
             self._sync_data(group)
-            parents: dict[str, None] = {}
-            for temporary, name, _ in group:
-                self.files.rename(temporary, name, self._run.fd, self._root_fd)
-                parents[name.rpartition("/")[0]] = None
-            self._sync_parents(list(parents))
+            self._synced.append(group)
+
+    def _name_synced(self) -> None:
+        """Gives their names to the files whose bytes are on the disk by now."""
+        with self._naming, self._kept_errors():
+            while self._synced and self._error is None:
+                for temporary, name, _ in self._synced.popleft():
+                    self.files.rename(temporary, name, self._run.fd, self._root_fd)
+                    self._unsynced_parents[name.rpartition("/")[0]] = None
+
+    @contextlib.contextmanager
+    def _kept_errors(self) -> Iterator[None]:
+        """What goes wrong is kept for whoever comes next, because a thread has nobody to raise it to."""
+        try:
+            yield
         except OSError as exc:
             self._error = target_error(exc, f"{self.root}: writing failed")
             self._error.__cause__ = exc
-        except BaseException as exc:  # noqa: BLE001  a thread has nobody to raise to: flush() does it
+        except BaseException as exc:  # noqa: BLE001
             self._error = exc
 
     def sync_directory(self, name: str) -> None:
@@ -390,14 +413,16 @@ class StagingArea:
         finally:
             os.close(fd)
 
-    def _sync_parents(self, parents: list[str]) -> None:
+    def _sync_parents(self) -> None:
         """A registry's tree has a directory for each file; many of them are synced at once."""
-        if len(parents) >= _SYNC_EACH_BELOW and self.files.sync_file_system(self._run.fd):
-            return
-        for parent in parents:
-            self.sync_directory(parent)
+        with self._naming, self._kept_errors():
+            parents, self._unsynced_parents = list(self._unsynced_parents), {}
+            if len(parents) >= _SYNC_EACH_BELOW and self.files.sync_file_system(self._run.fd):
+                return
+            for parent in parents:
+                self.sync_directory(parent)
 
-    def _sync_data(self, group: list[tuple[str, str, int]]) -> None:
+    def _sync_data(self, group: Group) -> None:
         if len(group) >= _SYNC_EACH_BELOW and self.files.sync_file_system(self._run.fd):
             return
         for temporary, _, _ in group:
