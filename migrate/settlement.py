@@ -84,12 +84,18 @@ class Settlement:
         # Asked once: to look at a protocol for every image shows in the time of many small ones.
         self._naming = self.target if isinstance(self.target, NamesImages) else None
 
-    def settle(self, images: ImageWalk, written: Callable[[FinishedImage], None] | None = None) -> None:
+    def settle(
+        self,
+        images: ImageWalk,
+        written: Callable[[FinishedImage], None] | None = None,
+        chainless: ImageWalk | None = None,
+    ) -> None:
         """Assigns names and commits every image that keeps its place, which `written` is told. Raises TargetError only.
 
-        Images with the same manifest are committed once, and `written` is told each of them.
+        Images with the same manifest are committed once, and `written` is told each of them. `chainless`, where given,
+        walks over the same images without their chains, which names do not depend on.
         """
-        self._names = self._assign(images())
+        self._names = self._assign((chainless or images)())
         for reference, members in self._names.indexes.items():
             for claim in members:
                 self._in_indexes[claim.digest].add(reference)

@@ -221,7 +221,8 @@ def _merge(
     with target_errors("a temporary file"):
         spool = cast(BinaryIO, tempfile.TemporaryFile(dir=request.temporary_directory))  # noqa: SIM115 - the outcome has it
         try:
-            head = merge.run(started, spool)
+            with tempfile.TemporaryFile(dir=request.temporary_directory) as rows:
+                head = merge.run(started, spool, cast(BinaryIO, rows))
         except BaseException:
             spool.close()
             raise

@@ -32,6 +32,8 @@ _SYNC_SECONDS: Final = 1.0
 _PUBLISH_SECONDS: Final = 10.0
 _RECORD_BYTES: Final = 4 * 1024 * 1024 * 1024
 """A packed record may unpack to so much and no more."""
+_SMALL_RECORD_BYTES: Final = 16 * 1024
+"""What is not larger stands there as it is: to set up a compressor takes longer than all the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +84,21 @@ class Line:
 
 
 def pack_record(record: SourceRecord) -> str:
-    return base64.b64encode(zlib.compress(encode_record(record), 1)).decode("ascii")
+    content = encode_record(record)
+    if len(content) > _SMALL_RECORD_BYTES:
+        content = zlib.compress(content, 1)
+    return base64.b64encode(content).decode("ascii")
 
 
-def unpack_record(packed: bytes, source: str, *, images: bool = True) -> SourceRecord:
+def unpack_record(packed: bytes, source: str, *, images: bool = True, layers: bool = True) -> SourceRecord:
     """ValueError for what `pack_record` did not make."""
-    try:
-        unpacker = zlib.decompressobj()
-        content = unpacker.decompress(base64.b64decode(packed, validate=True), _RECORD_BYTES)
-    except zlib.error as exc:
-        raise ValueError(f"{source}: {exc}") from exc
-    return parse_record(content, source, images=images)
+    content = base64.b64decode(packed, validate=True)
+    if not content.startswith(b"{"):
+        try:
+            content = zlib.decompressobj().decompress(content, _RECORD_BYTES)
+        except zlib.error as exc:
+            raise ValueError(f"{source}: {exc}") from exc
+    return parse_record(content, source, images=images, layers=layers)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -146,7 +152,7 @@ class RecordReader:
     def __init__(self) -> None:
         self._files: dict[Path, BinaryIO] = {}
 
-    def read(self, place: Place, source: str, *, images: bool = True) -> SourceRecord:
+    def read(self, place: Place, source: str, *, images: bool = True, layers: bool = True) -> SourceRecord:
         """Raises TargetError for a record that is damaged."""
         stream = self._files.get(place.path)
         with target_errors(str(place.path)):
@@ -155,7 +161,7 @@ class RecordReader:
             raw = os.pread(stream.fileno(), place.length, place.offset)
         packed = raw.partition(_RECORD)[2].removesuffix(b'"}\n')
         try:
-            return unpack_record(packed, source, images=images)
+            return unpack_record(packed, source, images=images, layers=layers)
         except ValueError as exc:
             raise TargetError(
                 f"{place.path}: the record of {source} is damaged ({exc}); move the journal away to begin again"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import BinaryIO, Final
 
 from migrate import __version__
@@ -25,7 +26,7 @@ from migrate.model.image import ComposedImage, Descriptor, HashedLayer
 from migrate.model.options import Compression, ConvertOptions
 from migrate.progress import Event, Progress
 from migrate.report.document import Failure, Report, ReportImage
-from migrate.report.json import iter_report
+from migrate.report.json import RowEncoder, frame_rows, iter_report
 from migrate.report.model import SourceInput, build_head, image_order, image_rows
 from migrate.settlement import FinishedImage, HashedChain, Settlement
 from migrate.writers.base import ImageTarget, RemovesBlobs, TakesLargeReports
@@ -72,21 +73,32 @@ class Merge:
     _choice: BlobChoice = field(default_factory=lambda: BlobChoice("gzip"))
     _reader: RecordReader = field(default_factory=RecordReader)
     _uncomposed: set[tuple[str, int]] = field(default_factory=set)
+    _rows_early: BinaryIO | None = None
+    _encoder: RowEncoder = field(default_factory=RowEncoder)
+    _of_source: list[FinishedImage] = field(default_factory=list)
 
-    def run(self, started: str, spool: BinaryIO) -> Report:
+    def run(self, started: str, spool: BinaryIO, rows: BinaryIO) -> Report:
         """Writes the images and the index into the target, then the report, whose bytes also go to `spool`.
 
-        Returns the report without its images. Raises TargetError.
+        `rows` is another temporary file. Returns the report without its images. Raises TargetError.
         """
         self._choice = BlobChoice(_FAMILY[self.options.compression])
         self.progress.emit(Event(kind="stage", stage="merge", total_items=len(self.sources)))
         try:
             self._gather()
             settlement = Settlement(self.options, self.target, self.progress)
-            settlement.settle(self._images, self._count)
-            self._count_layers()
+            if self._stand_in_report_order():
+                self._rows_early = rows
+            settlement.settle(
+                self._images, lambda image: self._count(image, settlement), lambda: self._images(layers=False)
+            )
+            self._end_source(settlement)
             head = self._head(started, settlement)
-            spool.writelines(iter_report(head, self._rows(settlement)))
+            if self._rows_early is None:
+                spool.writelines(iter_report(head, self._rows(settlement)))
+            else:
+                rows.seek(0)
+                spool.writelines(frame_rows(head, iter(lambda: rows.read(_PIECE_BYTES), b"")))
             spool.flush()
         finally:
             self._reader.close()
@@ -107,10 +119,10 @@ class Merge:
     # --- records -----------------------------------------------------------------------------------------------
 
     def _records(
-        self, sources: Iterable[MergeSource], *, images: bool = True
+        self, sources: Iterable[MergeSource], *, images: bool = True, layers: bool = True
     ) -> Iterator[tuple[MergeSource, SourceRecord]]:
         for source in sources:
-            yield source, self._reader.read(source.place, source.location, images=images)
+            yield source, self._reader.read(source.place, source.location, images=images, layers=layers)
 
     def _gather(self) -> None:
         """First walk: which blob each layer has, and what failed."""
@@ -124,10 +136,11 @@ class Merge:
             note = (source.message or "holds no image",) if source.outcome is Outcome.SKIPPED else ()
             self._sources.append(SourceInput(location=source.location, type=record.type, warnings=note))
 
-    def _images(self) -> Iterator[FinishedImage]:
-        """The images of all sources; the same ones, in the same order, each time."""
+    def _images(self, *, layers: bool = True) -> Iterator[FinishedImage]:
+        """The images of all sources; the same ones, in the same order, each time. Without `layers`, their chains are
+        empty."""
         order = 0
-        for source, record in self._records(self.sources):
+        for source, record in self._records(self.sources, layers=layers):
             for number, image in enumerate(record.images):
                 order += 1
                 finished = self._try_finish(source, number, image, record, order)
@@ -180,19 +193,28 @@ class Merge:
 
     # --- report ------------------------------------------------------------------------------------------------
 
-    def _count(self, image: FinishedImage) -> None:
+    def _count(self, image: FinishedImage, settlement: Settlement) -> None:
         """Called for every image that was written, source by source."""
         if image.source != self._counted:
-            self._count_layers()
+            self._end_source(settlement)
             self._counted = image.source
         self._written[image.source] += 1
+        if self._rows_early is not None:
+            self._of_source.append(image)
         for layer, hashed in image.chain:
             if hashed is not None:
                 self._layers[layer.legacy_id] = hashed
 
-    def _count_layers(self) -> None:
+    def _end_source(self, settlement: Settlement) -> None:
         self.account.tally.add(self._layers)
         self._layers = {}
+        images, self._of_source = self._of_source, []
+        if self._rows_early is not None:
+            self._rows_early.writelines(map(self._encoder.encode, _report_rows(settlement, images)))
+
+    def _stand_in_report_order(self) -> bool:
+        """True where the report can be written while the images are, and no record need be read once more for it."""
+        return all(one.location < two.location for one, two in pairwise(self.sources))
 
     def _head(self, started: str, settlement: Settlement) -> Report:
         self.account.head = build_head(
@@ -215,4 +237,8 @@ class Merge:
         for source, record in self._records(sorted(self.sources, key=lambda source: source.location)):
             found = (self._try_finish(source, number, image, record, 0) for number, image in enumerate(record.images))
             finished = [image for image in found if image is not None]
-            yield from sorted(image_rows(settlement.rows(finished)), key=image_order)
+            yield from _report_rows(settlement, finished)
+
+
+def _report_rows(settlement: Settlement, images: Iterable[FinishedImage]) -> list[ReportImage]:
+    return sorted(image_rows(settlement.rows(images)), key=image_order)

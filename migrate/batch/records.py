@@ -22,6 +22,7 @@ from migrate.settlement import FinishedImage
 
 _ROWS_A_LINE: Final = 1_000
 _IMAGE: Final = b'{"image":'
+_LAYERS: Final = b'{"layers":'
 
 
 class Role(StrEnum):
@@ -83,20 +84,22 @@ def _lines(record: SourceRecord) -> Iterator[dict[str, Any]]:
     }
 
 
-def parse_record(content: bytes, source: str, *, images: bool = True) -> SourceRecord:
-    """ValueError for bytes that `encode_record` did not write. Without `images`, those are passed over."""
-    layers: list[LayerRow] = []
+def parse_record(content: bytes, source: str, *, images: bool = True, layers: bool = True) -> SourceRecord:
+    """ValueError for bytes that `encode_record` did not write. Without `images`, those are passed over; without
+    `layers`, those are, and the chains of the images are empty."""
+    rows: list[LayerRow] = []
     records: list[ImageRecord] = []
+    left_out = (*([] if images else [_IMAGE]), *([] if layers else [_LAYERS]))
     try:
-        lines = [json.loads(line) for line in content.splitlines() if images or not line.startswith(_IMAGE)]
+        lines = [json.loads(line) for line in content.splitlines() if not line.startswith(left_out)]
         for line in lines:
-            layers += [_parse_layer(fields) for fields in line.get("layers", ())]
+            rows += [_parse_layer(fields) for fields in line.get("layers", ())]
             if "image" in line:
-                records.append(_parse_image(line["image"], source, layers))
+                records.append(_parse_image(line["image"], source, rows if layers else None))
         last = lines[-1]
         return SourceRecord(
             type=last["type"],
-            layers=tuple(layers),
+            layers=tuple(rows),
             images=tuple(records),
             failures=tuple(_parse_failure(fields, source) for fields in last["failures"]),
             warnings=tuple(last["warnings"]),
@@ -179,7 +182,7 @@ def _image_fields(record: ImageRecord) -> dict[str, Any]:
     return fields
 
 
-def _parse_image(fields: Mapping[str, Any], source: str, layers: Sequence[LayerRow]) -> ImageRecord:
+def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRow] | None) -> ImageRecord:
     ready = "manifest" in fields
     os, architecture, variant = fields["platform"]
     composed = ComposedImage(
@@ -195,13 +198,13 @@ def _parse_image(fields: Mapping[str, Any], source: str, layers: Sequence[LayerR
         platform=Platform(os=os, architecture=architecture, variant=variant),
         created=fields["created"],
     )
-    chain = tuple(fields["chain"])
+    chain = () if rows is None else tuple(fields["chain"])
     finished = FinishedImage(
         source=source,
         order=0,
         legacy_id=LegacyID(fields["id"]),
         composed=composed,
-        chain=tuple((_bare_layer(layers[row].legacy_id), layers[row].hashed) for row in chain),
+        chain=() if rows is None else tuple((_bare_layer(rows[row].legacy_id), rows[row].hashed) for row in chain),
         references=_references(fields["references"]),
         containers=tuple(fields.get("containers", ())),
         warnings=tuple(fields.get("warnings", ())),

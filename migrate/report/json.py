@@ -22,7 +22,7 @@ from migrate.report.document import (
 )
 from migrate.report.parse import parse_report
 
-__all__ = ["encode_report", "iter_report", "parse_report", "report_document"]
+__all__ = ["RowEncoder", "encode_report", "frame_rows", "iter_report", "parse_report", "report_document"]
 
 _KEPT_ROWS: Final = 20_000
 """Rows of layers that images of a large report share."""
@@ -38,17 +38,34 @@ def iter_report(report: Report, images: Iterable[ReportImage]) -> Iterator[bytes
 
     `images` take the place of those of `report`, which has none; they come in the order that the report shall have.
     """
+    rows = RowEncoder()
+    return frame_rows(report, (rows.encode(image) for image in images))
+
+
+def frame_rows(report: Report, rows: Iterable[bytes]) -> Iterator[bytes]:
+    """The same around rows that a RowEncoder has made, cut into any pieces."""
     head, _, tail = encode_report(report).partition(b'\n  "images": []')
     yield head + b'\n  "images": ['
-    layer_rows: dict[ReportLayer, dict[str, Any]] = {}
-    separator = b"\n    "
-    for image in images:
-        if len(layer_rows) > _KEPT_ROWS:
-            layer_rows.clear()
-        text = orjson.dumps(_image_document(image, layer_rows), option=orjson.OPT_INDENT_2)
-        yield separator + text.replace(b"\n", b"\n    ")
-        separator = b",\n    "
-    yield (b"]" if separator == b"\n    " else b"\n  ]") + tail
+    is_empty = True
+    for piece in rows:
+        is_empty = False
+        yield piece
+    yield (b"]" if is_empty else b"\n  ]") + tail
+
+
+class RowEncoder:
+    """Makes the rows of a report's list of images, one after the other."""
+
+    def __init__(self) -> None:
+        self._layer_rows: dict[ReportLayer, dict[str, Any]] = {}
+        self._separator = b"\n    "
+
+    def encode(self, image: ReportImage) -> bytes:
+        if len(self._layer_rows) > _KEPT_ROWS:
+            self._layer_rows.clear()
+        text = orjson.dumps(_image_document(image, self._layer_rows), option=orjson.OPT_INDENT_2)
+        separator, self._separator = self._separator, b",\n    "
+        return separator + text.replace(b"\n", b"\n    ")
 
 
 def report_document(report: Report, *, images: bool = True) -> dict[str, Any]:
