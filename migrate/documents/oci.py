@@ -213,7 +213,7 @@ def _indented_members(descriptor: Descriptor, indent: bytes) -> bytes:
         indent,
         descriptor.size,
         indent,
-        descriptor.digest.encode("ascii"),
+        str(descriptor.digest).encode("ascii"),
     )
 
 

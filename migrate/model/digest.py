@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final, NewType, Protocol
 
-_ALGORITHM: Final = "sha256:"
 _SHA256_HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -17,26 +17,18 @@ class Hash(Protocol):
     def hexdigest(self) -> str: ...
 
 
-class Digest(str):
-    """A sha256 digest, as text: `sha256:` and 64 lower-case hexadecimal digits.
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """A sha256 digest. `hex` is 64 lower-case hexadecimal digits; construction proves it (ValueError)."""
 
-    It is made from the digits alone, and construction proves them (ValueError). (A string, because nothing else is
-    compared and hashed as often and as fast: a run keeps all it knows of a layer under its diffID.)
-    """
+    hex: str
 
-    __slots__ = ()
+    def __post_init__(self) -> None:
+        if not _SHA256_HEX.fullmatch(self.hex):
+            raise ValueError(f"not a sha256 digest: {self.hex!r}")
 
-    def __new__(cls, hex: str) -> Digest:
-        if not _SHA256_HEX.fullmatch(hex):
-            raise ValueError(f"not a sha256 digest: {hex!r}")
-        return str.__new__(cls, _ALGORITHM + hex)
-
-    def __getnewargs__(self) -> tuple[str]:
-        return (self.hex,)
-
-    @property
-    def hex(self) -> str:
-        return self[len(_ALGORITHM) :]
+    def __hash__(self) -> int:
+        return hash(self.hex)  # a string keeps its hash; a tuple of one would be hashed anew each time
 
     @classmethod
     def parse(cls, text: str) -> Digest:
@@ -53,7 +45,10 @@ class Digest(str):
     @classmethod
     def of_hash(cls, sha256: Hash) -> Digest:
         """Of all that `sha256` was fed."""
-        return str.__new__(cls, _ALGORITHM + sha256.hexdigest())
+        return cls(sha256.hexdigest())
+
+    def __str__(self) -> str:
+        return f"sha256:{self.hex}"
 
 
 DiffID = NewType("DiffID", Digest)
