@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from migrate import __version__
 from migrate.blobio import limits
@@ -24,18 +25,20 @@ from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
 from migrate.model.options import ConvertOptions
 from migrate.progress import Event, Progress, SilentProgress
-from migrate.readers.base import ChecksAccess, LegacySource, StreamsLayers
+from migrate.readers.base import ChecksAccess, HoldsTrees, LegacySource, StreamsLayers
 from migrate.rehash.layer import Layer
 from migrate.rehash.pipeline import PassingLayers, rehash
 from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory, OncePayload, StoresBlobs, TarObserver, observe_all
 from migrate.report.document import Failure, Report
 from migrate.report.json import encode_report
 from migrate.report.model import ImageInput, SourceInput, build_report
-from migrate.rootfs.check import RunCheck
 from migrate.selection import ambiguous_prefixes, select_images
 from migrate.settlement import FinishedImage, Settlement, sorted_images
 from migrate.space import check_room
 from migrate.writers.base import ImageTarget, WantsCompression
+
+if TYPE_CHECKING:
+    from migrate.rootfs.check import RunCheck
 
 logger = logging.getLogger(__name__)
 
@@ -260,8 +263,7 @@ class Conversion:
                     if jobs.setdefault(job.key, job).payload.diff_id != job.payload.diff_id:
                         jobs[job.key] = _without_claim(job)
         check_room((job.payload for key, job in jobs.items() if key not in self._passed), store, self.options)
-        sources = {index: opened.source for index, opened in enumerate(self.sources)}
-        self._rootfs = RunCheck(sources, self.options.check_rootfs)
+        self._rootfs = self._open_rootfs_check()
         hashed = rehash(list(jobs.values()), store, self.options, self.progress, self._observe, self._passed)
         return hashed if self._estimate is None else {key: self._estimated(key, row) for key, row in hashed.items()}
 
@@ -317,9 +319,18 @@ class Conversion:
             ready=planned.image.manifest is not None,
         )
 
+    def _open_rootfs_check(self) -> RunCheck | None:
+        holding = {
+            index: opened.source for index, opened in enumerate(self.sources) if fills(opened.source, HoldsTrees)
+        }
+        if not holding:
+            return None
+        from migrate.rootfs.check import RunCheck
+
+        return RunCheck(holding, self.options.check_rootfs)
+
     def _rootfs_differences(self, planned: PlannedImage) -> list[str]:
-        assert self._rootfs is not None
-        return self._rootfs.differences(planned.source_index, planned.chain)
+        return [] if self._rootfs is None else self._rootfs.differences(planned.source_index, planned.chain)
 
     def _check_certain(
         self,

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -58,7 +57,7 @@ class RunDirectory:
         self._files = files
         with contextlib.suppress(FileExistsError):
             files.make_directory(STATE_DIRECTORY, root_fd)
-        self._name = f"{STATE_DIRECTORY}/tmp-{secrets.token_hex(8)}"
+        self._name = f"{STATE_DIRECTORY}/tmp-{os.urandom(8).hex()}"
         with exclusive_lock(root_fd):
             self._remove_leftovers()
             files.make_directory(self._name, root_fd)

@@ -10,7 +10,6 @@ import errno
 import io
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,6 +109,8 @@ class Spool:
         self._what = what
         self.size = 0
         try:
+            import tempfile  # most archives need no spool
+
             self._file = tempfile.TemporaryFile(dir=directory, prefix="migrate-spool-", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise self._no_room(error) from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections import deque
@@ -44,7 +43,7 @@ def terminal_width(stream: TextIO) -> int:
     try:
         return os.get_terminal_size(stream.fileno()).columns or fallback
     except OSError:
-        return shutil.get_terminal_size((fallback, 24)).columns
+        return fallback
 
 
 def knows_its_width(stream: TextIO) -> bool:

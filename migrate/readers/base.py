@@ -61,8 +61,16 @@ class ChecksAccess(Protocol):
 
 
 @runtime_checkable
-class RootfsSource(Protocol):
+class HoldsTrees(Protocol):
     """A source in which the whole file system of a layer stands beside the layer (overlay, vfs, btrfs)."""
+
+    @property
+    def holds_rootfs(self) -> bool: ...
+
+    @property
+    def checks_rootfs_by_default(self) -> bool: ...
+
+    def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]: ...
 
     def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Any] | None:
         """The tree of the layer and all below it, as a FileTree; None where this layer has none."""

@@ -70,7 +70,7 @@ def detect(path: Path) -> bool:
 
 
 class DockerRootSource:
-    """Fills LegacySource and RootfsSource. Raises SourceUnreadableError where the root as a whole cannot be read."""
+    """Fills LegacySource and HoldsTrees. Raises SourceUnreadableError where the root as a whole cannot be read."""
 
     source_type = SourceType.DOCKER_ROOT
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Protocol, runtime_checkable
+from contextlib import ExitStack
 
-from migrate.blobio.payload import Payload
-from migrate.capabilities import fills
 from migrate.errors import MigrateError, PayloadRestartError, SourceError
 from migrate.model.legacy import LegacyID, LegacyLayer
+from migrate.readers.base import HoldsTrees
 from migrate.readers.graphdrivers.changes import walk_tree
 from migrate.readers.graphdrivers.tree import FileTree
 from migrate.rehash.ports import LayerJob, TarObserver
@@ -20,30 +18,11 @@ from migrate.rootfs.tar_listing import TarListing
 _BLOCK = 1024 * 1024
 
 
-@runtime_checkable
-class HoldsTrees(Protocol):
-    """A source with the whole file system of each layer beside it: RootfsSource and LegacySource in one."""
-
-    @property
-    def holds_rootfs(self) -> bool: ...
-
-    @property
-    def checks_rootfs_by_default(self) -> bool: ...
-
-    def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]: ...
-
-    def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Any] | None: ...
-
-
 class RunCheck:
     """`--check-rootfs` for all sources of a run. `wanted` None asks each source whether a check is cheap there."""
 
-    def __init__(self, sources: Mapping[int, object], wanted: bool | None) -> None:
-        self._checks = {
-            index: RootfsCheck(source)
-            for index, source in sources.items()
-            if fills(source, HoldsTrees) and _is_wanted(source, wanted)
-        }
+    def __init__(self, sources: Mapping[int, HoldsTrees], wanted: bool | None) -> None:
+        self._checks = {index: RootfsCheck(source) for index, source in sources.items() if _is_wanted(source, wanted)}
 
     def observer(self, job: LayerJob) -> TarObserver | None:
         """An ObserverFactory."""
