@@ -16,7 +16,7 @@ from migrate.model.image import StoredBlob
 from migrate.rehash.ports import WritesBlob
 from migrate.rehash.workers import Workers
 
-HASH_BYTES: Final = 512 * 1024
+HASH_BYTES: Final = 1024 * 1024
 EMPTY_TAR_GZIP: Final = bytes.fromhex("1f8b080000096e8800ff621805a360148c5800080000ffff2eafb5ef00040000")
 """The gzip form of the empty tar that Docker and every registry hold (distribution, `EmptyGzippedTar`)."""
 

@@ -117,6 +117,18 @@ def test_a_batch_makes_what_convert_makes(shelf: Path, tmp_path: Path) -> None:
     assert one == other
 
 
+def test_the_report_does_not_depend_on_the_order_of_the_command_line(shelf: Path, tmp_path: Path) -> None:
+    """In the report's order it is written while the images are; in any other, the records are read once more."""
+    paths = sorted(str(path) for path in shelf.rglob("*.tar*"))
+    reports = []
+    for name, locations in (("sorted", paths), ("reversed", paths[::-1])):
+        outcome = run(shelf, tmp_path / name, locations=locations)
+        reports.append((outcome.read_report().images, outcome.read_report().totals))
+        assert [image.source for image in reports[-1][0]] == sorted(image.source for image in reports[-1][0])
+    assert len(reports[0][0]) == 13
+    assert reports[0] == reports[1]
+
+
 def test_a_second_run_reads_nothing_and_changes_nothing(shelf: Path, tmp_path: Path) -> None:
     run(shelf, tmp_path / "out")
     before, journal = files_of(tmp_path / "out"), sources_in(journal_of(tmp_path / "out"))

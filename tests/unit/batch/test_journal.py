@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def test_records_are_read_by_place(tmp_path: Path) -> None:
     found = {line.fields["source"]: reader.read(line.place, "x") for line in iter_lines(path)}
     reader.close()
     assert {name: record.warnings for name, record in found.items()} == {"/a.tar": ("/a.tar",), "/b.tar": ("/b.tar",)}
+
+
+@pytest.mark.parametrize("length", [1, 1_000, 100_000])
+def test_records_of_any_size_come_back(tmp_path: Path, length: int) -> None:
+    """Small ones stand there as they are, large ones compressed."""
+    record = SourceRecord(type="docker-archive", warnings=("w" * length,))
+    path = write(tmp_path, replace(entry("/a.tar"), packed=pack_record(record)))
+    assert path.stat().st_size < 20_000
+    reader = RecordReader()
+    assert [reader.read(line.place, "x") for line in iter_lines(path)] == [record]
+    reader.close()
 
 
 @pytest.mark.parametrize("kept", range(1, 400, 7))
