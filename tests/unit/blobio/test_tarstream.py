@@ -78,6 +78,22 @@ def test_every_dialect_and_any_cutting_of_the_stream(format: int, step: int) -> 
     assert inspect(content, step) == TarFacts(size=len(content), empty=False, flags=())
 
 
+@pytest.mark.parametrize("step", [512, 700, 1024, 1536, 1 << 20])
+@pytest.mark.parametrize("name", ["n" * 99, "n" * 100, "n" * 101, "n" * 511, "n" * 512, "n" * 700])
+def test_a_long_name_is_one_path_with_its_dotted_form(name: str, step: int) -> None:
+    """Names up to 512 bytes go the short way, longer ones do not; all are the name of the entry behind them."""
+    plain = tar_of(("a", 3), (name, 5), ("z", 0))
+    assert inspect(plain, step).flags == ()
+    assert inspect(tar_of(("a", 3), (name, 5), (f"./{name}", 5)), step).flags == ("path-forms",)
+
+
+def test_a_long_name_of_no_bytes_and_one_without_its_entry() -> None:
+    long_name = tar_of(typed("././@LongLink", b"L", 0))[:512]
+    assert inspect(long_name + tar_of(("a", 5))).empty is False
+    header = edited(long_name, 124, b"%011o\0" % 5)
+    assert inspect(header + b"name\0".ljust(512, b"\0") + bytes(1024)).empty is True
+
+
 def test_an_end_without_its_marker_is_tolerated() -> None:
     content = tar_of(("a", 700), ("b", 100))
     whole = 512 + 1024 + 512 + 512

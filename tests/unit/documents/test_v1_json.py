@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from migrate.documents import v1_json
 from migrate.documents.go_json import encode_object
-from migrate.documents.v1_json import carried_members, parse_parent, parse_v1_json
+from migrate.documents.v1_json import carried_members, parse_identity, parse_parent, parse_v1_json
 from migrate.errors import DocumentError, LimitError
 
 NO_CONFIG = (
@@ -145,6 +146,29 @@ def test_a_duplicate_does_not_hide_a_type_that_docker_refuses() -> None:
 )
 def test_parents(raw: bytes, expected: tuple[str | None, str | None]) -> None:
     assert parse_parent(raw) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b'{"id":"a","parent":"b"}', ("a", "b", None)),
+        (b'{"parent":"b","parent":null,"id":"a"}', ("a", "b", None)),  # Go leaves a field as it is for null
+        (b'{"parent":"b","PARENT":"c"}', (None, "c", None)),
+        (b'{"p\\u0061rent":"b"}', (None, "b", None)),
+        (b'{"config":{"id":"x","parent":"y"},"id":"a"}', ("a", None, None)),
+        (b'{"ID":"a","Parent_Id":"p","parent":""}', ("a", None, "p")),
+        (b'{"id":"\xff"}', ("\ufffd", None, None)),
+        (b'{"id":7,"parent":["b"]}', (None, None, None)),
+        (b"[]", (None, None, None)),
+        (b"null", (None, None, None)),
+    ],
+)
+def test_the_short_way_to_the_ids_reads_what_the_long_one_does(
+    raw: bytes, expected: tuple[str | None, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert parse_identity(raw) == expected
+    monkeypatch.setattr(v1_json, "_read_for_identity", v1_json.read_document)
+    assert parse_identity(raw) == expected
 
 
 @pytest.mark.parametrize("read", [parse_v1_json, parse_parent, carried_members])
