@@ -1,9 +1,10 @@
 """This tool beside its peers and beside the limit, interleaved, on a corpus made on the spot.
 
-    python -m benchmarks [--rounds 5] [--mib 520] [--directory DIR] [--jobs 2] [--json FILE]
+    python -m benchmarks [--rounds 5] [--mib 520] [--only PATTERN] [--directory DIR] [--jobs 2] [--json FILE]
 
 Needs about ten times `--mib` of room in DIR. Peers that are not installed are left out. Prints Markdown tables of
-medians; ratios are taken within a round, and their median is printed. Nothing else should run on the machine.
+medians; ratios are taken within a round, and their median is printed. Nothing else should run on the machine. What a
+command reads is in the page cache before its clock starts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.corpus import Corpus, make_corpora
-from benchmarks.measure import Engine, Sample, Series, docker_engine, remove, run, size_of
+from benchmarks.measure import Engine, Sample, Series, docker_engine, remove, run, size_of, warm
 
 MIGRATE = [sys.executable, "-m", "migrate"]
 QUIET = ["-q", "--progress", "none"]
@@ -30,53 +32,55 @@ QUIET = ["-q", "--progress", "none"]
 
 @dataclass
 class Contest:
-    """One thing that is measured. `measure` leaves what it wrote in `output`, which is then weighed and removed."""
+    """One thing that is measured. `measure` reads `inputs`, and leaves what it wrote in `output`, which is then weighed
+    and removed."""
 
     name: str
     measure: Callable[[], Sample]
+    inputs: list[Path]
     output: Path | None = None
-    keep: bool = False
 
 
 def contests_for(corpus: Corpus, directory: Path, jobs: int, engine: Engine | None) -> list[Contest]:
     out = directory / "out"
     convert = [*MIGRATE, "convert", *QUIET, "--jobs", str(jobs)]
+    verify = [*MIGRATE, "verify", *QUIET, "--jobs", str(jobs)]
     zstd = ["--format", "oci", "--compression", "zstd"]
     layout = directory / "verified"
     tars = [str(layer.path) for layer in corpus.layers]
+    layers, v1, dual = [layer.path for layer in corpus.unique], [corpus.v1], [corpus.dual]
 
     def limit(step: str) -> Callable[[], Sample]:
         return lambda: _limit(step, jobs, tars)
 
     found = [
-        Contest("limit: hash", limit("hash")),
-        Contest("migrate plan", lambda: run([*MIGRATE, "plan", *QUIET, "--jobs", str(jobs), str(corpus.v1)])),
-        Contest("limit: gzip", limit("gzip")),
-        Contest("migrate, v1 only", lambda: run([*convert, str(corpus.v1), str(out)]), out),
-        Contest("migrate, dual", lambda: run([*convert, str(corpus.dual), str(out)]), out),
-        Contest("limit: zstd", limit("zstd")),
-        Contest("migrate zstd", lambda: run([*convert, *zstd, str(corpus.dual), str(out)]), out),
+        Contest("limit: hash", limit("hash"), layers),
+        Contest("migrate plan", lambda: run([*MIGRATE, "plan", *QUIET, "--jobs", str(jobs), str(corpus.v1)]), v1),
+        Contest("limit: gzip", limit("gzip"), layers),
+        Contest("migrate, v1 only", lambda: run([*convert, str(corpus.v1), str(out)]), v1, out),
+        Contest("migrate, dual", lambda: run([*convert, str(corpus.dual), str(out)]), dual, out),
+        Contest("limit: zstd", limit("zstd"), layers),
+        Contest("migrate zstd", lambda: run([*convert, *zstd, str(corpus.dual), str(out)]), dual, out),
         Contest(
-            "migrate gzip-fast", lambda: run([*convert, "--compression", "gzip-fast", str(corpus.dual), str(out)]), out
+            "migrate gzip-fast",
+            lambda: run([*convert, "--compression", "gzip-fast", str(corpus.dual), str(out)]),
+            dual,
+            out,
         ),
-        Contest("limit: gunzip", lambda: _limit("gunzip", jobs, _unique(corpus))),
-        Contest("migrate verify", lambda: run([*MIGRATE, "verify", *QUIET, "--jobs", str(jobs), str(layout)])),
+        Contest("limit: gunzip", lambda: _limit("gunzip", jobs, list(map(str, layers))), layers),
+        Contest("migrate verify", lambda: run([*verify, str(layout)]), [layout]),
     ]
     run([*convert, str(corpus.v1), str(layout)])
     if shutil.which("skopeo"):
         copy = ["skopeo", "copy", "-q", f"docker-archive:{corpus.dual}", f"oci:{out}:bench"]
-        found.append(Contest("skopeo, dual", lambda: run(copy), out))
+        found.append(Contest("skopeo, dual", lambda: run(copy), dual, out))
     if shutil.which("umoci"):
         script = _umoci_script(out, tars)
-        found.append(Contest("umoci raw add-layer", lambda: run(["sh", "-ec", script]), out))
+        found.append(Contest("umoci raw add-layer", lambda: run(["sh", "-ec", script]), layers, out))
     if engine is not None:
-        found.append(Contest("docker load, v1 only", lambda: engine.load(corpus.v1)))
-        found.append(Contest("docker load, dual", lambda: engine.load(corpus.dual)))
+        found.append(Contest("docker load, v1 only", lambda: engine.load(corpus.v1), v1))
+        found.append(Contest("docker load, dual", lambda: engine.load(corpus.dual), dual))
     return found
-
-
-def _unique(corpus: Corpus) -> list[str]:
-    return [str(layer.path) for layer in corpus.unique]
 
 
 def _limit(step: str, jobs: int, tars: list[str]) -> Sample:
@@ -95,6 +99,8 @@ def measure(contests: list[Contest], rounds: int) -> dict[str, Series]:
     for number in range(rounds):
         for contest in contests:
             print(f"round {number + 1} of {rounds}: {contest.name}", file=sys.stderr)
+            for path in contest.inputs:
+                warm(path)
             series[contest.name].samples.append(contest.measure())
             if contest.output is not None:
                 series[contest.name].output_bytes = size_of(contest.output)
@@ -124,7 +130,7 @@ def table(corpus: Corpus, series: dict[str, Series]) -> str:
     ]
     for name, one in series.items():
         against_peer = _ratio(series.get(PEER), one) if PEER in series and not name.startswith("limit") else ""
-        against_limit = _ratio(series[LIMITS[name]], one, percent=True) if name in LIMITS else ""
+        against_limit = _ratio(series.get(LIMITS.get(name, "")), one, percent=True)
         peak = f"{one.peak():.0f}" if one.peak() else ""
         size = f"{one.output_bytes / 1e6:.1f}" if one.output_bytes else ""
         rows.append(
@@ -159,6 +165,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--mib", type=int, default=520)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--only", default="", help="a regular expression: what to measure")
     parser.add_argument("--directory", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args()
@@ -169,6 +176,7 @@ def main() -> None:
         with docker_engine(directory) as engine:
             for corpus in make_corpora(directory, given.mib):
                 contests = contests_for(corpus, directory, given.jobs, engine)
+                contests = [contest for contest in contests if re.search(given.only, contest.name)]
                 series = measure(contests, given.rounds)
                 remove(directory / "verified")
                 print(f"\n{table(corpus, series)}", flush=True)

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_WARM_BYTES = 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -86,6 +88,15 @@ def size_of(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+
+
+def warm(path: Path) -> None:
+    """Reads a file, or all files below a directory, into the page cache."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb", buffering=0) as stream:
+                while stream.read(_WARM_BYTES):
+                    pass
 
 
 def remove(path: Path) -> None:
