@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from deflate import zlib_compress
+
 from migrate.batch.plan import Finished, Identity, Outcome, Shard
 from migrate.batch.records import SourceRecord, encode_record, parse_record
 from migrate.blobio.atomic import target_errors
@@ -32,8 +34,6 @@ _SYNC_SECONDS: Final = 1.0
 _PUBLISH_SECONDS: Final = 10.0
 _RECORD_BYTES: Final = 4 * 1024 * 1024 * 1024
 """A packed record may unpack to so much and no more."""
-_SMALL_RECORD_BYTES: Final = 16 * 1024
-"""What is not larger stands there as it is: to set up a compressor takes longer than all the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,20 +84,15 @@ class Line:
 
 
 def pack_record(record: SourceRecord) -> str:
-    content = encode_record(record)
-    if len(content) > _SMALL_RECORD_BYTES:
-        content = zlib.compress(content, 1)
-    return base64.b64encode(content).decode("ascii")
+    return base64.b64encode(zlib_compress(encode_record(record), 1)).decode("ascii")
 
 
 def unpack_record(packed: bytes, source: str, *, images: bool = True, layers: bool = True) -> SourceRecord:
     """ValueError for what `pack_record` did not make."""
-    content = base64.b64decode(packed, validate=True)
-    if not content.startswith(b"{"):
-        try:
-            content = zlib.decompressobj().decompress(content, _RECORD_BYTES)
-        except zlib.error as exc:
-            raise ValueError(f"{source}: {exc}") from exc
+    try:
+        content = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), _RECORD_BYTES)
+    except zlib.error as exc:
+        raise ValueError(f"{source}: {exc}") from exc
     return parse_record(content, source, images=images, layers=layers)
 
 

@@ -57,7 +57,6 @@ def test_records_are_read_by_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [1, 1_000, 100_000])
 def test_records_of_any_size_come_back(tmp_path: Path, length: int) -> None:
-    """Small ones stand there as they are, large ones compressed."""
     record = SourceRecord(type="docker-archive", warnings=("w" * length,))
     path = write(tmp_path, replace(entry("/a.tar"), packed=pack_record(record)))
     assert path.stat().st_size < 20_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from migrate.documents import v1_json
-from migrate.documents.go_json import encode_object
+from migrate.documents.go_json import encode_object, read_document
 from migrate.documents.v1_json import carried_members, parse_identity, parse_parent, parse_v1_json
 from migrate.errors import DocumentError, LimitError
 
@@ -167,7 +167,7 @@ def test_the_short_way_to_the_ids_reads_what_the_long_one_does(
     raw: bytes, expected: tuple[str | None, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert parse_identity(raw) == expected
-    monkeypatch.setattr(v1_json, "_read_for_identity", v1_json.read_document)
+    monkeypatch.setattr(v1_json, "_read_for_identity", read_document)
     assert parse_identity(raw) == expected
 
 
