@@ -15,7 +15,7 @@ from migrate.errors import UsageError
 
 TASK_BYTES: Final = 32 * 1024 * 1024
 """Small sources share a task until they make this many bytes; a larger source is a task of its own."""
-TASK_SOURCES: Final = 256
+TASK_SOURCES: Final = 128
 _TASKS_PER_WORKER: Final = 8
 """So many tasks a worker at least, while there are enough sources: the last ones must not wait for one long task."""
 
