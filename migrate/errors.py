@@ -185,12 +185,6 @@ class TargetError(MigrateError):
     scope = "run"
 
 
-class VerifyError(MigrateError):
-    """A target's documents cannot even be walked."""
-
-    code = "verify"
-
-
 class InterruptedRunError(MigrateError):
     """The user or the system asked the run to stop."""
 

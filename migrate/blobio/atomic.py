@@ -368,6 +368,14 @@ class StagingArea:
     def root_fd(self) -> int:
         return self._root_fd
 
+    def free_bytes(self) -> int | None:
+        """Bytes that this user may still write here; None where the system cannot say."""
+        try:
+            status = os.fstatvfs(self._root_fd)
+        except OSError:
+            return None
+        return status.f_bavail * status.f_frsize
+
     @property
     def failed(self) -> bool:
         return self._error is not None

@@ -5,7 +5,7 @@ Shared by the two sources that hold manifests: a v2 registry's storage, and a re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -338,6 +338,14 @@ def layers_by_id(listing: SourceListing) -> dict[LegacyID, LegacyLayer]:
         for layer in image.chain or ():
             found.setdefault(layer.legacy_id, layer)
     return found
+
+
+def find_layer(layers: Mapping[LegacyID, LegacyLayer], legacy_id: LegacyID) -> LegacyLayer:
+    """Raises MissingLayerError."""
+    layer = layers.get(legacy_id)
+    if layer is None:
+        raise MissingLayerError(f"no manifest names a layer {legacy_id}", layer=legacy_id)
+    return layer
 
 
 def _untagged(repository: str, digest: Digest) -> str:

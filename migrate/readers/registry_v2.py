@@ -21,7 +21,6 @@ from migrate.documents.schema1 import is_index, open_manifest, parse_signature
 from migrate.errors import (
     IntegrityError,
     MigrateError,
-    MissingLayerError,
     SourceError,
     SourceUnreadableError,
 )
@@ -34,6 +33,7 @@ from migrate.readers.registry_images import (
     RegistryImages,
     check_signatures,
     checked_content,
+    find_layer,
     layers_by_id,
     missing_blob,
 )
@@ -75,10 +75,7 @@ class RegistryV2Source:
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
         if self._layers is None:
             self._layers = layers_by_id(self.listing())
-        layer = self._layers.get(legacy_id)
-        if layer is None:
-            raise MissingLayerError(f"no manifest names a layer {legacy_id}", layer=legacy_id)
-        return layer
+        return find_layer(self._layers, legacy_id)
 
     @contextmanager
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:

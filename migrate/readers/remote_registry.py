@@ -16,7 +16,7 @@ from migrate.distribution.client import RegistryClient, open_client
 from migrate.distribution.session import RegistryAnswerError
 from migrate.distribution.storage import OpenedFile
 from migrate.documents.schema1 import open_manifest
-from migrate.errors import IntegrityError, MigrateError, MissingLayerError, SourceUnreadableError, UsageError
+from migrate.errors import IntegrityError, MigrateError, SourceUnreadableError, UsageError
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyLayer, Origin, PayloadRef, SourceListing, SourceType
 from migrate.model.reference import Reference
@@ -26,6 +26,7 @@ from migrate.readers.registry_images import (
     RegistryImages,
     check_signatures,
     checked_content,
+    find_layer,
     layers_by_id,
     missing_blob,
 )
@@ -72,10 +73,7 @@ class RemoteRegistrySource:
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
         if self._layers is None:
             self._layers = layers_by_id(self.listing())
-        layer = self._layers.get(legacy_id)
-        if layer is None:
-            raise MissingLayerError(f"no manifest names a layer {legacy_id}", layer=legacy_id)
-        return layer
+        return find_layer(self._layers, legacy_id)
 
     @contextmanager
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:

@@ -353,11 +353,7 @@ class OciLayout:
 
     def free_bytes(self) -> int | None:
         """Bytes that this user may still write here; None where the system cannot say."""
-        try:
-            status = os.fstatvfs(self._area.root_fd)
-        except OSError:
-            return None
-        return status.f_bavail * status.f_frsize
+        return self._area.free_bytes()
 
     def held_bytes(self) -> int:
         """Bytes of the blobs that stand here already."""

@@ -144,11 +144,7 @@ class LocalRegistryTree:
         return LocalTree(str(self.root))
 
     def free_bytes(self) -> int | None:
-        try:
-            status = os.fstatvfs(self._area.root_fd)
-        except OSError:
-            return None
-        return status.f_bavail * status.f_frsize
+        return self._area.free_bytes()
 
     def close(self) -> None:
         try:
