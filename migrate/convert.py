@@ -6,7 +6,6 @@ own failure, or an interruption, ends the run.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,8 +38,6 @@ from migrate.writers.base import ImageTarget, WantsCompression
 
 if TYPE_CHECKING:
     from migrate.rootfs.check import RunCheck
-
-logger = logging.getLogger(__name__)
 
 Hashed = Mapping[JobKey, "HashedLayer | MigrateError"]
 Chain = tuple[LegacyLayer, ...]
@@ -419,7 +416,6 @@ class Conversion:
         self.progress.emit(
             Event(kind="failure", name=", ".join(references) or legacy_id or location, message=error.message)
         )
-        logger.info("%s: %s", location, error.message)
 
 
 def _without_claim(job: LayerJob) -> LayerJob:

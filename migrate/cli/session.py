@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -22,8 +21,12 @@ from migrate.report.tables import printable
 
 
 def set_up_logging(verbose: int) -> None:
-    level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
-    logging.basicConfig(level=level, format="migrate: %(message)s", stream=sys.stderr)
+    """What libraries have to say, such as those that talk to object stores. Their warnings come unasked."""
+    if verbose:
+        import logging
+
+        level = logging.INFO if verbose == 1 else logging.DEBUG
+        logging.basicConfig(level=level, format="migrate: %(message)s", stream=sys.stderr)
 
 
 def open_sources(

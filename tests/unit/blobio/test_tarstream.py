@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from migrate.blobio import tarstream
 from migrate.blobio.limits import TAR_HEADER_BYTES
 from migrate.blobio.tarstream import TarFacts, TarInspector
 from migrate.errors import DamagedError, LimitError, MigrateError, TruncatedError
@@ -181,6 +182,18 @@ def test_one_path_in_two_forms_is_flagged(names: list[str], flagged: bool) -> No
     assert (inspect(content).flags == ("path-forms",)) is flagged
     if not flagged:
         assert inspect(content).flags == ()
+
+
+@pytest.mark.parametrize("most", [0, 3, 20_000])
+@pytest.mark.parametrize("late", ["./b", "/b", "x/../b", ".//b"])
+def test_a_form_that_comes_late_is_held_against_all_names_before(
+    late: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tarstream, "_MOST_WAITING", most)
+    early = [(name, 600) for name in ("a", "b", ".hidden", "c/.hidden", "d/e")]
+    assert inspect(tar_of(*early), 512).flags == ()
+    assert inspect(tar_of(*early, (late, 3)), 512).flags == ("path-forms",)
+    assert inspect(tar_of(*early, (f"{late}-other", 3)), 512).flags == ()
 
 
 @pytest.mark.parametrize("step", [700, 1 << 20])
