@@ -40,8 +40,6 @@ _SIMPLE_KINDS: Final = CONTENT_FREE | {REGULAR}
 _LONG_NAME: Final = ord("L")
 _LONG_LINK: Final = ord("K")
 _NAME_BYTES: Final = 100
-_MOST_WAITING: Final = 20_000
-"""Two megabytes of names."""
 _NEWLINE_AS_SLASH: Final = bytes.maketrans(b"\n", b"/")
 
 FLAG_SIZES: Final = "conflicting-sizes"
@@ -292,14 +290,9 @@ class _ExtendedHeader:
 
 
 class _PathForms:
-    """Finds a path that stands twice in different forms, with eight bytes of memory per entry.
-
-    In nearly every tar all paths have one form, and none can stand there in two: so plain names wait, up to a number of
-    them, and are looked at only when a name of another form comes.
-    """
+    """Finds a path that stands twice in different forms, with eight bytes of memory per entry."""
 
     def __init__(self) -> None:
-        self._waiting: list[bytes] = []
         self._plain = array("q")
         self._dotted = array("q")  # ./a
         self._rooted = array("q")  # /a
@@ -308,21 +301,17 @@ class _PathForms:
         self._odd_twice = False
 
     def add_fields(self, fields: list[bytes]) -> None:
-        """Names as they stand in headers, NULs and what may come behind them included."""
-        steps = (b"\n" + b"\n".join(fields)).translate(_NEWLINE_AS_SLASH, b"\0")
-        if b"//" in steps or (b"/." in steps and (b"/./" in steps or b"/../" in steps)):
-            self._add_each(fields)
+        """Sorts the name fields of headers into forms: at once where all are plain, as in nearly every tar."""
+        names = list(map(bytes.rstrip, fields, repeat(b"\0")))
+        text = b"\n" + b"\n".join(names)
+        steps = text.translate(_NEWLINE_AS_SLASH)
+        if b"\0" in text or b"//" in steps or (b"/." in steps and _has_other_forms(text)):
+            self._add_each(names)
         else:
-            self._waiting += fields
-            if len(self._waiting) > _MOST_WAITING:
-                self._end_waiting()
+            self._plain.extend(map(hash, names))
 
-    def _end_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        self._plain.extend([hash(field.partition(b"\0")[0]) for field in waiting])
-
-    def _add_each(self, fields: list[bytes]) -> None:
-        for name in map(bytes.rstrip, fields, repeat(b"\0")):
+    def _add_each(self, names: list[bytes]) -> None:
+        for name in names:
             self.add(name.partition(b"\0")[0])  # behind a NUL stand bytes that no reader looks at
 
     def add(self, name: bytes) -> None:
@@ -341,7 +330,6 @@ class _PathForms:
     def collide(self) -> bool:
         if not (self._dotted or self._rooted or self._odd):
             return False
-        self._end_waiting()
         if self._odd_twice:
             return True
         groups = sorted((self._plain, self._dotted, self._rooted, self._odd), key=len)
@@ -351,6 +339,10 @@ class _PathForms:
                 return True
             seen.update(group)
         return not seen.isdisjoint(groups[-1])
+
+
+def _has_other_forms(text: bytes) -> bool:
+    return b"\n." in text or b"/./" in text or b"/../" in text
 
 
 def _normalised(name: bytes) -> bytes:
