@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from migrate.capabilities import fills
 from migrate.carried_lists import CarriedLists
 from migrate.compose.index import compose_index, index_entry
 from migrate.documents.oci import IndexEntry
@@ -78,11 +79,6 @@ class Settlement:
     _lists: CarriedLists = field(default_factory=CarriedLists)
     _existing: dict[Digest, ExistingImage] = field(default_factory=dict)
     _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
-    _naming: NamesImages | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        # Asked once: to look at a protocol for every image shows in the time of many small ones.
-        self._naming = self.target if isinstance(self.target, NamesImages) else None
 
     def settle(
         self,
@@ -142,8 +138,8 @@ class Settlement:
             wanted_reference(reference, created, self.options.renames, self.options.tag_template)
             for reference in references
         }
-        if self._naming is not None:
-            return {self._naming.local_reference(reference) for reference in wanted}
+        if fills(self.target, NamesImages):
+            return {self.target.local_reference(reference) for reference in wanted}
         return wanted
 
     def _assign(self, images: Iterable[FinishedImage]) -> Names:
@@ -177,7 +173,7 @@ class Settlement:
         return names
 
     def _existing_claims(self) -> Iterator[Claim]:
-        if not isinstance(self.target, ListsImages):
+        if not fills(self.target, ListsImages):
             return
         flat = [child for image in self.target.existing_images() for child in image.children or (image,)]
         for order, existing in enumerate(flat):

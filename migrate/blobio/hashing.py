@@ -40,9 +40,10 @@ class StoredStream(io.RawIOBase):
 
     def peek(self, length: int) -> bytes:
         """The first bytes, which stay to be read. Only before anything else is read."""
+        size = _PEEK_BYTES
         if self._extent is not None and self._extent.size <= _SMALL_BYTES:
-            return self._read_small(self._extent)[:length]
-        block = memoryview(bytearray(_PEEK_BYTES))
+            size = self._extent.size
+        block = memoryview(bytearray(size))
         filled = self._fill(block, 0)
         while filled < length:
             count = self._fill(block[filled:], filled)
@@ -51,13 +52,6 @@ class StoredStream(io.RawIOBase):
             filled += count
         self._peeked = bytes(block[:filled])
         return self._peeked[:length]
-
-    def _read_small(self, extent: Extent) -> bytes:
-        try:
-            self._peeked = os.pread(extent.fd, extent.size, extent.offset)
-        except OSError as exc:
-            raise SourceError(f"{self._what}: cannot be read: {exc.strerror or exc}") from exc
-        return self._peeked if len(self._peeked) == extent.size else self.whole_extent()
 
     def whole_extent(self) -> bytes:
         """All bytes of a small extent, in one piece; instead of any other reading."""

@@ -19,10 +19,7 @@ from migrate.blobio.tarheader import (
     FIELD_ENDS,
     REGULAR,
     ZERO_BLOCK,
-    adler_for,
     checksum_is_right,
-    header_adler,
-    known_adlers,
     parse_number,
     parse_pax,
     read_fields,
@@ -178,14 +175,8 @@ def _plain_member(header: bytes, content: int) -> Member | None:
     """The short way to a regular file without a prefix: what an archive of layers consists of, nearly always."""
     if len(header) < BLOCK:
         return None
-    name, size, end, stated, kind, prefix = read_fields(header)
-    if (
-        kind != REGULAR
-        or prefix
-        or end not in FIELD_ENDS
-        or not size.isdigit()
-        or (known_adlers.get(stated) or adler_for(stated)) != header_adler(header)
-    ):
+    name, size, end, _, kind, prefix = read_fields(header)
+    if kind != REGULAR or prefix or end not in FIELD_ENDS or not size.isdigit() or not checksum_is_right(header):
         return None
     name = name.partition(b"\0")[0]
     if name.endswith(b"/"):

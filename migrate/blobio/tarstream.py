@@ -301,14 +301,18 @@ class _PathForms:
         self._odd_twice = False
 
     def add_fields(self, fields: list[bytes]) -> None:
-        """Sorts the name fields of headers into forms: at once where all are plain, as in nearly every tar."""
+        """Sorts the name fields of headers into forms: at once where all have the same, as in nearly every tar."""
         names = list(map(bytes.rstrip, fields, repeat(b"\0")))
         text = b"\n" + b"\n".join(names)
         steps = text.translate(_NEWLINE_AS_SLASH)
-        if b"\0" in text or b"//" in steps or (b"/." in steps and _has_other_forms(text)):
-            self._add_each(names)
-        else:
-            self._plain.extend(map(hash, names))
+        if b"\0" not in text and b"//" not in steps:
+            if b"/." not in steps or not _has_other_forms(text):
+                self._plain.extend(map(hash, names))
+                return
+            if text.count(b"\n./") == len(names) and b"/./" not in text and b"/../" not in text:
+                self._dotted.extend([hash(name[2:]) for name in names])
+                return
+        self._add_each(names)
 
     def _add_each(self, names: list[bytes]) -> None:
         for name in names:

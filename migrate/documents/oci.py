@@ -5,13 +5,13 @@ Formats: Docker "Image Manifest Version 2, Schema 2" and the OCI image specifica
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Final
 
 from migrate.blobio.limits import JSON_BYTES
-from migrate.documents.json_text import encode_json, load_json, load_json_lenient, shown
+from migrate.documents.json_text import encode_json, encode_json_pretty, load_json, load_json_lenient, shown
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, MediaType, Platform
@@ -20,6 +20,7 @@ OCI_LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
 _ENTRY_MEMBERS: Final = frozenset({"mediaType", "size", "digest", "annotations", "platform"})
 _PLATFORM_MEMBERS: Final = frozenset({"os", "architecture", "variant"})
+_INDENT: Final = re.compile(rb"\n( +)")
 _DOCKER_TYPES: Final = frozenset({MediaType.DOCKER_MANIFEST, MediaType.DOCKER_LIST})
 
 
@@ -185,40 +186,13 @@ def _encode_entry(entry: IndexEntry) -> dict[str, Any]:
 
 def encode_manifest(config: Descriptor, layers: Sequence[Descriptor], media_type: str) -> bytes:
     """An image manifest. Docker's type gets Docker's key order and indentation, so that its bytes are Docker's."""
-    if media_type in _DOCKER_TYPES:
-        return _encode_docker_manifest(config, layers, media_type)
     document = {
         "schemaVersion": 2,
         "mediaType": media_type,
         "config": _encode_descriptor(config),
         "layers": [_encode_descriptor(layer) for layer in layers],
     }
-    return encode_json(document)
-
-
-def _encode_docker_manifest(config: Descriptor, layers: Sequence[Descriptor], media_type: str) -> bytes:
-    """What `_encode_indented` makes of the same document, in one piece: a manifest is written for every image."""
-    rows = b",".join(b"\n      {%b\n      }" % _indented_members(layer, b"\n         ") for layer in layers)
-    return b'{\n   "schemaVersion": 2,\n   "mediaType": %b,\n   "config": {%b\n   },\n   "layers": [%b]\n}' % (
-        encode_json(media_type),
-        _indented_members(config, b"\n      "),
-        rows and rows + b"\n   ",
-    )
-
-
-def _indented_members(descriptor: Descriptor, indent: bytes) -> bytes:
-    return b'%b"mediaType": %b,%b"size": %d,%b"digest": "%b"' % (
-        indent,
-        _encoded_text(descriptor.media_type),
-        indent,
-        descriptor.size,
-        indent,
-        str(descriptor.digest).encode("ascii"),
-    )
-
-
-_encoded_text = lru_cache(64)(encode_json)
-"""Of media types, of which there are few."""
+    return _encode(document, media_type)
 
 
 def _encode_descriptor(descriptor: Descriptor) -> dict[str, Any]:
@@ -229,15 +203,10 @@ def _encode(document: dict[str, Any], media_type: str) -> bytes:
     return _encode_indented(document) if media_type in _DOCKER_TYPES else encode_json(document)
 
 
-def _encode_indented(value: Any, indent: bytes = b"\n") -> bytes:
-    """Go's json.MarshalIndent with three spaces, as Docker writes manifests."""
-    if not isinstance(value, (dict, list)) or not value:
-        return encode_json(value)
-    inner = indent + b"   "
-    if isinstance(value, list):
-        return b"[" + b",".join(inner + _encode_indented(item, inner) for item in value) + indent + b"]"
-    members = (inner + encode_json(key) + b": " + _encode_indented(item, inner) for key, item in value.items())
-    return b"{" + b",".join(members) + indent + b"}"
+def _encode_indented(document: dict[str, Any]) -> bytes:
+    """Go's json.MarshalIndent with three spaces, as Docker writes manifests: a line break is never part of a string."""
+    by_two = encode_json_pretty(document).removesuffix(b"\n")
+    return _INDENT.sub(lambda match: match[0] + b" " * (len(match[1]) // 2), by_two)
 
 
 # --- checks ------------------------------------------------------------------------------------------------------

@@ -94,7 +94,6 @@ class _Storing(Hashing):
     ) -> None:
         super().__init__(options, progress, observer, workers)
         self._store = store
-        # Asked once: to look at a protocol costs more than to hash a small layer.
         self._remembers = store if fills(store, RemembersBlobs) else None
         self._sizes = store if fills(store, RemembersSizes) else None
         self._links = store if fills(store, LinksBlobs) else None
