@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from migrate.distribution.bodies import read_body
 from migrate.distribution.credentials import Credentials
 from migrate.documents.json_text import load_json
 from migrate.errors import MigrateError, SourceError
@@ -110,7 +111,10 @@ class Authorizer:
         return self._token_of(realm, "GET", params=query, headers=headers)
 
     def _check_realm(self, realm: str) -> None:
-        scheme = urlsplit(realm).scheme
+        try:
+            scheme = urlsplit(realm).scheme
+        except ValueError:
+            scheme = ""
         plain = self._http.base_url.scheme == "http" or self._insecure
         if scheme != "https" and not (scheme == "http" and plain):
             raise AuthorizationError(f"the token server {realm!r} is not reached over TLS")
@@ -119,15 +123,17 @@ class Authorizer:
         import httpx
 
         try:
-            answer = self._http.request(method, realm, **arguments)  # type: ignore[arg-type]
-        except httpx.HTTPError as exc:
+            request = self._http.build_request(method, realm, **arguments)  # type: ignore[arg-type]
+            answer = self._http.send(request, stream=True)
+            content = read_body(answer, f"token server {realm}")
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise AuthorizationError(f"token server {realm}: {exc}") from exc
         if answer.status_code != 200:
             raise AuthorizationError(
                 f"token server {realm}: {answer.status_code} {answer.reason_phrase} (run `docker login` first?)"
             )
         try:
-            document = load_json(answer.content, "token")
+            document = load_json(content, "token")
         except MigrateError as exc:
             raise AuthorizationError(f"token server {realm}: {exc.message}") from exc
         token = document.get("token") or document.get("access_token") if isinstance(document, dict) else None

@@ -22,6 +22,7 @@ from migrate.distribution.session import (
     Sleep,
     Traffic,
     UntrustedCertificateError,
+    check_host,
     is_loopback,
     open_http,
     quoted,
@@ -68,6 +69,7 @@ def open_client(host: str, *, insecure: bool = False, sleep: Sleep = time.sleep)
     HTTPS; plain HTTP only for loopback, or where `insecure` allows it, which also takes any certificate. Raises
     UsageError, RegistryAnswerError.
     """
+    check_host(host)
     schemes = ("https", "http") if insecure or is_loopback(host) else ("https",)
     failures = []
     for scheme in schemes:

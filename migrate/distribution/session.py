@@ -18,11 +18,11 @@ from typing import IO, Any, Final, Literal
 from urllib.parse import quote, urlsplit
 
 from migrate import __version__
-from migrate.blobio.limits import JSON_BYTES
 from migrate.distribution.authorization import Authorizer
+from migrate.distribution.bodies import read_body
 from migrate.distribution.credentials import find_credentials
 from migrate.documents.json_text import load_json
-from migrate.errors import LimitError, MigrateError, SourceError, UsageError
+from migrate.errors import MigrateError, SourceError, UsageError
 
 try:
     import httpx
@@ -91,6 +91,17 @@ def open_http(scheme: str, host: str, *, insecure: bool) -> httpx.Client:
     )
 
 
+def check_host(host: str) -> None:
+    """UsageError for what cannot be `HOST[:PORT]`."""
+    try:
+        parts = urlsplit(f"//{host}")
+        valid = parts.hostname is not None and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UsageError(f"docker://{host}: {host!r} is no HOST[:PORT]")
+
+
 def is_loopback(host: str) -> bool:
     name = urlsplit(f"//{host}").hostname or ""
     if name == "localhost":
@@ -142,9 +153,9 @@ class RegistrySession:
             sent = dict(headers or {})
             if scope is not None:
                 sent |= self._authorizer.headers(url, scope, also)
-            request = self._http.build_request(method, url, content=body, headers=sent)
             self.traffic.add(requests=1)
             try:
+                request = self._http.build_request(method, url, content=body, headers=sent)
                 last = self._http.send(request, stream=True, follow_redirects=method in ("GET", "HEAD"))
                 broken = None
                 if not (stream and last.status_code in accept):
@@ -206,22 +217,13 @@ class RegistrySession:
     def read_limited(self, answer: httpx.Response, path: str) -> bytes:
         """The whole body of a streamed answer; LimitError if it is larger than JSON_BYTES."""
         try:
-            return self._body(answer, path)
+            return read_body(answer, f"{self.host}{path}")
         except httpx.HTTPError as exc:
             raise RegistryAnswerError(f"{self.host}{path}: {exc}") from exc
 
-    def _body(self, answer: httpx.Response, path: str) -> bytes:
-        content = bytearray()
-        with contextlib.closing(answer):
-            for block in answer.iter_bytes(_BLOCK):
-                content += block
-                if len(content) > JSON_BYTES:
-                    raise LimitError(f"{self.host}{path}: larger than the limit of {JSON_BYTES:,} bytes")
-        return bytes(content)
-
     def _loaded(self, answer: httpx.Response) -> httpx.Response:
         """The answer with its body in memory, however much more of it a registry would send."""
-        content = self._body(answer, answer.request.url.path)
+        content = read_body(answer, f"{self.host}{answer.request.url.path}")
         headers = [pair for pair in answer.headers.multi_items() if pair[0].lower() not in _OF_THE_TRANSFER]
         said = {"reason_phrase": answer.extensions.get("reason_phrase", b"")}
         return httpx.Response(
@@ -236,7 +238,10 @@ class RegistrySession:
 
     def relative(self, location: str) -> str:
         """Registries behind a proxy may name themselves with the wrong scheme or port; another host stays another."""
-        parts = urlsplit(location)
+        try:
+            parts, _ = urlsplit(location), httpx.URL(location)
+        except (ValueError, httpx.InvalidURL) as exc:
+            raise RegistryAnswerError(f"{self.host}: the answer names an address that is none: {location!r}") from exc
         if parts.netloc and parts.hostname != urlsplit(f"//{self.host}").hostname:
             return location
         return f"{parts.path}?{parts.query}" if parts.query else parts.path
@@ -288,13 +293,12 @@ def _retry_after(text: str | None) -> float | None:
     """Seconds, from either form that RFC 9110 allows."""
     if text is None:
         return None
-    if text.strip().isdigit():
+    if text.strip().isdecimal():
         return float(text)
     try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, moment.timestamp() - time.time())
 
 
 def _errors_of(answer: httpx.Response) -> str:

@@ -8,8 +8,9 @@ import http.server
 import httpx
 import pytest
 
+from migrate.distribution.client import open_client
 from migrate.distribution.session import RegistryAnswerError, RegistrySession
-from migrate.errors import LimitError
+from migrate.errors import LimitError, UsageError
 from tests.registries import _serving
 
 
@@ -32,7 +33,7 @@ class Talkative(http.server.BaseHTTPRequestHandler):
 
 
 def test_answers_larger_than_the_limit_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("migrate.distribution.session.JSON_BYTES", 100_000)
+    monkeypatch.setattr("migrate.distribution.bodies.JSON_BYTES", 100_000)
     with _serving(Talkative) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         session = RegistrySession("registry", client, sleep=lambda _: None)
         answer = session.send("GET", "/200/100000", None)
@@ -44,3 +45,40 @@ def test_answers_larger_than_the_limit_are_not_kept(monkeypatch: pytest.MonkeyPa
         with pytest.raises(RegistryAnswerError, match="404 Not Found"):
             session.send("GET", "/404/10", None)
         assert session.send("GET", "/200/5000000", None, stream=True).read() == b"x" * 5_000_000
+
+
+class Misleading(http.server.BaseHTTPRequestHandler):
+    """Names in `Location` and `Link` what the path says."""
+
+    def do_GET(self) -> None:
+        self.send_response(202)
+        place = bytes.fromhex(self.path[1:]).decode("latin-1")
+        self.send_header("Location", place)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
+
+
+@pytest.mark.parametrize("place", ["http://[::1", "http://[bad]/", "http://a:b:c/"])
+def test_a_location_that_is_no_address(place: str) -> None:
+    with _serving(Misleading) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        session = RegistrySession("registry", client, sleep=lambda _: None)
+        answer = session.send("GET", f"/{place.encode().hex()}", None, accept=(202,))
+        with pytest.raises(RegistryAnswerError, match="address that is none"):
+            session.location(answer)
+
+
+@pytest.mark.parametrize("text", ["²", "Mon, 01 Jan 0001 00:00:00 +2359", "tomorrow", "Mon, 99 Jan 2020 00:00:00 GMT"])
+def test_a_time_to_wait_that_is_none(text: str) -> None:
+    naps: list[float] = []
+    session = RegistrySession("registry", httpx.Client(), sleep=naps.append)
+    session.pause(httpx.Response(503, headers=[(b"Retry-After", text.encode("latin-1"))]), 1)
+    assert naps == [1.0] or naps == [0.0]
+
+
+@pytest.mark.parametrize("host", ["[bad", "a:b:c", "h:99999", "h:0", ""])
+def test_a_host_that_is_none(host: str) -> None:
+    with pytest.raises(UsageError, match="HOST"):
+        open_client(host)
