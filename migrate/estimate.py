@@ -22,6 +22,8 @@ _SCALE: Final = {
     Compression.NONE: 1.0,
 }
 """Blob bytes by the compression, for one byte that ISA-L's level 1 gives for pieces of 32 KiB."""
+_GZIP: Final = 31
+"""zlib's name for a window of 32 KiB in a gzip wrapper."""
 _OVERHEAD: Final = 30
 """A gzip member's header and trailer, and what a small tar does not save."""
 
@@ -49,9 +51,9 @@ class SizeEstimate:
 
 class _Sampler:
     def __init__(self) -> None:
-        from isal import igzip
+        from isal import isal_zlib
 
-        self._compress: Any = igzip.compress
+        self._compress: Any = isal_zlib.compress
         self._position = 0
         self._next = 0
         self.taken = 0
@@ -63,7 +65,7 @@ class _Sampler:
             start = max(self._next - self._position, 0)
             piece = block[start : start + PIECE]
             self.taken += len(piece)
-            self.given += len(self._compress(piece, 1))
+            self.given += len(self._compress(piece, 1, _GZIP))
             self._next = _following(self._next)
         self._position = end
 

@@ -7,9 +7,7 @@ the number of workers nor on the machine.
 
 from __future__ import annotations
 
-import bz2
 import io
-import lzma
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final, Protocol
 
@@ -87,13 +85,21 @@ def _zstd_frame() -> _Decompressor:
     return frame
 
 
+def _bzip2_stream() -> _Decompressor:
+    import bz2
+
+    return bz2.BZ2Decompressor()
+
+
 def _xz_stream() -> _Decompressor:
+    import lzma
+
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
 
 _OPENERS: Final[dict[str, Callable[[], _Decompressor]]] = {
     "gzip": _gzip_member,
-    "bzip2": bz2.BZ2Decompressor,
+    "bzip2": _bzip2_stream,
     "xz": _xz_stream,
     "zstd": _zstd_frame,
 }
@@ -108,7 +114,11 @@ def _foreign_errors(kind: str) -> tuple[type[Exception], ...]:
         return (isal_error, ValueError, OSError, EOFError)
     if kind == "zstd":
         return (zstd_module().ZstdError, ValueError, EOFError)
-    return (lzma.LZMAError, OSError, ValueError, EOFError)
+    if kind == "xz":
+        import lzma
+
+        return (lzma.LZMAError, OSError, ValueError, EOFError)
+    return (OSError, ValueError, EOFError)
 
 
 class DecompressedStream(io.RawIOBase):
@@ -231,7 +241,7 @@ class DecompressedStream(io.RawIOBase):
         return block
 
     def _translate(self, exc: Exception) -> LimitError | DamagedError:
-        if isinstance(exc, lzma.LZMAError) and "memory usage limit" in str(exc).lower():
+        if self._kind == "xz" and "memory usage limit" in str(exc).lower():
             return LimitError(f"{self._what}: xz wants more than the limit of {_XZ_MEMORY:,} bytes of memory")
         return DamagedError(f"{self._what}: damaged {self._kind} stream ({exc})")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -135,6 +134,8 @@ def _line(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]
 
 def wrap(text: str, width: int, indent: str = "") -> str:
     """Prose within `width`; words longer than a line (digests, paths) stay whole, so that they can be copied."""
+    import textwrap
+
     return textwrap.fill(
         printable(text),
         width=max(width, 20),
