@@ -318,8 +318,16 @@ class Conversion:
 
     def _open_rootfs_check(self) -> RunCheck | None:
         holding = {
-            index: opened.source for index, opened in enumerate(self.sources) if fills(opened.source, HoldsTrees)
+            index: opened.source
+            for index, opened in enumerate(self.sources)
+            if fills(opened.source, HoldsTrees) and opened.source.holds_rootfs
         }
+        if self.options.check_rootfs:
+            self.warnings += [
+                f"{opened.location}: --check-rootfs has nothing to compare with: no whole file system stands there"
+                for index, opened in enumerate(self.sources)
+                if opened.listing is not None and index not in holding
+            ]
         if not holding:
             return None
         from migrate.rootfs.check import RunCheck

@@ -105,3 +105,15 @@ def diff_ids(layout: Path) -> dict[str, str]:
     return {
         layer["legacy_id"]: layer["diff_id"] for image in read_report(layout)["images"] for layer in image["layers"]
     }
+
+
+def test_a_check_that_has_nothing_to_compare_with_says_so(stores: StoreShelf, tmp_path: Path) -> None:
+    root = stores.path("store-1.9.1-aufs")
+    told = "--check-rootfs has nothing to compare with"
+    asked = convert(root, tmp_path / "asked", "--check-rootfs")
+    assert [warning for warning in asked["warnings"] if told in warning] == [
+        f"{root}: {told}: no whole file system stands there"
+    ]
+    assert told not in str(convert(root, tmp_path / "unasked"))
+    compared = convert(stores.path("store-1.9.1-overlay"), tmp_path / "compared", "--check-rootfs")
+    assert told not in str(compared)
