@@ -40,7 +40,7 @@ def estimate_bytes(payloads: Iterable[PayloadRef], options: ConvertOptions) -> i
 
 def check_room(payloads: Iterable[PayloadRef], target: object, options: ConvertOptions) -> None:
     """Raises TargetError where the target clearly lacks room; `--force` goes on all the same."""
-    if options.force or not isinstance(target, KnowsItsRoom):
+    if options.force or not fills(target, KnowsItsRoom):
         return
     free = target.free_bytes()
     needed = estimate_bytes(payloads, options)

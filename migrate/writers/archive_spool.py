@@ -46,6 +46,7 @@ class ArchiveSpool:
     def __init__(self, target: str, *, force: bool) -> None:
         self.target = target
         self._stdout = target == "-"
+        self._special = False
         self._lock_fd = -1
         path = Path(target)
         with target_errors(target):
@@ -62,6 +63,11 @@ class ArchiveSpool:
             self.directory = path.parent / f".{path.name}.migrate"
             self.directory.mkdir(exist_ok=True)
             self._take_lock()
+
+    @property
+    def is_beside(self) -> bool:
+        """True where the spool and the archive share a file system."""
+        return not (self._stdout or self._special)
 
     def _take_lock(self) -> None:
         self._lock_fd = os.open(self.directory / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -102,7 +108,7 @@ class ArchiveSpool:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
-        elif self._stdout or self._special:
+        elif not self.is_beside:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 

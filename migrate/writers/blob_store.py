@@ -98,6 +98,12 @@ class BlobStore:
             content = stream.read(limit + 1)
         return content if len(content) <= limit and Digest.of(content) == digest else None
 
+    def held_bytes(self) -> int:
+        """Bytes of the blobs that stand here already, in the one directory of a layout."""
+        folder = self.area.root / "blobs" / "sha256"
+        with target_errors(str(folder)), os.scandir(folder) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+
     def open_published(self, digest: Digest) -> int:
         """A descriptor open for reading. Raises OSError."""
         return self._open(digest)

@@ -99,6 +99,13 @@ class _Archive:
             self._write(archive, entries, facts)
         self._finished = True
 
+    def free_bytes(self) -> int | None:
+        """Room for the blobs, each of which stands in the spool and then, where that is beside it, in the archive."""
+        free = self._area.free_bytes()
+        if free is None or not self._spool.is_beside:
+            return free
+        return (free + self._blobs.held_bytes()) // 2
+
     def close(self) -> None:
         self._area.close()
         if self._finished:

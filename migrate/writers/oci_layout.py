@@ -357,5 +357,4 @@ class OciLayout:
 
     def held_bytes(self) -> int:
         """Bytes of the blobs that stand here already."""
-        with target_errors(str(self.path)), os.scandir(self.path / "blobs" / "sha256") as entries:
-            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+        return self._blobs.held_bytes()

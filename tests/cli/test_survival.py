@@ -174,6 +174,25 @@ def test_a_disk_that_is_full_in_the_middle(tmp_path: Path) -> None:
 
 
 @pytest.mark.peer
+@pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
+def test_an_archive_needs_room_for_its_spool_too(tmp_path: Path, form: str) -> None:
+    source = archive(tmp_path / "source.tar", "app", size=1_000_000)
+    whole = tmp_path / "whole.tar"
+    assert migrate("convert", "--compression", "none", source, f"{form}:{whole}").code == 0
+    size = whole.stat().st_size
+    with small_ext4(tmp_path) as disk:
+        target = f"{form}:{disk / 'image.tar'}"
+        ballast = disk / "ballast"
+        for room, code in ((size * 3 // 2, 5), (size * 2 + 500_000, 0)):
+            ballast.unlink(missing_ok=True)
+            ballast.write_bytes(bytes(shutil.disk_usage(disk).free - room))
+            result = migrate("convert", "--compression", "none", source, target)
+            assert result.code == code
+            assert (code == 5) == ("the target lacks room" in result.err)
+        assert (disk / "image.tar").read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.peer
 def test_a_read_only_file_system(tmp_path: Path) -> None:
     source = archive(tmp_path / "source.tar", "app", layers=1)
     with small_ext4(tmp_path) as disk:
