@@ -20,6 +20,7 @@ from migrate.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
 from migrate.errors import LimitError, MigrateError, MissingLayerError, NoImageError, NotExactError, UsageError
 from migrate.estimate import SizeEstimate
+from migrate.model.digest import DiffID
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
 from migrate.model.options import ConvertOptions
@@ -393,11 +394,11 @@ class Conversion:
         )
 
     def _source_rows(self, rows: Sequence[ImageInput]) -> list[SourceInput]:
-        layers: dict[str, dict[str, HashedLayer]] = defaultdict(dict)
+        layers: dict[str, dict[tuple[str, DiffID], HashedLayer]] = defaultdict(dict)
         for row in rows:
             for layer, hashed in row.chain:
                 if hashed is not None:
-                    layers[row.source][layer.legacy_id] = hashed
+                    layers[row.source][layer.legacy_id, hashed.diff_id] = hashed
         return [
             SourceInput(
                 location=opened.location,

@@ -67,7 +67,7 @@ class Merge:
     _sources: list[SourceInput] = field(default_factory=list)
     _warnings: set[str] = field(default_factory=set)
     _written: Counter[str] = field(default_factory=Counter)
-    _layers: dict[str, HashedLayer] = field(default_factory=dict)
+    _layers: dict[tuple[str, DiffID], HashedLayer] = field(default_factory=dict)
     _counted: str | None = None
     _descriptors: dict[DiffID, Descriptor] = field(default_factory=dict)
     _choice: BlobChoice = field(default_factory=lambda: BlobChoice("gzip"))
@@ -203,7 +203,7 @@ class Merge:
             self._of_source.append(image)
         for layer, hashed in image.chain:
             if hashed is not None:
-                self._layers[layer.legacy_id] = hashed
+                self._layers[layer.legacy_id, hashed.diff_id] = hashed
 
     def _end_source(self, settlement: Settlement) -> None:
         self.account.tally.add(self._layers)

@@ -19,7 +19,7 @@ from migrate.report.document import (
     SourceRow,
     Totals,
 )
-from migrate.report.tally import LayerTally
+from migrate.report.tally import LayerTally, SourceLayers
 
 __all__ = [
     "Conflict",
@@ -43,14 +43,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceInput:
-    """One source of the run. `layers` are all its legacy layers that were hashed, by legacy ID.
+    """One source of the run. `layers` are all its legacy layers that were hashed.
 
     `type` is None where the source was not recognised. `warnings` concern no single image.
     """
 
     location: str
     type: str | None
-    layers: Mapping[str, HashedLayer] = field(default_factory=dict)
+    layers: SourceLayers = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -140,7 +140,7 @@ def build_head(
 
 
 def compute_totals(sources: Sequence[SourceInput], images: int, failed: int) -> Totals:
-    """Counts layers once per source and legacy ID, as the sources store them."""
+    """Counts layers once per source, legacy ID and content, as the sources store them."""
     return _tally(sources).totals(images, failed)
 
 

@@ -8,9 +8,12 @@ from migrate.model.digest import DiffID, Digest
 from migrate.model.image import HashedLayer
 from migrate.report.document import Duplicate, Totals
 
+SourceLayers = Mapping[tuple[str, DiffID], HashedLayer]
+"""The layers of one source, by legacy ID and content: in some an ID stands for two contents, and both are kept."""
+
 
 class LayerTally:
-    """Counts layers once per source and legacy ID, as the sources store them; `add` takes one source at a time.
+    """Counts layers once per source, legacy ID and content, as they are stored; `add` takes one source at a time.
 
     `within_bytes` are those of layers that repeat inside one source, `across_bytes` from one source to another;
     together with the bytes of the distinct layers and of the empty ones they make all bytes.
@@ -30,10 +33,10 @@ class LayerTally:
         self._copies: dict[DiffID, int] = {}
         self._users: dict[DiffID, int] = {}
 
-    def add(self, layers: Mapping[str, HashedLayer]) -> None:
-        """The layers of one source, by legacy ID."""
+    def add(self, layers: SourceLayers) -> None:
+        """The layers of one source."""
         met: set[DiffID] = set()
-        for legacy_id, layer in layers.items():
+        for (legacy_id, _), layer in layers.items():
             self._layers += 1
             self._bytes += layer.tar_size
             if layer.estimate is not None and not layer.empty:

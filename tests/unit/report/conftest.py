@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -12,6 +12,7 @@ from migrate.model.image import ComposedImage, Descriptor, HashedLayer, MediaTyp
 from migrate.model.legacy import LegacyID, LegacyLayer
 from migrate.report.document import Conflict, Failure, Report
 from migrate.report.model import ImageInput, SourceInput, build_report
+from migrate.report.tally import SourceLayers
 
 LINUX = Platform(os="linux", architecture="amd64")
 
@@ -78,6 +79,10 @@ def image_input(
     )
 
 
+def by_content(layers: Mapping[str, HashedLayer]) -> SourceLayers:
+    return {(legacy_id, layer.diff_id): layer for legacy_id, layer in layers.items()}
+
+
 def sample_report(*, hostile: str = "") -> Report:
     """Two archives: `base` is in both, `app` twice in the first under two IDs; one empty layer; one failure."""
     base, app, web = (
@@ -95,12 +100,12 @@ def sample_report(*, hostile: str = "") -> Report:
             SourceInput(
                 location="two.tar",
                 type="docker-archive",
-                layers={legacy_id("base"): base, legacy_id("web"): web, legacy_id("empty"): EMPTY},
+                layers=by_content({legacy_id("base"): base, legacy_id("web"): web, legacy_id("empty"): EMPTY}),
             ),
             SourceInput(
                 location="one.tar",
                 type="docker-archive",
-                layers={legacy_id("base"): base, legacy_id("app"): app, legacy_id("app-again"): app},
+                layers=by_content({legacy_id("base"): base, legacy_id("app"): app, legacy_id("app-again"): app}),
             ),
         ],
         images=[

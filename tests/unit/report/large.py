@@ -8,7 +8,7 @@ from migrate.model.image import HashedLayer
 from migrate.report.document import Failure, Report
 from migrate.report.model import ImageInput, SourceInput, build_report
 
-from .conftest import EMPTY, hashed, image_input, legacy_id
+from .conftest import EMPTY, by_content, hashed, image_input, legacy_id
 
 Row = tuple[str, HashedLayer]
 
@@ -33,7 +33,10 @@ def large_report(images: int, layers_per_image: int = 20) -> Report:
         started="2026-01-02T03:04:05Z",
         finished="2026-01-02T04:05:06Z",
         options={"format": "docker"},
-        sources=[SourceInput(location=name, type="docker-archive", layers=layers) for name, layers in sources.items()],
+        sources=[
+            SourceInput(location=name, type="docker-archive", layers=by_content(layers))
+            for name, layers in sources.items()
+        ],
         images=inputs,
         failures=[_failure(number) for number in range(0, images, 100)],
         warnings=[],

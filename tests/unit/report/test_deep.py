@@ -17,7 +17,7 @@ from migrate.report.deep import DeepScan
 from migrate.report.deep_scan import clean_path
 from migrate.report.model import SourceInput, build_report
 
-from .conftest import image_input
+from .conftest import by_content, image_input
 
 Files = Mapping[str, bytes | None]
 """Content by name; None makes a directory."""
@@ -55,13 +55,14 @@ def analyse(chains: Sequence[Sequence[bytes]], *, step: int = 700, entries: int 
             observer.finish()
         diff_ids[job.key] = diff_id
         layers[tar] = HashedLayer(diff_id=diff_id, tar_size=len(tar), empty=False, blob=None, origin="archive")
+    by_diff_id = by_content({one.diff_id.hex: one for one in layers.values()})
     report = build_report(
         tool_version="1",
         dry_run=True,
         started="",
         finished="",
         options={},
-        sources=[SourceInput(location="a", type=None, layers={one.diff_id.hex: one for one in layers.values()})],
+        sources=[SourceInput(location="a", type=None, layers=by_diff_id)],
         images=[
             image_input("a", [(layers[tar].diff_id.hex, layers[tar]) for tar in chain], [f"image:{number}"])
             for number, chain in enumerate(chains)

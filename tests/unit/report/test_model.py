@@ -11,7 +11,7 @@ from migrate.model.image import HashedLayer
 from migrate.report.document import Failure, Report
 from migrate.report.model import ImageInput, SourceInput, build_report, compute_totals, rank_duplicates
 
-from .conftest import EMPTY, digest, hashed, image_input, legacy_id
+from .conftest import EMPTY, by_content, digest, hashed, image_input, legacy_id
 
 
 def test_totals_count_layers_as_the_sources_store_them(report: Report) -> None:
@@ -36,7 +36,7 @@ def test_duplicates_are_ranked_by_what_they_save(report: Report) -> None:
 
 
 def test_an_empty_layer_is_never_a_duplicate() -> None:
-    source = SourceInput(location="a", type=None, layers={"one": EMPTY, "two": EMPTY})
+    source = SourceInput(location="a", type=None, layers=by_content({"one": EMPTY, "two": EMPTY}))
     assert rank_duplicates([source]) == ()
     totals = compute_totals([source], 0, 0)
     assert (totals.empty_layers, totals.duplicate_layers, totals.unique_bytes) == (2, 0, 0)
@@ -59,7 +59,7 @@ def test_rows_of_the_chain(report: Report) -> None:
 
 def test_an_empty_layer_that_is_kept_has_its_blob() -> None:
     kept = dataclasses.replace(EMPTY, blob=hashed("nothing", 40).blob)
-    source = SourceInput(location="a", type="docker-archive", layers={"one": kept})
+    source = SourceInput(location="a", type="docker-archive", layers=by_content({"one": kept}))
     report = _report([source], [image_input("a", [("one", kept)])])
     assert report.images[0].layers[0].blob_digest == digest("gzip nothing")
     assert report.totals.blob_bytes == 20
@@ -67,7 +67,7 @@ def test_an_empty_layer_that_is_kept_has_its_blob() -> None:
 
 def test_blob_bytes_are_unknown_when_nothing_was_compressed() -> None:
     layer = dataclasses.replace(hashed("a", 10), blob=None)
-    source = SourceInput(location="a", type="docker-archive", layers={"one": layer})
+    source = SourceInput(location="a", type="docker-archive", layers=by_content({"one": layer}))
     report = _report([source], [image_input("a", [("one", layer)])])
     assert report.totals.blob_bytes is None
     assert report.images[0].layers[0].blob_size is None
@@ -86,7 +86,8 @@ def test_source_rows_count_what_names_them(report: Report) -> None:
 def test_order_follows_from_the_content_alone() -> None:
     layers = {name: hashed(name, 1000) for name in "abcdefgh"}
     sources = [
-        SourceInput(location=name, type="docker-archive", layers={name: layer}) for name, layer in layers.items()
+        SourceInput(location=name, type="docker-archive", layers=by_content({name: layer}))
+        for name, layer in layers.items()
     ]
     images = [image_input(name, [(name, layer)], [f"{name}:1"]) for name, layer in layers.items()]
     expected = _report(sources, images)
@@ -108,8 +109,15 @@ def test_a_failure_from_an_error() -> None:
     assert (failure.error, failure.message, failure.layer) == ("missing-layer", "gone", "abc")
 
 
+def test_an_id_with_two_contents_counts_for_each() -> None:
+    contents = {("one", layer.diff_id): layer for layer in (hashed("a", 10), hashed("b", 30))}
+    totals = compute_totals([SourceInput(location="a", type="registry-v2", layers=contents)], 0, 0)
+    assert (totals.legacy_layers, totals.unique_layers, totals.duplicate_layers) == (2, 2, 0)
+    assert (totals.legacy_bytes, totals.unique_bytes, totals.blob_bytes) == (40, 40, 5 + 15)
+
+
 def _source(layer: HashedLayer) -> SourceInput:
-    return SourceInput(location="a", type="docker-archive", layers={"one": layer})
+    return SourceInput(location="a", type="docker-archive", layers=by_content({"one": layer}))
 
 
 def _report(sources: list[SourceInput], images: list[ImageInput]) -> Report:
@@ -130,7 +138,7 @@ def test_digests_are_digests(report: Report) -> None:
 
 def test_a_manifest_that_could_not_be_made_has_no_digest() -> None:
     layer = dataclasses.replace(hashed("a", 10), blob=None)
-    source = SourceInput(location="a", type="docker-archive", layers={"one": layer})
+    source = SourceInput(location="a", type="docker-archive", layers=by_content({"one": layer}))
     made = image_input("a", [("one", layer)])
     without = dataclasses.replace(made, image=dataclasses.replace(made.image, manifest=b""))
     assert _report([source], [without]).images[0].manifest_digest is None
