@@ -22,7 +22,7 @@ from migrate.errors import LimitError, MigrateError, MissingLayerError, NoImageE
 from migrate.estimate import SizeEstimate
 from migrate.model.digest import DiffID
 from migrate.model.image import HashedLayer
-from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
+from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure, SourceListing
 from migrate.model.options import ConvertOptions
 from migrate.progress import Event, Progress, SilentProgress
 from migrate.readers.base import ChecksAccess, HoldsTrees, LegacySource, StreamsLayers
@@ -32,7 +32,7 @@ from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory, OncePayload,
 from migrate.report.document import Failure, Report
 from migrate.report.json import encode_report
 from migrate.report.model import ImageInput, SourceInput, build_report
-from migrate.selection import ambiguous_prefixes, select_images
+from migrate.selection import ambiguous_prefixes, select_failures, select_images, select_index
 from migrate.settlement import FinishedImage, Settlement, sorted_images
 from migrate.space import check_room
 from migrate.writers.base import ImageTarget, WantsCompression
@@ -193,13 +193,17 @@ class Conversion:
             if opened.listing is None:
                 continue
             chosen, hits = select_images(opened.listing, self.options.images, all_layers=self.options.all_layers)
-            matched |= hits
-            self._note_listing(opened)
+            failures, lost = select_failures(opened.listing, self.options.images)
+            matched |= hits | lost
+            self._note_listing(opened, failures)
             for image in chosen:
                 planned.append(PlannedImage(source_index, opened.location, image, len(planned)))
             for index in opened.listing.indexes:
-                for child in index.children:
-                    planned.append(PlannedImage(source_index, opened.location, child, len(planned), index=index))
+                whole, children, hits = select_index(index, self.options.images)
+                matched |= hits
+                for child in children:
+                    listed = index if whole else None
+                    planned.append(PlannedImage(source_index, opened.location, child, len(planned), index=listed))
         missing = [pattern for pattern in self.options.images if pattern not in matched]
         if missing and any(opened.listing is not None for opened in self.sources):
             raise UsageError(
@@ -212,10 +216,10 @@ class Conversion:
         for pattern, found in ambiguous_prefixes(listings, self.options.images).items():
             raise UsageError(f"--image {pattern} is the beginning of several IDs: {', '.join(found[:5])}")
 
-    def _note_listing(self, opened: OpenedSource) -> None:
+    def _note_listing(self, opened: OpenedSource, failures: Sequence[SourceFailure]) -> None:
         assert opened.listing is not None
         self.warnings += opened.listing.warnings
-        for failure in opened.listing.failures:
+        for failure in failures:
             self.failures.append(
                 Failure(
                     source=opened.location,

@@ -22,7 +22,8 @@ from migrate.model.rename import map_reference
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """One image that wants one reference. `order` is its place in the run, before all of which stand those that the
-    target held already (negative). `created` is RFC 3339 in any offset, or None."""
+    target held already (negative). `created` is RFC 3339 in any offset, or None. `image_id` is the config's digest in
+    hex, empty for an image of the target whose manifest tells none."""
 
     reference: Reference
     platform: Platform
@@ -151,17 +152,16 @@ def _settle(
         return old
     if policy is OnConflict.KEEP_ALL:
         for loser in ranked[1:]:
-            names.by_digest[loser.digest].add(_numbered(reference, loser))
+            names.by_digest[loser.digest].add(numbered(reference, loser.image_id or loser.digest.hex))
     names.conflicts.append(
         NameConflict(reference=reference, platform=platform, kept=ranked[0], others=tuple(ranked[1:]))
     )
     return ranked[0]
 
 
-def _numbered(reference: Reference, loser: Claim) -> Reference:
-    """`app:1.0` → `app:1.0-<12 digits of the image ID>`: the same on every run."""
-    suffix = (loser.image_id or loser.digest.hex)[:12]
-    return replace(reference, tag=f"{reference.tag[:115]}-{suffix}")
+def numbered(reference: Reference, image_id: str) -> Reference:
+    """What `keep-all` gives a loser: `app:1.0` → `app:1.0-<12 digits of the image ID>`, the same on every run."""
+    return replace(reference, tag=f"{reference.tag[:115]}-{image_id[:12]}")
 
 
 def _by_order(claim: Claim) -> tuple[object, ...]:
@@ -169,7 +169,13 @@ def _by_order(claim: Claim) -> tuple[object, ...]:
 
 
 def _newest_first(claim: Claim) -> tuple[object, ...]:
-    return (tuple(-part for part in instant(claim.created)), claim.digest)
+    return newest_first(claim.created, claim.image_id, claim.digest)
+
+
+def newest_first(created: str | None, image_id: str, manifest: Digest) -> tuple[object, ...]:
+    """The order of images that claim one name. The image ID settles ties, because a run that writes nothing has no
+    manifests; those of one image are told apart by their digest."""
+    return (tuple(-part for part in instant(created)), image_id, manifest)
 
 
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from migrate.model.legacy import LegacyImage, SourceListing
+from migrate.model.legacy import LegacyImage, ReadyIndex, SourceFailure, SourceListing
 from migrate.model.reference import Reference
 
 
@@ -35,6 +35,42 @@ def select_images(
     return chosen, matched
 
 
+def select_index(index: ReadyIndex, patterns: Sequence[str]) -> tuple[bool, Sequence[LegacyImage], set[str]]:
+    """Whether a manifest list is wanted, the images to convert of it, and the patterns that matched something here.
+
+    A pattern that names the list takes all its images; one that names an image of it takes that one, without the list.
+    """
+    if not patterns:
+        return True, index.children, set()
+    matched = {pattern for pattern in patterns if _is_named(pattern, index.references)}
+    if matched:
+        return True, index.children, matched
+    hits = [(child, {pattern for pattern in patterns if _matches(pattern, child)}) for child in index.children]
+    return False, [child for child, found in hits if found], set().union(*(found for _, found in hits))
+
+
+def select_failures(listing: SourceListing, patterns: Sequence[str]) -> tuple[list[SourceFailure], set[str]]:
+    """What the source cannot give, of what is wanted, and the patterns that matched something here.
+
+    A failure that names no image may concern any, and is always among them.
+    """
+    if not patterns:
+        return list(listing.failures), set()
+    chosen: list[SourceFailure] = []
+    matched: set[str] = set()
+    for failure in listing.failures:
+        references = [Reference.parse(text) for text in failure.references]
+        hits = {
+            pattern
+            for pattern in patterns
+            if _is_named(pattern, references) or _is_head(pattern, failure.legacy_id or "")
+        }
+        if hits or not (failure.references or failure.legacy_id):
+            chosen.append(failure)
+            matched |= hits
+    return chosen, matched
+
+
 def ambiguous_prefixes(listings: Iterable[SourceListing], patterns: Sequence[str]) -> dict[str, list[str]]:
     """ID prefixes that more than one legacy ID starts with (and that are no reference), with those IDs."""
     known: set[str] = set()
@@ -58,9 +94,15 @@ def _is_id_prefix(pattern: str) -> bool:
 
 
 def _matches(pattern: str, image: LegacyImage) -> bool:
-    if any(text == pattern or fnmatchcase(text, pattern) for text in _spellings(image.references)):
-        return True
-    return image.head == pattern or (_is_id_prefix(pattern) and image.head.startswith(pattern))
+    return _is_named(pattern, image.references) or _is_head(pattern, image.head)
+
+
+def _is_named(pattern: str, references: Iterable[Reference]) -> bool:
+    return any(text == pattern or fnmatchcase(text, pattern) for text in _spellings(references))
+
+
+def _is_head(pattern: str, head: str) -> bool:
+    return head == pattern or (_is_id_prefix(pattern) and head.startswith(pattern))
 
 
 def _spellings(references: Iterable[Reference]) -> list[str]:

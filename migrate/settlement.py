@@ -17,9 +17,9 @@ from migrate.errors import ConflictError
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer
 from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
-from migrate.model.options import ConvertOptions
+from migrate.model.options import ConvertOptions, OnConflict
 from migrate.model.reference import Reference
-from migrate.naming import Claim, Names, assign_names, wanted_reference
+from migrate.naming import Claim, Names, assign_names, numbered, wanted_reference
 from migrate.progress import Event, Progress
 from migrate.report.document import Conflict, Failure
 from migrate.report.model import ImageInput
@@ -119,9 +119,12 @@ class Settlement:
                 )
 
     def names_of(self, image: FinishedImage) -> list[Reference]:
-        """The references that the image has in the target, of those that it asked for."""
+        """The references that the image has in the target, of those that it asked for or got instead."""
         granted = self._names.by_digest.get(image.identity, set()) | self._in_indexes.get(image.identity, set())
-        names = {reference for reference in self._wanted(image) if reference in granted}
+        wanted = self._wanted(image)
+        if self.options.on_conflict is OnConflict.KEEP_ALL:
+            wanted |= {numbered(reference, image.composed.image_id.hex) for reference in wanted}
+        names = wanted & granted
         if image.index is not None and not self._lists.is_split(image.index):
             names |= self._places(image.index.references, image.composed.created)
         return sorted(names)
@@ -185,6 +188,7 @@ class Settlement:
                     digest=existing.manifest_digest,
                     created=existing.created,
                     order=_BEFORE_THE_RUN + order,
+                    image_id="" if existing.image_id is None else existing.image_id.hex,
                 )
 
     # --- target ------------------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ class ImageTarget(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExistingImage:
-    """An image that stood in the target before this run. `created` is its config's text, None for an index.
+    """An image that stood in the target before this run. `created` is its config's text, None for an index, as is
+    `image_id`, the config's digest.
 
     `size` is its manifest's. An index lists its `children`, each with its own platform and the index's reference.
     """
@@ -57,6 +58,7 @@ class ExistingImage:
     media_type: str
     platform: Platform | None
     created: str | None
+    image_id: Digest | None = None
     size: int = 0
     children: tuple[ExistingImage, ...] = ()
 

@@ -302,6 +302,7 @@ class BucketLayout:
             media_type=entry.descriptor.media_type,
             platform=entry.platform or (facts.platform if facts else None),
             created=None if facts is None else self._created(facts.config),
+            image_id=None if facts is None else facts.config.digest,
             size=entry.descriptor.size,
             children=tuple(self._existing_image(child, name) for child in self._children.get(digest, ())),
         )

@@ -31,6 +31,7 @@ from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, MediaType, StoredBlob
 from migrate.model.options import ConvertOptions, OnConflict
 from migrate.model.reference import Reference
+from migrate.naming import newest_first
 from migrate.writers.base import BlobWriter, ExistingImage
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.catalog import (
@@ -239,7 +240,11 @@ class OciLayout:
     def _is_newer(self, ours: Digest, theirs: Digest) -> bool:
         if self._options.on_conflict is OnConflict.FIRST:
             return False
-        return (self._created(ours) or "", ours) > (self._created(theirs) or "", theirs)
+        return self._rank(ours) < self._rank(theirs)
+
+    def _rank(self, manifest: Digest) -> tuple[object, ...]:
+        facts = self._images.get(manifest)
+        return newest_first(self._created(manifest), "" if facts is None else facts.config.digest.hex, manifest)
 
     def _created(self, manifest: Digest) -> str | None:
         facts = self._images.get(manifest)
@@ -267,6 +272,7 @@ class OciLayout:
             media_type=entry.descriptor.media_type,
             platform=entry.platform or (facts.platform if facts else None),
             created=self._created(digest),
+            image_id=None if facts is None else facts.config.digest,
             size=entry.descriptor.size,
             children=tuple(self._existing_child(child, name) for child in self._child_entries.get(digest, ())),
         )
@@ -279,6 +285,7 @@ class OciLayout:
             media_type=entry.descriptor.media_type,
             platform=entry.platform or (facts.platform if facts else None),
             created=self._created(entry.descriptor.digest),
+            image_id=None if facts is None else facts.config.digest,
             size=entry.descriptor.size,
         )
 

@@ -232,6 +232,7 @@ def _read_single(
         media_type=manifest.media_type,
         platform=platform or config.platform,
         created=config.created,
+        image_id=manifest.config.digest,
         size=len(content),
     )
 

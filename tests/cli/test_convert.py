@@ -302,3 +302,55 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode in (1, 4)
+
+
+# --- names that several images claim ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def twins(tmp_path: Path) -> list[Path]:
+    """Archives whose images have one name and were created in the same second."""
+    paths = [tmp_path / f"{name}.tar" for name in "abcdef"]
+    for path in paths:
+        made = V1Archive()
+        made.tag("app", "1", made.layer(path.stem))
+        path.write_bytes(made.build())
+    return paths
+
+
+def test_plan_knows_who_will_win(twins: list[Path], tmp_path: Path) -> None:
+    assert migrate("convert", *twins, tmp_path / "out").code == 0
+    planned = migrate("plan", "--report", "-", *twins).json()
+    named = [
+        {image["image_id"]: image["names"] for image in each["images"]}
+        for each in (report_of(tmp_path / "out"), planned)
+    ]
+    assert named[0] == named[1]
+    assert sorted(named[0].values()) == [[]] * 5 + [["app:1"]]
+
+
+def test_the_names_of_keep_all_are_told(twins: list[Path], tmp_path: Path) -> None:
+    assert migrate("convert", "--on-conflict", "keep-all", *twins, tmp_path / "out").code == 0
+    entries = json.loads((tmp_path / "out" / "index.json").read_bytes())["manifests"]
+    names = {entry["annotations"]["org.opencontainers.image.ref.name"]: entry["digest"] for entry in entries}
+    assert len(names) == 6
+    told = {
+        name: image["manifest_digest"] for image in report_of(tmp_path / "out")["images"] for name in image["names"]
+    }
+    assert told == names
+    for name, digest in names.items():
+        assert digest in migrate("map", tmp_path / "out", name).out
+
+
+def test_failures_of_images_that_were_not_asked_for(archive: Path, tmp_path: Path) -> None:
+    made = V1Archive()
+    made.tag("app", "1", made.layer("a"))
+    made.tag("app", "lost", "9" * 64)
+    path = tmp_path / "lost.tar"
+    path.write_bytes(made.build())
+    assert migrate("plan", path).code == 3
+    assert migrate("plan", "--image", "app:1", path).code == 0
+    asked = migrate("plan", "--image", "app:lost", path)
+    assert asked.code == 4
+    assert "app:lost" in asked.err
+    assert "does not hold" in asked.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +45,13 @@ def test_the_order_of_arrival_does_not_matter() -> None:
         for order in itertools.permutations(claims)
     }
     assert results == {((Digest("d" * 64), (APP,)),)}
+
+
+def test_ties_are_settled_by_the_image_whatever_its_manifest_is() -> None:
+    one, other = (replace(claim(letter, OLD.created), image_id=image * 64) for letter, image in ("a2", "b1"))
+    assert assign_names([one, other], OnConflict.NEWEST).by_digest == {other.digest: {APP}}
+    without = [replace(rival, digest=Digest(rival.image_id)) for rival in (one, other)]
+    assert assign_names(without, OnConflict.NEWEST).by_digest == {Digest("1" * 64): {APP}}
 
 
 def test_first_goes_by_the_order_of_sources() -> None:
