@@ -49,8 +49,7 @@ def command(**values: Any) -> None:
     from migrate.cli import session
     from migrate.cli.terminal import make_progress
     from migrate.convert import Conversion
-    from migrate.writers.discard import Discard
-    from migrate.writers.open_target import open_target
+    from migrate.writers.open_target import open_target, rehearse_target
 
     session.set_up_logging(values["verbose"])
     options = convert_options(values, dry_run=values["dry_run"], exact_sizes=True)
@@ -58,7 +57,7 @@ def command(**values: Any) -> None:
     spool = session.spool_directory(values["target"])
     sources = session.open_sources(values["sources"], values["source_type"], options, spool)
     try:
-        target = Discard() if options.dry_run else open_target(values["target"], options)
+        target = rehearse_target(values["target"]) if options.dry_run else open_target(values["target"], options)
     except BaseException:
         session.close_sources(sources)
         raise

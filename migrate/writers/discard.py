@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import Final
 
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage
+from migrate.model.options import Compression
 from migrate.model.reference import Reference
+from migrate.model.rename import repository_reference
 from migrate.writers.base import BlobWriter
 
 
@@ -40,6 +43,19 @@ class Discard:
 
     def close(self) -> None:
         pass
+
+
+class DiscardArchive(Discard):
+    """Stands for a target that stores plain tars (`docker-archive:`). Fills WantsCompression too."""
+
+    wants_compression: Final = Compression.NONE
+
+
+class DiscardRepositories(Discard):
+    """Stands for a registry, in whose names no host stands. Fills NamesImages too."""
+
+    def local_reference(self, reference: Reference, /) -> Reference:
+        return repository_reference(reference)
 
 
 class _CountedBlob:

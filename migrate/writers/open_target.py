@@ -14,9 +14,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.DOTALL)
 
 def open_target(text: str, options: ConvertOptions) -> ImageTarget:
     """Opens (and where needed creates) the target. UsageError for a text that names none, TargetError if it fails."""
-    prefix, rest = _split(text)
-    if prefix != "docker" and not rest:
-        raise UsageError(f"target {text!r}: no path follows the prefix")
+    prefix, rest = _checked(text)
     match prefix:
         case "oci":
             from migrate.writers.oci_layout import OciLayout
@@ -38,6 +36,22 @@ def open_target(text: str, options: ConvertOptions) -> ImageTarget:
             from migrate.writers.registry import RegistryTarget
 
             return RegistryTarget(rest, options)
+
+
+def rehearse_target(text: str) -> ImageTarget:
+    """A target that writes nothing and gives images the names and blobs that they would have in `text`. UsageError."""
+    from migrate.writers.discard import Discard, DiscardArchive, DiscardRepositories
+
+    prefix, _ = _checked(text)
+    kinds = {"docker-archive": DiscardArchive, "registry-storage": DiscardRepositories, "docker": DiscardRepositories}
+    return kinds.get(prefix, Discard)()
+
+
+def _checked(text: str) -> tuple[str, str]:
+    prefix, rest = _split(text)
+    if prefix != "docker" and not rest:
+        raise UsageError(f"target {text!r}: no path follows the prefix")
+    return prefix, rest
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -354,3 +354,25 @@ def test_failures_of_images_that_were_not_asked_for(archive: Path, tmp_path: Pat
     assert asked.code == 4
     assert "app:lost" in asked.err
     assert "does not hold" in asked.err
+
+
+@pytest.mark.parametrize("form", ["", "oci-archive:", "docker-archive:", "registry-storage:"])
+def test_a_dry_run_tells_what_the_target_would_get(archive: Path, tmp_path: Path, form: str) -> None:
+    made = V1Archive()
+    made.tag("registry.example.com:8443/proj/svc", "Rel_1.2-rc.3", made.layer("another"))
+    (tmp_path / "another.tar").write_bytes(made.build())
+    sources = [archive, tmp_path / "another.tar"]
+    rehearsed = migrate("convert", "--dry-run", "--report", "-", *sources, f"{form}{tmp_path / 'out'}").json()
+    assert not (tmp_path / "out").exists()
+    written = migrate("convert", "--report", "-", *sources, f"{form}{tmp_path / 'out'}").json()
+    assert len(rehearsed["conflicts"]) == 1
+    for report in (rehearsed, written):
+        for name in ("dry_run", "started", "finished"):
+            del report[name]
+        del report["options"]["dry_run"]
+    assert rehearsed == written
+
+
+def test_a_dry_run_into_no_target(archive: Path) -> None:
+    for target in ("docker-archive:", "s3://bucket/layout", "-"):
+        assert migrate("convert", "--dry-run", archive, target).code == 2
