@@ -20,7 +20,7 @@ from migrate.blobio.readahead import ReadAhead
 from migrate.errors import SourceError, SourceUnreadableError, TargetError
 
 _CHUNK = 1024 * 1024
-_HEAD = 512
+HEAD_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Seekable:
     fd: int
     size: int
 
-    def head(self) -> bytes:
-        return os.pread(self.fd, _HEAD, 0)
+    def head(self, size: int = HEAD_BYTES) -> bytes:
+        return os.pread(self.fd, size, 0)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -51,10 +51,10 @@ class PlainStream:
         self._head = b""
         self.what = what
 
-    def head(self) -> bytes:
+    def head(self, size: int = HEAD_BYTES) -> bytes:
         """The first bytes, which `read` gives again. Raises SourceUnreadableError where not even they can be had."""
         with unreadable(self.what):
-            while len(self._head) < _HEAD and (more := self._stream.read(_HEAD - len(self._head))):
+            while len(self._head) < size and (more := self._stream.read(size - len(self._head))):
                 self._head += more
         return self._head
 
@@ -79,7 +79,7 @@ def open_plain(fd: int, what: str, ratio: int | None = None) -> Seekable | Plain
         with unreadable(what):
             status = os.fstat(fd)
             buffered = io.BufferedReader(_DescriptorStream(fd, what), _CHUNK)
-            kind = detect_compression(buffered.peek(_HEAD)[:_HEAD])
+            kind = detect_compression(buffered.peek(HEAD_BYTES)[:HEAD_BYTES])
             if kind != "none":
                 readahead = ReadAhead(cast(BinaryIO, buffered), kind, what, ratio)
                 return PlainStream(fd, cast(BinaryIO, readahead), readahead, what)

@@ -6,8 +6,9 @@ are refused by name. Sources: POSIX.1-2017 pax, "ustar Interchange Format"; GNU 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -24,9 +25,12 @@ from migrate.blobio.tarheader import (
     parse_pax,
     read_fields,
 )
-from migrate.errors import DamagedError, LimitError, TruncatedError, UnsupportedError
+from migrate.errors import DamagedError, LimitError, SourceError, TruncatedError, UnsupportedError
 
 _WINDOW = 64 * 1024
+_PAGE = 4096
+_BEHIND_END = 16 * 1024 * 1024
+"""How far behind an end marker members are looked for: it may be a sector that a rescue tool filled with zeros."""
 
 
 class MemberKind(StrEnum):
@@ -60,12 +64,40 @@ class Member(NamedTuple):
     link: str
 
 
+IsExpected = Callable[[str], bool]
+"""True for a name that a member of such an archive can have: where headers are damaged, it tells a member's header
+from those inside a layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Where and why the headers stop making sense, and the byte from which they make sense again (None: nowhere)."""
+
+    error: SourceError
+    resumed: int | None = None
+
+    @property
+    def message(self) -> str:
+        rest = "what follows is lost" if self.resumed is None else f"reading goes on at byte {self.resumed:,}"
+        return f"{self.error.message}; {rest}"
+
+
 @dataclass(slots=True)
 class TarIndex:
-    """All members in archive order. `damage` says where and why the headers stop making sense, if they do."""
+    """All members in archive order, `sound` of which stand before the first place that reading went on behind."""
 
     members: list[Member] = field(default_factory=list)
-    damage: DamagedError | TruncatedError | UnsupportedError | None = None
+    damages: list[Damage] = field(default_factory=list)
+    sound: int | None = None
+
+    def without_damage(self, found: Iterator[Member | Damage]) -> Iterator[Member]:
+        """The members of what `iter_members` yields; the damage is taken down. The caller keeps the members."""
+        for one in found:
+            if isinstance(one, Damage):
+                self.damages.append(one)
+                self.sound = len(self.members) if self.sound is None else self.sound
+            else:
+                yield one
 
 
 class Window(Protocol):
@@ -73,25 +105,40 @@ class Window(Protocol):
         """`length` bytes at `offset` of the archive, fewer only where it ends."""
 
 
-def index_tar(fd: int, what: str) -> TarIndex:
+def index_tar(fd: int, what: str, is_expected: IsExpected | None = None) -> TarIndex:
     """Scans the headers of the tar in `fd`. Content is never read.
 
     An archive cut off between two members has no end marker; this is damage, too. What follows a damaged header cannot
-    be trusted and is left out; what stands before it is good. A member whose content reaches over the end of the file
-    is listed with its full size, and reading it is a TruncatedError. Raises LimitError over ARCHIVE_MEMBERS.
+    be trusted; with `is_expected` the next header of such a name is looked for, without it the rest is left out. What
+    stands before is good. A member whose content reaches over the end of the file is listed with its full size, and
+    reading it is a TruncatedError. Raises LimitError over ARCHIVE_MEMBERS.
     """
     index = TarIndex()
     try:
-        index.members.extend(iter_members(_FileWindow(fd, what), what))
-    except (DamagedError, TruncatedError, UnsupportedError) as damage:
-        index.damage = damage
+        for member in index.without_damage(iter_members(_FileWindow(fd, what), what, is_expected)):
+            index.members.append(member)
+    except (DamagedError, TruncatedError, UnsupportedError) as error:
+        index.damages.append(Damage(error))
     return index
+
+
+def has_member(head: bytes, is_expected: IsExpected) -> bool:
+    """True if a member's header stands in the first bytes of a file whose own first header is damaged."""
+    return _find_header(_Head(head), 0, is_expected, len(head), "head") is not None
 
 
 def looks_like_tar(head: bytes) -> bool:
     """True if `head` starts with a tar header whose checksum is right, or is an archive's end marker."""
     block = head[:BLOCK]
     return len(block) == BLOCK and (block == ZERO_BLOCK or checksum_is_right(block))
+
+
+class _Head:
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._content[offset : offset + length]
 
 
 class _FileWindow:
@@ -106,17 +153,21 @@ class _FileWindow:
     def read(self, offset: int, length: int) -> bytes:
         inside = offset - self._start
         if inside < 0 or inside + length > len(self._content):
-            self._start, inside = offset, 0
-            self._content = self._read_file(max(length, _WINDOW), offset)
-            if len(self._content) < length:  # a short read ends at a sector that cannot be read, or at the end
-                self._content += self._read_file(length - len(self._content), offset + len(self._content))
+            content = self._read_file(max(length, _WINDOW), offset)
+            if len(content) < length:  # a short read ends at a sector that cannot be read, or at the end
+                content += self._read_file(length - len(content), offset + len(content))
+            self._start, self._content, inside = offset, content, 0
         return self._content[inside : inside + length]
 
     def _read_file(self, length: int, offset: int) -> bytes:
         try:
             return os.pread(self._fd, length, offset)
         except OSError as error:
-            raise DamagedError(f"{self._what}: cannot be read at byte {offset:,}: {error.strerror}") from error
+            raise _UnreadableError(f"{self._what}: cannot be read at byte {offset:,}: {error.strerror}") from error
+
+
+class _UnreadableError(DamagedError):
+    """A sector that cannot be read; what lies behind it perhaps can."""
 
 
 @dataclass(slots=True)
@@ -132,43 +183,112 @@ class _Overrides:
         return self.name is None and self.link is None and self.size is None
 
 
-def iter_members(window: Window, what: str) -> Iterator[Member]:
-    """The members in archive order, reading `window` from front to back. Errors are those that `index_tar` collects."""
-    for number, member in enumerate(_scan(window, what), start=1):
-        if number > limits.ARCHIVE_MEMBERS:
-            raise LimitError(f"{what}: more than {limits.ARCHIVE_MEMBERS:,} members")
-        yield member
+def iter_members(window: Window, what: str, is_expected: IsExpected | None = None) -> Iterator[Member | Damage]:
+    """The members in archive order, reading `window` from front to back, and the damage that was read over.
 
-
-def _scan(window: Window, what: str) -> Iterator[Member]:
+    Raises what `index_tar` collects where nothing follows that could be a member.
+    """
+    count = 0
     position = 0
-    overrides = _Overrides()
-    while header := window.read(position, BLOCK):
-        content = position + BLOCK
-        member = _plain_member(header, content)
-        if member is not None and overrides.is_empty:
-            yield member
-            position = content + _padded(member.size)
-            continue
-        if not header.strip(b"\0"):
-            return  # the end marker, or what a cut left of it: no member is lost
-        if len(header) < BLOCK:
-            raise TruncatedError(f"{what}: ends in the middle of a header, at byte {position}")
-        where = f"{what}: header at byte {position}"
-        if not checksum_is_right(header):
-            raise DamagedError(f"{where}: wrong checksum")
-        size = overrides.size if overrides.size is not None else _size(header, where)
-        kind = header[156:157]
-        if kind in b"LKxgX" and kind:
-            _read_override(window, overrides, kind, content, _size(header, where), where)
-            position = content + _padded(_size(header, where))
-            continue
-        if kind == b"S":
-            raise UnsupportedError(f"{where}: sparse member {_text(header[:100])!r} (repack with tar without --sparse)")
-        yield _member(header, kind, overrides, content, size)
-        position = content + (0 if kind[0] in CONTENT_FREE else _padded(size))
+    while True:
+        scan = _Scan(window, what, position)
+        error: SourceError | None = None
+        try:
+            for member in scan:
+                count += 1
+                if count > limits.ARCHIVE_MEMBERS:
+                    raise LimitError(f"{what}: more than {limits.ARCHIVE_MEMBERS:,} members")
+                yield member
+        except (DamagedError, UnsupportedError) as exc:
+            if is_expected is None:
+                raise
+            error = exc
+        if is_expected is None:
+            return
+        resumed = _find_header(window, scan.behind, is_expected, _BEHIND_END if error is None else None, what)
+        if resumed is None:
+            if error is None:
+                return
+            raise error
+        if error is None:
+            error = DamagedError(f"{what}: zeros at byte {scan.behind - BLOCK:,}, where the archive does not end")
+        yield Damage(error, resumed)
+        position = resumed
+
+
+class _Scan:
+    """The members from `position` to the end marker. Then `behind` is where to go on, after an error too."""
+
+    def __init__(self, window: Window, what: str, position: int) -> None:
+        self._window = window
+        self._what = what
+        self._position = position
+        self.behind = position
+
+    def __iter__(self) -> Iterator[Member]:
+        window, what, position = self._window, self._what, self._position
         overrides = _Overrides()
-    raise TruncatedError(f"{what}: ends without the end-of-archive marker, so members may be lost")
+        content = position
+        try:
+            while True:
+                content = position + BLOCK
+                header = window.read(position, BLOCK)
+                member = _plain_member(header, content)
+                if member is not None and overrides.is_empty:
+                    yield member
+                    position = content + _padded(member.size)
+                    continue
+                if not header:
+                    raise TruncatedError(f"{what}: ends without the end-of-archive marker, so members may be lost")
+                if not header.strip(b"\0"):
+                    if window.read(content, BLOCK).strip(b"\0"):
+                        raise DamagedError(f"{what}: a single block of zeros at byte {position}, which ends no archive")
+                    return  # the end marker, or what a cut left of it: no member is lost
+                if len(header) < BLOCK:
+                    raise TruncatedError(f"{what}: ends in the middle of a header, at byte {position}")
+                where = f"{what}: header at byte {position}"
+                if not checksum_is_right(header):
+                    raise DamagedError(f"{where}: wrong checksum")
+                size = overrides.size if overrides.size is not None else _size(header, where)
+                kind = header[156:157]
+                if kind in b"LKxgX" and kind:
+                    size = _size(header, where)
+                    position = content + _padded(size)
+                    extended, content = content, position
+                    _read_override(window, overrides, kind, extended, size, where)
+                    continue
+                if kind == b"S":
+                    name = _text(header[:100])
+                    raise UnsupportedError(f"{where}: sparse member {name!r} (repack with tar without --sparse)")
+                yield _member(header, kind, overrides, content, size)
+                position = content + (0 if kind[0] in CONTENT_FREE else _padded(size))
+                overrides = _Overrides()
+        finally:
+            self.behind = content
+
+
+def _find_header(window: Window, position: int, is_expected: IsExpected, reach: int | None, what: str) -> int | None:
+    """Where the next member begins, at most `reach` bytes on.
+
+    The content of a member whose header is lost is passed header by header where it is a tar itself, so that nothing
+    in its files is taken for a header.
+    """
+    end = None if reach is None else position + reach
+    while end is None or position < end:
+        try:
+            header = window.read(position, BLOCK)
+        except _UnreadableError:
+            position = (position // _PAGE + 1) * _PAGE
+            continue
+        if len(header) < BLOCK:
+            return None
+        if header[257:262] == b"ustar" and checksum_is_right(header):
+            if is_expected(_member(header, header[156:157], _Overrides(), position, 0).name):
+                return position
+            with contextlib.suppress(DamagedError):
+                position += 0 if header[156] in CONTENT_FREE else _padded(_size(header, what))
+        position += BLOCK
+    return None
 
 
 def _plain_member(header: bytes, content: int) -> Member | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from migrate.blobio.spool import PlainStream, open_plain
-from migrate.blobio.tarindex import index_tar, looks_like_tar
+from migrate.blobio.tarindex import has_member, index_tar, looks_like_tar
 from migrate.errors import (
     AmbiguousSourceError,
     PermissionSourceError,
@@ -21,6 +21,8 @@ from migrate.model.legacy import SourceType
 from migrate.readers.base import LegacySource, SourceOptions
 
 STDIN = "-"
+_DAMAGED_HEAD = 64 * 1024
+"""An archive whose first header is damaged is known by the next one, if it stands so near."""
 
 
 def open_source(location: str, source_type: str | None = None, options: SourceOptions | None = None) -> LegacySource:
@@ -103,7 +105,7 @@ def _open_archive_stream(options: SourceOptions) -> LegacySource:
 def open_archive(location: str, fd: int, options: SourceOptions) -> LegacySource:
     """The archive behind `fd`, which is taken over."""
     from migrate.readers.docker_archive import DockerArchiveSource
-    from migrate.readers.members import TarMembers
+    from migrate.readers.members import TarMembers, is_archive_member
     from migrate.readers.passing import PassingArchive
 
     content = open_plain(fd, location, options.max_ratio)
@@ -111,13 +113,13 @@ def open_archive(location: str, fd: int, options: SourceOptions) -> LegacySource
         head = content.head()
         if not head:
             raise UnrecognisedSourceError(f"{location}: is empty")
-        if not looks_like_tar(head):
+        if not looks_like_tar(head) and not has_member(content.head(_DAMAGED_HEAD), is_archive_member):
             raise UnrecognisedSourceError(
                 f"{location}: is neither a tar archive nor one compressed by gzip, bzip2, xz or zstd"
             )
         if isinstance(content, PlainStream):
             return DockerArchiveSource(location, PassingArchive(location, content, options.temporary_directory))
-        members = TarMembers(location, content.fd, content.size, index_tar(content.fd, location))
+        members = TarMembers(location, content.fd, content.size, index_tar(content.fd, location, is_archive_member))
         return DockerArchiveSource(location, members)
     except BaseException:
         content.close()

@@ -157,8 +157,8 @@ class DockerArchiveSource:
         for legacy_id in map(LegacyID, self._ids()):
             try:
                 parents[legacy_id] = self.read_layer(legacy_id).parent
-            except MigrateError:
-                parents[legacy_id] = None  # the image that needs the layer fails when its chain is walked
+            except MigrateError:  # the image that needs the layer fails when its chain is walked
+                parents[legacy_id] = self._stated_parent(legacy_id)
         tagged: dict[LegacyID, list[Reference]] = defaultdict(list)
         for reference, legacy_id in references:
             if legacy_id in parents:
@@ -176,6 +176,13 @@ class DockerArchiveSource:
         heads = set(find_heads(parents)) | set(tagged)
         images = [LegacyImage(head=head, references=tuple(sorted(tagged[head]))) for head in sorted(heads)]
         return SourceListing(images=images, layers=sorted(parents), failures=failures, warnings=warnings)
+
+    def _stated_parent(self, legacy_id: LegacyID) -> LegacyID | None:
+        """The parent of a layer whose content is lost: it is no head for that."""
+        with contextlib.suppress(MigrateError):
+            _, parent, _ = parse_identity(self._members.read(f"{legacy_id}/json"), self.location)
+            return LegacyID(parent) if parent else None
+        return None
 
     def _read_repositories(self) -> tuple[list[tuple[Reference, LegacyID]], list[SourceFailure], list[str]]:
         if REPOSITORIES not in self._members:
@@ -195,6 +202,9 @@ class DockerArchiveSource:
         return [
             f"{self.location}: member {name} occurs more than once; the last one is used, as Docker does"
             for name in sorted(self._members.duplicates)
+        ] + [
+            f"{self.location}: member {name} occurs again behind the damage; the first one is used"
+            for name in sorted(self._members.repeated)
         ]
 
     # --- manifest.json -----------------------------------------------------------------------------------------

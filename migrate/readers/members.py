@@ -50,17 +50,19 @@ class Problem:
 class Members:
     """The members by clean name; of several with one name the last wins, as when Docker unpacks the archive."""
 
-    def __init__(self, location: str, found: Iterable[Member]) -> None:
+    def __init__(self, location: str, found: Iterable[Member], sound: int | None = None) -> None:
+        """The first `sound` members stand before any damage; what stands behind it replaces none of them."""
         self.location = location
         self.problems: list[Problem] = []
         self.duplicates: set[str] = set()
+        self.repeated: set[str] = set()
         self._members: dict[str, Member] = {}
         for count, member in enumerate(found):
             if count == limits.ARCHIVE_MEMBERS:
                 raise LimitError(f"{location}: more than {limits.ARCHIVE_MEMBERS:,} members (ARCHIVE_MEMBERS)")
-            self._add(member)
+            self._add(member, replaces=sound is None or count < sound)
 
-    def _add(self, member: Member) -> None:
+    def _add(self, member: Member, *, replaces: bool) -> None:
         name = clean_name(member.name)
         if name is None:
             shown = member.name.encode("utf-8", "backslashreplace").decode()
@@ -71,6 +73,9 @@ class Members:
             )
             return
         if name in self._members and member.kind is not MemberKind.DIRECTORY:
+            if not replaces:
+                self.repeated.add(name)
+                return
             self.duplicates.add(name)
         if name:
             self._members[name] = member if name == member.name else member._replace(name=name)
@@ -133,16 +138,15 @@ class Members:
 class TarMembers(Members):
     """Members of a tar in an open file, each an extent of it."""
 
-    def __init__(self, location: str, fd: int, size: int, index: TarIndex, damage: SourceError | None = None) -> None:
+    def __init__(self, location: str, fd: int, size: int, index: TarIndex) -> None:
         self._fd = fd
         self._size = size
         self._state = self._file_state()
-        super().__init__(location, index.members)
-        damage = damage or index.damage
-        if damage is not None:
+        super().__init__(location, index.members, index.sound)
+        for damage in index.damages:
             if not index.members:
-                raise SourceUnreadableError(damage.message) from damage
-            self.problems.append(Problem("", damage.code, f"{damage.message}; what follows is lost"))
+                raise SourceUnreadableError(damage.error.message) from damage.error
+            self.problems.append(Problem("", damage.error.code, damage.message))
 
     @contextmanager
     def _open_file(self, member: Member) -> Iterator[Payload]:
@@ -241,6 +245,17 @@ def _walk(root: str, prefix: str) -> Iterator[Member]:
             yield Member(name, MemberKind.OTHER, 0, 0, "")
 
 
+_MEMBER = re.compile(
+    r"(?:\./)?(?:(?:[0-9a-f]{64}|[0-9a-f]{16})(?:/(?:json|VERSION|layer\.tar)?)?|[0-9a-f]{64}\.(?:json|tar)"
+    r"|repositories|manifest\.json|index\.json|oci-layout|blobs/(?:sha256/(?:[0-9a-f]{64})?)?)"
+)
+
+
+def is_archive_member(name: str) -> bool:
+    """True for the names that Docker gives the members of its archives; an `IsExpected`."""
+    return _MEMBER.fullmatch(name) is not None
+
+
 def clean_name(name: str) -> str | None:
     """`./a//b/` → `a/b`, the root → "", None for a name that is absolute, climbs, or holds control characters."""
     if _UNSAFE.search(name):
@@ -258,4 +273,4 @@ def _join_link(base: str, link: str) -> str | None:
     return None if joined.startswith("..") or joined == "." else clean_name(joined)
 
 
-__all__ = ["DirectoryMembers", "Members", "Problem", "TarMembers", "clean_name"]
+__all__ = ["DirectoryMembers", "Members", "Problem", "TarMembers", "clean_name", "is_archive_member"]

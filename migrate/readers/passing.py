@@ -14,10 +14,10 @@ from typing import BinaryIO, cast
 from migrate.blobio.payload import Payload
 from migrate.blobio.spool import PlainStream, Spool, unreadable
 from migrate.blobio.tarheader import BLOCK
-from migrate.blobio.tarindex import Member, MemberKind, TarIndex, iter_members, looks_like_tar
+from migrate.blobio.tarindex import Damage, Member, MemberKind, TarIndex, iter_members, looks_like_tar
 from migrate.errors import DamagedError, SourceUnreadableError, TruncatedError, UnsupportedError
 from migrate.model.legacy import Origin
-from migrate.readers.members import PASSED, Members, TarMembers, clean_name
+from migrate.readers.members import PASSED, Members, TarMembers, clean_name, is_archive_member
 
 LARGE = 1024 * 1024
 """Layers from this size on are worth not being kept."""
@@ -62,20 +62,15 @@ class PassingArchive:
         try:
             window = _Forward(self._stream, self._location)
             index = TarIndex()
-            damage: TruncatedError | None = None
             try:
-                for member in iter_members(window, self._location):
+                for member in index.without_damage(iter_members(window, self._location, is_archive_member)):
                     index.members.append(self._pass(member, window, spool, take))
                 window.drain()  # only its end proves a compressed stream
-            except TruncatedError as error:
-                damage = error
-            except UnsupportedError as error:
-                index.damage = error
-            except DamagedError as error:
+            except (TruncatedError, UnsupportedError, DamagedError) as error:
                 if window.is_damaged:
                     raise
-                index.damage = error
-            return TarMembers(self._location, spool.detach(), spool.size, index, damage)
+                index.damages.append(Damage(error))
+            return TarMembers(self._location, spool.detach(), spool.size, index)
         finally:
             spool.close()
 
@@ -108,10 +103,15 @@ class _Forward:
         self._what = what
         self._position = 0
         self._back = b""
+        self._last_offset = -1
+        self._last = b""
         self.ended = False
         self.is_damaged = False
 
     def read(self, offset: int, length: int) -> bytes:
+        """The last block may be read once more."""
+        if offset == self._last_offset and length <= len(self._last):
+            return self._last[:length]
         assert offset >= self._position
         while not self.ended and self._position < offset:
             if not self.next(min(offset - self._position, _CHUNK)):
@@ -119,6 +119,8 @@ class _Forward:
         found = b""
         while len(found) < length and (more := self.next(length - len(found))):
             found += more
+        if found:
+            self._last_offset, self._last = offset, found
         return found
 
     def next(self, length: int) -> bytes:

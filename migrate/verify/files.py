@@ -111,8 +111,7 @@ class TarFiles:
         self._members: dict[str, Member] = {}
         self._problems: list[Finding] = []
         self._directories: set[str] = set()
-        if index.damage is not None:
-            self._problems.append(Finding(str(path), index.damage.message))
+        self._problems += [Finding(str(path), damage.error.message) for damage in index.damages]
         for member in index.members:
             name = member.name.removeprefix("./").rstrip("/")
             if member.kind is MemberKind.DIRECTORY:

@@ -110,13 +110,49 @@ def test_an_unreadable_sector_in_a_layer(tmp_path: Path) -> None:
 @pytest.mark.peer
 def test_an_unreadable_sector_in_the_headers_of_an_archive(tmp_path: Path) -> None:
     archive = shelf()
-    archive.members = [*archive.members[:9], ("x" * 90, MARK * 500), *archive.members[9:]]
+    archive.members = [*archive.members[:9], ("x" * 90, MARK * 5000), *archive.members[9:]]
     content = archive.build()
     with unreadable_sector(tmp_path, content, content.index(b"x" * 90)) as source:
         result = migrate("convert", source, tmp_path / "out")
     assert result.code == 3, result.err
-    assert any("Input/output error" in line and "what follows is lost" in line for line in result.errors)
+    assert any("Input/output error" in line and "reading goes on at byte" in line for line in result.errors)
     assert migrate("verify", "-q", tmp_path / "out").code == 0
+
+
+HEADERS = [
+    f"{legacy_id(name)}/{part}" for name in ("base", "middle", "lost") for part in ("VERSION", "json", "layer.tar")
+]
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\0"])
+@pytest.mark.parametrize("way", ["file", "pipe"])
+@pytest.mark.parametrize("name", [*HEADERS, "repositories"])
+def test_a_lost_header_loses_what_needs_its_member(tmp_path: Path, name: str, way: str, filling: bytes) -> None:
+    content = bytearray(shelf().build())
+    start = content.index(name.encode() + b"\0")
+    content[start : start + 512] = filling * 512
+    (tmp_path / "source.tar").write_bytes(content)
+    source, stdin = (tmp_path / "source.tar", None) if way == "file" else (Path("-"), bytes(content))
+    result = migrate("convert", source, tmp_path / "out", stdin=stdin)
+    report = json.loads((tmp_path / "out" / "migration-report.json").read_bytes())
+    tops = {image["legacy_id"] for image in report["images"]}
+    lost = {"base": {"good", "top"}, "middle": {"top"}, "lost": {"top"}}
+    owner = next((layer for layer in lost if name.startswith(legacy_id(layer))), None)
+    needless = owner is None or name.endswith("VERSION")
+    assert {
+        legacy_id(top) for top in {"good", "alone", "top"} - (set() if needless or owner is None else lost[owner])
+    } <= tops
+    assert (result.code, "reading goes on" in result.err) == (3, name != "repositories")
+    if name != "repositories":
+        assert images(report)[legacy_id("alone")] == ["alone:1"], "the names stand behind the damage"
+
+
+def test_a_lost_first_header(tmp_path: Path) -> None:
+    content = bytearray(shelf().build())
+    content[:512] = b"\xff" * 512
+    (tmp_path / "source.tar").write_bytes(content)
+    report = converted(migrate("convert", tmp_path / "source.tar", tmp_path / "out"), tmp_path / "out")
+    assert sorted(name for names in images(report).values() for name in names) == ["alone:1", "bad:1", "good:1"]
 
 
 # --- truncated, and salvaged -----------------------------------------------------------------------------------------

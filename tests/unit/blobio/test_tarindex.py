@@ -12,17 +12,21 @@ import pytest
 
 from migrate.blobio import limits
 from migrate.blobio.tarheader import BLOCK, parse_number, parse_pax
-from migrate.blobio.tarindex import MemberKind, TarIndex, index_tar, looks_like_tar
+from migrate.blobio.tarindex import IsExpected, MemberKind, TarIndex, index_tar, looks_like_tar
 from migrate.errors import DamagedError, LimitError, TruncatedError, UnsupportedError
 
 LONG = "directory-of-some-length/" * 8 + "file"
 
 
-def scan(content: bytes) -> TarIndex:
+def scan(content: bytes, is_expected: IsExpected | None = None) -> TarIndex:
     with tempfile.TemporaryFile() as file:
         file.write(content)
         file.flush()
-        return index_tar(file.fileno(), "test.tar")
+        return index_tar(file.fileno(), "test.tar", is_expected)
+
+
+def error_of(index: TarIndex) -> Exception | None:
+    return index.damages[-1].error if index.damages else None
 
 
 def build(fill: Callable[[tarfile.TarFile], None], format_: int) -> bytes:
@@ -55,7 +59,7 @@ def sample(archive: tarfile.TarFile) -> None:
 def test_every_dialect_is_read_as_python_reads_it(format_: int) -> None:
     content = build(sample, format_)
     index = scan(content)
-    assert index.damage is None
+    assert index.damages == []
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         expected = [(member.name, member.size, member.offset_data, member.linkname) for member in archive]
     assert [(one.name.rstrip("/"), one.size, one.offset, one.link) for one in index.members] == expected
@@ -115,9 +119,9 @@ def test_truncation_is_found_wherever_a_member_could_be_lost() -> None:
     end = last.offset + last.size
     for cut in range(0, end + 1, 37):
         index = scan(content[:cut])
-        assert isinstance(index.damage, TruncatedError), cut
+        assert isinstance(error_of(index), TruncatedError), cut
         assert index.members == whole.members[: len(index.members)]
-    assert scan(content[: end + 100]).damage is None, "only a part of the end marker is missing"
+    assert scan(content[: end + 100]).damages == [], "only a part of the end marker is missing"
 
 
 def test_a_damaged_header_ends_the_scan_and_keeps_what_came_before() -> None:
@@ -125,8 +129,9 @@ def test_a_damaged_header_ends_the_scan_and_keeps_what_came_before() -> None:
     third = scan(bytes(content)).members[2].offset - BLOCK
     content[third + 3] ^= 0x20
     index = scan(bytes(content))
-    assert isinstance(index.damage, DamagedError)
-    assert "wrong checksum" in str(index.damage)
+    (damage,) = index.damages
+    assert isinstance(damage.error, DamagedError)
+    assert "wrong checksum; what follows is lost" in damage.message
     assert len(index.members) == 2
 
 
@@ -137,7 +142,7 @@ def test_every_flipped_byte_of_a_header_is_noticed() -> None:
         changed[position] ^= 0x01
         if 148 <= position < 156 and not 148 <= position < 154:
             continue  # the two bytes that end the checksum field carry no digit
-        assert scan(bytes(changed)).damage is not None, position
+        assert scan(bytes(changed)).damages, position
 
 
 def test_sparse_members_are_refused_in_both_forms() -> None:
@@ -149,7 +154,7 @@ def test_sparse_members_are_refused_in_both_forms() -> None:
     member.pax_headers = {"GNU.sparse.major": "1"}
     pax = member.create_pax_header(member.get_info(), "utf-8") + bytes(2 * BLOCK)
     for content in (bytes(gnu), pax):
-        damage = scan(content).damage
+        damage = error_of(scan(content))
         assert isinstance(damage, UnsupportedError)
         assert "--sparse" in str(damage)
 
@@ -173,3 +178,72 @@ def test_what_is_no_tar_does_not_look_like_one() -> None:
     assert looks_like_tar(bytes(1024))
     assert not looks_like_tar(content[:100])
     assert not looks_like_tar(os.urandom(1024))
+
+
+# --- going on behind damage ------------------------------------------------------------------------------------------
+
+
+def inner(archive: tarfile.TarFile) -> None:
+    for name in ("m-2", "etc", "m-9"):
+        add(archive, name, build(lambda deep: add(deep, "m-1"), tarfile.GNU_FORMAT))
+
+
+def outer(archive: tarfile.TarFile) -> None:
+    for number in range(6):
+        add(archive, f"m-{number}", build(inner, tarfile.GNU_FORMAT) if number == 2 else b"x" * (number * 300))
+
+
+def is_member(name: str) -> bool:
+    return name.startswith("m-") and name != "m-9"
+
+
+CONTENT = build(outer, tarfile.GNU_FORMAT)
+WHOLE = scan(CONTENT).members
+
+
+def without(*numbers: int) -> list[str]:
+    return [member.name for number, member in enumerate(WHOLE) if number not in numbers]
+
+
+@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("filling", [b"\xff", b"\0"])
+def test_one_lost_header_loses_one_member(number: int, filling: bytes) -> None:
+    content = bytearray(CONTENT)
+    start = WHOLE[number].offset - BLOCK
+    content[start : start + BLOCK] = filling * BLOCK
+    index = scan(bytes(content), is_member)
+    found = [member.name for member in index.members]
+    if number == 2:  # the layer's own first entry has a member's name, and cannot be told from one
+        assert found == ["m-0", "m-1", "m-2", "etc", "m-9", *without(0, 1, 2)]
+        assert (len(index.damages), index.sound) == (2, 2)
+        return
+    assert index.members == [member for member in WHOLE if member is not WHOLE[number]]
+    (damage,) = index.damages
+    assert str(start) in damage.message.replace(",", "")
+    assert index.sound == (None if number == 5 else number)
+
+
+def test_nothing_inside_a_layer_is_taken_for_a_member() -> None:
+    content = bytearray(CONTENT)
+    start = WHOLE[2].offset - BLOCK
+    content[start : start + BLOCK] = b"\xff" * BLOCK
+    index = scan(bytes(content), lambda name: name in ("m-3", "m-1"))
+    assert [member.name for member in index.members] == without(2), "m-1 stands in a file, not in a header's place"
+
+
+def test_several_places_of_damage() -> None:
+    content = bytearray(CONTENT)
+    for number in (1, 4):
+        content[WHOLE[number].offset - BLOCK + 1] ^= 0xFF
+    index = scan(bytes(content), is_member)
+    assert [member.name for member in index.members] == without(1, 4)
+    assert (len(index.damages), index.sound) == (2, 1)
+    assert all("reading goes on at byte" in damage.message for damage in index.damages)
+
+
+def test_behind_a_sound_end_nothing_is_found() -> None:
+    assert scan(CONTENT + bytes(3 << 20), is_member).damages == []
+    assert scan(CONTENT + os.urandom(BLOCK * 40), is_member).damages == []
+    index = scan(CONTENT + CONTENT, is_member)
+    assert [member.name for member in index.members] == without() * 2
+    assert "where the archive does not end" in index.damages[0].message
