@@ -121,7 +121,7 @@ class Conversion:
             (index, opened) for index, opened in enumerate(self.sources) if fills(opened.source, StreamsLayers)
         ]
         if streaming and not self.options.images:
-            with PassingLayers(store, self.options, self.progress, self._observe) as passing:
+            with PassingLayers(store, self.options, self.progress, self.observer, self._sampler) as passing:
                 for index, opened in streaming:
                     self._pass_stream(index, opened, passing)
             self._passed = passing.layers
@@ -266,21 +266,20 @@ class Conversion:
                         jobs[job.key] = _without_claim(job)
         check_room((job.payload for key, job in jobs.items() if key not in self._passed), store, self.options)
         self._rootfs = self._open_rootfs_check()
-        hashed = rehash(list(jobs.values()), store, self.options, self.progress, self._observe, self._passed)
-        return hashed if self._estimate is None else {key: self._estimated(key, row) for key, row in hashed.items()}
+        observer = self.observer if self._rootfs is None else self._observe
+        hashed = rehash(
+            list(jobs.values()), store, self.options, self.progress, observer, self._passed, sampler=self._sampler
+        )
+        return hashed if self._estimate is None else _with_estimates(hashed, self._estimate)
 
-    def _estimated(self, key: JobKey, layer: HashedLayer | MigrateError) -> HashedLayer | MigrateError:
-        if isinstance(layer, MigrateError) or self._estimate is None:
-            return layer
-        size = layer.carried.size if layer.carried is not None else self._estimate.size_of(key, layer.tar_size)
-        return replace(layer, estimate=size)
+    @property
+    def _sampler(self) -> ObserverFactory | None:
+        return None if self._estimate is None else self._estimate.observe
 
     def _observe(self, job: LayerJob) -> TarObserver | None:
         observers = [self._rootfs.observer(job) if self._rootfs is not None else None]
         if self.observer is not None:
             observers.append(self.observer(job))
-        if self._estimate is not None:
-            observers.append(self._estimate.observe(job))
         return observe_all([observer for observer in observers if observer is not None])
 
     def _compose(self, planned: PlannedImage) -> FinishedImage | None:
@@ -429,6 +428,17 @@ class Conversion:
         self.progress.emit(
             Event(kind="failure", name=", ".join(references) or legacy_id or location, message=error.message)
         )
+
+
+def _with_estimates(hashed: Hashed, estimate: SizeEstimate) -> Hashed:
+    """Of equal layers one was sampled, and it stands for all."""
+    rows = {key: row for key, row in hashed.items() if isinstance(row, HashedLayer)}
+    sampled = {row.diff_id: key for key, row in rows.items() if estimate.has_sampled(key)}
+    sizes = {
+        key: estimate.size_of(sampled.get(row.diff_id, key), row.tar_size) if row.carried is None else row.carried.size
+        for key, row in rows.items()
+    }
+    return {**hashed, **{key: replace(row, estimate=sizes[key]) for key, row in rows.items()}}
 
 
 def _without_claim(job: LayerJob) -> LayerJob:

@@ -40,6 +40,9 @@ class SizeEstimate:
         sampler = self._samplers[job.key] = _Sampler()
         return sampler
 
+    def has_sampled(self, key: JobKey) -> bool:
+        return key in self._samplers
+
     def size_of(self, key: JobKey, tar_size: int) -> int:
         """Estimated bytes of the blob of a tar of `tar_size` bytes."""
         sampler = self._samplers.get(key)

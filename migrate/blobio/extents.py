@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import io
 import os
-from typing import BinaryIO, cast
+from collections.abc import Callable
+from typing import BinaryIO, Final, cast
 
+from migrate.blobio.payload import Extent
 from migrate.errors import SourceError, TruncatedError
+
+_COMPARED_BYTES: Final = 64 * 1024
+"""Two blocks of this size stay in a core's cache between reading and comparing."""
+_NOT_FROM_DISK: Final = getattr(os, "RWF_NOWAIT", 0)
 
 
 class ExtentStream(io.RawIOBase):
@@ -45,3 +51,30 @@ class ExtentStream(io.RawIOBase):
 
 def open_extent(fd: int, offset: int, size: int, what: str) -> BinaryIO:
     return cast(BinaryIO, ExtentStream(fd, offset, size, what))
+
+
+def same_bytes(unread: Extent, read: Extent, check_stop: Callable[[], None]) -> bool | None:
+    """Whether two extents of one size hold the same bytes, `read` of which were read a while ago.
+
+    None where that cannot be told cheaply: where `read` would have to come from the disk once more, or something
+    cannot be read. A comparison costs a fraction of a hash as long as both are in memory.
+    """
+    if not _NOT_FROM_DISK or unread.size != read.size:
+        return None
+    mine, theirs = bytearray(_COMPARED_BYTES), bytearray(_COMPARED_BYTES)
+    left, right = memoryview(mine), memoryview(theirs)
+    position = 0
+    while position < unread.size:
+        check_stop()
+        count = min(_COMPARED_BYTES, unread.size - position)
+        try:
+            if os.preadv(unread.fd, [left[:count]], unread.offset + position) < count:
+                return None
+            if os.preadv(read.fd, [right[:count]], read.offset + position, _NOT_FROM_DISK) < count:
+                return None
+        except OSError:
+            return None
+        if mine != theirs:  # behind the last bytes both hold what was the same before
+            return False
+        position += count
+    return True

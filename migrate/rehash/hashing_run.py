@@ -15,8 +15,10 @@ from migrate.rehash.ports import (
     LayerJob,
     ObserverFactory,
     TarObserver,
+    observe_all,
 )
 from migrate.rehash.reading import LayerFacts, OpenLayer, TakesBlocks, as_layer_error, layer_name
+from migrate.rehash.twins import ReadLayers
 from migrate.rehash.workers import Workers, batches
 
 _TOLD_BYTES: Final = 8 * 1024 * 1024
@@ -29,18 +31,28 @@ class Hashing:
     """Reads layers and learns their diffIDs; keeps nothing."""
 
     def __init__(
-        self, options: ConvertOptions, progress: Progress, observer: ObserverFactory | None, workers: Workers
+        self,
+        options: ConvertOptions,
+        progress: Progress,
+        observer: ObserverFactory | None,
+        workers: Workers,
+        sampler: ObserverFactory | None = None,
     ) -> None:
+        """`observer` has to see every layer, `sampler` only different ones."""
         self._workers = workers
         self._lock = threading.Lock()
         self._options = options
         self._progress = progress
         self._observer = observer
+        self._sampler = sampler
+        self._read_layers = ReadLayers()
 
     def run(self, layers: Sequence[Layer]) -> None:
         layers = [layer for layer in layers if layer.is_unread]
         self._announce("hash", layers)
-        self._each(layers, lambda layer: self._open(layer, self._hash))
+        first, twins = _by_size(layers)
+        self._each(first, lambda layer: self._open(layer, self._hash))
+        self._each(twins, lambda layer: self._open(layer, self._hash))
 
     def read_passing(self, job: LayerJob) -> Layer:
         """A layer that can be read only once, read; what goes wrong in it is its error."""
@@ -54,7 +66,18 @@ class Hashing:
     def _hash(self, layer: Layer, opened: OpenLayer) -> None:
         # The digest of a gzip layer that would be taken over tells its size in the target.
         want_digest = opened.kind == "gzip" == STORED_KIND.get(self._options.compression)
-        self._read(layer, opened, HashOnly(opened.known_tar_size()), want_digest=want_digest)
+        if not self._compare(layer, opened, want_digest=want_digest):
+            self._read(layer, opened, HashOnly(opened.known_tar_size()), want_digest=want_digest)
+
+    def _compare(self, layer: Layer, opened: OpenLayer, *, want_digest: bool = False) -> bool:
+        """True if the layer's bytes are those of one that was read, so that everything is known of it."""
+        if self._observer is not None or layer.facts is not None:
+            return False
+        between = self._between_blocks(layer, opened)
+        facts = self._read_layers.facts_of(layer, opened, between, want_digest=want_digest)
+        if facts is not None:
+            self._learn(layer, opened, facts)
+        return facts is not None
 
     def _each(self, layers: Sequence[Layer], step: Callable[[Layer], None]) -> None:
         """`step` for every layer; what goes wrong in it is the layer's error, unless it concerns the whole run."""
@@ -100,8 +123,8 @@ class Hashing:
         between = self._between_blocks(layer, opened)
         facts = opened.read(sink, want_digest=want_digest, observer=observer, check_stop=between)
         if layer.facts is None:
-            layer.facts = facts
-            self._done(layer, facts.stored_size)
+            self._learn(layer, opened, facts)
+            self._read_layers.add(layer, opened)
         elif layer.facts.diff_id != facts.diff_id:
             raise IntegrityError(
                 f"{layer_name(layer.job)}: changed while it was read: first diffID {layer.facts.diff_id},"
@@ -109,8 +132,17 @@ class Hashing:
             )
         return facts
 
+    def _learn(self, layer: Layer, opened: OpenLayer, facts: LayerFacts) -> None:
+        """The first whole look at a layer told this."""
+        del opened
+        layer.facts = facts
+        self._done(layer, facts.stored_size)
+
     def _new_observer(self, layer: Layer) -> TarObserver | None:
-        return None if self._observer is None else self._observer(layer.job)
+        factories = [factory for factory in (self._observer, self._sampler) if factory is not None]
+        if not factories:
+            return None
+        return observe_all([one for factory in factories if (one := factory(layer.job)) is not None])
 
     def _announce(self, stage: str, layers: Sequence[Layer]) -> None:
         total = sum(layer.job.payload.size or 0 for layer in layers)
@@ -139,3 +171,16 @@ class Hashing:
         with self._lock:
             self._advance(layer, size)
             self._progress.emit(Event(kind="layer", name=layer.job.layer.legacy_id, bytes=size))
+
+
+def _by_size(layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
+    """The first of every stored size, and those that may be equal to one of them."""
+    sizes: set[int] = set()
+    first: list[Layer] = []
+    twins: list[Layer] = []
+    for layer in layers:
+        size = layer.job.payload.size
+        (twins if size in sizes else first).append(layer)
+        if size is not None:
+            sizes.add(size)
+    return first, twins

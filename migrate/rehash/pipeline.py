@@ -36,7 +36,7 @@ from migrate.rehash.ports import (
     RemembersSizes,
     StoresBlobs,
 )
-from migrate.rehash.reading import LayerFacts, OpenLayer, TakesBlocks, layer_name
+from migrate.rehash.reading import LayerFacts, OpenLayer, layer_name
 from migrate.rehash.recall import Recall
 from migrate.rehash.workers import Workers, batches
 
@@ -53,10 +53,12 @@ def rehash(
     progress: Progress,
     observer: ObserverFactory | None = None,
     passed: Mapping[JobKey, Layer] | None = None,
+    sampler: ObserverFactory | None = None,
 ) -> dict[JobKey, HashedLayer | MigrateError]:
     """Hashes the layers of `jobs` and puts one blob for each distinct tar into `store`.
 
-    `passed` are the layers that PassingLayers has read already; they are not opened again.
+    `passed` are the layers that PassingLayers has read already; they are not opened again. `observer` sees every layer
+    that is read, and so keeps equal ones from being compared instead; `sampler` sees different ones.
 
     Every job has a result: the layer, or the error that it failed with. Without a store nothing is kept, and blobs are
     only measured if `options.exact_sizes` asks for it. Raises TargetError, and what stops a run.
@@ -69,7 +71,7 @@ def rehash(
     ]
     with Workers(options.jobs) as workers:
         if store is None:
-            Hashing(options, progress, observer, workers).run(layers)
+            Hashing(options, progress, observer, workers, sampler).run(layers)
         else:
             _Storing(store, options, progress, observer, workers).run(layers)
     return {layer.job.key: result_of(layer, options) for layer in sorted(layers, key=lambda layer: layer.job.key)}
@@ -126,7 +128,8 @@ class _Storing(Hashing):
         if layer.job.payload.keep:
             self._keep(layer, opened)
         elif opened.kind == "gzip" and self._compression == "gzip":
-            self._read(layer, opened, HashOnly(None), want_digest=True)
+            if not self._compare(layer, opened, want_digest=True):
+                self._read(layer, opened, HashOnly(None), want_digest=True)
         elif layer.tar_size is not None and layer.tar_size <= _SMALL_BYTES:
             self._read_small(layer, opened, layer.tar_size)
 
@@ -155,12 +158,10 @@ class _Storing(Hashing):
                 self._blobs.setdefault(diff_id, known)
         return known is not None
 
-    def _read(self, layer: Layer, opened: OpenLayer, sink: TakesBlocks, *, want_digest: bool = False) -> LayerFacts:
-        first = layer.facts is None
-        facts = super()._read(layer, opened, sink, want_digest=want_digest)
-        if first and self._recall is not None:
+    def _learn(self, layer: Layer, opened: OpenLayer, facts: LayerFacts) -> None:
+        super()._learn(layer, opened, facts)
+        if self._recall is not None:
             self._recall.remember(layer, opened)
-        return facts
 
     def _read_small(self, layer: Layer, opened: OpenLayer, tar_size: int) -> None:
         """Reads a small tar; the first of equal ones is compressed at once, while there is room for that."""
@@ -392,13 +393,14 @@ class PassingLayers:
         options: ConvertOptions,
         progress: Progress,
         observer: ObserverFactory | None = None,
+        sampler: ObserverFactory | None = None,
     ) -> None:
         self.layers: dict[JobKey, Layer] = {}
         self._workers = Workers(options.jobs)
         if store is None and options.exact_sizes:
             store = MeasuredBlobs()
         if store is None:
-            self._reader = Hashing(options, progress, observer, self._workers)
+            self._reader = Hashing(options, progress, observer, self._workers, sampler)
         else:
             self._reader = _Storing(store, options, progress, observer, self._workers)
 
