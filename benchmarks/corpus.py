@@ -14,6 +14,7 @@ import io
 import json
 import multiprocessing
 import random
+import stat
 import sys
 import sysconfig
 import tarfile
@@ -110,16 +111,22 @@ def _write_layers(directory: Path, unique_bytes: int) -> Iterator[Layer]:
 
 def _write_layer(path: Path, packages: Iterator[list[Path]], wanted: int, chance: random.Random) -> Layer:
     seen: set[Path] = set()
+    folders: set[Path] = set()
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         while tar.offset < wanted:
             files = next(packages, None)
             if files is None:
                 sys.exit("the installed packages are too few for a corpus of this size: pass a smaller --mib")
-            for file in _regular_files(files, seen):
-                entry = tarfile.TarInfo(str(file).lstrip("/"))
+            for file in _files_and_links(files, seen):
+                for folder in reversed(file.parents[:-1]):
+                    if folder not in folders:
+                        folders.add(folder)
+                        tar.addfile(_entry(folder, tarfile.DIRTYPE, chance))
+                if file.is_symlink():
+                    tar.addfile(_entry(file, tarfile.SYMTYPE, chance))
+                    continue
+                entry = _entry(file, tarfile.REGTYPE, chance)
                 entry.size = min(file.stat().st_size, max(wanted - tar.offset, 4096))
-                entry.mode = file.stat().st_mode & 0o7777
-                entry.mtime = 1_400_000_000 + chance.randrange(10_000_000)
                 with file.open("rb") as content:
                     tar.addfile(entry, content)
                 if tar.offset >= wanted:
@@ -131,18 +138,30 @@ def _write_layer(path: Path, packages: Iterator[list[Path]], wanted: int, chance
     return Layer(path, path.stat().st_size, content_digest.hexdigest())
 
 
-def _regular_files(files: Iterable[Path], seen: set[Path]) -> list[Path]:
+def _entry(path: Path, kind: bytes, chance: random.Random) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(str(path).lstrip("/"))
+    entry.type = kind
+    entry.mode = path.lstat().st_mode & 0o7777
+    entry.mtime = 1_400_000_000 + chance.randrange(10_000_000)
+    if kind == tarfile.SYMTYPE:
+        entry.linkname = str(path.readlink())
+    return entry
+
+
+def _files_and_links(paths: Iterable[Path], seen: set[Path]) -> list[Path]:
+    """What is there of a package, if it is not too large."""
     found = []
-    for file in files:
+    size = 0
+    for path in paths:
         try:
-            if file not in seen and not file.is_symlink() and file.is_file():
-                found.append(file)
-                seen.add(file)
+            status = path.lstat()
         except OSError:
             continue
-    if sum(file.stat().st_size for file in found) > _LARGEST_PACKAGE:
-        return []
-    return found
+        if path not in seen and (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+            found.append(path)
+            seen.add(path)
+            size += status.st_size
+    return found if size <= _LARGEST_PACKAGE else []
 
 
 # --- archives --------------------------------------------------------------------------------------------------------

@@ -301,15 +301,19 @@ class _PathForms:
         self._odd_twice = False
 
     def add_fields(self, fields: list[bytes]) -> None:
-        """Sorts the name fields of headers into forms: at once where all have the same, as in nearly every tar."""
-        names = list(map(bytes.rstrip, fields, repeat(b"\0")))
+        """Sorts the name fields of headers into forms: at once where all have the same, as in nearly every tar.
+
+        A directory's slash at the end is no other form.
+        """
+        names = list(map(bytes.rstrip, fields, repeat(b"\0/")))
         text = b"\n" + b"\n".join(names)
         steps = text.translate(_NEWLINE_AS_SLASH)
         if b"\0" not in text and b"//" not in steps:
             if b"/." not in steps or not _has_other_forms(text):
                 self._plain.extend(map(hash, names))
                 return
-            if text.count(b"\n./") == len(names) and b"/./" not in text and b"/../" not in text:
+            same = text.count(b"\n./") == len(names) == text.count(b"\n")
+            if same and b"/./" not in text and b"/../" not in text:
                 self._dotted.extend([hash(name[2:]) for name in names])
                 return
         self._add_each(names)
@@ -319,6 +323,7 @@ class _PathForms:
             self.add(name.partition(b"\0")[0])  # behind a NUL stand bytes that no reader looks at
 
     def add(self, name: bytes) -> None:
+        name = name.rstrip(b"/")
         if b"//" in name or b"/./" in name or b"/../" in name:
             clean = hash(_normalised(name))
             raw = hash(name)
@@ -346,7 +351,7 @@ class _PathForms:
 
 
 def _has_other_forms(text: bytes) -> bool:
-    return b"\n." in text or b"/./" in text or b"/../" in text
+    return b"\n./" in text or b"/./" in text or b"/../" in text
 
 
 def _normalised(name: bytes) -> bytes:
@@ -356,4 +361,4 @@ def _normalised(name: bytes) -> bytes:
             del parts[-1:]
         elif part not in (b"", b"."):
             parts.append(part)
-    return b"/".join(parts) + (b"/" if name.endswith(b"/") else b"")
+    return b"/".join(parts)

@@ -174,6 +174,11 @@ def test_a_directory_with_a_size_is_flagged() -> None:
         (["d/" * 60 + "long", "./" + "d/" * 60 + "long"], True),
         (["n" * 100, "./" + "n" * 100], True),
         (["n" * 99, "./" + "n" * 99], True),
+        (["d/", "d/e", "d"], False),
+        (["./", "./d/", "./d/e"], False),
+        (["d/", "./d"], True),
+        (["a//b/", "a/b"], True),
+        (["./x\ny", "x\ny"], True),
     ],
 )
 def test_one_path_in_two_forms_is_flagged(names: list[str], flagged: bool) -> None:
