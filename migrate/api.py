@@ -9,6 +9,7 @@ from pathlib import Path
 from migrate.convert import Conversion, OpenedSource, Outcome
 from migrate.errors import MigrateError
 from migrate.inventory import Inventory, take_inventory
+from migrate.locations import distinct_sources, refuse_to_write
 from migrate.model.options import ConvertOptions
 from migrate.progress import Progress, SilentProgress
 from migrate.readers.base import SourceOptions
@@ -30,17 +31,20 @@ def convert(
     """Converts every image found in `sources` into `target`, as `migrate convert` does.
 
     Gives the report and the exit code that the command would have: a source or image that fails does not raise, it
-    stands in `report.failures`. Raises TargetError when the target fails, UsageError for options that do not fit.
+    stands in `report.failures`. Raises TargetError when the target fails, UsageError for options that do not fit and
+    for a target that is a source, lies in one, or holds one.
     """
     options = options or ConvertOptions()
-    return _run(sources, options, open_target(str(target), options), progress)
+    locations = _distinct(sources)
+    refuse_to_write([*locations, *options.pool_files], target=str(target))
+    return _run(locations, options, open_target(str(target), options), progress)
 
 
 def plan(
     sources: Location | Sequence[Location], options: ConvertOptions | None = None, progress: Progress | None = None
 ) -> Outcome:
     """Reads and hashes everything, writes nothing: the report of `migrate plan`."""
-    return _run(sources, replace(options or ConvertOptions(), dry_run=True), None, progress)
+    return _run(_distinct(sources), replace(options or ConvertOptions(), dry_run=True), None, progress)
 
 
 def inspect(source: Location, *, source_type: str | None = None, driver: str | None = None) -> Inventory:
@@ -57,14 +61,17 @@ def verify(target: Location, *, jobs: int = 1, progress: Progress | None = None)
     return _verify(str(target), jobs, progress or SilentProgress())
 
 
+def _distinct(sources: Location | Sequence[Location]) -> list[str]:
+    return distinct_sources(map(str, [sources] if isinstance(sources, str | Path) else sources))
+
+
 def _run(
-    sources: Location | Sequence[Location],
+    locations: Sequence[str],
     options: ConvertOptions,
     target: ImageTarget | None,
     progress: Progress | None,
 ) -> Outcome:
-    locations = [sources] if isinstance(sources, str | Path) else sources
-    opened = list(_open(map(str, locations), options))
+    opened = list(_open(locations, options))
     try:
         return Conversion(opened, options, target, progress or SilentProgress()).run()
     finally:

@@ -20,12 +20,13 @@ from migrate.batch.merge import Merge
 from migrate.batch.plan import Candidate, Outcome, Plan, Shard, plan_tasks
 from migrate.batch.recipe import options_document, parse_options, recipe_of
 from migrate.batch.run import TaskRun
-from migrate.batch.search import find_candidates
+from migrate.batch.search import expand, find_candidates
 from migrate.batch.targets import absolute, journal_publisher, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
 from migrate.blobio.atomic import target_errors
 from migrate.convert import utc_now
 from migrate.errors import UsageError
+from migrate.locations import refuse_to_write
 from migrate.model.options import ConvertOptions
 from migrate.progress import Progress
 from migrate.report.document import Report
@@ -37,7 +38,8 @@ _SHARD_NAME = re.compile(r"journal-(\d+)-of-(\d+)\.jsonl")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRequest:
-    """What the user asks for. `lists` are open streams of locations, one a line. `options.jobs` counts workers."""
+    """What the user asks for. `lists` are open streams of locations, one a line. `options.jobs` counts workers.
+    `output_files` are what the caller will write itself, and may not be in a source."""
 
     target: str
     options: ConvertOptions
@@ -50,6 +52,7 @@ class BatchRequest:
     retry_failed: bool = False
     report_options: Mapping[str, object] = field(default_factory=dict)
     temporary_directory: str | None = None
+    output_files: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -80,9 +83,9 @@ OpenPool = Callable[[str, int, str | None], WorkerPool]
 def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_pool) -> BatchOutcome:
     """Raises UsageError, TargetError and KeyboardInterrupt; what is finished then stands in the journal."""
     started = utc_now()
+    candidates = _candidates(request)
     with _workplace(request) as (state, target, journal):
         ledger = Ledger.read(state)
-        candidates = _candidates(request)
         recipe = recipe_of(request.options, request.source_type)
         pool = pools(request.executor, request.options.jobs, request.scheduler)
         try:
@@ -102,15 +105,16 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         return _merge(ledger, locations, request, target, journal, progress, started, len(plan.done))
 
 
-def merge_batch(target: str, progress: Progress) -> BatchOutcome:
+def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = ()) -> BatchOutcome:
     """Ends what shards have done: images of all journals, with the options of their runs. Raises UsageError where
-    those differ, or where a shard is still at work."""
+    those differ, or where a shard is still at work. `output_files` are those of a BatchRequest."""
     started = utc_now()
     with open_state(target) as state:
         options, reported = _common_options(target, state)
     request = BatchRequest(target=target, options=options, report_options=reported)
     with _workplace(request) as (state, opened, journal):
         ledger = Ledger.read(state)
+        refuse_to_write(list(ledger.sources), files=output_files)
         return _merge(ledger, list(ledger.in_order()), request, opened, journal, progress, started, len(ledger.sources))
 
 
@@ -167,7 +171,11 @@ def _workplace(request: BatchRequest) -> Iterator[tuple[Path, ImageTarget | None
 
 
 def _candidates(request: BatchRequest) -> list[Candidate]:
-    found = find_candidates(request.locations, request.lists, source_type=request.source_type)
+    """Sources of the request, before anything is opened or written."""
+    named = expand(request.locations, request.lists)
+    found = find_candidates(named, source_type=request.source_type)
+    read = [*named, *(candidate.location for candidate in found), *request.options.pool_files]
+    refuse_to_write(read, target=request.target, files=request.output_files)
     if request.scheduler is not None:  # workers of a cluster stand in other directories
         found = [replace(candidate, location=absolute(candidate.location)) for candidate in found]
     shard = request.shard

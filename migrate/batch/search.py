@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO, Final
 from migrate.batch.plan import Candidate, Identity
 from migrate.blobio.rundir import STATE_DIRECTORY
 from migrate.errors import MigrateError, SourceUnreadableError, UsageError
+from migrate.locations import distinct_sources
 from migrate.readers.detect import detect_directory
 
 _MAGIC: Final = frozenset("*?[")
@@ -25,43 +27,66 @@ _LAYER_TREES: Final = frozenset({"aufs", "overlay", "vfs", "btrfs", "devicemappe
 """Folders of stores that hold layers, not images: walking them would cost as much as reading the store."""
 
 
-def find_candidates(
-    locations: Sequence[str], lists: Iterable[BinaryIO] = (), *, source_type: str | None = None
-) -> list[Candidate]:
-    """Everything that may be a source, each once, in the order of the command line and sorted within a directory.
+def expand(locations: Iterable[str], lists: Iterable[BinaryIO] = ()) -> list[str]:
+    """What the user names: files, directories and URLs, with globs and lists expanded, each once.
 
-    Raises UsageError for a glob without a match; a path that does not exist stays, so that it is reported as failed.
+    Raises UsageError for a glob without a match and for standard input; a path that does not exist stays, so that it
+    is reported as failed.
     """
+    named = (*locations, *(line for stream in lists for line in read_list(stream)))
+    return distinct_sources(match for text in named for match in _expand(text))
+
+
+def find_candidates(named: Iterable[str], *, source_type: str | None = None) -> list[Candidate]:
+    """Everything that may be a source, each once, in the order of `named` and sorted within a directory."""
     found: dict[str, Identity] = {}
-    for text in (*locations, *(line for stream in lists for line in read_list(stream))):
+    paths: list[str] = []
+    for text in named:
         if "://" in text:
-            found |= {url: identity for url, identity in _expand_url(text) if url not in found}
-            continue
-        for location in _expand(text, source_type):
-            if location not in found:
-                found[location] = identify(location)
-    return [Candidate(location, identity, order) for order, (location, identity) in enumerate(found.items())]
+            listed = dict(_expand_url(text))
+            found |= listed
+            paths += listed
+        else:
+            paths += _search(text, source_type)
+    return [
+        Candidate(location, found.get(location) or identify(location), order)
+        for order, location in enumerate(distinct_sources(paths))
+    ]
 
 
 def read_list(stream: BinaryIO) -> Iterator[str]:
-    """The lines of a list, in the file system's encoding; empty ones are left out. UsageError for a binary file."""
+    """The lines of a list, in the file system's encoding; empty ones and blank ones are left out. UsageError for a
+    binary file."""
     while line := stream.readline(_LINE_BYTES + 1):
         if len(line) > _LINE_BYTES or b"\0" in line:
             raise UsageError("--from-file: not a list of paths, one a line")
         text = os.fsdecode(line.rstrip(b"\r\n"))
-        if text:
+        if text.strip():
             yield text
 
 
-def _expand(text: str, source_type: str | None) -> Iterator[str]:
-    if _MAGIC & set(text) and not os.path.lexists(text):
-        matches = sorted(glob.glob(text, recursive=True, include_hidden=False))
-        if not matches:
-            raise UsageError(f"{text}: nothing matches")
-        for match in matches:
-            yield from _search(match, source_type)
-    else:
-        yield from _search(text, source_type)
+def list_line(location: str) -> bytes | None:
+    """The line of a list that `read_list` reads back as `location`; None for a name that no line can hold, such as one
+    with a newline in it."""
+    line = os.fsencode(location) + b"\n"
+    try:
+        return line if list(read_list(io.BytesIO(line))) == [location] else None
+    except UsageError:
+        return None
+
+
+def _expand(text: str) -> Sequence[str]:
+    if text == "-":
+        raise UsageError(
+            "standard input cannot be a source of a batch: its workers do not have it, and a later run could not tell"
+            " it from another; use `migrate convert -`"
+        )
+    if "://" in text or not _MAGIC & set(text) or os.path.lexists(text):
+        return [text]
+    matches = sorted(glob.glob(text, recursive=True, include_hidden=False))
+    if not matches:
+        raise UsageError(f"{text}: nothing matches")
+    return ["./-" if match == "-" else match for match in matches]
 
 
 # --- directories -------------------------------------------------------------------------------------------------

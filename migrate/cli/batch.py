@@ -128,7 +128,6 @@ def _request(target: str, locations: Sequence[str], values: dict[str, Any]) -> I
     from migrate.batch.plan import Shard
     from migrate.cli import session
 
-    session.refuse_target_in_source(target, locations)
     reported = {name: value for name, value in values.items() if name not in _NOT_REPORTED}
     with ExitStack() as stack:
         yield BatchRequest(

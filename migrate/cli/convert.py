@@ -49,11 +49,12 @@ def command(**values: Any) -> None:
     from migrate.cli import session
     from migrate.cli.terminal import make_progress
     from migrate.convert import Conversion
+    from migrate.locations import refuse_to_write
     from migrate.writers.open_target import open_target, rehearse_target
 
     session.set_up_logging(values["verbose"])
     options = convert_options(values, dry_run=values["dry_run"], exact_sizes=True)
-    session.refuse_target_in_source(values["target"], values["sources"])
+    refuse_to_write([*values["sources"], *options.pool_files], target=values["target"])
     spool = session.spool_directory(values["target"])
     sources = session.open_sources(values["sources"], values["source_type"], options, spool)
     try:

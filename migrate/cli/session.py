@@ -13,11 +13,13 @@ import click
 from migrate.cli.report_file import write_output
 from migrate.convert import Conversion, OpenedSource, Outcome
 from migrate.errors import MigrateError, UsageError
+from migrate.locations import distinct_sources
 from migrate.model.options import ConvertOptions
 from migrate.readers.base import SourceOptions
 from migrate.readers.detect import open_source
 from migrate.report.document import Failure, Report
 from migrate.report.tables import printable
+from migrate.writers.open_target import target_path
 
 
 def set_up_logging(verbose: int) -> None:
@@ -44,7 +46,7 @@ def open_sources(
         max_ratio=options.max_ratio,
     )
     opened = []
-    for location in locations:
+    for location in distinct_sources(locations):
         try:
             opened.append(OpenedSource(location, open_source(location, source_type, reading)))
         except MigrateError as error:
@@ -62,31 +64,10 @@ def spool_directory(target: str) -> str | None:
     return next((str(parent) for parent in Path(path).absolute().parents if parent.is_dir()), None)
 
 
-def target_path(target: str) -> str | None:
-    """The path of a target on disk, None for one that is elsewhere."""
-    scheme, colon, rest = target.partition(":")
-    path = rest if colon and scheme in ("oci", "oci-archive", "docker-archive", "registry-storage") else target
-    return None if path == "-" or "://" in target else path
-
-
 def close_sources(sources: Iterable[OpenedSource]) -> None:
     for opened in sources:
         if opened.source is not None:
             opened.source.close()
-
-
-def refuse_target_in_source(target: str, locations: Sequence[str]) -> None:
-    """The source is never written to: a target inside one, or around one, is refused before anything is opened."""
-    path = target_path(target)
-    if path is None:
-        return
-    resolved = Path(path).resolve()
-    for location in locations:
-        if location == "-" or "://" in location:
-            continue
-        source = Path(location).resolve()
-        if resolved == source or source in resolved.parents:
-            raise UsageError(f"the target {target} lies in the source {location}, which is never written to")
 
 
 def write_reports(report: Report, values: dict[str, Any]) -> None:

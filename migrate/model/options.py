@@ -65,6 +65,11 @@ class ConvertOptions:
     max_ratio: int | None = None
 
     @property
+    def pool_files(self) -> tuple[str, ...]:
+        """What is read of a devicemapper store beside its root."""
+        return tuple(path for path in (self.dm_data, self.dm_metadata) if path)
+
+    @property
     def for_readers(self) -> dict[str, str]:
         """What readers may want to know beside the location, as `SourceOptions.extra` takes it."""
         return {name: "yes" for name in ("dry_run", "insecure", "salvage") if getattr(self, name)}

@@ -9,6 +9,7 @@ from migrate.model.options import ConvertOptions
 from migrate.writers.base import ImageTarget
 
 _PREFIX = re.compile(r"([a-z][a-z0-9+-]*):(.*)", re.DOTALL)
+_PATH_PREFIXES = ("oci", "oci-archive", "docker-archive", "registry-storage")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.DOTALL)
 
 
@@ -54,9 +55,20 @@ def _checked(text: str) -> tuple[str, str]:
     return prefix, rest
 
 
+def goes_to_stdout(text: str) -> bool:
+    return re.fullmatch(r"(?:oci|docker)-archive:(?:-|/dev/stdout)", text) is not None
+
+
+def target_path(text: str) -> str | None:
+    """The path of a target on disk, None for one that is elsewhere."""
+    scheme, colon, rest = text.partition(":")
+    path = rest if colon and scheme in _PATH_PREFIXES else text
+    return None if path in ("", "-") or "://" in text else path
+
+
 def _split(text: str) -> tuple[str, str]:
     match = _PREFIX.fullmatch(text)
-    if match and match[1] in ("oci", "oci-archive", "docker-archive", "registry-storage"):
+    if match and match[1] in _PATH_PREFIXES:
         return match[1], match[2]
     if text.startswith("docker://"):
         return "docker", text.removeprefix("docker://")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,3 +215,30 @@ def test_nothing_but_other_files(tmp_path: Path) -> None:
     result = migrate("batch", tmp_path / "shelf", tmp_path / "out")
     assert result.code == 4
     assert "lost.tar: is empty" in result.err
+
+
+@pytest.mark.parametrize("how", ["glob", "list", "directory"])
+def test_a_target_in_a_source_by_whatever_way_that_comes(how: str, shelf: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(shelf, tmp_path / "shelf")
+    (tmp_path / "list").write_text(f"{mine}\n")
+    ways = {"glob": f"{tmp_path}/sh*", "list": f"--from-file={tmp_path / 'list'}", "directory": str(mine)}
+    result = migrate("batch", ways[how], mine / "out")
+    assert result.code == 2
+    assert "a source is never written to" in result.err
+    assert not (mine / "out").exists()
+
+
+def test_a_registry_below_the_target_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(archive("app"))
+    assert migrate("convert", tmp_path / "a.tar", f"registry-storage:{tmp_path}/new").code == 0
+    source = tmp_path / "new" / "docker" / "registry" / "v2"
+    assert migrate("convert", source, f"registry-storage:{tmp_path}/new").code == 2
+
+
+def test_standard_input_is_no_source_of_a_batch(shelf: Path, tmp_path: Path) -> None:
+    content = archive("app")
+    for arguments in (["-", f"{shelf}/cut.tar"], ["--executor", "threads", "-"], ["--scheduler", "tcp://none:1", "-"]):
+        result = migrate("batch", *arguments, tmp_path / "out", stdin=content)
+        assert result.code == 2
+        assert "use `migrate convert -`" in result.err
+    assert not (tmp_path / "out").exists()

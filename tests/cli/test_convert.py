@@ -376,3 +376,12 @@ def test_a_dry_run_tells_what_the_target_would_get(archive: Path, tmp_path: Path
 def test_a_dry_run_into_no_target(archive: Path) -> None:
     for target in ("docker-archive:", "s3://bucket/layout", "-"):
         assert migrate("convert", "--dry-run", archive, target).code == 2
+
+
+def test_a_source_of_several_names_counts_once(archive: Path, tmp_path: Path) -> None:
+    names = [str(archive), f"{archive.parent}/./{archive.name}", archive.name]
+    once = migrate("plan", "--report", "-", archive).json()
+    several = migrate("plan", "--report", "-", *names, cwd=archive.parent).json()
+    assert stable(several) == stable(once)
+    assert migrate("convert", "-q", *names, tmp_path / "out", cwd=archive.parent).code == 0
+    assert report_of(tmp_path / "out")["totals"]["legacy_bytes"] == once["totals"]["legacy_bytes"]

@@ -1,0 +1,82 @@
+"""Where sources stand on disk: two names of one source are one, and nothing is ever written to one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from migrate.errors import UsageError
+from migrate.writers.open_target import target_path
+
+_Mark = tuple[int, int]
+"""Device and inode: no hard link, symbolic link or bind mount hides what a name stands for."""
+
+
+def distinct_sources(locations: Iterable[str]) -> list[str]:
+    """Each source once, by the first of its names: `a.tar`, `./a.tar` and `/shelf/a.tar` can be one.
+
+    A link to a file, and a hard link, is a source of its own.
+    """
+    places = _Places()
+    found: dict[str, str] = {}
+    for location in locations:
+        found.setdefault(places.of(location) if _is_on_disk(location) else location, location)
+    return list(found.values())
+
+
+def refuse_to_write(sources: Sequence[str], *, target: str | None = None, files: Iterable[str] = ()) -> None:
+    """A source is only read. UsageError where the target or one of the files is a source or lies in one, and where a
+    source lies in the target, among what is written there. To be called before anything is opened."""
+    path = None if target is None else target_path(target)
+    written = [] if path is None else [(f"the target {target}", path)]
+    written += [(f"the output file {name}", name) for name in files]
+    marks = {mark: what for what, name in reversed(written) for mark in _marks_around(name)}
+    home = None if path is None else os.path.join(os.path.realpath(path), "")
+    places = _Places()
+    for source in filter(_is_on_disk, sources):
+        what = marks.get(_mark_of(source) or (-1, -1))
+        if what is not None:
+            raise UsageError(f"{what} is the source {source} or lies in it, and a source is never written to")
+        if home is not None and places.of(source).startswith(home):
+            raise UsageError(f"the source {source} lies in the target {target}, and a source is never written to")
+
+
+def _is_on_disk(location: str) -> bool:
+    return location != "-" and "://" not in location
+
+
+def _marks_around(path: str) -> Iterator[_Mark]:
+    """Of what stands at `path`, and of every directory that it lies in."""
+    place = os.path.realpath(path)
+    while True:
+        mark = _mark_of(place)
+        if mark is not None:
+            yield mark
+        parent = os.path.dirname(place)
+        if parent == place:
+            return
+        place = parent
+
+
+def _mark_of(path: str) -> _Mark | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # what is not there cannot be written to; opening it will say what is wrong
+        return None
+    return status.st_dev, status.st_ino
+
+
+class _Places:
+    """Absolute paths without links; a shelf's many files cost one look at their directory."""
+
+    def __init__(self) -> None:
+        self._directories: dict[str, str] = {}
+
+    def of(self, location: str) -> str:
+        """The file's or link's own place in its directory; a link to a directory is that directory."""
+        directory, name = os.path.split(location)
+        if name in ("", ".", "..") or os.path.isdir(location):
+            return os.path.realpath(location)
+        if directory not in self._directories:
+            self._directories[directory] = os.path.realpath(directory)
+        return os.path.join(self._directories[directory], name)
