@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from migrate.cli.completion import Location
 from migrate.cli.options import convert_options, image_options, reported_options, run_options, source_options
+from migrate.cli.outputs import LISTS, Outputs, option_name
 from migrate.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 _NOT_REPORTED = frozenset(
     {
         *("arguments", "from_file", "executor", "scheduler", "shard", "retry_failed", "merge", "status", "json_"),
-        *("failed_list", "skipped_list", "converted_list"),
+        *LISTS,
     }
 )
 """Options that say how the work is shared out; what comes out is the same with any of them."""
+_PIECE_BYTES = 1024 * 1024
 
 
 @click.command("batch", short_help="Convert thousands of sources, with a journal and workers.")
@@ -52,9 +53,13 @@ _NOT_REPORTED = frozenset(
 @click.option("--status", is_flag=True, help="Only TARGET: tell where its batch stands, also while it runs.")
 @click.option("--json", "json_", is_flag=True, help="With --status: for programs.")
 @click.option("--retry-failed", is_flag=True, help="Read sources again that failed before.")
-@click.option("--failed-list", metavar="FILE", help="Write the sources that failed there, for --from-file.")
-@click.option("--skipped-list", metavar="FILE", help="Write the files there that are no image archives.")
-@click.option("--converted-list", metavar="FILE", help="Write the sources there that are converted.")
+@click.option(
+    "--failed-list", metavar="FILE", help="Write the failed sources there, for --from-file; - is standard output."
+)
+@click.option(
+    "--skipped-list", metavar="FILE", help="Write files that are no image archives there; - is standard output."
+)
+@click.option("--converted-list", metavar="FILE", help="Write the converted sources there; - is standard output.")
 @run_options
 def command(**values: Any) -> None:
     """Convert every image of many SOURCEs into one layout, with many workers, and account for every file.
@@ -82,17 +87,18 @@ def command(**values: Any) -> None:
     session.set_up_logging(values["verbose"])
     _check(values)
     *locations, target = values["arguments"]
+    outputs = Outputs(values, target=target)
     if values["status"]:
         _show_status(target, as_json=values["json_"])
         return
     try:
         with make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress:
-            outcome = _run(target, locations, values, progress)
+            outcome = _run(target, locations, values, outputs, progress)
     except KeyboardInterrupt:
         _say_how_to_continue(target)
         sys.exit(130)
     try:
-        _tell(outcome, target, values)
+        _tell(outcome, target, values, outputs)
     finally:
         outcome.close()
     sys.exit(outcome.exit_code)
@@ -107,23 +113,29 @@ def _check(values: dict[str, Any]) -> None:
         raise UsageError(f"--{alone[0]} takes the TARGET and no sources")
     if not alone and count == 1 and not values["from_file"]:
         raise UsageError("name the sources before the TARGET, or give --from-file")
-    if values["shard"] and values["dry_run"]:
-        raise UsageError("--shard with --dry-run: a part of a batch gives no report of its own")
+    for option in ("dry_run", "report", "html"):
+        if values["shard"] and values[option]:
+            raise UsageError(f"--shard with {option_name(option)}: a part of a batch gives no report of its own")
+    for option in ("report", "html", *LISTS):
+        if values["status"] and values[option]:
+            raise UsageError(f"--status with {option_name(option)}: only a run or --merge writes that file")
     if list(values["from_file"]).count("-") > 1:
         raise UsageError("standard input can be read only once")
 
 
-def _run(target: str, locations: Sequence[str], values: dict[str, Any], progress: Progress) -> BatchOutcome:
+def _run(
+    target: str, locations: Sequence[str], values: dict[str, Any], outputs: Outputs, progress: Progress
+) -> BatchOutcome:
     from migrate.batch.batch import merge_batch, run_batch
 
     if values["merge"]:
-        return merge_batch(target, progress)
-    with _request(target, locations, values) as request:
+        return merge_batch(target, progress, outputs.files)
+    with _request(target, locations, values, outputs) as request:
         return run_batch(request, progress)
 
 
 @contextmanager
-def _request(target: str, locations: Sequence[str], values: dict[str, Any]) -> Iterator[BatchRequest]:
+def _request(target: str, locations: Sequence[str], values: dict[str, Any], outputs: Outputs) -> Iterator[BatchRequest]:
     from migrate.batch.batch import BatchRequest
     from migrate.batch.plan import Shard
     from migrate.cli import session
@@ -142,6 +154,7 @@ def _request(target: str, locations: Sequence[str], values: dict[str, Any]) -> I
             retry_failed=values["retry_failed"],
             report_options=reported_options(reported),
             temporary_directory=session.spool_directory(target),
+            output_files=outputs.files,
         )
 
 
@@ -184,50 +197,51 @@ def _say_how_to_continue(target: str) -> None:
     click.echo(f"migrate: interrupted; {done}; run the same command again to continue", err=True)
 
 
-def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any]) -> None:
+def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: Outputs) -> None:
     from migrate.batch.account import render_account, worst_first
     from migrate.batch.batch import unfinished_shards
-    from migrate.batch.plan import Outcome
     from migrate.cli import session
 
-    for name, kind in (("failed", Outcome.FAILED), ("skipped", Outcome.SKIPPED), ("converted", Outcome.CONVERTED)):
-        if values[f"{name}_list"]:
-            _write_list(values[f"{name}_list"], outcome.lists[kind])
+    _write_lists(outcome, outputs)
     if values["merge"]:
         for problem in unfinished_shards(target):
             outcome.exit_code = 3
             click.echo(f"migrate: error: {problem}", err=True)
+    is_told = not (outputs.take_stdout or values["quiet"])
     if outcome.head is None or outcome.spool is None:
-        counts = ", ".join(f"{outcome.account.outcomes[kind]:,} {kind.value}" for kind in Outcome)
-        click.echo(f"shard {values['shard']}: {counts}; when all shards have ended: migrate batch --merge {target}")
+        if is_told:
+            click.echo(_shard_line(outcome, target, values["shard"]))
         return
-    _write_reports(outcome, outcome.spool, values)
+    if outputs.is_asked("report"):  # in pieces, for it may be too large for memory; only --html has to look into it
+        outcome.spool.seek(0)
+        outputs.write("report", iter(partial(outcome.spool.read, _PIECE_BYTES), b""))
+    if outputs.is_asked("html"):
+        session.write_page(outcome.read_report(), outputs)
     for failure in worst_first(outcome.head.failures):
         click.echo(f"migrate: error: {session.failure_line(failure)}", err=True)
-    if values["report"] != "-" and not values["quiet"]:
+    if is_told:
         click.echo(render_account(outcome.account, exact_bytes=values["bytes_"]), nl=False)
 
 
-def _write_reports(outcome: BatchOutcome, spool: BinaryIO, values: dict[str, Any]) -> None:
-    """`--report` is copied, for it may be too large for memory; only `--html` has to look into it."""
-    from migrate.cli import session
+def _shard_line(outcome: BatchOutcome, target: str, shard: str) -> str:
+    from migrate.batch.plan import Outcome
 
-    spool.seek(0)
-    if values["report"] == "-":
-        shutil.copyfileobj(spool, sys.stdout.buffer)
-    elif values["report"]:
-        try:
-            with open(values["report"], "wb") as stream:
-                shutil.copyfileobj(spool, stream)
-        except OSError as error:
-            raise TargetError(f"{values['report']}: cannot be written: {error.strerror}") from error
-    if values["html"]:
-        session.write_reports(outcome.read_report(), {"report": None, "html": values["html"]})
+    counts = ", ".join(f"{outcome.account.outcomes[kind]:,} {kind.value}" for kind in Outcome)
+    return f"shard {shard}: {counts}; when all shards have ended: migrate batch --merge {target}"
 
 
-def _write_list(path: str, locations: Sequence[str]) -> None:
-    try:
-        with open(path, "wb") as stream:
-            stream.writelines(os.fsencode(location) + b"\n" for location in locations)
-    except OSError as error:
-        raise TargetError(f"{path}: cannot be written: {error.strerror}") from error
+def _write_lists(outcome: BatchOutcome, outputs: Outputs) -> None:
+    from migrate.batch.plan import Outcome
+    from migrate.batch.search import list_line
+
+    for kind in Outcome:
+        option = f"{kind.value}_list"
+        if outputs.is_asked(option):
+            lines = [list_line(location) for location in outcome.lists[kind]]
+            outputs.write(option, [line for line in lines if line is not None])
+            if None in lines:
+                click.echo(
+                    f"migrate: warning: {option_name(option)} lacks {lines.count(None):,} of {len(lines):,} sources:"
+                    " their names, such as those with a newline, fit no line; the report has them",
+                    err=True,
+                )

@@ -47,6 +47,7 @@ def command(**values: Any) -> None:
     130 interrupted.
     """
     from migrate.cli import session
+    from migrate.cli.outputs import Outputs
     from migrate.cli.terminal import make_progress
     from migrate.convert import Conversion
     from migrate.locations import refuse_to_write
@@ -54,7 +55,8 @@ def command(**values: Any) -> None:
 
     session.set_up_logging(values["verbose"])
     options = convert_options(values, dry_run=values["dry_run"], exact_sizes=True)
-    refuse_to_write([*values["sources"], *options.pool_files], target=values["target"])
+    outputs = Outputs(values, target=None if options.dry_run else values["target"])
+    refuse_to_write([*values["sources"], *options.pool_files], target=values["target"], files=outputs.files)
     spool = session.spool_directory(values["target"])
     sources = session.open_sources(values["sources"], values["source_type"], options, spool)
     try:
@@ -72,5 +74,5 @@ def command(**values: Any) -> None:
                 report_options=reported_options(values),
             )
         )
-    session.tell(outcome, values)
+    session.tell(outcome, values, outputs)
     sys.exit(outcome.exit_code)

@@ -182,8 +182,6 @@ def run_options(command: Command) -> Command:
 
 def convert_options(values: dict[str, Any], *, dry_run: bool, exact_sizes: bool) -> ConvertOptions:
     """`ConvertOptions` from the parameters of a click command; UsageError for what does not go together."""
-    if values.get("report") == "-" == values.get("html"):
-        raise UsageError("--report - and --html - both write to standard output: give one of them a file")
     compression = Compression(values["compression"])
     format_ = Format(values["format_"])
     if compression is Compression.ZSTD and format_ is not Format.OCI:

@@ -30,12 +30,16 @@ def command(**values: Any) -> None:
       migrate plan --deep archive.tar              files that repeat, or that no container sees
     """
     from migrate.cli import session
+    from migrate.cli.outputs import Outputs
     from migrate.cli.terminal import make_progress
     from migrate.convert import Conversion
+    from migrate.locations import refuse_to_write
     from migrate.model.image import HashedLayer
 
     session.set_up_logging(values["verbose"])
     options = convert_options(values, dry_run=True, exact_sizes=values["exact_sizes"])
+    outputs = Outputs(values)
+    refuse_to_write([*values["sources"], *options.pool_files], files=outputs.files)
     sources = session.open_sources(values["sources"], values["source_type"], options)
     scan = None
     if values["deep"]:
@@ -54,5 +58,5 @@ def command(**values: Any) -> None:
     if scan is not None:
         diff_ids = {key: layer.diff_id for key, layer in conversion.hashed.items() if isinstance(layer, HashedLayer)}
         outcome.report = replace(outcome.report, deep=scan.analyse(outcome.report, diff_ids))
-    session.tell(outcome, values)
+    session.tell(outcome, values, outputs)
     sys.exit(outcome.exit_code)

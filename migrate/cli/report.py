@@ -27,18 +27,19 @@ def command(location: str, as_json: bool, html_file: str | None, bytes_: bool, s
       migrate report --html report.html new-layout/
       migrate plan --report - archive.tar | migrate report --html plan.html -
     """
+    from migrate.cli.outputs import Outputs
     from migrate.cli.report_file import read_report
     from migrate.cli.terminal import colour_enabled, terminal_width
     from migrate.errors import UsageError
 
-    if as_json and html_file == "-":
+    outputs = Outputs({"html": html_file})
+    if as_json and outputs.take_stdout:
         raise UsageError("--json and --html - both write to standard output: give --html a file")
     report = read_report(location)
     if html_file:
-        from migrate.cli.report_file import write_output
         from migrate.report.html import render_html
 
-        write_output(html_file, render_html(report).encode("utf-8"))
+        outputs.write("html", [render_html(report).encode("utf-8")])
     if as_json:
         from migrate.report.json import encode_report
 

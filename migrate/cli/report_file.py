@@ -1,4 +1,4 @@
-"""The files of a report: reading what a run left behind, writing a rendering."""
+"""The report that a run left behind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from migrate.blobio.limits import REPORT_BYTES, read_limited
-from migrate.errors import DocumentError, SourceUnreadableError, TargetError
+from migrate.errors import DocumentError, SourceUnreadableError
 from migrate.report.document import Report
 from migrate.report.json import parse_report
 
@@ -46,14 +46,3 @@ def _read(location: str) -> tuple[bytes, str]:
             return read_limited(stream, REPORT_BYTES, str(path)), str(path)
     except OSError as error:
         raise SourceUnreadableError(f"{path}: {error.strerror}") from error
-
-
-def write_output(path: str, content: bytes) -> None:
-    """To the file, or to standard output for `-`. Raises TargetError."""
-    if path == "-":
-        sys.stdout.buffer.write(content)
-        return
-    try:
-        Path(path).write_bytes(content)
-    except OSError as error:
-        raise TargetError(f"{path}: cannot be written: {error.strerror}") from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from migrate.cli.report_file import write_output
+from migrate.cli.outputs import Outputs
 from migrate.convert import Conversion, OpenedSource, Outcome
 from migrate.errors import MigrateError, UsageError
 from migrate.locations import distinct_sources
@@ -70,24 +70,24 @@ def close_sources(sources: Iterable[OpenedSource]) -> None:
             opened.source.close()
 
 
-def write_reports(report: Report, values: dict[str, Any]) -> None:
-    """`--report` and `--html`."""
-    from migrate.report.json import encode_report
-
-    if values["report"]:
-        write_output(values["report"], encode_report(report))
-    if values["html"]:
+def write_page(report: Report, outputs: Outputs) -> None:
+    """`--html`."""
+    if outputs.is_asked("html"):
         from migrate.report.html import render_html
 
-        write_output(values["html"], render_html(report).encode("utf-8"))
+        outputs.write("html", [render_html(report).encode("utf-8")])
 
 
-def tell(outcome: Outcome, values: dict[str, Any]) -> None:
+def tell(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
     """Writes the asked-for reports, then the summary on stdout and one line on stderr for each failure."""
-    write_reports(outcome.report, values)
+    if outputs.is_asked("report"):
+        from migrate.report.json import encode_report
+
+        outputs.write("report", [encode_report(outcome.report)])
+    write_page(outcome.report, outputs)
     for failure in outcome.report.failures:
         click.echo(f"migrate: error: {failure_line(failure)}", err=True)
-    if "-" not in (values["report"], values["html"]) and not values["quiet"]:
+    if not (outputs.take_stdout or values["quiet"]):
         from migrate.cli.terminal import colour_enabled, terminal_width
         from migrate.report.text import render_text
 

@@ -1,0 +1,110 @@
+"""The files that options such as `--report` write: which may be written, and writing them."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from migrate.blobio.compression import detect_compression
+from migrate.errors import TargetError, UsageError
+from migrate.writers.open_target import goes_to_stdout, target_path
+
+STDOUT: Final = "-"
+LISTS: Final = ("failed_list", "skipped_list", "converted_list")
+_HEAD_BYTES: Final = 4096
+_OURS: Final = {
+    "report": re.compile(rb'\s*\{\s*"schema_version"\s*:'),
+    "html": re.compile(rb"\s*<!DOCTYPE html>.*<title>Migration report: ", re.DOTALL | re.IGNORECASE),
+    **dict.fromkeys(LISTS, re.compile(rb'(?!\s*(?:[{<]|\[[{"\s]))[^\0]*\Z')),
+}
+"""How a file begins that an option may replace. A list is any text that is no JSON or HTML document."""
+
+
+class Outputs:
+    """What the options of one command write, checked before anything is read.
+
+    A file that exists is replaced only if it is empty or was written by the same option: a slip in the order of the
+    arguments must not cost an archive. Devices, pipes and `-` (standard output) take everything.
+    """
+
+    def __init__(self, values: Mapping[str, Any], *, target: str | None = None) -> None:
+        """`values` are a command's parameters, `target` what else is written. Raises UsageError."""
+        self._paths: dict[str, str] = {}
+        for option in _OURS:
+            path = values.get(option)
+            if path:
+                self._paths[option] = STDOUT if path == "/dev/stdout" else path
+        taken: dict[str, str] = {}
+        for what, place in self._places(target):
+            other = taken.setdefault(place, what)
+            if other != what:
+                shown = "standard output" if place == STDOUT else place
+                raise UsageError(f"{other} and {what} both write to {shown}: give one of them another file")
+        self.take_stdout = STDOUT in taken
+        for option in self._paths:
+            self._check(option)
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of regular files, there or not yet."""
+        return [path for path in self._paths.values() if _is_file(path)]
+
+    def is_asked(self, option: str) -> bool:
+        return option in self._paths
+
+    def write(self, option: str, pieces: Iterable[bytes]) -> None:
+        """To the file of `option`, which was asked for. Raises TargetError, and UsageError as at the beginning."""
+        path = self._paths[option]
+        if path == STDOUT:
+            sys.stdout.buffer.writelines(pieces)
+            sys.stdout.buffer.flush()
+            return
+        self._check(option)  # again: the run itself may have written there
+        try:
+            with open(path, "wb") as stream:
+                stream.writelines(pieces)
+        except OSError as error:
+            raise TargetError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def _places(self, target: str | None) -> Iterator[tuple[str, str]]:
+        for option, path in self._paths.items():
+            if path == STDOUT or _is_file(path):
+                yield f"{option_name(option)} {path}", path if path == STDOUT else os.path.realpath(path)
+        if target is not None:
+            place = STDOUT if goes_to_stdout(target) else target_path(target)
+            if place is not None:
+                yield f"the target {target}", place if place == STDOUT else os.path.realpath(place)
+
+    def _check(self, option: str) -> None:
+        path = self._paths[option]
+        if path == STDOUT or not _is_file(path):
+            return
+        try:
+            with open(path, "rb") as stream:
+                head = stream.read(_HEAD_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # where nothing can be created, writing will say so
+        except OSError as error:
+            raise UsageError(f"{option_name(option)} {path}: {error.strerror}") from error
+        if head and (detect_compression(head) != "none" or not _OURS[option].match(head)):
+            raise UsageError(
+                f"{option_name(option)} {path}: this file exists and was not written by that option;"
+                " name another one, or remove it"
+            )
+
+
+def option_name(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+def _is_file(path: str) -> bool:
+    """True for what is, or could become, a regular file: not for devices and pipes."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return True
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
