@@ -17,14 +17,16 @@ from migrate.errors import UsageError
 
 @dataclass(slots=True)
 class JournalStatus:
-    """One journal. `planned` and `done` count sources of its latest run, `outcomes` all that the journal knows.
-    Sizes are bytes, `first` and `last` seconds since 1970 of the latest run's lines."""
+    """One journal. `planned` and `done` count sources of its latest run, `done_before` those that it found done, and
+    `outcomes` all that the journal knows. Sizes are bytes of what the run reads, `first` and `last` seconds since 1970
+    of its lines. `started` is None for a journal that only says what was merged."""
 
     name: str
     running: bool
     planned: int = 0
     planned_bytes: int = 0
     done: int = 0
+    done_before: int = 0
     done_bytes: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     started: str | None = None
@@ -35,12 +37,13 @@ class JournalStatus:
 
     def seconds_left(self, now: float) -> float | None:
         """From the sources done since the run began; None where nothing tells."""
-        if not self.running or self.first is None or not self.done:
+        done_now = self.done - self.done_before
+        if not self.running or self.first is None or not done_now:
             return None
         elapsed = max(1.0, now - self.first)
         if self.planned_bytes and self.done_bytes:
             return max(0.0, (self.planned_bytes - self.done_bytes) * elapsed / self.done_bytes)
-        return max(0.0, (self.planned - self.done) * elapsed / self.done)
+        return max(0.0, (self.planned - self.done) * elapsed / done_now)
 
     def document(self, now: float) -> dict[str, Any]:
         """Plain JSON values."""
@@ -52,6 +55,7 @@ class JournalStatus:
             "merged": self.merged,
             "sources": self.planned,
             "done": self.done,
+            "done_before": self.done_before,
             "bytes": self.planned_bytes,
             "done_bytes": self.done_bytes,
             **{outcome.value: self.outcomes[outcome.value] for outcome in Outcome},
@@ -87,8 +91,9 @@ def _read(path: Path) -> JournalStatus:
 
 def _open(status: JournalStatus, fields: Any) -> None:
     status.started = fields["run"]
-    status.planned, status.planned_bytes = fields.get("sources", 0), fields.get("bytes", 0)
-    status.done = status.done_bytes = 0
+    status.done = status.done_before = fields.get("done_before", 0)
+    status.planned = fields.get("sources", 0) + status.done_before
+    status.planned_bytes, status.done_bytes = fields.get("bytes", 0), 0
     status.first = status.last = status.merged = None
 
 
@@ -104,16 +109,20 @@ def _count(status: JournalStatus, fields: Any) -> None:
 def iter_status_lines(statuses: list[JournalStatus], now: float | None = None) -> Iterator[str]:
     """For people."""
     from migrate.report.tables import printable
-    from migrate.report.units import format_seconds, format_share, format_size
+    from migrate.report.units import count, format_seconds, format_share, format_size
 
     now = time.time() if now is None else now
     for status in statuses:
         state = "running" if status.running else "merged" if status.merged else "stopped"
+        if status.started is None:
+            yield f"{status.name}: {state}{f' {status.merged}' if status.merged else ''}"
+            continue
         yield f"{status.name}: {state}, begun {status.started}"
-        yield (
-            f"  {status.done:,} of {status.planned:,} sources ({format_share(status.done, status.planned)}),"
-            f" {format_size(status.done_bytes)} of {format_size(status.planned_bytes)}"
-        )
+        before = f", {status.done_before:,} of them done before" if status.done_before else ""
+        share = format_share(status.done, status.planned)
+        yield f"  {status.done:,} of {count(status.planned, 'source')} ({share}){before}"
+        if status.planned_bytes:
+            yield f"  {format_size(status.done_bytes)} of {format_size(status.planned_bytes)} read"
         yield "  " + ", ".join(f"{status.outcomes[outcome.value]:,} {outcome.value}" for outcome in Outcome)
         left = status.seconds_left(now)
         if left is not None:

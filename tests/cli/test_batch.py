@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -166,6 +167,24 @@ def test_status_while_it_runs_and_after(long_shelf: Path, tmp_path: Path) -> Non
     migrate("batch", long_shelf, tmp_path / "out")
     (status,) = migrate("batch", "--status", "--json", tmp_path / "out").json()
     assert (status["running"], status["converted"], status["failed"]) == (False, 150, 0)
+
+
+def test_status_after_a_run_that_had_nothing_to_do_and_after_a_merge(shelf: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        migrate("batch", shelf, tmp_path / "out")
+    (status,) = migrate("batch", "--status", "--json", tmp_path / "out").json()
+    assert (status["sources"], status["done"], status["done_before"]) == (15, 15, 15)
+    first, *rest = migrate("batch", "--status", tmp_path / "out").out.splitlines()
+    assert first.startswith("journal.jsonl: merged, begun 20")
+    assert rest[:2] == [
+        "  15 of 15 sources (100 %), 15 of them done before",
+        "  13 converted, 1 failed, 1 skipped",
+    ]
+    migrate("batch", "--shard", "1/1", shelf, tmp_path / "parts")
+    migrate("batch", "--merge", tmp_path / "parts")
+    lines = migrate("batch", "--status", tmp_path / "parts").out.splitlines()
+    assert lines[1] == "  15 of 15 sources (100 %)"
+    assert re.fullmatch(r"journal\.jsonl: merged 20\d\d-\S+", lines[-1])
 
 
 def test_shards_and_merge(shelf: Path, tmp_path: Path) -> None:
