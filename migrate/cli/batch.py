@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -91,6 +92,7 @@ def command(**values: Any) -> None:
     if values["status"]:
         _show_status(target, as_json=values["json_"])
         return
+    _silence_resource_tracker()
     try:
         with make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress:
             outcome = _run(target, locations, values, outputs, progress)
@@ -102,6 +104,13 @@ def command(**values: Any) -> None:
     finally:
         outcome.close()
     sys.exit(outcome.exit_code)
+
+
+def _silence_resource_tracker() -> None:
+    """A run that ends at once leaves semaphores to a process of Python's, which removes them. That it had to is
+    nothing that a user could do something about; the environment is the one way to tell it so."""
+    wanted = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), wanted)))
 
 
 def _check(values: dict[str, Any]) -> None:

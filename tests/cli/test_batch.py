@@ -126,6 +126,15 @@ def test_workers_end_with_a_coordinator_that_was_killed(long_shelf: Path, tmp_pa
         _wait_for_end(pid)
 
 
+def test_semaphores_of_a_run_that_ended_at_once_are_removed_without_a_word(long_shelf: Path, tmp_path: Path) -> None:
+    """Two Ctrl-C in quick succession leave them to Python's resource tracker, as a kill always does."""
+    with running(long_shelf, tmp_path / "out", "--jobs", "2") as process:
+        process.kill()
+        assert process.stderr is not None
+        rest = process.stderr.read()
+    assert [line for line in rest.splitlines() if not line.startswith("{")] == []
+
+
 def _descendants(pid: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
