@@ -92,8 +92,7 @@ class Outputs:
             raise UsageError(f"{option_name(option)} {path}: {error.strerror}") from error
         if head and (detect_compression(head) != "none" or not _OURS[option].match(head)):
             raise UsageError(
-                f"{option_name(option)} {path}: this file exists and was not written by that option;"
-                " name another one, or remove it"
+                f"{option_name(option)} {path}: this file exists and was not written by that option; name another one"
             )
 
 
