@@ -24,6 +24,13 @@ def distinct_sources(locations: Iterable[str]) -> list[str]:
     return list(found.values())
 
 
+def without_target(sources: Iterable[str], target: str) -> list[str]:
+    """The sources but for the target itself: a glob that is run again matches what its first run made."""
+    path = target_path(target)
+    mark = None if path is None else _mark_of(path)
+    return [source for source in sources if mark is None or not _is_on_disk(source) or _mark_of(source) != mark]
+
+
 def refuse_to_write(sources: Sequence[str], *, target: str | None = None, files: Iterable[str] = ()) -> None:
     """A source is only read. UsageError where the target or one of the files is a source or lies in one, and where a
     source lies in the target, among what is written there. To be called before anything is opened."""

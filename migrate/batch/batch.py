@@ -26,7 +26,7 @@ from migrate.batch.task import WorkOrder
 from migrate.blobio.atomic import target_errors
 from migrate.convert import utc_now
 from migrate.errors import UsageError
-from migrate.locations import refuse_to_write
+from migrate.locations import refuse_to_write, without_target
 from migrate.model.options import ConvertOptions
 from migrate.progress import Progress
 from migrate.report.document import Report
@@ -172,7 +172,8 @@ def _workplace(request: BatchRequest) -> Iterator[tuple[Path, ImageTarget | None
 
 def _candidates(request: BatchRequest) -> list[Candidate]:
     """Sources of the request, before anything is opened or written."""
-    named = expand(request.locations, request.lists)
+    expanded = expand(request.locations, request.lists)
+    named = without_target(expanded, request.target) or expanded
     found = find_candidates(named, source_type=request.source_type)
     read = [*named, *(candidate.location for candidate in found), *request.options.pool_files]
     refuse_to_write(read, target=request.target, files=request.output_files)

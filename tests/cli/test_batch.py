@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.archives import V1Archive
 from tests.command import migrate
 from tests.shelves import archive, files_of, journal_of, sources_in, write_shelf
 
@@ -270,3 +271,15 @@ def test_standard_input_is_no_source_of_a_batch(shelf: Path, tmp_path: Path) -> 
         assert result.code == 2
         assert "use `migrate convert -`" in result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_glob_that_matches_the_target_of_its_first_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        made = V1Archive()
+        made.tag(name, "1", made.layer(name))
+        (tmp_path / f"{name}.tar").write_bytes(made.build())
+    arguments = (str(tmp_path / "*"), tmp_path / "out")
+    assert migrate("batch", *arguments).code == 0
+    again = migrate("batch", *arguments)
+    assert (again.code, "2 of them done before" in again.out) == (0, True)
+    assert migrate("batch", tmp_path / "out", tmp_path / "out").code == 2
