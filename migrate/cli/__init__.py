@@ -53,6 +53,6 @@ def _end_interrupted(*messages: str) -> None:
     for message in messages:
         print(message, file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(Exception):  # nobody reads it any more, or the disk is full
             stream.flush()
     os._exit(130)

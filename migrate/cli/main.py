@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 import sys
+from collections.abc import Callable
 
 import click
 
 from migrate import __version__
 from migrate.cli import INTERRUPTED
+from migrate.cli.streams import ReaderGoneError, prepare_streams
 from migrate.errors import MigrateError
 
 COMMANDS = {
@@ -29,6 +30,8 @@ COMMANDS = {
 _GC_THRESHOLDS = (50_000, 20, 50)
 """Modules and the values of many layers live until the end: looking for garbage among them as often as Python does
 costs a tenth of a run, and of the program's start."""
+_READER_GONE = 141
+"""128 + SIGPIPE: what a shell says of a program that the signal ended."""
 
 
 class LazyGroup(click.Group):
@@ -81,8 +84,17 @@ def cli() -> None:
 def run() -> None:
     """Runs the command line and exits: 0 to 5 and 130 as docs/reference/cli.md lists them."""
     gc.set_threshold(*_GC_THRESHOLDS)
+    prepare_streams()
+    code = _exit_code(lambda: cli.main(prog_name="migrate", standalone_mode=False))
+    sys.exit(_exit_code(sys.stdout.flush) or code)
+
+
+def _exit_code(step: Callable[[], object]) -> int:
+    """Of what `step` does; whatever ends it early is told."""
     try:
-        code = cli.main(prog_name="migrate", standalone_mode=False)
+        code = step()
+    except SystemExit as stop:
+        code = stop.code
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.ClickException as error:
@@ -96,11 +108,6 @@ def run() -> None:
 
         click.echo(f"migrate: error: {printable(error.message)}", err=True)
         code = error.exit_code
-    except BrokenPipeError:
-        _silence_stdout()
-        code = 141
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _silence_stdout() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more at exit
+    except ReaderGoneError:
+        code = _READER_GONE
+    return code if isinstance(code, int) else 0

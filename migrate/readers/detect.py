@@ -99,7 +99,12 @@ def _open_archive_file(location: str, options: SourceOptions) -> LegacySource:
 
 
 def _open_archive_stream(options: SourceOptions) -> LegacySource:
-    return open_archive(STDIN, os.dup(sys.stdin.fileno()), options)
+    try:
+        fd = os.dup(sys.stdin.fileno())
+        os.read(fd, 0)  # fails on what is not open for reading: closed, or a directory
+    except OSError as error:
+        raise SourceUnreadableError(f"standard input: cannot be read: {error.strerror}") from error
+    return open_archive(STDIN, fd, options)
 
 
 def open_archive(location: str, fd: int, options: SourceOptions) -> LegacySource:

@@ -86,7 +86,8 @@ class ArchiveSpool:
         if self._stdout:
             sys.stdout.flush()
             with target_errors("standard output"):
-                yield from _write_tar(sys.stdout.buffer)
+                with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as stream:
+                    yield from _write_tar(stream)
             return
         with target_errors(self.target):
             if self._special:
