@@ -185,10 +185,12 @@ def _open_list(name: str) -> Iterator[BinaryIO]:
 
 def _show_status(target: str, *, as_json: bool) -> None:
     from migrate.batch.status import iter_status_lines, read_status
+    from migrate.documents.json_text import with_safe_texts
 
     statuses = read_status(target)
     if as_json:
-        click.echo(json.dumps([status.document(time.time()) for status in statuses], indent=2))
+        documents = with_safe_texts([status.document(time.time()) for status in statuses])
+        click.echo(json.dumps(documents, indent=2))
         return
     for line in iter_status_lines(statuses):
         click.echo(line)
@@ -234,9 +236,10 @@ def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: O
 
 def _shard_line(outcome: BatchOutcome, target: str, shard: str) -> str:
     from migrate.batch.plan import Outcome
+    from migrate.report.tables import printable
 
     counts = ", ".join(f"{outcome.account.outcomes[kind]:,} {kind.value}" for kind in Outcome)
-    return f"shard {shard}: {counts}; when all shards have ended: migrate batch --merge {target}"
+    return f"shard {shard}: {counts}; when all shards have ended: migrate batch --merge {printable(target)}"
 
 
 def _write_lists(outcome: BatchOutcome, outputs: Outputs) -> None:

@@ -35,6 +35,7 @@ def command(source: str, tree: bool, as_json: bool, bytes_: bool, no_trunc: bool
     from migrate.inventory import inventory_document, take_inventory
     from migrate.readers.base import SourceOptions
     from migrate.readers.detect import open_source
+    from migrate.report.tables import printable
 
     options = SourceOptions(
         driver=values["driver"],
@@ -55,7 +56,7 @@ def command(source: str, tree: bool, as_json: bool, bytes_: bool, no_trunc: bool
         text = render(inventory, width=terminal_width(sys.stdout), exact_bytes=bytes_, full_ids=no_trunc)
         click.echo(text, nl=False)
     for failure in inventory.failures:
-        click.echo(f"migrate: error: {failure.message}", err=True)
+        click.echo(f"migrate: error: {printable(failure.message)}", err=True)
     for warning in inventory.warnings:
-        click.echo(f"migrate: warning: {warning}", err=True)
+        click.echo(f"migrate: warning: {printable(warning)}", err=True)
     sys.exit(3 if inventory.failures and inventory.images else 4 if not inventory.images else 0)

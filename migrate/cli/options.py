@@ -20,6 +20,9 @@ NOT_IN_REPORT = frozenset({"jobs", "progress", "verbose", "quiet", "report", "ht
 """Options that change nothing of what comes out; the report is the same with any of them."""
 
 
+_PLATFORM_PART = re.compile(r"[A-Za-z0-9._-]+")
+
+
 def available_cpus() -> int:
     """The CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -32,7 +35,7 @@ class PlatformType(click.ParamType[Platform]):
         if isinstance(value, Platform):
             return value
         parts = str(value).split("/")
-        if len(parts) not in (2, 3) or not all(parts):
+        if len(parts) not in (2, 3) or not all(map(_PLATFORM_PART.fullmatch, parts)):
             self.fail(f"{value!r} is not OS/ARCH or OS/ARCH/VARIANT, such as linux/amd64 or linux/arm/v7", param, ctx)
         return Platform(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) == 3 else None)
 

@@ -11,7 +11,7 @@ import click
 from migrate.blobio.tarentries import TarEntry, TarScanner
 from migrate.cli.report_file import read_report
 from migrate.cli.terminal import colour_enabled, terminal_width
-from migrate.documents.json_text import encode_json_pretty, load_json_lenient
+from migrate.documents.json_text import encode_json_pretty, load_json_lenient, safe_text
 from migrate.documents.oci import parse_config
 from migrate.errors import MigrateError, UsageError
 from migrate.layout_view import LayoutView, StoredImage, StoredLayer
@@ -265,14 +265,14 @@ def _text(step: Mapping[str, object], name: str) -> str:
 
 def _entry_fields(entry: TarEntry) -> dict[str, Any]:
     return {
-        "name": _name(entry.name),
+        "name": safe_text(_name(entry.name)),
         "type": _TYPES.get(entry.kind, "?"),
         "mode": f"{entry.mode & 0o7777:04o}",
         "uid": entry.uid,
         "gid": entry.gid,
         "size": entry.size,
         "mtime": entry.mtime,
-        "link": _name(entry.link) if entry.link else None,
+        "link": safe_text(_name(entry.link)) if entry.link else None,
     }
 
 

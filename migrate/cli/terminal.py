@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
+from migrate.documents.json_text import with_safe_texts
 from migrate.progress import Event
 from migrate.report.tables import Paint, Style, printable
 from migrate.report.units import format_seconds, format_share, format_size
@@ -330,4 +331,4 @@ class JsonLines(Shown):
         return fields
 
     def _write_json(self, fields: dict[str, object]) -> None:
-        self._write(json.dumps(fields))
+        self._write(json.dumps(with_safe_texts(fields)))

@@ -31,6 +31,8 @@ def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: 
     """
     from migrate.cli.terminal import make_progress
     from migrate.documents.json_text import encode_json_pretty
+    from migrate.report.tables import printable
+    from migrate.report.units import count
     from migrate.verify import verify
 
     with make_progress(progress, quiet=quiet, verbose=0) as shown:
@@ -42,7 +44,8 @@ def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: 
         for finding in findings:
             click.echo(f"{finding.where}: {finding.message}")
         if not quiet and not findings:
-            click.echo(f"{layout}: clean")
+            click.echo(f"{printable(layout)}: clean")
         elif not quiet:
-            click.echo(f"{layout}: {len(findings)} mismatch{'' if len(findings) == 1 else 'es'}", err=True)
+            mismatches = count(len(findings), "mismatch", "mismatches")
+            click.echo(f"{printable(layout)}: {mismatches}", err=True)
     sys.exit(3 if findings else 0)

@@ -79,16 +79,20 @@ class Traffic:
 
 
 def open_http(scheme: str, host: str, *, insecure: bool) -> httpx.Client:
-    """Trusts the system's certificates and those of `/etc/docker/certs.d/HOST/`. UsageError without httpx."""
+    """Trusts the system's certificates and those of `/etc/docker/certs.d/HOST/`. UsageError without httpx, and for
+    what cannot be a host."""
     if httpx is None:
         raise UsageError(f"docker://{host}: needs httpx: pip install 'docker-legacy-migrate[registry]'")
-    return httpx.Client(
-        base_url=f"{scheme}://{host}",
-        verify=_certificates(host, insecure),
-        timeout=httpx.Timeout(120, connect=15),
-        limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
-        headers={"User-Agent": f"docker-legacy-migrate/{__version__}", "Accept-Encoding": "identity"},
-    )
+    try:
+        return httpx.Client(
+            base_url=f"{scheme}://{host}",
+            verify=_certificates(host, insecure),
+            timeout=httpx.Timeout(120, connect=15),
+            limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
+            headers={"User-Agent": f"docker-legacy-migrate/{__version__}", "Accept-Encoding": "identity"},
+        )
+    except httpx.InvalidURL as exc:
+        raise _no_host(host) from exc
 
 
 def check_host(host: str) -> None:
@@ -99,7 +103,11 @@ def check_host(host: str) -> None:
     except ValueError:
         valid = False
     if not valid:
-        raise UsageError(f"docker://{host}: {host!r} is no HOST[:PORT]")
+        raise _no_host(host)
+
+
+def _no_host(host: str) -> UsageError:
+    return UsageError(f"docker://{host}: {host!r} is no HOST[:PORT]")
 
 
 def is_loopback(host: str) -> bool:

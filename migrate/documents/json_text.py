@@ -6,6 +6,7 @@ For documents whose bytes are only read. Where bytes are carried over and hashed
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -91,5 +92,30 @@ def encode_json(value: object) -> bytes:
 
 
 def encode_json_pretty(value: object) -> bytes:
-    """JSON with an indentation of two spaces and a final newline, keys in the order given."""
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    """As `encode_told`, with an indentation of two spaces and a final newline."""
+    return encode_told(value, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def encode_told(value: object, option: int = 0) -> bytes:
+    """JSON that tells of something, keys in the order given: texts that are no Unicode are made safe."""
+    try:
+        return orjson.dumps(value, option=option)
+    except orjson.JSONEncodeError:
+        return orjson.dumps(with_safe_texts(value), option=option)
+
+
+def with_safe_texts(value: object) -> Any:
+    """The JSON value `value` with `safe_text` in the place of every text in it."""
+    if isinstance(value, str):
+        return safe_text(value)
+    if isinstance(value, Mapping):
+        return {safe_text(key): with_safe_texts(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [with_safe_texts(item) for item in value]
+    return value
+
+
+def safe_text(text: str) -> str:
+    """Names of files may hold bytes that are no text, or halves of a surrogate pair, which JSON and UTF-8 cannot hold:
+    U+FFFD stands for each."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -14,13 +14,12 @@ from dataclasses import replace
 from importlib import resources
 from typing import Any
 
-import orjson
-
+from migrate.documents.json_text import encode_told, safe_text
 from migrate.errors import UsageError
 from migrate.model.digest import Digest
 from migrate.report.deep_text import TITLES, describe, list_of
 from migrate.report.document import Report, ReportImage, ReportLayer
-from migrate.report.json import plain_value, report_document, safe_text
+from migrate.report.json import plain_value, report_document
 from migrate.report.savings import LayerUse, rank_repositories
 from migrate.report.units import count, format_seconds, format_share, format_size
 
@@ -39,7 +38,7 @@ def render_html(report: Report) -> str:
     )
     environment.filters.update(size=format_size, number=lambda number: f"{number:,}")
     script = _template("report.js")
-    return environment.get_template("report.html").render(
+    page = environment.get_template("report.html").render(
         report=report,
         totals=report.totals,
         figures=_figures(report),
@@ -50,6 +49,7 @@ def render_html(report: Report) -> str:
         island=_island(page_document(report)),
         count=count,
     )
+    return safe_text(page)
 
 
 def _option(value: object) -> str:
@@ -65,7 +65,7 @@ def _template(name: str) -> str:
 
 
 def _island(document: dict[str, Any]) -> str:
-    raw = orjson.dumps(document)
+    raw = encode_told(document)
     for character, escaped in _ISLAND_ESCAPES.items():
         raw = raw.replace(character, escaped)
     return raw.decode("utf-8")

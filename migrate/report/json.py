@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import orjson
 
+from migrate.documents.json_text import encode_json_pretty, encode_told, safe_text
 from migrate.model.digest import Digest
 from migrate.model.image import Platform
 from migrate.report.document import (
@@ -30,7 +31,7 @@ _KEPT_ROWS: Final = 20_000
 
 def encode_report(report: Report) -> bytes:
     """The document, indented by two, keys in the order of the reference page. Equal reports give equal bytes."""
-    return orjson.dumps(report_document(report), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return encode_json_pretty(report_document(report))
 
 
 def iter_report(report: Report, images: Iterable[ReportImage]) -> Iterator[bytes]:
@@ -63,7 +64,7 @@ class RowEncoder:
     def encode(self, image: ReportImage) -> bytes:
         if len(self._layer_rows) > _KEPT_ROWS:
             self._layer_rows.clear()
-        text = orjson.dumps(_image_document(image, self._layer_rows), option=orjson.OPT_INDENT_2)
+        text = encode_told(_image_document(image, self._layer_rows), orjson.OPT_INDENT_2)
         separator, self._separator = self._separator, b",\n    "
         return separator + text.replace(b"\n", b"\n    ")
 
@@ -102,11 +103,6 @@ def plain_value(value: object) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return safe_text(str(value))
-
-
-def safe_text(value: str) -> str:
-    """Names in a source may hold bytes that are no text, or halves of a surrogate pair; JSON cannot."""
-    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _texts(values: Iterable[str]) -> list[str]:
