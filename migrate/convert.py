@@ -163,7 +163,7 @@ class Conversion:
             assert image.index is not None
             error = MissingLayerError("none of the images of this manifest list could be converted")
             references = tuple(map(str, image.index.references))
-            self.failures.append(Failure.of(error, image.location, references=references))
+            self._add_failure(Failure.of(error, image.location, references=references))
 
     # --- sources and selection ---------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class Conversion:
         assert opened.listing is not None
         self.warnings += opened.listing.warnings
         for failure in failures:
-            self.failures.append(
+            self._add_failure(
                 Failure(
                     source=opened.location,
                     references=tuple(failure.references),
@@ -424,10 +424,11 @@ class Conversion:
             error=error.code,
             message=error.message,
         )
+        self._add_failure(failure)
+
+    def _add_failure(self, failure: Failure) -> None:
         self.failures.append(failure)
-        self.progress.emit(
-            Event(kind="failure", name=", ".join(references) or legacy_id or location, message=error.message)
-        )
+        self.progress.emit(Event(kind="failure", name=failure.title, message=failure.message))
 
 
 def _with_estimates(hashed: Hashed, estimate: SizeEstimate) -> Hashed:

@@ -233,8 +233,9 @@ class Settlement:
     def _refuse(self, image: FinishedImage) -> None:
         error = ConflictError("another image claims the same reference, and --on-conflict is fail")
         references = tuple(str(reference) for reference in image.references)
-        self.failures.append(Failure.of(error, image.source, references=references, legacy_id=image.legacy_id))
-        self.progress.emit(Event(kind="failure", name=", ".join(references), message=error.message))
+        failure = Failure.of(error, image.source, references=references, legacy_id=image.legacy_id)
+        self.failures.append(failure)
+        self.progress.emit(Event(kind="failure", name=failure.title, message=failure.message))
 
 
 def _ignore(image: FinishedImage) -> None:

@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-INTERRUPTED = "migrate: interrupted; what is complete stays valid, run the same command again to continue"
+INTERRUPTED = "interrupted; what is complete stays valid, run the same command again to continue"
 
 
 def main() -> None:
@@ -20,7 +20,10 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:  # before the command line was ready, or while it was ending
-        _end_interrupted(INTERRUPTED)
+        from migrate.cli.messages import tell_end
+
+        tell_end(INTERRUPTED, 130)
+        _end_interrupted()
     except SystemExit as stop:
         if stop.code != 130:
             raise
@@ -42,7 +45,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _end_interrupted(*messages: str) -> None:
+def _end_interrupted() -> None:
     """Exit code 130, at once: a thread that is still inside a library when the interpreter goes away would crash, and
     Python ends by SIGINT once one came while it compiled something.
     """
@@ -50,8 +53,6 @@ def _end_interrupted(*messages: str) -> None:
     import os
     import sys
 
-    for message in messages:
-        print(message, file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # nobody reads it any more, or the disk is full
             stream.flush()

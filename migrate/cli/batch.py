@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from migrate.cli.completion import Location
+from migrate.cli.messages import tell_end
 from migrate.cli.options import convert_options, image_options, reported_options, run_options, source_options
 from migrate.cli.outputs import LISTS, Outputs, option_name
-from migrate.errors import TargetError, UsageError
+from migrate.errors import ConflictError, TargetError, UsageError
+from migrate.progress import Event
 
 if TYPE_CHECKING:
     from migrate.batch.batch import BatchOutcome, BatchRequest
@@ -85,7 +87,7 @@ def command(**values: Any) -> None:
     from migrate.cli import session
     from migrate.cli.terminal import make_progress
 
-    session.set_up_logging(values["verbose"])
+    session.set_up_logging(values)
     _check(values)
     *locations, target = values["arguments"]
     outputs = Outputs(values, target=target)
@@ -100,7 +102,7 @@ def command(**values: Any) -> None:
         _say_how_to_continue(target)
         sys.exit(130)
     try:
-        _tell(outcome, target, values, outputs)
+        _tell(outcome, target, values, outputs, progress)
     finally:
         outcome.close()
     sys.exit(outcome.exit_code)
@@ -205,19 +207,26 @@ def _say_how_to_continue(target: str) -> None:
         done = f"{sum(status.done for status in statuses):,} of {sum(s.planned for s in statuses):,} sources are done"
     except (UsageError, TargetError):
         pass
-    click.echo(f"migrate: interrupted; {done}; run the same command again to continue", err=True)
+    tell_end(f"interrupted; {done}; run the same command again to continue", 130)
 
 
-def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: Outputs) -> None:
+def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: Outputs, progress: Progress) -> None:
     from migrate.batch.account import render_account, worst_first
     from migrate.batch.batch import unfinished_shards
     from migrate.cli import session
 
-    _write_lists(outcome, outputs)
+    for warning in _write_lists(outcome, outputs):
+        if values["progress"] == "json":
+            progress.emit(Event(kind="warning", message=warning))
+        else:
+            click.echo(f"migrate: warning: {warning}", err=True)
     if values["merge"]:
         for problem in unfinished_shards(target):
             outcome.exit_code = 3
-            click.echo(f"migrate: error: {problem}", err=True)
+            if values["progress"] == "json":
+                progress.emit(Event(kind="failure", name=target, message=problem))
+            else:
+                click.echo(f"migrate: error: {problem}", err=True)
     is_told = not (outputs.take_stdout or values["quiet"])
     if outcome.head is None or outcome.spool is None:
         if is_told:
@@ -229,7 +238,10 @@ def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: O
     if outputs.is_asked("html"):
         session.write_page(outcome.read_report(), outputs)
     for failure in worst_first(outcome.head.failures):
-        click.echo(f"migrate: error: {session.failure_line(failure)}", err=True)
+        if values["progress"] != "json":
+            click.echo(f"migrate: error: {session.failure_line(failure)}", err=True)
+        elif failure.error != ConflictError.code:  # that has had its event when names were settled
+            progress.emit(Event(kind="failure", name=failure.title, message=failure.message))
     if is_told:
         click.echo(render_account(outcome.account, exact_bytes=values["bytes_"]), nl=False)
 
@@ -242,7 +254,8 @@ def _shard_line(outcome: BatchOutcome, target: str, shard: str) -> str:
     return f"shard {shard}: {counts}; when all shards have ended: migrate batch --merge {printable(target)}"
 
 
-def _write_lists(outcome: BatchOutcome, outputs: Outputs) -> None:
+def _write_lists(outcome: BatchOutcome, outputs: Outputs) -> Iterator[str]:
+    """Gives warnings: which sources fit into no list."""
     from migrate.batch.plan import Outcome
     from migrate.batch.search import list_line
 
@@ -252,8 +265,7 @@ def _write_lists(outcome: BatchOutcome, outputs: Outputs) -> None:
             lines = [list_line(location) for location in outcome.lists[kind]]
             outputs.write(option, [line for line in lines if line is not None])
             if None in lines:
-                click.echo(
-                    f"migrate: warning: {option_name(option)} lacks {lines.count(None):,} of {len(lines):,} sources:"
-                    " their names, such as those with a newline, fit no line; the report has them",
-                    err=True,
+                yield (
+                    f"{option_name(option)} lacks {lines.count(None):,} of {len(lines):,} sources:"
+                    " their names, such as those with a newline, fit no line; the report has them"
                 )

@@ -53,7 +53,7 @@ def command(**values: Any) -> None:
     from migrate.locations import refuse_to_write
     from migrate.writers.open_target import open_target, rehearse_target
 
-    session.set_up_logging(values["verbose"])
+    session.set_up_logging(values)
     options = convert_options(values, dry_run=values["dry_run"], exact_sizes=True)
     outputs = Outputs(values, target=None if options.dry_run else values["target"])
     refuse_to_write([*values["sources"], *options.pool_files], target=values["target"], files=outputs.files)

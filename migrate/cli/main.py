@@ -11,6 +11,7 @@ import click
 
 from migrate import __version__
 from migrate.cli import INTERRUPTED
+from migrate.cli.messages import tell_end, wants_events
 from migrate.cli.streams import ReaderGoneError, prepare_streams
 from migrate.errors import MigrateError
 
@@ -98,15 +99,18 @@ def _exit_code(step: Callable[[], object]) -> int:
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.ClickException as error:
-        error.show()
         code = 2 if isinstance(error, click.UsageError) else error.exit_code
+        if wants_events(sys.argv[1:]):
+            tell_end(error.format_message(), code)
+        else:
+            error.show()
     except (KeyboardInterrupt, click.Abort):
-        click.echo(INTERRUPTED, err=True)
+        tell_end(INTERRUPTED, 130)
         code = 130
     except MigrateError as error:
         from migrate.report.tables import printable
 
-        click.echo(f"migrate: error: {printable(error.message)}", err=True)
+        tell_end(error.message, error.exit_code, f"migrate: error: {printable(error.message)}")
         code = error.exit_code
     except ReaderGoneError:
         code = _READER_GONE

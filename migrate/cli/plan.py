@@ -36,7 +36,7 @@ def command(**values: Any) -> None:
     from migrate.locations import refuse_to_write
     from migrate.model.image import HashedLayer
 
-    session.set_up_logging(values["verbose"])
+    session.set_up_logging(values)
     options = convert_options(values, dry_run=True, exact_sizes=values["exact_sizes"])
     outputs = Outputs(values)
     refuse_to_write([*values["sources"], *options.pool_files], files=outputs.files)

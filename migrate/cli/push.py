@@ -48,6 +48,7 @@ def command(
     from migrate.cli.terminal import make_progress
     from migrate.errors import MigrateError, SourceUnreadableError, UsageError
     from migrate.model.options import ConvertOptions
+    from migrate.progress import Event
     from migrate.writers.push import Pusher
     from migrate.writers.push_layout import read_layout
     from migrate.writers.registry import RegistryTarget
@@ -66,6 +67,8 @@ def command(
             raise UsageError(f"no image of {layout} matches --image {', '.join(images)}")
         with make_progress(progress, quiet=quiet, verbose=0) as shown:
             Pusher(registry.client, jobs or 2 * available_cpus(), shown).push(found.manifests, found.names)
+            if found.left_out:
+                shown.emit(Event(kind="warning", message=_left_out(found.left_out)))
         traffic = registry.client.traffic
     finally:
         registry.close()
@@ -74,6 +77,10 @@ def command(
             f"{len(found.names)} names pushed: {traffic.uploads} blobs sent ({traffic.blob_bytes:,} bytes),"
             f" {traffic.mounts} mounted, {traffic.skipped} there already"
         )
-        if found.left_out:
-            click.echo(f"{found.left_out} images without a reference were left out (--all sends them)", err=True)
+        if found.left_out and progress != "json":
+            click.echo(_left_out(found.left_out), err=True)
     sys.exit(0)
+
+
+def _left_out(number: int) -> str:
+    return f"{number} images without a reference were left out (--all sends them)"

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from migrate.cli.messages import encode_event
 from migrate.cli.outputs import Outputs
 from migrate.convert import Conversion, OpenedSource, Outcome
 from migrate.errors import MigrateError, UsageError
@@ -22,13 +23,22 @@ from migrate.report.tables import printable
 from migrate.writers.open_target import target_path
 
 
-def set_up_logging(verbose: int) -> None:
+def set_up_logging(values: dict[str, Any]) -> None:
     """What libraries have to say, such as those that talk to object stores. Their warnings come unasked."""
-    if verbose:
-        import logging
+    as_events = values["progress"] == "json"
+    if not values["verbose"] and not as_events:
+        return
+    import logging
 
-        level = logging.INFO if verbose == 1 else logging.DEBUG
-        logging.basicConfig(level=level, format="migrate: %(message)s", stream=sys.stderr)
+    class Events(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            level, message = record.levelname.lower(), record.getMessage()
+            return encode_event({"event": "log", "level": level, "message": message})
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Events() if as_events else logging.Formatter("migrate: %(message)s"))
+    level = {0: logging.WARNING, 1: logging.INFO}.get(values["verbose"], logging.DEBUG)
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def open_sources(
@@ -79,13 +89,14 @@ def write_page(report: Report, outputs: Outputs) -> None:
 
 
 def tell(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
-    """Writes the asked-for reports, then the summary on stdout and one line on stderr for each failure."""
+    """Writes the asked-for reports, then the summary on stdout and one line on stderr for each failure, unless it has
+    had its event."""
     if outputs.is_asked("report"):
         from migrate.report.json import encode_report
 
         outputs.write("report", [encode_report(outcome.report)])
     write_page(outcome.report, outputs)
-    for failure in outcome.report.failures:
+    for failure in outcome.report.failures if values["progress"] != "json" else ():
         click.echo(f"migrate: error: {failure_line(failure)}", err=True)
     if not (outputs.take_stdout or values["quiet"]):
         from migrate.cli.terminal import colour_enabled, terminal_width

@@ -5,7 +5,6 @@ Also the two facts about a terminal that every rendering needs: its width, and w
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
-from migrate.documents.json_text import with_safe_texts
+from migrate.cli.messages import encode_event
 from migrate.progress import Event
 from migrate.report.tables import Paint, Style, printable
 from migrate.report.units import format_seconds, format_share, format_size
@@ -331,4 +330,4 @@ class JsonLines(Shown):
         return fields
 
     def _write_json(self, fields: dict[str, object]) -> None:
-        self._write(json.dumps(with_safe_texts(fields)))
+        self._write(encode_event(fields))

@@ -45,7 +45,7 @@ def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: 
             click.echo(f"{finding.where}: {finding.message}")
         if not quiet and not findings:
             click.echo(f"{printable(layout)}: clean")
-        elif not quiet:
+        elif not quiet and progress != "json":
             mismatches = count(len(findings), "mismatch", "mismatches")
             click.echo(f"{printable(layout)}: {mismatches}", err=True)
     sys.exit(3 if findings else 0)

@@ -128,6 +128,11 @@ class Failure:
     error: str
     message: str
 
+    @property
+    def title(self) -> str:
+        """What has failed: the image by its names or else its legacy ID, or the source."""
+        return ", ".join(self.references) or self.legacy_id or self.source
+
     @classmethod
     def of(
         cls, error: MigrateError, source: str, *, references: Sequence[str] = (), legacy_id: str | None = None

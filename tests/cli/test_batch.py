@@ -73,7 +73,7 @@ def test_lists_feed_the_next_run(shelf: Path, tmp_path: Path) -> None:
 
 def test_events_are_json_lines(shelf: Path, tmp_path: Path) -> None:
     result = migrate("batch", "--progress", "json", shelf, tmp_path / "out")
-    lines = [json.loads(line) for line in result.err.splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in result.err.splitlines()]
     assert [line["stage"] for line in lines if line["event"] == "stage"] == ["batch", "merge"]
     assert lines[0]["total_items"] == 15
     finished = [line for line in lines if line["event"] == "finished"]
@@ -113,7 +113,8 @@ def test_an_interrupted_run_says_how_to_continue(
         assert process.stderr is not None
         rest = process.stderr.read()
         assert process.wait(10) == 130
-    assert "Traceback" not in rest
+    last = json.loads(rest.splitlines()[-1])
+    assert (last["event"], last["exit_code"]) == ("error", 130)
     assert "of 150 sources are done; run the same command again to continue" in rest
     assert migrate("batch", long_shelf, tmp_path / "out").code == 0
 

@@ -1,0 +1,38 @@
+"""Why a run ends early, on standard error: a line for people, or an event where a program reads events."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+
+
+def wants_events(arguments: Sequence[str]) -> bool:
+    """True where `--progress json` stands among the arguments of a command: nothing but JSON lines may be written.
+
+    Of the arguments as they stand, for the error can be that they cannot be parsed.
+    """
+    mode = ""
+    for argument, following in pairwise([*arguments, ""]):
+        if argument == "--progress":
+            mode = following
+        elif argument.startswith("--progress="):
+            mode = argument.removeprefix("--progress=")
+    return mode == "json"
+
+
+def tell_end(message: str, exit_code: int, text: str | None = None) -> None:
+    """`text` is the line for people, where it says more than `message`."""
+    line = f"migrate: {message}" if text is None else text
+    if wants_events(sys.argv[1:]):
+        line = encode_event({"event": "error", "exit_code": exit_code, "message": message})
+    print(line, file=sys.stderr, flush=True)
+
+
+def encode_event(fields: dict[str, object]) -> str:
+    """One line of `--progress json`, without its end."""
+    import json
+
+    from migrate.documents.json_text import with_safe_texts
+
+    return json.dumps(with_safe_texts(fields))
