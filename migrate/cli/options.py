@@ -28,6 +28,10 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+JOBS = click.IntRange(1, 1024)
+"""Of `--jobs`. No machine has work for more, and systems refuse to start so many threads."""
+
+
 class PlatformType(click.ParamType[Platform]):
     name = "OS/ARCH[/VARIANT]"
 
@@ -164,7 +168,7 @@ def run_options(command: Command) -> Command:
     """How the run goes and what it tells; none of these changes a byte of the images."""
     for option in reversed(
         [
-            click.option("--jobs", "-j", type=click.IntRange(1), metavar="N", help="Workers [the CPUs it may use]."),
+            click.option("--jobs", "-j", type=JOBS, metavar="N", help="Workers [the CPUs it may use]."),
             click.option("--report", metavar="FILE", help="Write the JSON report there; - is standard output."),
             click.option("--html", metavar="FILE", help="Write the report as one HTML file; - is standard output."),
             click.option(

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from migrate.cli.completion import Location
-from migrate.cli.options import available_cpus
+from migrate.cli.options import JOBS, available_cpus
 
 
 @click.command("push", short_help="Upload a layout to a registry.")
@@ -17,7 +17,7 @@ from migrate.cli.options import available_cpus
 @click.option("--image", "images", multiple=True, metavar="REF", help="Only these references (globs). Repeatable.")
 @click.option("--all", "untagged", is_flag=True, help="Images without a reference too, as untagged:<digest>.")
 @click.option("--insecure", is_flag=True, help="Allow plain HTTP, and any certificate.")
-@click.option("--jobs", "-j", type=click.IntRange(1), metavar="N", help="Uploads at a time [twice the CPUs].")
+@click.option("--jobs", "-j", type=JOBS, metavar="N", help="Uploads at a time [twice the CPUs].")
 @click.option(
     "--progress", type=click.Choice(["auto", "bar", "plain", "json", "none"]), default="auto", show_default=True
 )

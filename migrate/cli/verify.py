@@ -7,12 +7,12 @@ import sys
 import click
 
 from migrate.cli.completion import Location
-from migrate.cli.options import available_cpus
+from migrate.cli.options import JOBS, available_cpus
 
 
 @click.command("verify", short_help="Recompute every digest, size and diffID of a target.")
 @click.argument("layout", metavar="LAYOUT", type=Location())
-@click.option("--jobs", "-j", type=click.IntRange(1), metavar="N", help="Workers [the CPUs it may use].")
+@click.option("--jobs", "-j", type=JOBS, metavar="N", help="Workers [the CPUs it may use].")
 @click.option("--json", "as_json", is_flag=True, help="Findings as JSON on standard output.")
 @click.option(
     "--progress", type=click.Choice(["auto", "bar", "plain", "json", "none"]), default="auto", show_default=True

@@ -8,6 +8,7 @@ lock, so threads are enough.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,10 +20,11 @@ from migrate.errors import InterruptedRunError
 Item = TypeVar("Item")
 _JOIN_SECONDS: Final = 10.0
 """A thread that hangs in a read for longer is left to the end of the process."""
+_HELPERS_PER_PROCESSOR: Final = 4
 
 
 class Workers:
-    """`jobs` threads, or none for one job: then the caller's thread does everything.
+    """Up to `jobs` threads, or none for one job: then the caller's thread does everything.
 
     To be used as a context; leaving it ends the threads. What a step raises stops the others within a block and comes
     out of `each`.
@@ -57,9 +59,14 @@ class Workers:
             for batch in batches:
                 _run_batch(batch, step)
             return
+        steps = [_bound(batch, step) for batch in batches]
+        self._start(len(steps))
+        if not self._threads:
+            for one in steps:
+                one()
+            return
         with self._changed:
-            self._steps.extend(_bound(batch, step) for batch in batches)
-            self._start()
+            self._steps.extend(steps)
             self._changed.notify_all()
             try:
                 while (self._steps or self._running) and not self._stopped:
@@ -98,10 +105,14 @@ class Workers:
 
     # --- threads -------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        while len(self._threads) < self.jobs:
+    def _start(self, steps: int) -> None:
+        """As many threads as have something to do; fewer where the system allows no more."""
+        while len(self._threads) < min(self.jobs, max(steps, most_helpers())):
             thread = threading.Thread(target=self._work, name=f"rehash-{len(self._threads)}", daemon=True)
-            thread.start()  # an interruption may come here: a thread that did not start must not be waited for
+            try:
+                thread.start()  # an interruption may come here: a thread that did not start must not be waited for
+            except RuntimeError:
+                return
             self._threads.append(thread)
 
     def _work(self) -> None:
@@ -142,6 +153,12 @@ class Workers:
             self._steps.clear()
             self._changed.notify_all()
             self._finished.notify_all()
+
+
+def most_helpers() -> int:
+    """Threads that may wait for parts of one layer: what they do takes a processor, and more than a few for each only
+    hold memory."""
+    return _HELPERS_PER_PROCESSOR * (os.cpu_count() or 1)
 
 
 def _bound(batch: Sequence[Item], step: Callable[[Item], None]) -> Callable[[], None]:

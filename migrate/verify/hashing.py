@@ -15,6 +15,7 @@ from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_deco
 from migrate.blobio.limits import STORED_RATIO
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
+from migrate.rehash.workers import most_helpers
 from migrate.verify.files import Files
 from migrate.verify.findings import Findings
 
@@ -51,6 +52,7 @@ def hash_files(files: Files, unpack: Mapping[str, bool], workers: int, findings:
     order = sorted(unpack, key=lambda name: (-sizes[name], name))
     left = sum(sizes[name] for name in order)
     findings.stage("verify", left, len(order))
+    workers = min(workers, max(len(order), most_helpers()))
     stop = threading.Event()
     hasher = _FileHasher(files, findings, stop)
     hashed: dict[str, Hashed] = {}

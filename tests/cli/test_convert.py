@@ -220,6 +220,20 @@ def test_what_does_not_go_together_is_a_usage_error(arguments: list[str], archiv
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["convert", "plan", "batch", "verify", "push"])
+@pytest.mark.parametrize("jobs", ["0", "1025", "99999999999999999999999"])
+def test_more_jobs_than_any_machine_has_work_for_are_refused(command: str, jobs: str, archive: Path) -> None:
+    result = migrate(command, "-j", jobs, archive, "out")
+    assert result.code == 2
+    assert "is not in the range 1<=x<=1024" in result.err
+
+
+def test_many_jobs_are_no_more_threads_than_layers_need(archive: Path, tmp_path: Path) -> None:
+    assert migrate("plan", "-j", "1024", archive).code == 0
+    assert migrate("convert", "-j", "1024", archive, tmp_path / "out").code == 0
+    assert migrate("verify", "-j", "1024", tmp_path / "out").code == 0
+
+
 def test_the_report_can_go_to_standard_output_alone(archive: Path, tmp_path: Path) -> None:
     result = migrate("convert", "--report", "-", "-q", archive, tmp_path / "out")
     assert result.err == ""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -28,6 +29,35 @@ def test_every_item_is_done_once_and_waves_follow_each_other(jobs: int) -> None:
         workers.each([], seen.append)
     assert sorted(seen) == seen
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("rehash")]
+
+
+def test_no_thread_is_started_that_has_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    before = threading.active_count()
+    with Workers(1000) as workers:
+        workers.each([[1], [2]], lambda item: None)
+        assert threading.active_count() == before + 8
+        workers.each([[number] for number in range(20)], lambda item: None)
+        assert threading.active_count() == before + 20
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_the_work_is_done_with_fewer_threads_than_asked_for(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        if len(started) == allowed:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done: list[int] = []
+    with Workers(8) as workers:
+        workers.each([[number] for number in range(10)], done.append)
+    assert sorted(done) == list(range(10))
+    assert len(started) == allowed
 
 
 def test_idle_threads_take_blocks_and_an_unbegun_one_can_be_taken_back() -> None:
