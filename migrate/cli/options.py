@@ -195,6 +195,8 @@ def convert_options(values: dict[str, Any], *, dry_run: bool, exact_sizes: bool)
         raise UsageError("--compression zstd needs --format oci: Docker's schema 2 has no media type for it")
     level = values["compression_level"]
     highest = {Compression.GZIP: 12, Compression.GZIP_FAST: 3, Compression.ZSTD: 19, Compression.NONE: 0}[compression]
+    if level is not None and not highest:
+        raise UsageError(f"--compression-level {level}: --compression {compression} has no levels")
     if level is not None and not 1 <= level <= highest:
         raise UsageError(f"--compression-level {level}: --compression {compression} takes 1 to {highest}")
     return ConvertOptions(

@@ -220,6 +220,18 @@ def test_what_does_not_go_together_is_a_usage_error(arguments: list[str], archiv
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--compression", "gzip", "--compression-level", "13"], "--compression gzip takes 1 to 12"),
+        (["--compression", "gzip-fast", "--compression-level", "0"], "--compression gzip-fast takes 1 to 3"),
+        (["--compression", "none", "--compression-level", "3"], "--compression none has no levels"),
+    ],
+)
+def test_levels_that_are_none(arguments: list[str], message: str, archive: Path) -> None:
+    assert message in migrate("plan", *arguments, archive).errors[0]
+
+
 @pytest.mark.parametrize("command", ["convert", "plan", "batch", "verify", "push"])
 @pytest.mark.parametrize("jobs", ["0", "1025", "99999999999999999999999"])
 def test_more_jobs_than_any_machine_has_work_for_are_refused(command: str, jobs: str, archive: Path) -> None:
