@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from migrate.cli.completion import Location
 from migrate.cli.options import JOBS, available_cpus
+
+if TYPE_CHECKING:
+    from migrate.verify import Verification
 
 
 @click.command("verify", short_help="Recompute every digest, size and diffID of a target.")
@@ -22,7 +26,8 @@ def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: 
     """Re-open a target and recompute every digest, size and diffID from its bytes; list every mismatch.
 
     LAYOUT is an OCI layout directory, an oci-archive or docker-archive file, or a registry's storage tree.
-    Exit codes: 0 clean, 3 mismatches, 4 nothing to verify could be read.
+    What is odd but harms no image is told as a warning. Exit codes: 0 clean, 3 mismatches, 4 nothing to verify could
+    be read.
 
     \b
     Examples:
@@ -30,22 +35,40 @@ def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: 
       migrate verify --json images.tar
     """
     from migrate.cli.terminal import make_progress
-    from migrate.documents.json_text import encode_json_pretty
-    from migrate.report.tables import printable
-    from migrate.report.units import count
-    from migrate.verify import verify
+    from migrate.verify import examine
 
     with make_progress(progress, quiet=quiet, verbose=0) as shown:
-        findings = verify(layout, jobs or available_cpus(), shown)
+        found = examine(layout, jobs or available_cpus(), shown)
     if as_json:
-        rows = [{"where": finding.where, "message": finding.message} for finding in findings]
-        sys.stdout.buffer.write(encode_json_pretty({"location": layout, "findings": rows}) + b"\n")
+        _write_json(found, layout)
     else:
-        for finding in findings:
-            click.echo(f"{finding.where}: {finding.message}")
-        if not quiet and not findings:
-            click.echo(f"{printable(layout)}: clean")
-        elif not quiet and progress != "json":
-            mismatches = count(len(findings), "mismatch", "mismatches")
-            click.echo(f"{printable(layout)}: {mismatches}", err=True)
-    sys.exit(3 if findings else 0)
+        _write_text(found, layout, quiet=quiet, on_stderr=not quiet and progress != "json")
+    sys.exit(3 if found.findings else 0)
+
+
+def _write_json(found: Verification, layout: str) -> None:
+    from migrate.documents.json_text import encode_json_pretty
+
+    document = {
+        "location": layout,
+        "findings": [{"where": finding.where, "message": finding.message} for finding in found.findings],
+        "warnings": [{"where": warning.where, "message": warning.message} for warning in found.warnings],
+        "images": found.images,
+    }
+    sys.stdout.buffer.write(encode_json_pretty(document) + b"\n")
+
+
+def _write_text(found: Verification, layout: str, *, quiet: bool, on_stderr: bool) -> None:
+    """Findings on standard output; what is odd, and how many they are, on standard error."""
+    from migrate.report.tables import printable
+    from migrate.report.units import count
+
+    for finding in found.findings:
+        click.echo(f"{finding.where}: {finding.message}")
+    if on_stderr:
+        for warning in found.warnings:
+            click.echo(f"migrate: warning: {warning.where}: {warning.message}", err=True)
+        if found.findings:
+            click.echo(f"{printable(layout)}: {count(len(found.findings), 'mismatch', 'mismatches')}", err=True)
+    if not quiet and not found.findings:
+        click.echo(f"{printable(layout)}: clean{'' if found.images else ', no images'}")

@@ -11,24 +11,29 @@ from pathlib import Path
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
 from migrate.progress import Progress
 from migrate.verify.archive import verify_archive
-from migrate.verify.files import DirectoryFiles, Files, TarFiles
-from migrate.verify.findings import Finding, Findings
+from migrate.verify.files import STATE_DIRECTORY, DirectoryFiles, Files, TarFiles
+from migrate.verify.findings import Finding, Findings, Verification
 from migrate.verify.layout import verify_layout
 from migrate.verify.registry import REGISTRY_ROOT, verify_registry
 
-__all__ = ["Finding", "verify"]
+__all__ = ["Finding", "Verification", "examine", "verify"]
 
 _PREFIXES = ("oci:", "oci-archive:", "docker-archive:", "registry-storage:")
-_STARTED = frozenset({"blobs", ".migrate", "lost+found"})
-"""What a run that was ended in its first instant may leave of a layout."""
+_STARTED = frozenset({"blobs", STATE_DIRECTORY, "lost+found"})
+"""What a run that was ended in its first instant may leave of a layout. Our state comes before all else."""
 
 
 def verify(location: str, jobs: int, progress: Progress) -> list[Finding]:
-    """Every mismatch in the target at `location`, in the order of its files; empty if it is clean.
+    """The mismatches alone of what `examine` finds; empty if the target is clean. Raises what `examine` does."""
+    return examine(location, jobs, progress).findings
+
+
+def examine(location: str, jobs: int, progress: Progress) -> Verification:
+    """Every mismatch in the target at `location`, in the order of its files, and what is odd but harms nothing.
 
     An OCI layout or registry storage in a directory, an oci-archive or docker-archive in a file; told apart by content,
     a prefix as in `convert` is allowed. What is odd but harms nothing (leftovers of an ended run, blobs that nothing
-    names) is emitted as a `warning` event. Raises SourceUnreadableError for what cannot be opened, and
+    names) is emitted as a `warning` event too. Raises SourceUnreadableError for what cannot be opened, and
     UnrecognisedSourceError for what is none of these.
     """
     path = Path(next((location.removeprefix(prefix) for prefix in _PREFIXES if location.startswith(prefix)), location))
@@ -41,7 +46,7 @@ def verify(location: str, jobs: int, progress: Progress) -> list[Finding]:
         _verify_kind(path, files, findings, jobs)
     finally:
         files.close()
-    return findings.found
+    return findings.verification()
 
 
 def _open(path: Path) -> Files:
@@ -58,7 +63,8 @@ def _verify_kind(path: Path, files: Files, findings: Findings, jobs: int) -> Non
     for problem in files.problems():
         findings.add(problem.where, problem.message)
     tops = {name.partition("/")[0] for name in names} | files.directories()
-    if "oci-layout" in names or "index.json" in names or (tops <= _STARTED and os.path.isdir(path)):
+    started = STATE_DIRECTORY in tops and tops <= _STARTED and os.path.isdir(path)
+    if "oci-layout" in names or "index.json" in names or started:
         verify_layout(files, findings, jobs)
     elif "manifest.json" in names:
         verify_archive(files, findings, jobs)
@@ -66,6 +72,8 @@ def _verify_kind(path: Path, files: Files, findings: Findings, jobs: int) -> Non
         verify_registry(files, findings, jobs)
     elif findings.found:
         return
+    elif not tops:
+        raise UnrecognisedSourceError(f"{path}: nothing to verify: it is empty")
     else:
         raise UnrecognisedSourceError(
             f"{path}: no OCI layout, docker archive or registry storage of schema-2 images (verify checks targets;"

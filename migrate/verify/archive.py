@@ -42,6 +42,7 @@ class _ArchiveCheck:
         for position, row in enumerate(rows):
             self._check_row(row, f"manifest.json [{position}]")
         self._check_tags(rows)
+        self.findings.images = len(rows)
         layers = {name for name, _ in self.uses}
         stated = self._stated_digests()
         hashed = hash_files(self.files, {name: name in layers for name in layers | stated.keys()}, jobs, self.findings)

@@ -1,4 +1,4 @@
-"""What verify reports: mismatches as values, oddities as events."""
+"""What verify reports: mismatches as values, oddities as values and events."""
 
 from __future__ import annotations
 
@@ -16,13 +16,28 @@ class Finding:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """A target's state. `warnings` are odd, but no image is the worse for them; `images` counts those whose documents
+    could be read."""
+
+    findings: list[Finding]
+    warnings: list[Finding]
+    images: int
+
+
 class Findings:
-    """Collects mismatches, once each, and passes oddities and progress on. Usable from several threads."""
+    """Collects mismatches and oddities, once each, and passes oddities and progress on. Usable from several threads."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._found: dict[Finding, None] = {}
+        self._noted: dict[Finding, None] = {}
+        self.images = 0
         self._lock = threading.Lock()
+
+    def verification(self) -> Verification:
+        return Verification(self.found, list(self._noted), self.images)
 
     @property
     def found(self) -> list[Finding]:
@@ -34,7 +49,12 @@ class Findings:
 
     def note(self, where: str, message: str) -> None:
         """Odd, but no image is the worse for it."""
-        self._emit(Event(kind="warning", message=f"{printable(where)}: {printable(message)}"))
+        finding = Finding(printable(where), printable(message))
+        with self._lock:
+            known = finding in self._noted
+            self._noted[finding] = None
+        if not known:
+            self._emit(Event(kind="warning", message=f"{finding.where}: {finding.message}"))
 
     def stage(self, name: str, total_bytes: int, total_items: int) -> None:
         self._emit(Event(kind="stage", stage=name, total_bytes=total_bytes, total_items=total_items))
@@ -49,4 +69,9 @@ class Findings:
 
 def printable(text: str) -> str:
     """`text` with everything that a terminal could take for a command written as an escape."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    byte = ord(character) - 0xDC00  # of a name that is no text (surrogateescape)
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else ascii(character)[1:-1]

@@ -59,9 +59,10 @@ class _LayoutCheck:
         self.walk.check_layers(hashed)
         if _REPORT in self.files.names():
             check_report(self.walk, _REPORT, hashed)
+        self.findings.images = len(self.walk.images)
         unnamed = blobs.keys() - {blob_path(digest) for digest in self.walk.met}
         if unnamed:
-            self.findings.note("blobs", f"{len(unnamed)} blobs that no image names")
+            self.findings.note("blobs", f"no image names {len(unnamed)} of the blobs")
 
     def _blob_files(self) -> dict[str, Digest]:
         blobs: dict[str, Digest] = {}

@@ -61,6 +61,7 @@ class _RegistryCheck:
         )
         check_names(self.findings, blobs, hashed)
         self.walk.check_layers(hashed)
+        self.findings.images = len(self.walk.images)
 
     def _blob_files(self) -> dict[str, Digest]:
         blobs: dict[str, Digest] = {}

@@ -164,7 +164,8 @@ def test_json_has_the_replacement_character(line: str, code: int, workspace: Pat
     assert result.code == code
     assert result.json()
     assert "\\ud" not in result.out
-    assert ("caf�" in result.out or "\\ufffd" in result.out) == ("@" in line and not line.startswith("show"))
+    shown = "caf�" in result.out or "\\ufffd" in result.out
+    assert shown == ("@" in line and not line.startswith("show"))
 
 
 @pytest.mark.parametrize(("line", "code"), EVENTS)

@@ -324,3 +324,42 @@ def test_what_is_no_layout(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(layer_tar("a"))
     assert migrate("show", tmp_path / "a.tar", NAME).code == 4
     assert migrate("show", tmp_path / "nothing", NAME).code == 4
+
+
+# --- verify -----------------------------------------------------------------------------------------------------------
+
+
+def test_verify_tells_what_is_odd_on_standard_error(layout: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(layout, copy)
+    (copy / "notes.txt").write_text("mine")
+    (copy / "blobs" / "sha256" / hashlib.sha256(b"x").hexdigest()).write_bytes(b"x")
+    result = migrate("verify", copy)
+    assert (result.code, result.out) == (0, f"{copy}: clean\n")
+    warnings = [line for line in result.err.splitlines() if line.startswith("migrate: warning: ")]
+    assert warnings == [
+        "migrate: warning: notes.txt: does not belong to the layout",
+        "migrate: warning: blobs: no image names 1 of the blobs",
+    ]
+    assert migrate("verify", "-q", copy).err == ""
+    assert "migrate:" not in migrate("verify", "--progress", "json", copy).err
+    assert migrate("verify", "--json", copy).json() == {
+        "location": str(copy),
+        "findings": [],
+        "warnings": [
+            {"where": "notes.txt", "message": "does not belong to the layout"},
+            {"where": "blobs", "message": "no image names 1 of the blobs"},
+        ],
+        "images": len(document(layout)["images"]),
+    }
+
+
+def test_verify_says_where_there_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = migrate("verify", tmp_path / "empty")
+    assert (result.code, result.out) == (4, "")
+    assert result.errors == [f"migrate: error: {tmp_path}/empty: nothing to verify: it is empty"]
+    (tmp_path / "none.tar").write_bytes(V1Archive().build())
+    assert migrate("convert", "-q", tmp_path / "none.tar", tmp_path / "out").code == 4
+    result = migrate("verify", tmp_path / "out")
+    assert (result.code, result.out) == (0, f"{tmp_path}/out: clean, no images\n")

@@ -22,7 +22,7 @@ from migrate.model.image import Descriptor, Platform
 from migrate.model.options import ConvertOptions, Format
 from migrate.model.reference import Reference
 from migrate.progress import Event, SilentProgress
-from migrate.verify import Finding, verify
+from migrate.verify import Finding, examine, verify
 from migrate.writers.docker_archive import DockerArchive, OciArchive
 from migrate.writers.oci_layout import OciLayout
 from migrate.writers.registry_storage import RegistryStorage
@@ -110,6 +110,22 @@ def test_what_the_writers_write_is_clean(tmp_path: Path, jobs: int) -> None:
 def test_a_started_layout_is_clean(tmp_path: Path) -> None:
     OciLayout(tmp_path / "layout", OPTIONS).close()
     assert check(tmp_path / "layout") == []
+    assert examine(str(tmp_path / "layout"), 1, SilentProgress()).images == 0
+
+
+def test_what_a_run_leaves_that_was_ended_at_once_is_clean(tmp_path: Path) -> None:
+    (tmp_path / ".migrate").mkdir()
+    assert check(tmp_path) == []
+    (tmp_path / "blobs").mkdir()
+    assert check(tmp_path) == []
+
+
+def test_the_images_of_every_kind_of_target_are_counted(layout: Path, tmp_path: Path, registry: Path) -> None:
+    """One is named twice, and two share an index."""
+    fill(DockerArchive(str(tmp_path / "docker.tar"), OPTIONS))
+    fill(OciArchive(str(tmp_path / "oci.tar"), OPTIONS))
+    for target in (layout, tmp_path / "docker.tar", tmp_path / "oci.tar", registry):
+        assert examine(str(target), 1, SilentProgress()).images == 3
 
 
 def test_leftovers_are_told_but_are_no_mismatch(layout: Path) -> None:
@@ -119,7 +135,12 @@ def test_leftovers_are_told_but_are_no_mismatch(layout: Path) -> None:
     (layout / ".migrate" / "tmp-0123456789abcdef").mkdir()
     heard = Heard()
     assert verify(str(layout), 1, heard) == []
-    assert heard.warnings == ["notes.txt: does not belong to the layout", "blobs: 1 blobs that no image names"]
+    assert heard.warnings == ["notes.txt: does not belong to the layout", "blobs: no image names 1 of the blobs"]
+    notes = Finding("notes.txt", "does not belong to the layout")
+    assert examine(str(layout), 1, SilentProgress()).warnings == [
+        notes,
+        Finding("blobs", "no image names 1 of the blobs"),
+    ]
 
 
 # --- any byte --------------------------------------------------------------------------------------------------------
@@ -507,6 +528,12 @@ def test_what_is_no_target(tmp_path: Path) -> None:
     (tmp_path / "directory" / "file").write_text("hello")
     with pytest.raises(UnrecognisedSourceError):
         check(tmp_path / "directory")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnrecognisedSourceError, match="nothing to verify: it is empty"):
+        check(tmp_path / "empty")
+    (tmp_path / "empty" / "blobs").mkdir()
+    with pytest.raises(UnrecognisedSourceError):
+        check(tmp_path / "empty")
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(SourceUnreadableError, match="neither a file nor a directory"):
         check(tmp_path / "fifo")
