@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING
 import click
 
 from migrate.cli.completion import Location, image_names
+from migrate.cli.options import PlatformType
 
 if TYPE_CHECKING:
     from migrate.layout_view import LayoutView, StoredImage
+    from migrate.model.image import Platform
 
 
 @click.command("show", short_help="Show config, manifest, history, layers or files of an image.")
 @click.argument("location", metavar="LAYOUT", type=Location())
 @click.argument("reference", metavar="REF", shell_complete=image_names)
-@click.option("--config", "part", flag_value="config", help="The config, as `docker inspect` has it, indented.")
-@click.option("--manifest", "part", flag_value="manifest", help="The manifest, as `docker manifest inspect`, indented.")
-@click.option("--history", "part", flag_value="history", help="Every step, the newest first, as `docker history`.")
-@click.option("--layers", "part", flag_value="layers", help="Layers, base first: diffID beside blob digest, and why.")
-@click.option("--files", "part", flag_value="files", help="Entries of the layers' tars, as `tar -tv`.")
+@click.option("--config", is_flag=True, help="The config, as `docker inspect` has it, indented.")
+@click.option("--manifest", is_flag=True, help="The manifest, as `docker manifest inspect`, indented.")
+@click.option("--history", is_flag=True, help="Every step, the newest first, as `docker history`.")
+@click.option("--layers", is_flag=True, help="Layers, base first: diffID beside blob digest, and why.")
+@click.option("--files", is_flag=True, help="Entries of the layers' tars, as `tar -tv`.")
 @click.option("--layer", "layer_number", type=click.IntRange(1), metavar="N", help="With --files: only the Nth layer.")
-@click.option("--platform", metavar="OS/ARCH", help="Which image, where the name stands for several platforms.")
+@click.option("--platform", type=PlatformType(), help="Which image, where the name stands for several platforms.")
 @click.option("--raw", is_flag=True, help="With --config and --manifest: the exact bytes, whose sha256 is the ID.")
 @click.option("--json", "as_json", is_flag=True, help="The summary, history, layers or files as JSON.")
 @click.option("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units.")
@@ -31,13 +33,13 @@ if TYPE_CHECKING:
 def command(
     location: str,
     reference: str,
-    part: str | None,
     layer_number: int | None,
-    platform: str | None,
+    platform: Platform | None,
     raw: bool,
     as_json: bool,
     bytes_: bool,
     no_trunc: bool,
+    **parts: bool,
 ) -> None:
     """Look into one image of LAYOUT without Docker: an OCI layout (directory or tar) or a docker archive.
 
@@ -56,6 +58,7 @@ def command(
     from migrate.errors import UsageError
     from migrate.layout_view import LayoutView
 
+    part = _chosen(parts)
     if raw and part not in ("config", "manifest"):
         raise UsageError("--raw goes with --config or --manifest")
     if layer_number is not None and part != "files":
@@ -78,20 +81,34 @@ def command(
         view.close()
 
 
-def choose_image(view: LayoutView, reference: str, platform: str | None) -> StoredImage:
+def _chosen(parts: dict[str, bool]) -> str | None:
+    """The one part that was asked for. UsageError for several, as only one is shown."""
+    from migrate.errors import UsageError
+
+    asked = [part for part, is_asked in parts.items() if is_asked]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(f'--{part}' for part in asked)} exclude each other")
+    return asked[0] if asked else None
+
+
+def choose_image(view: LayoutView, reference: str, platform: Platform | None) -> StoredImage:
     """The one image that the words mean; UsageError, with what could have been meant, for none and for several."""
     from migrate.errors import UsageError
     from migrate.layout_view import find_image
 
     images = view.images()
     found = find_image(images, reference) or _by_legacy_id(view, images, reference)
-    if platform is not None:
-        found = [image for image in found if str(image.platform) == platform]
-    if len(found) == 1:
-        return found[0]
     if not found:
         raise UsageError(f"{view.location}: no image {reference}.{_did_you_mean(images, reference)}")
-    platforms = sorted({str(image.platform) for image in found})
+    platforms = sorted({str(image.platform or "none that is stated") for image in found})
+    if platform is not None:
+        found = [image for image in found if str(image.platform) == str(platform)]
+        if not found:
+            raise UsageError(
+                f"{view.location}: {reference} is there, but not for {platform}: for {', '.join(platforms)}"
+            )
+    if len(found) == 1:
+        return found[0]
     if len(platforms) == len(found):
         raise UsageError(f"{reference} stands for {len(found)} platforms: choose by --platform {'|'.join(platforms)}")
     raise UsageError(f"{reference} could be {' or '.join(image.title for image in found[:4])}: give more digits")

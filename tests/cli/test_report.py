@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.archives import V1Archive, layer_tar
+from tests.archives import V1Archive, layer_json, layer_tar, legacy_id
 from tests.cases import case
 from tests.command import migrate
 
@@ -305,6 +305,39 @@ def test_show_says_what_could_be_meant(layout: Path) -> None:
     assert migrate("show", layout, NAME, "--layer", "1").code == 2
     assert migrate("show", layout, NAME, "--files", "--layer", "99").code == 2
     assert migrate("show", layout, NAME, "--raw").code == 2
+
+
+@pytest.fixture(scope="module")
+def platforms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A layout in which one name stands for two platforms."""
+    directory = tmp_path_factory.mktemp("platforms")
+    for name, architecture in (("one", "amd64"), ("two", "arm")):
+        archive = V1Archive()
+        raw = layer_json(legacy_id(name), os="linux", architecture=architecture)
+        archive.tag("team/web", "b", archive.layer(name, raw=raw))
+        (directory / f"{name}.tar").write_bytes(archive.build())
+    assert migrate("convert", "-q", "one.tar", "two.tar", "out", cwd=directory).code == 0
+    return directory / "out"
+
+
+def test_show_chooses_by_platform(platforms: Path) -> None:
+    assert "choose by --platform linux/amd64|linux/arm" in migrate("show", platforms, "team/web:b").err
+    assert "platform     linux/arm\n" in migrate("show", platforms, "team/web:b", "--platform", "linux/arm").out
+    result = migrate("show", platforms, "team/web:b", "--platform", "linux/ppc64")
+    assert result.code == 2
+    assert result.errors == [
+        f"migrate: error: {platforms}: team/web:b is there, but not for linux/ppc64: for linux/amd64, linux/arm"
+    ]
+    result = migrate("show", platforms, "team/web:b", "--platform", "xx")
+    assert result.code == 2
+    assert "'xx' is not OS/ARCH or OS/ARCH/VARIANT" in result.err
+
+
+def test_show_shows_one_part(layout: Path) -> None:
+    result = migrate("show", layout, NAME, "--config", "--manifest")
+    assert (result.code, result.out) == (2, "")
+    assert result.errors == ["migrate: error: --config and --manifest exclude each other"]
+    assert migrate("show", layout, NAME, "--files", "--layers", "--history").code == 2
 
 
 def test_a_damaged_layer_is_one_line(layout: Path, tmp_path: Path) -> None:
