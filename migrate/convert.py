@@ -18,7 +18,15 @@ from migrate.blobio.payload import Payload
 from migrate.capabilities import fills
 from migrate.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
-from migrate.errors import LimitError, MigrateError, MissingLayerError, NoImageError, NotExactError, UsageError
+from migrate.errors import (
+    ConflictError,
+    LimitError,
+    MigrateError,
+    MissingLayerError,
+    NoImageError,
+    NotExactError,
+    UsageError,
+)
 from migrate.estimate import SizeEstimate
 from migrate.model.digest import DiffID
 from migrate.model.image import HashedLayer
@@ -472,10 +480,15 @@ def _below(chain: Chain, lost_layer: LegacyID | None) -> Chain:
     return ()
 
 
+_REFUSED_BY_OPTIONS = frozenset({ConflictError.code, NotExactError.code})
+
+
 def exit_code(report: Report) -> int:
-    if not report.images:
-        return 4
-    return 3 if report.failures else 0
+    """0 everything converted, 3 something failed, 4 nothing could be read. An image that `--on-conflict fail` or
+    `--strict` refuses was read. Of a report with or without its images."""
+    if report.totals.images or any(failure.error in _REFUSED_BY_OPTIONS for failure in report.failures):
+        return 3 if report.failures else 0
+    return 4
 
 
 def utc_now() -> str:

@@ -24,7 +24,7 @@ from migrate.batch.search import expand, find_candidates
 from migrate.batch.targets import absolute, journal_publisher, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
 from migrate.blobio.atomic import target_errors
-from migrate.convert import utc_now
+from migrate.convert import exit_code, utc_now
 from migrate.errors import UsageError
 from migrate.locations import refuse_to_write, without_target
 from migrate.model.options import ConvertOptions
@@ -236,10 +236,8 @@ def _merge(
             spool.close()
             raise
     merge.account.already_done = done
-    images = head.totals.images
-    journal.note({"merged": utc_now(), "images": images, "failures": len(head.failures)})
-    code = 4 if not images else 3 if head.failures else 0
-    return BatchOutcome(code, merge.account, _lists(ledger, locations), head, spool)
+    journal.note({"merged": utc_now(), "images": head.totals.images, "failures": len(head.failures)})
+    return BatchOutcome(exit_code(head), merge.account, _lists(ledger, locations), head, spool)
 
 
 def _shard_outcome(ledger: Ledger, locations: Sequence[str], done: int) -> BatchOutcome:

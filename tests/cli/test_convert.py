@@ -264,6 +264,20 @@ def test_a_full_target_is_exit_5(archive: Path, tmp_path: Path) -> None:
     assert len(result.errors) == 1
 
 
+def test_an_image_that_was_read_and_refused_is_exit_3(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        archive = V1Archive()
+        archive.tag("team/web", "1.0", archive.layer(name))
+        (tmp_path / f"{name}.tar").write_bytes(archive.build())
+    assert migrate("convert", "-q", "one.tar", "out", cwd=tmp_path).code == 0
+    for line in ("convert two.tar out", "convert one.tar two.tar new", "batch one.tar two.tar shelf"):
+        command, *rest = line.split()
+        result = migrate(command, "--on-conflict", "fail", "--report", "-", *rest, cwd=tmp_path)
+        report = result.json()
+        assert (result.code, report["totals"]["images"]) == (3, 0)
+        assert {failure["error"] for failure in report["failures"]} == {"conflict"}
+
+
 def test_a_foreign_directory_is_not_touched(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("keep me")

@@ -117,3 +117,10 @@ def test_a_check_that_has_nothing_to_compare_with_says_so(stores: StoreShelf, tm
     assert told not in str(convert(root, tmp_path / "unasked"))
     compared = convert(stores.path("store-1.9.1-overlay"), tmp_path / "compared", "--check-rootfs")
     assert told not in str(compared)
+
+
+def test_an_image_that_strict_refuses_was_read(stores: StoreShelf) -> None:
+    strict = ("plan", "--strict", "-q", "--report", "-", stores.path("store-1.3.3-aufs"))
+    refused = next(row for row in migrate(*strict).json()["failures"] if row["error"] == "not-exact")
+    result = migrate(*strict, "--image", refused["legacy_id"])
+    assert (result.code, result.json()["totals"]["images"]) == (3, 0)
