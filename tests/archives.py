@@ -79,3 +79,13 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[str, ta
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, target
     return name, member
+
+
+def pax_header(key: bytes, value: bytes) -> bytes:
+    """A pax header of one record, however long."""
+    length = len(key) + len(value) + 3
+    length += len(str(length + len(str(length))))
+    record = b"%d %b=%b\n" % (length, key, value)
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = b"x", len(record)
+    return header.tobuf(tarfile.USTAR_FORMAT) + record + bytes(-len(record) % 512)

@@ -38,6 +38,23 @@ DECOMPRESSION_GRACE: Final = 64 * 1024 * 1024
 """Output below this is never counted as a bomb."""
 SMALL_FILE_BYTES: Final = 1024 * 1024
 """Files of one number or one ID: parent, layersize, checksum, link, tag."""
+STATED_BYTES: Final = 1 << 50
+"""A size that a document or header states of a layer, blob or member. The sum of a chain of CHAIN_LENGTH stays below
+2^64, beyond which JSON writers take no number."""
+WHOLE_NUMBER: Final = (1 << 63) - 1
+"""Any number that is spelled in decimal digits, but for leading zeros: the largest of Go's int64."""
+
+
+def parse_whole(text: bytes, most: int = WHOLE_NUMBER) -> int | None:
+    """The number that `text` spells in decimal digits and nothing else; None where it does not, or is over `most`.
+
+    Python's own `int` takes signs, spaces and underscores too, and raises a ValueError of its own for 4,300 digits.
+    """
+    digits = text.lstrip(b"0")
+    if not text.isdigit() or len(digits) > 19:
+        return None
+    value = int(digits or b"0")
+    return value if value <= most else None
 
 
 def read_limited(stream: BinaryIO, limit: int, what: str) -> bytes:

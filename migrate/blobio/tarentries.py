@@ -10,7 +10,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
-from migrate.blobio.limits import TAR_HEADER_BYTES
+from migrate.blobio.limits import TAR_HEADER_BYTES, WHOLE_NUMBER, parse_whole
 from migrate.blobio.tarheader import (
     BLOCK,
     CONTENT_FREE,
@@ -25,7 +25,6 @@ from migrate.errors import DamagedError, LimitError, TruncatedError
 _FIELDS: Final = Struct("100s24s12s12s8xc100s88s155s12x").unpack
 """name, (mode, uid, gid), size, mtime, type flag, link, (magic, version, user, group, major, minor), prefix."""
 _XATTR: Final = "SCHILY.xattr."
-_MOST_SECONDS: Final = 1 << 62
 
 
 class TarEntry(NamedTuple):
@@ -142,8 +141,8 @@ class TarScanner:
             fields = _FIELDS(header)
             kind = fields[4][0] or 48
             size = _number(fields[2])
-            if size < 0:
-                raise ValueError("a negative size")
+            if not 0 <= size <= WHOLE_NUMBER:
+                raise ValueError("a negative or too large size")
             self._zero_blocks = 0
             if kind in EXTENDED:
                 self._begin_extended(kind, size)
@@ -228,7 +227,9 @@ def _with_pax(entry: TarEntry, records: dict[str, bytes]) -> TarEntry:
     for key, field in (("path", "name"), ("linkpath", "link"), ("uname", "user"), ("gname", "group")):
         if key in records:
             changes[field] = records[key]
-    for key in ("size", "uid", "gid"):
+    if "size" in records:
+        changes["size"] = _whole(records["size"])
+    for key in ("uid", "gid"):
         if key in records:
             changes[key] = _decimal(records[key])
     if "mtime" in records:
@@ -240,7 +241,11 @@ def _with_pax(entry: TarEntry, records: dict[str, bytes]) -> TarEntry:
 
 
 def _decimal(text: bytes) -> int:
-    value = int(text)
-    if abs(value) > _MOST_SECONDS or (text[:1] != b"-" and not text.isdigit()):
-        raise ValueError(f"no number: {text[:40]!r}")
+    return -_whole(text[1:]) if text[:1] == b"-" else _whole(text)
+
+
+def _whole(text: bytes) -> int:
+    value = parse_whole(text)
+    if value is None:
+        raise ValueError(f"no number, or too large: {text[:40]!r}")
     return value

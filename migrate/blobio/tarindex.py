@@ -344,9 +344,7 @@ def _apply_pax(overrides: _Overrides, records: dict[str, bytes], where: str) -> 
     overrides.link = records.get("linkpath", overrides.link)
     size = records.get("size")
     if size is not None:
-        if not size.isdigit() or len(size) > 18:
-            raise DamagedError(f"{where}: pax size {size!r}")
-        overrides.size = int(size)
+        overrides.size = _possible(limits.parse_whole(size), f"{size[:40]!r} in a pax record", where)
 
 
 def _size(header: bytes, where: str) -> int:
@@ -354,8 +352,12 @@ def _size(header: bytes, where: str) -> int:
         size = parse_number(header[124:136])
     except ValueError as error:
         raise DamagedError(f"{where}: size is {error}") from error
-    if size < 0 or size > 1 << 60:
-        raise DamagedError(f"{where}: impossible size {size}")
+    return _possible(size, f"{size}", where)
+
+
+def _possible(size: int | None, stated: str, where: str) -> int:
+    if size is None or not 0 <= size <= limits.STATED_BYTES:
+        raise DamagedError(f"{where}: impossible size {stated}")
     return size
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from deflate import adler32
 
-from migrate.blobio.limits import TAR_HEADER_BYTES
+from migrate.blobio.limits import TAR_HEADER_BYTES, parse_whole
 from migrate.blobio.tarheader import (
     BLOCK,
     CONTENT_FREE,
@@ -274,9 +274,9 @@ class TarInspector:
                 self._flags.add(FLAG_SIZES)
             return
         if size is not None:
-            if not size.isdigit():
-                raise DamagedError(f"{self._what}: a pax record's size is no number: {size[:40]!r}")
-            self._pax_size = int(size)
+            self._pax_size = parse_whole(size)
+            if self._pax_size is None:
+                raise DamagedError(f"{self._what}: a pax record's size is no number, or too large: {size[:40]!r}")
         self._long_name = records.get("GNU.sparse.name", records.get("path", self._long_name))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
+from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, STATED_BYTES, parse_whole
 from migrate.documents.v1_json import parse_parent
 from migrate.errors import DamagedError, DocumentError, LimitError, MissingLayerError
 from migrate.model.legacy import LegacyID, is_hex_id
@@ -103,9 +103,9 @@ class Graph:
                 yield legacy_id, None
 
     def layer_size(self, legacy_id: LegacyID) -> int | None:
-        """`layersize`: the bytes of the layer's files as its writer counted them. None where it is absent or -1."""
+        """`layersize`: the bytes of the layer's files as its writer counted them. None where there is none, or -1."""
         text = self._read_text(legacy_id, "layersize")
-        return int(text) if text and text.isascii() and text.isdigit() else None
+        return parse_whole(text.encode(), STATED_BYTES) if text else None
 
     def tar_data(self, legacy_id: LegacyID) -> Path | None:
         """Where the layer's tar-split metadata stands, if it has any."""

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from isal.isal_zlib import crc32
 
-from migrate.blobio.limits import TAR_HEADER_BYTES
+from migrate.blobio.limits import TAR_HEADER_BYTES, parse_whole
 
 CHECKED_ENTRIES: Final = 1_000_000
 """Entries of one layer. To check it takes half a kilobyte for each."""
@@ -144,7 +144,7 @@ class TarListing:
     def _begin_entry(self, header: bytes, kind: int, size: int) -> None:
         pax, self._pax = self._pax, {}
         name = pax.get(b"path") or _name(header)
-        size = int(pax.get(b"size", size))
+        size = _whole(pax[b"size"]) if b"size" in pax else size
         if kind == 0:
             kind = ord("5") if name.endswith(b"/") else ord("0")
         has_content = kind not in _WITHOUT_CONTENT
@@ -156,8 +156,8 @@ class TarListing:
             cleaned(name),
             bytes((kind,)),
             _number(header[100:108]),
-            int(pax.get(b"uid", _number(header[108:116]))),
-            int(pax.get(b"gid", _number(header[116:124]))),
+            _whole(pax[b"uid"]) if b"uid" in pax else _number(header[108:116]),
+            _whole(pax[b"gid"]) if b"gid" in pax else _number(header[116:124]),
             None if is_sparse else size if has_content else 0,
             cleaned(link) if kind == ord("1") else link,
             (_number(header[329:337]), _number(header[337:345])) if kind in b"34" else (0, 0),
@@ -212,6 +212,13 @@ def _number(field: bytes) -> int:
         return int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
     text = field.strip(b" \0").partition(b"\0")[0]
     return int(text, 8) if text else 0
+
+
+def _whole(text: bytes) -> int:
+    value = parse_whole(text)
+    if value is None:
+        raise ValueError(f"no number, or too large: {text[:40]!r}")
+    return value
 
 
 def _pax_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from migrate.blobio import limits
-from tests.archives import V1Archive, build_tar, layer_json, layer_tar, legacy_id, link
+from tests.archives import V1Archive, build_tar, layer_json, layer_tar, legacy_id, link, pax_header
 from tests.command import Result, migrate
 
 
@@ -136,6 +136,11 @@ def layer_with_a_wrong_header_checksum(archive: V1Archive) -> None:
     archive.tag("bad", "1", archive.layer("sum", "base", tar=bytes(whole)))
 
 
+def layer_with_a_pax_size_of_ten_thousand_digits(archive: V1Archive) -> None:
+    tar = pax_header(b"size", b"9" * 10_000) + layer_tar("one")
+    archive.tag("bad", "1", archive.layer("digits", "base", tar=tar))
+
+
 def layer_compressed_and_cut(archive: V1Archive) -> None:
     whole = gzip.compress(layer_tar("big.bin", content=bytes(range(256)) * 400))
     archive.tag("bad", "1", archive.layer("gz", "base", tar=whole[: len(whole) // 2]))
@@ -166,6 +171,7 @@ BROKEN_IMAGES = [
     layer_that_is_no_tar,
     layer_cut_in_an_entry,
     layer_with_a_wrong_header_checksum,
+    layer_with_a_pax_size_of_ten_thousand_digits,
     layer_compressed_and_cut,
     layer_that_is_a_bomb,
 ]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from migrate.blobio.tarentries import TarEntry, TarScanner
 from migrate.errors import DamagedError, LimitError, MigrateError, TruncatedError
+from tests.archives import pax_header
 
 
 class Collector(TarScanner):
@@ -123,3 +124,25 @@ def test_damage() -> None:
     huge.type, huge.size = b"L", 1 << 30
     with pytest.raises(LimitError):
         scan(huge.tobuf(tarfile.GNU_FORMAT))
+
+
+@pytest.mark.parametrize("key", [b"size", b"uid", b"gid", b"mtime"])
+@pytest.mark.parametrize("value", [b"9" * 6000, b"-" + b"9" * 6000, b"9" * 19, b"1_0", b""])
+def test_numbers_of_a_pax_header_that_are_none(key: bytes, value: bytes) -> None:
+    with pytest.raises(DamagedError, match="layer: a damaged tar header"):
+        scan(pax_header(key, value) + odd_tar(tarfile.USTAR_FORMAT))
+
+
+def test_a_size_is_not_negative_and_fits_into_64_bits() -> None:
+    header = bytearray(odd_tar(tarfile.USTAR_FORMAT))
+    for size in (b"\xff" * 12, b"\x80" + b"\xff" * 11):
+        header[124:136] = size
+        with pytest.raises(DamagedError):
+            scan(bytes(header))
+    with pytest.raises(DamagedError):
+        scan(pax_header(b"size", b"-5") + odd_tar(tarfile.USTAR_FORMAT))
+
+
+def test_times_before_1970_are_whole_seconds() -> None:
+    tar = pax_header(b"mtime", b"-86400.5") + odd_tar(tarfile.USTAR_FORMAT)
+    assert scan(tar)[0][0].mtime == -86400

@@ -14,6 +14,7 @@ from migrate.blobio import limits
 from migrate.blobio.tarheader import BLOCK, parse_number, parse_pax
 from migrate.blobio.tarindex import IsExpected, MemberKind, TarIndex, index_tar, looks_like_tar
 from migrate.errors import DamagedError, LimitError, TruncatedError, UnsupportedError
+from tests.archives import pax_header
 
 LONG = "directory-of-some-length/" * 8 + "file"
 
@@ -247,3 +248,11 @@ def test_behind_a_sound_end_nothing_is_found() -> None:
     index = scan(CONTENT + CONTENT, is_member)
     assert [member.name for member in index.members] == without() * 2
     assert "where the archive does not end" in index.damages[0].message
+
+
+@pytest.mark.parametrize("size", [b"9" * 6000, b"9" * 18, b"-5", b"1_0"])
+def test_impossible_sizes_in_a_pax_header_are_damage(size: bytes) -> None:
+    index = scan(pax_header(b"size", size) + build(lambda archive: add(archive, "a", b"x"), tarfile.USTAR_FORMAT))
+    assert index.members == []
+    assert "impossible size b'" in index.damages[0].message
+    assert len(index.damages[0].message) < 200

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from migrate.blobio.limits import TAR_HEADER_BYTES
 from migrate.blobio.tarstream import TarFacts, TarInspector
 from migrate.errors import DamagedError, LimitError, MigrateError, TruncatedError
+from tests.archives import pax_header
 from tests.unit.rehash.sources import make_tar
 
 Entry = tuple[str, int]
@@ -260,6 +261,16 @@ def test_damaged_pax_records_are_damage(record: bytes) -> None:
     header = edited(tar_of(typed("pax", b"x", 0))[:512], 124, b"%011o\0" % len(record))
     with pytest.raises(DamagedError, match="pax"):
         inspect(header + record.ljust(512, b"\0") + tar_of(("a", 5)))
+
+
+@pytest.mark.parametrize("size", [b"9" * 6000, b"9" * 19, b"9" * 18 + b"_9"])
+def test_pax_sizes_of_too_many_digits_are_damage(size: bytes) -> None:
+    with pytest.raises(DamagedError, match="a pax record's size is no number, or too large: b'9"):
+        inspect(pax_header(b"size", size) + tar_of(("a", 5)))
+
+
+def test_a_pax_size_with_leading_zeros_is_the_number_behind_them() -> None:
+    assert inspect(pax_header(b"size", b"0" * 6000 + b"5") + tar_of(("a", 5))).flags == ()
 
 
 @given(st.integers(0, 10_000), st.integers(1, 5000), st.sampled_from([0, 1, 128, 255]))

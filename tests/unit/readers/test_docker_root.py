@@ -150,6 +150,17 @@ def test_the_directory_counts_where_the_json_has_another_id(root: RootBuilder) -
     assert root.layer("good").warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4096", 4096), ("-1", None), ("", None), ("9" * 6000, None), (str(1 << 62), None), ("²", None), ("1_0", None)],
+)
+def test_a_layersize_that_is_no_size_is_left_out(root: RootBuilder, text: str, size: int | None) -> None:
+    root.add("app")
+    (root.path / "graph" / identity("app") / "layersize").write_text(text)
+    payload = root.layer("app").payload
+    assert payload is not None and payload.estimate == size
+
+
 def test_json_is_handed_on_verbatim(root: RootBuilder) -> None:
     root.add("base")
     raw = b' {"id" : "x", "unknown":1e400, "a":1, "a":2}\n\n'

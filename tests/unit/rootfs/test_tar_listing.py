@@ -9,6 +9,7 @@ import pytest
 from migrate.blobio.tarwriter import END, HeaderEncoder, TarHeader
 from migrate.rootfs import tar_listing
 from migrate.rootfs.tar_listing import TarEntry, TarListing, cleaned
+from tests.archives import pax_header
 
 LONG = "d/" * 70 + "é" * 40
 
@@ -128,3 +129,10 @@ def test_names_are_cleaned(name: bytes, expected: bytes) -> None:
 
 def test_entries_are_values() -> None:
     assert TarEntry._fields[:2] == ("path", "kind")
+
+
+@pytest.mark.parametrize("key", [b"size", b"uid", b"gid"])
+@pytest.mark.parametrize("value", [b"9" * 6000, b"-5"])
+def test_numbers_of_a_pax_header_that_are_none_end_the_listing(key: bytes, value: bytes) -> None:
+    found = listing(pax_header(key, value) + tar(tarfile.GNU_FORMAT))
+    assert found.problem is not None and found.problem.startswith("entry 1: no number, or too large: b'")
