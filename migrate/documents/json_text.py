@@ -82,13 +82,17 @@ def _without_surrogate(match: re.Match[str]) -> str:
 
 def shown(value: object) -> str:
     """A value of an untrusted document for a message: on one line, without control characters, and short."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # it may be nested as deep as JSON_DEPTH
+        return "something deeply nested"
     return text if len(text) <= 100 else f"{text[:96]} ..."
 
 
 def encode_json(value: object) -> bytes:
-    """Compact JSON, keys in the order given."""
-    return orjson.dumps(value)
+    """Compact JSON, keys in the order given. DocumentError for what a document held and JSON of ours cannot: values
+    nested deeper than 254, numbers over 64 bits."""
+    return _encode(value, 0)
 
 
 def encode_json_pretty(value: object) -> bytes:
@@ -97,11 +101,25 @@ def encode_json_pretty(value: object) -> bytes:
 
 
 def encode_told(value: object, option: int = 0) -> bytes:
-    """JSON that tells of something, keys in the order given: texts that are no Unicode are made safe."""
+    """JSON that tells of something, keys in the order given: texts that are no Unicode are made safe.
+
+    DocumentError as from `encode_json`.
+    """
     try:
         return orjson.dumps(value, option=option)
     except orjson.JSONEncodeError:
-        return orjson.dumps(with_safe_texts(value), option=option)
+        try:
+            safe = with_safe_texts(value)
+        except RecursionError as exc:
+            raise DocumentError("cannot be written as JSON: nested too deeply") from exc
+        return _encode(safe, option)
+
+
+def _encode(value: object, option: int) -> bytes:
+    try:
+        return orjson.dumps(value, option=option)
+    except orjson.JSONEncodeError as exc:
+        raise DocumentError(f"cannot be written as JSON: {exc}") from exc
 
 
 def with_safe_texts(value: object) -> Any:

@@ -11,6 +11,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any, Final
 
+from migrate.documents.json_text import shown
 from migrate.documents.schema1 import Signature, decode_base64url
 from migrate.errors import DocumentError, MigrateError
 
@@ -44,7 +45,7 @@ def _verify(signature: Signature, signed: bytes) -> None:
     algorithm = signature.header.get("alg")
     family, bits = (algorithm[:2], algorithm[2:]) if isinstance(algorithm, str) else ("", "")
     if family not in ("ES", "RS") or bits not in _HASHES:
-        raise DocumentError(f"algorithm {algorithm!r} is not known")
+        raise DocumentError(f"algorithm {shown(algorithm)} is not known")
     digest: hashes.HashAlgorithm = getattr(hashes, _HASHES[bits])()
     key = _public_key(signature.header)
     if family == "ES" and isinstance(key, ec.EllipticCurvePublicKey):
@@ -68,7 +69,7 @@ def _public_key(header: Mapping[str, Any]) -> Any:
         return _ec_key(jwk)
     if jwk.get("kty") == "RSA":
         return _rsa_key(jwk)
-    raise DocumentError(f"key type {jwk.get('kty')!r} is not known")
+    raise DocumentError(f"key type {shown(jwk.get('kty'))} is not known")
 
 
 def _certificate_key(text: str) -> Any:
@@ -80,9 +81,10 @@ def _certificate_key(text: str) -> Any:
 def _ec_key(jwk: Mapping[str, Any]) -> Any:
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    curve = _CURVES.get(str(jwk.get("crv")))
+    name = jwk.get("crv")
+    curve = _CURVES.get(name) if isinstance(name, str) else None
     if curve is None:
-        raise DocumentError(f"curve {jwk.get('crv')!r} is not known")
+        raise DocumentError(f"curve {shown(name)} is not known")
     return ec.EllipticCurvePublicNumbers(_number(jwk, "x"), _number(jwk, "y"), getattr(ec, curve)()).public_key()
 
 

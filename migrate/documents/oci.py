@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.limits import JSON_BYTES, STATED_BYTES
 from migrate.documents.json_text import encode_json, encode_json_pretty, load_json, load_json_lenient, shown
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
@@ -135,8 +135,18 @@ def _index_entry(value: Any, where: str) -> IndexEntry:
         descriptor=_descriptor(entry, where),
         platform=_platform(entry.get("platform"), f"{where}.platform"),
         annotations=_annotations(entry.get("annotations"), f"{where}.annotations"),
-        other={key: value for key, value in entry.items() if _is_other(key, value)},
+        other=_other_members(entry, where),
     )
+
+
+def _other_members(entry: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    other = {key: value for key, value in entry.items() if _is_other(key, value)}
+    if other:
+        try:
+            encode_json([[other]])  # as deep as it will stand in an index
+        except DocumentError as exc:
+            raise DocumentError(f"{where}: {exc.message}") from exc
+    return other
 
 
 def _is_other(key: str, value: Any) -> bool:
@@ -251,7 +261,7 @@ def _digest(value: Any, where: str) -> Digest:
 def _descriptor(value: Any, where: str) -> Descriptor:
     descriptor = _object(value, where)
     size = descriptor.get("size")
-    if type(size) is not int or size < 0:
+    if type(size) is not int or not 0 <= size <= STATED_BYTES:
         raise DocumentError(f"{where}: size is {shown(size)}, not a number of bytes")
     return Descriptor(
         media_type=_text(descriptor, "mediaType", where) or "",

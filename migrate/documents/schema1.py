@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from migrate.documents.json_text import load_json, load_json_lenient
+from migrate.documents.json_text import load_json, load_json_lenient, shown
 from migrate.documents.v1_json import parse_v1_json
 from migrate.errors import ConflictingLayerError, DocumentError, MigrateError, UnsupportedError
 from migrate.model.digest import Digest
@@ -193,7 +193,7 @@ def _blob_digest(blob_sum: Any, index: int, problems: list[str]) -> Digest | Non
     try:
         return Digest.parse(blob_sum if isinstance(blob_sum, str) else "")
     except ValueError:
-        problems.append(f"fsLayers[{index}]: blobSum {blob_sum!r} is not a sha256 digest")
+        problems.append(f"fsLayers[{index}]: blobSum {shown(blob_sum)} is not a sha256 digest")
         return None
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from migrate.documents.json_text import encode_json, encode_json_pretty, load_json, load_json_lenient
+from migrate.documents.json_text import encode_json, encode_json_pretty, load_json, load_json_lenient, shown
 from migrate.errors import DocumentError, LimitError
 
 
@@ -71,3 +73,22 @@ def test_lenient_reading_is_no_more_lenient_than_that(raw: bytes) -> None:
 def test_encoding_keeps_the_order_of_keys() -> None:
     assert encode_json({"b": 1, "a": [True, None, "é"]}) == '{"b":1,"a":[true,null,"é"]}'.encode()
     assert encode_json_pretty({"b": 1, "a": []}) == b'{\n  "b": 1,\n  "a": []\n}\n'
+
+
+def nested(depth: int) -> object:
+    value: object = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("encode", [encode_json, encode_json_pretty])
+@pytest.mark.parametrize("value", [nested(300), 1 << 64])
+def test_what_cannot_be_written_is_a_document_error(encode: Callable[[object], bytes], value: object) -> None:
+    with pytest.raises(DocumentError, match="cannot be written as JSON"):
+        encode(value)
+
+
+def test_a_value_nested_as_deep_as_a_document_may_be_can_be_told_of() -> None:
+    assert shown(load_json(b"[" * 1_000 + b"]" * 1_000, "x")) == "something deeply nested"
+    assert shown([["a\n"]]) == r"[['a\n']]"

@@ -183,6 +183,7 @@ def test_a_config_that_is_not_unicode_is_read_all_the_same(comment: bytes) -> No
         (parse_manifest, manifest(config=None), "manifest: config: not an object"),
         (parse_manifest, manifest(config=descriptor(size=-1)), "manifest: config: size is -1"),
         (parse_manifest, manifest(config=descriptor(size=1.5)), "manifest: config: size is 1.5"),
+        (parse_manifest, manifest(config=descriptor(size=1 << 63)), "manifest: config: size is 9223372036854775808"),
         (parse_manifest, manifest(config=descriptor(size=True)), "manifest: config: size is True"),
         (parse_manifest, manifest(layers=[descriptor(digest="md5:1")]), "manifest: layers[0].digest: not a sha256"),
         (parse_manifest, manifest(layers=[descriptor(digest=f"{A}\n")]), "manifest: layers[0].digest: not a sha256"),
@@ -209,3 +210,16 @@ def test_limits_and_syntax(parse: Callable[[bytes], object]) -> None:
         parse(b"[" * 5_000)
     with pytest.raises(DocumentError, match="not valid JSON"):
         parse(b"{")
+
+
+@pytest.mark.parametrize("depth", [250, 251, 252, 900])
+def test_an_index_that_can_be_read_can_be_written_again(depth: int) -> None:
+    entry = {"mediaType": DOCKER_MANIFEST, "size": 2, "digest": str(A)}
+    raw = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
+    raw = raw.replace(b'"size"', b'"x":' + b"[" * depth + b"]" * depth + b',"size"')
+    if depth > 251:
+        with pytest.raises(DocumentError, match=r"index: manifests\[0\]: cannot be written as JSON"):
+            parse_index(raw)
+    else:
+        index = parse_index(raw)
+        assert parse_index(encode_index(index.manifests)).manifests == index.manifests

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from migrate.blobio.limits import JSON_BYTES, read_limited
-from migrate.documents.json_text import load_json
+from migrate.documents.json_text import load_json, shown
 from migrate.errors import DocumentError, PermissionSourceError, SourceError
 from migrate.readers.graphdrivers.devicemapper.pool import MAX_DEVICE_ID, SECTOR
 
@@ -135,14 +135,14 @@ def _number(document: Any, key: str, where: str, missing: int | None = None) -> 
         raise DocumentError(f"{where}: not a JSON object")
     value = document.get(key, missing)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise DocumentError(f"{where}: {key} is {value!r} instead of a number")
+        raise DocumentError(f"{where}: {key} is {shown(value)} instead of a number")
     return value
 
 
 def _flag(document: Any, key: str, where: str) -> bool:
     value = document.get(key, False)
     if not isinstance(value, bool):
-        raise DocumentError(f"{where}: {key} is {value!r} instead of true or false")
+        raise DocumentError(f"{where}: {key} is {shown(value)} instead of true or false")
     return value
 
 
