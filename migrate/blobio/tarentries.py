@@ -17,6 +17,7 @@ from migrate.blobio.tarheader import (
     EXTENDED,
     ZERO_BLOCK,
     checksum_is_right,
+    is_name_prefix,
     parse_number,
     parse_pax,
 )
@@ -25,6 +26,7 @@ from migrate.errors import DamagedError, LimitError, TruncatedError
 _FIELDS: Final = Struct("100s24s12s12s8xc100s88s155s12x").unpack
 """name, (mode, uid, gid), size, mtime, type flag, link, (magic, version, user, group, major, minor), prefix."""
 _XATTR: Final = "SCHILY.xattr."
+_SPARSE: Final = ord("S")
 
 
 class TarEntry(NamedTuple):
@@ -68,6 +70,10 @@ class TarScanner:
         self._pax: dict[str, bytes] = {}
         self._long_name: bytes | None = None
         self._long_link: bytes | None = None
+        self.flag = b"0"
+        """The present entry's type flag as it stands in its header."""
+        self.is_sparse = False
+        """The present entry is a GNU sparse file: what follows is not its content, but a form of it without holes."""
 
     def on_entry(self, entry: TarEntry) -> None:
         """An entry begins."""
@@ -105,6 +111,11 @@ class TarScanner:
             raise TruncatedError(f"{self._what}: the tar ends inside an entry")
         if self._inside:
             self._end_entry()
+
+    @property
+    def is_announced(self) -> bool:
+        """A pax header or a long name stands before an entry that is yet to come."""
+        return bool(self._pax) or self._long_name is not None or self._long_link is not None
 
     def _pass(self, block: memoryview, position: int, length: int) -> int:
         if self._content:
@@ -147,7 +158,7 @@ class TarScanner:
             if kind in EXTENDED:
                 self._begin_extended(kind, size)
             else:
-                self._sparse_map = kind == 83 and header[482] != 0  # 'S': a GNU sparse file whose map goes on
+                self._sparse_map = kind == _SPARSE and header[482] != 0  # its map goes on
                 self._begin_entry(kind, size, fields)
         except ValueError as exc:
             if not checksum_is_right(header):
@@ -157,7 +168,7 @@ class TarScanner:
     def _begin_entry(self, kind: int, size: int, fields: tuple[bytes, ...]) -> None:
         name, owner, _, mtime, flag, link, origin, prefix = fields
         name = name.partition(b"\0")[0]
-        if prefix[0] and origin.startswith(b"ustar\0"):
+        if prefix[0] and is_name_prefix(origin, prefix):
             name = prefix.partition(b"\0")[0] + b"/" + name
         if self._long_name is not None:
             name, self._long_name = self._long_name, None
@@ -166,9 +177,12 @@ class TarScanner:
             link, self._long_link = self._long_link, None
         mode, uid, gid = _owner(owner)
         user, group, major, minor = _origin(origin, kind in b"34")
+        self.flag = flag
+        self.is_sparse = kind == _SPARSE
         entry = TarEntry(name, kind, size, mode, uid, gid, _number(mtime), link, user, group, major, minor)
         if self._pax:
             entry = _with_pax(entry, self._pax)
+            self.is_sparse |= any(key.startswith("GNU.sparse.") for key in self._pax)
             self._pax = {}
         if flag == b"\0" and entry.name.endswith(b"/"):  # v7 wrote directories as files
             entry = entry._replace(kind=53)

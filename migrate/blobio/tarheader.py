@@ -6,6 +6,7 @@ thousands of headers, and all of them pass here; so what nearly every writer wri
 
 from __future__ import annotations
 
+import re
 from struct import Struct
 from typing import Final
 
@@ -26,6 +27,7 @@ read_fields: Final = Struct("100s24x11sB12x8sB188xB166x").unpack_from
 
 _ADLER_MODULUS: Final = 65_521
 _CHECKSUM: Final = slice(148, 156)
+_OCTAL: Final = re.compile(rb"[0-7]+")
 _MOST_KNOWN: Final = 50_000
 known_adlers: Final[dict[bytes, int]] = {}
 """`adler_for` of the checksum fields that were seen so far."""
@@ -79,6 +81,21 @@ def parse_number(text: bytes) -> int:
     if not digits.isdigit():
         raise ValueError(f"not an octal number: {digits!r}")
     return int(digits, 8)
+
+
+def is_name_prefix(magic: bytes, prefix: bytes) -> bool:
+    """Whether the field `prefix` holds the beginning of the name; `magic` is the header from its magic on.
+
+    Go before 1.8 wrote a prefix into headers with GNU's magic, where two times belong; later Go tells them apart, so.
+    """
+    if magic.startswith(b"ustar\0"):
+        return True
+    if not magic.startswith(b"ustar  \0"):
+        return False
+    times = (prefix[:12].strip(b" \0"), prefix[12:24].strip(b" \0"))
+    if all(not time or time[0] & 0x80 or _OCTAL.fullmatch(time) for time in times):
+        return False
+    return prefix.partition(b"\0")[0].isascii()
 
 
 def parse_pax(content: bytes, what: str) -> dict[str, bytes]:

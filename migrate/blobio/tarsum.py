@@ -9,47 +9,33 @@ leaves `mtime` out and appends the extended attributes, sorted.
 from __future__ import annotations
 
 import hashlib
-import tarfile
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO, Final
+from collections.abc import Sequence
+from typing import Any, BinaryIO, Final
 
-from migrate.errors import DamagedError, MigrateError, TruncatedError
+from migrate.blobio.stopping import check_stop
+from migrate.blobio.tarentries import TarEntry, TarScanner
+from migrate.errors import DamagedError, TruncatedError
 
 V0: Final = "tarsum+sha256"
 V1: Final = "tarsum.v1+sha256"
 DEV: Final = "tarsum.dev+sha256"
 VERSIONS: Final = (V0, V1, DEV)
-_CUT_SHORT: Final = ("unexpected end of data", "truncated header", "empty header", "missing or bad subsequent header")
 _BLOCK: Final = 1024 * 1024
-_XATTR: Final = "SCHILY.xattr."
 
 
 def tarsums(tar: BinaryIO, image_json: bytes, versions: Sequence[str], what: str) -> dict[str, str]:
     """`{version: "<version>:<hex>"}` of an uncompressed tar, read once from the start.
 
-    Raises TruncatedError if the tar ends within an entry and DamagedError if it is no tar.
+    Raises TruncatedError if the tar ends within an entry or before one that is announced, DamagedError or LimitError if
+    it is no tar. A tar with sparse files has no tarsum here, which is a DamagedError as well: Docker hashed their holes
+    as zeros, and a header of 512 bytes can state a petabyte of them. Docker itself never wrote one into a layer.
     """
-    sums: dict[str, list[str]] = {version: [] for version in versions}
-    try:
-        with tarfile.open(fileobj=tar, mode="r|", errors="surrogateescape", encoding="utf-8") as archive:
-            for member in archive:
-                hashes = {version: hashlib.sha256(_header(member, version)) for version in versions}
-                for block in _content(archive, member):
-                    for entry in hashes.values():
-                        entry.update(block)
-                for version, entry in hashes.items():
-                    sums[version].append(entry.hexdigest())
-    except MigrateError:
-        raise
-    except EOFError as exc:
-        raise TruncatedError(f"{what}: the tar ends before it should") from exc
-    except tarfile.ReadError as exc:
-        if str(exc) != "empty file":  # Go's reader finds no entry in no bytes; Python's raises
-            kind = TruncatedError if str(exc) in _CUT_SHORT else DamagedError
-            raise kind(f"{what}: {exc}") from exc
-    except (tarfile.TarError, ValueError, OverflowError, OSError) as exc:
-        raise DamagedError(f"{what}: {exc}") from exc
-    return {version: _final(version, image_json, found) for version, found in sums.items()}
+    sums = _EntrySums(versions, what)
+    while block := tar.read(_BLOCK):
+        check_stop()
+        sums.feed(memoryview(block))
+    sums.finish()
+    return {version: _final(version, image_json, found) for version, found in sums.found.items()}
 
 
 def _final(version: str, image_json: bytes, sums: list[str]) -> str:
@@ -59,53 +45,53 @@ def _final(version: str, image_json: bytes, sums: list[str]) -> str:
     return f"{version}:{total.hexdigest()}"
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
-    if not member.isreg():
-        return
-    stream = archive.extractfile(member)
-    if stream is None:
-        return
-    left = member.size
-    while left:
-        block = stream.read(min(left, _BLOCK))
-        if not block:
-            raise TruncatedError(f"the tar ends within {member.name!r}")
-        left -= len(block)
-        yield block
+class _EntrySums(TarScanner):
+    """The hexadecimal sums of all entries, for each version."""
+
+    def __init__(self, versions: Sequence[str], what: str) -> None:
+        super().__init__(what)
+        self.found: dict[str, list[str]] = {version: [] for version in versions}
+        self._hashes: dict[str, Any] = {}
+
+    def on_entry(self, entry: TarEntry) -> None:
+        if self.is_sparse:
+            raise DamagedError(f"{self._what}: no tarsum of a sparse file, {entry.name[:100]!r}")
+        self._hashes = {version: hashlib.sha256(_header(entry, self.flag, version)) for version in self.found}
+
+    def on_content(self, piece: memoryview) -> None:
+        for entry in self._hashes.values():
+            entry.update(piece)
+
+    def on_end(self) -> None:
+        for version, entry in self._hashes.items():
+            self.found[version].append(entry.hexdigest())
+
+    def finish(self) -> None:
+        super().finish()
+        if self.is_announced:
+            raise TruncatedError(f"{self._what}: the tar ends behind an extended header, before its entry")
 
 
-def _header(member: tarfile.TarInfo, version: str) -> bytes:
-    device = member.ischr() or member.isblk()
-    name = _bytes(member.name) + (b"/" if member.isdir() else b"")
+def _header(entry: TarEntry, flag: bytes, version: str) -> bytes:
     fields = [
-        (b"name", name),
-        (b"mode", _number(member.mode)),
-        (b"uid", _number(member.uid)),
-        (b"gid", _number(member.gid)),
-        (b"size", _number(member.size if member.isreg() else 0)),
-        (b"mtime", _number(int(member.mtime // 1))),
-        (b"typeflag", member.type),
-        (b"linkname", _bytes(member.linkname)),
-        (b"uname", _bytes(member.uname)),
-        (b"gname", _bytes(member.gname)),
-        (b"devmajor", _number(member.devmajor if device else 0)),
-        (b"devminor", _number(member.devminor if device else 0)),
+        (b"name", entry.name),
+        (b"mode", _number(entry.mode)),
+        (b"uid", _number(entry.uid)),
+        (b"gid", _number(entry.gid)),
+        (b"size", _number(entry.size)),
+        (b"mtime", _number(entry.mtime)),
+        (b"typeflag", flag),
+        (b"linkname", entry.link),
+        (b"uname", entry.user),
+        (b"gname", entry.group),
+        (b"devmajor", _number(entry.major)),
+        (b"devminor", _number(entry.minor)),
     ]
     if version != V0:
         del fields[5]
-        fields += sorted(_xattrs(member))
+        fields += sorted((key.encode("utf-8", "surrogateescape"), value) for key, value in entry.xattrs)
     return b"".join(key + value for key, value in fields)
-
-
-def _xattrs(member: tarfile.TarInfo) -> Iterator[tuple[bytes, bytes]]:
-    for key, value in member.pax_headers.items():
-        if key.startswith(_XATTR):
-            yield _bytes(key.removeprefix(_XATTR)), _bytes(value)
 
 
 def _number(value: int) -> bytes:
     return b"%d" % value
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")

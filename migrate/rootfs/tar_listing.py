@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import marshal
-import re
 import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -11,6 +10,7 @@ from typing import Final, NamedTuple
 from isal.isal_zlib import crc32
 
 from migrate.blobio.limits import TAR_HEADER_BYTES, parse_whole
+from migrate.blobio.tarheader import is_name_prefix
 
 CHECKED_ENTRIES: Final = 1_000_000
 """Entries of one layer. To check it takes half a kilobyte for each."""
@@ -19,7 +19,6 @@ _BLOCK: Final = 512
 _ZERO: Final = bytes(_BLOCK)
 _WITHOUT_CONTENT: Final = frozenset(b"123456")
 _EXTENDED: Final = frozenset(b"xgLK")
-_OCTAL: Final = re.compile(rb"[0-7]+")
 _CAPABILITY: Final = b"SCHILY.xattr.security.capability"
 
 
@@ -192,19 +191,9 @@ def cleaned(name: bytes) -> bytes:
 
 def _name(header: bytes) -> bytes:
     name = header[:100].partition(b"\0")[0]
-    if not header[345] or not (header[257:263] == b"ustar\0" or _is_go_prefix(header)):
+    if not header[345] or not is_name_prefix(header[257:265], header[345:500]):
         return name
     return header[345:500].partition(b"\0")[0] + b"/" + name
-
-
-def _is_go_prefix(header: bytes) -> bool:
-    """Go before 1.8 wrote a prefix into headers with GNU's magic, where two times belong; later Go tells them apart."""
-    if header[257:265] != b"ustar  \0":
-        return False
-    times = (header[345:357].strip(b" \0"), header[357:369].strip(b" \0"))
-    if all(not time or time[0] & 0x80 or _OCTAL.fullmatch(time) for time in times):
-        return False
-    return header[345:500].partition(b"\0")[0].isascii()
 
 
 def _number(field: bytes) -> int:

@@ -1,0 +1,34 @@
+"""Ending a thread that reads for long: the rehasher says how, and whatever reads for it asks in between.
+
+Only the main thread is interrupted by a signal. What runs in another one has to look for itself, deep inside readers
+that know nothing of threads; handing them a callable would put it through every signature on the way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class _Thread(threading.local):
+    check: Callable[[], None] | None = None
+
+
+_thread = _Thread()
+
+
+@contextmanager
+def stopped_by(check: Callable[[], None]) -> Iterator[None]:
+    """Inside, `check_stop` on this thread calls `check`, which raises where the thread has to end."""
+    before, _thread.check = _thread.check, check
+    try:
+        yield
+    finally:
+        _thread.check = before
+
+
+def check_stop() -> None:
+    """To be called about every tenth of a second of any loop whose length a source decides."""
+    if _thread.check is not None:
+        _thread.check()
