@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, Final, Protocol
 
 from migrate.blobio import limits
+from migrate.blobio.stopping import check_stop
 from migrate.errors import DamagedError, LimitError, TruncatedError, UsageError
 from migrate.model.options import Compression
 
@@ -236,6 +237,7 @@ class DecompressedStream(io.RawIOBase):
             raise DamagedError(f"{self._what}: the padding of the xz stream is no multiple of four bytes")
 
     def _read_input(self) -> bytes:
+        check_stop()  # there may be any number of members with nothing in them
         block = self._stream.read(_READ_BYTES)
         self._bytes_in += len(block)
         return block

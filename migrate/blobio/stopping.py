@@ -6,9 +6,11 @@ that know nothing of threads; handing them a callable would put it through every
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import BinaryIO, cast
 
 
 class _Thread(threading.local):
@@ -32,3 +34,20 @@ def check_stop() -> None:
     """To be called about every tenth of a second of any loop whose length a source decides."""
     if _thread.check is not None:
         _thread.check()
+
+
+def stoppable(stream: BinaryIO) -> BinaryIO:
+    """Asks before each read from `stream`, for a reader that takes much input before it gives anything."""
+    return cast(BinaryIO, _StoppableStream(stream))
+
+
+class _StoppableStream(io.RawIOBase):
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        check_stop()
+        return int(self._stream.readinto(buffer))  # type: ignore[attr-defined]

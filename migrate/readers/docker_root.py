@@ -15,6 +15,7 @@ from typing import Any, Final
 from migrate.blobio import tarsplit
 from migrate.blobio.chunkstream import open_chunks
 from migrate.blobio.payload import Payload
+from migrate.blobio.stopping import stoppable
 from migrate.capabilities import fills
 from migrate.documents.v1_json import parse_identity
 from migrate.errors import (
@@ -232,7 +233,7 @@ class DockerRootSource:
         if legacy_id not in self._sizes:
             try:
                 with open_regular(metadata) as stream:
-                    self._sizes[legacy_id] = tarsplit.tar_size(stream)
+                    self._sizes[legacy_id] = tarsplit.tar_size(stoppable(stream))
             except (DamagedError, LimitError):
                 self._sizes[legacy_id] = None
         return self._sizes[legacy_id]
@@ -240,7 +241,7 @@ class DockerRootSource:
     def _assemble(self, legacy_id: LegacyID, metadata: Path, tree: FileTree) -> Generator[bytes, None, None]:
         try:
             with open_regular(metadata) as stream:
-                yield from tarsplit.assemble(stream, lambda name: open_beneath(tree, name))
+                yield from tarsplit.assemble(stoppable(stream), lambda name: open_beneath(tree, name))
         except PermissionSourceError:
             raise
         except SourceError as error:

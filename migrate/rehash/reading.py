@@ -130,9 +130,9 @@ class OpenLayer:
         sha256 = hashlib.sha256()
         size = 0
         while True:
-            check_stop()
             buffer = sink.buffer()
             count = fill(buffer)
+            check_stop()  # before anything is written: reading may have taken so long that the run was ended meanwhile
             block = buffer[:count]
             sha256.update(block)
             size += count

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
+from migrate.blobio.stopping import stopped_by
 from migrate.errors import InterruptedRunError
 
 Item = TypeVar("Item")
-_JOIN_SECONDS: Final = 10.0
-"""A thread that hangs in a read for longer is left to the end of the process."""
+_JOIN_SECONDS: Final = 2.0
+"""All threads together; one that hangs in a read for longer is left to the end of the process."""
 _HELPERS_PER_PROCESSOR: Final = 4
 
 
@@ -50,8 +52,9 @@ class Workers:
 
     def __exit__(self, *exc_info: object) -> None:
         self._stop(None)
+        deadline = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
-            thread.join(_JOIN_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def each(self, batches: Iterable[Sequence[Item]], step: Callable[[Item], None]) -> None:
         """`step` for every item; the items of one batch run in order on one thread. Returns when all are done."""
@@ -116,6 +119,10 @@ class Workers:
             self._threads.append(thread)
 
     def _work(self) -> None:
+        with stopped_by(self.check_stop):
+            self._work_until_stopped()
+
+    def _work_until_stopped(self) -> None:
         while True:
             with self._changed:
                 while not (self._blocks or self._steps or self._stopped):

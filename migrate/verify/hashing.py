@@ -111,6 +111,7 @@ class _FileHasher:
         try:
             while block := tar.read_block(_BLOCK):
                 digest.update(block)
+                self.check_stop()  # 25 GB may come out of one block
         except MigrateError as exc:
             return None, _text(exc)
         return DiffID(Digest.of_hash(digest)), None
@@ -143,9 +144,12 @@ class _FileHasher:
         return Hashed(digest=source.digest(), diff_id=DiffID(Digest.of_hash(tar)), compression=compression)
 
     def passed(self, count: int) -> None:
+        self.check_stop()
+        self._findings.advance(count)
+
+    def check_stop(self) -> None:
         if self._stop.is_set():
             raise _StoppedError
-        self._findings.advance(count)
 
 
 class _HashedStream:

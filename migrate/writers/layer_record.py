@@ -20,7 +20,8 @@ from migrate.blobio.atomic import target_error
 from migrate.blobio.compression import open_decompressed
 from migrate.blobio.limits import STORED_RATIO
 from migrate.blobio.rundir import STATE_DIRECTORY
-from migrate.errors import MigrateError
+from migrate.blobio.stopping import check_stop
+from migrate.errors import InterruptedRunError, MigrateError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.options import Compression, ConvertOptions
@@ -134,6 +135,9 @@ class LayerRecord:
                 with open_decompressed(stream, blob.compression, str(blob.digest), STORED_RATIO) as tar:
                     while block := tar.read(_BLOCK):
                         digest.update(block)
+                        check_stop()
+            except InterruptedRunError:
+                raise
             except (MigrateError, OSError):
                 return False
         return digest.hexdigest() == diff_id.hex

@@ -129,18 +129,24 @@ class Pusher:
             self._client.put_manifest(name.repository, name.tag, manifest.content, manifest.media_type)
 
     def _each(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
-        """Results in the order of `tasks`; the first error ends those that have not begun."""
-        with ThreadPoolExecutor(self._jobs, thread_name_prefix="push") as pool:
+        """Results in the order of `tasks`; the first error ends those that have not begun.
+
+        An interruption waits for none of them: an upload may take hours, and the registry keeps what has arrived.
+        """
+        pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="push")
+        interrupted = False
+        try:
             futures = [pool.submit(task) for task in tasks]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-                for future in futures:
-                    if future.done() and not future.cancelled() and future.exception() is not None:
-                        future.result()
-                return [future.result() for future in futures]
-            finally:
-                for future in futures:
-                    future.cancel()
+            wait(futures, return_when=FIRST_EXCEPTION)
+            for future in futures:
+                if future.done() and not future.cancelled() and future.exception() is not None:
+                    future.result()
+            return [future.result() for future in futures]
+        except KeyboardInterrupt:
+            interrupted = True
+            raise
+        finally:
+            pool.shutdown(wait=not interrupted, cancel_futures=True)
 
 
 def _with_children(digest: Digest, manifests: Mapping[Digest, PushedManifest]) -> Iterator[Digest]:

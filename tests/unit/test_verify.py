@@ -9,9 +9,10 @@ import json
 import os
 import random
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -22,7 +23,8 @@ from migrate.model.image import Descriptor, Platform
 from migrate.model.options import ConvertOptions, Format
 from migrate.model.reference import Reference
 from migrate.progress import Event, SilentProgress
-from migrate.verify import Finding, examine, verify
+from migrate.verify import Finding, examine, hashing, verify
+from migrate.verify.findings import Findings
 from migrate.writers.docker_archive import DockerArchive, OciArchive
 from migrate.writers.oci_layout import OciLayout
 from migrate.writers.registry_storage import RegistryStorage
@@ -429,6 +431,33 @@ def test_a_large_layer_is_read_by_all_workers(
         flipped[position] ^= 4
         name.write_bytes(flipped)
         assert any(finding.where == f"blobs/sha256/{name.name}" for finding in check(path, jobs)), position
+
+
+def test_what_one_block_unpacks_to_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    class Files:
+        def names(self) -> dict[str, int]:
+            return {"stop": 2, "bomb": 1}
+
+        def open(self, name: str) -> io.BytesIO:
+            if name == "stop":
+                assert begun.wait(10)
+                raise KeyboardInterrupt
+            return io.BytesIO(b"\x1f\x8b\x08")
+
+    class Unpacked:
+        blocks = 0
+
+        def read_block(self, limit: int) -> bytes:
+            begun.set()
+            self.blocks += 1
+            assert self.blocks < 10_000_000, "it was not stopped"
+            return b"0"
+
+    monkeypatch.setattr(hashing, "open_decompressed", lambda *args: Unpacked())
+    with pytest.raises(KeyboardInterrupt):
+        hashing.hash_files(cast(Any, Files()), {"bomb": True, "stop": False}, 2, Findings(SilentProgress()))
 
 
 def test_a_bomb_is_stopped(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import BinaryIO, NoReturn, cast
 
+from migrate.blobio.stopping import check_stop
 from migrate.errors import DamagedError, MissingLayerError, PermissionSourceError, SourceError
 from migrate.readers.graphdrivers.tree import Facts, TreeEntry, entries_of
 
@@ -133,6 +134,7 @@ class DirectoryTree:
         """A descriptor that stays open until the next call."""
         if path == self._current:
             return self._descriptors[-1]
+        check_stop()
         wanted = path.split(b"/") if path else []
         self._current = None
         if not self._descriptors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from migrate.blobio.stopping import stopped_by
 from migrate.errors import (
     AmbiguousSourceError,
+    InterruptedRunError,
     MigrateError,
     MissingLayerError,
     PayloadRestartError,
@@ -348,6 +351,21 @@ def test_tar_split_gives_the_original_tar(root: RootBuilder) -> None:
         "tar-split",
         True,
     )
+
+
+def test_tar_split_that_gives_nothing_is_read_until_the_thread_has_to_stop(root: RootBuilder) -> None:
+    def stop() -> None:
+        raise InterruptedRunError("the run was stopped")
+
+    root.add("base")
+    lines = b"".join(b'{"type":1,"name":"%d","payload":null,"position":%d}\n' % (n, n) for n in range(100))
+    (root.path / "graph" / identity("base") / "tar-data.json.gz").write_bytes(gzip.compress(lines))
+    source = root.open()
+    layer = source.read_layer(identity("base"))
+    with pytest.raises(InterruptedRunError), stopped_by(stop), source.open_payload(layer):
+        pass
+    with source.open_payload(layer) as payload, pytest.raises(InterruptedRunError), stopped_by(stop):
+        payload.stream.read()
 
 
 def test_a_changed_file_falls_back_and_the_note_names_it(root: RootBuilder) -> None:

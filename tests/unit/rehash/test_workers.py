@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from migrate.blobio.stopping import check_stop
 from migrate.errors import InterruptedRunError, TargetError
 from migrate.rehash.workers import Workers, batches
 
@@ -103,3 +104,40 @@ def test_all_tiny_items_are_one_batch_at_the_end() -> None:
     """They are Python all the way: on two threads they take longer than on one."""
     sizes: list[int | None] = [*[10] * 300, 2_000_000, *[16 * 1024] * 300]
     assert [len(batch) for batch in batches(sizes, lambda size: size)] == [1, 600]
+
+
+def test_what_a_thread_reads_asks_the_workers() -> None:
+    begun = threading.Event()
+
+    def step(item: str) -> None:
+        if item == "bad":
+            assert begun.wait(10)
+            raise TargetError("disk full")
+        begun.set()
+        for _ in range(10_000_000):
+            check_stop()
+        raise AssertionError("it was not stopped")
+
+    with pytest.raises(TargetError, match="disk full"), Workers(2) as workers:
+        workers.each([["reads for long"], ["bad"]], step)
+    check_stop()  # the caller's own thread is asked by nobody
+
+
+def test_threads_that_hang_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    begun = threading.Barrier(4)
+
+    def step(item: int) -> None:
+        begun.wait(10)
+        if item == 0:
+            raise TargetError("disk full")
+        may_end.wait(10)
+
+    waited: list[float | None] = []
+    monkeypatch.setattr(threading.Thread, "join", lambda self, timeout=None: waited.append(timeout))
+    clock = iter([100.0, 100.5, 101.5, 103.0, 104.0])
+    monkeypatch.setattr("migrate.rehash.workers.time.monotonic", lambda: next(clock))
+    with pytest.raises(TargetError, match="disk full"), Workers(4) as workers:
+        workers.each([[0], [1], [2], [3]], step)
+    assert waited == [1.5, 0.5, 0.0, 0.0]
+    may_end.set()

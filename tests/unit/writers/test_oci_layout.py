@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from migrate.blobio.atomic import FileSystem
+from migrate.blobio.stopping import stopped_by
 from migrate.documents.oci import IndexEntry, encode_index
-from migrate.errors import TargetError
+from migrate.errors import InterruptedRunError, TargetError
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor, Platform, StoredBlob
 from migrate.model.options import Compression, ConvertOptions, OnConflict
@@ -386,6 +387,15 @@ def known(
         return target.known_blob(each.diff_id, compression)
     finally:
         target.close()
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_the_proof_of_a_blob(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise InterruptedRunError("the run was stopped")
+
+    remember(tmp_path, A)
+    with pytest.raises(InterruptedRunError), stopped_by(stop):
+        known(tmp_path, A)
 
 
 def test_blobs_are_remembered_over_runs_even_unfinished_ones(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+from migrate.blobio.stopping import check_stop
 from migrate.errors import MissingLayerError, PermissionSourceError, SourceError, TruncatedError
 
 
@@ -38,6 +39,7 @@ class ImageFile:
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fills `view` from `offset`, or raises TruncatedError (the image ends before) or SourceError (the disk)."""
+        check_stop()
         done = 0
         while done < len(view):
             try:
@@ -51,6 +53,7 @@ class ImageFile:
         self.bytes_read += done  # a figure for tests and benchmarks; a lost update does no harm
 
     def read_at(self, offset: int, size: int) -> bytes:
+        check_stop()
         try:
             content = os.pread(self._fd, size, offset)
         except (OSError, OverflowError) as exc:
