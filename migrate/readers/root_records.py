@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, parse_whole
 from migrate.documents.docker_root import TagRecord, parse_container_image, parse_migration_map, parse_tag_store
 from migrate.errors import MissingLayerError, SourceError
 from migrate.readers.regular_file import list_names, read_whole, scan
 
 _CONTAINER_FILES = ("config.json", "config.v2.json")
+_LARGEST_PID = (1 << 31) - 1
 _MIGRATION_MAP = ".migration-v1-images.json"
 
 
@@ -108,15 +109,28 @@ def new_format_drivers(root: Path) -> list[str]:
 def running_daemon(root: Path) -> str | None:
     """Says so if a Docker daemon seems to be at work on this very root."""
     for path in _pid_files(root):
-        try:
-            pid = int(path.read_text().strip())
-            os.kill(pid, 0)
-        except PermissionError:
-            pass
-        except (OSError, ValueError, OverflowError):
-            continue
-        return f"{path} names the running process {pid}: stop Docker first, what it writes meanwhile may be missed"
+        pid = _read_pid(path)
+        if pid is not None and _is_running(pid):
+            return f"{path} names the running process {pid}: stop Docker first, what it writes meanwhile may be missed"
     return None
+
+
+def _read_pid(path: Path) -> int | None:
+    """None where there is none. 0 and below are no process but groups of them, which always run."""
+    try:
+        return parse_whole(read_whole(path, SMALL_FILE_BYTES).strip(), _LARGEST_PID) or None
+    except SourceError:
+        return None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _pid_files(root: Path) -> Iterable[Path]:

@@ -63,11 +63,16 @@ class UnionTree:
 
     def _shows_lower(self, directory: bytes) -> bool:
         """True where nothing on the way to `directory`, and not itself, hides what is below."""
-        known = self._opaque.get(directory)
-        if known is None:
-            above = directory == b"" or self._shows_lower(directory.rpartition(b"/")[0])
-            self._opaque[directory] = known = not above or self._hides(directory)
-        return not known
+        unknown: list[bytes] = []
+        while directory not in self._opaque:  # no recursion: a path may be deeper than Python's stack
+            unknown.append(directory)
+            if not directory:
+                break
+            directory = directory.rpartition(b"/")[0]
+        opaque = self._opaque.get(directory, False)
+        for place in reversed(unknown):
+            self._opaque[place] = opaque = opaque or self._hides(place)
+        return not opaque
 
     def _hides(self, directory: bytes) -> bool:
         entry = _lstat(self._upper, directory)

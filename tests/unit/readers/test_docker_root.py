@@ -31,6 +31,8 @@ from migrate.errors import (
 from migrate.model.legacy import LegacyID
 from migrate.model.reference import Reference
 from migrate.readers.docker_root import detect
+from migrate.readers.graphdrivers.directory_tree import DirectoryTree
+from migrate.readers.graphdrivers.union import UnionTree
 from tests.roots import RootBuilder, identity, write
 from tests.stores import read_payload
 
@@ -217,8 +219,23 @@ def test_a_running_daemon_is_warned_of(root: RootBuilder) -> None:
     root.add("base")
     (root.path / "docker.pid").write_text(f"{os.getpid()}\n")
     assert any("running process" in warning for warning in root.open().listing().warnings)
-    (root.path / "docker.pid").write_text("no number")
+
+
+@pytest.mark.parametrize("content", ["no number", "0", "-1", "9" * 30, "9" * 6000, "1 2", " ", "1" * 2_000_000])
+def test_a_pid_file_that_names_no_process_is_passed_over(root: RootBuilder, content: str) -> None:
+    root.add("base")
+    (root.path / "docker.pid").write_text(content)
     assert not any("running process" in warning for warning in root.open().listing().warnings)
+
+
+def test_a_pid_file_that_is_no_file_is_not_read(root: RootBuilder) -> None:
+    root.add("base")
+    place = root.path / "docker.pid"
+    (root.path / "pid").write_text(f"{os.getpid()}")
+    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("pid", path), lambda path: os.symlink("/dev/zero", path)):
+        make(place)
+        assert not any("running process" in warning for warning in root.open().listing().warnings)
+        place.rmdir() if place.is_dir() else place.unlink()
 
 
 # --- drivers -----------------------------------------------------------------------------------------------------
@@ -540,6 +557,24 @@ def test_an_overlay_layer_without_a_root_is_its_upper_over_the_lower(tmp_path: P
         assert [entry.path for entry in tree.list_directory(b"dir")] == [b"dir/new", b"dir/old"]
         with tree.open_file(b"dir/old") as stream:
             assert stream.read() == b"one"
+
+
+def test_an_overlay_path_deeper_than_pythons_stack(tmp_path: Path) -> None:
+    upper, lower = tmp_path / "upper", tmp_path / "lower"
+    for top in (upper, lower):
+        top.mkdir()
+    path = b"/".join([b"d"] * 1_500)
+    descriptor = os.open(lower, os.O_RDONLY)
+    for part in path.split(b"/"):
+        os.mkdir(part, dir_fd=descriptor)
+        below = os.open(part, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    tree = UnionTree(DirectoryTree(str(upper)), DirectoryTree(str(lower)))
+    assert stat.S_ISDIR(tree.lstat(path).mode)
+    tree.close()
+    subprocess.run(["rm", "-rf", lower], check=True)  # Python's own rmtree gives up on it
 
 
 @pytest.mark.parametrize("lower", ["../../etc", "", "0" * 64])
