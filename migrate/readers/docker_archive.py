@@ -7,14 +7,17 @@ Plain or compressed, from a file, an unpacked directory or standard input.
 from __future__ import annotations
 
 import contextlib
+import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 
 from migrate.blobio import limits
 from migrate.blobio.payload import Payload
+from migrate.blobio.source_files import scan_source
 from migrate.chain import find_heads
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
 from migrate.documents.oci import parse_config
@@ -104,6 +107,9 @@ class DockerArchiveSource:
             raw = self._members.read(document)
         except MissingLayerError as error:
             raise self._without_json(legacy_id, error) from error
+        except SourceError as error:
+            error.layer = legacy_id
+            raise
         self._document_bytes += len(raw)
         if self._document_bytes > limits.DOCUMENTS_BYTES:
             total = f"more than {limits.DOCUMENTS_BYTES:,} bytes of layer documents (DOCUMENTS_BYTES)"
@@ -144,11 +150,12 @@ class DockerArchiveSource:
     def _ids(self) -> list[str]:
         if self._v1_ids is None:
             names = {member.name.partition("/")[0] for member in self._members if "/" in member.name}
-            self._v1_ids = sorted(
+            found = {
                 name
                 for name in names
                 if is_safe_name(name) and (f"{name}/json" in self._members or f"{name}/layer.tar" in self._members)
-            )
+            }
+            self._v1_ids = sorted(found.union(filter(is_hex_id, self._members.unlisted)))
         return self._v1_ids
 
     def _list_v1(self) -> SourceListing:
@@ -320,9 +327,8 @@ def detect(path: Path) -> bool:
     if (path / MANIFEST).is_file() or ((path / OCI_LAYOUT).is_file() and (path / INDEX).is_file()):
         return True
     with contextlib.suppress(OSError):
-        for count, child in enumerate(path.iterdir()):
-            if count > limits.ARCHIVE_MEMBERS:
-                break
-            if (child / "layer.tar").exists() and (child / "json").exists():
-                return True
+        with scan_source(path) as entries:
+            for entry in islice(entries, limits.ARCHIVE_MEMBERS):
+                if all(os.path.exists(path / entry.name / name) for name in ("layer.tar", "json")):
+                    return True
     return False

@@ -19,6 +19,7 @@ from typing import BinaryIO
 from migrate.blobio import limits
 from migrate.blobio.extents import open_extent
 from migrate.blobio.payload import Extent, Payload
+from migrate.blobio.source_files import NOT_WAITING, open_source_file, scan_source
 from migrate.blobio.tarindex import Member, MemberKind, TarIndex
 from migrate.errors import (
     DamagedError,
@@ -28,7 +29,7 @@ from migrate.errors import (
     SourceUnreadableError,
     TruncatedError,
 )
-from migrate.model.legacy import Origin
+from migrate.model.legacy import Origin, is_hex_id
 
 _UNSAFE = re.compile(r"^/|[\x00-\x1f]")
 PASSED = -1
@@ -56,6 +57,8 @@ class Members:
         self.problems: list[Problem] = []
         self.duplicates: set[str] = set()
         self.repeated: set[str] = set()
+        self.unlisted: dict[str, str] = {}
+        """Directories whose names could not be read, and why: nothing can be said of what is in them."""
         self._members: dict[str, Member] = {}
         for count, member in enumerate(found):
             if count == limits.ARCHIVE_MEMBERS:
@@ -89,12 +92,14 @@ class Members:
     def resolve(self, name: str) -> Member:
         """The regular file that `name` leads to over symbolic and hard links inside the archive.
 
-        Raises MissingLayerError (nothing there), DamagedError (link out of the archive, loop, not a file).
+        Raises MissingLayerError (nothing there), DamagedError (link out of the archive, loop, not a file), SourceError
+        (in a directory that could not be listed).
         """
         current = name
         for _ in range(limits.LINK_HOPS):
             member = self._members.get(current)
             if member is None:
+                self._check_listed(current)
                 via = "" if current == name else f" (named by {name})"
                 raise MissingLayerError(f"{self.location}: there is no member {current}{via}")
             if member.kind is MemberKind.FILE:
@@ -107,6 +112,13 @@ class Members:
                 raise DamagedError(f"{self.location}: member {current} links out of the archive, to {member.link!r}")
             current = target
         raise DamagedError(f"{self.location}: member {name} leads through more than {limits.LINK_HOPS} links")
+
+    def _check_listed(self, name: str) -> None:
+        directory = name
+        while directory and self.unlisted:
+            directory = posixpath.dirname(directory)
+            if directory in self.unlisted:
+                raise SourceError(self.unlisted[directory])
 
     def read(self, name: str, limit: int = limits.JSON_BYTES) -> bytes:
         """A small member whole. Raises LimitError over `limit` bytes."""
@@ -188,13 +200,35 @@ class DirectoryMembers(Members):
     """Members unpacked in a directory. Symbolic links are resolved by name as in the tar, never by the kernel."""
 
     def __init__(self, location: str) -> None:
-        super().__init__(location, _walk(location, ""))
+        super().__init__(location, self._walk(""))
+
+    def _walk(self, prefix: str) -> Iterator[Member]:
+        try:
+            found = self._list(prefix)
+        except OSError as error:
+            message = f"{os.path.join(self.location, prefix)}: cannot be listed: {error.strerror}"
+            if not prefix:
+                raise SourceUnreadableError(message) from error
+            name = prefix.rstrip("/")
+            self.unlisted[name] = message
+            if not is_hex_id(name):  # a layer's directory costs the images that need the layer, and they say so
+                self.problems.append(Problem(name, SourceError.code, message))
+            return
+        for member in found:
+            yield member
+            if member.kind is MemberKind.DIRECTORY and member.name.count("/") < _DEEPEST:
+                yield from self._walk(f"{member.name}/")
+
+    def _list(self, prefix: str) -> list[Member]:
+        with scan_source(os.path.join(self.location, prefix)) as found:
+            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+            return [_member(entry, os.path.join(self.location, prefix, entry.name), prefix) for entry in entries]
 
     @contextmanager
     def _open_file(self, member: Member) -> Iterator[Payload]:
         path = os.path.join(self.location, member.name)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = open_source_file(path, NOT_WAITING)
         except OSError as error:
             raise SourceError(f"{path}: cannot be opened: {error.strerror}") from error
         try:
@@ -219,30 +253,19 @@ def _as_binary(fd: int, size: int, path: str) -> BinaryIO:
     return open_extent(fd, 0, size, path)
 
 
-def _walk(root: str, prefix: str) -> Iterator[Member]:
+def _member(entry: os.DirEntry[str], path: str, prefix: str) -> Member:
+    name = f"{prefix}{entry.name}"
     try:
-        with os.scandir(os.path.join(root, prefix) if prefix else root) as found:
-            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
-    except OSError as error:
-        raise SourceUnreadableError(f"{os.path.join(root, prefix)}: cannot be listed: {error.strerror}") from error
-    for entry in entries:
-        name = f"{prefix}{entry.name}"
-        try:
-            status = entry.stat(follow_symlinks=False)
-            link = os.readlink(entry.path) if entry.is_symlink() else ""
-        except OSError:  # gone since, or unreadable: whoever needs it will say so
-            yield Member(name, MemberKind.OTHER, 0, 0, "")
-            continue
-        if entry.is_symlink():
-            yield Member(name, MemberKind.SYMLINK, 0, 0, link)
-        elif entry.is_dir(follow_symlinks=False):
-            yield Member(name, MemberKind.DIRECTORY, 0, 0, "")
-            if name.count("/") < _DEEPEST:
-                yield from _walk(root, f"{name}/")
-        elif entry.is_file(follow_symlinks=False):
-            yield Member(name, MemberKind.FILE, 0, status.st_size, "")
-        else:
-            yield Member(name, MemberKind.OTHER, 0, 0, "")
+        status = entry.stat(follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            return Member(name, MemberKind.SYMLINK, 0, 0, os.readlink(path))
+    except OSError:  # gone since, or unreadable: whoever needs it will say so
+        return Member(name, MemberKind.OTHER, 0, 0, "")
+    if stat.S_ISDIR(status.st_mode):
+        return Member(name, MemberKind.DIRECTORY, 0, 0, "")
+    if stat.S_ISREG(status.st_mode):
+        return Member(name, MemberKind.FILE, 0, status.st_size, "")
+    return Member(name, MemberKind.OTHER, 0, 0, "")
 
 
 _MEMBER = re.compile(
