@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from migrate.blobio.limits import read_limited
+from migrate.blobio.source_files import NOT_WAITING, open_source_file, scan_source
 from migrate.errors import DamagedError, PermissionSourceError, SourceError, SourceUnreadableError
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 _FIRST_READ: Final = 64 * 1024
 """Most documents are smaller, and one call reads them."""
 _KNOWN_FOLDERS: Final = 200_000
-_OPEN: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-"""O_NONBLOCK: a FIFO in the tree must not stop the run; for regular files it means nothing."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,7 +89,7 @@ class LocalTree:
         if real is None:
             return []
         try:
-            with os.scandir(real) as found:
+            with scan_source(real) as found:
                 return sorted(Entry(entry.name, entry.is_dir()) for entry in found)
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -157,12 +156,12 @@ class LocalTree:
         real: str | None = self._candidate(path)
         try:
             try:
-                fd = -1 if real is None else os.open(real, _OPEN)
+                fd = -1 if real is None else open_source_file(real, NOT_WAITING)
             except OSError as exc:
                 if exc.errno != errno.ELOOP:
                     raise
                 real = self._resolve(path)  # a symbolic link
-                fd = -1 if real is None else os.open(real, _OPEN)
+                fd = -1 if real is None else open_source_file(real, NOT_WAITING)
         except (FileNotFoundError, NotADirectoryError):
             real, fd = None, -1
         except OSError as exc:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from migrate.blobio.source_files import scan_source
 from migrate.errors import PermissionSourceError
 
 _READS_EVERYTHING: Final = (1 << 1) | (1 << 2)
@@ -50,18 +51,21 @@ def _unreadable(places: Iterable[Path]) -> Iterator[str]:
         while waiting:
             directory = waiting.pop()
             try:
-                with os.scandir(directory) as found:
+                with scan_source(directory) as found:
                     entries = sorted(found, key=lambda entry: entry.name)
+                    folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+                    files = [entry for entry in entries if entry.is_file(follow_symlinks=False)]
             except PermissionError:
                 yield directory
                 continue
             except OSError:
                 continue
-            waiting.extend(entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False))
-            for entry in entries:
-                if not entry.is_file(follow_symlinks=False) or entry.inode() in seen:
+            waiting.extend(os.path.join(directory, name) for name in reversed(folders))
+            for entry in files:
+                if entry.inode() in seen:
                     continue
-                if os.access(entry.path, os.R_OK, effective_ids=True):
+                path = os.path.join(directory, entry.name)
+                if os.access(path, os.R_OK, effective_ids=True):
                     seen.add(entry.inode())  # a hard link of it needs no second look
                 else:
-                    yield entry.path
+                    yield path

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from migrate.blobio.source_files import open_source_file
 from migrate.blobio.spool import PlainStream, open_plain
 from migrate.blobio.tarindex import has_member, index_tar, looks_like_tar
 from migrate.errors import (
@@ -91,7 +92,7 @@ def _directory_type(path: Path, source_type: str | None) -> SourceType:
 
 def _open_archive_file(location: str, options: SourceOptions) -> LegacySource:
     try:
-        fd = os.open(location, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_source_file(location)
     except OSError as error:
         kind = PermissionSourceError if isinstance(error, PermissionError) else SourceUnreadableError
         raise kind(f"{location}: cannot be opened: {error.strerror}") from error

@@ -15,6 +15,7 @@ from typing import Any, Final
 from migrate.blobio import tarsplit
 from migrate.blobio.chunkstream import open_chunks
 from migrate.blobio.payload import Payload
+from migrate.blobio.source_files import list_source
 from migrate.blobio.stopping import stoppable
 from migrate.capabilities import fills
 from migrate.documents.v1_json import parse_identity
@@ -45,7 +46,7 @@ from migrate.readers.graphdrivers.directory_driver import DirectoryDriver
 from migrate.readers.graphdrivers.driver import ChecksAccess, DoubtsLayers, FindsProblems, GraphDriver
 from migrate.readers.graphdrivers.tree import FileTree, close_tree
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
-from migrate.readers.regular_file import list_names, open_regular
+from migrate.readers.regular_file import open_regular
 from migrate.readers.root_listing import RootFacts, list_images
 from migrate.readers.root_records import (
     Containers,
@@ -67,7 +68,7 @@ def detect(path: Path) -> bool:
     graph = path / "graph"
     if not graph.is_dir():
         return False
-    return any(name.startswith("repositories") for name in tag_stores(path)) or any(map(is_hex_id, list_names(graph)))
+    return any(name.startswith("repositories") for name in tag_stores(path)) or any(map(is_hex_id, list_source(graph)))
 
 
 class DockerRootSource:

@@ -12,11 +12,12 @@ from functools import cached_property
 from pathlib import Path
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, STATED_BYTES, parse_whole
+from migrate.blobio.source_files import list_source, scan_source
 from migrate.documents.v1_json import parse_parent
 from migrate.errors import DamagedError, DocumentError, LimitError, MissingLayerError
 from migrate.model.legacy import LegacyID, is_hex_id
 from migrate.readers.graphdrivers.directory_tree import translated
-from migrate.readers.regular_file import list_names, read_whole, scan
+from migrate.readers.regular_file import read_whole
 
 _SCRATCH = ("_tmp", ":tmp:", ":garbage:")
 _MIGRATOR = (".migration-diffid", ".migration-size", ".migration-tardata")
@@ -41,7 +42,7 @@ class Graph:
         ids: list[LegacyID] = []
         leftovers: list[str] = []
         try:
-            with scan(self.path) as entries:
+            with scan_source(self.path) as entries:
                 for entry in entries:
                     if is_hex_id(entry.name) and entry.is_dir(follow_symlinks=False):
                         ids.append(LegacyID(entry.name))
@@ -60,7 +61,7 @@ class Graph:
     def holds_anything(self, name: str) -> bool:
         """False for an empty directory, such as Docker's `_tmp` after a clean stop."""
         try:
-            return bool(list_names(self.path / name))
+            return bool(list_source(self.path / name))
         except OSError:
             return True
 

@@ -19,6 +19,7 @@ from migrate.blobio.compression import detect_compression, open_decompressed
 from migrate.blobio.limits import CHAIN_LENGTH, JSON_BYTES, SMALL_FILE_BYTES
 from migrate.blobio.observed import ObservedStream
 from migrate.blobio.payload import Payload
+from migrate.blobio.source_files import list_source
 from migrate.blobio.tarsum import VERSIONS, tarsums
 from migrate.distribution.objects import open_tree
 from migrate.distribution.storage import OpenedFile, TreeStorage, require_readable
@@ -66,9 +67,10 @@ def detect(path: Path) -> bool:
         images = path / "images"
         if not images.is_dir():
             return False
-        if any(is_hex_id(entry.name) and _is_image_folder(entry) for entry in images.iterdir()):
+        names = list_source(images)
+        if any(is_hex_id(name) and _is_image_folder(images / name) for name in names):
             return True
-        return (path / "repositories").is_dir() and not any(images.iterdir())
+        return (path / "repositories").is_dir() and not names
     except OSError:
         return False
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, parse_whole
+from migrate.blobio.source_files import list_source, scan_source
 from migrate.documents.docker_root import TagRecord, parse_container_image, parse_migration_map, parse_tag_store
 from migrate.errors import MissingLayerError, SourceError
-from migrate.readers.regular_file import list_names, read_whole, scan
+from migrate.readers.regular_file import read_whole
 
 _CONTAINER_FILES = ("config.json", "config.v2.json")
 _LARGEST_PID = (1 << 31) - 1
@@ -38,7 +39,7 @@ class Containers:
 
 def tag_stores(root: Path) -> list[str]:
     """The names of the root's tag stores: `repositories-<driver>`, and the bare `repositories` before Docker 0.7."""
-    return sorted(name for name in list_names(root) if name == "repositories" or name.startswith("repositories-"))
+    return sorted(name for name in list_source(root) if name == "repositories" or name.startswith("repositories-"))
 
 
 def read_tags(root: Path, driver: str) -> TagStore:
@@ -141,7 +142,7 @@ def _pid_files(root: Path) -> Iterable[Path]:
 
 def _directories(path: Path) -> list[str]:
     try:
-        with scan(path) as entries:
+        with scan_source(path) as entries:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []

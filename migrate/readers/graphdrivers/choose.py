@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from migrate.blobio.source_files import list_source
 from migrate.errors import AmbiguousSourceError, SourceError, SourceUnreadableError, UsageError
 from migrate.model.legacy import LegacyID
 from migrate.readers.base import SourceOptions
@@ -15,7 +16,6 @@ from migrate.readers.graphdrivers.btrfs import BtrfsDriver
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.overlay import OverlayDriver
 from migrate.readers.graphdrivers.vfs import VfsDriver
-from migrate.readers.regular_file import list_names
 
 _PLACES: Final = {
     "aufs": "aufs/diff",
@@ -79,7 +79,7 @@ def _listed(counts: Mapping[str, int], total: int) -> str:
 
 def _names(place: Path) -> list[str]:
     try:
-        return list_names(place)
+        return list_source(place)
     except OSError:
         return []
 

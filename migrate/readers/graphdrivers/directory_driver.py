@@ -7,12 +7,12 @@ import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from migrate.blobio.source_files import list_source
 from migrate.errors import MissingLayerError
 from migrate.model.legacy import LegacyID, is_safe_name
 from migrate.readers.graphdrivers.directory_tree import DirectoryTree, translated
 from migrate.readers.graphdrivers.listings import ListingCache, RememberedTree
 from migrate.readers.graphdrivers.tree import FileTree
-from migrate.readers.regular_file import list_names
 
 
 class DirectoryDriver:
@@ -29,7 +29,7 @@ class DirectoryDriver:
 
     def layer_ids(self) -> Sequence[str]:
         try:
-            return sorted(list_names(self._place))
+            return sorted(list_source(self._place))
         except FileNotFoundError:
             return []
         except OSError as error:

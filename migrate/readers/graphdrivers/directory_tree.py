@@ -16,13 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import BinaryIO, NoReturn, cast
 
+from migrate.blobio.source_files import NOT_WAITING, open_source_file
 from migrate.blobio.stopping import check_stop
 from migrate.errors import DamagedError, MissingLayerError, PermissionSourceError, SourceError
 from migrate.readers.graphdrivers.tree import Facts, TreeEntry, entries_of
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_NOATIME = getattr(os, "O_NOATIME", 0)
+_DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 _DENIED = (errno.EACCES, errno.EPERM)
 CAPABILITY = "security.capability"
@@ -40,7 +39,6 @@ class DirectoryTree:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._flags = _NOATIME
         self._parts: list[bytes] = []
         self._descriptors: list[int] = []
         self._current: bytes | None = None
@@ -81,7 +79,7 @@ class DirectoryTree:
         directory, _, name = path.rpartition(b"/")
         descriptor = -1
         try:
-            descriptor = self._open(name, _FILE, self._open_directory(directory))
+            descriptor = open_source_file(name, NOT_WAITING, self._open_directory(directory))
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             return cast(BinaryIO, io.FileIO(descriptor))
@@ -138,7 +136,7 @@ class DirectoryTree:
         wanted = path.split(b"/") if path else []
         self._current = None
         if not self._descriptors:
-            self._descriptors.append(self._open(os.fsencode(self.root), _DIRECTORY & ~os.O_NOFOLLOW, None))
+            self._descriptors.append(open_source_file(self.root, os.O_DIRECTORY))
         common = 0
         for old, new in zip(self._parts, wanted, strict=False):
             if old != new:
@@ -150,21 +148,10 @@ class DirectoryTree:
         for part in wanted[common:]:
             if part in (b"", b".", b".."):
                 raise OSError(errno.EINVAL, "not a name of the tree")
-            self._descriptors.append(self._open(part, _DIRECTORY, self._descriptors[-1]))
+            self._descriptors.append(open_source_file(part, _DIRECTORY, self._descriptors[-1]))
             self._parts.append(part)
         self._current = path
         return self._descriptors[-1]
-
-    def _open(self, name: bytes, flags: int, directory: int | None) -> int:
-        try:
-            return os.open(name, flags | self._flags, dir_fd=directory)
-        except PermissionError as error:
-            if error.errno != errno.EPERM or not self._flags:
-                raise
-        # O_NOATIME is for the owner and for root
-        descriptor = os.open(name, flags, dir_fd=directory)
-        self._flags = 0
-        return descriptor
 
     def _place(self, path: bytes) -> bytes:
         """A path for calls that know no directory descriptor: its directories are checked, its last part is not."""

@@ -6,15 +6,19 @@ Source of the format: moby v1.9.1, daemon/graphdriver/devmapper/deviceset.go. Do
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from migrate.blobio.limits import JSON_BYTES, read_limited
+from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.source_files import scan_source
 from migrate.documents.json_text import load_json, shown
-from migrate.errors import DocumentError, PermissionSourceError, SourceError
+from migrate.errors import DocumentError, SourceError
 from migrate.readers.graphdrivers.devicemapper.pool import MAX_DEVICE_ID, SECTOR
+from migrate.readers.graphdrivers.directory_tree import translated
+from migrate.readers.regular_file import read_whole
 
 BASE: Final = "base"
 """The empty device of which every base image is a snapshot."""
@@ -57,7 +61,7 @@ def read_catalogue(directory: Path) -> Catalogue:
     pool = directory / "devicemapper"
     unsplit = [pool / "json"] if records else [pool / "json", pool / "json.migrated"]
     for path in unsplit:
-        if path.is_file():
+        if os.path.lexists(path):
             records.update(_read_unsplit(path))
             break
     return Catalogue(records=records, transaction=_read_transaction(directory / "metadata" / "transaction-metadata"))
@@ -65,26 +69,25 @@ def read_catalogue(directory: Path) -> Catalogue:
 
 def _read_records(directory: Path) -> dict[str, DeviceRecord | SourceError]:
     try:
-        names = sorted(entry.name for entry in directory.iterdir() if entry.is_file())
+        with scan_source(directory) as entries:
+            names = sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return {}
-    except PermissionError as exc:
-        raise PermissionSourceError(f"{directory}: may not be read by this user") from exc
     except OSError as exc:
-        raise SourceError(f"{directory}: cannot be read: {exc}") from exc
+        raise translated(exc, str(directory)) from exc
     devices = [name for name in names if not (name.startswith(".") or name.endswith(".migrated"))]
     return {name: _record_or_error(directory / name) for name in devices if name not in _NOT_DEVICES}
 
 
 def _record_or_error(path: Path) -> DeviceRecord | SourceError:
     try:
-        return _parse_record(load_json(_read(path), str(path)), str(path))
+        return _parse_record(load_json(read_whole(path, JSON_BYTES), str(path)), str(path))
     except SourceError as exc:
         return exc
 
 
 def _read_unsplit(path: Path) -> dict[str, DeviceRecord | SourceError]:
-    document = load_json(_read(path), str(path))
+    document = load_json(read_whole(path, JSON_BYTES), str(path))
     devices = document.get("Devices") if isinstance(document, dict) else None
     if not isinstance(devices, dict) or len(devices) > MOST_DEVICES:
         raise DocumentError(f"{path}: no object of devices under `Devices`")
@@ -99,10 +102,8 @@ def _read_unsplit(path: Path) -> dict[str, DeviceRecord | SourceError]:
 
 def _read_transaction(path: Path) -> OpenTransaction | None:
     """None where there is none, or where it cannot be read: Docker ignores that as well."""
-    if not path.is_file():
-        return None
     try:
-        document = load_json(_read(path), str(path))
+        document = load_json(read_whole(path, JSON_BYTES), str(path))
         number, device_id = (
             _number(document, "open_transaction_id", str(path)),
             _number(document, "device_id", str(path)),
@@ -144,13 +145,3 @@ def _flag(document: Any, key: str, where: str) -> bool:
     if not isinstance(value, bool):
         raise DocumentError(f"{where}: {key} is {shown(value)} instead of true or false")
     return value
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return read_limited(stream, JSON_BYTES, str(path))
-    except PermissionError as exc:
-        raise PermissionSourceError(f"{path}: may not be read by this user") from exc
-    except OSError as exc:
-        raise SourceError(f"{path}: cannot be read: {exc}") from exc

@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+from migrate.blobio.source_files import NOT_WAITING, open_source_file
 from migrate.blobio.stopping import check_stop
 from migrate.errors import MissingLayerError, PermissionSourceError, SourceError, TruncatedError
 
@@ -72,9 +73,8 @@ class ImageFile:
 
 
 def _open(path: Path, named: bool) -> int:
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if named else os.O_NOFOLLOW)  # a fifo must not block
     try:
-        return os.open(path, flags)
+        return open_source_file(path, os.O_NONBLOCK if named else NOT_WAITING)
     except FileNotFoundError as exc:
         raise MissingLayerError(f"{path}: no such file or device") from exc
     except PermissionError as exc:

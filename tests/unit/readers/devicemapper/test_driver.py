@@ -136,6 +136,24 @@ def test_damaged_record_costs_its_own_layer(store: Path, content: str) -> None:
     assert names(DevicemapperDriver(store), BASE_LAYER) == [b"a"]
 
 
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_record_that_is_no_file_costs_its_own_layer(store: Path, kind: str) -> None:
+    record = store / "metadata" / CHILD
+    record.rename(store / "elsewhere")
+    os.symlink(store / "elsewhere", record) if kind == "link" else os.mkfifo(record)
+    reason(store, CHILD, MissingLayerError if kind == "link" else DamagedError)
+    assert names(DevicemapperDriver(store), BASE_LAYER) == [b"a"]
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_records_in_one_file_that_is_none(store: Path, kind: str) -> None:
+    place = store / "devicemapper/json"
+    (store / "elsewhere").write_text('{"Devices": {}}')
+    os.symlink(store / "elsewhere", place) if kind == "link" else os.mkfifo(place)
+    with pytest.raises(SourceError):
+        read_catalogue(store)
+
+
 def test_what_is_no_record(store: Path) -> None:
     for name in ("deviceset-metadata", ".tmp123", "json.migrated"):
         (store / "metadata" / name).write_text("{}")
