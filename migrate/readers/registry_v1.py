@@ -419,7 +419,7 @@ class _ChecksumCheck:
                 exc.layer = self._legacy_id
                 raise
             except DamagedError:
-                return {}  # Python's tar reader refuses what Docker's may have accepted: no sum, but no failure
+                return {}  # a tar without a tarsum here may be one that Docker accepted: no sum, but no failure
 
     def _mismatch(self, found: Mapping[str, str]) -> str:
         got = [f"sha256:{self._sha256.hexdigest()}", *found.values()]
