@@ -50,7 +50,7 @@ def command(source: str, tree: bool, as_json: bool, bytes_: bool, no_trunc: bool
     finally:
         opened.close()
     if as_json:
-        sys.stdout.buffer.write(encode_json_pretty(inventory_document(inventory)) + b"\n")
+        sys.stdout.buffer.write(encode_json_pretty(inventory_document(inventory)))
     else:
         render = render_tree if tree else render_images
         text = render(inventory, width=terminal_width(sys.stdout), exact_bytes=bytes_, full_ids=no_trunc)

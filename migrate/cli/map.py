@@ -132,7 +132,7 @@ def _write_json(images: Iterable[MappedImage], layers: Iterable[MappedLayer]) ->
     ]
     if rows:
         document["layers"] = rows
-    sys.stdout.buffer.write(encode_json_pretty(document) + b"\n")
+    sys.stdout.buffer.write(encode_json_pretty(document))
 
 
 def _write_csv(images: Iterable[MappedImage]) -> None:

@@ -47,7 +47,7 @@ class Shown:
         return format_size(size, exact=self._exact_bytes)
 
     def _json(self, value: object) -> None:
-        sys.stdout.buffer.write(encode_json_pretty(value) + b"\n")
+        sys.stdout.buffer.write(encode_json_pretty(value))
 
     def document(self, raw: bytes, exact: bool) -> None:
         """Indented for reading, or the exact bytes."""

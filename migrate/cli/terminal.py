@@ -36,7 +36,7 @@ def terminal_width(stream: TextIO) -> int:
     """Cells of a line: COLUMNS, else the terminal's width, else enough for a log file."""
     fallback = 80 if stream.isatty() else _WIDTH_WITHOUT_TERMINAL
     columns = os.environ.get("COLUMNS", "")
-    if columns.isdigit() and int(columns) > 0:
+    if columns.isdecimal() and len(columns) < 6 and int(columns) > 0:
         return int(columns)
     if not stream.isatty():
         return fallback

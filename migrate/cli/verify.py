@@ -55,7 +55,7 @@ def _write_json(found: Verification, layout: str) -> None:
         "warnings": [{"where": warning.where, "message": warning.message} for warning in found.warnings],
         "images": found.images,
     }
-    sys.stdout.buffer.write(encode_json_pretty(document) + b"\n")
+    sys.stdout.buffer.write(encode_json_pretty(document))
 
 
 def _write_text(found: Verification, layout: str, *, quiet: bool, on_stderr: bool) -> None:
