@@ -8,17 +8,16 @@ the recorded CRC-64. Every member has a type 1 record, with size 0 where there i
 from __future__ import annotations
 
 import binascii
-import gzip
 import io
 import json
 import posixpath
 import re
-import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, cast
 
+from migrate.blobio.compression import open_decompressed
 from migrate.blobio.crc64 import crc64_iso
-from migrate.errors import DamagedError, LimitError
+from migrate.errors import DamagedError, LimitError, TruncatedError
 
 RECORD_BYTES: Final = 64 * 1024 * 1024
 """One line. Writers before tar-split 0.12 put all that follows a tar's end, padding included, into one record."""
@@ -168,17 +167,15 @@ def _iter_values(line: bytes, number: int) -> Iterator[dict[str, Any]]:
 
 
 def _iter_lines(metadata: BinaryIO) -> Iterator[bytes]:
-    # the outer buffer reads lines in C, which GzipFile's own readline does not
-    lines = io.BufferedReader(gzip.GzipFile(fileobj=metadata, mode="rb"), _LINES_BUFFER)
+    """As strict as Go's gzip, which takes neither an empty file nor zeros behind the last member for an end."""
+    lines = io.BufferedReader(cast(io.RawIOBase, open_decompressed(metadata, "gzip", "the metadata")), _LINES_BUFFER)
     try:
         while line := lines.readline(RECORD_BYTES + 1):
             if len(line) > RECORD_BYTES:
                 raise LimitError(f"a record is larger than the limit of {RECORD_BYTES:,} bytes")
             yield line
-    except EOFError as error:
-        raise DamagedError("the metadata ends in the middle") from error
-    except (OSError, zlib.error) as error:
-        raise DamagedError(f"the metadata cannot be decompressed: {error}") from error
+    except TruncatedError as error:
+        raise DamagedError(error.message) from error
 
 
 def _small_content(record: FileRecord, open_file: OpenFile) -> bytes:

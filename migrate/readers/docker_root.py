@@ -215,14 +215,15 @@ class DockerRootSource:
     def _assembled_or_anew(self, layer: LegacyLayer, tree: FileTree, trees: list[FileTree]) -> Payload:
         legacy_id = layer.legacy_id
         metadata = self._graph.tar_data(legacy_id)
-        if metadata is not None and legacy_id not in self._failed:
-            pieces = self._assemble(legacy_id, metadata, tree)
-            return Payload(
-                stream=open_chunks(pieces),
-                origin=Origin.TAR_SPLIT.value,
-                size=self._tar_split_size(legacy_id, metadata),
-            )
-        return self._made_anew(layer, tree, trees)
+        if metadata is None or legacy_id in self._failed:
+            return self._made_anew(layer, tree, trees)
+        size = self._tar_split_size(legacy_id, metadata)
+        if size == 0 and not self._tar_anew(layer, tree, trees).is_empty:
+            # sound metadata of a tar of no bytes at all: Docker believes it, and pushes the layer without its files
+            self._failed[legacy_id] = "it describes a tar of 0 bytes, while the store holds files of this layer"
+            return self._made_anew(layer, tree, trees)
+        pieces = self._assemble(legacy_id, metadata, tree)
+        return Payload(stream=open_chunks(pieces), origin=Origin.TAR_SPLIT.value, size=size)
 
     def _layer_tree(self, legacy_id: LegacyID, trees: list[FileTree]) -> FileTree:
         tree = self._driver.layer_tree(legacy_id)
@@ -250,15 +251,17 @@ class DockerRootSource:
             raise PayloadRestartError(f"{metadata}: {error.message}", layer=legacy_id) from error
 
     def _made_anew(self, layer: LegacyLayer, tree: FileTree, trees: list[FileTree]) -> Payload:
-        if not self._driver.holds_whole_trees:
-            tar = tar_of_tree(tree, is_metadata)
-        elif layer.parent is None:
-            tar = tar_of_tree(tree)
-        else:
-            tar = tar_of_changes(tree, self._layer_tree(layer.parent, trees))
+        tar = self._tar_anew(layer, tree, trees)
         payload = Payload(stream=open_chunks(iter(())), origin=Origin.DIFF.value, size=tar.size)
         payload.stream = open_chunks(self._read_anew(layer.legacy_id, tar, payload))
         return payload
+
+    def _tar_anew(self, layer: LegacyLayer, tree: FileTree, trees: list[FileTree]) -> TreeTar:
+        if not self._driver.holds_whole_trees:
+            return tar_of_tree(tree, is_metadata)
+        if layer.parent is None:
+            return tar_of_tree(tree)
+        return tar_of_changes(tree, self._layer_tree(layer.parent, trees))
 
     def _read_anew(self, legacy_id: LegacyID, tar: TreeTar, payload: Payload) -> Generator[bytes, None, None]:
         yield from tar.read()

@@ -52,6 +52,11 @@ class TreeTar:
     size: int | None
     doubts: Callable[[], tuple[str, ...]]
 
+    @property
+    def is_empty(self) -> bool:
+        """True where there is nothing to write but the end of the tar."""
+        return self.size == len(tarwriter.END)
+
     def read(self) -> Generator[bytes, None, None]:
         """The tar's bytes, in pieces. Raises SourceError."""
         for header, entry in self.parts:

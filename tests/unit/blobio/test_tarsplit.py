@@ -138,6 +138,31 @@ def test_what_is_no_gzip_is_damage(raw: bytes) -> None:
         _assemble(io.BytesIO(raw), {})
 
 
+GOOD = gzip.compress(b'{"type":2,"payload":"AAAA","position":0}\n')
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"", id="empty file"),
+        pytest.param(GOOD[:5], id="half a header"),
+        pytest.param(GOOD + bytes(512), id="zeros behind the member"),
+        pytest.param(GOOD + b"\x1f", id="half a header behind the member"),
+        pytest.param(GOOD[:-8] + b"\0\0\0\0" + GOOD[-4:], id="wrong CRC-32"),
+        pytest.param(GOOD[:-4] + b"\0\0\0\0", id="wrong size"),
+    ],
+)
+def test_what_go_refuses_as_gzip_is_damage(raw: bytes) -> None:
+    with pytest.raises(DamagedError):
+        _assemble(io.BytesIO(raw), {})
+    with pytest.raises(DamagedError):
+        tarsplit.tar_size(io.BytesIO(raw))
+
+
+def test_metadata_in_several_gzip_members_is_read_to_the_end() -> None:
+    assert _assemble(io.BytesIO(GOOD + GOOD), {}) == bytes(6)
+
+
 def test_a_line_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tarsplit, "RECORD_BYTES", 1000)
     with pytest.raises(LimitError, match="1,000"):

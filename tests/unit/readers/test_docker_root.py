@@ -401,7 +401,7 @@ def test_a_changed_file_falls_back_and_the_note_names_it(root: RootBuilder) -> N
         assert names(payload.stream.read()) == ["a", "b"]
 
 
-@pytest.mark.parametrize("damage", ["missing file", "truncated", "garbage", "directory"])
+@pytest.mark.parametrize("damage", ["missing file", "truncated", "empty", "zeros behind", "garbage", "directory"])
 def test_each_kind_of_damage_falls_back(root: RootBuilder, damage: str) -> None:
     tree = root.add("base")
     write(tree / "a", b"one")
@@ -411,6 +411,10 @@ def test_each_kind_of_damage_falls_back(root: RootBuilder, damage: str) -> None:
         (tree / "a").unlink()
     elif damage == "truncated":
         path.write_bytes(path.read_bytes()[:-12])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "zeros behind":
+        path.write_bytes(path.read_bytes() + bytes(512))
     elif damage == "garbage":
         path.write_bytes(b"\x1f\x8bgarbage")
     else:
@@ -420,6 +424,25 @@ def test_each_kind_of_damage_falls_back(root: RootBuilder, damage: str) -> None:
     read = read_payload(source, source.read_layer(identity("base")))
     assert (read.origin, read.exact, read.restarts) == ("diff", False, 1)
     assert read.note is not None and "tar-split" in read.note
+
+
+@pytest.mark.parametrize("driver", ["aufs", "overlay", "vfs"])
+@pytest.mark.parametrize("records", [b"", b'{"type":2,"payload":"","position":0}\n'], ids=["no record", "empty record"])
+def test_a_tar_of_no_bytes_is_believed_of_a_layer_without_files_only(
+    tmp_path: Path, driver: str, records: bytes
+) -> None:
+    root = RootBuilder(tmp_path / "root", driver)
+    root.add("base")
+    write(root.add("top", "base") / "precious", b"one")
+    for name in ("base", "top"):
+        (root.path / "graph" / identity(name) / "tar-data.json.gz").write_bytes(gzip.compress(records))
+    source = root.open()
+    base, top = (read_payload(source, source.read_layer(identity(name))) for name in ("base", "top"))
+    assert (base.diff_id, base.origin, base.exact) == (f"sha256:{hashlib.sha256().hexdigest()}", "tar-split", True)
+    assert (top.origin, top.exact) == ("diff", False)
+    assert top.note is not None and "a tar of 0 bytes" in top.note
+    with source.open_payload(source.read_layer(identity("top"))) as payload:
+        assert names(payload.stream.read()) == ["precious"]
 
 
 def test_tar_split_goes_through_links_inside_the_tree_and_never_out(root: RootBuilder, tmp_path: Path) -> None:
