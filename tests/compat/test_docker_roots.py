@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ import pytest
 from migrate.model.legacy import LegacyID
 from migrate.readers.base import SourceOptions
 from migrate.readers.docker_root import DockerRootSource
+from migrate.readers.graphdrivers.changes import find_changes
+from migrate.readers.graphdrivers.directory_tree import DirectoryTree
+from tests.archives import V1Archive, layer_tar
 from tests.command import migrate
 from tests.peers import DockerEngine, need, run, tree_of
 from tests.roots import RootBuilder, identity, write
@@ -54,6 +58,27 @@ def _without_links(tree: dict[str, tuple[object, ...]]) -> dict[str, tuple[objec
     """Permissions without the file type, and each name of a file as the file, in whatever order they came."""
     whole = {name: tree[str(facts[5])] if facts[0] == tarfile.LNKTYPE else facts for name, facts in tree.items()}
     return {name: (facts[0], int(str(facts[1])) & 0o7777, *facts[2:]) for name, facts in whole.items()}
+
+
+# --- the engine's own comparison of two trees ----------------------------------------------------------------------
+
+
+def test_a_capability_on_a_file_that_nobody_may_execute_is_a_change(engine: DockerEngine) -> None:
+    archive = V1Archive()
+    archive.tag("capable", "1", archive.layer("base", tar=layer_tar("plain", "other")))
+    engine.load(archive.build())
+    container = engine.docker("create", "capable:1", "/nothing").strip()
+    data = engine.socket_path.parent / "data"
+    mount = (data / f"image/vfs/layerdb/mounts/{container}/mount-id").read_text()
+    below = (data / f"image/vfs/layerdb/mounts/{container}/init-id").read_text()
+    plain, parent = data / f"vfs/dir/{mount}/plain", data / f"vfs/dir/{below}"
+    os.setxattr(plain, "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))
+    listed = engine.docker("diff", container)
+    ours = find_changes(DirectoryTree(str(plain.parent)), DirectoryTree(str(parent)))
+    engine.docker("rm", container)
+    engine.remove_all()
+    assert listed.split() == ["C", "/plain"]
+    assert [change.path for change in ours] == [b"plain"]
 
 
 # --- btrfs -------------------------------------------------------------------------------------------------------

@@ -13,15 +13,20 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from migrate.errors import LimitError
-from migrate.readers.graphdrivers.tree import Facts, FileTree, ListsFacts, ListsNames, ReadsCapability, TreeEntry
+from migrate.readers.graphdrivers.tree import (
+    Facts,
+    FileTree,
+    ListsCapabilities,
+    ListsFacts,
+    ListsNames,
+    ReadsCapability,
+    TreeEntry,
+)
 
 _DIRECTORY_BIT = 0x4000
 _DEPTH = 2_048
 """Directories within one another: PATH_MAX allows no more."""
-_PLAIN_MASK = 0o170111
-"""With this mask a mode is S_IFREG for a file that nobody may execute. A capability would do nothing there, and to look
-for one costs as much as all the rest of the comparison; Docker's own would find it only where somebody set a capability
-on such a file and changed nothing else about it."""
+_TYPE_MASK = 0o170000
 _SECOND = 10**9
 
 
@@ -79,6 +84,7 @@ class Comparison:
         self._found: dict[bytes, TreeEntry | None] = {}
         self._new, self._old = new, old
         self._new_capability, self._old_capability = capability_reader(new), capability_reader(old)
+        self._list_new_capabilities, self._list_old_capabilities = _capability_lister(new), _capability_lister(old)
         self._new_facts, self._old_facts = _facts_reader(new), _facts_reader(old)
         self._named = (new, old) if isinstance(new, ListsNames) and isinstance(old, ListsNames) else None
         self._pending: list[tuple[TreeEntry, TreeEntry | None]] = []
@@ -106,18 +112,29 @@ class Comparison:
             self._compare_names(new.path, *self._named)
             return
         prefix = new.path + b"/" if new.path else b""
-        olds = dict(self._old_facts(new.path))
-        copies = 0
-        for name, facts in self._new_facts(new.path).items():
+        news, olds = self._new_facts(new.path), dict(self._old_facts(new.path))
+        alike: dict[bytes, bool] = {}  # most files; and whether one is a copy of the other
+        for name, facts in news.items():
             before = olds.pop(name, None)
             if before is None:
                 self._add(TreeEntry(prefix + name, *facts))
-            elif facts[0] & _PLAIN_MASK == stat.S_IFREG and facts[:6] == before[:6]:
-                copies += facts[7] != before[7]  # most files, and so with as little work as can be
-            elif facts[7] != before[7] or not same_device:
+            elif facts[7] == before[7] and same_device:
+                continue
+            elif facts[:6] == before[:6] and facts[0] & _TYPE_MASK == stat.S_IFREG:
+                alike[name] = facts[7] != before[7]
+            else:
                 self._compare(TreeEntry(prefix + name, *facts), TreeEntry(prefix + name, *before))
-        self.copies += copies
+        if alike:
+            for name in self._other_capabilities(new.path) & alike.keys():
+                self._found[prefix + name] = TreeEntry(prefix + name, *news[name])
+                del alike[name]
+        self.copies += sum(alike.values())
         self._found.update((prefix + name, None) for name in olds)
+
+    def _other_capabilities(self, directory: bytes) -> set[bytes]:
+        """Names of entries whose `security.capability` is not the same in both trees."""
+        new, old = self._list_new_capabilities(directory), self._list_old_capabilities(directory)
+        return {name for name in new.keys() | old.keys() if new.get(name) != old.get(name)}
 
     def _compare_names(self, path: bytes, new_tree: ListsNames, old_tree: ListsNames) -> None:
         """Two directories on one device: entries are described only where names or inodes differ."""
@@ -137,17 +154,12 @@ class Comparison:
         self._found.update((prefix + name, None) for name in olds.keys() - news.keys())
 
     def _compare(self, new: TreeEntry, old: TreeEntry) -> None:
-        if _differ(new, old) or self._capabilities_differ(new, old):
+        if _differ(new, old) or self._new_capability(new.path) != self._old_capability(old.path):
             self._found[new.path] = new
         elif new.inode != old.inode and stat.S_ISREG(new.mode):
             self.copies += 1
         if stat.S_ISDIR(new.mode) or (new.mode & _DIRECTORY_BIT and stat.S_ISDIR(old.mode)):
             self._pending.append((new, old))
-
-    def _capabilities_differ(self, new: TreeEntry, old: TreeEntry) -> bool:
-        if new.mode & _PLAIN_MASK == stat.S_IFREG or stat.S_ISLNK(new.mode):
-            return False
-        return self._new_capability(new.path) != self._old_capability(old.path)
 
     def _add(self, entry: TreeEntry) -> None:
         self._found[entry.path] = entry
@@ -166,6 +178,18 @@ def _facts_reader(tree: FileTree) -> Callable[[bytes], Mapping[bytes, Facts]]:
     if isinstance(tree, ListsFacts):
         return tree.list_facts
     return lambda path: {entry.name: entry[1:] for entry in tree.list_directory(path)}
+
+
+def _capability_lister(tree: FileTree) -> Callable[[bytes], Mapping[bytes, bytes]]:
+    if isinstance(tree, ListsCapabilities):
+        return tree.list_capabilities
+    read = capability_reader(tree)
+
+    def list_capabilities(directory: bytes) -> Mapping[bytes, bytes]:
+        found = ((entry.name, read(entry.path)) for entry in tree.list_directory(directory))
+        return {name: value for name, value in found if value is not None}
+
+    return list_capabilities
 
 
 def _differ(new: TreeEntry, old: TreeEntry) -> bool:

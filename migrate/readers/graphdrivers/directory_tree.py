@@ -32,7 +32,7 @@ _facts: Callable[[os.stat_result], Facts] = attrgetter(
 
 
 class DirectoryTree:
-    """Fills FileTree, ListsFacts, ListsNames and ReadsCapability. For one thread at a time.
+    """Fills FileTree, ListsFacts, ListsNames, ReadsCapability and ListsCapabilities. For one thread at a time.
 
     `close` lets go of the descriptors.
     """
@@ -88,7 +88,7 @@ class DirectoryTree:
                 os.close(descriptor)
             self._fail(path, error)
 
-    # --- ListsFacts, ListsNames, ReadsCapability -----------------------------------------------------------------
+    # --- ListsFacts, ListsNames, ReadsCapability, ListsCapabilities ------------------------------------------------
 
     def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
         try:
@@ -117,6 +117,23 @@ class DirectoryTree:
             if error.errno in (errno.ENOTSUP, errno.ENODATA):
                 return None
             self._fail(path, error)
+
+    def list_capabilities(self, path: bytes) -> Mapping[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        try:
+            descriptor = self._open_directory(path)
+            place = f"/proc/self/fd/{descriptor}/"
+            for name in os.listdir(descriptor):
+                try:
+                    if CAPABILITY in os.listxattr(place + name, follow_symlinks=False):
+                        value = os.getxattr(place + name, CAPABILITY, follow_symlinks=False)
+                        found[name.encode(_ENCODING, _ERRORS)] = value
+                except OSError as error:
+                    if error.errno not in (errno.ENOTSUP, errno.ENODATA):
+                        raise
+        except OSError as error:
+            self._fail(path, error)
+        return found
 
     def close(self) -> None:
         while self._descriptors:

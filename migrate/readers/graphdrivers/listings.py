@@ -23,7 +23,7 @@ class Listings:
 
     def __init__(self) -> None:
         self.directories: dict[bytes, Mapping[bytes, Facts]] = {}
-        self.capabilities: dict[bytes, bytes | None] = {}
+        self.capabilities: dict[bytes, Mapping[bytes, bytes]] = {}
         self.entries = 0
 
 
@@ -72,11 +72,14 @@ class RememberedTree:
         return self._tree.read_xattrs(path)
 
     def read_capability(self, path: bytes) -> bytes | None:
-        known = self._listings.capabilities
-        if path in known:
-            return known[path]
-        known[path] = value = self._tree.read_capability(path)
-        return value
+        directory, _, name = path.rpartition(b"/")
+        return self.list_capabilities(directory).get(name) if path else self._tree.read_capability(path)
+
+    def list_capabilities(self, path: bytes) -> Mapping[bytes, bytes]:
+        found = self._listings.capabilities.get(path)
+        if found is None:
+            found = self._listings.capabilities[path] = self._tree.list_capabilities(path)
+        return found
 
     def open_file(self, path: bytes) -> BinaryIO:
         return self._tree.open_file(path)

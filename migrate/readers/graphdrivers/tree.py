@@ -73,6 +73,14 @@ class ReadsCapability(Protocol):
     def read_capability(self, path: bytes, /) -> bytes | None: ...
 
 
+@runtime_checkable
+class ListsCapabilities(Protocol):
+    """A tree that can do that for a whole directory for less than it takes name by name."""
+
+    def list_capabilities(self, path: bytes, /) -> Mapping[bytes, bytes]:
+        """Name → `security.capability`, of those entries that have one; in any order."""
+
+
 def entries_of(directory: bytes, facts: Mapping[bytes, Facts]) -> list[TreeEntry]:
     """A directory's entries, sorted bytewise by name."""
     prefix = directory + b"/" if directory else b""

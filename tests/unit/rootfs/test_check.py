@@ -242,6 +242,16 @@ def test_a_copy_that_changed_without_a_trace_is_found_by_its_content(tmp_path: P
     assert differences(root) == ["f: its content differs"]
 
 
+def test_a_capability_that_nobody_may_use_is_compared_too(root: RootBuilder) -> None:
+    write(root.add(FIRST) / "f", b"one", 0o644)
+    root.add_tar_split(FIRST, tar_of((member("f"), b"one")))
+    tree = copy_up(root)
+    replace(tree / "f", b"one", 0o644)
+    os.setxattr(tree / "f", "security.capability", CAPABILITY)
+    root.add_tar_split(SECOND, tar_of())
+    assert differences(root) == ["f: its security.capability differs"]
+
+
 def test_a_lower_layers_difference_that_an_upper_one_covers_is_none(root: RootBuilder) -> None:
     write(root.add(FIRST) / "f", b"one", 0o600)
     root.add_tar_split(FIRST, tar_of((member("f"), b"one")))

@@ -18,6 +18,7 @@ from migrate.readers.graphdrivers.tree import Facts, TreeEntry, entries_of
 PATH_DEPTH: Final = 2048
 """Components of one path. A path of PATH_MAX bytes has no more."""
 _MOST_PATHS: Final = 200_000
+_CAPABILITY: Final = b"security.capability"
 
 
 class ImageTree:
@@ -52,7 +53,16 @@ class ImageTree:
         return found
 
     def read_capability(self, path: bytes) -> bytes | None:
-        return self.read_xattrs(path).get(b"security.capability")
+        return self.read_xattrs(path).get(_CAPABILITY)
+
+    def list_capabilities(self, path: bytes) -> Mapping[bytes, bytes]:
+        read_inode, read_xattrs = self._file_system.read_inode, self._file_system.read_xattrs
+        found: dict[bytes, bytes] = {}
+        for name, number in self._directory(self._chain(path), path).names:
+            value = read_xattrs(read_inode(number)).get(_CAPABILITY)
+            if value is not None:
+                found[name] = value
+        return found
 
     def read_link(self, path: bytes) -> bytes:
         inode = self._find(path)

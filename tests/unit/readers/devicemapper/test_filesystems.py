@@ -15,7 +15,7 @@ import pytest
 from migrate.errors import DamagedError, MigrateError, MissingLayerError, TruncatedError, UnsupportedError
 from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
-from migrate.readers.graphdrivers.tree import FileTree
+from migrate.readers.graphdrivers.tree import FileTree, ListsCapabilities
 from tests.unit.readers.devicemapper.images import (
     ERA_FEATURES,
     MTIME,
@@ -165,6 +165,8 @@ def test_what_debugfs_can_write(tree: Path, tmp_path: Path) -> None:
     assert (found.lstat(b"etc/null").rdev, found.lstat(b"etc/disk").rdev) == (os.makedev(1, 3), os.makedev(259, 7000))
     assert found.lstat(b"etc/null").mode == 0o020666
     assert found.read_xattrs(b"etc/hostname") == {b"security.capability": (tmp_path / "cap").read_bytes()}
+    assert isinstance(found, ListsCapabilities)
+    assert found.list_capabilities(b"etc") == dict.fromkeys((b"hostname", b"twin"), (tmp_path / "cap").read_bytes())
     assert found.lstat(b"etc/big").mtime_ns == -315_619_200 * 10**9
     assert found.lstat(b"etc/nothing").mtime_ns == 4_102_444_800 * 10**9
     assert (found.lstat(b"etc/nothing").uid, found.lstat(b"etc/nothing").gid) == (70_000, 4_000_000_000)

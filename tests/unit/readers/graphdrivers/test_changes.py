@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 
 from migrate.readers.graphdrivers.changes import find_changes, walk_tree
+from migrate.readers.graphdrivers.devicemapper.tree import EmptyTree
 from migrate.readers.graphdrivers.directory_tree import DirectoryTree
 from migrate.readers.graphdrivers.listings import Listings, RememberedTree
 from migrate.readers.graphdrivers.tree import FileTree
+from migrate.readers.graphdrivers.union import UnionTree
 from tests.roots import write
 
 SECOND = 1_400_000_000
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+OTHER_CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
 
 
 @pytest.fixture(params=["names", "facts"])
@@ -122,11 +126,37 @@ def test_mode_owner_and_device_count(compare: Compare) -> None:
     assert compare.kept() == ["device", "mode", "owner"]
 
 
-def test_a_capability_counts(compare: Compare) -> None:
-    compare.both("f", mode=0o755)
-    compare.both("g", mode=0o755)
-    os.setxattr(compare.new / "f", "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))
-    assert compare.kept() == ["f"]
+@pytest.mark.parametrize("mode", [0o755, 0o644, 0o600])
+@pytest.mark.parametrize("values", [(None, CAPABILITY), (CAPABILITY, None), (CAPABILITY, OTHER_CAPABILITY)])
+def test_a_capability_counts_whoever_may_execute_the_file(
+    compare: Compare, mode: int, values: tuple[bytes | None, bytes | None]
+) -> None:
+    for name in ("a/f", "a/g", "a/time"):
+        compare.both(name, mode=mode)
+    (compare.new / "a/link").symlink_to("f")
+    os.link(compare.new / "a/link", compare.old / "a/link", follow_symlinks=False)
+    os.utime(compare.new / "a/time", ns=(0, SECOND * 10**9 + 5))  # equal, and yet another number
+    for tree, value in zip((compare.old, compare.new), values, strict=True):
+        os.setxattr(tree / "a/g", "security.capability", CAPABILITY)
+        for name in ("a/f", "a/time"):
+            if value is not None:
+                os.setxattr(tree / name, "security.capability", value)
+    assert compare.kept() == ["a", "a/f", "a/time"]
+
+
+def test_a_capability_of_a_directory_counts(compare: Compare) -> None:
+    compare.both("a/b/c")
+    os.setxattr(compare.new / "a/b", "security.capability", CAPABILITY)
+    os.setxattr(compare.new, "security.capability", CAPABILITY)
+    assert compare.kept() == ["a", "a/b"]
+
+
+def test_a_capability_counts_in_a_tree_that_lists_nothing_at_once(compare: Compare) -> None:
+    compare.both("a/f")
+    compare.both("a/g")
+    os.setxattr(compare.new / "a/f", "security.capability", CAPABILITY)
+    new, old = (UnionTree(DirectoryTree(str(place)), EmptyTree(0)) for place in (compare.new, compare.old))
+    assert [change.path for change in find_changes(new, old)] == [b"a", b"a/f"]
 
 
 def test_shared_inodes_are_passed_over(compare: Compare) -> None:

@@ -82,6 +82,15 @@ def test_xattrs_are_read_without_following(tree: DirectoryTree, place: Path) -> 
     assert tree.read_capability(b"usr/lib/f") is None
 
 
+def test_capabilities_of_a_directory_are_listed_by_name(tree: DirectoryTree, place: Path) -> None:
+    value = bytes.fromhex("0100000200040000000000000000000000000000")
+    os.setxattr(place / "usr/lib/f", "security.capability", value)
+    assert tree.list_capabilities(b"usr/lib") == {b"f": value}
+    assert tree.list_capabilities(b"usr") == {}
+    with pytest.raises(MissingLayerError):  # a symbolic link to a directory
+        tree.list_capabilities(b"lib")
+
+
 def test_descriptors_are_closed(place: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     tree = DirectoryTree(str(place))
