@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -127,12 +128,14 @@ def _carry_over(image: LegacyImage, config: bytes, chain: Chain, options: Conver
     facts = parse_config(config)
     layers = [hashed for _, hashed in chain if hashed is not None]
     _check_diff_ids(image, chain, facts)
+    _check_history(image, facts)
     platform = image.platform or _platform(facts.os, facts.architecture, facts.variant, options.platform)
     if image.manifest is not None:
         return _carry_over_manifest(image, config, facts, platform)
     if options.fill_platform and facts.platform is None:
         config = encode_object(fill_platform(carried_values(read_document(config, "config"), "config"), platform))
-    return _finish(config, layers, platform, facts.created, options)
+    composed = _finish(config, layers, platform, facts.created, options)
+    return replace(composed, warnings=(*composed.warnings, *_history_warnings(facts)))
 
 
 def _check_diff_ids(image: LegacyImage, chain: Chain, facts: ConfigFacts) -> None:
@@ -147,6 +150,24 @@ def _check_diff_ids(image: LegacyImage, chain: Chain, facts: ConfigFacts) -> Non
                 f"image {image.head}: layer {number} has diffID {diff_id}, its config names {expected}",
                 layer=layer.legacy_id,
             )
+
+
+def _check_history(image: LegacyImage, facts: ConfigFacts) -> None:
+    """moby image/store.go, Create: "too many non-empty layers in History section"."""
+    if facts.steps_with_layer > len(facts.diff_ids):
+        raise DocumentError(
+            f"image {image.head}: {facts.steps_with_layer} steps of its config's history have a layer, for "
+            f"{len(facts.diff_ids)} layers; Docker refuses such a config"
+        )
+
+
+def _history_warnings(facts: ConfigFacts) -> tuple[str, ...]:
+    if not facts.history_empty or facts.steps_with_layer == len(facts.diff_ids):
+        return ()
+    return (
+        f"{facts.steps_with_layer} steps of the config's history have a layer, for {len(facts.diff_ids)} layers: "
+        "Docker takes that, other programs may not",
+    )
 
 
 def _carry_over_manifest(image: LegacyImage, config: bytes, facts: ConfigFacts, platform: Platform) -> ComposedImage:
@@ -170,5 +191,5 @@ def _carry_over_manifest(image: LegacyImage, config: bytes, facts: ConfigFacts, 
         layers=manifest.layers,
         platform=platform,
         created=facts.created,
-        warnings=_warnings(config, len(diff_ids)),
+        warnings=(*_warnings(config, len(diff_ids)), *_history_warnings(facts)),
     )

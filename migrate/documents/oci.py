@@ -39,6 +39,11 @@ class ConfigFacts:
     architecture: str | None = None
     variant: str | None = None
 
+    @property
+    def steps_with_layer(self) -> int:
+        """How many steps of the history have a layer, by what the history says of itself."""
+        return (self.history_empty or ()).count(False)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestFacts:

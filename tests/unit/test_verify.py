@@ -47,6 +47,17 @@ def check(location: object, jobs: int = 2) -> list[Finding]:
     return verify(str(location), jobs, SilentProgress())
 
 
+class Warnings:
+    """A Progress that keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def emit(self, event: Event) -> None:
+        if event.kind == "warning":
+            self.lines.append(event.message)
+
+
 def text_of(findings: list[Finding]) -> str:
     return "\n".join(f"{finding.where}: {finding.message}" for finding in findings)
 
@@ -349,13 +360,24 @@ def config_of(layers: list[LayerBytes], history: list[dict[str, Any]]) -> dict[s
 
 @pytest.mark.parametrize(
     ("filled", "empty", "clean"),
-    [(2, 0, True), (2, 3, True), (0, 0, True), (1, 0, False), (3, 0, False), (0, 2, False)],
+    [(2, 0, True), (2, 3, True), (0, 0, True), (3, 0, False), (3, 1, False)],
 )
 def test_history_against_layers(tmp_path: Path, filled: int, empty: int, clean: bool) -> None:
     layers = [layer("a"), layer("b")]
     history: list[dict[str, Any]] = [{} for _ in range(filled)] + [{"empty_layer": True} for _ in range(empty)]
     path = write_image(tmp_path, config_of(layers, history), layers, [GZIP, GZIP])
     assert (check(path) == []) is clean
+
+
+@pytest.mark.parametrize(("filled", "empty"), [(1, 0), (1, 2), (0, 2)])
+def test_a_history_of_too_few_steps_is_an_oddity_for_docker_takes_it(tmp_path: Path, filled: int, empty: int) -> None:
+    layers = [layer("a"), layer("b")]
+    history: list[dict[str, Any]] = [{} for _ in range(filled)] + [{"empty_layer": True} for _ in range(empty)]
+    path = write_image(tmp_path, config_of(layers, history), layers, [GZIP, GZIP])
+    progress = Warnings()
+    assert verify(str(path), 2, progress) == []
+    (line,) = progress.lines
+    assert f"{filled} steps of the history have a layer, but rootfs has 2 diff_ids" in line
 
 
 def test_diff_ids_against_layers(tmp_path: Path) -> None:

@@ -220,6 +220,25 @@ def test_another_number_of_layers_is_an_integrity_error(count: int) -> None:
         compose(rows("a", "b"), config=ready_config(*[hashed("a").diff_id] * count))
 
 
+@pytest.mark.parametrize("carried", [False, True], ids=["config", "config and manifest"])
+def test_a_history_of_too_few_steps_is_taken_with_a_warning_as_docker_takes_it(carried: bool) -> None:
+    chain = rows("a", "b")
+    config = ready_config(*(found.diff_id for _, found in chain if found), history=[{}, {"empty_layer": True}])
+    manifest = carried_manifest(config, Digest("a" * 64), Digest("b" * 64)) if carried else None
+    image = compose(chain, config=config, manifest=manifest)
+    assert image.config == config
+    assert [line for line in image.warnings if "1 steps of the config's history have a layer, for 2 layers" in line]
+    for history in ([], None, [{}, {"empty_layer": True}, {}]):
+        whole = ready_config(*(found.diff_id for _, found in chain if found), history=history)
+        assert compose(chain, config=whole).warnings == ()
+
+
+def test_a_history_of_too_many_steps_is_refused_as_docker_refuses_it() -> None:
+    config = ready_config(hashed("a").diff_id, history=[{}, {}, {"empty_layer": True}])
+    with pytest.raises(DocumentError, match=r"image head: 2 steps of its config's history have a layer, for 1 layers"):
+        compose(rows("a"), config=config)
+
+
 def test_a_config_that_is_none_is_a_document_error() -> None:
     with pytest.raises(DocumentError):
         compose(rows("a"), config=b'{"rootfs":1}')

@@ -1,0 +1,80 @@
+"""Archives of Docker 1.10 and later with an oddity: what the engine loads is converted, to the engine's own image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.archives import Members, build_tar, layer_tar
+from tests.command import migrate
+from tests.peers import DockerEngine, run
+
+pytestmark = pytest.mark.peer
+
+LAYERS = {"1": layer_tar("one"), "2": layer_tar("two")}
+
+
+@pytest.fixture(autouse=True)
+def clean(engine: DockerEngine) -> None:
+    engine.remove_all()
+
+
+def config_of(*layers: str, **members: Any) -> bytes:
+    document = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {},
+        "created": "2016-01-01T00:00:00Z",
+        "rootfs": {
+            "type": "layers",
+            "diff_ids": [f"sha256:{hashlib.sha256(LAYERS[name]).hexdigest()}" for name in layers],
+        },
+    }
+    return json.dumps(document | members).encode()
+
+
+def archive_of(config: bytes, *layers: str) -> bytes:
+    row = {"Config": "c.json", "RepoTags": ["odd:1"], "Layers": [f"{name}/layer.tar" for name in layers]}
+    files: Members = [(f"{name}/layer.tar", LAYERS[name]) for name in dict.fromkeys(layers)]
+    return build_tar([("c.json", config), *files, ("manifest.json", json.dumps([row]).encode())])
+
+
+def converted(archive: bytes, place: Path) -> tuple[int, dict[str, Any]]:
+    """The exit code and the report; the layout that it wrote is clean."""
+    (place / "odd.tar").write_bytes(archive)
+    code = migrate("convert", place / "odd.tar", place / "out").code
+    assert migrate("verify", place / "out").code == 0
+    report: dict[str, Any] = json.loads((place / "out/migration-report.json").read_bytes())
+    return code, report
+
+
+def check_same(engine: DockerEngine, archive: bytes, place: Path) -> None:
+    """Docker loads the archive and the layout made of it, and sees the same image."""
+    engine.load(archive)
+    own = engine.inspect("odd:1")["Id"]
+    code, report = converted(archive, place)
+    assert (code, [image["image_id"] for image in report["images"]]) == (0, [own])
+    engine.remove_all()
+    engine.load(run("tar", "-C", place / "out", "-c", ".").stdout)
+    assert engine.inspect("odd:1")["Id"] == own
+
+
+STEP = {"created": "2016-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize("history", [[STEP], [STEP, STEP | {"empty_layer": True}], [], None])
+def test_a_history_shorter_than_the_layers_is_loaded(engine: DockerEngine, tmp_path: Path, history: Any) -> None:
+    check_same(engine, archive_of(config_of("1", "2", history=history), "1", "2"), tmp_path)
+
+
+def test_a_history_longer_than_the_layers_is_refused(engine: DockerEngine, tmp_path: Path) -> None:
+    archive = archive_of(config_of("1", history=[STEP] * 3), "1")
+    assert "too many non-empty layers in History section" in engine.load(archive, check=False)
+    code, report = converted(archive, tmp_path)
+    assert (code, report["images"]) == (4, [])
+    assert [failure["references"] for failure in report["failures"]] == [["odd:1"]]
+    assert "Docker refuses such a config" in report["failures"][0]["message"]
