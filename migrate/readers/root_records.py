@@ -43,12 +43,17 @@ def tag_stores(root: Path) -> list[str]:
 
 
 def read_tags(root: Path, driver: str) -> TagStore:
-    """The tags that go with `driver`; the bare file is Docker 0.6's, which knew aufs only."""
+    """The tags that go with `driver`; the bare file is Docker 0.6's, which knew aufs only.
+
+    Another driver's file is not read, as Docker does not read it: its tags may name images that are not this driver's.
+    """
     present = tag_stores(root)
-    for name in (f"repositories-{driver}", "repositories"):
+    own = f"repositories-{driver}"
+    for name in (own, "repositories"):
         if name in present:
             return _read_tag_store(root / name)
-    return TagStore()
+    found = f"only {', '.join(present)}, which {driver} does not use" if present else "nor any other tag store"
+    return TagStore(problems=(f"{root / own} is not there, {found}: no image has a tag",))
 
 
 def _read_tag_store(path: Path) -> TagStore:

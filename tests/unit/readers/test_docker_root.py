@@ -85,6 +85,24 @@ def test_the_bare_repositories_file_is_read_where_there_is_no_other(root: RootBu
     assert root.open().listing().images[0].references == (Reference("other", "2"),)
 
 
+def test_a_missing_tag_store_is_warned_of_with_the_ones_that_are_not_read(root: RootBuilder) -> None:
+    root.add("base")
+    listing = root.open().listing()
+    assert [image.references for image in listing.images] == [()]
+    assert listing.warnings == (
+        f"{root.path}/repositories-vfs is not there, nor any other tag store: no image has a tag",
+    )
+    root.tag({"app": {"1": "base"}})
+    for name in ("repositories-overlay", "repositories-aufs"):
+        shutil.copy(root.path / "repositories-vfs", root.path / name)
+    assert root.open().listing().warnings == ()
+    (root.path / "repositories-vfs").unlink()
+    assert root.open().listing().warnings == (
+        f"{root.path}/repositories-vfs is not there, only repositories-aufs, repositories-overlay, which vfs does not "
+        "use: no image has a tag",
+    )
+
+
 def test_a_tag_to_an_absent_id_is_a_failure_with_its_name(root: RootBuilder) -> None:
     root.add("base")
     root.tag({"ghost": {"1": "gone"}})
@@ -201,6 +219,7 @@ def test_an_id_that_is_not_in_the_graph_is_missing(root: RootBuilder) -> None:
 
 def test_leftovers_are_counted_and_named(root: RootBuilder) -> None:
     root.add("base")
+    root.tag({})
     for name in ("_tmp", ":tmp:", "_dockerinit-1", "abc", "e" * 63):
         (root.path / "graph" / name).mkdir()
     (root.path / "graph" / ":tmp:" / "half").mkdir()
