@@ -34,6 +34,8 @@ from migrate.model.legacy import Origin, is_hex_id
 _UNSAFE = re.compile(r"^/|[\x00-\x1f]")
 PASSED = -1
 """The offset of a member whose content came by in a stream and was not kept."""
+_PATH_LENGTH = 4_096
+"""PATH_MAX: no engine unpacks a longer one."""
 _DEEPEST = 8
 """No known archive nests deeper than `blobs/sha256/<hex>`; what lies deeper in a directory is not looked at."""
 
@@ -90,28 +92,56 @@ class Members:
         return iter(self._members.values())
 
     def resolve(self, name: str) -> Member:
-        """The regular file that `name` leads to over symbolic and hard links inside the archive.
+        """The regular file that `name` leads to over symbolic and hard links, in any part of it, inside the archive.
 
-        Raises MissingLayerError (nothing there), DamagedError (link out of the archive, loop, not a file), SourceError
-        (in a directory that could not be listed).
+        As in Docker, `/` is the archive's root, and `..` at the root stays there (moby pkg/symlink,
+        FollowSymlinkInScope). Raises MissingLayerError (nothing there), DamagedError (too many links, not a file),
+        SourceError (in a directory that could not be listed).
         """
-        current = name
-        for _ in range(limits.LINK_HOPS):
+        member = self._members.get(name)
+        if member is None or member.kind is not MemberKind.FILE:
+            current = self._follow(name)
             member = self._members.get(current)
             if member is None:
                 self._check_listed(current)
                 via = "" if current == name else f" (named by {name})"
-                raise MissingLayerError(f"{self.location}: there is no member {current}{via}")
-            if member.kind is MemberKind.FILE:
-                return member
-            if member.kind not in (MemberKind.SYMLINK, MemberKind.HARDLINK):
+                raise MissingLayerError(f"{self.location}: there is no member {_shown(current)}{via}")
+            if member.kind is not MemberKind.FILE:
                 raise DamagedError(f"{self.location}: member {current} is a {member.kind.value}, not a file")
-            base = posixpath.dirname(current) if member.kind is MemberKind.SYMLINK else ""
-            target = _join_link(base, member.link)
-            if target is None:
-                raise DamagedError(f"{self.location}: member {current} links out of the archive, to {member.link!r}")
-            current = target
+        return member
+
+    def _follow(self, name: str) -> str:
+        """`name` without links. What is not there is taken as it stands."""
+        path = name
+        for _ in range(limits.LINK_HOPS + 1):
+            if len(path) > _PATH_LENGTH:
+                raise DamagedError(
+                    f"{self.location}: {_shown(name[:80])} leads to a name over {_PATH_LENGTH:,} letters"
+                )
+            above, link, rest = self._split_at_link(path)
+            if link is None:
+                return above
+            is_from_root = link.kind is MemberKind.HARDLINK or link.link.startswith("/")
+            path = "/".join(["" if is_from_root else above, link.link, rest])
         raise DamagedError(f"{self.location}: member {name} leads through more than {limits.LINK_HOPS} links")
+
+    def _split_at_link(self, path: str) -> tuple[str, Member | None, str]:
+        """What is above the first part of `path` that is a link, the link, and what comes after it.
+
+        Without a link: `path` as it is when `.` and `..` are worked out, None, "".
+        """
+        done: list[str] = []
+        waiting = path.split("/")[::-1]
+        while waiting:
+            part = waiting.pop()
+            if part == "..":
+                del done[-1:]
+            elif part not in ("", "."):
+                done.append(part)
+                member = self._members.get("/".join(done))
+                if member is not None and member.kind in (MemberKind.SYMLINK, MemberKind.HARDLINK):
+                    return "/".join(done[:-1]), member, "/".join(waiting[::-1])
+        return "/".join(done), None, ""
 
     def _check_listed(self, name: str) -> None:
         directory = name
@@ -289,11 +319,9 @@ def clean_name(name: str) -> str | None:
     return None if ".." in parts else "/".join(parts)
 
 
-def _join_link(base: str, link: str) -> str | None:
-    if link.startswith("/"):
-        return None
-    joined = posixpath.normpath(posixpath.join(base, link))
-    return None if joined.startswith("..") or joined == "." else clean_name(joined)
+def _shown(name: str) -> str:
+    """A link's text may be anything, unlike a member's name."""
+    return name if name.isprintable() else repr(name)
 
 
 __all__ = ["DirectoryMembers", "Members", "Problem", "TarMembers", "clean_name", "is_archive_member"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.archives import Members, build_tar, layer_tar
+from tests.archives import Members, build_tar, layer_tar, link
 from tests.command import migrate
 from tests.peers import DockerEngine, run
 
@@ -78,3 +79,23 @@ def test_a_history_longer_than_the_layers_is_refused(engine: DockerEngine, tmp_p
     assert (code, report["images"]) == (4, [])
     assert [failure["references"] for failure in report["failures"]] == [["odd:1"]]
     assert "Docker refuses such a config" in report["failures"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        link("2/layer.tar", "/1/layer.tar"),
+        link("2/layer.tar", "../../../../1/layer.tar"),
+        link("2/layer.tar", "/../gone/../1/layer.tar"),
+        link("2/layer.tar", "/1/layer.tar", tarfile.LNKTYPE),
+        link("2/layer.tar", "../1/layer.tar", tarfile.LNKTYPE),
+        link("2", "/1"),
+    ],
+)
+def test_links_stay_inside_the_archive(
+    engine: DockerEngine, tmp_path: Path, found: tuple[str, tarfile.TarInfo]
+) -> None:
+    row = {"Config": "c.json", "RepoTags": ["odd:1"], "Layers": ["1/layer.tar", "2/layer.tar"]}
+    manifest = json.dumps([row]).encode()
+    files: Members = [("c.json", config_of("1", "1")), ("1/layer.tar", LAYERS["1"]), found, ("manifest.json", manifest)]
+    check_same(engine, build_tar(files), tmp_path)
