@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from migrate.blobio.limits import JSON_BYTES, STATED_BYTES
-from migrate.documents.json_text import encode_json, encode_json_pretty, load_json, load_json_lenient, shown
+from migrate.documents.go_json import RawArray, read_document
+from migrate.documents.go_struct import Field, MismatchError, Struct, decode_string, decode_strings
+from migrate.documents.json_text import encode_json, encode_json_pretty, load_json, shown
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, MediaType, Platform
@@ -72,33 +74,74 @@ class IndexFacts:
     manifests: tuple[IndexEntry, ...]
 
 
+def _decode_flag(value: Any, old: Any) -> Any:
+    return old if value is None else value is True
+
+
+def _decode_history(value: Any, old: Any) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, (list, RawArray)):
+        raise MismatchError("an array")
+    steps = []
+    for index, step in enumerate(value):
+        try:
+            steps.append(_STEP.decode(step))
+        except MismatchError as exc:
+            exc.path.append(str(index))
+            raise
+    return steps
+
+
+_STEP: Final = Struct(Field("empty_layer", _decode_flag, False))
+_ROOTFS: Final = Struct(Field("diff_ids", decode_strings, None))
+_CONFIG: Final = Struct(
+    Field("created", decode_string, ""),
+    Field("architecture", decode_string, ""),
+    Field("variant", decode_string, ""),
+    Field("os", decode_string, ""),
+    Field("rootfs", _ROOTFS.decode_pointer, None, struct=_ROOTFS),
+    Field("history", _decode_history, None),
+)
+"""The part of Docker's image.Image that is read here."""
+
+
 def parse_config(raw: bytes) -> ConfigFacts:
-    """Raises DocumentError for what is no config of a container image with a `rootfs`."""
-    document = _object(load_json_lenient(raw, "config"), "config")
-    rootfs = _object(document.get("rootfs"), "config: rootfs")
-    diff_ids = _array(rootfs.get("diff_ids"), "config: rootfs.diff_ids")
-    os, architecture = _text(document, "os", "config"), _text(document, "architecture", "config")
-    variant = _text(document, "variant", "config")
+    """Read as Go reads it: keys in any case of letters, whatever number or string stands under other keys.
+
+    Raises DocumentError for what is no config of a container image with a `rootfs`.
+    """
+    config = _decode_config(raw)
+    rootfs = config.get("rootfs")
+    if rootfs is None:
+        raise DocumentError("config: rootfs: not an object")
+    os, architecture, variant = (config.get(key) or None for key in ("os", "architecture", "variant"))
+    history = config.get("history")
     return ConfigFacts(
         diff_ids=tuple(
-            DiffID(_digest(value, f"config: rootfs.diff_ids[{index}]")) for index, value in enumerate(diff_ids)
+            DiffID(_digest(value, f"config: rootfs.diff_ids[{index}]"))
+            for index, value in enumerate(rootfs.get("diff_ids") or ())
         ),
-        history_empty=_history_empty(document.get("history")),
+        history_empty=None if history is None else tuple(step.get("empty_layer") is True for step in history),
         platform=Platform(os=os, architecture=architecture, variant=variant) if os and architecture else None,
-        created=_text(document, "created", "config"),
+        created=config.get("created") or None,
         os=os,
         architecture=architecture,
         variant=variant,
     )
 
 
-def _history_empty(history: Any) -> tuple[bool, ...] | None:
-    if history is None:
-        return None
-    steps = [
-        _object(step, f"config: history[{index}]") for index, step in enumerate(_array(history, "config: history"))
-    ]
-    return tuple(step.get("empty_layer") is True for step in steps)
+def _decode_config(raw: bytes) -> dict[str, Any]:
+    try:
+        document = load_json(raw, "config")
+    except DocumentError:  # Go reads more: numbers of any size, bytes that are not UTF-8, lone surrogates
+        document = read_document(raw, "config")
+    try:
+        if document is None:
+            raise MismatchError("an object")
+        return _CONFIG.decode(document)
+    except MismatchError as exc:
+        raise DocumentError(f"config: {exc}" if exc.path else f"config: not {exc.wanted}") from exc
 
 
 def parse_manifest(raw: bytes) -> ManifestFacts:

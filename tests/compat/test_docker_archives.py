@@ -81,6 +81,23 @@ def test_a_history_longer_than_the_layers_is_refused(engine: DockerEngine, tmp_p
     assert "Docker refuses such a config" in report["failures"][0]["message"]
 
 
+ODD_SPELLINGS: dict[str, list[tuple[bytes, bytes]]] = {
+    "a number that no float holds": [(b'"architecture"', b'"foo":1e400,"architecture"')],
+    "keys in other letters": [(b'"rootfs"', b'"RootFS"'), (b'"diff_ids"', b'"Diff_IDs"'), (b'"os"', b'"OS"')],
+    "a lone surrogate and a byte that is not UTF-8": [(b'"config"', b'"comment":"\\ud800 \xe9","config"')],
+    "a rootfs in two parts": [(b'"rootfs": {"type": "layers", ', b'"rootfs": {"type": "layers"}, "rootfs": {')],
+}
+
+
+@pytest.mark.parametrize("spelling", ODD_SPELLINGS)
+def test_a_config_is_read_as_docker_reads_it(engine: DockerEngine, tmp_path: Path, spelling: str) -> None:
+    config = config_of("1", "2")
+    for old, new in ODD_SPELLINGS[spelling]:
+        assert old in config
+        config = config.replace(old, new)
+    check_same(engine, archive_of(config, "1", "2"), tmp_path)
+
+
 @pytest.mark.parametrize(
     "found",
     [

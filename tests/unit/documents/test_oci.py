@@ -164,17 +164,33 @@ def test_a_config_that_is_not_unicode_is_read_all_the_same(comment: bytes) -> No
     assert parse_config(b'{"comment":"' + comment + b'","rootfs":{"diff_ids":null}}').diff_ids == ()
 
 
+def test_a_config_is_read_as_go_reads_it() -> None:
+    raw = (
+        b'{"foo":1e400,"bar":"\\ud800 \xe9","OS":"linux","Architecture":"arm","created":"x","Created":null,'
+        b'"RootFS":{"Type":"layers"},"rootfs":{"Diff_IDs":["%s"]},"History":[{"Empty_Layer":true},{},null]}'
+    ) % str(A).encode()
+    facts = parse_config(raw)
+    assert facts.diff_ids == (A,)
+    assert facts.platform == Platform(os="linux", architecture="arm")
+    assert facts.history_empty == (True, False, False)
+    assert facts.created == "x"
+    without_number = raw.replace(b"1e400", b"1").replace(b"\\ud800 \xe9", b"")
+    assert parse_config(without_number) == facts
+
+
 @pytest.mark.parametrize(
     ("parse", "raw", "message"),
     [
         (parse_config, b"[]", "config: not an object"),
         (parse_config, b"{}", "config: rootfs: not an object"),
-        (parse_config, config(rootfs={"diff_ids": "x"}), "config: rootfs.diff_ids: not an array"),
+        (parse_config, config(rootfs={"diff_ids": "x"}), "config: rootfs.diff_ids: not an array of strings"),
         (parse_config, config(rootfs={"diff_ids": [str(A), "sha256:12"]}), "config: rootfs.diff_ids[1]: not a sha256"),
-        (parse_config, config(rootfs={"diff_ids": [7]}), "config: rootfs.diff_ids[0]: not a sha256 digest: 7"),
+        (parse_config, config(rootfs={"diff_ids": [7]}), "config: rootfs.diff_ids: not a string"),
+        (parse_config, b'{"RootFS":{"Diff_IDs":[1e400]},"x":1e400}', "config: rootfs.diff_ids: not a string"),
         (parse_config, config(history={}), "config: history: not an array"),
-        (parse_config, config(history=[1]), "config: history[0]: not an object"),
-        (parse_config, config(os=1), "config: os is not a string"),
+        (parse_config, config(history=[1]), "config: history.0: not an object"),
+        (parse_config, config(os=1), "config: os: not a string"),
+        (parse_config, b"null", "config: not an object"),
         (parse_manifest, b"7", "manifest: not an object"),
         (parse_manifest, manifest(schemaVersion=1), "manifest: schemaVersion is 1, not 2"),
         (parse_manifest, manifest(schemaVersion=True), "manifest: schemaVersion is True, not 2"),
