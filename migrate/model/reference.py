@@ -1,7 +1,8 @@
 """Image references: parsed once, kept as the source names them.
 
 Grammar: distribution's `reference` package (components lower-case alphanumerics with single separators, tag
-`[\\w][\\w.-]{0,127}`); a first component with a dot, a colon or `localhost` is a registry's host.
+`[\\w][\\w.-]{0,127}`); a first component with a dot, a colon or `localhost` is a registry's host. Where it
+cannot be one (`foo_bar.com/x`), the grammar takes the whole for a plain path.
 """
 
 from __future__ import annotations
@@ -53,10 +54,12 @@ class Reference:
             return False
         if _HEX64.fullmatch(self.name):  # Docker reads it as an image ID and refuses it as a name
             return False
-        host, path = self._split()
-        if host is not None and not _HOST.fullmatch(host):
+        if len(self.name) > 255:
             return False
-        return _PATH.fullmatch(path) is not None and len(self.name) <= 255
+        host, path = self._split()
+        if host is not None and _HOST.fullmatch(host) and _PATH.fullmatch(path):
+            return True
+        return _PATH.fullmatch(self.name) is not None  # also where the first component only looks like a host
 
     def familiar(self) -> Reference:
         """Without `docker.io/` and `library/`, as `docker images` shows it."""

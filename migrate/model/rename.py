@@ -32,8 +32,9 @@ def map_reference(reference: Reference, renames: Iterable[tuple[str, str]] = ())
     First each of `renames`, (regular expression, replacement) as in `re.sub`, changes the repository's name. Then, if
     today's grammar still refuses the name: capitals become small, characters outside `a-z0-9._-` become `-`, a run of
     separators that the grammar does not know becomes `-`, separators at the ends of a component go, an empty component
-    becomes `unnamed`, and a dot in a first component that is no host becomes `-`. A tag keeps its letters; what it may
-    not hold becomes `-`, and a leading `.` or `-` goes. Raises `re.error` for a pattern or replacement that is none.
+    becomes `unnamed`, and a first component that this would make a host gets `-` for its dots. A tag keeps its letters;
+    what it may not hold becomes `-`, and a leading `.` or `-` goes. Raises `re.error` for a pattern or replacement that
+    is none.
     """
     name = reference.name
     for pattern, replacement in renames:
@@ -67,11 +68,6 @@ def split_host(name: str) -> tuple[str | None, str]:
     return None, name
 
 
-def _reads_as_host(path: str) -> bool:
-    first, slash, _ = path.partition("/")
-    return bool(slash) and ("." in first or first == "localhost")
-
-
 def _is_host(text: str) -> bool:
     if not _HOST.fullmatch(text):
         return False
@@ -82,7 +78,7 @@ def _is_host(text: str) -> bool:
 def _map_name(name: str) -> str:
     host, path = split_host(name)
     mapped = "/".join(_map_component(component) for component in path.split("/"))
-    if host is None and _reads_as_host(mapped):
+    if host is None and split_host(mapped)[0] is not None:
         first, slash, rest = mapped.partition("/")
         mapped = first.replace(".", "-").replace("localhost", "local-host") + slash + rest
     if host is None and _HEX_64.fullmatch(mapped):

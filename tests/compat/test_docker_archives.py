@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from migrate.model.reference import Reference
 from tests.archives import Members, build_tar, layer_tar, link
 from tests.command import migrate
 from tests.peers import DockerEngine, run
@@ -116,3 +117,29 @@ def test_links_stay_inside_the_archive(
     manifest = json.dumps([row]).encode()
     files: Members = [("c.json", config_of("1", "1")), ("1/layer.tar", LAYERS["1"]), found, ("manifest.json", manifest)]
     check_same(engine, build_tar(files), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "foo_bar.com/x",
+        "foo.bar__baz/x/y",
+        "docker.io_x/y",
+        "foo_bar.com/" + "a" * 243,
+        "foo_bar.com/" + "a" * 244,
+        "foo_bar.com",
+        "Foo_bar.com/x",
+        "foo_bar:80/x",
+        "foo..bar/x",
+        "foo.-bar/x",
+        "foo-.bar/x",
+        "foo-.bar:80/x",
+        "Foo.bar/x",
+    ],
+)
+def test_a_name_is_valid_if_docker_takes_it(engine: DockerEngine, name: str) -> None:
+    engine.load(archive_of(config_of("1"), "1"))
+    refused = engine.docker("tag", "odd:1", f"{name}:1", check=False)
+    assert Reference(name, "1").is_valid is (refused == "")
+    if not refused:
+        assert f"{name}:1" in engine.inspect("odd:1")["RepoTags"]

@@ -27,7 +27,11 @@ DIGEST = "sha256:" + "a" * 64
         ("team/app", "..x", "team/app:x"),
         ("team/app", "---", "team/app:unnamed"),
         ("team//app", "1", "team/unnamed/app:1"),
-        ("foo.bar_baz/x", "1", "foo-bar_baz/x:1"),
+        ("foo.bar_baz/x", "1", "foo.bar_baz/x:1"),
+        ("Foo.bar_Baz/x", "1", "foo.bar_baz/x:1"),
+        ("_foo.bar/x", "1", "foo-bar/x:1"),
+        ("foo..bar.com/x", "1", "foo-bar-com/x:1"),
+        ("_localhost/x", "1", "local-host/x:1"),
         ("f" * 64, "1", f"image-{'f' * 64}:1"),
         ("Team/App", DIGEST, f"team/app@{DIGEST}"),
     ],
@@ -53,6 +57,7 @@ def test_renames_come_first_and_in_order() -> None:
         ("reg.example.com:5000/team/app", "team/app"),
         ("reg.example.com/team/app", "reg.example.com/team/app"),
         ("library/app", "library/app"),
+        ("foo_bar.com/team/app", "foo_bar.com/team/app"),
     ],
 )
 def test_a_registry_has_names_without_hosts(name: str, local: str) -> None:
