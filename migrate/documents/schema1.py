@@ -35,7 +35,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class OpenedManifest:
-    """`payload` is what the manifest's digest covers; `signatures` is empty for an unsigned manifest."""
+    """`payload` is what the digest covers, and all that may be read; `signatures` is empty for an unsigned manifest."""
 
     payload: bytes
     signatures: tuple[Signature, ...]
@@ -66,7 +66,10 @@ class Schema1Manifest:
 
 
 def open_manifest(document: bytes) -> OpenedManifest:
-    """Takes the payload out of a JWS; a document without `signatures` is its own payload. Raises DocumentError."""
+    """Takes the payload out of a JWS; a document without `signatures` is its own payload. Raises DocumentError.
+
+    Nothing but schema 1 was ever signed so: an envelope around another kind is somebody's attempt, and refused.
+    """
     value = load_json_lenient(document, "manifest")
     signatures = value.get("signatures") if isinstance(value, dict) else None
     if signatures is None:
@@ -80,7 +83,10 @@ def open_manifest(document: bytes) -> OpenedManifest:
     length, tail = cuts.pop()
     if not 0 <= length <= len(document):
         raise DocumentError(f"manifest: formatLength {length} is outside the document of {len(document)} bytes")
-    return OpenedManifest(document[:length] + tail, parsed)
+    payload = document[:length] + tail
+    if not is_schema1(load_json_lenient(payload, "manifest: payload")):
+        raise DocumentError("manifest: signed as schema 1, but what is signed is something else")
+    return OpenedManifest(payload, parsed)
 
 
 def parse_signature(raw: bytes) -> Signature:

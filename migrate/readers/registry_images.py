@@ -13,7 +13,14 @@ from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.json_text import load_json_lenient
 from migrate.documents.jws import signature_problem
 from migrate.documents.oci import ConfigFacts, IndexEntry, ManifestFacts, parse_config, parse_index, parse_manifest
-from migrate.documents.schema1 import Schema1Manifest, is_index, is_schema1, open_manifest, parse_schema1
+from migrate.documents.schema1 import (
+    OpenedManifest,
+    Schema1Manifest,
+    is_index,
+    is_schema1,
+    open_manifest,
+    parse_schema1,
+)
 from migrate.errors import IntegrityError, MigrateError, MissingLayerError, UnsupportedError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, MediaType, Platform
@@ -39,13 +46,13 @@ class ManifestStore(Protocol):
     def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
         """Checked against its digest."""
 
-    def read_manifest(self, repository: str, digest: Digest, /) -> bytes:
-        """A child of a list, checked against its digest; for schema 1 that is the payload's."""
+    def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
+        """A child of a list, checked against its digest."""
 
     def blob_size(self, repository: str, digest: Digest, /) -> int | None:
         """Bytes of the blob as stored. MissingLayerError if it is not there; None if nobody looked."""
 
-    def signature_warnings(self, repository: str, digest: Digest, content: bytes, /) -> tuple[str, ...]:
+    def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
         """What is to be said about the signatures of a schema-1 manifest; nothing if all of them verify."""
 
 
@@ -103,15 +110,15 @@ class RegistryImages:
         repository: str,
         references: Sequence[Reference],
         digest: Digest,
-        content: bytes,
+        manifest: OpenedManifest,
         warnings: Sequence[str] = (),
     ) -> None:
         """One manifest of any kind. What is wrong with it becomes a failure of its references, never an exception."""
         try:
-            if is_index(content):
-                self._add_index(repository, references, digest, content, warnings)
+            if is_index(manifest.payload):
+                self._add_index(repository, references, digest, manifest.payload, warnings)
             else:
-                self._merge(self._draft(repository, digest, content), references, warnings)
+                self._merge(self._draft(repository, digest, manifest), references, warnings)
         except MigrateError as error:
             for reference in references or (_untagged(repository, digest),):
                 self.fail(reference, error)
@@ -141,14 +148,15 @@ class RegistryImages:
 
     # --- one manifest --------------------------------------------------------------------------------------------
 
-    def _draft(self, repository: str, digest: Digest, content: bytes, platform: Platform | None = None) -> _Draft:
-        document = load_json_lenient(content, "manifest")
-        if is_schema1(document):
-            return self._schema1(repository, digest, content, platform)
-        return self._carried_over(repository, content, platform)
+    def _draft(
+        self, repository: str, digest: Digest, manifest: OpenedManifest, platform: Platform | None = None
+    ) -> _Draft:
+        if is_schema1(load_json_lenient(manifest.payload, "manifest")):
+            return self._schema1(repository, digest, manifest, platform)
+        return self._carried_over(repository, manifest.payload, platform)
 
-    def _schema1(self, repository: str, digest: Digest, content: bytes, platform: Platform | None) -> _Draft:
-        manifest = parse_schema1(open_manifest(content).payload)
+    def _schema1(self, repository: str, digest: Digest, opened: OpenedManifest, platform: Platform | None) -> _Draft:
+        manifest = parse_schema1(opened.payload)
         blobs: list[_Blob | None] = []
         for entry in manifest.entries:
             if entry.throwaway:
@@ -161,7 +169,7 @@ class RegistryImages:
             head=chain[-1].legacy_id,
             chain=chain,
             platform=platform,
-            warnings=self._store.signature_warnings(repository, digest, content),
+            warnings=self._store.signature_warnings(repository, digest, opened),
         )
         key = ("schema 1", tuple((layer.legacy_id, layer.json) for layer in chain), tuple(blobs), platform)
         return _Draft(key, image, tuple(blobs))
@@ -273,10 +281,10 @@ class RegistryImages:
 
     def _child(self, repository: str, entry: IndexEntry) -> _Draft:
         digest = entry.descriptor.digest
-        content = self._store.read_manifest(repository, digest)
-        if is_index(content):
+        manifest = self._store.read_manifest(repository, digest)
+        if is_index(manifest.payload):
             raise UnsupportedError(f"index: manifest {digest} is an index itself")
-        return self._draft(repository, digest, content, entry.platform)
+        return self._draft(repository, digest, manifest, entry.platform)
 
     def _lost_children(
         self,
@@ -303,27 +311,26 @@ class RegistryImages:
         self._drafts[draft.key] = replace(known, image=image)
 
 
-def check_signatures(content: bytes, payload: bytes, where: str) -> tuple[str, ...]:
-    """Warnings about the signatures that stand in a JWS; `payload` is what they sign."""
-    signatures = open_manifest(content).signatures
-    if not signatures:
+def check_signatures(manifest: OpenedManifest, where: str) -> tuple[str, ...]:
+    """Warnings about the signatures that stand in a JWS."""
+    if not manifest.signatures:
         return (f"{where}: the manifest is not signed",)
-    problems = (signature_problem(payload, signature) for signature in signatures)
+    problems = (signature_problem(manifest.payload, signature) for signature in manifest.signatures)
     return tuple(f"{where}: a signature {problem}" for problem in problems if problem is not None)
 
 
-def checked_content(content: bytes, digest: Digest, what: str) -> bytes:
-    """`content` if it has the digest (for a JWS: if its payload has it); else IntegrityError."""
-    if Digest.of(content) == digest:
-        return content
-    found = Digest.of(content)
+def open_checked(content: bytes, digest: Digest, what: str) -> OpenedManifest:
+    """The manifest in `content` if its payload has the digest, or all of `content`; else IntegrityError."""
+    whole = Digest.of(content)
     try:
-        payload = open_manifest(content).payload
+        opened = open_manifest(content)
     except MigrateError:
-        payload = content
-    if Digest.of(payload) == digest:
-        return content
-    raise IntegrityError(f"{what} does not match its digest: expected {digest}, got {found}")
+        if whole == digest:
+            raise
+    else:
+        if digest in (Digest.of(opened.payload), whole):
+            return opened
+    raise IntegrityError(f"{what} does not match its digest: expected {digest}, got {whole}")
 
 
 def missing_blob(digest: Digest) -> MissingLayerError:

@@ -17,7 +17,7 @@ from migrate.distribution.objects import open_tree
 from migrate.distribution.repositories import iter_repositories
 from migrate.distribution.storage import MissingFileError, TreeStorage, require_readable
 from migrate.documents.jws import signature_problem
-from migrate.documents.schema1 import is_index, open_manifest, parse_signature
+from migrate.documents.schema1 import OpenedManifest, is_index, parse_signature
 from migrate.errors import (
     IntegrityError,
     MigrateError,
@@ -32,10 +32,10 @@ from migrate.readers.far import open_once, replay_for
 from migrate.readers.registry_images import (
     RegistryImages,
     check_signatures,
-    checked_content,
     find_layer,
     layers_by_id,
     missing_blob,
+    open_checked,
 )
 
 
@@ -106,13 +106,13 @@ class RegistryV2Source:
             raise IntegrityError(f"blob {digest} does not match its digest: got {Digest.of(content)}", layer=digest.hex)
         return content
 
-    def read_manifest(self, repository: str, digest: Digest, /) -> bytes:
+    def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         if not self._is_linked(repository, digest):
             raise DeletedManifestError(f"manifest {digest} was deleted: its revision has no link")
         content = self._tree.read(self._blob_path(digest), JSON_BYTES)
         if content is None:
             raise DeletedManifestError(f"manifest {digest}: its blob is missing")
-        return checked_content(content, digest, f"manifest blob {digest}")
+        return open_checked(content, digest, f"manifest blob {digest}")
 
     def blob_size(self, repository: str, digest: Digest, /) -> int | None:
         del repository
@@ -121,16 +121,15 @@ class RegistryV2Source:
             raise missing_blob(digest)
         return size
 
-    def signature_warnings(self, repository: str, digest: Digest, content: bytes, /) -> tuple[str, ...]:
+    def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
         where = f"manifest {digest}"
-        payload = open_manifest(content).payload
-        if payload != content:
-            return check_signatures(content, payload, where)
+        if manifest.signatures:
+            return check_signatures(manifest, where)
         folder = f"{self._manifests(repository)}/revisions/sha256/{digest.hex}/signatures/sha256"
         names = [entry.name for entry in self._tree.entries(folder)]
         if not names:
             return (f"{where}: no signature is stored (registries keep none since 2.5)",)
-        problems = ((name, self._signature_problem(name, payload)) for name in names)
+        problems = ((name, self._signature_problem(name, manifest.payload)) for name in names)
         return tuple(f"{where}: signature {name} {problem}" for name, problem in problems if problem is not None)
 
     def _signature_problem(self, name: str, payload: bytes) -> str | None:
@@ -188,27 +187,27 @@ class RegistryV2Source:
             references.append(reference)
             warnings += warning
         for digest, (references, warnings) in named.items():
-            content = self._read_revision(repository, references, digest, images)
-            if content is not None:
-                images.add(repository, references, digest, content, warnings)
+            manifest = self._read_revision(repository, references, digest, images)
+            if manifest is not None:
+                images.add(repository, references, digest, manifest, warnings)
         return set(named)
 
     def _add_untagged(self, untagged: Sequence[tuple[str, Digest]], images: RegistryImages) -> None:
         """Revisions that no tag names; lists first, because what a list names is no image of its own."""
         single = []
         for repository, digest in untagged:
-            content = self._read_revision(repository, [], digest, images)
-            if content is not None and is_index(content):
-                images.add(repository, [], digest, content)
-            elif content is not None:
-                single.append((repository, digest, content))
-        for repository, digest, content in single:
+            manifest = self._read_revision(repository, [], digest, images)
+            if manifest is not None and is_index(manifest.payload):
+                images.add(repository, [], digest, manifest)
+            elif manifest is not None:
+                single.append((repository, digest, manifest))
+        for repository, digest, manifest in single:
             if (repository, digest) not in images.children:
-                images.add(repository, [], digest, content)
+                images.add(repository, [], digest, manifest)
 
     def _read_revision(
         self, repository: str, references: Sequence[Reference], digest: Digest, images: RegistryImages
-    ) -> bytes | None:
+    ) -> OpenedManifest | None:
         try:
             return self.read_manifest(repository, digest)
         except MigrateError as error:

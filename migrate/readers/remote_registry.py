@@ -15,7 +15,7 @@ from migrate.blobio.payload import Payload
 from migrate.distribution.client import RegistryClient, open_client
 from migrate.distribution.session import RegistryAnswerError
 from migrate.distribution.storage import OpenedFile
-from migrate.documents.schema1 import open_manifest
+from migrate.documents.schema1 import OpenedManifest, open_manifest
 from migrate.errors import IntegrityError, MigrateError, SourceUnreadableError, UsageError
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyLayer, Origin, PayloadRef, SourceListing, SourceType
@@ -25,10 +25,10 @@ from migrate.readers.far import open_once, replay_for
 from migrate.readers.registry_images import (
     RegistryImages,
     check_signatures,
-    checked_content,
     find_layer,
     layers_by_id,
     missing_blob,
+    open_checked,
 )
 
 PREFIX = "docker://"
@@ -119,18 +119,18 @@ class RemoteRegistrySource:
             raise IntegrityError(f"blob {digest} does not match its digest: got {Digest.of(content)}", layer=digest.hex)
         return content
 
-    def read_manifest(self, repository: str, digest: Digest, /) -> bytes:
+    def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         content = self.client.manifest(repository, str(digest)).content
-        return checked_content(content, digest, f"manifest {digest}")
+        return open_checked(content, digest, f"manifest {digest}")
 
     def blob_size(self, repository: str, digest: Digest, /) -> int | None:
         """Nobody looks: a request for each blob would cost more than the error later, which is the same."""
         self._homes.setdefault(digest, repository)
         return None
 
-    def signature_warnings(self, repository: str, digest: Digest, content: bytes, /) -> tuple[str, ...]:
+    def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
         del repository
-        return check_signatures(content, open_manifest(content).payload, f"manifest {digest}")
+        return check_signatures(manifest, f"manifest {digest}")
 
     # --- listing -------------------------------------------------------------------------------------------------
 
@@ -158,14 +158,15 @@ class RemoteRegistrySource:
         reference = Reference(repository, tag)
         try:
             fetched = self.client.manifest(repository, tag)
-            digest = _digest_of(fetched.content)
+            manifest = open_manifest(fetched.content)
+            digest = Digest.of(manifest.payload)
             wanted = Digest.parse(tag) if reference.is_digest else fetched.digest
             if wanted is not None and wanted != digest:
                 raise IntegrityError(f"manifest {reference} does not match its digest: expected {wanted}, got {digest}")
         except MigrateError as error:
             images.fail(reference, error)
             return
-        images.add(repository, [] if reference.is_digest else [reference], digest, fetched.content)
+        images.add(repository, [] if reference.is_digest else [reference], digest, manifest)
 
 
 def split_location(location: str) -> tuple[str, str | None, str | None]:
@@ -181,11 +182,6 @@ def split_location(location: str) -> tuple[str, str | None, str | None]:
         raise UsageError(f"source {location}: {rest!r} is not a repository's name")
     has_tag = rest != reference.name
     return host, reference.name, reference.tag if has_tag else None
-
-
-def _digest_of(content: bytes) -> Digest:
-    """A manifest's digest: that of the payload, where it is a JWS."""
-    return Digest.of(open_manifest(content).payload)
 
 
 def _as_missing(exc: RegistryAnswerError, digest: Digest) -> MigrateError:

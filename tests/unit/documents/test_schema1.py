@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 from typing import Any
@@ -16,6 +15,7 @@ from migrate.documents.jws import signature_problem
 from migrate.documents.schema1 import Signature, open_manifest, parse_schema1, parse_signature
 from migrate.errors import ConflictingLayerError, DocumentError, MigrateError, UnsupportedError
 from migrate.model.digest import Digest
+from tests.registry_content import base64url, in_envelope
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 BLOB = "sha256:" + "1" * 64
@@ -33,10 +33,6 @@ def manifest(*entries: tuple[str, str | None], **fields: Any) -> bytes:
         "history": history,
     }
     return json.dumps(document | fields).encode()
-
-
-def base64url(content: bytes) -> str:
-    return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
 # --- the envelope ------------------------------------------------------------------------------------------------
@@ -70,6 +66,12 @@ def test_an_envelope_that_cannot_be_opened(protected: dict[str, Any], said: str)
     entry = {"header": {}, "signature": "AA", "protected": base64url(json.dumps(protected).encode())}
     with pytest.raises(DocumentError, match=said):
         open_manifest(json.dumps({"signatures": [entry]}).encode())
+
+
+@pytest.mark.parametrize("payload", [b'{"schemaVersion": 2}', b'{"schemaVersion": true}', b'{"a": 1}'])
+def test_only_schema_1_comes_in_an_envelope(payload: bytes) -> None:
+    with pytest.raises(DocumentError, match="something else"):
+        open_manifest(in_envelope(payload, more={"schemaVersion": 1}))
 
 
 def test_signatures_have_to_agree() -> None:
