@@ -39,6 +39,7 @@ class BlobUpload:
             self._send_in_chunks(source, location)
 
     def _send_at_once(self, source: IO[bytes], location: str | None) -> None:
+        answer: httpx.Response | None = None
         for attempt in range(ATTEMPTS):
             url = self._with_digest(location or self._begin())
             location = None
@@ -51,22 +52,24 @@ class BlobUpload:
                 self._session.traffic.add(blob_bytes=self._size)
                 return
             self._session.traffic.add(repeated_bytes=self._size)
-        raise self._gave_up()
+        raise self._gave_up(answer)
 
     def _send_in_chunks(self, source: IO[bytes], location: str | None) -> None:
         location = location or self._begin()
-        offset = attempt = 0
+        offset = furthest = attempt = 0
         while offset < self._size:
             count = min(CHUNK_BYTES, self._size - offset)
             answer = self._session.send_part("PATCH", location, self._scope, source, offset, count)
             if answer is not None and answer.status_code in (201, 202, 204):
                 self._session.traffic.add(blob_bytes=count)
-                location, offset, attempt = self._session.location(answer), offset + count, 0
+                location, offset = self._session.location(answer), offset + count
+                if offset > furthest:  # a registry that loses its uploads takes the first chunk for ever
+                    furthest, attempt = offset, 0
                 continue
             self._check_again(answer, location, attempt, (404, 416))
             attempt += 1
             if attempt >= ATTEMPTS:
-                raise self._gave_up()
+                raise self._gave_up(answer)
             location, arrived = self._where_it_stopped(location)
             kept = max(0, min(arrived, offset + count) - offset)
             self._session.traffic.add(blob_bytes=kept, repeated_bytes=count - kept)
@@ -104,7 +107,8 @@ class BlobUpload:
     def _with_digest(self, location: str) -> str:
         return f"{location}{'&' if '?' in location else '?'}digest={quoted(str(self._digest))}"
 
-    def _gave_up(self) -> RegistryAnswerError:
+    def _gave_up(self, last: httpx.Response | None) -> RegistryAnswerError:
+        reason = f"{last.status_code} {last.reason_phrase}" if last is not None else "the connection broke"
         return RegistryAnswerError(
-            f"{self._session.host}/{self._repository}: blob {self._digest}: gave up after {ATTEMPTS} attempts"
+            f"{self._session.host}/{self._repository}: blob {self._digest}: gave up after {ATTEMPTS} attempts: {reason}"
         )
