@@ -46,7 +46,7 @@ def command(
     Exit codes: 0 all pushed, 2 usage, 4 the layout cannot be read, 5 the registry failed, 130 interrupted.
     """
     from migrate.cli.terminal import make_progress
-    from migrate.errors import MigrateError, SourceUnreadableError, UsageError
+    from migrate.errors import MigrateError, SourceUnreadableError, TargetError, UsageError
     from migrate.model.options import ConvertOptions
     from migrate.progress import Event
     from migrate.writers.push import Pusher
@@ -59,7 +59,7 @@ def command(
     try:
         try:
             found = read_layout(Path(layout), registry.place, patterns=images, untagged=untagged)
-        except SourceUnreadableError:
+        except (SourceUnreadableError, TargetError):
             raise
         except MigrateError as error:
             raise SourceUnreadableError(error.message) from error

@@ -14,6 +14,7 @@ from migrate.distribution.client import RegistryClient
 from migrate.errors import MigrateError, TargetError
 from migrate.model.digest import Digest
 from migrate.progress import Event, Progress, SilentProgress
+from migrate.writers.registry_names import RegistryNames
 
 Result = TypeVar("Result")
 
@@ -48,6 +49,10 @@ class PushedName:
     repository: str
     tag: str | None
     digest: Digest = field(compare=False)
+
+
+def pushed_names(names: RegistryNames) -> list[PushedName]:
+    return [PushedName(place.name, None if place.is_digest else place.tag, digest) for place, digest in names]
 
 
 class Pusher:

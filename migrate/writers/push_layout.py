@@ -15,8 +15,9 @@ from migrate.model.digest import Digest
 from migrate.model.image import Descriptor, MediaType
 from migrate.model.reference import Reference
 from migrate.writers.catalog import IMAGE_NAME, REF_NAME
-from migrate.writers.push import PushedBlob, PushedManifest, PushedName
+from migrate.writers.push import PushedBlob, PushedManifest, PushedName, pushed_names
 from migrate.writers.registry import opener
+from migrate.writers.registry_names import RegistryNames
 from migrate.writers.registry_storage import UNTAGGED
 
 _INDEX_TYPES = (MediaType.OCI_INDEX, MediaType.DOCKER_LIST)
@@ -36,7 +37,8 @@ def read_layout(path: Path, name: Naming, *, patterns: Sequence[str] = (), untag
     """Reads index.json and every document below it; layer blobs are only looked at for their size.
 
     `name` gives the place in the registry. Raises SourceUnreadableError for what is no layout, and DamagedError,
-    IntegrityError or MissingLayerError for one that is not whole: such a layout is better verified than sent.
+    IntegrityError or MissingLayerError for one that is not whole: such a layout is better verified than sent. Raises
+    TargetError if two images would get one name there.
     """
     return _Layout(path).read(name, patterns, untagged)
 
@@ -49,19 +51,20 @@ class _Layout:
     def read(self, name: Naming, patterns: Sequence[str], untagged: bool) -> LayoutImages:
         if not (self._path / "oci-layout").is_file():
             raise SourceUnreadableError(f"{self._path}: not an OCI image layout: it has no oci-layout file")
-        images = LayoutImages(self._manifests, [])
+        names = RegistryNames("choose one of them with --image")
+        left_out = 0
         for entry in parse_index(self._read_file(self._path / "index.json")).manifests:
             reference = _reference_of(entry)
             if not _is_chosen(reference, patterns):
                 continue
             if reference is None and not untagged:
-                images.left_out += 1
+                left_out += 1
                 continue
             digest = entry.descriptor.digest
             self._add(entry.descriptor)
-            place = name(reference or Reference(UNTAGGED, digest.hex))
-            images.names.append(PushedName(place.name, None if place.is_digest else place.tag, digest))
-        return images
+            reference = reference or Reference(UNTAGGED, digest.hex)
+            names.claim(name(reference), digest, reference)
+        return LayoutImages(self._manifests, pushed_names(names), left_out)
 
     def _add(self, descriptor: Descriptor) -> None:
         if descriptor.digest in self._manifests:

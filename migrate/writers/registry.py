@@ -25,7 +25,8 @@ from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.model.rename import repository_reference
 from migrate.writers.base import BlobWriter
-from migrate.writers.push import PushedBlob, PushedManifest, PushedName, Pusher
+from migrate.writers.push import PushedBlob, PushedManifest, Pusher, pushed_names
+from migrate.writers.registry_names import RegistryNames
 from migrate.writers.registry_storage import UNTAGGED
 from migrate.writers.spooled_blob import SpooledBlobWriter
 
@@ -42,7 +43,7 @@ class RegistryTarget:
         self._lock = threading.Lock()
         self._blobs: dict[Digest, tuple[str, int]] = {}
         self._manifests: dict[Digest, PushedManifest] = {}
-        self._names: dict[Reference, Digest] = {}
+        self._names = RegistryNames("--rename can tell them apart")
         try:
             self.client = client or open_client(host, insecure=options.insecure)
         except SourceError as exc:
@@ -86,11 +87,7 @@ class RegistryTarget:
     def finish(self, report: bytes, /) -> None:
         """Sends everything. A registry has no place for the report; `--report FILE` keeps it."""
         del report
-        names = [
-            PushedName(reference.name, None if reference.is_digest else reference.tag, digest)
-            for reference, digest in self._names.items()
-        ]
-        Pusher(self.client, self._options.jobs).push(self._manifests, names)
+        Pusher(self.client, self._options.jobs).push(self._manifests, pushed_names(self._names))
 
     def close(self) -> None:
         self.client.close()
@@ -107,14 +104,7 @@ class RegistryTarget:
 
     def _name(self, digest: Digest, references: Sequence[Reference]) -> None:
         for reference in references:
-            place = self.place(reference)
-            name = str(digest) if place.is_digest else place.tag  # a digest is the name of its own content only
-            rival = self._names.setdefault(Reference(place.name, name), digest)
-            if rival != digest:
-                raise TargetError(
-                    f"two images would be called {place}: {rival} and {digest}"
-                    f" (the second comes from {reference}; --rename can tell them apart)"
-                )
+            self._names.claim(self.place(reference), digest, reference)
 
     def _blob(self, digest: Digest) -> PushedBlob:
         known = self._blobs.get(digest)

@@ -33,6 +33,7 @@ from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.model.rename import repository_reference
 from migrate.writers.base import BlobWriter, ExistingImage
+from migrate.writers.registry_names import RegistryNames
 from migrate.writers.registry_trees import BucketTree, LocalRegistryTree, RegistryTree
 
 REPORT_NAME: Final = "migration-report.json"
@@ -68,7 +69,7 @@ class RegistryStorage:
         self.location = location
         self._lock = threading.Lock()
         self._contents: dict[Digest, _Content] = {}
-        self._tags: dict[Reference, Digest] = {}
+        self._names = RegistryNames("--rename can tell them apart")
         if tree is not None:
             self._tree = tree
         else:
@@ -119,19 +120,11 @@ class RegistryStorage:
         with self._lock:
             self._contents[digest] = content
             for reference in references:
-                local = self.local_reference(reference)
-                if local.is_digest:  # a digest is a name that only its own content can have
-                    local = Reference(local.name, str(digest))
-                rival = self._tags.setdefault(local, digest)
-                if rival != digest:
-                    raise TargetError(
-                        f"{self.location}: two images would be called {local}: {rival} and {digest}"
-                        f" (the second comes from {reference}; --rename can tell them apart)"
-                    )
+                self._names.claim(self.local_reference(reference), digest, reference)
 
     def _links(self) -> _Links:
         links = _Links()
-        for reference, digest in sorted(self._tags.items()):
+        for reference, digest in self._names:
             repository = reference.name
             self._link_manifest(links, repository, digest)
             if not reference.is_digest:

@@ -11,6 +11,7 @@ from tests.cases import case
 from tests.command import migrate
 from tests.peers import free_port
 from tests.registries import extract_tree
+from tests.scripted import Reply, answers, scripted_server
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,33 @@ def test_renames_on_the_command_line(tmp_path: Path) -> None:
     )
     assert done.code == 0, done.err
     assert (tmp_path / "r/docker/registry/v2/repositories/moved/app/_manifests/tags/1.0/current/link").is_file()
+
+
+def test_push_sends_nothing_where_two_names_meet(tmp_path: Path) -> None:
+    archive = V1Archive()
+    archive.tag("reg1.example.com:5000/app", "1.0", archive.layer("one"))
+    archive.tag("reg2.example.com:5000/app", "1.0", archive.layer("two"))
+    (tmp_path / "a.tar").write_bytes(archive.build())
+    assert migrate("convert", "-q", tmp_path / "a.tar", tmp_path / "layout").code == 0
+    with scripted_server(answers()) as (host, seen):
+        done = migrate("push", tmp_path / "layout", f"docker://{host}")
+    assert done.code == 5 and len(done.errors) == 1
+    assert "two images would be called app:1.0" in done.err and "reg2.example.com:5000/app:1.0" in done.err
+    assert {request.path for request in seen} == {"/v2/"}
+
+
+def test_push_sends_the_one_that_is_chosen(tmp_path: Path) -> None:
+    archive = V1Archive()
+    archive.tag("reg1.example.com:5000/app", "1.0", archive.layer("one"))
+    archive.tag("reg2.example.com:5000/app", "1.0", archive.layer("two"))
+    (tmp_path / "a.tar").write_bytes(archive.build())
+    assert migrate("convert", "-q", tmp_path / "a.tar", tmp_path / "layout").code == 0
+    upload = Reply(202, headers={"Location": "/v2/app/blobs/uploads/1"})
+    methods = {"POST": upload, "PUT": Reply(201), "GET": Reply(), "HEAD": Reply(404)}
+    with scripted_server(lambda request: methods[request.method]) as (host, seen):
+        done = migrate("push", "--image", "reg1.*", tmp_path / "layout", f"docker://{host}")
+    assert done.code == 0 and done.out.startswith("1 names pushed")
+    assert [request.path for request in seen if request.method == "PUT"][-1] == "/v2/app/manifests/1.0"
 
 
 def test_a_folder_with_other_things_is_no_target(tmp_path: Path) -> None:
