@@ -44,13 +44,17 @@ Sleep = Callable[[float], object]
 
 
 class RegistryAnswerError(SourceError):
-    """The registry refused, failed for good, or could not be reached. `status` is None for the last."""
+    """The registry refused, failed for good, or answered what is no answer. `status` is None where none came."""
 
     code = "registry"
 
     def __init__(self, message: str, *, layer: str | None = None, status: int | None = None) -> None:
         super().__init__(message, layer=layer)
         self.status = status
+
+
+class UnreachableError(RegistryAnswerError):
+    """Nobody answers, however often we ask; what is asked for next will hardly do better."""
 
 
 class UntrustedCertificateError(RegistryAnswerError):
@@ -187,7 +191,7 @@ class RegistrySession:
             attempt += 1
         if last is not None:
             raise self.refused(last, url)
-        raise RegistryAnswerError(f"{self.host}: {method} {url}: {broken or 'no answer'}") from broken
+        raise UnreachableError(f"{self.host}: {method} {url}: {broken or 'no answer'}") from broken
 
     def send_part(
         self, method: str, url: str, scope: Scope, source: IO[bytes], offset: int, count: int

@@ -26,7 +26,7 @@ _KNOWN_FOLDERS: Final = 200_000
 
 @dataclass(frozen=True, slots=True, order=True)
 class Entry:
-    """One name in a folder of the tree."""
+    """One name in a folder of the tree. A link that cannot be followed counts as a folder: opening it says why."""
 
     name: str
     is_folder: bool
@@ -90,7 +90,7 @@ class LocalTree:
             return []
         try:
             with scan_source(real) as found:
-                return sorted(Entry(entry.name, entry.is_dir()) for entry in found)
+                return sorted(Entry(entry.name, _is_folder(entry)) for entry in found)
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as exc:
@@ -223,6 +223,13 @@ class LocalTree:
 
     def _shown(self, path: str) -> str:
         return os.path.join(self.location, path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a ring, or into a folder that is closed to us; one that leads nowhere is False
+        return True
 
 
 def _is_plain(name: str) -> bool:

@@ -76,7 +76,10 @@ def detect(path: Path) -> bool:
 
 
 def _is_image_folder(entry: Path) -> bool:
-    return any((entry / name).is_file() for name in ("json", "ancestry", "layer"))
+    try:
+        return any((entry / name).is_file() for name in ("json", "ancestry", "layer"))
+    except OSError:  # closed to us; another may tell
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +212,12 @@ class RegistryV1Source:
         return raw
 
     def _unfinished_warning(self, legacy_id: LegacyID) -> tuple[str, ...]:
-        if self._tree.size(f"images/{legacy_id}/_inprogress") is None:
-            return ()
+        try:
+            if self._tree.size(f"images/{legacy_id}/_inprogress") is None:
+                return ()
+        except SourceError as exc:
+            exc.layer = legacy_id
+            raise
         if self._salvage:
             return (f"image {legacy_id}: its upload was never finished (_inprogress); converted on request",)
         raise DamagedError(f"image {legacy_id}: its upload was never finished (_inprogress)", layer=legacy_id)
@@ -219,9 +226,8 @@ class RegistryV1Source:
 
     def _read_listing(self) -> SourceListing:
         graph = self._read_graph()
-        tags, strays = self._read_tags()
+        tags, failures = self._read_tags()
         by_head: dict[LegacyID, list[_Tag]] = {}
-        failures: list[SourceFailure] = []
         for tag in tags:
             if tag.legacy_id in graph.folders:
                 by_head.setdefault(LegacyID(tag.legacy_id), []).append(tag)
@@ -242,7 +248,7 @@ class RegistryV1Source:
             images=images,
             layers=sorted(graph.finished()),
             failures=sorted(failures, key=lambda failure: failure.references),
-            warnings=(*sorted(graph.warnings), *halves, *strays),
+            warnings=(*sorted(graph.warnings), *halves),
         )
 
     def _read_graph(self) -> _Graph:
@@ -262,8 +268,11 @@ class RegistryV1Source:
         return graph
 
     def _place(self, graph: _Graph, legacy_id: LegacyID, raw: bytes | SourceError | None) -> None:
-        if not self._salvage and self._tree.size(f"images/{legacy_id}/_inprogress") is not None:
-            graph.unfinished.add(legacy_id)
+        try:
+            if not self._salvage and self._tree.size(f"images/{legacy_id}/_inprogress") is not None:
+                graph.unfinished.add(legacy_id)
+        except SourceError as exc:
+            raw = raw if isinstance(raw, bytes) else exc  # with a json, reading the layer tells
         if raw is None:
             graph.warnings.append(f"image {legacy_id}: its json is missing")
             return
@@ -275,26 +284,39 @@ class RegistryV1Source:
         except MigrateError as exc:
             graph.warnings.append(f"image {legacy_id}: {exc.message}")
 
-    def _read_tags(self) -> tuple[list[_Tag], list[str]]:
-        """All tags, sorted by reference, and warnings about files that look like tags but are none."""
-        names: dict[str, Reference] = {}
-        for namespace in self._folders("repositories"):
-            for repository in self._folders(f"repositories/{namespace}"):
-                folder = f"repositories/{namespace}/{repository}"
-                name = _repository_name(namespace, repository)
-                for entry in self._tree.entries(folder):
-                    if entry.name.startswith(_TAG_FILE) and not entry.is_folder:
-                        names[f"{folder}/{entry.name}"] = Reference(name, entry.name.removeprefix(_TAG_FILE))
+    def _read_tags(self) -> tuple[list[_Tag], list[SourceFailure]]:
+        """All tags, sorted by reference, and what of `repositories/` cannot be read."""
+        failures: list[SourceFailure] = []
+        names = dict(self._tag_files(failures))
         contents = self._tree.read_many(list(names), SMALL_FILE_BYTES)
         tags: list[_Tag] = []
-        warnings: list[str] = []
         for path, reference in names.items():
             content = contents.get(path)
             if isinstance(content, SourceError):
-                warnings.append(f"{path}: {content.message}")
+                failures.append(_unreadable(str(reference), content))
             elif content is not None and not _describes_another_tag(reference.tag, content):
                 tags.append(_tag(reference, content))
-        return sorted(tags, key=lambda tag: tag.reference), sorted(warnings)
+        return sorted(tags, key=lambda tag: tag.reference), failures
+
+    def _tag_files(self, failures: list[SourceFailure]) -> Iterator[tuple[str, Reference]]:
+        """(path, the reference that it stands for) of what is called like a tag's file."""
+        for namespace in self._folders("repositories"):
+            place = f"repositories/{namespace}"
+            try:
+                repositories = self._folders(place)
+            except SourceError as exc:
+                failures.append(_unreadable(unquote(namespace, errors="replace"), exc))
+                continue
+            for repository in repositories:
+                name = _repository_name(namespace, repository)
+                try:
+                    entries = self._tree.entries(f"{place}/{repository}")
+                except SourceError as exc:
+                    failures.append(_unreadable(name, exc))
+                    continue
+                for entry in entries:
+                    if entry.name.startswith(_TAG_FILE):
+                        yield f"{place}/{repository}/{entry.name}", Reference(name, entry.name.removeprefix(_TAG_FILE))
 
     def _folders(self, folder: str) -> list[str]:
         return [entry.name for entry in self._tree.entries(folder) if entry.is_folder]
@@ -340,6 +362,11 @@ def _dangling(tag: _Tag) -> SourceFailure:
     return SourceFailure(
         references=(str(tag.reference),), legacy_id=legacy_id, error=MissingLayerError.code, message=message
     )
+
+
+def _unreadable(name: str, error: SourceError) -> SourceFailure:
+    """`name` is that of a tag, of a repository or of a namespace."""
+    return SourceFailure(references=(name,), legacy_id=None, error=error.code, message=error.message)
 
 
 def _first_reference(tags: Sequence[_Tag]) -> tuple[bool, str]:

@@ -126,7 +126,10 @@ class RegistryV2Source:
         if manifest.signatures:
             return check_signatures(manifest, where)
         folder = f"{self._manifests(repository)}/revisions/sha256/{digest.hex}/signatures/sha256"
-        names = [entry.name for entry in self._tree.entries(folder)]
+        try:
+            names = [entry.name for entry in self._tree.entries(folder)]
+        except SourceError as error:
+            return (f"{where}: its signatures cannot be read: {error.message}",)
         if not names:
             return (f"{where}: no signature is stored (registries keep none since 2.5)",)
         problems = ((name, self._signature_problem(name, manifest.payload)) for name in names)
@@ -153,13 +156,12 @@ class RegistryV2Source:
         self._root = self._find_root()
         images = RegistryImages(self)
         untagged: list[tuple[str, Digest]] = []
-        for repository in iter_repositories(self._tree, self._root):
-            tagged = self._read_tags(repository, images)
-            revisions = self._tree.entries(f"{self._manifests(repository)}/revisions/sha256")
-            for entry in revisions:
-                digest = _digest_or_none(entry.name)
-                if digest is not None and digest not in tagged and self._is_linked(repository, digest):
-                    untagged.append((repository, digest))
+        for repository in iter_repositories(self._tree, self._root, images.fail):
+            try:
+                tagged = self._read_tags(repository, images)
+                untagged += [(repository, digest) for digest in self._untagged(repository, tagged, images)]
+            except SourceError as error:
+                images.fail(repository, error)
             self._note_uploads(repository, images)
         self._add_untagged(untagged, images)
         return images.listing()
@@ -192,6 +194,18 @@ class RegistryV2Source:
                 images.add(repository, references, digest, manifest, warnings)
         return set(named)
 
+    def _untagged(self, repository: str, tagged: set[Digest], images: RegistryImages) -> Iterator[Digest]:
+        """Revisions that no tag names and that were not deleted."""
+        for entry in self._tree.entries(f"{self._manifests(repository)}/revisions/sha256"):
+            digest = _digest_or_none(entry.name)
+            if digest is None or digest in tagged:
+                continue
+            try:
+                if self._is_linked(repository, digest):
+                    yield digest
+            except SourceError as error:
+                images.fail(f"{repository}@{digest}", error)
+
     def _add_untagged(self, untagged: Sequence[tuple[str, Digest]], images: RegistryImages) -> None:
         """Revisions that no tag names; lists first, because what a list names is no image of its own."""
         single = []
@@ -219,7 +233,11 @@ class RegistryV2Source:
         return self._tree.size(self._rooted(revision_link(repository, digest))) is not None
 
     def _note_uploads(self, repository: str, images: RegistryImages) -> None:
-        uploads = self._tree.entries(self._rooted(f"{repository_path(repository)}/_uploads"))
+        try:
+            uploads = self._tree.entries(self._rooted(f"{repository_path(repository)}/_uploads"))
+        except SourceError as error:
+            images.warn(f"{repository}: unfinished uploads were not counted: {error.message}")
+            return
         if uploads:
             images.warn(f"{repository}: {len(uploads)} unfinished uploads are ignored")
 

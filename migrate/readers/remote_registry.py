@@ -13,10 +13,10 @@ from typing import BinaryIO, cast
 
 from migrate.blobio.payload import Payload
 from migrate.distribution.client import RegistryClient, open_client
-from migrate.distribution.session import RegistryAnswerError
+from migrate.distribution.session import RegistryAnswerError, UnreachableError
 from migrate.distribution.storage import OpenedFile
 from migrate.documents.schema1 import OpenedManifest, open_manifest
-from migrate.errors import IntegrityError, MigrateError, SourceUnreadableError, UsageError
+from migrate.errors import IntegrityError, MigrateError, SourceError, SourceUnreadableError, UsageError
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyLayer, Origin, PayloadRef, SourceListing, SourceType
 from migrate.model.reference import Reference
@@ -61,12 +61,9 @@ class RemoteRegistrySource:
     def listing(self) -> SourceListing:
         if self._listing is None:
             images = RegistryImages(self)
-            try:
-                for repository in self._repositories():
-                    for tag in self._tags(repository):
-                        self._add(repository, tag, images)
-            except RegistryAnswerError as exc:
-                raise SourceUnreadableError(exc.message) from exc
+            for repository in self._repositories():
+                for tag in self._tags(repository, images):
+                    self._add(repository, tag, images)
             self._listing = images.listing()
         return self._listing
 
@@ -104,7 +101,7 @@ class RemoteRegistrySource:
         if self._client is None:
             try:
                 self._client = self._connect(self._host, insecure=self._insecure, sleep=self._sleep)
-            except RegistryAnswerError as exc:
+            except SourceError as exc:
                 raise SourceUnreadableError(exc.message) from exc
         return self._client
 
@@ -137,22 +134,28 @@ class RemoteRegistrySource:
     def _repositories(self) -> list[str]:
         if self._repository is not None:
             return [self._repository]
+        client = self.client
         try:
-            return self.client.catalog()
-        except RegistryAnswerError as exc:
+            return client.catalog()
+        except SourceError as exc:
             raise SourceUnreadableError(
                 f"{self.location}: the registry gives no catalog; name a repository ({exc.message})"
             ) from exc
 
-    def _tags(self, repository: str) -> list[str]:
+    def _tags(self, repository: str, images: RegistryImages) -> list[str]:
+        """A repository of the catalog that does not open is a failure beside the others; one that was named is all."""
         if self._tag is not None:
             return [self._tag]
         try:
             return self.client.tags(repository)
-        except RegistryAnswerError as exc:
-            if exc.status == 404 and self._repository is None:
-                return []  # the catalog lists repositories that have lost their last tag
-            raise
+        except SourceError as exc:
+            if self._repository is not None or isinstance(exc, UnreachableError):
+                raise SourceUnreadableError(exc.message) from exc
+            if not (
+                isinstance(exc, RegistryAnswerError) and exc.status == 404
+            ):  # the catalog lists repositories that have lost their last tag
+                images.fail(repository, exc)
+            return []
 
     def _add(self, repository: str, tag: str, images: RegistryImages) -> None:
         reference = Reference(repository, tag)
