@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,8 @@ from tests.cases import case
 from tests.command import migrate
 from tests.peers import free_port
 from tests.registries import extract_tree
-from tests.scripted import Reply, answers, scripted_server
+from tests.registry_content import RegistryContent
+from tests.scripted import Reply, Request, answers, scripted_server
 
 
 @pytest.mark.parametrize(
@@ -90,6 +95,54 @@ def test_push_sends_the_one_that_is_chosen(tmp_path: Path) -> None:
         done = migrate("push", "--image", "reg1.*", tmp_path / "layout", f"docker://{host}")
     assert done.code == 0 and done.out.startswith("1 names pushed")
     assert [request.path for request in seen if request.method == "PUT"][-1] == "/v2/app/manifests/1.0"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stuck", ["HEAD", "POST"])
+def test_one_signal_ends_a_push_whose_requests_hang(stuck: str, number: int, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(_archive())
+    assert migrate("convert", "-q", tmp_path / "a.tar", tmp_path / "layout").code == 0
+    arrived, over = threading.Event(), threading.Event()
+
+    def answer(request: Request) -> Reply:
+        if request.method == stuck:
+            arrived.set()
+            return Reply(wait=over)
+        return Reply(404 if request.method == "HEAD" else 200)
+
+    with scripted_server(answer) as (host, _):
+        _ends_at_a_signal(number, arrived, over, "push", "-q", str(tmp_path / "layout"), f"docker://{host}")
+
+
+def test_one_signal_ends_a_conversion_whose_downloads_hang(tmp_path: Path) -> None:
+    content = RegistryContent()
+    for number in range(4):
+        content.add("app", f"{number}", content.schema1(f"layer-{number}"))
+    arrived, over = threading.Event(), threading.Event()
+
+    def answer(request: Request) -> Reply:
+        if "/blobs/" in request.path:
+            arrived.set()
+            return Reply(wait=over)
+        return content.answer(request)
+
+    with scripted_server(answer) as (host, _):
+        _ends_at_a_signal(
+            signal.SIGINT, arrived, over, "convert", "-q", "--jobs", "4", f"docker://{host}", str(tmp_path / "layout")
+        )
+
+
+def _ends_at_a_signal(number: int, arrived: threading.Event, over: threading.Event, *arguments: str) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "migrate", *arguments], stderr=subprocess.PIPE)
+    try:
+        assert arrived.wait(60)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    finally:
+        over.set()
+        process.kill()
+        process.wait()
+    assert process.returncode == 130 and b"run the same command again" in said
 
 
 def test_a_folder_with_other_things_is_no_target(tmp_path: Path) -> None:
