@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from migrate.distribution.bodies import read_body
 from migrate.distribution.credentials import Credentials
+from migrate.distribution.retries import ATTEMPTS, RETRIED, Sleep, is_hopeless, pause
 from migrate.documents.json_text import load_json
 from migrate.errors import MigrateError, SourceError
 
@@ -38,9 +40,15 @@ class Authorizer:
     """Keeps one token for each scope, and fetches it when the registry first asks."""
 
     def __init__(
-        self, http: httpx.Client, credentials: Callable[[], Credentials | None], *, insecure: bool = False
+        self,
+        http: httpx.Client,
+        credentials: Callable[[], Credentials | None],
+        *,
+        insecure: bool = False,
+        sleep: Sleep = time.sleep,
     ) -> None:
         self._http = http
+        self._sleep = sleep
         self._find = credentials
         self._found: Credentials | None = None
         self._looked = False
@@ -120,18 +128,10 @@ class Authorizer:
             raise AuthorizationError(f"the token server {realm!r} is not reached over TLS")
 
     def _token_of(self, realm: str, method: str, **arguments: object) -> str:
-        import httpx
-
-        try:
-            request = self._http.build_request(method, realm, **arguments)  # type: ignore[arg-type]
-            answer = self._http.send(request, stream=True)
-            content = read_body(answer, f"token server {realm}")
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise AuthorizationError(f"token server {realm}: {exc}") from exc
-        if answer.status_code != 200:
-            raise AuthorizationError(
-                f"token server {realm}: {answer.status_code} {answer.reason_phrase} (run `docker login` first?)"
-            )
+        status, reason, content = self._ask(realm, method, arguments)
+        if status != 200:
+            hint = " (run `docker login` first?)" if status in (401, 403) else ""
+            raise AuthorizationError(f"token server {realm}: {status} {reason}{hint}")
         try:
             document = load_json(content, "token")
         except MigrateError as exc:
@@ -140,6 +140,26 @@ class Authorizer:
         if not isinstance(token, str) or not token:
             raise AuthorizationError(f"token server {realm}: its answer holds no token")
         return token
+
+    def _ask(self, realm: str, method: str, arguments: Mapping[str, Any]) -> tuple[int, str, bytes]:
+        """Status, reason and body of the answer, which is asked for again as the registry's are."""
+        import httpx
+
+        attempt = 0
+        while True:
+            answer: httpx.Response | None = None
+            try:
+                request = self._http.build_request(method, realm, **arguments)
+                answer = self._http.send(request, stream=True)
+                content = read_body(answer, f"token server {realm}")
+                if answer.status_code not in RETRIED or attempt + 1 == ATTEMPTS:
+                    return answer.status_code, answer.reason_phrase, content
+            except (httpx.HTTPError, httpx.InvalidURL) as exc:
+                if is_hopeless(exc) or attempt + 1 == ATTEMPTS:
+                    raise AuthorizationError(f"token server {realm}: {exc}") from exc
+                answer = None
+            pause(self._sleep, answer, attempt)
+            attempt += 1
 
 
 def _parameters(text: str) -> dict[str, str]:

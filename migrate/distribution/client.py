@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final, Literal
 
 from migrate.distribution.download import BlobDownload
+from migrate.distribution.retries import ATTEMPTS, PAUSES, Sleep
 from migrate.distribution.session import (
-    ATTEMPTS,
-    PAUSES,
     RegistryAnswerError,
     RegistrySession,
     Scope,
-    Sleep,
     Traffic,
     UntrustedCertificateError,
     check_host,
@@ -36,7 +34,6 @@ from migrate.model.image import MediaType
 if TYPE_CHECKING:
     import httpx
 
-_BLOCK: Final = 1024 * 1024
 _MANIFEST_TYPES: Final = ", ".join(
     (
         MediaType.DOCKER_LIST,
@@ -111,11 +108,9 @@ class RegistryClient:
 
     def manifest(self, repository: str, reference: str) -> FetchedManifest:
         path = f"/v2/{repository}/manifests/{quoted(reference)}"
-        headers = {"Accept": _MANIFEST_TYPES}
-        answer = self._session.send("GET", path, (repository, "pull"), headers=headers, stream=True)
-        content = self._session.read_limited(answer, path)
+        answer = self._session.send("GET", path, (repository, "pull"), headers={"Accept": _MANIFEST_TYPES})
         media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
-        return FetchedManifest(content, media_type, _digest_or_none(answer.headers.get("Docker-Content-Digest")))
+        return FetchedManifest(answer.content, media_type, _digest_or_none(answer.headers.get("Docker-Content-Digest")))
 
     def blob_size(self, repository: str, digest: Digest, access: Access = "pull") -> int | None:
         """Bytes of a blob that the repository may serve; None if it has none of that digest."""
@@ -135,13 +130,11 @@ class RegistryClient:
         return BlobDownload(request, f"{self.host}: blob {digest}", self._session.sleep, PAUSES)
 
     def read_blob(self, repository: str, digest: Digest, limit: int) -> bytes:
-        with self.open_blob(repository, digest) as stream:
-            content = bytearray()
-            while block := stream.read(_BLOCK):
-                content += block
-                if len(content) > limit:
-                    raise LimitError(f"{self.host}: blob {digest}: larger than the limit of {limit:,} bytes")
-        return bytes(content)
+        """A small blob, such as a config, at once. LimitError above `limit` or JSON_BYTES."""
+        content = self._session.send("GET", f"/v2/{repository}/blobs/{digest}", (repository, "pull")).content
+        if len(content) > limit:
+            raise LimitError(f"{self.host}: blob {digest}: larger than the limit of {limit:,} bytes")
+        return content
 
     def tags(self, repository: str) -> list[str]:
         return sorted(self._pages(f"/v2/{repository}/tags/list?n={_PAGE}", (repository, "pull"), "tags"))
@@ -155,8 +148,8 @@ class RegistryClient:
         for _ in range(_PAGES):
             if next_path is None:
                 return
-            answer = self._session.send("GET", next_path, scope, stream=True)
-            document = load_json(self._session.read_limited(answer, path), f"{self.host}{path}")
+            answer = self._session.send("GET", next_path, scope)
+            document = load_json(answer.content, f"{self.host}{path}")
             names = document.get(key) if isinstance(document, dict) else None
             yield from (name for name in names or () if isinstance(name, str))
             following = _NEXT.search(answer.headers.get("Link", ""))

@@ -6,12 +6,11 @@ Answers 429 and 5xx and broken connections are tried again, after growing pauses
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import ipaddress
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Literal
@@ -21,6 +20,7 @@ from migrate import __version__
 from migrate.distribution.authorization import Authorizer
 from migrate.distribution.bodies import read_body
 from migrate.distribution.credentials import find_credentials
+from migrate.distribution.retries import ATTEMPTS, RETRIED, Sleep, is_hopeless, is_untrusted, pause
 from migrate.documents.json_text import load_json
 from migrate.errors import MigrateError, SourceError, UsageError
 
@@ -29,18 +29,12 @@ try:
 except ImportError:  # the extra [registry] is not installed; open_http says so
     httpx = None  # type: ignore[assignment]
 
-ATTEMPTS: Final = 7
-PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before the second, third, … attempt."""
-RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-_LONGEST_PAUSE: Final = 120.0
 _BLOCK: Final = 1024 * 1024
 _OF_THE_TRANSFER: Final = frozenset({"content-encoding", "transfer-encoding"})
 _CERTIFICATES: Final = ("/etc/docker/certs.d", "~/.docker/certs.d")
 
 Scope = tuple[str, Literal["pull", "push"]]
 """(repository, what is done with it); an empty repository is the catalog."""
-Sleep = Callable[[float], object]
 
 
 class RegistryAnswerError(SourceError):
@@ -132,7 +126,7 @@ class RegistrySession:
         self.traffic = Traffic()
         self.sleep = sleep
         self._http = http
-        self._authorizer = Authorizer(http, lambda: find_credentials(host), insecure=insecure)
+        self._authorizer = Authorizer(http, lambda: find_credentials(host), insecure=insecure, sleep=sleep)
 
     def ping(self, attempts: int = ATTEMPTS) -> None:
         """Learns whether this is a registry. An answer that asks who we are is a good answer."""
@@ -175,8 +169,10 @@ class RegistrySession:
                 if last.status_code in accept:
                     return last
             except (httpx.HTTPError, httpx.InvalidURL) as exc:
-                if _is_untrusted(exc):
+                if is_untrusted(exc):
                     raise UntrustedCertificateError(f"{self.host}: {exc} (see docs/howto/push.md)") from exc
+                if is_hopeless(exc):
+                    raise RegistryAnswerError(f"{self.host}: {method} {url}: {exc}") from exc
                 last, broken = None, exc
                 attempt += 1
                 if isinstance(exc, httpx.ConnectError) and attempt >= connects:
@@ -214,9 +210,7 @@ class RegistrySession:
 
     def pause(self, answer: httpx.Response | None, attempt: int) -> None:
         """Waits before another attempt, `attempt` counting from 0."""
-        wanted = _retry_after(answer.headers.get("Retry-After")) if answer is not None else None
-        usual = PAUSES[min(attempt, len(PAUSES) - 1)]
-        self.sleep(usual if wanted is None else min(wanted, _LONGEST_PAUSE))
+        pause(self.sleep, answer, attempt)
 
     def refused(self, answer: httpx.Response, url: str) -> RegistryAnswerError:
         reason = _errors_of(answer)
@@ -225,13 +219,6 @@ class RegistrySession:
             f"{self.host}: {answer.request.method} {path}: {answer.status_code} {answer.reason_phrase}{reason}",
             status=answer.status_code,
         )
-
-    def read_limited(self, answer: httpx.Response, path: str) -> bytes:
-        """The whole body of a streamed answer; LimitError if it is larger than JSON_BYTES."""
-        try:
-            return read_body(answer, f"{self.host}{path}")
-        except httpx.HTTPError as exc:
-            raise RegistryAnswerError(f"{self.host}{path}: {exc}") from exc
 
     def _loaded(self, answer: httpx.Response) -> httpx.Response:
         """The answer with its body in memory, however much more of it a registry would send."""
@@ -289,28 +276,8 @@ def _blocks(source: IO[bytes], count: int) -> Iterator[bytes]:
         yield block
 
 
-def _is_untrusted(exc: BaseException | None) -> bool:
-    while exc is not None:
-        if isinstance(exc, ssl.SSLCertVerificationError):
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
-
-
 def quoted(text: str) -> str:
     return quote(text, safe=":@")
-
-
-def _retry_after(text: str | None) -> float | None:
-    """Seconds, from either form that RFC 9110 allows."""
-    if text is None:
-        return None
-    if text.strip().isdecimal():
-        return float(text)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
 
 
 def _errors_of(answer: httpx.Response) -> str:

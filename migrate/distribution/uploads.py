@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Final
 
-from migrate.distribution.session import ATTEMPTS, RETRIED, RegistryAnswerError, RegistrySession, Scope, quoted
+from migrate.distribution.retries import ATTEMPTS, RETRIED
+from migrate.distribution.session import RegistryAnswerError, RegistrySession, Scope, quoted
 from migrate.model.digest import Digest
 
 if TYPE_CHECKING:

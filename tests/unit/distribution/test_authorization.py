@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 
 import httpx
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from migrate.distribution.authorization import AuthorizationError, Authorizer
 from migrate.errors import LimitError
 from tests.registries import _serving
+from tests.scripted import Reply, scripted_server
 
 
 class TokenServer(http.server.BaseHTTPRequestHandler):
@@ -26,8 +28,9 @@ class TokenServer(http.server.BaseHTTPRequestHandler):
         del format, args
 
 
-def ask(client: httpx.Client, realm: str) -> dict[str, str]:
-    authorizer = Authorizer(client, lambda: None)
+def ask(client: httpx.Client, realm: str, pauses: list[float] | None = None) -> dict[str, str]:
+    naps = [] if pauses is None else pauses
+    authorizer = Authorizer(client, lambda: None, sleep=naps.append)
     authorizer.challenged({"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'})
     return authorizer.headers("/v2/", ("a", "pull"))
 
@@ -46,3 +49,33 @@ def test_a_realm_that_is_no_address(realm: str) -> None:
     with httpx.Client(base_url="http://127.0.0.1:1") as client:
         with pytest.raises(AuthorizationError, match="token server"):
             ask(client, realm)
+
+
+def ask_scripted(replies: list[Reply]) -> tuple[dict[str, str], list[float]]:
+    """The answer to the registry, and the pauses, where the token server replies so; its last reply stays."""
+    pauses: list[float] = []
+    with scripted_server(lambda _: replies.pop(0) if len(replies) > 1 else replies[0]) as (host, _):
+        with httpx.Client(base_url=f"http://{host}") as client:
+            return ask(client, f"http://{host}/token", pauses), pauses
+
+
+TOKEN = Reply(body=b'{"token": "abc"}')
+
+
+@pytest.mark.parametrize("failure", [Reply(503), Reply(429), Reply(200, TOKEN.body, cut=5)])
+def test_a_token_is_asked_for_again(failure: Reply) -> None:
+    assert ask_scripted([failure, failure, TOKEN]) == ({"Authorization": "Bearer abc"}, [0.5, 1.0])
+
+
+def test_a_token_server_that_stays_down_is_given_up_without_a_word_of_login() -> None:
+    with pytest.raises(AuthorizationError, match=r"503 Service Unavailable$"):
+        ask_scripted([Reply(503)])
+    with pytest.raises(AuthorizationError, match=r"403 Forbidden .run `docker login` first"):
+        ask_scripted([Reply(403)])
+
+
+def test_a_token_that_comes_drop_by_drop_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(step=31)
+    monkeypatch.setattr("migrate.distribution.bodies.monotonic", lambda: next(seconds))
+    with pytest.raises(AuthorizationError, match="too slowly: 16 bytes in 30 seconds"):
+        ask_scripted([TOKEN])

@@ -1,0 +1,54 @@
+"""When a request is made again, and how long we wait before. The same for the registry and its token server."""
+
+from __future__ import annotations
+
+import email.utils
+import ssl
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import httpx
+
+ATTEMPTS: Final = 7
+PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds before the second, third, … attempt."""
+RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_LONGEST_PAUSE: Final = 120.0
+
+Sleep = Callable[[float], object]
+
+
+def pause(sleep: Sleep, answer: httpx.Response | None, attempt: int) -> None:
+    """Waits before another attempt, `attempt` counting from 0; as long as `answer` says, where it says anything."""
+    wanted = _retry_after(answer.headers.get("Retry-After")) if answer is not None else None
+    usual = PAUSES[min(attempt, len(PAUSES) - 1)]
+    sleep(usual if wanted is None else min(wanted, _LONGEST_PAUSE))
+
+
+def is_hopeless(exc: Exception) -> bool:
+    """True where the same request can only fail again: an address that is none, or a certificate nobody signed."""
+    import httpx
+
+    return isinstance(exc, (httpx.InvalidURL, httpx.UnsupportedProtocol)) or is_untrusted(exc)
+
+
+def is_untrusted(exc: BaseException | None) -> bool:
+    while exc is not None:
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Seconds, from either form that RFC 9110 allows."""
+    if text is None:
+        return None
+    if text.strip().isdecimal():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,65 @@
+"""The protocol with registries that break off, mumble, or answer what nobody asked for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from migrate.distribution.client import RegistryClient
+from migrate.distribution.session import RegistryAnswerError, RegistrySession
+from migrate.model.digest import Digest
+from tests.scripted import Answer, Reply, Request, scripted_server
+
+
+@contextmanager
+def client_for(answer: Answer) -> Iterator[tuple[RegistryClient, list[Request], list[float]]]:
+    """(client, the requests, the pauses)"""
+    pauses: list[float] = []
+    with scripted_server(answer) as (host, seen), httpx.Client(base_url=f"http://{host}") as http:
+        yield RegistryClient(RegistrySession(host, http, sleep=pauses.append)), seen, pauses
+
+
+def once(first: Reply, then: Reply) -> Answer:
+    replies = [first, then]
+    return lambda _: replies.pop(0) if len(replies) > 1 else replies[0]
+
+
+CONTENT = json.dumps({"tags": ["1.0"], "repositories": ["app"], "filler": "x" * 100}).encode()
+DIGEST = Digest.of(CONTENT)
+DOCUMENTS: dict[str, Callable[[RegistryClient], object]] = {
+    "manifest": lambda client: client.manifest("app", "1.0").content,
+    "config": lambda client: client.read_blob("app", DIGEST, 1000),
+    "tags": lambda client: client.tags("app"),
+    "catalog": lambda client: client.catalog(),
+}
+
+
+@pytest.mark.parametrize("read", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_a_document_whose_body_breaks_off_is_asked_for_again(read: Callable[[RegistryClient], object]) -> None:
+    with client_for(once(Reply(body=CONTENT, cut=20), Reply(body=CONTENT))) as (client, seen, pauses):
+        assert read(client) in (CONTENT, ["1.0"], ["app"])
+        assert len(seen) == 2 and pauses == [0.5]
+
+
+@pytest.mark.parametrize("read", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_a_document_that_never_comes_whole_is_given_up(read: Callable[[RegistryClient], object]) -> None:
+    with client_for(lambda _: Reply(body=CONTENT, cut=20)) as (client, seen, _):
+        with pytest.raises(RegistryAnswerError, match="closed connection without sending complete message body"):
+            read(client)
+        assert len(seen) == 7
+
+
+@pytest.mark.parametrize("read", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_a_document_that_comes_drop_by_drop_is_given_up(
+    read: Callable[[RegistryClient], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(step=31)
+    monkeypatch.setattr("migrate.distribution.bodies.monotonic", lambda: next(seconds))
+    with client_for(lambda _: Reply(body=CONTENT)) as (client, _, _):
+        with pytest.raises(RegistryAnswerError, match="too slowly"):
+            read(client)
