@@ -30,7 +30,7 @@ except ImportError:  # the extra [registry] is not installed; open_http says so
     httpx = None  # type: ignore[assignment]
 
 _BLOCK: Final = 1024 * 1024
-_OF_THE_TRANSFER: Final = frozenset({"content-encoding", "transfer-encoding"})
+_OF_THE_TRANSFER: Final = frozenset({b"content-encoding", b"transfer-encoding"})
 _CERTIFICATES: Final = ("/etc/docker/certs.d", "~/.docker/certs.d")
 
 Scope = tuple[str, Literal["pull", "push"]]
@@ -223,7 +223,7 @@ class RegistrySession:
     def _loaded(self, answer: httpx.Response) -> httpx.Response:
         """The answer with its body in memory, however much more of it a registry would send."""
         content = read_body(answer, f"{self.host}{answer.request.url.path}")
-        headers = [pair for pair in answer.headers.multi_items() if pair[0].lower() not in _OF_THE_TRANSFER]
+        headers = [pair for pair in answer.headers.raw if pair[0].lower() not in _OF_THE_TRANSFER]
         said = {"reason_phrase": answer.extensions.get("reason_phrase", b"")}
         return httpx.Response(
             answer.status_code, headers=headers, content=content, request=answer.request, extensions=said

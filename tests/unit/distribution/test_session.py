@@ -12,6 +12,7 @@ from migrate.distribution.client import open_client
 from migrate.distribution.session import RegistryAnswerError, RegistrySession
 from migrate.errors import LimitError, UsageError
 from tests.registries import _serving
+from tests.scripted import Reply, scripted_server
 
 
 class Talkative(http.server.BaseHTTPRequestHandler):
@@ -82,3 +83,12 @@ def test_a_time_to_wait_that_is_none(text: str) -> None:
 def test_a_host_that_is_none(host: str) -> None:
     with pytest.raises(UsageError, match="HOST"):
         open_client(host)
+
+
+def test_headers_need_not_be_ascii() -> None:
+    reply = Reply(404, headers={"Via": "1.1 proxy-Z\xfcrich", "Warning": "199 - \xff"})
+    with scripted_server(lambda _: reply) as (host, _), httpx.Client(base_url=f"http://{host}") as client:
+        session = RegistrySession("registry", client, sleep=lambda _: None)
+        assert session.send("GET", "/", None, accept=(404,)).headers["Via"] == "1.1 proxy-Z\xfcrich"
+        with pytest.raises(RegistryAnswerError, match="404 Not Found"):
+            session.send("GET", "/", None)
