@@ -137,11 +137,11 @@ class RegistryClient:
         return content
 
     def tags(self, repository: str) -> list[str]:
-        return sorted(self._pages(f"/v2/{repository}/tags/list?n={_PAGE}", (repository, "pull"), "tags"))
+        return sorted(set(self._pages(f"/v2/{repository}/tags/list?n={_PAGE}", (repository, "pull"), "tags")))
 
     def catalog(self) -> list[str]:
         """All repositories, where the registry tells."""
-        return sorted(self._pages(f"/v2/_catalog?n={_PAGE}", ("", "pull"), "repositories"))
+        return sorted(set(self._pages(f"/v2/_catalog?n={_PAGE}", ("", "pull"), "repositories")))
 
     def _pages(self, path: str, scope: Scope, key: str) -> Iterator[str]:
         next_path: str | None = path
@@ -150,8 +150,10 @@ class RegistryClient:
                 return
             answer = self._session.send("GET", next_path, scope)
             document = load_json(answer.content, f"{self.host}{path}")
-            names = document.get(key) if isinstance(document, dict) else None
-            yield from (name for name in names or () if isinstance(name, str))
+            names = (document.get(key) or []) if isinstance(document, dict) else None
+            if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+                raise RegistryAnswerError(f"{self.host}{path}: the answer holds no list of {key}")
+            yield from names
             following = _NEXT.search(answer.headers.get("Link", ""))
             next_path = self._session.relative(following[1]) if following else None
         raise LimitError(f"{self.host}{path}: more than {_PAGES:,} pages")

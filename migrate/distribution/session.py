@@ -169,10 +169,7 @@ class RegistrySession:
                 if last.status_code in accept:
                     return last
             except (httpx.HTTPError, httpx.InvalidURL) as exc:
-                if is_untrusted(exc):
-                    raise UntrustedCertificateError(f"{self.host}: {exc} (see docs/howto/push.md)") from exc
-                if is_hopeless(exc):
-                    raise RegistryAnswerError(f"{self.host}: {method} {url}: {exc}") from exc
+                self._refuse_hopeless(exc, f"{method} {url}")
                 last, broken = None, exc
                 attempt += 1
                 if isinstance(exc, httpx.ConnectError) and attempt >= connects:
@@ -202,7 +199,8 @@ class RegistrySession:
         try:
             request = self._http.build_request(method, url, content=_blocks(source, count), headers=headers)
             answer = self._loaded(self._http.send(request, stream=True))
-        except httpx.HTTPError:
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            self._refuse_hopeless(exc, f"{method} {url}")
             return None
         if answer.status_code == 401:
             self._authorizer.refresh(answer.headers, scope)
@@ -219,6 +217,12 @@ class RegistrySession:
             f"{self.host}: {answer.request.method} {path}: {answer.status_code} {answer.reason_phrase}{reason}",
             status=answer.status_code,
         )
+
+    def _refuse_hopeless(self, exc: Exception, what: str) -> None:
+        if is_untrusted(exc):
+            raise UntrustedCertificateError(f"{self.host}: {exc} (see docs/howto/push.md)") from exc
+        if is_hopeless(exc):
+            raise RegistryAnswerError(f"{self.host}: {what}: {exc}") from exc
 
     def _loaded(self, answer: httpx.Response) -> httpx.Response:
         """The answer with its body in memory, however much more of it a registry would send."""

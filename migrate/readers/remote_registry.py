@@ -6,15 +6,17 @@ when the source is listed, layers when they are read.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, cast
+from typing import BinaryIO, Final, cast
 
 from migrate.blobio.payload import Payload
 from migrate.distribution.client import RegistryClient, open_client
 from migrate.distribution.session import RegistryAnswerError, UnreachableError
 from migrate.distribution.storage import OpenedFile
+from migrate.documents.json_text import shown
 from migrate.documents.schema1 import OpenedManifest, open_manifest
 from migrate.errors import IntegrityError, MigrateError, SourceError, SourceUnreadableError, UsageError
 from migrate.model.digest import Digest
@@ -31,7 +33,10 @@ from migrate.readers.registry_images import (
     open_checked,
 )
 
-PREFIX = "docker://"
+PREFIX: Final = "docker://"
+_REPOSITORY: Final = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
+_TAG: Final = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+"""Wider than any registry's grammar; what does not fit could lead a request to another place than it should."""
 
 
 class RemoteRegistrySource:
@@ -62,6 +67,9 @@ class RemoteRegistrySource:
         if self._listing is None:
             images = RegistryImages(self)
             for repository in self._repositories():
+                if not _REPOSITORY.fullmatch(repository):
+                    images.fail(repository, _no_name(f"the catalog names a repository {shown(repository)}"))
+                    continue
                 for tag in self._tags(repository, images):
                     self._add(repository, tag, images)
             self._listing = images.listing()
@@ -160,6 +168,8 @@ class RemoteRegistrySource:
     def _add(self, repository: str, tag: str, images: RegistryImages) -> None:
         reference = Reference(repository, tag)
         try:
+            if not (reference.is_digest or _TAG.fullmatch(tag)):
+                raise _no_name(f"{repository} has a tag {shown(tag)}")
             fetched = self.client.manifest(repository, tag)
             manifest = open_manifest(fetched.content)
             digest = Digest.of(manifest.payload)
@@ -185,6 +195,10 @@ def split_location(location: str) -> tuple[str, str | None, str | None]:
         raise UsageError(f"source {location}: {rest!r} is not a repository's name")
     has_tag = rest != reference.name
     return host, reference.name, reference.tag if has_tag else None
+
+
+def _no_name(what: str) -> RegistryAnswerError:
+    return RegistryAnswerError(f"{what}, which is no name")
 
 
 def _as_missing(exc: RegistryAnswerError, digest: Digest) -> MigrateError:

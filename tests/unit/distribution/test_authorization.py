@@ -79,3 +79,11 @@ def test_a_token_that_comes_drop_by_drop_is_given_up(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("migrate.distribution.bodies.monotonic", lambda: next(seconds))
     with pytest.raises(AuthorizationError, match="too slowly: 16 bytes in 30 seconds"):
         ask_scripted([TOKEN])
+
+
+@pytest.mark.parametrize(
+    "body", ["[]", "5", "{}", '{"token": 5}', '{"token": ""}', r'{"token": "\u00e9"}', r'{"token": "a\nb"}']
+)
+def test_a_token_that_is_none(body: str) -> None:
+    with pytest.raises(AuthorizationError, match="holds no token"):
+        ask_scripted([Reply(body=body.encode())])

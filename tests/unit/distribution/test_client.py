@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -63,3 +64,47 @@ def test_a_document_that_comes_drop_by_drop_is_given_up(
     with client_for(lambda _: Reply(body=CONTENT)) as (client, _, _):
         with pytest.raises(RegistryAnswerError, match="too slowly"):
             read(client)
+
+
+# --- answers that are none ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", [[], 5, None, {"tags": 5}, {"tags": "1.0"}, {"tags": {"1.0": 1}}, {"tags": [1]}])
+def test_a_list_of_tags_that_is_none(document: object) -> None:
+    with client_for(lambda _: Reply(body=json.dumps(document).encode())) as (client, _, _):
+        with pytest.raises(RegistryAnswerError, match="holds no list of tags"):
+            client.tags("app")
+
+
+@pytest.mark.parametrize("document", [{"tags": None}, {}, {"tags": []}])
+def test_a_repository_without_tags(document: object) -> None:
+    with client_for(lambda _: Reply(body=json.dumps(document).encode())) as (client, _, _):
+        assert client.tags("app") == []
+
+
+@pytest.mark.parametrize("place", ["http://[x", "/v2/_catalog?x=\x01", "/v2/\x7f", "ftp://elsewhere/"])
+def test_a_next_page_that_is_no_address(place: str) -> None:
+    reply = Reply(body=b'{"repositories": ["app"]}', headers={"Link": f'<{place}>; rel="next"'})
+    with client_for(lambda _: reply) as (client, seen, pauses):
+        with pytest.raises(RegistryAnswerError):
+            client.catalog()
+        assert len(seen) == 1 and pauses == []
+
+
+@pytest.mark.parametrize("name", ["a\x01", "\x00", "a" * 70_000])
+def test_a_name_that_no_address_can_hold(name: str) -> None:
+    with client_for(lambda _: Reply()) as (client, seen, pauses):
+        with pytest.raises(RegistryAnswerError):
+            client.tags(name)
+        assert seen == [] and pauses == []
+
+
+@pytest.mark.parametrize("size", [5, 50])
+@pytest.mark.parametrize("place", ["ftp://elsewhere/", "/" + "a" * 65_530])
+def test_an_upload_to_no_address(place: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migrate.distribution.uploads.CHUNK_BYTES", 20)
+    content = b"x" * size
+    with client_for(lambda _: Reply(202, headers={"Location": place})) as (client, seen, pauses):
+        with pytest.raises(RegistryAnswerError):
+            client.upload_blob("app", Digest.of(content), size, lambda: io.BytesIO(content))
+        assert len(seen) == 1 and pauses == []

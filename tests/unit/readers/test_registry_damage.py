@@ -161,3 +161,24 @@ def test_a_repository_that_was_named_has_to_open(reply: Reply, tmp_path: Path, m
         with pytest.raises(SourceUnreadableError):
             source.listing()
         source.close()
+
+
+ODD = ["../../etc", "a b", "a?b", "a\x01", " ", "\xe9", "", "a/../b", "a//b", ".", "a#b", "%2e%2e"]
+
+
+def test_names_that_are_none_are_not_asked_for() -> None:
+    found = content()
+    found.tags |= {name: {"1.0": "x"} for name in ODD}
+    found.tags["app"] |= dict.fromkeys(ODD, "x")
+    with scripted_server(found.answer) as (host, seen):
+        source = RemoteRegistrySource(f"docker://{host}", sleep=lambda _: None)
+        images, failures = read(take_inventory(source))
+        source.close()
+    assert images == ["app:1.0", "team/tool:1.0", "zed:1.0"]
+    assert sorted(failures) == sorted([*ODD, *(f"app:{name}" for name in ODD)])
+    assert {request.path.partition("?")[0] for request in seen} == {
+        "/v2/",
+        "/v2/_catalog",
+        *(f"/v2/{name}/tags/list" for name in ("app", "team/tool", "zed")),
+        *(f"/v2/{name}/manifests/1.0" for name in ("app", "team/tool", "zed")),
+    }
