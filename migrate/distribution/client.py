@@ -123,7 +123,7 @@ class RegistryClient:
 
         def request(offset: int) -> httpx.Response:
             headers = {"Range": f"bytes={offset}-"} if offset else {}
-            accept = (206,) if offset else (200,)
+            accept = (200, 206) if offset else (200,)
             return self._session.send("GET", path, (repository, "pull"), accept=accept, headers=headers, stream=True)
 
         path = f"/v2/{repository}/blobs/{digest}"

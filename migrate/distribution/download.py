@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from migrate.errors import TruncatedError
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 class BlobDownload(io.RawIOBase):
     """Reads the answer of `request(offset)`; when the connection breaks it asks for the rest, once for each pause.
+
+    Where the answer is 200 all the same it holds the whole blob, and what is known already is passed over: a server
+    may ignore `Range` (RFC 9110, 14.2).
 
     Raises TruncatedError if the rest never comes, and what `request` raises.
     """
@@ -30,6 +33,7 @@ class BlobDownload(io.RawIOBase):
         self._sleep = sleep
         self._pauses = pauses
         self._offset = 0
+        self._known = 0
         self._answer = request(0)
         length = self._answer.headers.get("Content-Length")
         self.size = int(length) if length and length.isdigit() else None
@@ -58,7 +62,7 @@ class BlobDownload(io.RawIOBase):
 
         for pause in (*self._pauses, None):
             try:
-                block = _next(self._blocks)
+                block = self._next_new()
                 if block or self.size is None or self._offset >= self.size:
                     self._offset += len(block)
                     return block
@@ -70,10 +74,14 @@ class BlobDownload(io.RawIOBase):
             self._sleep(pause)
             self._answer.close()
             self._answer = self._request(self._offset)
+            self._known = self._offset if self._answer.status_code == 200 else 0
             self._blocks = self._answer.iter_raw(1024 * 1024)
         raise TruncatedError(f"{self._what}: the connection broke again and again: {reason}")
 
-
-def _next(blocks: Iterator[bytes]) -> bytes:
-    """The next block that holds something; none at the end."""
-    return next((block for block in blocks if block), b"")
+    def _next_new(self) -> bytes:
+        """The next block, without what is known; empty at the end."""
+        for block in self._blocks:
+            new, self._known = block[self._known :], max(0, self._known - len(block))
+            if new:
+                return new
+        return b""

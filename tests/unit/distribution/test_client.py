@@ -13,6 +13,7 @@ import pytest
 
 from migrate.distribution.client import RegistryClient
 from migrate.distribution.session import RegistryAnswerError, RegistrySession
+from migrate.errors import TruncatedError
 from migrate.model.digest import Digest
 from tests.scripted import Answer, Reply, Request, scripted_server
 
@@ -64,6 +65,40 @@ def test_a_document_that_comes_drop_by_drop_is_given_up(
     with client_for(lambda _: Reply(body=CONTENT)) as (client, _, _):
         with pytest.raises(RegistryAnswerError, match="too slowly"):
             read(client)
+
+
+BLOB = bytes(range(256)) * 20_000  # more than one block of the download
+PLACES = [0, 1, 100, 2_000_000, len(BLOB) - 1]
+
+
+class Breaking:
+    """Cuts each of the first answers to a blob at one of `cuts`, counted in the bytes that it would send."""
+
+    def __init__(self, cuts: list[int], *, knows_range: bool) -> None:
+        self.cuts = cuts
+        self.knows_range = knows_range
+
+    def answer(self, request: Request) -> Reply:
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1]) if self.knows_range else 0
+        cut = self.cuts.pop(0) if self.cuts else None
+        return Reply(206 if start else 200, BLOB[start:], cut=cut)
+
+
+@pytest.mark.parametrize("knows_range", [True, False])
+@pytest.mark.parametrize("cuts", [[place] for place in PLACES] + [PLACES, PLACES[::-1]])
+def test_a_download_goes_on_where_it_broke_off(cuts: list[int], knows_range: bool) -> None:
+    with client_for(Breaking(list(cuts), knows_range=knows_range).answer) as (client, seen, _):
+        with client.open_blob("app", DIGEST) as stream:
+            assert stream.read() == BLOB
+        assert len(seen) > 1
+
+
+@pytest.mark.parametrize("knows_range", [True, False])
+def test_a_download_that_never_gets_on_is_given_up(knows_range: bool) -> None:
+    with client_for(Breaking([0] * 100, knows_range=knows_range).answer) as (client, seen, pauses):
+        with client.open_blob("app", DIGEST) as stream, pytest.raises(TruncatedError, match="again and again"):
+            stream.read()
+        assert len(seen) == 7 and pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
 
 
 # --- answers that are none ---------------------------------------------------------------------------------------
