@@ -92,6 +92,27 @@ class Struct:
         return encoded
 
 
+def decode_structs(struct: Struct) -> Decode:
+    """A slice of structs; `null` in it is one whose fields were never set."""
+
+    def decode(value: Any, old: Any) -> Any:
+        del old
+        if value is None:
+            return None
+        if not isinstance(value, (list, RawArray)):
+            raise MismatchError("an array of objects")
+        decoded = []
+        for index, item in enumerate(value):
+            try:
+                decoded.append(struct.decode(item))
+            except MismatchError as exc:
+                exc.path.append(str(index))
+                raise
+        return decoded
+
+    return decode
+
+
 def decode_string(value: Any, old: Any) -> Any:
     if isinstance(value, str):
         return value

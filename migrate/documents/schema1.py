@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from migrate.documents.go_json import fold_key
+from migrate.documents.go_struct import Field, MismatchError, Struct, decode_int64, decode_string, decode_structs
 from migrate.documents.json_text import load_json, load_json_lenient, shown
 from migrate.documents.v1_json import parse_v1_json
 from migrate.errors import ConflictingLayerError, DocumentError, MigrateError, UnsupportedError
@@ -22,6 +25,22 @@ from migrate.model.legacy import LegacyID
 
 _HEX_64: Final = re.compile(r"[0-9a-f]{64}")
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
+_IGNORED: Final = str.maketrans("", "", " \r\n")
+
+_SIGNATURE: Final = Struct(
+    Field("header", lambda value, _: value, None),
+    Field("protected", decode_string, ""),
+    Field("signature", decode_string, ""),
+)
+_MANIFEST: Final = Struct(
+    Field("schemaVersion", decode_int64, 0),
+    Field("mediaType", decode_string, ""),
+    Field("name", decode_string, ""),
+    Field("tag", decode_string, ""),
+    Field("architecture", decode_string, ""),
+    Field("fsLayers", decode_structs(Struct(Field("blobSum", decode_string, ""))), None),
+    Field("history", decode_structs(Struct(Field("v1Compatibility", decode_string, ""))), None),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +114,9 @@ def parse_signature(raw: bytes) -> Signature:
 
 
 def _signature(value: Any, where: str) -> Signature:
-    if not isinstance(value, dict):
-        raise DocumentError(f"{where}: not an object")
-    header, protected, signature = value.get("header"), value.get("protected"), value.get("signature")
-    if not (isinstance(header, dict) and isinstance(protected, str) and isinstance(signature, str)):
+    fields = _decode(_SIGNATURE, value, where)
+    header, protected, signature = fields.get("header"), fields.get("protected"), fields.get("signature")
+    if not isinstance(header, dict) or protected is None or signature is None:
         raise DocumentError(f"{where}: header, protected or signature is missing")
     return Signature(header, protected, decode_base64url(signature, f"{where}.signature"))
 
@@ -108,14 +126,16 @@ def _cut(protected: str) -> tuple[int, bytes]:
     value = load_json(decode_base64url(protected, where), where)
     length = value.get("formatLength") if isinstance(value, dict) else None
     tail = value.get("formatTail") if isinstance(value, dict) else None
+    if type(length) is float and math.isfinite(length):
+        length = int(length)  # libtrust reads it as any number, and takes what is left of the point
     if type(length) is not int or not isinstance(tail, str):
         raise DocumentError(f"{where}: formatLength or formatTail is missing")
     return length, decode_base64url(tail, f"{where}.formatTail")
 
 
 def decode_base64url(text: str, where: str) -> bytes:
-    """base64url (RFC 4648), padded or not. DocumentError for any other character."""
-    bare = text.rstrip("=")
+    """base64url (RFC 4648), padded or not; libtrust passes over blanks and line ends. DocumentError for all else."""
+    bare = text.translate(_IGNORED).rstrip("=")
     if not _BASE64URL.fullmatch(bare):
         raise DocumentError(f"{where}: not base64url")
     try:
@@ -133,11 +153,9 @@ def parse_schema1(payload: bytes) -> Schema1Manifest:
     Raises DocumentError that lists every problem, UnsupportedError for layers named by tarsum, ConflictingLayerError
     for an ID that stands in two places apart.
     """
-    value = load_json_lenient(payload, "manifest")
-    if not isinstance(value, dict):
-        raise DocumentError("manifest: not an object")
-    layers, history = value.get("fsLayers"), value.get("history")
-    if not isinstance(layers, list) or not isinstance(history, list) or not layers:
+    value = _decode(_MANIFEST, load_json_lenient(payload, "manifest"), "manifest")
+    layers, history = value.get("fsLayers") or [], value.get("history") or []
+    if not layers or "history" not in value:
         raise DocumentError("manifest: no layers")
     if len(layers) != len(history):
         raise DocumentError(f"manifest: {len(layers)} fsLayers but {len(history)} history entries")
@@ -145,21 +163,25 @@ def parse_schema1(payload: bytes) -> Schema1Manifest:
     entries = [
         entry
         for index in range(len(layers))
-        if (entry := _entry(index, layers[index], history[index], problems)) is not None
+        if (entry := _entry(index, layers[index].get("blobSum", ""), history[index].get("v1Compatibility"), problems))
+        is not None
     ]
     _refuse(problems)
     entries.reverse()
     return Schema1Manifest(
-        name=_text(value, "name"),
-        tag=_text(value, "tag"),
-        architecture=_text(value, "architecture"),
+        name=value.get("name", ""),
+        tag=value.get("tag", ""),
+        architecture=value.get("architecture", ""),
         entries=tuple(_checked_chain(entries)),
     )
 
 
 def is_schema1(value: Any) -> bool:
-    """True for a decoded manifest document that says schemaVersion 1."""
-    return isinstance(value, dict) and type(value.get("schemaVersion")) is int and value["schemaVersion"] == 1
+    """True for a decoded manifest document that says schemaVersion 1, in any spelling that Go takes."""
+    if not isinstance(value, dict):
+        return False
+    versions = [version for key, version in value.items() if fold_key(key) == "schemaversion"]
+    return bool(versions) and type(versions[-1]) is int and versions[-1] == 1
 
 
 def is_index(content: bytes) -> bool:
@@ -168,10 +190,8 @@ def is_index(content: bytes) -> bool:
     return isinstance(document, dict) and "manifests" in document and not is_schema1(document)
 
 
-def _entry(index: int, layer: Any, step: Any, problems: list[str]) -> Schema1Entry | None:
-    text = step.get("v1Compatibility") if isinstance(step, dict) else None
-    blob_sum = layer.get("blobSum") if isinstance(layer, dict) else None
-    if not isinstance(text, str):
+def _entry(index: int, blob_sum: str, text: str | None, problems: list[str]) -> Schema1Entry | None:
+    if text is None:
         problems.append(f"history[{index}]: v1Compatibility is missing")
         return None
     raw = text.encode("utf-8", "replace")
@@ -181,23 +201,25 @@ def _entry(index: int, layer: Any, step: Any, problems: list[str]) -> Schema1Ent
         problems.append(f"history[{index}].v1Compatibility: {exc.message}")
         return None
     digest = _blob_digest(blob_sum, index, problems)
+    if image.throwaway is None:
+        problems.append(f"history[{index}].v1Compatibility: throwaway is neither true nor false")
     if image.id is None or not _HEX_64.fullmatch(image.id):
         problems.append(f"history[{index}]: id {image.id!r} is not 64 hexadecimal digits")
     elif digest is not None:
         parent = LegacyID(image.parent) if image.parent else None
         return Schema1Entry(
-            legacy_id=LegacyID(image.id), parent=parent, json=raw, blob_sum=digest, throwaway=image.throwaway
+            legacy_id=LegacyID(image.id), parent=parent, json=raw, blob_sum=digest, throwaway=bool(image.throwaway)
         )
     return None
 
 
-def _blob_digest(blob_sum: Any, index: int, problems: list[str]) -> Digest | None:
-    if isinstance(blob_sum, str) and blob_sum.startswith("tarsum"):
+def _blob_digest(blob_sum: str, index: int, problems: list[str]) -> Digest | None:
+    if blob_sum.startswith("tarsum"):
         raise UnsupportedError(
             f"manifest: fsLayers[{index}]: blobSum {blob_sum[:120]} is a tarsum, by which no blob can be found"
         )
     try:
-        return Digest.parse(blob_sum if isinstance(blob_sum, str) else "")
+        return Digest.parse(blob_sum)
     except ValueError:
         problems.append(f"fsLayers[{index}]: blobSum {shown(blob_sum)} is not a sha256 digest")
         return None
@@ -229,6 +251,8 @@ def _refuse(problems: Sequence[str]) -> None:
         raise DocumentError(f"manifest: {'; '.join(problems)}")
 
 
-def _text(document: Mapping[str, Any], key: str) -> str:
-    value = document.get(key)
-    return value if isinstance(value, str) else ""
+def _decode(struct: Struct, value: Any, where: str) -> dict[str, Any]:
+    try:
+        return struct.decode(value)
+    except MismatchError as exc:
+        raise DocumentError(f"{where}: {exc}") from exc

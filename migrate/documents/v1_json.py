@@ -99,6 +99,7 @@ class V1Json:
 
     `created` is RFC3339Nano as Go writes it back. `created_by` is the words of `container_config.Cmd` with single
     spaces between them. `parent` and `parent_id` stand here as written; which one counts is the source's rule.
+    `throwaway` is None where it is neither true nor false, which Docker refuses in the one place where it looks at it.
     """
 
     id: str | None
@@ -111,14 +112,14 @@ class V1Json:
     architecture: str | None
     os: str | None
     docker_version: str | None
-    throwaway: bool
+    throwaway: bool | None
 
 
 def parse_v1_json(raw: bytes, what: str = _WHAT) -> V1Json:
     """Raises DocumentError where Docker refuses the document: bad syntax, or a known field of the wrong type."""
     document, image = _read(raw, what)
     extra = _other_fields(document)
-    parent_id = extra.get("parent_id")
+    parent_id, throwaway = extra.get("parent_id"), extra.get("throwaway", False)
     return V1Json(
         id=image.get("id") or None,
         parent=image.get("parent") or None,
@@ -130,7 +131,7 @@ def parse_v1_json(raw: bytes, what: str = _WHAT) -> V1Json:
         architecture=image.get("architecture") or None,
         os=image.get("os") or None,
         docker_version=image.get("docker_version") or None,
-        throwaway=extra.get("throwaway") is True,
+        throwaway=throwaway if isinstance(throwaway, bool) else None,
     )
 
 

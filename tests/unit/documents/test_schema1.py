@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate.documents.jws import signature_problem
-from migrate.documents.schema1 import Signature, open_manifest, parse_schema1, parse_signature
+from migrate.documents.schema1 import (
+    Signature,
+    decode_base64url,
+    is_schema1,
+    open_manifest,
+    parse_schema1,
+    parse_signature,
+)
 from migrate.errors import ConflictingLayerError, DocumentError, MigrateError, UnsupportedError
 from migrate.model.digest import Digest
 from tests.registry_content import base64url, in_envelope
@@ -66,6 +73,27 @@ def test_an_envelope_that_cannot_be_opened(protected: dict[str, Any], said: str)
     entry = {"header": {}, "signature": "AA", "protected": base64url(json.dumps(protected).encode())}
     with pytest.raises(DocumentError, match=said):
         open_manifest(json.dumps({"signatures": [entry]}).encode())
+
+
+@pytest.mark.parametrize("spelling", ["{:.1f}", "{}.9", "{}e0"])
+def test_the_length_may_be_any_number(spelling: str) -> None:
+    payload = manifest((A, None))
+    length = spelling.format(len(payload) - 1)
+    protected = base64url(b'{"formatLength": %s, "formatTail": "fQ"}' % length.encode())
+    signature = {"HEADER": {}, "Signature": "AA", "Protected": protected}
+    document = payload[:-1] + b',"signatures":' + json.dumps([signature]).encode() + b"}"
+    assert open_manifest(document).payload == payload
+
+
+@pytest.mark.parametrize("text", ["YWJjZA", "YWJjZA==", "YW Jj\nZA", " YWJj\r\nZA== "])
+def test_base64url_with_blanks_and_line_ends(text: str) -> None:
+    assert decode_base64url(text, "x") == b"abcd"
+
+
+@pytest.mark.parametrize("text", ["YWJjZA\t", "YWJj+A", "Y", "YW=JjZA", "\xe9"])
+def test_what_is_no_base64url(text: str) -> None:
+    with pytest.raises(DocumentError, match="not base64url"):
+        decode_base64url(text, "x")
 
 
 @pytest.mark.parametrize("payload", [b'{"schemaVersion": 2}', b'{"schemaVersion": true}', b'{"a": 1}'])
@@ -169,6 +197,34 @@ def test_throwaway_entries_are_known() -> None:
     document = json.loads(manifest((A, B), (B, None)))
     document["history"][0]["v1Compatibility"] = json.dumps({"id": A, "parent": B, "throwaway": True})
     assert [entry.throwaway for entry in parse_schema1(json.dumps(document).encode()).entries] == [False, True]
+
+
+def test_keys_match_as_in_go() -> None:
+    text = manifest((A, B), (B, None)).decode()
+    for key in ("schemaVersion", "fsLayers", "blobSum", "history", "v1Compatibility", "tag", "name", "architecture"):
+        text = text.replace(f'"{key}"', f'"{key.upper()}"')
+    assert is_schema1(json.loads(text))
+    parsed, plain = parse_schema1(text.encode()), parse_schema1(manifest((A, B), (B, None)))
+    assert parsed == plain and parsed.name == "team/app"
+
+
+@pytest.mark.parametrize("value", [True, False, None])
+def test_throwaway_is_true_false_or_nothing(value: bool | None) -> None:
+    history = [{"v1Compatibility": json.dumps({"id": A, "ThrowAway": value})}]
+    assert parse_schema1(manifest((A, None), history=history)).entries[0].throwaway is (value is True)
+
+
+@pytest.mark.parametrize("value", ["true", "", 1, 0, [], {}])
+def test_throwaway_of_another_type_is_refused(value: object) -> None:
+    history = [{"v1Compatibility": json.dumps({"id": A, "throwaway": value})}]
+    with pytest.raises(DocumentError, match="throwaway is neither true nor false"):
+        parse_schema1(manifest((A, None), history=history))
+
+
+@pytest.mark.parametrize("member", [{"name": 5}, {"tag": []}, {"fsLayers": {}}, {"history": ["x"]}, {"mediaType": 1}])
+def test_a_member_of_another_type_is_refused(member: dict[str, Any]) -> None:
+    with pytest.raises(DocumentError, match="not a"):
+        parse_schema1(manifest((A, None), **member))
 
 
 @pytest.mark.parametrize(

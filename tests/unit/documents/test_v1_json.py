@@ -60,7 +60,7 @@ def test_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"{}", b" null ", b'{"id":"","created":null,"author":null,"config":null,"throwaway":1}']
+    "raw", [b"{}", b" null ", b'{"id":"","created":null,"author":null,"config":null,"throwaway":null}']
 )
 def test_what_is_absent_null_or_empty_reads_as_none(raw: bytes) -> None:
     layer = parse_v1_json(raw)
