@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ class RegistryContent:
             return Reply()
         if path == "_catalog":
             return _json_reply({"repositories": sorted(self.tags)})
-        repository, kind, name = _parts(path)
+        repository, kind, name = ["", "", *path.rsplit("/", 2)][-3:]  # team/app/tags/list → team/app, tags, list
         if kind == "tags" and repository in self.tags:
             return _json_reply({"name": repository, "tags": sorted(self.tags[repository])})
         if kind == "manifests":
@@ -125,12 +125,6 @@ class RegistryContent:
         if kind == "blobs" and name in self.blobs:
             return Reply(body=self.blobs[name])
         return Reply(404)
-
-
-def _parts(path: str) -> Sequence[str]:
-    """`team/app/tags/list` → team/app, tags, list."""
-    repository, kind, name = path.rsplit("/", 2)
-    return repository, kind, name
 
 
 def _json_reply(document: object) -> Reply:

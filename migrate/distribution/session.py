@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 from urllib.parse import quote, urlsplit
@@ -88,6 +89,7 @@ def open_http(scheme: str, host: str, *, insecure: bool) -> httpx.Client:
             timeout=httpx.Timeout(120, connect=15),
             limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
             headers={"User-Agent": f"docker-legacy-migrate/{__version__}", "Accept-Encoding": "identity"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none is kept, as in Docker's client
         )
     except httpx.InvalidURL as exc:
         raise _no_host(host) from exc

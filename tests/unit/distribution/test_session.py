@@ -11,6 +11,7 @@ import pytest
 from migrate.distribution.client import open_client
 from migrate.distribution.session import RegistryAnswerError, RegistrySession
 from migrate.errors import LimitError, UsageError
+from migrate.model.digest import Digest
 from tests.registries import _serving
 from tests.scripted import Reply, scripted_server
 
@@ -92,3 +93,11 @@ def test_headers_need_not_be_ascii() -> None:
         assert session.send("GET", "/", None, accept=(404,)).headers["Via"] == "1.1 proxy-Z\xfcrich"
         with pytest.raises(RegistryAnswerError, match="404 Not Found"):
             session.send("GET", "/", None)
+
+
+def test_cookies_are_not_kept() -> None:
+    with scripted_server(lambda _: Reply(headers={"Set-Cookie": "a=\xfc; Path=/"})) as (host, seen):
+        client = open_client(host)
+        client.blob_size("app", Digest.of(b""))
+        client.close()
+    assert len(seen) == 2 and not any("Cookie" in request.headers for request in seen)
