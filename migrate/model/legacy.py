@@ -123,7 +123,10 @@ class ReadyIndex:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFailure:
-    """An image that the source names but cannot give: a tag to an absent ID, a document that does not parse."""
+    """An image that the source names but cannot give: a tag to an absent ID, a document that does not parse.
+
+    Where a whole repository, or a folder of them, cannot be read, `references` holds its name, without a tag.
+    """
 
     references: tuple[str, ...]
     legacy_id: LegacyID | None
