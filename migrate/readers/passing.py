@@ -109,14 +109,16 @@ class _Forward:
         self.is_damaged = False
 
     def read(self, offset: int, length: int) -> bytes:
-        """The last block may be read once more."""
-        if offset == self._last_offset and length <= len(self._last):
-            return self._last[:length]
-        assert offset >= self._position
+        """The last block may be read once more, also where the stream's end cut it short."""
+        found = b""
+        if offset == self._last_offset:
+            if length <= len(self._last):
+                return self._last[:length]
+            found = self._last
+        assert offset + len(found) >= self._position
         while not self.ended and self._position < offset:
             if not self.next(min(offset - self._position, _CHUNK)):
                 break
-        found = b""
         while len(found) < length and (more := self.next(length - len(found))):
             found += more
         if found:

@@ -119,3 +119,17 @@ def test_a_compressed_archive_whose_checksum_is_wrong_gives_no_image(tmp_path: P
     assert len(result.errors) == 1
     index = tmp_path / "out" / "index.json"
     assert not index.exists() or json.loads(index.read_bytes())["manifests"] == []
+
+
+@pytest.mark.parametrize("left_over", [1, 100, 511])
+def test_an_archive_that_ends_in_half_a_block_behind_its_zeros_is_read(tmp_path: Path, left_over: int) -> None:
+    archive = V1Archive()
+    archive.tag("app", "1", archive.layer("base"))
+    members = archive.build().rstrip(b"\0")
+    content = members + bytes(-len(members) % 512) + bytes(512) + b"x" * left_over
+    (tmp_path / "a.tar").write_bytes(content)
+    plain = migrate("convert", tmp_path / "a.tar", tmp_path / "plain")
+    packed = migrate("convert", "-", tmp_path / "packed", stdin=gzip.compress(content))
+    assert (plain.code, packed.code) == (3, 3)
+    assert digests(tmp_path / "packed") == digests(tmp_path / "plain")
+    assert [len(report_of(tmp_path / name)["images"]) for name in ("plain", "packed")] == [1, 1]
