@@ -115,7 +115,8 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
     with _workplace(request) as (state, opened, journal):
         ledger = Ledger.read(state)
         refuse_to_write(list(ledger.sources), files=output_files)
-        return _merge(ledger, list(ledger.in_order()), request, opened, journal, progress, started, len(ledger.sources))
+        locations = ledger.current()
+        return _merge(ledger, locations, request, opened, journal, progress, started, len(locations))
 
 
 def _common_options(target: str, state: Path) -> tuple[ConvertOptions, Mapping[str, object]]:
@@ -147,6 +148,9 @@ def unfinished_shards(target: str) -> list[str]:
                 problems.append(f"shard {match[1]}/{match[2]} has not finished {missing:,} of its sources")
     for count, numbers in sorted(seen.items()):
         problems += [f"shard {number}/{count} has never run" for number in range(1, count + 1) if number not in numbers]
+    if left_over := ledger.left_over():
+        were = "source was" if left_over == 1 else "sources were"
+        problems.append(f"{left_over:,} {were} read with other options than the latest run; batch them again")
     return problems
 
 
@@ -236,7 +240,15 @@ def _merge(
             spool.close()
             raise
     merge.account.already_done = done
-    journal.note({"merged": utc_now(), "images": head.totals.images, "failures": len(head.failures)})
+    journal.note(
+        {
+            "merged": utc_now(),
+            "images": head.totals.images,
+            "failures": len(head.failures),
+            "journals": dict(sorted(ledger.ends.items())),
+            "recipes": ledger.recipes(locations),
+        }
+    )
     return BatchOutcome(exit_code(head), merge.account, _lists(ledger, locations), head, spool)
 
 

@@ -32,6 +32,26 @@ _NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")
 _RECORD: Final = b',"record":"'
 _SYNC_SECONDS: Final = 1.0
 _PUBLISH_SECONDS: Final = 10.0
+_TEXT: Final = (str,)
+_TEXT_OR_NONE: Final = (str, type(None))
+_COUNT: Final = (int,)
+_FIELDS: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
+    "source": {
+        **dict.fromkeys(("source", "outcome", "mark", "content", "recipe"), _TEXT),
+        **dict.fromkeys(("type", "error", "message"), _TEXT_OR_NONE),
+        **dict.fromkeys(("order", "images", "failed", "layers", "tar_bytes", "finished"), _COUNT),
+        "size": (int, type(None)),
+        "seconds": (int, float),
+    },
+    "run": {
+        **dict.fromkeys(("run", "version", "recipe"), _TEXT),
+        **dict.fromkeys(("sources", "bytes", "done_before"), _COUNT),
+        **dict.fromkeys(("options", "reported"), (dict,)),
+    },
+    "merged": {"merged": _TEXT, "images": _COUNT, "failures": _COUNT, "journals": (dict,), "recipes": (list,)},
+}
+"""What a line of each kind has; its kind is the name of its first field."""
+_OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
 _RECORD_BYTES: Final = 4 * 1024 * 1024 * 1024
 """A packed record may unpack to so much and no more."""
 
@@ -108,7 +128,10 @@ def journal_paths(state: Path) -> list[Path]:
 
 
 def iter_lines(path: Path) -> Iterator[Line]:
-    """The whole lines of a journal, in order; those that do not parse are passed over. Raises TargetError."""
+    """The whole lines of a journal, in order; those that do not parse, or lack a field, are passed over.
+
+    Raises TargetError.
+    """
     with target_errors(str(path)), open(path, "rb") as stream:
         offset = 0
         for raw in stream:
@@ -124,20 +147,23 @@ def _parse_line(raw: bytes) -> dict[str, Any] | None:
     head, mark, _ = raw.partition(_RECORD)
     try:
         fields = json.loads(head + b"}" if mark else raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(fields, dict) or ("source" in fields and not (mark and _is_complete(fields))):
-        return None
-    return fields
+    return fields if isinstance(fields, dict) and _is_complete(fields, has_record=bool(mark)) else None
 
 
-def _is_complete(fields: Mapping[str, Any]) -> bool:
-    return (
-        isinstance(fields["source"], str)
-        and isinstance(fields.get("mark"), str)
-        and isinstance(fields.get("recipe"), str)
-        and fields.get("outcome") in tuple(Outcome)
-        and isinstance(fields.get("order"), int)
+def _is_complete(fields: Mapping[str, Any], *, has_record: bool) -> bool:
+    kind = next((kind for kind in _FIELDS if kind in fields), None)
+    if kind is None or has_record != (kind == "source"):
+        return False
+    if not all(name in fields and type(fields[name]) in types for name, types in _FIELDS[kind].items()):
+        return False
+    if kind == "source":
+        return fields["outcome"] in _OUTCOMES
+    if kind == "run":
+        return True
+    return all(type(end) is int for end in fields["journals"].values()) and all(
+        type(recipe) is str for recipe in fields["recipes"]
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from migrate.batch.journal import Line, Place, iter_lines, journal_paths
+from migrate.batch.journal import JOURNAL_NAME, Line, Place, iter_lines, journal_paths
 from migrate.batch.merge import MergeSource
 from migrate.batch.plan import Finished, Outcome
 
@@ -21,29 +23,42 @@ class Known:
     order: int
     generation: int
     message: str | None
+    seconds: int
+
+    def replaces(self, other: Known) -> bool:
+        """A journal is in the order of time; between two of them, merges tell, and else their machines' clocks."""
+        if self.place.path == other.place.path:
+            return self.place.offset > other.place.offset
+        return (self.generation, self.seconds) >= (other.generation, other.seconds)
 
 
 @dataclass(slots=True)
 class Ledger:
     """`runs` are the opening lines of runs, by journal; `replaced` are records that newer lines stand for, in
-    generations that a merge has closed."""
+    generations that a merge has closed. `ends` tells, by the names of the journals, how many bytes of each were read.
+    """
 
     sources: dict[str, Known] = field(default_factory=dict)
     replaced: list[tuple[Place, int]] = field(default_factory=list)
     runs: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
     lines: dict[Path, int] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
     merges: int = 0
+    _closed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    _taken: list[tuple[Mapping[str, int], frozenset[str]]] = field(default_factory=list)
+    """Of each merge, how far it has read each journal, and the recipes of the sources that it took in."""
 
     @classmethod
     def read(cls, state: Path) -> Ledger:
         """Raises TargetError."""
         ledger = cls()
-        for path in journal_paths(state):
+        for path in sorted(journal_paths(state), key=_merges_first):
             for line in iter_lines(path):
                 ledger.take(line)
         return ledger
 
     def take(self, line: Line) -> None:
+        self.ends[line.place.path.name] = line.place.offset + line.place.length
         if line.is_source:
             self._take_source(line)
         elif "run" in line.fields:
@@ -51,19 +66,40 @@ class Ledger:
             self.lines[line.place.path] = 0
         elif "merged" in line.fields:
             self.merges += 1
+            ends = line.fields["journals"]
+            self._taken.append((ends, frozenset(line.fields["recipes"])))
+            for journal, end in ends.items():
+                self._closed[journal].append(end)
+
+    def _generation(self, place: Place) -> int:
+        """How many merges had not read the line. Only what a merge says about it tells: a shard has a journal to
+        itself, with no line of any merge in it."""
+        closed = self._closed.get(place.path.name, [])
+        return self.merges - (len(closed) - bisect_right(closed, place.offset))
 
     def _take_source(self, line: Line) -> None:
         fields = line.fields
         message = fields.get("message")
-        known = Known(line.finished(), line.place, fields["order"], self.merges, str(message) if message else None)
+        self.lines[line.place.path] = self.lines.get(line.place.path, 0) + 1
+        known = Known(
+            finished=line.finished(),
+            place=line.place,
+            order=fields["order"],
+            generation=self._generation(line.place),
+            message=message or None,
+            seconds=fields["finished"],
+        )
         old = self.sources.get(fields["source"])
         if old is not None:
+            known, old = (known, old) if known.replaces(old) else (old, known)
             self.replaced.append((old.place, old.generation))
         self.sources[fields["source"]] = known
-        self.lines[line.place.path] = self.lines.get(line.place.path, 0) + 1
 
     def finished(self) -> dict[str, Finished]:
         return {location: known.finished for location, known in self.sources.items()}
+
+    def places(self, locations: Iterable[str]) -> dict[str, Place]:
+        return {location: self.sources[location].place for location in locations}
 
     def settled(self, locations: Iterable[str]) -> list[tuple[Place, int]]:
         """Records outside `locations` that took part in an earlier merge: its choice of blobs stands."""
@@ -83,8 +119,30 @@ class Ledger:
         """Every source, by its place on the command line of its run."""
         return iter(sorted(self.sources, key=lambda location: (self.sources[location].order, location)))
 
+    def current(self) -> list[str]:
+        """Those of `in_order` that were read with the options of a journal's latest run."""
+        recipes = {opening["recipe"] for opening in self.runs.values()}
+        return [location for location in self.in_order() if self.sources[location].finished.recipe in recipes]
+
+    def left_over(self) -> int:
+        """Sources that were read with other options, and that no merge has taken in."""
+        others = self.sources.keys() - set(self.current())
+        return sum(not self._is_taken(self.sources[location]) for location in others)
+
+    def _is_taken(self, known: Known) -> bool:
+        journal, offset = known.place.path.name, known.place.offset
+        return any(ends.get(journal, 0) > offset and known.finished.recipe in recipes for ends, recipes in self._taken)
+
+    def recipes(self, locations: Iterable[str]) -> list[str]:
+        return sorted({self.sources[location].finished.recipe for location in locations if location in self.sources})
+
     def outcomes(self) -> dict[Outcome, list[str]]:
         grouped: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
         for location in self.in_order():
             grouped[self.sources[location].finished.outcome].append(location)
         return grouped
+
+
+def _merges_first(path: Path) -> tuple[bool, str]:
+    """What merges say of the shards' journals stands in the one that no shard has."""
+    return (path.name != JOURNAL_NAME, path.name)

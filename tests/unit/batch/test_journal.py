@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from migrate.batch.journal import Entry, JournalWriter, RecordReader, is_running
 from migrate.batch.ledger import Ledger
 from migrate.batch.plan import Identity, Outcome, Shard
 from migrate.batch.records import SourceRecord
+from migrate.batch.status import read_status
 from migrate.errors import TargetError
 
 
@@ -22,7 +24,7 @@ def entry(name: str, outcome: Outcome = Outcome.CONVERTED, order: int = 0, recip
         outcome=outcome,
         type="docker-archive",
         content="sha256:0",
-        figures={"images": 1},
+        figures={"images": 1, "failed": 0, "layers": 2, "tar_bytes": 3},
         seconds=0.5,
         packed=pack_record(SourceRecord(type="docker-archive", warnings=(name,))),
         error="chain" if outcome is Outcome.FAILED else None,
@@ -86,6 +88,56 @@ def test_lines_that_are_none_are_passed_over(tmp_path: Path, garbage: bytes) -> 
     assert list(Ledger.read(tmp_path).sources) == ["/a.tar"]
 
 
+OPENING = {
+    "run": "2015-01-01T00:00:00Z",
+    "version": "1",
+    "sources": 1,
+    "bytes": 10,
+    "done_before": 0,
+    "recipe": "r",
+    "options": {},
+    "reported": {},
+}
+
+
+def merged(ends: dict[str, int]) -> dict[str, object]:
+    return {"merged": "2015-01-01T00:00:00Z", "images": 1, "failures": 0, "journals": ends, "recipes": ["old"]}
+
+
+def whole_line(state: Path, kind: str) -> dict[str, Any]:
+    journal = JournalWriter(state, None)
+    if kind == "source":
+        journal.append(entry("/b.tar", Outcome.FAILED))
+    else:
+        journal.note(OPENING if kind == "run" else merged({"journal.jsonl": 1}))
+    journal.close()
+    fields: dict[str, Any] = json.loads(journal.path.read_bytes())
+    journal.path.unlink()
+    return fields
+
+
+LOST = object()
+
+
+@pytest.mark.parametrize("value", [LOST, None, -1.5, True, [], {}, {"a": None}, "x"])
+@pytest.mark.parametrize("kind", ["source", "run", "merged"])
+def test_a_line_that_has_lost_a_field_is_passed_over(tmp_path: Path, kind: str, value: object) -> None:
+    """Nor may a field of another type stop those who read a journal."""
+    state = tmp_path / ".migrate"
+    whole = whole_line(state, kind)
+    path = write(state, entry("/a.tar"))
+    before = path.read_bytes()
+    for name in whole:
+        line = {key: value if key == name else kept for key, kept in whole.items() if key != name or value is not LOST}
+        path.write_bytes(before + json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        ledger = Ledger.read(state)
+        assert set(ledger.sources) <= {"/a.tar", "/b.tar", "x"}
+        assert ledger.left_over() >= 0
+        assert [status.document(0)["journal"] for status in read_status(str(tmp_path))] == ["journal.jsonl"]
+        if value is LOST:
+            assert (list(ledger.sources), ledger.merges, ledger.runs) == (["/a.tar"], 0, {}), name
+
+
 def test_a_damaged_record_is_a_target_error(tmp_path: Path) -> None:
     path = write(tmp_path, entry("/a.tar"))
     (line,) = iter_lines(path)
@@ -121,10 +173,53 @@ def test_only_records_of_closed_generations_are_settled(tmp_path: Path) -> None:
     write(tmp_path, entry("/a.tar"), entry("/b.tar"))
     assert Ledger.read(tmp_path).settled(["/a.tar"]) == []
     journal = JournalWriter(tmp_path, None)
-    journal.note({"merged": "now"})
+    journal.note(merged({journal.path.name: journal.path.stat().st_size}))
     journal.append(entry("/a.tar"))
     journal.close()
     ledger = Ledger.read(tmp_path)
     assert [generation for _, generation in ledger.settled(["/a.tar"])] == [0, 0]
     (source,) = ledger.merge_sources(["/a.tar", "/gone.tar"])
     assert source.generation == 1
+
+
+def test_a_merge_closes_what_it_has_read_of_every_journal(tmp_path: Path) -> None:
+    """A shard's journal holds no merge, and its name sorts before the one that does."""
+    first = write(tmp_path, entry("/a.tar"), shard=Shard(1, 2))
+    journal = JournalWriter(tmp_path, None)
+    journal.note(merged({first.name: first.stat().st_size}))
+    journal.append(entry("/c.tar"))
+    journal.close()
+    write(tmp_path, entry("/b.tar"), shard=Shard(2, 2))
+    write(tmp_path, entry("/d.tar"), shard=Shard(1, 2))
+    ledger = Ledger.read(tmp_path)
+    generations = {
+        source.location: source.generation for source in ledger.merge_sources(["/a.tar", "/b.tar", "/c.tar", "/d.tar"])
+    }
+    assert generations == {"/a.tar": 0, "/b.tar": 1, "/c.tar": 1, "/d.tar": 1}
+    assert [place.path.name for place, _ in ledger.settled([])] == [first.name]
+
+
+def test_of_two_journals_the_newer_line_of_a_source_counts(tmp_path: Path) -> None:
+    path = write(tmp_path, entry("/a.tar", Outcome.FAILED))
+    journal = JournalWriter(tmp_path, None)
+    journal.note(merged({path.name: path.stat().st_size}))
+    journal.close()
+    shard = write(tmp_path, entry("/a.tar"), shard=Shard(1, 2))
+    ledger = Ledger.read(tmp_path)
+    assert ledger.sources["/a.tar"].place.path == shard
+    assert [place.path for place, _ in ledger.replaced] == [path]
+    assert ledger.finished()["/a.tar"].outcome is Outcome.CONVERTED
+
+
+def test_sources_that_were_read_with_other_options_are_told_apart(tmp_path: Path) -> None:
+    journal = JournalWriter(tmp_path, None)
+    journal.append(entry("/merged.tar", recipe="old"))
+    journal.note(merged({journal.path.name: journal.path.stat().st_size}))
+    journal.append(entry("/left.tar", recipe="old"))
+    journal.note(OPENING)
+    journal.append(entry("/a.tar"))
+    journal.note(merged({journal.path.name: journal.path.stat().st_size}) | {"recipes": ["r"]})
+    journal.close()
+    ledger = Ledger.read(tmp_path)
+    assert ledger.current() == ["/a.tar"]
+    assert ledger.left_over() == 1
