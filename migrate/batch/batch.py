@@ -21,6 +21,7 @@ from migrate.batch.plan import Candidate, Outcome, Plan, Shard, plan_tasks
 from migrate.batch.recipe import options_document, parse_options, recipe_of
 from migrate.batch.run import TaskRun
 from migrate.batch.search import expand, find_candidates
+from migrate.batch.standing import sources_without_blobs
 from migrate.batch.targets import absolute, journal_publisher, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
 from migrate.blobio.atomic import target_errors
@@ -89,9 +90,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         recipe = recipe_of(request.options, request.source_type)
         pool = pools(request.executor, request.options.jobs, request.scheduler)
         try:
-            plan = plan_tasks(
-                candidates, ledger.finished(), recipe, workers=pool.workers, retry_failed=request.retry_failed
-            )
+            plan = _plan(request, ledger, candidates, recipe, pool.workers, target)
             journal.note(_opening(request, plan, recipe, started))
             order = _order(request, recipe, state, max(1, pool.workers // max(1, len(plan.tasks))))
         except BaseException:
@@ -185,6 +184,26 @@ def _candidates(request: BatchRequest) -> list[Candidate]:
         found = [replace(candidate, location=absolute(candidate.location)) for candidate in found]
     shard = request.shard
     return found if shard is None else [candidate for candidate in found if shard.holds(candidate.location)]
+
+
+def _plan(
+    request: BatchRequest,
+    ledger: Ledger,
+    candidates: Sequence[Candidate],
+    recipe: str,
+    workers: int,
+    target: ImageTarget | None,
+) -> Plan:
+    """What the journal has finished is done, unless its blobs have gone since."""
+    finished = ledger.finished()
+    plan = plan_tasks(candidates, finished, recipe, workers=workers, retry_failed=request.retry_failed)
+    locations = [candidate.location for candidate in candidates]
+    others = [place for place, _ in ledger.settled(locations)]
+    lost = sources_without_blobs(ledger.places(plan.done), others, request.options, target)
+    if not lost:
+        return plan
+    finished = {location: known for location, known in finished.items() if location not in lost}
+    return plan_tasks(candidates, finished, recipe, workers=workers, retry_failed=request.retry_failed)
 
 
 def _opening(request: BatchRequest, plan: Plan, recipe: str, started: str) -> dict[str, Any]:

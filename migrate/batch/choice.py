@@ -1,64 +1,94 @@
 """One blob for each layer of a whole batch, whoever stored which first. Pure.
 
-In this order: what a merge before this one settled on; what a carried-over manifest names; what a source carried in
-the wanted compression (the smallest); what we compressed ourselves.
+Only a blob that stands in the target is chosen. In this order: one in the wanted compression; what the target's index
+names already; what a merge before this one settled on; what a carried-over manifest names; what a source carried (the
+smallest); what we compressed ourselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from migrate.batch.records import LayerRow, Role
+from migrate.errors import IntegrityError
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import StoredBlob
+from migrate.model.image import Descriptor, StoredBlob
 
 _RANK: Final = {Role.KEPT: 0, Role.CARRIED: 1, Role.MADE: 2, Role.FOUND: 3}
 
+_Candidate = tuple[bool, bool, int, int, StoredBlob]
+"""In another compression; not named by the index; generation; rank of its role; the blob."""
+
+
+def _always(blob: StoredBlob) -> bool:
+    del blob
+    return True
+
 
 class BlobChoice:
-    """Takes the layers of all records, in any order within a generation, and generation after generation.
+    """Takes the layers of all records, in any order.
 
-    A generation is what lies between two merges. `compression` is that of the run: a kept blob in another one stays
-    where its manifest names it, and serves no other image.
+    A generation is what lies between two merges. `compression` is that of the run: a blob in another one serves only
+    the manifest that it was carried over with, and layers that nothing else is left of. `stands` tells whether the
+    target still has a blob: an earlier merge removed those that lost, and their records know nothing of it. `named` are
+    the layers of the images that stand in the target.
     """
 
-    def __init__(self, compression: str) -> None:
+    def __init__(
+        self, compression: str, stands: Callable[[StoredBlob], bool] = _always, named: Collection[Digest] = ()
+    ) -> None:
         self._compression = compression
-        self._best: dict[DiffID, tuple[int, int, StoredBlob]] = {}
-        self._others: dict[Digest, DiffID] = {}
+        self._stands = stands
+        self._named = named
+        self._best: dict[DiffID, _Candidate] = {}
+        self._others: set[Digest] = set()
         self._kept: set[Digest] = set()
+        self._lost: set[Digest] = set()
 
     def take(self, rows: Iterable[LayerRow], generation: int) -> None:
         for row in rows:
             if row.hashed is None or row.hashed.blob is None:
                 continue
             blob = row.hashed.blob
+            if not self._stands(blob):
+                self._lost.add(blob.digest)
+                continue
             if row.role is Role.KEPT:
                 self._kept.add(blob.digest)
-            rank = _RANK[row.role] if blob.compression == self._compression else len(_RANK)
-            self._consider(row.hashed.diff_id, (generation, rank, blob))
+            is_foreign, is_unnamed = blob.compression != self._compression, blob.digest not in self._named
+            self._consider(row.hashed.diff_id, (is_foreign, is_unnamed, generation, _RANK[row.role], blob))
 
-    def _consider(self, diff_id: DiffID, candidate: tuple[int, int, StoredBlob]) -> None:
+    def _consider(self, diff_id: DiffID, candidate: _Candidate) -> None:
         best = self._best.get(diff_id)
-        if best is None:
+        if best is None or _order(candidate) < _order(best):
             self._best[diff_id] = candidate
-        elif best[2] != candidate[2]:
-            winner, loser = sorted((best, candidate), key=_order)
-            self._best[diff_id] = winner
-            self._others[loser[2].digest] = diff_id
-        elif _order(candidate) < _order(best):
-            self._best[diff_id] = candidate
+        if best is not None and best[-1] != candidate[-1]:
+            self._others |= {best[-1].digest, candidate[-1].digest}
 
     def blob(self, diff_id: DiffID) -> StoredBlob:
-        return self._best[diff_id][2]
+        """IntegrityError where no blob of the layer is left."""
+        best = self._best.get(diff_id)
+        if best is None:
+            raise _gone(f"layer with diffID {diff_id}")
+        return best[-1]
+
+    def check(self, layers: Sequence[Descriptor]) -> None:
+        """IntegrityError where a carried-over manifest names a blob that is gone."""
+        for layer in layers:
+            if layer.digest in self._lost:
+                raise _gone(f"layer blob {layer.digest}")
 
     def losers(self) -> Iterator[Digest]:
         """Blobs that stand in the target for nothing, sorted."""
-        chosen = {blob.digest for _, _, blob in self._best.values()} if self._others else set()
-        yield from sorted(self._others.keys() - chosen - self._kept)
+        chosen = {candidate[-1].digest for candidate in self._best.values()} if self._others else set()
+        yield from sorted(self._others - chosen - self._kept)
 
 
-def _order(candidate: tuple[int, int, StoredBlob]) -> tuple[int, int, int, Digest]:
-    generation, rank, blob = candidate
-    return (generation, rank, blob.size, blob.digest)
+def _gone(what: str) -> IntegrityError:
+    return IntegrityError(f"{what}: no longer stands in the target; the next batch reads the source again")
+
+
+def _order(candidate: _Candidate) -> tuple[bool, bool, int, int, int, Digest]:
+    is_foreign, is_unnamed, generation, rank, blob = candidate
+    return (is_foreign, is_unnamed, generation, rank, blob.size, blob.digest)

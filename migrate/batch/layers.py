@@ -20,6 +20,7 @@ from migrate.capabilities import fills
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.options import ConvertOptions
+from migrate.rehash.layer import STORED_KIND
 from migrate.rehash.ports import RemembersSizes, StoresBlobs, WritesBlob
 from migrate.writers.base import LinksBlobs, RemembersLayers
 
@@ -48,6 +49,8 @@ class KnownLayers:
         self._state = state
         level = "" if options.compression_level is None else f"-{options.compression_level}"
         self._way = f"{options.compression.value}{level}"
+        self.compression = STORED_KIND.get(options.compression, "none")
+        """What the blobs are to a reader."""
 
     def find(self, diff_id: DiffID) -> KnownLayer | None:
         content = self._state.get(self._name(diff_id))
@@ -178,7 +181,12 @@ class SharedBlobs:
     # --- sharing -------------------------------------------------------------------------------------------------
 
     def stored(self, layer: HashedLayer, blob: StoredBlob, role: Role) -> None:
-        """`blob` was put into the target; `publish` tells the others."""
+        """`blob` was put into the target; `publish` tells the others. One in another compression than the run's, which
+        a manifest brought along, is left out: who finds it would make none, and the first to come would decide."""
+        if blob.compression != self._known.compression:
+            with self._lock:
+                self._trusted[blob.digest] = blob.size
+            return
         diff_id = layer.diff_id
         with self._lock:
             if layer.tar_size > SMALL_LAYER_BYTES and layer.tar_size not in self._sizes:

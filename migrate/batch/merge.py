@@ -17,13 +17,14 @@ from migrate.batch.choice import BlobChoice
 from migrate.batch.journal import Place, RecordReader
 from migrate.batch.plan import Outcome
 from migrate.batch.records import ImageRecord, Role, SourceRecord
+from migrate.batch.standing import choice_for
 from migrate.capabilities import fills
-from migrate.compose.manifest import compose_manifest, layer_descriptor
+from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manifest, layer_descriptor
 from migrate.convert import utc_now
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer
-from migrate.model.options import Compression, ConvertOptions
+from migrate.model.options import ConvertOptions
 from migrate.progress import Event, Progress
 from migrate.report.document import Failure, Report, ReportImage
 from migrate.report.json import RowEncoder, frame_rows, iter_report
@@ -32,12 +33,6 @@ from migrate.settlement import FinishedImage, HashedChain, Settlement
 from migrate.writers.base import ImageTarget, RemovesBlobs, TakesLargeReports
 
 _PIECE_BYTES: Final = 1024 * 1024
-_FAMILY: Final = {
-    Compression.GZIP: "gzip",
-    Compression.GZIP_FAST: "gzip",
-    Compression.ZSTD: "zstd",
-    Compression.NONE: "none",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +77,7 @@ class Merge:
 
         `rows` is another temporary file. Returns the report without its images. Raises TargetError.
         """
-        self._choice = BlobChoice(_FAMILY[self.options.compression])
+        self._choice = choice_for(self.options, self.target)
         self.progress.emit(Event(kind="stage", stage="merge", total_items=len(self.sources)))
         try:
             self._gather()
@@ -161,6 +156,8 @@ class Merge:
 
     def _finished(self, image: ImageRecord, record: SourceRecord, order: int) -> FinishedImage:
         finished = image.finished
+        if finished.ready:
+            self._choice.check(finished.composed.layers)
         chain: HashedChain = tuple(
             (layer, self._with_blob(hashed, record.layers[row].role))
             for (layer, hashed), row in zip(finished.chain, image.chain, strict=True)
@@ -175,10 +172,16 @@ class Merge:
         return hashed if blob == hashed.blob else replace(hashed, blob=blob)
 
     def _compose(self, composed: ComposedImage) -> ComposedImage:
-        """The manifest, whose layers were not known before all sources were read."""
+        """The manifest, whose layers were not known before all sources were read. The record may be from a run with
+        another `--format`: its media types count as little as its manifest."""
         layers = tuple(self._descriptor(diff_id) for diff_id in composed.diff_ids)
-        manifest = compose_manifest(composed.config, layers, self.options.format)
-        return replace(composed, manifest=manifest, layers=layers)
+        return replace(
+            composed,
+            config_media_type=CONFIG_TYPES[self.options.format],
+            manifest=compose_manifest(composed.config, layers, self.options.format),
+            manifest_media_type=MANIFEST_TYPES[self.options.format],
+            layers=layers,
+        )
 
     def _descriptor(self, diff_id: DiffID) -> Descriptor:
         """One object for each layer: the target keeps them for all images."""

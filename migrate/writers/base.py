@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -101,6 +101,17 @@ class RemovesBlobs(Protocol):
 
     def remove_blobs(self, digests: Iterable[Digest], /) -> None:
         """Removes those of `digests` that no image in the target names. Called after `finish`."""
+
+
+@runtime_checkable
+class ListsBlobs(Protocol):
+    """A target that can say at little cost which blobs stand in it, and which of them its images need."""
+
+    def blob_sizes(self) -> Mapping[str, int]:
+        """Bytes of every blob, by the hex digits of its digest. Nothing is read or proven."""
+
+    def named_layers(self) -> Collection[Digest]:
+        """Layer blobs that the images name which stood there when the target was opened."""
 
 
 @runtime_checkable

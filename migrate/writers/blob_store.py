@@ -98,11 +98,19 @@ class BlobStore:
             content = stream.read(limit + 1)
         return content if len(content) <= limit and Digest.of(content) == digest else None
 
-    def held_bytes(self) -> int:
-        """Bytes of the blobs that stand here already, in the one directory of a layout."""
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the blobs that stand in the one directory of a layout, by the hex digits of their digests."""
         folder = self.area.root / "blobs" / "sha256"
         with target_errors(str(folder)), os.scandir(folder) as entries:
-            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+            return {
+                entry.name: entry.stat(follow_symlinks=False).st_size
+                for entry in entries
+                if entry.is_file(follow_symlinks=False)
+            }
+
+    def held_bytes(self) -> int:
+        """Bytes of the blobs that stand here already, in the one directory of a layout."""
+        return sum(self.sizes().values())
 
     def open_published(self, digest: Digest) -> int:
         """A descriptor open for reading. Raises OSError."""

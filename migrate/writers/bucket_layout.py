@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -70,6 +70,16 @@ class Bucket:
         except Exception as exc:
             raise self._error(folder, exc) from exc
         return sorted(str(key)[len(self._prefix) :].lstrip("/") for key in found)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of all objects below `folder`, by the last part of their names: one request for a thousand."""
+        try:
+            found = self._fs.find(self._key(folder), detail=True)
+        except FileNotFoundError:
+            return {}
+        except Exception as exc:
+            raise self._error(folder, exc) from exc
+        return {str(key).rpartition("/")[2]: int(facts["size"]) for key, facts in found.items()}
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -177,7 +187,7 @@ def _is_precondition(exc: BaseException) -> bool:
 
 
 class BucketLayout:
-    """Fills ImageTarget, ListsImages and RemovesBlobs. Opening it creates or continues the layout."""
+    """Fills ImageTarget, ListsImages, ListsBlobs and RemovesBlobs. Opening it creates or continues the layout."""
 
     def __init__(self, location: str, options: ConvertOptions, *, bucket: Bucket | None = None) -> None:
         self.bucket = bucket or Bucket(location)
@@ -357,7 +367,15 @@ class BucketLayout:
         named = [(reference_of(entry) or "", entry.descriptor.digest) for entry in theirs]
         return [(name, digest) for name, digest in named if name and digest not in ours.get(name, {digest})]
 
-    # --- RemovesBlobs --------------------------------------------------------------------------------------------
+    # --- ListsBlobs, RemovesBlobs --------------------------------------------------------------------------------
+
+    def blob_sizes(self) -> Mapping[str, int]:
+        self.flush()
+        return self.bucket.sizes("blobs/sha256")
+
+    def named_layers(self) -> Collection[Digest]:
+        self._read_missing_facts(self._read_index())
+        return {layer.digest for facts in self._images.values() for layer in facts.layers}
 
     def remove_blobs(self, digests: Iterable[Digest], /) -> None:
         listed = {entry.descriptor.digest for entry in self._read_index()}

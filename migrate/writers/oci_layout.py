@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
@@ -54,7 +54,7 @@ _INDEX_TYPES: Final = (MediaType.OCI_INDEX, MediaType.DOCKER_LIST)
 
 
 class OciLayout:
-    """Fills ImageTarget, ListsImages, RemembersLayers, RemembersPayloads, LinksBlobs and RemovesBlobs.
+    """Fills ImageTarget, ListsImages, ListsBlobs, RemembersLayers, RemembersPayloads, LinksBlobs and RemovesBlobs.
 
     Opening it creates or continues the layout.
     Raises TargetError for a directory that holds something else, or a layout whose index.json cannot be read.
@@ -343,7 +343,15 @@ class OciLayout:
             hard and self._blobs.link(path, digest, size, hard=False)
         )
 
-    # --- RemovesBlobs --------------------------------------------------------------------------------------------
+    # --- ListsBlobs, RemovesBlobs --------------------------------------------------------------------------------
+
+    def blob_sizes(self) -> Mapping[str, int]:
+        self.flush()
+        return self._blobs.sizes()
+
+    def named_layers(self) -> Collection[Digest]:
+        self._read_missing_facts(self._existing)
+        return {layer.digest for facts in self._images.values() for layer in facts.layers}
 
     def remove_blobs(self, digests: Iterable[Digest], /) -> None:
         """Nothing goes while an image of the layout cannot be read: it may be the one that needs it."""

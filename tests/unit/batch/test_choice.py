@@ -6,8 +6,9 @@ import pytest
 
 from migrate.batch.choice import BlobChoice
 from migrate.batch.records import LayerRow, Role
+from migrate.errors import IntegrityError
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import HashedLayer, StoredBlob
+from migrate.model.image import Descriptor, HashedLayer, StoredBlob
 from migrate.model.legacy import LegacyID
 
 DIFF_ID = DiffID(Digest.of(b"tar"))
@@ -70,5 +71,42 @@ def test_what_an_earlier_merge_settled_on_stays() -> None:
 def test_layers_without_a_blob_have_no_say() -> None:
     hashed = HashedLayer(diff_id=DIFF_ID, tar_size=1_024, empty=True, blob=None, origin="archive")
     choice = choose(LayerRow(LegacyID("e"), hashed), LayerRow(LegacyID("t"), None))
-    with pytest.raises(KeyError):
+    with pytest.raises(IntegrityError):
         choice.blob(DIFF_ID)
+
+
+def test_a_blob_that_is_gone_is_not_chosen() -> None:
+    """A merge removes what lost, and the records of its sources go on naming it."""
+    for gone, chosen in ((KEPT, CARRIED), (CARRIED, KEPT), (MADE, KEPT)):
+        choice = BlobChoice("gzip", lambda blob, gone=gone: blob != gone)  # type: ignore[misc]
+        choice.take([row(MADE, Role.MADE), row(CARRIED, Role.CARRIED), row(KEPT, Role.KEPT)], 0)
+        assert choice.blob(DIFF_ID) == chosen
+        assert gone.digest not in set(choice.losers())
+        named = [Descriptor(media_type="x", digest=KEPT.digest, size=30)]
+        if gone is KEPT:
+            with pytest.raises(IntegrityError, match=KEPT.digest.hex):
+                choice.check(named)
+        else:
+            choice.check(named)
+
+
+def test_where_no_blob_is_left_the_image_fails() -> None:
+    choice = BlobChoice("gzip", lambda blob: False)
+    choice.take([row(MADE, Role.MADE)], 0)
+    with pytest.raises(IntegrityError, match="no longer stands"):
+        choice.blob(DIFF_ID)
+
+
+def test_what_the_index_names_stays() -> None:
+    """Also where no journal knows of it: another command has written it."""
+    choice = BlobChoice("gzip", named={MADE.digest})
+    choice.take([row(KEPT, Role.KEPT), row(CARRIED, Role.CARRIED)], 0)
+    choice.take([row(MADE, Role.FOUND)], 1)
+    assert choice.blob(DIFF_ID) == MADE
+
+
+def test_another_compression_does_not_replace_the_one_that_is_asked_for() -> None:
+    choice = BlobChoice("gzip", named={FOREIGN.digest})
+    choice.take([row(FOREIGN, Role.CARRIED)], 0)
+    choice.take([row(MADE, Role.MADE)], 1)
+    assert choice.blob(DIFF_ID) == MADE

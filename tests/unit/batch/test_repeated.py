@@ -1,0 +1,299 @@
+"""Batch after batch on one target: whatever ran there before, what comes out is whole, and is what was asked for."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate.batch.batch import BatchRequest, merge_batch, run_batch, unfinished_shards
+from migrate.batch.executors import ThreadPool, WorkerPool
+from migrate.batch.plan import Shard
+from migrate.model.image import Platform
+from migrate.model.options import Compression, ConvertOptions, EmptyLayers, Format, OnConflict
+from migrate.progress import SilentProgress
+from migrate.report.document import Report, ReportImage
+from migrate.verify import verify
+from tests.archives import V1Archive, layer_json, layer_tar, legacy_id
+from tests.cases import case
+from tests.shelves import journal_of, sources_in
+
+BASE = layer_tar("base.txt", content=bytes(random.Random(1).choices(range(32, 64), k=30_000)))
+GZIP, PLAIN = ConvertOptions(exact_sizes=True), ConvertOptions(exact_sizes=True, compression=Compression.NONE)
+ZSTD = ConvertOptions(exact_sizes=True, compression=Compression.ZSTD, format=Format.OCI)
+
+
+def threads(kind: str, workers: int, scheduler: str | None) -> WorkerPool:
+    del kind, scheduler
+    return ThreadPool(workers)
+
+
+def batch(
+    target: Path, sources: Sequence[Path], options: ConvertOptions = GZIP, shard: Shard | None = None
+) -> tuple[int, Report | None]:
+    request = BatchRequest(target=str(target), options=options, locations=list(map(str, sources)), shard=shard)
+    outcome = run_batch(request, SilentProgress(), threads)
+    try:
+        return outcome.exit_code, None if outcome.head is None else outcome.read_report()
+    finally:
+        outcome.close()
+
+
+def merge(target: Path) -> int:
+    outcome = merge_batch(str(target), SilentProgress())
+    outcome.close()
+    return outcome.exit_code
+
+
+def findings(target: Path) -> list[str]:
+    return [str(finding) for finding in verify(str(target), 1, SilentProgress())]
+
+
+def entries(target: Path) -> list[dict[str, Any]]:
+    index: dict[str, Any] = json.loads((target / "index.json").read_bytes())
+    return list(index["manifests"])
+
+
+def blob(target: Path, digest: object) -> Path:
+    return target / "blobs" / "sha256" / str(digest).removeprefix("sha256:")
+
+
+def write(path: Path, name: str, base: bytes) -> Path:
+    """An archive whose lowest layer is stored as `base`."""
+    made = V1Archive()
+    made.layer("base", tar=base)
+    made.tag(f"team/{name}", "1", made.layer(name, "base"))
+    path.write_bytes(made.build())
+    return path
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return write(tmp_path / "plain.tar", "plain", BASE)
+
+
+@pytest.fixture
+def carrying(tmp_path: Path) -> Path:
+    """It brings the base compressed, and worse than we would, so that our blob is the smaller one."""
+    return write(tmp_path / "carrying.tar", "carrying", gzip.compress(BASE, 0, mtime=0))
+
+
+# --- blobs that an earlier merge removed -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [GZIP, PLAIN, ZSTD, replace(GZIP, compression_level=9)])
+def test_a_blob_that_a_merge_removed_is_not_named_again(
+    tmp_path: Path, plain: Path, carrying: Path, options: ConvertOptions
+) -> None:
+    target = tmp_path / "out"
+    assert batch(target, [plain, carrying])[0] == 0
+    assert batch(target, [plain, carrying], options)[0] == 0
+    assert findings(target) == []
+
+
+def test_nor_by_the_merge_of_a_target_with_several_batches(tmp_path: Path, plain: Path, carrying: Path) -> None:
+    target = tmp_path / "out"
+    other = write(tmp_path / "other.tar", "other", layer_tar("other.txt"))
+    batch(target, [plain, carrying])
+    assert batch(target, [other], PLAIN)[0] == 0
+    assert merge(target) == 0
+    assert unfinished_shards(str(target)) == []
+    assert len(entries(target)) == 3
+    assert findings(target) == []
+    assert batch(target, [plain, carrying])[0] == 0
+    assert len(entries(target)) == 3
+    assert findings(target) == []
+
+
+def test_a_merge_tells_of_sources_that_were_read_with_other_options(
+    tmp_path: Path, plain: Path, carrying: Path
+) -> None:
+    """It has no use for them, and no other merge has taken them in."""
+    target = tmp_path / "out"
+    batch(target, [carrying], shard=Shard(1, 1))
+    batch(target, [plain], PLAIN, shard=Shard(1, 1))
+    for _ in range(2):
+        assert merge(target) == 0
+        assert len(entries(target)) == 1
+        (problem,) = unfinished_shards(str(target))
+        assert problem.startswith("1 source was read with other options")
+
+
+def test_a_source_whose_blob_has_gone_is_read_again(tmp_path: Path, plain: Path, carrying: Path) -> None:
+    target = tmp_path / "out"
+    _, report = batch(target, [plain, carrying])
+    assert report is not None
+    only = next(image.layers[1] for image in report.images if image.references == ("team/plain:1",))
+    blob(target, only.blob_digest).unlink()
+    assert batch(target, [plain, carrying])[0] == 0
+    assert findings(target) == []
+    assert sources_in(journal_of(target)) == ["carrying.tar", "plain.tar", "plain.tar"]
+
+
+def test_a_blob_of_another_size_has_gone(tmp_path: Path, plain: Path) -> None:
+    target = tmp_path / "out"
+    _, report = batch(target, [plain])
+    assert report is not None
+    blob(target, report.images[0].layers[1].blob_digest).write_bytes(b"cut")
+    assert batch(target, [plain])[0] == 0
+    assert findings(target) == []
+
+
+def test_a_carried_manifest_whose_blob_has_gone_is_read_again(tmp_path: Path) -> None:
+    case("made-oci-layout").write_plain(tmp_path)
+    source, target = tmp_path / "made-oci-layout.tar", tmp_path / "out"
+    _, report = batch(target, [source])
+    assert report is not None
+    blob(target, report.images[0].layers[0].blob_digest).unlink()
+    assert batch(target, [source])[0] == 0
+    assert findings(target) == []
+
+
+def test_a_merge_alone_fails_the_images_whose_blobs_have_gone(tmp_path: Path, plain: Path, carrying: Path) -> None:
+    target = tmp_path / "out"
+    batch(target, [plain], shard=Shard(1, 1))
+    batch(target, [carrying], shard=Shard(1, 1))
+    _, alone = batch(tmp_path / "alone", [plain])
+    assert alone is not None
+    blob(target, alone.images[0].layers[1].blob_digest).unlink()
+    assert merge(target) == 3
+    assert [entry["annotations"]["org.opencontainers.image.ref.name"] for entry in entries(target)] == [
+        "team/carrying:1"
+    ]
+    assert findings(target) == []
+    assert batch(target, [plain, carrying])[0] == 0
+    assert len(entries(target)) == 2
+    assert findings(target) == []
+
+
+def test_what_another_command_has_named_stays(tmp_path: Path, plain: Path, carrying: Path) -> None:
+    """No journal knows of it."""
+    target = tmp_path / "out"
+    batch(target, [plain])
+    (target / ".migrate" / "journal.jsonl").unlink()
+    batch(target, [plain, carrying])
+    assert len(entries(target)) == 2
+    assert findings(target) == []
+
+
+def test_what_the_index_names_stays_when_the_next_shard_brings_better(
+    tmp_path: Path, plain: Path, carrying: Path
+) -> None:
+    """Shard, merge, shard, merge: the second merge sees a carried blob that the first one did not."""
+    target = tmp_path / "out"
+    twin = write(tmp_path / "twin.tar", "plain", gzip.compress(BASE, 9, mtime=0))
+    batch(target, [plain], shard=Shard(1, 1))
+    assert merge(target) == 0
+    before = entries(target)
+    batch(target, [plain, twin], shard=Shard(1, 1))
+    assert merge(target) == 0
+    assert entries(target) == before
+    assert findings(target) == []
+
+
+# --- pairs of options --------------------------------------------------------------------------------------------
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "oci": {"format": Format.OCI},
+    "none": {"compression": Compression.NONE},
+    "zstd": {"compression": Compression.ZSTD, "format": Format.OCI},
+    "fast": {"compression": Compression.GZIP_FAST},
+    "level": {"compression_level": 9},
+    "keep": {"empty_layers": EmptyLayers.KEEP},
+    "image": {"images": ("team/plain",)},
+    "all": {"all_layers": True},
+    "platform": {"platform": Platform(os="linux", architecture="arm", variant="v7")},
+    "fill": {"fill_platform": True},
+    "first": {"on_conflict": OnConflict.FIRST},
+    "keep-all": {"on_conflict": OnConflict.KEEP_ALL},
+    "rename": {"renames": (("^team/", "group/"),)},
+    "template": {"tag_template": "{repo}:{tag}-{created:%Y}"},
+    "strict": {"strict": True},
+    "salvage": {"salvage": True},
+    "ratio": {"max_ratio": 3},
+}
+"""Every option of `ConvertOptions` that changes what comes out of an archive."""
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A layer that one archive carries compressed, an empty one, a manifest of its own, a name that two claim, an
+    image that names no platform, one that lost a layer, a layer that compresses a hundredfold, a file that is none."""
+    folder = tmp_path_factory.mktemp("repeated") / "shelf"
+    folder.mkdir()
+    write(folder / "1.tar", "plain", BASE)
+    write(folder / "2.tar", "carrying", gzip.compress(BASE, 0, mtime=0))
+    made = V1Archive()
+    made.layer("base", tar=BASE)
+    made.layer("empty", "base", tar=layer_tar())
+    made.tag("team/plain", "1", made.layer("newer", "empty", raw=layer_json(legacy_id("newer"), legacy_id("empty"))))
+    made.layer("cut", "base", tar=b"cut")
+    made.tag("team/lost", "1", made.layer("top", "cut"))
+    (folder / "3.tar").write_bytes(made.build())
+    write(folder / "4.tar", "zeros", gzip.compress(layer_tar("zeros", content=bytes(100_000)), 9, mtime=0))
+    case("made-oci-layout").write_plain(folder)
+    (folder / "note.txt").write_bytes(b"none\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fresh(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Report]]:
+    """What a first batch makes with each of the options."""
+    made = {}
+    for name, changes in OPTIONS.items():
+        target = tmp_path_factory.mktemp(name) / "out"
+        _, report = batch(target, [shelf], replace(GZIP, **changes))
+        assert report is not None
+        assert findings(target) == []
+        made[name] = (target, report)
+    return made
+
+
+@pytest.mark.parametrize("second", OPTIONS)
+@pytest.mark.parametrize("first", OPTIONS)
+def test_the_second_of_two_batches_makes_what_a_fresh_one_makes(
+    shelf: Path, fresh: dict[str, tuple[Path, Report]], tmp_path: Path, first: str, second: str
+) -> None:
+    target = shutil.copytree(fresh[first][0], tmp_path / "out")
+    _, report = batch(target, [shelf], replace(GZIP, **OPTIONS[second]))
+    assert report is not None
+    assert findings(target) == []
+    expected_target, expected = fresh[second]
+    assert told(target, report) == told(expected_target, expected)
+    assert report.failures == expected.failures
+    assert report.sources == expected.sources
+    listed = {entry["digest"] for entry in every_entry(target)}
+    assert {str(image.manifest_digest) for image in report.images} <= listed
+
+
+def told(target: Path, report: Report) -> list[tuple[object, ...]]:
+    """The images of a report but for the bytes of their blobs, of which those stay that stood there."""
+    return [(*identity(image), *media_types(target, image)) for image in report.images]
+
+
+def identity(image: ReportImage) -> tuple[object, ...]:
+    layers = [(layer.legacy_id, layer.diff_id, layer.empty, layer.blob_digest is None) for layer in image.layers]
+    return (image.source, image.references, image.legacy_id, image.image_id, image.platform, image.created, layers)
+
+
+def media_types(target: Path, image: ReportImage) -> tuple[object, ...]:
+    manifest = json.loads(blob(target, image.manifest_digest).read_bytes())
+    descriptors = [manifest["config"], *manifest["layers"]]
+    return (manifest.get("mediaType"), [descriptor["mediaType"] for descriptor in descriptors])
+
+
+def every_entry(target: Path) -> list[dict[str, Any]]:
+    found = entries(target)
+    for entry in list(found):
+        if "list" in entry["mediaType"] or "index" in entry["mediaType"]:
+            found += json.loads(blob(target, entry["digest"]).read_bytes())["manifests"]
+    return found
