@@ -178,7 +178,8 @@ def _candidates(request: BatchRequest) -> list[Candidate]:
     expanded = expand(request.locations, request.lists)
     named = without_target(expanded, request.target) or expanded
     found = find_candidates(named, source_type=request.source_type)
-    read = [*named, *(candidate.location for candidate in found), *request.options.pool_files]
+    opened = [candidate.location for candidate in found if candidate.unfit is None]
+    read = [*named, *opened, *request.options.pool_files]
     refuse_to_write(read, target=request.target, files=request.output_files)
     if request.scheduler is not None:  # workers of a cluster stand in other directories
         found = [replace(candidate, location=absolute(candidate.location)) for candidate in found]

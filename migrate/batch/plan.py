@@ -39,11 +39,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One thing that may be a source. `order` is its place in the command line's expansion."""
+    """One thing that may be a source. `order` is its place in the command line's expansion; `unfit` tells why it is
+    none that can be opened."""
 
     location: str
     identity: Identity
     order: int
+    unfit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

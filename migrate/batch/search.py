@@ -17,14 +17,18 @@ from migrate.batch.plan import Candidate, Identity
 from migrate.blobio.rundir import STATE_DIRECTORY
 from migrate.errors import MigrateError, SourceUnreadableError, UsageError
 from migrate.locations import distinct_sources
+from migrate.model.legacy import SourceType
 from migrate.readers.detect import detect_directory
+from migrate.readers.parts import Parts, is_called_archive, parts_of
 
 _MAGIC: Final = frozenset("*?[")
 _LINE_BYTES: Final = 64 * 1024
-_TREE_DEPTH: Final = 12
-"""Deeper levels of a store hold layer files, whose changes show in the levels above."""
-_LAYER_TREES: Final = frozenset({"aufs", "overlay", "vfs", "btrfs", "devicemapper", "blobs", "_uploads"})
-"""Folders of stores that hold layers, not images: walking them would cost as much as reading the store."""
+_SPECIAL: Final = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def expand(locations: Iterable[str], lists: Iterable[BinaryIO] = ()) -> list[str]:
@@ -39,19 +43,18 @@ def expand(locations: Iterable[str], lists: Iterable[BinaryIO] = ()) -> list[str
 
 def find_candidates(named: Iterable[str], *, source_type: str | None = None) -> list[Candidate]:
     """Everything that may be a source, each once, in the order of `named` and sorted within a directory."""
-    found: dict[str, Identity] = {}
-    paths: list[str] = []
+    found: dict[str, tuple[Identity, str | None]] = {}
     for text in named:
         if "://" in text:
-            listed = dict(_expand_url(text))
-            found |= listed
-            paths += listed
-        else:
-            paths += _search(text, source_type)
-    return [
-        Candidate(location, found.get(location) or identify(location), order)
-        for order, location in enumerate(distinct_sources(paths))
-    ]
+            found |= {url: (identity, unfit) for url, identity, unfit in _expand_url(text) if url not in found}
+            continue
+        for location in _search(text, source_type):
+            is_named = location == text
+            if location not in found or (is_named and found[location][1] is not None):
+                found[location] = look_at(location, source_type, is_named=is_named)
+    distinct = set(distinct_sources(location for location, (_, unfit) in found.items() if unfit is None))
+    kept = [location for location, (_, unfit) in found.items() if unfit is not None or location in distinct]
+    return [Candidate(location, found[location][0], order, found[location][1]) for order, location in enumerate(kept)]
 
 
 def read_list(stream: BinaryIO) -> Iterator[str]:
@@ -93,51 +96,57 @@ def _expand(text: str) -> Sequence[str]:
 
 
 def _search(path: str, source_type: str | None) -> Iterator[str]:
-    """`path` itself, if it is a file, absent or a source as a whole; else what is below it, sorted."""
-    if source_type not in (None, "docker-archive") or not os.path.isdir(path) or _is_source(path):
+    """`path` itself, if it is a file, absent or a source; what is below it and no part of that source, sorted."""
+    if source_type not in (None, SourceType.DOCKER_ARCHIVE.value) or not os.path.isdir(path):
         yield path
         return
+    types = _types_of(path)
+    if types:
+        yield path
     try:
         names = sorted(os.listdir(path))
     except OSError:
-        yield path  # opening it will tell why it cannot be read
+        if not types:
+            yield path  # opening it will tell why it cannot be read
         return
+    parts = parts_of(Path(path), types)
     for name in names:
+        if name == STATE_DIRECTORY or parts.has(name):
+            continue
         child = os.path.join(path, name)
-        if name == STATE_DIRECTORY or (os.path.islink(child) and os.path.isdir(child)):
-            continue  # a link to a directory could lead round in a circle
-        if os.path.isdir(child):
+        if os.path.isdir(child) and not os.path.islink(child):
             yield from _search(child, source_type)
-        elif os.path.isfile(child):
+        else:
             yield child
 
 
-def _is_source(path: str) -> bool:
+def _types_of(path: str) -> list[SourceType]:
     try:
-        return bool(detect_directory(Path(path)))
+        return detect_directory(Path(path))
     except (OSError, MigrateError):
-        return False
+        return []
 
 
 # --- URLs --------------------------------------------------------------------------------------------------------
 
 
-def _expand_url(url: str) -> Iterator[tuple[str, Identity]]:
+def _expand_url(url: str) -> Iterator[tuple[str, Identity, str | None]]:
     """An object, what is below a prefix, or a glob, through fsspec; with the identity that the listing tells."""
     filesystem, path = open_url(url)
     if url.startswith(("http://", "https://")):  # no listings there
-        yield url, _identify_page(filesystem, path)
+        yield url, _identify_page(filesystem, path), None
         return
     scheme = url.partition("://")[0]
     try:
         found = filesystem.glob(path, detail=True) if _MAGIC & set(path) else filesystem.find(path, detail=True)
     except Exception as exc:
         raise SourceUnreadableError(f"{url}: cannot be listed: {exc}") from exc
-    names = sorted(name for name, facts in found.items() if facts.get("type", "file") == "file")
+    names = sorted(name for name, facts in found.items() if facts.get("type", "file") != "directory")
     if not names:
         raise UsageError(f"{url}: nothing there")
     for name in names:
-        yield f"{scheme}://{str(name).removeprefix(f'{scheme}://')}", _object_identity(found[name])
+        unfit = None if found[name].get("type", "file") == "file" else "neither a file nor a directory"
+        yield f"{scheme}://{str(name).removeprefix(f'{scheme}://')}", _object_identity(found[name]), unfit
 
 
 def _identify_page(filesystem: Any, path: str) -> Identity:
@@ -157,15 +166,31 @@ def open_url(url: str) -> tuple[Any, str]:
 # --- identity ----------------------------------------------------------------------------------------------------
 
 
-def identify(location: str) -> Identity:
-    """The identity of what stands at the path now. Never raises: what cannot be looked at has an identity, too."""
+def look_at(location: str, source_type: str | None = None, *, is_named: bool = True) -> tuple[Identity, str | None]:
+    """What stands at the path now, and why no worker shall open it: it would wait for ever, or find nothing.
+
+    Without `is_named`, the path was found in a directory. What is lost there, by its name an archive, is opened all the
+    same, and so fails. Never raises: what cannot be looked at has an identity, too.
+    """
     try:
         status = os.stat(location)
     except OSError as exc:
-        return Identity(None, f"unreadable {exc.errno}")
-    if stat.S_ISDIR(status.st_mode):
-        return Identity(None, _tree_mark(location))
-    return Identity(status.st_size, f"mtime {status.st_mtime_ns}")
+        is_failure = is_named or is_called_archive(location) or not os.path.islink(location)
+        unfit = None if is_failure else f"a link that leads nowhere ({exc.strerror})"
+        return Identity(0, f"unreadable {exc.errno}"), unfit
+    if stat.S_ISREG(status.st_mode):
+        return Identity(status.st_size, f"mtime {status.st_mtime_ns}"), None
+    if not stat.S_ISDIR(status.st_mode):
+        kind = next((name for is_kind, name in _SPECIAL if is_kind(status.st_mode)), "not a file")
+        return Identity(0, kind), f"{kind}, which batch does not read"
+    if not is_named and os.path.islink(location):
+        return Identity(0, "link"), "a link to a directory, which is not followed; name it to have it searched"
+    return Identity(None, _tree_mark(location, source_type)), None
+
+
+def identify(location: str) -> Identity:
+    """The identity of what stands at the path now."""
+    return look_at(location)[0]
 
 
 def _object_identity(facts: Mapping[str, Any]) -> Identity:
@@ -174,28 +199,36 @@ def _object_identity(facts: Mapping[str, Any]) -> Identity:
     return Identity(int(size) if size is not None else None, f"object {mark}")
 
 
-def _tree_mark(path: str) -> str:
+def _tree_mark(path: str, source_type: str | None) -> str:
     """A digest over names, sizes and times of a store's documents, without its layers' own files."""
+    types = [SourceType(source_type)] if source_type is not None else _types_of(path)
     digest = hashlib.sha256()
-    for line in _tree_lines(path, "", _TREE_DEPTH):
+    for line in _tree_lines(path, parts_of(Path(path), types), follows=SourceType.DOCKER_ROOT in types):
         digest.update(line.encode("utf-8", "surrogateescape"))
     return f"tree {digest.hexdigest()}"
 
 
-def _tree_lines(path: str, prefix: str, depth: int) -> Iterator[str]:
-    try:
-        with os.scandir(path) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except OSError as exc:
-        yield f"{prefix} {exc.errno}\n"
-        return
-    for entry in entries:
+def _tree_lines(root: str, parts: Parts, *, follows: bool) -> Iterator[str]:
+    """`follows`: folders of the root may be links, as where somebody moved `graph` to a larger disk."""
+    waiting: list[tuple[str, ...]] = [()]
+    while waiting:
+        steps = waiting.pop()
+        prefix = "".join(f"{step}/" for step in steps)
         try:
-            status = entry.stat(follow_symlinks=False)
+            with os.scandir(os.path.join(root, prefix)) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
         except OSError as exc:
-            yield f"{prefix}{entry.name} {exc.errno}\n"
+            yield f"{prefix} {exc.errno}\n"
             continue
-        is_folder = stat.S_ISDIR(status.st_mode)
-        yield f"{prefix}{entry.name} {0 if is_folder else status.st_size} {status.st_mtime_ns}\n"
-        if is_folder and depth and entry.name not in _LAYER_TREES and not entry.name.endswith("layer"):
-            yield from _tree_lines(entry.path, f"{prefix}{entry.name}/", depth - 1)
+        for entry in entries:
+            if not steps and not parts.has(entry.name):
+                continue
+            try:
+                status = entry.stat(follow_symlinks=follows and not steps)
+            except OSError as exc:
+                yield f"{prefix}{entry.name} {exc.errno}\n"
+                continue
+            is_folder = stat.S_ISDIR(status.st_mode)
+            yield f"{prefix}{entry.name} {0 if is_folder else status.st_size} {status.st_mtime_ns}\n"
+            if is_folder and parts.lists((*steps, entry.name)):
+                waiting.append((*steps, entry.name))

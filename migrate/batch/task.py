@@ -27,6 +27,7 @@ from migrate.model.legacy import LegacyLayer
 from migrate.model.options import ConvertOptions
 from migrate.readers.base import LegacySource, SourceOptions
 from migrate.readers.detect import open_source
+from migrate.readers.parts import is_called_archive
 from migrate.rehash.blobs import BlobOutput, MeasuredBlobs
 from migrate.rehash.merge import choose_blobs
 from migrate.report.document import Failure
@@ -36,7 +37,6 @@ from migrate.writers.base import ImageTarget, LinksBlobs
 _PUBLISH_BYTES: Final = 32 * 1024 * 1024
 """New blobs of so many bytes are worth a flush in the middle of a task, so that other workers learn of them."""
 _COPY_BYTES: Final = 1024 * 1024
-_ARCHIVE_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +138,8 @@ class Desk:
 
     def _convert(self, candidate: Candidate) -> Result:
         location = candidate.location
+        if candidate.unfit is not None:
+            return _skipped(UnrecognisedSourceError(f"{location}: {candidate.unfit}"))
         reading = SourceOptions(
             driver=self.order.options.driver,
             dm_data=self.order.options.dm_data,
@@ -274,10 +276,14 @@ def _unopened(candidate: Candidate, error: MigrateError) -> Result:
     """A file that no reader knows is none of ours; an empty one that is called an archive once was one."""
     if error.scope == "run":
         raise error
-    lost = candidate.identity.size == 0 and candidate.location.lower().endswith(_ARCHIVE_SUFFIXES)
+    lost = candidate.identity.size == 0 and is_called_archive(candidate.location)
     if isinstance(error, UnrecognisedSourceError) and not lost:
-        return Result(Outcome.SKIPPED, SourceRecord(), error.code, error.message)
+        return _skipped(error)
     return _judged(SourceRecord(failures=(Failure.of(error, candidate.location),)))
+
+
+def _skipped(error: MigrateError) -> Result:
+    return Result(Outcome.SKIPPED, SourceRecord(), error.code, error.message)
 
 
 def _bug(location: str, error: Exception) -> Result:

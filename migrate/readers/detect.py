@@ -49,6 +49,8 @@ def _mode_of(path: Path) -> int:
     try:
         return path.stat().st_mode
     except FileNotFoundError as error:
+        if path.is_symlink():
+            raise SourceUnreadableError(f"{path}: is a link to {os.readlink(path)}, which is not there") from error
         raise SourceUnreadableError(f"{path}: there is no such file or directory") from error
     except PermissionError as error:
         raise PermissionSourceError(f"{path}: may not be read by this user") from error

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
+import json
+import os
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -23,7 +26,7 @@ from migrate.readers.detect import open_source
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests import poison
-from tests.archives import V1Archive, layer_tar
+from tests.archives import V1Archive, layer_json, layer_tar, legacy_id
 from tests.cases import case
 from tests.registries import extract_tree
 from tests.shelves import archive, files_of, journal_of, sources_in, write_shelf
@@ -298,3 +301,52 @@ def test_every_kind_of_source_as_convert_takes_them(tmp_path: Path) -> None:
     convert(shelf, tmp_path / "convert", locations)
     one, other = files_of(tmp_path / "batch"), files_of(tmp_path / "convert")
     assert one == other
+
+
+def test_every_entry_of_a_directory_is_accounted_for(tmp_path: Path) -> None:
+    """An unpacked archive with everything else that a shelf may hold beside its members."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    with tarfile.open(fileobj=io.BytesIO(archive("unpacked"))) as unpacked:
+        unpacked.extractall(shelf, filter="tar")
+    (shelf / "beside.tar").write_bytes(archive("beside"))
+    (shelf / "absent.tar").symlink_to(".git/annex/absent")
+    (shelf / "absent.txt").symlink_to(".git/annex/absent")
+    (shelf / "round").symlink_to(".")
+    (tmp_path / "out").mkdir()
+    (shelf / "target").symlink_to(tmp_path / "out")
+    os.mkfifo(shelf / "pipe.tar")
+    outcome = run(shelf, tmp_path / "out")
+    names = {kind: [Path(path).name for path in paths] for kind, paths in outcome.lists.items()}
+    assert names == {
+        Outcome.CONVERTED: ["shelf", "beside.tar"],
+        Outcome.FAILED: ["absent.tar"],
+        Outcome.SKIPPED: ["absent.txt", "pipe.tar", "round", "target"],
+    }
+    assert outcome.head is not None
+    (failure,) = outcome.head.failures
+    assert failure.message == f"{shelf}/absent.tar: is a link to .git/annex/absent, which is not there"
+    notes = {Path(row.location).name: row.warnings for row in outcome.head.sources}
+    assert notes["pipe.tar"] == (f"{shelf}/pipe.tar: a pipe, which batch does not read",)
+    (shelf / "absent.tar").unlink()
+    (shelf / "absent.tar").write_bytes(archive("absent"))
+    again = run(shelf, tmp_path / "out")
+    assert [Path(path).name for path in again.lists[Outcome.FAILED]] == []
+    assert again.account.already_done == 6
+
+
+def test_a_tag_that_moves_in_a_registry_is_noticed(tmp_path: Path) -> None:
+    registry = tmp_path / "shelf" / "registry"
+    base = legacy_id("base")
+    folder = registry / "images" / base
+    folder.mkdir(parents=True)
+    (folder / "json").write_bytes(layer_json(base))
+    (folder / "ancestry").write_text(json.dumps([base]))
+    (folder / "layer").write_bytes(gzip.compress(layer_tar("base.txt"), mtime=0))
+    tags = registry / "repositories" / "acme" / "player"
+    tags.mkdir(parents=True)
+    for text in (base, f"{base}\n"):
+        (tags / "tag_1").write_text(text)
+        outcome = run(tmp_path / "shelf", tmp_path / "out")
+        assert outcome.account.already_done == 0
+        assert outcome.read_report().images[0].references == ("acme/player:1",)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -31,16 +33,44 @@ def test_directories_are_searched_in_the_order_of_names(tmp_path: Path) -> None:
     assert [candidate.order for candidate in found] == [0, 1, 2, 3, 4]
 
 
-def test_a_directory_that_is_a_source_is_one_source(tmp_path: Path) -> None:
-    unpacked = tmp_path / "unpacked"
+def unpack(directory: Path, name: str = "base") -> None:
     archive = V1Archive()
-    archive.tag("app", "1", archive.layer("base"))
-    for name, content in archive.members:
-        (unpacked / name).parent.mkdir(parents=True, exist_ok=True)
+    archive.tag("app", "1", archive.layer(name))
+    for member, content in archive.members:
+        (directory / member).parent.mkdir(parents=True, exist_ok=True)
         assert isinstance(content, bytes)
-        (unpacked / name).write_bytes(content)
+        (directory / member).write_bytes(content)
+
+
+def test_a_directory_that_is_a_source_is_one_source(tmp_path: Path) -> None:
+    unpack(tmp_path / "unpacked")
     (tmp_path / "other.tar").write_bytes(build_tar([]))
     assert names(search(str(tmp_path)), tmp_path) == ["other.tar", "unpacked"]
+
+
+def test_what_lies_beside_the_members_of_an_archive_is_searched(tmp_path: Path) -> None:
+    unpack(tmp_path)
+    unpack(tmp_path / "more" / "unpacked", "other")
+    for name in ("a.tar", "more/b.tar", "readme"):
+        (tmp_path / name).write_bytes(b"x")
+    assert names(search(str(tmp_path)), tmp_path) == [".", "a.tar", "more/b.tar", "more/unpacked", "readme"]
+
+
+def test_what_a_manifest_names_belongs_to_its_archive(tmp_path: Path) -> None:
+    """Builders give configs and layers any name."""
+    entry = {"Config": "conf", "RepoTags": None, "Layers": ["./layer.tar.gz", "deep/er/layer.tar", "../out.tar"]}
+    (tmp_path / "manifest.json").write_text(json.dumps([entry]))
+    for name in ("conf", "layer.tar.gz", "deep/er/layer.tar", "a.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert names(search(str(tmp_path)), tmp_path) == [".", "a.tar"]
+
+
+def test_a_stray_manifest_hides_nothing(tmp_path: Path) -> None:
+    for content in (b"[]", b"{", b"[1]"):
+        (tmp_path / "manifest.json").write_bytes(content)
+        (tmp_path / "a.tar").write_bytes(b"x")
+        assert names(search(str(tmp_path)), tmp_path) == [".", "a.tar"]
 
 
 def test_each_source_counts_once_and_where_it_is_named_first(tmp_path: Path) -> None:
@@ -100,13 +130,81 @@ def test_a_glob_without_a_match_and_a_binary_list_are_refused(tmp_path: Path) ->
         expand([], [io.BytesIO(b"\0" * 100)])
 
 
-def test_links_to_files_count_and_links_to_directories_do_not(tmp_path: Path) -> None:
-    (tmp_path / "real.tar").write_bytes(b"x")
-    (tmp_path / "link.tar").symlink_to("real.tar")
-    (tmp_path / "round").symlink_to(".")
-    (tmp_path / "dangling.tar").symlink_to("gone")
-    os.mkfifo(tmp_path / "pipe")
-    assert names(search(str(tmp_path)), tmp_path) == ["link.tar", "real.tar"]
+def test_nothing_is_left_out_without_a_word(tmp_path: Path) -> None:
+    """What no worker shall open says why; what is lost is opened, and fails."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    (shelf / "real.tar").write_bytes(b"x")
+    (shelf / "link.tar").symlink_to("real.tar")
+    (shelf / "round").symlink_to(".")
+    (shelf / "gone.tar").symlink_to("gone")
+    (shelf / "gone.txt").symlink_to("gone")
+    (shelf / "loop.TGZ").symlink_to("loop.TGZ")
+    (shelf / "loop.txt").symlink_to("loop.txt")
+    os.mkfifo(shelf / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(shelf / "socket"))
+    found = {candidate.location: candidate.unfit for candidate in search(str(shelf))}
+    told = {Path(location).name: unfit for location, unfit in found.items()}
+    assert told == {
+        "gone.tar": None,
+        "gone.txt": "a link that leads nowhere (No such file or directory)",
+        "link.tar": None,
+        "loop.TGZ": None,
+        "loop.txt": "a link that leads nowhere (Too many levels of symbolic links)",
+        "pipe": "a pipe, which batch does not read",
+        "real.tar": None,
+        "round": "a link to a directory, which is not followed; name it to have it searched",
+        "socket": "a socket, which batch does not read",
+    }
+
+
+def test_what_may_not_be_looked_at_is_left_to_a_worker_to_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory without `x` can be listed, and nothing in it be looked at."""
+    (tmp_path / "readme").write_bytes(b"x")
+
+    there = os.stat(tmp_path)
+
+    def refuse(path: str, **flags: object) -> os.stat_result:
+        if os.fspath(path) == str(tmp_path):
+            return there
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    (found,) = search(str(tmp_path))
+    assert (found.location, found.unfit) == (str(tmp_path / "readme"), None)
+
+
+def test_what_is_named_is_taken_at_its_word(tmp_path: Path) -> None:
+    """But for pipes: a worker would wait for ever."""
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf" / "a.tar").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("shelf")
+    (tmp_path / "gone.txt").symlink_to("gone")
+    os.mkfifo(tmp_path / "pipe.tar")
+    found = search(*[f"{tmp_path}/{name}" for name in ("link", "gone.txt", "pipe.*")])
+    assert names(found, tmp_path) == ["link/a.tar", "gone.txt", "pipe.tar"]
+    assert [candidate.unfit for candidate in found] == [None, None, "a pipe, which batch does not read"]
+
+
+def test_a_link_that_is_found_and_then_named_is_a_source(tmp_path: Path) -> None:
+    unpack(tmp_path / "unpacked")
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf" / "link").symlink_to(tmp_path / "unpacked")
+    found = search(str(tmp_path / "shelf"), str(tmp_path / "shelf" / "link"))
+    assert [(candidate.location, candidate.unfit) for candidate in found] == [(str(tmp_path / "shelf" / "link"), None)]
+
+
+def test_a_link_that_is_not_followed_stands_for_nothing(tmp_path: Path) -> None:
+    unpack(tmp_path / "unpacked")
+    (tmp_path / "link").symlink_to("unpacked")
+    found = search(str(tmp_path))
+    assert [(Path(candidate.location).name, candidate.unfit is None) for candidate in found] == [
+        ("link", False),
+        ("unpacked", True),
+    ]
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
@@ -128,12 +226,105 @@ def test_the_identity_of_a_file_is_its_size_and_time(tmp_path: Path) -> None:
     assert identify(str(tmp_path / "gone")) != before
 
 
-def test_the_identity_of_a_store_follows_its_documents(tmp_path: Path) -> None:
-    root = tmp_path / "graph" / ("a" * 64)
-    root.mkdir(parents=True)
-    (root / "json").write_bytes(b"{}")
+def grow(path: Path, content: bytes = b"x") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+ID = "a" * 64
+NAMES = ("acme/player", "vfs/app", "library/overlay", "blobs/btrfs", "devicemapper/aufs")
+STORES: dict[str, tuple[list[str], list[str], list[str]]] = {
+    "archive": (
+        [f"{ID}/json", f"{ID}/layer.tar"],
+        [f"{ID}/VERSION", "manifest.json", "repositories", f"{'b' * 64}/json", "named/json", "blobs/sha256/x"],
+        ["a.tar", "readme", "shelf/b.tar"],
+    ),
+    "root": (
+        [f"graph/{ID}/json", "repositories-aufs"],
+        [f"graph/{ID}/layersize", "containers/c/config.json", "vfs/dir/new/x", "image/aufs/x", "overlay/new/root/x"],
+        [f"graph/{ID}/layer/etc/x", "vfs/dir/old/etc/x", "volumes/v/x", "containers/c/rootfs/etc/x", "old.tar"],
+    ),
+    "v1": (
+        [f"images/{ID}/json", f"images/{ID}/layer", *(f"repositories/{name}/tag_old" for name in NAMES)],
+        [f"images/{ID}/ancestry", *(f"repositories/{name}/tag_{tag}" for name in NAMES for tag in ("old", "new"))],
+        ["docker-registry.db", "a.tar"],
+    ),
+    "v2": (
+        [
+            "docker/registry/v2/repositories/app/_layers/x",
+            "docker/registry/v2/blobs/sha256/aa/x/data",
+            *(f"docker/registry/v2/repositories/{name}/_manifests/tags/old/current/link" for name in NAMES),
+        ],
+        [
+            "docker/registry/v2/blobs/sha256/ab/y/data",
+            *(
+                f"docker/registry/v2/repositories/{name}/_manifests/tags/{tag}/current/link"
+                for name in (*NAMES, "a/b/c/d/e/f/g/h/i/j")
+                for tag in ("new", "old")
+            ),
+        ],
+        ["docker/registry/v2/repositories/app/_uploads/u/data", "a.tar", "docker/registry/v2/blobs/sha256/aa/x/more"],
+    ),
+}
+"""Of each kind of store: what makes it one, what changes it, and what does not."""
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_the_identity_of_a_store_follows_its_documents(tmp_path: Path, kind: str) -> None:
+    standing, changing, _ = STORES[kind]
+    for name in standing:
+        grow(tmp_path / name)
+    assert next(iter(search(str(tmp_path)))).location == str(tmp_path)
     before = identify(str(tmp_path))
     assert before.size is None
+    for name in (*changing, standing[0]):
+        grow(tmp_path / name, b"other")
+        after = identify(str(tmp_path))
+        assert after != before, name
+        assert identify(str(tmp_path)) == after
+        before = after
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_nothing_else_changes_the_identity_of_a_store(tmp_path: Path, kind: str) -> None:
+    standing, _, others = STORES[kind]
+    for name in (*standing, *others):
+        grow(tmp_path / name)
+    before = identify(str(tmp_path))
+    for name in others:
+        grow(tmp_path / name, b"other")
     assert identify(str(tmp_path)) == before
-    (root / "json").write_bytes(b"{ }")
-    assert identify(str(tmp_path)) != before
+
+
+def test_a_graph_that_somebody_moved_is_followed(tmp_path: Path) -> None:
+    grow(tmp_path / "disk" / ID / "json")
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "graph").symlink_to(tmp_path / "disk")
+    before = identify(str(tmp_path / "docker"))
+    grow(tmp_path / "disk" / ("b" * 64) / "json")
+    assert identify(str(tmp_path / "docker")) != before
+
+
+def test_the_source_type_that_is_named_tells_what_belongs_to_the_store(tmp_path: Path) -> None:
+    """A root and a registry in one directory: it is none of them by itself."""
+    for name in (f"graph/{ID}/json", f"images/{ID}/json"):
+        grow(tmp_path / name)
+
+    def mark(source_type: str | None) -> str:
+        (candidate,) = find_candidates([str(tmp_path)], source_type=source_type)
+        return candidate.identity.mark
+
+    marks = [mark(kind) for kind in (None, "docker-root", "registry-v1")]
+    grow(tmp_path / "repositories" / "a" / "b" / "tag_c")
+    after = [mark(kind) for kind in (None, "docker-root", "registry-v1")]
+    assert [one == other for one, other in zip(marks, after, strict=True)] == [False, True, False]
+
+
+def test_objects_that_are_no_files_are_told(tmp_path: Path) -> None:
+    grow(tmp_path / "a.tar")
+    os.mkfifo(tmp_path / "pipe")
+    found = search(f"file://{tmp_path}")
+    assert {Path(candidate.location).name: candidate.unfit for candidate in found} == {
+        "a.tar": None,
+        "pipe": "neither a file nor a directory",
+    }

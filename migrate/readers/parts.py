@@ -1,0 +1,147 @@
+"""What of a directory belongs to the source that it is, and which folders of it hold documents rather than layers.
+
+The rest are strangers: an archive that lies beside the members of an unpacked one is a source of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from migrate.blobio.limits import JSON_BYTES
+from migrate.distribution.layout import ROOTS
+from migrate.documents.docker_archive import parse_archive_manifest
+from migrate.errors import MigrateError
+from migrate.model.legacy import SourceType
+from migrate.readers.docker_archive import MANIFEST
+from migrate.readers.members import clean_name, is_archive_member
+
+ARCHIVE_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
+Steps = Sequence[str]
+"""The names that lead from the source's directory to a folder in it."""
+
+
+def is_called_archive(name: str) -> bool:
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+class Parts(Protocol):
+    def has(self, name: str, /) -> bool:
+        """True if this entry of the directory belongs to the source."""
+
+    def lists(self, steps: Steps, /) -> bool:
+        """True for a folder whose entries tell by their names, sizes and times that the source has changed."""
+
+
+class ArchiveParts:
+    """An unpacked `docker save` archive: folders of layers, and what manifest.json names, whatever it is called."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._named = frozenset(_first_steps(path))
+
+    def has(self, name: str, /) -> bool:
+        if name in self._named or is_archive_member(name) or is_archive_member(f"{name}/"):
+            return True
+        return any(os.path.lexists(self._path / name / member) for member in ("json", "layer.tar"))
+
+    def lists(self, steps: Steps, /) -> bool:
+        return True
+
+
+def _first_steps(path: Path) -> Iterator[str]:
+    try:
+        with open(path / MANIFEST, "rb") as stream:
+            found = parse_archive_manifest(stream.read(JSON_BYTES + 1))
+    except (OSError, MigrateError):
+        return
+    for entry in found:
+        for name in (entry.config, *entry.layers):
+            yield (clean_name(name) or "").partition("/")[0]
+
+
+class RootParts:
+    """A Docker root. Whatever an engine may have put there is part of it, but for files that are called archives, and
+    folders that no engine made."""
+
+    _DRIVERS: Final = frozenset({"aufs", "btrfs", "devicemapper", "overlay", "vfs", "zfs"})
+    _DOCUMENTS: Final = frozenset({"graph", "containers", "image"})
+    _OTHERS: Final = frozenset(
+        {"builder", "buildkit", "execdriver", "init", "lost+found", "lxc", "network", "nuke", "overlay2", "plugins"}
+        | {"runtimes", "swarm", "tmp", "trust", "volumes"}
+    )
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def has(self, name: str, /) -> bool:
+        if (self._path / name).is_dir():
+            return name in self._DRIVERS | self._DOCUMENTS | self._OTHERS
+        return not is_called_archive(name)
+
+    def lists(self, steps: Steps, /) -> bool:
+        """Down to `graph/<id>` and `overlay/<id>`, or `vfs/dir`: below stand the files of layers and containers."""
+        return len(steps) <= 2 and steps[0] in self._DRIVERS | self._DOCUMENTS
+
+
+class RegistryV1Parts:
+    """A v1 registry's storage: its layers are files, so that all folders hold documents."""
+
+    def has(self, name: str, /) -> bool:
+        return name in ("images", "repositories")
+
+    def lists(self, steps: Steps, /) -> bool:
+        return True
+
+
+class RegistryV2Parts:
+    """A v2 registry's storage, from wherever in it the directory begins."""
+
+    def __init__(self, path: Path) -> None:
+        found = (root for root in ROOTS if (path / root / "repositories").is_dir() and (path / root / "blobs").is_dir())
+        self._root = tuple(step for step in next(found, "").split("/") if step)
+
+    def has(self, name: str, /) -> bool:
+        return name == self._root[0] if self._root else name in ("blobs", "repositories")
+
+    def lists(self, steps: Steps, /) -> bool:
+        """`blobs/sha256/<two digits>` tells of blobs that come and go; no repository is called `_uploads`."""
+        depth = len(self._root)
+        if tuple(steps[:depth]) != self._root[: len(steps)]:
+            return False
+        inner = steps[depth:]
+        if inner and inner[0] == "blobs":
+            return len(inner) <= 3
+        return "_uploads" not in inner
+
+
+class SeveralParts:
+    """A directory that looks like more than one source: nothing is converted before somebody says which."""
+
+    def __init__(self, kinds: Sequence[Parts]) -> None:
+        self._kinds = kinds
+
+    def has(self, name: str, /) -> bool:
+        return any(kind.has(name) for kind in self._kinds)
+
+    def lists(self, steps: Steps, /) -> bool:
+        return any(kind.has(steps[0]) and kind.lists(steps) for kind in self._kinds)
+
+
+def parts_of(path: Path, types: Sequence[SourceType]) -> Parts:
+    """`types` are those that claim the directory (`detect_directory`), or the one that the user named."""
+    kinds: dict[SourceType, Parts] = {}
+    for kind in types:
+        match kind:
+            case SourceType.DOCKER_ARCHIVE:
+                kinds[kind] = ArchiveParts(path)
+            case SourceType.DOCKER_ROOT:
+                kinds[kind] = RootParts(path)
+            case SourceType.REGISTRY_V1:
+                kinds[kind] = RegistryV1Parts()
+            case SourceType.REGISTRY_V2:
+                kinds[kind] = RegistryV2Parts(path)
+    return next(iter(kinds.values())) if len(kinds) == 1 else SeveralParts(list(kinds.values()))
