@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from migrate.batch.plan import Outcome
-from migrate.report.document import Duplicate, Failure, Report
+from migrate.report.document import Duplicate, Failure, Report, SourceRow
 from migrate.report.tables import printable
 from migrate.report.tally import LayerTally
 from migrate.report.units import count, format_share, format_size
@@ -64,6 +64,8 @@ def _lines(account: Account, exact: bool) -> Iterator[str]:
         yield f"  {'stored, compressed':<34}{format_size(totals.blob_bytes, exact=exact):>12}"
     yield from _repeated(tally, report.duplicates, exact)
     yield from _failures(report.failures)
+    if not totals.images:
+        yield from _skipped(report.sources)
 
 
 def _repeated(tally: LayerTally, duplicates: Sequence[Duplicate], exact: bool) -> Iterator[str]:
@@ -89,3 +91,15 @@ def _failures(failures: Sequence[Failure]) -> Iterator[str]:
         yield f"  {printable(row.source)}: {printable(what)}: {printable(row.message)}"
     if len(failures) > _SHOWN:
         yield f"  and {len(failures) - _SHOWN:,} more; the report has them all"
+
+
+def _skipped(sources: Iterable[SourceRow]) -> Iterator[str]:
+    """Where nothing came out, people want to know why nothing was taken for an image."""
+    reasons = [reason for row in sources for reason in row.warnings]
+    if reasons:
+        yield ""
+        yield "Skipped"
+    for reason in reasons[:_SHOWN]:
+        yield f"  {printable(reason)}"
+    if len(reasons) > _SHOWN:
+        yield f"  and {len(reasons) - _SHOWN:,} more; the report has them all"

@@ -188,11 +188,6 @@ def look_at(location: str, source_type: str | None = None, *, is_named: bool = T
     return Identity(None, _tree_mark(location, source_type)), None
 
 
-def identify(location: str) -> Identity:
-    """The identity of what stands at the path now."""
-    return look_at(location)[0]
-
-
 def _object_identity(facts: Mapping[str, Any]) -> Identity:
     size = facts.get("size")
     mark = facts.get("ETag") or facts.get("etag") or facts.get("LastModified") or facts.get("mtime")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from migrate.batch.account import render_account
 from migrate.batch.batch import BatchOutcome, BatchRequest, merge_batch, run_batch, unfinished_shards
 from migrate.batch.executors import ProcessPool, ThreadPool, WorkerPool, open_pool
 from migrate.batch.plan import Outcome, Shard
@@ -350,3 +351,15 @@ def test_a_tag_that_moves_in_a_registry_is_noticed(tmp_path: Path) -> None:
         outcome = run(tmp_path / "shelf", tmp_path / "out")
         assert outcome.account.already_done == 0
         assert outcome.read_report().images[0].references == ("acme/player:1",)
+
+
+def test_where_nothing_is_converted_the_account_tells_why(tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    (shelf / "manifest.json").write_bytes(b"[]")
+    outcome = run(shelf, tmp_path / "out")
+    assert outcome.exit_code == 4
+    assert f"Skipped\n  {shelf}: holds no image\n" in render_account(outcome.account)
+    for number in range(12):
+        (shelf / f"{number}.txt").write_bytes(b"x")
+    assert "  and 3 more; the report has them all\n" in render_account(run(shelf, tmp_path / "out").account)

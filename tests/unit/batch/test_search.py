@@ -10,14 +10,18 @@ from typing import BinaryIO
 
 import pytest
 
-from migrate.batch.plan import Candidate
-from migrate.batch.search import expand, find_candidates, identify, list_line, read_list
+from migrate.batch.plan import Candidate, Identity
+from migrate.batch.search import expand, find_candidates, list_line, look_at, read_list
 from migrate.errors import UsageError
 from tests.archives import V1Archive, build_tar
 
 
 def search(*locations: str, lists: Sequence[BinaryIO] = ()) -> list[Candidate]:
     return find_candidates(expand(locations, lists))
+
+
+def identify(path: str) -> Identity:
+    return look_at(path)[0]
 
 
 def names(found: list[Candidate], root: Path) -> list[str]:

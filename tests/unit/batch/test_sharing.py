@@ -12,7 +12,7 @@ from migrate.batch import task as batch_task
 from migrate.batch.layers import KnownLayer, KnownLayers
 from migrate.batch.plan import Candidate, Outcome
 from migrate.batch.records import Role
-from migrate.batch.search import identify
+from migrate.batch.search import look_at
 from migrate.batch.state import LocalState
 from migrate.batch.task import Desk, WorkOrder
 from migrate.model.digest import DiffID, Digest
@@ -49,7 +49,7 @@ def archive(directory: Path, name: str, size: int = 400_000) -> Candidate:
     made.tag("app", name, made.layer(name, "base"))
     path = directory / f"{name}.tar"
     path.write_bytes(made.build())
-    return Candidate(str(path), identify(str(path)), 0)
+    return Candidate(str(path), look_at(str(path))[0], 0)
 
 
 def order(target: Path, run: str = "a" * 16) -> WorkOrder:
