@@ -15,7 +15,7 @@ from migrate import __version__
 from migrate.batch.account import Account
 from migrate.batch.executors import WorkerPool, open_pool
 from migrate.batch.journal import JournalWriter, is_running, journal_name, journal_paths
-from migrate.batch.ledger import Ledger
+from migrate.batch.ledger import Ledger, Wants
 from migrate.batch.merge import Merge
 from migrate.batch.plan import Candidate, Outcome, Plan, Shard, plan_tasks
 from migrate.batch.recipe import options_document, parse_options, recipe_of
@@ -86,8 +86,9 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
     started = utc_now()
     candidates = _candidates(request)
     with _workplace(request) as (state, target, journal):
-        ledger = Ledger.read(state)
         recipe = recipe_of(request.options, request.source_type)
+        wants = _wants(candidates, recipe)
+        ledger = Ledger.read(state, wants)
         pool = pools(request.executor, request.options.jobs, request.scheduler)
         try:
             plan = _plan(request, ledger, candidates, recipe, pool.workers, target)
@@ -97,7 +98,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
             pool.stop(at_once=True)
             raise
         TaskRun(order, plan, pool, journal, progress).run()
-        ledger = Ledger.read(state)
+        ledger = Ledger.read(state, wants)
         locations = [candidate.location for candidate in candidates]
         if request.shard is not None:
             return _shard_outcome(ledger, locations, len(plan.done))
@@ -112,7 +113,7 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
         options, reported = _common_options(target, state)
     request = BatchRequest(target=target, options=options, report_options=reported)
     with _workplace(request) as (state, opened, journal):
-        ledger = Ledger.read(state)
+        ledger = _read_shards(state)
         refuse_to_write(list(ledger.sources), files=output_files)
         locations = ledger.current()
         return _merge(ledger, locations, request, opened, journal, progress, started, len(locations))
@@ -135,7 +136,7 @@ def _common_options(target: str, state: Path) -> tuple[ConvertOptions, Mapping[s
 def unfinished_shards(target: str) -> list[str]:
     """What is missing before the shards of a target make a whole: sentences for people."""
     with open_state(target) as state:
-        ledger = Ledger.read(state)
+        ledger = _read_shards(state)
     problems = []
     seen: dict[int, set[int]] = {}
     for path, opening in sorted(ledger.runs.items()):
@@ -199,12 +200,25 @@ def _plan(
     finished = ledger.finished()
     plan = plan_tasks(candidates, finished, recipe, workers=workers, retry_failed=request.retry_failed)
     locations = [candidate.location for candidate in candidates]
-    others = [place for place, _ in ledger.settled(locations)]
+    others = [place for place, _ in ledger.others(locations)]
     lost = sources_without_blobs(ledger.places(plan.done), others, request.options, target)
     if not lost:
         return plan
     finished = {location: known for location, known in finished.items() if location not in lost}
     return plan_tasks(candidates, finished, recipe, workers=workers, retry_failed=request.retry_failed)
+
+
+def _wants(candidates: Sequence[Candidate], recipe: str) -> Wants:
+    """Lines of the sources as they stand there now, read as this run reads them. Two journals may know of one source,
+    and their seconds do not tell which line is the newer one."""
+    identities = {candidate.location: candidate.identity for candidate in candidates}
+    return lambda source, known: known.recipe == recipe and known.identity == identities.get(source)
+
+
+def _read_shards(state: Path) -> Ledger:
+    """The journals as a merge takes them: what was read with the options of the latest runs comes before the rest."""
+    recipes = {opening["recipe"] for opening in Ledger.read(state).runs.values()}
+    return Ledger.read(state, lambda _, known: known.recipe in recipes)
 
 
 def _opening(request: BatchRequest, plan: Plan, recipe: str, started: str) -> dict[str, Any]:
@@ -249,7 +263,7 @@ def _merge(
         target=target,
         progress=progress,
         report_options=request.report_options,
-        older=ledger.settled(locations),
+        older=ledger.others(locations),
     )
     with target_errors("a temporary file"):
         spool = cast(BinaryIO, tempfile.TemporaryFile(dir=request.temporary_directory))  # noqa: SIM115 - the outcome has it

@@ -17,6 +17,8 @@ from migrate.model.image import Descriptor, StoredBlob
 
 _RANK: Final = {Role.KEPT: 0, Role.CARRIED: 1, Role.MADE: 2, Role.FOUND: 3}
 
+_BEFORE_ALL: Final = -1
+
 _Candidate = tuple[bool, bool, int, int, StoredBlob]
 """In another compression; not named by the index; generation; rank of its role; the blob."""
 
@@ -65,6 +67,16 @@ class BlobChoice:
             self._best[diff_id] = candidate
         if best is not None and best[-1] != candidate[-1]:
             self._others |= {best[-1].digest, candidate[-1].digest}
+
+    def prefer_named(self, find: Callable[[DiffID, Collection[Digest]], StoredBlob | None]) -> None:
+        """After the last record: what another command has put into the index has none. `find` gives a blob of a layer
+        of those digests. One that only carried-over manifests name is no reason to leave another that images have."""
+        named = set(self._named) - self._kept
+        for diff_id, (is_foreign, is_unnamed, _, _, best) in sorted(self._best.items()) if named else ():
+            if is_foreign or is_unnamed or best.digest in self._kept:
+                blob = find(diff_id, named)
+                if blob is not None and blob.compression == self._compression and self._stands(blob):
+                    self._consider(diff_id, (False, False, _BEFORE_ALL, 0, blob))
 
     def blob(self, diff_id: DiffID) -> StoredBlob:
         """IntegrityError where no blob of the layer is left."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from migrate.batch.journal import JOURNAL_NAME, Line, Place, iter_lines, journal
 from migrate.batch.merge import MergeSource
 from migrate.batch.plan import Finished, Outcome
 
+Wants = Callable[[str, Finished], bool]
+"""Whether a line about the source is what the reader of the journals is after."""
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The last line of one source."""
+    """The line of one source that counts."""
 
     finished: Finished
     place: Place
@@ -24,9 +27,12 @@ class Known:
     generation: int
     message: str | None
     seconds: int
+    is_wanted: bool = False
 
     def replaces(self, other: Known) -> bool:
         """A journal is in the order of time; between two of them, merges tell, and else their machines' clocks."""
+        if self.is_wanted != other.is_wanted:
+            return self.is_wanted
         if self.place.path == other.place.path:
             return self.place.offset > other.place.offset
         return (self.generation, self.seconds) >= (other.generation, other.seconds)
@@ -34,9 +40,8 @@ class Known:
 
 @dataclass(slots=True)
 class Ledger:
-    """`runs` are the opening lines of runs, by journal; `replaced` are records that newer lines stand for, in
-    generations that a merge has closed. `ends` tells, by the names of the journals, how many bytes of each were read.
-    """
+    """`runs` are the opening lines of runs, by journal; `replaced` are records that another line of their source stands
+    for. `ends` tells, by the names of the journals, how many bytes of each were read."""
 
     sources: dict[str, Known] = field(default_factory=dict)
     replaced: list[tuple[Place, int]] = field(default_factory=list)
@@ -44,14 +49,18 @@ class Ledger:
     lines: dict[Path, int] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
     merges: int = 0
+    _wants: Wants | None = None
     _closed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     _taken: list[tuple[Mapping[str, int], frozenset[str]]] = field(default_factory=list)
     """Of each merge, how far it has read each journal, and the recipes of the sources that it took in."""
 
     @classmethod
-    def read(cls, state: Path) -> Ledger:
-        """Raises TargetError."""
-        ledger = cls()
+    def read(cls, state: Path, wants: Wants | None = None) -> Ledger:
+        """Of several lines of a source the newest counts, and one that `wants` accepts before all others.
+
+        Raises TargetError.
+        """
+        ledger = cls(_wants=wants)
         for path in sorted(journal_paths(state), key=_merges_first):
             for line in iter_lines(path):
                 ledger.take(line)
@@ -81,13 +90,15 @@ class Ledger:
         fields = line.fields
         message = fields.get("message")
         self.lines[line.place.path] = self.lines.get(line.place.path, 0) + 1
+        finished = line.finished()
         known = Known(
-            finished=line.finished(),
+            finished=finished,
             place=line.place,
             order=fields["order"],
             generation=self._generation(line.place),
             message=message or None,
             seconds=fields["finished"],
+            is_wanted=self._wants is not None and self._wants(fields["source"], finished),
         )
         old = self.sources.get(fields["source"])
         if old is not None:
@@ -101,11 +112,12 @@ class Ledger:
     def places(self, locations: Iterable[str]) -> dict[str, Place]:
         return {location: self.sources[location].place for location in locations}
 
-    def settled(self, locations: Iterable[str]) -> list[tuple[Place, int]]:
-        """Records outside `locations` that took part in an earlier merge: its choice of blobs stands."""
+    def others(self, locations: Iterable[str]) -> list[tuple[Place, int]]:
+        """Every record but the last ones of `locations`. Whatever became of their sources, what they say of a layer
+        counts: a merge may have settled on it, or a worker found it in the target."""
         own = set(locations)
         others = [(known.place, known.generation) for location, known in self.sources.items() if location not in own]
-        return [(place, generation) for place, generation in (*self.replaced, *others) if generation < self.merges]
+        return [*self.replaced, *others]
 
     def merge_sources(self, locations: Sequence[str]) -> list[MergeSource]:
         """Those of `locations` that are finished, in their order."""

@@ -30,7 +30,7 @@ from migrate.report.document import Failure, Report, ReportImage
 from migrate.report.json import RowEncoder, frame_rows, iter_report
 from migrate.report.model import SourceInput, build_head, image_order, image_rows
 from migrate.settlement import FinishedImage, HashedChain, Settlement
-from migrate.writers.base import ImageTarget, RemovesBlobs, TakesLargeReports
+from migrate.writers.base import ImageTarget, RemembersNamedLayers, RemovesBlobs, TakesLargeReports
 
 _PIECE_BYTES: Final = 1024 * 1024
 
@@ -48,8 +48,8 @@ class MergeSource:
 
 @dataclass(slots=True)
 class Merge:
-    """Ends one batch. `sources` are in the order that settles ties; `older` are places of records that no source has
-    any more, but whose layers an earlier merge may have settled. `run` may be called once."""
+    """Ends one batch. `sources` are in the order that settles ties; `older` are places of records that tell of blobs
+    only. `run` may be called once."""
 
     sources: Sequence[MergeSource]
     options: ConvertOptions
@@ -130,6 +130,8 @@ class Merge:
             self._warnings.update(record.warnings)
             note = (source.message or "holds no image",) if source.outcome is Outcome.SKIPPED else ()
             self._sources.append(SourceInput(location=source.location, type=record.type, warnings=note))
+        if fills(self.target, RemembersNamedLayers):
+            self._choice.prefer_named(self.target.named_blob)
 
     def _images(self, *, layers: bool = True) -> Iterator[FinishedImage]:
         """The images of all sources; the same ones, in the same order, each time. Without `layers`, their chains are

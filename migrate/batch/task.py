@@ -230,6 +230,7 @@ class Desk:
                 carried = best.get(hashed.diff_id)
                 if carried is not None and carried == hashed.carried:
                     self._copy(source, layer, carried)
+                    self.blobs.remember_blob(hashed.diff_id, carried)
                     row = replace(row, hashed=replace(hashed, blob=carried), role=Role.CARRIED)
             rows.append(row)
         return rows

@@ -88,6 +88,14 @@ class RemembersLayers(Protocol):
 
 
 @runtime_checkable
+class RemembersNamedLayers(Protocol):
+    """The same of a target that remembers every blob that a layer ever had."""
+
+    def named_blob(self, diff_id: DiffID, named: Collection[Digest], /) -> StoredBlob | None:
+        """One of the digests in `named` that holds the layer, compressed as the run asks for; proven."""
+
+
+@runtime_checkable
 class LinksBlobs(Protocol):
     """A target on a file system, which can take a blob over by hard link or reflink instead of by copy."""
 

@@ -32,6 +32,8 @@ _LINE: Final = re.compile(rb"([0-9a-f]{64}) ([a-z-]{1,16}):(-?[0-9]{1,3}) ([0-9a
 _SIZE_LINE: Final = re.compile(rb"([0-9a-f]{64}) tar ([0-9]{1,19})")
 _RECORD_BYTES: Final = 1024 * 1024 * 1024
 """Six million layers; what lies beyond is not read."""
+_MOST_BLOBS: Final = 8
+"""Of one layer. Runs make one, and sources bring some ready; a record with more of them is not written by us."""
 _BLOCK: Final = 1024 * 1024
 _FAMILIES: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip"}
 
@@ -43,27 +45,32 @@ class LayerRecord:
         self._store = store
         self._compression = options.compression
         self._level = -1 if options.compression_level is None else options.compression_level
-        self._known: dict[tuple[DiffID, str], StoredBlob] | None = None
+        self._known: dict[tuple[DiffID, str], tuple[StoredBlob, ...]] | None = None
         self._sizes: dict[DiffID, int] = {}
         self._lock = threading.Lock()
         self._fd = -1
 
-    def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None:
-        """The blob that an earlier run made of this layer in the same way; read, unpacked and found right just now."""
+    def known_blob(
+        self, diff_id: DiffID, compression: str, /, digests: Collection[Digest] | None = None
+    ) -> StoredBlob | None:
+        """The blob that an earlier run made of this layer in the same way; read, unpacked and found right just now.
+
+        Of several, the smallest, whichever was written first; only of `digests`, if there are any to choose from.
+        """
         with self._lock:
-            blob = self._read_once().get((diff_id, compression))
-        if blob is None or not self._is_right(diff_id, blob):
-            return None
-        self._store.added(blob.digest, blob.size)
-        return blob
+            blobs = self._read_once().get((diff_id, compression), ())
+        for blob in sorted(blobs, key=lambda blob: (blob.size, blob.digest)):
+            if (digests is None or blob.digest in digests) and self._is_right(diff_id, blob):
+                self._store.added(blob.digest, blob.size)
+                return blob
+        return None
 
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
         way = self._way_of(blob)
         line = f"{diff_id.hex} {way}:{self._level} {blob.digest.hex} {blob.size}\n".encode("ascii")
         with self._lock:
             known = self._read_once()
-            if known.get((diff_id, way)) != blob:
-                known[diff_id, way] = blob
+            if _add(known, (diff_id, way), blob):
                 self._append(line)
 
     def remembered_sizes(self) -> Collection[int]:
@@ -101,13 +108,13 @@ class LayerRecord:
         except OSError as exc:
             raise target_error(exc, f"{self._store.area.root}/{_PATH}") from exc
 
-    def _read_once(self) -> dict[tuple[DiffID, str], StoredBlob]:
+    def _read_once(self) -> dict[tuple[DiffID, str], tuple[StoredBlob, ...]]:
         if self._known is None:
             self._known = self._read()
         return self._known
 
-    def _read(self) -> dict[tuple[DiffID, str], StoredBlob]:
-        known: dict[tuple[DiffID, str], StoredBlob] = {}
+    def _read(self) -> dict[tuple[DiffID, str], tuple[StoredBlob, ...]]:
+        known: dict[tuple[DiffID, str], tuple[StoredBlob, ...]] = {}
         with contextlib.suppress(OSError):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(_PATH, flags, dir_fd=self._store.area.root_fd)
@@ -119,7 +126,8 @@ class LayerRecord:
                     name = way.decode("ascii")
                     kind = "gzip" if name.startswith("gzip") else name
                     blob = StoredBlob(digest=Digest(digest_hex.decode()), size=int(size), compression=kind)
-                    known[DiffID(Digest(diff_hex.decode())), name] = blob
+                    key = (DiffID(Digest(diff_hex.decode())), name)
+                    _add(known, key, blob)
         return known
 
     def _is_right(self, diff_id: DiffID, blob: StoredBlob) -> bool:
@@ -141,3 +149,12 @@ class LayerRecord:
             except (MigrateError, OSError):
                 return False
         return digest.hexdigest() == diff_id.hex
+
+
+def _add(known: dict[tuple[DiffID, str], tuple[StoredBlob, ...]], key: tuple[DiffID, str], blob: StoredBlob) -> bool:
+    """True if the blob is a new one."""
+    blobs = known.get(key, ())
+    if blob in blobs:
+        return False
+    known[key] = (*blobs[1 - _MOST_BLOBS :], blob)
+    return True

@@ -54,7 +54,8 @@ _INDEX_TYPES: Final = (MediaType.OCI_INDEX, MediaType.DOCKER_LIST)
 
 
 class OciLayout:
-    """Fills ImageTarget, ListsImages, ListsBlobs, RemembersLayers, RemembersPayloads, LinksBlobs and RemovesBlobs.
+    """Fills ImageTarget, ListsImages, ListsBlobs, RemembersLayers, RemembersNamedLayers, RemembersPayloads, LinksBlobs
+    and RemovesBlobs.
 
     Opening it creates or continues the layout.
     Raises TargetError for a directory that holds something else, or a layout whose index.json cannot be read.
@@ -314,6 +315,9 @@ class OciLayout:
 
     def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None:
         return self._record.known_blob(diff_id, compression)
+
+    def named_blob(self, diff_id: DiffID, named: Collection[Digest], /) -> StoredBlob | None:
+        return self._record.known_blob(diff_id, self._options.compression.value, named)
 
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
         self._record.remember_blob(diff_id, blob)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 
 import pytest
 
@@ -110,3 +111,26 @@ def test_another_compression_does_not_replace_the_one_that_is_asked_for() -> Non
     choice.take([row(FOREIGN, Role.CARRIED)], 0)
     choice.take([row(MADE, Role.MADE)], 1)
     assert choice.blob(DIFF_ID) == MADE
+
+
+def test_what_another_command_has_named_is_asked_for() -> None:
+    """No record tells of it; it is left alone where the chosen blob serves images of the index already."""
+    asked: list[frozenset[Digest]] = []
+
+    def find(diff_id: DiffID, named: Collection[Digest]) -> StoredBlob | None:
+        assert diff_id == DIFF_ID
+        asked.append(frozenset(named))
+        return MADE
+
+    choice = BlobChoice("gzip", named={MADE.digest, KEPT.digest})
+    choice.take([row(CARRIED, Role.CARRIED), row(KEPT, Role.KEPT)], 0)
+    choice.prefer_named(find)
+    assert choice.blob(DIFF_ID) == MADE
+    assert list(choice.losers()) == [CARRIED.digest]
+    choice = BlobChoice("gzip", named={MADE.digest, CARRIED.digest})
+    choice.take([row(CARRIED, Role.CARRIED)], 0)
+    choice.prefer_named(find)
+    assert choice.blob(DIFF_ID) == CARRIED
+    assert asked == [frozenset({MADE.digest})]
+    choose(row(CARRIED, Role.CARRIED)).prefer_named(find)
+    assert len(asked) == 1

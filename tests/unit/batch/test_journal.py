@@ -169,15 +169,15 @@ def test_the_last_line_of_a_source_counts(tmp_path: Path) -> None:
     assert ledger.outcomes()[Outcome.CONVERTED] == ["/a.tar", "/b.tar", "/c.tar"]
 
 
-def test_only_records_of_closed_generations_are_settled(tmp_path: Path) -> None:
+def test_a_merge_begins_a_generation(tmp_path: Path) -> None:
     write(tmp_path, entry("/a.tar"), entry("/b.tar"))
-    assert Ledger.read(tmp_path).settled(["/a.tar"]) == []
+    assert [generation for _, generation in Ledger.read(tmp_path).others(["/a.tar"])] == [0]
     journal = JournalWriter(tmp_path, None)
     journal.note(merged({journal.path.name: journal.path.stat().st_size}))
     journal.append(entry("/a.tar"))
     journal.close()
     ledger = Ledger.read(tmp_path)
-    assert [generation for _, generation in ledger.settled(["/a.tar"])] == [0, 0]
+    assert [generation for _, generation in ledger.others(["/a.tar"])] == [0, 0]
     (source,) = ledger.merge_sources(["/a.tar", "/gone.tar"])
     assert source.generation == 1
 
@@ -196,7 +196,12 @@ def test_a_merge_closes_what_it_has_read_of_every_journal(tmp_path: Path) -> Non
         source.location: source.generation for source in ledger.merge_sources(["/a.tar", "/b.tar", "/c.tar", "/d.tar"])
     }
     assert generations == {"/a.tar": 0, "/b.tar": 1, "/c.tar": 1, "/d.tar": 1}
-    assert [place.path.name for place, _ in ledger.settled([])] == [first.name]
+    assert sorted((place.path.name, generation) for place, generation in ledger.others([])) == [
+        (first.name, 0),
+        (first.name, 1),
+        ("journal-2-of-2.jsonl", 1),
+        ("journal.jsonl", 1),
+    ]
 
 
 def test_of_two_journals_the_newer_line_of_a_source_counts(tmp_path: Path) -> None:
@@ -209,6 +214,15 @@ def test_of_two_journals_the_newer_line_of_a_source_counts(tmp_path: Path) -> No
     assert ledger.sources["/a.tar"].place.path == shard
     assert [place.path for place, _ in ledger.replaced] == [path]
     assert ledger.finished()["/a.tar"].outcome is Outcome.CONVERTED
+
+
+def test_a_line_that_is_wanted_counts_before_a_newer_one(tmp_path: Path) -> None:
+    """Two journals that were written within a second of each other do not tell which came first."""
+    path = write(tmp_path, entry("/a.tar"), entry("/a.tar", Outcome.FAILED), entry("/a.tar", recipe="other"))
+    shard = write(tmp_path, entry("/a.tar", recipe="other"), shard=Shard(1, 2))
+    ledger = Ledger.read(tmp_path, lambda source, known: known.recipe == "r")
+    assert ledger.finished()["/a.tar"].outcome is Outcome.FAILED
+    assert sorted(place.path for place, _ in ledger.replaced) == [shard, path, path]
 
 
 def test_sources_that_were_read_with_other_options_are_told_apart(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,21 @@ import pytest
 
 from migrate.batch.batch import BatchRequest, merge_batch, run_batch, unfinished_shards
 from migrate.batch.executors import ThreadPool, WorkerPool
-from migrate.batch.plan import Shard
+from migrate.batch.journal import Entry
+from migrate.batch.plan import Shard, Task
+from migrate.batch.task import WorkOrder
+from migrate.convert import Conversion, OpenedSource
+from migrate.errors import UsageError
 from migrate.model.image import Platform
 from migrate.model.options import Compression, ConvertOptions, EmptyLayers, Format, OnConflict
 from migrate.progress import SilentProgress
+from migrate.readers.detect import open_source
 from migrate.report.document import Report, ReportImage
 from migrate.verify import verify
+from migrate.writers.oci_layout import OciLayout
 from tests.archives import V1Archive, layer_json, layer_tar, legacy_id
 from tests.cases import case
-from tests.shelves import journal_of, sources_in
+from tests.shelves import files_of, journal_of, sources_in
 
 BASE = layer_tar("base.txt", content=bytes(random.Random(1).choices(range(32, 64), k=30_000)))
 GZIP, PLAIN = ConvertOptions(exact_sizes=True), ConvertOptions(exact_sizes=True, compression=Compression.NONE)
@@ -297,3 +305,82 @@ def every_entry(target: Path) -> list[dict[str, Any]]:
         if "list" in entry["mediaType"] or "index" in entry["mediaType"]:
             found += json.loads(blob(target, entry["digest"]).read_bytes())["manifests"]
     return found
+
+
+# --- rows of batches ---------------------------------------------------------------------------------------------
+
+
+class Interrupted(ThreadPool):
+    """Ctrl-C before the second task. What runs then is waited for, as no process ends here."""
+
+    _submitted = 0
+
+    def submit(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
+        self._submitted += 1
+        if self._submitted > 1:
+            raise KeyboardInterrupt
+        return super().submit(order, task)
+
+    def stop(self, *, at_once: bool) -> None:
+        super().stop(at_once=False)
+
+
+def convert(target: Path, sources: Sequence[Path], options: ConvertOptions) -> None:
+    opened = [OpenedSource(str(path), open_source(str(path))) for path in sources]
+    layout = OciLayout(target, options)
+    Conversion(opened, options, layout).run()
+    layout.close()
+    for each in opened:
+        assert each.source is not None
+        each.source.close()
+
+
+def named_files(target: Path) -> dict[str, bytes]:
+    """Without the blobs that nothing names: shards that no merge could take in left them."""
+    files = files_of(target)
+    documents = b"".join(content for content in files.values() if content.startswith(b"{"))
+    return {
+        name: content
+        for name, content in files.items()
+        if not name.startswith("blobs/") or Path(name).name.encode() in documents
+    }
+
+
+def take_step(target: Path, kind: str, sources: Sequence[Path], options: ConvertOptions, workers: int) -> None:
+    request = BatchRequest(target=str(target), options=options, locations=list(map(str, sources)))
+    match kind:
+        case "convert":
+            with suppress(UsageError):  # none of them may hold what --image names
+                convert(target, sources, options)
+        case "interrupted":
+            with suppress(KeyboardInterrupt):
+                run_batch(request, SilentProgress(), lambda *_: Interrupted(workers)).close()
+        case "shard":
+            request = replace(request, shard=Shard(1, 1))
+            run_batch(request, SilentProgress(), lambda *_: ThreadPool(workers)).close()
+            with suppress(UsageError):  # the shards before it may have had other options
+                merge(target)
+        case _:
+            run_batch(request, SilentProgress(), lambda *_: ThreadPool(workers)).close()
+
+
+@pytest.mark.parametrize("kinds", [("batch", "batch", "shard", "convert"), ("batch", "interrupted", "shard")])
+@pytest.mark.parametrize("seed", range(12))
+def test_any_row_of_commands_leaves_a_target_that_is_whole(
+    shelf: Path, tmp_path: Path, seed: int, kinds: tuple[str, ...]
+) -> None:
+    """With any number of workers; what an interrupted run has done by then depends on them."""
+    chance = random.Random(seed)
+    archives = sorted(shelf.glob("*.tar"))
+    names = [name for name in OPTIONS if name != "fast"]  # the one way to compress that may give other bytes
+    steps = [
+        (chance.choice(kinds), chance.sample(archives, chance.randint(1, 4)), chance.choice(names)) for _ in range(5)
+    ]
+    for workers in (1, 3):
+        target = tmp_path / str(workers)
+        for kind, sources, name in steps:
+            take_step(target, kind, sources, replace(GZIP, jobs=workers, **OPTIONS[name]), workers)
+            assert findings(target) == []
+    if "interrupted" not in kinds:
+        one, other = (named_files(tmp_path / workers) for workers in ("1", "3"))
+        assert one == other

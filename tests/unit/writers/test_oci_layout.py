@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gzip
 import json
 import multiprocessing
 import os
@@ -414,6 +415,42 @@ def test_gzip_fast_is_another_way(tmp_path: Path) -> None:
     remember(tmp_path, A, options=fast)
     assert known(tmp_path, A, "gzip-fast", fast) == stored(A)
     assert known(tmp_path, A, "gzip") is None
+
+
+@pytest.mark.parametrize("order", [(0, 9, 5), (5, 0, 9), (9, 5, 0)])
+def test_of_several_blobs_of_a_layer_the_smallest_that_stands_is_used(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """Whichever came first: workers meet layers in any order."""
+    tar = gzip.decompress(A.blob)
+    blobs = {level: gzip.compress(tar, level, mtime=0) for level in order}
+    stored_blobs = {
+        level: StoredBlob(digest=Digest.of(blob), size=len(blob), compression="gzip") for level, blob in blobs.items()
+    }
+    target = OciLayout(tmp_path, OPTIONS)
+    for level in order:
+        with target.open_blob() as writer:
+            writer.write(blobs[level])
+            writer.commit(stored_blobs[level].digest)
+        target.remember_blob(A.diff_id, stored_blobs[level])
+    target.close()
+    ranked = sorted(stored_blobs.values(), key=lambda blob: (blob.size, blob.digest))
+    assert known(tmp_path, A) == ranked[0]
+    (tmp_path / "blobs" / "sha256" / ranked[0].digest.hex).unlink()
+    assert known(tmp_path, A) == ranked[1]
+    target = OciLayout(tmp_path, OPTIONS)
+    assert target.named_blob(A.diff_id, {ranked[0].digest, ranked[2].digest}) == ranked[2]
+    assert target.named_blob(A.diff_id, {ranked[0].digest}) is None
+    assert target.named_blob(B.diff_id, {ranked[2].digest}) is None
+    target.close()
+
+
+def test_a_record_with_very_many_blobs_of_a_layer_is_not_read_for_ever(tmp_path: Path) -> None:
+    remember(tmp_path, A)
+    record = tmp_path / ".migrate" / "layers"
+    other = "".join(f"{A.diff_id.hex} gzip:-1 {number:064x} 5\n" for number in range(100_000))
+    record.write_text(other + record.read_text())
+    assert known(tmp_path, A) == stored(A)
+    record.write_text(record.read_text() + other)
+    assert known(tmp_path, A) is None
 
 
 @pytest.mark.parametrize("change", ["flipped", "absent", "cut", "another layer's"])
