@@ -152,8 +152,9 @@ def _files_and_links(paths: Iterable[Path], seen: set[Path]) -> list[Path]:
     """What is there of a package, if it is not too large."""
     found = []
     size = 0
-    for path in paths:
+    for listed in paths:
         try:
+            path = listed.parent.resolve() / listed.name  # below no link, such as /sbin
             status = path.lstat()
         except OSError:
             continue

@@ -10,7 +10,7 @@ from typing import BinaryIO, Final, cast
 from migrate.blobio.payload import Extent
 from migrate.errors import SourceError, TruncatedError
 
-_COMPARED_BYTES: Final = 64 * 1024
+_COMPARED_BYTES: Final = 256 * 1024
 """Two blocks of this size stay in a core's cache between reading and comparing."""
 _NOT_FROM_DISK: Final = getattr(os, "RWF_NOWAIT", 0)
 

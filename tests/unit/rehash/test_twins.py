@@ -159,7 +159,7 @@ def test_a_file_that_changed_fails_the_layer_that_was_compared_with_it() -> None
 # --- extents -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 200_000])
+@pytest.mark.parametrize("size", [0, 1, 262_143, 262_144, 262_145, 600_000])
 def test_extents_are_compared_to_their_last_byte(size: int) -> None:
     content = make_tar(4, (size,))[:size]
     with tempfile.TemporaryFile() as file:
@@ -173,9 +173,9 @@ def test_extents_are_compared_to_their_last_byte(size: int) -> None:
 
 def test_an_extent_beyond_the_end_of_its_file_is_not_told() -> None:
     with tempfile.TemporaryFile() as file:
-        file.write(bytes(100_000))
+        file.write(bytes(300_000))
         file.flush()
-        whole = Extent(fd=file.fileno(), offset=0, size=100_000)
+        whole = Extent(fd=file.fileno(), offset=0, size=300_000)
         beyond = replace(whole, offset=1)
         assert same_bytes(beyond, whole, lambda: None) is None
         assert same_bytes(whole, beyond, lambda: None) is None
