@@ -92,15 +92,15 @@ class Struct:
         return encoded
 
 
-def decode_structs(struct: Struct) -> Decode:
-    """A slice of structs; `null` in it is one whose fields were never set."""
+def decode_structs(struct: Struct, expected: str = "an array of objects") -> Decode:
+    """A slice of structs; `null` in it is one whose fields were never set. `expected` is the word for it in errors."""
 
     def decode(value: Any, old: Any) -> Any:
         del old
         if value is None:
             return None
         if not isinstance(value, (list, RawArray)):
-            raise MismatchError("an array of objects")
+            raise MismatchError(expected)
         decoded = []
         for index, item in enumerate(value):
             try:

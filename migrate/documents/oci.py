@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from migrate.blobio.limits import JSON_BYTES, STATED_BYTES
-from migrate.documents.go_json import RawArray, read_document
-from migrate.documents.go_struct import Field, MismatchError, Struct, decode_string, decode_strings
+from migrate.documents.go_json import read_document
+from migrate.documents.go_struct import Field, MismatchError, Struct, decode_string, decode_strings, decode_structs
 from migrate.documents.json_text import encode_json, encode_json_pretty, load_json, shown
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
@@ -78,21 +78,6 @@ def _decode_flag(value: Any, old: Any) -> Any:
     return old if value is None else value is True
 
 
-def _decode_history(value: Any, old: Any) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, (list, RawArray)):
-        raise MismatchError("an array")
-    steps = []
-    for index, step in enumerate(value):
-        try:
-            steps.append(_STEP.decode(step))
-        except MismatchError as exc:
-            exc.path.append(str(index))
-            raise
-    return steps
-
-
 _STEP: Final = Struct(Field("empty_layer", _decode_flag, False))
 _ROOTFS: Final = Struct(Field("diff_ids", decode_strings, None))
 _CONFIG: Final = Struct(
@@ -101,7 +86,7 @@ _CONFIG: Final = Struct(
     Field("variant", decode_string, ""),
     Field("os", decode_string, ""),
     Field("rootfs", _ROOTFS.decode_pointer, None, struct=_ROOTFS),
-    Field("history", _decode_history, None),
+    Field("history", decode_structs(_STEP, "an array"), None),
 )
 """The part of Docker's image.Image that is read here."""
 

@@ -70,12 +70,17 @@ def test_renames_on_the_command_line(tmp_path: Path) -> None:
     assert (tmp_path / "r/docker/registry/v2/repositories/moved/app/_manifests/tags/1.0/current/link").is_file()
 
 
-def test_push_sends_nothing_where_two_names_meet(tmp_path: Path) -> None:
+def write_layout_with_names_that_meet(directory: Path) -> None:
+    """`layout` below `directory`: two images whose names differ in nothing but the host."""
     archive = V1Archive()
     archive.tag("reg1.example.com:5000/app", "1.0", archive.layer("one"))
     archive.tag("reg2.example.com:5000/app", "1.0", archive.layer("two"))
-    (tmp_path / "a.tar").write_bytes(archive.build())
-    assert migrate("convert", "-q", tmp_path / "a.tar", tmp_path / "layout").code == 0
+    (directory / "a.tar").write_bytes(archive.build())
+    assert migrate("convert", "-q", directory / "a.tar", directory / "layout").code == 0
+
+
+def test_push_sends_nothing_where_two_names_meet(tmp_path: Path) -> None:
+    write_layout_with_names_that_meet(tmp_path)
     with scripted_server(answers()) as (host, seen):
         done = migrate("push", tmp_path / "layout", f"docker://{host}")
     assert done.code == 5 and len(done.errors) == 1
@@ -84,11 +89,7 @@ def test_push_sends_nothing_where_two_names_meet(tmp_path: Path) -> None:
 
 
 def test_push_sends_the_one_that_is_chosen(tmp_path: Path) -> None:
-    archive = V1Archive()
-    archive.tag("reg1.example.com:5000/app", "1.0", archive.layer("one"))
-    archive.tag("reg2.example.com:5000/app", "1.0", archive.layer("two"))
-    (tmp_path / "a.tar").write_bytes(archive.build())
-    assert migrate("convert", "-q", tmp_path / "a.tar", tmp_path / "layout").code == 0
+    write_layout_with_names_that_meet(tmp_path)
     upload = Reply(202, headers={"Location": "/v2/app/blobs/uploads/1"})
     methods = {"POST": upload, "PUT": Reply(201), "GET": Reply(), "HEAD": Reply(404)}
     with scripted_server(lambda request: methods[request.method]) as (host, seen):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import itertools
 
 import httpx
@@ -10,22 +9,12 @@ import pytest
 
 from migrate.distribution.authorization import AuthorizationError, Authorizer
 from migrate.errors import LimitError
-from tests.registries import _serving
-from tests.scripted import Reply, scripted_server
+from tests.scripted import Reply, Request, scripted_server
 
 
-class TokenServer(http.server.BaseHTTPRequestHandler):
-    """Answers `/<bytes>` with a token of so many letters."""
-
-    def do_GET(self) -> None:
-        body = b'{"token": "%s"}' % (b"x" * int(self.path.partition("?")[0][1:]))
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        del format, args
+def token_of_so_many_letters(request: Request) -> Reply:
+    """For `/<number>`."""
+    return Reply(body=b'{"token": "%s"}' % (b"x" * int(request.path.partition("?")[0][1:])))
 
 
 def ask(client: httpx.Client, realm: str, pauses: list[float] | None = None) -> dict[str, str]:
@@ -37,8 +26,8 @@ def ask(client: httpx.Client, realm: str, pauses: list[float] | None = None) -> 
 
 def test_a_token_is_read_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("migrate.distribution.bodies.JSON_BYTES", 1000)
-    with _serving(TokenServer) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-        server = f"http://127.0.0.1:{port}"
+    with scripted_server(token_of_so_many_letters) as (host, _), httpx.Client(base_url=f"http://{host}") as client:
+        server = f"http://{host}"
         assert ask(client, f"{server}/10") == {"Authorization": "Bearer " + "x" * 10}
         with pytest.raises(LimitError, match=f"token server {server}/1000: larger than the limit of 1,000 bytes"):
             ask(client, f"{server}/1000")
