@@ -30,7 +30,7 @@ from migrate.writers.catalog import (
     ImageFacts,
     archive_entries,
     blob_path,
-    entry_for,
+    entries_for,
     merge_entries,
     reference_of,
 )
@@ -231,9 +231,7 @@ class BucketLayout:
             self._images[manifest.digest] = ImageFacts(
                 config=config, layers=tuple(image.layers), platform=image.platform
             )
-            for reference in references or (None,):
-                entry = entry_for(manifest, image.platform, reference)
-                self._entries[reference_of(entry) or "", manifest.digest] = entry
+            self._entries.update(entries_for(manifest, image.platform, references))
 
     def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
         try:
@@ -243,9 +241,7 @@ class BucketLayout:
         descriptor = self._document(content, media_type)
         with self._lock:
             self._children[descriptor.digest] = children
-            for reference in references or (None,):
-                entry = entry_for(descriptor, None, reference)
-                self._entries[reference_of(entry) or "", descriptor.digest] = entry
+            self._entries.update(entries_for(descriptor, None, references))
 
     def flush(self) -> None:
         """Returns when everything so far is in the bucket."""

@@ -53,6 +53,14 @@ def entry_for(descriptor: Descriptor, platform: Platform | None, reference: Refe
     return IndexEntry(descriptor=descriptor, platform=platform, annotations=annotations)
 
 
+def entries_for(
+    descriptor: Descriptor, platform: Platform | None, references: Sequence[Reference]
+) -> dict[tuple[str, Digest], IndexEntry]:
+    """The index.json entries of an image or index, by name and digest: one for each reference, or one without."""
+    entries = (entry_for(descriptor, platform, reference) for reference in references or (None,))
+    return {(reference_of(entry) or "", descriptor.digest): entry for entry in entries}
+
+
 def reference_of(entry: IndexEntry) -> str | None:
     return entry.annotations.get(REF_NAME)
 

@@ -32,9 +32,8 @@ from migrate.writers.catalog import (
     ImageFacts,
     archive_entries,
     blob_path,
-    entry_for,
+    entries_for,
     merge_entries,
-    reference_of,
 )
 
 _BLOCK: Final = 1024 * 1024
@@ -74,9 +73,7 @@ class _Archive:
             self._images[manifest.digest] = ImageFacts(
                 config=config, layers=tuple(image.layers), platform=image.platform
             )
-            for reference in references or (None,):
-                entry = entry_for(manifest, image.platform, reference)
-                self._entries[reference_of(entry) or "", manifest.digest] = entry
+            self._entries.update(entries_for(manifest, image.platform, references))
 
     def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
         try:
@@ -86,9 +83,7 @@ class _Archive:
         descriptor = self._document(content, media_type)
         with self._lock:
             self._children[descriptor.digest] = children
-            for reference in references or (None,):
-                entry = entry_for(descriptor, None, reference)
-                self._entries[reference_of(entry) or "", descriptor.digest] = entry
+            self._entries.update(entries_for(descriptor, None, references))
 
     def finish(self, report: bytes, /) -> None:
         del report  # it tells times, and would make every run's archive another one

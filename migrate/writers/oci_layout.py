@@ -38,7 +38,7 @@ from migrate.writers.catalog import (
     CatalogFacts,
     ImageFacts,
     archive_entries,
-    entry_for,
+    entries_for,
     merge_entries,
     reference_of,
 )
@@ -151,8 +151,7 @@ class OciLayout:
         facts = ImageFacts(config=config, layers=tuple(image.layers), platform=image.platform)
         with self._lock:
             self._images[manifest.digest] = facts
-            for reference in references or (None,):
-                self._add(entry_for(manifest, image.platform, reference))
+            self._entries.update(entries_for(manifest, image.platform, references))
 
     def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
         descriptor = Descriptor(media_type=media_type, digest=Digest.of(content), size=len(content))
@@ -163,11 +162,7 @@ class OciLayout:
         self._blobs.put(content, descriptor.digest)
         with self._lock:
             self._children[descriptor.digest] = children
-            for reference in references or (None,):
-                self._add(entry_for(descriptor, None, reference))
-
-    def _add(self, entry: IndexEntry) -> None:
-        self._entries[reference_of(entry) or "", entry.descriptor.digest] = entry
+            self._entries.update(entries_for(descriptor, None, references))
 
     def flush(self) -> None:
         """Returns when all blobs committed so far are on the disk."""
