@@ -61,6 +61,12 @@ class RootBuilder:
     def add_tar_split(self, name: str, tar: bytes) -> None:
         (self.path / "graph" / identity(name) / "tar-data.json.gz").write_bytes(gzip.compress(tar_split(tar)))
 
+    def add_migrated(self, name: str, tar: bytes, diff_id: str | None = None) -> None:
+        """What a migration to Docker 1.10 leaves beside a layer that it has read as `tar`."""
+        place = self.path / "graph" / identity(name)
+        (place / ".migration-tardata").write_bytes(gzip.compress(tar_split(tar)))
+        (place / ".migration-diffid").write_text(diff_id or f"sha256:{hashlib.sha256(tar).hexdigest()}")
+
     def open(self, driver: str | None = None) -> DockerRootSource:
         return DockerRootSource(str(self.path), SourceOptions(driver=driver))
 

@@ -83,7 +83,7 @@ class ReadLayer:
 
 def read_payload(source: DockerRootSource, layer: LegacyLayer) -> ReadLayer:
     """Reads a layer to its end, and opens it again where its first form turns out to be damaged."""
-    for restarts in range(2):
+    for restarts in range(3):
         digest = hashlib.sha256()
         size = 0
         try:

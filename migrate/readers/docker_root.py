@@ -5,6 +5,7 @@ Nothing is mounted, nothing is written, and no daemon is asked. docs/formats/doc
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -27,6 +28,7 @@ from migrate.errors import (
     SourceError,
     SourceUnreadableError,
 )
+from migrate.model.digest import Digest
 from migrate.model.legacy import (
     LegacyID,
     LegacyLayer,
@@ -86,8 +88,8 @@ class DockerRootSource:
         self._counts = count_layers(self._root, ids)
         self._driver = choose_driver(self._root, self._counts, len(ids), options)
         self._layers: dict[LegacyID, LegacyLayer] = {}
-        self._failed: dict[str, str] = {}
-        self._sizes: dict[str, int | None] = {}
+        self._failed: dict[Path, str] = {}
+        self._sizes: dict[Path, int | None] = {}
         self._access = threading.Lock()
         self._access_checked = False
         self._access_refused: PermissionSourceError | None = None
@@ -132,7 +134,10 @@ class DockerRootSource:
                 "here; images that came after that migration are only in the new form, `docker save` them there"
             )
         if migrated := self._graph.migrated():
-            yield f"{migrated:,} layers carry .migration-* files of an earlier migration; nothing is taken from them"
+            yield (
+                f"{migrated:,} layers carry .migration-* files of an earlier migration; its tar-split is used for "
+                "layers that have none of their own, where it gives the diffID that was recorded with it"
+            )
         if elsewhere:
             others = ", ".join(name for name in sorted(self._counts) if name != self._driver.name)
             yield f"{len(elsewhere):,} layers are not in {self._driver.name} and are left out (look in {others})"
@@ -209,45 +214,66 @@ class DockerRootSource:
         tree = self._layer_tree(layer.legacy_id, trees)
         payload = self._assembled_or_anew(layer, tree, trees)
         if isinstance(self._driver, DoubtsLayers):
-            payload.note = "; ".join(self._driver.layer_doubts(layer.legacy_id)) or None
+            doubts = self._driver.layer_doubts(layer.legacy_id)
+            payload.note = "; ".join([*doubts, *([payload.note] if payload.note else [])]) or None
         return payload
 
     def _assembled_or_anew(self, layer: LegacyLayer, tree: FileTree, trees: list[FileTree]) -> Payload:
-        legacy_id = layer.legacy_id
-        metadata = self._graph.tar_data(legacy_id)
-        if metadata is None or legacy_id in self._failed:
-            return self._made_anew(layer, tree, trees)
-        size = self._tar_split_size(legacy_id, metadata)
-        if size == 0 and not self._tar_anew(layer, tree, trees).is_empty:
-            # sound metadata of a tar of no bytes at all: Docker believes it, and pushes the layer without its files
-            self._failed[legacy_id] = "it describes a tar of 0 bytes, while the store holds files of this layer"
-            return self._made_anew(layer, tree, trees)
-        pieces = self._assemble(legacy_id, metadata, tree)
-        return Payload(stream=open_chunks(pieces), origin=Origin.TAR_SPLIT.value, size=size)
+        for metadata, diff_id in self._graph.tar_splits(layer.legacy_id):
+            if metadata in self._failed:
+                continue
+            size = self._tar_split_size(metadata)
+            if size == 0 and not self._tar_anew(layer, tree, trees).is_empty:
+                # sound metadata of a tar of no bytes at all: Docker believes it, and pushes the layer without its files
+                self._failed[metadata] = "it describes a tar of 0 bytes, while the store holds files of this layer"
+                continue
+            pieces = self._assemble(layer.legacy_id, metadata, diff_id, tree)
+            misfits = self._misfits(layer.legacy_id)
+            note = "; ".join([*misfits, "put together from the tar-split of an earlier migration"]) if misfits else None
+            return Payload(
+                stream=open_chunks(pieces), origin=Origin.TAR_SPLIT.value, size=size, exact=not misfits, note=note
+            )
+        return self._made_anew(layer, tree, trees)
+
+    def _misfits(self, legacy_id: LegacyID) -> list[str]:
+        return [
+            f"tar-split does not fit what is stored ({self._failed[path]}): not the bytes that were "
+            f"{'pulled or built' if diff_id is None else 'there when Docker migrated it'}"
+            for path, diff_id in self._graph.tar_splits(legacy_id)
+            if path in self._failed
+        ]
 
     def _layer_tree(self, legacy_id: LegacyID, trees: list[FileTree]) -> FileTree:
         tree = self._driver.layer_tree(legacy_id)
         trees.append(tree)
         return tree
 
-    def _tar_split_size(self, legacy_id: LegacyID, metadata: Path) -> int | None:
+    def _tar_split_size(self, metadata: Path) -> int | None:
         """None where the metadata is damaged, which reading the layer finds out again, and reports."""
-        if legacy_id not in self._sizes:
+        if metadata not in self._sizes:
             try:
                 with open_regular(metadata) as stream:
-                    self._sizes[legacy_id] = tarsplit.tar_size(stoppable(stream))
+                    self._sizes[metadata] = tarsplit.tar_size(stoppable(stream))
             except (DamagedError, LimitError):
-                self._sizes[legacy_id] = None
-        return self._sizes[legacy_id]
+                self._sizes[metadata] = None
+        return self._sizes[metadata]
 
-    def _assemble(self, legacy_id: LegacyID, metadata: Path, tree: FileTree) -> Generator[bytes, None, None]:
+    def _assemble(
+        self, legacy_id: LegacyID, metadata: Path, diff_id: Digest | None, tree: FileTree
+    ) -> Generator[bytes, None, None]:
+        hasher = hashlib.sha256()
         try:
             with open_regular(metadata) as stream:
-                yield from tarsplit.assemble(stoppable(stream), lambda name: open_beneath(tree, name))
+                for piece in tarsplit.assemble(stoppable(stream), lambda name: open_beneath(tree, name)):
+                    if diff_id is not None:
+                        hasher.update(piece)
+                    yield piece
+            if diff_id is not None and hasher.hexdigest() != diff_id.hex:
+                raise DamagedError(f"it gives sha256:{hasher.hexdigest()}, and {diff_id} was recorded")
         except PermissionSourceError:
             raise
         except SourceError as error:
-            self._failed[legacy_id] = error.message
+            self._failed[metadata] = error.message
             raise PayloadRestartError(f"{metadata}: {error.message}", layer=legacy_id) from error
 
     def _made_anew(self, layer: LegacyLayer, tree: FileTree, trees: list[FileTree]) -> Payload:
@@ -265,9 +291,7 @@ class DockerRootSource:
 
     def _read_anew(self, legacy_id: LegacyID, tar: TreeTar, payload: Payload) -> Generator[bytes, None, None]:
         yield from tar.read()
-        reasons = []
-        if failed := self._failed.get(legacy_id):
-            reasons.append(f"tar-split does not fit what is stored ({failed}): not the bytes that were pulled or built")
+        reasons = self._misfits(legacy_id)
         if doubts := tar.doubts():
             reasons.append(f"Docker's bytes may differ: {'; '.join(doubts)}")
         payload.exact = not reasons

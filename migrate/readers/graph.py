@@ -15,6 +15,7 @@ from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, STATED_BYTES, pa
 from migrate.blobio.source_files import list_source, scan_source
 from migrate.documents.v1_json import parse_parent
 from migrate.errors import DamagedError, DocumentError, LimitError, MissingLayerError
+from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, is_hex_id
 from migrate.readers.graphdrivers.directory_tree import translated
 from migrate.readers.regular_file import read_whole
@@ -108,10 +109,23 @@ class Graph:
         text = self._read_text(legacy_id, "layersize")
         return parse_whole(text.encode(), STATED_BYTES) if text else None
 
-    def tar_data(self, legacy_id: LegacyID) -> Path | None:
-        """Where the layer's tar-split metadata stands, if it has any."""
-        path = self.path / legacy_id / "tar-data.json.gz"
-        return path if _exists(path) else None
+    def tar_splits(self, legacy_id: LegacyID) -> Iterator[tuple[Path, Digest | None]]:
+        """The layer's tar-split metadata, the best first, each with the diffID that stands beside it.
+
+        First Docker's own. Then what a migration wrote of the tar that it made anew, and named the layer by ever since
+        (moby 1.10, layer/migration.go, checksumForGraphIDNoTarsplit).
+        """
+        if _exists(path := self.path / legacy_id / "tar-data.json.gz"):
+            yield path, None
+        diff_id = self._migrated_diff_id(legacy_id)
+        if diff_id is not None and _exists(path := self.path / legacy_id / ".migration-tardata"):
+            yield path, diff_id
+
+    def _migrated_diff_id(self, legacy_id: LegacyID) -> Digest | None:
+        try:
+            return Digest.parse(self._read_text(legacy_id, ".migration-diffid") or "")
+        except (ValueError, DamagedError, LimitError):
+            return None
 
     def migrated(self) -> int:
         """How many IDs carry files of `docker/v1.10-migrator` or of Docker 1.10's own migration."""

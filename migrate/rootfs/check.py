@@ -90,7 +90,7 @@ class RootfsCheck:
 
     def _read_listing(self, layer: LegacyLayer) -> TarListing:
         """For a layer that this run had no need to hash."""
-        for _ in range(2):
+        for _ in range(3):
             listing = TarListing()
             try:
                 with self._source.open_payload(layer) as payload:

@@ -488,6 +488,72 @@ def test_a_layer_whose_parents_tree_is_gone_is_saved_by_tar_split(root: RootBuil
     assert root.read("top") == tar_of(a=b"one")
 
 
+def deleting_layer(root: RootBuilder) -> bytes:
+    """A layer that deletes a file: Docker's tar of it holds the time of the run that made it."""
+    write(root.add("base") / "a", b"one")
+    write(root.add("top", "base") / "b", b"two")
+    return tar_of(**{".wh.a": b"", "b": b"two"})
+
+
+def test_a_layer_that_docker_has_migrated_gets_the_bytes_that_docker_gave_it(root: RootBuilder) -> None:
+    tar = deleting_layer(root)
+    root.add_migrated("top", tar)
+    source = root.open()
+    read = read_payload(source, source.read_layer(identity("top")))
+    assert (read.diff_id, read.origin, read.exact, read.note, read.restarts) == (
+        f"sha256:{hashlib.sha256(tar).hexdigest()}",
+        "tar-split",
+        True,
+        None,
+        0,
+    )
+
+
+@pytest.mark.parametrize("damage", ["changed file", "other diffID", "empty"])
+def test_what_a_migration_recorded_is_believed_only_with_its_diff_id(root: RootBuilder, damage: str) -> None:
+    root.add_migrated("top", deleting_layer(root), "sha256:" + "0" * 64 if damage == "other diffID" else None)
+    if damage == "changed file":
+        write(root.tree("top") / "b", b"twO")
+    elif damage == "empty":
+        (root.path / "graph" / identity("top") / ".migration-tardata").write_bytes(b"")
+    source = root.open()
+    read = read_payload(source, source.read_layer(identity("top")))
+    assert (read.origin, read.exact, read.restarts) == ("diff", False, 1)
+    assert read.note is not None and "tar-split" in read.note and "when Docker migrated it" in read.note
+
+
+@pytest.mark.parametrize("lost", [".migration-diffid", ".migration-tardata"])
+def test_half_a_record_of_a_migration_is_none(root: RootBuilder, lost: str) -> None:
+    root.add_migrated("top", deleting_layer(root))
+    (root.path / "graph" / identity("top") / lost).unlink()
+    source = root.open()
+    read = read_payload(source, source.read_layer(identity("top")))
+    assert (read.origin, read.restarts) == ("diff", 0)
+    assert read.note is not None and "1 deletion" in read.note and "tar-split" not in read.note
+
+
+def test_a_migration_stands_in_for_dockers_damaged_tar_split_and_the_note_says_so(root: RootBuilder) -> None:
+    migrated = deleting_layer(root)
+    root.add_tar_split("top", tar_of(b=b"what was pulled"))
+    root.add_migrated("top", migrated)
+    source = root.open()
+    read = read_payload(source, source.read_layer(identity("top")))
+    assert (read.diff_id, read.origin, read.exact, read.restarts) == (
+        f"sha256:{hashlib.sha256(migrated).hexdigest()}",
+        "tar-split",
+        False,
+        1,
+    )
+    assert read.note is not None and "pulled or built" in read.note and "an earlier migration" in read.note
+
+
+def test_dockers_tar_split_goes_before_that_of_a_migration(root: RootBuilder) -> None:
+    migrated = deleting_layer(root)
+    root.add_tar_split("top", tar_of(b=b"two"))
+    root.add_migrated("top", migrated)
+    assert root.read("top") == tar_of(b=b"two")
+
+
 @pytest.mark.parametrize("parent", ["../../../outside", "..", "a/b", "a\0b"])
 def test_a_parent_that_is_no_name_leads_nowhere(root: RootBuilder, tmp_path: Path, parent: str) -> None:
     write(tmp_path / "outside/secret", b"host")
