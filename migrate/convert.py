@@ -316,6 +316,7 @@ class Conversion:
             chain=tuple(rows),
             references=planned.image.references,
             containers=planned.image.containers,
+            legacy_digests=planned.image.legacy_digests,
             warnings=(
                 *planned.image.warnings,
                 *composed.warnings,

@@ -46,6 +46,7 @@ class FinishedImage:
     chain: HashedChain
     references: tuple[Reference, ...] = ()
     containers: tuple[str, ...] = ()
+    legacy_digests: tuple[Digest, ...] = ()
     warnings: tuple[str, ...] = ()
     index: ReadyIndex | None = None
     ready: bool = False
@@ -114,6 +115,7 @@ class Settlement:
                     references=tuple(str(reference) for reference in image.all_references),
                     names=[str(reference) for reference in self.names_of(image)],
                     containers=image.containers,
+                    legacy_digests=image.legacy_digests,
                     warnings=image.warnings + self._lists.warning(image.index),
                     certain=image.certain,
                 )

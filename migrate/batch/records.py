@@ -166,6 +166,8 @@ def _image_fields(record: ImageRecord) -> dict[str, Any]:
     }
     if image.containers:
         fields["containers"] = list(image.containers)
+    if image.legacy_digests:
+        fields["legacy_digests"] = [digest.hex for digest in image.legacy_digests]
     if image.warnings:
         fields["warnings"] = list(image.warnings)
     if not image.certain:
@@ -207,6 +209,7 @@ def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRow
         chain=() if rows is None else tuple((_bare_layer(rows[row].legacy_id), rows[row].hashed) for row in chain),
         references=_references(fields["references"]),
         containers=tuple(fields.get("containers", ())),
+        legacy_digests=tuple(map(Digest, fields.get("legacy_digests", ()))),
         warnings=tuple(fields.get("warnings", ())),
         index=_parse_index(fields.get("index")),
         ready=ready,

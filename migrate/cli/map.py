@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from migrate.report.document import Report
     from migrate.report.mapping import MappedImage, MappedLayer
 
-_CSV_FIELDS = ("legacy_id", "image_id", "manifest_digest", "references", "names", "containers", "platform", "sources")
+_CSV_FIELDS = (
+    *("legacy_id", "image_id", "manifest_digest", "references", "names", "containers", "platform", "sources"),
+    "legacy_digests",
+)
 
 
 @click.command("map", short_help="Find the image ID and digest that a legacy ID became.")
@@ -28,8 +31,9 @@ _CSV_FIELDS = ("legacy_id", "image_id", "manifest_digest", "references", "names"
 def command(location: str, old_id: str | None, as_json: bool, as_csv: bool, no_trunc: bool) -> None:
     """Say what became of the old image IDs, from the report in LAYOUT (or a report file, or - for standard input).
 
-    OLD_ID is a legacy ID, a container's ID, an image ID, a manifest digest, a unique prefix of one of them (4 digits
-    or more), or an image's name. Without it every image is listed. Containers are those of the old Docker root.
+    OLD_ID is a legacy ID, a container's ID, an image ID, an old or new manifest digest, a unique prefix of one of them
+    (4 digits or more), or an image's name. Without it every image is listed. Containers are those of the old Docker
+    root; old digests those of schema-1 manifests, which `NAME@sha256:…` means no longer.
 
     \b
     Examples:
@@ -114,6 +118,7 @@ def _document(image: MappedImage) -> dict[str, Any]:
         "containers": list(image.containers),
         "platform": image.platform,
         "sources": list(image.sources),
+        "legacy_digests": [str(digest) for digest in image.legacy_digests],
     }
 
 
@@ -183,6 +188,7 @@ def _image_details(image: MappedImage) -> str:
         ("legacy ID", [image.legacy_id]),
         ("image ID", [str(image.image_id)]),
         ("digest", [str(image.manifest_digest or "not known: nothing was compressed (a plan)")]),
+        ("old digest", list(map(str, image.legacy_digests))),
         ("references", list(image.references) or ["<none>"]),
         ("now named", changed),
         ("containers", list(image.containers)),

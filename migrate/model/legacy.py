@@ -98,7 +98,8 @@ class LegacyImage:
     `chain`, base first, is given where the source lists an image's layers itself (manifest.json, schema 1); else the
     parents of `head` are walked. `config` is given where a config stands in the source: it is used byte for byte, and
     each layer's diffID must be the one it names. `manifest` in addition is carried over unchanged.
-    `containers` are the IDs of containers made from this image. `warnings` go to the report.
+    `containers` are the IDs of containers made from this image. `legacy_digests` are those of manifests that named it
+    and cannot stay as they are. `warnings` go to the report.
     """
 
     head: LegacyID
@@ -108,6 +109,7 @@ class LegacyImage:
     manifest: ReadyManifest | None = None
     platform: Platform | None = None
     containers: tuple[str, ...] = ()
+    legacy_digests: tuple[Digest, ...] = ()
     warnings: tuple[str, ...] = ()
 
 

@@ -169,6 +169,7 @@ class RegistryImages:
             head=chain[-1].legacy_id,
             chain=chain,
             platform=platform,
+            legacy_digests=(digest,),
             warnings=self._store.signature_warnings(repository, digest, opened),
         )
         key = ("schema 1", tuple((layer.legacy_id, layer.json) for layer in chain), tuple(blobs), platform)
@@ -277,7 +278,7 @@ class RegistryImages:
             return
         notes = [*warnings, *self._lost_children(repository, references, digest, lost)]
         for draft in drafts:
-            self._merge(draft, references, notes)
+            self._merge(draft, references, notes, digest)
 
     def _child(self, repository: str, entry: IndexEntry) -> _Draft:
         digest = entry.descriptor.digest
@@ -301,11 +302,15 @@ class RegistryImages:
             self.fail(_untagged(repository, entry.descriptor.digest), error)
         return notes
 
-    def _merge(self, draft: _Draft, references: Sequence[Reference], warnings: Sequence[str]) -> None:
+    def _merge(
+        self, draft: _Draft, references: Sequence[Reference], warnings: Sequence[str], split_list: Digest | None = None
+    ) -> None:
         known = self._drafts.get(draft.key, draft)
+        digests = {*known.image.legacy_digests, *draft.image.legacy_digests, *([split_list] if split_list else [])}
         image = replace(
             known.image,
             references=tuple(sorted({*known.image.references, *references})),
+            legacy_digests=tuple(sorted(digests)),
             warnings=tuple(dict.fromkeys((*known.image.warnings, *draft.image.warnings, *warnings))),
         )
         self._drafts[draft.key] = replace(known, image=image)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from migrate.documents.docker_root import TagRecord
 from migrate.errors import MissingLayerError
+from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyImage, SourceFailure, SourceListing
 from migrate.model.reference import Reference
 from migrate.readers.root_records import Containers, TagStore
@@ -40,7 +41,12 @@ def list_images(facts: RootFacts) -> SourceListing:
         or (legacy_id not in has_children and legacy_id not in facts.elsewhere)
     ]
     images = [
-        LegacyImage(head=head, references=tuple(sorted(references.get(head, ()))), containers=containers.get(head, ()))
+        LegacyImage(
+            head=head,
+            references=tuple(sorted(references.get(head, ()))),
+            containers=containers.get(head, ()),
+            legacy_digests=tuple(sorted({Digest.parse(one.tag) for one in references.get(head, ()) if one.is_digest})),
+        )
         for head in heads
     ]
     if facts.tags.error is not None:

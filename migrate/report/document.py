@@ -85,6 +85,7 @@ class ReportImage:
     layers: tuple[ReportLayer, ...]
     names: tuple[str, ...] = ()
     containers: tuple[str, ...] = ()
+    legacy_digests: tuple[Digest, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property

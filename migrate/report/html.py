@@ -152,6 +152,7 @@ def _image(image: ReportImage, use: LayerUse, rows: _LayerRows) -> dict[str, Any
         "exact": image.exact,
         "layers": [rows.number(layer) for layer in image.layers],
         "containers": image.containers,
+        "digests": [str(digest) for digest in image.legacy_digests],
         "warnings": [safe_text(text) for text in image.warnings],
         "own": share.own,
         "shared": share.shared,

@@ -140,6 +140,7 @@ def _image_document(image: ReportImage, layer_rows: dict[ReportLayer, dict[str, 
         "layers": layers,
         "names": _texts(image.names),
         "containers": _texts(image.containers),
+        "legacy_digests": [str(digest) for digest in image.legacy_digests],
         "warnings": _texts(image.warnings),
     }
 

@@ -12,7 +12,8 @@ from migrate.report.document import Report, ReportImage, ReportLayer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MappedImage:
-    """One image. `names` are its references in the target, `containers` the old containers that were made from it."""
+    """One image. `names` are its references in the target, `containers` the old containers that were made from it,
+    `legacy_digests` those of old manifests that named it."""
 
     legacy_id: str
     image_id: ImageID
@@ -20,6 +21,7 @@ class MappedImage:
     references: tuple[str, ...]
     names: tuple[str, ...]
     containers: tuple[str, ...]
+    legacy_digests: tuple[Digest, ...]
     platform: str
     sources: tuple[str, ...]
 
@@ -52,18 +54,21 @@ def _merge(images: list[ReportImage]) -> MappedImage:
         references=together(image.references for image in images),
         names=together(image.names for image in images),
         containers=together(image.containers for image in images),
+        legacy_digests=tuple(sorted({digest for image in images for digest in image.legacy_digests})),
         platform=str(first.platform),
         sources=tuple(sorted({image.source for image in images})),
     )
 
 
 def find_images(images: Iterable[MappedImage], text: str) -> tuple[MappedImage, ...]:
-    """Images whose legacy ID, image ID, digest or a container's ID is or begins with `text`, or whose name it is.
+    """Images whose legacy ID, image ID, digest, old or new, or a container's ID is or begins with `text`, or whose name
+    it is.
 
-    A whole match goes before prefixes. Several are returned only if they differ.
+    Of `name@sha256:…` the digest alone counts. A whole match goes before prefixes. Several are returned only if they
+    differ.
     """
     images = tuple(images)
-    wanted = text.removeprefix("sha256:")
+    wanted = text.rpartition("@")[2].removeprefix("sha256:")
     whole = [image for image in images if wanted in _ids(image) or _is_named(image, text)]
     if whole:
         return tuple(whole)
@@ -72,7 +77,8 @@ def find_images(images: Iterable[MappedImage], text: str) -> tuple[MappedImage, 
 
 def _ids(image: MappedImage) -> tuple[str, ...]:
     manifest = () if image.manifest_digest is None else (image.manifest_digest.hex,)
-    return (image.legacy_id, image.image_id.hex, *manifest, *image.containers)
+    digests = (digest.hex for digest in image.legacy_digests)
+    return (image.legacy_id, image.image_id.hex, *manifest, *image.containers, *digests)
 
 
 def _is_named(image: MappedImage, text: str) -> bool:

@@ -70,6 +70,7 @@ class ImageInput:
     references: Sequence[str] = ()
     names: Sequence[str] = ()
     containers: Sequence[str] = ()
+    legacy_digests: Sequence[Digest] = ()
     warnings: Sequence[str] = ()
     certain: bool = True
 
@@ -176,6 +177,7 @@ def image_rows(images: Iterable[ImageInput]) -> Iterator[ReportImage]:
             layers=rows,
             names=tuple(sorted(entry.names)),
             containers=tuple(sorted(entry.containers)),
+            legacy_digests=tuple(sorted(entry.legacy_digests)),
             warnings=tuple(entry.warnings),
         )
 

@@ -197,6 +197,7 @@ def _parse_image(node: _Node) -> ReportImage:
         layers=node.field("layers").rows(_parse_layer),
         names=_parse_texts(node.field("names")),
         containers=_parse_texts(node.field("containers")),
+        legacy_digests=node.field("legacy_digests").rows(_Node.digest) if node.has("legacy_digests") else (),
         warnings=_parse_texts(node.field("warnings")),
     )
 

@@ -16,6 +16,7 @@ import pytest
 from tests.archives import V1Archive, layer_json, layer_tar, legacy_id
 from tests.cases import case
 from tests.command import migrate
+from tests.registry_content import RegistryContent
 
 NAME = "team/web:1.0"
 
@@ -147,6 +148,22 @@ def test_map_tells_the_containers_of_a_docker_root(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps(report))
     assert "containers c0ffee" in migrate("map", tmp_path / "r.json", "aaaa").out
     assert f"legacy ID  {'a' * 64}" in migrate("map", tmp_path / "r.json", "c0ffee").out
+
+
+def test_map_finds_an_image_by_the_digest_of_its_old_manifest(tmp_path: Path) -> None:
+    content = RegistryContent()
+    old = content.add("app", "1.0", content.schema1("base"))
+    assert migrate("convert", "-q", content.write_tree(tmp_path / "registry"), tmp_path / "out").code == 0
+    row = image(tmp_path / "out", "app:1.0")
+    assert row["legacy_digests"] == [old] and row["manifest_digest"] != old
+    for text in (old, old.removeprefix("sha256:")[:12], f"app@{old}"):
+        out = migrate("map", tmp_path / "out", text).out
+        assert f"digest     {row['manifest_digest']}" in out and f"old digest {old}" in out
+    (line,) = csv.DictReader(io.StringIO(migrate("map", tmp_path / "out", "--csv").out))
+    assert line["legacy_digests"] == old
+    assert migrate("batch", "-q", tmp_path / "registry", tmp_path / "batch").code == 0
+    assert image(tmp_path / "batch", "app:1.0")["legacy_digests"] == [old]
+    assert f'"digests":["{old}"]' in migrate("report", tmp_path / "out", "--html", "-").out
 
 
 def test_map_says_what_could_be_meant(layout: Path) -> None:

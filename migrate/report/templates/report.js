@@ -191,7 +191,7 @@
     return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Layers of ${title(image)}` }, el("table", null, el("caption", { class: "hidden" }, `Layers of ${title(image)}, base first`), el("thead", null, el("tr", null, ...head)), el("tbody", null, ...rows)));
   }
   function imageDetail(image) {
-    const facts = [["Source", image.source], ["Names in the target", image.names.join(", ")], ["Used by containers", image.containers.join(", ")], ["Warnings", image.warnings.join("; ")]].filter(([, value]) => value);
+    const facts = [["Source", image.source], ["Names in the target", image.names.join(", ")], ["Used by containers", image.containers.join(", ")], ["Digests in the source", image.digests.join(", ")], ["Warnings", image.warnings.join("; ")]].filter(([, value]) => value);
     return el("div", null, layerTable(image), el("dl", { class: "options" }, ...facts.map(([name, value]) => el("div", null, el("dt", null, name), el("dd", null, value)))));
   }
   const tables = {
@@ -208,7 +208,7 @@
     },
     images: {
       name: "Images", rows: data.images, detail: imageDetail,
-      text: (image) => [...image.references, ...image.names, image.legacy, "sha256:" + image.image, "sha256:" + image.manifest, image.platform, image.created, image.source, ...image.containers, ...image.warnings, image.exact ? "" : "not exact"].join("\n"),
+      text: (image) => [...image.references, ...image.names, image.legacy, "sha256:" + image.image, "sha256:" + image.manifest, image.platform, image.created, image.source, ...image.containers, ...image.digests, ...image.warnings, image.exact ? "" : "not exact"].join("\n"),
       columns: [
         { title: "Reference", value: (image) => image.references[0] ?? "\uffff" + image.legacy, class: "wrap", render: (image) => el("span", null, lines(image.references, "<none>"), image.exact ? null : el("span", { class: "mark" }, "not exact"), image.warnings.length ? el("span", { class: "mark" }, plural(image.warnings.length, "warning")) : null) },
         { title: "Legacy ID → image ID → digest", value: (image) => image.legacy, render: (image) => el("span", { class: "ids" }, pair("legacy ID", id(image.legacy, "legacy ID", "")), pair("image ID", id(image.image, "image ID")), pair("digest", id(image.manifest, "manifest digest"))) },

@@ -57,6 +57,7 @@ def image(rows: tuple[LayerRow, ...], chain: tuple[int, ...], *, ready: bool = F
         chain=tuple((layer, rows[number].hashed) for layer, number in zip(bare, chain, strict=True)),
         references=(Reference("app", "1"), Reference("Odd\udcff", "x")),
         containers=("c",),
+        legacy_digests=(digest("old"),),
         warnings=("w",),
         index=ReadyIndex(content=b"i", media_type="t", references=(Reference("l", "1"),), children=()),
         ready=ready,

@@ -329,6 +329,14 @@ def test_a_graph_without_any_drivers_layers_is_refused(root: RootBuilder) -> Non
         root.open()
 
 
+def test_a_digest_that_docker_pulled_by_is_kept(root: RootBuilder) -> None:
+    root.add("base")
+    digest = "sha256:" + "1" * 64
+    root.tag({"app": {"1": "base", digest: "base", "sha256:short": "base"}})
+    (image,) = root.open().listing().images
+    assert [str(known) for known in image.legacy_digests] == [digest]
+
+
 # --- roots that newer Docker has used ----------------------------------------------------------------------------
 
 

@@ -69,3 +69,34 @@ def test_a_document_that_is_no_json_is_one_failure(way: str, tmp_path: Path) -> 
     with listed(content, way, tmp_path) as listing:
         assert [str(reference) for image in listing.images for reference in image.references] == ["app:1.0"]
         assert [failure.references for failure in listing.failures] == [("app:2.0",)]
+
+
+@WAYS
+def test_an_image_keeps_the_digests_of_all_schema_1_manifests_that_name_it(way: str, tmp_path: Path) -> None:
+    content = RegistryContent()
+    manifest = content.schema1("base")
+    digests = [content.add("app", "1.0", manifest), content.add("app", "2.0", manifest + b"\n")]
+    content.add("app", "new", content.schema2("other"))
+    with listed(content, way, tmp_path) as listing:
+        found = {str(image.references[0]): list(map(str, image.legacy_digests)) for image in listing.images}
+    assert found == {"app:1.0": sorted(digests), "app:new": []}
+
+
+@WAYS
+def test_the_images_of_a_list_that_cannot_stay_keep_its_digest(way: str, tmp_path: Path) -> None:
+    content = RegistryContent()
+    children = [content.schema1("base"), content.schema2("other")]
+    entries = [
+        {
+            "digest": content.add("app", tag, child),
+            "size": len(child),
+            "mediaType": DOCKER_MANIFEST,
+            "platform": {"os": "linux", "architecture": tag},
+        }
+        for tag, child in zip(("arm", "amd64"), children, strict=True)
+    ]
+    digest = content.add("app", "1.0", json.dumps({"schemaVersion": 2, "manifests": entries}).encode())
+    with listed(content, way, tmp_path, "app:1.0") as listing:
+        named = [image for image in listing.images if "app:1.0" in map(str, image.references)]
+        found = {str(image.platform): set(map(str, image.legacy_digests)) for image in named}
+    assert found == {"linux/arm": {digest, entries[0]["digest"]}, "linux/amd64": {digest}}
