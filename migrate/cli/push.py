@@ -51,20 +51,24 @@ def command(
     from migrate.progress import Event
     from migrate.writers.push import Pusher
     from migrate.writers.push_layout import read_layout
-    from migrate.writers.registry import RegistryTarget
+    from migrate.writers.registry import RegistryTarget, placed, split_location
 
     if not target.startswith("docker://"):
         raise UsageError(f"target {target!r}: push writes to docker://HOST[:PORT][/PREFIX] only")
-    registry = RegistryTarget(target.removeprefix("docker://"), ConvertOptions(insecure=insecure))
+    location = target.removeprefix("docker://")
+    _, prefix = split_location(location)
     try:
-        try:
-            found = read_layout(Path(layout), registry.place, patterns=images, untagged=untagged)
-        except (SourceUnreadableError, TargetError):
-            raise
-        except MigrateError as error:
-            raise SourceUnreadableError(error.message) from error
-        if images and not found.names:
-            raise UsageError(f"no image of {layout} matches --image {', '.join(images)}")
+        found = read_layout(
+            Path(layout), lambda reference: placed(prefix, reference), patterns=images, untagged=untagged
+        )
+    except (SourceUnreadableError, TargetError):
+        raise
+    except MigrateError as error:
+        raise SourceUnreadableError(error.message) from error
+    if images and not found.names:
+        raise UsageError(f"no image of {layout} matches --image {', '.join(images)}")
+    registry = RegistryTarget(location, ConvertOptions(insecure=insecure))
+    try:
         with make_progress(progress, quiet=quiet, verbose=0) as shown:
             Pusher(registry.client, jobs or 2 * available_cpus(), shown).push(found.manifests, found.names)
             if found.left_out:

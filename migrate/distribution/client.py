@@ -75,7 +75,7 @@ def open_client(host: str, *, insecure: bool = False, sleep: Sleep = time.sleep)
             session.ping(attempts=1 if scheme != schemes[-1] else ATTEMPTS)
         except RegistryAnswerError as exc:
             session.close()
-            failures.append(exc.message)
+            failures.append(f"{scheme}: {exc.message.removeprefix(f'{host}: ')}")
             if exc.status is not None or isinstance(exc, UntrustedCertificateError):
                 raise
         else:

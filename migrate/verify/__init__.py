@@ -5,7 +5,7 @@ Nothing that a document says is believed: a blob's name is its sha256, a layer's
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
@@ -59,20 +59,25 @@ def _open(path: Path) -> Files:
 
 
 def _verify_kind(path: Path, files: Files, findings: Findings, jobs: int) -> None:
-    names = files.names()
-    for problem in files.problems():
-        findings.add(problem.where, problem.message)
+    names, problems = files.names(), files.problems()
     tops = {name.partition("/")[0] for name in names} | files.directories()
-    started = STATE_DIRECTORY in tops and tops <= _STARTED and os.path.isdir(path)
-    if "oci-layout" in names or "index.json" in names or started:
-        verify_layout(files, findings, jobs)
+    present = tops | {problem.where for problem in problems}
+    started = STATE_DIRECTORY in tops and tops <= _STARTED and path.is_dir()
+    kind: Callable[[Files, Findings, int], None] | None = None
+    if "oci-layout" in present or "index.json" in present or started:
+        kind = verify_layout
     elif "manifest.json" in names:
-        verify_archive(files, findings, jobs)
-    elif "repositories" in tops and "blobs" in tops:
-        verify_registry(files, findings, jobs)
+        kind = verify_archive
+    elif "repositories" in present and "blobs" in present:
+        kind = verify_registry
+    if kind is not None or not path.is_dir():  # a directory of anything else has links, too, and they tell nothing
+        for problem in problems:
+            findings.add(problem.where, problem.message)
+    if kind is not None:
+        kind(files, findings, jobs)
     elif findings.found:
         return
-    elif not tops:
+    elif not present:
         raise UnrecognisedSourceError(f"{path}: nothing to verify: it is empty")
     else:
         raise UnrecognisedSourceError(

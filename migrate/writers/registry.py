@@ -99,8 +99,7 @@ class RegistryTarget:
 
     def place(self, reference: Reference, /) -> Reference:
         """The whole name that an image gets in the registry, prefix included."""
-        local = self.local_reference(reference)
-        return Reference(f"{self._prefix}{local.name}", local.tag)
+        return placed(self._prefix, reference)
 
     def _name(self, digest: Digest, references: Sequence[Reference]) -> None:
         for reference in references:
@@ -120,6 +119,11 @@ class RegistryTarget:
                 os.link(path, kept)
         with self._lock:
             self._blobs[digest] = (kept, size)
+
+
+def placed(prefix: str, reference: Reference) -> Reference:
+    local = repository_reference(reference)
+    return Reference(f"{prefix}{local.name}", local.tag)
 
 
 def opener(path: str | Path) -> Callable[[], IO[bytes]]:

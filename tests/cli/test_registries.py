@@ -51,8 +51,16 @@ def test_a_registry_that_is_not_there(tmp_path: Path) -> None:
     host = f"127.0.0.1:{free_port()}"
     source = migrate("plan", f"docker://{host}/x")
     assert source.code == 4 and len(source.errors) == 1 and host in source.errors[0]
-    target = migrate("push", tmp_path, f"docker://{host}")
-    assert target.code == 5 and len(target.errors) == 1 and host in target.errors[0]
+    (tmp_path / "a.tar").write_bytes(_archive())
+    assert migrate("convert", "-q", tmp_path / "a.tar", tmp_path / "layout").code == 0
+    target = migrate("push", tmp_path / "layout", f"docker://{host}")
+    assert target.code == 5 and len(target.errors) == 1
+    assert target.errors[0].count(host) == 1 and target.errors[0].count("http: ") == 1
+
+
+def test_push_looks_at_the_layout_before_it_asks_the_registry(tmp_path: Path) -> None:
+    done = migrate("push", tmp_path / "absent", f"docker://127.0.0.1:{free_port()}")
+    assert done.code == 4 and "not an OCI image layout" in done.err
 
 
 @pytest.mark.parametrize("location", ["docker:///x", "docker://host/UPPER CASE", "nonsense://x/y"])

@@ -579,6 +579,9 @@ def test_what_is_no_target(tmp_path: Path) -> None:
     (tmp_path / "directory" / "file").write_text("hello")
     with pytest.raises(UnrecognisedSourceError):
         check(tmp_path / "directory")
+    (tmp_path / "directory" / "link").symlink_to("file")
+    with pytest.raises(UnrecognisedSourceError, match="no OCI layout"):
+        check(tmp_path / "directory")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UnrecognisedSourceError, match="nothing to verify: it is empty"):
         check(tmp_path / "empty")
