@@ -12,7 +12,7 @@ from migrate.cli.options import convert_options, image_options, reported_options
 
 
 @click.command("convert", short_help="Convert every image of the sources into one target.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=Location())
+@click.argument("sources", nargs=-1, metavar="SOURCE...", type=Location())
 @click.argument("target", metavar="TARGET", type=Location())
 @source_options
 @image_options
@@ -50,9 +50,12 @@ def command(**values: Any) -> None:
     from migrate.cli.outputs import Outputs
     from migrate.cli.terminal import make_progress
     from migrate.convert import Conversion
+    from migrate.errors import UsageError
     from migrate.locations import refuse_to_write
     from migrate.writers.open_target import open_target, rehearse_target
 
+    if not values["sources"]:
+        raise UsageError(f"name the sources before the TARGET: {values['target']} is all that was named")
     session.set_up_logging(values)
     options = convert_options(values, dry_run=values["dry_run"], exact_sizes=True)
     outputs = Outputs(values, target=None if options.dry_run else values["target"])

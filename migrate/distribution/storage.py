@@ -246,7 +246,7 @@ def require_readable(tree: TreeStorage) -> None:
     """Raises SourceUnreadableError if the root itself cannot be listed."""
     try:
         if not tree.entries(""):
-            raise SourceUnreadableError(f"{tree.location}: nothing there")
+            raise SourceUnreadableError(f"{tree.location}: nothing there, or nobody answers")
     except SourceUnreadableError:
         raise
     except SourceError as exc:

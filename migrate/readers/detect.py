@@ -77,7 +77,9 @@ def _directory_type(path: Path, source_type: str | None) -> SourceType:
     try:
         found = detect_directory(path)
     except PermissionError as error:
-        raise PermissionSourceError(f"{error.filename}: may not be read by this user") from error
+        raise PermissionSourceError(
+            f"{error.filename}: may not be read by this user; run as root or on a readable copy"
+        ) from error
     except OSError as error:
         raise SourceUnreadableError(f"{path}: {error.strerror}") from error
     if len(found) == 1:
@@ -88,7 +90,7 @@ def _directory_type(path: Path, source_type: str | None) -> SourceType:
     raise UnrecognisedSourceError(
         f"{path}: neither an unpacked `docker save` archive (manifest.json, or <id>/json beside <id>/layer.tar), "
         "a Docker root (graph/ or repositories-<driver>), nor a registry's storage (images/ and repositories/, "
-        "or docker/registry/v2/)"
+        "or docker/registry/v2/); `migrate batch` finds those that lie below it"
     )
 
 

@@ -36,7 +36,7 @@ class DeepScan:
         try:
             import xxhash  # noqa: F401
         except ImportError as exc:
-            raise UsageError("--deep needs xxhash: install docker-legacy-migrate[deep]") from exc
+            raise UsageError("--deep needs xxhash: pip install 'docker-legacy-migrate[deep]'") from exc
         self._vocabulary = Vocabulary()
         self._room = EntryRoom(entries)
         self._scans: dict[JobKey, LayerScan] = {}

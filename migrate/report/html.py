@@ -32,7 +32,7 @@ def render_html(report: Report) -> str:
     try:
         import jinja2
     except ImportError as exc:
-        raise UsageError("HTML reports need jinja2: install docker-legacy-migrate[html]") from exc
+        raise UsageError("HTML reports need jinja2: pip install 'docker-legacy-migrate[html]'") from exc
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )

@@ -84,6 +84,12 @@ class OciLayout:
     # --- opening -------------------------------------------------------------------------------------------------
 
     def _prepare(self, files: FileSystem) -> None:
+        if os.path.lexists(self.path) and not os.path.isdir(self.path):
+            kind = f"is a link to {os.readlink(self.path)}, and no directory" if self.path.is_symlink() else "is a file"
+            raise TargetError(
+                f"{self.path}: {kind}; an OCI layout is a directory (a file is written by oci-archive:FILE or"
+                " docker-archive:FILE)"
+            )
         with target_errors(str(self.path)):
             make_durable_directory(self.path, files)
             names = set(os.listdir(self.path))

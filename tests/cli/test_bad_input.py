@@ -297,3 +297,28 @@ def test_an_archive_of_no_image_at_all(tmp_path: Path) -> None:
     result, _ = run(build_tar([("hello.txt", b"hello")]), tmp_path)
     assert result.code == 4
     assert "hold" in result.errors[0] or "no image" in result.errors[0]
+
+
+# --- likely slips ----------------------------------------------------------------------------------------------------
+
+
+def test_a_target_alone_asks_for_sources(tmp_path: Path) -> None:
+    done = migrate("convert", tmp_path / "a.tar")
+    assert done.code == 2 and done.errors == [
+        f"migrate: error: name the sources before the TARGET: {tmp_path}/a.tar is all that was named"
+    ]
+
+
+def test_sources_without_a_target_replace_none_of_them(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar"):
+        (tmp_path / name).write_bytes(good_archive().build())
+    content = (tmp_path / "b.tar").read_bytes()
+    done = migrate("convert", "-q", tmp_path / "a.tar", tmp_path / "b.tar")
+    assert done.code == 5 and f"{tmp_path}/b.tar: is a file; an OCI layout is a directory" in done.err
+    assert (tmp_path / "b.tar").read_bytes() == content
+
+
+def test_a_shelf_of_archives_is_for_batch(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(good_archive().build())
+    done = migrate("plan", "-q", tmp_path)
+    assert done.code == 4 and "`migrate batch` finds those that lie below it" in done.err

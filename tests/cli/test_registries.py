@@ -93,7 +93,7 @@ def test_push_sends_nothing_where_two_names_meet(tmp_path: Path) -> None:
         done = migrate("push", tmp_path / "layout", f"docker://{host}")
     assert done.code == 5 and len(done.errors) == 1
     assert "two images would be called app:1.0" in done.err and "reg2.example.com:5000/app:1.0" in done.err
-    assert {request.path for request in seen} == {"/v2/"}
+    assert not seen
 
 
 def test_push_sends_the_one_that_is_chosen(tmp_path: Path) -> None:

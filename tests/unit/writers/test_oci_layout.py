@@ -255,8 +255,12 @@ def test_another_layout_version_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TargetError, match="not a directory"):
-        OciLayout(tmp_path / "file", OPTIONS)
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, said in (("file", "is a file"), ("link", "is a link to nowhere")):
+        with pytest.raises(TargetError, match=rf"{name}: {said}.*oci-archive:FILE"):
+            OciLayout(tmp_path / name, OPTIONS)
+    with pytest.raises(TargetError, match="a part of the path is not a directory"):
+        OciLayout(tmp_path / "file" / "layout", OPTIONS)
 
 
 def test_links_inside_a_target_are_not_followed(tmp_path: Path) -> None:
