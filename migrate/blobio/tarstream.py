@@ -9,6 +9,7 @@ The scan runs beside sha256 on every byte of every layer, so a plain header cost
 
 from __future__ import annotations
 
+import re
 from array import array
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -37,6 +38,15 @@ _ZEROS: Final = bytes(1024 * 1024)
 _UNSET_SIZES: Final = frozenset((0, 0o77777777777))
 """What writers put into the ustar size when only the pax record can hold the number."""
 _SIMPLE_KINDS: Final = CONTENT_FREE | {REGULAR}
+_UNPACKED_KINDS: Final = _SIMPLE_KINDS | {0}
+"""What Docker's pkg/archive (createTarFile) makes files of; a global pax header is passed over."""
+_PAX_NUMBER: Final = rb"[+-]?[0-9]{1,18}"
+_GOOD_VALUES: Final = {
+    **dict.fromkeys(("uid", "gid"), _PAX_NUMBER),
+    **dict.fromkeys(("mtime", "atime", "ctime"), _PAX_NUMBER + rb"(?:\.[0-9]*)?"),
+    **dict.fromkeys(("path", "linkpath", "uname", "gname"), rb"[^\0]*"),
+}
+"""Values that Go's archive/tar takes (reader.go, mergePAX; strconv.go, parsePAXTime and validPAXRecord)."""
 _LONG_NAME: Final = ord("L")
 _LONG_LINK: Final = ord("K")
 _NAME_BYTES: Final = 100
@@ -50,6 +60,8 @@ FLAG_AFTER_END: Final = "bytes-after-end"
 """Bytes other than zero follow the end-of-archive marker."""
 FLAG_PATH_FORMS: Final = "path-forms"
 """One path stands twice in different forms, such as `a` and `./a`."""
+FLAG_REFUSED: Final = "entries-docker-refuses"
+"""An entry of a type, or with a pax record, at which Docker stops unpacking the layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +218,8 @@ class TarInspector:
             self._begin_extended(kind, size)
             return
         self._entries += 1
+        if kind not in _UNPACKED_KINDS:
+            self._flags.add(FLAG_REFUSED)
         if self._pax_size is not None:
             if size not in _UNSET_SIZES and size != self._pax_size:
                 self._flags.add(FLAG_SIZES)
@@ -233,6 +247,8 @@ class TarInspector:
             size = parse_number(header[124:136])
         except ValueError as exc:
             raise DamagedError(f"{self._what}: a tar header's size is {exc}") from exc
+        if size < 0 and header[156] in CONTENT_FREE:  # Go looks at the sign only where content could follow
+            return size
         if not 0 <= size < 1 << 63:
             raise DamagedError(f"{self._what}: a tar header's size is negative or too large")
         return size
@@ -273,7 +289,9 @@ class TarInspector:
             if size is not None:  # Go ignores it, Python's tarfile does not
                 self._flags.add(FLAG_SIZES)
             return
-        if size is not None:
+        if any(value and not _is_good(key, value) for key, value in records.items()):
+            self._flags.add(FLAG_REFUSED)
+        if size:
             self._pax_size = parse_whole(size)
             if self._pax_size is None:
                 raise DamagedError(f"{self._what}: a pax record's size is no number, or too large: {size[:40]!r}")
@@ -348,6 +366,11 @@ class _PathForms:
                 return True
             seen.update(group)
         return not seen.isdisjoint(groups[-1])
+
+
+def _is_good(key: str, value: bytes) -> bool:
+    form = _GOOD_VALUES.get(key)
+    return "\0" not in key and (form is None or re.fullmatch(form, value) is not None)
 
 
 def _has_other_forms(text: bytes) -> bool:

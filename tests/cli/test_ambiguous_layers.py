@@ -30,6 +30,7 @@ CASES = {
     "size-without-content": entry("link", kind=tarfile.SYMTYPE)[:512] + END,
     "bytes-after-end": entry("a") + END + b"more",
     "path-forms": entry("a") + entry("./a") + END,
+    "entries-docker-refuses": entry("a", kind=tarfile.CONTTYPE) + END,
 }
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from migrate.model.reference import Reference
-from tests.archives import Members, build_tar, layer_tar, link
+from tests.archives import Members, V1Archive, build_tar, layer_tar, link
 from tests.command import migrate
+from tests.layer_tars import ODD_ENTRIES
 from tests.peers import DockerEngine, run
 
 pytestmark = pytest.mark.peer
@@ -143,3 +144,13 @@ def test_a_name_is_valid_if_docker_takes_it(engine: DockerEngine, name: str) -> 
     assert Reference(name, "1").is_valid is (refused == "")
     if not refused:
         assert f"{name}:1" in engine.inspect("odd:1")["RepoTags"]
+
+
+@pytest.mark.parametrize("name", ODD_ENTRIES)
+def test_an_entry_is_flagged_if_docker_does_not_unpack_it(engine: DockerEngine, name: str) -> None:
+    content, refused = ODD_ENTRIES[name]
+    archive = V1Archive()
+    archive.tag("entries", "1", archive.layer("entries", tar=content))
+    engine.remove_all()
+    engine.load(archive.build(), check=False)
+    assert bool(engine.docker("images", "-q", "entries")) is not refused

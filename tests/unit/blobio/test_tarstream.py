@@ -15,21 +15,8 @@ from migrate.blobio.limits import TAR_HEADER_BYTES
 from migrate.blobio.tarstream import TarFacts, TarInspector
 from migrate.errors import DamagedError, LimitError, MigrateError, TruncatedError
 from tests.archives import pax_header
+from tests.layer_tars import ODD_ENTRIES, edited, tar_of, typed, with_checksum
 from tests.unit.rehash.sources import make_tar
-
-Entry = tuple[str, int]
-
-
-def tar_of(*entries: Entry | tarfile.TarInfo, format: int = tarfile.GNU_FORMAT) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=format) as tar:
-        for entry in entries:
-            if isinstance(entry, tuple):
-                name, size = entry
-                entry = tarfile.TarInfo(name)
-                entry.size = size
-            tar.addfile(entry, io.BytesIO(bytes(entry.size)))
-    return out.getvalue()
 
 
 def inspect(content: bytes, step: int = 256 * 1024) -> TarFacts:
@@ -38,25 +25,6 @@ def inspect(content: bytes, step: int = 256 * 1024) -> TarFacts:
     for start in range(0, len(content), step):
         inspector.feed(view[start : start + step])
     return inspector.finish()
-
-
-def with_checksum(header: bytes, *, signed: bool = False) -> bytes:
-    blank = header[:148] + b" " * 8 + header[156:]
-    total = sum(byte - 256 if signed and byte > 127 else byte for byte in blank)
-    return header[:148] + b"%06o\0 " % total + header[156:]
-
-
-def edited(content: bytes, place: int, new: bytes, *, signed: bool = False) -> bytes:
-    """The tar with `new` in its first header, and a checksum that fits."""
-    header = content[:place] + new + content[place + len(new) : 512]
-    return with_checksum(header, signed=signed) + content[512:]
-
-
-def typed(name: str, kind: bytes, size: int = 0) -> tarfile.TarInfo:
-    entry = tarfile.TarInfo(name)
-    entry.type = kind
-    entry.size = size
-    return entry
 
 
 # --- whole tars ------------------------------------------------------------------------------------------------------
@@ -151,6 +119,20 @@ def test_content_behind_the_end_is_flagged() -> None:
     for tail in (b"x", bytes(3_000_000) + b"x", make_tar(2)):
         assert inspect(content + tail).flags == ("bytes-after-end",)
     assert not inspect(bytes(1024) + make_tar(2)).empty
+
+
+@pytest.mark.parametrize("name", ODD_ENTRIES)
+def test_an_entry_that_docker_does_not_unpack_is_flagged(name: str) -> None:
+    content, refused = ODD_ENTRIES[name]
+    assert inspect(content).flags == (("entries-docker-refuses",) if refused else ())
+
+
+def test_a_size_below_zero_counts_only_where_content_could_follow() -> None:
+    minus_one = b"\xff" * 12
+    link = edited(tar_of(typed("l", tarfile.SYMTYPE), ("a", 5)), 124, minus_one)
+    assert inspect(link).flags == ("size-without-content",)
+    with pytest.raises(DamagedError, match="negative"):
+        inspect(edited(tar_of(("a", 5)), 124, minus_one))
 
 
 def test_a_directory_with_a_size_is_flagged() -> None:
