@@ -115,6 +115,8 @@ class Conversion:
         settlement = Settlement(self.options, self.target, self.progress)
         settlement.settle(lambda: images)
         report = self._report(started, images, settlement)
+        for name, message in report.all_warnings():
+            self.progress.emit(Event(kind="warning", name=name, message=message))
         if self.target is not None:
             self.target.finish(encode_report(report))
         return Outcome(report, exit_code(report))

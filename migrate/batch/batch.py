@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,7 +102,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         locations = [candidate.location for candidate in candidates]
         if request.shard is not None:
             return _shard_outcome(ledger, locations, len(plan.done))
-        return _merge(ledger, locations, request, target, journal, progress, started, len(plan.done))
+        return _merge(ledger, locations, request, target, journal, progress, started, plan.done)
 
 
 def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = ()) -> BatchOutcome:
@@ -116,7 +116,7 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
         ledger = _read_shards(state)
         refuse_to_write(list(ledger.sources), files=output_files)
         locations = ledger.current()
-        return _merge(ledger, locations, request, opened, journal, progress, started, len(locations))
+        return _merge(ledger, locations, request, opened, journal, progress, started, locations)
 
 
 def _common_options(target: str, state: Path) -> tuple[ConvertOptions, Mapping[str, object]]:
@@ -255,7 +255,7 @@ def _merge(
     journal: JournalWriter,
     progress: Progress,
     started: str,
-    done: int,
+    done: Collection[str],
 ) -> BatchOutcome:
     merge = Merge(
         sources=ledger.merge_sources(locations),
@@ -264,6 +264,7 @@ def _merge(
         progress=progress,
         report_options=request.report_options,
         older=ledger.others(locations),
+        done=frozenset(done),
     )
     with target_errors("a temporary file"):
         spool = cast(BinaryIO, tempfile.TemporaryFile(dir=request.temporary_directory))  # noqa: SIM115 - the outcome has it
@@ -273,7 +274,7 @@ def _merge(
         except BaseException:
             spool.close()
             raise
-    merge.account.already_done = done
+    merge.account.already_done = len(done)
     journal.note(
         {
             "merged": utc_now(),

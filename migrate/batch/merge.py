@@ -6,7 +6,7 @@ Nothing of a source is read again. Everything here depends on the records alone,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import BinaryIO, Final
@@ -49,7 +49,8 @@ class MergeSource:
 @dataclass(slots=True)
 class Merge:
     """Ends one batch. `sources` are in the order that settles ties; `older` are places of records that tell of blobs
-    only. `run` may be called once."""
+    only, `done` the locations of sources that were read before, whose failures have not been told. `run` may be called
+    once."""
 
     sources: Sequence[MergeSource]
     options: ConvertOptions
@@ -57,6 +58,7 @@ class Merge:
     progress: Progress
     report_options: Mapping[str, object] = field(default_factory=dict)
     older: Sequence[tuple[Place, int]] = ()
+    done: Collection[str] = frozenset()
     failures: list[Failure] = field(default_factory=list)
     account: Account = field(default_factory=Account)
     _sources: list[SourceInput] = field(default_factory=list)
@@ -89,6 +91,8 @@ class Merge:
             )
             self._end_source(settlement)
             head = self._head(started, settlement)
+            for warning in head.warnings:
+                self.progress.emit(Event(kind="warning", message=warning))
             if self._rows_early is None:
                 spool.writelines(iter_report(head, self._rows(settlement)))
             else:
@@ -125,7 +129,8 @@ class Merge:
             self._choice.take(self._reader.read(place, "", images=False).layers, generation)
         for source, record in self._records(self.sources, images=False):
             self._choice.take(record.layers, source.generation)
-            self.failures += record.failures
+            for failure in record.failures:
+                self._add_failure(failure, is_told=source.location not in self.done)
             self.account.count(source.outcome)
             self._warnings.update(record.warnings)
             note = (source.message or "holds no image",) if source.outcome is Outcome.SKIPPED else ()
@@ -194,7 +199,13 @@ class Merge:
 
     def _fail(self, error: MigrateError, image: ImageRecord, location: str) -> None:
         references = tuple(str(reference) for reference in image.finished.references)
-        self.failures.append(Failure.of(error, location, references=references, legacy_id=image.finished.legacy_id))
+        failure = Failure.of(error, location, references=references, legacy_id=image.finished.legacy_id)
+        self._add_failure(failure, is_told=False)
+
+    def _add_failure(self, failure: Failure, *, is_told: bool) -> None:
+        self.failures.append(failure)
+        if not is_told:
+            self.progress.emit(Event(kind="failure", name=failure.title, message=failure.message))
 
     # --- report ------------------------------------------------------------------------------------------------
 
@@ -215,7 +226,7 @@ class Merge:
         self._layers = {}
         images, self._of_source = self._of_source, []
         if self._rows_early is not None:
-            self._rows_early.writelines(map(self._encoder.encode, _report_rows(settlement, images)))
+            self._rows_early.writelines(map(self._encoder.encode, self._report_rows(settlement, images)))
 
     def _stand_in_report_order(self) -> bool:
         """True where the report can be written while the images are, and no record need be read once more for it."""
@@ -242,8 +253,12 @@ class Merge:
         for source, record in self._records(sorted(self.sources, key=lambda source: source.location)):
             found = (self._try_finish(source, number, image, record, 0) for number, image in enumerate(record.images))
             finished = [image for image in found if image is not None]
-            yield from _report_rows(settlement, finished)
+            yield from self._report_rows(settlement, finished)
 
-
-def _report_rows(settlement: Settlement, images: Iterable[FinishedImage]) -> list[ReportImage]:
-    return sorted(image_rows(settlement.rows(images)), key=image_order)
+    def _report_rows(self, settlement: Settlement, images: Iterable[FinishedImage]) -> list[ReportImage]:
+        """Of one source. What is odd about them is told."""
+        rows = sorted(image_rows(settlement.rows(images)), key=image_order)
+        for row in rows:
+            for warning in row.warnings:
+                self.progress.emit(Event(kind="warning", name=row.title, message=warning))
+        return rows

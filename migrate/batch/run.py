@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from migrate.batch.executors import WorkerPool
-from migrate.batch.journal import Entry, JournalWriter
+from migrate.batch.journal import Entry, JournalWriter, unpack_record
 from migrate.batch.plan import Outcome, Plan, Task, split
 from migrate.batch.task import WorkOrder, failed_entry
 from migrate.errors import MigrateError, UsageError
@@ -104,6 +104,8 @@ class TaskRun:
             self.done[entry.outcome] += 1
             size = entry.identity.size or 0
             self.progress.emit(Event(kind="advance", name=entry.source, bytes=size))
+            if entry.outcome is Outcome.FAILED:
+                self._tell_failures(entry)
             self.progress.emit(
                 Event(
                     kind="finished",
@@ -113,3 +115,8 @@ class TaskRun:
                     bytes=size,
                 )
             )
+
+    def _tell_failures(self, entry: Entry) -> None:
+        record = unpack_record(entry.packed.encode("ascii"), entry.source, images=False, layers=False)
+        for failure in record.failures:
+            self.progress.emit(Event(kind="failure", name=failure.title, message=failure.message))

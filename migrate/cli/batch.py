@@ -17,7 +17,7 @@ from migrate.cli.completion import Location
 from migrate.cli.messages import tell_end
 from migrate.cli.options import convert_options, image_options, reported_options, run_options, source_options
 from migrate.cli.outputs import LISTS, Outputs, option_name
-from migrate.errors import ConflictError, TargetError, UsageError
+from migrate.errors import TargetError, UsageError
 from migrate.progress import Event
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _say_how_to_continue(target: str) -> None:
 
 
 def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: Outputs, progress: Progress) -> None:
-    from migrate.batch.account import render_account, worst_first
+    from migrate.batch.account import render_account
     from migrate.batch.batch import unfinished_shards
     from migrate.cli import session
 
@@ -223,10 +223,7 @@ def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: O
     if values["merge"]:
         for problem in unfinished_shards(target):
             outcome.exit_code = 3
-            if values["progress"] == "json":
-                progress.emit(Event(kind="failure", name=target, message=problem))
-            else:
-                click.echo(f"migrate: error: {problem}", err=True)
+            progress.emit(Event(kind="failure", name=target, message=problem))
     is_told = not (outputs.take_stdout or values["quiet"])
     if outcome.head is None or outcome.spool is None:
         if is_told:
@@ -237,11 +234,6 @@ def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: O
         outputs.write("report", iter(partial(outcome.spool.read, _PIECE_BYTES), b""))
     if outputs.is_asked("html"):
         session.write_page(outcome.read_report(), outputs)
-    for failure in worst_first(outcome.head.failures):
-        if values["progress"] != "json":
-            click.echo(f"migrate: error: {session.failure_line(failure)}", err=True)
-        elif failure.error != ConflictError.code:  # that has had its event when names were settled
-            progress.emit(Event(kind="failure", name=failure.title, message=failure.message))
     if is_told:
         click.echo(render_account(outcome.account, exact_bytes=values["bytes_"]), nl=False)
 

@@ -18,8 +18,7 @@ from migrate.locations import distinct_sources
 from migrate.model.options import ConvertOptions
 from migrate.readers.base import SourceOptions
 from migrate.readers.detect import open_source
-from migrate.report.document import Failure, Report
-from migrate.report.tables import printable
+from migrate.report.document import Report
 from migrate.writers.open_target import target_path
 
 
@@ -89,15 +88,12 @@ def write_page(report: Report, outputs: Outputs) -> None:
 
 
 def tell(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
-    """Writes the asked-for reports, then the summary on stdout and one line on stderr for each failure, unless it has
-    had its event."""
+    """Writes the asked-for reports, then the summary on stdout."""
     if outputs.is_asked("report"):
         from migrate.report.json import encode_report
 
         outputs.write("report", [encode_report(outcome.report)])
     write_page(outcome.report, outputs)
-    for failure in outcome.report.failures if values["progress"] != "json" else ():
-        click.echo(f"migrate: error: {failure_line(failure)}", err=True)
     if not (outputs.take_stdout or values["quiet"]):
         from migrate.cli.terminal import colour_enabled, terminal_width
         from migrate.report.text import render_text
@@ -107,16 +103,9 @@ def tell(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
             width=terminal_width(sys.stdout),
             exact_bytes=values["bytes_"],
             colour=colour_enabled(sys.stdout),
-            list_failures=False,  # each has had its line on stderr
+            list_failures=False,  # progress has told each
         )
         click.echo(summary, nl=False)
-
-
-def failure_line(failure: Failure) -> str:
-    """One line that names the image, where the reason itself does not."""
-    named = ", ".join(failure.references) or failure.legacy_id
-    line = failure.message if named is None or named in failure.message else f"{named}: {failure.message}"
-    return " ".join(printable(line).split())
 
 
 def run_conversion(conversion: Conversion) -> Outcome:

@@ -66,13 +66,13 @@ class ShownProgress(Protocol):
 def make_progress(
     mode: str, quiet: bool = False, verbose: int = 0, stream: TextIO | None = None, clock: Clock = time.monotonic
 ) -> ShownProgress:
-    """`mode` is one of MODES. `quiet` shows nothing but JSON lines that were asked for; `verbose` adds every layer,
-    image and warning to bar and plain lines."""
+    """`mode` is one of MODES. `quiet` shows nothing but failures, and JSON lines that were asked for; `verbose` adds
+    every layer, image and warning to bar and plain lines."""
     stream = sys.stderr if stream is None else stream
     if mode == "json":
         return JsonLines(stream, clock)
     if mode == "none" or quiet:
-        return NoProgress()
+        return NoProgress(stream, clock)
     if mode == "bar" or (mode == "auto" and stream.isatty() and os.environ.get("TERM") != "dumb"):
         from migrate.cli.progress_bar import Bar  # with tqdm, which takes long to load
 
@@ -136,23 +136,8 @@ class Tally:
         return bool(self.total_bytes or self.total_items)
 
 
-class NoProgress:
-    """Shows nothing."""
-
-    def emit(self, event: Event, /) -> None:
-        del event
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-
-class Shown(NoProgress):
-    """What bar, plain lines and JSON lines have in common: a tally, and a stream that may go away."""
+class Shown:
+    """What all of them have in common: a tally, and a stream that may go away."""
 
     def __init__(self, stream: TextIO, clock: Clock) -> None:
         self._stream = stream
@@ -175,12 +160,35 @@ class Shown(NoProgress):
         self._stream.write(line + "\n")
         self._stream.flush()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class NoProgress(Shown):
+    """Shows failures, and nothing else."""
+
+    def _show(self, event: Event) -> None:
+        if event.kind == "failure":
+            self._write(failure_line(event))
+
+
+def failure_line(event: Event) -> str:
+    """One line that names what has failed, where the reason itself does not."""
+    text = event.message if event.name in event.message else f"{event.name}: {event.message}"
+    return f"migrate: error: {' '.join(printable(text).split())}"
+
 
 def message_line(event: Event, verbose: int, paint: Paint) -> str | None:
     """The line that an event is worth, or None."""
-    text = ": ".join(part for part in (short_name(event.name), printable(event.message)) if part)
-    if event.kind == "failure" or (event.kind == "finished" and event.outcome == "failed"):
-        return f"{paint('failed', Style.RED)}   {text}"
+    if event.kind == "failure":
+        return failure_line(event)
+    message = "" if event.outcome == "failed" else event.message  # each of its failures has a line
+    text = ": ".join(part for part in (short_name(event.name), printable(message)) if part)
     if event.kind == "warning":
         return f"{paint('warning', Style.YELLOW)}  {text}" if verbose else None
     if verbose and event.kind in ("layer", "image", "source", "finished"):

@@ -5,7 +5,7 @@ Names and meanings are those of `migration-report.json`, `schema_version` 1 (doc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from migrate.errors import MigrateError
@@ -166,3 +166,11 @@ class Report:
     warnings: tuple[str, ...] = ()
     deep: Mapping[str, object] | None = None
     tool_name: str = field(default=TOOL_NAME)
+
+    def all_warnings(self) -> Iterator[tuple[str, str]]:
+        """What is odd, after what it is about: a source, an image, or nothing where the sentence says so itself."""
+        yield from (("", text) for text in self.warnings)
+        for source in self.sources:
+            yield from ((source.location, text) for text in source.warnings)
+        for image in self.images:
+            yield from ((image.title, text) for text in image.warnings)

@@ -139,8 +139,8 @@ class _Page:
             yield f"      layer {printable(row.layer)}"
 
     def warnings(self) -> str:
-        rows = list(_warnings(self.report))
-        lines = [wrap(text, self.width, indent="  ") for text in rows[:_LIST_LIMIT]]
+        rows = list(self.report.all_warnings())
+        lines = [wrap(": ".join(filter(None, row)), self.width, indent="  ") for row in rows[:_LIST_LIMIT]]
         return self.section(f"Warnings ({len(rows):,})", lines, len(rows), "warning", Style.YELLOW)
 
     def section(self, title: str, lines: Sequence[str], total: int, unit: str, style: Style) -> str:
@@ -154,14 +154,6 @@ class _Page:
     def more(self, number: int, unit: str) -> Iterator[str]:
         if number > 0:
             yield self.paint(f"  … and {count(number, 'more ' + unit)} in the JSON report", Style.DIM)
-
-
-def _warnings(report: Report) -> Iterator[str]:
-    yield from report.warnings
-    for source in report.sources:
-        yield from (f"{source.location}: {text}" for text in source.warnings)
-    for image in report.images:
-        yield from (f"{image.title}: {text}" for text in image.warnings)
 
 
 def _lost(digests: Sequence[Digest]) -> Iterator[str]:

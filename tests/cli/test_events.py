@@ -114,10 +114,46 @@ def test_verify_counts_its_findings_in_text_only(workspace: Path, tmp_path: Path
     assert "mismatches" in migrate("verify", tmp_path).err
 
 
-def test_people_get_a_line_for_each_failure(workspace: Path) -> None:
-    for line in ("plan damaged.tar", "batch --dry-run damaged.tar out"):
-        result = migrate(*line.split(), cwd=workspace)
-        assert [error.partition(": ")[2].partition(": ")[2][:8] for error in result.errors] == ["team/bad", "team/cut"]
+@pytest.mark.parametrize("mode", ["plain", "none"])
+@pytest.mark.parametrize("command", ["plan", "batch --dry-run"])
+def test_people_get_one_line_for_each_failure(command: str, mode: str, workspace: Path, tmp_path: Path) -> None:
+    target = [str(tmp_path / "out")] if command.startswith("batch") else []
+    result = migrate(*command.split(), "--progress", mode, "damaged.tar", *target, cwd=workspace)
+    told = [line.partition("team/")[2][:3] for line in result.err.splitlines() if "team/" in line]
+    assert sorted(told) == ["bad", "cut"]
+    assert len(result.errors) == 2
+
+
+def test_what_failed_before_is_told_again(workspace: Path, tmp_path: Path) -> None:
+    first, again = (
+        migrate("batch", "--progress", "none", "damaged.tar", tmp_path / "out", cwd=workspace) for _ in range(2)
+    )
+    assert len(first.errors) == 2
+    assert sorted(again.errors) == sorted(first.errors)
+    assert "1 of them done before" in again.out
+
+
+def test_a_shard_tells_its_failures(workspace: Path, tmp_path: Path) -> None:
+    result = migrate("batch", "-q", "--shard", "1/1", "damaged.tar", tmp_path / "out", cwd=workspace)
+    assert (result.code, len(result.errors)) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "line", ["plan --report - odd.tar", "convert --report - odd.tar {}/out", "batch --report - odd.tar {}/out"]
+)
+def test_every_warning_of_the_report_is_an_event(line: str, workspace: Path, tmp_path: Path) -> None:
+    archive = V1Archive()
+    archive.tag("team/odd", "1.0", archive.layer("odd", tar=layer_tar("a") + b"more"))
+    archive.tag("Team/Odd", "1.0", archive.layer("odd"))
+    (workspace / "odd.tar").write_bytes(archive.build())
+    result = run(line.format(tmp_path), workspace)
+    report = result.json()
+    warnings = [("", text) for text in report.get("warnings", ())]
+    for image in report["images"]:
+        warnings += [(image["references"][0], text) for text in image.get("warnings", ())]
+    assert warnings
+    told = [(event["name"], event["message"]) for event in events_of(result) if event["event"] == "warning"]
+    assert sorted(told) == sorted(warnings)
 
 
 def test_libraries_speak_in_events(workspace: Path) -> None:

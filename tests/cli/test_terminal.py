@@ -54,7 +54,7 @@ def test_plain_lines_for_one_huge_layer() -> None:
         "hashing     33 %  1.00 GB of 3.00 GB  200 MB/s  10 s left  0 of 1  abababababab",
         "hashing     67 %  2.00 GB of 3.00 GB  200 MB/s  5 s left  0 of 1  abababababab",
         "hashing    100 %  3.00 GB of 3.00 GB  200 MB/s  0 s left  0 of 1  abababababab",
-        "failed   acme/web:1: no bytes",
+        "migrate: error: acme/web:1: no bytes",
         "hashing    3.00 GB  done in 15 s, 200 MB/s",
     ]
 
@@ -83,6 +83,19 @@ def test_verbose_plain_lines_name_layers_images_and_warnings() -> None:
         "layer    abababababab  5.00 MB",
         "image    acme/web:1",
         "warning  odd \\x1b[31mtar",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["none", "plain", "bar"])
+def test_a_failure_has_one_line_in_every_mode(mode: str) -> None:
+    stream = io.StringIO()
+    with make_progress(mode, stream=stream) as progress:
+        progress.emit(Event(kind="failure", name="acme/web:1", message="layer\n\x1b[31mno bytes"))
+        progress.emit(Event(kind="failure", name="/shelf/a.tar", message="/shelf/a.tar: is empty"))
+        progress.emit(Event(kind="finished", name="/shelf/a.tar", outcome="failed", message="/shelf/a.tar: is empty"))
+    assert stream.getvalue().splitlines() == [
+        "migrate: error: acme/web:1: layer\\x0a\\x1b[31mno bytes",
+        "migrate: error: /shelf/a.tar: is empty",
     ]
 
 
