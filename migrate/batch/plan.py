@@ -6,6 +6,7 @@ docs/howto/batch.md explains plan, run and merge.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -90,10 +91,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        number, slash, count = text.partition("/")
-        if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise UsageError(f"--shard {text}: write it as I/N with 1 <= I <= N, such as 3/8")
-        return cls(int(number), int(count))
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"--shard {text[:40]}: write it as I/N with 1 <= I <= N, such as 3/8")
+        return cls(int(match[1]), int(match[2]))
 
     def holds(self, location: str) -> bool:
         digest = hashlib.sha256(location.encode("utf-8", "surrogateescape")).digest()

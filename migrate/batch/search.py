@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final
 
 from migrate.batch.plan import Candidate, Identity
 from migrate.blobio.rundir import STATE_DIRECTORY
+from migrate.blobio.source_files import list_source
 from migrate.errors import MigrateError, SourceUnreadableError, UsageError
 from migrate.locations import distinct_sources
 from migrate.model.legacy import SourceType
@@ -100,24 +101,24 @@ def _search(path: str, source_type: str | None) -> Iterator[str]:
     if source_type not in (None, SourceType.DOCKER_ARCHIVE.value) or not os.path.isdir(path):
         yield path
         return
-    types = _types_of(path)
-    if types:
-        yield path
-    try:
-        names = sorted(os.listdir(path))
-    except OSError:
-        if not types:
-            yield path  # opening it will tell why it cannot be read
-        return
-    parts = parts_of(Path(path), types)
-    for name in names:
-        if name == STATE_DIRECTORY or parts.has(name):
+    waiting = [(path, True)]  # no recursion: a tree may be deeper than Python's stack
+    while waiting:
+        place, is_searched = waiting.pop()
+        if not is_searched:
+            yield place
             continue
-        child = os.path.join(path, name)
-        if os.path.isdir(child) and not os.path.islink(child):
-            yield from _search(child, source_type)
-        else:
-            yield child
+        types = _types_of(place)
+        if types:
+            yield place
+        try:
+            names = sorted(list_source(place), reverse=True)
+        except OSError:
+            if not types:
+                yield place  # opening it will tell why it cannot be read
+            continue
+        parts = parts_of(Path(place), types)
+        children = [os.path.join(place, name) for name in names if name != STATE_DIRECTORY and not parts.has(name)]
+        waiting += [(child, os.path.isdir(child) and not os.path.islink(child)) for child in children]
 
 
 def _types_of(path: str) -> list[SourceType]:
@@ -210,20 +211,19 @@ def _tree_lines(root: str, parts: Parts, *, follows: bool) -> Iterator[str]:
         steps = waiting.pop()
         prefix = "".join(f"{step}/" for step in steps)
         try:
-            with os.scandir(os.path.join(root, prefix)) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            names = sorted(list_source(os.path.join(root, prefix)))
         except OSError as exc:
             yield f"{prefix} {exc.errno}\n"
             continue
-        for entry in entries:
-            if not steps and not parts.has(entry.name):
+        for name in names:
+            if not steps and not parts.has(name):
                 continue
             try:
-                status = entry.stat(follow_symlinks=follows and not steps)
+                status = os.stat(os.path.join(root, prefix, name), follow_symlinks=follows and not steps)
             except OSError as exc:
-                yield f"{prefix}{entry.name} {exc.errno}\n"
+                yield f"{prefix}{name} {exc.errno}\n"
                 continue
             is_folder = stat.S_ISDIR(status.st_mode)
-            yield f"{prefix}{entry.name} {0 if is_folder else status.st_size} {status.st_mtime_ns}\n"
-            if is_folder and parts.lists((*steps, entry.name)):
-                waiting.append((*steps, entry.name))
+            yield f"{prefix}{name} {0 if is_folder else status.st_size} {status.st_mtime_ns}\n"
+            if is_folder and parts.lists((*steps, name)):
+                waiting.append((*steps, name))

@@ -15,7 +15,14 @@ import click
 
 from migrate.cli.completion import Location
 from migrate.cli.messages import tell_end
-from migrate.cli.options import convert_options, image_options, reported_options, run_options, source_options
+from migrate.cli.options import (
+    convert_options,
+    given_options,
+    image_options,
+    reported_options,
+    run_options,
+    source_options,
+)
 from migrate.cli.outputs import LISTS, Outputs, option_name
 from migrate.errors import TargetError, UsageError
 from migrate.progress import Event
@@ -31,6 +38,13 @@ _NOT_REPORTED = frozenset(
     }
 )
 """Options that say how the work is shared out; what comes out is the same with any of them."""
+_TOLD = frozenset({"progress", "verbose", "quiet"})
+_ALONE = {"status": _TOLD | {"status", "json_"}, "merge": _TOLD | {"merge", "report", "html", "bytes_", *LISTS}}
+"""Options that mean something without a run."""
+_WHY_ALONE = {
+    "status": "it only tells where a batch stands",
+    "merge": "what the shards have read is merged with the options of their runs",
+}
 _PIECE_BYTES = 1024 * 1024
 
 
@@ -122,14 +136,20 @@ def _check(values: dict[str, Any]) -> None:
         raise UsageError("--merge and --status: one at a time")
     if alone and (count > 1 or values["from_file"] or values["shard"]):
         raise UsageError(f"--{alone[0]} takes the TARGET and no sources")
+    given = given_options()
+    for command in alone:
+        for option in (option for name, option in given.items() if name not in _ALONE[command]):
+            raise UsageError(f"--{command} with {option}: {_WHY_ALONE[command]}")
+    if values["json_"] and not alone:
+        raise UsageError("--json goes with --status; --report - gives the report as JSON")
+    for name in ("executor", "jobs"):
+        if values["scheduler"] and name in given:
+            raise UsageError(f"--scheduler with {given[name]}: the cluster's own workers do the work")
     if not alone and count == 1 and not values["from_file"]:
         raise UsageError("name the sources before the TARGET, or give --from-file")
     for option in ("dry_run", "report", "html"):
         if values["shard"] and values[option]:
             raise UsageError(f"--shard with {option_name(option)}: a part of a batch gives no report of its own")
-    for option in ("report", "html", *LISTS):
-        if values["status"] and values[option]:
-            raise UsageError(f"--status with {option_name(option)}: only a run or --merge writes that file")
     if list(values["from_file"]).count("-") > 1:
         raise UsageError("standard input can be read only once")
 

@@ -32,11 +32,14 @@ def command(source: str, tree: bool, as_json: bool, bytes_: bool, no_trunc: bool
     from migrate.cli.inventory_text import render_images, render_tree
     from migrate.cli.terminal import terminal_width
     from migrate.documents.json_text import encode_json_pretty
+    from migrate.errors import UsageError
     from migrate.inventory import inventory_document, take_inventory
     from migrate.readers.base import SourceOptions
     from migrate.readers.detect import open_source
     from migrate.report.tables import printable
 
+    if tree and as_json:
+        raise UsageError("--tree and --json exclude each other: the JSON has every layer with its parent")
     options = SourceOptions(
         driver=values["driver"],
         dm_data=values["dm_data"],

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from migrate.errors import UsageError
 from migrate.model.image import Platform
@@ -58,6 +59,18 @@ class RenameType(click.ParamType[tuple[str, str]]):
         except re.error as error:
             self.fail(f"{value!r}: {error}", param, ctx)
         return pattern, replacement
+
+
+def given_options() -> dict[str, str]:
+    """The options that stand on the command line, by the names of their parameters."""
+    context = click.get_current_context()
+    return {
+        param.name: max(param.opts, key=len)
+        for param in context.command.params
+        if param.name is not None
+        and isinstance(param, click.Option)
+        and context.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    }
 
 
 def source_options(command: Command) -> Command:

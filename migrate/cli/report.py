@@ -7,6 +7,7 @@ import sys
 import click
 
 from migrate.cli.completion import Location
+from migrate.cli.options import given_options
 
 
 @click.command("report", short_help="Render a report as text, JSON or HTML.")
@@ -35,6 +36,10 @@ def command(location: str, as_json: bool, html_file: str | None, bytes_: bool, s
     outputs = Outputs({"html": html_file})
     if as_json and outputs.take_stdout:
         raise UsageError("--json and --html - both write to standard output: give --html a file")
+    given = given_options()
+    for name in ("savings", "bytes_"):
+        if name in given and (html_file or (as_json and name == "savings")):
+            raise UsageError(f"{given[name]} is for the text, which --{'json' if as_json else 'html'} replaces")
     report = read_report(location)
     if html_file:
         from migrate.report.html import render_html

@@ -33,6 +33,8 @@ def open_source(location: str, source_type: str | None = None, options: SourceOp
     """
     options = options or SourceOptions()
     if location == STDIN:
+        if source_type not in (None, SourceType.DOCKER_ARCHIVE.value):
+            raise UsageError(f"--source-type {source_type} asks for a directory, and standard input is none")
         return _open_archive_stream(options)
     if "://" in location:
         return _open_url(location, source_type, options)

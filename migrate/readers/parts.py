@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.source_files import open_source_file
 from migrate.distribution.layout import ROOTS
 from migrate.documents.docker_archive import parse_archive_manifest
 from migrate.errors import MigrateError
@@ -54,7 +55,7 @@ class ArchiveParts:
 
 def _first_steps(path: Path) -> Iterator[str]:
     try:
-        with open(path / MANIFEST, "rb") as stream:
+        with open(open_source_file(path / MANIFEST), "rb") as stream:
             found = parse_archive_manifest(stream.read(JSON_BYTES + 1))
     except (OSError, MigrateError):
         return

@@ -219,6 +219,12 @@ def test_shards_and_merge(shelf: Path, tmp_path: Path) -> None:
         ["--merge", "a", "out"],
         ["--status", "--merge", "out"],
         ["--status", "out"],
+        ["--json", "SHELF", "out"],
+        ["--merge", "--dry-run", "out"],
+        ["--merge", "--format", "oci", "out"],
+        ["--status", "--jobs", "2", "out"],
+        ["--scheduler", "tcp://none:1", "--jobs", "2", "SHELF", "out"],
+        ["--scheduler", "tcp://none:1", "--executor", "threads", "SHELF", "out"],
         ["--from-file", "/nonexistent", "out"],
         ["*.nothing", "out"],
         ["shelf", "docker-archive:x.tar"],
@@ -231,6 +237,7 @@ def test_usage_errors(arguments: list[str], shelf: Path, tmp_path: Path) -> None
     result = migrate("batch", *words, cwd=tmp_path)
     assert result.code == 2, result.err
     assert "error" in result.err.lower()
+    assert "no journal" not in result.err or arguments == ["--status", "out"]
 
 
 def test_the_target_may_not_lie_in_a_source(shelf: Path, tmp_path: Path) -> None:

@@ -425,3 +425,9 @@ def test_a_source_of_several_names_counts_once(archive: Path, tmp_path: Path) ->
     assert stable(several) == stable(once)
     assert migrate("convert", "-q", *names, tmp_path / "out", cwd=archive.parent).code == 0
     assert report_of(tmp_path / "out")["totals"]["legacy_bytes"] == once["totals"]["legacy_bytes"]
+
+
+def test_inspect_draws_a_tree_or_writes_json(archive: Path) -> None:
+    result = migrate("inspect", "--tree", "--json", archive)
+    assert (result.code, result.out) == (2, "")
+    assert "--tree and --json exclude each other" in result.err

@@ -86,6 +86,19 @@ def test_what_is_no_report(tmp_path: Path, content: bytes | None, code: int, mes
     assert len(result.errors) == 1
 
 
+@pytest.mark.parametrize(
+    "options",
+    [["--json", "--savings", "3"], ["--html", "page.html", "--savings", "3"], ["--html", "p.html", "--bytes"]],
+)
+def test_options_of_the_text_alone(options: list[str], layout: Path, tmp_path: Path) -> None:
+    result = migrate("report", *options, layout, cwd=tmp_path)
+    assert result.code == 2
+    assert result.errors == [
+        f"migrate: error: {options[-2 if '3' in options else -1]} is for the text, which {options[0]} replaces"
+    ]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_page_that_cannot_be_written(layout: Path, tmp_path: Path) -> None:
     result = migrate("report", layout, "--html", tmp_path / "no" / "such" / "page.html")
     assert result.code == 5

@@ -57,7 +57,7 @@ def test_split_gives_every_source_a_task() -> None:
     assert locations(split(task)) == [[source.location] for source in task.sources]
 
 
-@pytest.mark.parametrize("text", ["", "3", "0/4", "5/4", "1/0", "a/b", "1/2/3", "-1/3", "1 /3"])
+@pytest.mark.parametrize("text", ["", "3", "0/4", "5/4", "1/0", "a/b", "1/2/3", "-1/3", "1 /3", f"1/{'9' * 5000}"])
 def test_a_shard_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="3/8"):
         Shard.parse(text)

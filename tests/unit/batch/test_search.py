@@ -4,6 +4,7 @@ import io
 import json
 import os
 import socket
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -35,6 +36,29 @@ def test_directories_are_searched_in_the_order_of_names(tmp_path: Path) -> None:
     found = search(str(tmp_path))
     assert names(found, tmp_path) == [".hidden.tar", "a.tar", "b/1.tar", "b/2.tar", "c/d/e.txt"]
     assert [candidate.order for candidate in found] == [0, 1, 2, 3, 4]
+
+
+def test_a_tree_may_be_deeper_than_the_stack(tmp_path: Path) -> None:
+    deep = tmp_path / "deep"
+    for level in range(1500):
+        os.mkdir(f"{deep}{'/d' * level}")
+    Path(f"{deep}{'/d' * 1499}", "a.tar").write_bytes(b"x")
+    try:
+        (found,) = search(str(deep))
+    finally:
+        subprocess.run(["rm", "-r", deep], check=True)  # shutil's recursion ends before
+    assert found.location.endswith("/d/a.tar")
+
+
+def test_searching_leaves_access_times_as_they_are(tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    unpack(shelf / "unpacked")
+    (shelf / "inner").mkdir()
+    places = [shelf, *shelf.rglob("*")]
+    for place in places:
+        os.utime(place, ns=(10**18, place.stat().st_mtime_ns))
+    search(str(shelf))
+    assert {place.stat().st_atime_ns for place in places} == {10**18}
 
 
 def unpack(directory: Path, name: str = "base") -> None:
