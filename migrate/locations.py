@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from migrate.errors import UsageError
-from migrate.writers.open_target import target_path
+from migrate.writers.open_target import target_path, target_url
 
 _Mark = tuple[int, int]
 """Device and inode: no hard link, symbolic link or bind mount hides what a name stands for."""
+
+_SCHEMES = {"s3a": "s3", "gcs": "gs"}
+"""Schemes that are another name of one."""
 
 
 def distinct_sources(locations: Iterable[str]) -> list[str]:
@@ -46,6 +49,23 @@ def refuse_to_write(sources: Sequence[str], *, target: str | None = None, files:
             raise UsageError(f"{what} is the source {source} or lies in it, and a source is never written to")
         if home is not None and places.of(source).startswith(home):
             raise UsageError(f"the source {source} lies in the target {target}, and a source is never written to")
+    if target is not None and (url := target_url(target)) is not None:
+        _refuse_bucket(sources, target, _folder_of(url))
+
+
+def _refuse_bucket(sources: Iterable[str], target: str, home: str) -> None:
+    for source in sources:
+        folder = _folder_of(source) if "://" in source else ""
+        if folder and home.startswith(folder):
+            raise UsageError(f"the target {target} is the source {source} or lies in it; a source is never written to")
+        if folder.startswith(home):
+            raise UsageError(f"the source {source} lies in the target {target}, and a source is never written to")
+
+
+def _folder_of(url: str) -> str:
+    """What the names of all objects below it begin with."""
+    scheme, _, path = url.partition("://")
+    return f"{_SCHEMES.get(scheme, scheme)}://{path.rstrip('/')}/"
 
 
 def _is_on_disk(location: str) -> bool:

@@ -61,9 +61,19 @@ def goes_to_stdout(text: str) -> bool:
 
 def target_path(text: str) -> str | None:
     """The path of a target on disk, None for one that is elsewhere."""
-    scheme, colon, rest = text.partition(":")
-    path = rest if colon and scheme in _PATH_PREFIXES else text
+    path = _without_prefix(text)
     return None if path in ("", "-") or "://" in text else path
+
+
+def target_url(text: str) -> str | None:
+    """The URL of a target in a bucket, None for one that is elsewhere."""
+    url = _without_prefix(text)
+    return url if "://" in url and not url.startswith("docker://") else None
+
+
+def _without_prefix(text: str) -> str:
+    scheme, colon, rest = text.partition(":")
+    return rest if colon and scheme in _PATH_PREFIXES else text
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -65,6 +65,17 @@ def write(contents: dict[str, bytes], directory: Path) -> Path:
     return directory
 
 
+@pytest.mark.parametrize(("source", "target"), [("saves/", "saves/out"), ("out/saves/a.tar", "out"), ("out/**", "out")])
+def test_a_bucket_that_is_read_is_not_written_to(bucket: Any, source: str, target: str) -> None:
+    for name in ("saves/a.tar", "out/saves/a.tar"):
+        bucket.put_object(Bucket="shelf", Key=name, Body=archive("app"))
+    before = [objects(bucket, folder) for folder in ("saves", "out")]
+    done = migrate("batch", f"s3://shelf/{source}", f"s3://shelf/{target}")
+    assert (done.code, len(done.errors)) == (2, 1), done.err
+    assert "never written to" in done.err
+    assert [objects(bucket, folder) for folder in ("saves", "out")] == before
+
+
 def test_a_bucket_gets_the_layout_that_a_directory_gets(bucket: Any, tmp_path: Path) -> None:
     shelf = write_shelf(tmp_path / "shelf", 2, 3)
     done = migrate("batch", "--jobs", "2", shelf, "s3://shelf/out")

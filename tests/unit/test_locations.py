@@ -44,6 +44,28 @@ def test_a_target_that_is_a_source_or_lies_in_one(shelf: Path, name: str, prefix
         refuse_to_write(sources, target=f"{prefix}{name.format(shelf)}")
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("s3://shelf/saves", "s3://shelf/saves/out", "or lies in it"),
+        ("s3://shelf/saves/", "oci:s3://shelf/saves", "or lies in it"),
+        ("s3://shelf", "registry-storage:s3://shelf/out/", "or lies in it"),
+        ("s3a://shelf/saves", "s3://shelf/saves/out", "or lies in it"),
+        ("s3://shelf/out/a.tar", "s3://shelf/out", "lies in the target"),
+        ("s3://shelf/out/*.tar", "s3://shelf/out", "lies in the target"),
+    ],
+)
+def test_a_bucket_that_is_read_is_not_written_to(source: str, target: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        refuse_to_write(["-", "a.tar", source], target=target)
+
+
+def test_places_beside_each_other_in_a_bucket() -> None:
+    sources = ["s3://shelf/saves", "s3://shelf/*.tar", "gs://shelf/out", "docker://host/app", "a.tar", "-"]
+    for target in ("s3://shelf/saves-out", "s3://shelf/out", "docker://host/app"):
+        refuse_to_write(sources, target=target)
+
+
 def test_a_source_by_another_of_its_names(shelf: Path) -> None:
     os.link(shelf / "a.tar", shelf.parent / "hard.tar")
     (shelf.parent / "soft.tar").symlink_to("shelf/a.tar")
