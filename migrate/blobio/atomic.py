@@ -232,6 +232,10 @@ class StagingArea:
                 os.close(self._root_fd)
                 raise
 
+    def is_alone(self) -> bool:
+        """False while another run is at work on the target. To be asked under the shared lock. Raises OSError."""
+        return self._run.is_alone()
+
     # --- writing -------------------------------------------------------------------------------------------------
 
     def open(self) -> StagedFile:

@@ -72,17 +72,22 @@ class RunDirectory:
         os.close(self.fd)
         os.close(self._owner_fd)
 
+    def is_alone(self) -> bool:
+        """False while another run is at work on the target. To be asked under the shared lock. Raises OSError."""
+        return all(path == self._name or _is_dead(path, self._root_fd) for path in self._all())
+
     def _remove_leftovers(self) -> None:
-        state = os.open(STATE_DIRECTORY, _DIRECTORY, dir_fd=self._root_fd)
-        try:
-            names = [name for name in os.listdir(state) if is_run_directory(name)]
-        finally:
-            os.close(state)
-        for name in names:
-            path = f"{STATE_DIRECTORY}/{name}"
+        for path in self._all():
             if _is_dead(path, self._root_fd):
                 with contextlib.suppress(OSError):
                     _remove_tree(self._files, self._root_fd, path)
+
+    def _all(self) -> list[str]:
+        state = os.open(STATE_DIRECTORY, _DIRECTORY, dir_fd=self._root_fd)
+        try:
+            return [f"{STATE_DIRECTORY}/{name}" for name in os.listdir(state) if is_run_directory(name)]
+        finally:
+            os.close(state)
 
 
 def _try_lock(fd: int) -> bool:

@@ -359,8 +359,11 @@ class OciLayout:
         return {layer.digest for facts in self._images.values() for layer in facts.layers}
 
     def remove_blobs(self, digests: Iterable[Digest], /) -> None:
-        """Nothing goes while an image of the layout cannot be read: it may be the one that needs it."""
+        """Nothing goes while an image of the layout cannot be read, or another run is at work, which may have found a
+        blob for an image that no index names yet; what is left then, the next merge removes."""
         with target_errors(str(self.path)), exclusive_lock(self._area.root_fd):
+            if not self._area.is_alone():
+                return
             listed = {entry.descriptor.digest for entry in self._read_index()}
             if listed - self._images.keys() - self._children.keys():
                 return

@@ -573,3 +573,26 @@ def test_free_bytes(tmp_path: Path) -> None:
     assert free is not None and free > 0
     target.close()
     assert image([layer_of(bytes(1024))]).layers
+
+
+def test_no_blob_goes_that_a_run_at_work_may_have_found(tmp_path: Path) -> None:
+    merging, other = OciLayout(tmp_path, OPTIONS), OciLayout(tmp_path, OPTIONS)
+    put_layer(merging, A)
+    put_layer(merging, B)
+    merging.flush()
+    assert other.has_blob(A.descriptor.digest, A.descriptor.size)
+    put_image(other, [A], "app:1")
+    merging.finish(REPORT)
+    merging.remove_blobs([A.descriptor.digest])
+    other.finish(REPORT)
+    other.close()
+    assert clean(tmp_path)
+    merging.remove_blobs([A.descriptor.digest, B.descriptor.digest])  # one that does not know of the image
+    assert clean(tmp_path)
+    merging.close()
+    alone = OciLayout(tmp_path, OPTIONS)
+    alone.finish(REPORT)
+    alone.remove_blobs([A.descriptor.digest, B.descriptor.digest])
+    alone.close()
+    assert clean(tmp_path)
+    assert not (tmp_path / "blobs" / "sha256" / B.descriptor.digest.hex).exists()
