@@ -27,7 +27,7 @@ from migrate.batch.task import WorkOrder
 from migrate.blobio.atomic import target_errors
 from migrate.convert import exit_code, utc_now
 from migrate.errors import UsageError
-from migrate.locations import refuse_to_write, without_target
+from migrate.locations import distinct_sources, refuse_to_write, without_target
 from migrate.model.options import ConvertOptions
 from migrate.progress import Progress
 from migrate.report.document import Report
@@ -115,8 +115,18 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
     with _workplace(request) as (state, opened, journal):
         ledger = _read_shards(state)
         refuse_to_write(list(ledger.sources), files=output_files)
-        locations = ledger.current()
+        locations = _distinct(ledger)
         return _merge(ledger, locations, request, opened, journal, progress, started, locations)
+
+
+def _distinct(ledger: Ledger) -> list[str]:
+    """The sources of a merge, each once: two runs may have called one by two names, and as with one name, what was read
+    last counts."""
+    current = ledger.current()
+    read = [location for location in current if ledger.sources[location].finished.outcome is not Outcome.SKIPPED]
+    last_first = sorted(read, key=lambda location: -ledger.sources[location].seconds)
+    repeated = set(read) - set(distinct_sources(last_first))
+    return [location for location in current if location not in repeated]
 
 
 def _common_options(target: str, state: Path) -> tuple[ConvertOptions, Mapping[str, object]]:

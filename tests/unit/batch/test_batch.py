@@ -187,6 +187,28 @@ def test_a_dry_run_writes_nothing_and_reports_the_same(shelf: Path, tmp_path: Pa
     assert replace(dry, dry_run=False, started="", finished="") == replace(real, started="", finished="")
 
 
+def test_a_merge_counts_a_source_once_whatever_its_shards_called_it(shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(shelf)
+    for spelling in (shelf, shelf / ".." / shelf.name, tmp_path / "linked"):
+        run(spelling / "app0", tmp_path / "parts", shard=Shard(1, 1))
+    merged = keep(merge_batch(str(tmp_path / "parts"), SilentProgress()))
+    whole = run(shelf / "app0", tmp_path / "whole")
+    assert merged.head is not None and whole.head is not None
+    assert merged.head.totals == whole.head.totals
+    assert merged.account.outcomes == whole.account.outcomes
+
+
+def test_what_was_read_last_counts_whatever_its_name_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shelf").mkdir()
+    for seconds, name, content in ((1, "shelf", archive("app")[:5_000]), (2, "shelf/../shelf", archive("app"))):
+        (tmp_path / "shelf" / "a.tar").write_bytes(content)
+        monkeypatch.setattr("migrate.batch.journal.time.time", lambda now=seconds: now)
+        run(tmp_path / name / "a.tar", tmp_path / "parts", shard=Shard(1, 1))
+    merged = keep(merge_batch(str(tmp_path / "parts"), SilentProgress()))
+    assert merged.exit_code == 0
+    assert merged.account.outcomes == {Outcome.CONVERTED: 1}
+
+
 def test_shards_and_merge_make_the_same_as_one_run(shelf: Path, tmp_path: Path) -> None:
     run(shelf, tmp_path / "whole")
     for number in (3, 1):
