@@ -11,8 +11,10 @@ import click
 from migrate.blobio.tarentries import TarEntry, TarScanner
 from migrate.cli.report_file import read_report
 from migrate.cli.terminal import colour_enabled, terminal_width
-from migrate.documents.json_text import encode_json_pretty, load_json_lenient, safe_text
-from migrate.documents.oci import parse_config
+from migrate.documents.go_json import indented
+from migrate.documents.json_text import encode_json_pretty, safe_text
+from migrate.documents.oci import parse_config, parse_history
+from migrate.documents.v1_json import parse_settings
 from migrate.errors import MigrateError, UsageError
 from migrate.layout_view import LayoutView, StoredImage, StoredLayer
 from migrate.model.digest import Digest, chain_ids
@@ -51,10 +53,7 @@ class Shown:
 
     def document(self, raw: bytes, exact: bool) -> None:
         """Indented for reading, or the exact bytes."""
-        if exact:
-            sys.stdout.buffer.write(raw)
-        else:
-            self._json(load_json_lenient(raw, "document"))
+        sys.stdout.buffer.writelines([raw] if exact else indented(raw, "document"))
 
     def manifest(self, exact: bool) -> None:
         raw = self._view.manifest(self._image)
@@ -76,7 +75,7 @@ class Shown:
             "layers": len(layers),
             "history_steps": None if facts.history_empty is None else len(facts.history_empty),
             "blob_bytes": sum(layer.size for layer in layers),
-            "config": _settings(load_json_lenient(raw, "config")),
+            "config": _settings(raw),
         }
         if as_json:
             self._json(fields)
@@ -121,18 +120,15 @@ class Shown:
 
     def _steps(self) -> Iterator[dict[str, Any]]:
         """Base first. Sizes of uncompressed tars are known where the layout holds a report."""
-        config = load_json_lenient(self._view.config(self._image), "config")
         layers = iter(self._view.layers(self._image))
-        for step in config.get("history") or ():
-            if not isinstance(step, Mapping):
-                continue
-            layer = None if step.get("empty_layer") is True else next(layers, None)
+        for step in parse_history(self._view.config(self._image)):
+            layer = None if step.get("empty_layer") else next(layers, None)
             row = None if layer is None else self._report_rows.get(layer.diff_id)
             yield {
-                "created": _text(step, "created") or None,
-                "created_by": _text(step, "created_by"),
-                "comment": _text(step, "comment"),
-                "author": _text(step, "author"),
+                "created": step.get("created") or None,
+                "created_by": step.get("created_by", ""),
+                "comment": step.get("comment", ""),
+                "author": step.get("author", ""),
                 "empty_layer": layer is None,
                 "diff_id": None if layer is None else str(layer.diff_id),
                 "tar_size": 0 if layer is None else None if row is None else row.tar_size,
@@ -241,11 +237,9 @@ def _why(layer: StoredLayer) -> str:
     return f"they differ: the diffID is the sha256 of the tar, the blob digest that of the {layer.compression} file"
 
 
-def _settings(config: object) -> dict[str, Any]:
+def _settings(config: bytes) -> dict[str, Any]:
     """What people look for in `docker inspect`, where it is set."""
-    inner = config.get("config") if isinstance(config, Mapping) else None
-    if not isinstance(inner, Mapping):
-        return {}
+    inner = parse_settings(config, "config")
     names = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "OnBuild", "Labels")
     return {name: inner[name] for name in names if inner.get(name)}
 
@@ -256,11 +250,6 @@ def _one_line(value: object) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
     return str(value)
-
-
-def _text(step: Mapping[str, object], name: str) -> str:
-    value = step.get(name)
-    return value if isinstance(value, str) else ""
 
 
 def _entry_fields(entry: TarEntry) -> dict[str, Any]:

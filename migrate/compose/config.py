@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from migrate.documents.go_json import RawValue, encode_object
+from migrate.documents.go_json import RawValue, encode_object, fold_key
 from migrate.documents.go_time import ZERO_TIME
 from migrate.documents.v1_json import V1Json, carried_members
 from migrate.model.digest import DiffID
@@ -80,4 +80,7 @@ def fill_platform(members: Mapping[str, Any], platform: Platform) -> dict[str, A
 
 
 def _lacks(members: Mapping[str, Any], key: str) -> bool:
-    return members.get(key) in (None, "", RawValue(b"null"), RawValue(b'""'))
+    """As Go will read them back, which takes a key in any case of letters, and skips nulls: the last one counts."""
+    stated = [members[name] for name in sorted(members) if fold_key(name) == key]
+    values = [value for value in stated if value not in (None, RawValue(b"null"))]
+    return not values or values[-1] in ("", RawValue(b'""'))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from migrate.blobio.limits import JSON_BYTES
+from migrate.documents.go_json import read_document
+from migrate.documents.go_struct import Field, MismatchError, Struct, decode_string, decode_strings, decode_structs
 from migrate.documents.json_text import encode_json, load_json_lenient, shown
 from migrate.errors import DocumentError
 from migrate.model.legacy import LegacyID
@@ -22,33 +24,36 @@ class ArchiveManifestEntry:
     layers: tuple[str, ...]
 
 
+_decode_images = decode_structs(
+    Struct(
+        Field("Config", decode_string, ""),
+        Field("RepoTags", decode_strings, None),
+        Field("Layers", decode_strings, None),
+    ),
+    "an array of images",
+)
+
+
 def parse_archive_manifest(raw: bytes, limit: int = JSON_BYTES) -> tuple[ArchiveManifestEntry, ...]:
-    """The entries of `manifest.json` (Docker >= 1.10). Raises DocumentError or LimitError."""
-    document = load_json_lenient(raw, "manifest.json", limit)
-    if not isinstance(document, list):
-        raise DocumentError("manifest.json: not an array of images")
-    return tuple(_archive_entry(value, f"manifest.json[{index}]") for index, value in enumerate(document))
-
-
-def _archive_entry(value: Any, where: str) -> ArchiveManifestEntry:
-    if not isinstance(value, dict):
-        raise DocumentError(f"{where}: not an object")
-    config = value.get("Config")
-    if not isinstance(config, str) or not config:
-        raise DocumentError(f"{where}: Config is not the name of a member")
-    return ArchiveManifestEntry(
-        config=config,
-        repo_tags=_texts(value.get("RepoTags"), f"{where}: RepoTags"),
-        layers=_texts(value.get("Layers"), f"{where}: Layers"),
+    """The entries of `manifest.json` (Docker >= 1.10), read as Go reads it. Raises DocumentError or LimitError."""
+    document = read_document(raw, "manifest.json", limit)
+    try:
+        if document is None:
+            raise MismatchError("an array of images")
+        images = _decode_images(document, None)
+    except MismatchError as exc:
+        raise DocumentError(f"manifest.json{exc}" if exc.path else f"manifest.json: not {exc.wanted}") from exc
+    for index, image in enumerate(images):
+        if not image.get("Config"):
+            raise DocumentError(f"manifest.json[{index}]: Config is not the name of a member")
+    return tuple(
+        ArchiveManifestEntry(
+            config=image["Config"],
+            repo_tags=tuple(image.get("RepoTags") or ()),
+            layers=tuple(image.get("Layers") or ()),
+        )
+        for image in images
     )
-
-
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise DocumentError(f"{where}: not an array of strings")
-    return tuple(value)
 
 
 def encode_archive_manifest(entries: Iterable[ArchiveManifestEntry]) -> bytes:

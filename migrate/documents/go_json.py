@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import orjson
 
+from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.json_text import check_limits
 from migrate.errors import DocumentError
 
@@ -109,17 +110,18 @@ class RawArray:
                 position = _skip_whitespace(raw, position + 1)
 
 
-def read_document(raw: bytes, what: str) -> Any:
+def read_document(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
     """A document as values: dict, list, str, int, float, bool and None, or the Raw classes and Number above.
 
-    The plain values come only where they are provably what Go reads: the document equals what Go would write for them,
-    so no key stands twice, no number and no escape has another spelling, and all is UTF-8. Raises DocumentError where
-    Go refuses the syntax, LimitError where the document is too large or too deep.
+    The plain values come only where they are provably what Go reads: but for blanks, the document equals what Go would
+    write for them, so no key stands twice, no number and no escape has another spelling, and all is UTF-8. Raises
+    DocumentError where Go refuses the syntax, LimitError where the document is over `size` bytes or too deep.
     """
-    check_limits(raw, what)
+    check_limits(raw, what, size)
     try:
         value = orjson.loads(raw)
-        if encode(value) == raw.strip(_WHITESPACE):
+        # Blanks in strings go, too, from both: tokens that are equal without them stem from equal strings.
+        if encode(value).translate(None, _WHITESPACE) == raw.translate(None, _WHITESPACE):
             return value
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested deeper than orjson writes
         pass
@@ -198,6 +200,33 @@ def _unescape(match: re.Match[str]) -> str:
     if unit is not None:
         return chr(int(unit, 16))
     return _SHORT_ESCAPES.get(short, short)
+
+
+def indented(raw: bytes, what: str) -> Iterator[bytes]:
+    """The lines of a document for reading: strings decoded, every key and every number as it stands there.
+
+    DocumentError or LimitError, before the first line, where Go refuses it.
+    """
+    check_limits(raw, what)
+    check_syntax(raw, what)
+    level, opened = 0, False
+    line = b""
+    for match in _TOKEN.finditer(raw):
+        string, mark, scalar = match.groups()
+        closes = mark in (b"}", b"]")
+        level -= closes
+        if opened != closes:
+            yield line + b"\n"
+            line = b"  " * level
+        opened = mark in (b"{", b"[")
+        level += opened
+        line += orjson.dumps(decode_string(string[1:-1])) if string else mark or scalar
+        if mark == b",":
+            yield line + b"\n"
+            line = b"  " * level
+        elif mark == b":":
+            line += b" "
+    yield line + b"\n"
 
 
 def fold_key(key: str) -> str:

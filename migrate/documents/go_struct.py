@@ -26,7 +26,7 @@ class MismatchError(ValueError):
         self.path: list[str] = []
 
     def __str__(self) -> str:
-        return f"{'.'.join(reversed(self.path)) or 'document'}: not {self.wanted}"
+        return f"{'.'.join(reversed(self.path)).replace('.[', '[') or 'document'}: not {self.wanted}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ class Struct:
         self._fields = fields
         self._exact = {field.name: field for field in fields}
         self._folded = {fold_key(field.name): field for field in reversed(fields)}
+
+    def find(self, key: str) -> Field | None:
+        """The field that a member of that name is for."""
+        return self._exact.get(key) or self._folded.get(fold_key(key))
 
     def decode(self, value: Any, old: Any = None) -> dict[str, Any]:
         """Name → value of the fields that stand in `value`, merged into `old`. None: there, but never set."""
@@ -106,7 +110,7 @@ def decode_structs(struct: Struct, expected: str = "an array of objects") -> Dec
             try:
                 decoded.append(struct.decode(item))
             except MismatchError as exc:
-                exc.path.append(str(index))
+                exc.path.append(f"[{index}]")
                 raise
         return decoded
 

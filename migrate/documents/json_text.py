@@ -90,8 +90,10 @@ def shown(value: object) -> str:
 
 
 def encode_json(value: object) -> bytes:
-    """Compact JSON, keys in the order given. DocumentError for what a document held and JSON of ours cannot: values
-    nested deeper than 254, numbers over 64 bits."""
+    """Compact JSON, keys in the order given; bytes in it (`go_json.RawValue`) are JSON already.
+
+    DocumentError for what a document held and JSON of ours cannot: values nested deeper than 254, numbers over 64 bits.
+    """
     return _encode(value, 0)
 
 
@@ -117,9 +119,15 @@ def encode_told(value: object, option: int = 0) -> bytes:
 
 def _encode(value: object, option: int) -> bytes:
     try:
-        return orjson.dumps(value, option=option)
+        return orjson.dumps(value, _as_it_stands, option)
     except orjson.JSONEncodeError as exc:
         raise DocumentError(f"cannot be written as JSON: {exc}") from exc
+
+
+def _as_it_stands(value: object) -> orjson.Fragment:
+    if not isinstance(value, bytes):
+        raise TypeError(type(value).__name__)
+    return orjson.Fragment(value.decode("utf-8", "replace"))
 
 
 def with_safe_texts(value: object) -> Any:

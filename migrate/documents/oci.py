@@ -11,17 +11,24 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from migrate.blobio.limits import JSON_BYTES, STATED_BYTES
-from migrate.documents.go_json import read_document
-from migrate.documents.go_struct import Field, MismatchError, Struct, decode_string, decode_strings, decode_structs
-from migrate.documents.json_text import encode_json, encode_json_pretty, load_json, shown
+from migrate.documents.go_json import RawObject, RawValue, carried_values, read_document
+from migrate.documents.go_struct import (
+    Field,
+    MismatchError,
+    Struct,
+    decode_int64,
+    decode_string,
+    decode_string_map,
+    decode_strings,
+    decode_structs,
+)
+from migrate.documents.json_text import encode_json, encode_json_pretty, shown
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, MediaType, Platform
 
 OCI_LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
-_ENTRY_MEMBERS: Final = frozenset({"mediaType", "size", "digest", "annotations", "platform"})
-_PLATFORM_MEMBERS: Final = frozenset({"os", "architecture", "variant"})
 _INDENT: Final = re.compile(rb"\n( +)")
 _DOCKER_TYPES: Final = frozenset({MediaType.DOCKER_MANIFEST, MediaType.DOCKER_LIST})
 
@@ -58,8 +65,8 @@ class ManifestFacts:
 class IndexEntry:
     """One manifest of an index, with what the index says about it.
 
-    `other` are members that this program does not read, kept for when the entry is written again; a `platform` among
-    them is one that says more than `Platform` can hold.
+    `other` are members that this program does not read, plain or as RawValue, kept for when the entry is written again;
+    a `platform` among them is one that says more than `Platform` can hold.
     """
 
     descriptor: Descriptor
@@ -92,11 +99,8 @@ _CONFIG: Final = Struct(
 
 
 def parse_config(raw: bytes) -> ConfigFacts:
-    """Read as Go reads it: keys in any case of letters, whatever number or string stands under other keys.
-
-    Raises DocumentError for what is no config of a container image with a `rootfs`.
-    """
-    config = _decode_config(raw)
+    """Raises DocumentError for what is no config of a container image with a `rootfs`."""
+    config = _decode(_CONFIG, raw, "config")
     rootfs = config.get("rootfs")
     if rootfs is None:
         raise DocumentError("config: rootfs: not an object")
@@ -116,31 +120,90 @@ def parse_config(raw: bytes) -> ConfigFacts:
     )
 
 
-def _decode_config(raw: bytes) -> dict[str, Any]:
-    try:
-        document = load_json(raw, "config")
-    except DocumentError:  # Go reads more: numbers of any size, bytes that are not UTF-8, lone surrogates
-        document = read_document(raw, "config")
+_STORY: Final = Struct(
+    Field(
+        "history",
+        decode_structs(
+            Struct(
+                *(Field(name, decode_string, "") for name in ("created", "created_by", "comment", "author")),
+                Field("empty_layer", _decode_flag, False),
+            )
+        ),
+        None,
+    )
+)
+
+
+def parse_history(raw: bytes) -> Sequence[Mapping[str, Any]]:
+    """The steps of a config's history, base first: what is set of their texts and of `empty_layer`."""
+    return _decode(_STORY, raw, "config").get("history") or ()
+
+
+def _decode(struct: Struct, raw: bytes, what: str, limit: int = JSON_BYTES) -> dict[str, Any]:
+    """Read as Go reads it: keys in any case of letters, the last of equal ones, anything under other keys."""
+    document = read_document(raw, what, limit)
     try:
         if document is None:
             raise MismatchError("an object")
-        return _CONFIG.decode(document)
+        return struct.decode(document)
     except MismatchError as exc:
-        raise DocumentError(f"config: {exc}" if exc.path else f"config: not {exc.wanted}") from exc
+        raise DocumentError(f"{what}: {exc}" if exc.path else f"{what}: not {exc.wanted}") from exc
+
+
+_PLATFORM: Final = Struct(
+    Field("os", decode_string, ""), Field("architecture", decode_string, ""), Field("variant", decode_string, "")
+)
+_DESCRIPTOR_FIELDS: Final = (
+    Field("mediaType", decode_string, ""),
+    Field("size", decode_int64, 0),
+    Field("digest", decode_string, ""),
+)
+_DESCRIPTOR: Final = Struct(*_DESCRIPTOR_FIELDS)
+_ENTRY: Final = Struct(
+    *_DESCRIPTOR_FIELDS,
+    Field("annotations", decode_string_map, None),
+    Field("platform", _PLATFORM.decode_pointer, None, struct=_PLATFORM),
+)
+
+
+_decode_known = decode_structs(_ENTRY, "an array")
+
+
+def _decode_entries(value: Any, old: Any) -> Any:
+    """Each with what no field is for under the name `other`."""
+    entries = _decode_known(value, old)
+    for entry, item in zip(entries or (), value or (), strict=True):
+        entry["other"] = _other_members(item)
+    return entries
+
+
+_MANIFEST: Final = Struct(
+    Field("schemaVersion", decode_int64, 0),
+    Field("mediaType", decode_string, ""),
+    Field("config", _DESCRIPTOR.decode_pointer, None, struct=_DESCRIPTOR),
+    Field("layers", decode_structs(_DESCRIPTOR, "an array"), None),
+    Field("manifests", lambda value, _: value, None),
+)
+_INDEX: Final = Struct(
+    Field("schemaVersion", decode_int64, 0),
+    Field("mediaType", decode_string, ""),
+    Field("manifests", _decode_entries, None),
+)
 
 
 def parse_manifest(raw: bytes) -> ManifestFacts:
     """A schema-2 or OCI image manifest. Raises DocumentError, also for an index and for schema 1."""
-    document = _object(load_json(raw, "manifest"), "manifest")
+    document = _decode(_MANIFEST, raw, "manifest")
     _check_schema_version(document, "manifest")
     if "manifests" in document or "layers" not in document:
         raise DocumentError("manifest: not an image manifest: it has no layers")
     config = _descriptor(document.get("config"), "manifest: config")
-    layers = _array(document["layers"], "manifest: layers")
     return ManifestFacts(
-        media_type=_text(document, "mediaType", "manifest") or _guess_manifest_type(config),
+        media_type=document.get("mediaType") or _guess_manifest_type(config),
         config=config,
-        layers=tuple(_descriptor(layer, f"manifest: layers[{index}]") for index, layer in enumerate(layers)),
+        layers=tuple(
+            _descriptor(layer, f"manifest: layers[{index}]") for index, layer in enumerate(document["layers"] or ())
+        ),
     )
 
 
@@ -151,59 +214,48 @@ def _guess_manifest_type(config: Descriptor) -> str:
 
 def parse_index(raw: bytes, limit: int = JSON_BYTES) -> IndexFacts:
     """A manifest list or OCI index of up to `limit` bytes. Raises DocumentError, also for an image manifest."""
-    document = _object(load_json(raw, "index", limit), "index")
+    document = _decode(_INDEX, raw, "index", limit)
     _check_schema_version(document, "index")
     if "manifests" not in document:
         raise DocumentError("index: not an index: it has no manifests")
-    entries = _array(document["manifests"], "index: manifests")
     return IndexFacts(
-        media_type=_text(document, "mediaType", "index") or MediaType.OCI_INDEX,
-        manifests=tuple(_index_entry(entry, f"index: manifests[{position}]") for position, entry in enumerate(entries)),
+        media_type=document.get("mediaType") or MediaType.OCI_INDEX,
+        manifests=tuple(
+            _index_entry(entry, f"index: manifests[{index}]") for index, entry in enumerate(document["manifests"] or ())
+        ),
     )
 
 
-def _index_entry(value: Any, where: str) -> IndexEntry:
-    entry = _object(value, where)
+def _index_entry(entry: Mapping[str, Any], where: str) -> IndexEntry:
     return IndexEntry(
         descriptor=_descriptor(entry, where),
-        platform=_platform(entry.get("platform"), f"{where}.platform"),
-        annotations=_annotations(entry.get("annotations"), f"{where}.annotations"),
-        other=_other_members(entry, where),
+        platform=_platform(entry.get("platform") or {}),
+        annotations=entry.get("annotations") or {},
+        other=entry["other"],
     )
 
 
-def _other_members(entry: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    other = {key: value for key, value in entry.items() if _is_other(key, value)}
-    if other:
-        try:
-            encode_json([[other]])  # as deep as it will stand in an index
-        except DocumentError as exc:
-            raise DocumentError(f"{where}: {exc.message}") from exc
+def _other_members(entry: Any) -> Mapping[str, Any]:
+    other = {}
+    for key, value in carried_values(entry, "entry").items():
+        known = _ENTRY.find(key)
+        if known is None:
+            other[key] = value
+        elif known.struct is _PLATFORM and _says_more(value):
+            other[known.name] = value
     return other
 
 
-def _is_other(key: str, value: Any) -> bool:
-    if key == "platform":
-        return isinstance(value, dict) and not value.keys() <= _PLATFORM_MEMBERS
-    return key not in _ENTRY_MEMBERS
+def _says_more(platform: Any) -> bool:
+    document = read_document(platform, "platform") if isinstance(platform, RawValue) else platform
+    return isinstance(document, (dict, RawObject)) and any(_PLATFORM.find(key) is None for key, _ in document.items())
 
 
-def _platform(value: Any, where: str) -> Platform | None:
-    if value is None:
-        return None
-    platform = _object(value, where)
-    os, architecture = _text(platform, "os", where), _text(platform, "architecture", where)
+def _platform(platform: Mapping[str, Any]) -> Platform | None:
+    os, architecture = platform.get("os"), platform.get("architecture")
     if not (os and architecture):
         return None
-    return Platform(os=os, architecture=architecture, variant=_text(platform, "variant", where))
-
-
-def _annotations(value: Any, where: str) -> Mapping[str, str]:
-    annotations = {} if value is None else _object(value, where)
-    for key, text in annotations.items():
-        if not isinstance(text, str):
-            raise DocumentError(f"{where}: {shown(key)} is not a string")
-    return annotations
+    return Platform(os=os, architecture=architecture, variant=platform.get("variant") or None)
 
 
 def encode_index(entries: Iterable[IndexEntry], media_type: str = MediaType.OCI_INDEX) -> bytes:
@@ -257,47 +309,25 @@ def _encode_indented(document: dict[str, Any]) -> bytes:
 
 def _check_schema_version(document: Mapping[str, Any], what: str) -> None:
     version = document.get("schemaVersion")
-    if type(version) is not int or version != 2:
+    if version != 2:
         raise DocumentError(f"{what}: schemaVersion is {shown(version)}, not 2")
 
 
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DocumentError(f"{where}: not an object")
-    return value
-
-
-def _array(value: Any, where: str) -> list[Any]:
-    if value is None:  # what Go writes for an empty list
-        return []
-    if not isinstance(value, list):
-        raise DocumentError(f"{where}: not an array")
-    return value
-
-
-def _text(document: Mapping[str, Any], key: str, where: str) -> str | None:
-    value = document.get(key)
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str):
-        raise DocumentError(f"{where}: {key} is not a string")
-    return value
-
-
-def _digest(value: Any, where: str) -> Digest:
+def _digest(text: str, where: str) -> Digest:
     try:
-        return Digest.parse(value if isinstance(value, str) else "")
+        return Digest.parse(text)
     except ValueError as exc:
-        raise DocumentError(f"{where}: not a sha256 digest: {shown(value)}") from exc
+        raise DocumentError(f"{where}: not a sha256 digest: {shown(text)}") from exc
 
 
-def _descriptor(value: Any, where: str) -> Descriptor:
-    descriptor = _object(value, where)
+def _descriptor(descriptor: Mapping[str, Any] | None, where: str) -> Descriptor:
+    if descriptor is None:
+        raise DocumentError(f"{where}: not an object")
     size = descriptor.get("size")
-    if type(size) is not int or not 0 <= size <= STATED_BYTES:
+    if size is None or not 0 <= size <= STATED_BYTES:
         raise DocumentError(f"{where}: size is {shown(size)}, not a number of bytes")
     return Descriptor(
-        media_type=_text(descriptor, "mediaType", where) or "",
-        digest=_digest(descriptor.get("digest"), f"{where}.digest"),
+        media_type=descriptor.get("mediaType", ""),
+        digest=_digest(descriptor.get("digest", ""), f"{where}.digest"),
         size=size,
     )

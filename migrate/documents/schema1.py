@@ -187,7 +187,7 @@ def is_schema1(value: Any) -> bool:
 def is_index(content: bytes) -> bool:
     """True for a manifest list or index. Raises DocumentError for what is no JSON."""
     document = load_json_lenient(content, "manifest")
-    return isinstance(document, dict) and "manifests" in document and not is_schema1(document)
+    return isinstance(document, dict) and "manifests" in map(fold_key, document) and not is_schema1(document)
 
 
 def _entry(index: int, blob_sum: str, text: str | None, problems: list[str]) -> Schema1Entry | None:

@@ -85,6 +85,8 @@ _IMAGE: Final = Struct(
     Field("Size", decode_int64, 0, omit_empty=True),
 )
 
+_SETTINGS: Final = Struct(Field("config", _CONFIG.decode_pointer, None, struct=_CONFIG))
+
 _WHAT: Final = "layer json"
 _SMALL_BYTES: Final = 64 * 1024
 _IDENTITY_KEYS: Final = (b'"id"', b'"parent"', b'"parent_id"')
@@ -160,6 +162,12 @@ def _text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def parse_settings(raw: bytes, what: str) -> dict[str, Any]:
+    """What stands under `config`, name → value. Raises DocumentError where Docker refuses it."""
+    settings: dict[str, Any] = _decode(_SETTINGS, read_document(raw, what), what).get("config") or {}
+    return settings
+
+
 def carried_members(raw: bytes, what: str = _WHAT) -> dict[str, Any]:
     """The top-level members that Docker carries from a layer's JSON into the config, for `go_json.encode_object`.
 
@@ -181,16 +189,16 @@ def _read(raw: bytes, what: str) -> tuple[Any, dict[str, Any]]:
 
 def _read_anew(raw: bytes, what: str) -> tuple[Any, dict[str, Any]]:
     document = read_document(raw, what)
-    return document, _decode(document, what)
+    return document, _decode(_IMAGE, document, what)
 
 
 _read_last = lru_cache(maxsize=1)(_read_anew)
 """The top layer of an image is read twice: for its history step, and for the config."""
 
 
-def _decode(document: Any, what: str) -> dict[str, Any]:
+def _decode(struct: Struct, document: Any, what: str) -> dict[str, Any]:
     try:
-        return _IMAGE.decode(document)
+        return struct.decode(document)
     except MismatchError as exc:
         raise DocumentError(f"{what}: {exc}") from exc
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from migrate.blobio.limits import SMALL_FILE_BYTES
-from migrate.documents.json_text import load_json
+from migrate.documents.json_text import load_json_lenient
 from migrate.documents.oci import parse_index, parse_manifest
+from migrate.documents.schema1 import is_index, is_schema1
 from migrate.errors import MigrateError
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor
@@ -124,25 +125,23 @@ class _RegistryCheck:
         if content is None:
             return
         try:
-            document = load_json(content, name)
-            version = document.get("schemaVersion") if isinstance(document, dict) else None
-            if version == 1:
+            if is_schema1(load_json_lenient(content, name)):
                 self.findings.note(where, "is a schema-1 manifest, which verify does not look into")
                 return
-            is_index = isinstance(document, dict) and "manifests" in document
-            media_type = parse_index(content).media_type if is_index else parse_manifest(content).media_type
+            has_children = is_index(content)
+            media_type = parse_index(content).media_type if has_children else parse_manifest(content).media_type
         except MigrateError as exc:
             self.findings.add(name, exc.message)
             return
         self.walk.enter(Descriptor(media_type=media_type, digest=digest, size=len(content)), None, where)
-        for needed, is_manifest in self._needed(content, is_index):
+        for needed, is_manifest in self._needed(content, has_children):
             linked = (repository, needed) in (self.revisions if is_manifest else self.layers)
             if not linked:
                 self.findings.add(where, f"names {needed}, which {repository} has no link to")
 
-    def _needed(self, content: bytes, is_index: bool) -> Iterator[tuple[Digest, bool]]:
+    def _needed(self, content: bytes, has_children: bool) -> Iterator[tuple[Digest, bool]]:
         """What the repository has to link to for a client to get it, and whether as a revision."""
-        if is_index:
+        if has_children:
             for entry in parse_index(content).manifests:
                 yield entry.descriptor.digest, True
             return

@@ -315,6 +315,21 @@ def test_files_tell_whiteouts_and_links(tmp_path: Path) -> None:
     assert "bin/ash link to busy\\x1bbox" in out
 
 
+def test_show_reads_as_go_reads(tmp_path: Path) -> None:
+    source = V1Archive()
+    odd = b'"x":1e400,"y":12345678901234567890123,"Config":{"User":"me","z":1e400}'
+    raw = layer_json(legacy_id("one"), docker_version="1.9.1").replace(b"{", b"{" + odd + b",", 1)
+    source.tag("x", "1", source.layer("one", raw=raw))
+    (tmp_path / "a.tar").write_bytes(source.build())
+    assert migrate("convert", tmp_path / "a.tar", tmp_path / "out", "-q").code == 0
+    assert odd.split(b",")[0] in migrate("show", tmp_path / "out", "x:1", "--config", "--raw").out.encode()
+    shown = migrate("show", tmp_path / "out", "x:1", "--config").out
+    assert '\n  "x": 1e400,\n  "y": 12345678901234567890123\n' in shown
+    assert '\n    "z": 1e400\n' in shown
+    assert migrate("show", tmp_path / "out", "x:1", "--json").json()["config"] == {"User": "me"}
+    assert len(migrate("show", tmp_path / "out", "x:1", "--history", "--json").json()["history"]) == 1
+
+
 def test_layouts_in_a_tar_and_docker_archives(layout: Path, tmp_path: Path) -> None:
     source = case("save-1.9.1-multi").write_plain(tmp_path)
     row = image(layout)

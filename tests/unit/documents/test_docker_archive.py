@@ -33,15 +33,22 @@ def test_what_other_producers_add_is_ignored() -> None:
     assert parse_archive_manifest(raw) == (ArchiveManifestEntry(config="c", repo_tags=(), layers=("l",)),)
 
 
+def test_an_archive_manifest_is_read_as_go_reads_it() -> None:
+    raw = b'[{"config":"c","Config":"d","repotags":["a:1"],"LAYERS":["l"],"layers":["m","caf\xe9"],"x":1e400}]'
+    expected = ArchiveManifestEntry(config="d", repo_tags=("a:1",), layers=("m", "caf\ufffd"))
+    assert parse_archive_manifest(raw) == (expected,)
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
+        (None, "manifest.json: not an array of images"),
         ({}, "manifest.json: not an array of images"),
         ([1], "manifest.json[0]: not an object"),
         ([{}], "manifest.json[0]: Config is not the name of a member"),
         ([{"Config": ""}], "manifest.json[0]: Config is not the name of a member"),
-        ([{"Config": "c", "RepoTags": "a"}], "manifest.json[0]: RepoTags: not an array of strings"),
-        ([{"Config": "c", "Layers": [1]}], "manifest.json[0]: Layers: not an array of strings"),
+        ([{"Config": "c", "RepoTags": "a"}], "manifest.json[0].RepoTags: not an array of strings"),
+        ([{"Config": "c", "Layers": [1]}], "manifest.json[0].Layers: not a string"),
     ],
 )
 def test_broken_archive_manifests(document: Any, message: str) -> None:

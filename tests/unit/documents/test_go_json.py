@@ -19,6 +19,7 @@ from migrate.documents.go_json import (
     encode,
     encode_object,
     fold_key,
+    indented,
     read_document,
 )
 from migrate.errors import DocumentError, LimitError
@@ -228,6 +229,7 @@ def test_a_document_in_go_s_own_form_reads_as_plain_values() -> None:
     document = read_document(rb'{"a":"\u003c","b":[1,{"c":null}]}' + b"\n", "x")
     assert document == {"a": "<", "b": [1, {"c": None}]}
     assert isinstance(document, dict)
+    assert read_document(b'{\n\t"a": " b ", "c":\r[ 1 ] }', "x") == {"a": " b ", "c": [1]}
 
 
 @pytest.mark.parametrize(
@@ -236,7 +238,8 @@ def test_a_document_in_go_s_own_form_reads_as_plain_values() -> None:
         pytest.param(b'{"a":1,"a":1}', id="a key twice"),
         pytest.param(b'{"a":"<"}', id="an escape that Go would write"),
         pytest.param(rb'{"a":"\/"}', id="an escape that Go would not write"),
-        pytest.param(b'{"a": 1}', id="whitespace"),
+        pytest.param(b'{"a ": 1,"a ":1}', id="a key twice, with blanks"),
+        pytest.param(rb'{"a":"\u0020"}', id="a blank of another spelling"),
         pytest.param(b'{"a":1e2}', id="a number of another spelling"),
         pytest.param(b'{"a":"\xff"}', id="bytes that are no text"),
         pytest.param(b'{"a":18446744073709551616}', id="an integer too large"),
@@ -280,6 +283,34 @@ def test_integers_of_64_bits(literal: bytes, value: int | None) -> None:
 
 def test_raw_values_stand_beside_plain_ones() -> None:
     assert encode_object({"b": RawValue(b"1.50"), "a": "<"}) == rb'{"a":"\u003c","b":1.50}'
+
+
+def test_an_indented_document_keeps_every_key_and_number() -> None:
+    raw = rb'{"b":1e400,"a":[ ],"a":{"\u0062\ud800":[12345678901234567890123,{}],"x":"<\n\"]"}, "c":null}'
+    text = b"".join(indented(raw, "x")).decode()
+    assert (
+        text
+        == """{
+  "b": 1e400,
+  "a": [],
+  "a": {
+    "b\ufffd": [
+      12345678901234567890123,
+      {}
+    ],
+    "x": "<\\n\\"]"
+  },
+  "c": null
+}
+"""
+    )
+    assert list(indented(b" 1.0\n", "x")) == [b"1.0\n"]
+
+
+@pytest.mark.parametrize("raw", [b'{"a":1,}', b"[" * 5_000])
+def test_what_go_refuses_is_not_indented_in_part(raw: bytes) -> None:
+    with pytest.raises((DocumentError, LimitError)):
+        next(indented(raw, "x"))
 
 
 def test_limits_hold_before_anything_is_parsed() -> None:
