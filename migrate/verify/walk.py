@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +25,8 @@ _COMPRESSIONS: Final = {
     MediaType.OCI_LAYER_GZIP: "gzip",
     MediaType.OCI_LAYER_ZSTD: "zstd",
 }
+_Named = tuple[Descriptor, Platform | None, str]
+"""What an index names, the platform that it says, and where."""
 _ELSEWHERE: Final = ("foreign", "nondistributable")
 """In the media type of a layer whose bytes its publisher keeps."""
 
@@ -64,16 +66,23 @@ class Walk:
     met: set[Digest] = field(default_factory=set)
 
     def enter(self, descriptor: Descriptor, platform: Platform | None, where: str) -> None:
-        """A manifest or index that an index names."""
+        """A manifest or index that an index names, and all below it."""
+        pending = [(descriptor, platform, where)]  # no recursion: indexes may be nested deeper than Python's stack
+        while pending:
+            pending += reversed(self._enter(*pending.pop()))
+
+    def _enter(self, descriptor: Descriptor, platform: Platform | None, where: str) -> Sequence[_Named]:
+        below: Sequence[_Named] = ()
         self.check_descriptor(descriptor, where)
         digest = descriptor.digest
         if descriptor.media_type not in INDEX_TYPES + MANIFEST_TYPES:
             self.findings.add(where, f"has the media type {descriptor.media_type!r}, which is none of a manifest")
         elif digest not in self.images and digest not in self.children:
-            self._read(descriptor)
+            below = self._read(descriptor)
         shape = self.images.get(digest)
         if shape is not None:
             self._check_platform(shape, platform, where)
+        return below
 
     def check_descriptor(self, descriptor: Descriptor, where: str, *, optional: bool = False) -> bool:
         """Presence and size of a blob."""
@@ -106,27 +115,28 @@ class Walk:
 
     # --- documents -----------------------------------------------------------------------------------------------
 
-    def _read(self, descriptor: Descriptor) -> None:
+    def _read(self, descriptor: Descriptor) -> Sequence[_Named]:
         content = self.content(descriptor.digest)
         if content is None:
-            return
+            return ()
         where = self.path_of(descriptor.digest)
-        self.children[descriptor.digest] = ()  # an index cannot contain itself, but a walk has to end in any case
         try:
             if descriptor.media_type in INDEX_TYPES:
-                self._read_index(descriptor, content, where)
-            else:
-                del self.children[descriptor.digest]
-                self._read_manifest(descriptor, content, where)
+                self.children[descriptor.digest] = ()
+                return self._read_index(descriptor, content, where)
+            self._read_manifest(descriptor, content, where)
         except MigrateError as exc:
             self.findings.add(where, exc.message)
+        return ()
 
-    def _read_index(self, descriptor: Descriptor, content: bytes, where: str) -> None:
+    def _read_index(self, descriptor: Descriptor, content: bytes, where: str) -> Sequence[_Named]:
         index = parse_index(content)
         self._check_media_type(descriptor, index.media_type, where)
         self.children[descriptor.digest] = tuple(entry.descriptor.digest for entry in index.manifests)
-        for position, entry in enumerate(index.manifests):
-            self.enter(entry.descriptor, entry.platform, f"{where} manifests[{position}]")
+        return [
+            (entry.descriptor, entry.platform, f"{where} manifests[{position}]")
+            for position, entry in enumerate(index.manifests)
+        ]
 
     def _read_manifest(self, descriptor: Descriptor, content: bytes, where: str) -> None:
         manifest = parse_manifest(content)

@@ -297,9 +297,14 @@ class BucketLayout:
     def existing_images(self) -> Sequence[ExistingImage]:
         self._existing = self._read_index()
         self._read_missing_facts(self._existing)
-        return [self._existing_image(entry, reference_of(entry)) for entry in self._existing]
+        return [
+            self._existing_image(entry, reference_of(entry), self._children.get(entry.descriptor.digest, ()))
+            for entry in self._existing
+        ]
 
-    def _existing_image(self, entry: IndexEntry, name: str | None) -> ExistingImage:
+    def _existing_image(
+        self, entry: IndexEntry, name: str | None, children: Iterable[IndexEntry] = ()
+    ) -> ExistingImage:
         digest = entry.descriptor.digest
         facts = self._images.get(digest)
         return ExistingImage(
@@ -310,7 +315,7 @@ class BucketLayout:
             created=None if facts is None else self._created(facts.config),
             image_id=None if facts is None else facts.config.digest,
             size=entry.descriptor.size,
-            children=tuple(self._existing_image(child, name) for child in self._children.get(digest, ())),
+            children=tuple(self._existing_image(child, name) for child in children),
         )
 
     def _created(self, config: Descriptor) -> str | None:
@@ -328,30 +333,31 @@ class BucketLayout:
             raise TargetError(f"{self.bucket.location}/index.json is damaged: {exc.message}") from exc
 
     def _read_missing_facts(self, entries: Iterable[IndexEntry]) -> None:
-        missing = [
-            entry
-            for entry in entries
-            if entry.descriptor.digest not in self._images and entry.descriptor.digest not in self._children
-        ]
-        contents = self.bucket.read_many([blob_path(entry.descriptor.digest) for entry in missing])
-        for entry in missing:
-            content = contents.get(blob_path(entry.descriptor.digest))
-            if content is not None and Digest.of(content) == entry.descriptor.digest:
-                self._take_facts(entry, content)
+        while entries:  # no recursion: indexes may be nested deeper than Python's stack
+            missing = {
+                entry.descriptor.digest: entry
+                for entry in entries
+                if entry.descriptor.digest not in self._images and entry.descriptor.digest not in self._children
+            }
+            contents = self.bucket.read_many([blob_path(digest) for digest in missing])
+            entries = []
+            for digest, entry in missing.items():
+                content = contents.get(blob_path(digest))
+                if content is not None and Digest.of(content) == digest:
+                    entries += self._take_facts(entry, content)
 
-    def _take_facts(self, entry: IndexEntry, content: bytes) -> None:
+    def _take_facts(self, entry: IndexEntry, content: bytes) -> Sequence[IndexEntry]:
+        """What is to be read next: the children of an index."""
         digest = entry.descriptor.digest
         try:
             if entry.descriptor.media_type in _INDEX_TYPES:
                 self._children[digest] = parse_index(content).manifests
-                self._read_missing_facts(self._children[digest])
-            else:
-                manifest = parse_manifest(content)
-                self._images[digest] = ImageFacts(
-                    config=manifest.config, layers=manifest.layers, platform=entry.platform
-                )
+                return self._children[digest]
+            manifest = parse_manifest(content)
+            self._images[digest] = ImageFacts(config=manifest.config, layers=manifest.layers, platform=entry.platform)
         except SourceError:  # `verify` tells about it; here the image only gets no entry for `docker load`
-            return
+            pass
+        return ()
 
     def _losers(self, theirs: Iterable[IndexEntry]) -> list[tuple[str, Digest]]:
         """What stood there under a name that one of ours got now: the run decided so when it knew them all."""

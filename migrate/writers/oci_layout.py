@@ -263,10 +263,15 @@ class OciLayout:
     def existing_images(self) -> Sequence[ExistingImage]:
         """Every entry of index.json as this run found it. Damaged blobs are left to `verify`."""
         self._read_missing_facts(self._existing)
-        return [self._existing_image(entry) for entry in self._existing]
+        return [
+            self._existing_image(entry, reference_of(entry), self._child_entries.get(entry.descriptor.digest, ()))
+            for entry in self._existing
+        ]
 
-    def _existing_image(self, entry: IndexEntry) -> ExistingImage:
-        name, digest = reference_of(entry), entry.descriptor.digest
+    def _existing_image(
+        self, entry: IndexEntry, name: str | None, children: Iterable[IndexEntry] = ()
+    ) -> ExistingImage:
+        digest = entry.descriptor.digest
         facts = self._images.get(digest)
         return ExistingImage(
             reference=None if name is None else Reference.parse(name),
@@ -276,24 +281,14 @@ class OciLayout:
             created=self._created(digest),
             image_id=None if facts is None else facts.config.digest,
             size=entry.descriptor.size,
-            children=tuple(self._existing_child(child, name) for child in self._child_entries.get(digest, ())),
-        )
-
-    def _existing_child(self, entry: IndexEntry, name: str | None) -> ExistingImage:
-        facts = self._images.get(entry.descriptor.digest)
-        return ExistingImage(
-            reference=None if name is None else Reference.parse(name),
-            manifest_digest=entry.descriptor.digest,
-            media_type=entry.descriptor.media_type,
-            platform=entry.platform or (facts.platform if facts else None),
-            created=self._created(entry.descriptor.digest),
-            image_id=None if facts is None else facts.config.digest,
-            size=entry.descriptor.size,
+            children=tuple(self._existing_image(child, name) for child in children),
         )
 
     def _read_missing_facts(self, entries: Iterable[IndexEntry]) -> None:
         """Facts of images that this run did not make. One that cannot be read gets none, and so no `docker load`."""
-        for entry in entries:
+        pending = list(entries)[::-1]  # no recursion: indexes may be nested deeper than Python's stack
+        while pending:
+            entry = pending.pop()
             digest = entry.descriptor.digest
             if digest in self._images or digest in self._children:
                 continue
@@ -305,7 +300,7 @@ class OciLayout:
                     children = parse_index(content).manifests
                     self._children[digest] = [child.descriptor.digest for child in children]
                     self._child_entries[digest] = children
-                    self._read_missing_facts(children)
+                    pending += reversed(children)
                 else:
                     manifest = parse_manifest(content)
                     self._images[digest] = ImageFacts(

@@ -115,9 +115,12 @@ class Pusher:
     def _push_manifests(
         self, wanted: Mapping[tuple[str, Digest], PushedManifest], manifests: Mapping[Digest, PushedManifest]
     ) -> None:
+        """Images, lists of images, then lists of lists one by one: a registry takes none before what it names."""
         single = [place for place, manifest in wanted.items() if not manifest.children]
-        lists = [place for place, manifest in wanted.items() if manifest.children]
-        for group in (single, lists):
+        lists = [(place, manifest) for place, manifest in wanted.items() if manifest.children]
+        nested = {place for place, manifest in lists if any(manifests[child].children for child in manifest.children)}
+        flat = [place for place, _ in lists if place not in nested]
+        for group in (single, flat, *([place] for place, _ in lists if place in nested)):
             self._each([partial(self._put, *place, manifests) for place in group])
 
     def _put(self, repository: str, digest: Digest, manifests: Mapping[Digest, PushedManifest]) -> None:
@@ -155,11 +158,20 @@ class Pusher:
 
 
 def _with_children(digest: Digest, manifests: Mapping[Digest, PushedManifest]) -> Iterator[Digest]:
-    for child in manifests[digest].children:
-        if child not in manifests:
-            raise TargetError(f"the list {digest} names {child}, which is not there")
-        yield from _with_children(child, manifests)
-    yield digest
+    """Every manifest once, after those that it names."""
+    seen: set[Digest] = set()
+    pending = [(digest, False)]
+    while pending:
+        digest, children_done = pending.pop()
+        if children_done:
+            yield digest
+        elif digest not in seen:
+            seen.add(digest)
+            pending.append((digest, True))
+            for child in manifests[digest].children:
+                if child not in manifests:
+                    raise TargetError(f"the list {digest} names {child}, which is not there")
+                pending.append((child, False))
 
 
 @contextmanager

@@ -67,20 +67,23 @@ class _Layout:
         return LayoutImages(self._manifests, pushed_names(names), left_out)
 
     def _add(self, descriptor: Descriptor) -> None:
-        if descriptor.digest in self._manifests:
-            return
+        pending = [descriptor]  # no recursion: indexes may be nested deeper than Python's stack
+        while pending:
+            descriptor = pending.pop()
+            if descriptor.digest not in self._manifests:
+                self._manifests[descriptor.digest], below = self._read_manifest(descriptor)
+                pending += below
+
+    def _read_manifest(self, descriptor: Descriptor) -> tuple[PushedManifest, list[Descriptor]]:
+        """With the manifests that it names."""
         content = self._read_blob(descriptor.digest)
         if descriptor.media_type in _INDEX_TYPES:
-            index = parse_index(content)
-            for entry in index.manifests:
-                self._add(entry.descriptor)
-            children = tuple(entry.descriptor.digest for entry in index.manifests)
-            manifest = PushedManifest(content, descriptor.media_type, children=children)
-        else:
-            facts = parse_manifest(content)
-            blobs = tuple(self._blob(blob) for blob in (facts.config, *facts.layers))
-            manifest = PushedManifest(content, descriptor.media_type or facts.media_type, blobs)
-        self._manifests[descriptor.digest] = manifest
+            below = [entry.descriptor for entry in parse_index(content).manifests]
+            children = tuple(child.digest for child in below)
+            return PushedManifest(content, descriptor.media_type, children=children), below
+        facts = parse_manifest(content)
+        blobs = tuple(self._blob(blob) for blob in (facts.config, *facts.layers))
+        return PushedManifest(content, descriptor.media_type or facts.media_type, blobs), []
 
     def _blob(self, descriptor: Descriptor) -> PushedBlob:
         path = self._blob_path(descriptor.digest)

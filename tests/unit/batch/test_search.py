@@ -70,6 +70,22 @@ def unpack(directory: Path, name: str = "base") -> None:
         (directory / member).write_bytes(content)
 
 
+def test_directories_deeper_than_the_stack_are_searched(tmp_path: Path) -> None:
+    folder = tmp_path
+    for _ in range(1_200):
+        folder /= "d"
+        folder.mkdir()
+    (folder / "a.tar").write_bytes(b"x")
+    (tmp_path / "d" / "b").symlink_to(tmp_path)
+    found = search(str(tmp_path))
+    (folder / "a.tar").unlink()
+    (tmp_path / "d" / "b").unlink()
+    while folder != tmp_path:  # pytest's own cleaning recurses
+        folder.rmdir()
+        folder = folder.parent
+    assert [Path(candidate.location).name for candidate in found] == ["b", "a.tar"]
+
+
 def test_a_directory_that_is_a_source_is_one_source(tmp_path: Path) -> None:
     unpack(tmp_path / "unpacked")
     (tmp_path / "other.tar").write_bytes(build_tar([]))
