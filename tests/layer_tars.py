@@ -51,6 +51,14 @@ def _with_record(key: str, value: str) -> bytes:
     return tar_of(entry, format=tarfile.PAX_FORMAT)
 
 
+def _with_two_headers(record: str) -> bytes:
+    """`record` stands in a pax header that another one follows."""
+    entry = typed("a", tarfile.REGTYPE, 5)
+    entry.pax_headers = {"comment": "the second"}
+    key, _, value = record.partition("=")
+    return _with_record(key, value)[:1024] + tar_of(entry, format=tarfile.PAX_FORMAT)
+
+
 _TYPES = {b"0123456g\0": False, b"7SVDMA8 \xff": True}
 _RECORDS = [
     ("mtime", "1.5", False),
@@ -70,6 +78,8 @@ _RECORDS = [
 ]
 ODD_ENTRIES: dict[str, tuple[bytes, bool]] = {
     **{f"type {kind:#x}": (_of_type(bytes([kind])), no) for kinds, no in _TYPES.items() for kind in kinds},
+    **{f"{record} replaced": (_with_two_headers(record), False) for record in ("mtime=noon", "size=3")},
+    "path=a\0b replaced": (_with_two_headers("path=a\0b"), True),
     **{f"{key}={value}": (_with_record(key, value), no) for key, value, no in _RECORDS},
 }
 """Layers, and whether Docker stops at one of their entries."""

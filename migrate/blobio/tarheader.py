@@ -99,7 +99,10 @@ def is_name_prefix(magic: bytes, prefix: bytes) -> bool:
 
 
 def parse_pax(content: bytes, what: str) -> dict[str, bytes]:
-    """The records of a pax header (`<length> <key>=<value>\\n`), values raw. DamagedError for a malformed one."""
+    """The records of a pax header (`<length> <key>=<value>\\n`), values raw. DamagedError for a malformed one.
+
+    One without a value says nothing, as Go's archive/tar reads it (reader.go, mergePAX), nor does one before it.
+    """
     records: dict[str, bytes] = {}
     position = 0
     while position < len(content):
@@ -112,4 +115,4 @@ def parse_pax(content: bytes, what: str) -> dict[str, bytes]:
             raise DamagedError(f"{what}: malformed pax record at byte {position}")
         records[key.decode("utf-8", "surrogateescape")] = value
         position = end
-    return records
+    return {key: value for key, value in records.items() if value}

@@ -343,6 +343,7 @@ def _apply_pax(overrides: _Overrides, records: dict[str, bytes], where: str) -> 
     overrides.name = records.get("path", overrides.name)
     overrides.link = records.get("linkpath", overrides.link)
     size = records.get("size")
+    overrides.size = None  # of two headers before one member, the second counts
     if size is not None:
         overrides.size = _possible(limits.parse_whole(size), f"{size[:40]!r} in a pax record", where)
 

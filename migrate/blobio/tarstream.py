@@ -40,13 +40,13 @@ _UNSET_SIZES: Final = frozenset((0, 0o77777777777))
 _SIMPLE_KINDS: Final = CONTENT_FREE | {REGULAR}
 _UNPACKED_KINDS: Final = _SIMPLE_KINDS | {0}
 """What Docker's pkg/archive (createTarFile) makes files of; a global pax header is passed over."""
-_PAX_NUMBER: Final = rb"[+-]?[0-9]{1,18}"
+_PAX_NUMBER: Final = rb"[+-]?0*[0-9]{1,18}"
 _GOOD_VALUES: Final = {
     **dict.fromkeys(("uid", "gid"), _PAX_NUMBER),
     **dict.fromkeys(("mtime", "atime", "ctime"), _PAX_NUMBER + rb"(?:\.[0-9]*)?"),
-    **dict.fromkeys(("path", "linkpath", "uname", "gname"), rb"[^\0]*"),
 }
-"""Values that Go's archive/tar takes (reader.go, mergePAX; strconv.go, parsePAXTime and validPAXRecord)."""
+"""Values that Go's archive/tar takes (reader.go, mergePAX; strconv.go, parsePAXTime)."""
+_PAX_TEXTS: Final = frozenset(("path", "linkpath", "uname", "gname"))
 _LONG_NAME: Final = ord("L")
 _LONG_LINK: Final = ord("K")
 _NAME_BYTES: Final = 100
@@ -90,6 +90,7 @@ class TarInspector:
         self._flags: set[str] = set()
         self._extended: _ExtendedHeader | None = None
         self._pax_size: int | None = None
+        self._pax_is_refused = False
         self._long_name: bytes | None = None
         self._sparse_map = False
         self._paths = _PathForms()
@@ -125,7 +126,8 @@ class TarInspector:
 
     def _is_plain_state(self) -> bool:
         """True where nothing that came before has a say in how the next header is read."""
-        return self._pax_size is None and self._long_name is None and not self._sparse_map and not self._zero_blocks
+        waits = self._pax_size is not None or self._pax_is_refused or self._long_name is not None
+        return not (waits or self._sparse_map or self._zero_blocks)
 
     def _pass_plain_entries(self, block: memoryview, position: int, length: int) -> int:
         """The short way over ordinary headers: stops before the first that needs `_take`. Same reading, less work."""
@@ -218,13 +220,16 @@ class TarInspector:
             self._begin_extended(kind, size)
             return
         self._entries += 1
-        if kind not in _UNPACKED_KINDS:
+        if kind not in _UNPACKED_KINDS or self._pax_is_refused:
             self._flags.add(FLAG_REFUSED)
+            self._pax_is_refused = False
         if self._pax_size is not None:
             if size not in _UNSET_SIZES and size != self._pax_size:
                 self._flags.add(FLAG_SIZES)
             size = self._pax_size
             self._pax_size = None
+        if size < 0 and kind not in CONTENT_FREE:  # Go looks at the sign only where content could follow
+            raise DamagedError(f"{self._what}: a tar header's size is negative")
         name = self._name(header)
         self._paths.add(name)
         if size and (kind in CONTENT_FREE or (kind == 0 and name.endswith(b"/"))):
@@ -247,10 +252,8 @@ class TarInspector:
             size = parse_number(header[124:136])
         except ValueError as exc:
             raise DamagedError(f"{self._what}: a tar header's size is {exc}") from exc
-        if size < 0 and header[156] in CONTENT_FREE:  # Go looks at the sign only where content could follow
-            return size
-        if not 0 <= size < 1 << 63:
-            raise DamagedError(f"{self._what}: a tar header's size is negative or too large")
+        if not -(1 << 63) <= size < 1 << 63:
+            raise DamagedError(f"{self._what}: a tar header's size is too large")
         return size
 
     def _name(self, header: bytes) -> bytes:
@@ -264,6 +267,8 @@ class TarInspector:
         return name
 
     def _begin_extended(self, kind: int, size: int) -> None:
+        if size < 0:
+            raise DamagedError(f"{self._what}: a tar header's size is negative")
         if size > TAR_HEADER_BYTES:
             raise LimitError(
                 f"{self._what}: an extended tar header of {size:,} bytes, over the limit of {TAR_HEADER_BYTES:,}"
@@ -289,12 +294,15 @@ class TarInspector:
             if size is not None:  # Go ignores it, Python's tarfile does not
                 self._flags.add(FLAG_SIZES)
             return
-        if any(value and not _is_good(key, value) for key, value in records.items()):
-            self._flags.add(FLAG_REFUSED)
-        if size:
-            self._pax_size = parse_whole(size)
-            if self._pax_size is None:
+        if any(b"\0" in value if key in _PAX_TEXTS else "\0" in key for key, value in records.items()):
+            self._flags.add(FLAG_REFUSED)  # Go: strconv.go, validPAXRecord
+        self._pax_is_refused = not all(map(_is_good, records.keys(), records.values()))  # the last header counts
+        self._pax_size = None
+        if size is not None:
+            number = parse_whole(size[size[:1] in (b"+", b"-") :])
+            if number is None:
                 raise DamagedError(f"{self._what}: a pax record's size is no number, or too large: {size[:40]!r}")
+            self._pax_size = -number if size[:1] == b"-" else number
         self._long_name = records.get("GNU.sparse.name", records.get("path", self._long_name))
 
 
@@ -370,7 +378,7 @@ class _PathForms:
 
 def _is_good(key: str, value: bytes) -> bool:
     form = _GOOD_VALUES.get(key)
-    return "\0" not in key and (form is None or re.fullmatch(form, value) is not None)
+    return form is None or re.fullmatch(form, value) is not None
 
 
 def _has_other_forms(text: bytes) -> bool:

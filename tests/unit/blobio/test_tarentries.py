@@ -127,7 +127,7 @@ def test_damage() -> None:
 
 
 @pytest.mark.parametrize("key", [b"size", b"uid", b"gid", b"mtime"])
-@pytest.mark.parametrize("value", [b"9" * 6000, b"-" + b"9" * 6000, b"9" * 19, b"1_0", b""])
+@pytest.mark.parametrize("value", [b"9" * 6000, b"-" + b"9" * 6000, b"9" * 19, b"1_0", b"-"])
 def test_numbers_of_a_pax_header_that_are_none(key: bytes, value: bytes) -> None:
     with pytest.raises(DamagedError, match="layer: a damaged tar header"):
         scan(pax_header(key, value) + odd_tar(tarfile.USTAR_FORMAT))

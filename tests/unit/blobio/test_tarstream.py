@@ -131,8 +131,14 @@ def test_a_size_below_zero_counts_only_where_content_could_follow() -> None:
     minus_one = b"\xff" * 12
     link = edited(tar_of(typed("l", tarfile.SYMTYPE), ("a", 5)), 124, minus_one)
     assert inspect(link).flags == ("size-without-content",)
-    with pytest.raises(DamagedError, match="negative"):
-        inspect(edited(tar_of(("a", 5)), 124, minus_one))
+    assert inspect(pax_header(b"size", b"-1") + tar_of(typed("d", tarfile.DIRTYPE))).flags == ("size-without-content",)
+    for content in (
+        edited(tar_of(("a", 5)), 124, minus_one),
+        edited(pax_header(b"mtime", b"1"), 124, minus_one),
+        pax_header(b"size", b"-1") + tar_of(("a", 5)),
+    ):
+        with pytest.raises(DamagedError, match="negative"):
+            inspect(content)
 
 
 def test_a_directory_with_a_size_is_flagged() -> None:
