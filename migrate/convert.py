@@ -238,7 +238,8 @@ class Conversion:
                     layer=failure.layer,
                     error=failure.error,
                     message=failure.message,
-                )
+                ),
+                partless=failure.layer != failure.legacy_id,
             )
 
     def _walk(self, planned: PlannedImage) -> bool:
@@ -435,9 +436,12 @@ class Conversion:
             error=error.code,
             message=error.message,
         )
-        self._add_failure(failure)
+        self._add_failure(failure, partless=image is not None and image.config is not None)
 
-    def _add_failure(self, failure: Failure) -> None:
+    def _add_failure(self, failure: Failure, *, partless: bool = False) -> None:
+        """`partless`: where a layer is lost, `--salvage` has no part to give (`_salvage`)."""
+        if partless and failure.layer is not None and self.options.salvage:
+            failure = replace(failure, message=f"{failure.message}; --salvage gives no part of this image")
         self.failures.append(failure)
         self.progress.emit(Event(kind="failure", name=failure.title, message=failure.message))
 

@@ -105,6 +105,7 @@ class OciContent:
                     SourceFailure(
                         references=tuple(map(str, references)),
                         legacy_id=LegacyID(entry.descriptor.digest.hex),
+                        layer=LegacyID(error.layer) if error.layer else None,
                         error=error.code,
                         message=error.message,
                     )

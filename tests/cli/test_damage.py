@@ -210,6 +210,51 @@ def test_salvage_of_nothing_and_of_what_is_an_image_anyway(tmp_path: Path) -> No
     assert [failure["references"] for failure in report["failures"]] == [["more:1"], ["none:1"]]
 
 
+@pytest.mark.parametrize("lost", [None, b"no tar" * 400], ids=["missing", "damaged"])
+def test_salvage_says_that_it_gives_no_part_of_an_image_with_a_config_of_its_own(
+    lost: bytes | None, tmp_path: Path
+) -> None:
+    layers = {"a": layer_tar("a"), "b": layer_tar("b"), "c": layer_tar("c")}
+    rootfs = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in layers.values()]}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}).encode()
+    entry = {"Config": "x.json", "RepoTags": ["x:1"], "Layers": [f"{name}/layer.tar" for name in layers]}
+    stored = {**layers, "b": lost}
+    source = tmp_path / "archive.tar"
+    source.write_bytes(
+        build_tar(
+            [
+                *((f"{name}/layer.tar", tar) for name, tar in stored.items() if tar is not None),
+                ("x.json", config),
+                ("manifest.json", json.dumps([entry]).encode()),
+            ]
+        )
+    )
+    for options, noted in ((["--salvage"], True), ([], False)):
+        (failure,) = migrate("plan", *options, "--report", "-", source).json()["failures"]
+        assert (failure["references"], failure["layer"]) == (["x:1"], "b")
+        assert failure["message"].endswith("; --salvage gives no part of this image") == noted
+
+
+def test_a_blob_that_an_index_has_lost_is_named(tmp_path: Path) -> None:
+    parts: Members = [("oci-layout", b"{}")]
+
+    def stored(content: bytes) -> dict[str, object]:
+        digest = hashlib.sha256(content).hexdigest()
+        parts.append((f"blobs/sha256/{digest}", content))
+        return {"mediaType": "", "size": len(content), "digest": f"sha256:{digest}"}
+
+    layer = stored(layer_tar("a"))
+    config = stored(json.dumps({"rootfs": {"type": "layers", "diff_ids": [layer["digest"]]}}).encode())
+    manifest = stored(json.dumps({"schemaVersion": 2, "config": config, "layers": [layer]}).encode())
+    del parts[1]
+    index = json.dumps({"schemaVersion": 2, "manifests": [manifest]}).encode()
+    source = tmp_path / "archive.tar"
+    source.write_bytes(build_tar([*parts, ("index.json", index)]))
+    (failure,) = migrate("plan", "--salvage", "--report", "-", source).json()["failures"]
+    assert f"sha256:{failure['layer']}" == layer["digest"]
+    assert failure["message"].endswith("; --salvage gives no part of this image")
+
+
 def test_a_truncated_archive_keeps_the_images_that_stand_before_the_cut(tmp_path: Path) -> None:
     archive = shelf()
     content = build_tar([("repositories", json.dumps(archive.tags).encode()), *archive.members])
