@@ -112,7 +112,7 @@ class DockerRootSource:
                 location=self.location,
                 parents=self._graph.parents,
                 elsewhere=elsewhere,
-                tags=read_tags(self._root, self._driver.name),
+                tags=read_tags(self._root, self._driver.name, self._counts),
                 containers=containers,
                 warnings=(*self._iter_warnings(elsewhere), *self._iter_leftovers(containers)),
             )

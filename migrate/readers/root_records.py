@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, parse_whole
 from migrate.blobio.source_files import list_source, scan_source
 from migrate.documents.docker_root import TagRecord, parse_container_image, parse_migration_map, parse_tag_store
 from migrate.errors import MissingLayerError, SourceError
+from migrate.model.reference import Reference
 from migrate.readers.regular_file import read_whole
 
+_BARE = "repositories"
 _CONTAINER_FILES = ("config.json", "config.v2.json")
 _LARGEST_PID = (1 << 31) - 1
 _MIGRATION_MAP = ".migration-v1-images.json"
@@ -39,21 +41,40 @@ class Containers:
 
 def tag_stores(root: Path) -> list[str]:
     """The names of the root's tag stores: `repositories-<driver>`, and the bare `repositories` before Docker 0.7."""
-    return sorted(name for name in list_source(root) if name == "repositories" or name.startswith("repositories-"))
+    return sorted(name for name in list_source(root) if name == _BARE or name.startswith("repositories-"))
 
 
-def read_tags(root: Path, driver: str) -> TagStore:
-    """The tags that go with `driver`; the bare file is Docker 0.6's, which knew aufs only.
+def read_tags(root: Path, driver: str, drivers: Collection[str]) -> TagStore:
+    """The tags that go with `driver`; the bare file is Docker 0.6's, which knew aufs only. `drivers` have layers here.
 
-    Another driver's file is not read, as Docker does not read it: its tags may name images that are not this driver's.
+    Another driver's tags are not taken, as Docker does not take them: they may name images that are not this driver's.
     """
     present = tag_stores(root)
-    own = f"repositories-{driver}"
-    for name in (own, "repositories"):
-        if name in present:
-            return _read_tag_store(root / name)
-    found = f"only {', '.join(present)}, which {driver} does not use" if present else "nor any other tag store"
-    return TagStore(problems=(f"{root / own} is not there, {found}: no image has a tag",))
+    own = next((name for name in (f"repositories-{driver}", _BARE) if name in present), None)
+    if own is None:
+        found = TagStore(problems=(f"{root}/repositories-{driver} is not there: no image has a tag",))
+    else:
+        found = _read_tag_store(root / own)
+    readable = {f"repositories-{name}": name for name in drivers if name != driver}
+    if "repositories-aufs" not in present and "aufs" in drivers:
+        readable[_BARE] = "aufs"
+    known = frozenset(found.tags)
+    unread = [_unread(root / name, readable.get(name), known) for name in present if name != own]
+    found.problems += tuple(warning for warning in unread if warning is not None)
+    return found
+
+
+def _unread(path: Path, driver: str | None, known: Collection[TagRecord]) -> str | None:
+    """A warning of the tags that stand in another driver's file alone; `driver` reads it, where there is one."""
+    store = _read_tag_store(path)
+    if store.error is not None:
+        return f"{store.error.message}; which tags stand in it alone is not known"
+    names = [str(Reference(record.name, record.tag)) for record in store.tags if record not in known]
+    if not names:
+        return None
+    listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    way = f"--driver {driver} reads them" if driver else "no driver that has layers here reads them"
+    return f"{path}: {len(names):,} tags stand in it alone and are not read ({listed}); {way}"
 
 
 def _read_tag_store(path: Path) -> TagStore:

@@ -85,22 +85,59 @@ def test_the_bare_repositories_file_is_read_where_there_is_no_other(root: RootBu
     assert root.open().listing().images[0].references == (Reference("other", "2"),)
 
 
-def test_a_missing_tag_store_is_warned_of_with_the_ones_that_are_not_read(root: RootBuilder) -> None:
+def test_a_missing_tag_store_is_warned_of_with_the_tags_of_others(root: RootBuilder) -> None:
     root.add("base")
     listing = root.open().listing()
+    missing = f"{root.path}/repositories-vfs is not there: no image has a tag"
     assert [image.references for image in listing.images] == [()]
-    assert listing.warnings == (
-        f"{root.path}/repositories-vfs is not there, nor any other tag store: no image has a tag",
-    )
+    assert listing.warnings == (missing,)
     root.tag({"app": {"1": "base"}})
-    for name in ("repositories-overlay", "repositories-aufs"):
-        shutil.copy(root.path / "repositories-vfs", root.path / name)
-    assert root.open().listing().warnings == ()
-    (root.path / "repositories-vfs").unlink()
-    assert root.open().listing().warnings == (
-        f"{root.path}/repositories-vfs is not there, only repositories-aufs, repositories-overlay, which vfs does not "
-        "use: no image has a tag",
+    (root.path / "repositories-vfs").rename(root.path / "repositories-aufs")
+    assert root.open().listing().warnings == (missing, unread(root, "repositories-aufs", "app:1"))
+
+
+def unread(root: RootBuilder, name: str, tags: str, way: str = "no driver that has layers here reads them") -> str:
+    count = tags.count(",") + 1
+    return f"{root.path}/{name}: {count} tags stand in it alone and are not read ({tags}); {way}"
+
+
+def test_tags_in_the_file_of_another_driver_are_warned_of_if_they_stand_there_alone(root: RootBuilder) -> None:
+    two_drivers(root)
+    for driver, other in (("overlay", "vfs"), ("vfs", "overlay")):
+        expected = unread(root, f"repositories-{other}", f"name:{other}", f"--driver {other} reads them")
+        assert expected in root.open(driver).listing().warnings
+    ids = {"name": {"vfs": identity("both")}}
+    (root.path / "repositories-overlay").write_text(json.dumps({"Repositories": ids}))
+    (root.path / "repositories-btrfs").write_text("{}")
+    assert root.open("vfs").listing().warnings == ()
+    ids["name"] |= {"vfs": identity("vfs only"), f"sha256:{'1' * 64}": identity("both"), "new": identity("both")}
+    for name in ("repositories", "repositories-overlay"):
+        (root.path / name).write_text(json.dumps({"Repositories": ids}))
+    tags = f"name:new, name@sha256:{'1' * 64}, name:vfs"
+    assert root.open("vfs").listing().warnings == (
+        unread(root, "repositories", tags),
+        unread(root, "repositories-overlay", tags, "--driver overlay reads them"),
     )
+
+
+def test_the_file_of_another_driver_may_be_damaged(root: RootBuilder) -> None:
+    root.add("base")
+    root.tag({"app": {"1": "base"}})
+    (root.path / "repositories-aufs").write_text("{")
+    listing = root.open().listing()
+    assert (listing.failures, listing.images[0].references) == ([], (Reference("app", "1"),))
+    (warning,) = listing.warnings
+    assert "repositories-aufs" in warning and "not known" in warning
+
+
+def test_the_bare_file_is_read_by_aufs_that_has_no_other(root: RootBuilder) -> None:
+    RootBuilder(root.path, "aufs").add("base")
+    root.tree("base").mkdir(parents=True)
+    root.tag({"app": {"vfs": "base"}})
+    (root.path / "repositories-vfs").rename(root.path / "repositories")
+    root.tag({"app": {"new": "base"}})
+    assert unread(root, "repositories", "app:vfs", "--driver aufs reads them") in root.open("vfs").listing().warnings
+    assert root.open("aufs").listing().images[0].references == (Reference("app", "vfs"),)
 
 
 def test_a_tag_to_an_absent_id_is_a_failure_with_its_name(root: RootBuilder) -> None:
