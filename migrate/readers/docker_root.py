@@ -6,12 +6,13 @@ Nothing is mounted, nothing is written, and no daemon is asked. docs/formats/doc
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from migrate.blobio import tarsplit
 from migrate.blobio.chunkstream import open_chunks
@@ -27,6 +28,7 @@ from migrate.errors import (
     PermissionSourceError,
     SourceError,
     SourceUnreadableError,
+    TruncatedError,
 )
 from migrate.model.digest import Digest
 from migrate.model.legacy import (
@@ -85,7 +87,7 @@ class DockerRootSource:
         ids = self._graph.contents.ids
         if not ids:
             raise SourceUnreadableError(_nothing_here(self._root))
-        self._counts = count_layers(self._root, ids)
+        self._counts = count_layers(self._root, ids) or self._count_archives()
         self._driver = choose_driver(self._root, self._counts, len(ids), options)
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._failed: dict[Path, str] = {}
@@ -123,7 +125,19 @@ class DockerRootSource:
         others = [name for name in self._counts if name != self._driver.name]
         if not others:
             return frozenset()
-        return frozenset(legacy_id for legacy_id in self._graph.contents.ids if not self._driver.has_layer(legacy_id))
+        ids = self._graph.contents.ids
+        return frozenset(one for one in ids if not self._driver.has_layer(one) and self._archive(one) is None)
+
+    def _count_archives(self) -> Mapping[str, int]:
+        """As `count_layers`, where every tree is lost: Docker 0.3 to 0.5, which kept archives, knew aufs only."""
+        archives = sum(self._graph.archive(legacy_id) is not None for legacy_id in self._graph.contents.ids)
+        return {"aufs": archives} if archives else {}
+
+    def _archive(self, legacy_id: LegacyID) -> Path | None:
+        """The layer's archive, where aufs has lost the tree that Docker reads."""
+        if self._driver.name != "aufs" or self._driver.has_layer(legacy_id):
+            return None
+        return self._graph.archive(legacy_id)
 
     def _iter_warnings(self, elsewhere: frozenset[LegacyID]) -> Iterator[str]:
         if running := running_daemon(self._root):
@@ -203,6 +217,11 @@ class DockerRootSource:
     @contextmanager
     def _open_payload(self, layer: LegacyLayer) -> Iterator[Payload]:
         self.check_access()
+        archive = self._archive(layer.legacy_id)
+        if archive is not None:
+            with open_regular(archive) as stream:
+                yield _archive_payload(archive, stream)
+            return
         trees: list[FileTree] = []
         try:
             yield self._payload(layer, trees)
@@ -324,6 +343,14 @@ class DockerRootSource:
 
     def close(self) -> None:
         self._driver.close()
+
+
+def _archive_payload(path: Path, stream: BinaryIO) -> Payload:
+    size = os.fstat(stream.fileno()).st_size
+    if not size:
+        raise TruncatedError(f"{path}: has 0 bytes")
+    note = f"{path.name}, as Docker 0.3 to 0.5 pulled it: the layer's tree, which Docker would read, is lost"
+    return Payload(stream=stream, origin=Origin.BLOB.value, size=size, note=note)
 
 
 def _nothing_here(root: Path) -> str:

@@ -121,6 +121,10 @@ class Graph:
         if diff_id is not None and _exists(path := self.path / legacy_id / ".migration-tardata"):
             yield path, diff_id
 
+    def archive(self, legacy_id: LegacyID) -> Path | None:
+        """The tar as Docker 0.3 to 0.5 pulled it, compressed in any way in spite of its name (moby 0.3, image.go)."""
+        return path if _exists(path := self.path / legacy_id / "layer.tar.xz") else None
+
     def _migrated_diff_id(self, legacy_id: LegacyID) -> Digest | None:
         try:
             return Digest.parse(self._read_text(legacy_id, ".migration-diffid") or "")

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
 import stat
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from migrate.blobio import limits
 from migrate.blobio.stopping import stopped_by
+from migrate.convert import Conversion, OpenedSource
 from migrate.errors import (
     AmbiguousSourceError,
     InterruptedRunError,
@@ -29,6 +32,7 @@ from migrate.errors import (
     UsageError,
 )
 from migrate.model.legacy import LegacyID
+from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.readers.docker_root import detect
 from migrate.readers.graphdrivers.directory_tree import DirectoryTree
@@ -417,6 +421,75 @@ def tar_of(**files: bytes) -> bytes:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def archived(root: RootBuilder, name: str, content: bytes) -> None:
+    """Puts what Docker 0.3 to 0.5 pulled in the place of the layer's tree."""
+    shutil.rmtree(root.tree(name))
+    (root.path / "graph" / identity(name) / "layer.tar.xz").write_bytes(content)
+
+
+@pytest.mark.parametrize("compress", [lzma.compress, gzip.compress, bytes])
+def test_a_layer_without_its_tree_is_read_from_the_archive_that_was_pulled(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    root = RootBuilder(tmp_path / "root", "aufs")
+    tar = tar_of(a=b"one")
+    root.add("base")
+    root.add("top", "base")
+    write(root.add("both", "base") / "of-the-tree")
+    root.tag({"app": {"top": "top", "both": "both"}})
+    for name in ("base", "top"):
+        archived(root, name, compress(tar))
+    (root.path / "graph" / identity("both") / "layer.tar.xz").write_bytes(compress(tar))
+    report = Conversion([OpenedSource(str(root.path), root.open())], ConvertOptions(dry_run=True, jobs=1)).run().report
+    assert report.failures == ()
+    rows = {layer.legacy_id: layer for image in report.images for layer in image.layers}
+    for name in ("base", "top"):
+        row = rows[identity(name)]
+        assert (str(row.diff_id), row.origin) == (f"sha256:{hashlib.sha256(tar).hexdigest()}", "blob")
+        assert row.note is not None and "layer.tar.xz" in row.note
+    assert (rows[identity("both")].origin, rows[identity("both")].note) == ("diff", None)
+    assert all(image.exact for image in report.images)
+    shutil.rmtree(root.path / "aufs")
+    assert root.open().driver.name == "aufs"
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "0 bytes"),
+        (lzma.compress(EMPTY_TAR)[:-4], "ends before"),
+        (lzma.compress(EMPTY_TAR)[:30] + b"garbage" * 9, "damaged xz"),
+        (lzma.compress(bytes(64 << 20)), "over the limit"),
+        (b"no tar" * 400, "checksum"),
+    ],
+    ids=["empty", "cut", "damaged", "bomb", "no tar"],
+)
+def test_a_damaged_archive_of_a_layer_fails_its_images_alone(
+    tmp_path: Path, content: bytes, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DECOMPRESSION_GRACE", 1 << 20)
+    root = RootBuilder(tmp_path / "root", "aufs")
+    root.add("bad")
+    root.add("good")
+    root.tag({"app": {"bad": "bad", "good": "good"}})
+    archived(root, "bad", content)
+    report = Conversion([OpenedSource(str(root.path), root.open())], ConvertOptions(dry_run=True, jobs=1)).run().report
+    assert [image.references for image in report.images] == [("app:good",)]
+    (failure,) = report.failures
+    assert (failure.references, failure.layer) == (("app:bad",), identity("bad"))
+    assert word in failure.message
+
+
+def test_an_archive_stands_in_for_no_tree_of_another_driver(root: RootBuilder) -> None:
+    root.add("base")
+    root.add("top", "base")
+    archived(root, "base", lzma.compress(EMPTY_TAR))
+    source = root.open()
+    assert source.driver.name == "vfs"
+    with pytest.raises(MissingLayerError), source.open_payload(source.read_layer(identity("base"))):
+        pass
 
 
 def test_tar_split_gives_the_original_tar(root: RootBuilder) -> None:
