@@ -113,12 +113,14 @@ class Graph:
         """The layer's tar-split metadata, the best first, each with the diffID that stands beside it.
 
         First Docker's own. Then what a migration wrote of the tar that it made anew, and named the layer by ever since
-        (moby 1.10, layer/migration.go, checksumForGraphIDNoTarsplit).
+        (moby 1.10, layer/migration.go, checksumForGraphIDNoTarsplit). Of a layer that is still in the graph, behind
+        aufs's link, it made a tar of that link: such a record has no file of the layer.
         """
-        if _exists(path := self.path / legacy_id / "tar-data.json.gz"):
+        place = self.path / legacy_id
+        if _exists(path := place / "tar-data.json.gz"):
             yield path, None
-        diff_id = self._migrated_diff_id(legacy_id)
-        if diff_id is not None and _exists(path := self.path / legacy_id / ".migration-tardata"):
+        diff_id = None if _exists(place / "layer") else self._migrated_diff_id(legacy_id)
+        if diff_id is not None and _exists(path := place / ".migration-tardata"):
             yield path, diff_id
 
     def archive(self, legacy_id: LegacyID) -> Path | None:

@@ -37,6 +37,7 @@ from migrate.model.reference import Reference
 from migrate.readers.docker_root import detect
 from migrate.readers.graphdrivers.directory_tree import DirectoryTree
 from migrate.readers.graphdrivers.union import UnionTree
+from tests.archives import build_tar, link
 from tests.roots import RootBuilder, identity, write
 from tests.stores import read_payload
 
@@ -740,6 +741,17 @@ def test_aufs_follows_the_link_that_docker_left_to_where_the_root_now_is(tmp_pat
     source = root.open()
     with pytest.raises(MissingLayerError), source.open_payload(source.read_layer(identity("base"))):
         pass
+
+
+def test_what_a_migration_read_of_an_aufs_layer_behind_a_link_is_the_link_alone(tmp_path: Path) -> None:
+    """Docker 1.10.3 made a tar of the link itself, and recorded the diffID of that."""
+    root = RootBuilder(tmp_path / "moved", "aufs")
+    tree = root.add("base")
+    write(tree / "f", b"content")
+    tree.rename(root.path / "graph" / identity("base") / "layer")
+    tree.symlink_to(f"/var/lib/docker/graph/{identity('base')}/layer")
+    root.add_migrated("base", build_tar([link(identity("base"), os.readlink(tree))]))
+    assert names(root.read("base")) == ["f"]
 
 
 def test_layers_inside_the_graph_are_aufs_of_before_0_7(tmp_path: Path) -> None:
