@@ -35,7 +35,8 @@ _decode_images = decode_structs(
 
 
 def parse_archive_manifest(raw: bytes, limit: int = JSON_BYTES) -> tuple[ArchiveManifestEntry, ...]:
-    """The entries of `manifest.json` (Docker >= 1.10), read as Go reads it. Raises DocumentError or LimitError."""
+    """The entries of `manifest.json` (Docker >= 1.10), read as Go reads it: one that lacks its config has an empty name
+    for it, and the others are as good as without it. Raises DocumentError or LimitError."""
     document = read_document(raw, "manifest.json", limit)
     try:
         if document is None:
@@ -43,12 +44,9 @@ def parse_archive_manifest(raw: bytes, limit: int = JSON_BYTES) -> tuple[Archive
         images = _decode_images(document, None)
     except MismatchError as exc:
         raise DocumentError(f"manifest.json{exc}" if exc.path else f"manifest.json: not {exc.wanted}") from exc
-    for index, image in enumerate(images):
-        if not image.get("Config"):
-            raise DocumentError(f"manifest.json[{index}]: Config is not the name of a member")
     return tuple(
         ArchiveManifestEntry(
-            config=image["Config"],
+            config=image.get("Config") or "",
             repo_tags=tuple(image.get("RepoTags") or ()),
             layers=tuple(image.get("Layers") or ()),
         )

@@ -243,6 +243,8 @@ class DockerArchiveSource:
         return SourceListing(images=sorted(images, key=lambda image: (image.head, image.references)), failures=failures)
 
     def _read_entry(self, entry: ArchiveManifestEntry, oci: OciContent | None) -> LegacyImage:
+        if not entry.config:
+            raise DocumentError(f"{self.location}: {MANIFEST} has an entry without a Config")
         config = self._members.read(_checked(entry.config, self.location))
         facts = parse_config(config)
         if len(facts.diff_ids) != len(entry.layers):

@@ -284,6 +284,19 @@ def test_a_config_that_lies_about_a_shared_layer_fails_alone(tmp_path: Path) -> 
     assert [failure["references"] for failure in report["failures"]] == [["lie:1"]]
 
 
+@pytest.mark.parametrize("odd", [{"RepoTags": ["odd:1"]}, {"Config": None, "RepoTags": ["odd:1"]}])
+def test_an_entry_without_a_config_fails_alone(tmp_path: Path, odd: Any) -> None:
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}
+    entries = [odd, {"Config": "c.json", "RepoTags": ["good:1"], "Layers": []}]
+    documents: Members = [("c.json", json.dumps(config).encode()), ("manifest.json", json.dumps(entries).encode())]
+    (tmp_path / "archive.tar").write_bytes(build_tar(documents))
+    report = converted(migrate("convert", tmp_path / "archive.tar", tmp_path / "out"), tmp_path / "out")
+    assert [image["references"] for image in report["images"]] == [["good:1"]]
+    assert [(failure["references"], "without a Config" in failure["message"]) for failure in report["failures"]] == [
+        (["odd:1"], True)
+    ]
+
+
 # --- changed while it is read ----------------------------------------------------------------------------------------
 
 

@@ -39,14 +39,18 @@ def test_an_archive_manifest_is_read_as_go_reads_it() -> None:
     assert parse_archive_manifest(raw) == (expected,)
 
 
+@pytest.mark.parametrize("odd", [None, {}, {"Config": None}, {"Config": ""}])
+def test_an_entry_without_a_config_leaves_the_others(odd: Any) -> None:
+    empty, whole = parse_archive_manifest(json.dumps([odd, {"Config": "c"}]).encode())
+    assert (empty.config, whole.config) == ("", "c")
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
         (None, "manifest.json: not an array of images"),
         ({}, "manifest.json: not an array of images"),
         ([1], "manifest.json[0]: not an object"),
-        ([{}], "manifest.json[0]: Config is not the name of a member"),
-        ([{"Config": ""}], "manifest.json[0]: Config is not the name of a member"),
         ([{"Config": "c", "RepoTags": "a"}], "manifest.json[0].RepoTags: not an array of strings"),
         ([{"Config": "c", "Layers": [1]}], "manifest.json[0].Layers: not a string"),
     ],
