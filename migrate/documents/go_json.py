@@ -113,15 +113,16 @@ class RawArray:
 def read_document(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
     """A document as values: dict, list, str, int, float, bool and None, or the Raw classes and Number above.
 
-    The plain values come only where they are provably what Go reads: but for blanks, the document equals what Go would
-    write for them, so no key stands twice, no number and no escape has another spelling, and all is UTF-8. Raises
-    DocumentError where Go refuses the syntax, LimitError where the document is over `size` bytes or too deep.
+    The plain values come only where they are provably what Go reads: but for blanks and for what Go escapes for HTML,
+    the document equals what Go would write for them, so no key stands twice, no number and no other escape has another
+    spelling, and all is UTF-8. Raises DocumentError where Go refuses the syntax, LimitError where the document is over
+    `size` bytes or too deep.
     """
     check_limits(raw, what, size)
     try:
         value = orjson.loads(raw)
         # Blanks in strings go, too, from both: tokens that are equal without them stem from equal strings.
-        if encode(value).translate(None, _WHITESPACE) == raw.translate(None, _WHITESPACE):
+        if encode(value).translate(None, _WHITESPACE) == _escape_html(raw.translate(None, _WHITESPACE)):
             return value
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested deeper than orjson writes
         pass
