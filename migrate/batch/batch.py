@@ -192,9 +192,9 @@ def _candidates(request: BatchRequest) -> list[Candidate]:
     opened = [candidate.location for candidate in found if candidate.unfit is None]
     read = [*named, *opened, *request.options.pool_files]
     refuse_to_write(read, target=request.target, files=request.output_files)
-    if request.scheduler is not None:  # workers of a cluster stand in other directories
-        found = [replace(candidate, location=absolute(candidate.location)) for candidate in found]
     shard = request.shard
+    if request.scheduler is not None or shard is not None:  # which may stand in other directories
+        found = [replace(candidate, location=absolute(candidate.location)) for candidate in found]
     return found if shard is None else [candidate for candidate in found if shard.holds(candidate.location)]
 
 

@@ -49,7 +49,10 @@ def layout_location(target: str) -> str:
 def absolute(location: str) -> str:
     """A path that means the same in every directory; URLs do already."""
     path = location.removeprefix("oci:")
-    return path if "://" in path else os.path.abspath(path)
+    if "://" in path:
+        return path
+    is_plain = ".." not in path.split("/")  # behind a link, .. leads elsewhere than by its letters
+    return os.path.abspath(path) if is_plain else os.path.realpath(path)
 
 
 def open_worker_target(target: str, options: ConvertOptions) -> ImageTarget:

@@ -211,6 +211,22 @@ def test_shards_and_merge(shelf: Path, tmp_path: Path) -> None:
     assert whole == parts
 
 
+def test_shards_and_their_merge_may_stand_in_other_directories(shelf: Path, tmp_path: Path) -> None:
+    migrate("batch", shelf, tmp_path / "whole")
+    for number, place, name in ((1, shelf.parent, shelf.name), (2, shelf, "."), (2, shelf, f"../{shelf.name}")):
+        migrate("batch", "--shard", f"{number}/2", name, tmp_path / "parts", cwd=place)
+    assert migrate("batch", "--merge", tmp_path / "parts", cwd=Path("/")).code == 3  # cut.tar
+    assert files_of(tmp_path / "whole") == files_of(tmp_path / "parts")
+
+
+def test_a_target_behind_a_link_and_up_is_one_place(shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("elsewhere/deep")
+    assert migrate("batch", shelf, f"{tmp_path}/link/../out").code == 3  # cut.tar
+    assert migrate("verify", tmp_path / "elsewhere/out").code == 0
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
