@@ -21,7 +21,6 @@ from migrate.verify.files import TarFiles
 
 _PREFIXES = ("oci:", "oci-archive:", "docker-archive:")
 _INDEX_TYPES = frozenset({MediaType.OCI_INDEX, MediaType.DOCKER_LIST})
-_INDEX_DEPTH = 4
 _REFERENCE_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -174,7 +173,7 @@ class LayoutView:
     def _layout_images(self) -> Iterator[StoredImage]:
         references: dict[Digest, set[str]] = {}
         platforms: dict[Digest, Platform | None] = {}
-        for digest, reference, platform in self._manifests(self.read("index.json", "index"), None, 0):
+        for digest, reference, platform in self._manifests():
             references.setdefault(digest, set()).update({reference} - {None})  # type: ignore[arg-type]
             platforms[digest] = platforms.get(digest) or platform
         for digest in references:
@@ -188,17 +187,19 @@ class LayoutView:
                 layer_types=tuple(layer.media_type for layer in facts.layers),
             )
 
-    def _manifests(
-        self, raw: bytes, inherited: str | None, depth: int
-    ) -> Iterator[tuple[Digest, str | None, Platform | None]]:
-        for entry in parse_index(raw).manifests:
-            reference = entry.annotations.get(_REFERENCE_NAME) or inherited
-            if entry.descriptor.media_type not in _INDEX_TYPES:
-                yield entry.descriptor.digest, reference, entry.platform
-            elif depth < _INDEX_DEPTH:
-                yield from self._manifests(self.read(_blob(entry.descriptor.digest), "index"), reference, depth + 1)
-            else:
-                raise DocumentError(f"{self.location}: indexes within indexes, more than {_INDEX_DEPTH} deep")
+    def _manifests(self) -> Iterator[tuple[Digest, str | None, Platform | None]]:
+        """Those of index.json and of all indexes below it, which have its names; each index once for a name."""
+        pending: list[tuple[str, str | None]] = [("index.json", None)]
+        seen = set(pending)
+        while pending:
+            place, inherited = pending.pop()
+            for entry in parse_index(self.read(place, "index")).manifests:
+                reference = entry.annotations.get(_REFERENCE_NAME) or inherited
+                if entry.descriptor.media_type not in _INDEX_TYPES:
+                    yield entry.descriptor.digest, reference, entry.platform
+                elif (below := (_blob(entry.descriptor.digest), reference)) not in seen:
+                    seen.add(below)
+                    pending.append(below)
 
     def _archive_images(self) -> Iterator[StoredImage]:
         for row in parse_archive_manifest(self.read("manifest.json", "manifest.json")):

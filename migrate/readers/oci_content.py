@@ -28,7 +28,6 @@ from migrate.readers.members import Members
 REF_NAME = "org.opencontainers.image.ref.name"
 IMAGE_NAME = "io.containerd.image.name"
 INDEX_TYPES = frozenset({MediaType.OCI_INDEX, MediaType.DOCKER_LIST})
-_NESTING = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +66,23 @@ class OciContent:
 
     def _collect(self) -> dict[Digest, list[ReadManifest]]:
         found: dict[Digest, list[ReadManifest]] = {}
+        seen: set[Digest] = set()
         try:
-            self._collect_from(parse_index(self._members.read("index.json")).manifests, found, 0)
+            pending = list(parse_index(self._members.read("index.json")).manifests)[::-1]
+            while pending:
+                entry = pending.pop()
+                if entry.descriptor.digest in seen or self._blob_name(entry.descriptor.digest) not in self._members:
+                    continue
+                seen.add(entry.descriptor.digest)
+                content = self._read_blob(entry.descriptor)
+                if entry.descriptor.media_type in INDEX_TYPES:
+                    pending += reversed(parse_index(content).manifests)
+                else:
+                    facts = parse_manifest(content)
+                    found.setdefault(facts.config.digest, []).append(ReadManifest(content, facts, entry.platform))
         except SourceError:
             return {}  # manifest.json and the configs suffice; the index is only asked for manifests to keep
         return found
-
-    def _collect_from(self, entries: Sequence[IndexEntry], found: dict[Digest, list[ReadManifest]], depth: int) -> None:
-        for entry in entries:
-            if self._blob_name(entry.descriptor.digest) not in self._members or depth > _NESTING:
-                continue
-            content = self._read_blob(entry.descriptor)
-            if entry.descriptor.media_type in INDEX_TYPES:
-                self._collect_from(parse_index(content).manifests, found, depth + 1)
-            else:
-                facts = parse_manifest(content)
-                found.setdefault(facts.config.digest, []).append(ReadManifest(content, facts, entry.platform))
 
     # --- index.json alone --------------------------------------------------------------------------------------
 

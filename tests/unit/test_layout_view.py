@@ -76,15 +76,6 @@ def test_an_index_below_the_index_gives_its_name_to_every_platform(tmp_path: Pat
     assert sorted(str(image.platform) for image in find_image(view.images(), "a:1")) == ["linux/amd64", "linux/arm64"]
 
 
-def test_indexes_too_deep(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
-    entry = layout.image(b"1")
-    for _ in range(6):
-        entry = layout.index(entry)
-    with pytest.raises(DocumentError, match="indexes within indexes"):
-        layout.write_index(entry).images()
-
-
 @pytest.mark.parametrize("text", ["a", "a:latest", "docker.io/library/a", "index.docker.io/library/a:latest"])
 def test_names_in_every_form(tmp_path: Path, text: str) -> None:
     layout = Layout(tmp_path)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from migrate.documents.oci import IndexEntry, encode_index
-from migrate.errors import DocumentError
 from migrate.layout_view import LayoutView
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor, MediaType
 from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.progress import SilentProgress
+from migrate.readers.detect import open_source
 from migrate.verify import verify
 from migrate.writers.bucket_layout import BucketLayout
 from migrate.writers.oci_layout import OciLayout
@@ -96,6 +97,16 @@ def test_a_push_puts_none_before_what_it_names(nested: Path, jobs: int) -> None:
     assert put[-1] == "1"
 
 
-def test_show_says_that_they_are_too_deep(nested: Path) -> None:
-    with pytest.raises(DocumentError, match="indexes within indexes"):
-        LayoutView(str(nested)).images()
+def test_show_finds_the_image_below_all_of_them(nested: Path) -> None:
+    (image,) = LayoutView(str(nested)).images()
+    assert image.references == ("deep:1",)
+
+
+def test_a_manifest_below_all_of_them_is_carried_over(nested: Path) -> None:
+    """Where manifest.json lists the image, the index is asked for its manifest alone."""
+    (image,) = LayoutView(str(nested)).images()
+    row = {"RepoTags": ["deep:1"], "Config": image.config, "Layers": image.layers}
+    (nested / "manifest.json").write_text(json.dumps([row]))
+    (found,) = open_source(str(nested)).listing().images
+    assert found.manifest is not None
+    assert Digest.of(found.manifest.content) == image.manifest
