@@ -11,6 +11,8 @@ from migrate.writers.open_target import target_path, target_url
 _Mark = tuple[int, int]
 """Device and inode: no hard link, symbolic link or bind mount hides what a name stands for."""
 
+_LOCAL = ("file://", "local://")
+"""What fsspec takes for a path on this disk."""
 _SCHEMES = {"s3a": "s3", "gcs": "gs"}
 """Schemes that are another name of one."""
 
@@ -23,7 +25,8 @@ def distinct_sources(locations: Iterable[str]) -> list[str]:
     places = _Places()
     found: dict[str, str] = {}
     for location in locations:
-        found.setdefault(places.of(location) if _is_on_disk(location) else location, location)
+        path = _path_on_disk(location)
+        found.setdefault(location if path is None else places.of(path), location)
     return list(found.values())
 
 
@@ -31,23 +34,26 @@ def without_target(sources: Iterable[str], target: str) -> list[str]:
     """The sources but for the target itself: a glob that is run again matches what its first run made."""
     path = target_path(target)
     mark = None if path is None else _mark_of(path)
-    return [source for source in sources if mark is None or not _is_on_disk(source) or _mark_of(source) != mark]
+    return [source for source in sources if mark is None or _mark_of(_path_on_disk(source) or "") != mark]
 
 
 def refuse_to_write(sources: Sequence[str], *, target: str | None = None, files: Iterable[str] = ()) -> None:
     """A source is only read. UsageError where the target or one of the files is a source or lies in one, and where a
     source lies in the target, among what is written there. To be called before anything is opened."""
-    path = None if target is None else target_path(target)
+    path = None if target is None else target_path(target) or _path_on_disk(target_url(target) or "-")
     written = [] if path is None else [(f"the target {target}", path)]
     written += [(f"the output file {name}", name) for name in files]
     marks = {mark: what for what, name in reversed(written) for mark in _marks_around(name)}
     home = None if path is None else os.path.join(os.path.realpath(path), "")
     places = _Places()
-    for source in filter(_is_on_disk, sources):
-        what = marks.get(_mark_of(source) or (-1, -1))
+    for source in sources:
+        place = _path_on_disk(source)
+        if place is None:
+            continue
+        what = marks.get(_mark_of(place) or (-1, -1))
         if what is not None:
             raise UsageError(f"{what} is the source {source} or lies in it, and a source is never written to")
-        if home is not None and places.of(source).startswith(home):
+        if home is not None and places.of(place).startswith(home):
             raise UsageError(f"the source {source} lies in the target {target}, and a source is never written to")
     if target is not None and (url := target_url(target)) is not None:
         _refuse_bucket(sources, target, _folder_of(url))
@@ -68,8 +74,11 @@ def _folder_of(url: str) -> str:
     return f"{_SCHEMES.get(scheme, scheme)}://{path.rstrip('/')}/"
 
 
-def _is_on_disk(location: str) -> bool:
-    return location != "-" and "://" not in location
+def _path_on_disk(location: str) -> str | None:
+    path = location
+    for scheme in _LOCAL:
+        path = path.removeprefix(scheme)
+    return None if path == "-" or "://" in path else path
 
 
 def _marks_around(path: str) -> Iterator[_Mark]:

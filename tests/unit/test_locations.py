@@ -79,6 +79,19 @@ def test_a_target_around_a_source(shelf: Path) -> None:
         refuse_to_write([str(shelf / "a.tar")], target=f"registry-storage:{shelf}")
 
 
+def test_a_url_of_the_disk_is_its_path(shelf: Path) -> None:
+    place, url = str(shelf / "a.tar"), f"file://{shelf}/a.tar"
+    assert distinct_sources([url, place]) == [url]
+    for source, target in (
+        (url, place),
+        (f"file://{shelf}", f"{shelf}/out"),
+        (place, f"registry-storage:file://{shelf}"),
+    ):
+        with pytest.raises(UsageError, match="never written to"):
+            refuse_to_write([source], target=target)
+    refuse_to_write([f"file://{shelf}"], target=f"{shelf}-new")
+
+
 def test_what_may_be_written(shelf: Path) -> None:
     refuse_to_write([str(shelf), "-", "s3://b/k"], target=f"{shelf}-new", files=[str(shelf.parent / "report.json")])
     for target in ("docker://host/x", "docker-archive:-", "s3://b/out"):
