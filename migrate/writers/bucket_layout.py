@@ -31,6 +31,7 @@ from migrate.writers.catalog import (
     archive_entries,
     blob_path,
     entries_for,
+    existing_image,
     merge_entries,
     reference_of,
 )
@@ -305,18 +306,10 @@ class BucketLayout:
     def _existing_image(
         self, entry: IndexEntry, name: str | None, children: Iterable[IndexEntry] = ()
     ) -> ExistingImage:
-        digest = entry.descriptor.digest
-        facts = self._images.get(digest)
-        return ExistingImage(
-            reference=None if name is None else Reference.parse(name),
-            manifest_digest=digest,
-            media_type=entry.descriptor.media_type,
-            platform=entry.platform or (facts.platform if facts else None),
-            created=None if facts is None else self._created(facts.config),
-            image_id=None if facts is None else facts.config.digest,
-            size=entry.descriptor.size,
-            children=tuple(self._existing_image(child, name) for child in children),
-        )
+        facts = self._images.get(entry.descriptor.digest)
+        created = None if facts is None else self._created(facts.config)
+        below = (self._existing_image(child, name) for child in children)
+        return existing_image(entry, name, facts, created, below)
 
     def _created(self, config: Descriptor) -> str | None:
         content = self.bucket.read(blob_path(config.digest)) if config.size <= JSON_BYTES else None

@@ -15,6 +15,7 @@ from migrate.documents.oci import IndexEntry
 from migrate.model.digest import Digest
 from migrate.model.image import CONFIG_TYPES, Descriptor, MediaType, Platform
 from migrate.model.reference import Reference
+from migrate.writers.base import ExistingImage
 
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 IMAGE_NAME: Final = "io.containerd.image.name"
@@ -59,6 +60,26 @@ def entries_for(
     """The index.json entries of an image or index, by name and digest: one for each reference, or one without."""
     entries = (entry_for(descriptor, platform, reference) for reference in references or (None,))
     return {(reference_of(entry) or "", descriptor.digest): entry for entry in entries}
+
+
+def existing_image(
+    entry: IndexEntry,
+    name: str | None,
+    facts: ImageFacts | None,
+    created: str | None,
+    children: Iterable[ExistingImage],
+) -> ExistingImage:
+    """What an entry of a target's index.json tells a later run; `facts` and `created` are None where not known."""
+    return ExistingImage(
+        reference=None if name is None else Reference.parse(name),
+        manifest_digest=entry.descriptor.digest,
+        media_type=entry.descriptor.media_type,
+        platform=entry.platform or (facts.platform if facts else None),
+        created=created,
+        image_id=None if facts is None else facts.config.digest,
+        size=entry.descriptor.size,
+        children=tuple(children),
+    )
 
 
 def reference_of(entry: IndexEntry) -> str | None:

@@ -39,6 +39,7 @@ from migrate.writers.catalog import (
     ImageFacts,
     archive_entries,
     entries_for,
+    existing_image,
     merge_entries,
     reference_of,
 )
@@ -273,16 +274,9 @@ class OciLayout:
     ) -> ExistingImage:
         digest = entry.descriptor.digest
         facts = self._images.get(digest)
-        return ExistingImage(
-            reference=None if name is None else Reference.parse(name),
-            manifest_digest=digest,
-            media_type=entry.descriptor.media_type,
-            platform=entry.platform or (facts.platform if facts else None),
-            created=self._created(digest),
-            image_id=None if facts is None else facts.config.digest,
-            size=entry.descriptor.size,
-            children=tuple(self._existing_image(child, name) for child in children),
-        )
+        created = self._created(digest)
+        below = (self._existing_image(child, name) for child in children)
+        return existing_image(entry, name, facts, created, below)
 
     def _read_missing_facts(self, entries: Iterable[IndexEntry]) -> None:
         """Facts of images that this run did not make. One that cannot be read gets none, and so no `docker load`."""
