@@ -25,15 +25,15 @@ from migrate.batch.journal import Entry, JournalWriter, pack_record
 from migrate.batch.ledger import Ledger
 from migrate.batch.plan import Candidate, Identity, Outcome, plan_tasks
 from migrate.batch.records import LayerRow, Role, SourceRecord
+from migrate.compose.names import Claim, assign_names
 from migrate.documents.docker_archive import encode_archive_manifest
 from migrate.documents.oci import encode_index, parse_index
+from migrate.layout.catalog import CatalogFacts, ImageFacts, archive_entries, entry_for, merge_entries
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, HashedLayer, Platform, StoredBlob
 from migrate.model.legacy import LegacyID
 from migrate.model.options import OnConflict
 from migrate.model.reference import Reference
-from migrate.naming import Claim, assign_names
-from migrate.writers.catalog import CatalogFacts, ImageFacts, archive_entries, entry_for, merge_entries
 
 AMD64 = Platform(os="linux", architecture="amd64")
 LAYERS, OWN_LAYERS = 8, 2

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from migrate.convert import Conversion, OpenedSource, Outcome
+from migrate.convert.run import Conversion, OpenedSource, Outcome
+from migrate.convert.source_paths import distinct_sources, refuse_to_write
 from migrate.errors import MigrateError
-from migrate.inventory import Inventory, take_inventory
-from migrate.locations import distinct_sources, refuse_to_write
 from migrate.model.options import ConvertOptions
-from migrate.progress import Progress, SilentProgress
+from migrate.model.progress import Progress, SilentProgress
 from migrate.readers.base import SourceOptions
 from migrate.readers.detect import open_source
+from migrate.readers.inventory import Inventory, take_inventory
 from migrate.verify import Finding
 from migrate.verify import verify as _verify
 from migrate.writers.base import ImageTarget

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from migrate.blobio.atomic import FileSystem
+from migrate.storage.staging import FileSystem
 
 KILLED = 137
 

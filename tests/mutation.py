@@ -20,11 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
     "migrate/verify/": [
-        "tests/unit/test_verify_names.py",
-        "tests/unit/test_verify.py",
+        "tests/unit/verify/test_names.py",
+        "tests/unit/verify/test_verify.py",
         "tests/contract/test_image_target.py",
     ],
-    "migrate/chain.py": ["tests/unit/test_chain.py"],
+    "migrate/compose/chain.py": ["tests/unit/compose/test_chain.py"],
     "migrate/blobio/limits.py": ["tests/unit/blobio/test_limits.py"],
 }
 _OPPOSITE: dict[type[ast.cmpop], type[ast.cmpop]] = {

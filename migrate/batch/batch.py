@@ -24,14 +24,14 @@ from migrate.batch.search import expand, find_candidates
 from migrate.batch.standing import sources_without_blobs
 from migrate.batch.targets import absolute, journal_publisher, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
-from migrate.blobio.atomic import target_errors
-from migrate.convert import exit_code, utc_now
+from migrate.convert.run import exit_code, utc_now
+from migrate.convert.source_paths import distinct_sources, refuse_to_write, without_target
 from migrate.errors import UsageError
-from migrate.locations import distinct_sources, refuse_to_write, without_target
 from migrate.model.options import ConvertOptions
-from migrate.progress import Progress
+from migrate.model.progress import Progress
 from migrate.report.document import Report
 from migrate.report.json import parse_report
+from migrate.storage.staging import target_errors
 from migrate.writers.base import ImageTarget
 
 _SHARD_NAME = re.compile(r"journal-(\d+)-of-(\d+)\.jsonl")

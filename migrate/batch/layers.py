@@ -16,7 +16,7 @@ from typing import Final
 
 from migrate.batch.records import Role
 from migrate.batch.state import StateFolder
-from migrate.capabilities import fills
+from migrate.model.capabilities import fills
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.options import ConvertOptions

@@ -18,18 +18,18 @@ from migrate.batch.journal import Place, RecordReader
 from migrate.batch.plan import Outcome
 from migrate.batch.records import ImageRecord, Role, SourceRecord
 from migrate.batch.standing import choice_for
-from migrate.capabilities import fills
 from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manifest, layer_descriptor
-from migrate.convert import utc_now
+from migrate.convert.publish import FinishedImage, HashedChain, Settlement
+from migrate.convert.run import utc_now
 from migrate.errors import MigrateError
+from migrate.model.capabilities import fills
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer
 from migrate.model.options import ConvertOptions
-from migrate.progress import Event, Progress
+from migrate.model.progress import Event, Progress
 from migrate.report.document import Failure, Report, ReportImage
 from migrate.report.json import RowEncoder, frame_rows, iter_report
 from migrate.report.model import SourceInput, build_head, image_order, image_rows
-from migrate.settlement import FinishedImage, HashedChain, Settlement
 from migrate.writers.base import ImageTarget, RemembersNamedLayers, RemovesBlobs, TakesLargeReports
 
 _PIECE_BYTES: Final = 1024 * 1024

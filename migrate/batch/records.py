@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from migrate.convert.publish import FinishedImage
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Platform, StoredBlob
 from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
 from migrate.model.reference import Reference
 from migrate.report.document import Failure
-from migrate.settlement import FinishedImage
 
 _ROWS_A_LINE: Final = 1_000
 _IMAGE: Final = b'{"image":'

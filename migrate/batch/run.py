@@ -13,7 +13,7 @@ from migrate.batch.journal import Entry, JournalWriter, unpack_record
 from migrate.batch.plan import Outcome, Plan, Task, split
 from migrate.batch.task import WorkOrder, failed_entry
 from migrate.errors import MigrateError, UsageError
-from migrate.progress import Event, Progress
+from migrate.model.progress import Event, Progress
 
 _STRIKES: Final = 2
 """So many deaths of workers are put down to a source; then it has failed."""

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from migrate.batch.plan import Candidate, Identity
-from migrate.blobio.rundir import STATE_DIRECTORY
 from migrate.blobio.source_files import list_source
+from migrate.convert.source_paths import distinct_sources
 from migrate.errors import MigrateError, SourceUnreadableError, UsageError
-from migrate.locations import distinct_sources
 from migrate.model.legacy import SourceType
 from migrate.readers.detect import detect_directory
 from migrate.readers.parts import Parts, is_called_archive, parts_of
+from migrate.storage.run_directory import STATE_DIRECTORY
 
 _MAGIC: Final = frozenset("*?[")
 _LINE_BYTES: Final = 64 * 1024
@@ -159,7 +159,7 @@ def _identify_page(filesystem: Any, path: str) -> Identity:
 
 def open_url(url: str) -> tuple[Any, str]:
     """The fsspec file system of `url` and the path in it. UsageError where fsspec, or its driver, is not installed."""
-    from migrate.distribution.objects import open_filesystem
+    from migrate.storage.bucket import open_filesystem
 
     return open_filesystem(url)
 

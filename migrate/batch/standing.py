@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from migrate.batch.choice import BlobChoice
 from migrate.batch.journal import Place, RecordReader
 from migrate.batch.records import Role
-from migrate.capabilities import fills
+from migrate.model.capabilities import fills
 from migrate.model.digest import DiffID
 from migrate.model.image import StoredBlob
 from migrate.model.options import ConvertOptions

@@ -7,8 +7,8 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from migrate.blobio.atomic import target_errors
-from migrate.blobio.rundir import STATE_DIRECTORY
+from migrate.storage.run_directory import STATE_DIRECTORY
+from migrate.storage.staging import target_errors
 
 if TYPE_CHECKING:
     from migrate.writers.bucket_layout import Bucket

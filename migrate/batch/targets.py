@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from migrate.batch.state import BucketState, LocalState, StateFolder
-from migrate.blobio.atomic import target_errors
-from migrate.blobio.rundir import STATE_DIRECTORY
 from migrate.errors import UsageError
 from migrate.model.options import ConvertOptions
+from migrate.storage.run_directory import STATE_DIRECTORY
+from migrate.storage.staging import target_errors
 from migrate.writers.base import ImageTarget
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from migrate.batch.layers import SMALL_LAYER_BYTES, KnownLayers, LinkingBlobs, S
 from migrate.batch.plan import Candidate, Outcome, Task
 from migrate.batch.records import ImageRecord, LayerRow, Role, SourceRecord
 from migrate.batch.targets import open_worker_state, open_worker_target
-from migrate.capabilities import fills
-from migrate.convert import Conversion, OpenedSource
+from migrate.convert.publish import FinishedImage
+from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import IntegrityError, MigrateError, NoImageError, UnrecognisedSourceError, UsageError
+from migrate.model.capabilities import fills
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.legacy import LegacyLayer
 from migrate.model.options import ConvertOptions
@@ -31,7 +32,6 @@ from migrate.readers.parts import is_called_archive
 from migrate.rehash.blobs import BlobOutput, MeasuredBlobs
 from migrate.rehash.merge import choose_blobs
 from migrate.report.document import Failure
-from migrate.settlement import FinishedImage
 from migrate.writers.base import ImageTarget, LinksBlobs
 
 _PUBLISH_BYTES: Final = 32 * 1024 * 1024

@@ -25,11 +25,11 @@ from migrate.cli.options import (
 )
 from migrate.cli.outputs import LISTS, Outputs, option_name
 from migrate.errors import TargetError, UsageError
-from migrate.progress import Event
+from migrate.model.progress import Event
 
 if TYPE_CHECKING:
     from migrate.batch.batch import BatchOutcome, BatchRequest
-    from migrate.progress import Progress
+    from migrate.model.progress import Progress
 
 _NOT_REPORTED = frozenset(
     {

@@ -28,7 +28,7 @@ def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     """References of the images in the layout that was named before; nothing where it cannot be read."""
     del param
     from migrate.errors import MigrateError
-    from migrate.layout_view import LayoutView
+    from migrate.layout.view import LayoutView
 
     location = ctx.params.get("location")
     if not isinstance(location, str):

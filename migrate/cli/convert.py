@@ -49,9 +49,9 @@ def command(**values: Any) -> None:
     from migrate.cli import session
     from migrate.cli.outputs import Outputs
     from migrate.cli.terminal import make_progress
-    from migrate.convert import Conversion
+    from migrate.convert.run import Conversion
+    from migrate.convert.source_paths import refuse_to_write
     from migrate.errors import UsageError
-    from migrate.locations import refuse_to_write
     from migrate.writers.open_target import open_target, rehearse_target
 
     if not values["sources"]:

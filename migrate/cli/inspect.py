@@ -33,9 +33,9 @@ def command(source: str, tree: bool, as_json: bool, bytes_: bool, no_trunc: bool
     from migrate.cli.terminal import terminal_width
     from migrate.documents.json_text import encode_json_pretty
     from migrate.errors import UsageError
-    from migrate.inventory import inventory_document, take_inventory
     from migrate.readers.base import SourceOptions
     from migrate.readers.detect import open_source
+    from migrate.readers.inventory import inventory_document, take_inventory
     from migrate.report.tables import printable
 
     if tree and as_json:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from migrate.inventory import ImageRow, Inventory, LayerRow
 from migrate.model.legacy import LegacyID
+from migrate.readers.inventory import ImageRow, Inventory, LayerRow
 from migrate.report.tables import Column, Paint, printable, render_table, shorten
 from migrate.report.units import count, format_size
 

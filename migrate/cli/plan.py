@@ -32,8 +32,8 @@ def command(**values: Any) -> None:
     from migrate.cli import session
     from migrate.cli.outputs import Outputs
     from migrate.cli.terminal import make_progress
-    from migrate.convert import Conversion
-    from migrate.locations import refuse_to_write
+    from migrate.convert.run import Conversion
+    from migrate.convert.source_paths import refuse_to_write
     from migrate.model.image import HashedLayer
 
     session.set_up_logging(values)
@@ -43,7 +43,7 @@ def command(**values: Any) -> None:
     sources = session.open_sources(values["sources"], values["source_type"], options)
     scan = None
     if values["deep"]:
-        from migrate.report.deep import DeepScan
+        from migrate.waste.analysis import DeepScan
 
         scan = DeepScan()
     with make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress:

@@ -18,7 +18,7 @@ from migrate.cli.terminal import (
     message_line,
     terminal_width,
 )
-from migrate.progress import Event
+from migrate.model.progress import Event
 from migrate.report.tables import Paint, printable
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ def command(
     from migrate.cli.terminal import make_progress
     from migrate.errors import MigrateError, SourceUnreadableError, TargetError, UsageError
     from migrate.model.options import ConvertOptions
-    from migrate.progress import Event
+    from migrate.model.progress import Event
     from migrate.writers.push import Pusher
     from migrate.writers.push_layout import read_layout
     from migrate.writers.registry import RegistryTarget, placed, split_location

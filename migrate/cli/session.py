@@ -12,9 +12,9 @@ import click
 
 from migrate.cli.messages import encode_event
 from migrate.cli.outputs import Outputs
-from migrate.convert import Conversion, OpenedSource, Outcome
+from migrate.convert.run import Conversion, OpenedSource, Outcome
+from migrate.convert.source_paths import distinct_sources
 from migrate.errors import MigrateError, UsageError
-from migrate.locations import distinct_sources
 from migrate.model.options import ConvertOptions
 from migrate.readers.base import SourceOptions
 from migrate.readers.detect import open_source

@@ -12,7 +12,7 @@ from migrate.cli.completion import Location, image_names
 from migrate.cli.options import PlatformType
 
 if TYPE_CHECKING:
-    from migrate.layout_view import LayoutView, StoredImage
+    from migrate.layout.view import LayoutView, StoredImage
     from migrate.model.image import Platform
 
 
@@ -56,7 +56,7 @@ def command(
     """
     from migrate.cli import show_parts
     from migrate.errors import UsageError
-    from migrate.layout_view import LayoutView
+    from migrate.layout.view import LayoutView
 
     part = _chosen(parts)
     if raw and part not in ("config", "manifest"):
@@ -94,7 +94,7 @@ def _chosen(parts: dict[str, bool]) -> str | None:
 def choose_image(view: LayoutView, reference: str, platform: Platform | None) -> StoredImage:
     """The one image that the words mean; UsageError, with what could have been meant, for none and for several."""
     from migrate.errors import UsageError
-    from migrate.layout_view import find_image
+    from migrate.layout.view import find_image
 
     images = view.images()
     found = find_image(images, reference) or _by_legacy_id(view, images, reference)

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from migrate.blobio.tarentries import TarEntry, TarScanner
 from migrate.cli.report_file import read_report
 from migrate.cli.terminal import colour_enabled, terminal_width
 from migrate.documents.go_json import indented
@@ -16,11 +15,12 @@ from migrate.documents.json_text import encode_json_pretty, safe_text
 from migrate.documents.oci import parse_config, parse_history
 from migrate.documents.v1_json import parse_settings
 from migrate.errors import MigrateError, UsageError
-from migrate.layout_view import LayoutView, StoredImage, StoredLayer
+from migrate.layout.view import LayoutView, StoredImage, StoredLayer
 from migrate.model.digest import Digest, chain_ids
 from migrate.report.document import ReportLayer
 from migrate.report.tables import Column, Paint, Style, printable, render_table
 from migrate.report.units import count, format_size
+from migrate.tar.entries import TarEntry, TarScanner
 
 _READ = 1024 * 1024
 _TYPES = {48: "-", 49: "h", 50: "l", 51: "c", 52: "b", 53: "d", 54: "p", 55: "-"}

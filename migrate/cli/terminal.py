@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Protocol, Self, TextIO
 
 from migrate.cli.messages import encode_event
-from migrate.progress import Event
+from migrate.model.progress import Event
 from migrate.report.tables import Paint, Style, printable
 from migrate.report.units import format_seconds, format_share, format_size
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from migrate.distribution.storage import TreeStorage
 from migrate.errors import LimitError, SourceError
+from migrate.storage.tree import TreeStorage
 
 FOLDERS: Final = 200_000
 """Folders looked at below `repositories/`; links in a ring would otherwise lead round for ever."""

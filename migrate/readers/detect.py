@@ -10,7 +10,6 @@ from pathlib import Path
 
 from migrate.blobio.source_files import open_source_file
 from migrate.blobio.spool import PlainStream, open_plain
-from migrate.blobio.tarindex import has_member, index_tar, looks_like_tar
 from migrate.errors import (
     AmbiguousSourceError,
     PermissionSourceError,
@@ -20,6 +19,7 @@ from migrate.errors import (
 )
 from migrate.model.legacy import SourceType
 from migrate.readers.base import LegacySource, SourceOptions
+from migrate.tar.index import has_member, index_tar, looks_like_tar
 
 STDIN = "-"
 _DAMAGED_HEAD = 64 * 1024

@@ -18,7 +18,7 @@ from pathlib import Path
 from migrate.blobio import limits
 from migrate.blobio.payload import Payload
 from migrate.blobio.source_files import scan_source
-from migrate.chain import find_heads
+from migrate.compose.chain import find_heads
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
 from migrate.documents.oci import parse_config
 from migrate.documents.v1_json import parse_identity

@@ -14,12 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from migrate.blobio import tarsplit
 from migrate.blobio.chunkstream import open_chunks
 from migrate.blobio.payload import Payload
 from migrate.blobio.source_files import list_source
 from migrate.blobio.stopping import stoppable
-from migrate.capabilities import fills
 from migrate.documents.v1_json import parse_identity
 from migrate.errors import (
     DamagedError,
@@ -30,6 +28,7 @@ from migrate.errors import (
     SourceUnreadableError,
     TruncatedError,
 )
+from migrate.model.capabilities import fills
 from migrate.model.digest import Digest
 from migrate.model.legacy import (
     LegacyID,
@@ -60,6 +59,7 @@ from migrate.readers.root_records import (
     running_daemon,
     tag_stores,
 )
+from migrate.tar import tarsplit
 
 CHECKED_DRIVERS: Final = ("btrfs", "overlay", "vfs")
 """Drivers whose layers are whole trees on disk: an image can be compared with its tree for little."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from migrate.distribution.replay import Replay
-from migrate.distribution.storage import OpenedFile
 from migrate.readers.base import SourceOptions
+from migrate.storage.tree import OpenedFile
 
 
 def replay_for(options: SourceOptions | None) -> Replay | None:

@@ -20,7 +20,6 @@ from migrate.blobio import limits
 from migrate.blobio.extents import open_extent
 from migrate.blobio.payload import Extent, Payload
 from migrate.blobio.source_files import NOT_WAITING, open_source_file, scan_source
-from migrate.blobio.tarindex import Member, MemberKind, TarIndex
 from migrate.errors import (
     DamagedError,
     LimitError,
@@ -30,6 +29,7 @@ from migrate.errors import (
     TruncatedError,
 )
 from migrate.model.legacy import Origin, is_hex_id
+from migrate.tar.index import Member, MemberKind, TarIndex
 
 _UNSAFE = re.compile(r"^/|[\x00-\x1f]")
 PASSED = -1

@@ -13,11 +13,11 @@ from typing import BinaryIO, cast
 
 from migrate.blobio.payload import Payload
 from migrate.blobio.spool import PlainStream, Spool, unreadable
-from migrate.blobio.tarheader import BLOCK
-from migrate.blobio.tarindex import Damage, Member, MemberKind, TarIndex, iter_members, looks_like_tar
 from migrate.errors import DamagedError, SourceUnreadableError, TruncatedError, UnsupportedError
 from migrate.model.legacy import Origin
 from migrate.readers.members import PASSED, Members, TarMembers, clean_name, is_archive_member
+from migrate.tar.header import BLOCK
+from migrate.tar.index import Damage, Member, MemberKind, TarIndex, iter_members, looks_like_tar
 
 LARGE = 1024 * 1024
 """Layers from this size on are worth not being kept."""

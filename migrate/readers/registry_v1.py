@@ -20,9 +20,6 @@ from migrate.blobio.limits import CHAIN_LENGTH, JSON_BYTES, SMALL_FILE_BYTES
 from migrate.blobio.observed import ObservedStream
 from migrate.blobio.payload import Payload
 from migrate.blobio.source_files import list_source
-from migrate.blobio.tarsum import VERSIONS, tarsums
-from migrate.distribution.objects import open_tree
-from migrate.distribution.storage import OpenedFile, TreeStorage, require_readable
 from migrate.documents.registry_v1 import parse_ancestry, parse_checksums
 from migrate.documents.v1_json import parse_parent, parse_v1_json
 from migrate.errors import (
@@ -48,6 +45,9 @@ from migrate.model.legacy import (
 from migrate.model.reference import Reference
 from migrate.readers.base import SourceOptions
 from migrate.readers.far import open_once, replay_for
+from migrate.storage.bucket import open_tree
+from migrate.storage.tree import OpenedFile, TreeStorage, require_readable
+from migrate.tar.tarsum import VERSIONS, tarsums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,9 +13,7 @@ from pathlib import Path
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
 from migrate.blobio.payload import Extent, Payload
 from migrate.distribution.layout import ROOTS, blob_path, repository_path, revision_link
-from migrate.distribution.objects import open_tree
 from migrate.distribution.repositories import iter_repositories
-from migrate.distribution.storage import MissingFileError, TreeStorage, require_readable
 from migrate.documents.jws import signature_problem
 from migrate.documents.schema1 import OpenedManifest, is_index, parse_signature
 from migrate.errors import (
@@ -37,6 +35,8 @@ from migrate.readers.registry_images import (
     missing_blob,
     open_checked,
 )
+from migrate.storage.bucket import open_tree
+from migrate.storage.tree import MissingFileError, TreeStorage, require_readable
 
 
 def detect(path: Path) -> bool:

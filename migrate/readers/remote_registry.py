@@ -15,7 +15,6 @@ from typing import BinaryIO, Final, cast
 from migrate.blobio.payload import Payload
 from migrate.distribution.client import RegistryClient, open_client
 from migrate.distribution.session import RegistryAnswerError, UnreachableError
-from migrate.distribution.storage import OpenedFile
 from migrate.documents.json_text import shown
 from migrate.documents.schema1 import OpenedManifest, open_manifest
 from migrate.errors import IntegrityError, MigrateError, SourceError, SourceUnreadableError, UsageError
@@ -32,6 +31,7 @@ from migrate.readers.registry_images import (
     missing_blob,
     open_checked,
 )
+from migrate.storage.tree import OpenedFile
 
 PREFIX: Final = "docker://"
 _REPOSITORY: Final = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)

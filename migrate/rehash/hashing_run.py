@@ -8,7 +8,7 @@ from typing import Final
 
 from migrate.errors import IntegrityError, MigrateError, PayloadRestartError
 from migrate.model.options import ConvertOptions
-from migrate.progress import Event, Progress
+from migrate.model.progress import Event, Progress
 from migrate.rehash.blobs import HashOnly
 from migrate.rehash.layer import STORED_KIND, Layer
 from migrate.rehash.ports import (

@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from migrate.blobio.compression import block_compressor
-from migrate.capabilities import fills
 from migrate.errors import IntegrityError, MigrateError
+from migrate.model.capabilities import fills
 from migrate.model.digest import EMPTY_TAR_DIFF_ID, DiffID
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.options import Compression, ConvertOptions
-from migrate.progress import Progress
+from migrate.model.progress import Progress
 from migrate.rehash.blobs import EMPTY_TAR_GZIP, BlobOutput, Collected, Compressed, Copied, HashOnly, MeasuredBlobs
 from migrate.rehash.hashing_run import Hashing
 from migrate.rehash.layer import STORED_KIND, Layer, compression_of, is_dropped, result_of, stored_blob

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, Final, Protocol, cast
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.blobio.hashing import StoredStream
 from migrate.blobio.payload import Payload
-from migrate.blobio.tarstream import TarFacts, TarInspector
 from migrate.errors import IntegrityError, MigrateError, SourceError
 from migrate.model.digest import DiffID, Digest
 from migrate.rehash.ports import LayerJob, TarObserver
+from migrate.tar.inspector import TarFacts, TarInspector
 
 OPAQUE: Final = "opaque"
 """The kind of a payload that a carried-over manifest lists among its layers, but that is no layer tar."""

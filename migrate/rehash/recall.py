@@ -15,11 +15,11 @@ import time
 from typing import Final
 
 from migrate.blobio.payload import Payload
-from migrate.blobio.tarstream import TarFacts
 from migrate.model.digest import DiffID, Digest
 from migrate.rehash.layer import Layer
 from migrate.rehash.ports import RemembersPayloads
 from migrate.rehash.reading import LayerFacts, OpenLayer
+from migrate.tar.inspector import TarFacts
 
 _SETTLED_NS: Final = 2_000_000_000
 """A file that changed less than two seconds ago may change again without its times telling."""

@@ -17,11 +17,11 @@ from typing import Any
 from migrate.documents.json_text import encode_told, safe_text
 from migrate.errors import UsageError
 from migrate.model.digest import Digest
-from migrate.report.deep_text import TITLES, describe, list_of
 from migrate.report.document import Report, ReportImage, ReportLayer
 from migrate.report.json import plain_value, report_document
 from migrate.report.savings import LayerUse, rank_repositories
 from migrate.report.units import count, format_seconds, format_share, format_size
+from migrate.report.waste_text import TITLES, describe, list_of
 
 _ISLAND_ESCAPES = {b"<": b"\\u003c", b">": b"\\u003e", b"&": b"\\u0026"}
 _IMAGES_NAMED_PER_DUPLICATE = 50

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from migrate.model.digest import Digest
-from migrate.report.deep_text import render_deep
 from migrate.report.document import Failure, Report
 from migrate.report.savings import LayerUse
 from migrate.report.tables import Column, Paint, Style, printable, render_table, wrap
 from migrate.report.units import count, format_seconds, format_share, format_size
+from migrate.report.waste_text import render_deep
 
 _LIST_LIMIT = 20
 _LOST_SHOWN = 3

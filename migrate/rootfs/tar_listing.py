@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from isal.isal_zlib import crc32
 
 from migrate.blobio.limits import TAR_HEADER_BYTES, parse_whole
-from migrate.blobio.tarheader import is_name_prefix
+from migrate.tar.header import is_name_prefix
 
 CHECKED_ENTRIES: Final = 1_000_000
 """Entries of one layer. To check it takes half a kilobyte for each."""

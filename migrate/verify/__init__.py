@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
-from migrate.progress import Progress
+from migrate.model.progress import Progress
+from migrate.storage.files import STATE_DIRECTORY, DirectoryFiles, Files, TarFiles
 from migrate.verify.archive import verify_archive
-from migrate.verify.files import STATE_DIRECTORY, DirectoryFiles, Files, TarFiles
 from migrate.verify.findings import Finding, Findings, Verification
 from migrate.verify.layout import verify_layout
 from migrate.verify.registry import REGISTRY_ROOT, verify_registry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from migrate.progress import Event, Progress
+from migrate.model.progress import Event, Progress
 
 
 @dataclass(frozen=True, slots=True, order=True)

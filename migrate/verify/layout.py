@@ -14,7 +14,7 @@ from migrate.errors import MigrateError
 from migrate.model.digest import Digest
 from migrate.model.image import MediaType
 from migrate.model.reference import Reference
-from migrate.verify.files import Files, read_document
+from migrate.storage.files import Files, read_document
 from migrate.verify.findings import Findings
 from migrate.verify.hashing import hash_files
 from migrate.verify.report_check import check_report

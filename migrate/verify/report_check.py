@@ -9,7 +9,7 @@ from migrate.blobio.limits import REPORT_BYTES
 from migrate.documents.json_text import load_json
 from migrate.errors import MigrateError
 from migrate.model.digest import Digest
-from migrate.verify.files import read_document
+from migrate.storage.files import read_document
 from migrate.verify.hashing import Hashed
 from migrate.verify.walk import ImageShape, Walk
 

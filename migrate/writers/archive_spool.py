@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from migrate.blobio.atomic import FileSystem, target_errors
 from migrate.errors import TargetError
+from migrate.storage.staging import FileSystem, target_errors
 
 _BLOCK: Final = 1024 * 1024
 _RECORD: Final = 10_240

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from migrate.layout.catalog import ExistingImage
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import ComposedImage, Platform, StoredBlob
+from migrate.model.image import ComposedImage, StoredBlob
 from migrate.model.options import Compression
 from migrate.model.reference import Reference
 
@@ -43,24 +43,6 @@ class ImageTarget(Protocol):
 
     def close(self) -> None:
         """Lets go; after an error too. What was committed stays valid."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExistingImage:
-    """An image that stood in the target before this run. `created` is its config's text, None for an index, as is
-    `image_id`, the config's digest.
-
-    `size` is its manifest's. An index lists its `children`, each with its own platform and the index's reference.
-    """
-
-    reference: Reference | None
-    manifest_digest: Digest
-    media_type: str
-    platform: Platform | None
-    created: str | None
-    image_id: Digest | None = None
-    size: int = 0
-    children: tuple[ExistingImage, ...] = ()
 
 
 @runtime_checkable

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from migrate.blobio.atomic import StagedFile, StagingArea, target_error, target_errors
+from migrate.layout.catalog import blob_path
 from migrate.model.digest import Digest
+from migrate.storage.staging import StagedFile, StagingArea, target_error, target_errors
 from migrate.writers.base import BlobWriter
-from migrate.writers.catalog import blob_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable

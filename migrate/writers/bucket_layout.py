@@ -13,20 +13,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from migrate.blobio.atomic import target_errors
 from migrate.blobio.limits import CATALOG_BYTES, JSON_BYTES
-from migrate.blobio.rundir import STATE_DIRECTORY
-from migrate.distribution.objects import open_filesystem
 from migrate.documents.docker_archive import encode_archive_manifest
 from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_config, parse_index, parse_manifest
 from migrate.errors import SourceError, TargetError
-from migrate.model.digest import Digest
-from migrate.model.image import ComposedImage, Descriptor, MediaType
-from migrate.model.options import ConvertOptions, OnConflict
-from migrate.model.reference import Reference
-from migrate.writers.base import BlobWriter, ExistingImage
-from migrate.writers.catalog import (
+from migrate.layout.catalog import (
     CatalogFacts,
+    ExistingImage,
     ImageFacts,
     archive_entries,
     blob_path,
@@ -35,6 +28,14 @@ from migrate.writers.catalog import (
     merge_entries,
     reference_of,
 )
+from migrate.model.digest import Digest
+from migrate.model.image import ComposedImage, Descriptor, MediaType
+from migrate.model.options import ConvertOptions, OnConflict
+from migrate.model.reference import Reference
+from migrate.storage.bucket import open_filesystem
+from migrate.storage.run_directory import STATE_DIRECTORY
+from migrate.storage.staging import target_errors
+from migrate.writers.base import BlobWriter
 from migrate.writers.spooled_blob import SpooledBlobWriter
 
 REPORT_NAME: Final = "migration-report.json"

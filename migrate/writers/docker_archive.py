@@ -14,20 +14,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from migrate.blobio.atomic import StagingArea, target_error, target_errors
 from migrate.blobio.compression import detect_compression, open_decompressed
 from migrate.blobio.limits import STORED_RATIO
 from migrate.documents.docker_archive import ArchiveManifestEntry, encode_archive_manifest
 from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_index
 from migrate.errors import SourceError, TargetError
-from migrate.model.digest import DiffID, Digest
-from migrate.model.image import ComposedImage, Descriptor
-from migrate.model.options import Compression, ConvertOptions
-from migrate.model.reference import Reference
-from migrate.writers.archive_spool import ArchiveSpool, DeterministicTar, UnsyncedFileSystem
-from migrate.writers.base import BlobWriter
-from migrate.writers.blob_store import BlobStore
-from migrate.writers.catalog import (
+from migrate.layout.catalog import (
     CatalogFacts,
     ImageFacts,
     archive_entries,
@@ -35,6 +27,14 @@ from migrate.writers.catalog import (
     entries_for,
     merge_entries,
 )
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import ComposedImage, Descriptor
+from migrate.model.options import Compression, ConvertOptions
+from migrate.model.reference import Reference
+from migrate.storage.staging import StagingArea, target_error, target_errors
+from migrate.writers.archive_spool import ArchiveSpool, DeterministicTar, UnsyncedFileSystem
+from migrate.writers.base import BlobWriter
+from migrate.writers.blob_store import BlobStore
 
 _BLOCK: Final = 1024 * 1024
 

@@ -16,15 +16,15 @@ import threading
 from collections.abc import Collection
 from typing import Final
 
-from migrate.blobio.atomic import target_error
 from migrate.blobio.compression import open_decompressed
 from migrate.blobio.limits import STORED_RATIO
-from migrate.blobio.rundir import STATE_DIRECTORY
 from migrate.blobio.stopping import check_stop
 from migrate.errors import InterruptedRunError, MigrateError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.options import Compression, ConvertOptions
+from migrate.storage.run_directory import STATE_DIRECTORY
+from migrate.storage.staging import target_error
 from migrate.writers.blob_store import BlobStore
 
 _PATH: Final = f"{STATE_DIRECTORY}/layers"

@@ -14,28 +14,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from migrate.blobio.atomic import (
-    FILE_SYSTEM,
-    FileSystem,
-    StagingArea,
-    make_durable_directory,
-    target_error,
-    target_errors,
-)
 from migrate.blobio.limits import CATALOG_BYTES, JSON_BYTES
-from migrate.blobio.rundir import STATE_DIRECTORY, exclusive_lock
+from migrate.compose.names import newest_first
 from migrate.documents.docker_archive import encode_archive_manifest
 from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_config, parse_index, parse_manifest
 from migrate.errors import MigrateError, SourceError, TargetError
-from migrate.model.digest import DiffID, Digest
-from migrate.model.image import ComposedImage, Descriptor, MediaType, StoredBlob
-from migrate.model.options import ConvertOptions, OnConflict
-from migrate.model.reference import Reference
-from migrate.naming import newest_first
-from migrate.writers.base import BlobWriter, ExistingImage
-from migrate.writers.blob_store import BlobStore
-from migrate.writers.catalog import (
+from migrate.layout.catalog import (
     CatalogFacts,
+    ExistingImage,
     ImageFacts,
     archive_entries,
     entries_for,
@@ -43,6 +29,21 @@ from migrate.writers.catalog import (
     merge_entries,
     reference_of,
 )
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import ComposedImage, Descriptor, MediaType, StoredBlob
+from migrate.model.options import ConvertOptions, OnConflict
+from migrate.model.reference import Reference
+from migrate.storage.run_directory import STATE_DIRECTORY, exclusive_lock
+from migrate.storage.staging import (
+    FILE_SYSTEM,
+    FileSystem,
+    StagingArea,
+    make_durable_directory,
+    target_error,
+    target_errors,
+)
+from migrate.writers.base import BlobWriter
+from migrate.writers.blob_store import BlobStore
 from migrate.writers.layer_record import LayerRecord
 from migrate.writers.payload_record import PayloadRecord
 

@@ -14,8 +14,8 @@ import re
 import threading
 from typing import Final
 
-from migrate.blobio.atomic import StagingArea, target_error, write_all
-from migrate.blobio.rundir import STATE_DIRECTORY
+from migrate.storage.run_directory import STATE_DIRECTORY
+from migrate.storage.staging import StagingArea, target_error, write_all
 
 PATH: Final = f"{STATE_DIRECTORY}/payloads"
 _LINE: Final = re.compile(rb"^([0-9a-f]{64}) ([ -~]{1,400}) ([0-9a-f]{16})$", re.MULTILINE)

@@ -13,7 +13,7 @@ from typing import IO, TypeVar
 from migrate.distribution.client import RegistryClient
 from migrate.errors import MigrateError, TargetError
 from migrate.model.digest import Digest
-from migrate.progress import Event, Progress, SilentProgress
+from migrate.model.progress import Event, Progress, SilentProgress
 from migrate.writers.registry_names import RegistryNames
 
 Result = TypeVar("Result")

@@ -11,10 +11,10 @@ from pathlib import Path
 from migrate.blobio.limits import JSON_BYTES, read_limited
 from migrate.documents.oci import IndexEntry, parse_index, parse_manifest
 from migrate.errors import DamagedError, IntegrityError, MissingLayerError, SourceUnreadableError
+from migrate.layout.catalog import IMAGE_NAME, REF_NAME
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor, MediaType
 from migrate.model.reference import Reference
-from migrate.writers.catalog import IMAGE_NAME, REF_NAME
 from migrate.writers.push import PushedBlob, PushedManifest, PushedName, pushed_names
 from migrate.writers.registry import opener
 from migrate.writers.registry_names import RegistryNames

@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
-from migrate.blobio.atomic import target_errors
 from migrate.distribution.client import RegistryClient, open_client
 from migrate.documents.oci import parse_index
 from migrate.errors import SourceError, TargetError, UsageError
@@ -24,6 +23,7 @@ from migrate.model.image import ComposedImage
 from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.model.rename import repository_reference
+from migrate.storage.staging import target_errors
 from migrate.writers.base import BlobWriter
 from migrate.writers.push import PushedBlob, PushedManifest, Pusher, pushed_names
 from migrate.writers.registry_names import RegistryNames

@@ -21,18 +21,19 @@ from migrate.distribution.layout import (
     tag_index_link,
     tag_link,
 )
-from migrate.distribution.objects import is_url
 from migrate.distribution.repositories import iter_repositories
-from migrate.distribution.storage import TreeStorage
 from migrate.documents.oci import parse_config, parse_index, parse_manifest
 from migrate.documents.schema1 import is_index
 from migrate.errors import MigrateError, SourceError, TargetError
+from migrate.layout.catalog import ExistingImage
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Platform, StoredBlob
 from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.model.rename import repository_reference
-from migrate.writers.base import BlobWriter, ExistingImage
+from migrate.storage.bucket import is_url
+from migrate.storage.tree import TreeStorage
+from migrate.writers.base import BlobWriter
 from migrate.writers.registry_names import RegistryNames
 from migrate.writers.registry_trees import BucketTree, LocalRegistryTree, RegistryTree
 

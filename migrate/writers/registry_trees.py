@@ -10,15 +10,15 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Protocol
 
-from migrate.blobio.atomic import FILE_SYSTEM, FileSystem, StagingArea, target_errors
-from migrate.blobio.rundir import STATE_DIRECTORY
 from migrate.distribution.layout import ROOT, blob_path
-from migrate.distribution.objects import ObjectTree, open_filesystem
-from migrate.distribution.storage import LocalTree, TreeStorage
 from migrate.errors import SourceError, TargetError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.options import ConvertOptions
+from migrate.storage.bucket import ObjectTree, open_filesystem
+from migrate.storage.run_directory import STATE_DIRECTORY
+from migrate.storage.staging import FILE_SYSTEM, FileSystem, StagingArea, target_errors
+from migrate.storage.tree import LocalTree, TreeStorage
 from migrate.writers.base import BlobWriter
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.layer_record import LayerRecord

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Callable
 from typing import IO
 
-from migrate.blobio.atomic import target_errors
 from migrate.model.digest import Digest
+from migrate.storage.staging import target_errors
 
 _BLOCK = 1024 * 1024
 _WHAT = "a temporary file"

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from migrate.blobio.source_files import scan_source
-from migrate.convert import Conversion, OpenedSource
+from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import SourceUnreadableError
 from migrate.model.options import ConvertOptions
-from migrate.progress import Event, SilentProgress
+from migrate.model.progress import Event, SilentProgress
 from migrate.readers import members
 from migrate.readers.detect import open_source
 from migrate.verify import verify

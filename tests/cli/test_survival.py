@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from migrate.progress import SilentProgress
+from migrate.model.progress import SilentProgress
 from migrate.verify import verify
 from tests.archives import V1Archive, layer_tar
 from tests.command import migrate

@@ -22,7 +22,7 @@ from migrate.cli.terminal import (
     short_name,
     terminal_width,
 )
-from migrate.progress import Event
+from migrate.model.progress import Event
 
 LAYER = "ab" * 32
 

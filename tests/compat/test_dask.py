@@ -20,7 +20,7 @@ from migrate.batch.batch import BatchRequest, run_batch
 from migrate.batch.executors import DaskPool, WorkerPool
 from migrate.batch.plan import Outcome
 from migrate.model.options import ConvertOptions
-from migrate.progress import Event, SilentProgress
+from migrate.model.progress import Event, SilentProgress
 from tests import poison
 from tests.command import migrate
 from tests.shelves import archive, files_of

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from migrate.blobio.atomic import FILE_SYSTEM, FileSystem
 from migrate.documents.oci import IndexEntry, encode_index
 from migrate.errors import TargetError
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor, Platform
 from migrate.model.options import ConvertOptions
+from migrate.model.progress import SilentProgress
 from migrate.model.reference import Reference
-from migrate.progress import SilentProgress
+from migrate.storage.staging import FILE_SYSTEM, FileSystem
 from migrate.verify import verify
 from migrate.writers.base import ImageTarget, LinksBlobs, ListsImages, RemembersLayers
 from migrate.writers.discard import Discard

@@ -16,13 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
-from migrate.blobio.tarentries import TarScanner
-from migrate.blobio.tarindex import index_tar
-from migrate.blobio.tarsplit import assemble, iter_records
-from migrate.blobio.tarstream import TarInspector
-from migrate.blobio.tarsum import VERSIONS, tarsums
 from migrate.compose.config import HistoryStep, compose_config
-from migrate.convert import Conversion, OpenedSource
+from migrate.convert.run import Conversion, OpenedSource
 from migrate.documents import docker_root, go_json, jws, oci, registry_v1, schema1, v1_json
 from migrate.documents.docker_archive import parse_archive_manifest, parse_repositories
 from migrate.documents.json_text import load_json, load_json_lenient
@@ -30,7 +25,7 @@ from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import LegacyID
 from migrate.model.options import ConvertOptions
-from migrate.progress import SilentProgress
+from migrate.model.progress import SilentProgress
 from migrate.readers.detect import detect_directory, open_source
 from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE, NODE_CSUM_XOR
 from migrate.readers.graphdrivers.devicemapper.crc32c import crc32c_register
@@ -41,6 +36,11 @@ from migrate.readers.graphdrivers.tree import FileTree
 from migrate.report.json import encode_report
 from migrate.report.parse import parse_report
 from migrate.rootfs.tar_listing import TarListing
+from migrate.tar.entries import TarScanner
+from migrate.tar.index import index_tar
+from migrate.tar.inspector import TarInspector
+from migrate.tar.tarsplit import assemble, iter_records
+from migrate.tar.tarsum import VERSIONS, tarsums
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests.cases import case

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from migrate.model.options import EmptyLayers
-from migrate.progress import SilentProgress
+from migrate.model.progress import SilentProgress
 from migrate.verify import verify
 from tests.cases import FIXTURES, Case, case
 from tests.golden.test_save_cases import convert

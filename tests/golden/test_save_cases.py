@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from migrate.convert import Conversion, OpenedSource
+from migrate.convert.run import Conversion, OpenedSource
 from migrate.model.digest import DiffID, Digest, chain_ids
 from migrate.model.options import ConvertOptions, EmptyLayers
-from migrate.progress import SilentProgress
+from migrate.model.progress import SilentProgress
 from migrate.readers.detect import open_source
 from migrate.verify import verify
 from migrate.writers.open_target import open_target

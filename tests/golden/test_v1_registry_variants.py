@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from migrate.convert import Conversion, OpenedSource
+from migrate.convert.run import Conversion, OpenedSource
 from migrate.model.options import ConvertOptions, EmptyLayers
 from migrate.readers.registry_v1 import RegistryV1Source
 from migrate.report.document import Report

@@ -18,10 +18,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migrate.convert import Conversion, OpenedSource, Outcome
+from migrate.convert.run import Conversion, OpenedSource, Outcome
 from migrate.errors import MigrateError
 from migrate.model.options import ConvertOptions
-from migrate.progress import SilentProgress
+from migrate.model.progress import SilentProgress
 from migrate.readers.detect import open_source
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from migrate.convert import Conversion, OpenedSource
+from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import MigrateError
 from migrate.model.options import ConvertOptions, EmptyLayers
 from migrate.readers.detect import open_source

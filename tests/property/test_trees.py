@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migrate.chain import walk_chain
+from migrate.compose.chain import walk_chain
 from migrate.readers.graphdrivers.changes import find_changes
 from migrate.readers.graphdrivers.directory_tree import DirectoryTree
 from migrate.readers.graphdrivers.listings import Listings, RememberedTree

@@ -11,11 +11,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from migrate.blobio import tarwriter
-from migrate.blobio.tarwriter import HeaderEncoder, TarHeader
 from migrate.errors import DamagedError
 from migrate.readers.graphdrivers.changes import Change, capability_reader, find_changes, walk_tree
 from migrate.readers.graphdrivers.tree import FileTree, TreeEntry
+from migrate.tar import writer as tarwriter
+from migrate.tar.writer import HeaderEncoder, TarHeader
 
 PLANNED_PARTS: Final = 20_000
 """Entries whose headers are made, and kept, before the first byte is read, so that the tar's size is known."""

@@ -19,10 +19,10 @@ from migrate.batch.account import render_account
 from migrate.batch.batch import BatchOutcome, BatchRequest, merge_batch, run_batch, unfinished_shards
 from migrate.batch.executors import ProcessPool, ThreadPool, WorkerPool, open_pool
 from migrate.batch.plan import Outcome, Shard
-from migrate.convert import Conversion, OpenedSource
+from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import TargetError, UsageError
 from migrate.model.options import Compression, ConvertOptions, Format, OnConflict
-from migrate.progress import Event, SilentProgress
+from migrate.model.progress import Event, SilentProgress
 from migrate.readers.detect import open_source
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout

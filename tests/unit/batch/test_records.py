@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from migrate.batch.journal import pack_record, unpack_record
 from migrate.batch.records import ImageRecord, LayerRow, Role, SourceRecord, encode_record, parse_record
+from migrate.convert.publish import FinishedImage
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Platform, StoredBlob
 from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
 from migrate.model.reference import Reference
 from migrate.report.document import Failure
-from migrate.settlement import FinishedImage
 
 SOURCE = "/shelf/a\udcff.tar"
 

@@ -20,11 +20,11 @@ from migrate.batch.executors import ThreadPool, WorkerPool
 from migrate.batch.journal import Entry
 from migrate.batch.plan import Shard, Task
 from migrate.batch.task import WorkOrder
-from migrate.convert import Conversion, OpenedSource
+from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import UsageError
 from migrate.model.image import Platform
 from migrate.model.options import Compression, ConvertOptions, EmptyLayers, Format, OnConflict
-from migrate.progress import SilentProgress
+from migrate.model.progress import SilentProgress
 from migrate.readers.detect import open_source
 from migrate.report.document import Report, ReportImage
 from migrate.verify import verify

@@ -11,10 +11,10 @@ import pytest
 
 from migrate.blobio.compression import open_decompressed
 from migrate.blobio.stopping import check_stop, stoppable, stopped_by
-from migrate.blobio.tarsum import VERSIONS, tarsums
 from migrate.errors import InterruptedRunError
 from migrate.readers.graphdrivers.devicemapper.image import ImageFile
 from migrate.readers.graphdrivers.directory_tree import DirectoryTree
+from migrate.tar.tarsum import VERSIONS, tarsums
 
 
 def stop() -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from migrate.distribution.replay import Replay
-from migrate.distribution.storage import OpenedFile
+from migrate.storage.tree import OpenedFile
 
 
 class Far:

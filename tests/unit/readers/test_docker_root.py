@@ -20,7 +20,7 @@ import pytest
 
 from migrate.blobio import limits
 from migrate.blobio.stopping import stopped_by
-from migrate.convert import Conversion, OpenedSource
+from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import (
     AmbiguousSourceError,
     InterruptedRunError,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from migrate.blobio.tarindex import Member, MemberKind
 from migrate.errors import DamagedError, MissingLayerError
 from migrate.readers.members import DirectoryMembers, Members
+from migrate.tar.index import Member, MemberKind
 
 
 def file(name: str) -> Member:

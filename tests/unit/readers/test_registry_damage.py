@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from migrate.errors import SourceUnreadableError
-from migrate.inventory import Inventory, take_inventory
+from migrate.readers.inventory import Inventory, take_inventory
 from migrate.readers.registry_v1 import RegistryV1Source
 from migrate.readers.registry_v2 import RegistryV2Source
 from migrate.readers.remote_registry import RemoteRegistrySource

@@ -32,7 +32,7 @@ from migrate.model.digest import Digest
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.legacy import LegacyLayer
 from migrate.model.options import Compression, ConvertOptions, EmptyLayers
-from migrate.progress import Event, SilentProgress
+from migrate.model.progress import Event, SilentProgress
 from migrate.rehash.pipeline import rehash
 from migrate.rehash.ports import LayerJob
 from tests.unit.rehash.sources import (

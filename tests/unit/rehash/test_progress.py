@@ -7,7 +7,7 @@ import gzip
 import pytest
 
 from migrate.model.options import ConvertOptions
-from migrate.progress import Event
+from migrate.model.progress import Event
 from migrate.rehash.pipeline import rehash
 
 from .sources import MemorySource, MemoryStore, job, make_tar

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from migrate.blobio.payload import Extent, Payload
-from migrate.blobio.tarstream import TarFacts
-from migrate.convert import Conversion, OpenedSource
+from migrate.convert.run import Conversion, OpenedSource
 from migrate.model.digest import DiffID, Digest
 from migrate.model.options import Compression, ConvertOptions, Format
-from migrate.progress import SilentProgress
+from migrate.model.progress import SilentProgress
 from migrate.readers.detect import open_source
 from migrate.rehash.reading import LayerFacts
 from migrate.rehash.recall import encode_facts, parse_facts, place_of
+from migrate.tar.inspector import TarFacts
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from migrate.writers.payload_record import PATH

@@ -19,7 +19,7 @@ from migrate.model.digest import DiffID, Digest
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyLayer
 from migrate.model.options import ConvertOptions
-from migrate.progress import SilentProgress
+from migrate.model.progress import SilentProgress
 from migrate.rehash.pipeline import rehash
 from migrate.rehash.ports import LayerJob, TarObserver
 from migrate.rehash.reading import OpenLayer

@@ -38,7 +38,7 @@ def test_every_field_is_explained(report: Report) -> None:
 
 
 def test_the_deep_lists_are_explained() -> None:
-    from .test_deep import analyse, make_tar
+    from tests.unit.waste.test_waste import analyse, make_tar
 
     base, other = make_tar({"a": b"x" * 900, "b": b"y"}), make_tar({"a": b"x" * 900, "b": b"z"})
     deep = analyse([[base, other], [make_tar({"a": b"x" * 900, "b": b"y"}, mtime=5)]])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from migrate.chain import walk_chain
+from migrate.compose.chain import walk_chain
 from migrate.errors import MigrateError
 from migrate.rehash.ports import LayerJob
 from migrate.rootfs.check import RootfsCheck, RunCheck

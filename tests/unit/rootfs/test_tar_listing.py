@@ -6,9 +6,9 @@ import zlib
 
 import pytest
 
-from migrate.blobio.tarwriter import END, HeaderEncoder, TarHeader
 from migrate.rootfs import tar_listing
 from migrate.rootfs.tar_listing import TarEntry, TarListing, cleaned
+from migrate.tar.writer import END, HeaderEncoder, TarHeader
 from tests.archives import pax_header
 
 LONG = "d/" * 70 + "é" * 40

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from migrate.blobio.atomic import FileSystem, StagingArea
 from migrate.model.digest import Digest
+from migrate.storage.staging import FileSystem, StagingArea
 from migrate.writers import blob_store
 from migrate.writers.blob_store import BlobStore
 

@@ -12,7 +12,7 @@ import pytest
 from migrate.errors import TargetError
 from migrate.model.image import Platform
 from migrate.model.options import ConvertOptions, OnConflict
-from migrate.progress import SilentProgress
+from migrate.model.progress import SilentProgress
 from migrate.verify import verify
 from migrate.writers.bucket_layout import BucketLayout
 from migrate.writers.oci_layout import OciLayout

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from migrate.blobio.atomic import FileSystem
 from migrate.errors import TargetError
 from migrate.model.options import ConvertOptions
-from migrate.progress import SilentProgress
+from migrate.model.progress import SilentProgress
+from migrate.storage.staging import FileSystem
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests.faults import KILLED, Diary, FaultyFileSystem, FullDisk, ShortWrites, kills, raises

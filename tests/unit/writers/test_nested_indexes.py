@@ -10,12 +10,12 @@ from typing import Any, cast
 import pytest
 
 from migrate.documents.oci import IndexEntry, encode_index
-from migrate.layout_view import LayoutView
+from migrate.layout.view import LayoutView
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor, MediaType
 from migrate.model.options import ConvertOptions
+from migrate.model.progress import SilentProgress
 from migrate.model.reference import Reference
-from migrate.progress import SilentProgress
 from migrate.readers.detect import open_source
 from migrate.verify import verify
 from migrate.writers.bucket_layout import BucketLayout

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from migrate.blobio.atomic import FileSystem
 from migrate.blobio.stopping import stopped_by
 from migrate.documents.oci import IndexEntry, encode_index
 from migrate.errors import InterruptedRunError, TargetError
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor, Platform, StoredBlob
 from migrate.model.options import Compression, ConvertOptions, OnConflict
+from migrate.model.progress import SilentProgress
 from migrate.model.reference import Reference
-from migrate.progress import SilentProgress
+from migrate.storage.staging import FileSystem
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests.images import AMD64, LayerBytes, image, layer, layer_of, put_image, put_layer

@@ -1,0 +1,1 @@
+"""One run: sources in, a target and its report out."""

@@ -1,0 +1,268 @@
+"""The end of a run: finished images get their names, go into the target and become rows of the report.
+
+Images are walked twice and never kept, so that a run of any length can read them from wherever it put them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from migrate.compose.index import compose_index, index_entry
+from migrate.compose.names import Claim, Names, assign_names, numbered, wanted_reference
+from migrate.compose.source_indexes import CarriedLists
+from migrate.documents.oci import IndexEntry
+from migrate.errors import ConflictError
+from migrate.layout.catalog import ExistingImage
+from migrate.model.capabilities import fills
+from migrate.model.digest import Digest
+from migrate.model.image import ComposedImage, Descriptor, HashedLayer
+from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
+from migrate.model.options import ConvertOptions, OnConflict
+from migrate.model.progress import Event, Progress
+from migrate.model.reference import Reference
+from migrate.report.document import Conflict, Failure
+from migrate.report.model import ImageInput
+from migrate.writers.base import ImageTarget, ListsImages, NamesImages
+
+HashedChain = tuple[tuple[LegacyLayer, "HashedLayer | None"], ...]
+_BEFORE_THE_RUN = -1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedImage:
+    """An image that lacks nothing but its names.
+
+    `source` is the location of its source, `order` its place in the run, which settles ties. `references` are those of
+    the source. `certain` is False where the store's own file system shows something else.
+    `ready`: its manifest was carried over, so its layer blobs are what they are. `index` is a manifest list
+    of the source that names it.
+    """
+
+    source: str
+    order: int
+    legacy_id: LegacyID
+    composed: ComposedImage
+    chain: HashedChain
+    references: tuple[Reference, ...] = ()
+    containers: tuple[str, ...] = ()
+    legacy_digests: tuple[Digest, ...] = ()
+    warnings: tuple[str, ...] = ()
+    index: ReadyIndex | None = None
+    ready: bool = False
+    certain: bool = True
+
+    @property
+    def all_references(self) -> list[Reference]:
+        """Those of the image and of the list that names it."""
+        return sorted({*self.references, *(self.index.references if self.index is not None else ())})
+
+    @property
+    def identity(self) -> Digest:
+        """What tells two images apart: the manifest, or the config where a dry run made no manifest."""
+        return self.composed.manifest_digest if self.composed.manifest else self.composed.image_id
+
+
+ImageWalk = Callable[[], Iterable[FinishedImage]]
+"""Gives the same images in the same order each time it is called."""
+
+
+@dataclass(slots=True)
+class Settlement:
+    """Settles one run: `settle` once, then `rows` as often as needed."""
+
+    options: ConvertOptions
+    target: ImageTarget | None
+    progress: Progress
+    failures: list[Failure] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
+    _names: Names = field(default_factory=Names)
+    _lists: CarriedLists = field(default_factory=CarriedLists)
+    _existing: dict[Digest, ExistingImage] = field(default_factory=dict)
+    _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
+
+    def settle(
+        self,
+        images: ImageWalk,
+        written: Callable[[FinishedImage], None] | None = None,
+        chainless: ImageWalk | None = None,
+    ) -> None:
+        """Assigns names and commits every image that keeps its place, which `written` is told. Raises TargetError only.
+
+        Images with the same manifest are committed once, and `written` is told each of them. `chainless`, where given,
+        walks over the same images without their chains, which names do not depend on.
+        """
+        self._names = self._assign((chainless or images)())
+        for reference, members in self._names.indexes.items():
+            for claim in members:
+                self._in_indexes[claim.digest].add(reference)
+        self._commit(images, written or _ignore)
+
+    def is_refused(self, image: FinishedImage) -> bool:
+        """`--on-conflict fail` takes every image out that claims what another one claims."""
+        claims = image.references or self._lists.is_split(image.index)
+        return bool(claims) and image.identity in self._names.refused
+
+    def rows(self, images: Iterable[FinishedImage]) -> Iterator[ImageInput]:
+        """The report's input for the images that were written, in the order given."""
+        for image in images:
+            if not self.is_refused(image):
+                yield ImageInput(
+                    source=image.source,
+                    legacy_id=image.legacy_id,
+                    image=image.composed,
+                    chain=image.chain,
+                    references=tuple(str(reference) for reference in image.all_references),
+                    names=[str(reference) for reference in self.names_of(image)],
+                    containers=image.containers,
+                    legacy_digests=image.legacy_digests,
+                    warnings=image.warnings + self._lists.warning(image.index),
+                    certain=image.certain,
+                )
+
+    def names_of(self, image: FinishedImage) -> list[Reference]:
+        """The references that the image has in the target, of those that it asked for or got instead."""
+        granted = self._names.by_digest.get(image.identity, set()) | self._in_indexes.get(image.identity, set())
+        wanted = self._wanted(image)
+        if self.options.on_conflict is OnConflict.KEEP_ALL:
+            wanted |= {numbered(reference, image.composed.image_id.hex) for reference in wanted}
+        names = wanted & granted
+        if image.index is not None and not self._lists.is_split(image.index):
+            names |= self._places(image.index.references, image.composed.created)
+        return sorted(names)
+
+    # --- names -------------------------------------------------------------------------------------------------
+
+    def _wanted(self, image: FinishedImage) -> set[Reference]:
+        """The names that the image claims by itself: its own and, where its list is not carried over, the list's."""
+        references = image.all_references if self._lists.is_split(image.index) else image.references
+        return self._places(references, image.composed.created)
+
+    def _places(self, references: Iterable[Reference], created: str | None) -> set[Reference]:
+        wanted = {
+            wanted_reference(reference, created, self.options.renames, self.options.tag_template)
+            for reference in references
+        }
+        if fills(self.target, NamesImages):
+            return {self.target.local_reference(reference) for reference in wanted}
+        return wanted
+
+    def _assign(self, images: Iterable[FinishedImage]) -> Names:
+        claims: list[Claim] = []
+        listed: list[tuple[ReadyIndex, Claim]] = []
+        for image in images:
+            own = self._places(image.references, image.composed.created)
+            claims += (_claim(image, reference) for reference in sorted(own))
+            if image.index is not None:
+                asked = self._places(image.index.references, image.composed.created)
+                self._lists.see(image.identity, own, image.index, asked)
+                listed += ((image.index, _claim(image, reference)) for reference in sorted(asked - own))
+            else:
+                self._lists.see(image.identity, own, None, set())
+        existing = list(self._existing_claims())
+        self._lists.decide(_by_reference(existing))
+        claims += (claim for index, claim in listed if self._lists.is_split(index))
+        wanted = {claim.reference for claim in claims}
+        claims += [claim for claim in existing if claim.reference in wanted]
+        names = assign_names(claims, self.options.on_conflict)
+        for conflict in names.conflicts:
+            if conflict.kept is not None:
+                self.conflicts.append(
+                    Conflict(
+                        reference=str(conflict.reference),
+                        platform=conflict.platform,
+                        kept=conflict.kept.digest,
+                        others=tuple(claim.digest for claim in conflict.others),
+                    )
+                )
+        return names
+
+    def _existing_claims(self) -> Iterator[Claim]:
+        if not fills(self.target, ListsImages):
+            return
+        flat = [child for image in self.target.existing_images() for child in image.children or (image,)]
+        for order, existing in enumerate(flat):
+            if existing.reference is not None:
+                self._existing[existing.manifest_digest] = existing
+                yield Claim(
+                    reference=existing.reference,
+                    platform=existing.platform or self.options.platform,
+                    digest=existing.manifest_digest,
+                    created=existing.created,
+                    order=_BEFORE_THE_RUN + order,
+                    image_id="" if existing.image_id is None else existing.image_id.hex,
+                )
+
+    # --- target ------------------------------------------------------------------------------------------------
+
+    def _commit(self, images: ImageWalk, written: Callable[[FinishedImage], None]) -> None:
+        done: set[Digest] = set()
+        children: dict[Digest, ComposedImage] = {}
+        for image in images():
+            if self.is_refused(image):
+                self._refuse(image)
+                continue
+            written(image)
+            if image.identity in self._in_indexes:
+                children[image.identity] = image.composed
+            if image.identity not in done:
+                done.add(image.identity)
+                self._commit_image(image)
+        if self.target is not None:
+            self._commit_indexes(self.target, children)
+            for index, names in self._lists.whole():
+                self.target.commit_index(index.content, index.media_type, names)
+
+    def _commit_image(self, image: FinishedImage) -> None:
+        if self.target is not None:
+            self.target.commit(image.composed, sorted(self._names.by_digest.get(image.identity, ())))
+        self.progress.emit(Event(kind="image", name=str(image.identity)))
+
+    def _commit_indexes(self, target: ImageTarget, children: dict[Digest, ComposedImage]) -> None:
+        for reference, members in sorted(self._names.indexes.items()):
+            if any(claim.order >= 0 for claim in members):  # else the index stands there already
+                entries = [self._index_entry(claim, children) for claim in members]
+                content, media_type = compose_index(entries, self.options.format)
+                target.commit_index(content, media_type, [reference])
+
+    def _index_entry(self, claim: Claim, children: dict[Digest, ComposedImage]) -> IndexEntry:
+        if claim.digest in children:
+            return index_entry(children[claim.digest])
+        there = self._existing[claim.digest]
+        descriptor = Descriptor(media_type=there.media_type, digest=there.manifest_digest, size=there.size)
+        return IndexEntry(descriptor=descriptor, platform=claim.platform)
+
+    def _refuse(self, image: FinishedImage) -> None:
+        error = ConflictError("another image claims the same reference, and --on-conflict is fail")
+        references = tuple(str(reference) for reference in image.references)
+        failure = Failure.of(error, image.source, references=references, legacy_id=image.legacy_id)
+        self.failures.append(failure)
+        self.progress.emit(Event(kind="failure", name=failure.title, message=failure.message))
+
+
+def _ignore(image: FinishedImage) -> None:
+    del image
+
+
+def _claim(image: FinishedImage, reference: Reference) -> Claim:
+    return Claim(
+        reference=reference,
+        platform=image.composed.platform,
+        digest=image.identity,
+        created=image.composed.created,
+        order=image.order,
+        image_id=image.composed.image_id.hex,
+    )
+
+
+def _by_reference(claims: Iterable[Claim]) -> dict[Reference, set[Digest]]:
+    found: dict[Reference, set[Digest]] = defaultdict(set)
+    for claim in claims:
+        found[claim.reference].add(claim.digest)
+    return found
+
+
+def sorted_images(images: Iterable[FinishedImage]) -> Sequence[FinishedImage]:
+    """The order in which a target shall see images that are all in memory."""
+    return sorted(images, key=lambda image: (image.identity, image.order))

@@ -1,0 +1,502 @@
+"""From sources to one target: the only module that knows every step.
+
+reader → chain → rehash → compose → writer → report. A failure takes its image with it and no other; only the target's
+own failure, or an interruption, ends the run.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from migrate import __version__
+from migrate.blobio import limits
+from migrate.blobio.payload import Payload
+from migrate.compose.chain import check_chain, walk_chain
+from migrate.compose.image import compose_image
+from migrate.convert.publish import FinishedImage, Settlement, sorted_images
+from migrate.convert.selection import ambiguous_prefixes, select_failures, select_images, select_index
+from migrate.errors import (
+    ConflictError,
+    LimitError,
+    MigrateError,
+    MissingLayerError,
+    NoImageError,
+    NotExactError,
+    UsageError,
+)
+from migrate.model.capabilities import fills
+from migrate.model.digest import DiffID
+from migrate.model.image import HashedLayer
+from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure, SourceListing
+from migrate.model.options import ConvertOptions
+from migrate.model.progress import Event, Progress, SilentProgress
+from migrate.readers.base import ChecksAccess, HoldsTrees, LegacySource, StreamsLayers
+from migrate.rehash.layer import Layer
+from migrate.rehash.pipeline import PassingLayers, rehash
+from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory, OncePayload, StoresBlobs, TarObserver, observe_all
+from migrate.rehash.size_estimate import SizeEstimate
+from migrate.report.document import Failure, Report
+from migrate.report.json import encode_report
+from migrate.report.model import ImageInput, SourceInput, build_report
+from migrate.writers.base import ImageTarget, WantsCompression
+from migrate.writers.free_space import check_room
+
+if TYPE_CHECKING:
+    from migrate.rootfs.check import RunCheck
+
+Hashed = Mapping[JobKey, "HashedLayer | MigrateError"]
+Chain = tuple[LegacyLayer, ...]
+
+
+@dataclass(slots=True)
+class OpenedSource:
+    """A source of the run: opened, or the reason why it could not be."""
+
+    location: str
+    source: LegacySource | None = None
+    error: MigrateError | None = None
+    listing: SourceListing | None = None
+
+
+@dataclass(slots=True)
+class PlannedImage:
+    """One image on its way. `order` is its place in the run and settles ties."""
+
+    source_index: int
+    location: str
+    image: LegacyImage
+    order: int
+    chain: Chain = ()
+    index: ReadyIndex | None = None
+    lost_layer: LegacyID | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    report: Report
+    exit_code: int
+
+
+@dataclass(slots=True)
+class Conversion:
+    """One run. `run` may be called once."""
+
+    sources: Sequence[OpenedSource]
+    options: ConvertOptions
+    target: ImageTarget | None = None
+    progress: Progress = field(default_factory=SilentProgress)
+    report_options: Mapping[str, object] = field(default_factory=dict)
+    observer: ObserverFactory | None = None
+    failures: list[Failure] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    planned: Sequence[PlannedImage] = ()
+    hashed: Hashed = field(default_factory=dict)
+    _rootfs: RunCheck | None = None
+    _layers_planned: int = 0
+    _estimate: SizeEstimate | None = None
+    _passed: Mapping[JobKey, Layer] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.target is None and self.options.dry_run and not self.options.exact_sizes:
+            self._estimate = SizeEstimate(self.options.compression)
+        if fills(self.target, WantsCompression):
+            self.options = replace(self.options, compression=self.target.wants_compression, compression_level=None)
+
+    def run(self) -> Outcome:
+        """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""
+        started = utc_now()
+        self.pass_streams(self.target)
+        self.gather()
+        images = sorted_images(self.take_in(self.target))
+        settlement = Settlement(self.options, self.target, self.progress)
+        settlement.settle(lambda: images)
+        report = self._report(started, images, settlement)
+        for name, message in report.all_warnings():
+            self.progress.emit(Event(kind="warning", name=name, message=message))
+        if self.target is not None:
+            self.target.finish(encode_report(report))
+        return Outcome(report, exit_code(report))
+
+    def pass_streams(self, store: StoresBlobs | None) -> None:
+        """Reads pipes and compressed archives; their large layers stand in `store` then, and were never spooled.
+
+        Does nothing where only some images are wanted: which layers they need stands at an archive's end. To be called
+        before `gather`, or not at all. Raises TargetError only.
+        """
+        streaming = [
+            (index, opened) for index, opened in enumerate(self.sources) if fills(opened.source, StreamsLayers)
+        ]
+        if streaming and not self.options.images:
+            with PassingLayers(store, self.options, self.progress, self.observer, self._sampler) as passing:
+                for index, opened in streaming:
+                    self._pass_stream(index, opened, passing)
+            self._passed = passing.layers
+
+    def _pass_stream(self, index: int, opened: OpenedSource, passing: PassingLayers) -> None:
+        def take(layer: LegacyLayer, payload: Payload) -> None:
+            passing.take(LayerJob(index, OncePayload(payload), layer))
+
+        assert fills(opened.source, StreamsLayers)
+        try:
+            opened.source.stream_layers(take)
+        except MigrateError as error:
+            if error.scope == "run":
+                raise
+            opened.error = error
+
+    def gather(self) -> None:
+        """Lists the sources and walks the chains of the chosen images, which are in `planned` then; what cannot be
+        read is in `failures`. Raises UsageError only."""
+        self._list_sources()
+        self.planned = self._plan()
+
+    def take_in(self, store: StoresBlobs | None) -> list[FinishedImage]:
+        """From what was gathered to finished images: their layers stand in `store`, but nothing has a name there yet.
+
+        What could not be converted is in `failures`. Raises TargetError only.
+        """
+        planned = self.planned
+        self.hashed = self._rehash(planned, store)
+        finished = [done for image in planned if (done := self._compose(image)) is not None]
+        self._fail_lost_lists(planned, finished)
+        return finished + self._salvage(planned, finished)
+
+    def _fail_lost_lists(self, planned: Sequence[PlannedImage], finished: Sequence[FinishedImage]) -> None:
+        """A list of the source that has lost all its images is lost itself."""
+        alive = {id(image.index) for image in finished}
+        lost = {id(image.index): image for image in planned if image.index is not None and id(image.index) not in alive}
+        for image in lost.values():
+            assert image.index is not None
+            error = MissingLayerError("none of the images of this manifest list could be converted")
+            references = tuple(map(str, image.index.references))
+            self._add_failure(Failure.of(error, image.location, references=references))
+
+    # --- sources and selection ---------------------------------------------------------------------------------
+
+    def _list_sources(self) -> None:
+        for opened in self.sources:
+            if opened.source is not None and opened.error is None:
+                try:
+                    opened.listing = opened.source.listing()
+                    if fills(opened.source, ChecksAccess):
+                        opened.source.check_access()
+                    if not (opened.listing.images or opened.listing.indexes or opened.listing.failures):
+                        raise NoImageError(f"{opened.location}: holds no image")
+                except MigrateError as error:
+                    if error.scope == "run":
+                        raise
+                    opened.error, opened.listing = error, None
+            if opened.error is not None:
+                self._fail(opened.error, opened.location)
+            self.progress.emit(Event(kind="source", name=opened.location))
+
+    def _plan(self) -> list[PlannedImage]:
+        """Selects images and walks their chains; what cannot be walked has failed."""
+        self._check_patterns()
+        planned: list[PlannedImage] = []
+        matched: set[str] = set()
+        for source_index, opened in enumerate(self.sources):
+            if opened.listing is None:
+                continue
+            chosen, hits = select_images(opened.listing, self.options.images, all_layers=self.options.all_layers)
+            failures, lost = select_failures(opened.listing, self.options.images)
+            matched |= hits | lost
+            self._note_listing(opened, failures)
+            for image in chosen:
+                planned.append(PlannedImage(source_index, opened.location, image, len(planned)))
+            for index in opened.listing.indexes:
+                whole, children, hits = select_index(index, self.options.images)
+                matched |= hits
+                for child in children:
+                    listed = index if whole else None
+                    planned.append(PlannedImage(source_index, opened.location, child, len(planned), index=listed))
+        missing = [pattern for pattern in self.options.images if pattern not in matched]
+        if missing and any(opened.listing is not None for opened in self.sources):
+            raise UsageError(
+                f"no image matches --image {', '.join(missing)}; `migrate inspect SOURCE` lists what is there"
+            )
+        return [image for image in planned if self._walk(image)]
+
+    def _check_patterns(self) -> None:
+        listings = [opened.listing for opened in self.sources if opened.listing is not None]
+        for pattern, found in ambiguous_prefixes(listings, self.options.images).items():
+            raise UsageError(f"--image {pattern} is the beginning of several IDs: {', '.join(found[:5])}")
+
+    def _note_listing(self, opened: OpenedSource, failures: Sequence[SourceFailure]) -> None:
+        assert opened.listing is not None
+        self.warnings += opened.listing.warnings
+        for failure in failures:
+            self._add_failure(
+                Failure(
+                    source=opened.location,
+                    references=tuple(failure.references),
+                    legacy_id=failure.legacy_id,
+                    layer=failure.layer,
+                    error=failure.error,
+                    message=failure.message,
+                ),
+                partless=failure.layer != failure.legacy_id,
+            )
+
+    def _walk(self, planned: PlannedImage) -> bool:
+        source = self.sources[planned.source_index].source
+        assert source is not None
+        try:
+            given = planned.image.chain
+            planned.chain = given if given is not None else walk_chain(planned.image.head, source.read_layer)
+            check_chain(planned.chain)
+            self._count(planned)
+        except MigrateError as error:
+            self._fail(error, planned.location, planned.image)
+            return False
+        return True
+
+    def _count(self, planned: PlannedImage) -> None:
+        if self._layers_planned + len(planned.chain) > limits.RUN_LAYERS:
+            raise LimitError(
+                f"image {planned.image.head}: this run has more than {limits.RUN_LAYERS:,} layers in all its images"
+                " (RUN_LAYERS); convert them in several runs with --image, or with migrate batch"
+            )
+        self._layers_planned += len(planned.chain)
+
+    # --- layers ------------------------------------------------------------------------------------------------
+
+    def _rehash(self, planned: Sequence[PlannedImage], store: StoresBlobs | None) -> Hashed:
+        jobs: dict[JobKey, LayerJob] = {}
+        for image in planned:
+            source = self.sources[image.source_index].source
+            assert source is not None
+            for layer in image.chain:
+                if layer.payload is not None:
+                    job = LayerJob(image.source_index, source, layer)
+                    if jobs.setdefault(job.key, job).payload.diff_id != job.payload.diff_id:
+                        jobs[job.key] = _without_claim(job)
+        check_room((job.payload for key, job in jobs.items() if key not in self._passed), store, self.options)
+        self._rootfs = self._open_rootfs_check()
+        observer = self.observer if self._rootfs is None else self._observe
+        hashed = rehash(
+            list(jobs.values()), store, self.options, self.progress, observer, self._passed, sampler=self._sampler
+        )
+        return hashed if self._estimate is None else _with_estimates(hashed, self._estimate)
+
+    @property
+    def _sampler(self) -> ObserverFactory | None:
+        return None if self._estimate is None else self._estimate.observe
+
+    def _observe(self, job: LayerJob) -> TarObserver | None:
+        observers = [self._rootfs.observer(job) if self._rootfs is not None else None]
+        if self.observer is not None:
+            observers.append(self.observer(job))
+        return observe_all([observer for observer in observers if observer is not None])
+
+    def _compose(self, planned: PlannedImage) -> FinishedImage | None:
+        rows: list[tuple[LegacyLayer, HashedLayer | None]] = []
+        for layer in planned.chain:
+            result = None if layer.payload is None else self.hashed[planned.source_index, layer.payload.key]
+            if isinstance(result, MigrateError):
+                planned.lost_layer = layer.legacy_id
+                self._fail(result, planned.location, planned.image, layer=layer.legacy_id)
+                return None
+            rows.append((layer, result))
+        try:
+            composed = compose_image(planned.image, rows, self.options)
+            differences = self._rootfs_differences(planned)
+            self._check_certain(planned, rows, differences)
+        except MigrateError as error:
+            planned.lost_layer = LegacyID(error.layer) if error.layer else None
+            self._fail(error, planned.location, planned.image)
+            return None
+        layer_warnings = [warning for layer in planned.chain for warning in layer.warnings]
+        return FinishedImage(
+            source=planned.location,
+            order=planned.order,
+            legacy_id=planned.image.head,
+            composed=composed,
+            chain=tuple(rows),
+            references=planned.image.references,
+            containers=planned.image.containers,
+            legacy_digests=planned.image.legacy_digests,
+            warnings=(
+                *planned.image.warnings,
+                *composed.warnings,
+                *layer_warnings,
+                *_ambiguous(rows),
+                *_told(differences),
+            ),
+            certain=not differences,
+            index=planned.index,
+            ready=planned.image.manifest is not None,
+        )
+
+    def _open_rootfs_check(self) -> RunCheck | None:
+        holding = {
+            index: opened.source
+            for index, opened in enumerate(self.sources)
+            if fills(opened.source, HoldsTrees) and opened.source.holds_rootfs
+        }
+        if self.options.check_rootfs:
+            self.warnings += [
+                f"{opened.location}: --check-rootfs has nothing to compare with: no whole file system stands there"
+                for index, opened in enumerate(self.sources)
+                if opened.listing is not None and index not in holding
+            ]
+        if not holding:
+            return None
+        from migrate.rootfs.check import RunCheck
+
+        return RunCheck(holding, self.options.check_rootfs)
+
+    def _rootfs_differences(self, planned: PlannedImage) -> list[str]:
+        return [] if self._rootfs is None else self._rootfs.differences(planned.source_index, planned.chain)
+
+    def _check_certain(
+        self,
+        planned: PlannedImage,
+        rows: Sequence[tuple[LegacyLayer, HashedLayer | None]],
+        differences: Sequence[str],
+    ) -> None:
+        if not self.options.strict:
+            return
+        if differences:
+            raise NotExactError(
+                f"{planned.location}: image {planned.image.head} is not what stands in the store: "
+                f"{len(differences)} paths differ, first {differences[0]}"
+            )
+        for layer, hashed in rows:
+            if hashed is not None and not hashed.exact:
+                raise NotExactError(
+                    f"{planned.location}: layer {layer.legacy_id} is not certain to the byte: {hashed.note}",
+                    layer=layer.legacy_id,
+                )
+
+    def _salvage(self, planned: Sequence[PlannedImage], finished: Sequence[FinishedImage]) -> list[FinishedImage]:
+        """`--salvage`: of every image that lost a layer, the part below it, as an image without a name."""
+        if not self.options.salvage:
+            return []
+        known = {(image.source, image.legacy_id) for image in finished}
+        salvaged: list[FinishedImage] = []
+        for image in planned:
+            intact = _below(image.chain, image.lost_layer) if image.image.config is None else ()
+            if not intact or (image.location, intact[-1].legacy_id) in known:
+                continue
+            known.add((image.location, intact[-1].legacy_id))
+            names = ", ".join(str(reference) for reference in image.image.references) or image.image.head
+            note = f"salvaged: the intact lower part of {names}, whose layer {image.lost_layer} is lost"
+            part = LegacyImage(head=intact[-1].legacy_id, warnings=(note,))
+            done = self._compose(PlannedImage(image.source_index, image.location, part, image.order, intact))
+            salvaged += [done] if done is not None else []
+        return salvaged
+
+    # --- report ------------------------------------------------------------------------------------------------
+
+    def _report(self, started: str, images: Sequence[FinishedImage], settlement: Settlement) -> Report:
+        rows = list(settlement.rows(images))
+        return build_report(
+            tool_version=__version__,
+            dry_run=self.options.dry_run,
+            started=started,
+            finished=utc_now(),
+            options=self.report_options,
+            sources=self._source_rows(rows),
+            images=rows,
+            failures=[*self.failures, *settlement.failures],
+            conflicts=settlement.conflicts,
+            warnings=self.warnings,
+        )
+
+    def _source_rows(self, rows: Sequence[ImageInput]) -> list[SourceInput]:
+        layers: dict[str, dict[tuple[str, DiffID], HashedLayer]] = defaultdict(dict)
+        for row in rows:
+            for layer, hashed in row.chain:
+                if hashed is not None:
+                    layers[row.source][layer.legacy_id, hashed.diff_id] = hashed
+        return [
+            SourceInput(
+                location=opened.location,
+                type=opened.source.source_type.value if opened.source is not None else None,
+                layers=layers[opened.location],
+            )
+            for opened in self.sources
+        ]
+
+    def _fail(
+        self, error: MigrateError, location: str, image: LegacyImage | None = None, layer: LegacyID | None = None
+    ) -> None:
+        references = tuple(str(reference) for reference in image.references) if image is not None else ()
+        legacy_id = image.head if image is not None else None
+        failure = Failure(
+            source=location,
+            references=references,
+            legacy_id=legacy_id,
+            layer=error.layer or layer,
+            error=error.code,
+            message=error.message,
+        )
+        self._add_failure(failure, partless=image is not None and image.config is not None)
+
+    def _add_failure(self, failure: Failure, *, partless: bool = False) -> None:
+        """`partless`: where a layer is lost, `--salvage` has no part to give (`_salvage`)."""
+        if partless and failure.layer is not None and self.options.salvage:
+            failure = replace(failure, message=f"{failure.message}; --salvage gives no part of this image")
+        self.failures.append(failure)
+        self.progress.emit(Event(kind="failure", name=failure.title, message=failure.message))
+
+
+def _with_estimates(hashed: Hashed, estimate: SizeEstimate) -> Hashed:
+    """Of equal layers one was sampled, and it stands for all."""
+    rows = {key: row for key, row in hashed.items() if isinstance(row, HashedLayer)}
+    sampled = {row.diff_id: key for key, row in rows.items() if estimate.has_sampled(key)}
+    sizes = {
+        key: estimate.size_of(sampled.get(row.diff_id, key), row.tar_size) if row.carried is None else row.carried.size
+        for key, row in rows.items()
+    }
+    return {**hashed, **{key: replace(row, estimate=sizes[key]) for key, row in rows.items()}}
+
+
+def _without_claim(job: LayerJob) -> LayerJob:
+    """Two configs say different things of one layer: each is held against what the layer is, and one of them fails."""
+    unclaimed = replace(job.payload, diff_id=None, disputed=True)
+    return LayerJob(job.source_index, job.source, replace(job.layer, payload=unclaimed))
+
+
+def _ambiguous(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> Iterator[str]:
+    """Layers that two readers of tar would understand differently; their bytes are converted as they are."""
+    for layer, hashed in rows:
+        if hashed is not None and hashed.flags:
+            yield f"layer {layer.legacy_id}: readers may understand its tar differently ({', '.join(hashed.flags)})"
+
+
+_TOLD_DIFFERENCES = 20
+
+
+def _told(differences: Sequence[str]) -> list[str]:
+    """The first paths in which an image differs from the store's file system, and how many more there are."""
+    told = [f"differs from the store's file system: {difference}" for difference in differences[:_TOLD_DIFFERENCES]]
+    more = len(differences) - len(told)
+    return told + ([f"differs from the store's file system in {more} more paths"] if more else [])
+
+
+def _below(chain: Chain, lost_layer: LegacyID | None) -> Chain:
+    for position, layer in enumerate(chain):
+        if layer.legacy_id == lost_layer:
+            return chain[:position]
+    return ()
+
+
+_REFUSED_BY_OPTIONS = frozenset({ConflictError.code, NotExactError.code})
+
+
+def exit_code(report: Report) -> int:
+    """0 everything converted, 3 something failed, 4 nothing could be read. An image that `--on-conflict fail` or
+    `--strict` refuses was read. Of a report with or without its images."""
+    if report.totals.images or any(failure.error in _REFUSED_BY_OPTIONS for failure in report.failures):
+        return 3 if report.failures else 0
+    return 4
+
+
+def utc_now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,1 @@
+"""An OCI layout: what is in it."""

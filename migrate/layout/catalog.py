@@ -1,0 +1,199 @@
+"""What a target holds by name: the entries of index.json, and docker-save's manifest.json made from them.
+
+Pure: entries and facts go in, sorted entries come out, so that equal content gives equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from migrate.compose.image import DOCKER_MAX_LAYERS
+from migrate.documents.docker_archive import ArchiveManifestEntry
+from migrate.documents.oci import IndexEntry
+from migrate.model.digest import Digest
+from migrate.model.image import CONFIG_TYPES, Descriptor, MediaType, Platform
+from migrate.model.reference import Reference
+
+REF_NAME: Final = "org.opencontainers.image.ref.name"
+IMAGE_NAME: Final = "io.containerd.image.name"
+_PLAIN_OR_GZIP: Final = (
+    MediaType.DOCKER_LAYER,
+    MediaType.DOCKER_LAYER_GZIP,
+    MediaType.OCI_LAYER,
+    MediaType.OCI_LAYER_GZIP,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExistingImage:
+    """An image that stood in the target before this run. `created` is its config's text, None for an index, as is
+    `image_id`, the config's digest.
+
+    `size` is its manifest's. An index lists its `children`, each with its own platform and the index's reference.
+    """
+
+    reference: Reference | None
+    manifest_digest: Digest
+    media_type: str
+    platform: Platform | None
+    created: str | None
+    image_id: Digest | None = None
+    size: int = 0
+    children: tuple[ExistingImage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """What manifest.json needs of an image: the blobs of its config and of its layers, base first."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    platform: Platform | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogFacts:
+    """By manifest digest: images, and the children of manifest lists and indexes in their order."""
+
+    images: Mapping[Digest, ImageFacts] = field(default_factory=dict)
+    children: Mapping[Digest, Sequence[Digest]] = field(default_factory=dict)
+
+
+def entry_for(descriptor: Descriptor, platform: Platform | None, reference: Reference | None) -> IndexEntry:
+    """An index.json entry: one reference, or none."""
+    annotations: dict[str, str] = {}
+    if reference is not None:
+        if reference.is_valid and not reference.is_digest:  # containerd refuses a name that it cannot parse
+            annotations[IMAGE_NAME] = reference.full()
+        annotations[REF_NAME] = str(reference)
+    return IndexEntry(descriptor=descriptor, platform=platform, annotations=annotations)
+
+
+def entries_for(
+    descriptor: Descriptor, platform: Platform | None, references: Sequence[Reference]
+) -> dict[tuple[str, Digest], IndexEntry]:
+    """The index.json entries of an image or index, by name and digest: one for each reference, or one without."""
+    entries = (entry_for(descriptor, platform, reference) for reference in references or (None,))
+    return {(reference_of(entry) or "", descriptor.digest): entry for entry in entries}
+
+
+def existing_image(
+    entry: IndexEntry,
+    name: str | None,
+    facts: ImageFacts | None,
+    created: str | None,
+    children: Iterable[ExistingImage],
+) -> ExistingImage:
+    """What an entry of a target's index.json tells a later run; `facts` and `created` are None where not known."""
+    return ExistingImage(
+        reference=None if name is None else Reference.parse(name),
+        manifest_digest=entry.descriptor.digest,
+        media_type=entry.descriptor.media_type,
+        platform=entry.platform or (facts.platform if facts else None),
+        created=created,
+        image_id=None if facts is None else facts.config.digest,
+        size=entry.descriptor.size,
+        children=tuple(children),
+    )
+
+
+def reference_of(entry: IndexEntry) -> str | None:
+    return entry.annotations.get(REF_NAME)
+
+
+def without_reference(entry: IndexEntry) -> IndexEntry:
+    kept = {key: value for key, value in entry.annotations.items() if key not in (REF_NAME, IMAGE_NAME)}
+    return replace(entry, annotations=kept)
+
+
+def merge_entries(
+    ours: Sequence[IndexEntry],
+    theirs: Sequence[IndexEntry],
+    lost: Iterable[tuple[str, Digest]],
+    children: Mapping[Digest, Sequence[Digest]],
+) -> list[IndexEntry]:
+    """The entries of both, sorted. `lost` are the (reference, digest) pairs that give their name up.
+
+    An image keeps an entry without a name only where no other entry leads to it: neither one with a name nor an index.
+    """
+    lost_pairs = set(lost)
+    merged: dict[tuple[str, Digest], IndexEntry] = {}
+    for entry in (*theirs, *ours):
+        name = reference_of(entry)
+        if name is not None and (name, entry.descriptor.digest) in lost_pairs:
+            entry, name = without_reference(entry), None
+        merged[(name or "", entry.descriptor.digest)] = entry
+    reachable = {digest for name, digest in merged if name}
+    for _, digest in merged:
+        reachable.update(children.get(digest, ()))
+    return [entry for (name, digest), entry in sorted(merged.items(), key=_order) if name or digest not in reachable]
+
+
+def _order(item: tuple[tuple[str, Digest], IndexEntry]) -> tuple[bool, str, Digest]:
+    (name, digest), _ = item
+    return (not name, name, digest)
+
+
+def archive_entries(
+    entries: Sequence[IndexEntry], facts: CatalogFacts, platform: Platform, *, deep: bool = False
+) -> list[ArchiveManifestEntry]:
+    """docker-save's manifest.json for a layout: every image that a Docker engine can load, with all its tags.
+
+    The tag of an index goes to its child for `platform` (else to its first). Images with zstd layers, which engines
+    before 23 refuse, come last, so that such an engine has loaded all others when it stops. `deep` also puts there the
+    images with more layers than any engine takes, instead of leaving them out.
+    """
+    tags: dict[Digest, set[str]] = {}
+    for entry in entries:
+        digest = entry.descriptor.digest
+        named = _loadable_tag(reference_of(entry))
+        children = [child for child in facts.children.get(digest, ()) if child in facts.images]
+        for child in children:
+            tags.setdefault(child, set())
+        holder = _pick(children, facts.images, platform) if children else digest
+        if holder in facts.images:
+            tags.setdefault(holder, set()).update(named)
+    merged: dict[tuple[bool, str, tuple[str, ...]], set[str]] = {}
+    for digest, names in tags.items():
+        image = facts.images[digest]
+        if _is_image(image) and (deep or not _is_deep(image)):
+            layers = tuple(blob_path(layer.digest) for layer in image.layers)
+            key = (_is_deep(image) or _has_foreign_compression(image), blob_path(image.config.digest), layers)
+            merged.setdefault(key, set()).update(names)
+    rows = [(late, sorted(names), config, layers) for (late, config, layers), names in merged.items()]
+    rows.sort(key=lambda row: (row[0], not row[1], row[1], row[2], row[3]))
+    return [ArchiveManifestEntry(config=c, repo_tags=tuple(names), layers=layers) for _, names, c, layers in rows]
+
+
+def _is_image(image: ImageFacts) -> bool:
+    """False for artifacts, and for images with layers whose bytes are kept elsewhere."""
+    elsewhere = ("foreign", "nondistributable")
+    return image.config.media_type in CONFIG_TYPES and not any(
+        word in layer.media_type for layer in image.layers for word in elsewhere
+    )
+
+
+def _is_deep(image: ImageFacts) -> bool:
+    return len(image.layers) > DOCKER_MAX_LAYERS
+
+
+def blob_path(digest: Digest) -> str:
+    return f"blobs/sha256/{digest.hex}"
+
+
+def _has_foreign_compression(image: ImageFacts) -> bool:
+    return any(layer.media_type not in _PLAIN_OR_GZIP for layer in image.layers)
+
+
+def _loadable_tag(name: str | None) -> list[str]:
+    if name is None:
+        return []
+    reference = Reference.parse(name)
+    whole = reference.is_valid and not reference.is_digest and str(reference) == name
+    return [name] if whole else []
+
+
+def _pick(children: Sequence[Digest], images: Mapping[Digest, ImageFacts], platform: Platform) -> Digest:
+    return next((child for child in children if images[child].platform == platform), children[0])

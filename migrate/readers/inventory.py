@@ -1,0 +1,184 @@
+"""What a source holds, without hashing a layer: images with their chains, and the tree of all layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from migrate.compose.chain import walk_chain
+from migrate.documents.oci import parse_config
+from migrate.documents.v1_json import parse_v1_json
+from migrate.errors import MigrateError
+from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, SourceFailure
+from migrate.readers.base import LegacySource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRow:
+    """One layer. `size` counts its bytes as stored, or in a Docker root its files' bytes as Docker counted them.
+
+    None where only reading would tell.
+    """
+
+    legacy_id: LegacyID
+    parent: LegacyID | None
+    size: int | None
+    created: str | None
+    created_by: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRow:
+    """One image with its chain, base first. `kind` is `legacy`, or `ready` where a config stands in the source."""
+
+    legacy_id: LegacyID
+    references: tuple[str, ...]
+    kind: str
+    platform: str | None
+    created: str | None
+    containers: tuple[str, ...]
+    layers: tuple[LayerRow, ...]
+
+    @property
+    def size(self) -> int | None:
+        sizes = [layer.size for layer in self.layers]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """`layers` holds every layer that an image stands on or that could be one, by ID."""
+
+    location: str
+    source_type: str
+    images: tuple[ImageRow, ...]
+    layers: dict[LegacyID, LayerRow]
+    failures: tuple[SourceFailure, ...]
+    warnings: tuple[str, ...]
+
+
+def take_inventory(source: LegacySource) -> Inventory:
+    """Reads every document of `source` and no layer. What fails stands in `failures`."""
+    listing = source.listing()
+    images: list[ImageRow] = []
+    failures = list(listing.failures)
+    layers: dict[LegacyID, LayerRow] = {}
+    for image in [*listing.images, *(child for index in listing.indexes for child in index.children)]:
+        try:
+            chain = image.chain if image.chain is not None else walk_chain(image.head, source.read_layer)
+            row = _image_row(image, chain)
+        except MigrateError as error:
+            failures.append(_failure(image, error))
+            continue
+        images.append(row)
+        layers.update((layer.legacy_id, layer) for layer in row.layers)
+    for legacy_id in listing.layers:
+        if legacy_id not in layers:
+            try:
+                layers[legacy_id] = _layer_row(source.read_layer(legacy_id), None)
+            except MigrateError:
+                continue  # the image that needs it has failed above, with the reason
+    return Inventory(
+        location=source.location,
+        source_type=source.source_type.value,
+        images=tuple(images),
+        layers=layers,
+        failures=tuple(failures),
+        warnings=tuple(listing.warnings),
+    )
+
+
+def inventory_document(inventory: Inventory) -> dict[str, Any]:
+    """For `inspect --json` (docs/reference/inspect.md)."""
+    return {
+        "location": inventory.location,
+        "type": inventory.source_type,
+        "images": [_image_document(image) for image in inventory.images],
+        "layers": [_layer_document(layer) for _, layer in sorted(inventory.layers.items())],
+        "failures": [
+            {
+                "references": list(failure.references),
+                "legacy_id": failure.legacy_id,
+                "layer": failure.layer,
+                "error": failure.error,
+                "message": failure.message,
+            }
+            for failure in inventory.failures
+        ],
+        "warnings": list(inventory.warnings),
+    }
+
+
+def _image_document(image: ImageRow) -> dict[str, Any]:
+    return {
+        "references": list(image.references),
+        "legacy_id": image.legacy_id,
+        "kind": image.kind,
+        "platform": image.platform,
+        "created": image.created,
+        "size": image.size,
+        "containers": list(image.containers),
+        "layers": [layer.legacy_id for layer in image.layers],
+    }
+
+
+def _layer_document(layer: LayerRow) -> dict[str, Any]:
+    return {
+        "legacy_id": layer.legacy_id,
+        "parent": layer.parent,
+        "size": layer.size,
+        "created": layer.created,
+        "created_by": layer.created_by,
+    }
+
+
+def _image_row(image: LegacyImage, chain: tuple[LegacyLayer, ...]) -> ImageRow:
+    parents = [None, *(layer.legacy_id for layer in chain)]
+    rows = tuple(_layer_row(layer, parent) for layer, parent in zip(chain, parents, strict=False))
+    created = rows[-1].created if rows else None
+    platform = str(image.platform) if image.platform else None
+    if image.config is not None:
+        facts = parse_config(image.config)
+        created = facts.created
+        platform = str(facts.platform) if facts.platform else platform
+    elif rows:
+        document = parse_v1_json(chain[-1].json)
+        if document.os or document.architecture:
+            platform = f"{document.os or 'linux'}/{document.architecture or 'unknown'}"
+    return ImageRow(
+        legacy_id=image.head,
+        references=tuple(str(reference) for reference in image.references),
+        kind="legacy" if image.config is None else "ready",
+        platform=platform,
+        created=created,
+        containers=image.containers,
+        layers=rows,
+    )
+
+
+def _layer_row(layer: LegacyLayer, parent: LegacyID | None) -> LayerRow:
+    """`parent` is the layer below in a chain that the source lists itself."""
+    document = parse_v1_json(layer.json) if layer.json else None
+    return LayerRow(
+        legacy_id=layer.legacy_id,
+        parent=layer.parent or parent,
+        size=_size(layer),
+        created=document.created if document else None,
+        created_by=document.created_by if document else None,
+    )
+
+
+def _size(layer: LegacyLayer) -> int | None:
+    if layer.payload is None:
+        return 0
+    return layer.payload.estimate if layer.payload.size is None else layer.payload.size
+
+
+def _failure(image: LegacyImage, error: MigrateError) -> SourceFailure:
+    return SourceFailure(
+        references=tuple(str(reference) for reference in image.references),
+        legacy_id=image.head,
+        layer=LegacyID(error.layer) if error.layer else None,
+        error=error.code,
+        message=error.message,
+    )

@@ -1,0 +1,1 @@
+"""Named files below a root."""

@@ -1,0 +1,151 @@
+"""The files of a target, in a directory or in a tar, read without following any link."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+from migrate.blobio.extents import open_extent
+from migrate.blobio.limits import read_limited
+from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
+from migrate.tar.index import Member, MemberKind, index_tar, looks_like_tar
+
+STATE_DIRECTORY = ".migrate"
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Problem(NamedTuple):
+    """A name below the root, and what is wrong with what has it."""
+
+    where: str
+    message: str
+
+
+class Files(Protocol):
+    def names(self) -> Mapping[str, int]:
+        """Regular files by their path, and their size in bytes. Sorted; the state in `.migrate/` is left out."""
+
+    def directories(self) -> set[str]:
+        """Names of the topmost directories."""
+
+    def problems(self) -> Sequence[Problem]:
+        """What stands there but is neither a regular file nor a directory, and damage of the container itself."""
+
+    def open(self, name: str, /) -> BinaryIO:
+        """One of `names()`. Raises OSError; `read` of the stream raises OSError or SourceError."""
+
+    def has_state(self, name: str, /) -> bool:
+        """True if `.migrate/<name>` stands there."""
+
+    def close(self) -> None: ...
+
+
+def read_document(files: Files, name: str, limit: int) -> bytes:
+    """Raises LimitError, SourceError or OSError."""
+    with files.open(name) as stream:
+        return read_limited(stream, limit, name)
+
+
+class DirectoryFiles:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names: dict[str, int] = {}
+        self._problems: list[Problem] = []
+        self._directories: set[str] = set()
+        for name, status in sorted(_walk(root, "")):
+            if stat.S_ISDIR(status):
+                if "/" not in name:
+                    self._directories.add(name)
+            elif stat.S_ISREG(status):
+                self._names[name] = (root / name).lstat().st_size
+            else:
+                self._problems.append(Problem(name, "is neither a regular file nor a directory"))
+
+    def names(self) -> Mapping[str, int]:
+        return self._names
+
+    def directories(self) -> set[str]:
+        return self._directories
+
+    def problems(self) -> Sequence[Problem]:
+        return self._problems
+
+    def open(self, name: str, /) -> BinaryIO:
+        return os.fdopen(os.open(self._root / name, _FLAGS), "rb", buffering=0)
+
+    def has_state(self, name: str, /) -> bool:
+        return (self._root / STATE_DIRECTORY / name).exists()
+
+    def close(self) -> None:
+        pass
+
+
+def _walk(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    pending = [prefix]
+    while pending:
+        directory = pending.pop()
+        with os.scandir(root / directory) as entries:
+            for entry in entries:
+                name = f"{directory}/{entry.name}" if directory else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    yield name, stat.S_IFDIR
+                    if name not in (STATE_DIRECTORY, "lost+found"):
+                        pending.append(name)
+                else:
+                    kind = stat.S_IFREG if entry.is_file(follow_symlinks=False) else stat.S_IFLNK
+                    yield name, kind
+
+
+class TarFiles:
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not make us wait
+        try:
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise SourceUnreadableError(f"{path}: neither a file nor a directory")
+            self._index(path)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _index(self, path: Path) -> None:
+        if not looks_like_tar(os.pread(self._fd, 512, 0)):
+            raise UnrecognisedSourceError(f"{path}: not a tar archive (a compressed one has to be decompressed first)")
+        index = index_tar(self._fd, str(path))
+        self._members: dict[str, Member] = {}
+        self._problems: list[Problem] = []
+        self._directories: set[str] = set()
+        self._problems += [Problem(str(path), damage.error.message) for damage in index.damages]
+        for member in index.members:
+            name = member.name.removeprefix("./").rstrip("/")
+            if member.kind is MemberKind.DIRECTORY:
+                self._directories.add(name.partition("/")[0])
+            elif member.kind is not MemberKind.FILE:
+                self._problems.append(Problem(name, f"is no regular file but a {member.kind}"))
+            elif name in self._members:
+                self._problems.append(Problem(name, "stands in the archive twice"))
+            else:
+                self._members[name] = member
+        self._names = {name: self._members[name].size for name in sorted(self._members)}
+
+    def names(self) -> Mapping[str, int]:
+        return self._names
+
+    def directories(self) -> set[str]:
+        return self._directories
+
+    def problems(self) -> Sequence[Problem]:
+        return self._problems
+
+    def open(self, name: str, /) -> BinaryIO:
+        member = self._members[name]
+        return open_extent(self._fd, member.offset, member.size, name)
+
+    def has_state(self, name: str, /) -> bool:
+        del name
+        return False
+
+    def close(self) -> None:
+        os.close(self._fd)

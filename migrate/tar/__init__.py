@@ -1,0 +1,1 @@
+"""One tar: its headers, its index, its entries; tar-split and tarsum."""

@@ -1,0 +1,265 @@
+"""The entries of a tar while it streams by: name, attributes, and content piece by piece.
+
+For looking at layers, not for judging them (`tarstream` does that): it reads as Go's `archive/tar` and Docker do, and
+an entry whose header cannot be read is a DamagedError. Formats: POSIX.1-2017 `ustar` and `pax`, GNU tar's long names.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from struct import Struct
+from typing import Final, NamedTuple
+
+from migrate.blobio.limits import TAR_HEADER_BYTES, WHOLE_NUMBER, parse_whole
+from migrate.errors import DamagedError, LimitError, TruncatedError
+from migrate.tar.header import (
+    BLOCK,
+    CONTENT_FREE,
+    EXTENDED,
+    ZERO_BLOCK,
+    checksum_is_right,
+    is_name_prefix,
+    parse_number,
+    parse_pax,
+)
+
+_FIELDS: Final = Struct("100s24s12s12s8xc100s88s155s12x").unpack
+"""name, (mode, uid, gid), size, mtime, type flag, link, (magic, version, user, group, major, minor), prefix."""
+_XATTR: Final = "SCHILY.xattr."
+_SPARSE: Final = ord("S")
+
+
+class TarEntry(NamedTuple):
+    """`kind` is the type flag (`ord("0")` for regular files, also where a tar writes NUL), `mtime` whole seconds.
+
+    Names are bytes as they stand in the tar, a directory's final slash included.
+    """
+
+    name: bytes
+    kind: int
+    size: int
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    link: bytes
+    user: bytes
+    group: bytes
+    major: int
+    minor: int
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+
+
+class TarScanner:
+    """Takes a tar block by block, of any sizes, and calls the three `on_` methods that a subclass fills.
+
+    Raises DamagedError, TruncatedError and LimitError, whose texts begin with `what`.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._carry = b""
+        self._content = 0  # bytes of the present entry still to come
+        self._padding = 0  # bytes behind it up to the next header
+        self._inside = False  # an entry was begun and not ended
+        self._zero_blocks = 0
+        self._sparse_map = False
+        self._extended: bytearray | None = None
+        self._extended_kind = 0
+        self._extended_size = 0
+        self._pax: dict[str, bytes] = {}
+        self._long_name: bytes | None = None
+        self._long_link: bytes | None = None
+        self.flag = b"0"
+        """The present entry's type flag as it stands in its header."""
+        self.is_sparse = False
+        """The present entry is a GNU sparse file: what follows is not its content, but a form of it without holes."""
+
+    def on_entry(self, entry: TarEntry) -> None:
+        """An entry begins."""
+
+    def on_content(self, piece: memoryview) -> None:
+        """Some of a regular file's content; valid only during the call."""
+
+    def on_end(self) -> None:
+        """The entry is over."""
+
+    def feed(self, block: memoryview, /) -> None:
+        position, length = 0, len(block)
+        if self._carry:
+            position = min(BLOCK - len(self._carry), length)
+            header = self._carry + bytes(block[:position])
+            if len(header) < BLOCK:
+                self._carry = header
+                return
+            self._carry = b""
+            self._take(header)
+        while self._zero_blocks < 2:
+            if (self._content or self._padding or self._inside) and not self._sparse_map:
+                position = self._pass(block, position, length)
+                if self._content or self._padding:
+                    return
+            if position + BLOCK > length:
+                self._carry = bytes(block[position:])
+                return
+            self._take(bytes(block[position : position + BLOCK]))
+            position += BLOCK
+
+    def finish(self) -> None:
+        """The tar is over. TruncatedError if that is within an entry."""
+        if self._content or self._carry or self._sparse_map:
+            raise TruncatedError(f"{self._what}: the tar ends inside an entry")
+        if self._inside:
+            self._end_entry()
+
+    @property
+    def is_announced(self) -> bool:
+        """A pax header or a long name stands before an entry that is yet to come."""
+        return bool(self._pax) or self._long_name is not None or self._long_link is not None
+
+    def _pass(self, block: memoryview, position: int, length: int) -> int:
+        if self._content:
+            end = min(position + self._content, length)
+            piece = block[position:end]
+            if self._extended is not None:
+                self._extended += piece
+            else:
+                self.on_content(piece)
+            self._content -= end - position
+            position = end
+        if not self._content:
+            if self._extended is not None:
+                self._end_extended(bytes(self._extended))
+            elif self._inside:
+                self._end_entry()
+            step = min(self._padding, length - position)
+            self._padding -= step
+            position += step
+        return position
+
+    def _end_entry(self) -> None:
+        self._inside = False
+        self.on_end()
+
+    def _take(self, header: bytes) -> None:
+        if self._sparse_map:
+            self._sparse_map = header[504] != 0
+            return
+        if header == ZERO_BLOCK:
+            self._zero_blocks += 1
+            return
+        try:
+            fields = _FIELDS(header)
+            kind = fields[4][0] or 48
+            size = _number(fields[2])
+            if not 0 <= size <= WHOLE_NUMBER:
+                raise ValueError("a negative or too large size")
+            self._zero_blocks = 0
+            if kind in EXTENDED:
+                self._begin_extended(kind, size)
+            else:
+                self._sparse_map = kind == _SPARSE and header[482] != 0  # its map goes on
+                self._begin_entry(kind, size, fields)
+        except ValueError as exc:
+            if not checksum_is_right(header):
+                raise DamagedError(f"{self._what}: a tar header's checksum does not match") from exc
+            raise DamagedError(f"{self._what}: a damaged tar header: {exc}") from exc
+
+    def _begin_entry(self, kind: int, size: int, fields: tuple[bytes, ...]) -> None:
+        name, owner, _, mtime, flag, link, origin, prefix = fields
+        name = name.partition(b"\0")[0]
+        if prefix[0] and is_name_prefix(origin, prefix):
+            name = prefix.partition(b"\0")[0] + b"/" + name
+        if self._long_name is not None:
+            name, self._long_name = self._long_name, None
+        link = link.partition(b"\0")[0]
+        if self._long_link is not None:
+            link, self._long_link = self._long_link, None
+        mode, uid, gid = _owner(owner)
+        user, group, major, minor = _origin(origin, kind in b"34")
+        self.flag = flag
+        self.is_sparse = kind == _SPARSE
+        entry = TarEntry(name, kind, size, mode, uid, gid, _number(mtime), link, user, group, major, minor)
+        if self._pax:
+            entry = _with_pax(entry, self._pax)
+            self.is_sparse |= any(key.startswith("GNU.sparse.") for key in self._pax)
+            self._pax = {}
+        if flag == b"\0" and entry.name.endswith(b"/"):  # v7 wrote directories as files
+            entry = entry._replace(kind=53)
+        if kind in CONTENT_FREE or entry.kind == 53:
+            entry = entry._replace(size=0) if entry.size else entry
+        self._content = entry.size
+        self._padding = -entry.size % BLOCK
+        self._inside = True
+        self.on_entry(entry)
+        if not self._content:
+            self._end_entry()
+
+    def _begin_extended(self, kind: int, size: int) -> None:
+        if size > TAR_HEADER_BYTES:
+            raise LimitError(
+                f"{self._what}: an extended tar header of {size:,} bytes, over the limit of {TAR_HEADER_BYTES:,}"
+            )
+        self._extended, self._extended_kind = bytearray(), kind
+        self._content, self._padding = size, -size % BLOCK
+        if not size:
+            self._end_extended(b"")
+
+    def _end_extended(self, content: bytes) -> None:
+        self._extended = None
+        if self._extended_kind == ord("L"):
+            self._long_name = content.partition(b"\0")[0]
+        elif self._extended_kind == ord("K"):
+            self._long_link = content.partition(b"\0")[0]
+        elif self._extended_kind == ord("x"):  # a global header ("g") names no entry; Docker passes over it
+            self._pax = parse_pax(content, self._what)
+
+
+@lru_cache(65_536)
+def _number(field: bytes) -> int:
+    return parse_number(field)
+
+
+@lru_cache(4_096)
+def _owner(fields: bytes) -> tuple[int, int, int]:
+    """Mode, uid, gid: a tar has few different ones."""
+    return parse_number(fields[:8]), parse_number(fields[8:16]), parse_number(fields[16:])
+
+
+@lru_cache(4_096)
+def _origin(fields: bytes, is_device: bool) -> tuple[bytes, bytes, int, int]:
+    """User, group, major, minor."""
+    user, group = (fields[start : start + 32].partition(b"\0")[0] for start in (8, 40))
+    if not is_device:
+        return user, group, 0, 0
+    return user, group, parse_number(fields[72:80]), parse_number(fields[80:88])
+
+
+def _with_pax(entry: TarEntry, records: dict[str, bytes]) -> TarEntry:
+    """The entry as the records of its pax header correct it. ValueError for numbers that are none."""
+    changes: dict[str, object] = {}
+    for key, field in (("path", "name"), ("linkpath", "link"), ("uname", "user"), ("gname", "group")):
+        if key in records:
+            changes[field] = records[key]
+    if "size" in records:
+        changes["size"] = _whole(records["size"])
+    for key in ("uid", "gid"):
+        if key in records:
+            changes[key] = _decimal(records[key])
+    if "mtime" in records:
+        changes["mtime"] = _decimal(records["mtime"].partition(b".")[0])
+    xattrs = tuple(sorted((key[len(_XATTR) :], value) for key, value in records.items() if key.startswith(_XATTR)))
+    if xattrs:
+        changes["xattrs"] = xattrs
+    return entry._replace(**changes)  # type: ignore[arg-type]
+
+
+def _decimal(text: bytes) -> int:
+    return -_whole(text[1:]) if text[:1] == b"-" else _whole(text)
+
+
+def _whole(text: bytes) -> int:
+    value = parse_whole(text)
+    if value is None:
+        raise ValueError(f"no number, or too large: {text[:40]!r}")
+    return value

@@ -1,0 +1,370 @@
+"""Where the members of a tar archive lie, found by their headers alone and in one pass.
+
+Dialects: v7, ustar (prefix), GNU (long names and links `L` `K`, base-256 numbers) and pax (`x`, `g`). Sparse members
+are refused by name. Sources: POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from migrate.blobio import limits
+from migrate.errors import DamagedError, LimitError, SourceError, TruncatedError, UnsupportedError
+from migrate.tar.header import (
+    BLOCK,
+    CONTENT_FREE,
+    FIELD_ENDS,
+    REGULAR,
+    ZERO_BLOCK,
+    checksum_is_right,
+    parse_number,
+    parse_pax,
+    read_fields,
+)
+
+_WINDOW = 64 * 1024
+_PAGE = 4096
+_BEHIND_END = 16 * 1024 * 1024
+"""How far behind an end marker members are looked for: it may be a sector that a rescue tool filled with zeros."""
+
+
+class MemberKind(StrEnum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    HARDLINK = "hardlink"
+    OTHER = "other"
+
+
+_KINDS = {
+    b"0": MemberKind.FILE,
+    b"\0": MemberKind.FILE,
+    b"7": MemberKind.FILE,
+    b"1": MemberKind.HARDLINK,
+    b"2": MemberKind.SYMLINK,
+    b"5": MemberKind.DIRECTORY,
+}
+
+
+class Member(NamedTuple):
+    """One entry. `offset` and `size` are its content's place in the archive, in bytes; `name` as the header has it.
+
+    (A tuple, because an archive of many small images has tens of thousands.)
+    """
+
+    name: str
+    kind: MemberKind
+    offset: int
+    size: int
+    link: str
+
+
+IsExpected = Callable[[str], bool]
+"""True for a name that a member of such an archive can have: where headers are damaged, it tells a member's header
+from those inside a layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Where and why the headers stop making sense, and the byte from which they make sense again (None: nowhere)."""
+
+    error: SourceError
+    resumed: int | None = None
+
+    @property
+    def message(self) -> str:
+        rest = "what follows is lost" if self.resumed is None else f"reading goes on at byte {self.resumed:,}"
+        return f"{self.error.message}; {rest}"
+
+
+@dataclass(slots=True)
+class TarIndex:
+    """All members in archive order, `sound` of which stand before the first place that reading went on behind."""
+
+    members: list[Member] = field(default_factory=list)
+    damages: list[Damage] = field(default_factory=list)
+    sound: int | None = None
+
+    def without_damage(self, found: Iterator[Member | Damage]) -> Iterator[Member]:
+        """The members of what `iter_members` yields; the damage is taken down. The caller keeps the members."""
+        for one in found:
+            if isinstance(one, Damage):
+                self.damages.append(one)
+                self.sound = len(self.members) if self.sound is None else self.sound
+            else:
+                yield one
+
+
+class Window(Protocol):
+    def read(self, offset: int, length: int, /) -> bytes:
+        """`length` bytes at `offset` of the archive, fewer only where it ends."""
+
+
+def index_tar(fd: int, what: str, is_expected: IsExpected | None = None) -> TarIndex:
+    """Scans the headers of the tar in `fd`. Content is never read.
+
+    An archive cut off between two members has no end marker; this is damage, too. What follows a damaged header cannot
+    be trusted; with `is_expected` the next header of such a name is looked for, without it the rest is left out. What
+    stands before is good. A member whose content reaches over the end of the file is listed with its full size, and
+    reading it is a TruncatedError. Raises LimitError over ARCHIVE_MEMBERS.
+    """
+    index = TarIndex()
+    try:
+        for member in index.without_damage(iter_members(_FileWindow(fd, what), what, is_expected)):
+            index.members.append(member)
+    except (DamagedError, TruncatedError, UnsupportedError) as error:
+        index.damages.append(Damage(error))
+    return index
+
+
+def has_member(head: bytes, is_expected: IsExpected) -> bool:
+    """True if a member's header stands in the first bytes of a file whose own first header is damaged."""
+    return _find_header(_Head(head), 0, is_expected, len(head), "head") is not None
+
+
+def looks_like_tar(head: bytes) -> bool:
+    """True if `head` starts with a tar header whose checksum is right, or is an archive's end marker."""
+    block = head[:BLOCK]
+    return len(block) == BLOCK and (block == ZERO_BLOCK or checksum_is_right(block))
+
+
+class _Head:
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._content[offset : offset + length]
+
+
+class _FileWindow:
+    """Reads by position; headers that lie close together cost one system call."""
+
+    def __init__(self, fd: int, what: str) -> None:
+        self._fd = fd
+        self._what = what
+        self._start = 0
+        self._content = b""
+
+    def read(self, offset: int, length: int) -> bytes:
+        inside = offset - self._start
+        if inside < 0 or inside + length > len(self._content):
+            content = self._read_file(max(length, _WINDOW), offset)
+            if len(content) < length:  # a short read ends at a sector that cannot be read, or at the end
+                content += self._read_file(length - len(content), offset + len(content))
+            self._start, self._content, inside = offset, content, 0
+        return self._content[inside : inside + length]
+
+    def _read_file(self, length: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise _UnreadableError(f"{self._what}: cannot be read at byte {offset:,}: {error.strerror}") from error
+
+
+class _UnreadableError(DamagedError):
+    """A sector that cannot be read; what lies behind it perhaps can."""
+
+
+@dataclass(slots=True)
+class _Overrides:
+    """What the pseudo-entries before a header say instead of it."""
+
+    name: bytes | None = None
+    link: bytes | None = None
+    size: int | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.name is None and self.link is None and self.size is None
+
+
+def iter_members(window: Window, what: str, is_expected: IsExpected | None = None) -> Iterator[Member | Damage]:
+    """The members in archive order, reading `window` from front to back, and the damage that was read over.
+
+    Raises what `index_tar` collects where nothing follows that could be a member.
+    """
+    count = 0
+    position = 0
+    while True:
+        scan = _Scan(window, what, position)
+        error: SourceError | None = None
+        try:
+            for member in scan:
+                count += 1
+                if count > limits.ARCHIVE_MEMBERS:
+                    raise LimitError(f"{what}: more than {limits.ARCHIVE_MEMBERS:,} members")
+                yield member
+        except (DamagedError, UnsupportedError) as exc:
+            if is_expected is None:
+                raise
+            error = exc
+        if is_expected is None:
+            return
+        resumed = _find_header(window, scan.behind, is_expected, _BEHIND_END if error is None else None, what)
+        if resumed is None:
+            if error is None:
+                return
+            raise error
+        if error is None:
+            error = DamagedError(f"{what}: zeros at byte {scan.behind - BLOCK:,}, where the archive does not end")
+        yield Damage(error, resumed)
+        position = resumed
+
+
+class _Scan:
+    """The members from `position` to the end marker. Then `behind` is where to go on, after an error too."""
+
+    def __init__(self, window: Window, what: str, position: int) -> None:
+        self._window = window
+        self._what = what
+        self._position = position
+        self.behind = position
+
+    def __iter__(self) -> Iterator[Member]:
+        window, what, position = self._window, self._what, self._position
+        overrides = _Overrides()
+        content = position
+        try:
+            while True:
+                content = position + BLOCK
+                header = window.read(position, BLOCK)
+                member = _plain_member(header, content)
+                if member is not None and overrides.is_empty:
+                    yield member
+                    position = content + _padded(member.size)
+                    continue
+                if not header:
+                    raise TruncatedError(f"{what}: ends without the end-of-archive marker, so members may be lost")
+                if not header.strip(b"\0"):
+                    if window.read(content, BLOCK).strip(b"\0"):
+                        raise DamagedError(f"{what}: a single block of zeros at byte {position}, which ends no archive")
+                    return  # the end marker, or what a cut left of it: no member is lost
+                if len(header) < BLOCK:
+                    raise TruncatedError(f"{what}: ends in the middle of a header, at byte {position}")
+                where = f"{what}: header at byte {position}"
+                if not checksum_is_right(header):
+                    raise DamagedError(f"{where}: wrong checksum")
+                size = overrides.size if overrides.size is not None else _size(header, where)
+                kind = header[156:157]
+                if kind in b"LKxgX" and kind:
+                    size = _size(header, where)
+                    position = content + _padded(size)
+                    extended, content = content, position
+                    _read_override(window, overrides, kind, extended, size, where)
+                    continue
+                if kind == b"S":
+                    name = _text(header[:100])
+                    raise UnsupportedError(f"{where}: sparse member {name!r} (repack with tar without --sparse)")
+                yield _member(header, kind, overrides, content, size)
+                position = content + (0 if kind[0] in CONTENT_FREE else _padded(size))
+                overrides = _Overrides()
+        finally:
+            self.behind = content
+
+
+def _find_header(window: Window, position: int, is_expected: IsExpected, reach: int | None, what: str) -> int | None:
+    """Where the next member begins, at most `reach` bytes on.
+
+    The content of a member whose header is lost is passed header by header where it is a tar itself, so that nothing
+    in its files is taken for a header.
+    """
+    end = None if reach is None else position + reach
+    while end is None or position < end:
+        try:
+            header = window.read(position, BLOCK)
+        except _UnreadableError:
+            position = (position // _PAGE + 1) * _PAGE
+            continue
+        if len(header) < BLOCK:
+            return None
+        if header[257:262] == b"ustar" and checksum_is_right(header):
+            if is_expected(_member(header, header[156:157], _Overrides(), position, 0).name):
+                return position
+            with contextlib.suppress(DamagedError):
+                position += 0 if header[156] in CONTENT_FREE else _padded(_size(header, what))
+        position += BLOCK
+    return None
+
+
+def _plain_member(header: bytes, content: int) -> Member | None:
+    """The short way to a regular file without a prefix: what an archive of layers consists of, nearly always."""
+    if len(header) < BLOCK:
+        return None
+    name, size, end, _, kind, prefix = read_fields(header)
+    if kind != REGULAR or prefix or end not in FIELD_ENDS or not size.isdigit() or not checksum_is_right(header):
+        return None
+    name = name.partition(b"\0")[0]
+    if name.endswith(b"/"):
+        return None
+    try:
+        return Member(_text(name), MemberKind.FILE, content, int(size, 8), "")
+    except ValueError:
+        return None
+
+
+def _member(header: bytes, kind: bytes, overrides: _Overrides, content: int, size: int) -> Member:
+    name = overrides.name
+    if name is None:
+        name = header[:100].partition(b"\0")[0]
+        prefix = header[345:500].partition(b"\0")[0]
+        if prefix and header[257:263] == b"ustar\0":
+            name = prefix + b"/" + name
+    link = overrides.link if overrides.link is not None else header[157:257].partition(b"\0")[0]
+    member_kind = _KINDS.get(kind, MemberKind.OTHER)
+    if member_kind is MemberKind.FILE and kind != b"7" and name.endswith(b"/"):
+        member_kind = MemberKind.DIRECTORY  # v7 wrote directories as files whose name ends in a slash
+    return Member(_text(name), member_kind, content, size, _text(link))
+
+
+def _read_override(window: Window, overrides: _Overrides, kind: bytes, offset: int, size: int, where: str) -> None:
+    if kind == b"g":
+        return  # global pax headers name no single member; Docker ignores them
+    if size > limits.TAR_HEADER_BYTES:
+        raise LimitError(f"{where}: an extended header of {size:,} bytes; the limit is {limits.TAR_HEADER_BYTES:,}")
+    content = window.read(offset, size)
+    if len(content) < size:
+        raise TruncatedError(f"{where}: ends in the middle of an extended header")
+    if kind == b"L":
+        overrides.name = content.partition(b"\0")[0]
+    elif kind == b"K":
+        overrides.link = content.partition(b"\0")[0]
+    else:
+        _apply_pax(overrides, parse_pax(content, where), where)
+
+
+def _apply_pax(overrides: _Overrides, records: dict[str, bytes], where: str) -> None:
+    if any(key.startswith("GNU.sparse.") for key in records):
+        raise UnsupportedError(f"{where}: sparse member in pax form (repack with tar without --sparse)")
+    overrides.name = records.get("path", overrides.name)
+    overrides.link = records.get("linkpath", overrides.link)
+    size = records.get("size")
+    overrides.size = None  # of two headers before one member, the second counts
+    if size is not None:
+        overrides.size = _possible(limits.parse_whole(size), f"{size[:40]!r} in a pax record", where)
+
+
+def _size(header: bytes, where: str) -> int:
+    try:
+        size = parse_number(header[124:136])
+    except ValueError as error:
+        raise DamagedError(f"{where}: size is {error}") from error
+    return _possible(size, f"{size}", where)
+
+
+def _possible(size: int | None, stated: str, where: str) -> int:
+    if size is None or not 0 <= size <= limits.STATED_BYTES:
+        raise DamagedError(f"{where}: impossible size {stated}")
+    return size
+
+
+def _padded(size: int) -> int:
+    return (size + BLOCK - 1) // BLOCK * BLOCK
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

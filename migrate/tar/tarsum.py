@@ -1,0 +1,97 @@
+"""TarSum: the checksum of a layer's entries that Docker < 1.7 sent to v1 registries.
+
+Source: moby `pkg/tarsum/{tarsum,versioning}.go` at v1.6.2. Version 0 hashes, for each entry, `name`, `mode`, `uid`,
+`gid`, `size`, `mtime`, `typeflag`, `linkname`, `uname`, `gname`, `devmajor`, `devminor` (key and value, numbers in
+decimal), then the content; the sorted hexadecimal sums follow the image's json in one last sha256. Version 1
+leaves `mtime` out and appends the extended attributes, sorted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, BinaryIO, Final
+
+from migrate.blobio.stopping import check_stop
+from migrate.errors import DamagedError, TruncatedError
+from migrate.tar.entries import TarEntry, TarScanner
+
+V0: Final = "tarsum+sha256"
+V1: Final = "tarsum.v1+sha256"
+DEV: Final = "tarsum.dev+sha256"
+VERSIONS: Final = (V0, V1, DEV)
+_BLOCK: Final = 1024 * 1024
+
+
+def tarsums(tar: BinaryIO, image_json: bytes, versions: Sequence[str], what: str) -> dict[str, str]:
+    """`{version: "<version>:<hex>"}` of an uncompressed tar, read once from the start.
+
+    Raises TruncatedError if the tar ends within an entry or before one that is announced, DamagedError or LimitError if
+    it is no tar. A tar with sparse files has no tarsum here, which is a DamagedError as well: Docker hashed their holes
+    as zeros, and a header of 512 bytes can state a petabyte of them. Docker itself never wrote one into a layer.
+    """
+    sums = _EntrySums(versions, what)
+    while block := tar.read(_BLOCK):
+        check_stop()
+        sums.feed(memoryview(block))
+    sums.finish()
+    return {version: _final(version, image_json, found) for version, found in sums.found.items()}
+
+
+def _final(version: str, image_json: bytes, sums: list[str]) -> str:
+    total = hashlib.sha256(image_json)
+    for entry in sorted(sums):
+        total.update(entry.encode("ascii"))
+    return f"{version}:{total.hexdigest()}"
+
+
+class _EntrySums(TarScanner):
+    """The hexadecimal sums of all entries, for each version."""
+
+    def __init__(self, versions: Sequence[str], what: str) -> None:
+        super().__init__(what)
+        self.found: dict[str, list[str]] = {version: [] for version in versions}
+        self._hashes: dict[str, Any] = {}
+
+    def on_entry(self, entry: TarEntry) -> None:
+        if self.is_sparse:
+            raise DamagedError(f"{self._what}: no tarsum of a sparse file, {entry.name[:100]!r}")
+        self._hashes = {version: hashlib.sha256(_header(entry, self.flag, version)) for version in self.found}
+
+    def on_content(self, piece: memoryview) -> None:
+        for entry in self._hashes.values():
+            entry.update(piece)
+
+    def on_end(self) -> None:
+        for version, entry in self._hashes.items():
+            self.found[version].append(entry.hexdigest())
+
+    def finish(self) -> None:
+        super().finish()
+        if self.is_announced:
+            raise TruncatedError(f"{self._what}: the tar ends behind an extended header, before its entry")
+
+
+def _header(entry: TarEntry, flag: bytes, version: str) -> bytes:
+    fields = [
+        (b"name", entry.name),
+        (b"mode", _number(entry.mode)),
+        (b"uid", _number(entry.uid)),
+        (b"gid", _number(entry.gid)),
+        (b"size", _number(entry.size)),
+        (b"mtime", _number(entry.mtime)),
+        (b"typeflag", flag),
+        (b"linkname", entry.link),
+        (b"uname", entry.user),
+        (b"gname", entry.group),
+        (b"devmajor", _number(entry.major)),
+        (b"devminor", _number(entry.minor)),
+    ]
+    if version != V0:
+        del fields[5]
+        fields += sorted((key.encode("utf-8", "surrogateescape"), value) for key, value in entry.xattrs)
+    return b"".join(key + value for key, value in fields)
+
+
+def _number(value: int) -> bytes:
+    return b"%d" % value

@@ -1,0 +1,219 @@
+"""Bytes that no container sees: files that a later layer of the same image deletes or replaces.
+
+Images that share a base share this work: chains form a tree, and the file system is carried down it and back up,
+each layer applied once for each place it has in the tree. A hard link counts nothing, its target all.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from migrate.model.digest import DiffID
+from migrate.report.document import Report, ReportImage
+from migrate.waste.scan import DIRECTORY_CONTENT, ScannedLayer
+
+_WHITEOUT: Final = b".wh."
+_OPAQUE: Final = b".wh..wh..opq"
+_AUFS: Final = b".wh..wh."
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """`total` counts each hidden file of a layer once; `files` and `images` are rows of the report, largest first."""
+
+    total: int
+    files: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class _Place:
+    """A layer at one place of the tree of chains."""
+
+    diff_id: DiffID | None = None
+    children: dict[DiffID, _Place] = field(default_factory=dict)
+    images: list[ReportImage] = field(default_factory=list)
+
+
+class _Node:
+    """A name in the file system as it stands: its size, the layer it comes from, and what is below it."""
+
+    __slots__ = ("children", "layer", "size")
+
+    def __init__(self, size: int, layer: DiffID | None, children: dict[bytes, _Node] | None) -> None:
+        self.size = size
+        self.layer = layer
+        self.children = children
+
+
+_Undo = list[tuple[dict[bytes, "_Node"], bytes, "_Node | None"]]
+_Hidden = tuple[bytes, DiffID, int]  # path, the layer that holds it, size
+
+
+def find_waste(report: Report, layers: Mapping[DiffID, ScannedLayer], path_of: Mapping[int, bytes]) -> Waste:
+    """`layers` are those that were scanned; others count as if they held nothing."""
+    walk = _Walk(layers, path_of)
+    walk.run(_plant(report))
+    return Waste(total=sum(walk.hidden.values()), files=_file_rows(walk.hidden), images=_image_rows(walk, layers))
+
+
+def _plant(report: Report) -> _Place:
+    root = _Place()
+    for image in report.images:
+        place = root
+        for layer in image.layers:
+            if layer.diff_id is not None and not layer.empty:
+                place = place.children.setdefault(layer.diff_id, _Place(layer.diff_id))
+        place.images.append(image)
+    return root
+
+
+class _Walk:
+    def __init__(self, layers: Mapping[DiffID, ScannedLayer], path_of: Mapping[int, bytes]) -> None:
+        self._layers = layers
+        self._path_of = path_of
+        self._root = _Node(0, None, {})
+        self.hidden: dict[tuple[bytes, DiffID], int] = {}
+        self.image_waste: list[tuple[ReportImage, int]] = []
+
+    def run(self, root: _Place) -> None:
+        """Down and up the tree, without recursion: chains may be thousands of layers long."""
+        waste = 0
+        stack: list[tuple[_Place, _Undo | None, int]] = [(root, None, 0)]
+        while stack:
+            place, undo, own = stack.pop()
+            if undo is not None:
+                _take_back(undo)
+                waste -= own
+                continue
+            undo = []
+            own = 0
+            for path, holder, size in self._apply(place.diff_id, undo):
+                own += size
+                self.hidden[path, holder] = size
+            waste += own
+            self.image_waste += [(image, waste) for image in place.images]
+            stack.append((place, undo, own))
+            stack += [(place.children[key], None, 0) for key in sorted(place.children)]
+
+    def _apply(self, diff_id: DiffID | None, undo: _Undo) -> Iterator[_Hidden]:
+        layer = None if diff_id is None else self._layers.get(diff_id)
+        if layer is None or diff_id is None:
+            return
+        present: bytes | None = None
+        parent: dict[bytes, _Node] = {}
+        for number, content, size in zip(layer.paths, layer.contents, layer.sizes, strict=True):
+            path = self._path_of[number]
+            if not path:
+                continue
+            directory, _, name = path.rpartition(b"/")
+            if directory != present:  # entries of one directory stand together, and none of them can replace it
+                parent, present = self._directory(directory, undo), directory
+            if name == _OPAQUE:
+                yield from self._clear(parent, directory, diff_id, undo)
+            elif name.startswith(_AUFS):
+                continue
+            elif name.startswith(_WHITEOUT):
+                name = name[len(_WHITEOUT) :]
+                yield from self._remove(parent, name, directory, diff_id, undo)
+            else:
+                yield from self._put(parent, name, path, size, content == DIRECTORY_CONTENT, diff_id, undo)
+
+    def _directory(self, path: bytes, undo: _Undo) -> dict[bytes, _Node]:
+        children = self._root.children
+        assert children is not None
+        for part in path.split(b"/") if path else ():
+            node = children.get(part)
+            if node is None or node.children is None:
+                undo.append((children, part, node))
+                node = children[part] = _Node(0, None, {})
+            children = node.children
+            assert children is not None
+        return children
+
+    def _put(
+        self,
+        parent: dict[bytes, _Node],
+        name: bytes,
+        path: bytes,
+        size: int,
+        is_directory: bool,
+        diff_id: DiffID,
+        undo: _Undo,
+    ) -> Iterator[_Hidden]:
+        old = parent.get(name)
+        if old is not None and not (is_directory and old.children is not None):
+            yield from _hidden_below(old, path, diff_id)
+        undo.append((parent, name, old))
+        kept = old.children if old is not None else None
+        parent[name] = _Node(size, diff_id, (kept if kept is not None else {}) if is_directory else None)
+
+    def _remove(
+        self, parent: dict[bytes, _Node], name: bytes, directory: bytes, diff_id: DiffID, undo: _Undo
+    ) -> Iterator[_Hidden]:
+        old = parent.get(name)
+        if old is not None and old.layer != diff_id:
+            yield from _hidden_below(old, _join(directory, name), diff_id)
+            undo.append((parent, name, old))
+            del parent[name]
+
+    def _clear(self, parent: dict[bytes, _Node], directory: bytes, diff_id: DiffID, undo: _Undo) -> Iterator[_Hidden]:
+        """An opaque directory hides what lower layers put there; what this layer puts there stays."""
+        for name in list(parent):
+            if parent[name].layer != diff_id:
+                yield from self._remove(parent, name, directory, diff_id, undo)
+
+
+def _take_back(undo: _Undo) -> None:
+    for children, name, old in reversed(undo):
+        if old is None:
+            children.pop(name, None)
+        else:
+            children[name] = old
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
+
+
+def _hidden_below(node: _Node, path: bytes, by: DiffID) -> Iterator[_Hidden]:
+    """The node and all below it, but for what the hiding layer itself put there."""
+    pending = [(node, path)]
+    while pending:
+        node, path = pending.pop()
+        if node.size and node.layer is not None and node.layer != by:
+            yield path, node.layer, node.size
+        pending += [(child, _join(path, name)) for name, child in (node.children or {}).items()]
+
+
+def _file_rows(hidden: Mapping[tuple[bytes, DiffID], int]) -> list[dict[str, Any]]:
+    sizes: dict[bytes, int] = defaultdict(int)
+    holders: dict[bytes, int] = defaultdict(int)
+    for (path, _), size in hidden.items():
+        sizes[path] += size
+        holders[path] += 1
+    return [
+        {"bytes": sizes[path], "path": "/" + path.decode("utf-8", "replace"), "layers": holders[path]}
+        for path in sorted(sizes, key=lambda path: (-sizes[path], path))
+    ]
+
+
+def _image_rows(walk: _Walk, layers: Mapping[DiffID, ScannedLayer]) -> list[dict[str, Any]]:
+    file_bytes = {diff_id: sum(layer.sizes) for diff_id, layer in layers.items()}
+    rows = []
+    for image, waste in walk.image_waste:
+        total = sum(file_bytes.get(layer.diff_id, 0) for layer in image.layers if layer.diff_id is not None)
+        if waste:
+            rows.append(
+                {
+                    "bytes": waste,
+                    "image": image.title,
+                    "image_id": str(image.image_id),
+                    "file_bytes": total,
+                    "efficiency": round(1 - waste / total, 4) if total else 1.0,
+                }
+            )
+    return sorted(rows, key=lambda row: (-row["bytes"], row["image"], row["image_id"]))

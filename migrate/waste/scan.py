@@ -1,0 +1,158 @@
+"""One layer under `plan --deep`: its entries, as few bytes of memory as will do, taken while the layer is hashed.
+
+Contents are told apart by XXH3-128 (xxHash): not made against an adversary, but nothing is decided by it. Two layers
+have an equal content sum where their TarSum (moby `pkg/tarsum`, version 1: every entry's header but its time, its
+attributes, its content, in any order) would be equal.
+"""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from typing import TYPE_CHECKING
+
+from migrate.errors import MigrateError
+from migrate.tar.entries import TarEntry, TarScanner
+
+if TYPE_CHECKING:
+    from xxhash import xxh3_128
+
+_WORD = (1 << 128) - 1
+_DIRECTORY = 53
+DIRECTORY_CONTENT = -2
+"""Stands for the content of a directory; -1 for that of links, devices and empty files."""
+
+
+class Vocabulary:
+    """Numbers for paths and contents, the same in every layer of a run, given out by several threads.
+
+    The numbers follow the order of arrival, so nothing that is shown may depend on them.
+    """
+
+    def __init__(self) -> None:
+        self.paths: dict[bytes, int] = {}
+        self.contents: dict[bytes, int] = {}
+        self._next = itertools.count()
+
+    def path(self, name: bytes) -> int:
+        number = self.paths.get(name)
+        return self.paths.setdefault(name, next(self._next)) if number is None else number
+
+    def content(self, digest: bytes) -> int:
+        number = self.contents.get(digest)
+        return self.contents.setdefault(digest, next(self._next)) if number is None else number
+
+
+class ScannedLayer:
+    """Entries as parallel arrays. `contents` are numbers of the vocabulary, negative for what has no content.
+
+    `content_sum` and `timed_sum` are equal for layers with equal entries, without and with their times.
+    """
+
+    __slots__ = ("content_sum", "contents", "paths", "sizes", "timed_sum")
+
+    def __init__(self) -> None:
+        self.paths = array("i")
+        self.contents = array("i")
+        self.sizes = array("q")
+        self.content_sum = 0
+        self.timed_sum = 0
+
+
+_NO_ENTRY = TarEntry(b"", 0, 0, 0, 0, 0, 0, b"", b"", b"", 0, 0)
+
+
+class LayerScan(TarScanner):
+    """A `TarObserver`. What it cannot read it leaves unscanned; it never fails the layer."""
+
+    def __init__(self, vocabulary: Vocabulary, room: EntryRoom) -> None:
+        super().__init__("layer")
+        from xxhash import xxh3_128, xxh3_128_digest, xxh3_128_intdigest
+
+        self._new_sum = xxh3_128
+        self._digest_of = xxh3_128_digest
+        self._sum_of = xxh3_128_intdigest
+        self._vocabulary = vocabulary
+        self._room = room
+        self._layer = ScannedLayer()
+        self._entry = _NO_ENTRY
+        self._digest = b""
+        self._sum_so_far: xxh3_128 | None = None
+        self._failed = False
+        self.layer: ScannedLayer | None = None
+
+    def feed(self, block: memoryview, /) -> None:
+        if self._failed:
+            return
+        try:
+            super().feed(block)
+        except MigrateError:  # the rehasher reads the same bytes and says what is wrong with them
+            self._failed = True
+
+    def finish(self) -> None:
+        if self._failed:
+            return
+        try:
+            super().finish()
+        except MigrateError:
+            return
+        self.layer = self._layer
+
+    def on_entry(self, entry: TarEntry) -> None:
+        if not self._room.take():
+            self._failed = True
+        self._entry = entry
+        self._digest = b""
+        self._sum_so_far = None
+
+    def on_content(self, piece: memoryview) -> None:
+        if len(piece) == self._entry.size:  # nearly every file lies in one block
+            self._digest = self._digest_of(piece)
+        elif self._sum_so_far is None:
+            self._sum_so_far = self._new_sum(piece)
+        else:
+            self._sum_so_far.update(piece)
+
+    def on_end(self) -> None:
+        layer, vocabulary = self._layer, self._vocabulary
+        name, kind, size, mode, uid, gid, mtime, link, user, group, major, minor, xattrs = self._entry
+        content = self._digest if self._sum_so_far is None else self._sum_so_far.digest()
+        header = b"%b\0%b\0%b\0%b\0%d %d %d %d %d %d %d %b" % (
+            *(name, link, user, group, kind, size, mode, uid, gid, major, minor),
+            repr(xattrs).encode() if xattrs else b"",
+        )
+        value = self._sum_of(header + content)
+        layer.content_sum = (layer.content_sum + value) & _WORD
+        layer.timed_sum = (layer.timed_sum + value * (2 * mtime + 1)) & _WORD
+        layer.paths.append(vocabulary.path(clean_path(name)))
+        layer.sizes.append(size)
+        if content:
+            layer.contents.append(vocabulary.content(content))
+        else:
+            layer.contents.append(DIRECTORY_CONTENT if kind == _DIRECTORY else -1)
+
+
+class EntryRoom:
+    """How many entries a run may still remember; some 30 bytes each, and the distinct names and contents beside."""
+
+    def __init__(self, entries: int) -> None:
+        self.left = entries
+        self.exhausted = False
+
+    def take(self) -> bool:
+        self.left -= 1
+        self.exhausted |= self.left < 0
+        return self.left >= 0
+
+
+def clean_path(name: bytes) -> bytes:
+    """`./a//b/` → `a/b`."""
+    if name[:1] not in (b".", b"/") and name[-1:] != b"/" and b"//" not in name and b"/." not in name:
+        return name
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)

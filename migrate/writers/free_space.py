@@ -1,0 +1,57 @@
+"""Is there room for the run? An estimate from the sizes that the sources state, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Protocol, runtime_checkable
+
+from migrate.errors import TargetError
+from migrate.model.capabilities import fills
+from migrate.model.legacy import PayloadRef
+from migrate.model.options import Compression, ConvertOptions
+
+_PERCENT: Final = {Compression.GZIP: 35, Compression.GZIP_FAST: 35, Compression.ZSTD: 30, Compression.NONE: 100}
+"""What layers of distributions and packages shrink to, at the least that is usual: a refusal should be right."""
+
+
+@runtime_checkable
+class KnowsItsRoom(Protocol):
+    """A target on a file system."""
+
+    def free_bytes(self) -> int | None: ...
+
+
+@runtime_checkable
+class KnowsWhatItHolds(Protocol):
+    """A target that a run may continue: bytes of the blobs that stand there already."""
+
+    def held_bytes(self) -> int: ...
+
+
+def estimate_bytes(payloads: Iterable[PayloadRef], options: ConvertOptions) -> int:
+    """Bytes that the blobs of these layers will take. Layers of unknown size count nothing, claimed twins once."""
+    sizes: dict[object, int] = {}
+    for payload in payloads:
+        if payload.size is not None:
+            percent = 100 if payload.keep or payload.digest is not None else _PERCENT[options.compression]
+            sizes[payload.diff_id or payload.digest or payload.key] = payload.size * percent // 100
+    return sum(sizes.values())
+
+
+def check_room(payloads: Iterable[PayloadRef], target: object, options: ConvertOptions) -> None:
+    """Raises TargetError where the target clearly lacks room; `--force` goes on all the same."""
+    if options.force or not fills(target, KnowsItsRoom):
+        return
+    free = target.free_bytes()
+    needed = estimate_bytes(payloads, options)
+    if free is not None and needed > free and fills(target, KnowsWhatItHolds):
+        needed -= target.held_bytes()
+    if free is not None and needed > free:
+        raise TargetError(
+            f"the target lacks room: about {_megabytes(needed)} will be needed and {_megabytes(free)} are free"
+            " (make room, or go on with --force)"
+        )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from migrate.errors import TargetError
+from migrate.model.digest import DiffID, Digest
+from migrate.model.legacy import PayloadRef
+from migrate.model.options import Compression, ConvertOptions
+from migrate.writers.free_space import check_room, estimate_bytes
+
+
+@dataclass
+class Disk:
+    free: int | None
+    held: int = 0
+
+    def free_bytes(self) -> int | None:
+        return self.free
+
+    def held_bytes(self) -> int:
+        return self.held
+
+
+LAYERS = [PayloadRef(key="a", size=1_000), PayloadRef(key="b", size=3_000), PayloadRef(key="c")]
+PLAIN = ConvertOptions(compression=Compression.NONE)
+
+
+def test_the_estimate() -> None:
+    assert estimate_bytes(LAYERS, PLAIN) == 4_000
+    assert estimate_bytes(LAYERS, ConvertOptions()) == 1_400
+    assert estimate_bytes([PayloadRef(key="k", size=1_000, keep=True)], ConvertOptions()) == 1_000
+
+
+def test_claimed_twins_count_once() -> None:
+    diff_id = DiffID(Digest("0" * 64))
+    twins = [PayloadRef(key=key, size=500, diff_id=diff_id) for key in "ab"]
+    assert estimate_bytes(twins, PLAIN) == 500
+
+
+@pytest.mark.parametrize(
+    ("free", "held", "fits"), [(4_000, 0, True), (3_999, 0, False), (3_999, 1, True), (None, 0, True)]
+)
+def test_room(free: int | None, held: int, fits: bool) -> None:
+    if fits:
+        check_room(LAYERS, Disk(free, held), PLAIN)
+    else:
+        with pytest.raises(TargetError, match="the target lacks room"):
+            check_room(LAYERS, Disk(free, held), PLAIN)
+
+
+def test_force_and_targets_without_a_disk() -> None:
+    check_room(LAYERS, Disk(0), ConvertOptions(force=True, compression=Compression.NONE))
+    check_room(LAYERS, object(), PLAIN)
+    check_room(LAYERS, None, PLAIN)
