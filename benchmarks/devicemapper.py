@@ -28,8 +28,8 @@ from pathlib import Path
 from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
-from migrate.readers.graphdrivers.tree import FileTree
 from migrate.readers.graphdrivers.tree_tar import tar_of_changes, tar_of_tree
+from migrate.storage.tree import Tree
 from tests.unit.readers.devicemapper.images import debugfs, make_ext4
 from tests.unit.readers.devicemapper.pools import PoolBuilder, write_record
 
@@ -108,14 +108,14 @@ def read_device(device: ThinDevice) -> None:
             device.read_into(buffer[: min(CHUNK, length - at)], offset + at)
 
 
-def read_files(tree: FileTree) -> None:
+def read_files(tree: Tree) -> None:
     waiting = [b""]
     while waiting:
-        for entry in tree.list_directory(waiting.pop()):
+        for entry in tree.entries(waiting.pop()):
             if stat.S_ISDIR(entry.mode):
                 waiting.append(entry.path)
             elif stat.S_ISREG(entry.mode):
-                with tree.open_file(entry.path) as stream:
+                with tree.open(entry.path) as stream:
                     while stream.read(CHUNK):
                         pass
 

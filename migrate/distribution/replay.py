@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import IO, BinaryIO, Final, cast
 
 from migrate.blobio.observed import ObservedStream
-from migrate.storage.tree import OpenedFile
+from migrate.storage.local_tree import OpenedFile
 
 BUDGET: Final = 8 * 1024 * 1024 * 1024
 """Bytes kept at most; what is read beyond comes twice."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from migrate.errors import LimitError, SourceError
-from migrate.storage.tree import TreeStorage
+from migrate.storage.local_tree import TreeStorage
 
 FOLDERS: Final = 200_000
 """Folders looked at below `repositories/`; links in a ring would otherwise lead round for ever."""

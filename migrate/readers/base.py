@@ -73,7 +73,7 @@ class HoldsTrees(Protocol):
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]: ...
 
     def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Any] | None:
-        """The tree of the layer and all below it, as a FileTree; None where this layer has none."""
+        """The tree of the layer and all below it, as a Tree; None where this layer has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,11 +43,9 @@ from migrate.readers.access import check_readable
 from migrate.readers.base import SourceOptions
 from migrate.readers.graph import Graph, is_scratch
 from migrate.readers.graphdrivers.aufs import is_metadata
-from migrate.readers.graphdrivers.beneath import open_beneath
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
 from migrate.readers.graphdrivers.directory_driver import DirectoryDriver
 from migrate.readers.graphdrivers.driver import ChecksAccess, DoubtsLayers, FindsProblems, GraphDriver
-from migrate.readers.graphdrivers.tree import FileTree, close_tree
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
 from migrate.readers.regular_file import open_regular
 from migrate.readers.root_listing import RootFacts, list_images
@@ -59,6 +57,8 @@ from migrate.readers.root_records import (
     running_daemon,
     tag_stores,
 )
+from migrate.storage.beneath import open_beneath
+from migrate.storage.tree import Tree
 from migrate.tar import tarsplit
 
 CHECKED_DRIVERS: Final = ("btrfs", "overlay", "vfs")
@@ -222,14 +222,14 @@ class DockerRootSource:
             with open_regular(archive) as stream:
                 yield _archive_payload(archive, stream)
             return
-        trees: list[FileTree] = []
+        trees: list[Tree] = []
         try:
             yield self._payload(layer, trees)
         finally:
             for tree in trees:
-                close_tree(tree)
+                tree.close()
 
-    def _payload(self, layer: LegacyLayer, trees: list[FileTree]) -> Payload:
+    def _payload(self, layer: LegacyLayer, trees: list[Tree]) -> Payload:
         tree = self._layer_tree(layer.legacy_id, trees)
         payload = self._assembled_or_anew(layer, tree, trees)
         if isinstance(self._driver, DoubtsLayers):
@@ -237,7 +237,7 @@ class DockerRootSource:
             payload.note = "; ".join([*doubts, *([payload.note] if payload.note else [])]) or None
         return payload
 
-    def _assembled_or_anew(self, layer: LegacyLayer, tree: FileTree, trees: list[FileTree]) -> Payload:
+    def _assembled_or_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
         for metadata, diff_id in self._graph.tar_splits(layer.legacy_id):
             if metadata in self._failed:
                 continue
@@ -262,7 +262,7 @@ class DockerRootSource:
             if path in self._failed
         ]
 
-    def _layer_tree(self, legacy_id: LegacyID, trees: list[FileTree]) -> FileTree:
+    def _layer_tree(self, legacy_id: LegacyID, trees: list[Tree]) -> Tree:
         tree = self._driver.layer_tree(legacy_id)
         trees.append(tree)
         return tree
@@ -278,7 +278,7 @@ class DockerRootSource:
         return self._sizes[metadata]
 
     def _assemble(
-        self, legacy_id: LegacyID, metadata: Path, diff_id: Digest | None, tree: FileTree
+        self, legacy_id: LegacyID, metadata: Path, diff_id: Digest | None, tree: Tree
     ) -> Generator[bytes, None, None]:
         hasher = hashlib.sha256()
         try:
@@ -295,13 +295,13 @@ class DockerRootSource:
             self._failed[metadata] = error.message
             raise PayloadRestartError(f"{metadata}: {error.message}", layer=legacy_id) from error
 
-    def _made_anew(self, layer: LegacyLayer, tree: FileTree, trees: list[FileTree]) -> Payload:
+    def _made_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
         tar = self._tar_anew(layer, tree, trees)
         payload = Payload(stream=open_chunks(iter(())), origin=Origin.DIFF.value, size=tar.size)
         payload.stream = open_chunks(self._read_anew(layer.legacy_id, tar, payload))
         return payload
 
-    def _tar_anew(self, layer: LegacyLayer, tree: FileTree, trees: list[FileTree]) -> TreeTar:
+    def _tar_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> TreeTar:
         if not self._driver.holds_whole_trees:
             return tar_of_tree(tree, is_metadata)
         if layer.parent is None:
@@ -334,12 +334,12 @@ class DockerRootSource:
         return self._open_rootfs(legacy_id)
 
     @contextmanager
-    def _open_rootfs(self, legacy_id: LegacyID) -> Iterator[FileTree]:
+    def _open_rootfs(self, legacy_id: LegacyID) -> Iterator[Tree]:
         tree = self._driver.layer_tree(legacy_id)
         try:
             yield tree
         finally:
-            close_tree(tree)
+            tree.close()
 
     def close(self) -> None:
         self._driver.close()

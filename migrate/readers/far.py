@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from migrate.distribution.replay import Replay
 from migrate.readers.base import SourceOptions
-from migrate.storage.tree import OpenedFile
+from migrate.storage.local_tree import OpenedFile
 
 
 def replay_for(options: SourceOptions | None) -> Replay | None:

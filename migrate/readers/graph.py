@@ -17,8 +17,8 @@ from migrate.documents.v1_json import parse_parent
 from migrate.errors import DamagedError, DocumentError, LimitError, MissingLayerError
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, is_hex_id
-from migrate.readers.graphdrivers.directory_tree import translated
 from migrate.readers.regular_file import read_whole
+from migrate.storage.directory_tree import translated
 
 _SCRATCH = ("_tmp", ":tmp:", ":garbage:")
 _MIGRATOR = (".migration-diffid", ".migration-size", ".migration-tardata")

@@ -46,7 +46,7 @@ from migrate.model.reference import Reference
 from migrate.readers.base import SourceOptions
 from migrate.readers.far import open_once, replay_for
 from migrate.storage.bucket import open_tree
-from migrate.storage.tree import OpenedFile, TreeStorage, require_readable
+from migrate.storage.local_tree import OpenedFile, TreeStorage, require_readable
 from migrate.tar.tarsum import VERSIONS, tarsums
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from migrate.readers.registry_images import (
     open_checked,
 )
 from migrate.storage.bucket import open_tree
-from migrate.storage.tree import MissingFileError, TreeStorage, require_readable
+from migrate.storage.local_tree import MissingFileError, TreeStorage, require_readable
 
 
 def detect(path: Path) -> bool:

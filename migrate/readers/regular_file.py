@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 from migrate.blobio.source_files import NOT_WAITING, open_source_file
 from migrate.errors import DamagedError, LimitError
-from migrate.readers.graphdrivers.directory_tree import translated
+from migrate.storage.directory_tree import translated
 
 
 def open_regular(path: Path) -> BinaryIO:

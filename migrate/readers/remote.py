@@ -12,8 +12,8 @@ from migrate.model.legacy import SourceType, is_hex_id
 from migrate.readers.base import LegacySource, SourceOptions
 from migrate.readers.remote_registry import PREFIX, RemoteRegistrySource
 from migrate.storage.bucket import is_url, open_filesystem, open_tree
+from migrate.storage.local_tree import TreeStorage, require_readable
 from migrate.storage.staging import target_error
-from migrate.storage.tree import TreeStorage, require_readable
 
 
 def open_remote(location: str, source_type: str | None, options: SourceOptions) -> LegacySource:

@@ -31,7 +31,7 @@ from migrate.readers.registry_images import (
     missing_blob,
     open_checked,
 )
-from migrate.storage.tree import OpenedFile
+from migrate.storage.local_tree import OpenedFile
 
 PREFIX: Final = "docker://"
 _REPOSITORY: Final = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)

@@ -10,10 +10,10 @@ from migrate.errors import MigrateError, PayloadRestartError, SourceError
 from migrate.model.legacy import LegacyID, LegacyLayer
 from migrate.readers.base import HoldsTrees
 from migrate.readers.graphdrivers.changes import walk_tree
-from migrate.readers.graphdrivers.tree import FileTree
 from migrate.rehash.ports import LayerJob, TarObserver
 from migrate.rootfs.compare import LayerCheck, check_layer, content_crc
 from migrate.rootfs.tar_listing import TarListing
+from migrate.storage.tree import Tree
 
 _BLOCK = 1024 * 1024
 
@@ -102,11 +102,11 @@ class RootfsCheck:
             return listing
         raise SourceError("its layer cannot be read")
 
-    def _open(self, legacy_id: LegacyID, stack: ExitStack) -> FileTree:
+    def _open(self, legacy_id: LegacyID, stack: ExitStack) -> Tree:
         opened = self._source.open_rootfs(legacy_id)
         if opened is None:
             raise SourceError("the store has no whole tree of it")
-        tree: FileTree = stack.enter_context(opened)
+        tree: Tree = stack.enter_context(opened)
         return tree
 
     def _changed_contents(self, top: LegacyID, checks: Sequence[LayerCheck]) -> dict[bytes, str]:

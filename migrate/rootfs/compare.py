@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from isal.isal_zlib import crc32
 
 from migrate.errors import MissingLayerError
-from migrate.readers.graphdrivers.changes import Comparison, capability_reader, walk_tree
-from migrate.readers.graphdrivers.tree import FileTree, TreeEntry
+from migrate.readers.graphdrivers.changes import Comparison, walk_tree
 from migrate.readers.graphdrivers.tree_tar import device_numbers
 from migrate.rootfs.expected import ExpectedTree, Node
 from migrate.rootfs.tar_listing import TarEntry
+from migrate.storage.tree import Tree, TreeEntry
 
 _BLOCK = 256 * 1024
 _SOCKET_BECOMES = (stat.S_IFSOCK, stat.S_IFIFO, stat.S_IFREG)
@@ -53,7 +53,7 @@ class LayerCheck:
         return found
 
 
-def check_layer(entries: Iterable[TarEntry], tree: FileTree, parent: FileTree | None) -> LayerCheck:
+def check_layer(entries: Iterable[TarEntry], tree: Tree, parent: Tree | None) -> LayerCheck:
     """Raises SourceError where a tree cannot be read."""
     expected = ExpectedTree(_Below(parent))
     expected.take(entries)
@@ -79,17 +79,17 @@ def _pack(expected: ExpectedTree) -> bytes:
     return zlib.compress(marshal.dumps(rows), 1)
 
 
-def _changed(tree: FileTree, parent: FileTree | None) -> tuple[Iterable[tuple[bytes, TreeEntry | None]], int]:
+def _changed(tree: Tree, parent: Tree | None) -> tuple[Iterable[tuple[bytes, TreeEntry | None]], int]:
     if parent is None:
         return ((entry.path, entry) for entry in walk_tree(tree)), 0
     comparison = Comparison(tree, parent)
     return comparison.run().items(), comparison.copies
 
 
-def content_crc(tree: FileTree, path: bytes) -> int:
+def content_crc(tree: Tree, path: bytes) -> int:
     """The CRC-32 of a file. Raises SourceError."""
     crc = 0
-    with tree.open_file(path) as stream:
+    with tree.open(path) as stream:
         while block := stream.read(_BLOCK):
             crc = crc32(block, crc)
     return crc
@@ -103,9 +103,9 @@ def _note(differences: dict[bytes, str], path: bytes, difference: str | None) ->
 class _Below:
     """What stands in the tree below a layer, as a Node. Nothing where there is no such tree."""
 
-    def __init__(self, tree: FileTree | None) -> None:
+    def __init__(self, tree: Tree | None) -> None:
         self._tree = tree
-        self._capability = capability_reader(tree) if tree is not None else None
+        self._capability = tree.read_capability if tree is not None else None
 
     def __call__(self, path: bytes) -> Node | None:
         if self._tree is None or self._capability is None:
@@ -124,14 +124,14 @@ class _Below:
         )
 
 
-def lookup(tree: FileTree, path: bytes) -> TreeEntry | None:
+def lookup(tree: Tree, path: bytes) -> TreeEntry | None:
     try:
-        return tree.lstat(path)
+        return tree.stat(path)
     except MissingLayerError:
         return None
 
 
-def _showing_through(expected: ExpectedTree, tree: FileTree) -> Iterator[bytes]:
+def _showing_through(expected: ExpectedTree, tree: Tree) -> Iterator[bytes]:
     """Names in the store that the layer's whiteouts should have hidden."""
     for directory in expected.cleared:
         entry = lookup(tree, directory)
@@ -139,7 +139,7 @@ def _showing_through(expected: ExpectedTree, tree: FileTree) -> Iterator[bytes]:
             continue
         waiting = [directory]
         while waiting:
-            for entry in tree.list_directory(waiting.pop()):
+            for entry in tree.entries(waiting.pop()):
                 if expected.find(entry.path) is None:
                     yield entry.path
                 elif stat.S_ISDIR(entry.mode):
@@ -149,12 +149,12 @@ def _showing_through(expected: ExpectedTree, tree: FileTree) -> Iterator[bytes]:
 class _View:
     """The store's side."""
 
-    def __init__(self, tree: FileTree) -> None:
+    def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._capability = capability_reader(tree)
+        self._capability = tree.read_capability
 
     def difference(
-        self, path: bytes, node: Node | None, entry: TreeEntry | None = None, parent: FileTree | None = None
+        self, path: bytes, node: Node | None, entry: TreeEntry | None = None, parent: Tree | None = None
     ) -> str | None:
         """None where `path` in the store is what it should be. `parent` is given for paths that no tar speaks of."""
         entry = lookup(self._tree, path) if entry is None else entry
@@ -190,7 +190,7 @@ class _View:
             if self._capability(entry.path) != node.capability:
                 yield "its security.capability differs"
 
-    def _content(self, node: Node, entry: TreeEntry, parent: FileTree | None) -> Iterator[str]:
+    def _content(self, node: Node, entry: TreeEntry, parent: Tree | None) -> Iterator[str]:
         if parent is not None:
             if content_crc(self._tree, entry.path) != content_crc(parent, entry.path):
                 yield "its content differs"

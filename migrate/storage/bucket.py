@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, cast
 
 from migrate.errors import LimitError, PermissionSourceError, SourceError, UsageError
-from migrate.storage.tree import Entry, LocalTree, MissingFileError, OpenedFile, TreeStorage
+from migrate.storage.local_tree import Entry, LocalTree, MissingFileError, OpenedFile, TreeStorage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

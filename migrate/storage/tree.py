@@ -1,253 +1,238 @@
-"""Reading a registry's storage tree, whether it stands in a directory or (see `objects.py`) in a bucket."""
+"""Named files below a root, read-only, whatever wrapping they are in: a directory, a tar, a bucket, a disk image.
+
+Every reader works on a `Tree` and does not know which. A path is bytes relative to the root, components joined by `/`,
+no leading slash, b"" for the root itself. No method but `resolve` follows a symbolic link, in any component.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+import stat as _stat
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, NamedTuple, Protocol, Self
 
-from migrate.blobio.limits import read_limited
-from migrate.blobio.source_files import NOT_WAITING, open_source_file, scan_source
-from migrate.errors import DamagedError, PermissionSourceError, SourceError, SourceUnreadableError
+from migrate.blobio.limits import LINK_HOPS, read_limited
+from migrate.blobio.payload import Extent
+from migrate.errors import LimitError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+CAPABILITY = b"security.capability"
 
 
-_FIRST_READ: Final = 64 * 1024
-"""Most documents are smaller, and one call reads them."""
-_KNOWN_FOLDERS: Final = 200_000
+class TreeEntry(NamedTuple):
+    """One name of a tree. `mode` is st_mode with the file type; `mtime_ns` nanoseconds since 1970, may be negative.
 
-
-@dataclass(frozen=True, slots=True, order=True)
-class Entry:
-    """One name in a folder of the tree. A link that cannot be followed counts as a folder: opening it says why."""
-
-    name: str
-    is_folder: bool
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedFile:
-    """A file of the tree. `fd` and `path` are given where it is a real file on this machine."""
-
-    stream: BinaryIO
-    size: int
-    fd: int | None = None
-    path: str | None = None
-
-
-class TreeStorage(Protocol):
-    """A tree of files under one root. Paths are relative, with `/`, and never lead out of the root.
-
-    Anything that is neither a file nor a folder counts as absent. Every method raises SourceError.
+    `path` is relative to the tree's root, in bytes, without a leading slash, and b"" for the root itself.
+    `device` tells file systems apart: equal (device, inode) is one inode. A tuple, because there are millions of them.
     """
 
+    path: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    rdev: int
+    device: int
+    inode: int
+    nlink: int
+
     @property
-    def location(self) -> str: ...
+    def name(self) -> bytes:
+        return self.path.rpartition(b"/")[2]
 
-    def entries(self, folder: str, /) -> Sequence[Entry]:
-        """The names in `folder`, sorted; none if it is absent."""
+    @property
+    def is_file(self) -> bool:
+        return _stat.S_ISREG(self.mode)
 
-    def size(self, path: str, /) -> int | None:
-        """Bytes of the file; None if there is no such file."""
+    @property
+    def is_folder(self) -> bool:
+        return _stat.S_ISDIR(self.mode)
 
-    def read(self, path: str, limit: int, /) -> bytes | None:
-        """The whole file, None if it is absent; LimitError if it is larger than `limit` bytes."""
+    @property
+    def is_link(self) -> bool:
+        return _stat.S_ISLNK(self.mode)
 
-    def read_many(self, paths: Sequence[str], limit: int, /) -> dict[str, bytes | SourceError]:
-        """Many small files at once; absent ones are left out, each failure stands in place of its content."""
 
-    def open(self, path: str, /) -> AbstractContextManager[OpenedFile]:
-        """The file as a stream. MissingFileError if it is absent."""
+Facts = tuple[int, int, int, int, int, int, int, int, int]
+"""A TreeEntry without its path, in the same order."""
+
+
+class Blocks(Protocol):
+    """Bytes read by position, from any thread: a disk, a file system image, a loop file. `size` in bytes."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        """Exactly `size` bytes. TruncatedError where the end comes before, SourceError where it cannot be read."""
+
+    def read_into(self, view: memoryview, offset: int, /) -> None:
+        """The same into a buffer, which is filled."""
 
     def close(self) -> None: ...
 
 
-class MissingFileError(SourceError):
-    """The tree has no such file."""
+class Tree(ABC):
+    """`location` names the root in errors. May be used from several threads unless the class says otherwise.
 
-    code = "missing-file"
+    Errors are SourceError: MissingLayerError where a name is absent or a component is no folder, DamagedError where
+    what is there cannot be what was asked for, PermissionSourceError where this user may not read it.
+    """
 
+    location: str
 
-class LocalTree:
-    """A tree in a directory. Symbolic links are followed only as long as they stay below the root."""
+    @abstractmethod
+    def stat(self, path: bytes, /) -> TreeEntry:
+        """What has that name, as lstat."""
 
-    def __init__(self, root: str) -> None:
-        self._root = Path(root)
-        self._real_root = os.path.realpath(root)
-        self._folders: dict[str, str | None] = {}
-        self.location = root
+    @abstractmethod
+    def entries(self, path: bytes, /) -> Sequence[TreeEntry]:
+        """The entries of a folder, sorted bytewise by name, without `.` and `..`."""
 
-    def entries(self, folder: str, /) -> list[Entry]:
-        real = self._real_folder(folder)
-        if real is None:
-            return []
-        try:
-            with scan_source(real) as found:
-                return sorted(Entry(entry.name, _is_folder(entry)) for entry in found)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as exc:
-            raise _translated(exc, self._shown(folder)) from exc
+    @abstractmethod
+    def read_link(self, path: bytes, /) -> bytes: ...
 
-    def size(self, path: str, /) -> int | None:
-        candidate = self._candidate(path)
-        if candidate is None:
-            return None
-        try:
-            status = os.lstat(candidate)
-            if stat.S_ISLNK(status.st_mode):
-                real = self._resolve(path)
-                if real is None:
-                    return None
-                status = os.lstat(real)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as exc:
-            raise _translated(exc, self._shown(path)) from exc
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
+    @abstractmethod
+    def xattrs(self, path: bytes, /) -> Mapping[bytes, bytes]: ...
 
-    def read(self, path: str, limit: int, /) -> bytes | None:
-        try:
-            fd, _ = self._open_regular(path)
-        except MissingFileError:
-            return None
-        try:
-            content = os.read(fd, min(limit, _FIRST_READ) + 1)
-            if len(content) <= min(limit, _FIRST_READ) and not os.read(fd, 1):
-                return content
-            with open(os.dup(fd), "rb") as stream:
-                stream.seek(0)
-                return read_limited(stream, limit, self._shown(path))
-        except OSError as exc:
-            raise _translated(exc, self._shown(path)) from exc
-        finally:
-            os.close(fd)
+    @abstractmethod
+    def open(self, path: bytes, /) -> BinaryIO:
+        """A regular file's content, unbuffered, from its start; the caller closes it. Device nodes, FIFOs and sockets
+        are never opened."""
 
-    def read_many(self, paths: Sequence[str], limit: int, /) -> dict[str, bytes | SourceError]:
-        contents: dict[str, bytes | SourceError] = {}
-        for path in paths:
-            try:
-                content = self.read(path, limit)
-            except SourceError as exc:
-                contents[path] = exc
-            else:
-                if content is not None:
-                    contents[path] = content
-        return contents
+    def close(self) -> None:  # noqa: B027 - most wrappings have nothing to let go of
+        """Lets go of what is open. May be called twice."""
 
-    @contextmanager
-    def open(self, path: str, /) -> Iterator[OpenedFile]:
-        fd, real = self._open_regular(path)
-        with open(fd, "rb", buffering=0) as stream:
-            yield OpenedFile(stream, os.fstat(fd).st_size, fd, real)
+    def __enter__(self) -> Self:
+        return self
 
-    def close(self) -> None:
-        self._folders.clear()
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
-    def _open_regular(self, path: str) -> tuple[int, str]:
-        """A descriptor of the file, and its real path. MissingFileError for anything but a regular file."""
-        real: str | None = self._candidate(path)
-        try:
-            try:
-                fd = -1 if real is None else open_source_file(real, NOT_WAITING)
-            except OSError as exc:
-                if exc.errno != errno.ELOOP:
-                    raise
-                real = self._resolve(path)  # a symbolic link
-                fd = -1 if real is None else open_source_file(real, NOT_WAITING)
-        except (FileNotFoundError, NotADirectoryError):
-            real, fd = None, -1
-        except OSError as exc:
-            raise _translated(exc, self._shown(path)) from exc
-        if real is None:
-            raise MissingFileError(f"{self._shown(path)}: no such file")
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise MissingFileError(f"{self._shown(path)}: not a regular file")
-        return fd, real
+    names_are_cheap: bool = False
+    """True where `list_names` costs much less than `list_facts`."""
 
-    def _candidate(self, path: str) -> str | None:
-        """Where the file would be, with its folder resolved and its own name not."""
-        folder, _, name = path.rpartition("/")
-        if not _is_plain(name):
-            return self._resolve(path)
-        real_folder = self._real_folder(folder)
-        return None if real_folder is None else f"{real_folder}/{name}"
+    # --- with defaults, which a wrapping overrides where it can do better ------------------------------------------
 
-    def _real_folder(self, folder: str) -> str | None:
-        """The folder's real path; None if it is absent; DamagedError if a link leads out of the root."""
-        if folder not in self._folders:
-            if len(self._folders) >= _KNOWN_FOLDERS:
-                self._folders.clear()
-            self._folders[folder] = self._find_folder(folder)
-        return self._folders[folder]
+    def read(self, path: bytes, limit: int, /) -> bytes:
+        """A regular file whole; LimitError if it is larger than `limit` bytes."""
+        with self.open(path) as stream:
+            return read_limited(stream, limit, self.shown(path))
 
-    def _find_folder(self, folder: str) -> str | None:
-        """One look at a folder whose parent is known; only links and odd names are resolved from the root."""
-        parent, _, name = folder.rpartition("/")
-        if not _is_plain(name):
-            return self._resolve(folder)
-        real_parent = self._real_folder(parent)
-        if real_parent is None:
-            return None
-        candidate = f"{real_parent}/{name}"
-        try:
-            mode = os.lstat(candidate).st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as exc:
-            raise _translated(exc, self._shown(folder)) from exc
-        if stat.S_ISLNK(mode):
-            return self._resolve(folder)
-        return candidate if stat.S_ISDIR(mode) else None
+    def extent(self, path: bytes, /) -> Extent | None:
+        """Where a regular file's bytes are in one piece in a file of this machine, None where they are not.
 
-    def _resolve(self, path: str) -> str | None:
-        if "\0" in path:
-            raise DamagedError(f"{self.location}: a path holds a NUL byte: {path!r}")
-        try:
-            real = os.path.realpath(self._root / path, strict=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as exc:
-            raise _translated(exc, self._shown(path)) from exc
-        if real != self._real_root and not real.startswith(self._real_root.rstrip("/") + "/"):
-            raise DamagedError(f"{self._shown(path)}: a symbolic link leads out of the tree, to {real}")
-        return real
+        The descriptor is the tree's and stays open as long as the tree.
+        """
+        del path
+        return None
 
-    def _shown(self, path: str) -> str:
-        return os.path.join(self.location, path)
+    def local_path(self, path: bytes, /) -> str | None:
+        """The path of this machine under which a regular file can be linked or named to others, None if it has none."""
+        del path
+        return None
+
+    def list_facts(self, path: bytes, /) -> Mapping[bytes, Facts]:
+        """Name → facts of a folder's entries, in any order, without an object for each of their paths."""
+        return {entry.name: entry[1:] for entry in self.entries(path)}
+
+    def list_names(self, path: bytes, /) -> Mapping[bytes, int]:
+        """Name → inode number of a folder's entries, as the folder's own record has it; in any order."""
+        return {entry.name: entry.inode for entry in self.entries(path)}
+
+    def read_capability(self, path: bytes, /) -> bytes | None:
+        """`security.capability`, the one xattr that Docker looks at."""
+        return self.xattrs(path).get(CAPABILITY)
+
+    def list_capabilities(self, path: bytes, /) -> Mapping[bytes, bytes]:
+        """Name → `security.capability`, of those entries of a folder that have one; in any order."""
+        prefix = path + b"/" if path else b""
+        found = {name: self.read_capability(prefix + name) for name in self.list_names(path)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def resolve(self, path: bytes, /) -> bytes:
+        """`path` without symbolic links, each resolved inside the root and never out of it: `/` is the root, and `..`
+        at the root stays there. MissingLayerError where a part of it is absent, LimitError beyond LINK_HOPS links.
+        """
+        waiting = path.split(b"/")[::-1]
+        done: list[bytes] = []
+        hops = 0
+        while waiting:
+            part = waiting.pop()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                done = done[:-1]
+                continue
+            done.append(part)
+            place = b"/".join(done)
+            if not self.stat(place).is_link:
+                continue
+            hops += 1
+            if hops > LINK_HOPS:
+                raise LimitError(f"{self.shown(path)}: more than {LINK_HOPS} symbolic links in it (LINK_HOPS)")
+            target = self.read_link(place)
+            done = [] if target.startswith(b"/") else done[:-1]
+            waiting.extend(target.split(b"/")[::-1])
+        return b"/".join(done)
+
+    def subtree(self, path: bytes, /) -> Tree:
+        """The tree below a folder. It needs this one to stay open; closing it leaves this one open."""
+        return _SubTree(self, path)
+
+    def shown(self, path: bytes, /) -> str:
+        """The name of a path in errors."""
+        return f"{self.location.rstrip('/')}/{os.fsdecode(path)}" if path else self.location
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a ring, or into a folder that is closed to us; one that leads nowhere is False
-        return True
+def entries_of(directory: bytes, facts: Mapping[bytes, Facts]) -> list[TreeEntry]:
+    """A directory's entries, sorted bytewise by name."""
+    prefix = directory + b"/" if directory else b""
+    return [TreeEntry(prefix + name, *facts[name]) for name in sorted(facts)]
 
 
-def _is_plain(name: str) -> bool:
-    return name not in ("", ".", "..") and "\0" not in name
+class _SubTree(Tree):
+    """A folder of another tree as the root of its own."""
 
+    def __init__(self, tree: Tree, top: bytes) -> None:
+        self.location = tree.shown(top)
+        self.names_are_cheap = tree.names_are_cheap
+        self._tree = tree
+        self._top = top
 
-def _translated(exc: OSError, where: str) -> SourceError:
-    if exc.errno in (errno.EACCES, errno.EPERM):
-        return PermissionSourceError(f"{where}: not readable by this user; run as root or on a readable copy")
-    return SourceError(f"{where}: {exc.strerror or exc}")
+    def _below(self, path: bytes) -> bytes:
+        return b"/".join(filter(None, (self._top, path)))
 
+    def stat(self, path: bytes, /) -> TreeEntry:
+        return self._tree.stat(self._below(path))._replace(path=path)
 
-def require_readable(tree: TreeStorage) -> None:
-    """Raises SourceUnreadableError if the root itself cannot be listed."""
-    try:
-        if not tree.entries(""):
-            raise SourceUnreadableError(f"{tree.location}: nothing there, or nobody answers")
-    except SourceUnreadableError:
-        raise
-    except SourceError as exc:
-        raise SourceUnreadableError(exc.message) from exc
+    def entries(self, path: bytes, /) -> Sequence[TreeEntry]:
+        return entries_of(path, self.list_facts(path))
+
+    def read_link(self, path: bytes, /) -> bytes:
+        return self._tree.read_link(self._below(path))
+
+    def xattrs(self, path: bytes, /) -> Mapping[bytes, bytes]:
+        return self._tree.xattrs(self._below(path))
+
+    def open(self, path: bytes, /) -> BinaryIO:
+        return self._tree.open(self._below(path))
+
+    def extent(self, path: bytes, /) -> Extent | None:
+        return self._tree.extent(self._below(path))
+
+    def local_path(self, path: bytes, /) -> str | None:
+        return self._tree.local_path(self._below(path))
+
+    def list_facts(self, path: bytes, /) -> Mapping[bytes, Facts]:
+        return self._tree.list_facts(self._below(path))
+
+    def list_names(self, path: bytes, /) -> Mapping[bytes, int]:
+        return self._tree.list_names(self._below(path))
+
+    def read_capability(self, path: bytes, /) -> bytes | None:
+        return self._tree.read_capability(self._below(path))
+
+    def list_capabilities(self, path: bytes, /) -> Mapping[bytes, bytes]:
+        return self._tree.list_capabilities(self._below(path))

@@ -32,7 +32,7 @@ from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.model.rename import repository_reference
 from migrate.storage.bucket import is_url
-from migrate.storage.tree import TreeStorage
+from migrate.storage.local_tree import TreeStorage
 from migrate.writers.base import BlobWriter
 from migrate.writers.registry_names import RegistryNames
 from migrate.writers.registry_trees import BucketTree, LocalRegistryTree, RegistryTree

@@ -16,9 +16,9 @@ from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.options import ConvertOptions
 from migrate.storage.bucket import ObjectTree, open_filesystem
+from migrate.storage.local_tree import LocalTree, TreeStorage
 from migrate.storage.run_directory import STATE_DIRECTORY
 from migrate.storage.staging import FILE_SYSTEM, FileSystem, StagingArea, target_errors
-from migrate.storage.tree import LocalTree, TreeStorage
 from migrate.writers.base import BlobWriter
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.layer_record import LayerRecord

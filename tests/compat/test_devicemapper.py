@@ -22,7 +22,7 @@ from migrate.model.legacy import LegacyID
 from migrate.readers.base import SourceOptions
 from migrate.readers.docker_root import DockerRootSource
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
-from migrate.readers.graphdrivers.tree import FileTree
+from migrate.storage.tree import Tree
 from tests.cases import case
 from tests.command import migrate
 from tests.compat.thin_store import ThinStore, build_thin_store, layer_tree
@@ -109,14 +109,14 @@ def test_every_tree_is_the_directory_it_was_made_from(pair: Pair) -> None:
         driver.close()
 
 
-def described(tree: FileTree) -> dict[bytes, tuple[object, ...]]:
+def described(tree: Tree) -> dict[bytes, tuple[object, ...]]:
     found: dict[bytes, tuple[object, ...]] = {}
     waiting = [b""]
     while waiting:
-        for entry in tree.list_directory(waiting.pop()):
+        for entry in tree.entries(waiting.pop()):
             content: bytes | None = None
             if stat.S_ISREG(entry.mode):
-                with tree.open_file(entry.path) as stream:
+                with tree.open(entry.path) as stream:
                     content = stream.read()
             elif stat.S_ISLNK(entry.mode):
                 content = tree.read_link(entry.path)
@@ -124,8 +124,8 @@ def described(tree: FileTree) -> dict[bytes, tuple[object, ...]]:
                 waiting.append(entry.path)
             size = None if stat.S_ISDIR(entry.mode) else entry.size
             facts = (entry.mode, entry.uid, entry.gid, size, entry.mtime_ns, entry.rdev, entry.nlink)
-            assert tree.lstat(entry.path) == entry
-            found[entry.path] = (*facts, content, dict(tree.read_xattrs(entry.path)))
+            assert tree.stat(entry.path) == entry
+            found[entry.path] = (*facts, content, dict(tree.xattrs(entry.path)))
     return found
 
 

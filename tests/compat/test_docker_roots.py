@@ -16,7 +16,7 @@ from migrate.model.legacy import LegacyID
 from migrate.readers.base import SourceOptions
 from migrate.readers.docker_root import DockerRootSource
 from migrate.readers.graphdrivers.changes import find_changes
-from migrate.readers.graphdrivers.directory_tree import DirectoryTree
+from migrate.storage.directory_tree import DirectoryTree
 from tests.archives import V1Archive, layer_tar
 from tests.command import migrate
 from tests.peers import DockerEngine, need, run, tree_of

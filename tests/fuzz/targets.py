@@ -32,10 +32,10 @@ from migrate.readers.graphdrivers.devicemapper.crc32c import crc32c_register
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
 from migrate.readers.graphdrivers.devicemapper.image import ImageFile
 from migrate.readers.graphdrivers.devicemapper.pool import SUPERBLOCK_CSUM_XOR, ThinPool
-from migrate.readers.graphdrivers.tree import FileTree
 from migrate.report.json import encode_report
 from migrate.report.parse import parse_report
 from migrate.rootfs.tar_listing import TarListing
+from migrate.storage.tree import Tree
 from migrate.tar.entries import TarScanner
 from migrate.tar.index import index_tar
 from migrate.tar.inspector import TarInspector
@@ -401,10 +401,10 @@ def _device(place: Path, make: Callable[[Path, Path], Path]) -> Fuzzed:
     return run
 
 
-def _walk(tree: FileTree) -> None:
+def _walk(tree: Tree) -> None:
     waiting, seen = [b""], 0
     while waiting:
-        for entry in tree.list_directory(waiting.pop()):
+        for entry in tree.entries(waiting.pop()):
             seen += 1
             assert seen < 50_000, "a tree without an end"
             if stat.S_ISDIR(entry.mode):
@@ -412,10 +412,10 @@ def _walk(tree: FileTree) -> None:
             elif stat.S_ISLNK(entry.mode):
                 attempt(tree.read_link, entry.path)
             elif stat.S_ISREG(entry.mode) and entry.size < 1 << 24:
-                with tree.open_file(entry.path) as stream:
+                with tree.open(entry.path) as stream:
                     while stream.read(1 << 16):
                         pass
-            attempt(tree.read_xattrs, entry.path)
+            attempt(tree.xattrs, entry.path)
 
 
 TARGETS: dict[str, Callable[[Path], Fuzzed]] = {

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from migrate.compose.chain import walk_chain
 from migrate.readers.graphdrivers.changes import find_changes
-from migrate.readers.graphdrivers.directory_tree import DirectoryTree
 from migrate.readers.graphdrivers.listings import Listings, RememberedTree
 from migrate.rootfs.check import RootfsCheck
+from migrate.storage.directory_tree import DirectoryTree
 from tests.roots import RootBuilder, identity
 
 Spec = dict[str, object]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.directory_driver import DirectoryDriver, is_real_directory
-from migrate.readers.graphdrivers.directory_tree import DirectoryTree, translated
-from migrate.readers.graphdrivers.tree import FileTree
+from migrate.storage.directory_tree import DirectoryTree, translated
+from migrate.storage.tree import Tree
 
 _METADATA = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
@@ -31,7 +31,7 @@ class AufsDriver(DirectoryDriver):
         moved = not place.is_symlink() or _read_link(place).endswith(f"/graph/{legacy_id}/layer")
         return old if moved and is_real_directory(old) else None
 
-    def _tree(self, legacy_id: LegacyID, place: Path) -> FileTree:
+    def _tree(self, legacy_id: LegacyID, place: Path) -> Tree:
         return DirectoryTree(str(place))
 
 

@@ -9,19 +9,11 @@ one bit, 0x4000, which block devices and sockets carry too; so does this one.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from migrate.errors import LimitError
-from migrate.readers.graphdrivers.tree import (
-    Facts,
-    FileTree,
-    ListsCapabilities,
-    ListsFacts,
-    ListsNames,
-    ReadsCapability,
-    TreeEntry,
-)
+from migrate.storage.tree import Tree, TreeEntry
 
 _DIRECTORY_BIT = 0x4000
 _DEPTH = 2_048
@@ -37,7 +29,7 @@ class Change(NamedTuple):
     entry: TreeEntry | None
 
 
-def find_changes(new: FileTree, old: FileTree) -> list[Change]:
+def find_changes(new: Tree, old: Tree) -> list[Change]:
     """Sorted bytewise by path, as Docker writes them. A tree that is gone is one change, its top.
 
     A directory below which something changed is among them, whether it changed itself or not.
@@ -45,16 +37,16 @@ def find_changes(new: FileTree, old: FileTree) -> list[Change]:
     found = Comparison(new, old).run()
     for path in list(found):
         while (path := path.rpartition(b"/")[0]) and path not in found:
-            found[path] = new.lstat(path)
+            found[path] = new.stat(path)
     return [Change(path, found[path]) for path in sorted(found)]
 
 
-def walk_tree(tree: FileTree, skip: Callable[[bytes], bool] | None = None) -> Iterator[TreeEntry]:
+def walk_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> Iterator[TreeEntry]:
     """Every entry but the root, a directory before what it holds, names in bytewise order (Go's filepath.Walk).
 
     What is under a path for which `skip` is true is not looked at.
     """
-    waiting: list[Iterator[TreeEntry]] = [iter(tree.list_directory(b""))]
+    waiting: list[Iterator[TreeEntry]] = [iter(tree.entries(b""))]
     while waiting:
         entry = next(waiting[-1], None)
         if entry is None:
@@ -66,32 +58,22 @@ def walk_tree(tree: FileTree, skip: Callable[[bytes], bool] | None = None) -> It
         if stat.S_ISDIR(entry.mode):
             if len(waiting) >= _DEPTH:
                 raise LimitError(f"{entry.path!r}: directories nested deeper than the limit of {_DEPTH:,}")
-            waiting.append(iter(tree.list_directory(entry.path)))
-
-
-def capability_reader(tree: FileTree) -> Callable[[bytes], bytes | None]:
-    """How to read a path's `security.capability` in the cheapest way that the tree knows."""
-    if isinstance(tree, ReadsCapability):
-        return tree.read_capability
-    return lambda path: tree.read_xattrs(path).get(b"security.capability")
+            waiting.append(iter(tree.entries(entry.path)))
 
 
 class Comparison:
     """Of two trees. `copies` counts the files of `new` that look like those of `old` and are not known to be them."""
 
-    def __init__(self, new: FileTree, old: FileTree) -> None:
+    def __init__(self, new: Tree, old: Tree) -> None:
         self.copies = 0
         self._found: dict[bytes, TreeEntry | None] = {}
         self._new, self._old = new, old
-        self._new_capability, self._old_capability = capability_reader(new), capability_reader(old)
-        self._list_new_capabilities, self._list_old_capabilities = _capability_lister(new), _capability_lister(old)
-        self._new_facts, self._old_facts = _facts_reader(new), _facts_reader(old)
-        self._named = (new, old) if isinstance(new, ListsNames) and isinstance(old, ListsNames) else None
+        self._compares_names = new.names_are_cheap and old.names_are_cheap
         self._pending: list[tuple[TreeEntry, TreeEntry | None]] = []
 
     def run(self) -> dict[bytes, TreeEntry | None]:
         """Path → the new entry, None where it is gone; without the directories that did not change themselves."""
-        self._pending = [(self._new.lstat(b""), self._old.lstat(b""))]
+        self._pending = [(self._new.stat(b""), self._old.stat(b""))]
         while self._pending:
             new, old = self._pending.pop()
             if new.path.count(b"/") > _DEPTH:
@@ -108,11 +90,11 @@ class Comparison:
 
     def _compare_directories(self, new: TreeEntry, old: TreeEntry) -> None:
         same_device = new.device == old.device
-        if same_device and self._named is not None:
-            self._compare_names(new.path, *self._named)
+        if same_device and self._compares_names:
+            self._compare_names(new.path)
             return
         prefix = new.path + b"/" if new.path else b""
-        news, olds = self._new_facts(new.path), dict(self._old_facts(new.path))
+        news, olds = self._new.list_facts(new.path), dict(self._old.list_facts(new.path))
         alike: dict[bytes, bool] = {}  # most files; and whether one is a copy of the other
         for name, facts in news.items():
             before = olds.pop(name, None)
@@ -133,12 +115,12 @@ class Comparison:
 
     def _other_capabilities(self, directory: bytes) -> set[bytes]:
         """Names of entries whose `security.capability` is not the same in both trees."""
-        new, old = self._list_new_capabilities(directory), self._list_old_capabilities(directory)
+        new, old = self._new.list_capabilities(directory), self._old.list_capabilities(directory)
         return {name for name in new.keys() | old.keys() if new.get(name) != old.get(name)}
 
-    def _compare_names(self, path: bytes, new_tree: ListsNames, old_tree: ListsNames) -> None:
+    def _compare_names(self, path: bytes) -> None:
         """Two directories on one device: entries are described only where names or inodes differ."""
-        news, olds = new_tree.list_names(path), old_tree.list_names(path)
+        news, olds = self._new.list_names(path), self._old.list_names(path)
         if news == olds:
             return
         prefix = path + b"/" if path else b""
@@ -146,15 +128,15 @@ class Comparison:
             before = olds.get(name)
             if before == inode:
                 continue
-            entry = self._new.lstat(prefix + name)
+            entry = self._new.stat(prefix + name)
             if before is None:
                 self._add(entry)
             else:
-                self._compare(entry, self._old.lstat(prefix + name))
+                self._compare(entry, self._old.stat(prefix + name))
         self._found.update((prefix + name, None) for name in olds.keys() - news.keys())
 
     def _compare(self, new: TreeEntry, old: TreeEntry) -> None:
-        if _differ(new, old) or self._new_capability(new.path) != self._old_capability(old.path):
+        if _differ(new, old) or self._new.read_capability(new.path) != self._old.read_capability(old.path):
             self._found[new.path] = new
         elif new.inode != old.inode and stat.S_ISREG(new.mode):
             self.copies += 1
@@ -167,29 +149,11 @@ class Comparison:
             self._pending.append((entry, None))
 
     def _add_all(self, path: bytes) -> None:
-        for entry in self._new.list_directory(path):
+        for entry in self._new.entries(path):
             self._add(entry)
 
     def _delete_all(self, path: bytes) -> None:
-        self._found.update((entry.path, None) for entry in self._old.list_directory(path))
-
-
-def _facts_reader(tree: FileTree) -> Callable[[bytes], Mapping[bytes, Facts]]:
-    if isinstance(tree, ListsFacts):
-        return tree.list_facts
-    return lambda path: {entry.name: entry[1:] for entry in tree.list_directory(path)}
-
-
-def _capability_lister(tree: FileTree) -> Callable[[bytes], Mapping[bytes, bytes]]:
-    if isinstance(tree, ListsCapabilities):
-        return tree.list_capabilities
-    read = capability_reader(tree)
-
-    def list_capabilities(directory: bytes) -> Mapping[bytes, bytes]:
-        found = ((entry.name, read(entry.path)) for entry in tree.list_directory(directory))
-        return {name: value for name, value in found if value is not None}
-
-    return list_capabilities
+        self._found.update((entry.path, None) for entry in self._old.entries(path))
 
 
 def _differ(new: TreeEntry, old: TreeEntry) -> bool:

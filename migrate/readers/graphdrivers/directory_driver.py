@@ -10,9 +10,9 @@ from pathlib import Path
 from migrate.blobio.source_files import list_source
 from migrate.errors import MissingLayerError
 from migrate.model.legacy import LegacyID, is_safe_name
-from migrate.readers.graphdrivers.directory_tree import DirectoryTree, translated
 from migrate.readers.graphdrivers.listings import ListingCache, RememberedTree
-from migrate.readers.graphdrivers.tree import FileTree
+from migrate.storage.directory_tree import DirectoryTree, translated
+from migrate.storage.tree import Tree
 
 
 class DirectoryDriver:
@@ -38,7 +38,7 @@ class DirectoryDriver:
     def has_layer(self, legacy_id: LegacyID) -> bool:
         return self._find_named(legacy_id) is not None
 
-    def layer_tree(self, legacy_id: LegacyID) -> FileTree:
+    def layer_tree(self, legacy_id: LegacyID) -> Tree:
         place = self._find_named(legacy_id)
         if place is None:
             raise MissingLayerError(
@@ -61,7 +61,7 @@ class DirectoryDriver:
         place = self._place / legacy_id
         return place if is_real_directory(place) else None
 
-    def _tree(self, legacy_id: LegacyID, place: Path) -> FileTree:
+    def _tree(self, legacy_id: LegacyID, place: Path) -> Tree:
         return RememberedTree(DirectoryTree(str(place)), self._listings.of(legacy_id))
 
 

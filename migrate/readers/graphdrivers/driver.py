@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from migrate.model.legacy import LegacyID
-from migrate.readers.graphdrivers.tree import FileTree
+from migrate.storage.tree import Tree
 
 
 class GraphDriver(Protocol):
@@ -28,7 +28,7 @@ class GraphDriver(Protocol):
 
     def has_layer(self, legacy_id: LegacyID, /) -> bool: ...
 
-    def layer_tree(self, legacy_id: LegacyID, /) -> FileTree:
+    def layer_tree(self, legacy_id: LegacyID, /) -> Tree:
         """The tree that Docker reads the layer from. MissingLayerError if the driver has none.
 
         A tree may be kept and handed out again; whoever calls this does not close it.

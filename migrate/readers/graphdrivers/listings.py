@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final
 
-from migrate.readers.graphdrivers.directory_tree import DirectoryTree
-from migrate.readers.graphdrivers.tree import Facts, TreeEntry, entries_of
+from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.tree import Facts, Tree, TreeEntry, entries_of
 
 KEPT_ENTRIES: Final = 60_000
 """Entries of all remembered layers together, some 400 bytes each. The two that were used last are kept in any case."""
@@ -44,17 +44,18 @@ class ListingCache:
             return listings
 
 
-class RememberedTree:
+class RememberedTree(Tree):
     """A directory's tree whose listings are kept. What it adds to `listings` is seen by every tree that shares them."""
 
     def __init__(self, tree: DirectoryTree, listings: Listings) -> None:
+        self.location = tree.location
         self._tree = tree
         self._listings = listings
 
-    def lstat(self, path: bytes) -> TreeEntry:
-        return self._tree.lstat(path)
+    def stat(self, path: bytes) -> TreeEntry:
+        return self._tree.stat(path)
 
-    def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
+    def entries(self, path: bytes) -> Sequence[TreeEntry]:
         return entries_of(path, self.list_facts(path))
 
     def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
@@ -68,8 +69,8 @@ class RememberedTree:
     def read_link(self, path: bytes) -> bytes:
         return self._tree.read_link(path)
 
-    def read_xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
-        return self._tree.read_xattrs(path)
+    def xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
+        return self._tree.xattrs(path)
 
     def read_capability(self, path: bytes) -> bytes | None:
         directory, _, name = path.rpartition(b"/")
@@ -81,8 +82,8 @@ class RememberedTree:
             found = self._listings.capabilities[path] = self._tree.list_capabilities(path)
         return found
 
-    def open_file(self, path: bytes) -> BinaryIO:
-        return self._tree.open_file(path)
+    def open(self, path: bytes) -> BinaryIO:
+        return self._tree.open(path)
 
     def close(self) -> None:
         self._tree.close()

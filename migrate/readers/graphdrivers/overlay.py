@@ -13,10 +13,10 @@ from migrate.blobio.limits import SMALL_FILE_BYTES
 from migrate.errors import DamagedError, MissingLayerError
 from migrate.model.legacy import LegacyID, is_safe_name
 from migrate.readers.graphdrivers.directory_driver import DirectoryDriver, is_real_directory
-from migrate.readers.graphdrivers.directory_tree import DirectoryTree
-from migrate.readers.graphdrivers.tree import FileTree
 from migrate.readers.graphdrivers.union import UnionTree
 from migrate.readers.regular_file import read_whole
+from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.tree import Tree
 
 
 class OverlayDriver(DirectoryDriver):
@@ -29,11 +29,11 @@ class OverlayDriver(DirectoryDriver):
             return None
         return next((place / name for name in ("root", "upper") if is_real_directory(place / name)), None)
 
-    def _tree(self, legacy_id: LegacyID, place: Path) -> FileTree:
+    def _tree(self, legacy_id: LegacyID, place: Path) -> Tree:
         tree = DirectoryTree(str(place))
         return tree if place.name == "root" else UnionTree(tree, self._lower_tree(legacy_id))
 
-    def _lower_tree(self, legacy_id: LegacyID) -> FileTree:
+    def _lower_tree(self, legacy_id: LegacyID) -> Tree:
         path = self._place / legacy_id / "lower-id"
         lower = read_whole(path, SMALL_FILE_BYTES).decode("utf-8", "replace").strip()
         root = self._place / lower / "root"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from migrate.errors import DamagedError
-from migrate.readers.graphdrivers.changes import Change, capability_reader, find_changes, walk_tree
-from migrate.readers.graphdrivers.tree import FileTree, TreeEntry
+from migrate.readers.graphdrivers.changes import Change, find_changes, walk_tree
+from migrate.storage.tree import Tree, TreeEntry
 from migrate.tar import writer as tarwriter
 from migrate.tar.writer import HeaderEncoder, TarHeader
 
@@ -47,7 +47,7 @@ class TreeTar:
     `doubts` say why Docker's own bytes may differ; where `size` is None they are complete only after the last read.
     """
 
-    tree: FileTree
+    tree: Tree
     parts: Iterable[Part]
     size: int | None
     doubts: Callable[[], tuple[str, ...]]
@@ -66,7 +66,7 @@ class TreeTar:
 
     def _content(self, entry: TreeEntry) -> Generator[bytes, None, None]:
         left = entry.size
-        with self.tree.open_file(entry.path) as stream:
+        with self.tree.open(entry.path) as stream:
             while left > 0 and (block := stream.read(min(left, _BLOCK))):
                 left -= len(block)
                 yield block
@@ -76,17 +76,17 @@ class TreeTar:
         yield tarwriter.padding(entry.size)
 
 
-def tar_of_tree(tree: FileTree, skip: Callable[[bytes], bool] | None = None) -> TreeTar:
+def tar_of_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> TreeTar:
     """All of `tree` but what `skip` takes out. Raises SourceError, here or when read."""
     return _plan(tree, (Change(entry.path, entry) for entry in walk_tree(tree, skip)))
 
 
-def tar_of_changes(tree: FileTree, parent: FileTree) -> TreeTar:
+def tar_of_changes(tree: Tree, parent: Tree) -> TreeTar:
     """What changed in `tree` since `parent`. Raises SourceError, here or when read."""
     return _plan(tree, find_changes(tree, parent))
 
 
-def _plan(tree: FileTree, changes: Iterable[Change]) -> TreeTar:
+def _plan(tree: Tree, changes: Iterable[Change]) -> TreeTar:
     headers = _Headers(tree)
     parts = headers.parts(changes)
     planned = list(itertools.islice(parts, PLANNED_PARTS + 1))
@@ -103,10 +103,10 @@ def _padded(entry: TreeEntry | None) -> int:
 class _Headers:
     """Makes the parts of one tar, in order."""
 
-    def __init__(self, tree: FileTree) -> None:
+    def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._encoder = HeaderEncoder()
-        self._capability = capability_reader(tree)
+        self._capability = tree.read_capability
         self._first_names: dict[int, bytes] = {}
         self._whiteouts = 0
 

@@ -11,27 +11,28 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final
 
 from migrate.errors import MissingLayerError
-from migrate.readers.graphdrivers.tree import FileTree, TreeEntry, close_tree
+from migrate.storage.tree import Tree, TreeEntry
 
 _OPAQUE: Final = (b"trusted.overlay.opaque", b"user.overlay.opaque")
 
 
-class UnionTree:
-    """A FileTree. Entries keep the device and inode that they have in the tree that they come from."""
+class UnionTree(Tree):
+    """A Tree. Entries keep the device and inode that they have in the tree that they come from."""
 
-    def __init__(self, upper: FileTree, lower: FileTree) -> None:
+    def __init__(self, upper: Tree, lower: Tree) -> None:
+        self.location = upper.location
         self._upper, self._lower = upper, lower
         self._opaque: dict[bytes, bool] = {}
 
-    def lstat(self, path: bytes) -> TreeEntry:
+    def stat(self, path: bytes) -> TreeEntry:
         return self._find(path)[1]
 
-    def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
+    def entries(self, path: bytes) -> Sequence[TreeEntry]:
         entries: dict[bytes, TreeEntry] = {}
         if self._shows_lower(path) and self._is_directory(self._lower, path):
-            entries = {entry.path: entry for entry in self._lower.list_directory(path)}
+            entries = {entry.path: entry for entry in self._lower.entries(path)}
         if self._is_directory(self._upper, path):
-            for entry in self._upper.list_directory(path):
+            for entry in self._upper.entries(path):
                 if _is_whiteout(entry):
                     entries.pop(entry.path, None)
                 else:
@@ -43,22 +44,22 @@ class UnionTree:
     def read_link(self, path: bytes) -> bytes:
         return self._find(path)[0].read_link(path)
 
-    def read_xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
-        return self._find(path)[0].read_xattrs(path)
+    def xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
+        return self._find(path)[0].xattrs(path)
 
-    def open_file(self, path: bytes) -> BinaryIO:
-        return self._find(path)[0].open_file(path)
+    def open(self, path: bytes) -> BinaryIO:
+        return self._find(path)[0].open(path)
 
     def close(self) -> None:
-        close_tree(self._upper)
-        close_tree(self._lower)
+        self._upper.close()
+        self._lower.close()
 
-    def _find(self, path: bytes) -> tuple[FileTree, TreeEntry]:
+    def _find(self, path: bytes) -> tuple[Tree, TreeEntry]:
         entry = _lstat(self._upper, path)
         if entry is not None and not _is_whiteout(entry):
             return self._upper, entry
         if entry is None and self._shows_lower(path.rpartition(b"/")[0]):
-            return self._lower, self._lower.lstat(path)
+            return self._lower, self._lower.stat(path)
         raise MissingLayerError(f"{path!r}: no such file")
 
     def _shows_lower(self, directory: bytes) -> bool:
@@ -80,18 +81,18 @@ class UnionTree:
             return False
         if not stat.S_ISDIR(entry.mode):
             return True
-        xattrs = self._upper.read_xattrs(directory)
+        xattrs = self._upper.xattrs(directory)
         return any(xattrs.get(name) == b"y" for name in _OPAQUE)
 
     @staticmethod
-    def _is_directory(tree: FileTree, path: bytes) -> bool:
+    def _is_directory(tree: Tree, path: bytes) -> bool:
         entry = _lstat(tree, path)
         return entry is not None and stat.S_ISDIR(entry.mode)
 
 
-def _lstat(tree: FileTree, path: bytes) -> TreeEntry | None:
+def _lstat(tree: Tree, path: bytes) -> TreeEntry | None:
     try:
-        return tree.lstat(path)
+        return tree.stat(path)
     except MissingLayerError:
         return None
 

@@ -13,7 +13,7 @@ from migrate.blobio.compression import open_decompressed
 from migrate.blobio.stopping import check_stop, stoppable, stopped_by
 from migrate.errors import InterruptedRunError
 from migrate.readers.graphdrivers.devicemapper.image import ImageFile
-from migrate.readers.graphdrivers.directory_tree import DirectoryTree
+from migrate.storage.directory_tree import DirectoryTree
 from migrate.tar.tarsum import VERSIONS, tarsums
 
 
@@ -36,7 +36,7 @@ def test_the_innermost_is_asked_and_the_outer_one_again_behind_it() -> None:
 
 
 def walk_a_directory(place: Path) -> None:
-    DirectoryTree(str(place)).list_directory(b"")
+    DirectoryTree(str(place)).entries(b"")
 
 
 def read_an_image(place: Path) -> None:

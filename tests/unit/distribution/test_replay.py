@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from migrate.distribution.replay import Replay
-from migrate.storage.tree import OpenedFile
+from migrate.storage.local_tree import OpenedFile
 
 
 class Far:

@@ -35,8 +35,8 @@ from migrate.model.legacy import LegacyID
 from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.readers.docker_root import detect
-from migrate.readers.graphdrivers.directory_tree import DirectoryTree
 from migrate.readers.graphdrivers.union import UnionTree
+from migrate.storage.directory_tree import DirectoryTree
 from tests.archives import build_tar, link
 from tests.roots import RootBuilder, identity, write
 from tests.stores import read_payload
@@ -792,8 +792,8 @@ def test_an_overlay_layer_without_a_root_is_its_upper_over_the_lower(tmp_path: P
     opened = source.open_rootfs(identity("top"))
     assert opened is not None
     with opened as tree:
-        assert [entry.path for entry in tree.list_directory(b"dir")] == [b"dir/new", b"dir/old"]
-        with tree.open_file(b"dir/old") as stream:
+        assert [entry.path for entry in tree.entries(b"dir")] == [b"dir/new", b"dir/old"]
+        with tree.open(b"dir/old") as stream:
             assert stream.read() == b"one"
 
 
@@ -810,7 +810,7 @@ def test_an_overlay_path_deeper_than_pythons_stack(tmp_path: Path) -> None:
         descriptor = below
     os.close(descriptor)
     tree = UnionTree(DirectoryTree(str(upper)), DirectoryTree(str(lower)))
-    assert stat.S_ISDIR(tree.lstat(path).mode)
+    assert stat.S_ISDIR(tree.stat(path).mode)
     tree.close()
     subprocess.run(["rm", "-rf", lower], check=True)  # Python's own rmtree gives up on it
 

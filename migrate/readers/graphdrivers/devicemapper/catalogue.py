@@ -17,8 +17,8 @@ from migrate.blobio.source_files import scan_source
 from migrate.documents.json_text import load_json, shown
 from migrate.errors import DocumentError, SourceError
 from migrate.readers.graphdrivers.devicemapper.pool import MAX_DEVICE_ID, SECTOR
-from migrate.readers.graphdrivers.directory_tree import translated
 from migrate.readers.regular_file import read_whole
+from migrate.storage.directory_tree import translated
 
 BASE: Final = "base"
 """The empty device of which every base image is a snapshot."""

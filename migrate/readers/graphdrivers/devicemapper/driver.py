@@ -20,7 +20,7 @@ from migrate.readers.graphdrivers.devicemapper.pool import DeviceMap, ThinPool
 from migrate.readers.graphdrivers.devicemapper.sharing import ParsedInodes, SharedFileSystem
 from migrate.readers.graphdrivers.devicemapper.tree import EmptyTree, ImageTree
 from migrate.readers.graphdrivers.devicemapper.xfs import Xfs
-from migrate.readers.graphdrivers.tree import FileTree
+from migrate.storage.tree import Tree
 
 _OPEN_TREES: Final = 8
 _ID_BYTES: Final = 256
@@ -43,7 +43,7 @@ class DevicemapperDriver:
         self._users = Counter(
             record.device_id for record in self._catalogue.records.values() if isinstance(record, DeviceRecord)
         )
-        self._trees: OrderedDict[str, FileTree] = OrderedDict()
+        self._trees: OrderedDict[str, Tree] = OrderedDict()
         self._lock = threading.Lock()
         self._parsed = ParsedInodes()
         self._doubts: dict[str, list[str]] = {}
@@ -54,7 +54,7 @@ class DevicemapperDriver:
     def has_layer(self, legacy_id: LegacyID) -> bool:
         return legacy_id in self._catalogue.records and legacy_id != BASE
 
-    def layer_tree(self, legacy_id: LegacyID) -> FileTree:
+    def layer_tree(self, legacy_id: LegacyID) -> Tree:
         with self._lock:
             tree = self._trees.get(legacy_id)
             if tree is None:
@@ -102,7 +102,7 @@ class DevicemapperDriver:
         self._data.close()
         self._metadata.close()
 
-    def _open_tree(self, name: str) -> FileTree:
+    def _open_tree(self, name: str) -> Tree:
         record = self._usable_record(name)
         try:
             device = self.open_device(name)
@@ -136,7 +136,7 @@ class DevicemapperDriver:
     def _iter_other_names(self, top: ImageTree) -> Iterator[str]:
         """Docker writes `id` on a device's first mount, and snapshots inherit it: a layer of the chain stands in it."""
         try:
-            with top.open_file(b"id") as stream:
+            with top.open(b"id") as stream:
                 found = stream.read(_ID_BYTES).decode("ascii", "backslashreplace").strip()
         except MissingLayerError:
             return
@@ -222,7 +222,7 @@ def _open_file_system(device: ThinDevice) -> FileSystem:
     raise UnsupportedError(f"holds a {kind} file system; ext4 and xfs are read")
 
 
-def _open_rootfs(file_system: SharedFileSystem, record: DeviceRecord) -> FileTree:
+def _open_rootfs(file_system: SharedFileSystem, record: DeviceRecord) -> Tree:
     """Without `rootfs/` a layer is empty, but only if Docker had finished its device.
 
     `initialized` does not tell that: Docker from 1.0 on sets it for the base device only, never for a snapshot

@@ -1,4 +1,4 @@
-"""The `rootfs/` of a thin device's file system as a FileTree."""
+"""The `rootfs/` of a thin device's file system as a Tree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from migrate.readers.graphdrivers.devicemapper.filesystem import (
     Inode,
 )
 from migrate.readers.graphdrivers.devicemapper.sharing import SharedFileSystem
-from migrate.readers.graphdrivers.tree import Facts, TreeEntry, entries_of
+from migrate.storage.tree import Facts, Tree, TreeEntry, entries_of
 
 PATH_DEPTH: Final = 2048
 """Components of one path. A path of PATH_MAX bytes has no more."""
@@ -21,14 +21,15 @@ _MOST_PATHS: Final = 200_000
 _CAPABILITY: Final = b"security.capability"
 
 
-class ImageTree:
-    """A directory of a file system and all below it. Fills FileTree; may be used from several threads.
+class ImageTree(Tree):
+    """A directory of a file system and all below it. Fills Tree; may be used from several threads.
 
     `number` tells the trees of one pool apart. `top` is the path of the tree's root in the file system; where there is
     no such directory, MissingLayerError.
     """
 
     def __init__(self, file_system: SharedFileSystem, number: int, top: bytes = b"") -> None:
+        self.location = f"device {number}"
         self._file_system = file_system
         self._number = number
         chain: tuple[int, ...] = (file_system.root,)
@@ -37,11 +38,11 @@ class ImageTree:
         self._top = chain
         self._chains = {b"": chain}
 
-    def lstat(self, path: bytes) -> TreeEntry:
+    def stat(self, path: bytes) -> TreeEntry:
         _, mode, uid, gid, size, mtime_ns, rdev, nlink, _ = inode = self._find(path)
         return TreeEntry(path, mode, uid, gid, size, mtime_ns, rdev, self._number, inode.number, nlink)
 
-    def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
+    def entries(self, path: bytes) -> Sequence[TreeEntry]:
         return entries_of(path, self.list_facts(path))
 
     def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
@@ -53,7 +54,7 @@ class ImageTree:
         return found
 
     def read_capability(self, path: bytes) -> bytes | None:
-        return self.read_xattrs(path).get(_CAPABILITY)
+        return self.xattrs(path).get(_CAPABILITY)
 
     def list_capabilities(self, path: bytes) -> Mapping[bytes, bytes]:
         read_inode, read_xattrs = self._file_system.read_inode, self._file_system.read_xattrs
@@ -70,10 +71,10 @@ class ImageTree:
             raise DamagedError(f"{_shown(path)}: is no symbolic link")
         return self._file_system.read_link(inode)
 
-    def read_xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
+    def xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
         return self._file_system.read_xattrs(self._find(path))
 
-    def open_file(self, path: bytes) -> BinaryIO:
+    def open(self, path: bytes) -> BinaryIO:
         inode = self._find(path)
         if not stat.S_ISREG(inode.mode):
             raise DamagedError(f"{_shown(path)}: is no regular file")
@@ -124,35 +125,36 @@ class ImageTree:
         return directory
 
 
-class EmptyTree:
+class EmptyTree(Tree):
     """A layer whose device has no `rootfs/`: Docker makes one, empty, when it mounts such a device."""
 
     def __init__(self, number: int) -> None:
+        self.location = f"device {number}"
         self._root = TreeEntry(b"", stat.S_IFDIR | 0o755, 0, 0, 0, 0, 0, number, 0, 2)
 
-    def lstat(self, path: bytes) -> TreeEntry:
+    def stat(self, path: bytes) -> TreeEntry:
         if path:
             raise MissingLayerError(f"{_shown(path)}: the layer is empty")
         return self._root
 
-    def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
-        self.lstat(path)
+    def entries(self, path: bytes) -> Sequence[TreeEntry]:
+        self.stat(path)
         return ()
 
     def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
-        self.lstat(path)
+        self.stat(path)
         return {}
 
     def read_link(self, path: bytes) -> bytes:
-        self.lstat(path)
+        self.stat(path)
         raise DamagedError(f"{_shown(path)}: is no symbolic link")
 
-    def read_xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
-        self.lstat(path)
+    def xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
+        self.stat(path)
         return {}
 
-    def open_file(self, path: bytes) -> BinaryIO:
-        self.lstat(path)
+    def open(self, path: bytes) -> BinaryIO:
+        self.stat(path)
         raise DamagedError(f"{_shown(path)}: is no regular file")
 
 

@@ -60,7 +60,7 @@ def store(template: Path, tmp_path: Path) -> Path:
 
 
 def names(driver: DevicemapperDriver, layer: LegacyID) -> list[bytes]:
-    return [entry.path for entry in driver.layer_tree(layer).list_directory(b"")]
+    return [entry.path for entry in driver.layer_tree(layer).entries(b"")]
 
 
 def reason(store: Path, layer: LegacyID, kind: type[MigrateError]) -> str:
@@ -188,7 +188,7 @@ def test_device_without_rootfs_is_an_empty_layer(store: Path) -> None:
     (store / "metadata/base").unlink()
     driver = DevicemapperDriver(store)
     assert names(driver, OTHER) == []
-    assert driver.layer_tree(OTHER).lstat(b"").mode == 0o040755
+    assert driver.layer_tree(OTHER).stat(b"").mode == 0o040755
     driver.close()
 
 

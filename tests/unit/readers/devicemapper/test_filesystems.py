@@ -15,7 +15,7 @@ import pytest
 from migrate.errors import DamagedError, MigrateError, MissingLayerError, TruncatedError, UnsupportedError
 from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
-from migrate.readers.graphdrivers.tree import FileTree, ListsCapabilities
+from migrate.storage.tree import Tree
 from tests.unit.readers.devicemapper.images import (
     ERA_FEATURES,
     MTIME,
@@ -75,20 +75,20 @@ def store_of(image: Path, directory: Path, name: str = LAYER, **record: object) 
     return DevicemapperDriver(directory)
 
 
-def walk(tree: FileTree) -> Iterator[tuple[bytes, bytes | None]]:
+def walk(tree: Tree) -> Iterator[tuple[bytes, bytes | None]]:
     """Reads everything there is."""
     waiting = [b""]
     while waiting:
-        for entry in tree.list_directory(waiting.pop()):
+        for entry in tree.entries(waiting.pop()):
             content = None
             if stat.S_ISDIR(entry.mode):
                 waiting.append(entry.path)
             elif stat.S_ISLNK(entry.mode):
                 content = tree.read_link(entry.path)
             elif stat.S_ISREG(entry.mode) and entry.size < 1 << 26:
-                with tree.open_file(entry.path) as stream:
+                with tree.open(entry.path) as stream:
                     content = stream.read()
-            tree.read_xattrs(entry.path)
+            tree.xattrs(entry.path)
             yield entry.path, content
 
 
@@ -97,7 +97,7 @@ def test_reads_what_mkfs_put_there(image: Image, tmp_path: Path) -> None:
     tree = driver.layer_tree(LAYER)
     top = os.fsencode(image.tree / "rootfs")
     for path, content in walk(tree):
-        entry, status = tree.lstat(path), os.lstat(os.path.join(top, path))
+        entry, status = tree.stat(path), os.lstat(os.path.join(top, path))
         assert (entry.mode, entry.uid, entry.gid) == (status.st_mode, status.st_uid, status.st_gid), path
         if not stat.S_ISDIR(entry.mode):
             assert entry.size == status.st_size
@@ -136,8 +136,8 @@ def test_names_that_are_not_there(image: Image, tmp_path: Path) -> None:
     tree = driver.layer_tree(LAYER)
     for path in (b"absent", b"etc/absent", b"etc/hostname/below", b"etc/link/below", b"etc/..", b"../id"):
         with pytest.raises(MissingLayerError):
-            tree.lstat(path)
-    for call in (tree.open_file, tree.read_link, tree.list_directory):
+            tree.stat(path)
+    for call in (tree.open, tree.read_link, tree.entries):
         with pytest.raises(MigrateError):
             call(b"etc/fifo")
     driver.close()
@@ -162,14 +162,13 @@ def test_what_debugfs_can_write(tree: Path, tmp_path: Path) -> None:
     )
     driver = store_of(image, tmp_path / "store")
     found = driver.layer_tree(LAYER)
-    assert (found.lstat(b"etc/null").rdev, found.lstat(b"etc/disk").rdev) == (os.makedev(1, 3), os.makedev(259, 7000))
-    assert found.lstat(b"etc/null").mode == 0o020666
-    assert found.read_xattrs(b"etc/hostname") == {b"security.capability": (tmp_path / "cap").read_bytes()}
-    assert isinstance(found, ListsCapabilities)
+    assert (found.stat(b"etc/null").rdev, found.stat(b"etc/disk").rdev) == (os.makedev(1, 3), os.makedev(259, 7000))
+    assert found.stat(b"etc/null").mode == 0o020666
+    assert found.xattrs(b"etc/hostname") == {b"security.capability": (tmp_path / "cap").read_bytes()}
     assert found.list_capabilities(b"etc") == dict.fromkeys((b"hostname", b"twin"), (tmp_path / "cap").read_bytes())
-    assert found.lstat(b"etc/big").mtime_ns == -315_619_200 * 10**9
-    assert found.lstat(b"etc/nothing").mtime_ns == 4_102_444_800 * 10**9
-    assert (found.lstat(b"etc/nothing").uid, found.lstat(b"etc/nothing").gid) == (70_000, 4_000_000_000)
+    assert found.stat(b"etc/big").mtime_ns == -315_619_200 * 10**9
+    assert found.stat(b"etc/nothing").mtime_ns == 4_102_444_800 * 10**9
+    assert (found.stat(b"etc/nothing").uid, found.stat(b"etc/nothing").gid) == (70_000, 4_000_000_000)
     driver.close()
 
 
@@ -181,7 +180,7 @@ def test_attributes_of_xfs_version_4(tree: Path, tmp_path: Path) -> None:
         commands += ["-c", f"attr_set {kind} -v {size} {name}"]
     run("xfs_db", "-x", "-c", "path /rootfs/etc/hostname", *commands, str(image))
     driver = store_of(image, tmp_path / "store")
-    found = driver.layer_tree(LAYER).read_xattrs(b"etc/hostname")
+    found = driver.layer_tree(LAYER).xattrs(b"etc/hostname")
     assert {name: len(value) for name, value in found.items()} == {
         b"security.capability": 20,
         b"user.leaf": 900,

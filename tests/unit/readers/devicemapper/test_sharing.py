@@ -11,7 +11,7 @@ import pytest
 from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.changes import find_changes
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
-from migrate.readers.graphdrivers.tree import FileTree
+from migrate.storage.tree import Tree
 from tests.unit.readers.devicemapper.images import debugfs, make_ext4
 from tests.unit.readers.devicemapper.pools import PoolBuilder, write_record
 
@@ -43,10 +43,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def names(tree: FileTree) -> int:
+def names(tree: Tree) -> int:
     count, waiting = 0, [b""]
     while waiting:
-        for entry in tree.list_directory(waiting.pop()):
+        for entry in tree.entries(waiting.pop()):
             count += 1
             if stat.S_ISDIR(entry.mode):
                 waiting.append(entry.path)
@@ -81,6 +81,6 @@ def test_the_order_of_layers_does_not_matter(store: Path) -> None:
         for layer in order:
             names(driver.layer_tree(layer))
     for layer in (PARENT, CHILD):
-        assert first.layer_tree(layer).list_directory(b"dir07") == second.layer_tree(layer).list_directory(b"dir07")
+        assert first.layer_tree(layer).entries(b"dir07") == second.layer_tree(layer).entries(b"dir07")
     first.close()
     second.close()

@@ -11,10 +11,10 @@ import pytest
 
 from migrate.readers.graphdrivers.changes import find_changes, walk_tree
 from migrate.readers.graphdrivers.devicemapper.tree import EmptyTree
-from migrate.readers.graphdrivers.directory_tree import DirectoryTree
 from migrate.readers.graphdrivers.listings import Listings, RememberedTree
-from migrate.readers.graphdrivers.tree import FileTree
 from migrate.readers.graphdrivers.union import UnionTree
+from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.tree import Tree
 from tests.roots import write
 
 SECOND = 1_400_000_000
@@ -49,7 +49,7 @@ class Compare:
         assert all(kind == "keep" for kind, _ in self.changes())
         return [path for _, path in self.changes()]
 
-    def _tree(self, place: Path) -> FileTree:
+    def _tree(self, place: Path) -> Tree:
         tree = DirectoryTree(str(place))
         return tree if self._by_name else RememberedTree(tree, Listings())
 

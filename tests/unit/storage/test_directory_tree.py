@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from migrate.errors import MissingLayerError, SourceError
-from migrate.readers.graphdrivers.beneath import open_beneath, resolve_beneath
-from migrate.readers.graphdrivers.directory_tree import DirectoryTree
+from migrate.storage.beneath import open_beneath
+from migrate.storage.directory_tree import DirectoryTree
 from tests.roots import write
 
 
@@ -35,7 +35,7 @@ def tree(place: Path) -> DirectoryTree:
 )
 def test_no_symbolic_link_is_followed(tree: DirectoryTree, path: bytes) -> None:
     with pytest.raises(MissingLayerError):
-        tree.open_file(path)
+        tree.open(path)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def test_and_never_out_of_the_tree(tree: DirectoryTree, name: bytes) -> None:
 
 def test_a_link_above_the_root_ends_at_the_root(tree: DirectoryTree, place: Path) -> None:
     (place / "up").symlink_to("../../../usr")
-    assert resolve_beneath(tree, b"up/lib") == b"usr/lib"
+    assert tree.resolve(b"up/lib") == b"usr/lib"
 
 
 def test_entries_tell_what_lstat_tells(tree: DirectoryTree, place: Path) -> None:
-    for entry in [tree.lstat(b""), *tree.list_directory(b""), *tree.list_directory(b"usr/lib")]:
+    for entry in [tree.stat(b""), *tree.entries(b""), *tree.entries(b"usr/lib")]:
         found = os.lstat(place / os.fsdecode(entry.path))
         assert entry[1:] == (
             found.st_mode,
@@ -76,9 +76,9 @@ def test_entries_tell_what_lstat_tells(tree: DirectoryTree, place: Path) -> None
 def test_xattrs_are_read_without_following(tree: DirectoryTree, place: Path) -> None:
     os.setxattr(place / "usr/lib/f", "user.a", b"1")
     os.setxattr(place / "usr", "user.b", b"2")
-    assert tree.read_xattrs(b"usr/lib/f") == {b"user.a": b"1"}
-    assert tree.read_xattrs(b"usr") == {b"user.b": b"2"}
-    assert tree.read_xattrs(b"lib") == {}
+    assert tree.xattrs(b"usr/lib/f") == {b"user.a": b"1"}
+    assert tree.xattrs(b"usr") == {b"user.b": b"2"}
+    assert tree.xattrs(b"lib") == {}
     assert tree.read_capability(b"usr/lib/f") is None
 
 
@@ -94,26 +94,26 @@ def test_capabilities_of_a_directory_are_listed_by_name(tree: DirectoryTree, pla
 def test_descriptors_are_closed(place: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     tree = DirectoryTree(str(place))
-    tree.list_directory(b"usr/lib")
+    tree.entries(b"usr/lib")
     assert len(os.listdir("/proc/self/fd")) > before
     tree.close()
     tree.close()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert tree.lstat(b"usr").path == b"usr"
+    assert tree.stat(b"usr").path == b"usr"
 
 
 def test_a_missing_root_is_a_missing_layer(tmp_path: Path) -> None:
     with pytest.raises(MissingLayerError):
-        DirectoryTree(str(tmp_path / "gone")).list_directory(b"")
+        DirectoryTree(str(tmp_path / "gone")).entries(b"")
 
 
 def test_access_times_stay(tree: DirectoryTree, place: Path) -> None:
     paths = [place, place / "usr", place / "usr/lib", place / "usr/lib/f"]
     for path in paths:
         os.utime(path, (1_000_000_000, path.stat().st_mtime))
-    tree.list_directory(b"")
+    tree.entries(b"")
     tree.list_names(b"usr")
-    tree.list_directory(b"usr/lib")
-    with tree.open_file(b"usr/lib/f") as stream:
+    tree.entries(b"usr/lib")
+    with tree.open(b"usr/lib/f") as stream:
         stream.read()
     assert [path.stat().st_atime for path in paths] == [1_000_000_000] * 4

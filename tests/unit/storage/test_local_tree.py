@@ -8,7 +8,7 @@ import pytest
 from migrate.distribution.repositories import iter_repositories
 from migrate.errors import DamagedError, LimitError, SourceError, UsageError
 from migrate.storage.bucket import ObjectTree, is_url, open_filesystem, open_tree
-from migrate.storage.tree import Entry, LocalTree, MissingFileError, TreeStorage
+from migrate.storage.local_tree import Entry, LocalTree, MissingFileError, TreeStorage
 
 
 @pytest.fixture(params=["directory", "bucket"])

@@ -19,7 +19,7 @@ from typing import BinaryIO, NoReturn, cast
 from migrate.blobio.source_files import NOT_WAITING, open_source_file
 from migrate.blobio.stopping import check_stop
 from migrate.errors import DamagedError, MissingLayerError, PermissionSourceError, SourceError
-from migrate.readers.graphdrivers.tree import Facts, TreeEntry, entries_of
+from migrate.storage.tree import Facts, Tree, TreeEntry, entries_of
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
@@ -31,21 +31,25 @@ _facts: Callable[[os.stat_result], Facts] = attrgetter(
 )
 
 
-class DirectoryTree:
-    """Fills FileTree, ListsFacts, ListsNames, ReadsCapability and ListsCapabilities. For one thread at a time.
+class DirectoryTree(Tree):
+    """For one thread at a time: it keeps the descriptors on the way to the folder that was read last.
 
     `close` lets go of the descriptors.
     """
 
-    def __init__(self, root: str) -> None:
-        self.root = root
+    names_are_cheap = True
+
+    def __init__(self, root: str, descriptor: int | None = None) -> None:
+        """`descriptor`: of the root, which is taken over; without one, `root` is opened when first needed."""
+        self.location = root
+        self._descriptor = descriptor
         self._parts: list[bytes] = []
         self._descriptors: list[int] = []
         self._current: bytes | None = None
 
-    # --- FileTree ------------------------------------------------------------------------------------------------
+    # --- Tree ---------------------------------------------------------------------------------------------------
 
-    def lstat(self, path: bytes) -> TreeEntry:
+    def stat(self, path: bytes) -> TreeEntry:
         directory, _, name = path.rpartition(b"/")
         try:
             if not path:
@@ -55,7 +59,7 @@ class DirectoryTree:
             self._fail(path, error)
         return TreeEntry(path, *_facts(found))
 
-    def list_directory(self, path: bytes) -> Sequence[TreeEntry]:
+    def entries(self, path: bytes) -> Sequence[TreeEntry]:
         return entries_of(path, self.list_facts(path))
 
     def read_link(self, path: bytes) -> bytes:
@@ -65,7 +69,7 @@ class DirectoryTree:
         except OSError as error:
             self._fail(path, error)
 
-    def read_xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
+    def xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
         place = self._place(path)
         try:
             names = os.listxattr(place, follow_symlinks=False)
@@ -75,7 +79,7 @@ class DirectoryTree:
                 return {}
             self._fail(path, error)
 
-    def open_file(self, path: bytes) -> BinaryIO:
+    def open(self, path: bytes) -> BinaryIO:
         directory, _, name = path.rpartition(b"/")
         descriptor = -1
         try:
@@ -88,7 +92,7 @@ class DirectoryTree:
                 os.close(descriptor)
             self._fail(path, error)
 
-    # --- ListsFacts, ListsNames, ReadsCapability, ListsCapabilities ------------------------------------------------
+    # --- what a directory on disk does better ------------------------------------------------------------------------
 
     def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
         try:
@@ -139,6 +143,19 @@ class DirectoryTree:
         while self._descriptors:
             os.close(self._descriptors.pop())
         self._parts, self._current = [], None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def subtree(self, path: bytes) -> DirectoryTree:
+        """Needs this tree no longer."""
+        try:
+            return DirectoryTree(self.shown(path), os.dup(self._open_directory(path)))
+        except OSError as error:
+            self._fail(path, error)
+
+    def local_path(self, path: bytes) -> str | None:
+        return self.shown(path)
 
     def __del__(self) -> None:
         self.close()
@@ -153,7 +170,7 @@ class DirectoryTree:
         wanted = path.split(b"/") if path else []
         self._current = None
         if not self._descriptors:
-            self._descriptors.append(open_source_file(self.root, os.O_DIRECTORY))
+            self._descriptors.append(self._open_root())
         common = 0
         for old, new in zip(self._parts, wanted, strict=False):
             if old != new:
@@ -170,6 +187,11 @@ class DirectoryTree:
         self._current = path
         return self._descriptors[-1]
 
+    def _open_root(self) -> int:
+        if self._descriptor is None:
+            return open_source_file(self.location, os.O_DIRECTORY)
+        return os.dup(self._descriptor)
+
     def _place(self, path: bytes) -> bytes:
         """A path for calls that know no directory descriptor: its directories are checked, its last part is not."""
         try:
@@ -181,7 +203,7 @@ class DirectoryTree:
         return b"/proc/self/fd/%d/%b" % (descriptor, path.rpartition(b"/")[2])
 
     def _fail(self, path: bytes, error: OSError) -> NoReturn:
-        raise translated(error, f"{self.root}/{os.fsdecode(path)}") from error
+        raise translated(error, self.shown(path)) from error
 
 
 def translated(error: OSError, where: str) -> SourceError:

@@ -1,0 +1,38 @@
+"""Opening a file by a name that a tar gave it, inside a tree and nowhere else.
+
+When the layer was unpacked, the tree was the whole world: a name that goes through a symbolic link went where that
+link leads inside the tree. So do we, link by link, as openat2's RESOLVE_IN_ROOT does; a link out of the tree leads
+to the tree's own root.
+"""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from migrate.errors import MissingLayerError
+from migrate.storage.tree import Tree
+
+
+def open_beneath(tree: Tree, name: bytes) -> BinaryIO:
+    """The regular file that `name` stands for. Raises SourceError."""
+    path = _cleaned(name)
+    try:
+        return tree.open(path)
+    except MissingLayerError:
+        resolved = tree.resolve(path)
+        if resolved == path:
+            raise
+    return tree.open(resolved)
+
+
+def _cleaned(name: bytes) -> bytes:
+    """As Go joins a name to a root: `..` is taken away before anything is looked up, and never leads above the root."""
+    if name[:1] not in (b".", b"/") and b"//" not in name and b"/." not in name:
+        return name.rstrip(b"/")
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            parts = parts[:-1]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)
