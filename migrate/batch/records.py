@@ -16,7 +16,7 @@ from typing import Any, Final
 from migrate.convert.publish import FinishedImage
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Platform, StoredBlob
-from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
+from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex, ReadyManifest
 from migrate.model.reference import Reference
 from migrate.report.document import Failure
 
@@ -180,6 +180,7 @@ def _image_fields(record: ImageRecord) -> dict[str, Any]:
             "content": _base64(image.index.content),
             "type": image.index.media_type,
             "references": [[reference.name, reference.tag] for reference in image.index.references],
+            "nested": [[_base64(nested.content), nested.media_type] for nested in image.index.nested],
         }
     return fields
 
@@ -231,6 +232,10 @@ def _parse_index(fields: Mapping[str, Any] | None) -> ReadyIndex | None:
         media_type=fields["type"],
         references=_references(fields["references"]),
         children=(),
+        nested=tuple(
+            ReadyManifest(content=base64.b64decode(content), media_type=media_type)
+            for content, media_type in fields.get("nested", ())
+        ),
     )
 
 

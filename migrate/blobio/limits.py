@@ -28,6 +28,8 @@ DOCUMENTS_BYTES: Final = 1024 * 1024 * 1024
 """All layer documents of one archive together, which stay in memory. A million real ones fit."""
 DEEP_ENTRIES: Final = 20_000_000
 """Tar entries that `plan --deep` remembers, at about 30 bytes each; the analysis says if there were more."""
+INDEX_DEPTH: Final = 10_000
+"""Indexes inside one another in an OCI layout. Real ones have two."""
 LINK_HOPS: Final = 40
 """Symbolic links followed inside an archive for one name, as the Linux kernel counts."""
 DECOMPRESSION_RATIO: Final = 1_100

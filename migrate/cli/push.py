@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -46,7 +45,8 @@ def command(
     Exit codes: 0 all pushed, 2 usage, 4 the layout cannot be read, 5 the registry failed, 130 interrupted.
     """
     from migrate.cli.terminal import make_progress
-    from migrate.errors import MigrateError, SourceUnreadableError, TargetError, UsageError
+    from migrate.errors import UsageError
+    from migrate.layout.view import open_layout
     from migrate.model.options import ConvertOptions
     from migrate.model.progress import Event
     from migrate.writers.push import Pusher
@@ -57,14 +57,8 @@ def command(
         raise UsageError(f"target {target!r}: push writes to docker://HOST[:PORT][/PREFIX] only")
     location = target.removeprefix("docker://")
     _, prefix = split_location(location)
-    try:
-        found = read_layout(
-            Path(layout), lambda reference: placed(prefix, reference), patterns=images, untagged=untagged
-        )
-    except (SourceUnreadableError, TargetError):
-        raise
-    except MigrateError as error:
-        raise SourceUnreadableError(error.message) from error
+    source = open_layout(layout)
+    found = read_layout(source, lambda reference: placed(prefix, reference), patterns=images, untagged=untagged)
     if images and not found.names:
         raise UsageError(f"no image of {layout} matches --image {', '.join(images)}")
     registry = RegistryTarget(location, ConvertOptions(insecure=insecure))
@@ -76,6 +70,7 @@ def command(
         traffic = registry.client.traffic
     finally:
         registry.close()
+        source.tree.close()
     if not quiet:
         click.echo(
             f"{len(found.names)} names pushed: {traffic.uploads} blobs sent ({traffic.blob_bytes:,} bytes),"

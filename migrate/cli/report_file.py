@@ -7,11 +7,9 @@ from pathlib import Path
 
 from migrate.blobio.limits import REPORT_BYTES, read_limited
 from migrate.errors import DocumentError, SourceUnreadableError
+from migrate.layout.names import REPORT_NAME, plain_path
 from migrate.report.document import Report
 from migrate.report.json import parse_report
-
-REPORT_NAME = "migration-report.json"
-_PREFIXES = ("oci:", "registry-storage:")
 
 
 def read_report(location: str) -> Report:
@@ -29,7 +27,7 @@ def read_report(location: str) -> Report:
 def _read(location: str) -> tuple[bytes, str]:
     if location == "-":
         return read_limited(sys.stdin.buffer, REPORT_BYTES, "standard input"), "standard input"
-    path = Path(next((location.removeprefix(prefix) for prefix in _PREFIXES if location.startswith(prefix)), location))
+    path = Path(plain_path(location))
     if path.is_dir():
         path = path / REPORT_NAME
         if not path.exists():

@@ -36,9 +36,9 @@ class CarriedLists:
             digest = Digest.of(index.content)
             self._lists[digest] = index
             self._names[digest] = frozenset(names)
-            self._children[digest] = frozenset(
-                entry.descriptor.digest for entry in parse_index(index.content).manifests
-            )
+            documents = (index.content, *(nested.content for nested in index.nested))
+            named = {entry.descriptor.digest for content in documents for entry in parse_index(content).manifests}
+            self._children[digest] = frozenset(named - {Digest.of(nested.content) for nested in index.nested})
 
     def decide(self, existing: Mapping[Reference, set[Digest]]) -> None:
         """`existing`: the images that the target holds already under a name."""

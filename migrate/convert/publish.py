@@ -212,6 +212,8 @@ class Settlement:
         if self.target is not None:
             self._commit_indexes(self.target, children)
             for index, names in self._lists.whole():
+                for nested in index.nested:
+                    self.target.commit_index(nested.content, nested.media_type, [])
                 self.target.commit_index(index.content, index.media_type, names)
 
     def _commit_image(self, image: FinishedImage) -> None:

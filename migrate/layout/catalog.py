@@ -12,12 +12,12 @@ from typing import Final
 from migrate.compose.image import DOCKER_MAX_LAYERS
 from migrate.documents.docker_archive import ArchiveManifestEntry
 from migrate.documents.oci import IndexEntry
+from migrate.layout.names import IMAGE_NAME, REF_NAME, blob_path, reference_of
+from migrate.layout.walk import Document
 from migrate.model.digest import Digest
 from migrate.model.image import CONFIG_TYPES, Descriptor, MediaType, Platform
 from migrate.model.reference import Reference
 
-REF_NAME: Final = "org.opencontainers.image.ref.name"
-IMAGE_NAME: Final = "io.containerd.image.name"
 _PLAIN_OR_GZIP: Final = (
     MediaType.DOCKER_LAYER,
     MediaType.DOCKER_LAYER_GZIP,
@@ -51,6 +51,13 @@ class ImageFacts:
     config: Descriptor
     layers: tuple[Descriptor, ...]
     platform: Platform | None = None
+
+    @classmethod
+    def of(cls, document: Document) -> ImageFacts:
+        """Those of a manifest that was read."""
+        assert document.manifest is not None
+        manifest = document.manifest
+        return cls(config=manifest.config, layers=manifest.layers, platform=document.entry.platform)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +106,6 @@ def existing_image(
     )
 
 
-def reference_of(entry: IndexEntry) -> str | None:
-    return entry.annotations.get(REF_NAME)
-
-
 def without_reference(entry: IndexEntry) -> IndexEntry:
     kept = {key: value for key, value in entry.annotations.items() if key not in (REF_NAME, IMAGE_NAME)}
     return replace(entry, annotations=kept)
@@ -149,7 +152,7 @@ def archive_entries(
     for entry in entries:
         digest = entry.descriptor.digest
         named = _loadable_tag(reference_of(entry))
-        children = [child for child in facts.children.get(digest, ()) if child in facts.images]
+        children = [leaf for leaf in _leaves(digest, facts.children) if leaf in facts.images]
         for child in children:
             tags.setdefault(child, set())
         holder = _pick(children, facts.images, platform) if children else digest
@@ -167,6 +170,22 @@ def archive_entries(
     return [ArchiveManifestEntry(config=c, repo_tags=tuple(names), layers=layers) for _, names, c, layers in rows]
 
 
+def _leaves(digest: Digest, children: Mapping[Digest, Sequence[Digest]]) -> list[Digest]:
+    """The manifests that an index leads to, in its order; none for a manifest. Indexes may be nested to any depth."""
+    leaves: list[Digest] = []
+    pending, seen = list(reversed(children.get(digest, ()))), {digest}
+    while pending:
+        current = pending.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if current in children:
+            pending += reversed(children[current])
+        else:
+            leaves.append(current)
+    return leaves
+
+
 def _is_image(image: ImageFacts) -> bool:
     """False for artifacts, and for images with layers whose bytes are kept elsewhere."""
     elsewhere = ("foreign", "nondistributable")
@@ -177,10 +196,6 @@ def _is_image(image: ImageFacts) -> bool:
 
 def _is_deep(image: ImageFacts) -> bool:
     return len(image.layers) > DOCKER_MAX_LAYERS
-
-
-def blob_path(digest: Digest) -> str:
-    return f"blobs/sha256/{digest.hex}"
 
 
 def _has_foreign_compression(image: ImageFacts) -> bool:

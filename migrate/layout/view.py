@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
-from migrate.blobio.limits import JSON_BYTES, STORED_RATIO, read_limited
+from migrate.blobio.limits import CATALOG_BYTES, JSON_BYTES, STORED_RATIO, read_limited
 from migrate.documents.docker_archive import parse_archive_manifest
-from migrate.documents.oci import parse_config, parse_index, parse_manifest
-from migrate.errors import DocumentError, MissingLayerError, SourceUnreadableError, UnrecognisedSourceError
+from migrate.documents.oci import IndexEntry, parse_config, parse_index
+from migrate.errors import (
+    DocumentError,
+    MissingLayerError,
+    SourceError,
+    SourceUnreadableError,
+    UnrecognisedSourceError,
+)
+from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, blob_path, plain_path, reference_of
+from migrate.layout.walk import Document, one_by_one, read_documents
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import MediaType, Platform
+from migrate.model.image import Platform
 from migrate.model.reference import Reference
+from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.files import TarFiles
-
-_PREFIXES = ("oci:", "oci-archive:", "docker-archive:")
-_INDEX_TYPES = frozenset({MediaType.OCI_INDEX, MediaType.DOCKER_LIST})
-_REFERENCE_NAME = "org.opencontainers.image.ref.name"
+from migrate.storage.tree import Tree, TreeEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,86 +63,121 @@ class StoredLayer:
     compression: str
 
 
-class _Directory:
-    """Files of a layout by name. Names come from digests or from documents; none may lead out of the directory."""
+class _Archive(Tree):
+    """The files of a tar as a tree; nothing but files and the folders that they need."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def has(self, name: str) -> bool:
-        return (self._root / name).is_file()
-
-    def open(self, name: str) -> BinaryIO:
-        if name.startswith("/") or ".." in name.split("/"):
-            raise DocumentError(f"{name}: leads out of the layout")
-        return os.fdopen(os.open(self._root / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb")
-
-    def size(self, name: str) -> int:
-        return (self._root / name).lstat().st_size
-
-    def close(self) -> None:
-        pass
-
-
-class _Archive:
     def __init__(self, path: Path) -> None:
+        self.location = str(path)
         self._files = TarFiles(path)
 
-    def has(self, name: str) -> bool:
-        return name in self._files.names()
+    def stat(self, path: bytes, /) -> TreeEntry:
+        size = self._files.names().get(os.fsdecode(path))
+        if size is None:
+            raise MissingLayerError(f"{self.shown(path)}: no such file in the archive")
+        return TreeEntry(path, stat.S_IFREG | 0o644, 0, 0, size, 0, 0, 0, 0, 1)
 
-    def open(self, name: str) -> BinaryIO:
-        if not self.has(name):
-            raise FileNotFoundError(2, "No such file in the archive")
-        return self._files.open(name)
+    def entries(self, path: bytes, /) -> Sequence[TreeEntry]:
+        prefix = os.fsdecode(path + b"/") if path else ""
+        return [self.stat(os.fsencode(name)) for name in self._files.names() if name.startswith(prefix)]
 
-    def size(self, name: str) -> int:
-        return self._files.names().get(name, 0)
+    def read_link(self, path: bytes, /) -> bytes:
+        raise MissingLayerError(f"{self.shown(path)}: no symbolic link")
+
+    def xattrs(self, path: bytes, /) -> Mapping[bytes, bytes]:
+        del path
+        return {}
+
+    def open(self, path: bytes, /) -> BinaryIO:
+        self.stat(path)
+        return self._files.open(os.fsdecode(path))
 
     def close(self) -> None:
         self._files.close()
+
+
+class Layout:
+    """The files of an OCI layout in a tree, and the documents in it. No link is followed."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.location = tree.location
+        self._lock = threading.Lock()
+
+    def has(self, name: str) -> bool:
+        """True for a file of this name, whether it can be read or not."""
+        try:
+            return self.tree.stat(os.fsencode(name)).is_file
+        except MissingLayerError:
+            return False
+
+    def size(self, name: str) -> int:
+        """Bytes of a file. Raises MissingLayerError where there is none."""
+        entry = self.tree.stat(os.fsencode(name))
+        if not entry.is_file:
+            raise MissingLayerError(f"{self.tree.shown(os.fsencode(name))}: not a regular file")
+        return entry.size
+
+    def open(self, name: str) -> BinaryIO:
+        """A file for random access; from any thread. Raises MissingLayerError where there is none; `read` raises
+        SourceError or OSError."""
+        if name.startswith("/") or ".." in name.split("/"):  # names come from documents, too
+            raise DocumentError(f"{name}: leads out of the layout")
+        with self._lock:  # a directory's tree keeps the folder that was read last
+            return self.tree.open(os.fsencode(name))
+
+    def read(self, name: str, what: str, limit: int = JSON_BYTES) -> bytes:
+        """A document. Raises MissingLayerError if there is no such file, LimitError if it is too large."""
+        try:
+            with self.open(name) as stream:
+                return read_limited(stream, limit, f"{self.location}: {what} {name}")
+        except OSError as error:
+            raise SourceError(f"{self.location}: {what} {name}: {error.strerror or error}") from error
+
+    def entries(self) -> Sequence[IndexEntry]:
+        """Those of index.json. Raises SourceError."""
+        return parse_index(self.read(INDEX, "index", CATALOG_BYTES), CATALOG_BYTES).manifests
+
+    def documents(self, entries: Iterable[IndexEntry]) -> Iterator[Document]:
+        """See `read_documents`."""
+        return read_documents(entries, one_by_one(lambda digest: self.read(blob_path(digest), "blob")))
+
+
+def open_layout(location: str) -> Layout:
+    """The files at `location`, a directory or a tar; a prefix such as `oci:` is allowed. SourceUnreadableError."""
+    path = Path(plain_path(location))
+    try:
+        return Layout(DirectoryTree(str(path)) if path.is_dir() else _Archive(path))
+    except OSError as error:
+        raise SourceUnreadableError(f"{path}: {error.strerror}") from error
 
 
 class LayoutView:
-    """The images of one layout. Raises SourceError for what is absent or damaged."""
+    """The images of one layout or docker archive. Raises MigrateError for what is absent or damaged."""
 
     def __init__(self, location: str) -> None:
-        path = Path(
-            next((location.removeprefix(prefix) for prefix in _PREFIXES if location.startswith(prefix)), location)
-        )
-        self.location = str(path)
-        try:
-            self._files: _Directory | _Archive = _Directory(path) if path.is_dir() else _Archive(path)
-        except OSError as error:
-            raise SourceUnreadableError(f"{path}: {error.strerror}") from error
-        self._is_archive = self._files.has("manifest.json") and not self._files.has("index.json")
-        if not self._is_archive and not self._files.has("index.json"):
-            self._files.close()
+        self._files = open_layout(location)
+        self.location = self._files.location
+        self._is_archive = self._files.has(ARCHIVE_MANIFEST) and not self._files.has(INDEX)
+        if not self._is_archive and not self._files.has(INDEX):
+            self.close()
             raise UnrecognisedSourceError(
-                f"{path}: no OCI layout and no docker archive (`migrate inspect` shows what a legacy source holds)"
+                f"{self.location}: no OCI layout and no docker archive"
+                " (`migrate inspect` shows what a legacy source holds)"
             )
 
     def close(self) -> None:
-        self._files.close()
+        self._files.tree.close()
 
     def images(self) -> Sequence[StoredImage]:
         """Every image once, the named ones first, sorted by their names."""
         rows = self._archive_images() if self._is_archive else self._layout_images()
         return sorted(rows, key=lambda row: (not row.references, row.references, row.manifest or Digest("0" * 64)))
 
-    def read(self, name: str, what: str) -> bytes:
-        """A document. Raises MissingLayerError if there is no such file, LimitError if it is too large."""
-        try:
-            with self._files.open(name) as stream:
-                return read_limited(stream, JSON_BYTES, what)
-        except OSError as error:
-            raise MissingLayerError(f"{self.location}: {what} {name}: {error.strerror}") from error
-
     def config(self, image: StoredImage) -> bytes:
-        return self.read(image.config, "config")
+        return self._files.read(image.config, "config")
 
     def manifest(self, image: StoredImage) -> bytes | None:
-        return None if image.manifest is None else self.read(_blob(image.manifest), "manifest")
+        return None if image.manifest is None else self._files.read(blob_path(image.manifest), "manifest")
 
     def layers(self, image: StoredImage) -> Sequence[StoredLayer]:
         """Base first; diffIDs are those that the config states."""
@@ -149,12 +192,9 @@ class LayoutView:
         ]
 
     def _layer(self, file: str, diff_id: DiffID, media_type: str | None) -> StoredLayer:
-        try:
-            with self._files.open(file) as stream:
-                compression = detect_compression(stream.read(HEAD_BYTES))
-            size = self._files.size(file)
-        except OSError as error:
-            raise MissingLayerError(f"{self.location}: layer {file}: {error.strerror}") from error
+        with self._files.open(file) as stream:
+            compression = detect_compression(stream.read(HEAD_BYTES))
+        size = self._files.size(file)
         directory, _, name = file.rpartition("/")
         blob = Digest(name) if directory == "blobs/sha256" else None
         return StoredLayer(
@@ -164,57 +204,55 @@ class LayoutView:
     @contextmanager
     def open_tar(self, layer: StoredLayer) -> Iterator[BinaryIO]:
         """The layer's uncompressed tar. Raises SourceError, from `read` too."""
-        try:
-            with self._files.open(layer.file) as stream:
-                yield open_decompressed(stream, layer.compression, str(layer.blob or layer.file), STORED_RATIO)
-        except OSError as error:
-            raise MissingLayerError(f"{self.location}: layer {layer.file}: {error.strerror}") from error
+        with self._files.open(layer.file) as stream:
+            yield open_decompressed(stream, layer.compression, str(layer.blob or layer.file), STORED_RATIO)
 
     def _layout_images(self) -> Iterator[StoredImage]:
-        references: dict[Digest, set[str]] = {}
-        platforms: dict[Digest, Platform | None] = {}
-        for digest, reference, platform in self._manifests():
-            references.setdefault(digest, set()).update({reference} - {None})  # type: ignore[arg-type]
-            platforms[digest] = platforms.get(digest) or platform
-        for digest in references:
-            facts = parse_manifest(self.read(_blob(digest), "manifest"))
-            yield StoredImage(
-                references=tuple(sorted(references[digest])),
-                manifest=digest,
-                platform=platforms[digest],
-                config=_blob(facts.config.digest),
-                layers=tuple(_blob(layer.digest) for layer in facts.layers),
-                layer_types=tuple(layer.media_type for layer in facts.layers),
-            )
-
-    def _manifests(self) -> Iterator[tuple[Digest, str | None, Platform | None]]:
-        """Those of index.json and of all indexes below it, which have its names; each index once for a name."""
-        pending: list[tuple[str, str | None]] = [("index.json", None)]
-        seen = set(pending)
-        while pending:
-            place, inherited = pending.pop()
-            for entry in parse_index(self.read(place, "index")).manifests:
-                reference = entry.annotations.get(_REFERENCE_NAME) or inherited
-                if entry.descriptor.media_type not in _INDEX_TYPES:
-                    yield entry.descriptor.digest, reference, entry.platform
-                elif (below := (_blob(entry.descriptor.digest), reference)) not in seen:
-                    seen.add(below)
-                    pending.append(below)
+        entries = self._files.entries()
+        documents: dict[Digest, Document] = {}
+        for document in self._files.documents(entries):
+            if document.error is not None:
+                raise document.error
+            documents[document.digest] = document
+        names = names_of_images(entries, {digest: document.children for digest, document in documents.items()})
+        for digest, document in documents.items():
+            if document.manifest is not None:
+                yield StoredImage(
+                    references=tuple(sorted(names.get(digest, ()))),
+                    manifest=digest,
+                    platform=document.entry.platform,
+                    config=blob_path(document.manifest.config.digest),
+                    layers=tuple(blob_path(layer.digest) for layer in document.manifest.layers),
+                    layer_types=tuple(layer.media_type for layer in document.manifest.layers),
+                )
 
     def _archive_images(self) -> Iterator[StoredImage]:
-        for row in parse_archive_manifest(self.read("manifest.json", "manifest.json")):
+        for row in parse_archive_manifest(
+            self._files.read(ARCHIVE_MANIFEST, "list of images", CATALOG_BYTES), CATALOG_BYTES
+        ):
             yield StoredImage(
                 references=tuple(sorted(row.repo_tags)),
                 manifest=None,
-                platform=parse_config(self.read(row.config, "config")).platform,
+                platform=parse_config(self._files.read(row.config, "config")).platform,
                 config=row.config,
                 layers=row.layers,
                 layer_types=(None,) * len(row.layers),
             )
 
 
-def _blob(digest: Digest) -> str:
-    return f"blobs/sha256/{digest.hex}"
+def names_of_images(
+    entries: Iterable[IndexEntry], children: Mapping[Digest, Sequence[IndexEntry]]
+) -> dict[Digest, set[str]]:
+    """The names that lead to each manifest and index: its own, and those of the indexes above it."""
+    names: dict[Digest, set[str]] = {}
+    pending = [(entry, reference_of(entry)) for entry in entries]
+    while pending:
+        entry, name = pending.pop()
+        digest = entry.descriptor.digest
+        if name is not None and name not in names.setdefault(digest, set()):
+            names[digest].add(name)
+            pending += [(child, reference_of(child) or name) for child in children.get(digest, ())]
+    return names
 
 
 def find_image(images: Iterable[StoredImage], text: str) -> Sequence[StoredImage]:

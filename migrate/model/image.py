@@ -27,6 +27,7 @@ class MediaType:
     SCHEMA1_SIGNED: Final = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
 
+INDEX_TYPES: Final = frozenset({MediaType.OCI_INDEX, MediaType.DOCKER_LIST})
 CONFIG_TYPES: Final = frozenset({MediaType.DOCKER_CONFIG, MediaType.OCI_CONFIG, "application/octet-stream"})
 """What manifests call an image's config. Docker 1.10 pushed some as octet-stream (moby 1.10, distribution/push_v2)."""
 

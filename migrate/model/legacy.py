@@ -115,12 +115,16 @@ class LegacyImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadyIndex:
-    """A manifest list or OCI index that is carried over byte for byte, with every child (none has references)."""
+    """A manifest list or OCI index that is carried over byte for byte, with every child (none has references).
+
+    `nested` are the indexes inside it, the innermost first; `children` are the images of all of them.
+    """
 
     content: bytes
     media_type: str
     references: tuple[Reference, ...]
     children: tuple[LegacyImage, ...]
+    nested: tuple[ReadyManifest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from migrate.compose.chain import walk_chain
 from migrate.documents.oci import parse_config
 from migrate.documents.v1_json import parse_v1_json
 from migrate.errors import MigrateError
-from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, SourceFailure
+from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure
 from migrate.readers.base import LegacySource
 
 
@@ -63,7 +64,7 @@ def take_inventory(source: LegacySource) -> Inventory:
     images: list[ImageRow] = []
     failures = list(listing.failures)
     layers: dict[LegacyID, LayerRow] = {}
-    for image in [*listing.images, *(child for index in listing.indexes for child in index.children)]:
+    for image in [*listing.images, *_listed_images(listing.indexes)]:
         try:
             chain = image.chain if image.chain is not None else walk_chain(image.head, source.read_layer)
             row = _image_row(image, chain)
@@ -86,6 +87,13 @@ def take_inventory(source: LegacySource) -> Inventory:
         failures=tuple(failures),
         warnings=tuple(listing.warnings),
     )
+
+
+def _listed_images(indexes: Iterable[ReadyIndex]) -> Iterator[LegacyImage]:
+    """The images of manifest lists, under the names of their list."""
+    for index in indexes:
+        for child in index.children:
+            yield replace(child, references=tuple(sorted({*child.references, *index.references})))
 
 
 def inventory_document(inventory: Inventory) -> dict[str, Any]:

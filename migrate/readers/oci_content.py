@@ -5,13 +5,16 @@ Source of the format: OCI image layout specification; Docker 25 and later save i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from migrate.documents.oci import IndexEntry, ManifestFacts, parse_config, parse_index, parse_manifest
+from migrate.blobio.limits import CATALOG_BYTES
+from migrate.documents.oci import IndexEntry, ManifestFacts, parse_config, parse_index
 from migrate.errors import DocumentError, IntegrityError, MigrateError, MissingLayerError, SourceError
+from migrate.layout.names import INDEX, blob_path, reference_of
+from migrate.layout.walk import Document, one_by_one, read_documents
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import CONFIG_TYPES, Descriptor, MediaType, Platform
+from migrate.model.image import CONFIG_TYPES, Descriptor, Platform
 from migrate.model.legacy import (
     LegacyID,
     LegacyImage,
@@ -24,10 +27,6 @@ from migrate.model.legacy import (
 )
 from migrate.model.reference import Reference
 from migrate.readers.members import Members
-
-REF_NAME = "org.opencontainers.image.ref.name"
-IMAGE_NAME = "io.containerd.image.name"
-INDEX_TYPES = frozenset({MediaType.OCI_INDEX, MediaType.DOCKER_LIST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,81 +65,91 @@ class OciContent:
 
     def _collect(self) -> dict[Digest, list[ReadManifest]]:
         found: dict[Digest, list[ReadManifest]] = {}
-        seen: set[Digest] = set()
         try:
-            pending = list(parse_index(self._members.read("index.json")).manifests)[::-1]
-            while pending:
-                entry = pending.pop()
-                if entry.descriptor.digest in seen or self._blob_name(entry.descriptor.digest) not in self._members:
-                    continue
-                seen.add(entry.descriptor.digest)
-                content = self._read_blob(entry.descriptor)
-                if entry.descriptor.media_type in INDEX_TYPES:
-                    pending += reversed(parse_index(content).manifests)
-                else:
-                    facts = parse_manifest(content)
-                    found.setdefault(facts.config.digest, []).append(ReadManifest(content, facts, entry.platform))
+            entries = self._entries()
         except SourceError:
-            return {}  # manifest.json and the configs suffice; the index is only asked for manifests to keep
+            return {}  # manifest.json and the configs suffice; the index only gives manifests to keep
+        for document in read_documents(entries, one_by_one(self._read_if_there)):
+            if document.manifest is not None:
+                manifest = ReadManifest(document.content, document.manifest, document.entry.platform)
+                found.setdefault(manifest.facts.config.digest, []).append(manifest)
         return found
+
+    def _entries(self) -> Sequence[IndexEntry]:
+        return parse_index(self._members.read(INDEX, CATALOG_BYTES), CATALOG_BYTES).manifests
 
     # --- index.json alone --------------------------------------------------------------------------------------
 
     def listing(self) -> SourceListing:
-        images: dict[Digest, LegacyImage] = {}
-        indexes: list[ReadyIndex] = []
-        failures: list[SourceFailure] = []
         try:
-            entries = parse_index(self._members.read("index.json")).manifests
+            entries = self._entries()
         except SourceError as error:
-            message = f"{self.location}: index.json: {error.message}"
+            message = f"{self.location}: {INDEX}: {error.message}"
             failure = SourceFailure(references=(), legacy_id=None, error=error.code, message=message)
             return SourceListing(images=[], failures=[failure])
+        documents = {found.digest: found for found in read_documents(entries, one_by_one(self._read_if_there))}
+        names: dict[Digest, set[Reference]] = {}
         for entry in entries:
-            references = _references(entry)
+            name = reference_of(entry)
+            names.setdefault(entry.descriptor.digest, set()).update([] if name is None else [Reference.parse(name)])
+        images: list[LegacyImage] = []
+        indexes: list[ReadyIndex] = []
+        failures: list[SourceFailure] = []
+        for digest, found in names.items():
+            references = tuple(sorted(found))
             try:
-                self._read_entry(entry, references, images, indexes)
+                if documents[digest].manifest is None:
+                    indexes.append(self._read_index(digest, documents, references))
+                else:
+                    images.append(replace(self._image(documents[digest]), references=references))
             except MigrateError as error:
                 failures.append(
                     SourceFailure(
                         references=tuple(map(str, references)),
-                        legacy_id=LegacyID(entry.descriptor.digest.hex),
+                        legacy_id=LegacyID(digest.hex),
                         layer=LegacyID(error.layer) if error.layer else None,
                         error=error.code,
                         message=error.message,
                     )
                 )
         return SourceListing(
-            images=sorted(images.values(), key=lambda image: (image.head, image.references)),
+            images=sorted(images, key=lambda image: (image.head, image.references)),
             indexes=sorted(indexes, key=lambda index: Digest.of(index.content)),
             failures=failures,
         )
 
-    def _read_entry(
-        self,
-        entry: IndexEntry,
-        references: tuple[Reference, ...],
-        images: dict[Digest, LegacyImage],
-        indexes: list[ReadyIndex],
-    ) -> None:
-        content = self._read_blob(entry.descriptor)
-        if entry.descriptor.media_type in INDEX_TYPES:
-            indexes.append(self._read_index(content, entry.descriptor.media_type, references))
-            return
-        image = self.read_image(ReadManifest(content, parse_manifest(content), entry.platform))
-        known = images.get(entry.descriptor.digest)
-        if known is not None:
-            references = tuple(sorted({*known.references, *references}))
-        images[entry.descriptor.digest] = replace(image, references=references)
+    def _read_index(
+        self, top: Digest, documents: Mapping[Digest, Document], references: tuple[Reference, ...]
+    ) -> ReadyIndex:
+        """With all that it leads to. Raises the first error among it."""
+        images: dict[Digest, LegacyImage] = {}
+        nested: dict[Digest, ReadyManifest] = {}
+        pending = [top]
+        while pending:
+            digest = pending.pop()
+            if digest in images:
+                continue
+            document = _read(documents[digest])
+            if document.manifest is not None:
+                images[digest] = self._image(document)
+            elif digest not in nested:
+                nested[digest] = ReadyManifest(
+                    content=document.content, media_type=document.entry.descriptor.media_type
+                )
+                pending += [child.descriptor.digest for child in reversed(document.children)]
+        index = nested.pop(top)
+        return ReadyIndex(
+            content=index.content,
+            media_type=index.media_type,
+            references=references,
+            children=tuple(images.values()),
+            nested=_innermost_first(nested, documents),
+        )
 
-    def _read_index(self, content: bytes, media_type: str, references: tuple[Reference, ...]) -> ReadyIndex:
-        children = []
-        for child in parse_index(content).manifests:
-            if child.descriptor.media_type in INDEX_TYPES:
-                raise DocumentError(f"{self.location}: an index inside an index is not supported")
-            blob = self._read_blob(child.descriptor)
-            children.append(self.read_image(ReadManifest(blob, parse_manifest(blob), child.platform)))
-        return ReadyIndex(content=content, media_type=media_type, references=references, children=tuple(children))
+    def _image(self, document: Document) -> LegacyImage:
+        manifest = _read(document).manifest
+        assert manifest is not None
+        return self.read_image(ReadManifest(document.content, manifest, document.entry.platform))
 
     # --- one manifest ------------------------------------------------------------------------------------------
 
@@ -168,7 +177,7 @@ class OciContent:
         )
 
     def _ready_layer(self, layer: Descriptor, diff_id: DiffID | None) -> LegacyLayer:
-        name = self._blob_name(layer.digest)
+        name = blob_path(layer.digest)
         if name not in self._members:
             raise MissingLayerError(f"{self.location}: there is no blob {layer.digest}", layer=layer.digest.hex)
         return LegacyLayer(
@@ -185,21 +194,35 @@ class OciContent:
             ),
         )
 
-    def _blob_name(self, digest: Digest) -> str:
-        return f"blobs/sha256/{digest.hex}"
+    def _read_if_there(self, digest: Digest) -> bytes | None:
+        name = blob_path(digest)
+        return self._members.read(name) if name in self._members else None
 
     def _read_blob(self, descriptor: Descriptor) -> bytes:
-        content = self._members.read(self._blob_name(descriptor.digest))
+        content = self._members.read(blob_path(descriptor.digest))
         actual = Digest.of(content)
         if actual != descriptor.digest:
             raise IntegrityError(f"{self.location}: blob {descriptor.digest} has the digest {actual}")
         return content
 
 
-def _references(entry: IndexEntry) -> tuple[Reference, ...]:
-    """Docker and containerd write the whole name into one annotation and the tag alone into the other."""
-    name = entry.annotations.get(IMAGE_NAME) or entry.annotations.get(REF_NAME)
-    if not name:
-        return ()
-    reference = Reference.parse(name)
-    return (reference.familiar() if IMAGE_NAME in entry.annotations else reference,)
+def _read(document: Document) -> Document:
+    if document.error is not None:
+        raise document.error
+    return document
+
+
+def _innermost_first(
+    nested: Mapping[Digest, ReadyManifest], documents: Mapping[Digest, Document]
+) -> tuple[ReadyManifest, ...]:
+    """Indexes so that each comes after those inside it. An index names others by digest, so there is no ring."""
+    done: dict[Digest, ReadyManifest] = {}
+    pending = list(nested)[::-1]
+    while pending:
+        below = {child.descriptor.digest for child in documents[pending[-1]].children} & nested.keys() - done.keys()
+        if below:
+            pending += sorted(below)
+        else:
+            digest = pending.pop()
+            done[digest] = nested[digest]
+    return tuple(done.values())

@@ -406,7 +406,6 @@ class PassingLayers:
 
     def __enter__(self) -> PassingLayers:
         self._workers.__enter__()
-        self._workers.start_helpers()
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
+from migrate.layout.names import plain_path
 from migrate.model.progress import Progress
 from migrate.storage.files import STATE_DIRECTORY, DirectoryFiles, Files, TarFiles
 from migrate.verify.archive import verify_archive
@@ -18,7 +19,6 @@ from migrate.verify.registry import REGISTRY_ROOT, verify_registry
 
 __all__ = ["Finding", "Verification", "examine", "verify"]
 
-_PREFIXES = ("oci:", "oci-archive:", "docker-archive:", "registry-storage:")
 _STARTED = frozenset({"blobs", STATE_DIRECTORY, "lost+found"})
 """What a run that was ended in its first instant may leave of a layout. Our state comes before all else."""
 
@@ -36,7 +36,7 @@ def examine(location: str, jobs: int, progress: Progress) -> Verification:
     names) is emitted as a `warning` event too. Raises SourceUnreadableError for what cannot be opened, and
     UnrecognisedSourceError for what is none of these.
     """
-    path = Path(next((location.removeprefix(prefix) for prefix in _PREFIXES if location.startswith(prefix)), location))
+    path = Path(plain_path(location))
     findings = Findings(progress)
     try:
         files = _open(path)

@@ -11,6 +11,7 @@ from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive
 from migrate.documents.json_text import load_json
 from migrate.documents.oci import IndexEntry, parse_index
 from migrate.errors import MigrateError
+from migrate.layout.names import IMAGE_NAME, REF_NAME, REPORT_NAME, blob_path, reference_of
 from migrate.model.digest import Digest
 from migrate.model.image import MediaType
 from migrate.model.reference import Reference
@@ -21,18 +22,11 @@ from migrate.verify.report_check import check_report
 from migrate.verify.walk import LayerUse, Walk, check_names
 
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
-_REF_NAME: Final = "org.opencontainers.image.ref.name"
-_IMAGE_NAME: Final = "io.containerd.image.name"
-_REPORT: Final = "migration-report.json"
-_DOCUMENTS: Final = frozenset({"oci-layout", "index.json", "manifest.json", _REPORT})
+_DOCUMENTS: Final = frozenset({"oci-layout", "index.json", "manifest.json", REPORT_NAME})
 
 
 def verify_layout(files: Files, findings: Findings, jobs: int) -> None:
     _LayoutCheck(files, findings).run(jobs)
-
-
-def blob_path(digest: Digest) -> str:
-    return f"blobs/sha256/{digest.hex}"
 
 
 class _LayoutCheck:
@@ -57,8 +51,8 @@ class _LayoutCheck:
         )
         check_names(self.findings, blobs, hashed)
         self.walk.check_layers(hashed)
-        if _REPORT in self.files.names():
-            check_report(self.walk, _REPORT, hashed)
+        if REPORT_NAME in self.files.names():
+            check_report(self.walk, REPORT_NAME, hashed)
         self.findings.images = len(self.walk.images)
         unnamed = blobs.keys() - {blob_path(digest) for digest in self.walk.met}
         if unnamed:
@@ -127,7 +121,7 @@ class _LayoutCheck:
         seen: dict[tuple[str | None, Digest], int] = {}
         for position, entry in enumerate(index.manifests):
             where = f"index.json manifests[{position}]"
-            key = (entry.annotations.get(_REF_NAME), entry.descriptor.digest)
+            key = (entry.annotations.get(REF_NAME), entry.descriptor.digest)
             if key in seen:
                 self.findings.add(where, f"is the same as manifests[{seen[key]}]")
             seen[key] = position
@@ -138,7 +132,7 @@ class _LayoutCheck:
     def _check_shared_names(self) -> None:
         digests: dict[str, set[Digest]] = {}
         for entry in self.entries:
-            name = entry.annotations.get(_REF_NAME)
+            name = reference_of(entry)
             if name is not None:
                 digests.setdefault(name, set()).add(entry.descriptor.digest)
         for name, claimed in sorted(digests.items()):
@@ -147,13 +141,13 @@ class _LayoutCheck:
 
     def _check_annotations(self, entry: IndexEntry, where: str) -> None:
         """The whole name against the short one. Docker 25 and later write a bare tag as the short one."""
-        name, full = entry.annotations.get(_REF_NAME), entry.annotations.get(_IMAGE_NAME)
+        name, full = entry.annotations.get(REF_NAME), entry.annotations.get(IMAGE_NAME)
         if full is None:
             return
         if name is None:
-            self.findings.add(where, f"has {_IMAGE_NAME} {full!r} without {_REF_NAME}")
+            self.findings.add(where, f"has {IMAGE_NAME} {full!r} without {REF_NAME}")
         elif Reference.parse(name).full() != full and full.rpartition(":")[2] != name:
-            self.findings.add(where, f"{_IMAGE_NAME} is {full!r}, and {_REF_NAME} is {name!r}")
+            self.findings.add(where, f"{IMAGE_NAME} is {full!r}, and {REF_NAME} is {name!r}")
 
     # --- manifest.json -------------------------------------------------------------------------------------------
 
@@ -217,7 +211,7 @@ class _LayoutCheck:
         """Config and layers of every image, and the names that lead to it, also through an index."""
         images: dict[tuple[str, tuple[str, ...]], set[str]] = {}
         for entry in self.entries:
-            name = entry.annotations.get(_REF_NAME)
+            name = reference_of(entry)
             for manifest in self._leaves(entry.descriptor.digest):
                 key = self._key(manifest)
                 if key is not None:
@@ -230,7 +224,7 @@ class _LayoutCheck:
         """The loadable names that lead to this image and to no other."""
         names: set[str] = set()
         for entry in self.entries:
-            name = entry.annotations.get(_REF_NAME)
+            name = reference_of(entry)
             if name and entry.descriptor.digest in self.walk.images and self._key(entry.descriptor.digest) == key:
                 reference = Reference.parse(name)
                 if reference.is_valid and not reference.is_digest and str(reference) == name:

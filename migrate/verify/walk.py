@@ -11,13 +11,12 @@ from migrate.compose.image import DOCKER_MAX_LAYERS
 from migrate.documents.oci import ConfigFacts, parse_config, parse_index, parse_manifest
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import CONFIG_TYPES, Descriptor, MediaType, Platform
+from migrate.model.image import CONFIG_TYPES, INDEX_TYPES, Descriptor, MediaType, Platform
 from migrate.storage.files import Files, read_document
 from migrate.verify.findings import Findings
 from migrate.verify.hashing import Hashed
 
-INDEX_TYPES: Final = (MediaType.OCI_INDEX, MediaType.DOCKER_LIST)
-MANIFEST_TYPES: Final = (MediaType.OCI_MANIFEST, MediaType.DOCKER_MANIFEST)
+MANIFEST_TYPES: Final = frozenset({MediaType.OCI_MANIFEST, MediaType.DOCKER_MANIFEST})
 _COMPRESSIONS: Final = {
     MediaType.DOCKER_LAYER: "none",
     MediaType.DOCKER_LAYER_GZIP: "gzip",
@@ -75,7 +74,7 @@ class Walk:
         below: Sequence[_Named] = ()
         self.check_descriptor(descriptor, where)
         digest = descriptor.digest
-        if descriptor.media_type not in INDEX_TYPES + MANIFEST_TYPES:
+        if descriptor.media_type not in INDEX_TYPES | MANIFEST_TYPES:
             self.findings.add(where, f"has the media type {descriptor.media_type!r}, which is none of a manifest")
         elif digest not in self.images and digest not in self.children:
             below = self._read(descriptor)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from migrate.layout.catalog import blob_path
+from migrate.layout.names import blob_path
 from migrate.model.digest import Digest
 from migrate.storage.staging import StagedFile, StagingArea, target_error, target_errors
 from migrate.writers.base import BlobWriter

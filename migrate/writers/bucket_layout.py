@@ -15,21 +15,21 @@ from typing import Any, Final
 
 from migrate.blobio.limits import CATALOG_BYTES, JSON_BYTES
 from migrate.documents.docker_archive import encode_archive_manifest
-from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_config, parse_index, parse_manifest
+from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_config, parse_index
 from migrate.errors import SourceError, TargetError
 from migrate.layout.catalog import (
     CatalogFacts,
     ExistingImage,
     ImageFacts,
     archive_entries,
-    blob_path,
     entries_for,
     existing_image,
     merge_entries,
-    reference_of,
 )
+from migrate.layout.names import REPORT_NAME, blob_path, reference_of
+from migrate.layout.walk import read_documents
 from migrate.model.digest import Digest
-from migrate.model.image import ComposedImage, Descriptor, MediaType
+from migrate.model.image import ComposedImage, Descriptor
 from migrate.model.options import ConvertOptions, OnConflict
 from migrate.model.reference import Reference
 from migrate.storage.bucket import open_filesystem
@@ -38,12 +38,10 @@ from migrate.storage.staging import target_errors
 from migrate.writers.base import BlobWriter
 from migrate.writers.spooled_blob import SpooledBlobWriter
 
-REPORT_NAME: Final = "migration-report.json"
 _AT_ONCE: Final = 256
 """Small objects that are read or written together."""
 _REMEMBERED: Final = 200_000
 """Blobs whose presence is kept in mind; a store is asked for the others again."""
-_INDEX_TYPES: Final = (MediaType.OCI_INDEX, MediaType.DOCKER_LIST)
 
 
 class Bucket:
@@ -327,31 +325,18 @@ class BucketLayout:
             raise TargetError(f"{self.bucket.location}/index.json is damaged: {exc.message}") from exc
 
     def _read_missing_facts(self, entries: Iterable[IndexEntry]) -> None:
-        while entries:  # no recursion: indexes may be nested deeper than Python's stack
-            missing = {
-                entry.descriptor.digest: entry
-                for entry in entries
-                if entry.descriptor.digest not in self._images and entry.descriptor.digest not in self._children
-            }
-            contents = self.bucket.read_many([blob_path(digest) for digest in missing])
-            entries = []
-            for digest, entry in missing.items():
-                content = contents.get(blob_path(digest))
-                if content is not None and Digest.of(content) == digest:
-                    entries += self._take_facts(entry, content)
+        """Facts of images that this run did not make. One that cannot be read gets none, and so no `docker load`."""
+        known = self._images.keys() | self._children.keys()
+        for document in read_documents(entries, self._read_blobs, known.__contains__):
+            if document.manifest is not None:
+                self._images[document.digest] = ImageFacts.of(document)
+            elif document.error is None:
+                self._children[document.digest] = document.children
 
-    def _take_facts(self, entry: IndexEntry, content: bytes) -> Sequence[IndexEntry]:
-        """What is to be read next: the children of an index."""
-        digest = entry.descriptor.digest
-        try:
-            if entry.descriptor.media_type in _INDEX_TYPES:
-                self._children[digest] = parse_index(content).manifests
-                return self._children[digest]
-            manifest = parse_manifest(content)
-            self._images[digest] = ImageFacts(config=manifest.config, layers=manifest.layers, platform=entry.platform)
-        except SourceError:  # `verify` tells about it; here the image only gets no entry for `docker load`
-            pass
-        return ()
+    def _read_blobs(self, digests: Sequence[Digest]) -> Mapping[Digest, bytes]:
+        found = self.bucket.read_many([blob_path(digest) for digest in digests])
+        contents = {digest: found.get(blob_path(digest)) for digest in digests}
+        return {digest: content for digest, content in contents.items() if content is not None}
 
     def _losers(self, theirs: Iterable[IndexEntry]) -> list[tuple[str, Digest]]:
         """What stood there under a name that one of ours got now: the run decided so when it knew them all."""

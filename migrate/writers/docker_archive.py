@@ -23,10 +23,10 @@ from migrate.layout.catalog import (
     CatalogFacts,
     ImageFacts,
     archive_entries,
-    blob_path,
     entries_for,
     merge_entries,
 )
+from migrate.layout.names import blob_path
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor
 from migrate.model.options import Compression, ConvertOptions

@@ -17,7 +17,7 @@ from typing import Final
 from migrate.blobio.limits import CATALOG_BYTES, JSON_BYTES
 from migrate.compose.names import newest_first
 from migrate.documents.docker_archive import encode_archive_manifest
-from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_config, parse_index, parse_manifest
+from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_config, parse_index
 from migrate.errors import MigrateError, SourceError, TargetError
 from migrate.layout.catalog import (
     CatalogFacts,
@@ -27,10 +27,11 @@ from migrate.layout.catalog import (
     entries_for,
     existing_image,
     merge_entries,
-    reference_of,
 )
+from migrate.layout.names import REPORT_NAME, reference_of
+from migrate.layout.walk import one_by_one, read_documents
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import ComposedImage, Descriptor, MediaType, StoredBlob
+from migrate.model.image import ComposedImage, Descriptor, StoredBlob
 from migrate.model.options import ConvertOptions, OnConflict
 from migrate.model.reference import Reference
 from migrate.storage.run_directory import STATE_DIRECTORY, exclusive_lock
@@ -47,12 +48,10 @@ from migrate.writers.blob_store import BlobStore
 from migrate.writers.layer_record import LayerRecord
 from migrate.writers.payload_record import PayloadRecord
 
-REPORT_NAME: Final = "migration-report.json"
 FINISHING: Final = f"{STATE_DIRECTORY}/finishing"
 """Stands while manifest.json may be ahead of index.json."""
 _OURS: Final = frozenset({"oci-layout", "blobs", "index.json", "manifest.json", REPORT_NAME, STATE_DIRECTORY})
 _ALLOWED: Final = frozenset({STATE_DIRECTORY, "lost+found"})
-_INDEX_TYPES: Final = (MediaType.OCI_INDEX, MediaType.DOCKER_LIST)
 
 
 class OciLayout:
@@ -281,26 +280,14 @@ class OciLayout:
 
     def _read_missing_facts(self, entries: Iterable[IndexEntry]) -> None:
         """Facts of images that this run did not make. One that cannot be read gets none, and so no `docker load`."""
-        pending = list(entries)[::-1]  # no recursion: indexes may be nested deeper than Python's stack
-        while pending:
-            entry = pending.pop()
-            digest = entry.descriptor.digest
-            if digest in self._images or digest in self._children:
-                continue
-            content = self._blobs.read(digest, JSON_BYTES)
-            if content is None:
-                continue
-            with contextlib.suppress(SourceError):
-                if entry.descriptor.media_type in _INDEX_TYPES:
-                    children = parse_index(content).manifests
-                    self._children[digest] = [child.descriptor.digest for child in children]
-                    self._child_entries[digest] = children
-                    pending += reversed(children)
-                else:
-                    manifest = parse_manifest(content)
-                    self._images[digest] = ImageFacts(
-                        config=manifest.config, layers=manifest.layers, platform=entry.platform
-                    )
+        known = self._images.keys() | self._children.keys()
+        read = one_by_one(lambda digest: self._blobs.read(digest, JSON_BYTES))
+        for document in read_documents(entries, read, known.__contains__):
+            if document.manifest is not None:
+                self._images[document.digest] = ImageFacts.of(document)
+            elif document.error is None:
+                self._children[document.digest] = [child.descriptor.digest for child in document.children]
+                self._child_entries[document.digest] = document.children
 
     # --- RemembersLayers, RemembersPayloads, LinksBlobs ----------------------------------------------------------
 

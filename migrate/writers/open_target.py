@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from migrate.errors import UsageError
+from migrate.layout.names import PATH_PREFIXES, plain_path
 from migrate.model.options import ConvertOptions
 from migrate.writers.base import ImageTarget
 
 _PREFIX = re.compile(r"([a-z][a-z0-9+-]*):(.*)", re.DOTALL)
-_PATH_PREFIXES = ("oci", "oci-archive", "docker-archive", "registry-storage")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.DOTALL)
 
 
@@ -61,24 +61,19 @@ def goes_to_stdout(text: str) -> bool:
 
 def target_path(text: str) -> str | None:
     """The path of a target on disk, None for one that is elsewhere."""
-    path = _without_prefix(text)
+    path = plain_path(text)
     return None if path in ("", "-") or "://" in text else path
 
 
 def target_url(text: str) -> str | None:
     """The URL of a target in a bucket, None for one that is elsewhere."""
-    url = _without_prefix(text)
+    url = plain_path(text)
     return url if "://" in url and not url.startswith("docker://") else None
-
-
-def _without_prefix(text: str) -> str:
-    scheme, colon, rest = text.partition(":")
-    return rest if colon and scheme in _PATH_PREFIXES else text
 
 
 def _split(text: str) -> tuple[str, str]:
     match = _PREFIX.fullmatch(text)
-    if match and match[1] in _PATH_PREFIXES:
+    if match and match[1] in PATH_PREFIXES:
         return match[1], match[2]
     if text.startswith("docker://"):
         return "docker", text.removeprefix("docker://")

@@ -26,6 +26,7 @@ from migrate.documents.oci import parse_config, parse_index, parse_manifest
 from migrate.documents.schema1 import is_index
 from migrate.errors import MigrateError, SourceError, TargetError
 from migrate.layout.catalog import ExistingImage
+from migrate.layout.names import REPORT_NAME
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Platform, StoredBlob
 from migrate.model.options import ConvertOptions
@@ -37,7 +38,6 @@ from migrate.writers.base import BlobWriter
 from migrate.writers.registry_names import RegistryNames
 from migrate.writers.registry_trees import BucketTree, LocalRegistryTree, RegistryTree
 
-REPORT_NAME: Final = "migration-report.json"
 UNTAGGED: Final = "untagged"
 """The repository of images without a reference; a tag there is the image ID's 64 digits."""
 
@@ -135,12 +135,15 @@ class RegistryStorage:
         return links
 
     def _link_manifest(self, links: _Links, repository: str, digest: Digest) -> None:
-        content = self._contents.get(digest, _Content())
-        for child in content.children:
-            self._link_manifest(links, repository, child)
-        for blob in content.blobs:
-            links.layers[layer_link(repository, blob)] = str(blob).encode("ascii")
-        links.revisions[revision_link(repository, digest)] = str(digest).encode("ascii")
+        pending, seen = [digest], {digest}  # no recursion: indexes may be nested deeper than Python's stack
+        while pending:
+            digest = pending.pop()
+            content = self._contents.get(digest, _Content())
+            for blob in content.blobs:
+                links.layers[layer_link(repository, blob)] = str(blob).encode("ascii")
+            links.revisions[revision_link(repository, digest)] = str(digest).encode("ascii")
+            pending += [child for child in content.children if child not in seen]
+            seen.update(content.children)
 
     # --- ListsImages ---------------------------------------------------------------------------------------------
 

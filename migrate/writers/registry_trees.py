@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from migrate.distribution.layout import ROOT, blob_path
 from migrate.errors import SourceError, TargetError
+from migrate.layout.names import REPORT_NAME
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.options import ConvertOptions
@@ -24,7 +25,7 @@ from migrate.writers.blob_store import BlobStore
 from migrate.writers.layer_record import LayerRecord
 from migrate.writers.spooled_blob import SpooledBlobWriter, digest_of_file
 
-_ALLOWED: Final = frozenset({STATE_DIRECTORY, "lost+found", "migration-report.json"})
+_ALLOWED: Final = frozenset({STATE_DIRECTORY, "lost+found", REPORT_NAME})
 _SYNC_EACH_BELOW: Final = 12
 
 

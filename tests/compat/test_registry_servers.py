@@ -15,6 +15,7 @@ import pytest
 from migrate.distribution.client import RegistryClient, open_client
 from migrate.distribution.credentials import encode_config
 from migrate.errors import TargetError
+from migrate.layout.view import open_layout
 from migrate.model.digest import Digest
 from migrate.model.options import ConvertOptions
 from migrate.writers.push import PushedBlob, Pusher
@@ -69,7 +70,7 @@ def blob_bytes(layout: Path) -> int:
 
 
 def layout_blobs(layout: Path) -> list[PushedBlob]:
-    images = read_layout(layout, lambda reference: reference, untagged=True)
+    images = read_layout(open_layout(str(layout)), lambda reference: reference, untagged=True)
     return [blob for manifest in images.manifests.values() for blob in manifest.blobs]
 
 
@@ -83,7 +84,7 @@ def push(layout: Path, host: str, slept: list[float] | None = None, *, jobs: int
     pauses = [] if slept is None else slept
     client = open_client(host, sleep=pauses.append)
     target = RegistryTarget(host, ConvertOptions(), client=client)
-    images = read_layout(layout, target.place)
+    images = read_layout(open_layout(str(layout)), target.place)
     try:
         Pusher(client, jobs=jobs).push(images.manifests, images.names)
     finally:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from migrate.documents.oci import IndexEntry, encode_index
-from migrate.layout.view import LayoutView
+from migrate.layout.view import LayoutView, open_layout
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor, MediaType
 from migrate.model.options import ConvertOptions
@@ -90,7 +90,7 @@ def test_a_push_puts_none_before_what_it_names(nested: Path, jobs: int) -> None:
             def add(**_: int) -> None:
                 pass
 
-    images = read_layout(nested, lambda reference: reference)
+    images = read_layout(open_layout(str(nested)), lambda reference: reference)
     made = next(digest for digest, manifest in images.manifests.items() if not manifest.children)
     Pusher(cast(Any, Client()), jobs).push(images.manifests, images.names)
     assert len(put) == DEPTH + 2

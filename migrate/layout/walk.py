@@ -1,0 +1,110 @@
+"""The one walk over the documents of an OCI layout: from index entries down to image manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from migrate.blobio import limits
+from migrate.documents.oci import IndexEntry, ManifestFacts, parse_index, parse_manifest
+from migrate.errors import IntegrityError, LimitError, MigrateError, MissingLayerError
+from migrate.model.digest import Digest
+from migrate.model.image import INDEX_TYPES
+
+ReadBlobs = Callable[[Sequence[Digest]], Mapping[Digest, "bytes | MigrateError"]]
+"""Reads small blobs. Absent ones are left out; each error stands in place of the content. The walk checks digests."""
+
+_AT_ONCE: Final = 256
+"""Documents asked for in one call: a bucket reads them in parallel, and they are in memory together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A manifest (`manifest` is set), an index (`children` are its entries), or one that could not be read (`error`).
+
+    `entry` is the first entry met that names it.
+    """
+
+    entry: IndexEntry
+    content: bytes = b""
+    manifest: ManifestFacts | None = None
+    children: tuple[IndexEntry, ...] = ()
+    error: MigrateError | None = None
+
+    @property
+    def digest(self) -> Digest:
+        return self.entry.descriptor.digest
+
+
+def read_documents(
+    entries: Iterable[IndexEntry], read: ReadBlobs, is_known: Callable[[Digest], bool] = lambda digest: False
+) -> Iterator[Document]:
+    """Every manifest and index that `entries` lead to, each once, level by level; those that `is_known` are left out,
+    with what is below them.
+
+    Indexes may be nested to a depth of INDEX_DEPTH; what is deeper comes with an error.
+    """
+    level = list(entries)
+    seen: set[Digest] = set()
+    for _ in range(limits.INDEX_DEPTH):
+        level = _unseen(level, seen, is_known)
+        below: list[IndexEntry] = []
+        for start in range(0, len(level), _AT_ONCE):
+            some = level[start : start + _AT_ONCE]
+            contents = read([entry.descriptor.digest for entry in some])
+            for entry in some:
+                document = _document(entry, contents.get(entry.descriptor.digest))
+                yield document
+                below += document.children
+        if not below:
+            return
+        level = below
+    for entry in _unseen(level, seen, is_known):
+        text = f"{entry.descriptor.digest}: more than {limits.INDEX_DEPTH:,} indexes lead to it (INDEX_DEPTH)"
+        yield Document(entry=entry, error=LimitError(text))
+
+
+def _unseen(entries: Iterable[IndexEntry], seen: set[Digest], is_known: Callable[[Digest], bool]) -> list[IndexEntry]:
+    """The first entry for each digest that was not met before."""
+    new: list[IndexEntry] = []
+    for entry in entries:
+        digest = entry.descriptor.digest
+        if digest not in seen and not is_known(digest):
+            seen.add(digest)
+            new.append(entry)
+    return new
+
+
+def _document(entry: IndexEntry, content: bytes | MigrateError | None) -> Document:
+    digest = entry.descriptor.digest
+    try:
+        if content is None:
+            raise MissingLayerError(f"there is no blob {digest}", layer=digest.hex)
+        if isinstance(content, MigrateError):
+            raise content
+        if (actual := Digest.of(content)) != digest:
+            raise IntegrityError(f"blob {digest} has the digest {actual}")
+        if entry.descriptor.media_type in INDEX_TYPES:
+            return Document(entry=entry, content=content, children=parse_index(content).manifests)
+        return Document(entry=entry, content=content, manifest=parse_manifest(content))
+    except MigrateError as error:
+        return Document(entry=entry, error=error)
+
+
+def one_by_one(read: Callable[[Digest], bytes | None]) -> ReadBlobs:
+    """For a place that reads one blob at a time; `read` gives None for an absent one and raises MigrateError."""
+
+    def read_all(digests: Sequence[Digest]) -> Mapping[Digest, bytes | MigrateError]:
+        found: dict[Digest, bytes | MigrateError] = {}
+        for digest in digests:
+            try:
+                content = read(digest)
+            except MigrateError as error:
+                found[digest] = error
+            else:
+                if content is not None:
+                    found[digest] = content
+        return found
+
+    return read_all

@@ -1,0 +1,144 @@
+"""One layout, one answer: every command that reads an OCI layout finds the same images under the same names."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from migrate.cli.completion import image_names
+from tests.cases import tar_of
+from tests.command import migrate
+from tests.layouts import Layout, named, named_by_docker
+from tests.registries import Registry, docker_registry
+
+NAME = "acme/web:1.0"
+FULL = f"docker.io/{NAME}"
+DEPTH = 1_200
+"""More than Python's stack holds."""
+
+
+def _layer(text: str) -> bytes:
+    return tar_of({"hello": text.encode()})
+
+
+def _flat(layout: Layout) -> dict[str, Any]:
+    return layout.image(_layer("one"))
+
+
+def _list(layout: Layout) -> dict[str, Any]:
+    return layout.index(_flat(layout), layout.image(_layer("two"), "arm64"))
+
+
+def _nested(layout: Layout) -> dict[str, Any]:
+    return layout.index(layout.index(_flat(layout)), layout.image(_layer("two"), "arm64"))
+
+
+def _deep(layout: Layout) -> dict[str, Any]:
+    entry = layout.image(_layer("one"))
+    for _ in range(DEPTH):
+        entry = layout.index(entry)
+    return entry
+
+
+CASES: dict[str, tuple[Callable[[Layout], dict[str, Any]], Callable[[dict[str, Any], str], dict[str, Any]], str]] = {
+    "our name": (_flat, named, NAME),
+    "Docker's name": (_flat, named_by_docker, FULL),
+    "a list": (_list, named, NAME),
+    "a list with Docker's name": (_list, named_by_docker, FULL),
+    "an index in an index": (_nested, named, NAME),
+    "an index in an index with Docker's name": (_nested, named_by_docker, FULL),
+    "deeper than Python's stack": (_deep, named, NAME),
+}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with docker_registry(tmp_path_factory.mktemp("registry") / "storage") as running:
+        yield running
+
+
+@pytest.mark.parametrize("wrapping", ["directory", "tar"])
+@pytest.mark.parametrize("case", CASES)
+def test_five_commands_give_one_answer(case: str, wrapping: str, registry: Registry, tmp_path: Path) -> None:
+    build, name, text = CASES[case]
+    layout = Layout(tmp_path / "layout")
+    entry = build(layout)
+    layout.write_index(name(entry, text))
+    location = f"oci:{layout.root}"
+    if wrapping == "tar":
+        location = str(tmp_path / "layout.tar")
+        with tarfile.open(location, "w") as archive:
+            archive.add(layout.root, ".")
+    count = 2 if case.startswith(("a list", "an index")) else 1
+
+    assert migrate("verify", location).code == 0
+
+    plain = location.removeprefix("oci:")
+    listed = migrate("inspect", plain, "--json")
+    assert listed.code == 0, listed.err
+    assert set(_references(listed.json())) == {NAME}
+
+    shown = migrate("show", location, NAME, "--platform", "linux/amd64", "--json")
+    assert shown.code == 0, shown.err
+    assert shown.json()["references"] == [NAME]
+
+    pushed = migrate(
+        "push", location, f"docker://{registry.host}/{case.replace(' ', '-').replace(chr(39), '').lower()}"
+    )
+    assert pushed.code == 0, pushed.err
+    repository = f"{case.replace(' ', '-').replace(chr(39), '').lower()}/acme/web"
+    accept = ", ".join([entry["mediaType"]])
+    answer = httpx.head(f"http://{registry.host}/v2/{repository}/manifests/1.0", headers={"Accept": accept})
+    assert answer.headers["Docker-Content-Digest"] == entry["digest"]
+
+    converted = migrate("convert", plain, tmp_path / "new")
+    assert converted.code == 0, converted.err
+    report = json.loads((tmp_path / "new" / "migration-report.json").read_text())
+    assert len(report["images"]) == count
+    index = json.loads((tmp_path / "new" / "index.json").read_text())["manifests"]
+    assert [(row["annotations"]["org.opencontainers.image.ref.name"], row["digest"]) for row in index] == [
+        (NAME, entry["digest"])
+    ]
+    assert migrate("verify", tmp_path / "new").code == 0
+
+
+def _references(document: dict[str, Any]) -> Iterator[str]:
+    for source in document.get("sources", [document]):
+        for image in source["images"]:
+            yield from image["references"]
+
+
+def test_completion_offers_the_same_names(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.write_index(named_by_docker(_nested(layout), FULL))
+
+    class Context:
+        params = {"location": str(tmp_path)}  # noqa: RUF012
+
+    assert [item.value for item in image_names(Context(), None, "acme")] == [NAME]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_a_document_that_is_lost_deep_inside_is_named_by_all(damage: str, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    lost = layout.image(_layer("one"))
+    layout.write_index(named(layout.index(layout.index(lost)), NAME), named(layout.image(_layer("two")), "other:1"))
+    path = layout.root / "blobs" / "sha256" / lost["digest"][7:]
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes().replace(b"schemaVersion", b"schemaversion"))
+    for command in (["verify"], ["push", "TARGET"], ["show", NAME], ["convert", str(tmp_path / "new")]):
+        arguments = [argument.replace("TARGET", "docker://127.0.0.1:1") for argument in command[1:]]
+        done = migrate(command[0], layout.root, *arguments)
+        assert done.code in (3, 4), command
+        assert lost["digest"][7:] in done.out + done.err, command
+    report = json.loads((tmp_path / "new" / "migration-report.json").read_text())
+    assert [row["references"] for row in report["images"]] == [["other:1"]]
+    assert [row["references"] for row in report["failures"]] == [[NAME]]
