@@ -22,6 +22,11 @@ HEAD_BYTES: Final = 16
 """How many bytes `detect_compression` wants to see."""
 
 _READ_BYTES: Final = 256 * 1024
+_SAMPLE_BYTES: Final = 1024
+_SAMPLED_BYTES: Final = 64 * 1024
+"""Blocks from this size on are stored, in a gzip member that does not compress, where samples of them do not shrink:
+archives, pictures and packages, on which a compressor spends most time and gains less than a hundredth. The samples'
+places depend on the block's length alone, so the bytes are the same everywhere."""
 _XZ_MEMORY: Final = 256 * 1024 * 1024
 _MAGIC: Final = {"gzip": b"\x1f\x8b\x08", "bzip2": b"BZh", "xz": b"\xfd7zXZ\x00", "zstd": b"\x28\xb5\x2f\xfd"}
 _BZIP2_FIRST_BLOCK: Final = (b"1AY&SY", b"\x17rE8P\x90")
@@ -285,8 +290,20 @@ def block_compressor(compression: Compression, level: int | None = None) -> Bloc
 def _libdeflate(level: int) -> BlockCompressor:
     import deflate
 
-    compress: Callable[[memoryview, int], bytearray] = deflate.gzip_compress
-    return lambda block: compress(block, level)
+    compress: Callable[[memoryview | bytes, int], bytearray] = deflate.gzip_compress
+
+    def shrinks(block: memoryview, samples: int, share: float) -> bool:
+        distance = len(block) // samples
+        sample = b"".join(block[start : start + _SAMPLE_BYTES] for start in range(0, samples * distance, distance))
+        return len(compress(sample, 1)) < share * len(sample)
+
+    def compress_or_store(block: memoryview) -> bytearray:
+        # Most blocks are text or programs, and a few samples show it; only the others are looked at more closely.
+        if len(block) < _SAMPLED_BYTES or shrinks(block, 8, 0.95) or shrinks(block, 32, 0.98):
+            return compress(block, level)
+        return compress(block, 0)
+
+    return compress_or_store
 
 
 def _isal(level: int) -> BlockCompressor:

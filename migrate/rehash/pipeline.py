@@ -406,6 +406,7 @@ class PassingLayers:
 
     def __enter__(self) -> PassingLayers:
         self._workers.__enter__()
+        self._workers.start_helpers()
         return self
 
     def __exit__(self, *exc_info: object) -> None:

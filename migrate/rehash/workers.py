@@ -80,6 +80,12 @@ class Workers:
         if self._error is not None:
             raise self._error
 
+    def start_helpers(self) -> None:
+        """Starts threads for the blocks of layers that the caller reads itself, outside of `each`: one for each job but
+        the caller's, which compresses too while it waits."""
+        if self.jobs > 1:
+            self._start(self.jobs - 1)
+
     def check_stop(self) -> None:
         """Called between blocks. Raises InterruptedRunError once another thread has failed or the run is cancelled."""
         if self._stopped:

@@ -7,10 +7,12 @@ import gzip
 import hashlib
 import io
 import lzma
+import random
 import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import deflate
 import pytest
 
 from migrate.blobio.compression import (
@@ -182,3 +184,29 @@ def test_the_tools_read_our_blocks(compression: Compression, command: list[str])
     subprocess.run([command[0], "-tq"], input=packed, check=True)
     done = subprocess.run(command, input=packed, check=True, capture_output=True)
     assert done.stdout == CONTENT * 2
+
+
+_NOISE = random.Random(7).randbytes(BLOCK_BYTES)
+_TEXT = b"".join(b"line %d of a file\n" % number for number in range(80_000))[:BLOCK_BYTES]
+
+
+@pytest.mark.parametrize("size", [64 * 1024, 64 * 1024 + 1, 700_001, BLOCK_BYTES])
+@pytest.mark.parametrize("level", [1, 2, 12])
+def test_blocks_that_do_not_shrink_are_stored_and_others_are_not(size: int, level: int) -> None:
+    compress = block_compressor(Compression.GZIP, level)
+    stored, shrunk = compress(memoryview(_NOISE)[:size]), compress(memoryview(_TEXT)[:size])
+    assert gzip.decompress(stored) == _NOISE[:size]
+    assert gzip.decompress(shrunk) == _TEXT[:size]
+    assert stored[10] & 0b110 == 0  # RFC 1951, 3.2.3: a block without compression
+    assert len(shrunk) < size / 2
+
+
+@pytest.mark.parametrize("noise", [0, 10, 50, 90, 100])
+def test_a_stored_block_costs_little_room(noise: int) -> None:
+    """Blocks with some percent of noise: whatever the samples show, a twentieth more is the most."""
+    cut = BLOCK_BYTES * noise // 100
+    for content in (_NOISE[:cut] + _TEXT[cut:], _TEXT[: BLOCK_BYTES - cut] + _NOISE[:cut]):
+        best = len(deflate.gzip_compress(content, 2))
+        got = block_compressor(Compression.GZIP)(memoryview(content))
+        assert gzip.decompress(got) == content
+        assert len(got) <= best * 1.05

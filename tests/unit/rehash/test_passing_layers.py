@@ -1,0 +1,66 @@
+"""Layers that can be read only once, such as those of a pipe."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from migrate.blobio.payload import Payload
+from migrate.model.legacy import LegacyLayer
+from migrate.model.options import ConvertOptions
+from migrate.model.progress import SilentProgress
+from migrate.rehash import pipeline
+from migrate.rehash.pipeline import PassingLayers
+from tests.unit.rehash.sources import MemoryStore, job, make_tar
+
+_TAR = make_tar(1, sizes=(3_500_000,))
+
+
+class _AfterFirstBlock(io.BytesIO):
+    """Gives its second block only when `started` is set: nobody but another thread can have begun with the first."""
+
+    def __init__(self, content: bytes, started: threading.Event) -> None:
+        super().__init__(content)
+        self._started = started
+
+    def readinto(self, buffer: object, /) -> int:
+        if self.tell() >= 1 << 20:
+            assert self._started.wait(60), "no thread compresses what was read"
+        return super().readinto(buffer)  # type: ignore[arg-type]
+
+
+class _Source:
+    def __init__(self, stream: io.BytesIO) -> None:
+        self._stream = stream
+
+    @contextmanager
+    def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
+        del layer
+        yield Payload(stream=self._stream, origin="archive", size=len(_TAR))
+
+
+@pytest.mark.parametrize("jobs", [2, 3])
+def test_other_threads_compress_while_the_stream_is_read(jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, started = threading.current_thread(), threading.Event()
+
+    def compress(block: memoryview) -> bytes:
+        if threading.current_thread() is not reader:
+            started.set()
+        return bytes(block)
+
+    monkeypatch.setattr(pipeline, "block_compressor", lambda *_: compress)
+    store = MemoryStore()
+    with PassingLayers(store, ConvertOptions(jobs=jobs), SilentProgress()) as passing:
+        passing.take(job(_Source(_AfterFirstBlock(_TAR, started)), "layer"))
+    assert list(store.blobs.values()) == [_TAR]
+
+
+def test_one_job_starts_no_thread() -> None:
+    before = threading.active_count()
+    with PassingLayers(MemoryStore(), ConvertOptions(jobs=1), SilentProgress()) as passing:
+        passing.take(job(_Source(io.BytesIO(_TAR)), "layer"))
+        assert threading.active_count() == before
