@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrate.model.legacy import LegacyID, LegacyLayer
-from migrate.readers.base import SourceOptions
+from migrate.model.options import ReadOptions
 from migrate.readers.docker_root import DockerRootSource
 
 _PLACES = {"aufs": "aufs/diff", "btrfs": "btrfs/subvolumes", "overlay": "overlay", "vfs": "vfs/dir"}
@@ -68,7 +68,7 @@ class RootBuilder:
         (place / ".migration-diffid").write_text(diff_id or f"sha256:{hashlib.sha256(tar).hexdigest()}")
 
     def open(self, driver: str | None = None) -> DockerRootSource:
-        return DockerRootSource(str(self.path), SourceOptions(driver=driver))
+        return DockerRootSource(str(self.path), ReadOptions(driver=driver))
 
     def read(self, name: str) -> bytes:
         """A layer's tar, in the form that comes first."""

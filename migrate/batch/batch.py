@@ -46,13 +46,11 @@ class BatchRequest:
     options: ConvertOptions
     locations: Sequence[str] = ()
     lists: Sequence[BinaryIO] = ()
-    source_type: str | None = None
     executor: str = "processes"
     scheduler: str | None = None
     shard: Shard | None = None
     retry_failed: bool = False
     report_options: Mapping[str, object] = field(default_factory=dict)
-    temporary_directory: str | None = None
     output_files: Sequence[str] = ()
 
 
@@ -86,7 +84,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
     started = utc_now()
     candidates = _candidates(request)
     with _workplace(request) as (state, target, journal):
-        recipe = recipe_of(request.options, request.source_type)
+        recipe = recipe_of(request.options)
         wants = _wants(candidates, recipe)
         ledger = Ledger.read(state, wants)
         pool = pools(request.executor, request.options.jobs, request.scheduler)
@@ -188,7 +186,7 @@ def _candidates(request: BatchRequest) -> list[Candidate]:
     """Sources of the request, before anything is opened or written."""
     expanded = expand(request.locations, request.lists)
     named = without_target(expanded, request.target) or expanded
-    found = find_candidates(named, source_type=request.source_type)
+    found = find_candidates(named, source_type=request.options.source_type)
     opened = [candidate.location for candidate in found if candidate.unfit is None]
     read = [*named, *opened, *request.options.pool_files]
     refuse_to_write(read, target=request.target, files=request.output_files)
@@ -239,7 +237,7 @@ def _opening(request: BatchRequest, plan: Plan, recipe: str, started: str) -> di
         "bytes": plan.bytes,
         "done_before": len(plan.done),
         "recipe": recipe,
-        "options": options_document(replace(request.options, jobs=1)),
+        "options": options_document(request.options),
         "reported": dict(request.report_options),
     }
 
@@ -252,8 +250,6 @@ def _order(request: BatchRequest, recipe: str, state: Path, threads: int) -> Wor
         target=None if request.options.dry_run else absolute(request.target),
         state=absolute(str(state)),
         options=replace(request.options, jobs=1 if request.scheduler is not None else threads),
-        source_type=request.source_type,
-        temporary_directory=request.temporary_directory,
     )
 
 
@@ -277,9 +273,9 @@ def _merge(
         done=frozenset(done),
     )
     with target_errors("a temporary file"):
-        spool = cast(BinaryIO, tempfile.TemporaryFile(dir=request.temporary_directory))  # noqa: SIM115 - the outcome has it
+        spool = cast(BinaryIO, tempfile.TemporaryFile(dir=request.options.temporary_directory))  # noqa: SIM115 - the outcome has it
         try:
-            with tempfile.TemporaryFile(dir=request.temporary_directory) as rows:
+            with tempfile.TemporaryFile(dir=request.options.temporary_directory) as rows:
                 head = merge.run(started, spool, cast(BinaryIO, rows))
         except BaseException:
             spool.close()

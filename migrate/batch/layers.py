@@ -19,7 +19,7 @@ from migrate.batch.state import StateFolder
 from migrate.model.capabilities import fills
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import HashedLayer, StoredBlob
-from migrate.model.options import ConvertOptions
+from migrate.model.options import ImageOptions
 from migrate.rehash.layer import STORED_KIND
 from migrate.rehash.ports import RemembersSizes, StoresBlobs, WritesBlob
 from migrate.writers.base import LinksBlobs, RemembersLayers
@@ -45,7 +45,7 @@ class KnownLayer:
 class KnownLayers:
     """The index of a target, for layers that are compressed as `options` ask for."""
 
-    def __init__(self, state: StateFolder, options: ConvertOptions) -> None:
+    def __init__(self, state: StateFolder, options: ImageOptions) -> None:
         self._state = state
         level = "" if options.compression_level is None else f"-{options.compression_level}"
         self._way = f"{options.compression.value}{level}"

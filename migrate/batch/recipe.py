@@ -5,54 +5,47 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, get_args, get_type_hints
 
 from migrate import __version__
 from migrate.errors import UsageError
 from migrate.model.image import Platform
-from migrate.model.options import Compression, ConvertOptions, EmptyLayers, Format, OnConflict
-
-_DECIDED_BY_MERGE: Final = frozenset({"on_conflict", "renames", "tag_template", "format"})
-_NO_CHANGE: Final = frozenset({"jobs", "dry_run", "force", "link", "exact_sizes"})
-_ENUMS: Final[Mapping[str, type[StrEnum]]] = {
-    "format": Format,
-    "compression": Compression,
-    "empty_layers": EmptyLayers,
-    "on_conflict": OnConflict,
-}
+from migrate.model.options import CHANGES, Changes, ConvertOptions
 
 
-def recipe_of(options: ConvertOptions, source_type: str | None) -> str:
+def recipe_of(options: ConvertOptions) -> str:
     """16 hex digits: equal for runs in which a source gives the same layers and configs."""
-    document = options_document(options)
-    deciding = {name: document[name] for name in sorted(document.keys() - _DECIDED_BY_MERGE - _NO_CHANGE)}
-    text = json.dumps([__version__, source_type, deciding], sort_keys=True)
+    deciding = {name: _plain(getattr(options, name)) for name in CHANGES if CHANGES[name] is Changes.RESULT}
+    text = json.dumps([__version__, deciding], sort_keys=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
 def options_document(options: ConvertOptions) -> dict[str, Any]:
-    """Plain JSON values by the names of `ConvertOptions`."""
-    return {field.name: _plain(getattr(options, field.name)) for field in fields(options)}
+    """Plain JSON values of the options that change what comes out, by the names of `ConvertOptions`."""
+    return {name: _plain(getattr(options, name)) for name in CHANGES if CHANGES[name] is not Changes.NOTHING}
 
 
 def parse_options(document: Mapping[str, Any]) -> ConvertOptions:
     """The reverse of `options_document`. UsageError for what another version of the tool wrote."""
-    values: dict[str, Any] = {}
+    types = get_type_hints(ConvertOptions)
     try:
-        for name, value in document.items():
-            if name in _ENUMS:
-                values[name] = _ENUMS[name](value)
-            elif name == "platform":
-                values[name] = Platform(os=value[0], architecture=value[1], variant=value[2])
-            elif isinstance(value, list):
-                values[name] = tuple(tuple(item) if isinstance(item, list) else item for item in value)
-            else:
-                values[name] = value
-        return ConvertOptions(**values)
-    except (TypeError, ValueError, IndexError) as exc:
+        return ConvertOptions(**{name: _typed(value, types[name]) for name, value in document.items()})
+    except (KeyError, TypeError, ValueError) as exc:
         raise UsageError(f"the journal names options that this version of migrate does not know: {exc}") from exc
+
+
+def _typed(value: Any, annotation: Any) -> Any:
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    for kind in kinds:
+        if issubclass(kind, StrEnum) and value is not None:
+            return kind(value)
+        if kind is Platform:
+            system, architecture, variant = value
+            return Platform(os=system, architecture=architecture, variant=variant)
+    if isinstance(value, list):
+        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+    return value
 
 
 def _plain(value: object) -> Any:

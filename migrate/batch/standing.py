@@ -10,12 +10,12 @@ from migrate.batch.records import Role
 from migrate.model.capabilities import fills
 from migrate.model.digest import DiffID
 from migrate.model.image import StoredBlob
-from migrate.model.options import ConvertOptions
+from migrate.model.options import ImageOptions
 from migrate.rehash.layer import STORED_KIND
 from migrate.writers.base import ImageTarget, ListsBlobs
 
 
-def choice_for(options: ConvertOptions, target: ImageTarget | None) -> BlobChoice:
+def choice_for(options: ImageOptions, target: ImageTarget | None) -> BlobChoice:
     """A choice among what stands in the target; without one, in a dry run, nothing was stored and everything counts."""
     compression = STORED_KIND.get(options.compression, "none")
     if not fills(target, ListsBlobs):
@@ -28,7 +28,7 @@ def _standing(sizes: Mapping[str, int]) -> Callable[[StoredBlob], bool]:
 
 
 def sources_without_blobs(
-    sources: Mapping[str, Place], others: Iterable[Place], options: ConvertOptions, target: ImageTarget | None
+    sources: Mapping[str, Place], others: Iterable[Place], options: ImageOptions, target: ImageTarget | None
 ) -> set[str]:
     """Those of `sources` that have to be read again: a blob that they need is gone, and no other record has one.
 

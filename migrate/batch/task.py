@@ -26,7 +26,7 @@ from migrate.model.capabilities import fills
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.legacy import LegacyLayer
 from migrate.model.options import ConvertOptions
-from migrate.readers.base import LegacySource, SourceOptions
+from migrate.readers.base import LegacySource
 from migrate.readers.detect import open_source
 from migrate.readers.parts import is_called_archive
 from migrate.rehash.blobs import BlobOutput, MeasuredBlobs
@@ -51,8 +51,6 @@ class WorkOrder:
     target: str | None
     state: str
     options: ConvertOptions
-    source_type: str | None = None
-    temporary_directory: str | None = None
     version: str = __version__
 
 
@@ -140,16 +138,8 @@ class Desk:
         location = candidate.location
         if candidate.unfit is not None:
             return _skipped(UnrecognisedSourceError(f"{location}: {candidate.unfit}"))
-        reading = SourceOptions(
-            driver=self.order.options.driver,
-            dm_data=self.order.options.dm_data,
-            dm_metadata=self.order.options.dm_metadata,
-            temporary_directory=self.order.temporary_directory,
-            extra=self.order.options.for_readers,
-            max_ratio=self.order.options.max_ratio,
-        )
         try:
-            source = open_source(location, self.order.source_type, reading)
+            source = open_source(location, self.order.options)
         except MigrateError as error:
             return _unopened(candidate, error)
         except Exception as error:  # noqa: BLE001 - a bug that one odd source meets must not stop the other thousands

@@ -22,6 +22,7 @@ from migrate.cli.options import (
     reported_options,
     run_options,
     source_options,
+    unreported,
 )
 from migrate.cli.outputs import LISTS, Outputs, option_name
 from migrate.errors import TargetError, UsageError
@@ -31,13 +32,6 @@ if TYPE_CHECKING:
     from migrate.batch.batch import BatchOutcome, BatchRequest
     from migrate.model.progress import Progress
 
-_NOT_REPORTED = frozenset(
-    {
-        *("arguments", "from_file", "executor", "scheduler", "shard", "retry_failed", "merge", "status", "json_"),
-        *LISTS,
-    }
-)
-"""Options that say how the work is shared out; what comes out is the same with any of them."""
 _TOLD = frozenset({"progress", "verbose", "quiet"})
 _ALONE = {"status": _TOLD | {"status", "json_"}, "merge": _TOLD | {"merge", "report", "html", "bytes_", *LISTS}}
 """Options that mean something without a run."""
@@ -54,29 +48,36 @@ _PIECE_BYTES = 1024 * 1024
 @image_options
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
 @click.option("--force", is_flag=True, help="Go on although the target seems to lack room.")
-@click.option(
-    "--from-file", multiple=True, metavar="LIST", help="Sources from a file, one a line; - is standard input."
+@unreported(
+    "--from-file",
+    multiple=True,
+    metavar="LIST",
+    help="Sources from a file, one a line; - is standard input.",
 )
-@click.option(
+@unreported(
     "--executor",
     type=click.Choice(["processes", "threads"]),
     default="processes",
     show_default=True,
     help="What the workers on this machine are.",
 )
-@click.option("--scheduler", metavar="URL", help="Workers of a Dask cluster, such as tcp://head:8786.")
-@click.option("--shard", metavar="I/N", help="Only part I of N of the sources; --merge brings the parts together.")
-@click.option("--merge", is_flag=True, help="Only TARGET: make one index of what all shards have done.")
-@click.option("--status", is_flag=True, help="Only TARGET: tell where its batch stands, also while it runs.")
-@click.option("--json", "json_", is_flag=True, help="With --status: for programs.")
-@click.option("--retry-failed", is_flag=True, help="Read sources again that failed before.")
-@click.option(
-    "--failed-list", metavar="FILE", help="Write the failed sources there, for --from-file; - is standard output."
+@unreported("--scheduler", metavar="URL", help="Workers of a Dask cluster, such as tcp://head:8786.")
+@unreported("--shard", metavar="I/N", help="Only part I of N of the sources; --merge brings the parts together.")
+@unreported("--merge", is_flag=True, help="Only TARGET: make one index of what all shards have done.")
+@unreported("--status", is_flag=True, help="Only TARGET: tell where its batch stands, also while it runs.")
+@unreported("--json", "json_", is_flag=True, help="With --status: for programs.")
+@unreported("--retry-failed", is_flag=True, help="Read sources again that failed before.")
+@unreported(
+    "--failed-list",
+    metavar="FILE",
+    help="Write the failed sources there, for --from-file; - is standard output.",
 )
-@click.option(
-    "--skipped-list", metavar="FILE", help="Write files that are no image archives there; - is standard output."
+@unreported(
+    "--skipped-list",
+    metavar="FILE",
+    help="Write files that are no image archives there; - is standard output.",
 )
-@click.option("--converted-list", metavar="FILE", help="Write the converted sources there; - is standard output.")
+@unreported("--converted-list", metavar="FILE", help="Write the converted sources there; - is standard output.")
 @run_options
 def command(**values: Any) -> None:
     """Convert every image of many SOURCEs into one layout, with many workers, and account for every file.
@@ -171,20 +172,18 @@ def _request(target: str, locations: Sequence[str], values: dict[str, Any], outp
     from migrate.batch.plan import Shard
     from migrate.cli import session
 
-    reported = {name: value for name, value in values.items() if name not in _NOT_REPORTED}
+    spool = session.spool_directory(target)
     with ExitStack() as stack:
         yield BatchRequest(
             target=target,
-            options=convert_options(values, dry_run=values["dry_run"], exact_sizes=True),
+            options=convert_options(values, exact_sizes=True, temporary_directory=spool),
             locations=locations,
             lists=[stack.enter_context(_open_list(name)) for name in values["from_file"]],
-            source_type=values["source_type"],
             executor=values["executor"],
             scheduler=values["scheduler"],
             shard=Shard.parse(values["shard"]) if values["shard"] else None,
             retry_failed=values["retry_failed"],
-            report_options=reported_options(reported),
-            temporary_directory=session.spool_directory(target),
+            report_options=reported_options(values),
             output_files=outputs.files,
         )
 

@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 _MOST = 200
 
 
-class Location(click.ParamType[str]):
+class Location(click.ParamType):  # type: ignore[type-arg]  # generic at run time only since click 8.4
     """A path, `-`, or one with a prefix such as `oci:`. Anything is let through; shells complete files."""
 
     name = "path"

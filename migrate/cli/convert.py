@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from migrate.cli.completion import Location
-from migrate.cli.options import convert_options, image_options, reported_options, run_options, source_options
+from migrate.cli.options import choice, convert_options, image_options, reported_options, run_options, source_options
+from migrate.model.options import Link
 
 
 @click.command("convert", short_help="Convert every image of the sources into one target.")
@@ -18,11 +19,10 @@ from migrate.cli.options import convert_options, image_options, reported_options
 @image_options
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
 @click.option("--force", is_flag=True, help="Go on although the target seems to lack room.")
-@click.option(
+@choice(
     "--link",
-    type=click.Choice(["auto", "hard", "copy"]),
-    default="auto",
-    show_default=True,
+    Link,
+    default=Link.AUTO,
     help="How blobs that need no change come into the target: reflink or copy, hard link, copy.",
 )
 @run_options
@@ -52,30 +52,20 @@ def command(**values: Any) -> None:
     from migrate.convert.run import Conversion
     from migrate.convert.source_paths import refuse_to_write
     from migrate.errors import UsageError
-    from migrate.writers.open_target import open_target, rehearse_target
 
     if not values["sources"]:
         raise UsageError(f"name the sources before the TARGET: {values['target']} is all that was named")
     session.set_up_logging(values)
-    options = convert_options(values, dry_run=values["dry_run"], exact_sizes=True)
+    spool = session.spool_directory(values["target"])
+    options = convert_options(values, exact_sizes=True, temporary_directory=spool)
     outputs = Outputs(values, target=None if options.dry_run else values["target"])
     refuse_to_write([*values["sources"], *options.pool_files], target=values["target"], files=outputs.files)
-    spool = session.spool_directory(values["target"])
-    sources = session.open_sources(values["sources"], values["source_type"], options, spool)
-    try:
-        target = rehearse_target(values["target"]) if options.dry_run else open_target(values["target"], options)
-    except BaseException:
-        session.close_sources(sources)
-        raise
-    with make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress:
-        outcome = session.run_conversion(
-            Conversion(
-                sources=sources,
-                options=options,
-                target=target,
-                progress=progress,
-                report_options=reported_options(values),
-            )
-        )
+    with (
+        make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress,
+        Conversion.opened(
+            values["sources"], options, values["target"], progress=progress, report_options=reported_options(values)
+        ) as conversion,
+    ):
+        outcome = conversion.run()
     session.tell(outcome, values, outputs)
     sys.exit(outcome.exit_code)

@@ -33,21 +33,14 @@ def command(source: str, tree: bool, as_json: bool, bytes_: bool, no_trunc: bool
     from migrate.cli.terminal import terminal_width
     from migrate.documents.json_text import encode_json_pretty
     from migrate.errors import UsageError
-    from migrate.readers.base import SourceOptions
+    from migrate.model.options import ReadOptions
     from migrate.readers.detect import open_source
     from migrate.readers.inventory import inventory_document, take_inventory
     from migrate.report.tables import printable
 
     if tree and as_json:
         raise UsageError("--tree and --json exclude each other: the JSON has every layer with its parent")
-    options = SourceOptions(
-        driver=values["driver"],
-        dm_data=values["dm_data"],
-        dm_metadata=values["dm_metadata"],
-        extra={"insecure": "yes"} if values["insecure"] else {},
-        max_ratio=values["max_ratio"],
-    )
-    opened = open_source(source, values["source_type"], options)
+    opened = open_source(source, ReadOptions(**values))
     try:
         inventory = take_inventory(opened)
     finally:

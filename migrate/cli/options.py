@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from functools import partial
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from migrate.errors import UsageError
 from migrate.model.image import Platform
 from migrate.model.legacy import SourceType
-from migrate.model.options import Compression, ConvertOptions, EmptyLayers, Format, OnConflict
+from migrate.model.options import CHANGES, Compression, ConvertOptions, EmptyLayers, Format, OnConflict
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-NOT_IN_REPORT = frozenset({"jobs", "progress", "verbose", "quiet", "report", "html", "bytes_", "temporary_directory"})
-"""Options that change nothing of what comes out; the report is the same with any of them."""
+
+class Unreported(click.Option):
+    """An option that changes nothing of what comes out: the report is the same with and without it."""
+
+
+unreported = partial(click.option, cls=Unreported)
 
 
 _PLATFORM_PART = re.compile(r"[A-Za-z0-9._-]+")
@@ -33,7 +38,7 @@ JOBS = click.IntRange(1, 1024)
 """Of `--jobs`. No machine has work for more, and systems refuse to start so many threads."""
 
 
-class PlatformType(click.ParamType[Platform]):
+class PlatformType(click.ParamType):  # type: ignore[type-arg]  # generic at run time only since click 8.4
     name = "OS/ARCH[/VARIANT]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Platform:
@@ -45,7 +50,7 @@ class PlatformType(click.ParamType[Platform]):
         return Platform(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) == 3 else None)
 
 
-class RenameType(click.ParamType[tuple[str, str]]):
+class RenameType(click.ParamType):  # type: ignore[type-arg]
     name = "PATTERN=REPLACEMENT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
@@ -54,11 +59,21 @@ class RenameType(click.ParamType[tuple[str, str]]):
         pattern, equals, replacement = str(value).partition("=")
         if not equals or not pattern:
             self.fail(f"{value!r} is not PATTERN=REPLACEMENT", param, ctx)
-        try:
-            re.sub(pattern, replacement, "")
-        except re.error as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
         return pattern, replacement
+
+
+def choice(
+    flag: str, kind: type[StrEnum], *, default: StrEnum | None = None, **attributes: Any
+) -> Callable[[Command], Command]:
+    """An option that takes one of the values of `kind`."""
+
+    def parse(context: click.Context, param: click.Parameter, value: str | None) -> StrEnum | None:
+        del context, param
+        return None if value is None else kind(value)
+
+    shown = None if default is None else default.value
+    values = click.Choice([one.value for one in kind])
+    return click.option(flag, type=values, default=shown, show_default=True, callback=parse, **attributes)
 
 
 def given_options() -> dict[str, str]:
@@ -77,9 +92,9 @@ def source_options(command: Command) -> Command:
     """What may be needed to read a source."""
     for option in reversed(
         [
-            click.option(
+            choice(
                 "--source-type",
-                type=click.Choice([kind.value for kind in SourceType]),
+                SourceType,
                 help="What the sources are, where their content does not tell.",
             ),
             click.option(
@@ -106,27 +121,23 @@ def image_options(command: Command) -> Command:
     """What decides the images, and with them every byte that comes out."""
     for option in reversed(
         [
-            click.option(
+            choice(
                 "--format",
-                "format_",
-                type=click.Choice([kind.value for kind in Format]),
-                default=Format.DOCKER.value,
-                show_default=True,
+                Format,
+                default=Format.DOCKER,
                 help="Media types: Docker schema 2, or OCI.",
             ),
-            click.option(
+            choice(
                 "--compression",
-                type=click.Choice([kind.value for kind in Compression]),
-                default=Compression.GZIP.value,
-                show_default=True,
+                Compression,
+                default=Compression.GZIP,
                 help="Of layer blobs. zstd needs --format oci; gzip-fast is valid gzip but not byte-reproducible.",
             ),
             click.option("--compression-level", type=int, metavar="N", help="gzip 1 to 12 [2], zstd 1 to 19 [3]."),
-            click.option(
+            choice(
                 "--empty-layers",
-                type=click.Choice([kind.value for kind in EmptyLayers]),
-                default=EmptyLayers.DROP.value,
-                show_default=True,
+                EmptyLayers,
+                default=EmptyLayers.DROP,
                 help="drop: only history, as Docker since 1.10 builds. keep: the image ID is Docker's, to the byte.",
             ),
             click.option(
@@ -145,11 +156,10 @@ def image_options(command: Command) -> Command:
                 help="For images that name none; used in descriptors only.",
             ),
             click.option("--fill-platform", is_flag=True, help="Write it into the config too; changes the image ID."),
-            click.option(
+            choice(
                 "--on-conflict",
-                type=click.Choice([kind.value for kind in OnConflict]),
-                default=OnConflict.NEWEST.value,
-                show_default=True,
+                OnConflict,
+                default=OnConflict.NEWEST,
                 help="Two images claim one reference on one platform.",
             ),
             click.option(
@@ -181,79 +191,48 @@ def run_options(command: Command) -> Command:
     """How the run goes and what it tells; none of these changes a byte of the images."""
     for option in reversed(
         [
-            click.option("--jobs", "-j", type=JOBS, metavar="N", help="Workers [the CPUs it may use]."),
-            click.option("--report", metavar="FILE", help="Write the JSON report there; - is standard output."),
-            click.option("--html", metavar="FILE", help="Write the report as one HTML file; - is standard output."),
-            click.option(
+            unreported("--jobs", "-j", type=JOBS, metavar="N", help="Workers [the CPUs it may use]."),
+            unreported("--report", metavar="FILE", help="Write the JSON report there; - is standard output."),
+            unreported(
+                "--html",
+                metavar="FILE",
+                help="Write the report as one HTML file; - is standard output.",
+            ),
+            unreported(
                 "--progress",
                 type=click.Choice(["auto", "bar", "plain", "json", "none"]),
                 default="auto",
                 show_default=True,
                 help="On standard error; auto is a bar on a terminal, else a line every few seconds.",
             ),
-            click.option("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units."),
-            click.option("--verbose", "-v", count=True, help="Say more; twice for debugging."),
-            click.option("--quiet", "-q", is_flag=True, help="Only errors."),
+            unreported("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units."),
+            unreported("--verbose", "-v", count=True, help="Say more; twice for debugging."),
+            unreported("--quiet", "-q", is_flag=True, help="Only errors."),
         ]
     ):
         command = option(command)
     return command
 
 
-def convert_options(values: dict[str, Any], *, dry_run: bool, exact_sizes: bool) -> ConvertOptions:
-    """`ConvertOptions` from the parameters of a click command; UsageError for what does not go together."""
-    compression = Compression(values["compression"])
-    format_ = Format(values["format_"])
-    if compression is Compression.ZSTD and format_ is not Format.OCI:
-        raise UsageError("--compression zstd needs --format oci: Docker's schema 2 has no media type for it")
-    level = values["compression_level"]
-    highest = {Compression.GZIP: 12, Compression.GZIP_FAST: 3, Compression.ZSTD: 19, Compression.NONE: 0}[compression]
-    if level is not None and not highest:
-        raise UsageError(f"--compression-level {level}: --compression {compression} has no levels")
-    if level is not None and not 1 <= level <= highest:
-        raise UsageError(f"--compression-level {level}: --compression {compression} takes 1 to {highest}")
-    return ConvertOptions(
-        format=format_,
-        compression=compression,
-        compression_level=level,
-        empty_layers=EmptyLayers(values["empty_layers"]),
-        images=tuple(values["images"]),
-        all_layers=values["all_layers"],
-        platform=values["platform"],
-        fill_platform=values["fill_platform"],
-        on_conflict=OnConflict(values["on_conflict"]),
-        jobs=values["jobs"] or available_cpus(),
-        dry_run=dry_run,
-        exact_sizes=exact_sizes,
-        strict=values["strict"],
-        salvage=values["salvage"],
-        force=values.get("force", False),
-        check_rootfs=values["check_rootfs"],
-        driver=values["driver"],
-        link=values.get("link") or "auto",
-        renames=tuple(values["renames"]),
-        tag_template=values["tag_template"],
-        dm_data=values["dm_data"],
-        dm_metadata=values["dm_metadata"],
-        insecure=values.get("insecure", False),
-        max_ratio=values["max_ratio"],
-    )
+def convert_options(values: Mapping[str, Any], **more: Any) -> ConvertOptions:
+    """`ConvertOptions` from the parameters of a click command, which have the names of its fields, and from `more`.
+    UsageError for what does not go together."""
+    chosen = {name: values[name] for name in CHANGES.keys() & values.keys()} | more
+    return ConvertOptions(**(chosen | {"jobs": values["jobs"] or available_cpus()}))
 
 
-def reported_options(values: dict[str, Any]) -> dict[str, object]:
+def reported_options(values: Mapping[str, Any]) -> dict[str, object]:
     """The options as given, as the report shows them: plain JSON values, without those that change nothing."""
-    shown: dict[str, object] = {}
-    for name, value in sorted(values.items()):
-        if name in NOT_IN_REPORT or name in ("sources", "target", "source"):
-            continue
-        key = {"format_": "format", "images": "image", "all_layers": "all", "renames": "rename"}.get(name, name)
-        shown[key] = _plain(value)
-    return shown
+    options = [param for param in click.get_current_context().command.params if isinstance(param, click.Option)]
+    names = {max(option.opts, key=len): str(option.name) for option in options if not isinstance(option, Unreported)}
+    return {flag.lstrip("-").replace("-", "_"): _plain(values[name]) for flag, name in sorted(names.items())}
 
 
 def _plain(value: object) -> object:
     if isinstance(value, Platform):
         return str(value)
+    if isinstance(value, StrEnum):
+        return value.value
     if isinstance(value, tuple):
         return ["=".join(item) if isinstance(item, tuple) else item for item in value]
     return value

@@ -37,24 +37,25 @@ def command(**values: Any) -> None:
     from migrate.model.image import HashedLayer
 
     session.set_up_logging(values)
-    options = convert_options(values, dry_run=True, exact_sizes=values["exact_sizes"])
+    options = convert_options(values, dry_run=True)
     outputs = Outputs(values)
     refuse_to_write([*values["sources"], *options.pool_files], files=outputs.files)
-    sources = session.open_sources(values["sources"], values["source_type"], options)
     scan = None
     if values["deep"]:
         from migrate.waste.analysis import DeepScan
 
         scan = DeepScan()
-    with make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress:
-        conversion = Conversion(
-            sources=sources,
-            options=options,
+    with (
+        make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress,
+        Conversion.opened(
+            values["sources"],
+            options,
             progress=progress,
             report_options=reported_options(values),
             observer=None if scan is None else scan.observe,
-        )
-        outcome = session.run_conversion(conversion)
+        ) as conversion,
+    ):
+        outcome = conversion.run()
     if scan is not None:
         diff_ids = {key: layer.diff_id for key, layer in conversion.hashed.items() if isinstance(layer, HashedLayer)}
         outcome.report = replace(outcome.report, deep=scan.analyse(outcome.report, diff_ids))

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from migrate.errors import UsageError
 from migrate.model.digest import Digest
 from migrate.model.image import Platform
-from migrate.model.options import OnConflict
+from migrate.model.options import TEMPLATE_FIELD, NameOptions, OnConflict
 from migrate.model.reference import Reference
 from migrate.model.rename import map_reference
 
@@ -52,47 +51,27 @@ class Names:
     conflicts: list[NameConflict] = field(default_factory=list)
 
 
-def wanted_reference(
-    reference: Reference, created: str | None, renames: Iterable[tuple[str, str]] = (), template: str | None = None
-) -> Reference:
+def wanted_reference(reference: Reference, created: str | None, options: NameOptions) -> Reference:
     """The name that an image asks for: its reference after `--rename`, `--tag-template` and today's grammar.
 
-    `template` takes `{repo}`, `{tag}` and `{created:FORMAT}` (strftime's numbers: %Y %m %d %H %M %S %j; UTC; without a
-    format the date), and gives a whole reference, or a tag where it has no `{repo}`. A digest stays what it is. Raises
-    UsageError for a template or pattern that does not parse.
+    A template takes `{repo}`, `{tag}` and `{created:FORMAT}` (strftime's numbers: %Y %m %d %H %M %S %j; UTC; without a
+    format the date), and gives a whole reference, or a tag where it has no `{repo}`. A digest stays what it is.
     """
-    reference = map_reference(reference, _checked(renames))
+    template = options.tag_template
+    reference = map_reference(reference, options.renames)
     if template is None or reference.is_digest:
         return reference
-    text = _fill(template, reference, created)
-    return map_reference(Reference.parse(text) if "{repo}" in template else replace(reference, tag=text))
-
-
-def _checked(renames: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    for pattern, replacement in renames:
-        try:
-            re.sub(pattern, replacement, "")
-        except (re.error, IndexError) as exc:
-            raise UsageError(f"--rename {pattern}={replacement}: {exc}") from exc
-        yield pattern, replacement
-
-
-_FIELD = re.compile(r"\{(repo|tag|created)(?::([^{}]*))?\}")
-
-
-def _fill(template: str, reference: Reference, created: str | None) -> str:
-    if re.search(r"[{}]", _FIELD.sub("", template)):
-        raise UsageError(f"--tag-template {template}: fields are {{repo}}, {{tag}} and {{created:FORMAT}}")
 
     def value(match: re.Match[str]) -> str:
         if match[1] == "created":
-            return _format_time(created, match[2] or "%Y%m%d", template)
+            return _format_time(created, match[2] or "%Y%m%d")
         return reference.name if match[1] == "repo" else reference.tag
 
-    return _FIELD.sub(value, template)
+    text = TEMPLATE_FIELD.sub(value, template)
+    return map_reference(Reference.parse(text) if "{repo}" in template else replace(reference, tag=text))
 
 
-def _format_time(created: str | None, form: str, template: str) -> str:
+def _format_time(created: str | None, form: str) -> str:
     days, second = divmod(max(instant(created)[0], instant("0001-01-01T00:00:00Z")[0]), 86_400)
     year, month, day = _civil(days)
     parts = {
@@ -105,13 +84,7 @@ def _format_time(created: str | None, form: str, template: str) -> str:
         "j": f"{_days(year, month, day) - _days(year, 1, 1) + 1:03}",
         "%": "%",
     }
-
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in parts:
-            raise UsageError(f"--tag-template {template}: %{match[1]} is none of %Y %m %d %H %M %S %j")
-        return parts[match[1]]
-
-    return re.sub(r"%(.?)", value, form)
+    return re.sub(r"%(.)", lambda directive: parts[directive[1]], form)
 
 
 def assign_names(claims: Iterable[Claim], policy: OnConflict) -> Names:

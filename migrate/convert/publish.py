@@ -140,10 +140,7 @@ class Settlement:
         return self._places(references, image.composed.created)
 
     def _places(self, references: Iterable[Reference], created: str | None) -> set[Reference]:
-        wanted = {
-            wanted_reference(reference, created, self.options.renames, self.options.tag_template)
-            for reference in references
-        }
+        wanted = {wanted_reference(reference, created, self.options) for reference in references}
         if fills(self.target, NamesImages):
             return {self.target.local_reference(reference) for reference in wanted}
         return wanted

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from migrate import __version__
 from migrate.blobio import limits
@@ -19,6 +20,7 @@ from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
 from migrate.convert.publish import FinishedImage, Settlement, sorted_images
 from migrate.convert.selection import ambiguous_prefixes, select_failures, select_images, select_index
+from migrate.convert.source_paths import distinct_sources
 from migrate.errors import (
     ConflictError,
     LimitError,
@@ -32,9 +34,10 @@ from migrate.model.capabilities import fills
 from migrate.model.digest import DiffID
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure, SourceListing
-from migrate.model.options import ConvertOptions
+from migrate.model.options import ConvertOptions, ReadOptions
 from migrate.model.progress import Event, Progress, SilentProgress
 from migrate.readers.base import ChecksAccess, HoldsTrees, LegacySource, StreamsLayers
+from migrate.readers.detect import open_source
 from migrate.rehash.layer import Layer
 from migrate.rehash.pipeline import PassingLayers, rehash
 from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory, OncePayload, StoresBlobs, TarObserver, observe_all
@@ -44,6 +47,7 @@ from migrate.report.json import encode_report
 from migrate.report.model import ImageInput, SourceInput, build_report
 from migrate.writers.base import ImageTarget, WantsCompression
 from migrate.writers.free_space import check_room
+from migrate.writers.open_target import open_target
 
 if TYPE_CHECKING:
     from migrate.rootfs.check import RunCheck
@@ -60,6 +64,21 @@ class OpenedSource:
     source: LegacySource | None = None
     error: MigrateError | None = None
     listing: SourceListing | None = None
+
+
+def open_sources(locations: Sequence[str], options: ReadOptions) -> list[OpenedSource]:
+    """Opens each source once. One that cannot be opened has its error instead. Raises UsageError."""
+    if list(locations).count("-") > 1:
+        raise UsageError("standard input can be read only once")
+    opened = []
+    for location in distinct_sources(locations):
+        try:
+            opened.append(OpenedSource(location, open_source(location, options)))
+        except MigrateError as error:
+            if error.scope == "run":
+                raise
+            opened.append(OpenedSource(location, error=error))
+    return opened
 
 
 @dataclass(slots=True)
@@ -105,6 +124,23 @@ class Conversion:
             self._estimate = SizeEstimate(self.options.compression)
         if fills(self.target, WantsCompression):
             self.options = replace(self.options, compression=self.target.wants_compression, compression_level=None)
+
+    @classmethod
+    @contextmanager
+    def opened(
+        cls, locations: Sequence[str], options: ConvertOptions, target: str | None = None, **rest: Any
+    ) -> Iterator[Conversion]:
+        """A run over what the locations name; `rest` are further fields. Closes sources and target. Raises UsageError
+        and TargetError."""
+        sources = open_sources(locations, options)
+        with ExitStack() as stack:
+            for one in sources:
+                if one.source is not None:
+                    stack.callback(one.source.close)
+            opened = None if target is None else open_target(target, options)
+            if opened is not None:
+                stack.callback(opened.close)
+            yield cls(sources, options, opened, **rest)
 
     def run(self) -> Outcome:
         """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""

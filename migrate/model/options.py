@@ -1,11 +1,20 @@
-"""The choices of one run, as values that every step may read."""
+"""The choices of one run, as values that every step may read.
+
+`ConvertOptions` is made of four groups. A step takes the group that it needs, and its signature shows it.
+A new option is one field here and one `click.option` in `migrate.cli`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Any, Final
 
+from migrate.errors import UsageError
 from migrate.model.image import Platform
+from migrate.model.legacy import SourceType
 
 
 class Format(StrEnum):
@@ -32,14 +41,71 @@ class OnConflict(StrEnum):
     KEEP_ALL = "keep-all"
 
 
+class Link(StrEnum):
+    AUTO = "auto"
+    HARD = "hard"
+    COPY = "copy"
+
+
+class Changes(StrEnum):
+    """What another value of an option changes."""
+
+    RESULT = "result"
+    """What a source gives: which images, their layers and configs. A batch reads the source again."""
+    NAMES = "names"
+    """Only names and manifests, which are made when all sources are read: what was read stays valid."""
+    NOTHING = "nothing"
+    """How the run goes, and no byte of an image."""
+
+
 DEFAULT_PLATFORM = Platform(os="linux", architecture="amd64")
 
+LEVELS: Final[Mapping[Compression, range]] = {
+    Compression.GZIP: range(1, 13),
+    Compression.GZIP_FAST: range(1, 4),
+    Compression.ZSTD: range(1, 20),
+    Compression.NONE: range(0),
+}
+"""The levels of each compression: libdeflate's, ISA-L's, zstd's."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertOptions:
-    """The options of `convert`, `plan` and `batch` that change what comes out (docs/reference/cli.md)."""
+TEMPLATE_FIELD: Final = re.compile(r"\{(repo|tag|created)(?::([^{}]*))?\}")
+"""A field of `--tag-template`; `created` may have strftime's numeric directives after a colon."""
 
-    format: Format = Format.DOCKER
+
+def _changes(changes: Changes) -> Mapping[str, Changes]:
+    """The metadata of a field that changes something else than the rest of its group."""
+    return {"changes": changes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How a source is read, and what a reader may need besides its location.
+
+    `max_ratio`: data that decompresses to more than so many times its size is refused. In a `dry_run` each layer is
+    read once, so readers keep no copy of a download. Temporary files are made in `temporary_directory`.
+    """
+
+    source_type: SourceType | None = None
+    driver: str | None = None
+    dm_data: str | None = None
+    dm_metadata: str | None = None
+    insecure: bool = False
+    max_ratio: int | None = None
+    salvage: bool = False
+    dry_run: bool = field(default=False, metadata=_changes(Changes.NOTHING))
+    temporary_directory: str | None = field(default=None, metadata=_changes(Changes.NOTHING))
+
+    @property
+    def pool_files(self) -> tuple[str, ...]:
+        """What is read of a devicemapper store besides its root."""
+        return tuple(path for path in (self.dm_data, self.dm_metadata) if path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """Which images are made, and their bytes."""
+
+    format: Format = field(default=Format.DOCKER, metadata=_changes(Changes.NAMES))
     compression: Compression = Compression.GZIP
     compression_level: int | None = None
     empty_layers: EmptyLayers = EmptyLayers.DROP
@@ -47,29 +113,75 @@ class ConvertOptions:
     all_layers: bool = False
     platform: Platform = DEFAULT_PLATFORM
     fill_platform: bool = False
-    on_conflict: OnConflict = OnConflict.NEWEST
-    jobs: int = 1
-    dry_run: bool = False
-    exact_sizes: bool = False
     strict: bool = False
-    salvage: bool = False
-    force: bool = False
     check_rootfs: bool | None = None
-    driver: str | None = None
-    link: str = "auto"
+
+    def check_images(self) -> None:
+        """UsageError for a compression that the format or the level does not fit."""
+        if self.compression is Compression.ZSTD and self.format is not Format.OCI:
+            raise UsageError("--compression zstd needs --format oci: Docker's schema 2 has no media type for it")
+        level, levels = self.compression_level, LEVELS[self.compression]
+        if level is not None and not levels:
+            raise UsageError(f"--compression-level {level}: --compression {self.compression} has no levels")
+        if level is not None and level not in levels:
+            allowed = f"{levels.start} to {levels.stop - 1}"
+            raise UsageError(f"--compression-level {level}: --compression {self.compression} takes {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameOptions:
+    """The names of the images in the target."""
+
+    on_conflict: OnConflict = OnConflict.NEWEST
     renames: tuple[tuple[str, str], ...] = ()
     tag_template: str | None = None
-    dm_data: str | None = None
-    dm_metadata: str | None = None
-    insecure: bool = False
-    max_ratio: int | None = None
 
-    @property
-    def pool_files(self) -> tuple[str, ...]:
-        """What is read of a devicemapper store beside its root."""
-        return tuple(path for path in (self.dm_data, self.dm_metadata) if path)
+    def check_names(self) -> None:
+        """UsageError for a `--rename` that `re` refuses, and for an unknown field in `--tag-template`."""
+        for pattern, replacement in self.renames:
+            try:
+                re.sub(pattern, replacement, "")
+            except (re.error, IndexError) as exc:
+                raise UsageError(f"--rename {pattern}={replacement}: {exc}") from exc
+        template = self.tag_template or ""
+        if re.search(r"[{}]", TEMPLATE_FIELD.sub("", template)):
+            raise UsageError(f"--tag-template {template}: fields are {{repo}}, {{tag}} and {{created:FORMAT}}")
+        for directive in re.findall(r"%(.?)", "".join(match[2] or "" for match in TEMPLATE_FIELD.finditer(template))):
+            if directive not in [*"YmdHMSj%"]:
+                raise UsageError(f"--tag-template {template}: %{directive} is none of %Y %m %d %H %M %S %j")
 
-    @property
-    def for_readers(self) -> dict[str, str]:
-        """What readers may want to know beside the location, as `SourceOptions.extra` takes it."""
-        return {name: "yes" for name in ("dry_run", "insecure", "salvage") if getattr(self, name)}
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How the run goes. `exact_sizes`: a plan compresses too. `force`: start although there seems to be no room."""
+
+    jobs: int = 1
+    exact_sizes: bool = False
+    force: bool = False
+    link: Link = Link.AUTO
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(ReadOptions, ImageOptions, NameOptions, RunOptions):
+    """The options of `convert`, `plan` and `batch` (docs/reference/cli.md).
+
+    Raises UsageError for options that exclude each other.
+    """
+
+    def __post_init__(self) -> None:
+        self.check_images()
+        self.check_names()
+
+
+_GROUPS: Final[Mapping[type[Any], Changes]] = {
+    ReadOptions: Changes.RESULT,
+    ImageOptions: Changes.RESULT,
+    NameOptions: Changes.NAMES,
+    RunOptions: Changes.NOTHING,
+}
+CHANGES: Final[Mapping[str, Changes]] = {
+    option.name: option.metadata.get("changes", default)
+    for group, default in _GROUPS.items()
+    for option in fields(group)
+}
+"""For each field of `ConvertOptions`."""

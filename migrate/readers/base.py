@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from migrate.blobio.payload import Payload
@@ -74,15 +73,3 @@ class HoldsTrees(Protocol):
 
     def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Any] | None:
         """The tree of the layer and all below it, as a Tree; None where this layer has none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceOptions:
-    """What a reader may need to know beside the location."""
-
-    driver: str | None = None
-    dm_data: str | None = None
-    dm_metadata: str | None = None
-    temporary_directory: str | None = None
-    max_ratio: int | None = None
-    extra: dict[str, str] = field(default_factory=dict)

@@ -18,7 +18,8 @@ from migrate.errors import (
     UsageError,
 )
 from migrate.model.legacy import SourceType
-from migrate.readers.base import LegacySource, SourceOptions
+from migrate.model.options import ReadOptions
+from migrate.readers.base import LegacySource
 from migrate.tar.index import has_member, index_tar, looks_like_tar
 
 STDIN = "-"
@@ -26,23 +27,26 @@ _DAMAGED_HEAD = 64 * 1024
 """An archive whose first header is damaged is known by the next one, if it stands so near."""
 
 
-def open_source(location: str, source_type: str | None = None, options: SourceOptions | None = None) -> LegacySource:
+def open_source(location: str, options: ReadOptions | None = None) -> LegacySource:
     """Opens `location` (a path, `-`, or a URL) read-only.
 
     Raises UnrecognisedSourceError, AmbiguousSourceError, PermissionSourceError or another SourceUnreadableError.
     """
-    options = options or SourceOptions()
+    options = options or ReadOptions()
+    source_type = options.source_type
     if location == STDIN:
-        if source_type not in (None, SourceType.DOCKER_ARCHIVE.value):
+        if source_type not in (None, SourceType.DOCKER_ARCHIVE):
             raise UsageError(f"--source-type {source_type} asks for a directory, and standard input is none")
         return _open_archive_stream(options)
     if "://" in location:
-        return _open_url(location, source_type, options)
+        from migrate.readers.remote import open_remote
+
+        return open_remote(location, options)
     path = Path(location)
     mode = _mode_of(path)
     if stat.S_ISDIR(mode):
         return _OPENERS[_directory_type(path, source_type)](location, options)
-    if source_type not in (None, SourceType.DOCKER_ARCHIVE.value):
+    if source_type not in (None, SourceType.DOCKER_ARCHIVE):
         raise UsageError(f"{location}: --source-type {source_type} asks for a directory, and this is a file")
     return _open_archive_file(location, options)
 
@@ -73,9 +77,9 @@ def detect_directory(path: Path) -> list[SourceType]:
     return [source_type for source_type, detect in detectors if detect(path)]
 
 
-def _directory_type(path: Path, source_type: str | None) -> SourceType:
+def _directory_type(path: Path, source_type: SourceType | None) -> SourceType:
     if source_type is not None:
-        return SourceType(source_type)
+        return source_type
     try:
         found = detect_directory(path)
     except PermissionError as error:
@@ -96,7 +100,7 @@ def _directory_type(path: Path, source_type: str | None) -> SourceType:
     )
 
 
-def _open_archive_file(location: str, options: SourceOptions) -> LegacySource:
+def _open_archive_file(location: str, options: ReadOptions) -> LegacySource:
     try:
         fd = open_source_file(location)
     except OSError as error:
@@ -105,7 +109,7 @@ def _open_archive_file(location: str, options: SourceOptions) -> LegacySource:
     return open_archive(location, fd, options)
 
 
-def _open_archive_stream(options: SourceOptions) -> LegacySource:
+def _open_archive_stream(options: ReadOptions) -> LegacySource:
     try:
         fd = os.dup(sys.stdin.fileno())
         os.read(fd, 0)  # fails on what is not open for reading: closed, or a directory
@@ -114,7 +118,7 @@ def _open_archive_stream(options: SourceOptions) -> LegacySource:
     return open_archive(STDIN, fd, options)
 
 
-def open_archive(location: str, fd: int, options: SourceOptions) -> LegacySource:
+def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
     """The archive behind `fd`, which is taken over."""
     from migrate.readers.docker_archive import DockerArchiveSource
     from migrate.readers.members import TarMembers, is_archive_member
@@ -138,7 +142,7 @@ def open_archive(location: str, fd: int, options: SourceOptions) -> LegacySource
         raise
 
 
-def _open_directory_archive(location: str, options: SourceOptions) -> LegacySource:
+def _open_directory_archive(location: str, options: ReadOptions) -> LegacySource:
     from migrate.readers.docker_archive import DockerArchiveSource
     from migrate.readers.members import DirectoryMembers
 
@@ -146,31 +150,25 @@ def _open_directory_archive(location: str, options: SourceOptions) -> LegacySour
     return DockerArchiveSource(location, DirectoryMembers(location))
 
 
-def _open_docker_root(location: str, options: SourceOptions) -> LegacySource:
+def _open_docker_root(location: str, options: ReadOptions) -> LegacySource:
     from migrate.readers.docker_root import DockerRootSource
 
     return DockerRootSource(location, options)
 
 
-def _open_registry_v1(location: str, options: SourceOptions) -> LegacySource:
+def _open_registry_v1(location: str, options: ReadOptions) -> LegacySource:
     from migrate.readers.registry_v1 import RegistryV1Source
 
     return RegistryV1Source(location, options)
 
 
-def _open_registry_v2(location: str, options: SourceOptions) -> LegacySource:
+def _open_registry_v2(location: str, options: ReadOptions) -> LegacySource:
     from migrate.readers.registry_v2 import RegistryV2Source
 
     return RegistryV2Source(location, options)
 
 
-def _open_url(location: str, source_type: str | None, options: SourceOptions) -> LegacySource:
-    from migrate.readers.remote import open_remote
-
-    return open_remote(location, source_type, options)
-
-
-_OPENERS: dict[SourceType, Callable[[str, SourceOptions], LegacySource]] = {
+_OPENERS: dict[SourceType, Callable[[str, ReadOptions], LegacySource]] = {
     SourceType.DOCKER_ARCHIVE: _open_directory_archive,
     SourceType.DOCKER_ROOT: _open_docker_root,
     SourceType.REGISTRY_V1: _open_registry_v1,

@@ -39,8 +39,8 @@ from migrate.model.legacy import (
     SourceType,
     is_hex_id,
 )
+from migrate.model.options import ReadOptions
 from migrate.readers.access import check_readable
-from migrate.readers.base import SourceOptions
 from migrate.readers.graph import Graph, is_scratch
 from migrate.readers.graphdrivers.aufs import is_metadata
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
@@ -80,7 +80,7 @@ class DockerRootSource:
 
     source_type = SourceType.DOCKER_ROOT
 
-    def __init__(self, location: str, options: SourceOptions) -> None:
+    def __init__(self, location: str, options: ReadOptions) -> None:
         self.location = location
         self._root = Path(location)
         self._graph = Graph(self._root)

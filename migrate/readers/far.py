@@ -6,15 +6,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from migrate.distribution.replay import Replay
-from migrate.readers.base import SourceOptions
+from migrate.model.options import ReadOptions
 from migrate.storage.local_tree import OpenedFile
 
 
-def replay_for(options: SourceOptions | None) -> Replay | None:
+def replay_for(options: ReadOptions | None) -> Replay | None:
     """None for a dry run, which reads every layer once only."""
     if options is None:
         return Replay()
-    return None if options.extra.get("dry_run") else Replay(options.temporary_directory)
+    return None if options.dry_run else Replay(options.temporary_directory)
 
 
 def open_once(

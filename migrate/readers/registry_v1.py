@@ -42,8 +42,8 @@ from migrate.model.legacy import (
     SourceType,
     is_hex_id,
 )
+from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
-from migrate.readers.base import SourceOptions
 from migrate.readers.far import open_once, replay_for
 from migrate.storage.bucket import open_tree
 from migrate.storage.local_tree import OpenedFile, TreeStorage, require_readable
@@ -56,7 +56,6 @@ _TAG: Final = re.compile(r"[\w][\w.-]{0,127}", re.ASCII)
 _TAG_FILE: Final = "tag_"
 _DEFAULT_NAMESPACE: Final = "library"
 _HEAD_BYTES: Final = 16
-_SALVAGE: Final = "salvage"
 _KEPT_BYTES: Final = 64 * 1024 * 1024
 """Jsons that the listing has read are kept up to this, for the layers."""
 
@@ -126,10 +125,10 @@ class RegistryV1Source:
 
     source_type = SourceType.REGISTRY_V1
 
-    def __init__(self, location: str, options: SourceOptions | None = None, tree: TreeStorage | None = None) -> None:
+    def __init__(self, location: str, options: ReadOptions | None = None, tree: TreeStorage | None = None) -> None:
         self.location = location
         self._tree = open_tree(location) if tree is None else tree
-        self._salvage = bool(options and options.extra.get(_SALVAGE))
+        self._salvage = bool(options and options.salvage)
         self._replay = replay_for(options)
         self._listing: SourceListing | None = None
         self._checked: dict[LegacyID, str | None] = {}

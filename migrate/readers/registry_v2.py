@@ -24,8 +24,8 @@ from migrate.errors import (
 )
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyLayer, Origin, SourceListing, SourceType
+from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
-from migrate.readers.base import SourceOptions
 from migrate.readers.far import open_once, replay_for
 from migrate.readers.registry_images import (
     RegistryImages,
@@ -58,7 +58,7 @@ class RegistryV2Source:
 
     source_type = SourceType.REGISTRY_V2
 
-    def __init__(self, location: str, options: SourceOptions | None = None, tree: TreeStorage | None = None) -> None:
+    def __init__(self, location: str, options: ReadOptions | None = None, tree: TreeStorage | None = None) -> None:
         self.location = location
         self._tree = open_tree(location) if tree is None else tree
         self._root: str | None = None

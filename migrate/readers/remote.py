@@ -9,30 +9,32 @@ import tempfile
 from migrate.distribution.layout import ROOTS
 from migrate.errors import AmbiguousSourceError, SourceUnreadableError, UnrecognisedSourceError, UsageError
 from migrate.model.legacy import SourceType, is_hex_id
-from migrate.readers.base import LegacySource, SourceOptions
+from migrate.model.options import ReadOptions
+from migrate.readers.base import LegacySource
 from migrate.readers.remote_registry import PREFIX, RemoteRegistrySource
 from migrate.storage.bucket import is_url, open_filesystem, open_tree
 from migrate.storage.local_tree import TreeStorage, require_readable
 from migrate.storage.staging import target_error
 
 
-def open_remote(location: str, source_type: str | None, options: SourceOptions) -> LegacySource:
+def open_remote(location: str, options: ReadOptions) -> LegacySource:
     """`docker://…`, or an archive or a registry's storage at any URL that fsspec opens, recognised by its content.
 
     Raises UsageError for a URL of another kind, UnrecognisedSourceError or AmbiguousSourceError for what is there.
     """
+    source_type = options.source_type
     if location.startswith(PREFIX):
-        if source_type not in (None, SourceType.REGISTRY_V2.value):
+        if source_type not in (None, SourceType.REGISTRY_V2):
             raise UsageError(f"{location}: --source-type {source_type} does not go with {PREFIX}")
         return RemoteRegistrySource(location, options)
     if not is_url(location):
         raise UsageError(f"{location}: not a URL that can be read")
-    if source_type in (None, SourceType.DOCKER_ARCHIVE.value):
+    if source_type in (None, SourceType.DOCKER_ARCHIVE):
         archive = _open_object(location, options)
         if archive is not None:
             return archive
     tree = open_tree(location)
-    found = _types(tree, location) if source_type is None else [SourceType(source_type)]
+    found = _types(tree, location) if source_type is None else [source_type]
     if len(found) > 1:
         raise AmbiguousSourceError(f"{location}: storage of a v1 and of a v2 registry; choose with --source-type")
     if found == [SourceType.REGISTRY_V1]:
@@ -50,7 +52,7 @@ def open_remote(location: str, source_type: str | None, options: SourceOptions) 
     )
 
 
-def _open_object(location: str, options: SourceOptions) -> LegacySource | None:
+def _open_object(location: str, options: ReadOptions) -> LegacySource | None:
     """The archive in a single object, brought to a temporary file first, as its members are read in any order."""
     from migrate.readers.detect import open_archive
 

@@ -20,8 +20,8 @@ from migrate.documents.schema1 import OpenedManifest, open_manifest
 from migrate.errors import IntegrityError, MigrateError, SourceError, SourceUnreadableError, UsageError
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyLayer, Origin, PayloadRef, SourceListing, SourceType
+from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
-from migrate.readers.base import SourceOptions
 from migrate.readers.far import open_once, replay_for
 from migrate.readers.registry_images import (
     RegistryImages,
@@ -47,14 +47,14 @@ class RemoteRegistrySource:
     def __init__(
         self,
         location: str,
-        options: SourceOptions | None = None,
+        options: ReadOptions | None = None,
         *,
         connect: Callable[..., RegistryClient] = open_client,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.location = location
         self._host, self._repository, self._tag = split_location(location)
-        self._insecure = bool(options and options.extra.get("insecure"))
+        self._insecure = bool(options and options.insecure)
         self._replay = replay_for(options)
         self._connect = connect
         self._sleep = sleep

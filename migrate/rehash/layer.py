@@ -7,7 +7,7 @@ from typing import Final
 
 from migrate.errors import IntegrityError, MigrateError
 from migrate.model.image import HashedLayer, StoredBlob
-from migrate.model.options import Compression, ConvertOptions, EmptyLayers
+from migrate.model.options import Compression, EmptyLayers, ImageOptions
 from migrate.rehash.ports import LayerJob
 from migrate.rehash.reading import LayerFacts
 
@@ -51,7 +51,7 @@ class Layer:
         return self
 
 
-def result_of(layer: Layer, options: ConvertOptions) -> HashedLayer | MigrateError:
+def result_of(layer: Layer, options: ImageOptions) -> HashedLayer | MigrateError:
     if layer.error is not None:
         return layer.error
     facts = layer.facts
@@ -69,14 +69,14 @@ def result_of(layer: Layer, options: ConvertOptions) -> HashedLayer | MigrateErr
     )
 
 
-def _ready_blob(facts: LayerFacts, options: ConvertOptions) -> StoredBlob | None:
+def _ready_blob(facts: LayerFacts, options: ImageOptions) -> StoredBlob | None:
     """The layer as its source stores it, if a target may hold it so."""
     if facts.stored_digest is None or not facts.kind == "gzip" == STORED_KIND.get(options.compression):
         return None
     return stored_blob(facts)
 
 
-def is_dropped(layer: Layer, options: ConvertOptions) -> bool:
+def is_dropped(layer: Layer, options: ImageOptions) -> bool:
     """An empty layer that becomes history alone; never one that a config of the source names by its diffID."""
     claim = layer.job.payload
     if options.empty_layers is EmptyLayers.KEEP or claim.diff_id is not None or claim.disputed:

@@ -8,7 +8,7 @@ from typing import Final, Protocol, runtime_checkable
 from migrate.errors import TargetError
 from migrate.model.capabilities import fills
 from migrate.model.legacy import PayloadRef
-from migrate.model.options import Compression, ConvertOptions
+from migrate.model.options import Compression, ConvertOptions, ImageOptions
 
 _PERCENT: Final = {Compression.GZIP: 35, Compression.GZIP_FAST: 35, Compression.ZSTD: 30, Compression.NONE: 100}
 """What layers of distributions and packages shrink to, at the least that is usual: a refusal should be right."""
@@ -28,7 +28,7 @@ class KnowsWhatItHolds(Protocol):
     def held_bytes(self) -> int: ...
 
 
-def estimate_bytes(payloads: Iterable[PayloadRef], options: ConvertOptions) -> int:
+def estimate_bytes(payloads: Iterable[PayloadRef], options: ImageOptions) -> int:
     """Bytes that the blobs of these layers will take. Layers of unknown size count nothing, claimed twins once."""
     sizes: dict[object, int] = {}
     for payload in payloads:

@@ -22,7 +22,7 @@ from migrate.blobio.stopping import check_stop
 from migrate.errors import InterruptedRunError, MigrateError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
-from migrate.model.options import Compression, ConvertOptions
+from migrate.model.options import Compression, ImageOptions
 from migrate.storage.run_directory import STATE_DIRECTORY
 from migrate.storage.staging import target_error
 from migrate.writers.blob_store import BlobStore
@@ -41,7 +41,7 @@ _FAMILIES: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip"}
 class LayerRecord:
     """Fills RemembersLayers for a target on a file system."""
 
-    def __init__(self, store: BlobStore, options: ConvertOptions) -> None:
+    def __init__(self, store: BlobStore, options: ImageOptions) -> None:
         self._store = store
         self._compression = options.compression
         self._level = -1 if options.compression_level is None else options.compression_level

@@ -32,7 +32,7 @@ from migrate.layout.names import REPORT_NAME, reference_of
 from migrate.layout.walk import one_by_one, read_documents
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, StoredBlob
-from migrate.model.options import ConvertOptions, OnConflict
+from migrate.model.options import ConvertOptions, Link, OnConflict
 from migrate.model.reference import Reference
 from migrate.storage.run_directory import STATE_DIRECTORY, exclusive_lock
 from migrate.storage.staging import (
@@ -316,11 +316,11 @@ class OciLayout:
         """`--link auto` clones where the file system can, and never makes a hard link: through one, a change of the
         source would change the target.
         """
-        if self._options.link == "copy":
+        if self._options.link is Link.COPY:
             return False
         if self.has_blob(digest, size):
             return True
-        hard = self._options.link == "hard"
+        hard = self._options.link is Link.HARD
         return self._blobs.link(path, digest, size, hard=hard) or (
             hard and self._blobs.link(path, digest, size, hard=False)
         )

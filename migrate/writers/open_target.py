@@ -14,8 +14,11 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.DOTALL)
 
 
 def open_target(text: str, options: ConvertOptions) -> ImageTarget:
-    """Opens (and where needed creates) the target. UsageError for a text that names none, TargetError if it fails."""
+    """Opens (and where needed creates) the target. In a dry run it writes nothing, and gives images the names and blobs
+    that they would have. UsageError for a text that names none, TargetError if it fails."""
     prefix, rest = _checked(text)
+    if options.dry_run:
+        return _rehearsal(prefix)
     match prefix:
         case "oci":
             from migrate.writers.oci_layout import OciLayout
@@ -39,11 +42,9 @@ def open_target(text: str, options: ConvertOptions) -> ImageTarget:
             return RegistryTarget(rest, options)
 
 
-def rehearse_target(text: str) -> ImageTarget:
-    """A target that writes nothing and gives images the names and blobs that they would have in `text`. UsageError."""
+def _rehearsal(prefix: str) -> ImageTarget:
     from migrate.writers.discard import Discard, DiscardArchive, DiscardRepositories
 
-    prefix, _ = _checked(text)
     kinds = {"docker-archive": DiscardArchive, "registry-storage": DiscardRepositories, "docker": DiscardRepositories}
     return kinds.get(prefix, Discard)()
 

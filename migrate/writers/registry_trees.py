@@ -15,7 +15,7 @@ from migrate.errors import SourceError, TargetError
 from migrate.layout.names import REPORT_NAME
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
-from migrate.model.options import ConvertOptions
+from migrate.model.options import ConvertOptions, Link
 from migrate.storage.bucket import ObjectTree, open_filesystem
 from migrate.storage.local_tree import LocalTree, TreeStorage
 from migrate.storage.run_directory import STATE_DIRECTORY
@@ -95,11 +95,11 @@ class LocalRegistryTree:
 
     def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
         """As in a layout: `--link auto` clones where it can, and only `--link hard` makes hard links."""
-        if self._link == "copy":
+        if self._link is Link.COPY:
             return False
         if self.has_blob(digest, size):
             return True
-        if self._link == "hard" and self._blobs.link(path, digest, size, hard=True):
+        if self._link is Link.HARD and self._blobs.link(path, digest, size, hard=True):
             return True
         return self._clone(path, digest, size)
 

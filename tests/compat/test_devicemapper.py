@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from migrate.model.legacy import LegacyID
-from migrate.readers.base import SourceOptions
+from migrate.model.options import ReadOptions
 from migrate.readers.docker_root import DockerRootSource
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
 from migrate.storage.tree import Tree
@@ -77,7 +77,7 @@ def test_every_image_is_the_file_system_that_stands_in_the_store(pair: Pair) -> 
 def test_layers_without_tar_split_are_those_of_the_other_driver(pair: Pair, tmp_path: Path) -> None:
     """Docker's naive diff sees the same changes, whatever the driver."""
     thin, other = without_tar_split(pair.thin.root, tmp_path / "a"), without_tar_split(pair.source, tmp_path / "b")
-    a, b = DockerRootSource(str(thin), SourceOptions()), DockerRootSource(str(other), SourceOptions())
+    a, b = DockerRootSource(str(thin), ReadOptions()), DockerRootSource(str(other), ReadOptions())
     try:
         assert a.listing().layers == b.listing().layers
         for legacy_id in a.listing().layers:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from migrate.model.legacy import LegacyID
-from migrate.readers.base import SourceOptions
+from migrate.model.options import ReadOptions
 from migrate.readers.docker_root import DockerRootSource
 from migrate.readers.graphdrivers.changes import find_changes
 from migrate.storage.directory_tree import DirectoryTree
@@ -132,7 +132,7 @@ def test_subvolumes_give_dockers_diff_ids(name: str, subvolumes: Subvolumes, sto
     for layer in (origin / "btrfs/subvolumes").iterdir():
         subvolumes.create(root / "btrfs/subvolumes" / layer.name)
         run("cp", "-a", "-T", layer, root / "btrfs/subvolumes" / layer.name)
-    source = DockerRootSource(str(root), SourceOptions())
+    source = DockerRootSource(str(root), ReadOptions())
     for legacy_id, facts in StoreCase(name).layers.items():
         read = read_payload(source, source.read_layer(LegacyID(legacy_id)))
         assert read.exact != bool(facts.get("unstable"))

@@ -10,7 +10,7 @@ from typing import Final
 from migrate.blobio.source_files import list_source
 from migrate.errors import AmbiguousSourceError, SourceError, SourceUnreadableError, UsageError
 from migrate.model.legacy import LegacyID
-from migrate.readers.base import SourceOptions
+from migrate.model.options import ReadOptions
 from migrate.readers.graphdrivers.aufs import AufsDriver
 from migrate.readers.graphdrivers.btrfs import BtrfsDriver
 from migrate.readers.graphdrivers.driver import GraphDriver
@@ -42,7 +42,7 @@ def count_layers(root: Path, ids: Collection[LegacyID]) -> Mapping[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def choose_driver(root: Path, counts: Mapping[str, int], total: int, options: SourceOptions) -> GraphDriver:
+def choose_driver(root: Path, counts: Mapping[str, int], total: int, options: ReadOptions) -> GraphDriver:
     """The driver that `options` names, or else the only one that holds layers of the graph.
 
     `counts` as from `count_layers`, of `total` IDs. Raises AmbiguousSourceError, SourceUnreadableError, UsageError.
@@ -99,24 +99,24 @@ def _devicemapper_names(root: Path) -> Sequence[str]:
     if not os.path.isdir(root / "devicemapper"):
         return ()
     try:
-        return _open_devicemapper(root, SourceOptions()).layer_ids()
+        return _open_devicemapper(root, ReadOptions()).layer_ids()
     except SourceError:
         return ()
 
 
-def _open_devicemapper(root: Path, options: SourceOptions) -> GraphDriver:
+def _open_devicemapper(root: Path, options: ReadOptions) -> GraphDriver:
     from migrate.readers.graphdrivers.devicemapper import open_devicemapper
 
     driver: GraphDriver = open_devicemapper(root, options)
     return driver
 
 
-def _refuse_zfs(root: Path, options: SourceOptions) -> GraphDriver:
+def _refuse_zfs(root: Path, options: ReadOptions) -> GraphDriver:
     del options
     raise SourceUnreadableError(f"{root}: {_ZFS}")
 
 
-_OPENERS: Final[Mapping[str, Callable[[Path, SourceOptions], GraphDriver]]] = {
+_OPENERS: Final[Mapping[str, Callable[[Path, ReadOptions], GraphDriver]]] = {
     "aufs": lambda root, options: AufsDriver(root),
     "btrfs": lambda root, options: BtrfsDriver(root),
     "devicemapper": _open_devicemapper,

@@ -123,7 +123,7 @@ def test_other_compression_is_another_index(tmp_path: Path) -> None:
     diff_id = DiffID(Digest.of(b"tar"))
     layer = KnownLayer(StoredBlob(digest=Digest.of(b"blob"), size=4, compression="gzip"), Role.MADE, "a" * 16)
     KnownLayers(LocalState(tmp_path), OPTIONS).add(diff_id, layer)
-    for options in (ConvertOptions(compression=Compression.ZSTD), ConvertOptions(compression_level=6)):
+    for options in (ConvertOptions(compression=Compression.NONE), ConvertOptions(compression_level=6)):
         assert KnownLayers(LocalState(tmp_path), options).find(diff_id) is None
 
 

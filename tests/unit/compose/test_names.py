@@ -8,10 +8,9 @@ from dataclasses import replace
 import pytest
 
 from migrate.compose.names import Claim, assign_names, instant, wanted_reference
-from migrate.errors import UsageError
 from migrate.model.digest import Digest
 from migrate.model.image import Platform
-from migrate.model.options import OnConflict
+from migrate.model.options import NameOptions, OnConflict
 from migrate.model.reference import Reference
 
 AMD64 = Platform(os="linux", architecture="amd64")
@@ -119,21 +118,14 @@ def test_equal_moments_are_equal_and_no_time_is_the_far_past() -> None:
 )
 def test_a_template_names_images_by_what_they_are(template: str, text: str) -> None:
     reference = Reference("team/app", "1.0")
-    assert str(wanted_reference(reference, "2013-06-13T14:03:50.8-10:00", (), template)) == text
+    assert str(wanted_reference(reference, "2013-06-13T14:03:50.8-10:00", NameOptions(tag_template=template))) == text
 
 
 def test_an_image_without_a_date_was_made_at_the_beginning() -> None:
-    assert str(wanted_reference(APP, None, (), "{repo}:{created:%Y-%m-%d}")) == "app:0001-01-01"
-
-
-@pytest.mark.parametrize("template", ["{repo", "{nothing}", "{0}", "{created:%Q}", "{repo.name}"])
-def test_a_template_that_is_none_is_a_usage_error(template: str) -> None:
-    with pytest.raises(UsageError, match="--tag-template"):
-        wanted_reference(APP, None, (), template)
+    assert str(wanted_reference(APP, None, NameOptions(tag_template="{repo}:{created:%Y-%m-%d}"))) == "app:0001-01-01"
 
 
 def test_renames_come_first_and_what_the_grammar_refuses_is_mapped() -> None:
-    assert str(wanted_reference(Reference("Team/App", "1.0"), None)) == "team/app:1.0"
-    assert str(wanted_reference(Reference("old/app", "1"), None, [("^old/", "new/")])) == "new/app:1"
-    with pytest.raises(UsageError, match="--rename"):
-        wanted_reference(APP, None, [("(", "x")])
+    assert str(wanted_reference(Reference("Team/App", "1.0"), None, NameOptions())) == "team/app:1.0"
+    renamed = wanted_reference(Reference("old/app", "1"), None, NameOptions(renames=(("^old/", "new/"),)))
+    assert str(renamed) == "new/app:1"

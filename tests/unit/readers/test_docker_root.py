@@ -911,10 +911,10 @@ def without_capabilities(root: RootBuilder, statement: str) -> subprocess.Comple
     for path in [root.path, *root.path.rglob("*")]:
         os.chown(path, 1, 1, follow_symlinks=False)
     code = (
-        "from migrate.readers.docker_root import DockerRootSource; from migrate.readers.base import SourceOptions\n"
+        "from migrate.readers.docker_root import DockerRootSource; from migrate.model.options import ReadOptions\n"
         "from migrate.errors import PermissionSourceError; from pathlib import Path\n"
         "from tests.unit.readers.test_docker_root import RootBuilder, read_everything\n"
-        f"source = DockerRootSource({str(root.path)!r}, SourceOptions())\n{statement}"
+        f"source = DockerRootSource({str(root.path)!r}, ReadOptions())\n{statement}"
     )
     return subprocess.run(
         ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", code],

@@ -8,7 +8,7 @@ import pytest
 
 from migrate.errors import MigrateError
 from migrate.model.legacy import LegacyID
-from migrate.readers.base import SourceOptions
+from migrate.model.options import ReadOptions
 from migrate.readers.docker_root import DockerRootSource, detect
 from tests.cases import store_cases
 from tests.stores import ReadLayer, StoreCase, StoreShelf, read_payload, tar_entries, without_whiteout_times
@@ -17,7 +17,7 @@ STORES = [store.name for store in store_cases()]
 
 
 def _open(stores: StoreShelf, name: str) -> DockerRootSource:
-    return DockerRootSource(str(stores.path(name)), SourceOptions())
+    return DockerRootSource(str(stores.path(name)), ReadOptions())
 
 
 def _read_all(source: DockerRootSource, store: StoreCase) -> dict[str, ReadLayer | MigrateError]:

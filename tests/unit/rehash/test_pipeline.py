@@ -31,7 +31,7 @@ from migrate.errors import (
 from migrate.model.digest import Digest
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.legacy import LegacyLayer
-from migrate.model.options import Compression, ConvertOptions, EmptyLayers
+from migrate.model.options import Compression, ConvertOptions, EmptyLayers, Format
 from migrate.model.progress import Event, SilentProgress
 from migrate.rehash.pipeline import rehash
 from migrate.rehash.ports import LayerJob
@@ -106,7 +106,7 @@ def mixed_payloads() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("compression", [Compression.GZIP, Compression.ZSTD, Compression.NONE])
 def test_results_depend_neither_on_threads_nor_order_nor_kind_of_source(compression: Compression) -> None:
-    options = ConvertOptions(compression=compression, empty_layers=EmptyLayers.KEEP)
+    options = ConvertOptions(format=Format.OCI, compression=compression, empty_layers=EmptyLayers.KEEP)
     seen = set()
     for jobs, as_extents, backwards in itertools.product((1, 2, 7), (False, True), (False, True)):
         source = MemorySource(mixed_payloads(), as_extents)
@@ -143,7 +143,7 @@ def test_gzip_is_a_row_of_members_of_one_mebibyte() -> None:
 
 def test_zstd_is_a_row_of_frames() -> None:
     store = MemoryStore()
-    options = ConvertOptions(compression=Compression.ZSTD)
+    options = ConvertOptions(format=Format.OCI, compression=Compression.ZSTD)
     results = run(jobs_of(MemorySource({"large": LARGE})), store, options)
     (content,) = store.blobs.values()
     assert zstd_module().decompress(content) == LARGE
@@ -165,7 +165,11 @@ def test_good_gzip_is_taken_over_and_the_smallest_wins() -> None:
 def test_gzip_is_recompressed_for_zstd() -> None:
     tar = make_tar(6)
     store = MemoryStore()
-    run(jobs_of(MemorySource({"b": gzip.compress(tar)})), store, ConvertOptions(compression=Compression.ZSTD))
+    run(
+        jobs_of(MemorySource({"b": gzip.compress(tar)})),
+        store,
+        ConvertOptions(format=Format.OCI, compression=Compression.ZSTD),
+    )
     assert [zstd_module().decompress(content) for content in store.blobs.values()] == [tar]
 
 

@@ -75,10 +75,10 @@ def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 @pytest.mark.parametrize("name", [store.name for store in store_cases() if "aufs" not in store.name])
 def test_the_roots_of_real_engines_are_what_their_images_unpack_to(stores: StoreShelf, name: str) -> None:
-    from migrate.readers.base import SourceOptions
+    from migrate.model.options import ReadOptions
     from migrate.readers.docker_root import DockerRootSource
 
-    source = DockerRootSource(str(stores.path(name)), SourceOptions())
+    source = DockerRootSource(str(stores.path(name)), ReadOptions())
     if not source.holds_rootfs:
         return
     check = RootfsCheck(source)

@@ -19,7 +19,7 @@ from migrate.documents.oci import IndexEntry, encode_index
 from migrate.errors import InterruptedRunError, TargetError
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor, Platform, StoredBlob
-from migrate.model.options import Compression, ConvertOptions, OnConflict
+from migrate.model.options import Compression, ConvertOptions, Link, OnConflict
 from migrate.model.progress import SilentProgress
 from migrate.model.reference import Reference
 from migrate.storage.staging import FileSystem
@@ -535,7 +535,7 @@ class Reflinks(FileSystem):
 def test_hard_links_only_when_asked(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(A.blob)
-    target = OciLayout(tmp_path / "layout", ConvertOptions(link="hard"))
+    target = OciLayout(tmp_path / "layout", ConvertOptions(link=Link.HARD))
     assert target.link_blob(str(source), A.descriptor.digest, len(A.blob))
     put_image(target, [A], "a:1")
     target.finish(REPORT)
@@ -544,8 +544,8 @@ def test_hard_links_only_when_asked(tmp_path: Path) -> None:
     assert clean(tmp_path / "layout")
 
 
-@pytest.mark.parametrize("link", ["auto", "hard", "copy"])
-def test_reflinks(link: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("link", Link)
+def test_reflinks(link: Link, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(A.blob)
     target = OciLayout(tmp_path / "layout", ConvertOptions(link=link), files=Reflinks())
@@ -558,7 +558,7 @@ def test_reflinks(link: str, tmp_path: Path) -> None:
 
 def test_a_linked_file_that_is_not_the_blob_is_let_go(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    target = OciLayout(tmp_path / "layout", ConvertOptions(link="hard"))
+    target = OciLayout(tmp_path / "layout", ConvertOptions(link=Link.HARD))
     for content in (B.blob, A.blob + b"\0", A.blob[:-1], b""):
         source.write_bytes(content)
         assert not target.link_blob(str(source), A.descriptor.digest, len(A.blob))

@@ -11,7 +11,7 @@ import pytest
 
 from migrate.errors import DamagedError, DocumentError, MigrateError, MissingLayerError, SourceError, UnsupportedError
 from migrate.model.legacy import LegacyID
-from migrate.readers.base import SourceOptions
+from migrate.model.options import ReadOptions
 from migrate.readers.graphdrivers.choose import count_layers
 from migrate.readers.graphdrivers.devicemapper import dissection, open_devicemapper
 from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE
@@ -75,7 +75,7 @@ def reason(store: Path, layer: LegacyID, kind: type[MigrateError]) -> str:
 
 
 def test_layers_and_their_trees(store: Path) -> None:
-    driver = open_devicemapper(store.parent, SourceOptions())
+    driver = open_devicemapper(store.parent, ReadOptions())
     assert driver.layer_ids() == [BASE_LAYER, CHILD]
     assert driver.has_layer(CHILD) and not driver.has_layer(OTHER) and not driver.has_layer(LegacyID("base"))
     assert (names(driver, BASE_LAYER), names(driver, CHILD)) == ([b"a"], [b"a", b"b"])

@@ -1,0 +1,177 @@
+"""`migrate.api` gives what the command gives, for the same options."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate import api
+from migrate.convert import run
+from migrate.errors import SourceError, SourceUnreadableError, UsageError
+from migrate.model.legacy import SourceType
+from migrate.model.options import Compression, ConvertOptions, EmptyLayers, Format, OnConflict, ReadOptions
+from migrate.model.progress import Event
+from migrate.readers.base import LegacySource
+from tests.archives import V1Archive, layer_tar
+from tests.command import migrate
+from tests.unit.model.test_options import OTHER
+from tests.v1_registry import V1Tree
+
+JOBS = ("--jobs", "1")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    made = V1Archive()
+    made.layer("base")
+    made.layer("empty", "base", tar=layer_tar())
+    made.tag("team/app", "1.0", made.layer("top", "empty"))
+    made.tag("other", "latest", made.layer("alone"))
+    path = tmp_path / "a.tar"
+    path.write_bytes(made.build())
+    return path
+
+
+def content(target: Path) -> dict[str, bytes]:
+    """What other programs read of a layout: everything but the report and the state of migrate."""
+    index = [path for path in target.iterdir() if path.is_file() and not path.name.startswith("migration-")]
+    return {str(path.relative_to(target)): path.read_bytes() for path in [*index, *(target / "blobs/sha256").iterdir()]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ((), ConvertOptions()),
+        (("--empty-layers", "keep", "--all"), ConvertOptions(empty_layers=EmptyLayers.KEEP, all_layers=True)),
+        (
+            ("--format", "oci", "--compression", "zstd", "--compression-level", "7"),
+            ConvertOptions(format=Format.OCI, compression=Compression.ZSTD, compression_level=7),
+        ),
+        (
+            ("--image", "team/*", "--rename", "^team/=new/"),
+            ConvertOptions(images=("team/*",), renames=(("^team/", "new/"),)),
+        ),
+        (("--tag-template", "{tag}-{created:%Y}"), ConvertOptions(tag_template="{tag}-{created:%Y}")),
+    ],
+)
+def test_convert_writes_what_the_command_writes(
+    arguments: tuple[str, ...], options: ConvertOptions, archive: Path, tmp_path: Path
+) -> None:
+    outcome = api.convert(archive, tmp_path / "api", options)
+    assert migrate("convert", *arguments, *JOBS, archive, tmp_path / "command").code == outcome.exit_code == 0
+    assert content(tmp_path / "api") == content(tmp_path / "command")
+    assert api.verify(tmp_path / "api") == []
+
+
+def test_salvage(archive: Path, tmp_path: Path) -> None:
+    tree = V1Tree(tmp_path / "registry")
+    tree.add_archive(archive.read_bytes())
+    for folder in (tree.root / "images").iterdir():
+        (folder / "_inprogress").write_text("true")
+    lost = api.convert(tree.root, tmp_path / "without")
+    found = api.convert(tree.root, tmp_path / "with", ConvertOptions(salvage=True))
+    assert (lost.exit_code, lost.report.images) == (4, ())
+    assert found.report.images
+    assert migrate("convert", "--salvage", *JOBS, tree.root, tmp_path / "command").code == found.exit_code
+    assert content(tmp_path / "with") == content(tmp_path / "command")
+
+
+@pytest.mark.parametrize("option", [field.name for field in fields(ReadOptions)])
+@pytest.mark.parametrize("call", ["convert", "plan"])
+def test_each_option_of_a_reader_reaches_it(
+    call: str, option: str, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[ReadOptions] = []
+
+    def open_source(location: str, options: ReadOptions) -> LegacySource:
+        seen.append(options)
+        raise SourceUnreadableError(f"{location}: not today")
+
+    monkeypatch.setattr(run, "open_source", open_source)
+    options = replace(ConvertOptions(), **{option: OTHER[option]})
+    outcome = api.convert(archive, tmp_path / "out", options) if call == "convert" else api.plan(archive, options)
+    assert outcome.exit_code == 4
+    assert [getattr(one, option) for one in seen] == [OTHER[option]]
+
+
+@pytest.mark.parametrize(
+    "target", ["layout", "docker-archive:images.tar", "registry-storage:storage", "oci-archive:o.tar"]
+)
+def test_a_dry_run_writes_nothing_and_reports_the_same(target: str, archive: Path, tmp_path: Path) -> None:
+    prefix, _, name = target.rpartition(":")
+    place = f"{prefix}:{tmp_path / name}" if prefix else str(tmp_path / name)
+    dry = api.convert(archive, place, ConvertOptions(dry_run=True)).report
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tar"}
+    real = api.convert(archive, place).report
+    assert replace(dry, dry_run=False, started=real.started, finished=real.finished) == real
+
+
+def test_plan_writes_nothing(archive: Path, tmp_path: Path) -> None:
+    assert api.plan(archive).report.totals.images == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tar"}
+
+
+def test_inspect(archive: Path, tmp_path: Path) -> None:
+    assert len(api.inspect(archive).images) == 2
+    assert len(api.inspect(archive, options=ReadOptions(source_type=SourceType.DOCKER_ARCHIVE)).images) == 2
+    with pytest.raises(UsageError, match="--source-type registry-v1"):
+        api.inspect(archive, source_type="registry-v1")
+    with pytest.raises(UsageError, match="source type zip: not one of docker-archive, docker-root, "):
+        api.inspect(archive, source_type="zip")
+    with pytest.raises(SourceError, match="there is no such file"):
+        api.inspect(tmp_path / "absent")
+
+
+def test_a_source_that_cannot_be_read_is_a_failure_and_not_an_exception(archive: Path, tmp_path: Path) -> None:
+    outcome = api.convert([archive, tmp_path / "absent.tar"], tmp_path / "out")
+    assert (outcome.exit_code, len(outcome.report.images)) == (3, 2)
+    (failure,) = outcome.report.failures
+    assert failure.source == str(tmp_path / "absent.tar")
+    assert "there is no such file" in failure.message
+
+
+def test_a_conflict_is_reported(archive: Path, tmp_path: Path) -> None:
+    other = V1Archive()
+    other.tag("other", "latest", other.layer("newer"))
+    (tmp_path / "b.tar").write_bytes(other.build())
+    report = api.convert(
+        [archive, tmp_path / "b.tar"], tmp_path / "out", ConvertOptions(on_conflict=OnConflict.FIRST)
+    ).report
+    assert [conflict.reference for conflict in report.conflicts] == ["other:latest"]
+
+
+@pytest.mark.parametrize("where", ["the source itself", "in the source", "around the source"])
+def test_a_target_in_or_around_a_source_is_refused(where: str, archive: Path, tmp_path: Path) -> None:
+    tree = V1Tree(tmp_path / "outer" / "registry")
+    tree.add_archive(archive.read_bytes())
+    place = {"the source itself": tree.root, "in the source": tree.root / "new", "around the source": tree.root.parent}
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match="never written to"):
+        api.convert(tree.root, place[where])
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_progress_is_reported(archive: Path, tmp_path: Path) -> None:
+    class Collecting:
+        def __init__(self) -> None:
+            self.events: list[Event] = []
+
+        def emit(self, event: Event, /) -> None:
+            self.events.append(event)
+
+    progress: Any = Collecting()
+    api.convert(archive, tmp_path / "out", progress=progress)
+    assert {event.kind for event in progress.events} >= {"stage", "layer"}
+    progress.events.clear()
+    assert api.verify(tmp_path / "out", progress=progress) == []
+    assert progress.events
+
+
+def test_verify_finds_damage(archive: Path, tmp_path: Path) -> None:
+    api.convert(archive, tmp_path / "out")
+    blob = max((tmp_path / "out/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    blob.write_bytes(blob.read_bytes()[:-1])
+    assert any(blob.name in f"{finding.where} {finding.message}" for finding in api.verify(tmp_path / "out"))
