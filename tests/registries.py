@@ -10,6 +10,7 @@ import ipaddress
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import tarfile
 import threading
@@ -224,13 +225,18 @@ def proxy(registry: Server, fault: Fault = lambda *_: None) -> Iterator[tuple[st
         def log_message(self, format: str, *args: object) -> None:
             del format, args
 
-    with _serving(Handler) as port:
+    with serving(Handler) as port:
         yield f"127.0.0.1:{port}", passage
 
 
 @contextmanager
-def _serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[int]:
+def serving(handler: type[http.server.BaseHTTPRequestHandler], tls: ServerCertificate | None = None) -> Iterator[int]:
+    """The port of a server on loopback."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls.certificate, tls.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
@@ -334,7 +340,7 @@ def token_server(directory: Path, user: str, password: str) -> Iterator[TokenSer
         def log_message(self, format: str, *args: object) -> None:
             del format, args
 
-    with _serving(Handler) as port:
+    with serving(Handler) as port:
         found.append(TokenServer(f"http://127.0.0.1:{port}/token", _write(directory / "tokens.crt", _pem(certificate))))
         yield found[0]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from tests.registries import _serving
+from tests.registries import ServerCertificate, serving
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,21 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """`cut`: hang up after so many bytes of the body. `wait`: send nothing until this is set."""
+    """`cut`: hang up after so many bytes of the body. `wait`: send nothing until this is set. `raw`: sent first."""
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: int | None = None
     wait: threading.Event | None = None
+    raw: bytes | None = None
 
 
 Answer = Callable[[Request], Reply]
 
 
 @contextmanager
-def scripted_server(answer: Answer) -> Iterator[tuple[str, list[Request]]]:
+def scripted_server(answer: Answer, tls: ServerCertificate | None = None) -> Iterator[tuple[str, list[Request]]]:
     """(`host:port`, the requests that have arrived so far)."""
     seen: list[Request] = []
 
@@ -65,6 +66,7 @@ def scripted_server(answer: Answer) -> Iterator[tuple[str, list[Request]]]:
             return body
 
         def _reply(self, reply: Reply) -> None:
+            self.wfile.write(reply.raw or b"")
             self.send_response(reply.status)
             for key, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
                 self.send_header(key, value)
@@ -81,7 +83,7 @@ def scripted_server(answer: Answer) -> Iterator[tuple[str, list[Request]]]:
         def log_message(self, format: str, *args: object) -> None:
             del format, args
 
-    with _serving(Handler) as port:
+    with serving(Handler, tls) as port:
         yield f"127.0.0.1:{port}", seen
 
 

@@ -1,7 +1,8 @@
 """Answering a registry that asks who we are: Basic, or Bearer with a token from its token server.
 
 Source: distribution 2.8 `docs/spec/auth/{token,oauth}.md`. Credentials go to the registry and to the token server that
-it names, the latter only over TLS unless the registry itself is spoken to in plain text; nowhere else.
+it names, the latter only over TLS unless the registry itself speaks plain HTTP; nowhere else. The session passes on
+only challenges of the registry's own origin.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from urllib.parse import urlsplit
 
 from migrate.distribution.bodies import read_body
 from migrate.distribution.credentials import Credentials
-from migrate.distribution.retries import ATTEMPTS, RETRIED, Sleep, is_hopeless, pause
+from migrate.distribution.retries import ATTEMPTS, RETRIED, SLOW_ANSWERS, Sleep, is_hopeless, pause
 from migrate.documents.json_text import load_json
 from migrate.errors import MigrateError, SourceError
 
 if TYPE_CHECKING:
     import httpx
 
-_CHALLENGE: Final = re.compile(r'([A-Za-z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_CHALLENGE: Final = re.compile(r'(?<![A-Za-z_])([A-Za-z_]++)=(?:"((?:[^"\\]|\\.)*+)"|([^\s,"]++))')
+"""A name is tried at its first letter only, and nothing is tried twice: the time is linear in the header's length."""
+CHALLENGE_BYTES: Final = 8 * 1024
+"""Of a `WWW-Authenticate` header, as much as servers usually accept of all headers together."""
 _CLIENT_ID: Final = "docker-legacy-migrate"
 
 Scope = tuple[str, str]
@@ -44,7 +48,6 @@ class Authorizer:
         http: httpx.Client,
         credentials: Callable[[], Credentials | None],
         *,
-        insecure: bool = False,
         sleep: Sleep = time.sleep,
     ) -> None:
         self._http = http
@@ -52,20 +55,24 @@ class Authorizer:
         self._find = credentials
         self._found: Credentials | None = None
         self._looked = False
-        self._insecure = insecure
         self._lock = threading.Lock()
         self._challenge: tuple[str, Mapping[str, str]] | None = None
         self._headers: dict[tuple[Scope, Scope | None], str] = {}
 
     def challenged(self, headers: Mapping[str, str]) -> None:
-        """Remembers how the registry wants to be answered, so that the next request can do it unasked."""
+        """Remembers what the registry asks for, so that the next request can bring it. AuthorizationError if too long.
+
+        `headers` are those of the registry's own answer.
+        """
         text = headers.get("WWW-Authenticate", "")
+        if len(text) > CHALLENGE_BYTES:
+            raise AuthorizationError(f"WWW-Authenticate: larger than the limit of {CHALLENGE_BYTES:,} bytes")
         kind, _, rest = text.partition(" ")
         self._challenge = (kind.lower(), _parameters(rest))
 
-    def headers(self, url: str, scope: Scope, also: Scope | None = None) -> dict[str, str]:
-        """For a request to `url`; nothing for another host than the registry's, which gets no credentials."""
-        if self._challenge is None or self._is_foreign(url):
+    def headers(self, scope: Scope, also: Scope | None = None) -> dict[str, str]:
+        """For a request to the registry itself; no other host may get them."""
+        if self._challenge is None:
             return {}
         with self._lock:
             known = self._headers.get((scope, also))
@@ -80,10 +87,6 @@ class Authorizer:
             self._headers[scope, also] = self._answer(scope, also)
             if not self._headers[scope, also]:
                 raise AuthorizationError("the registry wants to know who asks: run `docker login` first")
-
-    def _is_foreign(self, url: str) -> bool:
-        parts = urlsplit(url)
-        return bool(parts.netloc) and parts.hostname != self._http.base_url.host
 
     def _answer(self, scope: Scope, also: Scope | None) -> str:
         assert self._challenge is not None
@@ -123,7 +126,7 @@ class Authorizer:
             scheme = urlsplit(realm).scheme
         except ValueError:
             scheme = ""
-        plain = self._http.base_url.scheme == "http" or self._insecure
+        plain = self._http.base_url.scheme == "http"
         if scheme != "https" and not (scheme == "http" and plain):
             raise AuthorizationError(f"the token server {realm!r} is not reached over TLS")
 
@@ -145,7 +148,7 @@ class Authorizer:
         """Status, reason and body of the answer, which is asked for again as the registry's are."""
         import httpx
 
-        attempt = 0
+        attempt = slow = 0
         while True:
             answer: httpx.Response | None = None
             try:
@@ -155,7 +158,8 @@ class Authorizer:
                 if answer.status_code not in RETRIED or attempt + 1 == ATTEMPTS:
                     return answer.status_code, answer.reason_phrase, content
             except (httpx.HTTPError, httpx.InvalidURL) as exc:
-                if is_hopeless(exc) or attempt + 1 == ATTEMPTS:
+                slow += isinstance(exc, httpx.ReadTimeout)
+                if is_hopeless(exc) or attempt + 1 == ATTEMPTS or slow >= SLOW_ANSWERS:
                     raise AuthorizationError(f"token server {realm}: {exc}") from exc
                 answer = None
             pause(self._sleep, answer, attempt)

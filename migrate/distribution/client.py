@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final, Literal
 
-from migrate.distribution.download import BlobDownload
+from migrate.distribution.download import BlobDownload, stated_length
 from migrate.distribution.retries import ATTEMPTS, PAUSES, Sleep
 from migrate.distribution.session import (
     RegistryAnswerError,
@@ -20,11 +20,9 @@ from migrate.distribution.session import (
     Scope,
     Traffic,
     UntrustedCertificateError,
-    check_host,
-    is_loopback,
-    open_http,
     quoted,
 )
+from migrate.distribution.transport import check_host, is_loopback, open_http
 from migrate.distribution.uploads import BlobUpload
 from migrate.documents.json_text import load_json
 from migrate.errors import LimitError
@@ -46,7 +44,9 @@ _MANIFEST_TYPES: Final = ", ".join(
 )
 _PAGE: Final = 1000
 _PAGES: Final = 10_000
-_NEXT: Final = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
+_NEXT: Final = re.compile(r'<([^<>]*+)>\s*+;\s*+rel="?next"?')
+_LINK_BYTES: Final = 64 * 1024
+"""Of a `Link` header; httpx builds no address that is longer."""
 
 Access = Literal["pull", "push"]
 
@@ -70,7 +70,7 @@ def open_client(host: str, *, insecure: bool = False, sleep: Sleep = time.sleep)
     schemes = ("https", "http") if insecure or is_loopback(host) else ("https",)
     failures = []
     for scheme in schemes:
-        session = RegistrySession(host, open_http(scheme, host, insecure=insecure), insecure=insecure, sleep=sleep)
+        session = RegistrySession(host, open_http(scheme, host, insecure=insecure), sleep=sleep)
         try:
             session.ping(attempts=1 if scheme != schemes[-1] else ATTEMPTS)
         except RegistryAnswerError as exc:
@@ -116,7 +116,7 @@ class RegistryClient:
         """Bytes of a blob that the repository may serve; None if it has none of that digest."""
         path = f"/v2/{repository}/blobs/{digest}"
         answer = self._session.send("HEAD", path, (repository, access), accept=(200, 404))
-        return int(answer.headers.get("Content-Length", 0)) if answer.status_code == 200 else None
+        return stated_length(answer) or 0 if answer.status_code == 200 else None
 
     def open_blob(self, repository: str, digest: Digest) -> BlobDownload:
         """The blob as a stream that goes on after a broken connection. The caller closes it, and checks the digest."""
@@ -145,16 +145,23 @@ class RegistryClient:
 
     def _pages(self, path: str, scope: Scope, key: str) -> Iterator[str]:
         next_path: str | None = path
+        seen = set()
         for _ in range(_PAGES):
             if next_path is None:
                 return
+            if next_path in seen:
+                raise RegistryAnswerError(f"{self.host}{path}: its pages go round in a ring, back to {next_path}")
+            seen.add(next_path)
             answer = self._session.send("GET", next_path, scope)
             document = load_json(answer.content, f"{self.host}{path}")
             names = (document.get(key) or []) if isinstance(document, dict) else None
             if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
                 raise RegistryAnswerError(f"{self.host}{path}: the answer holds no list of {key}")
             yield from names
-            following = _NEXT.search(answer.headers.get("Link", ""))
+            link = answer.headers.get("Link", "")
+            if len(link) > _LINK_BYTES:
+                raise LimitError(f"{self.host}{path}: Link: larger than the limit of {_LINK_BYTES:,} bytes")
+            following = _NEXT.search(link)
             next_path = self._session.relative(following[1]) if following else None
         raise LimitError(f"{self.host}{path}: more than {_PAGES:,} pages")
 

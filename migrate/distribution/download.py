@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from migrate.blobio.limits import STATED_BYTES, parse_whole
+from migrate.distribution.retries import SLOW_ANSWERS
 from migrate.errors import TruncatedError
 
 if TYPE_CHECKING:
     import httpx
 
+_PROGRESS: Final = 1024 * 1024
+"""Bytes that have to come after a broken connection before it is forgotten: a server that hangs up after each byte
+would otherwise be asked for ever."""
+
+
+def stated_length(answer: httpx.Response) -> int | None:
+    """`Content-Length`; None without one, and for one that no blob can have."""
+    return parse_whole(answer.headers.get("Content-Length", "").encode(), STATED_BYTES)
+
 
 class BlobDownload(io.RawIOBase):
     """Reads the answer of `request(offset)`; when the connection breaks it asks for the rest, once for each pause.
+
+    The pauses begin anew after each _PROGRESS bytes.
 
     Where the answer is 200 all the same it holds the whole blob, and what is known already is passed over: a server
     may ignore `Range` (RFC 9110, 14.2).
@@ -35,9 +48,10 @@ class BlobDownload(io.RawIOBase):
         self._offset = 0
         self._known = 0
         self._answer = request(0)
-        length = self._answer.headers.get("Content-Length")
-        self.size = int(length) if length and length.isdigit() else None
-        self._blocks = self._answer.iter_raw(1024 * 1024)
+        self.size = stated_length(self._answer)
+        self._broken_at = 0
+        self._breaks = self._slow = 0
+        self._blocks = self._answer.iter_raw()
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
@@ -60,7 +74,7 @@ class BlobDownload(io.RawIOBase):
     def _next_block(self) -> bytes:
         import httpx
 
-        for pause in (*self._pauses, None):
+        while True:
             try:
                 block = self._next_new()
                 if block or self.size is None or self._offset >= self.size:
@@ -69,14 +83,22 @@ class BlobDownload(io.RawIOBase):
                 reason = f"{self._offset:,} of {self.size:,} bytes came"
             except httpx.TransportError as exc:
                 reason = str(exc) or type(exc).__name__
-            if pause is None:
-                break
-            self._sleep(pause)
-            self._answer.close()
-            self._answer = self._request(self._offset)
-            self._known = self._offset if self._answer.status_code == 200 else 0
-            self._blocks = self._answer.iter_raw(1024 * 1024)
-        raise TruncatedError(f"{self._what}: the connection broke again and again: {reason}")
+                self._slow += isinstance(exc, httpx.ReadTimeout)
+            self._go_on(reason)
+
+    def _go_on(self, reason: str) -> None:
+        """Connects again after a pause, or raises TruncatedError."""
+        if self._offset - self._broken_at >= _PROGRESS:
+            self._breaks = self._slow = 0
+        self._broken_at = self._offset
+        if self._breaks == len(self._pauses) or self._slow >= SLOW_ANSWERS:
+            raise TruncatedError(f"{self._what}: the connection broke again and again: {reason}")
+        self._sleep(self._pauses[self._breaks])
+        self._breaks += 1
+        self._answer.close()
+        self._answer = self._request(self._offset)
+        self._known = self._offset if self._answer.status_code == 200 else 0
+        self._blocks = self._answer.iter_raw()
 
     def _next_new(self) -> bytes:
         """The next block, without what is known; empty at the end."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 ATTEMPTS: Final = 7
 PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before the second, third, … attempt."""
+SLOW_ANSWERS: Final = 2
+"""Answers that end in a timeout before a request is given up: each has taken half a minute or more."""
 RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_PAUSE: Final = 120.0
 

@@ -5,34 +5,30 @@ Answers 429 and 5xx and broken connections are tried again, after growing pauses
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
-import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from pathlib import Path
 from typing import IO, Any, Final, Literal
 from urllib.parse import quote, urlsplit
 
-from migrate import __version__
 from migrate.distribution.authorization import Authorizer
 from migrate.distribution.bodies import read_body
 from migrate.distribution.credentials import find_credentials
-from migrate.distribution.retries import ATTEMPTS, RETRIED, Sleep, is_hopeless, is_untrusted, pause
+from migrate.distribution.retries import ATTEMPTS, RETRIED, SLOW_ANSWERS, Sleep, is_hopeless, is_untrusted, pause
 from migrate.documents.json_text import load_json
-from migrate.errors import MigrateError, SourceError, UsageError
+from migrate.errors import MigrateError, SourceError
 
 try:
     import httpx
-except ImportError:  # the extra [registry] is not installed; open_http says so
+except ImportError:  # the extra [registry] is not installed; open_http reports it
     httpx = None  # type: ignore[assignment]
 
 _BLOCK: Final = 1024 * 1024
 _OF_THE_TRANSFER: Final = frozenset({b"content-encoding", b"transfer-encoding"})
-_CERTIFICATES: Final = ("/etc/docker/certs.d", "~/.docker/certs.d")
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_HOPS: Final = 10
+"""Redirects followed for one request, as many as Go's client follows."""
 
 Scope = tuple[str, Literal["pull", "push"]]
 """(repository, what is done with it); an empty repository is the catalog."""
@@ -77,63 +73,22 @@ class Traffic:
                 setattr(self, name, getattr(self, name) + count)
 
 
-def open_http(scheme: str, host: str, *, insecure: bool) -> httpx.Client:
-    """Trusts the system's certificates and those of `/etc/docker/certs.d/HOST/`. UsageError without httpx, and for
-    what cannot be a host."""
-    if httpx is None:
-        raise UsageError(f"docker://{host}: needs httpx: pip install 'docker-legacy-migrate[registry]'")
-    try:
-        return httpx.Client(
-            base_url=f"{scheme}://{host}",
-            verify=_certificates(host, insecure),
-            timeout=httpx.Timeout(120, connect=15),
-            limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
-            headers={"User-Agent": f"docker-legacy-migrate/{__version__}", "Accept-Encoding": "identity"},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none is kept, as in Docker's client
-        )
-    except httpx.InvalidURL as exc:
-        raise _no_host(host) from exc
-
-
-def check_host(host: str) -> None:
-    """UsageError for what cannot be `HOST[:PORT]`."""
-    try:
-        parts = urlsplit(f"//{host}")
-        valid = parts.hostname is not None and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise _no_host(host)
-
-
-def _no_host(host: str) -> UsageError:
-    return UsageError(f"docker://{host}: {host!r} is no HOST[:PORT]")
-
-
-def is_loopback(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
 class RegistrySession:
     """Requests to one registry. Every method may be called from several threads; raises RegistryAnswerError."""
 
-    def __init__(self, host: str, http: httpx.Client, *, insecure: bool = False, sleep: Sleep = time.sleep) -> None:
+    def __init__(self, host: str, http: httpx.Client, *, sleep: Sleep = time.sleep) -> None:
         self.host = host
         self.traffic = Traffic()
         self.sleep = sleep
         self._http = http
-        self._authorizer = Authorizer(http, lambda: find_credentials(host), insecure=insecure, sleep=sleep)
+        self._authorizer = Authorizer(http, lambda: find_credentials(host), sleep=sleep)
 
     def ping(self, attempts: int = ATTEMPTS) -> None:
-        """Learns whether this is a registry. An answer that asks who we are is a good answer."""
+        """Finds out whether this is a v2 registry. A 401 of its own is a good answer."""
         answer = self.send("GET", "/v2/", None, accept=(200, 401), attempts=attempts, connects=2)
         if answer.status_code == 401:
+            if not self._is_own(answer.request.url):
+                raise self.refused(answer, "/v2/")
             self._authorizer.challenged(answer.headers)
 
     def send(
@@ -150,21 +105,19 @@ class RegistrySession:
         attempts: int = ATTEMPTS,
         connects: int = ATTEMPTS,
     ) -> httpx.Response:
-        """The answer, one of `accept`; asks again where that can help. `connects`: how often nobody may be there."""
-        asked_who = 0
+        """The answer, one of `accept`; the request is repeated where that can help.
+
+        `connects`: attempts to connect where nobody listens.
+        """
+        refreshed = slow = 0
         last: httpx.Response | None = None
         broken: Exception | None = None
         attempt = 0
         while attempt < attempts:
             if attempt:
                 self.pause(last, attempt - 1)
-            sent = dict(headers or {})
-            if scope is not None:
-                sent |= self._authorizer.headers(url, scope, also)
-            self.traffic.add(requests=1)
             try:
-                request = self._http.build_request(method, url, content=body, headers=sent)
-                last = self._http.send(request, stream=True, follow_redirects=method in ("GET", "HEAD"))
+                last = self._follow(method, url, scope, headers or {}, body, also)
                 broken = None
                 if not (stream and last.status_code in accept):
                     last = self._loaded(last)
@@ -174,11 +127,12 @@ class RegistrySession:
                 self._refuse_hopeless(exc, f"{method} {url}")
                 last, broken = None, exc
                 attempt += 1
-                if isinstance(exc, httpx.ConnectError) and attempt >= connects:
+                slow += isinstance(exc, httpx.ReadTimeout)
+                if slow >= SLOW_ANSWERS or (isinstance(exc, httpx.ConnectError) and attempt >= connects):
                     break
                 continue
-            if last.status_code == 401 and scope is not None and asked_who < 2:
-                asked_who += 1
+            if last.status_code == 401 and scope is not None and refreshed < 2 and self._is_own(last.request.url):
+                refreshed += 1
                 self._authorizer.refresh(last.headers, scope, also)
                 continue
             if last.status_code not in RETRIED:
@@ -188,6 +142,43 @@ class RegistrySession:
             raise self.refused(last, url)
         raise UnreachableError(f"{self.host}: {method} {url}: {broken or 'no answer'}") from broken
 
+    def _follow(
+        self,
+        method: str,
+        url: str,
+        scope: Scope | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        also: Scope | None,
+    ) -> httpx.Response:
+        """The answer, after redirects if `method` is GET or HEAD. Only the registry itself gets credentials."""
+        request = self._request(method, url, content=body, headers=headers)
+        seen = {request.url}
+        while True:
+            if scope is not None and self._is_own(request.url):
+                request.headers.update(self._authorizer.headers(scope, also))
+            self.traffic.add(requests=1)
+            answer = self._http.send(request, stream=True)
+            location = answer.headers.get("Location")
+            if method not in ("GET", "HEAD") or answer.status_code not in _REDIRECTS or not location:
+                return answer
+            answer.close()
+            request = self._request(method, answer.request.url.join(location), headers=headers)
+            if request.url in seen or len(seen) > _HOPS:
+                kind = "in a ring" if request.url in seen else f"more than {_HOPS} times"
+                raise RegistryAnswerError(f"{self.host}: {method} {url}: redirected {kind}, last to {request.url}")
+            seen.add(request.url)
+
+    def _request(self, method: str, url: str | httpx.URL, **arguments: Any) -> httpx.Request:
+        """Refuses to leave TLS: what an https registry names in a redirect, link or location has to be https."""
+        request = self._http.build_request(method, url, **arguments)
+        if self._http.base_url.scheme == "https" and request.url.scheme != "https":
+            raise RegistryAnswerError(f"{self.host}: {method} {request.url}: refused: leads from https to plain http")
+        return request
+
+    def _is_own(self, url: httpx.URL) -> bool:
+        return _origin(url) == _origin(self._http.base_url)
+
     def send_part(
         self, method: str, url: str, scope: Scope, source: IO[bytes], offset: int, count: int
     ) -> httpx.Response | None:
@@ -195,16 +186,20 @@ class RegistrySession:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(count)}
         if method == "PATCH":
             headers["Content-Range"] = f"{offset}-{offset + count - 1}"
-        headers |= self._authorizer.headers(url, scope)
         self.traffic.add(requests=1)
         source.seek(offset)
         try:
-            request = self._http.build_request(method, url, content=_blocks(source, count), headers=headers)
+            request = self._request(method, url, content=_blocks(source, count), headers=headers)
+            own = self._is_own(request.url)
+            if own:
+                request.headers.update(self._authorizer.headers(scope))
             answer = self._loaded(self._http.send(request, stream=True))
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             self._refuse_hopeless(exc, f"{method} {url}")
             return None
         if answer.status_code == 401:
+            if not own:
+                raise self.refused(answer, url)
             self._authorizer.refresh(answer.headers, scope)
         return answer
 
@@ -215,8 +210,13 @@ class RegistrySession:
     def refused(self, answer: httpx.Response, url: str) -> RegistryAnswerError:
         reason = _errors_of(answer)
         path = urlsplit(url).path
+        found = answer.request.url
+        elsewhere = "" if self._is_own(found) else f" from {found.scheme}://{found.netloc.decode('ascii')}"
+        if elsewhere and answer.status_code == 401:
+            elsewhere += ", which gets no credentials: they are for the registry itself"
         return RegistryAnswerError(
-            f"{self.host}: {answer.request.method} {path}: {answer.status_code} {answer.reason_phrase}{reason}",
+            f"{self.host}: {answer.request.method} {path}: {answer.status_code} {answer.reason_phrase}"
+            f"{elsewhere}{reason}",
             status=answer.status_code,
         )
 
@@ -258,21 +258,6 @@ class RegistrySession:
 # --- small pieces ------------------------------------------------------------------------------------------------
 
 
-def _certificates(host: str, insecure: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    for base in _CERTIFICATES:
-        folder = Path(base).expanduser() / host
-        with contextlib.suppress(OSError):
-            for path in sorted(folder.glob("*.crt")):
-                context.load_verify_locations(path)
-            for path in sorted(folder.glob("*.cert")):
-                context.load_cert_chain(path, path.with_suffix(".key"))
-    return context
-
-
 def _blocks(source: IO[bytes], count: int) -> Iterator[bytes]:
     while count:
         block = source.read(min(count, _BLOCK))
@@ -280,6 +265,10 @@ def _blocks(source: IO[bytes], count: int) -> Iterator[bytes]:
             raise RegistryAnswerError("a blob became shorter while it was sent")
         count -= len(block)
         yield block
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 def quoted(text: str) -> str:

@@ -8,11 +8,11 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import httpx
 import pytest
 
 from migrate.distribution.client import RegistryClient
 from migrate.distribution.session import RegistryAnswerError, RegistrySession
+from migrate.distribution.transport import open_http
 from migrate.errors import TruncatedError
 from migrate.model.digest import Digest
 from tests.scripted import Answer, Reply, Request, scripted_server
@@ -22,7 +22,7 @@ from tests.scripted import Answer, Reply, Request, scripted_server
 def client_for(answer: Answer) -> Iterator[tuple[RegistryClient, list[Request], list[float]]]:
     """(client, the requests, the pauses)"""
     pauses: list[float] = []
-    with scripted_server(answer) as (host, seen), httpx.Client(base_url=f"http://{host}") as http:
+    with scripted_server(answer) as (host, seen), open_http("http", host, insecure=False) as http:
         yield RegistryClient(RegistrySession(host, http, sleep=pauses.append)), seen, pauses
 
 
@@ -60,11 +60,12 @@ def test_a_document_that_never_comes_whole_is_given_up(read: Callable[[RegistryC
 def test_a_document_that_comes_drop_by_drop_is_given_up(
     read: Callable[[RegistryClient], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = itertools.count(step=31)
-    monkeypatch.setattr("migrate.distribution.bodies.monotonic", lambda: next(seconds))
-    with client_for(lambda _: Reply(body=CONTENT)) as (client, _, _):
+    seconds = itertools.count(step=100)
+    monkeypatch.setattr("migrate.distribution.measured.monotonic", lambda: next(seconds))
+    with client_for(lambda _: Reply(body=CONTENT + b" " * 200_000)) as (client, seen, _):  # more than one read takes
         with pytest.raises(RegistryAnswerError, match="too slowly"):
             read(client)
+        assert len(seen) == 2
 
 
 BLOB = bytes(range(256)) * 20_000  # more than one block of the download
@@ -99,6 +100,65 @@ def test_a_download_that_never_gets_on_is_given_up(knows_range: bool) -> None:
         with client.open_blob("app", DIGEST) as stream, pytest.raises(TruncatedError, match="again and again"):
             stream.read()
         assert len(seen) == 7 and pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
+
+
+def test_a_blob_that_comes_drop_by_drop_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(step=100)
+    monkeypatch.setattr("migrate.distribution.measured.monotonic", lambda: next(seconds))
+    with client_for(lambda _: Reply(body=bytes(200_000))) as (client, seen, _):
+        with client.open_blob("app", DIGEST) as stream, pytest.raises(TruncatedError, match="too slowly"):
+            stream.read()
+        assert len(seen) == 2
+
+
+def test_headers_that_come_drop_by_drop_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(step=100)
+    monkeypatch.setattr("migrate.distribution.measured.monotonic", lambda: next(seconds))
+    with client_for(lambda _: Reply(headers={"Filler": "x" * 65_000, "More": "x" * 30_000})) as (client, seen, _):
+        with pytest.raises(RegistryAnswerError, match="too slowly"):
+            client.tags("app")
+        assert len(seen) == 2
+
+
+def test_a_reader_that_takes_its_time_makes_no_answer_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("migrate.distribution.measured.monotonic", lambda: now)
+    with client_for(lambda _: Reply(body=BLOB)) as (client, seen, _):
+        with client.open_blob("app", DIGEST) as stream:
+            read = b""
+            while block := stream.read(100_000):
+                read += block
+                now += 1000
+        assert read == BLOB and len(seen) == 1
+
+
+def test_a_blob_of_which_each_connection_brings_one_byte_is_given_up() -> None:
+    with client_for(Breaking([1] * 100, knows_range=True).answer) as (client, seen, _):
+        with client.open_blob("app", DIGEST) as stream, pytest.raises(TruncatedError, match="again and again"):
+            stream.read()
+        assert len(seen) == 7
+
+
+def test_a_blob_may_break_off_often_as_long_as_it_gets_on() -> None:
+    content = bytes(range(256)) * 4096 * 12
+    cuts = [1024 * 1024 + 100] * 10
+
+    def answer(request: Request) -> Reply:
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        return Reply(206 if start else 200, content[start:], cut=cuts.pop() if cuts else None)
+
+    with client_for(answer) as (client, _, pauses):
+        with client.open_blob("app", DIGEST) as stream:
+            assert stream.read() == content
+        assert pauses == [0.5] * 10
+
+
+@pytest.mark.parametrize("read", DOCUMENTS.values(), ids=DOCUMENTS)
+@pytest.mark.parametrize("length", ["9" * 5000, "9" * 20])
+def test_a_length_that_no_answer_can_have(read: Callable[[RegistryClient], object], length: str) -> None:
+    with client_for(lambda _: Reply(body=b"x", headers={"Content-Length": length}, cut=1)) as (client, _, _):
+        with pytest.raises(RegistryAnswerError):
+            read(client)
 
 
 # --- answers that are none ---------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import pytest
 
 from migrate.distribution.client import open_client
 from migrate.distribution.session import RegistryAnswerError, RegistrySession
+from migrate.distribution.transport import open_http
 from migrate.errors import LimitError, UsageError
 from migrate.model.digest import Digest
-from tests.registries import _serving
+from tests.registries import serving
 from tests.scripted import Reply, scripted_server
 
 
@@ -36,7 +37,7 @@ class Talkative(http.server.BaseHTTPRequestHandler):
 
 def test_answers_larger_than_the_limit_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("migrate.distribution.bodies.JSON_BYTES", 100_000)
-    with _serving(Talkative) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with serving(Talkative) as port, open_http("http", f"127.0.0.1:{port}", insecure=False) as client:
         session = RegistrySession("registry", client, sleep=lambda _: None)
         answer = session.send("GET", "/200/100000", None)
         assert (len(answer.content), answer.headers["Docker-Content-Digest"]) == (100_000, "sha256:1")
@@ -65,7 +66,7 @@ class Misleading(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("place", ["http://[::1", "http://[bad]/", "http://a:b:c/"])
 def test_a_location_that_is_no_address(place: str) -> None:
-    with _serving(Misleading) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with serving(Misleading) as port, open_http("http", f"127.0.0.1:{port}", insecure=False) as client:
         session = RegistrySession("registry", client, sleep=lambda _: None)
         answer = session.send("GET", f"/{place.encode().hex()}", None, accept=(202,))
         with pytest.raises(RegistryAnswerError, match="address that is none"):
@@ -75,7 +76,7 @@ def test_a_location_that_is_no_address(place: str) -> None:
 @pytest.mark.parametrize("text", ["²", "Mon, 01 Jan 0001 00:00:00 +2359", "tomorrow", "Mon, 99 Jan 2020 00:00:00 GMT"])
 def test_a_time_to_wait_that_is_none(text: str) -> None:
     naps: list[float] = []
-    session = RegistrySession("registry", httpx.Client(), sleep=naps.append)
+    session = RegistrySession("registry", open_http("http", "registry", insecure=False), sleep=naps.append)
     session.pause(httpx.Response(503, headers=[(b"Retry-After", text.encode("latin-1"))]), 1)
     assert naps == [1.0] or naps == [0.0]
 
@@ -88,7 +89,7 @@ def test_a_host_that_is_none(host: str) -> None:
 
 def test_headers_need_not_be_ascii() -> None:
     reply = Reply(404, headers={"Via": "1.1 proxy-Z\xfcrich", "Warning": "199 - \xff"})
-    with scripted_server(lambda _: reply) as (host, _), httpx.Client(base_url=f"http://{host}") as client:
+    with scripted_server(lambda _: reply) as (host, _), open_http("http", host, insecure=False) as client:
         session = RegistrySession("registry", client, sleep=lambda _: None)
         assert session.send("GET", "/", None, accept=(404,)).headers["Via"] == "1.1 proxy-Z\xfcrich"
         with pytest.raises(RegistryAnswerError, match="404 Not Found"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 
-import httpx
 import pytest
 
 from migrate.distribution.session import RegistryAnswerError, RegistrySession
+from migrate.distribution.transport import open_http
 from migrate.distribution.uploads import BlobUpload
 from migrate.model.digest import Digest
 from tests.scripted import Reply, Request, scripted_server
@@ -18,7 +18,7 @@ CONTENT = b"0123456789" * 5
 def send(host: str, pauses: list[float] | None = None) -> None:
     """CONTENT, in chunks of 20 bytes where the test says so."""
     naps = [] if pauses is None else pauses
-    with httpx.Client(base_url=f"http://{host}") as http:
+    with open_http("http", host, insecure=False) as http:
         session = RegistrySession(host, http, sleep=naps.append)
         BlobUpload(session, "app", Digest.of(CONTENT), len(CONTENT), lambda: False).send(io.BytesIO(CONTENT))
 
