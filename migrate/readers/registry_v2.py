@@ -12,7 +12,7 @@ from pathlib import Path
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
 from migrate.blobio.payload import Extent, Payload
-from migrate.distribution.layout import ROOTS, blob_path, repository_path, revision_link
+from migrate.distribution.layout import ROOTS, blob_path, layer_link, repository_path, revision_link
 from migrate.distribution.repositories import iter_repositories
 from migrate.documents.jws import signature_problem
 from migrate.documents.schema1 import OpenedManifest, is_index, parse_signature
@@ -108,7 +108,7 @@ class RegistryV2Source:
 
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         if not self._is_linked(repository, digest):
-            raise DeletedManifestError(f"manifest {digest} was deleted: its revision has no link")
+            raise DeletedManifestError(f"manifest {digest} was deleted: no link in _manifests/revisions/ or _layers/")
         content = self._tree.read(self._blob_path(digest), JSON_BYTES)
         if content is None:
             raise DeletedManifestError(f"manifest {digest}: its blob is missing")
@@ -230,7 +230,9 @@ class RegistryV2Source:
             return None
 
     def _is_linked(self, repository: str, digest: Digest) -> bool:
-        return self._tree.size(self._rooted(revision_link(repository, digest))) is not None
+        """Registry 2.1.0 wrote the links of manifests into `_layers/`; versions 2.1.1 to 2.8 look in both places."""
+        links = (revision_link(repository, digest), layer_link(repository, digest))
+        return any(self._tree.size(self._rooted(link)) is not None for link in links)
 
     def _note_uploads(self, repository: str, images: RegistryImages) -> None:
         try:

@@ -16,8 +16,12 @@ from tests.registries import extract_tree, should_convert, should_warn
 
 
 def convert(case: Case, tmp_path: Path) -> Report:
+    return convert_tree(extract_tree(case, tmp_path), tmp_path)
+
+
+def convert_tree(tree: Path, tmp_path: Path) -> Report:
     options = ConvertOptions(empty_layers=EmptyLayers.KEEP)
-    source = open_source(str(extract_tree(case, tmp_path)))
+    source = open_source(str(tree))
     target = OciLayout(tmp_path / "out", options)
     report = Conversion([OpenedSource(source.location, source)], options, target).run().report
     target.close()
@@ -61,6 +65,23 @@ def test_what_is_not_named_a_failure_converts(case: Case, tmp_path: Path) -> Non
     assert good
     if len(good) == len(case.expected["images"]):
         assert not report.failures
+
+
+@pytest.mark.parametrize("moved", [1, 2], ids=["every link", "every other link"])
+@pytest.mark.parametrize("name", ["registry-v2-schema1-2.1.1", "registry-v2-mixed-2.8"])
+def test_links_of_manifests_where_registry_2_1_0_wrote_them(name: str, moved: int, tmp_path: Path) -> None:
+    case = next(case for case in registry_cases() if case.name == name)
+    tree = extract_tree(case, tmp_path)
+    links = sorted(tree.glob("docker/registry/v2/repositories/**/_manifests/revisions/sha256/*/link"))
+    for link in links[::moved]:
+        place = link.parents[4] / "_layers" / "sha256" / link.parent.name / "link"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        link.rename(place)
+    report = convert_tree(tree, tmp_path)
+    assert links and not report.failures
+    images = images_by_reference(report)
+    for reference, expected in case.expected["images"].items():
+        assert str(images[reference].image_id) == expected.get("image_id", str(images[reference].image_id))
 
 
 def test_warnings_stand_where_a_v1_registrys_image_needs_one(tmp_path: Path) -> None:
