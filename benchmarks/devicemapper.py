@@ -29,6 +29,7 @@ from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
 from migrate.readers.graphdrivers.tree_tar import tar_of_changes, tar_of_tree
+from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tree import Tree
 from tests.unit.readers.devicemapper.images import debugfs, make_ext4
 from tests.unit.readers.devicemapper.pools import PoolBuilder, write_record
@@ -70,7 +71,7 @@ def build(place: Path, files: int, size: int) -> Path:
 
 
 def measure(store: Path, files: int, rounds: int) -> None:
-    driver = DevicemapperDriver(store)
+    driver = DevicemapperDriver(DirectoryTree(str(store)))
     device = driver.open_device(BASE)
     runs = [(device.pool_position(offset) or 0, length) for offset, length in device.mapped_ranges()]
     mapped = sum(length for _, length in runs)
@@ -133,7 +134,7 @@ def read_layer(driver: DevicemapperDriver, parent: LegacyID | None) -> None:
 def with_driver(store: Path, use: Callable[[DevicemapperDriver], None]) -> float:
     """The time from opening the pool on: nothing is remembered from an earlier round."""
     started = time.perf_counter()
-    driver = DevicemapperDriver(store)
+    driver = DevicemapperDriver(DirectoryTree(str(store)))
     try:
         use(driver)
     finally:

@@ -30,9 +30,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from migrate.blobio.crc64 import crc64_iso
-from migrate.model.options import ReadOptions
 from migrate.readers.docker_root import DockerRootSource
 from migrate.rootfs.check import RootfsCheck
+from tests.roots import open_docker_root
 
 FILE_BYTES = 2_000
 CHAIN = 25
@@ -84,7 +84,7 @@ def compare_with_tar(root: Path, driver: str, files: int, rounds: int) -> None:
 
 def read_upper(root: Path, base: str, upper: str) -> float:
     """The time for the upper layer, after the base: as in a conversion, where a parent comes before its children."""
-    source = DockerRootSource(str(root), ReadOptions())
+    source = open_docker_root(root)
     read_layers(source, [base])
     began = time.perf_counter()
     read_layers(source, [upper])
@@ -116,7 +116,7 @@ def read_store(place: Path, files: int, layers: int) -> None:
     for tar_split in (False, True):
         if tar_split:
             add_tar_split(root, ids)
-        source = DockerRootSource(str(root), ReadOptions())
+        source = open_docker_root(root)
         began = time.perf_counter()
         source.listing()
         listed = time.perf_counter()
@@ -158,7 +158,7 @@ def many_layers(root: Path, files: int, layers: int) -> list[str]:
 
 def add_tar_split(root: Path, ids: list[str]) -> None:
     """Writes the metadata that Docker 1.8 would have, from the tars that are read here."""
-    source = DockerRootSource(str(root), ReadOptions())
+    source = open_docker_root(root)
     for legacy_id in ids:
         with source.open_payload(source.read_layer(legacy_id)) as payload:  # type: ignore[arg-type]
             tar = payload.stream.read()

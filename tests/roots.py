@@ -15,9 +15,14 @@ from pathlib import Path
 from migrate.model.legacy import LegacyID, LegacyLayer
 from migrate.model.options import ReadOptions
 from migrate.readers.docker_root import DockerRootSource
+from migrate.storage.directory_tree import DirectoryTree
 
 _PLACES = {"aufs": "aufs/diff", "btrfs": "btrfs/subvolumes", "overlay": "overlay", "vfs": "vfs/dir"}
 _POLYNOMIAL = 0xD800000000000000
+
+
+def open_docker_root(path: Path, driver: str | None = None) -> DockerRootSource:
+    return DockerRootSource(str(path), DirectoryTree(str(path)), ReadOptions(driver=driver))
 
 
 def identity(name: str) -> LegacyID:
@@ -68,7 +73,7 @@ class RootBuilder:
         (place / ".migration-diffid").write_text(diff_id or f"sha256:{hashlib.sha256(tar).hexdigest()}")
 
     def open(self, driver: str | None = None) -> DockerRootSource:
-        return DockerRootSource(str(self.path), ReadOptions(driver=driver))
+        return open_docker_root(self.path, driver)
 
     def read(self, name: str) -> bytes:
         """A layer's tar, in the form that comes first."""

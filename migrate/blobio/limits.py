@@ -62,6 +62,8 @@ def parse_whole(text: bytes, most: int = WHOLE_NUMBER) -> int | None:
 def read_limited(stream: BinaryIO, limit: int, what: str) -> bytes:
     """All of `stream`, or LimitError if it holds more than `limit` bytes."""
     content = stream.read(limit + 1)
+    while len(content) <= limit and (more := stream.read(limit + 1 - len(content))):  # raw streams read in pieces
+        content += more
     if len(content) > limit:
         raise LimitError(f"{what}: larger than the limit of {limit:,} bytes")
     return content

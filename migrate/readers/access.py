@@ -15,7 +15,7 @@ _READS_EVERYTHING: Final = (1 << 1) | (1 << 2)
 _ALL_USERS: Final = ["0", "0", "4294967295"]
 
 
-def check_readable(places: Iterable[Path]) -> None:
+def check_readable(places: Iterable[str]) -> None:
     """PermissionSourceError naming the first file or directory that cannot be read, in order, and how many there are.
 
     Costs one system call per file; nothing for a user to whom permissions do not apply.
@@ -44,10 +44,10 @@ def _may_read_everything() -> bool:
     return bool(int(effective, 16) & _READS_EVERYTHING) and users == _ALL_USERS
 
 
-def _unreadable(places: Iterable[Path]) -> Iterator[str]:
+def _unreadable(places: Iterable[str]) -> Iterator[str]:
     seen: set[int] = set()
     for place in places:
-        waiting = [str(place)]
+        waiting = [place]
         while waiting:
             directory = waiting.pop()
             try:

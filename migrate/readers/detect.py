@@ -67,10 +67,11 @@ def _mode_of(path: Path) -> int:
 def detect_directory(path: Path) -> list[SourceType]:
     """All types whose reader claims the directory."""
     from migrate.readers import docker_archive, docker_root, registry_v1, registry_v2
+    from migrate.storage.directory_tree import DirectoryTree
 
     detectors: list[tuple[SourceType, Callable[[Path], bool]]] = [
         (SourceType.DOCKER_ARCHIVE, docker_archive.detect),
-        (SourceType.DOCKER_ROOT, docker_root.detect),
+        (SourceType.DOCKER_ROOT, lambda path: docker_root.detect(DirectoryTree(str(path)))),
         (SourceType.REGISTRY_V1, registry_v1.detect),
         (SourceType.REGISTRY_V2, registry_v2.detect),
     ]
@@ -152,8 +153,9 @@ def _open_directory_archive(location: str, options: ReadOptions) -> LegacySource
 
 def _open_docker_root(location: str, options: ReadOptions) -> LegacySource:
     from migrate.readers.docker_root import DockerRootSource
+    from migrate.storage.directory_tree import DirectoryTree
 
-    return DockerRootSource(location, options)
+    return DockerRootSource(location, DirectoryTree(location), options)
 
 
 def _open_registry_v1(location: str, options: ReadOptions) -> LegacySource:

@@ -1,6 +1,7 @@
 """A Docker root of before 1.10 (`/var/lib/docker`): graph/, a tag store, and one storage driver's layers.
 
-Nothing is mounted, nothing is written, and no daemon is asked. docs/formats/docker-root.md tells how each part is read.
+Nothing is mounted, nothing is written, and no daemon is asked. docs/formats/docker-root.md describes how
+each part is read.
 """
 
 from __future__ import annotations
@@ -11,12 +12,10 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from migrate.blobio.chunkstream import open_chunks
 from migrate.blobio.payload import Payload
-from migrate.blobio.source_files import list_source
 from migrate.blobio.stopping import stoppable
 from migrate.documents.v1_json import parse_identity
 from migrate.errors import (
@@ -28,7 +27,6 @@ from migrate.errors import (
     SourceUnreadableError,
     TruncatedError,
 )
-from migrate.model.capabilities import fills
 from migrate.model.digest import Digest
 from migrate.model.legacy import (
     LegacyID,
@@ -44,10 +42,8 @@ from migrate.readers.access import check_readable
 from migrate.readers.graph import Graph, is_scratch
 from migrate.readers.graphdrivers.aufs import is_metadata
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
-from migrate.readers.graphdrivers.directory_driver import DirectoryDriver
-from migrate.readers.graphdrivers.driver import ChecksAccess, DoubtsLayers, FindsProblems, GraphDriver
+from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
-from migrate.readers.regular_file import open_regular
 from migrate.readers.root_listing import RootFacts, list_images
 from migrate.readers.root_records import (
     Containers,
@@ -58,21 +54,23 @@ from migrate.readers.root_records import (
     tag_stores,
 )
 from migrate.storage.beneath import open_beneath
-from migrate.storage.tree import Tree
+from migrate.storage.tree import OpenedFile, Tree, find_folder
 from migrate.tar import tarsplit
 
 CHECKED_DRIVERS: Final = ("btrfs", "overlay", "vfs")
 """Drivers whose layers are whole trees on disk: an image can be compared with its tree for little."""
 
 
-def detect(path: Path) -> bool:
+def detect(tree: Tree) -> bool:
     """True for a directory with a graph of legacy IDs, a tag store, or the images of Docker 1.10 and later."""
-    if new_format_drivers(path):
+    if new_format_drivers(tree):
         return True
-    graph = path / "graph"
-    if not graph.is_dir():
+    graph = find_folder(tree, b"graph")
+    if graph is None:
         return False
-    return any(name.startswith("repositories") for name in tag_stores(path)) or any(map(is_hex_id, list_source(graph)))
+    return any(name.startswith("repositories") for name in tag_stores(tree)) or any(
+        is_hex_id(os.fsdecode(name)) for name in graph.list_names(b"")
+    )
 
 
 class DockerRootSource:
@@ -80,18 +78,20 @@ class DockerRootSource:
 
     source_type = SourceType.DOCKER_ROOT
 
-    def __init__(self, location: str, options: ReadOptions) -> None:
+    def __init__(self, location: str, tree: Tree, options: ReadOptions) -> None:
+        """`location` is what the user named; `tree`, the root, is taken over."""
         self.location = location
-        self._root = Path(location)
-        self._graph = Graph(self._root)
+        self._root = tree
+        graph = find_folder(tree, b"graph")
+        if graph is None or not Graph(graph).contents.ids:
+            raise SourceUnreadableError(_nothing_here(tree))
+        self._graph = Graph(graph)
         ids = self._graph.contents.ids
-        if not ids:
-            raise SourceUnreadableError(_nothing_here(self._root))
-        self._counts = count_layers(self._root, ids) or self._count_archives()
-        self._driver = choose_driver(self._root, self._counts, len(ids), options)
+        self._counts = count_layers(tree, ids) or self._count_archives()
+        self._driver = choose_driver(tree, self._counts, len(ids), options)
         self._layers: dict[LegacyID, LegacyLayer] = {}
-        self._failed: dict[Path, str] = {}
-        self._sizes: dict[Path, int | None] = {}
+        self._failed: dict[bytes, str] = {}
+        self._sizes: dict[bytes, int | None] = {}
         self._access = threading.Lock()
         self._access_checked = False
         self._access_refused: PermissionSourceError | None = None
@@ -133,7 +133,7 @@ class DockerRootSource:
         archives = sum(self._graph.archive(legacy_id) is not None for legacy_id in self._graph.contents.ids)
         return {"aufs": archives} if archives else {}
 
-    def _archive(self, legacy_id: LegacyID) -> Path | None:
+    def _archive(self, legacy_id: LegacyID) -> bytes | None:
         """The layer's archive, where aufs has lost the tree that Docker reads."""
         if self._driver.name != "aufs" or self._driver.has_layer(legacy_id):
             return None
@@ -155,8 +155,7 @@ class DockerRootSource:
         if elsewhere:
             others = ", ".join(name for name in sorted(self._counts) if name != self._driver.name)
             yield f"{len(elsewhere):,} layers are not in {self._driver.name} and are left out (look in {others})"
-        if isinstance(self._driver, FindsProblems):
-            yield from self._driver.find_problems()
+        yield from self._driver.find_problems()
 
     def _iter_leftovers(self, containers: Containers) -> Iterator[str]:
         leftovers = self._graph.contents.leftovers
@@ -206,10 +205,10 @@ class DockerRootSource:
             raise self._access_refused
 
     def _check_access(self) -> None:
-        layers = self._driver.places(self._graph.contents.ids) if isinstance(self._driver, DirectoryDriver) else []
-        check_readable([self._graph.path, *layers])
-        if fills(self._driver, ChecksAccess):
-            self._driver.check_access()
+        graph = self._graph.tree.local_path(b"")
+        if graph is not None:
+            check_readable([graph, *self._driver.places(self._graph.contents.ids)])
+        self._driver.check_access()
 
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
         return self._open_payload(layer)
@@ -219,8 +218,8 @@ class DockerRootSource:
         self.check_access()
         archive = self._archive(layer.legacy_id)
         if archive is not None:
-            with open_regular(archive) as stream:
-                yield _archive_payload(archive, stream)
+            with self._graph.tree.opened(archive) as opened:
+                yield _archive_payload(self._graph.tree.shown(archive), opened)
             return
         trees: list[Tree] = []
         try:
@@ -232,9 +231,8 @@ class DockerRootSource:
     def _payload(self, layer: LegacyLayer, trees: list[Tree]) -> Payload:
         tree = self._layer_tree(layer.legacy_id, trees)
         payload = self._assembled_or_anew(layer, tree, trees)
-        if isinstance(self._driver, DoubtsLayers):
-            doubts = self._driver.layer_doubts(layer.legacy_id)
-            payload.note = "; ".join([*doubts, *([payload.note] if payload.note else [])]) or None
+        doubts = self._driver.layer_doubts(layer.legacy_id)
+        payload.note = "; ".join([*doubts, *([payload.note] if payload.note else [])]) or None
         return payload
 
     def _assembled_or_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
@@ -267,22 +265,22 @@ class DockerRootSource:
         trees.append(tree)
         return tree
 
-    def _tar_split_size(self, metadata: Path) -> int | None:
+    def _tar_split_size(self, metadata: bytes) -> int | None:
         """None where the metadata is damaged, which reading the layer finds out again, and reports."""
         if metadata not in self._sizes:
             try:
-                with open_regular(metadata) as stream:
+                with self._graph.tree.open(metadata) as stream:
                     self._sizes[metadata] = tarsplit.tar_size(stoppable(stream))
             except (DamagedError, LimitError):
                 self._sizes[metadata] = None
         return self._sizes[metadata]
 
     def _assemble(
-        self, legacy_id: LegacyID, metadata: Path, diff_id: Digest | None, tree: Tree
+        self, legacy_id: LegacyID, metadata: bytes, diff_id: Digest | None, tree: Tree
     ) -> Generator[bytes, None, None]:
         hasher = hashlib.sha256()
         try:
-            with open_regular(metadata) as stream:
+            with self._graph.tree.open(metadata) as stream:
                 for piece in tarsplit.assemble(stoppable(stream), lambda name: open_beneath(tree, name)):
                     if diff_id is not None:
                         hasher.update(piece)
@@ -293,7 +291,9 @@ class DockerRootSource:
             raise
         except SourceError as error:
             self._failed[metadata] = error.message
-            raise PayloadRestartError(f"{metadata}: {error.message}", layer=legacy_id) from error
+            raise PayloadRestartError(
+                f"{self._graph.tree.shown(metadata)}: {error.message}", layer=legacy_id
+            ) from error
 
     def _made_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
         tar = self._tar_anew(layer, tree, trees)
@@ -343,24 +343,25 @@ class DockerRootSource:
 
     def close(self) -> None:
         self._driver.close()
+        self._root.close()
 
 
-def _archive_payload(path: Path, stream: BinaryIO) -> Payload:
-    size = os.fstat(stream.fileno()).st_size
-    if not size:
-        raise TruncatedError(f"{path}: has 0 bytes")
-    note = f"{path.name}, as Docker 0.3 to 0.5 pulled it: the layer's tree, which Docker would read, is lost"
-    return Payload(stream=stream, origin=Origin.BLOB.value, size=size, note=note)
+def _archive_payload(shown: str, opened: OpenedFile) -> Payload:
+    if not opened.size:
+        raise TruncatedError(f"{shown}: has 0 bytes")
+    name = shown.rpartition("/")[2]
+    note = f"{name}, as Docker 0.3 to 0.5 pulled it: the layer's tree, which Docker would read, is lost"
+    return Payload(stream=opened.stream, origin=Origin.BLOB.value, size=opened.size, note=note)
 
 
-def _nothing_here(root: Path) -> str:
+def _nothing_here(root: Tree) -> str:
     if drivers := new_format_drivers(root):
         return (
-            f"{root}: holds images in the form of Docker 1.10 and later only (image/{', image/'.join(drivers)}); "
-            "these are content-addressed already: start that Docker on it and `docker save` them, or copy them with "
-            "`skopeo copy docker-daemon:NAME:TAG oci:DIR`"
+            f"{root.location}: holds images in the form of Docker 1.10 and later only (image/"
+            f"{', image/'.join(drivers)}); these are content-addressed already: start that "
+            "Docker on it and `docker save` them, or copy them with `skopeo copy docker-daemon:NAME:TAG oci:DIR`"
         )
-    return f"{root}: graph/ holds no image"
+    return f"{root.location}: graph/ holds no image"
 
 
 def _few(names: Iterable[str]) -> str:

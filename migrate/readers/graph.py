@@ -6,19 +6,17 @@ moby 0.6 to 1.9, graph/graph.go and image/image.go; docs/formats/docker-root.md 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, STATED_BYTES, parse_whole
-from migrate.blobio.source_files import list_source, scan_source
 from migrate.documents.v1_json import parse_parent
-from migrate.errors import DamagedError, DocumentError, LimitError, MissingLayerError
+from migrate.errors import DamagedError, DocumentError, LimitError, MissingLayerError, SourceError
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, is_hex_id
-from migrate.readers.regular_file import read_whole
-from migrate.storage.directory_tree import translated
+from migrate.storage.tree import Tree
 
 _SCRATCH = ("_tmp", ":tmp:", ":garbage:")
 _MIGRATOR = (".migration-diffid", ".migration-size", ".migration-tardata")
@@ -35,24 +33,20 @@ class GraphContents:
 class Graph:
     """Reads `graph/`, in which nothing is followed that is a symbolic link. Errors are SourceError."""
 
-    def __init__(self, root: Path) -> None:
-        self.path = root / "graph"
+    def __init__(self, tree: Tree) -> None:
+        """`tree` is that of `graph/`."""
+        self.tree = tree
 
     @cached_property
     def contents(self) -> GraphContents:
         ids: list[LegacyID] = []
         leftovers: list[str] = []
-        try:
-            with scan_source(self.path) as entries:
-                for entry in entries:
-                    if is_hex_id(entry.name) and entry.is_dir(follow_symlinks=False):
-                        ids.append(LegacyID(entry.name))
-                    else:
-                        leftovers.append(entry.name)
-        except FileNotFoundError:
-            return GraphContents(ids=(), leftovers=())
-        except OSError as error:
-            raise translated(error, str(self.path)) from error
+        for raw, facts in self.tree.list_facts(b"").items():
+            name = os.fsdecode(raw)
+            if is_hex_id(name) and stat.S_ISDIR(facts[0]):
+                ids.append(LegacyID(name))
+            else:
+                leftovers.append(name)
         return GraphContents(ids=tuple(sorted(ids)), leftovers=tuple(sorted(leftovers)))
 
     @cached_property
@@ -62,8 +56,8 @@ class Graph:
     def holds_anything(self, name: str) -> bool:
         """False for an empty directory, such as Docker's `_tmp` after a clean stop."""
         try:
-            return bool(list_source(self.path / name))
-        except OSError:
+            return bool(self.tree.list_names(os.fsencode(name)))
+        except SourceError:
             return True
 
     def __contains__(self, legacy_id: object) -> bool:
@@ -72,12 +66,12 @@ class Graph:
     def read_json(self, legacy_id: LegacyID) -> bytes:
         """The layer's `json`, verbatim. MissingLayerError if the graph has no such ID, DocumentError without `json`."""
         if legacy_id not in self:
-            raise MissingLayerError(f"{self.path}: there is no {legacy_id}", layer=legacy_id)
-        path = self.path / legacy_id / "json"
+            raise MissingLayerError(f"{self.tree.location}: there is no {legacy_id}", layer=legacy_id)
+        path = _path(legacy_id, "json")
         try:
-            return read_whole(path, JSON_BYTES)
+            return self.tree.read(path, JSON_BYTES)
         except MissingLayerError as error:
-            raise DocumentError(f"{path}: this image has lost its JSON", layer=legacy_id) from error
+            raise DocumentError(f"{self.tree.shown(path)}: this image has lost its JSON", layer=legacy_id) from error
 
     def read_parent(self, legacy_id: LegacyID, raw: bytes) -> LegacyID | None:
         """The effective parent: the `parent` file, else json `parent`, else the hex of json `parent_id`.
@@ -87,7 +81,7 @@ class Graph:
         recorded = self._read_text(legacy_id, "parent")
         if recorded:
             return LegacyID(recorded)
-        parent, parent_id = parse_parent(raw, str(self.path / legacy_id / "json"))
+        parent, parent_id = parse_parent(raw, self.tree.shown(_path(legacy_id, "json")))
         if parent:
             return LegacyID(parent)
         return LegacyID(parent_id.rpartition(":")[2]) if parent_id else None
@@ -109,23 +103,27 @@ class Graph:
         text = self._read_text(legacy_id, "layersize")
         return parse_whole(text.encode(), STATED_BYTES) if text else None
 
-    def tar_splits(self, legacy_id: LegacyID) -> Iterator[tuple[Path, Digest | None]]:
-        """The layer's tar-split metadata, the best first, each with the diffID that stands beside it.
+    def tar_splits(self, legacy_id: LegacyID) -> Iterator[tuple[bytes, Digest | None]]:
+        """Paths of the layer's tar-split metadata, the best first, each with the diffID that is recorded beside it.
 
         First Docker's own. Then what a migration wrote of the tar that it made anew, and named the layer by ever since
         (moby 1.10, layer/migration.go, checksumForGraphIDNoTarsplit). Of a layer that is still in the graph, behind
         aufs's link, it made a tar of that link: such a record has no file of the layer.
         """
-        place = self.path / legacy_id
-        if _exists(path := place / "tar-data.json.gz"):
+        if (path := self._find(legacy_id, "tar-data.json.gz")) is not None:
             yield path, None
-        diff_id = None if _exists(place / "layer") else self._migrated_diff_id(legacy_id)
-        if diff_id is not None and _exists(path := place / ".migration-tardata"):
+        diff_id = self._migrated_diff_id(legacy_id) if self._find(legacy_id, "layer") is None else None
+        if diff_id is not None and (path := self._find(legacy_id, ".migration-tardata")) is not None:
             yield path, diff_id
 
-    def archive(self, legacy_id: LegacyID) -> Path | None:
-        """The tar as Docker 0.3 to 0.5 pulled it, compressed in any way in spite of its name (moby 0.3, image.go)."""
-        return path if _exists(path := self.path / legacy_id / "layer.tar.xz") else None
+    def archive(self, legacy_id: LegacyID) -> bytes | None:
+        """The path of the tar as Docker 0.3 to 0.5 pulled it, compressed in any way in spite of its name (moby 0.3,
+        image.go)."""
+        return self._find(legacy_id, "layer.tar.xz")
+
+    def _find(self, legacy_id: LegacyID, name: str) -> bytes | None:
+        path = _path(legacy_id, name)
+        return path if self.tree.find(path) is not None else None
 
     def _migrated_diff_id(self, legacy_id: LegacyID) -> Digest | None:
         try:
@@ -135,11 +133,11 @@ class Graph:
 
     def migrated(self) -> int:
         """How many IDs carry files of `docker/v1.10-migrator` or of Docker 1.10's own migration."""
-        return sum(any(_exists(self.path / legacy_id / name) for name in _MIGRATOR) for legacy_id in self.contents.ids)
+        return sum(any(self._find(legacy_id, name) for name in _MIGRATOR) for legacy_id in self.contents.ids)
 
     def _read_text(self, legacy_id: LegacyID, name: str) -> str | None:
         try:
-            return read_whole(self.path / legacy_id / name, SMALL_FILE_BYTES).decode("utf-8", "replace").strip()
+            return self.tree.read(_path(legacy_id, name), SMALL_FILE_BYTES).decode("utf-8", "replace").strip()
         except MissingLayerError:
             return None
 
@@ -149,11 +147,5 @@ def is_scratch(name: str) -> bool:
     return name in _SCRATCH or name.startswith("_dockerinit") or name == "checksums"
 
 
-def _exists(path: Path) -> bool:
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise translated(error, str(path)) from error
-    return True
+def _path(legacy_id: LegacyID, name: str) -> bytes:
+    return f"{legacy_id}/{name}".encode()

@@ -1,24 +1,24 @@
-"""What stands in a Docker root beside its layers: the tag store, the containers, the marks of a migration."""
+"""What a Docker root holds beside its layers: the tag store, the containers, the marks of a migration."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, parse_whole
-from migrate.blobio.source_files import list_source, scan_source
 from migrate.documents.docker_root import TagRecord, parse_container_image, parse_migration_map, parse_tag_store
 from migrate.errors import MissingLayerError, SourceError
 from migrate.model.reference import Reference
-from migrate.readers.regular_file import read_whole
+from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.tree import Tree, find_folder
 
 _BARE = "repositories"
-_CONTAINER_FILES = ("config.json", "config.v2.json")
+_CONTAINER_FILES = (b"config.json", b"config.v2.json")
+_PID = b"docker.pid"
 _LARGEST_PID = (1 << 31) - 1
-_MIGRATION_MAP = ".migration-v1-images.json"
+_MIGRATION_MAP = b".migration-v1-images.json"
 
 
 @dataclass(slots=True)
@@ -39,12 +39,13 @@ class Containers:
     problems: tuple[str, ...] = ()
 
 
-def tag_stores(root: Path) -> list[str]:
+def tag_stores(root: Tree) -> list[str]:
     """The names of the root's tag stores: `repositories-<driver>`, and the bare `repositories` before Docker 0.7."""
-    return sorted(name for name in list_source(root) if name == _BARE or name.startswith("repositories-"))
+    names = map(os.fsdecode, root.list_names(b""))
+    return sorted(name for name in names if name == _BARE or name.startswith("repositories-"))
 
 
-def read_tags(root: Path, driver: str, drivers: Collection[str]) -> TagStore:
+def read_tags(root: Tree, driver: str, drivers: Collection[str]) -> TagStore:
     """The tags that go with `driver`; the bare file is Docker 0.6's, which knew aufs only. `drivers` have layers here.
 
     Another driver's tags are not taken, as Docker does not take them: they may name images that are not this driver's.
@@ -52,21 +53,21 @@ def read_tags(root: Path, driver: str, drivers: Collection[str]) -> TagStore:
     present = tag_stores(root)
     own = next((name for name in (f"repositories-{driver}", _BARE) if name in present), None)
     if own is None:
-        found = TagStore(problems=(f"{root}/repositories-{driver} is not there: no image has a tag",))
+        found = TagStore(problems=(f"{root.location}/repositories-{driver} is not there: no image has a tag",))
     else:
-        found = _read_tag_store(root / own)
+        found = _read_tag_store(root, own)
     readable = {f"repositories-{name}": name for name in drivers if name != driver}
     if "repositories-aufs" not in present and "aufs" in drivers:
         readable[_BARE] = "aufs"
     known = frozenset(found.tags)
-    unread = [_unread(root / name, readable.get(name), known) for name in present if name != own]
+    unread = [_unread(root, name, readable.get(name), known) for name in present if name != own]
     found.problems += tuple(warning for warning in unread if warning is not None)
     return found
 
 
-def _unread(path: Path, driver: str | None, known: Collection[TagRecord]) -> str | None:
+def _unread(root: Tree, store_name: str, driver: str | None, known: Collection[TagRecord]) -> str | None:
     """A warning of the tags that stand in another driver's file alone; `driver` reads it, where there is one."""
-    store = _read_tag_store(path)
+    store = _read_tag_store(root, store_name)
     if store.error is not None:
         return f"{store.error.message}; which tags stand in it alone is not known"
     names = [str(Reference(record.name, record.tag)) for record in store.tags if record not in known]
@@ -74,78 +75,96 @@ def _unread(path: Path, driver: str | None, known: Collection[TagRecord]) -> str
         return None
     listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     way = f"--driver {driver} reads them" if driver else "no driver that has layers here reads them"
-    return f"{path}: {len(names):,} tags stand in it alone and are not read ({listed}); {way}"
+    return f"{root.location}/{store_name}: {len(names):,} tags stand in it alone and are not read ({listed}); {way}"
 
 
-def _read_tag_store(path: Path) -> TagStore:
+def _read_tag_store(root: Tree, name: str) -> TagStore:
+    path = os.fsencode(name)
     try:
-        tags, problems = parse_tag_store(read_whole(path, JSON_BYTES), str(path))
+        tags, problems = parse_tag_store(root.read(path, JSON_BYTES), root.shown(path))
     except SourceError as error:
         return TagStore(error=error)
     return TagStore(tags=tags, problems=problems)
 
 
-def read_containers(root: Path) -> Containers:
+def read_containers(root: Tree) -> Containers:
     """Every container's image. A record that Docker 1.10 rewrote names a new image ID, which its map leads back."""
     found: dict[str, list[str]] = defaultdict(list)
     problems: list[str] = []
     migrated = _read_migration_map(root)
-    ids = tuple(sorted(_directories(root / "containers")))
-    for container in ids:
+    containers = find_folder(root, b"containers")
+    if containers is None:
+        return Containers()
+    folders = _folders(containers)
+    for folder in folders:
+        container = os.fsdecode(folder)
         try:
-            image = _container_image(root / "containers" / container, migrated)
+            image = _container_image(containers, folder, migrated)
         except SourceError as error:
             problems.append(f"container {container}: {error.message}")
             continue
         if image is not None:
             found[image].append(container)
-    return Containers(ids=ids, by_image={image: tuple(ids) for image, ids in found.items()}, problems=tuple(problems))
+    return Containers(
+        ids=tuple(map(os.fsdecode, folders)),
+        by_image={image: tuple(ids) for image, ids in found.items()},
+        problems=tuple(problems),
+    )
 
 
-def _container_image(place: Path, migrated: Mapping[str, str]) -> str | None:
-    images = list(_iter_images(place))
+def _container_image(containers: Tree, folder: bytes, migrated: Mapping[str, str]) -> str | None:
+    images = list(_iter_images(containers, folder))
     for image in images:
         if not image.startswith("sha256:"):
             return image
     return next((migrated.get(image, image) for image in images), None)
 
 
-def _iter_images(place: Path) -> Iterator[str]:
+def _iter_images(containers: Tree, folder: bytes) -> Iterator[str]:
     for name in _CONTAINER_FILES:
+        path = folder + b"/" + name
         try:
-            image = parse_container_image(read_whole(place / name, JSON_BYTES), str(place / name))
+            image = parse_container_image(containers.read(path, JSON_BYTES), containers.shown(path))
         except MissingLayerError:
             continue
         if image:
             yield image
 
 
-def _read_migration_map(root: Path) -> Mapping[str, str]:
+def _read_migration_map(root: Tree) -> Mapping[str, str]:
     try:
-        return parse_migration_map(read_whole(root / _MIGRATION_MAP, JSON_BYTES), str(root / _MIGRATION_MAP))
+        return parse_migration_map(root.read(_MIGRATION_MAP, JSON_BYTES), root.shown(_MIGRATION_MAP))
     except SourceError:
         return {}
 
 
-def new_format_drivers(root: Path) -> list[str]:
+def new_format_drivers(root: Tree) -> list[str]:
     """The drivers for which Docker 1.10 or later keeps images here, content-addressed: `image/<driver>/`."""
-    image = root / "image"
-    return [name for name in sorted(_directories(image)) if (image / name / "imagedb").is_dir()]
+    image = find_folder(root, b"image")
+    if image is None:
+        return []
+    return [os.fsdecode(name) for name in _folders(image) if image.is_folder(name + b"/imagedb")]
 
 
-def running_daemon(root: Path) -> str | None:
-    """Says so if a Docker daemon seems to be at work on this very root."""
-    for path in _pid_files(root):
-        pid = _read_pid(path)
+def running_daemon(root: Tree) -> str | None:
+    """A warning if a Docker daemon seems to be at work on this very root, which only a directory can have."""
+    place = root.local_path(b"")
+    if place is None:
+        return None
+    for tree in [root, *([DirectoryTree("/var/run")] if os.path.realpath(place) == "/var/lib/docker" else [])]:
+        pid = _read_pid(tree)
         if pid is not None and _is_running(pid):
-            return f"{path} names the running process {pid}: stop Docker first, what it writes meanwhile may be missed"
+            return (
+                f"{tree.shown(_PID)} names the running process {pid}: stop Docker first, what it writes meanwhile may "
+                "be missed"
+            )
     return None
 
 
-def _read_pid(path: Path) -> int | None:
+def _read_pid(tree: Tree) -> int | None:
     """None where there is none. 0 and below are no process but groups of them, which always run."""
     try:
-        return parse_whole(read_whole(path, SMALL_FILE_BYTES).strip(), _LARGEST_PID) or None
+        return parse_whole(tree.read(_PID, SMALL_FILE_BYTES).strip(), _LARGEST_PID) or None
     except SourceError:
         return None
 
@@ -160,15 +179,9 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _pid_files(root: Path) -> Iterable[Path]:
-    yield root / "docker.pid"
-    if os.path.realpath(root) == "/var/lib/docker":
-        yield Path("/var/run/docker.pid")
-
-
-def _directories(path: Path) -> list[str]:
+def _folders(tree: Tree) -> list[bytes]:
+    """The names of the folders at the top of a tree, sorted; none where they may not be listed."""
     try:
-        with scan_source(path) as entries:
-            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
+        return [entry.name for entry in tree.entries(b"") if entry.is_folder]
+    except SourceError:
         return []

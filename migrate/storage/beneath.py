@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from migrate.errors import MissingLayerError
+from migrate.errors import DamagedError, MissingLayerError
 from migrate.storage.tree import Tree
 
 
@@ -18,7 +18,7 @@ def open_beneath(tree: Tree, name: bytes) -> BinaryIO:
     path = _cleaned(name)
     try:
         return tree.open(path)
-    except MissingLayerError:
+    except (DamagedError, MissingLayerError):
         resolved = tree.resolve(path)
         if resolved == path:
             raise

@@ -12,19 +12,28 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import BinaryIO, NoReturn, cast
 
+from migrate.blobio.payload import Extent
 from migrate.blobio.source_files import NOT_WAITING, open_source_file
 from migrate.blobio.stopping import check_stop
-from migrate.errors import DamagedError, MissingLayerError, PermissionSourceError, SourceError
-from migrate.storage.tree import Facts, Tree, TreeEntry, entries_of
+from migrate.errors import DamagedError, LimitError, MissingLayerError, PermissionSourceError, SourceError
+from migrate.storage.blocks import FileBlocks
+from migrate.storage.tree import Facts, OpenedFile, Tree, TreeEntry, entries_of
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_NO_FILE = {errno.ELOOP: "a symbolic link", errno.ENXIO: "a socket"}
+_REFUSED = (OSError, ValueError)
+"""What a call of the system raises; a ValueError for a name with a NUL byte."""
 _DENIED = (errno.EACCES, errno.EPERM)
 CAPABILITY = "security.capability"
+_FIRST_READ = 64 * 1024
+"""Most documents are smaller, and one call reads them."""
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _facts: Callable[[os.stat_result], Facts] = attrgetter(
     "st_mode", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_rdev", "st_dev", "st_ino", "st_nlink"
@@ -32,10 +41,7 @@ _facts: Callable[[os.stat_result], Facts] = attrgetter(
 
 
 class DirectoryTree(Tree):
-    """For one thread at a time: it keeps the descriptors on the way to the folder that was read last.
-
-    `close` lets go of the descriptors.
-    """
+    """Keeps the descriptors on the way to the folder that was read last; `close` lets go of them."""
 
     names_are_cheap = True
 
@@ -46,16 +52,18 @@ class DirectoryTree(Tree):
         self._parts: list[bytes] = []
         self._descriptors: list[int] = []
         self._current: bytes | None = None
+        self._lock = threading.Lock()
 
     # --- Tree ---------------------------------------------------------------------------------------------------
 
     def stat(self, path: bytes) -> TreeEntry:
         directory, _, name = path.rpartition(b"/")
         try:
-            if not path:
-                return TreeEntry(b"", *_facts(os.fstat(self._open_directory(b""))))
-            found = os.stat(name, dir_fd=self._open_directory(directory), follow_symlinks=False)
-        except OSError as error:
+            with self._lock:
+                if not path:
+                    return TreeEntry(b"", *_facts(os.fstat(self._open_directory(b""))))
+                found = os.stat(name, dir_fd=self._open_directory(directory), follow_symlinks=False)
+        except _REFUSED as error:
             self._fail(path, error)
         return TreeEntry(path, *_facts(found))
 
@@ -65,93 +73,110 @@ class DirectoryTree(Tree):
     def read_link(self, path: bytes) -> bytes:
         directory, _, name = path.rpartition(b"/")
         try:
-            return os.readlink(name, dir_fd=self._open_directory(directory))
-        except OSError as error:
+            with self._lock:
+                return os.readlink(name, dir_fd=self._open_directory(directory))
+        except _REFUSED as error:
             self._fail(path, error)
 
     def xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
-        place = self._place(path)
         try:
-            names = os.listxattr(place, follow_symlinks=False)
-            return {os.fsencode(name): os.getxattr(place, name, follow_symlinks=False) for name in names}
-        except OSError as error:
-            if error.errno == errno.ENOTSUP:
+            with self._lock:
+                place = self._place(path)
+                names = os.listxattr(place, follow_symlinks=False)
+                return {os.fsencode(name): os.getxattr(place, name, follow_symlinks=False) for name in names}
+        except _REFUSED as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOTSUP:
                 return {}
             self._fail(path, error)
 
     def open(self, path: bytes) -> BinaryIO:
-        directory, _, name = path.rpartition(b"/")
-        descriptor = -1
-        try:
-            descriptor = open_source_file(name, NOT_WAITING, self._open_directory(directory))
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file")
-            return cast(BinaryIO, io.FileIO(descriptor))
-        except OSError as error:
-            if descriptor >= 0:
-                os.close(descriptor)
-            self._fail(path, error)
+        return cast(BinaryIO, io.FileIO(self._open_file(path)))
 
     # --- what a directory on disk does better ------------------------------------------------------------------------
 
+    def read(self, path: bytes, limit: int) -> bytes:
+        descriptor = self._open_file(path)
+        content = bytearray()
+        try:
+            while block := os.read(descriptor, min(_FIRST_READ + len(content), limit + 1 - len(content))):
+                content += block
+                if len(content) > limit:
+                    raise LimitError(f"{self.shown(path)}: larger than the limit of {limit:,} bytes")
+        except OSError as error:
+            raise translated(error, self.shown(path)) from error
+        finally:
+            os.close(descriptor)
+        return bytes(content)
+
+    @contextmanager
+    def opened(self, path: bytes) -> Iterator[OpenedFile]:
+        with self.open(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            extent = Extent(fd=stream.fileno(), offset=0, size=size)
+            yield OpenedFile(stream, size, extent, self.local_path(path))
+
+    def open_blocks(self, path: bytes) -> FileBlocks:
+        return FileBlocks(self._open_file(path), self.shown(path))
+
     def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
         try:
-            descriptor = self._open_directory(path)
-            return {
-                name.encode(_ENCODING, _ERRORS): _facts(os.stat(name, dir_fd=descriptor, follow_symlinks=False))
-                for name in os.listdir(descriptor)
-            }
-        except OSError as error:
+            with self._lock:
+                descriptor = self._open_directory(path)
+                return {
+                    name.encode(_ENCODING, _ERRORS): _facts(os.stat(name, dir_fd=descriptor, follow_symlinks=False))
+                    for name in os.listdir(descriptor)
+                }
+        except _REFUSED as error:
             self._fail(path, error)
 
     def list_names(self, path: bytes) -> Mapping[bytes, int]:
         try:
-            with os.scandir(self._open_directory(path)) as entries:
+            with self._lock, os.scandir(self._open_directory(path)) as entries:
                 return {entry.name.encode(_ENCODING, _ERRORS): entry.inode() for entry in entries}
-        except OSError as error:
+        except _REFUSED as error:
             self._fail(path, error)
 
     def read_capability(self, path: bytes) -> bytes | None:
-        place = self._place(path)
         try:
-            if CAPABILITY not in os.listxattr(place, follow_symlinks=False):
-                return None
-            return os.getxattr(place, CAPABILITY, follow_symlinks=False)
-        except OSError as error:
-            if error.errno in (errno.ENOTSUP, errno.ENODATA):
-                return None
+            with self._lock:
+                return _capability(self._place(path))
+        except _REFUSED as error:
             self._fail(path, error)
 
     def list_capabilities(self, path: bytes) -> Mapping[bytes, bytes]:
-        found: dict[bytes, bytes] = {}
         try:
-            descriptor = self._open_directory(path)
-            place = f"/proc/self/fd/{descriptor}/"
-            for name in os.listdir(descriptor):
-                try:
-                    if CAPABILITY in os.listxattr(place + name, follow_symlinks=False):
-                        value = os.getxattr(place + name, CAPABILITY, follow_symlinks=False)
-                        found[name.encode(_ENCODING, _ERRORS)] = value
-                except OSError as error:
-                    if error.errno not in (errno.ENOTSUP, errno.ENODATA):
-                        raise
-        except OSError as error:
+            with self._lock:
+                descriptor = self._open_directory(path)
+                place = b"/proc/self/fd/%d/" % descriptor
+                names = [name.encode(_ENCODING, _ERRORS) for name in os.listdir(descriptor)]
+                found = {name: _capability(place + name) for name in names}
+        except _REFUSED as error:
             self._fail(path, error)
-        return found
+        return {name: value for name, value in found.items() if value is not None}
 
     def close(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.pop())
-        self._parts, self._current = [], None
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        with self._lock:
+            while self._descriptors:
+                os.close(self._descriptors.pop())
+            self._parts, self._current = [], None
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
 
     def subtree(self, path: bytes) -> DirectoryTree:
         """Needs this tree no longer."""
         try:
-            return DirectoryTree(self.shown(path), os.dup(self._open_directory(path)))
-        except OSError as error:
+            with self._lock:
+                return DirectoryTree(self.shown(path), os.dup(self._open_directory(path)))
+        except _REFUSED as error:
+            self._fail(path, error)
+
+    def follow(self, path: bytes) -> DirectoryTree:
+        """Needs this tree no longer. A link is followed wherever it leads on this machine."""
+        place = self.shown(path)
+        try:
+            return DirectoryTree(place, open_source_file(place, os.O_DIRECTORY))
+        except _REFUSED as error:
             self._fail(path, error)
 
     def local_path(self, path: bytes) -> str | None:
@@ -161,6 +186,20 @@ class DirectoryTree(Tree):
         self.close()
 
     # --- descriptors ---------------------------------------------------------------------------------------------
+
+    def _open_file(self, path: bytes) -> int:
+        directory, _, name = path.rpartition(b"/")
+        try:
+            with self._lock:
+                descriptor = open_source_file(name, NOT_WAITING, self._open_directory(directory))
+        except _REFUSED as error:
+            if isinstance(error, OSError) and error.errno in _NO_FILE:
+                raise DamagedError(f"{self.shown(path)}: is {_NO_FILE[error.errno]} and no regular file") from error
+            self._fail(path, error)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise DamagedError(f"{self.shown(path)}: is no regular file")
+        return descriptor
 
     def _open_directory(self, path: bytes) -> int:
         """A descriptor that stays open until the next call."""
@@ -181,7 +220,7 @@ class DirectoryTree(Tree):
             os.close(self._descriptors.pop())
         for part in wanted[common:]:
             if part in (b"", b".", b".."):
-                raise OSError(errno.EINVAL, "not a name of the tree")
+                raise OSError(errno.ENOENT, "not a name of the tree")
             self._descriptors.append(open_source_file(part, _DIRECTORY, self._descriptors[-1]))
             self._parts.append(part)
         self._current = path
@@ -194,16 +233,26 @@ class DirectoryTree(Tree):
 
     def _place(self, path: bytes) -> bytes:
         """A path for calls that know no directory descriptor: its directories are checked, its last part is not."""
-        try:
-            descriptor = self._open_directory(path.rpartition(b"/")[0])
-        except OSError as error:
-            self._fail(path, error)
+        descriptor = self._open_directory(path.rpartition(b"/")[0])
         if not path:
             return b"/proc/self/fd/%d/." % descriptor
         return b"/proc/self/fd/%d/%b" % (descriptor, path.rpartition(b"/")[2])
 
-    def _fail(self, path: bytes, error: OSError) -> NoReturn:
-        raise translated(error, self.shown(path)) from error
+    def _fail(self, path: bytes, error: OSError | ValueError) -> NoReturn:
+        if isinstance(error, OSError):
+            raise translated(error, self.shown(path)) from error
+        raise MissingLayerError(f"{self.shown(path)!r}: {error}") from error
+
+
+def _capability(place: bytes) -> bytes | None:
+    try:
+        if CAPABILITY not in os.listxattr(place, follow_symlinks=False):
+            return None
+        return os.getxattr(place, CAPABILITY, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENODATA):
+            raise
+        return None
 
 
 def translated(error: OSError, where: str) -> SourceError:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import stat as _stat
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import BinaryIO, NamedTuple, Protocol, Self
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple, Self
 
 from migrate.blobio.limits import LINK_HOPS, read_limited
 from migrate.blobio.payload import Extent
-from migrate.errors import LimitError
+from migrate.errors import LimitError, MissingLayerError
+from migrate.storage.blocks import Blocks, FileBlocks, StreamBlocks
 
 CAPABILITY = b"security.capability"
 
@@ -58,19 +61,14 @@ Facts = tuple[int, int, int, int, int, int, int, int, int]
 """A TreeEntry without its path, in the same order."""
 
 
-class Blocks(Protocol):
-    """Bytes read by position, from any thread: a disk, a file system image, a loop file. `size` in bytes."""
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """A file of a tree. `extent` and `path` hold the same bytes, where they are in a file of this machine."""
 
-    @property
-    def size(self) -> int: ...
-
-    def read_at(self, offset: int, size: int, /) -> bytes:
-        """Exactly `size` bytes. TruncatedError where the end comes before, SourceError where it cannot be read."""
-
-    def read_into(self, view: memoryview, offset: int, /) -> None:
-        """The same into a buffer, which is filled."""
-
-    def close(self) -> None: ...
+    stream: BinaryIO
+    size: int
+    extent: Extent | None = None
+    path: str | None = None
 
 
 class Tree(ABC):
@@ -115,6 +113,18 @@ class Tree(ABC):
 
     # --- with defaults, which a wrapping overrides where it can do better ------------------------------------------
 
+    def find(self, path: bytes, /) -> TreeEntry | None:
+        """As `stat`; None where that name is absent."""
+        try:
+            return self.stat(path)
+        except MissingLayerError:
+            return None
+
+    def is_folder(self, path: bytes, /) -> bool:
+        """True for a folder; a link to one is none."""
+        entry = self.find(path)
+        return entry is not None and entry.is_folder
+
     def read(self, path: bytes, limit: int, /) -> bytes:
         """A regular file whole; LimitError if it is larger than `limit` bytes."""
         with self.open(path) as stream:
@@ -129,9 +139,22 @@ class Tree(ABC):
         return None
 
     def local_path(self, path: bytes, /) -> str | None:
-        """The path of this machine under which a regular file can be linked or named to others, None if it has none."""
+        """The path of this machine under which a file can be linked, or a folder looked at; None if it has none."""
         del path
         return None
+
+    @contextmanager
+    def opened(self, path: bytes, /) -> Iterator[OpenedFile]:
+        """A regular file with all that is known of where its bytes are."""
+        size = self.stat(path).size
+        with self.open(path) as stream:
+            yield OpenedFile(stream, size, self.extent(path), self.local_path(path))
+
+    def open_blocks(self, path: bytes, /) -> Blocks:
+        """A regular file to be read by position; the caller closes it."""
+        if (extent := self.extent(path)) is not None:
+            return FileBlocks(os.dup(extent.fd), self.shown(path), extent.offset, extent.size)
+        return StreamBlocks(self.open(path), self.shown(path), self.stat(path).size)
 
     def list_facts(self, path: bytes, /) -> Mapping[bytes, Facts]:
         """Name → facts of a folder's entries, in any order, without an object for each of their paths."""
@@ -181,6 +204,17 @@ class Tree(ABC):
         """The tree below a folder. It needs this one to stay open; closing it leaves this one open."""
         return _SubTree(self, path)
 
+    def follow(self, path: bytes, /) -> Tree:
+        """The tree below a folder whose name is fixed by the source's format, never read from the source.
+
+        Its owner may have moved it and left a link: that is followed, as the program did that wrote the source.
+        MissingLayerError where there is no folder.
+        """
+        place = self.resolve(path)
+        if not self.stat(place).is_folder:
+            raise MissingLayerError(f"{self.shown(path)}: not a directory")
+        return self.subtree(place)
+
     def shown(self, path: bytes, /) -> str:
         """The name of a path in errors."""
         return f"{self.location.rstrip('/')}/{os.fsdecode(path)}" if path else self.location
@@ -225,6 +259,9 @@ class _SubTree(Tree):
     def local_path(self, path: bytes, /) -> str | None:
         return self._tree.local_path(self._below(path))
 
+    def follow(self, path: bytes, /) -> Tree:
+        return self._tree.follow(self._below(path))
+
     def list_facts(self, path: bytes, /) -> Mapping[bytes, Facts]:
         return self._tree.list_facts(self._below(path))
 
@@ -236,3 +273,11 @@ class _SubTree(Tree):
 
     def list_capabilities(self, path: bytes, /) -> Mapping[bytes, bytes]:
         return self._tree.list_capabilities(self._below(path))
+
+
+def find_folder(tree: Tree, path: bytes) -> Tree | None:
+    """As `Tree.follow`; None where there is no such folder."""
+    try:
+        return tree.follow(path)
+    except MissingLayerError:
+        return None

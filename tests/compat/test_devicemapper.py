@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from migrate.model.legacy import LegacyID
-from migrate.model.options import ReadOptions
-from migrate.readers.docker_root import DockerRootSource
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
+from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tree import Tree
 from tests.cases import case
 from tests.command import migrate
 from tests.compat.thin_store import ThinStore, build_thin_store, layer_tree
+from tests.roots import open_docker_root
 from tests.stores import read_payload, restore
 from tests.unit.readers.devicemapper.pools import run
 
@@ -77,7 +77,7 @@ def test_every_image_is_the_file_system_that_stands_in_the_store(pair: Pair) -> 
 def test_layers_without_tar_split_are_those_of_the_other_driver(pair: Pair, tmp_path: Path) -> None:
     """Docker's naive diff sees the same changes, whatever the driver."""
     thin, other = without_tar_split(pair.thin.root, tmp_path / "a"), without_tar_split(pair.source, tmp_path / "b")
-    a, b = DockerRootSource(str(thin), ReadOptions()), DockerRootSource(str(other), ReadOptions())
+    a, b = open_docker_root(thin), open_docker_root(other)
     try:
         assert a.listing().layers == b.listing().layers
         for legacy_id in a.listing().layers:
@@ -98,7 +98,7 @@ def without_tar_split(root: Path, target: Path) -> Path:
 
 
 def test_every_tree_is_the_directory_it_was_made_from(pair: Pair) -> None:
-    driver = DevicemapperDriver(pair.thin.root / "devicemapper")
+    driver = DevicemapperDriver(DirectoryTree(str(pair.thin.root / "devicemapper")))
     try:
         for layer in driver.layer_ids():
             tree = driver.layer_tree(LegacyID(layer))

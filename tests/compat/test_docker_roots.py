@@ -13,14 +13,12 @@ from pathlib import Path
 import pytest
 
 from migrate.model.legacy import LegacyID
-from migrate.model.options import ReadOptions
-from migrate.readers.docker_root import DockerRootSource
 from migrate.readers.graphdrivers.changes import find_changes
 from migrate.storage.directory_tree import DirectoryTree
 from tests.archives import V1Archive, layer_tar
 from tests.command import migrate
 from tests.peers import DockerEngine, need, run, tree_of
-from tests.roots import RootBuilder, identity, write
+from tests.roots import RootBuilder, identity, open_docker_root, write
 from tests.stores import StoreCase, StoreShelf, read_payload, stores
 
 __all__ = ["stores"]
@@ -132,7 +130,7 @@ def test_subvolumes_give_dockers_diff_ids(name: str, subvolumes: Subvolumes, sto
     for layer in (origin / "btrfs/subvolumes").iterdir():
         subvolumes.create(root / "btrfs/subvolumes" / layer.name)
         run("cp", "-a", "-T", layer, root / "btrfs/subvolumes" / layer.name)
-    source = DockerRootSource(str(root), ReadOptions())
+    source = open_docker_root(root)
     for legacy_id, facts in StoreCase(name).layers.items():
         read = read_payload(source, source.read_layer(LegacyID(legacy_id)))
         assert read.exact != bool(facts.get("unstable"))

@@ -13,6 +13,7 @@ import pytest
 
 from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
+from migrate.storage.directory_tree import DirectoryTree
 from tests.compat.test_devicemapper import described, described_directory
 from tests.compat.thin_store import mounted
 from tests.unit.readers.devicemapper.images import ERA_FEATURES
@@ -56,7 +57,7 @@ def test_all_that_a_file_system_can_hold(kind: str, name: str, tmp_path: Path) -
     pool.add(1, image)
     pool.write_metadata()
     write_record(store, LAYER, 1, image.stat().st_size)
-    driver = DevicemapperDriver(store)
+    driver = DevicemapperDriver(DirectoryTree(str(store)))
     found = described(driver.layer_tree(LAYER))
     driver.close()
     assert found.keys() == expected.keys()

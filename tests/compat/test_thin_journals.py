@@ -11,6 +11,7 @@ import pytest
 from migrate.errors import UnsupportedError
 from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
+from migrate.storage.directory_tree import DirectoryTree
 from tests.compat.test_devicemapper import described, described_directory
 from tests.compat.thin_store import make_base, mounted
 from tests.unit.readers.devicemapper.pools import PoolBuilder, run, write_record
@@ -26,7 +27,7 @@ def store_of(image: Path, directory: Path) -> DevicemapperDriver:
     pool.add(1, image)
     pool.write_metadata()
     write_record(directory, LAYER, 1, image.stat().st_size)
-    return DevicemapperDriver(directory)
+    return DevicemapperDriver(DirectoryTree(str(directory)))
 
 
 def change(place: Path, number: int) -> None:

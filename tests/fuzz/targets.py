@@ -30,11 +30,12 @@ from migrate.readers.detect import detect_directory, open_source
 from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE, NODE_CSUM_XOR
 from migrate.readers.graphdrivers.devicemapper.crc32c import crc32c_register
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
-from migrate.readers.graphdrivers.devicemapper.image import ImageFile
 from migrate.readers.graphdrivers.devicemapper.pool import SUPERBLOCK_CSUM_XOR, ThinPool
 from migrate.report.json import encode_report
 from migrate.report.parse import parse_report
 from migrate.rootfs.tar_listing import TarListing
+from migrate.storage.blocks import open_device
+from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tree import Tree
 from migrate.tar.entries import TarScanner
 from migrate.tar.index import index_tar
@@ -323,7 +324,7 @@ def thin_pools(place: Path) -> Fuzzed:
     used = [at for at in range(0, len(sound), BLOCK_SIZE) if sound[at : at + BLOCK_SIZE].strip(b"\0")]
 
     def read() -> None:
-        image = ImageFile(metadata)
+        image = open_device(metadata)
         try:
             pool = ThinPool(image)
             for device in list(pool.devices)[:10]:
@@ -380,7 +381,7 @@ def _device(place: Path, make: Callable[[Path, Path], Path]) -> Fuzzed:
     used = [at for at in range(0, size, 512) if os.pread(fd, 512, at).strip(b"\0")]
 
     def read() -> None:
-        driver = DevicemapperDriver(store)
+        driver = DevicemapperDriver(DirectoryTree(str(store)))
         try:
             _walk(driver.layer_tree(LegacyID("0" * 64)))
         finally:

@@ -6,13 +6,9 @@ there. It is followed to where it points beneath this root, wherever the root no
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from migrate.model.legacy import LegacyID
-from migrate.readers.graphdrivers.directory_driver import DirectoryDriver, is_real_directory
-from migrate.storage.directory_tree import DirectoryTree, translated
-from migrate.storage.tree import Tree
+from migrate.readers.graphdrivers.directory_driver import DirectoryDriver, Place
+from migrate.storage.tree import Tree, find_folder
 
 _METADATA = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
@@ -23,25 +19,23 @@ class AufsDriver(DirectoryDriver):
     folder = "aufs/diff"
     holds_whole_trees = False
 
-    def _find(self, legacy_id: LegacyID) -> Path | None:
-        place = self._place / legacy_id
-        if is_real_directory(place):
-            return place
-        old = self._root / "graph" / legacy_id / "layer"
-        moved = not place.is_symlink() or _read_link(place).endswith(f"/graph/{legacy_id}/layer")
-        return old if moved and is_real_directory(old) else None
+    def __init__(self, root: Tree) -> None:
+        super().__init__(root)
+        self._graph = find_folder(root, b"graph")
 
-    def _tree(self, legacy_id: LegacyID, place: Path) -> Tree:
-        return DirectoryTree(str(place))
+    def _find(self, name: bytes) -> Place | None:
+        old = name + b"/layer"
+        if self._folder is not None and (found := self._folder.find(name)) is not None:
+            if found.is_folder:
+                return Place(self._folder, name)
+            if found.is_link and not self._folder.read_link(name).endswith(b"/graph/" + old):
+                return None
+        return Place(self._graph, old) if self._graph is not None and self._graph.is_folder(old) else None
+
+    def _tree(self, legacy_id: LegacyID, place: Place) -> Tree:
+        return place.tree.subtree(place.path)
 
 
 def is_metadata(path: bytes) -> bool:
     """True for aufs's own files at a layer's top, which Docker leaves out; an opaque marker is none of them."""
     return path.startswith(_METADATA) and b"/" not in path and path != _OPAQUE
-
-
-def _read_link(path: Path) -> str:
-    try:
-        return os.readlink(path)
-    except OSError as error:
-        raise translated(error, str(path)) from error

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
-from migrate.blobio.source_files import list_source
 from migrate.errors import AmbiguousSourceError, SourceError, SourceUnreadableError, UsageError
 from migrate.model.legacy import LegacyID
 from migrate.model.options import ReadOptions
@@ -16,6 +14,7 @@ from migrate.readers.graphdrivers.btrfs import BtrfsDriver
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.overlay import OverlayDriver
 from migrate.readers.graphdrivers.vfs import VfsDriver
+from migrate.storage.tree import Tree, find_folder
 
 _PLACES: Final = {
     "aufs": "aufs/diff",
@@ -31,18 +30,20 @@ _ZFS: Final = (
 )
 
 
-def count_layers(root: Path, ids: Collection[LegacyID]) -> Mapping[str, int]:
+def count_layers(root: Tree, ids: Collection[LegacyID]) -> Mapping[str, int]:
     """Driver → how many of the graph's `ids` it holds; drivers that hold none are left out."""
     wanted = frozenset[str](ids)
-    counts = {name: len(wanted.intersection(_names(root / place))) for name, place in _PLACES.items()}
+    counts = {name: len(wanted.intersection(_names(root, place))) for name, place in _PLACES.items()}
     counts["devicemapper"] = len(wanted.intersection(_devicemapper_names(root)))
-    in_graph = sum(os.path.isdir(root / "graph" / legacy_id / "layer") for legacy_id in ids)
-    counts["aufs"] = max(counts["aufs"], in_graph)
-    counts["devicemapper"] = counts["devicemapper"] or len(wanted.intersection(_unsplit_names(root / "devicemapper")))
+    graph = find_folder(root, b"graph")
+    if graph is not None:
+        in_graph = sum(graph.is_folder(f"{legacy_id}/layer".encode()) for legacy_id in ids)
+        counts["aufs"] = max(counts["aufs"], in_graph)
+    counts["devicemapper"] = counts["devicemapper"] or len(wanted.intersection(_unsplit_names(root)))
     return {name: count for name, count in counts.items() if count}
 
 
-def choose_driver(root: Path, counts: Mapping[str, int], total: int, options: ReadOptions) -> GraphDriver:
+def choose_driver(root: Tree, counts: Mapping[str, int], total: int, options: ReadOptions) -> GraphDriver:
     """The driver that `options` names, or else the only one that holds layers of the graph.
 
     `counts` as from `count_layers`, of `total` IDs. Raises AmbiguousSourceError, SourceUnreadableError, UsageError.
@@ -54,21 +55,21 @@ def choose_driver(root: Path, counts: Mapping[str, int], total: int, options: Re
         name = _only_one(root, counts, total)
     elif name not in counts:
         found = _listed(counts, total) or "no driver's directory holds layers of its graph"
-        raise SourceUnreadableError(f"{root}: {name} holds none of its images' layers; {found}")
+        raise SourceUnreadableError(f"{root.location}: {name} holds none of its images' layers; {found}")
     return _OPENERS[name](root, options)
 
 
-def _only_one(root: Path, counts: Mapping[str, int], total: int) -> str:
+def _only_one(root: Tree, counts: Mapping[str, int], total: int) -> str:
     if len(counts) == 1:
         return next(iter(counts))
     if counts:
         raise AmbiguousSourceError(
-            f"{root}: several storage drivers hold layers: {_listed(counts, total)}; choose one with --driver"
+            f"{root.location}: several storage drivers hold layers: {_listed(counts, total)}; choose one with --driver"
         )
-    if os.path.isdir(root / "zfs"):
-        raise SourceUnreadableError(f"{root}: {_ZFS}")
+    if find_folder(root, b"zfs") is not None:
+        raise SourceUnreadableError(f"{root.location}: {_ZFS}")
     raise SourceUnreadableError(
-        f"{root}: graph/ names {total:,} layers, and none of {', '.join(_PLACES.values())} holds one of them; "
+        f"{root.location}: graph/ names {total:,} layers, and none of {', '.join(_PLACES.values())} holds one of them; "
         "was the storage driver's directory on another disk?"
     )
 
@@ -77,46 +78,43 @@ def _listed(counts: Mapping[str, int], total: int) -> str:
     return ", ".join(f"{name} ({counts[name]:,} of {total:,})" for name in sorted(counts))
 
 
-def _names(place: Path) -> list[str]:
+def _names(root: Tree, place: str) -> list[str]:
     try:
-        return list_source(place)
-    except OSError:
+        return list(map(os.fsdecode, root.follow(place.encode()).list_names(b"")))
+    except SourceError:
         return []
 
 
-def _unsplit_names(directory: Path) -> Collection[str]:
+def _unsplit_names(root: Tree) -> Collection[str]:
     """The devices of a store whose records Docker 0.7 and 0.8 kept in one file. A file that is damaged names none."""
     from migrate.readers.graphdrivers.devicemapper.catalogue import read_catalogue
 
     try:
-        return read_catalogue(directory).records.keys() if os.path.isdir(directory) else ()
+        return read_catalogue(root.follow(b"devicemapper")).records.keys()
     except SourceError:
         return ()
 
 
-def _devicemapper_names(root: Path) -> Sequence[str]:
+def _devicemapper_names(root: Tree) -> Sequence[str]:
     """Its layers are not directories of their own: the driver's records name them."""
-    if not os.path.isdir(root / "devicemapper"):
-        return ()
     try:
         return _open_devicemapper(root, ReadOptions()).layer_ids()
     except SourceError:
         return ()
 
 
-def _open_devicemapper(root: Path, options: ReadOptions) -> GraphDriver:
+def _open_devicemapper(root: Tree, options: ReadOptions) -> GraphDriver:
     from migrate.readers.graphdrivers.devicemapper import open_devicemapper
 
-    driver: GraphDriver = open_devicemapper(root, options)
-    return driver
+    return open_devicemapper(root, options)
 
 
-def _refuse_zfs(root: Path, options: ReadOptions) -> GraphDriver:
+def _refuse_zfs(root: Tree, options: ReadOptions) -> GraphDriver:
     del options
-    raise SourceUnreadableError(f"{root}: {_ZFS}")
+    raise SourceUnreadableError(f"{root.location}: {_ZFS}")
 
 
-_OPENERS: Final[Mapping[str, Callable[[Path, ReadOptions], GraphDriver]]] = {
+_OPENERS: Final[Mapping[str, Callable[[Tree, ReadOptions], GraphDriver]]] = {
     "aufs": lambda root, options: AufsDriver(root),
     "btrfs": lambda root, options: BtrfsDriver(root),
     "devicemapper": _open_devicemapper,

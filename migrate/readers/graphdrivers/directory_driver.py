@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from typing import NamedTuple
 
-from migrate.blobio.source_files import list_source
 from migrate.errors import MissingLayerError
 from migrate.model.legacy import LegacyID, is_safe_name
+from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.listings import ListingCache, RememberedTree
-from migrate.storage.directory_tree import DirectoryTree, translated
-from migrate.storage.tree import Tree
+from migrate.storage.tree import Tree, find_folder
 
 
-class DirectoryDriver:
-    """`<root>/<folder>/<id>`, one directory a layer. Fills GraphDriver."""
+class Place(NamedTuple):
+    """A layer's directory: its path in one of the root's folders."""
 
-    name: str
+    tree: Tree
+    path: bytes
+
+
+class DirectoryDriver(GraphDriver):
+    """`<root>/<folder>/<id>`, one directory a layer."""
+
     folder: str
-    holds_whole_trees = True
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Tree) -> None:
         self._root = root
-        self._place = root / self.folder
+        self._folder = find_folder(root, self.folder.encode())
         self._listings = ListingCache()
 
     def layer_ids(self) -> Sequence[str]:
-        try:
-            return sorted(list_source(self._place))
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise translated(error, str(self._place)) from error
+        return sorted(map(os.fsdecode, self._folder.list_names(b""))) if self._folder is not None else []
 
     def has_layer(self, legacy_id: LegacyID) -> bool:
         return self._find_named(legacy_id) is not None
@@ -42,34 +40,27 @@ class DirectoryDriver:
         place = self._find_named(legacy_id)
         if place is None:
             raise MissingLayerError(
-                f"{self._place / legacy_id}: the {self.name} driver has no such layer", layer=legacy_id
+                f"{self._root.location}/{self.folder}/{legacy_id}: the {self.name} driver has no such layer",
+                layer=legacy_id,
             )
         return self._tree(legacy_id, place)
 
-    def places(self, ids: Iterable[LegacyID]) -> list[Path]:
-        """The directories of those of `ids` that the driver has."""
-        return [place for legacy_id in ids if (place := self._find_named(legacy_id)) is not None]
+    def places(self, ids: Iterable[LegacyID]) -> Sequence[str]:
+        found = [place for legacy_id in ids if (place := self._find_named(legacy_id)) is not None]
+        return [path for place in found if (path := place.tree.local_path(place.path)) is not None]
 
     def close(self) -> None:
         self._listings = ListingCache()
 
-    def _find_named(self, legacy_id: LegacyID) -> Path | None:
+    def _find_named(self, legacy_id: LegacyID) -> Place | None:
         """A parent's ID comes from a file and may be any text: one that is no name would lead out of the root."""
-        return self._find(legacy_id) if is_safe_name(legacy_id) else None
+        return self._find(legacy_id.encode("utf-8", "replace")) if is_safe_name(legacy_id) else None
 
-    def _find(self, legacy_id: LegacyID) -> Path | None:
-        place = self._place / legacy_id
-        return place if is_real_directory(place) else None
+    def _find(self, name: bytes) -> Place | None:
+        """The layer's directory below the driver's folder, None where there is none or a symbolic link."""
+        if self._folder is None or not self._folder.is_folder(name):
+            return None
+        return Place(self._folder, name)
 
-    def _tree(self, legacy_id: LegacyID, place: Path) -> Tree:
-        return RememberedTree(DirectoryTree(str(place)), self._listings.of(legacy_id))
-
-
-def is_real_directory(path: Path) -> bool:
-    """True for a directory that is no symbolic link."""
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise translated(error, str(path)) from error
+    def _tree(self, legacy_id: LegacyID, place: Place) -> Tree:
+        return RememberedTree(place.tree.subtree(place.path), self._listings.of(legacy_id))

@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final
 
-from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tree import Facts, Tree, TreeEntry, entries_of
 
 KEPT_ENTRIES: Final = 60_000
@@ -45,9 +44,9 @@ class ListingCache:
 
 
 class RememberedTree(Tree):
-    """A directory's tree whose listings are kept. What it adds to `listings` is seen by every tree that shares them."""
+    """A tree whose listings are kept. What it adds to `listings` is seen by every tree that shares them."""
 
-    def __init__(self, tree: DirectoryTree, listings: Listings) -> None:
+    def __init__(self, tree: Tree, listings: Listings) -> None:
         self.location = tree.location
         self._tree = tree
         self._listings = listings

@@ -7,15 +7,11 @@ only, and describes no file that both share. A layer into which nothing was ever
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from migrate.blobio.limits import SMALL_FILE_BYTES
 from migrate.errors import DamagedError, MissingLayerError
 from migrate.model.legacy import LegacyID, is_safe_name
-from migrate.readers.graphdrivers.directory_driver import DirectoryDriver, is_real_directory
+from migrate.readers.graphdrivers.directory_driver import DirectoryDriver, Place
 from migrate.readers.graphdrivers.union import UnionTree
-from migrate.readers.regular_file import read_whole
-from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tree import Tree
 
 
@@ -23,22 +19,20 @@ class OverlayDriver(DirectoryDriver):
     name = "overlay"
     folder = "overlay"
 
-    def _find(self, legacy_id: LegacyID) -> Path | None:
-        place = self._place / legacy_id
-        if not is_real_directory(place):
-            return None
-        return next((place / name for name in ("root", "upper") if is_real_directory(place / name)), None)
+    def _find(self, name: bytes) -> Place | None:
+        return super()._find(name + b"/root") or super()._find(name + b"/upper")
 
-    def _tree(self, legacy_id: LegacyID, place: Path) -> Tree:
-        tree = DirectoryTree(str(place))
-        return tree if place.name == "root" else UnionTree(tree, self._lower_tree(legacy_id))
+    def _tree(self, legacy_id: LegacyID, place: Place) -> Tree:
+        tree = place.tree.subtree(place.path)
+        return tree if place.path.endswith(b"/root") else UnionTree(tree, self._lower_tree(legacy_id, place))
 
-    def _lower_tree(self, legacy_id: LegacyID) -> Tree:
-        path = self._place / legacy_id / "lower-id"
-        lower = read_whole(path, SMALL_FILE_BYTES).decode("utf-8", "replace").strip()
-        root = self._place / lower / "root"
+    def _lower_tree(self, legacy_id: LegacyID, place: Place) -> Tree:
+        folder = place.tree
+        path = place.path.removesuffix(b"upper") + b"lower-id"
+        lower = folder.read(path, SMALL_FILE_BYTES).decode("utf-8", "replace").strip()
         if not is_safe_name(lower):
-            raise DamagedError(f"{path}: names no layer: {lower[:80]!r}", layer=legacy_id)
-        if not is_real_directory(root):
-            raise MissingLayerError(f"{root}: the layer below {legacy_id} is not there", layer=legacy_id)
-        return DirectoryTree(str(root))
+            raise DamagedError(f"{folder.shown(path)}: names no layer: {lower[:80]!r}", layer=legacy_id)
+        root = lower.encode() + b"/root"
+        if not folder.is_folder(root):
+            raise MissingLayerError(f"{folder.shown(root)}: the layer below {legacy_id} is not there", layer=legacy_id)
+        return folder.subtree(root)

@@ -12,7 +12,7 @@ import pytest
 from migrate.blobio.compression import open_decompressed
 from migrate.blobio.stopping import check_stop, stoppable, stopped_by
 from migrate.errors import InterruptedRunError
-from migrate.readers.graphdrivers.devicemapper.image import ImageFile
+from migrate.storage.blocks import open_device
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.tar.tarsum import VERSIONS, tarsums
 
@@ -40,11 +40,11 @@ def walk_a_directory(place: Path) -> None:
 
 
 def read_an_image(place: Path) -> None:
-    ImageFile(place / "file").read_at(0, 1)
+    open_device(place / "file").read_at(0, 1)
 
 
 def fill_from_an_image(place: Path) -> None:
-    ImageFile(place / "file").read_into(memoryview(bytearray(1)), 0)
+    open_device(place / "file").read_into(memoryview(bytearray(1)), 0)
 
 
 def decompress_members_without_content(place: Path) -> None:

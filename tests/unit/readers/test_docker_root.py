@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -389,7 +390,7 @@ def new_format(path: Path) -> None:
 
 def test_a_root_with_the_new_format_only_names_the_way_out(root: RootBuilder) -> None:
     new_format(root.path)
-    assert detect(root.path)
+    assert detect(DirectoryTree(str(root.path)))
     with pytest.raises(SourceUnreadableError, match=r"image/overlay2.*docker save"):
         root.open()
 
@@ -408,7 +409,7 @@ def test_the_old_graph_beside_the_new_format_still_converts(root: RootBuilder) -
 def test_other_directories_are_not_detected(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         (tmp_path / name).mkdir()
-    assert not detect(tmp_path)
+    assert not detect(DirectoryTree(str(tmp_path)))
 
 
 # --- layers ------------------------------------------------------------------------------------------------------
@@ -760,7 +761,7 @@ def test_layers_inside_the_graph_are_aufs_of_before_0_7(tmp_path: Path) -> None:
     write(tree / "f")
     tree.rename(root.path / "graph" / identity("base") / "layer")
     shutil.rmtree(root.path / "aufs")
-    assert detect(root.path)
+    assert detect(DirectoryTree(str(root.path)))
     assert root.open().driver.name == "aufs"
     assert names(root.read("base")) == ["f"]
 
@@ -859,13 +860,41 @@ def sample(root: RootBuilder) -> RootBuilder:
     return root
 
 
+@pytest.mark.parametrize("part", ["graph", "vfs", "vfs/dir", "containers"])
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_part_that_was_moved_and_linked_to_is_read_where_it_is(
+    root: RootBuilder, tmp_path: Path, part: str, absolute: bool
+) -> None:
+    """`mv /var/lib/docker/aufs /mnt; ln -s /mnt/aufs /var/lib/docker`: the daemon went on working."""
+    before = read_everything(sample(root))
+    moved = tmp_path / "another-disk" / part
+    moved.parent.mkdir(parents=True)
+    (root.path / part).rename(moved)
+    place = root.path / part
+    place.symlink_to(moved if absolute else os.path.relpath(moved, place.parent))
+    assert detect(DirectoryTree(str(root.path)))
+    assert read_everything(root) == before
+    assert [image.containers for image in root.open().listing().images] == [("c" * 64,)]
+
+
+def test_a_root_is_read_from_several_threads(root: RootBuilder) -> None:
+    chain = [f"layer {number}" for number in range(24)]
+    for number, name in enumerate(chain):
+        write(root.add(name, chain[number - 1] if number else None) / f"{number}/file", b"%d" % number)
+    source = root.open()
+    layers = [*source.listing().layers] * 4
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda layer: read_payload(source, source.read_layer(layer)).diff_id, layers))
+    assert found == read_everything(root) * 4
+
+
 def test_nothing_in_the_source_changes_not_even_access_times(root: RootBuilder) -> None:
     sample(root)
     paths = [root.path, *root.path.rglob("*")]
     for path in paths:
         os.utime(path, ns=(10**18, path.lstat().st_mtime_ns), follow_symlinks=False)
     before = snapshot(paths)
-    assert detect(root.path)
+    assert detect(DirectoryTree(str(root.path)))
     read_everything(root)
     assert snapshot(paths) == before
     assert sorted(paths) == sorted([root.path, *root.path.rglob("*")])
@@ -911,10 +940,9 @@ def without_capabilities(root: RootBuilder, statement: str) -> subprocess.Comple
     for path in [root.path, *root.path.rglob("*")]:
         os.chown(path, 1, 1, follow_symlinks=False)
     code = (
-        "from migrate.readers.docker_root import DockerRootSource; from migrate.model.options import ReadOptions\n"
         "from migrate.errors import PermissionSourceError; from pathlib import Path\n"
         "from tests.unit.readers.test_docker_root import RootBuilder, read_everything\n"
-        f"source = DockerRootSource({str(root.path)!r}, ReadOptions())\n{statement}"
+        f"source = RootBuilder(Path({str(root.path)!r})).open()\n{statement}"
     )
     return subprocess.run(
         ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", code],

@@ -10,14 +10,17 @@ from migrate.errors import MigrateError
 from migrate.model.legacy import LegacyID
 from migrate.model.options import ReadOptions
 from migrate.readers.docker_root import DockerRootSource, detect
+from migrate.storage.directory_tree import DirectoryTree
 from tests.cases import store_cases
+from tests.roots import open_docker_root
 from tests.stores import ReadLayer, StoreCase, StoreShelf, read_payload, tar_entries, without_whiteout_times
+from tests.trees import BareTree
 
 STORES = [store.name for store in store_cases()]
 
 
 def _open(stores: StoreShelf, name: str) -> DockerRootSource:
-    return DockerRootSource(str(stores.path(name)), ReadOptions())
+    return open_docker_root(stores.path(name))
 
 
 def _read_all(source: DockerRootSource, store: StoreCase) -> dict[str, ReadLayer | MigrateError]:
@@ -37,6 +40,17 @@ def test_each_layer_has_dockers_diff_id_or_fails_where_docker_failed(stores: Sto
     stable = {key: facts["diff_id"] for key, facts in store.layers.items() if not facts.get("unstable")}
     got = {key: layer.diff_id if isinstance(layer, ReadLayer) else None for key, layer in found.items()}
     assert {key: got[key] for key in stable} == stable
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_root_is_the_same_in_any_wrapping(stores: StoreShelf, name: str) -> None:
+    """What a directory can do better than another Tree saves time and changes nothing."""
+    store, path = StoreCase(name), str(stores.path(name))
+    here = DockerRootSource(path, DirectoryTree(path), ReadOptions())
+    bare = DockerRootSource(path, BareTree(DirectoryTree(path)), ReadOptions())
+    assert bare.listing() == here.listing()
+    ours, theirs = _read_all(bare, store), _read_all(here, store)
+    assert {key: str(layer) for key, layer in ours.items()} == {key: str(layer) for key, layer in theirs.items()}
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -65,7 +79,7 @@ def test_unstable_layers_have_dockers_entries_and_are_the_same_twice(stores: Sto
 @pytest.mark.parametrize("name", STORES)
 def test_the_listing_names_what_docker_migrated(stores: StoreShelf, name: str) -> None:
     store = StoreCase(name)
-    assert detect(stores.path(name))
+    assert detect(DirectoryTree(str(stores.path(name))))
     listing = _open(stores, name).listing()
     heads = {str(reference): image.head for image in listing.images for reference in image.references}
     lost = {reference for failure in listing.failures for reference in failure.references}

@@ -18,7 +18,7 @@ from migrate.errors import MigrateError
 from migrate.rehash.ports import LayerJob
 from migrate.rootfs.check import RootfsCheck, RunCheck
 from tests.cases import store_cases
-from tests.roots import RootBuilder, identity, write
+from tests.roots import RootBuilder, identity, open_docker_root, write
 from tests.stores import StoreShelf, stores
 
 __all__ = ["stores"]
@@ -75,10 +75,8 @@ def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 @pytest.mark.parametrize("name", [store.name for store in store_cases() if "aufs" not in store.name])
 def test_the_roots_of_real_engines_are_what_their_images_unpack_to(stores: StoreShelf, name: str) -> None:
-    from migrate.model.options import ReadOptions
-    from migrate.readers.docker_root import DockerRootSource
 
-    source = DockerRootSource(str(stores.path(name)), ReadOptions())
+    source = open_docker_root(stores.path(name))
     if not source.holds_rootfs:
         return
     check = RootfsCheck(source)

@@ -9,10 +9,11 @@ from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
 
 if TYPE_CHECKING:
     from migrate.model.options import ReadOptions
+    from migrate.storage.tree import Tree
 
 
-def open_devicemapper(root: Path, options: ReadOptions) -> DevicemapperDriver:
-    """The driver of a Docker root. The pool itself is opened when the first layer is asked for."""
+def open_devicemapper(root: Tree, options: ReadOptions) -> DevicemapperDriver:
+    """The driver of a Docker root. The pool itself is opened with the first layer. MissingLayerError without one."""
     data = Path(options.dm_data) if options.dm_data else None
     metadata = Path(options.dm_metadata) if options.dm_metadata else None
-    return DevicemapperDriver(root / "devicemapper", data, metadata)
+    return DevicemapperDriver(root.follow(b"devicemapper"), data, metadata)

@@ -9,20 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from migrate.blobio.limits import JSON_BYTES
-from migrate.blobio.source_files import scan_source
 from migrate.documents.json_text import load_json, shown
 from migrate.errors import DocumentError, SourceError
 from migrate.readers.graphdrivers.devicemapper.pool import MAX_DEVICE_ID, SECTOR
-from migrate.readers.regular_file import read_whole
-from migrate.storage.directory_tree import translated
+from migrate.storage.tree import Tree, find_folder
 
 BASE: Final = "base"
 """The empty device of which every base image is a snapshot."""
 MOST_DEVICES: Final = 1_000_000
+_TRANSACTION: Final = b"transaction-metadata"
 _NOT_DEVICES: Final = ("deviceset-metadata", "transaction-metadata")
 _LARGEST_DEVICE: Final = 1 << 60
 
@@ -55,59 +53,55 @@ class Catalogue:
     transaction: OpenTransaction | None = None
 
 
-def read_catalogue(directory: Path) -> Catalogue:
+def read_catalogue(directory: Tree) -> Catalogue:
     """`directory` is `<root>/devicemapper`. A damaged document costs its own device only."""
-    records: dict[str, DeviceRecord | SourceError] = _read_records(directory / "metadata")
-    pool = directory / "devicemapper"
-    unsplit = [pool / "json"] if records else [pool / "json", pool / "json.migrated"]
-    for path in unsplit:
-        if os.path.lexists(path):
-            records.update(_read_unsplit(path))
+    metadata = find_folder(directory, b"metadata")
+    records = _read_records(metadata) if metadata is not None else {}
+    pool = find_folder(directory, b"devicemapper")
+    unsplit = [b"json"] if records else [b"json", b"json.migrated"]
+    for name in unsplit:
+        if pool is not None and pool.find(name) is not None:
+            records.update(_read_unsplit(pool, name))
             break
-    return Catalogue(records=records, transaction=_read_transaction(directory / "metadata" / "transaction-metadata"))
+    return Catalogue(records=records, transaction=_read_transaction(metadata) if metadata is not None else None)
 
 
-def _read_records(directory: Path) -> dict[str, DeviceRecord | SourceError]:
-    try:
-        with scan_source(directory) as entries:
-            names = sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
-    except FileNotFoundError:
-        return {}
-    except OSError as exc:
-        raise translated(exc, str(directory)) from exc
+def _read_records(metadata: Tree) -> dict[str, DeviceRecord | SourceError]:
+    names = [os.fsdecode(entry.name) for entry in metadata.entries(b"") if not entry.is_folder]
     devices = [name for name in names if not (name.startswith(".") or name.endswith(".migrated"))]
-    return {name: _record_or_error(directory / name) for name in devices if name not in _NOT_DEVICES}
+    return {name: _record_or_error(metadata, os.fsencode(name)) for name in devices if name not in _NOT_DEVICES}
 
 
-def _record_or_error(path: Path) -> DeviceRecord | SourceError:
+def _record_or_error(metadata: Tree, name: bytes) -> DeviceRecord | SourceError:
+    where = metadata.shown(name)
     try:
-        return _parse_record(load_json(read_whole(path, JSON_BYTES), str(path)), str(path))
+        return _parse_record(load_json(metadata.read(name, JSON_BYTES), where), where)
     except SourceError as exc:
         return exc
 
 
-def _read_unsplit(path: Path) -> dict[str, DeviceRecord | SourceError]:
-    document = load_json(read_whole(path, JSON_BYTES), str(path))
+def _read_unsplit(pool: Tree, name: bytes) -> dict[str, DeviceRecord | SourceError]:
+    path = pool.shown(name)
+    document = load_json(pool.read(name, JSON_BYTES), path)
     devices = document.get("Devices") if isinstance(document, dict) else None
     if not isinstance(devices, dict) or len(devices) > MOST_DEVICES:
         raise DocumentError(f"{path}: no object of devices under `Devices`")
     found: dict[str, DeviceRecord | SourceError] = {}
-    for name, value in devices.items():
+    for device, value in devices.items():
         try:
-            found[name or BASE] = _parse_record(value, f"{path}, device {name or BASE}")
+            found[device or BASE] = _parse_record(value, f"{path}, device {device or BASE}")
         except DocumentError as exc:
-            found[name or BASE] = exc
+            found[device or BASE] = exc
     return found
 
 
-def _read_transaction(path: Path) -> OpenTransaction | None:
+def _read_transaction(metadata: Tree) -> OpenTransaction | None:
     """None where there is none, or where it cannot be read: Docker ignores that as well."""
+    path = metadata.shown(_TRANSACTION)
     try:
-        document = load_json(read_whole(path, JSON_BYTES), str(path))
-        number, device_id = (
-            _number(document, "open_transaction_id", str(path)),
-            _number(document, "device_id", str(path)),
-        )
+        document = load_json(metadata.read(_TRANSACTION, JSON_BYTES), path)
+        number = _number(document, "open_transaction_id", path)
+        device_id = _number(document, "device_id", path)
     except SourceError:
         return None
     name = document.get("device_hash")

@@ -11,8 +11,8 @@ from migrate.errors import DamagedError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-    from migrate.readers.graphdrivers.devicemapper.image import ImageFile
     from migrate.readers.graphdrivers.devicemapper.pool import DeviceMap
+    from migrate.storage.blocks import Blocks
 
 _ZEROS: Final = bytes(1024 * 1024)
 _PAGE: Final = 16 * 1024
@@ -27,7 +27,7 @@ class ThinDevice(io.RawIOBase):
     where a mapping is lost or bytes beyond the device are asked for, TruncatedError where the data image ends early.
     """
 
-    def __init__(self, data: ImageFile, device_map: DeviceMap, block_size: int, size: int) -> None:
+    def __init__(self, data: Blocks, device_map: DeviceMap, block_size: int, size: int) -> None:
         super().__init__()
         self.data = data
         self.device_map = device_map

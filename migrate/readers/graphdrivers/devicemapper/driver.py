@@ -15,30 +15,30 @@ from migrate.readers.graphdrivers.devicemapper.catalogue import BASE, DeviceReco
 from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
 from migrate.readers.graphdrivers.devicemapper.ext4 import Ext4
 from migrate.readers.graphdrivers.devicemapper.filesystem import FileSystem, probe_kind
-from migrate.readers.graphdrivers.devicemapper.image import ImageFile
 from migrate.readers.graphdrivers.devicemapper.pool import DeviceMap, ThinPool
 from migrate.readers.graphdrivers.devicemapper.sharing import ParsedInodes, SharedFileSystem
 from migrate.readers.graphdrivers.devicemapper.tree import EmptyTree, ImageTree
 from migrate.readers.graphdrivers.devicemapper.xfs import Xfs
-from migrate.storage.tree import Tree
+from migrate.readers.graphdrivers.driver import GraphDriver
+from migrate.storage.blocks import Blocks, FileBlocks, open_device
+from migrate.storage.tree import Tree, find_folder
 
 _OPEN_TREES: Final = 8
 _ID_BYTES: Final = 256
 
 
-class DevicemapperDriver:
-    """Fills GraphDriver. `directory` is `<root>/devicemapper`; `data` and `metadata` replace the loop files there.
+class DevicemapperDriver(GraphDriver):
+    """`directory` is `<root>/devicemapper`; `data` and `metadata` replace the loop files there.
 
     Nothing of the pool is opened before the first layer is asked for, so that a store whose pool is lost can still be
     listed.
     """
 
     name = "devicemapper"
-    holds_whole_trees = True
 
-    def __init__(self, directory: Path, data: Path | None = None, metadata: Path | None = None) -> None:
-        self._data = _PoolPart(data, directory / "devicemapper" / "data")
-        self._metadata = _PoolPart(metadata, directory / "devicemapper" / "metadata")
+    def __init__(self, directory: Tree, data: Path | None = None, metadata: Path | None = None) -> None:
+        self._data = _PoolPart(data, directory, b"data")
+        self._metadata = _PoolPart(metadata, directory, b"metadata")
         self._catalogue = read_catalogue(directory)
         self._users = Counter(
             record.device_id for record in self._catalogue.records.values() if isinstance(record, DeviceRecord)
@@ -93,8 +93,9 @@ class DevicemapperDriver:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the data device that were read so far; for tests and benchmarks."""
-        return self._data.image().bytes_read
+        """Bytes of the data file or device that were read so far; for tests and benchmarks."""
+        image = self._data.image()
+        return image.bytes_read if isinstance(image, FileBlocks) else 0
 
     def close(self) -> None:
         with self._lock:
@@ -177,25 +178,32 @@ class DevicemapperDriver:
 
 
 class _PoolPart:
-    """The data or the metadata of the pool: what the user named, else the loop file of the store. Opened once."""
+    """The data or the metadata of the pool: what the user named, else the loop file of the store. Opened once.
 
-    def __init__(self, named: Path | None, loop_file: Path) -> None:
+    A loop file has to be a file, not a link out of the store or a device, whose content would end up in an image.
+    """
+
+    def __init__(self, named: Path | None, directory: Tree, name: bytes) -> None:
         self._named = named
-        self._loop_file = loop_file
-        self._image: ImageFile | None = None
+        self._directory = directory
+        self._name = name
+        self._image: Blocks | None = None
         self._lock = threading.Lock()
 
-    def image(self) -> ImageFile:
+    def image(self) -> Blocks:
         with self._lock:
             if self._image is None:
                 self._image = self._open()
             return self._image
 
-    def _open(self) -> ImageFile:
+    def _open(self) -> Blocks:
         if self._named is not None:
-            return ImageFile(self._named)
+            return open_device(self._named)
         try:
-            return ImageFile(self._loop_file, named=False)
+            pool = find_folder(self._directory, b"devicemapper")
+            if pool is None:
+                raise MissingLayerError(f"{self._directory.location}/devicemapper: no such directory")
+            return pool.open_blocks(self._name)
         except PermissionSourceError:
             raise
         except SourceError as exc:

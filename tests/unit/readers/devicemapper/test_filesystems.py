@@ -15,6 +15,7 @@ import pytest
 from migrate.errors import DamagedError, MigrateError, MissingLayerError, TruncatedError, UnsupportedError
 from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
+from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tree import Tree
 from tests.unit.readers.devicemapper.images import (
     ERA_FEATURES,
@@ -72,7 +73,7 @@ def store_of(image: Path, directory: Path, name: str = LAYER, **record: object) 
     pool.add(1, image)
     pool.write_metadata()
     write_record(directory, name, 1, image.stat().st_size, **record)  # type: ignore[arg-type]
-    return DevicemapperDriver(directory)
+    return DevicemapperDriver(DirectoryTree(str(directory)))
 
 
 def walk(tree: Tree) -> Iterator[tuple[bytes, bytes | None]]:
@@ -124,7 +125,7 @@ def test_other_block_sizes_of_the_pool(tree: Path, tmp_path: Path, block: int) -
     pool.add(1, image)
     pool.write_metadata()
     write_record(tmp_path / "store", LAYER, 1, image.stat().st_size)
-    driver = DevicemapperDriver(tmp_path / "store")
+    driver = DevicemapperDriver(DirectoryTree(str(tmp_path / "store")))
     found = dict(walk(driver.layer_tree(LAYER)))
     assert found[b"etc/big"] == (tree / "rootfs/etc/big").read_bytes()
     assert len(found) == sum(1 for _ in (tree / "rootfs").rglob("*"))
@@ -230,7 +231,7 @@ def test_flipped_blocks_give_named_errors(image: Image, tmp_path: Path) -> None:
 
 
 def reads_with_named_errors(store: Path) -> int:
-    driver = DevicemapperDriver(store)
+    driver = DevicemapperDriver(DirectoryTree(str(store)))
     try:
         for count, _ in enumerate(walk(driver.layer_tree(LAYER))):
             assert count < 20_000
@@ -246,7 +247,7 @@ def test_truncated_data(image: Image, tmp_path: Path) -> None:
     data = tmp_path / "store/devicemapper/data"
     for length in (5 * BLOCK + 7, BLOCK + 1_000, 0):
         os.truncate(data, length)
-        driver = DevicemapperDriver(tmp_path / "store")
+        driver = DevicemapperDriver(DirectoryTree(str(tmp_path / "store")))
         with pytest.raises(TruncatedError, match="ends at byte"):
             list(walk(driver.layer_tree(LAYER)))
         driver.close()

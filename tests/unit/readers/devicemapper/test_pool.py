@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from migrate.errors import DamagedError, MigrateError, MissingLayerError, TruncatedError, UnsupportedError
 from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE, NODE_CSUM_XOR, Loss, read_node, walk_leaves
 from migrate.readers.graphdrivers.devicemapper.crc32c import crc32c_register
-from migrate.readers.graphdrivers.devicemapper.image import ImageFile
 from migrate.readers.graphdrivers.devicemapper.pool import SUPERBLOCK_CSUM_XOR, DeviceMap, ThinPool
+from migrate.storage.blocks import open_device
 from tests.unit.readers.devicemapper.pools import dumped_mappings, pool_xml, restore
 
 pytestmark = pytest.mark.peer
@@ -30,7 +30,7 @@ def write_pool(directory: Path, devices: Devices, size: int = 1024 * 1024, *, ch
 
 
 def mappings(metadata: Path) -> Devices:
-    image = ImageFile(metadata)
+    image = open_device(metadata)
     try:
         pool = ThinPool(image)
         assert pool.problems == ()
@@ -75,7 +75,7 @@ def test_many_devices_make_the_details_tree_deep(tmp_path: Path) -> None:
 
 def test_runs_are_joined(tmp_path: Path) -> None:
     metadata = write_pool(tmp_path, {1: {**{at: 100 + at for at in range(50)}, 60: 7}})
-    found = ThinPool(ImageFile(metadata)).read_map(1)
+    found = ThinPool(open_device(metadata)).read_map(1)
     assert (found.starts, found.targets, found.lengths) == ([0, 60], [100, 7], [50, 1])
     assert found.find(49) == (149, 1)
     assert found.find(50) == (None, 10)
@@ -107,15 +107,15 @@ def metadata(tmp_path: Path) -> Path:
 
 
 def root_of(metadata: Path, device: int) -> int:
-    pool = ThinPool(ImageFile(metadata))
-    (leaf,) = walk_leaves(ImageFile(metadata), pool.superblock.data_mapping_root, 8)
+    pool = ThinPool(open_device(metadata))
+    (leaf,) = walk_leaves(open_device(metadata), pool.superblock.data_mapping_root, 8)
     assert not isinstance(leaf, Loss)
     return int(leaf.numbers()[leaf.keys.index(device)])
 
 
 def test_needs_check_is_reported_and_read(metadata: Path) -> None:
     patch(metadata, 0, 4, struct.pack("<I", 1), xor=SUPERBLOCK_CSUM_XOR)
-    pool = ThinPool(ImageFile(metadata))
+    pool = ThinPool(open_device(metadata))
     assert pool.superblock.needs_check
     assert "thin_check" in pool.problems[0]
     assert pool.read_map(2).mapped_blocks == 2
@@ -123,7 +123,7 @@ def test_needs_check_is_reported_and_read(metadata: Path) -> None:
 
 def test_torn_superblock_with_sound_trees_is_read(metadata: Path) -> None:
     patch(metadata, 0, 600, b"torn", xor=None)
-    pool = ThinPool(ImageFile(metadata))
+    pool = ThinPool(open_device(metadata))
     assert "checksum" in pool.problems[0]
     assert pool.read_map(1).mapped_blocks == 1_000
 
@@ -131,13 +131,13 @@ def test_torn_superblock_with_sound_trees_is_read(metadata: Path) -> None:
 def test_torn_superblock_that_leads_nowhere_is_refused(metadata: Path) -> None:
     patch(metadata, 0, 320, struct.pack("<Q", 77), xor=None)
     with pytest.raises(DamagedError, match="torn"):
-        ThinPool(ImageFile(metadata))
+        ThinPool(open_device(metadata))
 
 
 def test_torn_superblock_that_leads_to_another_tree_is_refused(metadata: Path) -> None:
     patch(metadata, 0, 320, struct.pack("<Q", root_of(metadata, 2)), xor=None)
     with pytest.raises(DamagedError, match="name other devices"):
-        ThinPool(ImageFile(metadata))
+        ThinPool(open_device(metadata))
 
 
 @pytest.mark.parametrize(
@@ -153,22 +153,22 @@ def test_torn_superblock_that_leads_to_another_tree_is_refused(metadata: Path) -
 def test_impossible_superblocks(metadata: Path, offset: int, content: bytes, message: str) -> None:
     patch(metadata, 0, offset, content, xor=SUPERBLOCK_CSUM_XOR)
     with pytest.raises((DamagedError, UnsupportedError), match=message):
-        ThinPool(ImageFile(metadata))
+        ThinPool(open_device(metadata))
 
 
 def test_one_bad_leaf_costs_its_range_only(metadata: Path) -> None:
-    root = read_node(ImageFile(metadata), root_of(metadata, 1))
+    root = read_node(open_device(metadata), root_of(metadata, 1))
     assert not root.leaf
     lost_first, lost_end = root.keys[1], root.keys[2]
     patch(metadata, root.numbers()[1], 2_000, b"!", xor=None)
-    found = ThinPool(ImageFile(metadata)).read_map(1)
+    found = ThinPool(open_device(metadata)).read_map(1)
     assert [(loss.first, loss.end) for loss in found.losses] == [(lost_first, lost_end)]
     assert found.find(0) == (0, 1)
     assert found.find(lost_end) == (lost_end // 2 * 5, 1)
     assert found.find(lost_first - 1) == (None, 1)
     with pytest.raises(DamagedError, match="checksum"):
         found.find(lost_first)
-    assert ThinPool(ImageFile(metadata)).read_map(2).losses == []
+    assert ThinPool(open_device(metadata)).read_map(2).losses == []
 
 
 @pytest.mark.parametrize(
@@ -183,31 +183,31 @@ def test_one_bad_leaf_costs_its_range_only(metadata: Path) -> None:
 )
 def test_impossible_nodes(metadata: Path, offset: int, content: bytes, message: str) -> None:
     patch(metadata, root_of(metadata, 1), offset, content)
-    found = ThinPool(ImageFile(metadata)).read_map(1)
+    found = ThinPool(open_device(metadata)).read_map(1)
     assert found.mapped_blocks == 0
     assert message in str(found.losses[0].error)
 
 
 def test_cycle_ends(metadata: Path) -> None:
     root = root_of(metadata, 1)
-    node = read_node(ImageFile(metadata), root)
+    node = read_node(open_device(metadata), root)
     most = struct.unpack("<I", metadata.read_bytes()[root * BLOCK_SIZE + 20 :][:4])[0]
     patch(metadata, root, 32 + most * 8, struct.pack("<Q", root))
-    found = ThinPool(ImageFile(metadata)).read_map(1)
+    found = ThinPool(open_device(metadata)).read_map(1)
     assert "two places" in str(found.losses[0].error)
     assert found.find(node.keys[1])[0] is not None
 
 
 def test_child_outside_of_its_parents_keys(metadata: Path) -> None:
     root = root_of(metadata, 1)
-    node = read_node(ImageFile(metadata), root)
+    node = read_node(open_device(metadata), root)
     patch(metadata, root, 32 + 8, struct.pack("<Q", node.keys[1] + 1))
-    losses = ThinPool(ImageFile(metadata)).read_map(1).losses
+    losses = ThinPool(open_device(metadata)).read_map(1).losses
     assert "outside" in str(losses[0].error)
 
 
 def test_device_that_is_not_there(metadata: Path) -> None:
-    pool = ThinPool(ImageFile(metadata))
+    pool = ThinPool(open_device(metadata))
     with pytest.raises(MissingLayerError, match="no device 3"):
         pool.details(3)
     with pytest.raises(MissingLayerError, match="no device 3"):
@@ -215,9 +215,9 @@ def test_device_that_is_not_there(metadata: Path) -> None:
 
 
 def test_device_that_may_stand_in_a_damaged_part(metadata: Path) -> None:
-    pool = ThinPool(ImageFile(metadata))
+    pool = ThinPool(open_device(metadata))
     patch(metadata, pool.superblock.device_details_root, 100, b"!", xor=None)
-    pool = ThinPool(ImageFile(metadata))
+    pool = ThinPool(open_device(metadata))
     with pytest.raises(DamagedError, match="cannot be found"):
         pool.details(1)
     assert pool.problems
@@ -226,13 +226,13 @@ def test_device_that_may_stand_in_a_damaged_part(metadata: Path) -> None:
 def test_truncated_metadata(metadata: Path) -> None:
     with metadata.open("r+b") as stream:
         stream.truncate(2 * BLOCK_SIZE)
-    pool = ThinPool(ImageFile(metadata))
+    pool = ThinPool(open_device(metadata))
     with pytest.raises(MigrateError):
         pool.read_map(1)
     with metadata.open("r+b") as stream:
         stream.truncate(1_000)
     with pytest.raises(TruncatedError):
-        ThinPool(ImageFile(metadata))
+        ThinPool(open_device(metadata))
 
 
 @given(offset=st.integers(0, 20 * BLOCK_SIZE - 1), content=st.binary(min_size=1, max_size=64), resum=st.booleans())
@@ -243,7 +243,7 @@ def test_flipped_bytes_give_named_errors_or_a_part(metadata: Path, offset: int, 
     block, inside = divmod(offset, BLOCK_SIZE)
     xor = (SUPERBLOCK_CSUM_XOR if block == 0 else NODE_CSUM_XOR) if resum else None
     patch(metadata, block, inside, content[: BLOCK_SIZE - inside], xor=xor)
-    image = ImageFile(metadata)
+    image = open_device(metadata)
     try:
         pool = ThinPool(image)
         for device in list(pool.devices)[:50]:

@@ -11,6 +11,7 @@ import pytest
 from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.changes import find_changes
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
+from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tree import Tree
 from tests.unit.readers.devicemapper.images import debugfs, make_ext4
 from tests.unit.readers.devicemapper.pools import PoolBuilder, write_record
@@ -54,7 +55,7 @@ def names(tree: Tree) -> int:
 
 
 def test_child_costs_what_differs(store: Path) -> None:
-    driver = DevicemapperDriver(store)
+    driver = DevicemapperDriver(DirectoryTree(str(store)))
     assert names(driver.layer_tree(PARENT)) == FILES + 30
     parent_bytes = driver.bytes_read
     assert names(driver.layer_tree(CHILD)) == FILES + 29
@@ -65,7 +66,7 @@ def test_child_costs_what_differs(store: Path) -> None:
 
 
 def test_comparison_reads_no_contents(store: Path) -> None:
-    driver = DevicemapperDriver(store)
+    driver = DevicemapperDriver(DirectoryTree(str(store)))
     child, parent = driver.layer_tree(CHILD), driver.layer_tree(PARENT)
     changes = find_changes(child, parent)
     metadata = driver.bytes_read
@@ -76,7 +77,7 @@ def test_comparison_reads_no_contents(store: Path) -> None:
 
 
 def test_the_order_of_layers_does_not_matter(store: Path) -> None:
-    first, second = DevicemapperDriver(store), DevicemapperDriver(store)
+    first, second = DevicemapperDriver(DirectoryTree(str(store))), DevicemapperDriver(DirectoryTree(str(store)))
     for driver, order in ((first, (PARENT, CHILD)), (second, (CHILD, PARENT))):
         for layer in order:
             names(driver.layer_tree(layer))
