@@ -69,6 +69,10 @@ class CarriedLists:
             (self._lists[digest], sorted(self._names[digest])) for digest in sorted(self._lists.keys() - self.split)
         ]
 
+    def children(self, index: ReadyIndex) -> frozenset[Digest]:
+        """The manifests that the list names, at any depth."""
+        return self._children[Digest.of(index.content)]
+
     def is_split(self, index: ReadyIndex | None) -> bool:
         return index is not None and Digest.of(index.content) in self.split
 

@@ -160,6 +160,12 @@ class Settlement:
         existing = list(self._existing_claims())
         self._lists.decide(_by_reference(existing))
         claims += (claim for index, claim in listed if self._lists.is_split(index))
+        # A name of a list that is carried over leads to the list alone, which names the image that claims it, too.
+        for index, references in self._lists.whole():
+            for child in self._lists.children(index):
+                self._in_indexes[child].update(references)
+        carried = {reference for _, references in self._lists.whole() for reference in references}
+        claims = [claim for claim in claims if claim.reference not in carried]
         wanted = {claim.reference for claim in claims}
         claims += [claim for claim in existing if claim.reference in wanted]
         names = assign_names(claims, self.options.on_conflict)
