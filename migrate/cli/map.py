@@ -6,66 +6,135 @@ import csv
 import io
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from migrate.cli.completion import Location, legacy_ids
 
 if TYPE_CHECKING:
+    from migrate.documents.image_map import MappedImage
     from migrate.report.document import Report
-    from migrate.report.mapping import MappedImage, MappedLayer
+    from migrate.report.mapping import MappedLayer
 
 _CSV_FIELDS = (
     *("legacy_id", "image_id", "manifest_digest", "references", "names", "containers", "platform", "sources"),
-    "legacy_digests",
+    *("legacy_digests", "created"),
 )
+_NO_CELL = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that spreadsheets run as a formula (OWASP, CSV injection)."""
 
 
 @click.command("map", short_help="Find the image ID and digest that a legacy ID became.")
 @click.argument("location", metavar="LAYOUT", type=Location())
-@click.argument("old_id", metavar="[OLD_ID]", required=False, shell_complete=legacy_ids)
+@click.argument("words", metavar="[OLD_ID]...", nargs=-1, shell_complete=legacy_ids)
+@click.option("--from", "listed", type=click.File("r", errors="surrogateescape"), help="IDs from a file, one a line.")
+@click.option("--rewrite", is_flag=True, help="Print a diff that puts new IDs, digests and names into text files.")
+@click.option("--in-place", is_flag=True, help="With --rewrite: write the files.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV on standard output; several values in a cell by spaces.")
 @click.option("--no-trunc", is_flag=True, help="IDs in full, in the table of all images.")
-def command(location: str, old_id: str | None, as_json: bool, as_csv: bool, no_trunc: bool) -> None:
-    """Say what became of the old image IDs, from the report in LAYOUT (or a report file, or - for standard input).
+def command(
+    location: str,
+    words: tuple[str, ...],
+    listed: TextIO | None,
+    rewrite: bool,
+    in_place: bool,
+    as_json: bool,
+    as_csv: bool,
+    no_trunc: bool,
+) -> None:
+    """Find what old image IDs became, in the map and report of LAYOUT (or a map or report file, - for standard input).
 
     OLD_ID is a legacy ID, a container's ID, an image ID, an old or new manifest digest, a unique prefix of one of them
-    (4 digits or more), or an image's name. Without it every image is listed. Containers are those of the old Docker
-    root; old digests those of schema-1 manifests, which `NAME@sha256:…` means no longer.
+    (4 digits or more), or an image's name. Several may be given; without any, every image is listed. Containers are
+    those of the old Docker root; old digests those of schema-1 manifests, which `NAME@sha256:…` means no longer.
+
+    With --rewrite the words after LAYOUT are text files (compose files, units, scripts). Whole old IDs and their first
+    12 digits, old digests, and names that --rename changed are replaced.
 
     \b
     Examples:
       migrate map new-layout/
       migrate map new-layout/ 8c2e06607696
       migrate map --csv new-layout/ > old-to-new.csv
+      migrate map new-layout/ --from pinned-ids.txt --json
+      migrate map new-layout/ --rewrite docker-compose.yml app.service
+      migrate map new-layout/ --rewrite --in-place docker-compose.yml
     """
-    from migrate.cli.report_file import read_report
+    from migrate.cli.report_file import read_map
     from migrate.errors import UsageError
-    from migrate.report.mapping import map_images
 
-    if as_json and as_csv:
-        raise UsageError("--json and --csv exclude each other")
-    report = read_report(location)
-    images: Sequence[MappedImage] = map_images(report)
-    layers: Sequence[MappedLayer] = ()
-    if old_id is not None:
-        images, layers = _find(report, images, old_id)
+    _check(words, listed, rewrite=rewrite, in_place=in_place, as_json=as_json, as_csv=as_csv)
+    if rewrite:
+        from migrate.cli.rewriting import rewrite_files
+
+        sys.exit(rewrite_files(read_map(location)[0], words, in_place=in_place))
+    wanted = [*words, *_lines(listed)]
+    if listed is not None and not wanted:
+        raise UsageError(f"--from {listed.name}: holds no ID")
+    images: Sequence[MappedImage]
+    images, report = read_map(location)
+    layers: list[MappedLayer] = []
+    if wanted:
+        images, layers = _find_all(report, images, wanted)
     if as_json:
         _write_json(images, layers)
     elif as_csv:
         _write_csv(images)
-    elif old_id is None:
+    elif not wanted:
         _write_table(images, no_trunc)
     else:
         _write_details(images, layers)
-    if old_id is not None and layers and not images and not as_json:
-        click.echo("migrate: the ID is a layer of these images; `convert --all` makes it an image of its own", err=True)
+    if layers and not as_json:
+        click.echo("migrate: an ID is a layer of these images; `convert --all` makes it an image of its own", err=True)
+
+
+def _check(words: Sequence[str], listed: TextIO | None, **chosen: bool) -> None:
+    from migrate.errors import UsageError
+
+    if chosen["as_json"] and chosen["as_csv"]:
+        raise UsageError("--json and --csv exclude each other")
+    if chosen["rewrite"] and (chosen["as_json"] or chosen["as_csv"] or listed is not None):
+        raise UsageError("--rewrite prints a diff: it goes without --json, --csv and --from")
+    if chosen["rewrite"] and not words:
+        raise UsageError("--rewrite: name the files whose image IDs and names are to be replaced")
+    if chosen["in_place"] and not chosen["rewrite"]:
+        raise UsageError("--in-place goes with --rewrite")
+
+
+def _lines(listed: TextIO | None) -> list[str]:
+    """The IDs of a list: one a line, with anything after white space, and lines that begin with # left out."""
+    if listed is None:
+        return []
+    words = (line.split() for line in listed)
+    return [word[0] for word in words if word and not word[0].startswith("#")]
+
+
+def _find_all(
+    report: Report | None, images: Sequence[MappedImage], wanted: Iterable[str]
+) -> tuple[Sequence[MappedImage], list[MappedLayer]]:
+    """In the order asked for, each once. UsageError names every word that was not found."""
+    from migrate.errors import UsageError
+
+    found: dict[object, MappedImage] = {}
+    layers: dict[object, MappedLayer] = {}
+    problems: list[str] = []
+    for word in wanted:
+        try:
+            some, parts = _find(report, images, word)
+        except UsageError as error:
+            problems.append(error.message)
+            continue
+        found.update((image.key, image) for image in some)
+        layers.update((layer.layer, layer) for layer in parts)
+    if problems:
+        raise UsageError("\n".join(problems))
+    return tuple(found.values()), list(layers.values())
 
 
 def _find(
-    report: Report, images: Sequence[MappedImage], old_id: str
+    report: Report | None, images: Sequence[MappedImage], old_id: str
 ) -> tuple[Sequence[MappedImage], Sequence[MappedLayer]]:
     from migrate.errors import UsageError
     from migrate.report.mapping import find_images, find_layers
@@ -75,7 +144,7 @@ def _find(
         raise UsageError(f"{old_id} is the beginning of several IDs: {_few(image.legacy_id for image in found)}")
     if found:
         return found, ()
-    layers = find_layers(report, images, old_id) if len(old_id) >= 4 else ()
+    layers = find_layers(report, images, old_id) if report is not None and len(old_id) >= 4 else ()
     if len({layer.layer.legacy_id for layer in layers}) > 1:
         raise UsageError(f"{old_id} is the beginning of several IDs: {_few(row.layer.legacy_id for row in layers)}")
     if not layers:
@@ -94,10 +163,11 @@ def _few(ids: Iterable[str]) -> str:
     return ", ".join(rows[:4]) + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")
 
 
-def _hint(report: Report, images: Sequence[MappedImage], text: str) -> str:
+def _hint(report: Report | None, images: Sequence[MappedImage], text: str) -> str:
     import difflib
 
-    failed = [row for row in report.failures if text in row.references or (row.legacy_id or "").startswith(text)]
+    failures = () if report is None else report.failures
+    failed = [row for row in failures if text in row.references or (row.legacy_id or "").startswith(text)]
     if failed:
         return f" It failed: {failed[0].message}"
     if len(text) < 4:
@@ -108,30 +178,17 @@ def _hint(report: Report, images: Sequence[MappedImage], text: str) -> str:
     return f" Did you mean {' or '.join(close)}?" if close else " `migrate map LAYOUT` lists all."
 
 
-def _document(image: MappedImage) -> dict[str, Any]:
-    return {
-        "legacy_id": image.legacy_id,
-        "image_id": str(image.image_id),
-        "manifest_digest": None if image.manifest_digest is None else str(image.manifest_digest),
-        "references": list(image.references),
-        "names": list(image.names),
-        "containers": list(image.containers),
-        "platform": image.platform,
-        "sources": list(image.sources),
-        "legacy_digests": [str(digest) for digest in image.legacy_digests],
-    }
-
-
 def _write_json(images: Iterable[MappedImage], layers: Iterable[MappedLayer]) -> None:
+    from migrate.documents.image_map import row_document
     from migrate.documents.json_text import encode_json_pretty
 
-    document: dict[str, Any] = {"images": [_document(image) for image in images]}
+    document: dict[str, Any] = {"images": [row_document(image) for image in images]}
     rows = [
         {
             "legacy_id": row.layer.legacy_id,
             "diff_id": None if row.layer.diff_id is None else str(row.layer.diff_id),
             "blob_digest": None if row.layer.blob_digest is None else str(row.layer.blob_digest),
-            "images": [_document(image) for image in row.images],
+            "images": [row_document(image) for image in row.images],
         }
         for row in layers
     ]
@@ -141,13 +198,22 @@ def _write_json(images: Iterable[MappedImage], layers: Iterable[MappedLayer]) ->
 
 
 def _write_csv(images: Iterable[MappedImage]) -> None:
+    from migrate.documents.image_map import row_document
+
     text = io.StringIO()
-    writer = csv.DictWriter(text, _CSV_FIELDS, lineterminator="\n")
+    writer = csv.DictWriter(text, _CSV_FIELDS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for image in images:
-        row = _document(image)
-        writer.writerow({key: " ".join(value) if isinstance(value, list) else value for key, value in row.items()})
+        writer.writerow({key: _cell(value) for key, value in row_document(image).items()})
     click.echo(text.getvalue(), nl=False)
+
+
+def _cell(value: Any) -> str:
+    """Without control characters, and never a formula: the names come from archives that anyone could have made."""
+    from migrate.report.tables import printable
+
+    text = printable(" ".join(value) if isinstance(value, list) else value or "")
+    return f"'{text}" if text.startswith(_NO_CELL) else text
 
 
 def _write_table(images: Iterable[MappedImage], full: bool) -> None:
@@ -193,7 +259,9 @@ def _image_details(image: MappedImage) -> str:
         ("now named", changed),
         ("containers", list(image.containers)),
         ("platform", [image.platform]),
+        ("created", [image.created or "not stated"]),
         ("source", list(image.sources)),
+        ("removed", ["yes: `migrate gc` has removed it from the layout"] if image.removed else []),
     ]
     return "\n".join(
         f"{title if not index else '':<11}{printable(value)}"

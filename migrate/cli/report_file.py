@@ -1,15 +1,19 @@
-"""The report that a run left behind."""
+"""The report and the map that runs left behind."""
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from pathlib import Path
 
-from migrate.blobio.limits import REPORT_BYTES, read_limited
-from migrate.errors import DocumentError, SourceUnreadableError
-from migrate.layout.names import REPORT_NAME, plain_path
+from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES, read_limited
+from migrate.documents.image_map import MappedImage, merge_rows, parse_map
+from migrate.errors import DocumentError, MigrateError, SourceUnreadableError
+from migrate.layout.names import MAP_NAME, REPORT_NAME, plain_path
 from migrate.report.document import Report
 from migrate.report.json import parse_report
+from migrate.report.mapping import map_images
 
 
 def read_report(location: str) -> Report:
@@ -17,30 +21,73 @@ def read_report(location: str) -> Report:
 
     Raises SourceUnreadableError where there is none, DocumentError where it is none.
     """
-    raw, where = _read(location)
+    if location == "-":
+        return _parse(read_limited(sys.stdin.buffer, REPORT_BYTES, "standard input"), "standard input")
+    path = Path(plain_path(location))
+    if path.is_dir():
+        path = path / REPORT_NAME
+        if not os.path.lexists(path):
+            raise SourceUnreadableError(
+                f"{path.parent}: holds no {REPORT_NAME}. Name the target of a finished `migrate convert`,"
+                " or the file that --report wrote."
+            )
+    return _parse(_read(path, REPORT_BYTES), str(path))
+
+
+def read_map(location: str) -> tuple[tuple[MappedImage, ...], Report | None]:
+    """What every run made, from the map at `location` and from the report, which is None where there is none.
+
+    `location` is a target directory, a map or a report (`-` for standard input). A map beside a report's file counts,
+    too. Raises as `read_report` does.
+    """
+    if location == "-":
+        report = read_report(location)
+        return map_images(report), report
+    path = Path(plain_path(location))
+    place = path if path.is_dir() else path.parent
+    kept = place / MAP_NAME
+    if path.name == MAP_NAME or not os.path.lexists(kept):
+        if path.name == MAP_NAME:
+            return _parse_map(path), None
+        report = read_report(location)
+        return map_images(report), report
+    rows = _parse_map(kept)
+    try:
+        report = read_report(location)
+    except MigrateError:
+        if not path.is_dir():
+            raise
+        return rows, None
+    known = {row.key for row in rows}
+    if report.dry_run:
+        return (rows if path.is_dir() else map_images(report)), report
+    return merge_rows([*rows, *(row for row in map_images(report) if row.key not in known)]), report
+
+
+def _parse(raw: bytes, where: str) -> Report:
     try:
         return parse_report(raw)
     except DocumentError as error:
         raise DocumentError(f"{where}: {error.message}") from error
 
 
-def _read(location: str) -> tuple[bytes, str]:
-    if location == "-":
-        return read_limited(sys.stdin.buffer, REPORT_BYTES, "standard input"), "standard input"
-    path = Path(plain_path(location))
-    if path.is_dir():
-        path = path / REPORT_NAME
-        if not path.exists():
-            raise SourceUnreadableError(
-                f"{path.parent}: holds no {REPORT_NAME}. Name the target of a finished `migrate convert`,"
-                " or the file that --report wrote."
-            )
+def _parse_map(path: Path) -> tuple[MappedImage, ...]:
     try:
-        with path.open("rb") as stream:
+        return parse_map(_read(path, CATALOG_BYTES))
+    except DocumentError as error:
+        raise DocumentError(f"{path}: {error.message}") from error
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not make us wait
+        with open(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise SourceUnreadableError(f"{path}: not a regular file")
             if stream.peek(1)[:1].strip() not in (b"{", b""):  # an archive may be larger than memory
                 raise DocumentError(
                     f"{path}: not a report. Archives hold none: give --report FILE when you convert, then name it."
                 )
-            return read_limited(stream, REPORT_BYTES, str(path)), str(path)
+            return read_limited(stream, limit, str(path))
     except OSError as error:
         raise SourceUnreadableError(f"{path}: {error.strerror}") from error

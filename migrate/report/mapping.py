@@ -5,25 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from migrate.model.digest import Digest, ImageID
+from migrate.documents.image_map import MappedImage, merge_rows
+from migrate.model.digest import ImageID
 from migrate.model.reference import Reference
 from migrate.report.document import Report, ReportImage, ReportLayer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MappedImage:
-    """One image. `names` are its references in the target, `containers` the old containers that were made from it,
-    `legacy_digests` those of old manifests that named it."""
-
-    legacy_id: str
-    image_id: ImageID
-    manifest_digest: Digest | None
-    references: tuple[str, ...]
-    names: tuple[str, ...]
-    containers: tuple[str, ...]
-    legacy_digests: tuple[Digest, ...]
-    platform: str
-    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,27 +21,21 @@ class MappedLayer:
 
 def map_images(report: Report) -> tuple[MappedImage, ...]:
     """Every image once, sorted by legacy ID: equal images of several sources are one row."""
-    groups: dict[tuple[str, ImageID], list[ReportImage]] = {}
-    for image in report.images:
-        groups.setdefault((image.legacy_id, image.image_id), []).append(image)
-    return tuple(_merge(groups[key]) for key in sorted(groups))
+    return merge_rows(mapped_image(image) for image in report.images)
 
 
-def _merge(images: list[ReportImage]) -> MappedImage:
-    def together(lists: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-        return tuple(sorted({text for texts in lists for text in texts}))
-
-    first = images[0]
+def mapped_image(image: ReportImage) -> MappedImage:
     return MappedImage(
-        legacy_id=first.legacy_id,
-        image_id=first.image_id,
-        manifest_digest=first.manifest_digest,
-        references=together(image.references for image in images),
-        names=together(image.names for image in images),
-        containers=together(image.containers for image in images),
-        legacy_digests=tuple(sorted({digest for image in images for digest in image.legacy_digests})),
-        platform=str(first.platform),
-        sources=tuple(sorted({image.source for image in images})),
+        legacy_id=image.legacy_id,
+        image_id=image.image_id,
+        manifest_digest=image.manifest_digest,
+        references=tuple(sorted(image.references)),
+        names=tuple(sorted(image.names)),
+        containers=tuple(sorted(image.containers)),
+        legacy_digests=tuple(sorted(image.legacy_digests)),
+        platform=str(image.platform),
+        sources=(image.source,),
+        created=image.created,
     )
 
 
@@ -92,6 +71,8 @@ def find_layers(report: Report, images: Iterable[MappedImage], prefix: str) -> t
     found: dict[ReportLayer, dict[tuple[str, ImageID], MappedImage]] = {}
     for image in report.images:
         key = (image.legacy_id, image.image_id)
+        if key not in rows:
+            continue
         for layer in image.layers:
             if layer.legacy_id.startswith(prefix):
                 found.setdefault(layer, {})[key] = rows[key]

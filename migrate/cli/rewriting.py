@@ -1,0 +1,103 @@
+"""`migrate map --rewrite`: text files with old image IDs, digests and names in them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+
+import click
+
+from migrate.blobio.limits import JSON_BYTES
+from migrate.documents.image_map import MappedImage
+from migrate.errors import TargetError, UsageError
+from migrate.report.rewrite import Rewriter, Rewritten
+from migrate.report.tables import printable
+from migrate.report.units import count
+
+
+def rewrite_files(images: Iterable[MappedImage], paths: Sequence[str], *, in_place: bool) -> int:
+    """Prints the diff of all files, or writes them. Every file is read before one is written; the exit code."""
+    rewriter = Rewriter.of(images)
+    texts = {path: _read(path) for path in dict.fromkeys(paths)}
+    found = {path: rewriter.rewrite(text) for path, text in texts.items()}
+    for path, result in found.items():
+        if in_place and result.count:
+            _replace(path, result.text)
+        elif not in_place:
+            _print_diff(path, texts[path], result.text)
+    _summarise(found, in_place=in_place)
+    return 0
+
+
+def _read(path: str) -> str:
+    """Any bytes, as they are: what is no UTF-8 goes through unchanged."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UsageError(f"{path}: not a regular file")
+            if status.st_size > JSON_BYTES:
+                raise UsageError(f"{path}: larger than the limit of {JSON_BYTES:,} bytes (JSON_BYTES)")
+            content = stream.read()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    if b"\0" in content:
+        raise UsageError(f"{path}: not a text file")
+    return content.decode("utf-8", "surrogateescape")
+
+
+def _replace(path: str, text: str) -> None:
+    """A new file in place of the old one, with its mode and owner; a link stays, and what it leads to is replaced."""
+    real = os.path.realpath(path)
+    try:
+        status = os.stat(real)
+        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(real), prefix=".migrate-")
+        try:
+            with open(descriptor, "wb") as stream:
+                stream.write(text.encode("utf-8", "surrogateescape"))
+                os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+                if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(descriptor, status.st_uid, status.st_gid)
+                stream.flush()
+                os.fsync(descriptor)
+            os.replace(temporary, real)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise TargetError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _print_diff(path: str, old: str, new: str) -> None:
+    """For `patch` and `git apply`; on a terminal, control characters are shown and not sent."""
+    is_terminal = sys.stdout.isatty()
+    for line in difflib.unified_diff(_lines(old), _lines(new), path, path):
+        text = line.removesuffix("\n")
+        end = "\n" if line != text else "\n\\ No newline at end of file\n"
+        shown = printable(text) if is_terminal else text
+        sys.stdout.buffer.write(f"{shown}{end}".encode("utf-8", "surrogateescape"))
+    sys.stdout.buffer.flush()
+
+
+def _lines(text: str) -> list[str]:
+    """As `splitlines`, which also ends lines at characters that `patch` takes for text."""
+    *whole, last = text.split("\n")
+    return [f"{line}\n" for line in whole] + ([last] if last else [])
+
+
+def _summarise(found: dict[str, Rewritten], *, in_place: bool) -> None:
+    for path, result in found.items():
+        for word in result.doubts:
+            click.echo(
+                f"migrate: warning: {printable(path)}: {printable(word)} could be several images: left", err=True
+            )
+    replaced = sum(result.count for result in found.values())
+    files = sum(bool(result.count) for result in found.values())
+    verb = "replaced" if in_place else "to replace"
+    rest = "" if in_place or not replaced else " (--in-place writes them)"
+    click.echo(f"migrate: {count(replaced, 'word')} {verb} in {count(files, 'file')}{rest}", err=True)

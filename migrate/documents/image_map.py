@@ -1,0 +1,186 @@
+"""migration-map.json: what every legacy image became, over all runs that wrote into a target (docs/reference/map.md).
+
+`{"schema_version": 1, "images": [...]}`, a row for each legacy ID and image that it became, sorted by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from migrate.blobio.limits import CATALOG_BYTES
+from migrate.documents.json_text import encode_json_pretty, load_json, safe_text, shown
+from migrate.errors import DocumentError
+from migrate.model.digest import Digest, ImageID
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappedImage:
+    """One image. `names` are its references in the target now, `references` those that its sources gave it ever.
+
+    `containers` are the old containers that were made from it, `legacy_digests` those of old manifests that named it.
+    `manifest_digest` is None in a plan, which compresses nothing. `removed`: `migrate gc` has removed it since.
+    """
+
+    legacy_id: str
+    image_id: ImageID
+    manifest_digest: Digest | None
+    references: tuple[str, ...]
+    names: tuple[str, ...]
+    containers: tuple[str, ...]
+    legacy_digests: tuple[Digest, ...]
+    platform: str
+    sources: tuple[str, ...]
+    created: str | None = None
+    removed: bool = False
+
+    @property
+    def key(self) -> tuple[str, ImageID, Digest | None]:
+        return (self.legacy_id, self.image_id, self.manifest_digest)
+
+
+def merge_rows(rows: Iterable[MappedImage]) -> tuple[MappedImage, ...]:
+    """One row for each legacy ID, image ID and manifest, with all that any of `rows` has of it; sorted."""
+    merged: dict[tuple[str, ImageID, Digest | None], MappedImage] = {}
+    for row in rows:
+        known = merged.get(row.key)
+        merged[row.key] = row if known is None else _together(known, row)
+    return tuple(sorted(merged.values(), key=lambda row: tuple(map(str, row.key))))
+
+
+def _together(one: MappedImage, other: MappedImage) -> MappedImage:
+    if one == other:
+        return one
+    return replace(
+        one,
+        references=tuple(sorted({*one.references, *other.references})),
+        names=tuple(sorted({*one.names, *other.names})),
+        containers=tuple(sorted({*one.containers, *other.containers})),
+        sources=tuple(sorted({*one.sources, *other.sources})),
+        legacy_digests=tuple(sorted({*one.legacy_digests, *other.legacy_digests})),
+        created=one.created or other.created,
+        removed=one.removed and other.removed,
+    )
+
+
+def rename_rows(
+    rows: Iterable[MappedImage], granted: Mapping[str, Collection[Digest]], *, complete: bool
+) -> tuple[MappedImage, ...]:
+    """`rows` with the names that they have now: `granted` holds all manifests that a name leads to.
+
+    `complete`: a name that is not in `granted` is gone from the target; else it is where it was.
+    """
+    by_digest: dict[Digest, set[str]] = {}
+    for name, digests in granted.items():
+        for digest in digests:
+            by_digest.setdefault(digest, set()).add(name)
+    renamed = []
+    for row in rows:
+        kept = () if complete else (name for name in row.names if name not in granted)
+        names = {*kept, *by_digest.get(row.manifest_digest or Digest("0" * 64), ())}
+        renamed.append(row if names == set(row.names) else replace(row, names=tuple(sorted(names))))
+    return tuple(renamed)
+
+
+def encode_map(rows: Iterable[MappedImage]) -> bytes:
+    """Equal rows give equal bytes."""
+    return encode_json_pretty({"schema_version": SCHEMA_VERSION, "images": [row_document(row) for row in rows]})
+
+
+def row_document(row: MappedImage) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "legacy_id": safe_text(row.legacy_id),
+        "image_id": str(row.image_id),
+        "manifest_digest": None if row.manifest_digest is None else str(row.manifest_digest),
+        "references": [safe_text(name) for name in row.references],
+        "names": [safe_text(name) for name in row.names],
+        "containers": list(row.containers),
+        "platform": row.platform,
+        "created": row.created,
+        "sources": [safe_text(source) for source in row.sources],
+        "legacy_digests": [str(digest) for digest in row.legacy_digests],
+    }
+    return {**document, "removed": True} if row.removed else document
+
+
+def parse_map(raw: bytes, limit: int = CATALOG_BYTES) -> tuple[MappedImage, ...]:
+    """The rows, sorted. Raises DocumentError and LimitError. Fields that this version does not know are passed over."""
+    document = load_json(raw, "map", limit)
+    rows = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(rows, list) or document.get("schema_version") != SCHEMA_VERSION:
+        raise DocumentError("map: not a map of schema_version 1")
+    return merge_rows(_parse_row(row, f"map: images[{place}]") for place, row in enumerate(rows))
+
+
+def _parse_row(row: Any, where: str) -> MappedImage:
+    if not isinstance(row, dict):
+        raise DocumentError(f"{where}: not an object")
+    manifest = row.get("manifest_digest")
+    return MappedImage(
+        legacy_id=_text(row, "legacy_id", where),
+        image_id=ImageID(_digest(row.get("image_id"), f"{where}.image_id")),
+        manifest_digest=None if manifest is None else _digest(manifest, f"{where}.manifest_digest"),
+        references=_texts(row, "references", where),
+        names=_texts(row, "names", where),
+        containers=_texts(row, "containers", where),
+        legacy_digests=tuple(
+            sorted(_digest(value, f"{where}.legacy_digests") for value in _texts(row, "legacy_digests", where))
+        ),
+        platform=_text(row, "platform", where),
+        sources=_texts(row, "sources", where),
+        created=None if row.get("created") is None else _text(row, "created", where),
+        removed=row.get("removed") is True,
+    )
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise DocumentError(f"{where}.{name}: not a text: {shown(value)}")
+    return value
+
+
+def _texts(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    values = row.get(name, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise DocumentError(f"{where}.{name}: not an array of texts")
+    return tuple(sorted(set(values)))
+
+
+def _digest(value: Any, where: str) -> Digest:
+    try:
+        return Digest.parse(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise DocumentError(f"{where}: not a digest sha256:<64 hex digits>: {shown(value)}") from error
+
+
+def rows_of_report(raw: bytes, limit: int) -> tuple[MappedImage, ...]:
+    """The rows of a report, for a target that a version without maps has written. DocumentError and LimitError."""
+    document = load_json(raw, "report", limit)
+    images: Sequence[Any] = document.get("images") or () if isinstance(document, dict) else ()
+    if document.get("dry_run") is True:
+        return ()
+    return merge_rows(_report_row(image, f"report: images[{place}]") for place, image in enumerate(images))
+
+
+def _report_row(image: Any, where: str) -> MappedImage:
+    if not isinstance(image, dict):
+        raise DocumentError(f"{where}: not an object")
+    platform = image.get("platform")
+    parts = [platform.get(name) for name in ("os", "architecture", "variant")] if isinstance(platform, dict) else []
+    text = "/".join(part for part in parts if isinstance(part, str) and part)
+    return _parse_row({**image, "platform": text, "sources": [image.get("source")]}, where)
+
+
+__all__ = [
+    "MappedImage",
+    "encode_map",
+    "merge_rows",
+    "parse_map",
+    "rename_rows",
+    "row_document",
+    "rows_of_report",
+]

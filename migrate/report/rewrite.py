@@ -1,0 +1,121 @@
+"""Old image IDs, digests and names in a text, replaced by those that a map has for them. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from migrate.documents.image_map import MappedImage
+from migrate.model.reference import Reference
+
+_SHORT = 12
+_WORD = re.compile(
+    r"(?<![\w./:@+-])"
+    r"(?:sha256:(?P<digest>[0-9a-f]{64})"
+    r"|(?P<scheme>docker://|docker-daemon:)?(?P<name>\w(?:[\w.-]*\w)?(?::\d+(?=/))?(?:/\w(?:[\w.-]*\w)?)*)"
+    r"(?::(?P<tag>\w(?:[\w.-]{0,126}\w)?))?(?:@sha256:(?P<pinned>[0-9a-f]{64}))?)"
+    r"(?![\w/@-]|[:.]\w)",
+    re.ASCII,
+)
+"""A word that may be an image: an ID, a digest, a name. What touches another word (a path, a UUID) is none."""
+_IMAGE_KEY = re.compile(r"(?:\bimage[\"']?\s*[:=]|\bfrom)\s*[\"']?$", re.IGNORECASE)
+_ENGINE = re.compile(r"\b(?:docker|podman|nerdctl|crictl|ctr|buildah|skopeo)\b")
+"""A name without a tag may be any word. It is taken for an image's after `image:`, `IMAGE=` and `FROM`, and, with a
+slash in it, on an engine's command line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A text with `count` places replaced; `doubts` are words that could mean several images, and were left."""
+
+    text: str
+    count: int
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Rewriter:
+    """Replaces whole legacy IDs (64 digits) and short ones (12), digests of old manifests, and names that images no
+    longer have. A word that could mean several new images is left as it is.
+    """
+
+    ids: dict[str, set[str]] = field(default_factory=dict)
+    digests: dict[str, set[str]] = field(default_factory=dict)
+    names: dict[str, set[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, images: Iterable[MappedImage]) -> Rewriter:
+        rewriter = cls()
+        rows = [image for image in images if not image.removed]
+        there = {_full(name) for row in rows for name in row.names}
+        named = {row.legacy_id for row in rows if row.names}
+        for row in rows:
+            if row.legacy_id in named and not row.names:
+                continue  # an image made of it later has its names
+            rewriter.ids.setdefault(row.legacy_id, set()).add(row.image_id.hex)
+            rewriter.ids.setdefault(row.legacy_id[:_SHORT], set()).add(row.image_id.hex[:_SHORT])
+            if row.manifest_digest is not None:
+                for old in row.legacy_digests:
+                    rewriter.digests.setdefault(old.hex, set()).add(row.manifest_digest.hex)
+            for reference, new in _renamed(row):
+                if _full(reference) not in there:
+                    rewriter.names.setdefault(_full(reference), set()).add(new)
+        return rewriter
+
+    def rewrite(self, text: str) -> Rewritten:
+        count = 0
+        doubts: dict[str, None] = {}
+
+        def replace(match: re.Match[str]) -> str:
+            nonlocal count
+            found = set(self._new_words(match, text[text.rfind("\n", 0, match.start()) + 1 : match.start()]))
+            if len(found) > 1:
+                doubts[match[0]] = None
+            if len(found) != 1 or found == {match[0]}:
+                return match[0]
+            count += 1
+            return found.pop()
+
+        return Rewritten(_WORD.sub(replace, text), count, tuple(doubts))
+
+    def _new_words(self, match: re.Match[str], before: str) -> Iterator[str]:
+        """What the word may become; `before` is what stands before it on its line."""
+        if match["digest"]:
+            yield from (f"sha256:{new}" for new in self.digests.get(match["digest"], ()))
+        elif match["pinned"]:
+            for new in self.digests.get(match["pinned"], ()):
+                tag = f":{match['tag']}" if match["tag"] else ""
+                for name in self._new_names(match) or {match["name"] + tag}:
+                    kept = name if match["tag"] else Reference.parse(name).name
+                    yield f"{match['scheme'] or ''}{kept}@sha256:{new}"
+        elif not match["tag"] and not match["scheme"] and match["name"] in self.ids:
+            yield from self.ids[match["name"]]
+        elif match["tag"] or match["scheme"] or _is_image_place(match["name"], before):
+            yield from (f"{match['scheme'] or ''}{name}" for name in self._new_names(match))
+
+    def _new_names(self, match: re.Match[str]) -> set[str]:
+        """New names for the word's; without a tag where the word has none and the new one is `latest`."""
+        reference = Reference(match["name"], match["tag"] or "latest")
+        new = {Reference.parse(name) for name in self.names.get(reference.full(), ())}
+        return {one.name if not match["tag"] and one.tag == "latest" else str(one) for one in new}
+
+
+def _is_image_place(name: str, before: str) -> bool:
+    return bool(_IMAGE_KEY.search(before) or ("/" in name and _ENGINE.search(before)))
+
+
+def _renamed(row: MappedImage) -> Iterator[tuple[str, str]]:
+    """Old references that the image has no more, each with what it became: a new name of the same tag, or the only
+    one."""
+    new = [name for name in row.names if name not in row.references]
+    for reference in row.references:
+        if reference in row.names:
+            continue
+        same_tag = [name for name in new if Reference.parse(name).tag == Reference.parse(reference).tag]
+        for name in same_tag or new:
+            yield reference, name
+
+
+def _full(name: str) -> str:
+    return Reference.parse(name).full()
