@@ -24,6 +24,8 @@ COMMANDS = {
     "push": "Upload a layout to a registry.",
     "report": "Render a report as text, JSON or HTML.",
     "map": "Find the image ID and digest that a legacy ID became.",
+    "find": "Find which source holds a name, and who has it.",
+    "export": "Write an image's root file system as one tar.",
     "show": "Show config, manifest, history, layers or files of an image.",
 }
 

@@ -6,7 +6,8 @@ import csv
 import io
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,7 +29,7 @@ _NO_CELL = ("=", "+", "-", "@", "\t", "\r")
 @click.command("map", short_help="Find the image ID and digest that a legacy ID became.")
 @click.argument("location", metavar="LAYOUT", type=Location())
 @click.argument("words", metavar="[OLD_ID]...", nargs=-1, shell_complete=legacy_ids)
-@click.option("--from", "listed", type=click.File("r", errors="surrogateescape"), help="IDs from a file, one a line.")
+@click.option("--from", "listed", metavar="FILE", help="IDs from a file (- for standard input), one a line.")
 @click.option("--rewrite", is_flag=True, help="Print a diff that puts new IDs, digests and names into text files.")
 @click.option("--in-place", is_flag=True, help="With --rewrite: write the files.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
@@ -37,7 +38,7 @@ _NO_CELL = ("=", "+", "-", "@", "\t", "\r")
 def command(
     location: str,
     words: tuple[str, ...],
-    listed: TextIO | None,
+    listed: str | None,
     rewrite: bool,
     in_place: bool,
     as_json: bool,
@@ -72,7 +73,7 @@ def command(
         sys.exit(rewrite_files(read_map(location)[0], words, in_place=in_place))
     wanted = [*words, *_lines(listed)]
     if listed is not None and not wanted:
-        raise UsageError(f"--from {listed.name}: holds no ID")
+        raise UsageError(f"--from {listed}: holds no ID")
     images: Sequence[MappedImage]
     images, report = read_map(location)
     layers: list[MappedLayer] = []
@@ -90,7 +91,7 @@ def command(
         click.echo("migrate: an ID is a layer of these images; `convert --all` makes it an image of its own", err=True)
 
 
-def _check(words: Sequence[str], listed: TextIO | None, **chosen: bool) -> None:
+def _check(words: Sequence[str], listed: str | None, **chosen: bool) -> None:
     from migrate.errors import UsageError
 
     if chosen["as_json"] and chosen["as_csv"]:
@@ -103,12 +104,19 @@ def _check(words: Sequence[str], listed: TextIO | None, **chosen: bool) -> None:
         raise UsageError("--in-place goes with --rewrite")
 
 
-def _lines(listed: TextIO | None) -> list[str]:
-    """The IDs of a list: one a line, with anything after white space, and lines that begin with # left out."""
+def _lines(listed: str | None) -> list[str]:
+    """The IDs of a list: one a line; anything after white space, and lines that begin with #, are left out."""
     if listed is None:
         return []
-    words = (line.split() for line in listed)
-    return [word[0] for word in words if word and not word[0].startswith("#")]
+    from migrate.blobio.limits import JSON_BYTES, read_limited
+    from migrate.errors import UsageError
+
+    try:
+        with open(listed, "rb") if listed != "-" else nullcontext(sys.stdin.buffer) as stream:
+            lines = read_limited(stream, JSON_BYTES, listed).decode("utf-8", "surrogateescape").splitlines()
+    except OSError as error:
+        raise UsageError(f"--from {listed}: {error.strerror}") from error
+    return [line.split()[0] for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _find_all(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES, read_limited
@@ -32,6 +33,18 @@ def read_report(location: str) -> Report:
                 " or the file that --report wrote."
             )
     return _parse(_read(path, REPORT_BYTES), str(path))
+
+
+def find_rows(location: str, wanted: Callable[[str], bool]) -> Sequence[MappedImage]:
+    """The images of the map at `location` that have or had a name that `wanted` takes. Reads the report only where
+    there is no map. Raises as `read_map` does.
+    """
+    path = Path(plain_path(location))
+    kept = path / MAP_NAME if path.is_dir() else path if path.name == MAP_NAME else path.parent / MAP_NAME
+    if location == "-" or not os.path.lexists(kept):
+        rows, _ = read_map(location)
+        return [row for row in rows if any(map(wanted, (*row.references, *row.names)))]
+    return _parse_map(kept, wanted)
 
 
 def read_map(location: str) -> tuple[tuple[MappedImage, ...], Report | None]:
@@ -71,9 +84,9 @@ def _parse(raw: bytes, where: str) -> Report:
         raise DocumentError(f"{where}: {error.message}") from error
 
 
-def _parse_map(path: Path) -> tuple[MappedImage, ...]:
+def _parse_map(path: Path, wanted: Callable[[str], bool] | None = None) -> tuple[MappedImage, ...]:
     try:
-        return parse_map(_read(path, CATALOG_BYTES))
+        return parse_map(_read(path, CATALOG_BYTES), wanted=wanted)
     except DocumentError as error:
         raise DocumentError(f"{path}: {error.message}") from error
 

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import orjson
+
 from migrate.blobio.limits import CATALOG_BYTES
-from migrate.documents.json_text import encode_json_pretty, load_json, safe_text, shown
-from migrate.errors import DocumentError
+from migrate.documents.json_text import encode_json_pretty, safe_text, shown
+from migrate.errors import DocumentError, LimitError
 from migrate.model.digest import Digest, ImageID
 
 SCHEMA_VERSION: Final = 1
@@ -42,7 +44,10 @@ class MappedImage:
         return (self.legacy_id, self.image_id, self.manifest_digest)
 
 
-def merge_rows(rows: Iterable[MappedImage]) -> tuple[MappedImage, ...]:
+Rows = tuple[MappedImage, ...]
+
+
+def merge_rows(rows: Iterable[MappedImage]) -> Rows:
     """One row for each legacy ID, image ID and manifest, with all that any of `rows` has of it; sorted."""
     merged: dict[tuple[str, ImageID, Digest | None], MappedImage] = {}
     for row in rows:
@@ -106,13 +111,33 @@ def row_document(row: MappedImage) -> dict[str, Any]:
     return {**document, "removed": True} if row.removed else document
 
 
-def parse_map(raw: bytes, limit: int = CATALOG_BYTES) -> tuple[MappedImage, ...]:
-    """The rows, sorted. Raises DocumentError and LimitError. Fields that this version does not know are passed over."""
-    document = load_json(raw, "map", limit)
+def parse_map(raw: bytes, limit: int = CATALOG_BYTES, wanted: Callable[[str], bool] | None = None) -> Rows:
+    """The rows, sorted; with `wanted` only those of which it takes a reference or name. Raises DocumentError and
+    LimitError. Fields that this version does not know are passed over.
+    """
+    document = _load(raw, "map", limit)
     rows = document.get("images") if isinstance(document, dict) else None
     if not isinstance(rows, list) or document.get("schema_version") != SCHEMA_VERSION:
         raise DocumentError("map: not a map of schema_version 1")
-    return merge_rows(_parse_row(row, f"map: images[{place}]") for place, row in enumerate(rows))
+    return merge_rows(
+        _parse_row(row, f"map: images[{place}]") for place, row in enumerate(rows) if _is_wanted(row, wanted)
+    )
+
+
+def _load(raw: bytes, what: str, limit: int) -> Any:
+    if len(raw) > limit:
+        raise LimitError(f"{what}: larger than the limit of {limit:,} bytes")
+    try:
+        return orjson.loads(raw)
+    except (orjson.JSONDecodeError, RecursionError) as error:
+        raise DocumentError(f"{what}: not JSON: {error}") from error
+
+
+def _is_wanted(row: Any, wanted: Callable[[str], bool] | None) -> bool:
+    if wanted is None or not isinstance(row, dict):
+        return True
+    lists = (row.get("references"), row.get("names"))
+    return any(wanted(name) for names in lists if isinstance(names, list) for name in names if isinstance(name, str))
 
 
 def _parse_row(row: Any, where: str) -> MappedImage:
@@ -159,7 +184,7 @@ def _digest(value: Any, where: str) -> Digest:
 
 def rows_of_report(raw: bytes, limit: int) -> tuple[MappedImage, ...]:
     """The rows of a report, for a target that a version without maps has written. DocumentError and LimitError."""
-    document = load_json(raw, "report", limit)
+    document = _load(raw, "report", limit)
     images: Sequence[Any] = document.get("images") or () if isinstance(document, dict) else ()
     if document.get("dry_run") is True:
         return ()

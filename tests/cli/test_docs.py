@@ -89,6 +89,9 @@ def test_the_program_takes_it(line: str) -> None:
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("docs")
     (work / "shelf").mkdir()
+    shutil.copy(ROOT / "docs" / "README.md", work)
+    for name in ("docker-compose.yml", "app.service", "pinned-ids.txt"):
+        (work / name).write_text("28478d83989f\n")
     plain = case("save-1.9.1-multi").write_plain(work).rename(work / "archive.tar")
     shutil.copy(plain, work / "shelf" / "one.tar")
     case("save-1.6.2-repo").write_plain(work / "shelf")
@@ -128,7 +131,7 @@ def test_most_examples_are_run() -> None:
 @pytest.mark.parametrize("line", runnable())
 def test_it_runs(line: str, workspace: Path) -> None:
     target = workspace / "new-layout"
-    if re.search(r"migrate (verify|map|show|report|push)|--status|--retry|--merge", line):
+    if re.search(r"migrate (verify|map|show|report|push|find|export|gc)|--status|--retry|--merge", line):
         kind = "batch" if "migrate batch" in line else "convert"
         source = "shelf/" if kind == "batch" else "archive.tar"
         assert migrate(kind, source, "new-layout/", "-q", cwd=workspace).code == 0

@@ -1,0 +1,80 @@
+"""Where a name came from: all images that ever claimed it, and which of them has it now. Pure, over a map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from fnmatch import fnmatchcase
+
+from migrate.compose.names import instant
+from migrate.documents.image_map import MappedImage
+from migrate.model.reference import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image that claims or claimed `name`, and what became of that. `has_it`: the name leads to it now."""
+
+    name: str
+    image: MappedImage
+    has_it: bool
+    why: str
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Takes a name in any of its forms; a pattern without a tag takes every tag, and may have `*` and `?`."""
+    reference = Reference.parse(pattern)
+    has_tag = "@" in pattern or ":" in pattern.rpartition("/")[2]
+    if any(sign in pattern for sign in "*?["):
+        text = pattern if has_tag else f"{pattern}:*"
+        return lambda name: fnmatchcase(name, text) or fnmatchcase(str(Reference.parse(name).familiar()), text)
+    if has_tag:
+        full = reference.full()
+        return lambda name: name == pattern or Reference.parse(name).full() == full
+    repository = Reference(reference.name, "").full()
+    return lambda name: Reference(Reference.parse(name).name, "").full() == repository
+
+
+def find_claims(rows: Iterable[MappedImage], wanted: Callable[[str], bool]) -> list[Found]:
+    """By name, then the newest image first."""
+    claims: dict[str, list[MappedImage]] = {}
+    for row in rows:
+        for name in {*row.references, *row.names}:
+            if wanted(name):
+                claims.setdefault(name, []).append(row)
+    found: list[Found] = []
+    for name, images in sorted(claims.items()):
+        owners = [image for image in images if name in image.names]
+        images.sort(key=lambda image: (instant(image.created), image.key[:2]), reverse=True)
+        found += [Found(name, image, name in image.names, _why(name, image, owners)) for image in images]
+    return found
+
+
+def as_of(found: Sequence[Found], moment: datetime) -> list[Found]:
+    """Of each name the image that it meant at `moment`: the newest made until then, for each platform."""
+    limit = instant(moment.isoformat())
+    newest: dict[tuple[str, str], Found] = {}
+    for one in found:  # the newest come first
+        if one.image.created is not None and instant(one.image.created) <= limit:
+            newest.setdefault((one.name, one.image.platform), one)
+    return list(newest.values())
+
+
+def _why(name: str, image: MappedImage, owners: Sequence[MappedImage]) -> str:
+    if name in image.names:
+        return "has the name"
+    if image.removed:
+        return "removed from the layout by migrate gc"
+    rivals = [owner for owner in owners if owner.platform == image.platform]
+    if not rivals:
+        kept = [one for one in image.names if one not in image.references]
+        return f"is called {', '.join(kept)} now" if kept else "no image has the name now"
+    same = [owner for owner in rivals if owner.legacy_id == image.legacy_id]
+    if same:
+        return "a later run converted the same legacy image again"
+    if instant(image.created) < instant(rivals[0].created):
+        return "older than the image that has the name"
+    if instant(image.created) == instant(rivals[0].created):
+        return "as old as the image that has the name"
+    return "newer than the image that has the name: --on-conflict chose that one"
