@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _CHALLENGE: Final = re.compile(r'(?<![A-Za-z_])([A-Za-z_]++)=(?:"((?:[^"\\]|\\.)*+)"|([^\s,"]++))')
 """A name is tried at its first letter only, and nothing is tried twice: the time is linear in the header's length."""
+_PASSWORD_KINDS: Final = ("basic", "token")
+"""Challenges answered by a password: the index of the v1 protocol asked for `Token`, and took a password for it."""
 CHALLENGE_BYTES: Final = 8 * 1024
 """Of a `WWW-Authenticate` header, as much as servers usually accept of all headers together."""
 _CLIENT_ID: Final = "docker-legacy-migrate"
@@ -70,6 +72,11 @@ class Authorizer:
         kind, _, rest = text.partition(" ")
         self._challenge = (kind.lower(), _parameters(rest))
 
+    @property
+    def wants_password(self) -> bool:
+        """True if the registry itself has asked for a password, and for no token."""
+        return self._challenge is not None and self._challenge[0] in _PASSWORD_KINDS
+
     def headers(self, scope: Scope, also: Scope | None = None) -> dict[str, str]:
         """For a request to the registry itself; no other host may get them."""
         if self._challenge is None:
@@ -94,7 +101,7 @@ class Authorizer:
         credentials = self._credentials()
         if kind == "bearer":
             return f"Bearer {self._fetch_token(parameters, [scope] + ([also] if also else []), credentials)}"
-        if kind == "basic" and credentials is not None and not credentials.is_identity_token:
+        if kind in _PASSWORD_KINDS and credentials is not None and not credentials.is_identity_token:
             return _basic(credentials)
         return ""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final, Literal
 
+from migrate.distribution.authorization import AuthorizationError
 from migrate.distribution.download import BlobDownload, stated_length
 from migrate.distribution.retries import ATTEMPTS, PAUSES, Sleep
 from migrate.distribution.session import (
@@ -61,7 +62,12 @@ class FetchedManifest:
 
 
 def open_client(host: str, *, insecure: bool = False, sleep: Sleep = time.sleep) -> RegistryClient:
-    """A client for `host[:port]`, which is asked at once which scheme it speaks.
+    """A client for `host[:port]`. Raises UsageError, RegistryAnswerError."""
+    return RegistryClient(open_session(host, "/v2/", insecure=insecure, sleep=sleep))
+
+
+def open_session(host: str, path: str, *, insecure: bool = False, sleep: Sleep = time.sleep) -> RegistrySession:
+    """Requests to `host[:port]`, which is asked for `path` at once to find the scheme that it speaks.
 
     HTTPS; plain HTTP only for loopback, or where `insecure` allows it, which also takes any certificate. Raises
     UsageError, RegistryAnswerError.
@@ -72,14 +78,17 @@ def open_client(host: str, *, insecure: bool = False, sleep: Sleep = time.sleep)
     for scheme in schemes:
         session = RegistrySession(host, open_http(scheme, host, insecure=insecure), sleep=sleep)
         try:
-            session.ping(attempts=1 if scheme != schemes[-1] else ATTEMPTS)
+            session.ping(path, attempts=1 if scheme != schemes[-1] else ATTEMPTS)
+        except AuthorizationError:
+            session.close()
+            raise
         except RegistryAnswerError as exc:
             session.close()
             failures.append(f"{scheme}: {exc.message.removeprefix(f'{host}: ')}")
             if exc.status is not None or isinstance(exc, UntrustedCertificateError):
                 raise
         else:
-            return RegistryClient(session)
+            return session
     raise RegistryAnswerError(f"{host}: cannot be reached: {'; '.join(failures)}")
 
 

@@ -31,6 +31,8 @@ class BlobDownload(io.RawIOBase):
     Where the answer is 200 all the same it holds the whole blob, and what is known already is passed over: a server
     may ignore `Range` (RFC 9110, 14.2).
 
+    `size`: of the whole blob, where an answer that ends with its connection states none.
+
     Raises TruncatedError if the rest never comes, and what `request` raises.
     """
 
@@ -40,6 +42,7 @@ class BlobDownload(io.RawIOBase):
         what: str,
         sleep: Callable[[float], object],
         pauses: Sequence[float],
+        size: int | None = None,
     ) -> None:
         self._request = request
         self._what = what
@@ -49,6 +52,8 @@ class BlobDownload(io.RawIOBase):
         self._known = 0
         self._answer = request(0)
         self.size = stated_length(self._answer)
+        if self.size is None and "Transfer-Encoding" not in self._answer.headers:
+            self.size = size
         self._broken_at = 0
         self._breaks = self._slow = 0
         self._blocks = self._answer.iter_raw()

@@ -83,13 +83,15 @@ class RegistrySession:
         self._http = http
         self._authorizer = Authorizer(http, lambda: find_credentials(host), sleep=sleep)
 
-    def ping(self, attempts: int = ATTEMPTS) -> None:
-        """Finds out whether this is a v2 registry. A 401 of its own is a good answer."""
-        answer = self.send("GET", "/v2/", None, accept=(200, 401), attempts=attempts, connects=2)
+    def ping(self, path: str, attempts: int = ATTEMPTS) -> None:
+        """Finds out whether `path` (`/v2/`) is there. A 401 of the registry's own is a good answer."""
+        answer = self.send("GET", path, None, accept=(200, 401), attempts=attempts, connects=2)
         if answer.status_code == 401:
             if not self._is_own(answer.request.url):
-                raise self.refused(answer, "/v2/")
+                raise self.refused(answer, path)
             self._authorizer.challenged(answer.headers)
+            if self._authorizer.wants_password:  # a proxy may ask for one wherever a request goes
+                self.send("GET", path, ("", "pull"))
 
     def send(
         self,
@@ -164,6 +166,9 @@ class RegistrySession:
                 return answer
             answer.close()
             request = self._request(method, answer.request.url.join(location), headers=headers)
+            if _origin(request.url) != _origin(answer.request.url):
+                headers = {name: value for name, value in headers.items() if name != "Authorization"}
+                request.headers.pop("Authorization", None)
             if request.url in seen or len(seen) > _HOPS:
                 kind = "in a ring" if request.url in seen else f"more than {_HOPS} times"
                 raise RegistryAnswerError(f"{self.host}: {method} {url}: redirected {kind}, last to {request.url}")

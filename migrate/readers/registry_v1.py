@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -170,7 +170,7 @@ class RegistryV1Source:
     @contextmanager
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
         legacy_id = layer.legacy_id
-        with open_once(self._replay, legacy_id, lambda: self._tree.open(f"images/{legacy_id}/layer")) as opened:
+        with self._open_layer(legacy_id) as opened:
             payload = Payload(stream=opened.stream, origin=Origin.BLOB, size=opened.size, path=opened.path)
             if legacy_id in self._checked:  # a second reading copies what the first has checked
                 payload.note = self._checked[legacy_id]
@@ -178,13 +178,16 @@ class RegistryV1Source:
                 self._check_on_the_way(layer, opened, payload)
             yield payload
 
+    def _open_layer(self, legacy_id: LegacyID) -> AbstractContextManager[OpenedFile]:
+        return open_once(self._replay, legacy_id, lambda: self._tree.open(f"images/{legacy_id}/layer"))
+
     def close(self) -> None:
         self._tree.close()
         if self._replay is not None:
             self._replay.close()
 
     def _check_on_the_way(self, layer: LegacyLayer, opened: OpenedFile, payload: Payload) -> None:
-        check = _ChecksumCheck(self._tree, layer.legacy_id, layer.json)
+        check = _ChecksumCheck(self._tree, layer.legacy_id, layer.json, lambda: self._open_layer(layer.legacy_id))
         if not check.recorded:
             return
 
@@ -414,8 +417,14 @@ class _ChecksumCheck:
     layer is complete, and its bytes are all that there is. A tar that turns out to be cut short is a failure.
     """
 
-    def __init__(self, tree: TreeStorage, legacy_id: LegacyID, image_json: bytes) -> None:
-        self._tree = tree
+    def __init__(
+        self,
+        tree: TreeStorage,
+        legacy_id: LegacyID,
+        image_json: bytes,
+        open_layer: Callable[[], AbstractContextManager[OpenedFile]],
+    ) -> None:
+        self._open_layer = open_layer
         self._legacy_id = legacy_id
         self._json = image_json
         raw = tree.read(f"images/{legacy_id}/_checksum", SMALL_FILE_BYTES)
@@ -435,9 +444,9 @@ class _ChecksumCheck:
 
     def _tarsums(self, versions: Sequence[str]) -> Mapping[str, str]:
         what = f"image {self._legacy_id}: layer"
-        with self._tree.open(f"images/{self._legacy_id}/layer") as opened:
+        with self._open_layer() as opened:
             head = opened.stream.read(_HEAD_BYTES)
-        with self._tree.open(f"images/{self._legacy_id}/layer") as opened:
+        with self._open_layer() as opened:
             tar = open_decompressed(opened.stream, detect_compression(head), what)
             try:
                 return tarsums(tar, self._json, versions, what)

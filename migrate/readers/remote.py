@@ -11,7 +11,7 @@ from migrate.errors import AmbiguousSourceError, SourceUnreadableError, Unrecogn
 from migrate.model.legacy import SourceType, is_hex_id
 from migrate.model.options import ReadOptions
 from migrate.readers.base import LegacySource
-from migrate.readers.remote_registry import PREFIX, RemoteRegistrySource
+from migrate.readers.remote_registry import PREFIX, RegistryOverHttp
 from migrate.storage.bucket import is_url, open_filesystem, open_tree
 from migrate.storage.local_tree import TreeStorage, require_readable
 from migrate.storage.staging import target_error
@@ -24,9 +24,9 @@ def open_remote(location: str, options: ReadOptions) -> LegacySource:
     """
     source_type = options.source_type
     if location.startswith(PREFIX):
-        if source_type not in (None, SourceType.REGISTRY_V2):
+        if source_type not in (None, SourceType.REGISTRY_V1, SourceType.REGISTRY_V2):
             raise UsageError(f"{location}: --source-type {source_type} does not go with {PREFIX}")
-        return RemoteRegistrySource(location, options)
+        return RegistryOverHttp(location, options, v1=source_type == SourceType.REGISTRY_V1)
     if not is_url(location):
         raise UsageError(f"{location}: not a URL that can be read")
     if source_type in (None, SourceType.DOCKER_ARCHIVE):

@@ -1,7 +1,7 @@
 """A registry that answers over HTTP as a source: `docker://HOST[:PORT][/REPO[:TAG|@DIGEST]]`.
 
-Without a repository the registry's catalog is asked, without a tag all of the repository's tags. Documents come over
-when the source is listed, layers when they are read.
+Without a repository the registry's catalog (v1: its search) is asked, without a tag all of the repository's tags.
+Documents come over when the source is listed, layers when they are read.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, Final, cast
 
 from migrate.blobio.payload import Payload
-from migrate.distribution.client import RegistryClient, open_client
+from migrate.distribution.client import RegistryClient, open_client, open_session
 from migrate.distribution.session import RegistryAnswerError, UnreachableError
+from migrate.distribution.v1_client import PING, V1Client
 from migrate.documents.json_text import shown
 from migrate.documents.schema1 import OpenedManifest, open_manifest
 from migrate.errors import IntegrityError, MigrateError, SourceError, SourceUnreadableError, UsageError
@@ -31,12 +32,78 @@ from migrate.readers.registry_images import (
     missing_blob,
     open_checked,
 )
+from migrate.readers.registry_v1 import RegistryV1Source
+from migrate.readers.registry_v1_http import V1RegistryTree
 from migrate.storage.local_tree import OpenedFile
 
 PREFIX: Final = "docker://"
+_NOT_V2: Final = frozenset({400, 404, 405, 410, 501})
+"""What servers that know nothing of `/v2/` answer for it."""
 _REPOSITORY: Final = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
 _TAG: Final = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 """Wider than any registry's grammar; what does not fit could lead a request to another place than it should."""
+
+
+class NotV2Error(SourceUnreadableError):
+    """The server is there, but its answer for `/v2/` is that it has no such page."""
+
+
+class RegistryOverHttp:
+    """A registry at `location`, read by the v2 protocol, or by the v1 protocol where it speaks no other.
+
+    `source_type` is certain once the registry has been listed, which first uses the network.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        options: ReadOptions,
+        *,
+        v1: bool = False,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """`v1`: use the v1 protocol, whatever else the registry speaks."""
+        self.location = location
+        self._options = options
+        self._sleep = sleep
+        self._v1 = v1
+        self._source: RemoteRegistrySource | RegistryV1Source = RemoteRegistrySource(location, options, sleep=sleep)
+
+    @property
+    def source_type(self) -> SourceType:
+        return self._source.source_type
+
+    def listing(self) -> SourceListing:
+        if self._v1 and not isinstance(self._source, RegistryV1Source):
+            self._source = self._open_v1("not tried")
+        try:
+            return self._source.listing()
+        except NotV2Error as exc:
+            self._source.close()
+            self._source = self._open_v1(exc.message)
+            return self._source.listing()
+
+    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
+        return self._source.read_layer(legacy_id)
+
+    def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
+        return self._source.open_payload(layer)
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _open_v1(self, no_v2: str) -> RegistryV1Source:
+        host, repository, tag = split_location(self.location)
+        try:
+            session = open_session(host, PING, insecure=self._options.insecure, sleep=self._sleep)
+        except SourceError as exc:
+            reason = f"not a registry of the v2 protocol ({no_v2}), nor of v1 ({exc.message})"
+            raise SourceUnreadableError(f"{self.location}: {reason}") from exc
+        if tag is not None and tag.startswith("sha256:"):
+            session.close()
+            raise SourceUnreadableError(f"{self.location}: {host} speaks the v1 protocol, which has no digests")
+        tree = V1RegistryTree(self.location, V1Client(session), repository, tag)
+        return RegistryV1Source(self.location, self._options, tree)
 
 
 class RemoteRegistrySource:
@@ -110,6 +177,8 @@ class RemoteRegistrySource:
             try:
                 self._client = self._connect(self._host, insecure=self._insecure, sleep=self._sleep)
             except SourceError as exc:
+                if isinstance(exc, RegistryAnswerError) and exc.status in _NOT_V2:
+                    raise NotV2Error(exc.message) from exc
                 raise SourceUnreadableError(exc.message) from exc
         return self._client
 
@@ -154,8 +223,9 @@ class RemoteRegistrySource:
         """A repository of the catalog that does not open is a failure beside the others; one that was named is all."""
         if self._tag is not None:
             return [self._tag]
+        client = self.client
         try:
-            return self.client.tags(repository)
+            return client.tags(repository)
         except SourceError as exc:
             if self._repository is not None or isinstance(exc, UnreachableError):
                 raise SourceUnreadableError(exc.message) from exc
@@ -167,10 +237,11 @@ class RemoteRegistrySource:
 
     def _add(self, repository: str, tag: str, images: RegistryImages) -> None:
         reference = Reference(repository, tag)
+        client = self.client
         try:
             if not (reference.is_digest or _TAG.fullmatch(tag)):
                 raise _no_name(f"{repository} has a tag {shown(tag)}")
-            fetched = self.client.manifest(repository, tag)
+            fetched = client.manifest(repository, tag)
             manifest = open_manifest(fetched.content)
             digest = Digest.of(manifest.payload)
             wanted = Digest.parse(tag) if reference.is_digest else fetched.digest

@@ -1,0 +1,244 @@
+"""A registry that speaks the v1 protocol, as the storage tree that it has: see `RegistryV1Source`.
+
+The names of the tree are those of docker-registry's storage. `images/` holds what the tags lead to, as the protocol
+lists no other images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import BinaryIO, Final, TypeVar, cast
+from urllib.parse import quote
+
+from migrate.blobio.limits import CHAIN_LENGTH
+from migrate.distribution.session import RegistryAnswerError
+from migrate.distribution.v1_client import ImageJson, V1Client
+from migrate.documents.json_text import encode_json, shown
+from migrate.documents.registry_v1 import parse_ancestry
+from migrate.documents.v1_json import parse_parent
+from migrate.errors import LimitError, MigrateError, SourceError, SourceUnreadableError
+from migrate.model.legacy import is_hex_id
+from migrate.storage.local_tree import Entry, MissingFileError, OpenedFile
+
+_Found = TypeVar("_Found")
+_CONNECTIONS: Final = 16
+_NAME: Final = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
+_IMAGE_PATH: Final = re.compile(r"images/([0-9a-f]+)/(json|ancestry|layer|_checksum)")
+
+
+class V1RegistryTree:
+    """One registry, one of its repositories, or one tag. The network is first used by the first method called."""
+
+    def __init__(self, location: str, client: V1Client, repository: str | None, tag: str | None) -> None:
+        self.location = location
+        self._client = client
+        self._repository = repository
+        self._tag = tag
+        self._tags: dict[tuple[str, str], dict[str, str] | SourceError] | None = None
+        self._homes: dict[str, str] = {}
+        self._jsons: dict[str, ImageJson | SourceError | None] = {}
+        self._ancestries: dict[str, bytes | SourceError | None] = {}
+        self._images: list[str] | None = None
+
+    # --- TreeStorage ---------------------------------------------------------------------------------------------
+
+    def entries(self, folder: str, /) -> list[Entry]:
+        steps = [step for step in folder.split("/") if step]
+        if not steps:
+            return [Entry("images", True), Entry("repositories", True)]
+        if steps[0] == "images":
+            return self._image_entries(steps[1:])
+        names = self._all_tags()
+        match steps[1:]:
+            case []:
+                return sorted({Entry(namespace, True) for namespace, _ in names})
+            case [namespace]:
+                return sorted({Entry(name, True) for space, name in names if space == namespace})
+            case [namespace, name]:
+                tags = names.get((namespace, name), {})
+                if isinstance(tags, SourceError):
+                    raise tags
+                return sorted(Entry(f"tag_{tag}", False) for tag in tags)
+        return []
+
+    def size(self, path: str, /) -> int | None:
+        found = _IMAGE_PATH.fullmatch(path)
+        if found is None or found[2] != "layer":
+            content = self.read(path, CHAIN_LENGTH * 1024)
+            return None if content is None else len(content)
+        document = self._json(found[1])
+        if document is not None and document.layer_size:
+            return document.layer_size
+        return self._client.layer_size(self._homes[found[1]], found[1])
+
+    def read(self, path: str, limit: int, /) -> bytes | None:
+        content = self._read(path)
+        if content is not None and len(content) > limit:
+            raise LimitError(f"{self.location}: {path}: larger than the limit of {limit:,} bytes")
+        return content
+
+    def read_many(self, paths: Sequence[str], limit: int, /) -> dict[str, bytes | SourceError]:
+        def read(path: str) -> bytes | SourceError | None:
+            try:
+                return self.read(path, limit)
+            except SourceError as exc:
+                return exc
+
+        with ThreadPoolExecutor(_CONNECTIONS) as threads:
+            contents = dict(zip(paths, threads.map(read, paths), strict=True))
+        return {path: content for path, content in contents.items() if content is not None}
+
+    @contextmanager
+    def open(self, path: str, /) -> Iterator[OpenedFile]:
+        found = _IMAGE_PATH.fullmatch(path)
+        if found is None or found[2] != "layer":
+            raise MissingFileError(f"{self.location}: {path}: no such file")
+        document = self._json(found[1])
+        size = document.layer_size if document is not None else None
+        try:
+            download = self._client.open_layer(self._homes[found[1]], found[1], size)
+        except RegistryAnswerError as exc:
+            exc.layer = found[1]
+            raise
+        with download:
+            yield OpenedFile(cast(BinaryIO, download), download.size or size or 0)
+
+    def close(self) -> None:
+        self._client.close()
+
+    # --- repositories --------------------------------------------------------------------------------------------
+
+    def _all_tags(self) -> dict[tuple[str, str], dict[str, str] | SourceError]:
+        """Tags by (namespace, name), quoted as in the storage. An error stands in place of a repository's tags."""
+        if self._tags is None:
+            found: dict[tuple[str, str], dict[str, str] | SourceError] = {}
+            for repository in self._repositories():
+                namespace, slash, name = repository.partition("/")
+                key = (namespace, quote(name, safe="")) if slash else ("library", repository)
+                found[key] = self._tags_of(repository)
+            self._tags = found
+        return self._tags
+
+    def _repositories(self) -> list[str]:
+        if self._repository is not None:
+            return [self._repository]
+        try:
+            return self._client.search()
+        except SourceError as exc:
+            raise SourceUnreadableError(
+                f"{self.location}: the registry lists no repositories; name one ({exc.message})"
+            ) from exc
+
+    def _tags_of(self, repository: str) -> dict[str, str] | SourceError:
+        try:
+            if not _NAME.fullmatch(repository):
+                raise RegistryAnswerError(f"the search names a repository {shown(repository)}, which is no name")
+            tags = self._client.tags(repository)
+            if self._tag is not None:
+                if self._tag not in tags:
+                    raise RegistryAnswerError(f"{self._client.host}/{repository}: there is no tag {self._tag}")
+                tags = {self._tag: tags[self._tag]}
+        except SourceError as exc:
+            if self._repository is not None:
+                raise SourceUnreadableError(exc.message) from exc
+            return exc
+        for image_id in tags.values():
+            self._homes.setdefault(image_id.strip(), repository)
+        return {tag: image_id for tag, image_id in tags.items() if "/" not in tag}
+
+    # --- images --------------------------------------------------------------------------------------------------
+
+    def _image_entries(self, steps: Sequence[str]) -> list[Entry]:
+        if not steps:
+            return [Entry(image_id, True) for image_id in self._image_ids()]
+        return [Entry("json", False)] if self._jsons.get(steps[0]) is not None else []
+
+    def _image_ids(self) -> list[str]:
+        """What the tags lead to, by each image's ancestry and by the parents that the JSONs name."""
+        if self._images is not None:
+            return self._images
+        tags = [tags for tags in self._all_tags().values() if not isinstance(tags, SourceError)]
+        heads = sorted({image_id.strip() for found in tags for image_id in found.values()})
+        level = [head for head in heads if is_hex_id(head)]
+        known: dict[str, None] = dict.fromkeys(level)
+        self._fetch(level, self._ancestries, self._client.ancestry)
+        for head in level:
+            for image_id in self._ancestry_of(head):
+                self._homes.setdefault(image_id, self._homes[head])
+                known.setdefault(image_id)
+        level = list(known)
+        while level:
+            self._fetch(level, self._jsons, self._client.image_json)
+            level = [parent for image_id in level if (parent := self._parent_of(image_id)) not in known]
+            known |= dict.fromkeys(level)
+        if not known:
+            raise SourceUnreadableError(f"{self.location}: no tag leads to an image")
+        self._images = sorted(known)
+        return self._images
+
+    def _ancestry_of(self, head: str) -> list[str]:
+        raw = self._ancestries[head]
+        with suppress(MigrateError):
+            ids = parse_ancestry(raw) if isinstance(raw, bytes) else ()
+            return [image_id for image_id in ids[:CHAIN_LENGTH] if is_hex_id(image_id)]
+        return []  # the source reports what is wrong with it
+
+    def _parent_of(self, image_id: str) -> str:
+        """`image_id` itself where it has no parent that can be read."""
+        document = self._jsons[image_id]
+        if isinstance(document, ImageJson):
+            with suppress(MigrateError):
+                parent, parent_id = parse_parent(document.content)
+                found = parent or (parent_id or "").removeprefix("sha256:")
+                if is_hex_id(found):
+                    self._homes.setdefault(found, self._homes[image_id])
+                    return found
+        return image_id
+
+    def _fetch(
+        self, ids: Sequence[str], into: dict[str, _Found | SourceError], get: Callable[[str, str], _Found]
+    ) -> None:
+        def one(image_id: str) -> _Found | SourceError:
+            try:
+                return get(self._homes[image_id], image_id)
+            except SourceError as exc:
+                exc.layer = image_id
+                return exc
+
+        with ThreadPoolExecutor(_CONNECTIONS) as threads:
+            into.update(zip(ids, threads.map(one, ids), strict=True))
+
+    def _json(self, image_id: str) -> ImageJson | None:
+        if image_id not in self._jsons:
+            self._image_ids()
+        document = self._jsons.get(image_id)
+        if isinstance(document, SourceError):
+            raise document
+        return document
+
+    def _read(self, path: str) -> bytes | None:
+        found = _IMAGE_PATH.fullmatch(path)
+        if found is None:
+            return self._tag_file(path)
+        if found[2] == "ancestry":
+            raw = self._ancestries.get(found[1])
+            if isinstance(raw, SourceError):
+                raise raw
+            return raw
+        document = self._json(found[1])
+        if document is None or found[2] == "layer":
+            return None
+        if found[2] == "json":
+            return document.content
+        return encode_json(list(document.checksums)) if document.checksums else None
+
+    def _tag_file(self, path: str) -> bytes | None:
+        match path.split("/"):
+            case ["repositories", namespace, name, file] if file.startswith("tag_"):
+                tags = self._all_tags().get((namespace, name), {})
+                if not isinstance(tags, SourceError) and file.removeprefix("tag_") in tags:
+                    return tags[file.removeprefix("tag_")].encode()
+        return None
