@@ -53,6 +53,10 @@ def store_cases() -> list[Case]:
     return _cases("store-")
 
 
+def container_cases() -> list[Case]:
+    return _cases("containers-")
+
+
 def registry_cases() -> list[Case]:
     return _cases("registry-")
 

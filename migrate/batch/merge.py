@@ -27,7 +27,7 @@ from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress
-from migrate.report.document import Failure, Report, ReportImage
+from migrate.report.document import ContainerRow, Failure, Report, ReportImage
 from migrate.report.json import RowEncoder, frame_rows, iter_report
 from migrate.report.model import SourceInput, build_head, image_order, image_rows
 from migrate.writers.base import ImageTarget, RemembersNamedLayers, RemovesBlobs, TakesLargeReports
@@ -63,6 +63,7 @@ class Merge:
     account: Account = field(default_factory=Account)
     _sources: list[SourceInput] = field(default_factory=list)
     _warnings: set[str] = field(default_factory=set)
+    _containers: list[ContainerRow] = field(default_factory=list)
     _written: Counter[str] = field(default_factory=Counter)
     _layers: dict[tuple[str, DiffID], HashedLayer] = field(default_factory=dict)
     _counted: str | None = None
@@ -133,6 +134,7 @@ class Merge:
                 self._add_failure(failure, is_told=source.location not in self.done)
             self.account.count(source.outcome)
             self._warnings.update(record.warnings)
+            self._containers += (ContainerRow(source=source.location, container=one) for one in record.containers)
             note = (source.message or "holds no image",) if source.outcome is Outcome.SKIPPED else ()
             self._sources.append(SourceInput(location=source.location, type=record.type, warnings=note))
         if fills(self.target, RemembersNamedLayers):
@@ -245,6 +247,7 @@ class Merge:
             failures=[*self.failures, *settlement.failures],
             conflicts=settlement.conflicts,
             warnings=self._warnings,
+            containers=self._containers,
         )
         return self.account.head
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 from migrate.convert.publish import FinishedImage
+from migrate.model.container import Container, Volume
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Platform, StoredBlob
 from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex, ReadyManifest
@@ -57,11 +58,14 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRecord:
+    """`containers` are those of which no image was made."""
+
     type: str | None = None
     layers: tuple[LayerRow, ...] = ()
     images: tuple[ImageRecord, ...] = ()
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
+    containers: tuple[Container, ...] = ()
 
 
 def encode_record(record: SourceRecord) -> bytes:
@@ -81,6 +85,7 @@ def _lines(record: SourceRecord) -> Iterator[dict[str, Any]]:
         "type": record.type,
         "failures": [_failure_fields(failure) for failure in record.failures],
         "warnings": list(record.warnings),
+        "containers": [asdict(container) for container in record.containers],
     }
 
 
@@ -103,6 +108,7 @@ def parse_record(content: bytes, source: str, *, images: bool = True, layers: bo
             images=tuple(records),
             failures=tuple(_parse_failure(fields, source) for fields in last["failures"]),
             warnings=tuple(last["warnings"]),
+            containers=tuple(map(_parse_container, last.get("containers", ()))),
         )
     except (KeyError, IndexError, TypeError, AttributeError) as exc:
         raise ValueError(f"{source}: not a record of a batch: {exc!r}") from exc
@@ -166,6 +172,8 @@ def _image_fields(record: ImageRecord) -> dict[str, Any]:
     }
     if image.containers:
         fields["containers"] = list(image.containers)
+    if image.container is not None:
+        fields["container"] = asdict(image.container)
     if image.legacy_digests:
         fields["legacy_digests"] = [digest.hex for digest in image.legacy_digests]
     if image.warnings:
@@ -210,6 +218,7 @@ def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRow
         chain=() if rows is None else tuple((_bare_layer(rows[row].legacy_id), rows[row].hashed) for row in chain),
         references=_references(fields["references"]),
         containers=tuple(fields.get("containers", ())),
+        container=_parse_container(fields["container"]) if "container" in fields else None,
         legacy_digests=tuple(map(Digest, fields.get("legacy_digests", ()))),
         warnings=tuple(fields.get("warnings", ())),
         index=_parse_index(fields.get("index")),
@@ -217,6 +226,11 @@ def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRow
         certain=fields.get("certain", True),
     )
     return ImageRecord(finished, chain)
+
+
+def _parse_container(fields: Mapping[str, Any]) -> Container:
+    volumes = tuple(Volume(**volume) for volume in fields["volumes"])
+    return Container(**{**fields, "volumes": volumes, "unseen": tuple(fields["unseen"])})
 
 
 def _bare_layer(legacy_id: LegacyID) -> LegacyLayer:

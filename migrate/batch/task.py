@@ -175,6 +175,7 @@ class Desk:
             images=tuple(records),
             failures=tuple(conversion.failures),
             warnings=tuple(conversion.warnings),
+            containers=tuple(row.container for row in conversion.containers),
         )
         return _judged(record)
 

@@ -14,11 +14,28 @@ from migrate.cli.options import source_options
 @click.command("inspect", short_help="List images, references, chains and layers of a source.")
 @click.argument("source", metavar="SOURCE", type=Location())
 @source_options
+@click.option("--containers", is_flag=True, help="Docker roots: the images that containers would become, too.")
+@click.option(
+    "--container", multiple=True, metavar="ID_OR_NAME", help="Docker roots: the image of this container. Repeatable."
+)
+@click.option(
+    "--run-commands", is_flag=True, help="With these: print a script of `docker run` commands with their old options."
+)
 @click.option("--tree", is_flag=True, help="Draw the layer tree, as the old `docker images --tree` did.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON on standard output.")
 @click.option("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units.")
 @click.option("--no-trunc", is_flag=True, help="IDs in full.")
-def command(source: str, tree: bool, as_json: bool, bytes_: bool, no_trunc: bool, **values: Any) -> None:
+def command(
+    source: str,
+    containers: bool,
+    container: tuple[str, ...],
+    run_commands: bool,
+    tree: bool,
+    as_json: bool,
+    bytes_: bool,
+    no_trunc: bool,
+    **values: Any,
+) -> None:
     """List what SOURCE holds, as the source has it. Nothing is hashed, nothing written.
 
     Exit codes: 0 all readable, 3 some images cannot be converted, 4 nothing could be read.
@@ -28,9 +45,12 @@ def command(source: str, tree: bool, as_json: bool, bytes_: bool, no_trunc: bool
       migrate inspect archive.tar
       migrate inspect --tree /mnt/old-disk/var/lib/docker
       migrate inspect --json archive.tar | jq '.images[].references'
+      migrate inspect --containers --run-commands /mnt/old-disk/var/lib/docker
     """
     from migrate.cli.inventory_text import render_images, render_tree
+    from migrate.cli.run_commands import render_run_commands
     from migrate.cli.terminal import terminal_width
+    from migrate.convert.selection import choose_containers
     from migrate.documents.json_text import encode_json_pretty
     from migrate.errors import UsageError
     from migrate.model.options import ReadOptions
@@ -40,12 +60,21 @@ def command(source: str, tree: bool, as_json: bool, bytes_: bool, no_trunc: bool
 
     if tree and as_json:
         raise UsageError("--tree and --json exclude each other: the JSON has every layer with its parent")
+    if run_commands and (tree or as_json):
+        raise UsageError("--run-commands prints a script; the JSON has the same under containers[].run")
+    if run_commands and not (containers or container):
+        raise UsageError("--run-commands goes with --containers or --container")
     opened = open_source(source, ReadOptions(**values))
     try:
-        inventory = take_inventory(opened)
+        chosen = choose_containers(opened.listing(), container, all_containers=containers)
+        inventory = take_inventory(opened, chosen)
     finally:
         opened.close()
-    if as_json:
+    if run_commands:
+        ids = {image.head for image in chosen}
+        rows = tuple(row for row in inventory.containers if row.container.id in ids)
+        click.echo(render_run_commands(rows, source), nl=False)
+    elif as_json:
         sys.stdout.buffer.write(encode_json_pretty(inventory_document(inventory)))
     else:
         render = render_tree if tree else render_images

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
+from migrate.model.container import Container
 from migrate.model.legacy import LegacyID
 from migrate.readers.inventory import ImageRow, Inventory, LayerRow
 from migrate.report.tables import Column, Paint, printable, render_table, shorten
@@ -31,11 +33,20 @@ def render_images(inventory: Inventory, *, width: int, exact_bytes: bool, full_i
     lines = [printable(heading)]
     if rows:
         lines += ["", render_table(columns, sorted(rows), width=width, paint=Paint(False))]
-    used = [(image, container) for image in inventory.images for container in image.containers]
-    if used:
-        lines += ["", "Used by containers:"]
-        lines += [f"  {_id(container, full_ids)}  {_id(image.legacy_id, full_ids)}" for image, container in used]
+    if inventory.containers:
+        lines += ["", f"Containers ({len(inventory.containers):,}):"]
+        lines += [line for row in inventory.containers for line in _container(row.container, exact_bytes, full_ids)]
     return "\n".join(lines) + "\n"
+
+
+def _container(container: Container, exact: bool, full: bool) -> Iterator[str]:
+    changed = "not known" if container.changed_bytes is None else _size(container.changed_bytes, exact)
+    image = _id(container.image, full) or "none recorded"
+    facts = f"{_id(container.id, full)}  {container.name}, {container.state}, image {image}, changed {changed}"
+    yield printable(f"  {facts}")
+    for volume in container.volumes:
+        size = "not here" if volume.bytes is None else _size(volume.bytes, exact)
+        yield printable(f"    {volume.kind} {volume.path}: {volume.source} ({size})")
 
 
 def render_tree(inventory: Inventory, *, width: int, exact_bytes: bool, full_ids: bool) -> str:

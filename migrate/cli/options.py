@@ -147,6 +147,13 @@ def image_options(command: Command) -> Command:
                 metavar="REF_OR_ID",
                 help="Only these: a reference, a glob over references, a legacy ID or its prefix. Repeatable.",
             ),
+            click.option("--containers", is_flag=True, help="Docker roots: every container as an image, too."),
+            click.option(
+                "--container",
+                multiple=True,
+                metavar="ID_OR_NAME",
+                help="Docker roots: this container as an image, half removed or not. Repeatable.",
+            ),
             click.option("--all", "all_layers", is_flag=True, help="Every legacy layer is an image of its own."),
             click.option(
                 "--platform",

@@ -16,6 +16,7 @@ from migrate.documents.oci import IndexEntry
 from migrate.errors import ConflictError
 from migrate.layout.catalog import ExistingImage
 from migrate.model.capabilities import fills
+from migrate.model.container import Container
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer
 from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
@@ -47,6 +48,7 @@ class FinishedImage:
     chain: HashedChain
     references: tuple[Reference, ...] = ()
     containers: tuple[str, ...] = ()
+    container: Container | None = None
     legacy_digests: tuple[Digest, ...] = ()
     warnings: tuple[str, ...] = ()
     index: ReadyIndex | None = None
@@ -116,6 +118,7 @@ class Settlement:
                     references=tuple(str(reference) for reference in image.all_references),
                     names=[str(reference) for reference in self.names_of(image)],
                     containers=image.containers,
+                    container=image.container,
                     legacy_digests=image.legacy_digests,
                     warnings=image.warnings + self._lists.warning(image.index),
                     certain=image.certain,

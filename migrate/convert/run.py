@@ -6,6 +6,7 @@ own failure, or an interruption, ends the run.
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,15 @@ from migrate.blobio.payload import Payload
 from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
 from migrate.convert.publish import FinishedImage, Settlement, sorted_images
-from migrate.convert.selection import ambiguous_prefixes, select_failures, select_images, select_index
+from migrate.convert.selection import (
+    ambiguous_prefixes,
+    check_containers,
+    is_dead,
+    select_containers,
+    select_failures,
+    select_images,
+    select_index,
+)
 from migrate.convert.source_paths import distinct_sources
 from migrate.errors import (
     ConflictError,
@@ -31,20 +40,22 @@ from migrate.errors import (
     UsageError,
 )
 from migrate.model.capabilities import fills
+from migrate.model.container import Container
 from migrate.model.digest import DiffID
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure, SourceListing
 from migrate.model.options import ConvertOptions, ReadOptions
 from migrate.model.progress import Event, Progress, SilentProgress
-from migrate.readers.base import ChecksAccess, HoldsTrees, LegacySource, StreamsLayers
+from migrate.readers.base import ChecksAccess, HoldsContainers, HoldsTrees, LegacySource, StreamsLayers
 from migrate.readers.detect import open_source
 from migrate.rehash.layer import Layer
 from migrate.rehash.pipeline import PassingLayers, rehash
 from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory, OncePayload, StoresBlobs, TarObserver, observe_all
 from migrate.rehash.size_estimate import SizeEstimate
-from migrate.report.document import Failure, Report
+from migrate.report.document import ContainerRow, Failure, Report
 from migrate.report.json import encode_report
 from migrate.report.model import ImageInput, SourceInput, build_report
+from migrate.report.units import count, format_size
 from migrate.writers.base import ImageTarget, WantsCompression
 from migrate.writers.free_space import check_room
 from migrate.writers.open_target import open_target
@@ -114,6 +125,8 @@ class Conversion:
     warnings: list[str] = field(default_factory=list)
     planned: Sequence[PlannedImage] = ()
     hashed: Hashed = field(default_factory=dict)
+    containers: list[ContainerRow] = field(default_factory=list)
+    _container_layers: set[JobKey] = field(default_factory=set)
     _rootfs: RunCheck | None = None
     _layers_planned: int = 0
     _estimate: SizeEstimate | None = None
@@ -199,7 +212,23 @@ class Conversion:
         self.hashed = self._rehash(planned, store)
         finished = [done for image in planned if (done := self._compose(image)) is not None]
         self._fail_lost_lists(planned, finished)
+        self._measure_containers(finished)
         return finished + self._salvage(planned, finished)
+
+    def _measure_containers(self, finished: Sequence[FinishedImage]) -> None:
+        """What the containers hold of which no image was made, so that nobody takes the images for all there is."""
+        made = {(image.source, image.legacy_id) for image in finished if image.container is not None}
+        for opened in self.sources:
+            if opened.listing is None or not fills(opened.source, HoldsContainers):
+                continue
+            left = [
+                opened.source.measure_container(image.container)
+                for image in opened.listing.containers
+                if image.container is not None and (opened.location, image.head) not in made
+            ]
+            self.containers += (ContainerRow(source=opened.location, container=container) for container in left)
+            if left and not (self.options.containers or self.options.container):
+                self.warnings.append(_left_behind(opened.location, left))
 
     def _fail_lost_lists(self, planned: Sequence[PlannedImage], finished: Sequence[FinishedImage]) -> None:
         """A list of the source that has lost all its images is lost itself."""
@@ -220,7 +249,8 @@ class Conversion:
                     opened.listing = opened.source.listing()
                     if fills(opened.source, ChecksAccess):
                         opened.source.check_access()
-                    if not (opened.listing.images or opened.listing.indexes or opened.listing.failures):
+                    listing = opened.listing
+                    if not (listing.images or listing.indexes or listing.containers or listing.failures):
                         raise NoImageError(f"{opened.location}: holds no image")
                 except MigrateError as error:
                     if error.scope == "run":
@@ -235,16 +265,23 @@ class Conversion:
         self._check_patterns()
         planned: list[PlannedImage] = []
         matched: set[str] = set()
+        options = self.options
+        # `--container` alone means that one, as `--image` does
+        only_containers = bool(options.container) and not (options.containers or options.images or options.all_layers)
         for source_index, opened in enumerate(self.sources):
             if opened.listing is None:
                 continue
-            chosen, hits = select_images(opened.listing, self.options.images, all_layers=self.options.all_layers)
-            failures, lost = select_failures(opened.listing, self.options.images)
-            matched |= hits | lost
+            chosen, hits = select_images(opened.listing, options.images, all_layers=options.all_layers)
+            failures, lost = select_failures(opened.listing, options.images)
+            if only_containers:
+                chosen, failures = [], [one for one in failures if not (one.references or one.legacy_id)]
+            containers, found = select_containers(opened.listing, options.container, all_containers=options.containers)
+            matched |= hits | lost | found
             self._note_listing(opened, failures)
-            for image in chosen:
+            self._note_dead(opened)
+            for image in chosen + containers:
                 planned.append(PlannedImage(source_index, opened.location, image, len(planned)))
-            for index in opened.listing.indexes:
+            for index in () if only_containers else opened.listing.indexes:
                 whole, children, hits = select_index(index, self.options.images)
                 matched |= hits
                 for child in children:
@@ -255,12 +292,25 @@ class Conversion:
             raise UsageError(
                 f"no image matches --image {', '.join(missing)}; `migrate inspect SOURCE` lists what is there"
             )
+        listings = [opened.listing for opened in self.sources if opened.listing is not None]
+        check_containers(listings, options.container, matched)
         return [image for image in planned if self._walk(image)]
 
     def _check_patterns(self) -> None:
         listings = [opened.listing for opened in self.sources if opened.listing is not None]
         for pattern, found in ambiguous_prefixes(listings, self.options.images).items():
             raise UsageError(f"--image {pattern} is the beginning of several IDs: {', '.join(found[:5])}")
+
+    def _note_dead(self, opened: OpenedSource) -> None:
+        """`--containers` takes no container that Docker had begun to remove."""
+        assert opened.listing is not None
+        if self.options.containers and not self.options.container:
+            self.warnings += (
+                f"{opened.location}: {image.container.title} is left out: Docker had begun to remove it, and what is "
+                f"here may be less than it was; --container {image.container.id[:12]} takes that"
+                for image in opened.listing.containers
+                if image.container is not None and is_dead(image)
+            )
 
     def _note_listing(self, opened: OpenedSource, failures: Sequence[SourceFailure]) -> None:
         assert opened.listing is not None
@@ -309,6 +359,8 @@ class Conversion:
             for layer in image.chain:
                 if layer.payload is not None:
                     job = LayerJob(image.source_index, source, layer)
+                    if image.image.container is not None and layer.legacy_id == image.image.head:
+                        self._container_layers.add(job.key)
                     if jobs.setdefault(job.key, job).payload.diff_id != job.payload.diff_id:
                         jobs[job.key] = _without_claim(job)
         check_room((job.payload for key, job in jobs.items() if key not in self._passed), store, self.options)
@@ -324,7 +376,9 @@ class Conversion:
         return None if self._estimate is None else self._estimate.observe
 
     def _observe(self, job: LayerJob) -> TarObserver | None:
-        observers = [self._rootfs.observer(job) if self._rootfs is not None else None]
+        observers = []
+        if self._rootfs is not None and job.key not in self._container_layers:
+            observers.append(self._rootfs.observer(job))
         if self.observer is not None:
             observers.append(self.observer(job))
         return observe_all([observer for observer in observers if observer is not None])
@@ -342,6 +396,7 @@ class Conversion:
             composed = compose_image(planned.image, rows, self.options)
             differences = self._rootfs_differences(planned)
             self._check_certain(planned, rows, differences)
+            container, found = self._finish_container(planned)
         except MigrateError as error:
             planned.lost_layer = LegacyID(error.layer) if error.layer else None
             self._fail(error, planned.location, planned.image)
@@ -355,9 +410,11 @@ class Conversion:
             chain=tuple(rows),
             references=planned.image.references,
             containers=planned.image.containers,
+            container=container,
             legacy_digests=planned.image.legacy_digests,
             warnings=(
                 *planned.image.warnings,
+                *found,
                 *composed.warnings,
                 *layer_warnings,
                 *_ambiguous(rows),
@@ -367,6 +424,13 @@ class Conversion:
             index=planned.index,
             ready=planned.image.manifest is not None,
         )
+
+    def _finish_container(self, planned: PlannedImage) -> tuple[Container | None, tuple[str, ...]]:
+        """What the report has of the container that an image was made of, and what is odd about it."""
+        source = self.sources[planned.source_index].source
+        if planned.image.container is None or not fills(source, HoldsContainers):
+            return None, ()
+        return source.finish_container(planned.image.container)
 
     def _open_rootfs_check(self) -> RunCheck | None:
         holding = {
@@ -387,7 +451,10 @@ class Conversion:
         return RunCheck(holding, self.options.check_rootfs)
 
     def _rootfs_differences(self, planned: PlannedImage) -> list[str]:
-        return [] if self._rootfs is None else self._rootfs.differences(planned.source_index, planned.chain)
+        """Of the image that a container stands on, too. What the container changed was itself read from the trees that
+        it would be compared with."""
+        chain = planned.chain if planned.image.container is None else planned.chain[:-1]
+        return [] if self._rootfs is None else self._rootfs.differences(planned.source_index, chain)
 
     def _check_certain(
         self,
@@ -442,6 +509,7 @@ class Conversion:
             failures=[*self.failures, *settlement.failures],
             conflicts=settlement.conflicts,
             warnings=self.warnings,
+            containers=self.containers,
         )
 
     def _source_rows(self, rows: Sequence[ImageInput]) -> list[SourceInput]:
@@ -504,6 +572,30 @@ def _ambiguous(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> Iterat
     for layer, hashed in rows:
         if hashed is not None and hashed.flags:
             yield f"layer {layer.legacy_id}: readers may understand its tar differently ({', '.join(hashed.flags)})"
+
+
+def _left_behind(location: str, containers: Sequence[Container]) -> str:
+    """One warning for all containers of a source that were not asked for, and the command that takes them."""
+    changed = [container.changed_bytes for container in containers if container.changed_bytes]
+    volumes = {
+        volume.source: volume.bytes or 0
+        for container in containers
+        for volume in container.volumes
+        if volume.kind == "volume"
+    }
+    place = shlex.quote(location)
+    parts = [
+        f"{count(len(containers), 'container')} of this root {'is' if len(containers) == 1 else 'are'} in no image "
+        f"({len(changed):,} changed files, of {format_size(sum(changed))} in all): "
+        f"`migrate convert --containers {place} TARGET` makes images of them"
+    ]
+    verb = "is" if len(volumes) == 1 else "are"
+    if volumes:
+        parts.append(
+            f"{count(len(volumes), 'volume')} ({format_size(sum(volumes.values()))}) {verb} never part of an image: "
+            f"`migrate inspect {place}` lists what to copy"
+        )
+    return f"{location}: {'; '.join(parts)}"
 
 
 _TOLD_DIFFERENCES = 20

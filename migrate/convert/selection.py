@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from migrate.errors import UsageError
 from migrate.model.legacy import LegacyImage, ReadyIndex, SourceFailure, SourceListing
 from migrate.model.reference import Reference
 
@@ -69,6 +70,67 @@ def select_failures(listing: SourceListing, patterns: Sequence[str]) -> tuple[li
             chosen.append(failure)
             matched |= hits
     return chosen, matched
+
+
+def select_containers(
+    listing: SourceListing, patterns: Sequence[str], *, all_containers: bool
+) -> tuple[list[LegacyImage], set[str]]:
+    """The containers to make images of, and the patterns that matched one here.
+
+    A pattern is a container's name, its ID or the beginning of that. Without patterns, `all_containers` takes those
+    that Docker had not begun to remove.
+    """
+    if not patterns:
+        return [image for image in listing.containers if all_containers and not is_dead(image)], set()
+    chosen: list[LegacyImage] = []
+    matched: set[str] = set()
+    for image in listing.containers:
+        hits = {pattern for pattern in patterns if _is_container(pattern, image)}
+        if hits:
+            chosen.append(image)
+            matched |= hits
+    return chosen, matched
+
+
+def choose_containers(listing: SourceListing, patterns: Sequence[str], *, all_containers: bool) -> list[LegacyImage]:
+    """As `select_containers` for a source that is alone. UsageError for a pattern that matches none, or several IDs."""
+    chosen, matched = select_containers(listing, patterns, all_containers=all_containers)
+    check_containers([listing], patterns, matched)
+    return chosen
+
+
+def check_containers(listings: Sequence[SourceListing], patterns: Sequence[str], matched: Collection[str]) -> None:
+    """UsageError for a pattern of `--container` that is not among those that `matched`, or means several."""
+    for pattern, found in _ambiguous_containers(listings, patterns).items():
+        raise UsageError(f"--container {pattern} is the beginning of several IDs: {', '.join(found[:5])}")
+    unknown = [pattern for pattern in patterns if pattern not in matched]
+    if unknown and listings:
+        raise UsageError(
+            f"no container matches --container {', '.join(unknown)}; `migrate inspect SOURCE` lists what is there"
+        )
+
+
+def is_dead(image: LegacyImage) -> bool:
+    """True for a container that Docker had begun to remove: what is left may be less than it was."""
+    return image.container is not None and image.container.state == "dead"
+
+
+def _ambiguous_containers(listings: Iterable[SourceListing], patterns: Sequence[str]) -> dict[str, list[str]]:
+    """The beginnings of IDs (and no names) that more than one container's ID starts with, with those IDs."""
+    containers = [image.container for listing in listings for image in listing.containers if image.container]
+    names = {container.name for container in containers}
+    ids = sorted({container.id for container in containers})
+    found = {
+        pattern: [one for one in ids if one.startswith(pattern)]
+        for pattern in patterns
+        if _is_id_prefix(pattern) and pattern.strip("/") not in names and pattern not in ids
+    }
+    return {pattern: matches for pattern, matches in found.items() if len(matches) > 1}
+
+
+def _is_container(pattern: str, image: LegacyImage) -> bool:
+    container = image.container
+    return container is not None and (pattern.strip("/") == container.name or _is_head(pattern, container.id))
 
 
 def ambiguous_prefixes(listings: Iterable[SourceListing], patterns: Sequence[str]) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
-"""The small JSON documents of a Docker root: the tag store, a container's record, the map of a migration.
+"""The small JSON documents of a Docker root: the tag store, the map of a migration.
 
-Tag store: moby 0.6 to 1.9, graph/tags.go, `{"Repositories":{"<name>":{"<tag or digest>":"<id>"}}}`. Container:
-daemon/container.go, key `Image`. Map: moby 1.10, migrate/v1/migratev1.go, `.migration-v1-images.json`.
+Tag store: moby 0.6 to 1.9, graph/tags.go, `{"Repositories":{"<name>":{"<tag or digest>":"<id>"}}}`. Map: moby
+1.10, migrate/v1/migratev1.go, `.migration-v1-images.json`.
 """
 
 from __future__ import annotations
@@ -41,17 +41,6 @@ def parse_tag_store(raw: bytes, what: str) -> tuple[tuple[TagRecord, ...], tuple
             else:
                 problems.append(f"{what}: the ID of {name}:{tag} is no string")
     return tuple(sorted(records)), tuple(problems)
-
-
-def parse_container_image(raw: bytes, what: str) -> str | None:
-    """The image that a container was made from: a legacy ID, or `sha256:…` once Docker 1.10 has rewritten it.
-
-    None where the record names none. Raises DocumentError.
-    """
-    image = _object(load_json_lenient(raw, what), what).get("Image")
-    if image is not None and not isinstance(image, str):
-        raise DocumentError(f"{what}: Image is no string")
-    return image or None
 
 
 def parse_migration_map(raw: bytes, what: str) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ Structs of moby (image/image.go, container.Config) in Docker 1.10 to 24; see doc
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -166,6 +166,11 @@ def parse_settings(raw: bytes, what: str) -> dict[str, Any]:
     """What stands under `config`, name → value. Raises DocumentError where Docker refuses it."""
     settings: dict[str, Any] = _decode(_SETTINGS, read_document(raw, what), what).get("config") or {}
     return settings
+
+
+def encode_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `parse_settings` gave as Docker 1.10 writes it: every field, in its order, but for those it leaves out."""
+    return _CONFIG.encode(settings)
 
 
 def carried_members(raw: bytes, what: str = _WHAT) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
 
+from migrate.model.container import Container
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Platform
 from migrate.model.reference import Reference
@@ -98,8 +99,9 @@ class LegacyImage:
     `chain`, base first, is given where the source lists an image's layers itself (manifest.json, schema 1); else the
     parents of `head` are walked. `config` is given where a config stands in the source: it is used byte for byte, and
     each layer's diffID must be the one it names. `manifest` in addition is carried over unchanged.
-    `containers` are the IDs of containers made from this image. `legacy_digests` are those of manifests that named it
-    and cannot stay as they are. `warnings` go to the report.
+    `containers` are the IDs of containers made from this image, `container` is the one that it is made of, where there
+    is no such image yet. `legacy_digests` are those of manifests that named it and cannot stay as they are. `warnings`
+    go to the report.
     """
 
     head: LegacyID
@@ -109,6 +111,7 @@ class LegacyImage:
     manifest: ReadyManifest | None = None
     platform: Platform | None = None
     containers: tuple[str, ...] = ()
+    container: Container | None = None
     legacy_digests: tuple[Digest, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -145,11 +148,13 @@ class SourceFailure:
 class SourceListing:
     """All that a source holds. Lists are sorted, and the same on every reading.
 
-    `layers` are all legacy IDs that could be images of their own (`--all`); `warnings` concern no single image.
+    `layers` are all legacy IDs that could be images of their own (`--all`); `containers` are images that can be made of
+    containers (`--containers`). `warnings` concern no single image.
     """
 
     images: Sequence[LegacyImage]
     indexes: Sequence[ReadyIndex] = ()
     layers: Sequence[LegacyID] = ()
+    containers: Sequence[LegacyImage] = ()
     failures: Sequence[SourceFailure] = ()
     warnings: Sequence[str] = field(default=())

@@ -111,6 +111,8 @@ class ImageOptions:
     empty_layers: EmptyLayers = EmptyLayers.DROP
     images: tuple[str, ...] = ()
     all_layers: bool = False
+    containers: bool = False
+    container: tuple[str, ...] = ()
     platform: Platform = DEFAULT_PLATFORM
     fill_platform: bool = False
     strict: bool = False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from migrate.blobio.payload import Payload
 
 if TYPE_CHECKING:
+    from migrate.model.container import Container, RunCommand
     from migrate.model.legacy import LegacyID, LegacyLayer, SourceListing, SourceType
 
 
@@ -73,3 +74,17 @@ class HoldsTrees(Protocol):
 
     def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Any] | None:
         """The tree of the layer and all below it, as a Tree; None where this layer has none."""
+
+
+@runtime_checkable
+class HoldsContainers(Protocol):
+    """A source with containers: `SourceListing.containers`, whose heads `read_layer` and `open_payload` take, too."""
+
+    def measure_container(self, container: Container, /) -> Container:
+        """With its volumes, and the bytes that it changed; reads file trees, and no file."""
+
+    def run_container(self, container: Container, image: str, /) -> RunCommand:
+        """How to run `image` as the container was run. `container` as from `measure_container`."""
+
+    def finish_container(self, container: Container, /) -> tuple[Container, tuple[str, ...]]:
+        """With its volumes, and the changes that Docker does not see; and what was odd about it when it was read."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, Final
@@ -27,6 +27,7 @@ from migrate.errors import (
     SourceUnreadableError,
     TruncatedError,
 )
+from migrate.model.container import Container, RunCommand
 from migrate.model.digest import Digest
 from migrate.model.legacy import (
     LegacyID,
@@ -39,16 +40,16 @@ from migrate.model.legacy import (
 )
 from migrate.model.options import ReadOptions
 from migrate.readers.access import check_readable
+from migrate.readers.containers import ContainerLayers
 from migrate.readers.graph import Graph, is_scratch
 from migrate.readers.graphdrivers.aufs import is_metadata
+from migrate.readers.graphdrivers.changes import find_changes
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
 from migrate.readers.root_listing import RootFacts, list_images
 from migrate.readers.root_records import (
-    Containers,
     new_format_drivers,
-    read_containers,
     read_tags,
     running_daemon,
     tag_stores,
@@ -74,7 +75,10 @@ def detect(tree: Tree) -> bool:
 
 
 class DockerRootSource:
-    """Fills LegacySource and HoldsTrees. Raises SourceUnreadableError where the root as a whole cannot be read."""
+    """Fills LegacySource, HoldsTrees and HoldsContainers.
+
+    Raises SourceUnreadableError where the root as a whole cannot be read.
+    """
 
     source_type = SourceType.DOCKER_ROOT
 
@@ -89,6 +93,7 @@ class DockerRootSource:
         ids = self._graph.contents.ids
         self._counts = count_layers(tree, ids) or self._count_archives()
         self._driver = choose_driver(tree, self._counts, len(ids), options)
+        self._salvage = options.salvage
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._failed: dict[bytes, str] = {}
         self._sizes: dict[bytes, int | None] = {}
@@ -108,17 +113,30 @@ class DockerRootSource:
     @cached_property
     def _listing(self) -> SourceListing:
         elsewhere = self._held_by_another_driver()
-        containers = read_containers(self._root)
         return list_images(
             RootFacts(
                 location=self.location,
                 parents=self._graph.parents,
                 elsewhere=elsewhere,
                 tags=read_tags(self._root, self._driver.name, self._counts),
-                containers=containers,
-                warnings=(*self._iter_warnings(elsewhere), *self._iter_leftovers(containers)),
+                containers=self._containers.containers,
+                container_images=self._containers.images(),
+                warnings=(*self._iter_warnings(elsewhere), *self._iter_leftovers()),
             )
         )
+
+    @cached_property
+    def _containers(self) -> ContainerLayers:
+        return ContainerLayers(self._root, self._graph, self._driver, salvage=self._salvage)
+
+    def measure_container(self, container: Container, /) -> Container:
+        return self._containers.measure(container)
+
+    def run_container(self, container: Container, image: str, /) -> RunCommand:
+        return self._containers.run_command(container, image)
+
+    def finish_container(self, container: Container, /) -> tuple[Container, tuple[str, ...]]:
+        return self._containers.finish(container)
 
     def _held_by_another_driver(self) -> frozenset[LegacyID]:
         """Layers that are not this driver's business. Where no other driver has any, a missing layer is a loss."""
@@ -157,13 +175,15 @@ class DockerRootSource:
             yield f"{len(elsewhere):,} layers are not in {self._driver.name} and are left out (look in {others})"
         yield from self._driver.find_problems()
 
-    def _iter_leftovers(self, containers: Containers) -> Iterator[str]:
+    def _iter_leftovers(self) -> Iterator[str]:
         leftovers = self._graph.contents.leftovers
         if scratch := [name for name in leftovers if is_scratch(name) and self._graph.holds_anything(name)]:
             yield f"graph/: half-written images or scratch files in {_few(scratch)} are ignored"
         if strange := [name for name in leftovers if not is_scratch(name)]:
             yield f"graph/: {len(strange):,} names that are no image ignored: {_few(strange)}"
-        known = {*self._graph.contents.ids, *containers.ids, *(f"{name}-init" for name in containers.ids)}
+        containers = self._containers.containers.found
+        known = {*self._graph.contents.ids, *containers, *(f"{name}-init" for name in containers)}
+        known |= self._containers.volume_names()
         if loose := [name for name in self._driver.layer_ids() if name not in known]:
             yield (
                 f"{self._driver.name}: {len(loose):,} names belong to no image and no container and are ignored: "
@@ -180,6 +200,8 @@ class DockerRootSource:
         return layer
 
     def _read_layer(self, legacy_id: LegacyID) -> LegacyLayer:
+        if legacy_id in self._containers:
+            return self._containers.read_layer(legacy_id)
         raw = self._graph.read_json(legacy_id)
         parent = self._graph.read_parent(legacy_id, raw)
         written = parse_identity(raw)[0]
@@ -229,6 +251,10 @@ class DockerRootSource:
                 tree.close()
 
     def _payload(self, layer: LegacyLayer, trees: list[Tree]) -> Payload:
+        if layer.legacy_id in self._containers:
+            found = self._containers.changes(layer)
+            trees.append(found.tree)
+            return self._read_later(layer.legacy_id, found.tar(), found.reasons)
         tree = self._layer_tree(layer.legacy_id, trees)
         payload = self._assembled_or_anew(layer, tree, trees)
         doubts = self._driver.layer_doubts(layer.legacy_id)
@@ -296,9 +322,11 @@ class DockerRootSource:
             ) from error
 
     def _made_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
-        tar = self._tar_anew(layer, tree, trees)
+        return self._read_later(layer.legacy_id, self._tar_anew(layer, tree, trees))
+
+    def _read_later(self, legacy_id: LegacyID, tar: TreeTar, reasons: Sequence[str] = ()) -> Payload:
         payload = Payload(stream=open_chunks(iter(())), origin=Origin.DIFF.value, size=tar.size)
-        payload.stream = open_chunks(self._read_anew(layer.legacy_id, tar, payload))
+        payload.stream = open_chunks(self._read_anew(legacy_id, tar, payload, reasons))
         return payload
 
     def _tar_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> TreeTar:
@@ -306,11 +334,14 @@ class DockerRootSource:
             return tar_of_tree(tree, is_metadata)
         if layer.parent is None:
             return tar_of_tree(tree)
-        return tar_of_changes(tree, self._layer_tree(layer.parent, trees))
+        return tar_of_changes(tree, find_changes(tree, self._layer_tree(layer.parent, trees)))
 
-    def _read_anew(self, legacy_id: LegacyID, tar: TreeTar, payload: Payload) -> Generator[bytes, None, None]:
+    def _read_anew(
+        self, legacy_id: LegacyID, tar: TreeTar, payload: Payload, known: Sequence[str]
+    ) -> Generator[bytes, None, None]:
+        """`known` are reasons, beside those of the tar, why it may not be Docker's."""
         yield from tar.read()
-        reasons = self._misfits(legacy_id)
+        reasons = [*known, *self._misfits(legacy_id)]
         if doubts := tar.doubts():
             reasons.append(f"Docker's bytes may differ: {'; '.join(doubts)}")
         payload.exact = not reasons

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from migrate.compose.chain import walk_chain
 from migrate.documents.oci import parse_config
 from migrate.documents.v1_json import parse_v1_json
 from migrate.errors import MigrateError
-from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure
-from migrate.readers.base import LegacySource
+from migrate.model.capabilities import fills
+from migrate.model.container import Container, RunCommand
+from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure, SourceListing
+from migrate.model.rename import map_reference
+from migrate.readers.base import HoldsContainers, LegacySource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,15 @@ class ImageRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerRow:
+    """A container. `reference` is the name of the image that `convert --containers` makes of it."""
+
+    container: Container
+    reference: str
+    run: RunCommand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
     """`layers` holds every layer that an image stands on or that could be one, by ID."""
 
@@ -54,17 +66,21 @@ class Inventory:
     source_type: str
     images: tuple[ImageRow, ...]
     layers: dict[LegacyID, LayerRow]
+    containers: tuple[ContainerRow, ...]
     failures: tuple[SourceFailure, ...]
     warnings: tuple[str, ...]
 
 
-def take_inventory(source: LegacySource) -> Inventory:
-    """Reads every document of `source` and no layer. What fails stands in `failures`."""
+def take_inventory(source: LegacySource, containers: Sequence[LegacyImage] = ()) -> Inventory:
+    """Reads every document of `source` and no layer. What fails stands in `failures`.
+
+    `containers` of the listing are to be shown as the images that can be made of them, too.
+    """
     listing = source.listing()
     images: list[ImageRow] = []
     failures = list(listing.failures)
     layers: dict[LegacyID, LayerRow] = {}
-    for image in [*listing.images, *_listed_images(listing.indexes)]:
+    for image in [*listing.images, *_listed_images(listing.indexes), *containers]:
         try:
             chain = image.chain if image.chain is not None else walk_chain(image.head, source.read_layer)
             row = _image_row(image, chain)
@@ -84,6 +100,7 @@ def take_inventory(source: LegacySource) -> Inventory:
         source_type=source.source_type.value,
         images=tuple(images),
         layers=layers,
+        containers=tuple(_iter_containers(source, listing)),
         failures=tuple(failures),
         warnings=tuple(listing.warnings),
     )
@@ -96,6 +113,16 @@ def _listed_images(indexes: Iterable[ReadyIndex]) -> Iterator[LegacyImage]:
             yield replace(child, references=tuple(sorted({*child.references, *index.references})))
 
 
+def _iter_containers(source: LegacySource, listing: SourceListing) -> Iterator[ContainerRow]:
+    if not fills(source, HoldsContainers):
+        return
+    for image in sorted(listing.containers, key=lambda image: (image.references, image.head)):
+        if image.container is not None:
+            container = source.measure_container(image.container)
+            reference = str(map_reference(image.references[0]))
+            yield ContainerRow(container=container, reference=reference, run=source.run_container(container, reference))
+
+
 def inventory_document(inventory: Inventory) -> dict[str, Any]:
     """For `inspect --json` (docs/reference/inspect.md)."""
     return {
@@ -103,6 +130,7 @@ def inventory_document(inventory: Inventory) -> dict[str, Any]:
         "type": inventory.source_type,
         "images": [_image_document(image) for image in inventory.images],
         "layers": [_layer_document(layer) for _, layer in sorted(inventory.layers.items())],
+        "containers": [_container_document(row) for row in inventory.containers],
         "failures": [
             {
                 "references": list(failure.references),
@@ -127,6 +155,14 @@ def _image_document(image: ImageRow) -> dict[str, Any]:
         "size": image.size,
         "containers": list(image.containers),
         "layers": [layer.legacy_id for layer in image.layers],
+    }
+
+
+def _container_document(row: ContainerRow) -> dict[str, Any]:
+    return {
+        **{name: value for name, value in asdict(row.container).items() if name != "unseen"},
+        "reference": row.reference,
+        "run": list(row.run.words),
     }
 
 

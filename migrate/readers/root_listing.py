@@ -11,7 +11,8 @@ from migrate.errors import MissingLayerError
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyImage, SourceFailure, SourceListing
 from migrate.model.reference import Reference
-from migrate.readers.root_records import Containers, TagStore
+from migrate.readers.containers import Containers
+from migrate.readers.root_records import TagStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class RootFacts:
     elsewhere: frozenset[LegacyID]
     tags: TagStore
     containers: Containers
+    container_images: Sequence[LegacyImage]
     warnings: tuple[str, ...]
 
 
@@ -54,6 +56,7 @@ def list_images(facts: RootFacts) -> SourceListing:
     return SourceListing(
         images=images,
         layers=own,
+        containers=facts.container_images,
         failures=failures,
         warnings=(*facts.warnings, *facts.tags.problems, *facts.containers.problems, *warnings),
     )

@@ -1,24 +1,21 @@
-"""What a Docker root holds beside its layers: the tag store, the containers, the marks of a migration."""
+"""What stands in a Docker root beside its layers: the tag store, the marks of a migration."""
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, parse_whole
-from migrate.documents.docker_root import TagRecord, parse_container_image, parse_migration_map, parse_tag_store
-from migrate.errors import MissingLayerError, SourceError
+from migrate.documents.docker_root import TagRecord, parse_tag_store
+from migrate.errors import SourceError
 from migrate.model.reference import Reference
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tree import Tree, find_folder
 
 _BARE = "repositories"
-_CONTAINER_FILES = (b"config.json", b"config.v2.json")
 _PID = b"docker.pid"
 _LARGEST_PID = (1 << 31) - 1
-_MIGRATION_MAP = b".migration-v1-images.json"
 
 
 @dataclass(slots=True)
@@ -28,15 +25,6 @@ class TagStore:
     tags: tuple[TagRecord, ...] = ()
     problems: tuple[str, ...] = ()
     error: SourceError | None = None
-
-
-@dataclass(slots=True)
-class Containers:
-    """`by_image`: what a container's record names as its image → container IDs, sorted. `ids`: all containers."""
-
-    ids: tuple[str, ...] = ()
-    by_image: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
 
 
 def tag_stores(root: Tree) -> list[str]:
@@ -87,63 +75,12 @@ def _read_tag_store(root: Tree, name: str) -> TagStore:
     return TagStore(tags=tags, problems=problems)
 
 
-def read_containers(root: Tree) -> Containers:
-    """Every container's image. A record that Docker 1.10 rewrote names a new image ID, which its map leads back."""
-    found: dict[str, list[str]] = defaultdict(list)
-    problems: list[str] = []
-    migrated = _read_migration_map(root)
-    containers = find_folder(root, b"containers")
-    if containers is None:
-        return Containers()
-    folders = _folders(containers)
-    for folder in folders:
-        container = os.fsdecode(folder)
-        try:
-            image = _container_image(containers, folder, migrated)
-        except SourceError as error:
-            problems.append(f"container {container}: {error.message}")
-            continue
-        if image is not None:
-            found[image].append(container)
-    return Containers(
-        ids=tuple(map(os.fsdecode, folders)),
-        by_image={image: tuple(ids) for image, ids in found.items()},
-        problems=tuple(problems),
-    )
-
-
-def _container_image(containers: Tree, folder: bytes, migrated: Mapping[str, str]) -> str | None:
-    images = list(_iter_images(containers, folder))
-    for image in images:
-        if not image.startswith("sha256:"):
-            return image
-    return next((migrated.get(image, image) for image in images), None)
-
-
-def _iter_images(containers: Tree, folder: bytes) -> Iterator[str]:
-    for name in _CONTAINER_FILES:
-        path = folder + b"/" + name
-        try:
-            image = parse_container_image(containers.read(path, JSON_BYTES), containers.shown(path))
-        except MissingLayerError:
-            continue
-        if image:
-            yield image
-
-
-def _read_migration_map(root: Tree) -> Mapping[str, str]:
-    try:
-        return parse_migration_map(root.read(_MIGRATION_MAP, JSON_BYTES), root.shown(_MIGRATION_MAP))
-    except SourceError:
-        return {}
-
-
 def new_format_drivers(root: Tree) -> list[str]:
     """The drivers for which Docker 1.10 or later keeps images here, content-addressed: `image/<driver>/`."""
     image = find_folder(root, b"image")
     if image is None:
         return []
-    return [os.fsdecode(name) for name in _folders(image) if image.is_folder(name + b"/imagedb")]
+    return [os.fsdecode(name) for name in list_folders(image) if image.is_folder(name + b"/imagedb")]
 
 
 def running_daemon(root: Tree) -> str | None:
@@ -179,7 +116,7 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _folders(tree: Tree) -> list[bytes]:
+def list_folders(tree: Tree) -> list[bytes]:
     """The names of the folders at the top of a tree, sorted; none where they may not be listed."""
     try:
         return [entry.name for entry in tree.entries(b"") if entry.is_folder]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from migrate.errors import MigrateError
+from migrate.model.container import Container
 from migrate.model.digest import DiffID, Digest, ImageID
 from migrate.model.image import Platform
 
@@ -72,6 +73,7 @@ class ReportImage:
     """One image. `layers` base first; `references` as the source names them, `names` as the target does.
 
     `manifest_digest` is None where a dry run did not compress: a manifest names blobs, so there was none to hash.
+    `containers` were made from it; `container` is the one that it was made from.
     """
 
     source: str
@@ -85,6 +87,7 @@ class ReportImage:
     layers: tuple[ReportLayer, ...]
     names: tuple[str, ...] = ()
     containers: tuple[str, ...] = ()
+    container: Container | None = None
     legacy_digests: tuple[Digest, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -113,6 +116,14 @@ class Conflict:
     platform: Platform
     kept: Digest
     others: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerRow:
+    """A container of `source` of which no image was made."""
+
+    source: str
+    container: Container
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +175,7 @@ class Report:
     conflicts: tuple[Conflict, ...] = ()
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
+    containers: tuple[ContainerRow, ...] = ()
     deep: Mapping[str, object] | None = None
     tool_name: str = field(default=TOOL_NAME)
 

@@ -122,6 +122,7 @@ def page_document(report: Report) -> dict[str, Any]:
         "conflicts": documents["conflicts"],
         "failures": documents["failures"],
         "warnings": list(_warnings(report)),
+        "containers": documents["containers"],
         "deep": None if report.deep is None else _deep(report.deep),
     }
 
@@ -152,6 +153,7 @@ def _image(image: ReportImage, use: LayerUse, rows: _LayerRows) -> dict[str, Any
         "exact": image.exact,
         "layers": [rows.number(layer) for layer in image.layers],
         "containers": image.containers,
+        "container": None if image.container is None else safe_text(image.container.title),
         "digests": [str(digest) for digest in image.legacy_digests],
         "warnings": [safe_text(text) for text in image.warnings],
         "own": share.own,

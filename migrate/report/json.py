@@ -8,11 +8,13 @@ from typing import Any, Final
 import orjson
 
 from migrate.documents.json_text import encode_json_pretty, encode_told, safe_text
+from migrate.model.container import Container, Volume
 from migrate.model.digest import Digest
 from migrate.model.image import Platform
 from migrate.report.document import (
     SCHEMA_VERSION,
     Conflict,
+    ContainerRow,
     Duplicate,
     Failure,
     Report,
@@ -86,6 +88,7 @@ def report_document(report: Report, *, images: bool = True) -> dict[str, Any]:
         "conflicts": [_conflict_document(conflict) for conflict in report.conflicts],
         "failures": [_failure_document(failure) for failure in report.failures],
         "warnings": list(report.warnings),
+        "containers": [_row_document(row) for row in report.containers],
     }
     if report.deep is not None:
         document["deep"] = plain_value(report.deep)
@@ -128,7 +131,7 @@ def _image_document(image: ReportImage, layer_rows: dict[ReportLayer, dict[str, 
         if row is None:
             row = layer_rows[layer] = _layer_document(layer)
         layers.append(row)
-    return {
+    document: dict[str, Any] = {
         "source": safe_text(image.source),
         "references": _texts(image.references),
         "legacy_id": safe_text(image.legacy_id),
@@ -142,6 +145,41 @@ def _image_document(image: ReportImage, layer_rows: dict[ReportLayer, dict[str, 
         "containers": _texts(image.containers),
         "legacy_digests": [str(digest) for digest in image.legacy_digests],
         "warnings": _texts(image.warnings),
+    }
+    if image.container is not None:
+        document["from_container"] = {
+            **_container_document(image.container),
+            "created": image.container.created,
+            "volumes": [_volume_document(volume) for volume in image.container.volumes],
+            "unseen_changes": _texts(image.container.unseen),
+        }
+    return document
+
+
+def _row_document(row: ContainerRow) -> dict[str, Any]:
+    return {
+        "source": safe_text(row.source),
+        **_container_document(row.container),
+        "changed_bytes": row.container.changed_bytes,
+        "volumes": [_volume_document(volume) for volume in row.container.volumes],
+    }
+
+
+def _container_document(container: Container) -> dict[str, Any]:
+    return {
+        "id": safe_text(container.id),
+        "name": safe_text(container.name),
+        "image": safe_text(container.image),
+        "state": container.state,
+    }
+
+
+def _volume_document(volume: Volume) -> dict[str, Any]:
+    return {
+        "path": safe_text(volume.path),
+        "source": safe_text(volume.source),
+        "bytes": volume.bytes,
+        "kind": volume.kind,
     }
 
 

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from migrate.model.container import Container
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, HashedLayer
 from migrate.model.legacy import LegacyLayer
 from migrate.report.document import (
     Conflict,
+    ContainerRow,
     Duplicate,
     Failure,
     Report,
@@ -70,6 +72,7 @@ class ImageInput:
     references: Sequence[str] = ()
     names: Sequence[str] = ()
     containers: Sequence[str] = ()
+    container: Container | None = None
     legacy_digests: Sequence[Digest] = ()
     warnings: Sequence[str] = ()
     certain: bool = True
@@ -87,6 +90,7 @@ def build_report(
     failures: Iterable[Failure] = (),
     conflicts: Iterable[Conflict] = (),
     warnings: Iterable[str] = (),
+    containers: Iterable[ContainerRow] = (),
     deep: Mapping[str, object] | None = None,
 ) -> Report:
     """The report of one run. `started` and `finished` are RFC 3339 in UTC; `options` holds plain JSON values."""
@@ -104,6 +108,7 @@ def build_report(
         failures=failures,
         conflicts=conflicts,
         warnings=warnings,
+        containers=containers,
     )
     return replace(head, images=written, deep=deep)
 
@@ -121,6 +126,7 @@ def build_head(
     failures: Iterable[Failure] = (),
     conflicts: Iterable[Conflict] = (),
     warnings: Iterable[str] = (),
+    containers: Iterable[ContainerRow] = (),
 ) -> Report:
     """The same without its images, of which only the number in each source is told, and whose layers are in `tally`."""
     failure_rows = tuple(sorted(failures, key=_failure_order))
@@ -137,6 +143,7 @@ def build_head(
         conflicts=tuple(sorted((_sorted_conflict(c) for c in conflicts), key=_conflict_order)),
         failures=failure_rows,
         warnings=tuple(sorted(set(warnings))),
+        containers=tuple(sorted(containers, key=lambda row: (row.source, row.container.name, row.container.id))),
     )
 
 
@@ -177,6 +184,7 @@ def image_rows(images: Iterable[ImageInput]) -> Iterator[ReportImage]:
             layers=rows,
             names=tuple(sorted(entry.names)),
             containers=tuple(sorted(entry.containers)),
+            container=entry.container,
             legacy_digests=tuple(sorted(entry.legacy_digests)),
             warnings=tuple(entry.warnings),
         )

@@ -9,11 +9,13 @@ import orjson
 
 from migrate.blobio.limits import REPORT_BYTES
 from migrate.errors import DocumentError, LimitError
+from migrate.model.container import Container, Volume
 from migrate.model.digest import DiffID, Digest, ImageID
 from migrate.model.image import Platform
 from migrate.report.document import (
     SCHEMA_VERSION,
     Conflict,
+    ContainerRow,
     Duplicate,
     Failure,
     Report,
@@ -157,6 +159,7 @@ def _parse_document(node: _Node) -> Report:
         conflicts=node.field("conflicts").rows(_parse_conflict),
         failures=node.field("failures").rows(_parse_failure),
         warnings=_parse_texts(node.field("warnings")),
+        containers=node.field("containers").rows(_parse_container_row, optional=True),
         deep=node.field("deep").mapping() if node.has("deep") else None,
     )
 
@@ -197,8 +200,35 @@ def _parse_image(node: _Node) -> ReportImage:
         layers=node.field("layers").rows(_parse_layer),
         names=_parse_texts(node.field("names")),
         containers=_parse_texts(node.field("containers")),
+        container=_parse_container(node.field("from_container")) if node.has("from_container") else None,
         legacy_digests=node.field("legacy_digests").rows(_Node.digest) if node.has("legacy_digests") else (),
         warnings=_parse_texts(node.field("warnings")),
+    )
+
+
+def _parse_container_row(node: _Node) -> ContainerRow:
+    return ContainerRow(source=node.field("source").text(), container=_parse_container(node))
+
+
+def _parse_container(node: _Node) -> Container:
+    return Container(
+        id=node.field("id").text(),
+        name=node.field("name").text(),
+        image=node.field("image").text(),
+        state=node.field("state").text(),
+        created=node.field("created").optional_text(),
+        changed_bytes=node.field("changed_bytes").optional_number(),
+        volumes=node.field("volumes").rows(_parse_volume, optional=True),
+        unseen=_parse_texts(node.field("unseen_changes")),
+    )
+
+
+def _parse_volume(node: _Node) -> Volume:
+    return Volume(
+        path=node.field("path").text(),
+        source=node.field("source").text(),
+        bytes=node.field("bytes").optional_number(),
+        kind="bind" if node.field("kind").optional_text() == "bind" else "volume",
     )
 
 

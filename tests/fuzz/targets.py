@@ -18,7 +18,7 @@ from typing import Any
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.compose.config import HistoryStep, compose_config
 from migrate.convert.run import Conversion, OpenedSource
-from migrate.documents import docker_root, go_json, jws, oci, registry_v1, schema1, v1_json
+from migrate.documents import containers, docker_root, go_json, jws, oci, registry_v1, schema1, v1_json
 from migrate.documents.docker_archive import parse_archive_manifest, parse_repositories
 from migrate.documents.json_text import load_json, load_json_lenient
 from migrate.errors import MigrateError
@@ -133,7 +133,7 @@ def schema1_documents(_: Path) -> Fuzzed:
 def store_documents(_: Path) -> Fuzzed:
     def run(raw: bytes) -> None:
         attempt(docker_root.parse_tag_store, raw, "x")
-        attempt(docker_root.parse_container_image, raw, "x")
+        attempt(containers.parse_container, raw, "x", raw)
         attempt(docker_root.parse_migration_map, raw, "x")
         attempt(registry_v1.parse_checksums, raw)
         attempt(registry_v1.parse_ancestry, raw)

@@ -29,12 +29,17 @@ class Change(NamedTuple):
     entry: TreeEntry | None
 
 
-def find_changes(new: Tree, old: Tree) -> list[Change]:
+def find_changes(
+    new: Tree, old: Tree, leave_out: Callable[[bytes, TreeEntry | None], bool] | None = None
+) -> list[Change]:
     """Sorted bytewise by path, as Docker writes them. A tree that is gone is one change, its top.
 
-    A directory below which something changed is among them, whether it changed itself or not.
+    A directory below which something changed is among them, whether it changed itself or not. Changes for which
+    `leave_out` is true, given the path and the new entry, count as if they had never been made.
     """
     found = Comparison(new, old).run()
+    if leave_out is not None:
+        found = {path: entry for path, entry in found.items() if not leave_out(path, entry)}
     for path in list(found):
         while (path := path.rpartition(b"/")[0]) and path not in found:
             found[path] = new.stat(path)
@@ -136,7 +141,7 @@ class Comparison:
         self._found.update((prefix + name, None) for name in olds.keys() - news.keys())
 
     def _compare(self, new: TreeEntry, old: TreeEntry) -> None:
-        if _differ(new, old) or self._new.read_capability(new.path) != self._old.read_capability(old.path):
+        if differ(new, old) or self._new.read_capability(new.path) != self._old.read_capability(old.path):
             self._found[new.path] = new
         elif new.inode != old.inode and stat.S_ISREG(new.mode):
             self.copies += 1
@@ -156,7 +161,8 @@ class Comparison:
         self._found.update((entry.path, None) for entry in self._old.entries(path))
 
 
-def _differ(new: TreeEntry, old: TreeEntry) -> bool:
+def differ(new: TreeEntry, old: TreeEntry) -> bool:
+    """What Docker takes for a change of an entry, but for its `security.capability`."""
     if new[1:7] == old[1:7]:  # mode to rdev
         return False
     if new[1:4] != old[1:4] or new.rdev != old.rdev:

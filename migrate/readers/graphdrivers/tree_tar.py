@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from migrate.errors import DamagedError
-from migrate.readers.graphdrivers.changes import Change, find_changes, walk_tree
+from migrate.readers.graphdrivers.changes import Change, walk_tree
 from migrate.storage.tree import Tree, TreeEntry
 from migrate.tar import writer as tarwriter
 from migrate.tar.writer import HeaderEncoder, TarHeader
@@ -78,15 +78,11 @@ class TreeTar:
 
 def tar_of_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> TreeTar:
     """All of `tree` but what `skip` takes out. Raises SourceError, here or when read."""
-    return _plan(tree, (Change(entry.path, entry) for entry in walk_tree(tree, skip)))
+    return tar_of_changes(tree, (Change(entry.path, entry) for entry in walk_tree(tree, skip)))
 
 
-def tar_of_changes(tree: Tree, parent: Tree) -> TreeTar:
-    """What changed in `tree` since `parent`. Raises SourceError, here or when read."""
-    return _plan(tree, find_changes(tree, parent))
-
-
-def _plan(tree: Tree, changes: Iterable[Change]) -> TreeTar:
+def tar_of_changes(tree: Tree, changes: Iterable[Change]) -> TreeTar:
+    """What changed in `tree`, as `find_changes` lists it. Raises SourceError, here or when read."""
     headers = _Headers(tree)
     parts = headers.parts(changes)
     planned = list(itertools.islice(parts, PLANNED_PARTS + 1))

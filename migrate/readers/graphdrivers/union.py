@@ -21,7 +21,7 @@ class UnionTree(Tree):
 
     def __init__(self, upper: Tree, lower: Tree) -> None:
         self.location = upper.location
-        self._upper, self._lower = upper, lower
+        self.upper, self.lower = upper, lower
         self._opaque: dict[bytes, bool] = {}
 
     def stat(self, path: bytes) -> TreeEntry:
@@ -29,10 +29,10 @@ class UnionTree(Tree):
 
     def entries(self, path: bytes) -> Sequence[TreeEntry]:
         entries: dict[bytes, TreeEntry] = {}
-        if self._shows_lower(path) and self._is_directory(self._lower, path):
-            entries = {entry.path: entry for entry in self._lower.entries(path)}
-        if self._is_directory(self._upper, path):
-            for entry in self._upper.entries(path):
+        if self._shows_lower(path) and self._is_directory(self.lower, path):
+            entries = {entry.path: entry for entry in self.lower.entries(path)}
+        if self._is_directory(self.upper, path):
+            for entry in self.upper.entries(path):
                 if _is_whiteout(entry):
                     entries.pop(entry.path, None)
                 else:
@@ -51,15 +51,15 @@ class UnionTree(Tree):
         return self._find(path)[0].open(path)
 
     def close(self) -> None:
-        self._upper.close()
-        self._lower.close()
+        self.upper.close()
+        self.lower.close()
 
     def _find(self, path: bytes) -> tuple[Tree, TreeEntry]:
-        entry = _lstat(self._upper, path)
+        entry = _lstat(self.upper, path)
         if entry is not None and not _is_whiteout(entry):
-            return self._upper, entry
+            return self.upper, entry
         if entry is None and self._shows_lower(path.rpartition(b"/")[0]):
-            return self._lower, self._lower.stat(path)
+            return self.lower, self.lower.stat(path)
         raise MissingLayerError(f"{path!r}: no such file")
 
     def _shows_lower(self, directory: bytes) -> bool:
@@ -76,12 +76,12 @@ class UnionTree(Tree):
         return not opaque
 
     def _hides(self, directory: bytes) -> bool:
-        entry = _lstat(self._upper, directory)
+        entry = _lstat(self.upper, directory)
         if entry is None:
             return False
         if not stat.S_ISDIR(entry.mode):
             return True
-        xattrs = self._upper.xattrs(directory)
+        xattrs = self.upper.xattrs(directory)
         return any(xattrs.get(name) == b"y" for name in _OPAQUE)
 
     @staticmethod

@@ -191,7 +191,7 @@
     return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Layers of ${title(image)}` }, el("table", null, el("caption", { class: "hidden" }, `Layers of ${title(image)}, base first`), el("thead", null, el("tr", null, ...head)), el("tbody", null, ...rows)));
   }
   function imageDetail(image) {
-    const facts = [["Source", image.source], ["Names in the target", image.names.join(", ")], ["Used by containers", image.containers.join(", ")], ["Digests in the source", image.digests.join(", ")], ["Warnings", image.warnings.join("; ")]].filter(([, value]) => value);
+    const facts = [["Source", image.source], ["Names in the target", image.names.join(", ")], ["Made from", image.container], ["Used by containers", image.containers.join(", ")], ["Digests in the source", image.digests.join(", ")], ["Warnings", image.warnings.join("; ")]].filter(([, value]) => value);
     return el("div", null, layerTable(image), el("dl", { class: "options" }, ...facts.map(([name, value]) => el("div", null, el("dt", null, name), el("dd", null, value)))));
   }
   const tables = {
@@ -230,6 +230,16 @@
         { title: "Share", render: (row) => meter([["merged", row.saved]], Math.max(1, data.duplicates[0].saved), `${size(row.saved)} saved`) },
         { title: "Used by", class: "wrap", render: (row) => row.users.slice(0, 3).map((index) => title(data.images[index])).join(", ") + (row.user_count > 3 ? ` and ${number(row.user_count - 3)} more` : "") },
         { title: "Legacy IDs", class: "wrap", render: (row) => el("code", null, row.ids.slice(0, 4).map((text) => text.slice(0, 12)).join(" ") + (row.ids.length > 4 ? ` and ${number(row.ids.length - 4)} more` : "")) },
+      ],
+    },
+    containers: {
+      name: "Containers", rows: data.containers, text: (row) => [row.name, row.id, row.image, row.state, row.source, ...row.volumes.flatMap((volume) => [volume.path, volume.source])].join("\n"),
+      columns: [
+        { title: "Container", class: "wrap", value: (row) => row.name, render: (row) => el("span", null, row.name, " ", id(row.id, "container ID", "")) },
+        { title: "State", class: "short", value: (row) => row.state },
+        { title: "Image", value: (row) => row.image, render: (row) => id(row.image, "legacy ID", "") },
+        { title: "Changed", class: "right", value: (row) => row.changed_bytes ?? -1, render: (row) => row.changed_bytes === null ? "not known" : bytes(row.changed_bytes) },
+        { title: "Volumes", class: "wrap", value: (row) => row.volumes.length, render: (row) => row.volumes.length ? el("ul", null, ...row.volumes.map((volume) => el("li", null, `${volume.path}: ${volume.source} `, volume.bytes === null ? el("span", { class: "quiet" }, volume.kind === "bind" ? "bind mount" : "not here") : bytes(volume.bytes)))) : el("span", { class: "quiet" }, "none") },
       ],
     },
     conflicts: {

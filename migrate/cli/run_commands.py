@@ -1,0 +1,70 @@
+"""`inspect --containers --run-commands`: a shell script that makes old containers again. Nothing of it is run here."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+
+from migrate.model.container import Volume
+from migrate.readers.inventory import ContainerRow
+from migrate.report.tables import printable
+
+_HEAD = """\
+#!/bin/bash
+# From the containers of {location}.
+# Load their images first: migrate convert --containers SOURCE TARGET, then `docker load` or `migrate push`.
+# Look through every line before you run it: each repeats the options of an old record.
+"""
+
+
+def render_run_commands(rows: tuple[ContainerRow, ...], location: str) -> str:
+    """One `docker run` for each container, after the commands that fill its volumes."""
+    lines = [_HEAD.format(location=printable(location))]
+    for row in rows:
+        lines += [*_iter_lines(row), ""]
+    return "\n".join(lines)
+
+
+def _iter_lines(row: ContainerRow) -> Iterator[str]:
+    container = row.container
+    yield printable(f"# {container.title}, {container.state}, of image {row.run.image_name or container.image}")
+    for volume in container.volumes:
+        name = dict(row.run.volume_names).get(volume.path)
+        if name is not None:
+            yield from _fill(name, volume)
+        else:
+            yield printable(f"# {volume.path} is the directory {volume.source} of the machine that Docker ran on")
+    yield " ".join(map(quote, row.run.words))
+
+
+def _fill(name: str, volume: Volume) -> Iterator[str]:
+    yield f"docker volume create {quote(name)}"
+    if os.path.isdir(volume.source):
+        mountpoint = f"\"$(docker volume inspect --format '{{{{.Mountpoint}}}}' {quote(name)})\""
+        yield f"cp -a -- {quote(volume.source + '/.')} {mountpoint}"
+    else:
+        yield printable(f"# copy into it what was in {volume.source}, which is no directory of this machine")
+
+
+def quote(word: str) -> str:
+    """`word` for bash, on a terminal, too: no control character of a record gets there as it is."""
+    if printable(word) == word or (printable(word.translate(_BLANKS)) == word.translate(_BLANKS)):
+        return shlex.quote(word)
+    return "$'" + _SPECIAL.sub(_escaped, word) + "'"
+
+
+_BLANKS = {ord("\n"): " ", ord("\t"): " "}
+_SPECIAL = re.compile(r"[\\'\x00-\x1f\x7f]|[^\x20-\x7e]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    point = ord(match[0])
+    if match[0] in "\\'":
+        return "\\" + match[0]
+    if 0xDC80 <= point <= 0xDCFF:  # a byte of a path that is no text
+        return f"\\x{point - 0xDC00:02x}"
+    if point < 0x80:
+        return f"\\x{point:02x}"
+    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"

@@ -1,0 +1,55 @@
+"""A container of a Docker root, as reports show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["volume", "bind"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """Files of a container that are in no layer, at `path` in the container.
+
+    `source` is where they are: of a `volume`, in the Docker root as it is now; of a `bind`, on the machine that Docker
+    ran on. `bytes` counts the contents of its files; None where the source does not hold them.
+    """
+
+    path: str
+    source: str
+    bytes: int | None
+    kind: Kind = "volume"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCommand:
+    """`words` of a `docker run`, not quoted for any shell, which names volumes that are not there yet: `volume_names`,
+    by path in the container. `image_name` is what the image was called when the container was made, or ""."""
+
+    words: tuple[str, ...]
+    volume_names: tuple[tuple[str, str], ...] = ()
+    image_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """`image` is the legacy ID of the image that it was made from. `state` is Docker's word: created, running, paused,
+    restarting, exited or dead; `unknown` where its record cannot be read. `created` is RFC3339Nano.
+
+    `changed_bytes` counts the files that it changed, as Docker counts a layer; None where that cannot be read.
+    `unseen` are paths that it changed and Docker's comparison does not see, because size and time are the same.
+    """
+
+    id: str
+    name: str
+    image: str
+    state: str
+    created: str | None
+    changed_bytes: int | None = None
+    volumes: tuple[Volume, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return f"container {self.name} ({self.id[:12]})"

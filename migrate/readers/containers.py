@@ -1,0 +1,516 @@
+"""The containers of a Docker root: their records, what each changed in its image, and their volumes.
+
+moby 0.6 to 1.9, daemon/daemon.go (createRootfs, Changes, Diff) and daemon/graphdriver; docs/formats/docker-root.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from migrate.blobio.limits import JSON_BYTES
+from migrate.compose.container import commit_json
+from migrate.compose.run_command import run_words, volume_names
+from migrate.documents.containers import ContainerRecord, MountRecord, parse_container
+from migrate.documents.docker_root import parse_migration_map
+from migrate.documents.v1_json import parse_v1_json
+from migrate.errors import (
+    ChainError,
+    DocumentError,
+    MissingLayerError,
+    MissingParentError,
+    SourceError,
+    UnsupportedError,
+)
+from migrate.model.container import Container, RunCommand, Volume
+from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, PayloadRef, is_safe_name
+from migrate.model.reference import Reference
+from migrate.readers.graph import Graph
+from migrate.readers.graphdrivers.aufs import is_metadata
+from migrate.readers.graphdrivers.changes import Change, differ, find_changes, walk_tree
+from migrate.readers.graphdrivers.driver import GraphDriver
+from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
+from migrate.readers.graphdrivers.union import UnionTree
+from migrate.readers.root_records import list_folders
+from migrate.storage.tree import Tree, TreeEntry, find_folder
+
+_RECORDS: Final = (b"config.v2.json", b"config.json")
+"""Docker 1.10 reads the first and writes no more into the second, which keeps the image's legacy ID."""
+_MIGRATION_MAP: Final = b".migration-v1-images.json"
+_WHITEOUT: Final = b".wh."
+_OWN_FOLDERS: Final = frozenset({b"containers", b"vfs", b"volumes"})
+_SHORT: Final = 12
+_SHOWN: Final = 5
+_BLOCK: Final = 256 * 1024
+_IN_ROOT: Final = re.compile(r"/(vfs/dir/[^/]+|volumes/[^/]+/(?:_data|layer))/?\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundContainer:
+    """`id` is the name of its directory. `image` is the legacy ID of its image, "" where none is recorded, and
+    `sha256:…` where Docker 1.10 or later made the container. `record` is None where there is no readable one."""
+
+    id: LegacyID
+    image: str = ""
+    record: ContainerRecord | None = None
+    problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Docker 0.6.4 and earlier gave no names."""
+        return (self.record.name if self.record is not None else "") or self.id[:_SHORT]
+
+    @property
+    def described(self) -> Container:
+        record = self.record
+        return Container(
+            id=self.id,
+            name=self.name,
+            image=self.image,
+            state="unknown" if record is None else record.state,
+            created=None if record is None else record.created,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Containers:
+    """All containers, by ID. `by_image`: what a record names as its image → container IDs."""
+
+    found: Mapping[LegacyID, FoundContainer] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def by_image(self) -> Mapping[str, tuple[str, ...]]:
+        images: dict[str, list[str]] = defaultdict(list)
+        for container in self.found.values():
+            if container.image:
+                images[container.image].append(container.id)
+        return {image: tuple(ids) for image, ids in images.items()}
+
+
+def read_containers(root: Tree) -> Containers:
+    """Every container's record. What is wrong with one is among the problems, and keeps no other from being read."""
+    containers = find_folder(root, b"containers")
+    if containers is None:
+        return Containers()
+    migrated = _read_migration_map(root)
+    found: dict[LegacyID, FoundContainer] = {}
+    problems: list[str] = []
+    for folder in list_folders(containers):
+        container = _read_container(containers, folder, migrated)
+        found[container.id] = container
+        record_problems = container.record.problems if container.record is not None else ()
+        problems += [f"container {container.id}: {one}" for one in (container.problem, *record_problems) if one]
+    return Containers(found=found, problems=tuple(problems))
+
+
+def _read_container(containers: Tree, folder: bytes, migrated: Mapping[str, str]) -> FoundContainer:
+    container = LegacyID(os.fsdecode(folder))
+    host = _read_host(containers, folder)
+    records: list[ContainerRecord] = []
+    problem: str | None = None
+    for name in _RECORDS:
+        path = folder + b"/" + name
+        try:
+            records.append(parse_container(containers.read(path, JSON_BYTES), containers.shown(path), host))
+        except MissingLayerError:
+            continue
+        except SourceError as error:
+            problem = error.message
+    if not records:
+        return FoundContainer(id=container, problem=problem)
+    images = [record.image for record in records if record.image]
+    image = next((image for image in images if not image.startswith("sha256:")), None)
+    if image is None:
+        image = next((migrated.get(image, image) for image in images), "")
+    return FoundContainer(id=container, image=image, record=records[0], problem=problem)
+
+
+def _read_host(containers: Tree, folder: bytes) -> bytes | None:
+    try:
+        return containers.read(folder + b"/hostconfig.json", JSON_BYTES)
+    except SourceError:  # its options are shown to people, and change no image
+        return None
+
+
+def _read_migration_map(root: Tree) -> Mapping[str, str]:
+    try:
+        return parse_migration_map(root.read(_MIGRATION_MAP, JSON_BYTES), root.shown(_MIGRATION_MAP))
+    except SourceError:
+        return {}
+
+
+# --- what a container changed ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerChanges:
+    """`changes` as they go into the layer, or None where all of `tree` is the layer but what `skip` takes out.
+
+    `left_out` are names in it that mean a deletion in a layer's tar, and are none.
+    """
+
+    tree: Tree
+    changes: Sequence[Change] | None = None
+    skip: Callable[[bytes], bool] | None = None
+    left_out: tuple[bytes, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def tar(self) -> TreeTar:
+        if self.changes is not None:
+            return tar_of_changes(self.tree, self.changes)
+        return tar_of_tree(self.tree, self.skip)
+
+    def entries(self) -> Iterator[TreeEntry]:
+        """Of what is in the layer, but for deletions."""
+        if self.changes is None:
+            return walk_tree(self.tree, self.skip)
+        return (change.entry for change in self.changes if change.entry is not None)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the layer is not what Docker would make."""
+        if not self.left_out:
+            return ()
+        names = ", ".join(path.decode("utf-8", "backslashreplace") for path in self.left_out[:_SHOWN])
+        more = f" and {len(self.left_out) - _SHOWN:,} more" if len(self.left_out) > _SHOWN else ""
+        return (f"names that would delete others in an image are left out: {names}{more}",)
+
+
+class ContainerLayers:
+    """The layers of a root's containers. May be used from several threads."""
+
+    def __init__(self, root: Tree, graph: Graph, driver: GraphDriver, *, salvage: bool) -> None:
+        self.containers = read_containers(root)
+        self._root = root
+        self._graph = graph
+        self._driver = driver
+        self._salvage = salvage
+        self._volume_sizes: dict[bytes, int | None] = {}
+        self._warnings: dict[LegacyID, tuple[str, ...]] = {}
+        self._tops: dict[bytes, Tree | None] = {}
+
+    def __contains__(self, legacy_id: object) -> bool:
+        return legacy_id in self.containers.found and legacy_id not in self._graph
+
+    def images(self) -> list[LegacyImage]:
+        """One for each container, whether an image can be made of it or not; its layer says why."""
+        return [
+            LegacyImage(
+                head=container.id,
+                references=(Reference(f"container/{container.name}", "latest"),),
+                container=container.described,
+                warnings=tuple(_state_warnings(container)),
+            )
+            for container in self.containers.found.values()
+            if container.record is not None or self._driver.has_layer(container.id)
+        ]
+
+    def read_layer(self, container_id: LegacyID) -> LegacyLayer:
+        """The layer on top of the container's image. SourceError or ChainError where there is no image to make."""
+        container = self.containers.found[container_id]
+        try:
+            parent = self._check(container)
+            architecture = system = None
+            if parent is not None:
+                top = parse_v1_json(self._graph.read_json(parent))
+                architecture, system = top.architecture, top.os
+            assert container.record is not None
+            raw = commit_json(container.record, container_id, parent, architecture, system)
+        except DocumentError as error:
+            raise DocumentError(f"{container.described.title}: {error.message}", layer=container_id) from error
+        return LegacyLayer(legacy_id=container_id, json=raw, parent=parent, payload=PayloadRef(key=container_id))
+
+    def _check(self, container: FoundContainer) -> LegacyID | None:
+        """The image to stand on; None where it is lost, and the container's tree is whole and wanted."""
+        title, record = container.described.title, container.record
+        if record is None:
+            raise DocumentError(container.problem or "its record (config.json) is lost")
+        if record.id != container.id:
+            raise DocumentError(f"its record is that of {record.id or 'no container'}; Docker does not load it")
+        if container.image.startswith("sha256:"):
+            raise UnsupportedError(
+                f"{title}: Docker 1.10 or later made it, from image {container.image}; commit it there",
+                layer=container.id,
+            )
+        driver = record.driver or "aufs"
+        if record.driver and record.driver != self._driver.name:
+            raise MissingLayerError(
+                f"{title}: its layer belongs to the storage driver {driver}; what is read here is "
+                f"{self._driver.name}, --driver {driver} reads the other one",
+                layer=container.id,
+            )
+        image = LegacyID(container.image)
+        lost = self._lost_ancestor(image)
+        if lost is None:
+            return image
+        if self._salvage and self._driver.holds_whole_trees and self._driver.name != "overlay":
+            return None
+        what = "its image" if lost == image else f"layer {lost} of its image"
+        raise MissingParentError(
+            f"{title}: {what} {image or '(none is recorded)'} is not in graph/; {self._remains(container.id)}",
+            layer=container.id,
+        )
+
+    def _lost_ancestor(self, image: LegacyID) -> LegacyID | None:
+        seen: set[LegacyID] = set()
+        current: LegacyID | None = image
+        while current is not None and current not in seen:
+            if current not in self._graph:
+                return current
+            seen.add(current)
+            current = self._graph.parents.get(current)
+        return None
+
+    def _remains(self, container_id: LegacyID) -> str:
+        """What is left of a container without its image, and how to get at it."""
+        places = {"aufs": "aufs/diff/%s", "overlay": "overlay/%s/upper", "vfs": "vfs/dir/%s"}
+        place = self._root.shown(os.fsencode(places.get(self._driver.name, "btrfs/subvolumes/%s") % container_id))
+        if self._driver.name in ("aufs", "overlay"):
+            return f"the files that it changed are in {place}"
+        if self._driver.name == "devicemapper":
+            return "its thin device holds the whole file system: --salvage makes an image of one layer of it"
+        return f"{place} holds its whole file system: --salvage makes an image of one layer of it"
+
+    def _tree(self, container_id: LegacyID) -> Tree:
+        if self._driver.name == "aufs" and not self._driver.has_layer(container_id):
+            # Docker 0.6; where 0.7 could not move the directory, a link in aufs/diff leads here
+            containers, place = self._place(os.fsencode(f"containers/{container_id}/rw"))
+            if containers.is_folder(place):
+                return containers.subtree(place)
+        return self._driver.layer_tree(container_id)
+
+    def changes(self, layer: LegacyLayer) -> ContainerChanges:
+        """What goes into the container's layer. Raises SourceError."""
+        found = self._changes(layer)
+        self._warnings[layer.legacy_id] = (*found.reasons, *found.warnings)
+        return found
+
+    def _changes(self, layer: LegacyLayer) -> ContainerChanges:
+        container_id = layer.legacy_id
+        tree = self._tree(container_id)
+        if not self._driver.holds_whole_trees:
+            return ContainerChanges(tree=tree, skip=is_metadata)
+        if layer.parent is None:
+            marked = tuple(entry.path for entry in walk_tree(tree) if _is_marked(entry.path))
+            return ContainerChanges(tree=tree, skip=_is_marked, left_out=marked)
+        init = LegacyID(f"{container_id}-init")
+        base = self._driver.layer_tree(init if self._driver.has_layer(init) else layer.parent)
+        found = None if self._driver.has_layer(init) else InitFiles(tree)
+        left_out: list[bytes] = []
+
+        def is_left_out(path: bytes, entry: TreeEntry | None) -> bool:
+            if b".wh." in path and any(_is_marked(name) for name in path.split(b"/")):
+                left_out.append(path)
+                return True
+            return found is not None and entry is not None and found.is_made_by_docker(entry)
+
+        changes = find_changes(tree, base, is_left_out)
+        if found is not None:
+            changes = found.without_empty_parents(changes, base)
+        warnings = tuple(_looks_removed(changes, base))
+        base.close()
+        return ContainerChanges(tree=tree, changes=changes, left_out=tuple(sorted(left_out)), warnings=warnings)
+
+    def measure(self, container: Container) -> Container:
+        """As HoldsContainers."""
+        legacy_id = LegacyID(container.id)
+        try:
+            found = self.changes(self.read_layer(legacy_id))
+            changed: int | None = _total(found.entries())
+            found.tree.close()
+        except (SourceError, ChainError):
+            changed = None
+        return replace(container, changed_bytes=changed, volumes=self._volumes(legacy_id))
+
+    def finish(self, container: Container) -> tuple[Container, tuple[str, ...]]:
+        """As HoldsContainers."""
+        legacy_id = LegacyID(container.id)
+        if legacy_id not in self._warnings:
+            self.changes(self.read_layer(legacy_id)).tree.close()
+        unseen = self._unseen(legacy_id)
+        warnings = self._warnings[legacy_id]
+        if unseen:
+            shown = ", ".join(unseen[:_SHOWN]) + (", …" if len(unseen) > _SHOWN else "")
+            warnings += (
+                "changes that Docker does not see, because size and time are the same, are not in the image: "
+                f"{len(unseen):,}, {shown}",
+            )
+        return replace(container, volumes=self._volumes(legacy_id), unseen=unseen), warnings
+
+    def _unseen(self, container_id: LegacyID) -> tuple[str, ...]:
+        """Paths whose content the container changed, with the same size and time as before: Docker's comparison, and
+        with it the image, is without them. Only overlay keeps a container's own files apart, so that they can be found.
+        """
+        tree = self._tree(container_id)
+        if not isinstance(tree, UnionTree):
+            return ()
+        found = []
+        for entry in walk_tree(tree.upper):
+            before = tree.lower.find(entry.path) if stat.S_ISREG(entry.mode) else None
+            if before is not None and not differ(entry, before) and not _same_content(tree, entry.path):
+                found.append(os.fsdecode(entry.path))
+        tree.close()
+        return tuple(found)
+
+    def run_command(self, container: Container, image: str) -> RunCommand:
+        """As HoldsContainers."""
+        record = self.containers.found[LegacyID(container.id)].record
+        if record is None:
+            return RunCommand(words=("docker", "run", image))
+        names = volume_names(record, (volume.path for volume in container.volumes if volume.kind == "volume"))
+        return RunCommand(
+            words=run_words(record, image, names), volume_names=tuple(names.items()), image_name=record.image_name
+        )
+
+    # --- volumes -------------------------------------------------------------------------------------------------
+
+    def _volumes(self, container_id: LegacyID) -> tuple[Volume, ...]:
+        """By path in the container."""
+        record = self.containers.found[container_id].record
+        return () if record is None else tuple(self._volume(mount, record) for mount in record.mounts)
+
+    def volume_names(self) -> frozenset[str]:
+        """The IDs and names of volumes; up to Docker 1.6 they are those of directories of vfs, too."""
+        volumes = find_folder(self._root, b"volumes")
+        return frozenset(map(os.fsdecode, list_folders(volumes))) if volumes is not None else frozenset()
+
+    def _place(self, path: bytes) -> tuple[Tree, bytes]:
+        """A path of the root, as one below a folder that its owner may have moved and linked to. Other names at the top
+        come from a record, and no link is followed there."""
+        top, _, below = path.partition(b"/")
+        if top in _OWN_FOLDERS and top not in self._tops:
+            self._tops[top] = find_folder(self._root, top)
+        tree = self._tops.get(top)
+        return (self._root, path) if tree is None else (tree, below)
+
+    def _volume(self, mount: MountRecord, record: ContainerRecord) -> Volume:
+        path = self._volume_place(mount, record)
+        if path is None:
+            source = mount.source or mount.name
+            return Volume(path=mount.destination, source=source, bytes=None, kind="volume" if mount.name else "bind")
+        if path not in self._volume_sizes:
+            self._volume_sizes[path] = self._size(path)
+        size = self._volume_sizes[path]
+        tree, below = self._place(path)
+        return Volume(path=mount.destination, source=tree.shown(below), bytes=size)
+
+    def _volume_place(self, mount: MountRecord, record: ContainerRecord) -> bytes | None:
+        """Where a volume's data are in the root; None for a bind mount, and where a link leads out of the root."""
+        if mount.source:
+            return self._inside(mount.source, record.root)
+        if not is_safe_name(mount.name) or mount.driver not in ("", "local"):
+            return None
+        path = os.fsencode(f"volumes/{mount.name}/_data")
+        tree, below = self._place(path)
+        entry = tree.find(below)
+        if entry is None or not entry.is_link:
+            return path
+        # Docker 1.7 and later leave the data of an older volume where they are, and link to it by an absolute path
+        return self._inside(os.fsdecode(tree.read_link(below)), record.root)
+
+    def _inside(self, source: str, recorded_root: str) -> bytes | None:
+        """The path below the root of a path of the machine that Docker ran on, None where it was outside."""
+        if recorded_root and source.startswith(f"{recorded_root}/"):
+            below = source.removeprefix(f"{recorded_root}/").rstrip("/")
+        elif match := _IN_ROOT.search(source):
+            below = match[1]
+        else:
+            return None
+        path = os.fsencode(below)
+        if any(name in (b"", b".", b"..") for name in path.split(b"/")):
+            return None
+        tree, rest = self._place(path)
+        return path if tree.is_folder(rest) or _IN_ROOT.search(f"/{below}") else None
+
+    def _size(self, path: bytes) -> int | None:
+        try:
+            tree, below = self._place(path)
+            return _total(walk_tree(tree.subtree(below))) if tree.is_folder(below) else None
+        except SourceError:
+            return None
+
+
+def _state_warnings(container: FoundContainer) -> Iterator[str]:
+    state = container.described.state
+    if state in ("running", "paused", "restarting"):
+        yield "its record says that it was running when this disk was last written: files may be half written"
+    if state == "dead":
+        yield "Docker had begun to remove it: this may be a part of its files, and deletions that it never made"
+
+
+def _is_marked(path: bytes) -> bool:
+    """True for a name that means a deletion in a layer's tar."""
+    return path.rpartition(b"/")[2].startswith(_WHITEOUT)
+
+
+def _looks_removed(changes: Sequence[Change], base: Tree) -> Iterator[str]:
+    """Docker up to 1.5 did not record that it had begun to remove a container."""
+    names = [entry.name for entry in base.entries(b"")]
+    gone = {change.path for change in changes if change.entry is None}.intersection(names)
+    if len(gone) * 2 > len(names):
+        yield (
+            f"{len(gone)} of the {len(names)} names at the top of its image are gone: if the container did not delete "
+            "them, Docker had begun to remove it"
+        )
+
+
+def _total(entries: Iterable[TreeEntry]) -> int:
+    """Bytes of regular files, each inode once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for entry in entries:
+        if stat.S_ISREG(entry.mode) and (entry.device, entry.inode) not in seen:
+            total += entry.size
+            if entry.nlink > 1:
+                seen.add((entry.device, entry.inode))
+    return total
+
+
+def _same_content(tree: UnionTree, path: bytes) -> bool:
+    with tree.upper.open(path) as new, tree.lower.open(path) as old:
+        while True:
+            block = new.read(_BLOCK)
+            if block != old.read(_BLOCK):
+                return False
+            if not block:
+                return True
+
+
+class InitFiles:
+    """What Docker puts into every container (moby 1.9, daemon/daemon_unix.go, setupInitLayer), where its own record
+    of that, the layer `<id>-init`, is lost."""
+
+    _FOLDERS: Final = frozenset({b"dev", b"dev/pts", b"dev/shm", b"etc", b"proc", b"sys"})
+    _FILES: Final = frozenset(
+        {b".dockerenv", b".dockerinit", b"dev/console", b"etc/hostname", b"etc/hosts", b"etc/resolv.conf"}
+    )
+    _PARENTS: Final = (b"dev", b"etc")
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    def is_made_by_docker(self, entry: TreeEntry) -> bool:
+        """True for one of its paths in exactly its form; not for the directories that other things are in, too."""
+        if entry.path in self._PARENTS or (entry.uid, entry.gid) != (0, 0):
+            return False
+        if entry.path in self._FOLDERS:
+            return entry.mode == stat.S_IFDIR | 0o755
+        if entry.path in self._FILES:
+            return entry.mode == stat.S_IFREG | 0o755 and entry.size == 0
+        is_link = entry.path == b"etc/mtab" and stat.S_ISLNK(entry.mode)
+        return is_link and self._tree.read_link(entry.path) == b"/proc/mounts"
+
+    def without_empty_parents(self, changes: Sequence[Change], base: Tree) -> list[Change]:
+        """`changes` without the directories that were made for such paths alone."""
+        used = {change.path.partition(b"/")[0] for change in changes if b"/" in change.path}
+        return [
+            change
+            for change in changes
+            if change.path not in self._PARENTS or change.path in used or base.find(change.path) is not None
+        ]
