@@ -7,7 +7,8 @@ import json
 import re
 from pathlib import Path
 
-from migrate.report.document import Report
+from migrate.model.container import Container, Volume
+from migrate.report.document import ContainerRow, Report
 from migrate.report.json import encode_report
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "report.md"
@@ -22,7 +23,11 @@ def fields_of(heading: str) -> set[str]:
 
 def test_every_field_is_explained(report: Report) -> None:
     layers = tuple(dataclasses.replace(layer, note="n", flags=("f",)) for layer in report.images[0].layers)
-    full = dataclasses.replace(report, images=(dataclasses.replace(report.images[0], layers=layers),), deep={})
+    volume = Volume(path="/data", source="/old/volumes/data/_data", bytes=7)
+    container = Container(id="c", name="web", image="i", state="exited", created=None, volumes=(volume,))
+    image = dataclasses.replace(report.images[0], layers=layers, container=container)
+    containers = (ContainerRow(source="a", container=container),)
+    full = dataclasses.replace(report, images=(image,), containers=containers, deep={})
     document = json.loads(encode_report(full))
     page = PAGE.read_text()
     top = page[page.index("| `schema_version`") : page.index("### totals")]
@@ -32,7 +37,7 @@ def test_every_field_is_explained(report: Report) -> None:
     assert fields_of("totals") == set(document["totals"])
     assert fields_of("images[]") == set(document["images"][0])
     assert fields_of("layers[]") == set(document["images"][0]["layers"][0])
-    for name in ("sources", "duplicates", "conflicts", "failures"):
+    for name in ("sources", "duplicates", "conflicts", "failures", "containers"):
         row = next(line for line in top.splitlines() if line.startswith(f"| `{name}[]`"))
         assert set(document[name][0]) <= set(re.findall(r"`([a-z_]+)`", row)), name
 
