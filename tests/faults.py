@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from migrate.storage.staging import FileSystem
+from migrate.storage.syscalls import FileSystem
 
 KILLED = 137
 
@@ -49,13 +49,25 @@ class FaultyFileSystem(FileSystem):
         self._step()
         super().rename(old, new, old_directory, new_directory)
 
-    def make_directory(self, path: str, directory: int | None = None) -> None:
+    def make_directory(self, path: str, directory: int | None = None, mode: int = 0o755) -> None:
         self._step()
-        super().make_directory(path, directory)
+        super().make_directory(path, directory, mode)
 
-    def unlink(self, path: str, directory: int | None = None) -> None:
+    def remove_directory(self, path: str, directory: int) -> None:
+        self._step()
+        super().remove_directory(path, directory)
+
+    def unlink(self, path: str, directory: int) -> None:
         self._step()
         super().unlink(path, directory)
+
+    def truncate(self, fd: int, size: int) -> None:
+        self._step()
+        super().truncate(fd, size)
+
+    def hard_link(self, source: str, target: str, directory: int) -> None:
+        self._step()
+        super().hard_link(source, target, directory)
 
 
 def raises(number: int) -> Callable[[], None]:

@@ -31,7 +31,7 @@ from migrate.model.options import ConvertOptions
 from migrate.model.progress import Progress
 from migrate.report.document import Report
 from migrate.report.json import parse_report
-from migrate.storage.staging import target_errors
+from migrate.storage.syscalls import target_errors
 from migrate.writers.base import ImageTarget
 
 _SHARD_NAME = re.compile(r"journal-(\d+)-of-(\d+)\.jsonl")

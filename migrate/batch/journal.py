@@ -25,7 +25,7 @@ from deflate import zlib_compress
 from migrate.batch.plan import Finished, Identity, Outcome, Shard
 from migrate.batch.records import SourceRecord, encode_record, parse_record
 from migrate.errors import TargetError
-from migrate.storage.staging import target_errors
+from migrate.storage.syscalls import target_errors
 
 JOURNAL_NAME: Final = "journal.jsonl"
 _NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")

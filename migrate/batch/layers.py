@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from migrate.batch.records import Role
-from migrate.batch.state import StateFolder
-from migrate.model.capabilities import fills
+from migrate.blobio.limits import SMALL_FILE_BYTES
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.options import ImageOptions
 from migrate.rehash.layer import STORED_KIND
-from migrate.rehash.ports import RemembersSizes, StoresBlobs, WritesBlob
-from migrate.writers.base import LinksBlobs, RemembersLayers
+from migrate.rehash.ports import BlobTarget, BlobWriter, TargetMemory
+from migrate.storage.store import STATE_DIRECTORY, Store
 
+_FOLDER: Final = f"{STATE_DIRECTORY}/known"
 _LINE: Final = re.compile(rb"([a-z]+) ([0-9a-f]{64}) ([0-9]{1,19}) (gzip|zstd|none) ([0-9a-f]{16})\n")
 SMALL_LAYER_BYTES: Final = 64 * 1024
 """The rehasher reads smaller layers whole before it looks for a blob; of larger ones it wants to know beforehand
@@ -45,15 +45,15 @@ class KnownLayer:
 class KnownLayers:
     """The index of a target, for layers that are compressed as `options` ask for."""
 
-    def __init__(self, state: StateFolder, options: ImageOptions) -> None:
-        self._state = state
+    def __init__(self, store: Store, options: ImageOptions) -> None:
+        self._store = store
         level = "" if options.compression_level is None else f"-{options.compression_level}"
         self._way = f"{options.compression.value}{level}"
         self.compression = STORED_KIND.get(options.compression, "none")
         """What the blobs are to a reader."""
 
     def find(self, diff_id: DiffID) -> KnownLayer | None:
-        content = self._state.get(self._name(diff_id))
+        content = self._store.read(self._name(diff_id), SMALL_FILE_BYTES)
         match = _LINE.fullmatch(content or b"")
         if match is None or match[1].decode() not in tuple(Role):
             return None
@@ -63,29 +63,31 @@ class KnownLayers:
     def add(self, diff_id: DiffID, known: KnownLayer) -> None:
         blob = known.blob
         line = f"{known.role.value} {blob.digest.hex} {blob.size} {blob.compression} {known.run}\n"
-        self._state.put(self._name(diff_id), line.encode("ascii"))
+        self._store.put_now(self._name(diff_id), line.encode("ascii"))
 
     def has_size(self, tar_size: int) -> bool:
         """True if a layer of that size may be known."""
-        return self._state.get(self._size_name(tar_size)) is not None
+        return self._store.read(self._size_name(tar_size), SMALL_FILE_BYTES) is not None
 
     def add_size(self, tar_size: int) -> None:
-        self._state.put(self._size_name(tar_size), b"\n")
+        self._store.put_now(self._size_name(tar_size), b"\n")
 
     def _size_name(self, tar_size: int) -> str:
-        return f"known/sizes/{tar_size}"
+        return f"{_FOLDER}/sizes/{tar_size}"
 
     def _name(self, diff_id: DiffID) -> str:
-        return f"known/{diff_id.hex[:2]}/{diff_id.hex[2:]}.{self._way}"
+        return f"{_FOLDER}/{diff_id.hex[:2]}/{diff_id.hex[2:]}.{self._way}"
 
 
-class SharedBlobs:
-    """The blobs of a target as one worker sees them; fills StoresBlobs and RemembersBlobs for the rehasher.
+class SharedBlobs(BlobTarget, TargetMemory):
+    """The blobs of a target as one worker sees them, with what all workers remember.
 
-    `found` tells, since the last `begin`, which layers had a blob already, and how that came there.
+    `found` are, since the last `begin`, the layers that had a blob already, and how that came there.
     """
 
-    def __init__(self, target: StoresBlobs, known: KnownLayers, run: str) -> None:
+    def __init__(self, target: BlobTarget, known: KnownLayers, run: str) -> None:
+        self.memory = self
+        self.takes_files = target.takes_files
         self._target = target
         self._known = known
         self._run = run
@@ -115,17 +117,29 @@ class SharedBlobs:
             self._sizes.add(size)
         return size in self._sizes
 
-    # --- StoresBlobs ---------------------------------------------------------------------------------------------
+    # --- blobs ---------------------------------------------------------------------------------------------
 
     def has_blob(self, digest: Digest, size: int, /) -> bool:
         return self._trusted.get(digest) == size or self._target.has_blob(digest, size)
 
-    def open_blob(self) -> AbstractContextManager[WritesBlob]:
+    def open_blob(self) -> AbstractContextManager[BlobWriter]:
         return self._target.open_blob()
 
-    # --- RemembersBlobs ------------------------------------------------------------------------------------------
+    def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
+        return self._target.link_blob(path, digest, size)
 
-    def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None:
+    def free_bytes(self) -> int | None:
+        return self._target.free_bytes()
+
+    def held_bytes(self) -> int:
+        return self._target.held_bytes()
+
+    # --- memory ------------------------------------------------------------------------------------------
+
+    def known_blob(
+        self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None
+    ) -> StoredBlob | None:
+        del among
         with self._lock:
             known = self._cache.get(diff_id)
         if known is None:
@@ -141,22 +155,18 @@ class SharedBlobs:
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
         """The target's own record is for later runs; the index for other workers is written by `publish`, but for a
         large blob at once: another worker may be about to compress the same layer."""
-        if fills(self._target, RemembersLayers):
-            self._target.remember_blob(diff_id, blob)
+        self._target.memory.remember_blob(diff_id, blob)
         if blob.size >= _LARGE_BYTES:
-            self._flush()
+            self._target.flush()
             self._known.add(diff_id, KnownLayer(blob, Role.FOUND, self._run))
             with self._lock:
                 self._early.add(diff_id)
 
-    # --- RemembersSizes ------------------------------------------------------------------------------------------
-
-    def remembered_sizes(self) -> Collection[int]:
+    def known_sizes(self) -> Collection[int]:
         return self._met
 
     def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
-        if fills(self._target, RemembersSizes):
-            self._target.remember_size(diff_id, tar_size)
+        self._target.memory.remember_size(diff_id, tar_size)
         with self._lock:
             is_early = diff_id in self._early
             self._early.discard(diff_id)
@@ -168,10 +178,10 @@ class SharedBlobs:
         known = self._known.find(diff_id)
         if known is not None and known.run == self._run:
             return known
-        if not fills(self._target, RemembersLayers):
-            stands = known is not None and self._target.has_blob(known.blob.digest, known.blob.size)
-            return known if stands else None
-        blob = self._target.known_blob(diff_id, compression)
+        memory = self._target.memory
+        blob = memory.known_blob(diff_id, compression)
+        if blob is None and known is not None and memory.is_right(diff_id, known.blob):
+            blob = known.blob
         if blob is None:
             return None
         proven = KnownLayer(blob, known.role if known is not None and known.blob == blob else Role.FOUND, self._run)
@@ -202,7 +212,7 @@ class SharedBlobs:
 
     def publish(self) -> None:
         """Makes all blobs durable, then known to every worker. Raises TargetError."""
-        self._flush()
+        self._target.flush()
         with self._lock:
             unpublished, self._unpublished = self._unpublished, {}
             self.unpublished_bytes = 0
@@ -211,15 +221,3 @@ class SharedBlobs:
             self._known.add_size(size)
         for diff_id, known in unpublished.items():
             self._known.add(diff_id, known)
-
-    def _flush(self) -> None:
-        flush = getattr(self._target, "flush", None)
-        if flush is not None:
-            flush()
-
-
-class LinkingBlobs(SharedBlobs):
-    """The same for a target that can take files over without copying them."""
-
-    def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
-        return fills(self._target, LinksBlobs) and self._target.link_blob(path, digest, size)

@@ -22,7 +22,6 @@ from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manif
 from migrate.convert.publish import FinishedImage, HashedChain, Settlement
 from migrate.convert.run import utc_now
 from migrate.errors import MigrateError
-from migrate.model.capabilities import fills
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer
 from migrate.model.options import ConvertOptions
@@ -30,7 +29,7 @@ from migrate.model.progress import Event, Progress
 from migrate.report.document import ContainerRow, Failure, Report, ReportImage
 from migrate.report.json import RowEncoder, frame_rows, iter_report
 from migrate.report.model import SourceInput, build_head, image_order, image_rows
-from migrate.writers.base import ImageTarget, RemembersNamedLayers, RemovesBlobs, TakesLargeReports
+from migrate.writers.base import ImageTarget
 
 _PIECE_BYTES: Final = 1024 * 1024
 
@@ -109,12 +108,8 @@ class Merge:
         if self.target is None:
             return
         spool.seek(0)
-        if fills(self.target, TakesLargeReports):
-            self.target.finish_in_pieces(iter(lambda: spool.read(_PIECE_BYTES), b""))
-        else:
-            self.target.finish(spool.read())
-        if fills(self.target, RemovesBlobs):
-            self.target.remove_blobs(self._choice.losers())
+        self.target.finish_in_pieces(iter(lambda: spool.read(_PIECE_BYTES), b""))
+        self.target.remove_blobs(self._choice.losers())
 
     # --- records -----------------------------------------------------------------------------------------------
 
@@ -137,8 +132,9 @@ class Merge:
             self._containers += (ContainerRow(source=source.location, container=one) for one in record.containers)
             note = (source.message or "holds no image",) if source.outcome is Outcome.SKIPPED else ()
             self._sources.append(SourceInput(location=source.location, type=record.type, warnings=note))
-        if fills(self.target, RemembersNamedLayers):
-            self._choice.prefer_named(self.target.named_blob)
+        if self.target is not None:
+            memory, way = self.target.memory, self.options.compression.value
+            self._choice.prefer_named(lambda diff_id, named: memory.known_blob(diff_id, way, named))
 
     def _images(self, *, layers: bool = True) -> Iterator[FinishedImage]:
         """The images of all sources; the same ones, in the same order, each time. Without `layers`, their chains are

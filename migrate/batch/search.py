@@ -20,7 +20,7 @@ from migrate.errors import MigrateError, SourceUnreadableError, UsageError
 from migrate.model.legacy import SourceType
 from migrate.readers.detect import detect_directory
 from migrate.readers.parts import Parts, is_called_archive, parts_of
-from migrate.storage.run_directory import STATE_DIRECTORY
+from migrate.storage.store import STATE_DIRECTORY
 
 _MAGIC: Final = frozenset("*?[")
 _LINE_BYTES: Final = 64 * 1024

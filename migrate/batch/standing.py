@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterable, Mapping
 from migrate.batch.choice import BlobChoice
 from migrate.batch.journal import Place, RecordReader
 from migrate.batch.records import Role
-from migrate.model.capabilities import fills
 from migrate.model.digest import DiffID
 from migrate.model.image import StoredBlob
 from migrate.model.options import ImageOptions
 from migrate.rehash.layer import STORED_KIND
-from migrate.writers.base import ImageTarget, ListsBlobs
+from migrate.writers.base import ImageTarget
 
 
 def choice_for(options: ImageOptions, target: ImageTarget | None) -> BlobChoice:
     """A choice among what stands in the target; without one, in a dry run, nothing was stored and everything counts."""
     compression = STORED_KIND.get(options.compression, "none")
-    if not fills(target, ListsBlobs):
+    sizes = None if target is None else target.blob_sizes()
+    if target is None or sizes is None:
         return BlobChoice(compression)
-    return BlobChoice(compression, _standing(target.blob_sizes()), target.named_layers())
+    return BlobChoice(compression, _standing(sizes), target.named_layers())
 
 
 def _standing(sizes: Mapping[str, int]) -> Callable[[StoredBlob], bool]:
@@ -34,9 +34,10 @@ def sources_without_blobs(
 
     `others` are places of records whose layers may stand in for theirs. Raises TargetError.
     """
-    if not sources or not fills(target, ListsBlobs):
+    sizes = target.blob_sizes() if sources and target is not None else None
+    if sizes is None:
         return set()
-    stands = _standing(target.blob_sizes())
+    stands = _standing(sizes)
     compression = STORED_KIND.get(options.compression, "none")
     served: set[DiffID] = set()
     wanting: dict[str, set[DiffID]] = {}

@@ -9,21 +9,20 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from migrate.batch.state import BucketState, LocalState, StateFolder
 from migrate.errors import UsageError
 from migrate.model.options import ConvertOptions
-from migrate.storage.run_directory import STATE_DIRECTORY
-from migrate.storage.staging import target_errors
-from migrate.writers.base import ImageTarget
-
-if TYPE_CHECKING:
-    from migrate.writers.bucket_layout import Bucket
+from migrate.storage.store import STATE_DIRECTORY, Store
+from migrate.storage.syscalls import target_errors
+from migrate.writers.oci_layout import OciLayout
 
 _OTHER_KINDS: Final = re.compile(r"(?:oci-archive|docker-archive|registry-storage):.*|docker://.*", re.DOTALL)
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://.+", re.DOTALL)
 _JOURNALS: Final = f"{STATE_DIRECTORY}/journals"
+
+_PIECE_BYTES: Final = 1024 * 1024 * 1024
+"""Of one piece of a journal: what a run writes into it in some seconds."""
 
 Publish = Callable[[bytes], None]
 """Takes the pieces of a journal, one after the other."""
@@ -55,29 +54,9 @@ def absolute(location: str) -> str:
     return os.path.abspath(path) if is_plain else os.path.realpath(path)
 
 
-def open_worker_target(target: str, options: ConvertOptions) -> ImageTarget:
+def open_worker_target(target: str, options: ConvertOptions) -> OciLayout:
     """Raises TargetError, and UsageError for a target that many workers cannot share."""
-    location = layout_location(target)
-    if is_bucket(location):
-        from migrate.writers.bucket_layout import BucketLayout
-
-        return BucketLayout(location, options)
-    from migrate.writers.oci_layout import OciLayout
-
-    return OciLayout(location, options)
-
-
-def open_worker_state(target: str | None, state: Path) -> StateFolder:
-    """What the workers of a run share beside the blobs; in a dry run, those of one machine."""
-    if target is not None and is_bucket(target):
-        return BucketState(_open_bucket(target))
-    return LocalState(state)
-
-
-def _open_bucket(target: str) -> Bucket:
-    from migrate.writers.bucket_layout import open_bucket
-
-    return open_bucket(layout_location(target))
+    return OciLayout(layout_location(target), options)
 
 
 # --- journals ----------------------------------------------------------------------------------------------------
@@ -92,13 +71,10 @@ def open_state(target: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="migrate-batch-") as directory:
         bucket = _open_bucket(location)
-        for name in bucket.names(_JOURNALS):
-            _, _, rest = name.partition(f"{_JOURNALS}/")
-            journal, slash, _ = rest.partition("/")
-            content = bucket.read(name) if slash else None
-            if content is not None:
-                with target_errors(directory), open(Path(directory) / journal, "ab") as stream:
-                    stream.write(content)
+        for journal in bucket.names(_JOURNALS):
+            with target_errors(directory), open(Path(directory) / journal, "ab") as stream:
+                for piece in bucket.names(f"{_JOURNALS}/{journal}"):
+                    stream.write(bucket.read(f"{_JOURNALS}/{journal}/{piece}", _PIECE_BYTES) or b"")
         yield Path(directory)
 
 
@@ -106,13 +82,19 @@ def journal_publisher(target: str | None, journal: str) -> Publish | None:
     """A bucket has no files that grow: each piece of a journal becomes an object, named so that they sort by time."""
     if target is None or not is_bucket(target):
         return None
-    bucket = _open_bucket(target)
+    bucket = _open_bucket(layout_location(target))
     taken = len(bucket.names(f"{_JOURNALS}/{journal}"))
     run = secrets.token_hex(4)
 
     def publish(piece: bytes) -> None:
         nonlocal taken
         taken += 1
-        bucket.put(f"{_JOURNALS}/{journal}/{taken:09}-{run}", piece)
+        bucket.put_now(f"{_JOURNALS}/{journal}/{taken:09}-{run}", piece)
 
     return publish
+
+
+def _open_bucket(location: str) -> Store:
+    from migrate.storage.bucket_store import BucketStore
+
+    return BucketStore(location)

@@ -10,19 +10,17 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from migrate import __version__
 from migrate.batch.journal import Entry, pack_record
-from migrate.batch.layers import SMALL_LAYER_BYTES, KnownLayers, LinkingBlobs, SharedBlobs
+from migrate.batch.layers import SMALL_LAYER_BYTES, KnownLayers, SharedBlobs
 from migrate.batch.plan import Candidate, Outcome, Task
 from migrate.batch.records import ImageRecord, LayerRow, Role, SourceRecord
-from migrate.batch.targets import open_worker_state, open_worker_target
+from migrate.batch.targets import open_worker_target
 from migrate.convert.publish import FinishedImage
 from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import IntegrityError, MigrateError, NoImageError, UnrecognisedSourceError, UsageError
-from migrate.model.capabilities import fills
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.legacy import LegacyLayer
 from migrate.model.options import ConvertOptions
@@ -31,8 +29,10 @@ from migrate.readers.detect import open_source
 from migrate.readers.parts import is_called_archive
 from migrate.rehash.blobs import BlobOutput, MeasuredBlobs
 from migrate.rehash.merge import choose_blobs
+from migrate.rehash.ports import BlobTarget
 from migrate.report.document import Failure
-from migrate.writers.base import ImageTarget, LinksBlobs
+from migrate.storage.directory_store import DirectoryStore
+from migrate.storage.store import Store
 
 _PUBLISH_BYTES: Final = 32 * 1024 * 1024
 """New blobs of so many bytes are worth a flush in the middle of a task, so that other workers learn of them."""
@@ -103,18 +103,15 @@ class Desk:
         if order.version != __version__:
             raise UsageError(f"a worker has version {__version__}, the command {order.version}; they must be the same")
         self.order = order
-        self._target: ImageTarget | None = None
-        known = KnownLayers(open_worker_state(order.target, Path(order.state)), order.options)
-        if order.target is None:
-            self.blobs = SharedBlobs(MeasuredBlobs(), known, order.run)
+        target: BlobTarget = MeasuredBlobs()
+        if order.target is None:  # a dry run, whose workers are all on this machine
+            store: Store = DirectoryStore(order.state, durable=False)
+            self.close = store.close
         else:
-            self._target = open_worker_target(order.target, order.options)
-            kind = LinkingBlobs if fills(self._target, LinksBlobs) else SharedBlobs
-            self.blobs = kind(self._target, known, order.run)
-
-    def close(self) -> None:
-        if self._target is not None:
-            self._target.close()
+            target = layout = open_worker_target(order.target, order.options)
+            store = layout.store
+            self.close = layout.close
+        self.blobs = SharedBlobs(target, KnownLayers(store, order.options), order.run)
 
     def deal_with(self, candidate: Candidate) -> Entry:
         began = time.monotonic()

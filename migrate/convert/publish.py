@@ -15,7 +15,6 @@ from migrate.compose.source_indexes import CarriedLists
 from migrate.documents.oci import IndexEntry
 from migrate.errors import ConflictError
 from migrate.layout.catalog import ExistingImage
-from migrate.model.capabilities import fills
 from migrate.model.container import Container
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer
@@ -25,7 +24,7 @@ from migrate.model.progress import Event, Progress
 from migrate.model.reference import Reference
 from migrate.report.document import Conflict, Failure
 from migrate.report.model import ImageInput
-from migrate.writers.base import ImageTarget, ListsImages, NamesImages
+from migrate.writers.base import ImageTarget
 
 HashedChain = tuple[tuple[LegacyLayer, "HashedLayer | None"], ...]
 _BEFORE_THE_RUN = -1_000_000_000
@@ -144,9 +143,8 @@ class Settlement:
 
     def _places(self, references: Iterable[Reference], created: str | None) -> set[Reference]:
         wanted = {wanted_reference(reference, created, self.options) for reference in references}
-        if fills(self.target, NamesImages):
-            return {self.target.local_reference(reference) for reference in wanted}
-        return wanted
+        target = self.target
+        return wanted if target is None else {target.local_reference(reference) for reference in wanted}
 
     def _assign(self, images: Iterable[FinishedImage]) -> Names:
         claims: list[Claim] = []
@@ -185,7 +183,7 @@ class Settlement:
         return names
 
     def _existing_claims(self) -> Iterator[Claim]:
-        if not fills(self.target, ListsImages):
+        if self.target is None:
             return
         flat = [child for image in self.target.existing_images() for child in image.children or (image,)]
         for order, existing in enumerate(flat):

@@ -50,13 +50,13 @@ from migrate.readers.base import ChecksAccess, HoldsContainers, HoldsTrees, Lega
 from migrate.readers.detect import open_source
 from migrate.rehash.layer import Layer
 from migrate.rehash.pipeline import PassingLayers, rehash
-from migrate.rehash.ports import JobKey, LayerJob, ObserverFactory, OncePayload, StoresBlobs, TarObserver, observe_all
+from migrate.rehash.ports import BlobTarget, JobKey, LayerJob, ObserverFactory, OncePayload, TarObserver, observe_all
 from migrate.rehash.size_estimate import SizeEstimate
 from migrate.report.document import ContainerRow, Failure, Report
 from migrate.report.json import encode_report
 from migrate.report.model import ImageInput, SourceInput, build_report
 from migrate.report.units import count, format_size
-from migrate.writers.base import ImageTarget, WantsCompression
+from migrate.writers.base import ImageTarget
 from migrate.writers.free_space import check_room
 from migrate.writers.open_target import open_target
 
@@ -135,7 +135,7 @@ class Conversion:
     def __post_init__(self) -> None:
         if self.target is None and self.options.dry_run and not self.options.exact_sizes:
             self._estimate = SizeEstimate(self.options.compression)
-        if fills(self.target, WantsCompression):
+        if self.target is not None and self.target.wants_compression is not None:
             self.options = replace(self.options, compression=self.target.wants_compression, compression_level=None)
 
     @classmethod
@@ -170,7 +170,7 @@ class Conversion:
             self.target.finish(encode_report(report))
         return Outcome(report, exit_code(report))
 
-    def pass_streams(self, store: StoresBlobs | None) -> None:
+    def pass_streams(self, store: BlobTarget | None) -> None:
         """Reads pipes and compressed archives; their large layers stand in `store` then, and were never spooled.
 
         Does nothing where only some images are wanted: which layers they need stands at an archive's end. To be called
@@ -203,7 +203,7 @@ class Conversion:
         self._list_sources()
         self.planned = self._plan()
 
-    def take_in(self, store: StoresBlobs | None) -> list[FinishedImage]:
+    def take_in(self, store: BlobTarget | None) -> list[FinishedImage]:
         """From what was gathered to finished images: their layers stand in `store`, but nothing has a name there yet.
 
         What could not be converted is in `failures`. Raises TargetError only.
@@ -351,7 +351,7 @@ class Conversion:
 
     # --- layers ------------------------------------------------------------------------------------------------
 
-    def _rehash(self, planned: Sequence[PlannedImage], store: StoresBlobs | None) -> Hashed:
+    def _rehash(self, planned: Sequence[PlannedImage], store: BlobTarget | None) -> Hashed:
         jobs: dict[JobKey, LayerJob] = {}
         for image in planned:
             source = self.sources[image.source_index].source

@@ -1,21 +1,28 @@
 """What a target holds by name: the entries of index.json, and docker-save's manifest.json made from them.
 
-Pure: entries and facts go in, sorted entries come out, so that equal content gives equal bytes.
+Entries and facts go in, sorted entries come out, so that equal content gives equal bytes. Nothing is read but through
+the function that a caller hands in.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from migrate.blobio.limits import JSON_BYTES
 from migrate.compose.image import DOCKER_MAX_LAYERS
+from migrate.compose.names import newest_first
 from migrate.documents.docker_archive import ArchiveManifestEntry
-from migrate.documents.oci import IndexEntry
+from migrate.documents.oci import IndexEntry, parse_config
+from migrate.errors import SourceError
 from migrate.layout.names import IMAGE_NAME, REF_NAME, blob_path, reference_of
-from migrate.layout.walk import Document
+from migrate.layout.walk import Document, ReadBlobs, read_documents
 from migrate.model.digest import Digest
-from migrate.model.image import CONFIG_TYPES, Descriptor, MediaType, Platform
+from migrate.model.image import CONFIG_TYPES, ComposedImage, Descriptor, MediaType, Platform
+from migrate.model.options import OnConflict
 from migrate.model.reference import Reference
 
 _PLAIN_OR_GZIP: Final = (
@@ -212,3 +219,138 @@ def _loadable_tag(name: str | None) -> list[str]:
 
 def _pick(children: Sequence[Digest], images: Mapping[Digest, ImageFacts], platform: Platform) -> Digest:
     return next((child for child in children if images[child].platform == platform), children[0])
+
+
+_READ_AT_ONCE: Final = 256
+
+
+class Catalog:
+    """The images and indexes of a target: those that this run commits, and those that it found.
+
+    `commit` and `commit_index` may be called from several threads at once.
+    """
+
+    def __init__(self, on_conflict: OnConflict, platform: Platform) -> None:
+        self._on_conflict = on_conflict
+        self._platform = platform
+        self._lock = threading.Lock()
+        self._entries: dict[tuple[str, Digest], IndexEntry] = {}
+        self._found: Sequence[IndexEntry] = ()
+        self.images: dict[Digest, ImageFacts] = {}
+        self._children: dict[Digest, Sequence[IndexEntry]] = {}
+
+    def commit(
+        self, manifest: Descriptor, config: Descriptor, image: ComposedImage, references: Sequence[Reference]
+    ) -> None:
+        with self._lock:
+            self.images[manifest.digest] = ImageFacts(
+                config=config, layers=tuple(image.layers), platform=image.platform
+            )
+            self._entries.update(entries_for(manifest, image.platform, references))
+
+    def commit_index(self, index: Descriptor, children: Sequence[IndexEntry], references: Sequence[Reference]) -> None:
+        with self._lock:
+            self._children[index.digest] = children
+            self._entries.update(entries_for(index, None, references))
+
+    # --- what the target holds -----------------------------------------------------------------------------------
+
+    def begin(self, found: Sequence[IndexEntry]) -> None:
+        """`found` are the entries of the target's index when this run began."""
+        self._found = found
+
+    def existing_images(self, read: ReadBlobs) -> list[ExistingImage]:
+        """Every entry that this run found, an index with what it names itself. Damaged blobs are left to `verify`."""
+        self.learn(self._found, read)
+        below = {entry.descriptor.digest: self._children.get(entry.descriptor.digest, ()) for entry in self._found}
+        listed = [entry.descriptor.digest for children in below.values() for entry in children]
+        created = self._created([*below, *listed], read)
+
+        def existing(entry: IndexEntry, name: str | None, children: Sequence[IndexEntry] = ()) -> ExistingImage:
+            digest = entry.descriptor.digest
+            inner = [existing(child, name) for child in children]
+            return existing_image(entry, name, self.images.get(digest), created.get(digest), inner)
+
+        return [existing(entry, reference_of(entry), below[entry.descriptor.digest]) for entry in self._found]
+
+    def named_layers(self, read: ReadBlobs) -> set[Digest]:
+        """Layer blobs of every image that is known, those that this run found among them."""
+        self.learn(self._found, read)
+        return self.layers()
+
+    def layers(self) -> set[Digest]:
+        return {layer.digest for facts in self.images.values() for layer in facts.layers}
+
+    def learn(self, entries: Iterable[IndexEntry], read: ReadBlobs) -> None:
+        """Reads the manifests of `entries` and of what their indexes name, as far as they are not known. One that
+        cannot be read gets no entry for `docker load`."""
+        for document in read_documents(entries, read, self.knows):
+            if document.manifest is not None:
+                self.images[document.digest] = ImageFacts.of(document)
+            elif document.error is None:
+                self._children[document.digest] = document.children
+
+    def knows(self, manifest: Digest) -> bool:
+        return manifest in self.images or manifest in self._children
+
+    def _created(self, manifests: Iterable[Digest], read: ReadBlobs) -> dict[Digest, str | None]:
+        configs = {
+            manifest: facts.config.digest
+            for manifest in manifests
+            if (facts := self.images.get(manifest)) is not None and facts.config.size <= JSON_BYTES
+        }
+        created: dict[Digest, str | None] = {}
+        wanted = list(dict.fromkeys(configs.values()))
+        for start in range(0, len(wanted), _READ_AT_ONCE):
+            for config, content in read(wanted[start : start + _READ_AT_ONCE]).items():
+                with contextlib.suppress(SourceError):
+                    if isinstance(content, bytes):
+                        created[config] = parse_config(content).created
+        return {manifest: created.get(config) for manifest, config in configs.items()}
+
+    # --- the new index -------------------------------------------------------------------------------------------
+
+    def merge(self, theirs: Sequence[IndexEntry], read: ReadBlobs) -> list[IndexEntry]:
+        """The entries of this run and those that the target has by now, sorted."""
+        self.learn(theirs, read)
+        return merge_entries(list(self._entries.values()), theirs, self._losers(theirs, read), self._child_digests())
+
+    def archive_manifest(self, entries: Sequence[IndexEntry], *, deep: bool = False) -> list[ArchiveManifestEntry]:
+        """docker-save's manifest.json for `entries` (`archive_entries`)."""
+        facts = CatalogFacts(images=self.images, children=self._child_digests())
+        return archive_entries(entries, facts, self._platform, deep=deep)
+
+    def _child_digests(self) -> dict[Digest, list[Digest]]:
+        return {index: [child.descriptor.digest for child in found] for index, found in self._children.items()}
+
+    def _losers(self, theirs: Iterable[IndexEntry], read: ReadBlobs) -> list[tuple[str, Digest]]:
+        """Who gives a name up. What was here when this run began was known to it, and ours replaces it; against what
+        another run wrote meanwhile, `--on-conflict` decides.
+        """
+        if self._on_conflict is OnConflict.KEEP_ALL:
+            return []
+        ours: dict[str, list[Digest]] = {}
+        for mine, digest in self._entries:
+            if mine:
+                ours.setdefault(mine, []).append(digest)
+        known = {(reference_of(entry), entry.descriptor.digest) for entry in self._found}
+        lost: list[tuple[str, Digest]] = []
+        for entry in theirs:
+            name, digest = reference_of(entry), entry.descriptor.digest
+            if name is None or name not in ours or digest in ours[name]:
+                continue
+            if (name, digest) in known or self._is_newer(ours[name][0], digest, read):
+                lost.append((name, digest))
+            else:
+                lost.extend((name, mine) for mine in ours[name])
+        return lost
+
+    def _is_newer(self, ours: Digest, theirs: Digest, read: ReadBlobs) -> bool:
+        if self._on_conflict is OnConflict.FIRST:
+            return False
+        created = self._created([ours, theirs], read)
+        return self._rank(ours, created) < self._rank(theirs, created)
+
+    def _rank(self, manifest: Digest, created: Mapping[Digest, str | None]) -> tuple[object, ...]:
+        facts = self.images.get(manifest)
+        return newest_first(created.get(manifest), "" if facts is None else facts.config.digest.hex, manifest)

@@ -14,7 +14,7 @@ from migrate.readers.base import LegacySource
 from migrate.readers.remote_registry import PREFIX, RegistryOverHttp
 from migrate.storage.bucket import is_url, open_filesystem, open_tree
 from migrate.storage.local_tree import TreeStorage, require_readable
-from migrate.storage.staging import target_error
+from migrate.storage.syscalls import target_error
 
 
 def open_remote(location: str, options: ReadOptions) -> LegacySource:

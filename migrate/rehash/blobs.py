@@ -13,7 +13,7 @@ from typing import Final, Self
 from migrate.blobio.compression import BLOCK_BYTES, BlockCompressor
 from migrate.model.digest import Digest
 from migrate.model.image import StoredBlob
-from migrate.rehash.ports import WritesBlob
+from migrate.rehash.ports import BlobTarget, BlobWriter
 from migrate.rehash.workers import Workers
 
 HASH_BYTES: Final = 1024 * 1024
@@ -21,14 +21,14 @@ EMPTY_TAR_GZIP: Final = bytes.fromhex("1f8b080000096e8800ff621805a360148c5800080
 """The gzip form of the empty tar that Docker and every registry hold (distribution, `EmptyGzippedTar`)."""
 
 
-class MeasuredBlobs:
+class MeasuredBlobs(BlobTarget):
     """A store that takes blobs only for the sake of their size."""
 
     def has_blob(self, digest: Digest, size: int, /) -> bool:
         del digest, size
         return False
 
-    def open_blob(self) -> AbstractContextManager[WritesBlob]:
+    def open_blob(self) -> AbstractContextManager[BlobWriter]:
         return nullcontext(_Nowhere())
 
 
@@ -44,7 +44,7 @@ class _Nowhere:
 class BlobOutput:
     """A blob that is being written."""
 
-    def __init__(self, writer: WritesBlob, compression: str) -> None:
+    def __init__(self, writer: BlobWriter, compression: str) -> None:
         self._writer = writer
         self._compression = compression
         self._sha256 = hashlib.sha256()

@@ -17,7 +17,6 @@ from typing import Final
 
 from migrate.blobio.compression import block_compressor
 from migrate.errors import IntegrityError, MigrateError
-from migrate.model.capabilities import fills
 from migrate.model.digest import EMPTY_TAR_DIFF_ID, DiffID
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.options import Compression, ConvertOptions
@@ -27,14 +26,10 @@ from migrate.rehash.hashing_run import Hashing
 from migrate.rehash.layer import STORED_KIND, Layer, compression_of, is_dropped, result_of, stored_blob
 from migrate.rehash.merge import Unread, choose_blobs, plan_reading
 from migrate.rehash.ports import (
+    BlobTarget,
     JobKey,
     LayerJob,
-    LinksBlobs,
     ObserverFactory,
-    RemembersBlobs,
-    RemembersPayloads,
-    RemembersSizes,
-    StoresBlobs,
 )
 from migrate.rehash.reading import LayerFacts, OpenLayer, layer_name
 from migrate.rehash.recall import Recall
@@ -48,7 +43,7 @@ _HELD_BYTES: Final = 16 * 1024 * 1024
 
 def rehash(
     jobs: Sequence[LayerJob],
-    store: StoresBlobs | None,
+    store: BlobTarget | None,
     options: ConvertOptions,
     progress: Progress,
     observer: ObserverFactory | None = None,
@@ -88,7 +83,7 @@ class _Storing(Hashing):
 
     def __init__(
         self,
-        store: StoresBlobs,
+        store: BlobTarget,
         options: ConvertOptions,
         progress: Progress,
         observer: ObserverFactory | None,
@@ -96,10 +91,8 @@ class _Storing(Hashing):
     ) -> None:
         super().__init__(options, progress, observer, workers)
         self._store = store
-        self._remembers = store if fills(store, RemembersBlobs) else None
-        self._sizes = store if fills(store, RemembersSizes) else None
-        self._links = store if fills(store, LinksBlobs) else None
-        self._recall = Recall(store) if fills(store, RemembersPayloads) else None
+        self._memory = store.memory
+        self._recall = Recall(store.memory) if store.memory.keeps_payloads else None
         self._compress = block_compressor(options.compression, options.compression_level)
         self._compression = STORED_KIND.get(options.compression, "none")
         self._held: dict[DiffID, bytes | bytearray | memoryview] = {}
@@ -183,7 +176,7 @@ class _Storing(Hashing):
         """A blob that has to stand in the store as it is, whatever else holds the same tar."""
         claim = layer.job.payload
         stands = claim.digest is not None and claim.size is not None and self._store.has_blob(claim.digest, claim.size)
-        if stands or (opened.path is not None and self._links is not None):
+        if stands or (opened.path is not None and self._store.takes_files):
             layer.kept = stored_blob(self._read(layer, opened, HashOnly(None), want_digest=True))
             if not stands and not self._link(opened, layer.kept):
                 blob = layer.kept
@@ -196,9 +189,7 @@ class _Storing(Hashing):
             layer.kept = output.commit()
 
     def _link(self, opened: OpenLayer, blob: StoredBlob) -> bool:
-        if opened.path is None or self._links is None:
-            return False
-        return self._links.link_blob(opened.path, blob.digest, blob.size)
+        return opened.path is not None and self._store.link_blob(opened.path, blob.digest, blob.size)
 
     def _bring(self, layer: Layer, opened: OpenLayer, blob: StoredBlob) -> None:
         if not self._link(opened, blob):
@@ -271,22 +262,18 @@ class _Storing(Hashing):
 
     def _known(self, diff_id: DiffID) -> StoredBlob | None:
         """A blob of an earlier run, if it still stands."""
-        if self._remembers is None:
-            return None
-        blob = self._remembers.known_blob(diff_id, self._options.compression.value)
+        blob = self._memory.known_blob(diff_id, self._options.compression.value)
         return blob if blob is not None and self._store.has_blob(blob.digest, blob.size) else None
 
     def _remembered_sizes(self) -> set[int]:
         """Of tars that may have a blob from an earlier run: what has another size is new, and compressed at once."""
-        return set() if self._sizes is None else set(self._sizes.remembered_sizes())
+        return set(self._memory.known_sizes())
 
     def _remember(self, diff_id: DiffID, blob: StoredBlob, tar_size: int) -> None:
         with self._lock:
             self._blobs[diff_id] = blob
-        if self._remembers is not None:
-            self._remembers.remember_blob(diff_id, blob)
-        if self._sizes is not None:
-            self._sizes.remember_size(diff_id, tar_size)
+        self._memory.remember_blob(diff_id, blob)
+        self._memory.remember_size(diff_id, tar_size)
 
     # --- 4. provide ----------------------------------------------------------------------------------------------
 
@@ -389,7 +376,7 @@ class PassingLayers:
 
     def __init__(
         self,
-        store: StoresBlobs | None,
+        store: BlobTarget | None,
         options: ConvertOptions,
         progress: Progress,
         observer: ObserverFactory | None = None,

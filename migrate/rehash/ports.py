@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol
 
 from migrate.blobio.payload import Payload
 from migrate.model.digest import DiffID, Digest
@@ -27,14 +28,86 @@ class OncePayload:
         return nullcontext(self._payload)
 
 
-class WritesBlob(Protocol):
+class BlobWriter(Protocol):
+    """One blob on its way. Leaving its context without `commit` leaves no trace. Raises TargetError."""
+
     def write(self, block: bytes | bytearray | memoryview, /) -> object: ...
-    def commit(self, digest: Digest, /) -> None: ...
+
+    def commit(self, digest: Digest, /) -> None:
+        """Gives the blob its name; the caller has hashed what it wrote."""
 
 
-class StoresBlobs(Protocol):
+class TargetMemory:
+    """What a target remembers from earlier runs; this one remembers nothing.
+
+    All of it are hints. A blob that `known_blob` returns is proven: it has its digest, and its content the diffID.
+    """
+
+    keeps_payloads: ClassVar[bool] = False
+    """True if `known_payload` can give anything."""
+
+    def known_blob(
+        self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None
+    ) -> StoredBlob | None:
+        """The blob of this layer, compressed in this way; only one of `among`, if that is given."""
+        del diff_id, compression, among
+        return None
+
+    def is_right(self, diff_id: DiffID, blob: StoredBlob, /) -> bool:
+        """True if the blob is in the target, has its digest, and holds this layer: all of it is read."""
+        del diff_id, blob
+        return False
+
+    def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
+        """A blob that is in the target."""
+
+    def known_sizes(self) -> Collection[int]:
+        """Bytes of the tars for which a blob may be known: a tar of another size is new."""
+        return ()
+
+    def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
+        """Bytes of a tar whose blob is remembered."""
+
+    def known_payload(self, place: str, /) -> bytes | None:
+        """What a place of a source held when an earlier run read it (`rehash.recall`)."""
+        del place
+        return None
+
+    def remember_payload(self, place: str, facts: bytes, /) -> None:
+        """What a place of a source held."""
+
+    def close(self) -> None:
+        """Writes what is not written yet."""
+
+
+class BlobTarget(ABC):
+    """A place for blobs. Every method raises TargetError, and nothing else, when the target fails."""
+
+    memory: TargetMemory = TargetMemory()
+    takes_files: bool = False
+    """True if `link_blob` may succeed."""
+
+    @abstractmethod
     def has_blob(self, digest: Digest, size: int, /) -> bool: ...
-    def open_blob(self) -> AbstractContextManager[WritesBlob]: ...
+
+    @abstractmethod
+    def open_blob(self) -> AbstractContextManager[BlobWriter]: ...
+
+    def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
+        """True if the blob is now in the target without its bytes having been copied from the file by the caller."""
+        del path, digest, size
+        return False
+
+    def flush(self) -> None:  # noqa: B027 - nothing waits where nothing is kept
+        """Returns when all blobs committed so far are durable."""
+
+    def free_bytes(self) -> int | None:
+        """Bytes that this user may still write; None where that is not known."""
+        return None
+
+    def held_bytes(self) -> int:
+        """Bytes of the blobs that are there already, which a run may continue with."""
+        return 0
 
 
 class TarObserver(Protocol):
@@ -84,34 +157,3 @@ def observe_all(observers: Sequence[TarObserver]) -> TarObserver | None:
 
 
 ObserverFactory = Callable[[LayerJob], TarObserver | None]
-
-
-@runtime_checkable
-class RemembersBlobs(Protocol):
-    """A store that knows from earlier runs which blob holds which tar (`writers.base.RemembersLayers`)."""
-
-    def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None: ...
-    def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None: ...
-
-
-@runtime_checkable
-class LinksBlobs(Protocol):
-    """A store that can take over a file without copying it (`writers.base.LinksBlobs`)."""
-
-    def link_blob(self, path: str, digest: Digest, size: int, /) -> bool: ...
-
-
-@runtime_checkable
-class RemembersSizes(Protocol):
-    """A store that also knows how large the tars were, so that it is clear without reading what cannot be known."""
-
-    def remembered_sizes(self) -> Collection[int]: ...
-    def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None: ...
-
-
-@runtime_checkable
-class RemembersPayloads(Protocol):
-    """A store that knows what a place of a source held when an earlier run read it (`rehash.recall`)."""
-
-    def known_payload(self, place: str, /) -> bytes | None: ...
-    def remember_payload(self, place: str, facts: bytes, /) -> None: ...

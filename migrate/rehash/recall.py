@@ -17,7 +17,7 @@ from typing import Final
 from migrate.blobio.payload import Payload
 from migrate.model.digest import DiffID, Digest
 from migrate.rehash.layer import Layer
-from migrate.rehash.ports import RemembersPayloads
+from migrate.rehash.ports import TargetMemory
 from migrate.rehash.reading import LayerFacts, OpenLayer
 from migrate.tar.inspector import TarFacts
 
@@ -36,7 +36,7 @@ _SMALL_BYTES: Final = 64 * 1024
 class Recall:
     """What earlier runs read of the layers of this one, and what this one reads, for later runs."""
 
-    def __init__(self, memory: RemembersPayloads) -> None:
+    def __init__(self, memory: TargetMemory) -> None:
         self._memory = memory
 
     def facts_of(self, layer: Layer, opened: OpenLayer) -> LayerFacts | None:

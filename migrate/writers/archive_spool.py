@@ -10,111 +10,160 @@ import stat
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from migrate.errors import TargetError
-from migrate.storage.staging import FileSystem, target_errors
+from migrate.storage.directory_store import DirectoryStore, make_durable_directory
+from migrate.storage.syscalls import (
+    CREATE,
+    FILE_SYSTEM,
+    FileSystem,
+    open_folder,
+    open_regular,
+    remove_tree,
+    target_errors,
+    write_all,
+)
 
 _BLOCK: Final = 1024 * 1024
 _RECORD: Final = 10_240
+_LOCK: Final = "owner"
+_ARCHIVE: Final = "archive.tar"
+_SCRATCH: Final = "layer.tar"
 _OWNER: Final = "migrate"
 """The user name in every header: it tells an archive of ours, which a second run may replace, from any other file."""
-
-
-class UnsyncedFileSystem(FileSystem):
-    """For a spool, which no crash needs to survive."""
-
-    def sync(self, fd: int) -> None:
-        pass
-
-    def sync_directory(self, fd: int) -> None:
-        pass
-
-    def sync_file_system(self, fd: int) -> bool:
-        return True
 
 
 class ArchiveSpool:
     """A directory for blobs until their archive is written; held by one run at a time.
 
-    It stands beside the file (`.NAME.migrate`), or in the system's temporary directory for standard output. A run that
-    was killed leaves it, and the next one uses the blobs in it.
+    It is beside the file (`.NAME.migrate`), or in the system's temporary directory for standard output. A run that
+    was killed leaves it, and the next one uses the blobs in it. It has to belong to this user, and nothing in it is
+    reached through a link: others may be able to write to the directory in which the archive is made.
     """
 
-    def __init__(self, target: str, *, force: bool) -> None:
+    def __init__(self, target: str, *, force: bool, files: FileSystem = FILE_SYSTEM) -> None:
         self.target = target
-        self._stdout = target == "-"
-        self._special = False
-        self._lock_fd = -1
-        path = Path(target)
+        self._files = files
+        self._path = Path(target)
+        self._parent_fd = self._lock_fd = -1
         with target_errors(target):
-            if self._stdout:
+            mode = None if target == "-" or not self._path.exists() else self._path.stat().st_mode
+            if mode is not None and stat.S_ISDIR(mode):
+                raise TargetError(f"{target}: is a directory; an archive is a file")
+            self.is_beside = target != "-" and (mode is None or stat.S_ISREG(mode))
+            """True where the spool and the archive share a file system."""
+            if not self.is_beside:
                 self.directory = Path(tempfile.mkdtemp(prefix="migrate-"))
+                self.store = DirectoryStore(self.directory, files, durable=False, owner=os.geteuid())
                 return
-            self._special = path.exists() and not stat.S_ISREG(path.stat().st_mode)
-            if not (force or self._special or _is_ours(path)):
+            if not (force or _is_ours(self._path)):
                 raise TargetError(f"{target}: this file exists and was not written by migrate (--force replaces it)")
-            if self._special:
-                self.directory = Path(tempfile.mkdtemp(prefix="migrate-"))
-                return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.directory = path.parent / f".{path.name}.migrate"
-            self.directory.mkdir(exist_ok=True)
-            self._take_lock()
+            make_durable_directory(self._path.parent, files)
+            self._parent_fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.directory = self._path.parent / self._name
+        try:
+            with target_errors(str(self.directory)):
+                self.store = self._open_store()
+                try:
+                    self._take_lock()
+                except BaseException:
+                    self.store.close()
+                    raise
+        except BaseException:
+            os.close(self._parent_fd)
+            raise
 
     @property
-    def is_beside(self) -> bool:
-        """True where the spool and the archive share a file system."""
-        return not (self._stdout or self._special)
+    def _name(self) -> str:
+        return f".{self._path.name}.migrate"
+
+    def _open_store(self) -> DirectoryStore:
+        owner = os.geteuid()
+        try:
+            self._files.make_directory(self._name, self._parent_fd, 0o700)
+            made = True
+        except FileExistsError:
+            made = False
+        fd = open_folder(self._name, self._parent_fd, str(self.directory))
+        found = os.fstat(fd).st_uid
+        if found != owner and not made:  # a network file system may give what root makes to somebody else
+            os.close(fd)
+            raise TargetError(f"{self.directory}: belongs to user {found}, and not to this one ({owner}); remove it")
+        return DirectoryStore(self.directory, self._files, root_fd=fd, durable=False, owner=found)
 
     def _take_lock(self) -> None:
-        self._lock_fd = os.open(self.directory / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        what = f"{self.directory}/{_LOCK}"
+        fd = open_regular(_LOCK, os.O_RDWR | os.O_CREAT, self.store.root_fd, what, self._files)
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            owner = os.read(self._lock_fd, 20).decode("ascii", "replace").strip()
-            os.close(self._lock_fd)
+            owner = os.read(fd, 20).decode("ascii", "replace").strip()
+            os.close(fd)
             raise TargetError(f"{self.target}: another run (process {owner}) is writing it") from exc
-        os.ftruncate(self._lock_fd, 0)
-        os.write(self._lock_fd, f"{os.getpid()}\n".encode())
+        self._lock_fd = fd
+        self._files.truncate(fd, 0)
+        self._files.write(fd, f"{os.getpid()}\n".encode())
 
     @contextlib.contextmanager
     def open_archive(self) -> Iterator[DeterministicTar]:
         """The archive, which gets its name when the context is left without an error."""
-        if self._stdout:
+        if self.target == "-":
             sys.stdout.flush()
             with target_errors("standard output"):
                 with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as stream:
-                    yield from _write_tar(stream)
+                    yield from _write_tar(stream.write)
             return
         with target_errors(self.target):
-            if self._special:
-                with open(self.target, "wb") as stream:
-                    yield from _write_tar(stream)
+            if not self.is_beside:
+                with open(self.target, "wb", buffering=0) as stream:
+                    yield from _write_tar(stream.write)
                 return
-            temporary = self.directory / "archive.tar"
-            with open(temporary, "wb", buffering=0) as stream:
-                yield from _write_tar(stream)
-                os.fsync(stream.fileno())
-            temporary.replace(self.target)
-            _sync_directory(Path(self.target).parent)
+            with self._new_file(_ARCHIVE) as fd:
+                yield from _write_tar(partial(self._files.write, fd))
+                self._files.sync(fd)
+            self._files.rename(_ARCHIVE, self._path.name, self.store.root_fd, self._parent_fd)
+            self._files.sync_directory(self._parent_fd)
 
-    def remove(self) -> None:
-        with target_errors(str(self.directory)):
-            shutil.rmtree(self.directory)
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[tuple[Callable[[bytes], None], BinaryIO]]:
+        """A file without a name: what writes to it, and a stream that reads it from its start."""
+        with target_errors(str(self.directory)), self._new_file(_SCRATCH) as fd:
+            self._files.unlink(_SCRATCH, self.store.root_fd)
+            with open(f"/proc/self/fd/{fd}", "rb", buffering=0) as stream:
+                yield partial(write_all, self._files, fd), stream
 
-    def close(self) -> None:
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
-        elif not self.is_beside:
+    @contextlib.contextmanager
+    def _new_file(self, name: str) -> Iterator[int]:
+        with contextlib.suppress(FileNotFoundError):  # of a run that was killed
+            self._files.unlink(name, self.store.root_fd)
+        fd = self._files.open(name, CREATE, self.store.root_fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def close(self, *, done: bool) -> None:
+        """Removes the spool if its archive is `done`. May be called twice."""
+        self.store.close()
+        if not self.is_beside:
             shutil.rmtree(self.directory, ignore_errors=True)
+        elif self._parent_fd >= 0:
+            try:
+                if done:
+                    with target_errors(str(self.directory)):
+                        remove_tree(self._name, self._parent_fd, self._files, last=_LOCK)
+            finally:
+                os.close(self._lock_fd)
+                os.close(self._parent_fd)
+                self._parent_fd = -1
 
 
-def _write_tar(stream: BinaryIO) -> Iterator[DeterministicTar]:
-    archive = DeterministicTar(stream)
+def _write_tar(write: Callable[[memoryview], int]) -> Iterator[DeterministicTar]:
+    archive = DeterministicTar(write)
     yield archive
     archive.end()
 
@@ -129,19 +178,12 @@ def _is_ours(path: Path) -> bool:
     return not head or head[265:297].rstrip(b"\0") == _OWNER.encode()
 
 
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 class DeterministicTar:
     """A tar of regular files without times and owners. Sizes from 8 GiB on are GNU base-256, which Go reads."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, write: Callable[[memoryview], int]) -> None:
+        """`write` is that of an unbuffered file: it may take fewer bytes than it gets."""
+        self._write_some = write
         self._position = 0
 
     def add(self, name: str, content: bytes) -> None:
@@ -164,7 +206,6 @@ class DeterministicTar:
     def end(self) -> None:
         self._write(bytes(1024))
         self._pad(_RECORD)
-        self._stream.flush()
 
     def _header(self, name: str, size: int) -> None:
         member = tarfile.TarInfo(name)
@@ -180,7 +221,7 @@ class DeterministicTar:
         self._position += len(block)
         view = memoryview(block)
         while view:
-            written = self._stream.write(view)
+            written = self._write_some(view)
             if not written:
                 raise TargetError("the system wrote no byte of the archive")
             view = view[written:]

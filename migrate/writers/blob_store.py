@@ -1,23 +1,22 @@
-"""`blobs/sha256/` of a layout: which blobs are there and proven, and new ones on their way."""
+"""The blobs of a target: which are there and proven, and new ones on their way."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import os
 import threading
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import BinaryIO, Final
 
+from migrate.blobio.limits import JSON_BYTES
+from migrate.errors import TargetError
 from migrate.layout.names import blob_path
 from migrate.model.digest import Digest
-from migrate.storage.staging import StagedFile, StagingArea, target_error, target_errors
-from migrate.writers.base import BlobWriter
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from migrate.model.options import Link
+from migrate.rehash.ports import BlobWriter
+from migrate.storage.store import Store
+from migrate.storage.syscalls import WrongKindError
 
 _BLOCK: Final = 1024 * 1024
 _MOST_FOUND: Final = 100_000
@@ -25,21 +24,23 @@ _MOST_FOUND: Final = 100_000
 
 
 class BlobStore:
-    """Blobs by digest below a staging area's root. Every method may be called from several threads at once.
+    """Blobs by digest in a store. Every method may be called from several threads at once.
 
-    A blob that stood there before this run counts only after its bytes were read and gave its digest: one that was
-    damaged since is written anew. `path_of` gives a blob's path relative to the root, in a directory that exists.
+    A blob that was there before this run counts only after its bytes were read and gave its digest: one that was
+    damaged since is written anew. `path_of` gives a blob's name in the store.
 
-    What another run writes meanwhile may be written once more, which does no harm: a blob's name says what it holds.
+    What another run writes meanwhile may be written once more, which does no harm: a blob's name is its digest.
     """
 
-    def __init__(self, area: StagingArea, path_of: Callable[[Digest], str] = blob_path) -> None:
-        self.area = area
+    def __init__(self, store: Store, path_of: Callable[[Digest], str] = blob_path) -> None:
+        self.store = store
         self.path_of = path_of
         self._sizes: dict[Digest, int] = {}
+        self._damaged: set[Digest] = set()
         self._found: frozenset[str] | None = None
-        self._lists = path_of is blob_path  # all blobs stand in one directory
+        self._lists = path_of is blob_path and not store.reads_cost  # all blobs are in one folder
         self._lock = threading.Lock()
+        self._no_clones_from: set[int] = set()
 
     def has(self, digest: Digest, size: int) -> bool:
         known = self._sizes.get(digest)
@@ -55,128 +56,128 @@ class BlobStore:
 
     def put(self, content: bytes, digest: Digest) -> None:
         """A small blob: a config, a manifest."""
-        if not self.has(digest, len(content)):
-            self.area.put(self.path_of(digest), content)
-            self.added(digest, len(content))
+        if digest in self._sizes or (not self.store.reads_cost and self.has(digest, len(content))):
+            return
+        self.store.put(self.path_of(digest), content)
+        self.added(digest, len(content))
 
     def added(self, digest: Digest, size: int) -> None:
         with self._lock:
             self._sizes[digest] = size
 
-    def remove(self, digest: Digest) -> None:
+    def remove(self, digests: Iterable[Digest]) -> None:
+        gone = list(digests)
         with self._lock:
-            self._sizes.pop(digest, None)
-        with contextlib.suppress(FileNotFoundError):
-            self.area.files.unlink(self.path_of(digest), self.area.root_fd)
+            for digest in gone:
+                self._sizes.pop(digest, None)
+        self.store.remove(self.path_of(digest) for digest in gone)
 
-    def link(self, source: str, digest: Digest, size: int, *, hard: bool) -> bool:
-        """Takes the file `source` over as the blob, if the file system can and its bytes have the digest."""
-        temporary = self.area.adopt(source, hard=hard)
-        if temporary is None:
-            return False
-        fd = self.area.open_temporary(temporary)
-        try:
-            matches = _digest_of(fd, size) == digest.hex
-        except OSError as exc:
-            raise target_error(exc, f"{self.area.root}: a linked blob cannot be read") from exc
-        finally:
-            os.close(fd)
-        if not matches:
-            self.area.drop(temporary)
-            return False
-        self.area.enqueue_adopted(temporary, self.path_of(digest), size)
-        self.added(digest, size)
-        return True
+    def link(self, path: str, digest: Digest, size: int, how: Link) -> bool:
+        """Takes the file `path` over as the blob, if the store can and its bytes have the digest. `how` is `--link`.
 
-    def read(self, digest: Digest, limit: int) -> bytes | None:
-        """The content of a small blob, or None where it is absent, larger than `limit` or not what its name says."""
+        `auto` clones where the file system can, and never makes a hard link: through one, a change of the source would
+        change the target.
+        """
+        if how is Link.COPY:
+            return False
+        if self.has(digest, size):
+            return True
+
+        def is_right(stream: BinaryIO) -> bool:
+            return _digest_of(stream, size) == digest
+
+        name = self.path_of(digest)
+        linked = how is Link.HARD and self.store.take_over(path, name, is_right, hard=True)
+        if linked or self._clone(path, name, is_right):
+            self.added(digest, size)
+            return True
+        return False
+
+    def _clone(self, path: str, name: str, is_right: Callable[[BinaryIO], bool]) -> bool:
+        """A file system that could not clone one blob is not asked for the next."""
         try:
-            fd = self._open(digest)
+            device = os.stat(path).st_dev
         except OSError:
-            return None
-        with os.fdopen(fd, "rb") as stream:
-            content = stream.read(limit + 1)
-        return content if len(content) <= limit and Digest.of(content) == digest else None
+            return False
+        if device in self._no_clones_from:
+            return False
+        cloned = self.store.take_over(path, name, is_right, hard=False)
+        if not cloned:
+            self._no_clones_from.add(device)
+        return cloned
 
-    def sizes(self) -> dict[str, int]:
-        """Bytes of the blobs that stand in the one directory of a layout, by the hex digits of their digests."""
-        folder = self.area.root / "blobs" / "sha256"
-        with target_errors(str(folder)), os.scandir(folder) as entries:
-            return {
-                entry.name: entry.stat(follow_symlinks=False).st_size
-                for entry in entries
-                if entry.is_file(follow_symlinks=False)
-            }
+    def read_many(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
+        """Small blobs. Those that are absent, larger than JSON_BYTES or not what their name says are left out."""
+        names = {self.path_of(digest): digest for digest in digests}
+        found = self.store.read_many(list(names), JSON_BYTES)
+        return {names[name]: content for name, content in found.items() if Digest.of(content) == names[name]}
 
-    def held_bytes(self) -> int:
-        """Bytes of the blobs that stand here already, in the one directory of a layout."""
-        return sum(self.sizes().values())
+    def open_published(self, digest: Digest) -> BinaryIO:
+        """The bytes of a blob under its name. Raises TargetError."""
+        stream = self.store.open(self.path_of(digest))
+        if stream is None:
+            raise TargetError(f"{self.store.shown(self.path_of(digest))}: the blob is gone")
+        return stream
 
-    def open_published(self, digest: Digest) -> int:
-        """A descriptor open for reading. Raises OSError."""
-        return self._open(digest)
-
-    def _open(self, digest: Digest) -> int:
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither a link nor a pipe is a blob
-        return os.open(self.path_of(digest), flags, dir_fd=self.area.root_fd)
+    def is_damaged(self, digest: Digest) -> bool:
+        """True if something else was found under the blob's name."""
+        return digest in self._damaged
 
     def _is_new(self, digest: Digest) -> bool:
         """True for what was not there when the store was first asked: most of what a conversion writes."""
         if self._found is None and self._lists:
-            directory = self.area.root / os.path.dirname(blob_path(digest))
-            with target_errors(str(directory)), os.scandir(directory) as entries:
-                names = frozenset(entry.name for entry in islice(entries, _MOST_FOUND + 1))
+            names = self.store.names(self.path_of(digest).rpartition("/")[0])
             self._lists = len(names) <= _MOST_FOUND
-            self._found = names if self._lists else None
+            self._found = frozenset(names) if self._lists else None
         return self._found is not None and digest.hex not in self._found
 
     def _is_intact(self, digest: Digest, size: int) -> bool:
         if self._is_new(digest):
             return False
         try:
-            fd = self._open(digest)
-        except OSError as exc:
-            if exc.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-                return False
-            raise target_error(exc, f"{self.area.root}/{self.path_of(digest)}") from exc
-        try:
-            return os.fstat(fd).st_size == size and _digest_of(fd, size) == digest.hex
-        except OSError:  # an unreadable blob is as good as none: it is written anew
+            stream = self.store.open(self.path_of(digest))
+        except WrongKindError:
+            stream = None
+        if stream is None:
             return False
-        finally:
-            os.close(fd)
+        with stream:
+            try:
+                intact = _digest_of(stream, size) == digest
+            except OSError:  # an unreadable blob is as good as none: it is written anew
+                intact = False
+        if not intact:
+            self._damaged.add(digest)
+        return intact
 
 
-def _digest_of(fd: int, size: int) -> str | None:
-    """sha256 of the file behind `fd`, as hex; None if it does not hold exactly `size` bytes."""
+def _digest_of(stream: BinaryIO, size: int) -> Digest | None:
+    """sha256 of a stream; None if it does not hold exactly `size` bytes."""
     total = 0
     digest = hashlib.sha256()
-    buffer = bytearray(min(_BLOCK, size + 1))
-    view = memoryview(buffer)
-    while count := os.readv(fd, [buffer]):
-        total += count
+    while block := stream.read(min(_BLOCK, size + 1)):
+        total += len(block)
         if total > size:
             return None
-        digest.update(view[:count])
-    return digest.hexdigest() if total == size else None
+        digest.update(block)
+    return Digest.of_hash(digest) if total == size else None
 
 
 class _StoredBlobWriter:
-    __slots__ = ("_file", "_store")
+    __slots__ = ("_blobs", "_file")
 
-    def __init__(self, store: BlobStore) -> None:
-        self._store = store
-        self._file: StagedFile = store.area.open()
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        self._file = blobs.store.new_file()
 
-    def write(self, block: bytes | bytearray | memoryview, /) -> int:
+    def write(self, block: bytes | bytearray | memoryview, /) -> object:
         return self._file.write(block)
 
     def commit(self, digest: Digest, /) -> None:
-        store = self._store
-        if store.has(digest, self._file.size):
-            return
-        self._file.publish(store.path_of(digest))
-        store.added(digest, self._file.size)
+        blobs = self._blobs
+        size = self._file.size
+        if not blobs.has(digest, size):
+            self._file.publish(blobs.path_of(digest), replace=blobs.is_damaged(digest))
+            blobs.added(digest, size)
 
     def __enter__(self) -> _StoredBlobWriter:
         return self

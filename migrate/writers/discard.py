@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import ClassVar
 
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage
 from migrate.model.options import Compression
 from migrate.model.reference import Reference
 from migrate.model.rename import repository_reference
-from migrate.writers.base import BlobWriter
+from migrate.rehash.ports import BlobWriter
+from migrate.writers.base import ImageTarget
 
 
-class Discard:
-    """Fills ImageTarget. `blobs` maps each committed blob's digest to its size in bytes; `images` counts commits."""
+class Discard(ImageTarget):
+    """`blobs` maps each committed blob's digest to its size in bytes; `images` counts commits."""
 
     def __init__(self) -> None:
         self.blobs: dict[Digest, int] = {}
@@ -41,18 +42,15 @@ class Discard:
     def finish(self, report: bytes, /) -> None:
         self.report = report
 
-    def close(self) -> None:
-        pass
-
 
 class DiscardArchive(Discard):
-    """Stands for a target that stores plain tars (`docker-archive:`). Fills WantsCompression too."""
+    """In place of a target that stores plain tars (`docker-archive:`)."""
 
-    wants_compression: Final = Compression.NONE
+    wants_compression: ClassVar[Compression | None] = Compression.NONE
 
 
 class DiscardRepositories(Discard):
-    """Stands for a registry, in whose names no host stands. Fills NamesImages too."""
+    """In place of a registry, whose names have no host."""
 
     def local_reference(self, reference: Reference, /) -> Reference:
         return repository_reference(reference)

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 from migrate.errors import TargetError
-from migrate.model.capabilities import fills
 from migrate.model.legacy import PayloadRef
 from migrate.model.options import Compression, ConvertOptions, ImageOptions
+from migrate.rehash.ports import BlobTarget
 
 _PERCENT: Final = {Compression.GZIP: 35, Compression.GZIP_FAST: 35, Compression.ZSTD: 30, Compression.NONE: 100}
 """What layers of distributions and packages shrink to, at the least that is usual: a refusal should be right."""
-
-
-@runtime_checkable
-class KnowsItsRoom(Protocol):
-    """A target on a file system."""
-
-    def free_bytes(self) -> int | None: ...
-
-
-@runtime_checkable
-class KnowsWhatItHolds(Protocol):
-    """A target that a run may continue: bytes of the blobs that stand there already."""
-
-    def held_bytes(self) -> int: ...
 
 
 def estimate_bytes(payloads: Iterable[PayloadRef], options: ImageOptions) -> int:
@@ -38,15 +24,15 @@ def estimate_bytes(payloads: Iterable[PayloadRef], options: ImageOptions) -> int
     return sum(sizes.values())
 
 
-def check_room(payloads: Iterable[PayloadRef], target: object, options: ConvertOptions) -> None:
+def check_room(payloads: Iterable[PayloadRef], target: BlobTarget | None, options: ConvertOptions) -> None:
     """Raises TargetError where the target clearly lacks room; `--force` goes on all the same."""
-    if options.force or not fills(target, KnowsItsRoom):
+    free = None if target is None or options.force else target.free_bytes()
+    if free is None:
         return
-    free = target.free_bytes()
     needed = estimate_bytes(payloads, options)
-    if free is not None and needed > free and fills(target, KnowsWhatItHolds):
+    if target is not None and needed > free:
         needed -= target.held_bytes()
-    if free is not None and needed > free:
+    if needed > free:
         raise TargetError(
             f"the target lacks room: about {_megabytes(needed)} will be needed and {_megabytes(free)} are free"
             " (make room, or go on with --force)"

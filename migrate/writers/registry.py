@@ -23,19 +23,22 @@ from migrate.model.image import ComposedImage
 from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.model.rename import repository_reference
-from migrate.storage.staging import target_errors
-from migrate.writers.base import BlobWriter
+from migrate.rehash.ports import BlobWriter
+from migrate.storage.syscalls import target_errors
+from migrate.writers.base import ImageTarget
 from migrate.writers.push import PushedBlob, PushedManifest, Pusher, pushed_names
 from migrate.writers.registry_names import RegistryNames
 from migrate.writers.registry_storage import UNTAGGED
 from migrate.writers.spooled_blob import SpooledBlobWriter
 
 
-class RegistryTarget:
-    """Fills ImageTarget and LinksBlobs. Opening it asks the registry whether it is one.
+class RegistryTarget(ImageTarget):
+    """Opening it asks the registry whether it is one.
 
     Tags of the registry that the run names are moved, as `docker push` moves them; all others stay.
     """
+
+    takes_files = True
 
     def __init__(self, location: str, options: ConvertOptions, *, client: RegistryClient | None = None) -> None:
         host, self._prefix = split_location(location)

@@ -27,17 +27,23 @@ from migrate.documents.schema1 import is_index
 from migrate.errors import MigrateError, SourceError, TargetError
 from migrate.layout.catalog import ExistingImage
 from migrate.layout.names import REPORT_NAME
-from migrate.model.digest import DiffID, Digest
-from migrate.model.image import ComposedImage, Platform, StoredBlob
+from migrate.model.digest import Digest
+from migrate.model.image import ComposedImage, Platform
 from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.model.rename import repository_reference
-from migrate.storage.bucket import is_url
+from migrate.rehash.ports import BlobWriter
+from migrate.storage.bucket import open_tree
 from migrate.storage.local_tree import TreeStorage
-from migrate.writers.base import BlobWriter
+from migrate.storage.store import STATE_DIRECTORY
+from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
+from migrate.writers.base import ImageTarget
+from migrate.writers.blob_store import BlobStore
 from migrate.writers.registry_names import RegistryNames
-from migrate.writers.registry_trees import BucketTree, LocalRegistryTree, RegistryTree
+from migrate.writers.target_memory import memory_of
+from migrate.writers.target_store import open_store
 
+_ALLOWED: Final = frozenset({STATE_DIRECTORY, "lost+found", REPORT_NAME})
 UNTAGGED: Final = "untagged"
 """The repository of images without a reference; a tag there is the image ID's 64 digits."""
 
@@ -60,62 +66,92 @@ class _Links:
     tags: dict[str, bytes] = field(default_factory=dict)
 
 
-class RegistryStorage:
-    """Fills ImageTarget, ListsImages, RemembersLayers and LinksBlobs, in a directory or a bucket (`s3://…`).
+class RegistryStorage(ImageTarget):
+    """In a directory or a bucket (`s3://…`). A new directory is made.
 
-    Raises TargetError for a directory that holds something else.
+    Raises TargetError for a place that holds something else.
     """
 
-    def __init__(self, location: str, options: ConvertOptions, *, tree: RegistryTree | None = None) -> None:
+    takes_files = True
+
+    def __init__(self, location: str, options: ConvertOptions, *, files: FileSystem = FILE_SYSTEM) -> None:
         self.location = location
+        self._link = options.link
         self._lock = threading.Lock()
         self._contents: dict[Digest, _Content] = {}
         self._names = RegistryNames("--rename can tell them apart")
-        if tree is not None:
-            self._tree = tree
-        else:
-            self._tree = BucketTree(location) if is_url(location) else LocalRegistryTree(location, options)
+        self.store = open_store(location, "a registry's storage", files)
+        try:
+            self._begin()
+            self._blobs = BlobStore(self.store, lambda digest: f"{ROOT}/{blob_path(digest)}")
+            self.memory = memory_of(self._blobs, options)
+        except BaseException:
+            self.store.close()
+            raise
+
+    def _begin(self) -> None:
+        names = self.store.names()
+        foreign = [name for name in names if name not in _ALLOWED]
+        if foreign and not self.store.names(ROOT):
+            raise TargetError(
+                f"{self.location}: neither empty nor a registry's storage: it holds {foreign[0]!r} and no {ROOT}/"
+                " (name a new directory, or empty this one)"
+            )
+        with self.store.lock():
+            for folder in ("blobs/sha256", "repositories"):
+                self.store.make_folder(f"{ROOT}/{folder}")
+            self.store.flush()
 
     # --- ImageTarget ---------------------------------------------------------------------------------------------
 
     def has_blob(self, digest: Digest, size: int, /) -> bool:
-        return self._tree.has_blob(digest, size)
+        return self._blobs.has(digest, size)
 
     def open_blob(self) -> AbstractContextManager[BlobWriter]:
-        return self._tree.open_blob()
+        return self._blobs.open()
+
+    def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
+        return self._blobs.link(path, digest, size, self._link)
+
+    def flush(self) -> None:
+        self.store.flush()
 
     def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
         config, manifest = image.image_id, image.manifest_digest
-        self._tree.put_blob(image.config, config)
-        self._tree.put_blob(image.manifest, manifest)
+        self._blobs.put(image.config, config)
+        self._blobs.put(image.manifest, manifest)
         content = _Content(blobs=(config, *(layer.digest for layer in image.layers)))
         self._name(manifest, content, references or [Reference(UNTAGGED, image.image_id.hex)])
 
     def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
-        del media_type  # it stands in the content
+        del media_type  # it is in the content
         digest = Digest.of(content)
         try:
             children = tuple(entry.descriptor.digest for entry in parse_index(content).manifests)
         except SourceError as exc:
             raise TargetError(f"index {digest}: {exc.message}") from exc
-        self._tree.put_blob(content, digest)
+        self._blobs.put(content, digest)
         self._name(digest, _Content(children=children), references or [Reference(UNTAGGED, digest.hex)])
 
     def finish(self, report: bytes, /) -> None:
-        """Links, revisions, tags, report: each group stands before the next begins."""
+        """Links, revisions, tags, report: each group is durable before the next begins."""
         links = self._links()
-        self._tree.flush()
+        self.flush()
         for group in (links.layers, links.revisions, links.tag_indexes, links.tags):
-            self._tree.put_links(group)
-            self._tree.flush()
-        self._tree.replace(REPORT_NAME, report)
+            self.store.update({f"{ROOT}/{path}": content for path, content in group.items()})
+            self.flush()
+        self.store.replace(REPORT_NAME, report)
 
     def close(self) -> None:
-        self._tree.close()
+        self.memory.close()
+        self.store.close()
 
     def local_reference(self, reference: Reference, /) -> Reference:
         """The name under which this target keeps an image: without a host, within today's grammar."""
         return repository_reference(reference)
+
+    def free_bytes(self) -> int | None:
+        return self.store.free_bytes()
 
     def _name(self, digest: Digest, content: _Content, references: Iterable[Reference]) -> None:
         with self._lock:
@@ -145,12 +181,12 @@ class RegistryStorage:
             pending += [child for child in content.children if child not in seen]
             seen.update(content.children)
 
-    # --- ListsImages ---------------------------------------------------------------------------------------------
+    # --- what is there already -----------------------------------------------------------------------------------
 
     def existing_images(self) -> Sequence[ExistingImage]:
         """Every tag of the tree. What cannot be read is listed without platform and time."""
         try:
-            return sorted(self._existing(self._tree.reading()), key=lambda image: str(image.reference))
+            return sorted(self._existing(open_tree(self.location)), key=lambda image: str(image.reference))
         except SourceError as exc:
             raise TargetError(f"{self.location}: what is there cannot be read: {exc.message}") from exc
 
@@ -166,20 +202,6 @@ class RegistryStorage:
                     image = _existing_image(tree, Reference(repository, tag), link)
                     if image is not None:
                         yield image
-
-    # --- RemembersLayers, LinksBlobs -----------------------------------------------------------------------------
-
-    def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None:
-        return self._tree.known_blob(diff_id, compression)
-
-    def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
-        self._tree.remember_blob(diff_id, blob)
-
-    def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
-        return self._tree.link_blob(path, digest, size)
-
-    def free_bytes(self) -> int | None:
-        return self._tree.free_bytes()
 
 
 def _existing_image(tree: TreeStorage, reference: Reference, link: bytes) -> ExistingImage | None:

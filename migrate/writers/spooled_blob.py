@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import tempfile
 from collections.abc import Callable
 from typing import IO
 
 from migrate.model.digest import Digest
-from migrate.storage.staging import target_errors
+from migrate.storage.syscalls import target_errors
 
-_BLOCK = 1024 * 1024
 _WHAT = "a temporary file"
 
 Upload = Callable[[str, Digest, int], None]
@@ -49,17 +46,3 @@ class SpooledBlobWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def digest_of_file(path: str, size: int) -> Digest | None:
-    """sha256 of a file; None if it cannot be read or does not hold exactly `size` bytes."""
-    hashed = hashlib.sha256()
-    try:
-        with open(path, "rb", buffering=0) as stream:
-            if os.fstat(stream.fileno()).st_size != size:
-                return None
-            while block := stream.read(_BLOCK):
-                hashed.update(block)
-    except OSError:
-        return None
-    return Digest.of_hash(hashed)

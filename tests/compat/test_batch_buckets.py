@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from migrate.errors import TargetError
-from migrate.writers.bucket_layout import open_bucket
+from migrate.storage.bucket_store import BucketStore
 from tests.command import migrate
 from tests.shelves import archive, files_of, write_shelf
 
@@ -127,19 +127,18 @@ def test_a_bucket_that_holds_something_else_is_refused(bucket: Any, tmp_path: Pa
     assert absent.code == 5, absent.err
 
 
-def test_writes_are_conditional_where_the_store_can(bucket: Any, tmp_path: Path) -> None:
+def test_writes_are_conditional_where_the_store_can(bucket: Any) -> None:
     del bucket
-    objects_below = open_bucket("s3://shelf/below")
-    (tmp_path / "new").write_bytes(b"new")
-    objects_below.create_from(str(tmp_path / "new"), "blob")
-    assert objects_below.read("blob") == b"new"
-    (tmp_path / "new").write_bytes(b"newer")
-    objects_below.create_from(str(tmp_path / "new"), "blob")
-    assert objects_below.read("blob") == b"new"
+    store = BucketStore("s3://shelf/below")
+    for content in (b"new", b"newer"):
+        with store.new_file() as file:
+            file.write(content)
+            file.publish("blob", replace=False)
+        assert store.read("blob", 100) == b"new"
 
-    objects_below.put("index.json", b"1")
-    tag = objects_below.tag_of("index.json")
-    objects_below.replace("index.json", b"2", tag)
+    store.replace("index.json", b"1")
+    version = store.version("index.json")
+    store.replace("index.json", b"2", version)
     with pytest.raises(TargetError, match="another run has changed it"):
-        objects_below.replace("index.json", b"3", tag)
-    assert objects_below.read("index.json") == b"2"
+        store.replace("index.json", b"3", version)
+    assert store.read("index.json", 100) == b"2"

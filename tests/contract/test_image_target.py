@@ -15,9 +15,9 @@ from migrate.model.image import Descriptor, Platform
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
 from migrate.model.reference import Reference
-from migrate.storage.staging import FILE_SYSTEM, FileSystem
+from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
 from migrate.verify import verify
-from migrate.writers.base import ImageTarget, LinksBlobs, ListsImages, RemembersLayers
+from migrate.writers.base import ImageTarget
 from migrate.writers.discard import Discard
 from migrate.writers.docker_archive import DockerArchive, OciArchive
 from migrate.writers.oci_layout import OciLayout
@@ -190,12 +190,6 @@ def test_an_unwritable_place(written: Open, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(TargetError):
         written(tmp_path / "file" / "target")
-
-
-def test_abilities() -> None:
-    for kind in (OciLayout,):
-        for ability in (ListsImages, RemembersLayers, LinksBlobs):
-            assert issubclass(kind, ability)
 
 
 def test_discard_counts() -> None:

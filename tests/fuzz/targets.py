@@ -256,8 +256,8 @@ def layouts(place: Path) -> Fuzzed:
         target = OciLayout(place, ConvertOptions())
         try:
             target.existing_images()
-            target.known_blob(DIFF_ID, "gzip")
-            target.remembered_sizes()
+            target.memory.known_blob(DIFF_ID, "gzip")
+            target.memory.known_sizes()
         finally:
             target.close()
 

@@ -13,12 +13,12 @@ from migrate.batch.layers import KnownLayer, KnownLayers
 from migrate.batch.plan import Candidate, Outcome
 from migrate.batch.records import Role
 from migrate.batch.search import look_at
-from migrate.batch.state import LocalState
 from migrate.batch.task import Desk, WorkOrder
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.options import Compression, ConvertOptions
-from migrate.writers.base import BlobWriter
+from migrate.rehash.ports import BlobWriter
+from migrate.storage.directory_store import DirectoryStore
 from migrate.writers.oci_layout import OciLayout
 from tests.archives import V1Archive, layer_tar
 
@@ -110,11 +110,11 @@ def test_without_its_state_a_run_only_takes_longer(tmp_path: Path, counted: type
 @pytest.mark.parametrize("content", [b"", b"made", b"king 00 1 gzip 00\n", b"\xff" * 200, b"made " + b"0" * 64])
 def test_index_files_that_are_none_count_as_absent(tmp_path: Path, content: bytes) -> None:
     diff_id = DiffID(Digest.of(b"tar"))
-    known = KnownLayers(LocalState(tmp_path), OPTIONS)
+    known = KnownLayers(DirectoryStore(tmp_path), OPTIONS)
     layer = KnownLayer(StoredBlob(digest=Digest.of(b"blob"), size=4, compression="gzip"), Role.MADE, "a" * 16)
     known.add(diff_id, layer)
     assert known.find(diff_id) == layer
-    (path,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    (path,) = [path for path in (tmp_path / ".migrate/known").rglob("*") if path.is_file()]
     path.write_bytes(content)
     assert known.find(diff_id) is None
 
@@ -122,9 +122,9 @@ def test_index_files_that_are_none_count_as_absent(tmp_path: Path, content: byte
 def test_other_compression_is_another_index(tmp_path: Path) -> None:
     diff_id = DiffID(Digest.of(b"tar"))
     layer = KnownLayer(StoredBlob(digest=Digest.of(b"blob"), size=4, compression="gzip"), Role.MADE, "a" * 16)
-    KnownLayers(LocalState(tmp_path), OPTIONS).add(diff_id, layer)
+    KnownLayers(DirectoryStore(tmp_path), OPTIONS).add(diff_id, layer)
     for options in (ConvertOptions(compression=Compression.NONE), ConvertOptions(compression_level=6)):
-        assert KnownLayers(LocalState(tmp_path), options).find(diff_id) is None
+        assert KnownLayers(DirectoryStore(tmp_path), options).find(diff_id) is None
 
 
 def test_a_large_layer_is_known_before_its_source_is_done(

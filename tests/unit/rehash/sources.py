@@ -8,7 +8,7 @@ import random
 import tarfile
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ from migrate.blobio.payload import Extent, Payload
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.legacy import LegacyID, LegacyLayer, PayloadRef
-from migrate.rehash.ports import LayerJob, OpensPayloads
+from migrate.rehash.ports import BlobTarget, LayerJob, OpensPayloads, TargetMemory
 
 
 def make_tar(seed: int, sizes: Sequence[int] = (5, 70_000, 512)) -> bytes:
@@ -79,7 +79,7 @@ def jobs_of(source: MemorySource, index: int = 0) -> list[LayerJob]:
     return [job(source, key, index) for key in source.payloads]
 
 
-class MemoryStore:
+class MemoryStore(BlobTarget):
     """Blobs by digest; `open` counts those that were begun and neither committed nor left."""
 
     def __init__(self) -> None:
@@ -117,12 +117,16 @@ class _MemoryBlob:
         self._store.blobs[digest] = bytes(self._content)
 
 
-class RememberingStore(MemoryStore):
+class RememberingStore(MemoryStore, TargetMemory):
     def __init__(self) -> None:
         super().__init__()
+        self.memory = self
         self.remembered: dict[tuple[DiffID, str], StoredBlob] = {}
 
-    def known_blob(self, diff_id: DiffID, compression: str, /) -> StoredBlob | None:
+    def known_blob(
+        self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None
+    ) -> StoredBlob | None:
+        del among
         return self.remembered.get((diff_id, compression))
 
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
@@ -131,6 +135,8 @@ class RememberingStore(MemoryStore):
 
 class LinkingStore(MemoryStore):
     """Takes over any file that is named to it."""
+
+    takes_files = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from migrate.rehash.recall import encode_facts, parse_facts, place_of
 from migrate.tar.inspector import TarFacts
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
-from migrate.writers.payload_record import PATH
+from migrate.writers.target_memory import PAYLOADS
 from tests.archives import V1Archive, layer_tar
 
 LAYER = 8 * 1024 * 1024
@@ -76,7 +76,7 @@ def test_what_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
     written = blobs(target)
     assert convert(source, target) < LAYER / 4
     assert blobs(target) == written
-    assert (target / PATH).read_bytes().count(b"\n") == 3  # an empty line first, and nothing new the second time
+    assert (target / PAYLOADS).read_bytes().count(b"\n") == 3  # an empty line first, and nothing new the second time
 
 
 @pytest.mark.usefixtures("later")
@@ -93,7 +93,7 @@ def test_an_interrupted_run_is_resumed_without_reading_its_layers(tmp_path: Path
 def test_a_file_that_has_just_changed_is_not_remembered(tmp_path: Path) -> None:
     source, target = archive(tmp_path / "a.tar"), tmp_path / "layout"
     assert convert(source, target) > 2 * LAYER
-    assert not (target / PATH).exists()
+    assert not (target / PAYLOADS).exists()
     assert convert(source, target) > 2 * LAYER
 
 
@@ -137,10 +137,10 @@ def test_a_blob_that_is_no_longer_right_is_made_again(change: str, tmp_path: Pat
 def test_no_damage_of_the_record_gives_another_result(tmp_path: Path) -> None:
     source, target = archive(tmp_path / "a.tar"), tmp_path / "layout"
     convert(source, target)
-    written, record = blobs(target), (target / PATH).read_bytes()
+    written, record = blobs(target), (target / PAYLOADS).read_bytes()
     for at in range(0, len(record), 97):
         for damaged in (record[:at] + bytes([record[at] ^ 0x13]) + record[at + 1 :], record[:at], record[at:]):
-            (target / PATH).write_bytes(damaged)
+            (target / PAYLOADS).write_bytes(damaged)
             convert(source, target)
             assert blobs(target) == written
 
@@ -168,7 +168,7 @@ def test_compressed_archives_have_no_place(tmp_path: Path) -> None:
     packed = tmp_path / "a.tar.gz"
     packed.write_bytes(gzip.compress(source.read_bytes(), 1))
     convert(packed, target)
-    assert not (target / PATH).exists()
+    assert not (target / PAYLOADS).exists()
 
 
 @pytest.mark.usefixtures("later")

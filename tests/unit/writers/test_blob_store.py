@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from migrate.model.digest import Digest
-from migrate.storage.staging import FileSystem, StagingArea
+from migrate.storage.directory_store import DirectoryStore
 from migrate.writers import blob_store
 from migrate.writers.blob_store import BlobStore
 
@@ -24,9 +24,9 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(root: Path) -> Iterator[BlobStore]:
-    area = StagingArea(root, FileSystem())
-    yield BlobStore(area)
-    area.close()
+    blobs = BlobStore(DirectoryStore(root))
+    yield blobs
+    blobs.store.close()
 
 
 def place(root: Path, content: bytes, name: bytes | None = None) -> Digest:
@@ -52,7 +52,7 @@ def test_what_is_put_is_there_and_a_bent_blob_is_written_anew(root: Path, store:
     bent = place(root, b"x" * len(NEW), NEW)
     store.put(NEW, bent)
     assert store.has(bent, len(NEW))
-    store.area.flush()
+    store.store.flush()
     assert (root / "blobs" / "sha256" / bent.hex).read_bytes() == NEW
 
 
@@ -60,7 +60,7 @@ def test_what_another_run_writes_meanwhile_may_be_written_once_more(root: Path, 
     assert not store.has(Digest.of(b"first question"), 1)
     digest = place(root, NEW)
     store.put(NEW, digest)
-    store.area.flush()
+    store.store.flush()
     assert [path.read_bytes() for path in (root / "blobs" / "sha256").iterdir()] == [NEW]
     assert [name for name in os.listdir(root) if name not in ("blobs", ".migrate")] == []
 
@@ -68,5 +68,5 @@ def test_what_another_run_writes_meanwhile_may_be_written_once_more(root: Path, 
 def test_a_removed_blob_is_gone(root: Path, store: BlobStore) -> None:
     digest = place(root, OLD)
     assert store.has(digest, len(OLD))
-    store.remove(digest)
+    store.remove([digest])
     assert not store.has(digest, len(OLD))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from migrate.model.image import Platform
 from migrate.model.options import ConvertOptions, OnConflict
 from migrate.model.progress import SilentProgress
 from migrate.verify import verify
-from migrate.writers.bucket_layout import BucketLayout
 from migrate.writers.oci_layout import OciLayout
+from tests.buckets import memory_bucket, objects
 from tests.images import image, layer, put_image, put_layer
 
 OPTIONS = ConvertOptions()
@@ -26,21 +25,16 @@ ARM = Platform(os="linux", architecture="arm")
 
 @pytest.fixture
 def memory() -> Iterator[Any]:
-    fsspec: Any = importlib.import_module("fsspec")
-    filesystem = fsspec.filesystem("memory")
-    filesystem.store.clear()
-    yield filesystem
-    filesystem.store.clear()
+    with memory_bucket() as filesystem:
+        yield filesystem
 
 
-def contents(filesystem: Any, prefix: str = "/shelf/out/") -> dict[str, bytes]:
-    return {
-        name.removeprefix(prefix): filesystem.cat_file(name) for name in filesystem.find("/") if name.startswith(prefix)
-    }
+def contents(filesystem: Any) -> dict[str, bytes]:
+    return objects(filesystem, "shelf/out")
 
 
-def opened(options: ConvertOptions = OPTIONS) -> BucketLayout:
-    return BucketLayout("memory://shelf/out", options)
+def opened(options: ConvertOptions = OPTIONS) -> OciLayout:
+    return OciLayout("memory://shelf/out", options)
 
 
 def test_it_holds_what_a_directory_holds(memory: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from migrate.errors import TargetError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
-from migrate.storage.staging import FileSystem
+from migrate.storage.syscalls import FileSystem
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests.faults import KILLED, Diary, FaultyFileSystem, FullDisk, ShortWrites, kills, raises

@@ -8,11 +8,12 @@ from migrate.errors import TargetError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import PayloadRef
 from migrate.model.options import Compression, ConvertOptions
+from migrate.writers.discard import Discard
 from migrate.writers.free_space import check_room, estimate_bytes
 
 
 @dataclass
-class Disk:
+class Disk(Discard):
     free: int | None
     held: int = 0
 
@@ -52,5 +53,5 @@ def test_room(free: int | None, held: int, fits: bool) -> None:
 
 def test_force_and_targets_without_a_disk() -> None:
     check_room(LAYERS, Disk(0), ConvertOptions(force=True, compression=Compression.NONE))
-    check_room(LAYERS, object(), PLAIN)
+    check_room(LAYERS, Discard(), PLAIN)
     check_room(LAYERS, None, PLAIN)

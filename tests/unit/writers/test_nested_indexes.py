@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -18,10 +17,10 @@ from migrate.model.progress import SilentProgress
 from migrate.model.reference import Reference
 from migrate.readers.detect import open_source
 from migrate.verify import verify
-from migrate.writers.bucket_layout import BucketLayout
 from migrate.writers.oci_layout import OciLayout
 from migrate.writers.push import Pusher
 from migrate.writers.push_layout import read_layout
+from tests.buckets import memory_bucket
 from tests.images import layer, put_image
 
 DEPTH = 1_500
@@ -58,12 +57,10 @@ def test_a_layout_is_continued(nested: Path) -> None:
 
 
 def test_a_bucket_is_continued(nested: Path) -> None:
-    filesystem = cast(Any, importlib.import_module("fsspec")).filesystem("memory")
-    filesystem.store.clear()
-    filesystem.put(f"{nested}/", "/shelf/out/", recursive=True)
-    existing = BucketLayout("memory://shelf/out", ConvertOptions()).existing_images()[0]
-    assert [child.media_type for child in existing.children] == [MediaType.OCI_INDEX] * 2
-    filesystem.store.clear()
+    with memory_bucket() as filesystem:
+        filesystem.put(f"{nested}/", "/shelf/out/", recursive=True)
+        existing = OciLayout("memory://shelf/out", ConvertOptions()).existing_images()[0]
+        assert [child.media_type for child in existing.children] == [MediaType.OCI_INDEX] * 2
 
 
 @pytest.mark.parametrize("jobs", [1, 4])

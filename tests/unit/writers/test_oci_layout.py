@@ -22,7 +22,7 @@ from migrate.model.image import Descriptor, Platform, StoredBlob
 from migrate.model.options import Compression, ConvertOptions, Link, OnConflict
 from migrate.model.progress import SilentProgress
 from migrate.model.reference import Reference
-from migrate.storage.staging import FileSystem
+from migrate.storage.syscalls import FileSystem
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests.images import AMD64, LayerBytes, image, layer, layer_of, put_image, put_layer
@@ -380,7 +380,7 @@ def remember(path: Path, *layers: LayerBytes, options: ConvertOptions = OPTIONS)
     target = OciLayout(path, options)
     for each in layers:
         put_layer(target, each)
-        target.remember_blob(each.diff_id, stored(each))
+        target.memory.remember_blob(each.diff_id, stored(each))
     target.close()
 
 
@@ -389,7 +389,7 @@ def known(
 ) -> StoredBlob | None:
     target = OciLayout(path, options)
     try:
-        return target.known_blob(each.diff_id, compression)
+        return target.memory.known_blob(each.diff_id, compression)
     finally:
         target.close()
 
@@ -434,16 +434,16 @@ def test_of_several_blobs_of_a_layer_the_smallest_that_stands_is_used(tmp_path: 
         with target.open_blob() as writer:
             writer.write(blobs[level])
             writer.commit(stored_blobs[level].digest)
-        target.remember_blob(A.diff_id, stored_blobs[level])
+        target.memory.remember_blob(A.diff_id, stored_blobs[level])
     target.close()
     ranked = sorted(stored_blobs.values(), key=lambda blob: (blob.size, blob.digest))
     assert known(tmp_path, A) == ranked[0]
     (tmp_path / "blobs" / "sha256" / ranked[0].digest.hex).unlink()
     assert known(tmp_path, A) == ranked[1]
     target = OciLayout(tmp_path, OPTIONS)
-    assert target.named_blob(A.diff_id, {ranked[0].digest, ranked[2].digest}) == ranked[2]
-    assert target.named_blob(A.diff_id, {ranked[0].digest}) is None
-    assert target.named_blob(B.diff_id, {ranked[2].digest}) is None
+    assert target.memory.known_blob(A.diff_id, "gzip", {ranked[0].digest, ranked[2].digest}) == ranked[2]
+    assert target.memory.known_blob(A.diff_id, "gzip", {ranked[0].digest}) is None
+    assert target.memory.known_blob(B.diff_id, "gzip", {ranked[2].digest}) is None
     target.close()
 
 
@@ -507,12 +507,12 @@ def test_a_damaged_record_is_no_error(tmp_path: Path, content: bytes | None) -> 
 def test_sizes_are_remembered(tmp_path: Path) -> None:
     for _ in range(2):
         target = OciLayout(tmp_path, OPTIONS)
-        target.remember_size(A.diff_id, 10_240)
-        target.remember_size(B.diff_id, 20_480)
-        assert set(target.remembered_sizes()) == {10_240, 20_480}
+        target.memory.remember_size(A.diff_id, 10_240)
+        target.memory.remember_size(B.diff_id, 20_480)
+        assert set(target.memory.known_sizes()) == {10_240, 20_480}
         target.close()
     again = OciLayout(tmp_path, OPTIONS)
-    assert set(again.remembered_sizes()) == {10_240, 20_480}
+    assert set(again.memory.known_sizes()) == {10_240, 20_480}
     again.close()
 
 

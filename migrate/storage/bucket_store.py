@@ -1,0 +1,286 @@
+"""A store in a bucket, through fsspec.
+
+An object appears whole or not at all, and is durable when its upload is acknowledged, so any number of workers may
+write at once. Where the bucket has conditional writes, a file that is not to be replaced is only created, and `replace`
+fails if somebody else has replaced the file meanwhile.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any, BinaryIO, ClassVar, Final, cast
+
+from migrate.blobio.limits import SMALL_FILE_BYTES
+from migrate.errors import TargetError
+from migrate.storage.bucket import open_filesystem
+from migrate.storage.store import Store
+from migrate.storage.syscalls import target_errors
+
+_AT_ONCE: Final = 256
+"""Small objects that are held in memory, to be written together."""
+_CONNECTIONS: Final = 16
+_READ_BLOCK: Final = 8 * 1024 * 1024
+_REMOVED_AT_ONCE: Final = 1_000
+_TEMPORARY: Final = "a temporary file"
+
+
+class BucketStore(Store):
+    reads_cost: ClassVar[bool] = True
+
+    def __init__(self, location: str) -> None:
+        """Raises UsageError where fsspec, or its driver for the URL, is not installed."""
+        self.location = location.rstrip("/")
+        self._fs, self._prefix = open_filesystem(location)
+        self._lock = threading.Lock()
+        self._unwritten: dict[str, bytes] = {}
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def open(self, name: str, /) -> BinaryIO | None:
+        try:
+            facts = self._fs.info(self._key(name))
+            if facts.get("type", "file") != "file":
+                return None
+            if int(facts["size"] or 0) <= SMALL_FILE_BYTES:  # one request
+                return io.BytesIO(self._fs.cat_file(self._key(name)))
+            stream = self._fs.open(self._key(name), "rb", block_size=_READ_BLOCK, cache_type="readahead")
+        except FileNotFoundError:
+            return None
+        except Exception as exc:
+            raise self._error(name, exc) from exc
+        return cast(BinaryIO, _ObjectReader(stream))
+
+    def read(self, name: str, limit: int, /) -> bytes | None:
+        try:
+            content = bytes(self._fs.cat_file(self._key(name), start=0, end=limit + 1))
+        except FileNotFoundError:
+            return None
+        except Exception:  # noqa: BLE001 - some refuse a range of an empty object
+            return super().read(name, limit)
+        return self.within(name, content, limit)
+
+    def read_many(self, names: Sequence[str], limit: int, /) -> dict[str, bytes]:
+        def read(name: str) -> bytes | None:
+            try:
+                return self.read(name, limit)
+            except TargetError:
+                return None
+
+        with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
+            found = dict(zip(names, pool.map(read, names), strict=True))
+        return {name: content for name, content in found.items() if content is not None}
+
+    def names(self, folder: str = "", /) -> list[str]:
+        return sorted({self._last(key) for key, _ in self._listing(folder)} - {""})
+
+    def sizes(self, folder: str, /) -> dict[str, int]:
+        return {
+            self._last(key): int(facts["size"] or 0)
+            for key, facts in self._listing(folder)
+            if facts.get("type", "file") == "file" and self._last(key)
+        }
+
+    def version(self, name: str, /) -> str | None:
+        try:
+            facts = self._fs.info(self._key(name))
+        except FileNotFoundError:
+            return None
+        except Exception as exc:
+            raise self._error(name, exc) from exc
+        tag = facts.get("ETag")
+        return str(tag) if tag else None
+
+    def _listing(self, folder: str) -> list[tuple[str, Mapping[str, Any]]]:
+        top = self._key(folder) if folder else self._prefix
+        try:
+            found = self._fs.ls(top, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except Exception as exc:
+            raise self._error(folder, exc) from exc
+        listed = [(str(facts["name"]).rstrip("/"), facts) for facts in found]
+        return [(key, facts) for key, facts in listed if key.lstrip("/") != top.strip("/")]  # a marker of the folder
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def new_file(self) -> _SpooledFile:
+        return _SpooledFile(self._upload)
+
+    def put(self, name: str, content: bytes, /) -> None:
+        with self._lock:
+            self._unwritten[name] = content
+            full = len(self._unwritten) >= _AT_ONCE
+        if full:
+            self.flush()
+
+    def put_new(self, name: str, content: bytes, /) -> None:
+        try:
+            self._fs.pipe_file(self._key(name), content, mode="create")
+        except FileExistsError:
+            return
+        except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
+            if not _is_precondition(exc):
+                self.put_now(name, content)
+
+    def put_now(self, name: str, content: bytes, /) -> None:
+        try:
+            self._fs.pipe_file(self._key(name), content)
+        except Exception as exc:
+            raise self._error(name, exc) from exc
+
+    def flush(self) -> None:
+        with self._lock:
+            unwritten, self._unwritten = self._unwritten, {}
+        if not unwritten:
+            return
+        try:
+            self._fs.pipe({self._key(name): content for name, content in unwritten.items()})
+        except Exception as exc:
+            raise self._error(next(iter(unwritten)), exc) from exc
+
+    def remove(self, names: Iterable[str], /) -> None:
+        wanted = list(names)
+        for start in range(0, len(wanted), _REMOVED_AT_ONCE):
+            keys = [self._key(name) for name in wanted[start : start + _REMOVED_AT_ONCE]]
+            try:
+                self._fs.rm(keys)
+            except FileNotFoundError:
+                self._remove_each(keys)
+            except Exception as exc:
+                raise self._error(wanted[start], exc) from exc
+
+    def _remove_each(self, keys: Iterable[str]) -> None:
+        """Where one of many is absent, none of them was removed."""
+        for key in keys:
+            try:
+                self._fs.rm_file(key)
+            except FileNotFoundError:
+                continue
+            except Exception as exc:
+                raise TargetError(f"{key}: {type(exc).__name__}: {exc}") from exc
+
+    def replace(self, name: str, content: bytes, version: str | None = None, /) -> None:
+        self.flush()
+        if version is None:
+            self.put_now(name, content)
+            return
+        try:
+            self._fs.pipe_file(self._key(name), content, IfMatch=version)
+        except Exception as exc:
+            if _is_precondition(exc):
+                raise TargetError(
+                    f"{self.shown(name)}: another run has changed it meanwhile; run the same command again"
+                ) from exc
+            self.put_now(name, content)  # a bucket without conditional writes
+
+    def take_over(self, path: str, name: str, is_right: Callable[[BinaryIO], bool], /, *, hard: bool) -> bool:
+        """Uploads the file itself, without a copy of it on the way."""
+        del hard
+        try:
+            with open(path, "rb", buffering=0) as stream:
+                if not is_right(cast(BinaryIO, stream)):
+                    return False
+        except OSError:
+            return False
+        self._upload(path, name, replace=True)
+        return True
+
+    def close(self) -> None:
+        with self._lock:
+            self._unwritten.clear()
+
+    def _upload(self, path: str, name: str, *, replace: bool) -> None:
+        """The object with the bytes of a file of this machine."""
+        if not replace:
+            try:
+                self._fs.put_file(path, self._key(name), mode="create")
+                return
+            except FileExistsError:
+                return
+            except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
+                if _is_precondition(exc):
+                    return
+        try:  # also in buckets without conditional writes
+            self._fs.put_file(path, self._key(name))
+        except Exception as exc:
+            raise self._error(name, exc) from exc
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}/{name}"
+
+    @staticmethod
+    def _last(key: str) -> str:
+        return key.rpartition("/")[2]
+
+    def _error(self, name: str, exc: Exception) -> TargetError:
+        return TargetError(f"{self.shown(name)}: {type(exc).__name__}: {exc}")
+
+
+def _is_precondition(exc: BaseException) -> bool:
+    """412: the condition of a conditional write does not hold (RFC 9110)."""
+    seen: list[BaseException | None] = [exc, exc.__cause__, exc.__context__]
+    return any("PreconditionFailed" in str(error) or "pre-conditions" in str(error) for error in seen if error)
+
+
+class _ObjectReader(io.RawIOBase):
+    """An fsspec file whose errors are OSErrors."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        view = memoryview(buffer).cast("B")
+        try:
+            block = self._source.read(len(view))
+        except OSError:
+            raise
+        except Exception as exc:
+            raise OSError(f"{type(exc).__name__}: {exc}") from exc
+        view[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
+
+class _SpooledFile:
+    """A file that waits on this machine until its name is known. `TMPDIR` is where."""
+
+    def __init__(self, upload: Callable[..., None]) -> None:
+        self._upload = upload
+        self._file: IO[bytes] | None = None
+        self.size = 0
+
+    def write(self, block: bytes | bytearray | memoryview, /) -> int:
+        with target_errors(_TEMPORARY):
+            view = memoryview(block)
+            while len(view):
+                view = view[self._opened().write(view) :]
+        self.size += len(block)
+        return len(block)
+
+    def publish(self, name: str, /, *, replace: bool = True) -> None:
+        with target_errors(_TEMPORARY):
+            path = self._opened().name
+        self._upload(path, name, replace=replace)
+
+    def _opened(self) -> IO[bytes]:
+        if self._file is None:
+            self._file = tempfile.NamedTemporaryFile(prefix="migrate-", buffering=0)  # noqa: SIM115
+        return self._file
+
+    def __enter__(self) -> _SpooledFile:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,544 @@
+"""A store in a directory of this machine: temporary file, sync of the data, rename, sync of the directory.
+
+Syncs are grouped. A file is written at once, but gets its name only when the data of its whole group is on the disk, so
+that ten thousand small files cost a few dozen flushes and a crash can never leave a name over missing bytes.
+docs/decisions/0003-grouped-syncs.md has the measurements.
+
+Every folder is opened by its name in the folder above it, and no link is followed: a target that somebody else
+prepared, or changes meanwhile, cannot lead a write or a read anywhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+import stat
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO, ClassVar, Final, cast
+
+from migrate.errors import TargetError
+from migrate.storage.run_directory import RunDirectory
+from migrate.storage.store import Store
+from migrate.storage.syscalls import (
+    CREATE,
+    FILE_SYSTEM,
+    FileSystem,
+    WrongKindError,
+    open_folder,
+    open_regular,
+    target_error,
+    target_errors,
+    write_all,
+    wrong_kind,
+)
+
+GROUP_FILES: Final = 512
+GROUP_BYTES: Final = 64 * 1024 * 1024
+"""A group is synced when it holds this many files or bytes."""
+_BUFFER_BYTES: Final = 128 * 1024
+"""A file below this is written with one `write`, and not before it is complete."""
+_SYNC_EACH_BELOW: Final = 12
+"""Groups of fewer files are synced file by file, which leaves other users' dirty data alone."""
+_OPEN_FOLDERS: Final = 32
+"""Folders whose descriptors are kept. A registry's storage has one for every file."""
+_FATAL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+"""After these a copy fails as a link does."""
+
+
+def make_durable_directory(path: Path, files: FileSystem = FILE_SYSTEM) -> None:
+    """`path` and what is missing above it; each new name is on the disk on return. Raises OSError."""
+    missing = [path]
+    while not missing[-1].parent.exists():
+        missing.append(missing[-1].parent)
+    for directory in reversed(missing):
+        try:
+            files.make_directory(str(directory))
+        except FileExistsError:
+            continue
+        fd = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            files.sync_directory(fd)
+        finally:
+            os.close(fd)
+
+
+Group = list[tuple[str, str, int]]
+"""Files on their way: temporary name, name, size in bytes."""
+
+
+class _Folders:
+    """Descriptors of the folders of a target, the last used ones kept. To be used under `lock`.
+
+    `unsynced` are folders in which a name is not yet durable. With `owner`, a folder of another user is refused.
+    """
+
+    def __init__(self, location: str, root_fd: int, files: FileSystem, owner: int | None) -> None:
+        self.lock = threading.RLock()
+        self.unsynced: dict[str, None] = {}
+        self._location = location
+        self._root_fd = root_fd
+        self._files = files
+        self._owner = owner
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def fd(self, path: str, *, make: bool = False, durable: bool = True) -> int:
+        """Of the folder `path`, open until the next call. FileNotFoundError where it is absent, unless it is made."""
+        if not path:
+            return self._root_fd
+        known = self._open.get(path)
+        if known is not None:
+            self._open.move_to_end(path)
+            return known
+        parent, _, name = path.rpartition("/")
+        above = self.fd(parent, make=make, durable=durable)
+        what = f"{self._location}/{path}"
+        try:
+            fd = open_folder(name, above, what)
+        except FileNotFoundError:
+            if not make:
+                raise
+            with contextlib.suppress(FileExistsError):
+                self._files.make_directory(name, above)
+                if durable:
+                    self.unsynced[parent] = None
+            fd = open_folder(name, above, what)
+        try:
+            self._check_owner(fd, what)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._open[path] = fd
+        if len(self._open) > _OPEN_FOLDERS:
+            os.close(self._open.popitem(last=False)[1])
+        return fd
+
+    def check(self) -> None:
+        """Raises TargetError if a name of one of the open folders leads to something else by now."""
+        before = {path: _inode(fd) for path, fd in self._open.items()}
+        self.close()
+        for path, inode in before.items():
+            what = f"{self._location}/{path}"
+            with target_errors(what):
+                if _inode(self.fd(path)) != inode:
+                    raise TargetError(f"{what}: another folder was put in its place while this run wrote into it")
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def _check_owner(self, fd: int, what: str) -> None:
+        if self._owner is not None and (found := os.fstat(fd).st_uid) != self._owner:
+            raise TargetError(f"{what}: belongs to user {found}, and not to this one ({self._owner}); remove it first")
+
+
+def _inode(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+class _NewFile:
+    """One file on its way. Small ones stay in memory until they are complete."""
+
+    __slots__ = ("_fd", "_held", "_held_bytes", "_store", "_temporary", "size")
+
+    def __init__(self, store: DirectoryStore) -> None:
+        self._store = store
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._fd = -1
+        self._temporary = ""
+        self.size = 0
+
+    def write(self, block: bytes | bytearray | memoryview, /) -> int:
+        length = len(block)
+        self.size += length
+        if self._fd < 0:
+            if self._held_bytes + length <= _BUFFER_BYTES:
+                self._held.append(bytes(block))  # the caller may use its buffer again
+                self._held_bytes += length
+                return length
+            self._fd, self._temporary = self._store._create()
+            held, self._held, self._held_bytes = self._held, [], 0
+            if held:
+                self._store._write_to(self._fd, b"".join(held))
+        self._store._write_to(self._fd, block)
+        return length
+
+    def publish(self, name: str, /, *, replace: bool = True) -> None:
+        del replace  # a rename takes no longer than to find out that it is needless
+        if self._fd < 0:
+            self._store.put(name, b"".join(self._held))
+        else:
+            fd, self._fd = self._fd, -1
+            self._store._enqueue(fd, self._temporary, name, self.size)
+
+    def __enter__(self) -> _NewFile:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._held = []
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._store._discard(fd, self._temporary)
+
+
+class _AppendedFile:
+    def __init__(self, store: DirectoryStore, name: str, fd: int) -> None:
+        self._store = store
+        self._name = name
+        self._fd = fd
+
+    def append(self, block: bytes, /) -> None:
+        with target_errors(self._store.shown(self._name)):
+            write_all(self._store.files, self._fd, block)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class DirectoryStore(Store):
+    """All files get their names from temporary ones in `root/.migrate/`, which is made by the first write.
+
+    A background thread syncs full groups; its error is raised by the next call, and from then on by every call. Names
+    are given by the threads that write: one more that makes thousands of short system calls would only fight them for
+    Python's lock.
+
+    Without `durable` nothing is synced, for what no crash needs to survive. With `owner` every folder has to belong to
+    that user: nobody else can then change what was written.
+    """
+
+    grows: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        root: str | Path,
+        files: FileSystem = FILE_SYSTEM,
+        *,
+        root_fd: int | None = None,
+        durable: bool = True,
+        owner: int | None = None,
+    ) -> None:
+        """`root_fd` is a descriptor of `root`, if that is open already; the store closes it."""
+        self.location = str(root)
+        self.files = files
+        self._durable = durable
+        self._lock = threading.Lock()
+        self._pending: Group = []
+        self._pending_bytes = 0
+        self._count = 0
+        self._error: BaseException | None = None
+        self._groups: queue.Queue[Group | None] = queue.Queue(maxsize=2)
+        self._naming = threading.Lock()
+        self._synced: deque[Group] = deque()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._started: RunDirectory | None = None
+        with target_errors(self.location):
+            self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if root_fd is None else root_fd
+            self._folders = _Folders(self.location, self.root_fd, files, owner)
+
+    @property
+    def _run(self) -> RunDirectory:
+        if self._started is None:
+            with self._folders.lock, target_errors(self.location):
+                if self._started is None:
+                    self._started = RunDirectory(self.location, self.root_fd, self.files)
+        return self._started
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def open(self, name: str, /) -> BinaryIO | None:
+        try:
+            return open(self._open_fd(name), "rb", buffering=0)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as exc:
+            raise target_error(exc, self.shown(name)) from exc
+
+    def names(self, folder: str = "", /) -> list[str]:
+        try:
+            with self._folders.lock:
+                return sorted(os.listdir(self._folders.fd(folder)))
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            raise target_error(exc, self.shown(folder)) from exc
+
+    def sizes(self, folder: str, /) -> dict[str, int]:
+        try:
+            with self._folders.lock, os.scandir(self._folders.fd(folder)) as entries:
+                return {
+                    entry.name: entry.stat(follow_symlinks=False).st_size
+                    for entry in entries
+                    if entry.is_file(follow_symlinks=False)
+                }
+        except FileNotFoundError:
+            return {}
+        except OSError as exc:
+            raise target_error(exc, self.shown(folder)) from exc
+
+    def _open_fd(self, name: str) -> int:
+        folder, _, last = name.rpartition("/")
+        with self._folders.lock:
+            return open_regular(last, os.O_RDONLY, self._folders.fd(folder), self.shown(name))
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def new_file(self) -> _NewFile:
+        return _NewFile(self)
+
+    def put(self, name: str, content: bytes, /) -> None:
+        temporary = self._write_temporary(content)
+        self._add(temporary, name, len(content))
+
+    def put_now(self, name: str, content: bytes, /) -> None:
+        temporary = self._write_temporary(content)
+        with target_errors(self.shown(name)):
+            self._rename(temporary, name, durable=False)
+
+    def update(self, contents: Mapping[str, bytes], /) -> None:
+        for name, content in contents.items():
+            try:
+                held = self.read(name, len(content))
+            except WrongKindError:
+                raise
+            except TargetError:
+                held = None
+            if held != content:
+                self.put(name, content)
+
+    def remove(self, names: Iterable[str], /) -> None:
+        for name in names:
+            folder, _, last = name.rpartition("/")
+            with target_errors(self.shown(name)), self._folders.lock, contextlib.suppress(FileNotFoundError):
+                self.files.unlink(last, self._folders.fd(folder))
+
+    def make_folder(self, name: str, /) -> None:
+        with target_errors(self.shown(name)), self._folders.lock:
+            self._folders.fd(name, make=True)
+
+    def take_over(self, path: str, name: str, is_right: Callable[[BinaryIO], bool], /, *, hard: bool) -> bool:
+        self._raise_error()
+        temporary = self._new_name()
+        try:
+            if hard:
+                self.files.hard_link(path, temporary, self._run.fd)
+            else:
+                self._clone(path, temporary)
+        except OSError as exc:
+            if exc.errno in _FATAL:
+                raise target_error(exc, f"{self.location}: linking failed") from exc
+            return False
+        with target_errors(f"{self.location}: a linked file cannot be read"):
+            with open(os.open(temporary, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._run.fd), "rb", buffering=0) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                matches = is_right(cast(BinaryIO, stream))
+        if matches:
+            self._add(temporary, name, size)
+        else:
+            self._drop(temporary)
+        return matches
+
+    def append_to(self, name: str, /) -> _AppendedFile:
+        folder, _, last = name.rpartition("/")
+        with target_errors(self.shown(name)), self._folders.lock:
+            above = self._folders.fd(folder, make=True)
+            fd = open_regular(last, os.O_WRONLY | os.O_CREAT | os.O_APPEND, above, self.shown(name), self.files)
+        return _AppendedFile(self, name, fd)
+
+    def _clone(self, source: str, temporary: str) -> None:
+        origin = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            copy = self.files.open(temporary, CREATE, self._run.fd)
+            try:
+                self.files.reflink(origin, copy)
+            except BaseException:
+                self._discard(copy, temporary)
+                raise
+            self.files.close(copy)
+        finally:
+            os.close(origin)
+
+    # --- temporary files -----------------------------------------------------------------------------------------
+
+    def _new_name(self) -> str:
+        with self._lock:
+            self._count += 1
+            return str(self._count)
+
+    def _create(self) -> tuple[int, str]:
+        """A new temporary file: its descriptor and its name in the run's directory."""
+        self._raise_error()
+        temporary = self._new_name()
+        with target_errors(f"{self.location}: a temporary file cannot be made"):
+            return self.files.open(temporary, CREATE, self._run.fd), temporary
+
+    def _write_temporary(self, content: bytes) -> str:
+        fd, temporary = self._create()
+        try:
+            self._write_to(fd, content)
+        except BaseException:
+            self._discard(fd, temporary)
+            raise
+        self._close(fd)
+        return temporary
+
+    def _write_to(self, fd: int, block: bytes | bytearray | memoryview) -> None:
+        try:
+            write_all(self.files, fd, block)
+        except OSError as exc:
+            raise target_error(exc, f"{self.location}: writing failed") from exc
+
+    def _close(self, fd: int) -> None:
+        with target_errors(f"{self.location}: writing failed"):
+            self.files.close(fd)
+
+    def _discard(self, fd: int, temporary: str) -> None:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        self._drop(temporary)
+
+    def _drop(self, temporary: str) -> None:
+        with contextlib.suppress(OSError):  # what stays is removed with the run's directory
+            self.files.unlink(temporary, self._run.fd)
+
+    # --- groups --------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, fd: int, temporary: str, name: str, size: int) -> None:
+        """The complete file behind `fd` (closed here) shall be called `name`."""
+        self._close(fd)
+        self._add(temporary, name, size)
+
+    def _add(self, temporary: str, name: str, size: int) -> None:
+        with self._lock:
+            self._pending.append((temporary, name, size))
+            self._pending_bytes += size
+            if len(self._pending) < GROUP_FILES and self._pending_bytes < GROUP_BYTES:
+                return
+            group = self._take()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="target-sync", daemon=True)
+                self._thread.start()
+        self._groups.put(group)
+        self._name_synced()
+
+    def flush(self) -> None:
+        self._groups.join()
+        self._raise_error()
+        with self._lock:
+            group = self._take()
+        if group:
+            self._sync(group)
+        self._name_synced()
+        self._sync_folders()
+        self._raise_error()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._error is None:  # files that are complete save the next run their making
+                with contextlib.suppress(TargetError):
+                    self.flush()
+        finally:
+            if self._thread is not None:
+                self._groups.put(None)
+                self._thread.join()
+            if self._started is not None:
+                self._started.remove()
+            self._folders.close()
+            os.close(self.root_fd)
+
+    def _take(self) -> Group:
+        group, self._pending, self._pending_bytes = self._pending, [], 0
+        return group
+
+    def _work(self) -> None:
+        while (group := self._groups.get()) is not None:
+            if self._error is None:
+                self._sync(group)
+            self._groups.task_done()
+
+    def _sync(self, group: Group) -> None:
+        with self._kept_errors():
+            self._sync_data(group)
+            self._synced.append(group)
+
+    def _name_synced(self) -> None:
+        """Gives their names to the files whose bytes are on the disk by now."""
+        with self._naming, self._kept_errors():
+            while self._synced and self._error is None:
+                for temporary, name, _ in self._synced.popleft():
+                    self._rename(temporary, name)
+
+    def _rename(self, temporary: str, name: str, *, durable: bool = True) -> None:
+        folder, _, last = name.rpartition("/")
+        with self._folders.lock:
+            above = self._folders.fd(folder, make=True, durable=durable)
+            try:
+                self.files.rename(temporary, last, self._run.fd, above)
+            except IsADirectoryError as exc:
+                raise wrong_kind(self.shown(name), stat.S_IFDIR, "a file") from exc
+            if durable:
+                self._folders.unsynced[folder] = None
+
+    @contextlib.contextmanager
+    def _kept_errors(self) -> Iterator[None]:
+        """What goes wrong is kept for whoever comes next, because a thread has nobody to raise it to."""
+        try:
+            yield
+        except OSError as exc:
+            self._error = target_error(exc, f"{self.location}: writing failed")
+            self._error.__cause__ = exc
+        except BaseException as exc:  # noqa: BLE001
+            self._error = exc
+
+    def _sync_folders(self) -> None:
+        """A registry's tree has a folder for each file; many of them are synced at once."""
+        with self._naming, self._kept_errors(), self._folders.lock:
+            folders, self._folders.unsynced = list(self._folders.unsynced), {}
+            self._folders.check()
+            if not self._durable or (len(folders) >= _SYNC_EACH_BELOW and self.files.sync_file_system(self.root_fd)):
+                return
+            for folder in folders:
+                self.files.sync_directory(self._folders.fd(folder))
+
+    def _sync_data(self, group: Group) -> None:
+        if not self._durable or (len(group) >= _SYNC_EACH_BELOW and self.files.sync_file_system(self._run.fd)):
+            return
+        for temporary, _, _ in group:
+            fd = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._run.fd)
+            try:
+                self.files.sync(fd)
+            finally:
+                os.close(fd)
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    # --- runs ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        with target_errors(self.location), self._run.exclusive_lock():
+            yield
+
+    def is_alone(self) -> bool:
+        with target_errors(self.location):
+            return self._run.is_alone()
+
+    def free_bytes(self) -> int | None:
+        try:
+            status = os.fstatvfs(self.root_fd)
+        except OSError:
+            return None
+        return status.f_bavail * status.f_frsize

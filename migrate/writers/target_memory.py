@@ -1,0 +1,217 @@
+"""What a target remembers from earlier runs, in two records that only grow.
+
+`.migrate/layers`: which blob holds which diffID. One line a blob: diffID, how it was compressed, blob digest, blob
+size; and one line a layer: diffID, `tar`, size of the tar. It is proven before it is used: the blob must have its
+digest, and its decompressed bytes the diffID. A stale, torn or forged line therefore costs time and never gives a wrong
+result.
+
+`.migrate/payloads`: what places in sources held (`migrate.rehash.recall`). One line each: the place (64 hex digits),
+what it held, and the beginning of a sha256 over both, so that a torn or damaged line is none. Lines are appended some
+dozens at a time; those of a killed run's last moments are lost, which costs reading those layers again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import threading
+from collections.abc import Collection
+from typing import ClassVar, Final
+
+from migrate.blobio.compression import open_decompressed
+from migrate.blobio.limits import STORED_RATIO
+from migrate.blobio.stopping import check_stop
+from migrate.errors import InterruptedRunError, MigrateError, TargetError
+from migrate.model.digest import DiffID, Digest
+from migrate.model.image import StoredBlob
+from migrate.model.options import Compression, ImageOptions
+from migrate.rehash.ports import TargetMemory
+from migrate.storage.store import STATE_DIRECTORY, AppendedFile, Store
+from migrate.writers.blob_store import BlobStore
+
+LAYERS: Final = f"{STATE_DIRECTORY}/layers"
+PAYLOADS: Final = f"{STATE_DIRECTORY}/payloads"
+_LINE: Final = re.compile(rb"([0-9a-f]{64}) ([a-z-]{1,16}):(-?[0-9]{1,3}) ([0-9a-f]{64}) ([0-9]{1,19})")
+_SIZE_LINE: Final = re.compile(rb"([0-9a-f]{64}) tar ([0-9]{1,19})")
+_PAYLOAD_LINE: Final = re.compile(rb"^([0-9a-f]{64}) ([ -~]{1,400}) ([0-9a-f]{16})$", re.MULTILINE)
+_RECORD_BYTES: Final = 1024 * 1024 * 1024
+"""Of each record: six million layers, three million places. A larger one is not used."""
+_MOST_BLOBS: Final = 8
+"""Of one layer. Runs make one, and sources bring some ready; a record with more of them is not written by us."""
+_LINES: Final = 64
+_BLOCK: Final = 1024 * 1024
+_FAMILIES: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip"}
+
+
+class ProvenBlobs(TargetMemory):
+    """Remembers nothing, but can prove what others remember: for a store in which no file can grow."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    def is_right(self, diff_id: DiffID, blob: StoredBlob, /) -> bool:
+        if not self._blobs.has(blob.digest, blob.size):
+            return False
+        digest = hashlib.sha256()
+        try:
+            with self._blobs.open_published(blob.digest) as stream:
+                with open_decompressed(stream, blob.compression, str(blob.digest), STORED_RATIO) as tar:
+                    while block := tar.read(_BLOCK):
+                        digest.update(block)
+                        check_stop()
+        except InterruptedRunError:
+            raise
+        except (MigrateError, OSError):
+            return False
+        return digest.hexdigest() == diff_id.hex
+
+
+class RecordedMemory(ProvenBlobs):
+    keeps_payloads: ClassVar[bool] = True
+
+    def __init__(self, blobs: BlobStore, options: ImageOptions) -> None:
+        super().__init__(blobs)
+        self._compression = options.compression
+        self._level = -1 if options.compression_level is None else options.compression_level
+        self._known: dict[tuple[DiffID, str], tuple[StoredBlob, ...]] | None = None
+        self._sizes: dict[DiffID, int] = {}
+        self._payloads: dict[bytes, bytes] | None = None
+        self._waiting: list[bytes] = []
+        self._lock = threading.Lock()
+        self._layer_record = _Record(blobs.store, LAYERS)
+        self._payload_record = _Record(blobs.store, PAYLOADS)
+
+    # --- layers --------------------------------------------------------------------------------------------------
+
+    def known_blob(
+        self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None
+    ) -> StoredBlob | None:
+        """Of several, the smallest, whichever was written first."""
+        with self._lock:
+            found = self._read_layers().get((diff_id, compression), ())
+        for blob in sorted(found, key=lambda blob: (blob.size, blob.digest)):
+            if (among is None or blob.digest in among) and self.is_right(diff_id, blob):
+                self._blobs.added(blob.digest, blob.size)
+                return blob
+        return None
+
+    def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
+        way = self._way_of(blob)
+        line = f"{diff_id.hex} {way}:{self._level} {blob.digest.hex} {blob.size}\n".encode("ascii")
+        with self._lock:
+            if _add(self._read_layers(), (diff_id, way), blob):
+                self._layer_record.append(line)
+
+    def known_sizes(self) -> Collection[int]:
+        with self._lock:
+            self._read_layers()
+            return frozenset(self._sizes.values())
+
+    def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
+        with self._lock:
+            self._read_layers()
+            if self._sizes.get(diff_id) != tar_size:
+                self._sizes[diff_id] = tar_size
+                self._layer_record.append(f"{diff_id.hex} tar {tar_size}\n".encode("ascii"))
+
+    def _way_of(self, blob: StoredBlob) -> str:
+        """`gzip` and `gzip-fast` make other bytes of one layer; a blob taken over as it was has its own word."""
+        if _FAMILIES.get(self._compression) == blob.compression:
+            return self._compression.value
+        return blob.compression
+
+    def _read_layers(self) -> dict[tuple[DiffID, str], tuple[StoredBlob, ...]]:
+        if self._known is None:
+            self._known = {}
+            content = self._layer_record.read()
+            self._sizes = {DiffID(Digest(tar.decode())): int(size) for tar, size in _SIZE_LINE.findall(content)}
+            for diff_hex, way, level, digest_hex, size in _LINE.findall(content):
+                if int(level) == self._level:
+                    name = way.decode("ascii")
+                    kind = "gzip" if name.startswith("gzip") else name
+                    blob = StoredBlob(digest=Digest(digest_hex.decode()), size=int(size), compression=kind)
+                    _add(self._known, (DiffID(Digest(diff_hex.decode())), name), blob)
+        return self._known
+
+    # --- payloads ------------------------------------------------------------------------------------------------
+
+    def known_payload(self, place: str, /) -> bytes | None:
+        with self._lock:
+            return self._read_payloads().get(place.encode("ascii"))
+
+    def remember_payload(self, place: str, facts: bytes, /) -> None:
+        key = place.encode("ascii")
+        with self._lock:
+            known = self._read_payloads()
+            if known.get(key) == facts:
+                return
+            known[key] = facts
+            self._waiting.append(b"%s %s %s\n" % (key, facts, _check(key, facts)))
+            if len(self._waiting) >= _LINES:
+                self._write_payloads()
+
+    def _write_payloads(self) -> None:
+        lines, self._waiting = b"".join(self._waiting), []
+        self._payload_record.append(lines)
+
+    def _read_payloads(self) -> dict[bytes, bytes]:
+        if self._payloads is None:
+            self._payloads = {}
+            for match in _PAYLOAD_LINE.finditer(self._payload_record.read()):
+                key, facts, check = match.groups()
+                if check == _check(key, facts):
+                    self._payloads[key] = facts
+        return self._payloads
+
+    def close(self) -> None:
+        """A target that takes no more loses what is waiting in silence, for nothing depends on it."""
+        with self._lock, contextlib.suppress(TargetError):
+            if self._waiting:
+                self._write_payloads()
+        self._layer_record.close()
+        self._payload_record.close()
+
+
+class _Record:
+    """A file of lines, opened when the first one is appended."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._name = name
+        self._file: AppendedFile | None = None
+
+    def read(self) -> bytes:
+        """Nothing where it cannot be read: all in it are hints."""
+        try:
+            return self._store.read(self._name, _RECORD_BYTES) or b""
+        except TargetError:
+            return b""
+
+    def append(self, lines: bytes) -> None:
+        if self._file is None:
+            self._file = self._store.append_to(self._name)
+            lines = b"\n" + lines  # ends a line that a killed run left unfinished
+        self._file.append(lines)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def memory_of(blobs: BlobStore, options: ImageOptions) -> TargetMemory:
+    return RecordedMemory(blobs, options) if blobs.store.grows else ProvenBlobs(blobs)
+
+
+def _add(known: dict[tuple[DiffID, str], tuple[StoredBlob, ...]], key: tuple[DiffID, str], blob: StoredBlob) -> bool:
+    """True if the blob is a new one."""
+    blobs = known.get(key, ())
+    if blob in blobs:
+        return False
+    known[key] = (*blobs[1 - _MOST_BLOBS :], blob)
+    return True
+
+
+def _check(key: bytes, facts: bytes) -> bytes:
+    return hashlib.sha256(key + b" " + facts).hexdigest()[:16].encode("ascii")

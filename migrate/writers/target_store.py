@@ -1,0 +1,31 @@
+"""The store in which a target's files are: a directory, which is made, or a bucket."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from migrate.errors import TargetError
+from migrate.storage.bucket import is_url
+from migrate.storage.directory_store import DirectoryStore, make_durable_directory
+from migrate.storage.store import Store
+from migrate.storage.syscalls import FILE_SYSTEM, FileSystem, target_errors
+
+
+def open_store(location: str | Path, kind: str, files: FileSystem = FILE_SYSTEM) -> Store:
+    """`kind` is the target's, for errors: "an OCI layout". Raises TargetError, and UsageError for a URL that needs what
+    is not installed."""
+    text = str(location)
+    if is_url(text):
+        from migrate.storage.bucket_store import BucketStore
+
+        return BucketStore(text)
+    path = Path(location)
+    if os.path.lexists(path) and not os.path.isdir(path):
+        found = f"is a link to {os.readlink(path)}, and no directory" if path.is_symlink() else "is a file"
+        raise TargetError(
+            f"{path}: {found}; {kind} is a directory (a file is written by oci-archive:FILE or docker-archive:FILE)"
+        )
+    with target_errors(text):
+        make_durable_directory(path, files)
+    return DirectoryStore(path, files)

@@ -1,0 +1,341 @@
+"""What every store promises: named files that are whole or absent, in a directory or in a bucket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from migrate.errors import TargetError
+from migrate.storage.bucket_store import BucketStore
+from migrate.storage.directory_store import DirectoryStore
+from migrate.storage.store import Store
+from migrate.storage.syscalls import WrongKindError
+from tests.buckets import memory_bucket
+
+Open = Callable[[], Store]
+LIMIT = 10_000_000
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Opens the same place again and again."""
+    if request.param == "directory":
+        (tmp_path / "root").mkdir()
+        yield lambda: DirectoryStore(tmp_path / "root")
+    else:
+        with memory_bucket():
+            yield lambda: BucketStore("memory://bucket/root")
+
+
+@pytest.fixture
+def store(opened: Open) -> Iterator[Store]:
+    store = opened()
+    yield store
+    store.close()
+
+
+def write(store: Store, name: str, *blocks: bytes, replace: bool = True) -> None:
+    with store.new_file() as file:
+        for block in blocks:
+            file.write(block)
+        file.publish(name, replace=replace)
+
+
+def test_an_absent_file_is_none(store: Store) -> None:
+    assert store.open("a/b") is None
+    assert store.read("a/b", LIMIT) is None
+    assert store.names() == store.names("a") == []
+    assert store.sizes("a") == {}
+    assert store.read_many(["a", "b"], LIMIT) == {}
+    store.remove(["a", "a/b"])
+
+
+@pytest.mark.parametrize("size", [0, 1, 131_072, 131_073, 5_000_000])
+def test_a_file_in_pieces(opened: Open, size: int) -> None:
+    content = os.urandom(size)
+    store = opened()
+    with store.new_file() as file:
+        buffer = bytearray(70_000)
+        for at in range(0, size, len(buffer)):
+            piece = content[at : at + len(buffer)]
+            buffer[: len(piece)] = piece
+            file.write(memoryview(buffer)[: len(piece)])
+            buffer[:] = bytes(len(buffer))
+        assert file.size == size
+        file.publish("folder/deep/file")
+    store.flush()
+    assert store.read("folder/deep/file", LIMIT) == content
+    store.close()
+    again = opened()
+    assert again.read("folder/deep/file", LIMIT) == content
+    assert again.sizes("folder/deep") == {"file": size}
+    assert again.names("folder") == ["deep"]
+    again.close()
+
+
+def test_put_is_there_after_flush_and_put_now_at_once(opened: Open) -> None:
+    store, other = opened(), opened()
+    store.put("a", b"1")
+    store.put("x/b", b"2")
+    store.flush()
+    assert other.read_many(["a", "x/b", "c"], LIMIT) == {"a": b"1", "x/b": b"2"}
+    store.put_now("x/y/c", b"3")
+    assert other.read("x/y/c", LIMIT) == b"3"
+    store.put("a", b"new")
+    store.flush()
+    store.put_now("x/b", b"new")
+    assert other.read_many(["a", "x/b"], LIMIT) == {"a": b"new", "x/b": b"new"}
+    store.close()
+    other.close()
+
+
+def test_what_is_not_published_leaves_no_trace(opened: Open) -> None:
+    store = opened()
+    for size in (10, 500_000):
+        with pytest.raises(RuntimeError), store.new_file() as file:
+            file.write(b"x" * size)
+            raise RuntimeError
+        with store.new_file() as file:
+            file.write(b"x" * size)
+    store.close()
+    again = opened()
+    assert [name for name in again.names() if name != ".migrate"] == []
+    again.close()
+
+
+def test_replace_and_remove(store: Store) -> None:
+    store.replace("index", b"1", store.version("index"))
+    store.replace("index", b"2", store.version("index"))
+    assert store.read("index", LIMIT) == b"2"
+    write(store, "folder/a", b"a")
+    write(store, "folder/b", b"b")
+    store.flush()
+    store.remove(["folder/a", "folder/none"])
+    assert store.names("folder") == ["b"]
+    store.put_new("folder/new", b"new")
+    store.flush()
+    assert store.read("folder/new", LIMIT) == b"new"
+
+
+def test_a_file_that_may_stay_is_whole_in_any_case(store: Store) -> None:
+    write(store, "blob", b"the same", replace=False)
+    write(store, "blob", b"the same", replace=False)
+    store.flush()
+    assert store.read("blob", LIMIT) == b"the same"
+    write(store, "blob", b"damaged!")
+    store.flush()
+    write(store, "blob", b"the same", replace=True)
+    store.flush()
+    assert store.read("blob", LIMIT) == b"the same"
+
+
+def test_a_file_over_the_limit_is_an_error_and_left_out_of_many(store: Store) -> None:
+    store.replace("large", b"x" * 1_001)
+    store.replace("small", b"x" * 1_000)
+    assert store.read("small", 1_000) == b"x" * 1_000
+    with pytest.raises(TargetError, match="larger than the limit of 1,000 bytes"):
+        store.read("large", 1_000)
+    assert set(store.read_many(["large", "small"], 1_000)) == {"small"}
+
+
+def test_update_writes_what_differs(store: Store) -> None:
+    store.update({"a/link": b"1", "b/link": b"2"})
+    store.flush()
+    store.update({"a/link": b"1", "b/link": b"3", "c/link": b"4"})
+    store.flush()
+    assert store.read_many(["a/link", "b/link", "c/link"], LIMIT) == {"a/link": b"1", "b/link": b"3", "c/link": b"4"}
+
+
+def test_a_file_of_this_machine_is_taken_over_only_if_its_bytes_are_right(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "source"
+    path.write_bytes(b"content")
+
+    def right(stream: BinaryIO) -> bool:
+        return stream.read() == b"content"
+
+    assert store.take_over(str(path), "x/blob", right, hard=True)
+    store.flush()
+    assert store.read("x/blob", LIMIT) == b"content"
+    path.write_bytes(b"changed")
+    assert not store.take_over(str(path), "other", right, hard=True)
+    assert not store.take_over(str(tmp_path / "absent"), "other", right, hard=True)
+    store.flush()
+    assert store.read("other", LIMIT) is None
+
+
+def test_files_that_grow(store: Store) -> None:
+    if not store.grows:
+        with pytest.raises(NotImplementedError):
+            store.append_to("record")
+        return
+    for _ in range(2):
+        record = store.append_to(".migrate/record")
+        record.append(b"one\n")
+        record.append(b"two\n")
+        record.close()
+        record.close()
+    assert store.read(".migrate/record", LIMIT) == b"one\ntwo\n" * 2
+
+
+def test_many_threads(opened: Open) -> None:
+    store = opened()
+    names = [f"folder{number % 70}/file{number}" for number in range(1_500)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: write(store, name, name.encode() * 3_000), names))
+        found = pool.map(lambda name: store.names(name.partition("/")[0]), names)
+        assert all(isinstance(each, list) for each in found)
+    store.flush()
+    contents = store.read_many(names, LIMIT)
+    assert contents == {name: name.encode() * 3_000 for name in names}
+    store.close()
+
+
+def test_a_lock_can_be_taken_again_and_closing_twice_is_nothing(opened: Open) -> None:
+    store = opened()
+    for _ in range(2):
+        with store.lock():
+            assert store.is_alone()
+    assert store.free_bytes() is None or store.free_bytes()
+    assert store.shown("name").endswith("root/name")
+    store.close()
+    store.close()
+
+
+# --- what a directory can hold and a bucket cannot -----------------------------------------------------------------
+
+
+IN_THE_WAY: dict[str, Callable[[Path], object]] = {
+    "link": lambda path: path.symlink_to("/etc/passwd"),
+    "dangling link": lambda path: path.symlink_to("nowhere"),
+    "FIFO": lambda path: os.mkfifo(path),
+    "socket": lambda path: os.mknod(path, 0o140644),
+    "folder": lambda path: path.mkdir(),
+    "device": lambda path: os.mknod(path, 0o020600, os.makedev(1, 3)),
+}
+
+
+@pytest.fixture(params=sorted(IN_THE_WAY))
+def in_the_way(request: pytest.FixtureRequest) -> Callable[[Path], object]:
+    return IN_THE_WAY[request.param]
+
+
+def test_what_is_no_file_is_never_read_or_written_through(in_the_way: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    store = DirectoryStore(tmp_path)
+    for name in ("file", "folder/file"):
+        in_the_way(tmp_path / name)
+        with pytest.raises(WrongKindError, match=f"{name}: a.* is there instead of a file"):
+            store.read(name, LIMIT)
+        with pytest.raises(WrongKindError):
+            store.open(name)
+        with pytest.raises(WrongKindError):
+            store.append_to(name)
+        with pytest.raises(WrongKindError):
+            store.update({name: b"x"})
+        assert store.read_many([name], LIMIT) == {}
+        assert "file" not in store.sizes(name.rpartition("/")[0])
+    store.close()
+
+
+def test_a_file_replaces_what_is_in_its_way_but_a_folder(in_the_way: Callable[[Path], object], tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    in_the_way(tmp_path / "file")
+    was_folder = (tmp_path / "file").is_dir() and not (tmp_path / "file").is_symlink()
+    store.put("file", b"content")
+    if was_folder:
+        with pytest.raises(WrongKindError, match="a folder is there instead of a file"):
+            store.flush()
+    else:
+        store.flush()
+        assert (tmp_path / "file").read_bytes() == b"content"
+        assert not (tmp_path / "file").is_symlink()
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["folder", "folder/inner"])
+@pytest.mark.parametrize("kind", ["link", "file", "FIFO"])
+def test_no_folder_is_reached_through_a_link(name: str, kind: str, tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    outside.mkdir()
+    (root / name).parent.mkdir(parents=True)
+    if kind == "link":
+        (root / name).symlink_to(outside)
+    elif kind == "file":
+        (root / name).write_bytes(b"")
+    else:
+        os.mkfifo(root / name)
+    store = DirectoryStore(root)
+    for use in (
+        lambda: store.names(name),
+        lambda: store.sizes(name),
+        lambda: store.put_now(f"{name}/file", b"x"),
+        lambda: store.append_to(f"{name}/file"),
+        lambda: store.remove([f"{name}/file"]),
+        lambda: store.read(f"{name}/file", LIMIT),
+        lambda: store.make_folder(name),
+    ):
+        with pytest.raises(WrongKindError, match=f"{name}: a.* is there instead of a folder"):
+            use()
+    store.put(f"{name}/file", b"x")
+    with pytest.raises(WrongKindError):
+        store.flush()
+    store.close()
+    assert os.listdir(outside) == []
+
+
+@pytest.mark.parametrize("replacement", ["link", "other folder", "nothing"])
+def test_a_folder_that_is_swapped_during_the_run(replacement: str, tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    outside.mkdir()
+    root.mkdir()
+    store = DirectoryStore(root)
+    store.put("a/b/one", b"1")
+    store.flush()
+    (root / "a/b").rename(root / "a/old")
+    if replacement == "link":
+        (root / "a/b").symlink_to(outside)
+    elif replacement == "other folder":
+        (root / "a/b").mkdir()
+    store.put("a/b/two", b"2")
+    with pytest.raises(TargetError, match="a/b: "):
+        store.flush()
+    store.close()
+    assert os.listdir(outside) == []
+
+
+def test_the_state_folder_is_never_a_link(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    outside.mkdir()
+    root.mkdir()
+    (root / ".migrate").symlink_to(outside)
+    store = DirectoryStore(root)
+    with pytest.raises(WrongKindError, match=r"\.migrate: a symbolic link"):
+        store.put("file", b"x")
+    with pytest.raises(WrongKindError), store.lock():
+        pass
+    store.close()
+    assert os.listdir(outside) == []
+
+
+def test_a_lock_that_is_no_file(in_the_way: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / ".migrate").mkdir()
+    in_the_way(tmp_path / ".migrate" / "lock")
+    store = DirectoryStore(tmp_path)
+    with pytest.raises(WrongKindError), store.lock():
+        pass
+    store.close()
+
+
+def test_folders_of_another_user_are_refused_where_it_matters(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.chown(tmp_path / "folder", 12_345, 12_345)
+    DirectoryStore(tmp_path).names("folder")
+    store = DirectoryStore(tmp_path, owner=os.geteuid())
+    with pytest.raises(TargetError, match="folder: belongs to user 12345"):
+        store.names("folder")
+    store.close()
