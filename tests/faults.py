@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from migrate.storage.syscalls import FileSystem
 
@@ -68,6 +69,39 @@ class FaultyFileSystem(FileSystem):
     def hard_link(self, source: str, target: str, directory: int) -> None:
         self._step()
         super().hard_link(source, target, directory)
+
+
+class Killed(BaseException):
+    """The process is gone: nobody may catch this."""
+
+
+class FaultyObjects:
+    """An fsspec file system; before its change number `at`, and before every later one, it runs `fault`."""
+
+    _CHANGES = frozenset({"pipe", "pipe_file", "put_file", "rm", "rm_file"})
+
+    def __init__(self, filesystem: Any, at: int | None = None, fault: Callable[[], None] | None = None) -> None:
+        self._filesystem = filesystem
+        self.calls = 0
+        self._at = at
+        self._fault = fault
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._filesystem, name)
+        if name not in self._CHANGES:
+            return method
+
+        def change(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self._at is not None and self.calls >= self._at and self._fault is not None:
+                self._fault()
+            return method(*args, **kwargs)
+
+        return change
+
+
+def dies() -> None:
+    raise Killed
 
 
 def raises(number: int) -> Callable[[], None]:

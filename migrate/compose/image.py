@@ -10,6 +10,7 @@ from typing import Final
 from migrate.compose.config import HistoryStep, compose_config, fill_platform
 from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manifest, layer_descriptor
 from migrate.documents.go_json import carried_values, encode_object, read_document
+from migrate.documents.json_text import check_limits
 from migrate.documents.oci import ConfigFacts, parse_config, parse_manifest
 from migrate.documents.v1_json import V1Json, parse_v1_json
 from migrate.errors import ComposeError, DocumentError, IntegrityError, LimitError
@@ -84,6 +85,7 @@ def _platform(os: str | None, architecture: str | None, variant: str | None, def
 def _finish(
     config: bytes, layers: Sequence[HashedLayer], platform: Platform, created: str | None, options: ConvertOptions
 ) -> ComposedImage:
+    check_limits(config, "the image's config")  # before it is written: nothing would read it again
     descriptors = _descriptors(layers, options)
     return ComposedImage(
         config=config,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from migrate.documents.json_text import check_limits
 from migrate.documents.oci import encode_manifest
 from migrate.errors import ComposeError
 from migrate.model.digest import Digest
@@ -31,6 +32,8 @@ def layer_descriptor(blob: StoredBlob, format: Format) -> Descriptor:
 
 
 def compose_manifest(config: bytes, layers: Sequence[Descriptor], format: Format) -> bytes:
-    """The manifest's bytes; `layers` are base first."""
+    """The manifest's bytes; `layers` are base first. LimitError for one that nothing would read again."""
     descriptor = Descriptor(media_type=CONFIG_TYPES[format], digest=Digest.of(config), size=len(config))
-    return encode_manifest(descriptor, layers, MANIFEST_TYPES[format])
+    manifest = encode_manifest(descriptor, layers, MANIFEST_TYPES[format])
+    check_limits(manifest, "the image's manifest")
+    return manifest

@@ -22,6 +22,9 @@ __all__ = ["Finding", "Verification", "examine", "verify"]
 _STARTED = frozenset({"blobs", STATE_DIRECTORY, "lost+found"})
 """What a run that was ended in its first instant may leave of a layout. Our state comes before all else."""
 
+_STARTED_REGISTRY = frozenset({REGISTRY_ROOT[0], STATE_DIRECTORY})
+"""The same of a registry's storage, in whose folders no file is yet."""
+
 
 def verify(location: str, jobs: int, progress: Progress) -> list[Finding]:
     """The mismatches alone of what `examine` finds; empty if the target is clean. Raises what `examine` does."""
@@ -68,7 +71,7 @@ def _verify_kind(path: Path, files: Files, findings: Findings, jobs: int) -> Non
         kind = verify_layout
     elif "manifest.json" in names:
         kind = verify_archive
-    elif "repositories" in present and "blobs" in present:
+    elif ("repositories" in present and "blobs" in present) or (not names and tops == _STARTED_REGISTRY):
         kind = verify_registry
     if kind is not None or not path.is_dir():  # a directory of anything else has links, too, and they tell nothing
         for problem in problems:

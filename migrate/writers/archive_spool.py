@@ -74,7 +74,9 @@ class ArchiveSpool:
                     self.store.close()
                     raise
         except BaseException:
-            os.close(self._parent_fd)
+            for fd in (self._lock_fd, self._parent_fd):
+                if fd >= 0:
+                    os.close(fd)
             raise
 
     @property

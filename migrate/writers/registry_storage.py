@@ -35,7 +35,7 @@ from migrate.model.rename import repository_reference
 from migrate.rehash.ports import BlobWriter
 from migrate.storage.bucket import open_tree
 from migrate.storage.local_tree import TreeStorage
-from migrate.storage.store import STATE_DIRECTORY
+from migrate.storage.store import STATE_DIRECTORY, Store
 from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
 from migrate.writers.base import ImageTarget
 from migrate.writers.blob_store import BlobStore
@@ -74,13 +74,20 @@ class RegistryStorage(ImageTarget):
 
     takes_files = True
 
-    def __init__(self, location: str, options: ConvertOptions, *, files: FileSystem = FILE_SYSTEM) -> None:
+    def __init__(
+        self,
+        location: str,
+        options: ConvertOptions,
+        *,
+        files: FileSystem = FILE_SYSTEM,
+        store: Store | None = None,
+    ) -> None:
         self.location = location
         self._link = options.link
         self._lock = threading.Lock()
         self._contents: dict[Digest, _Content] = {}
         self._names = RegistryNames("--rename can tell them apart")
-        self.store = open_store(location, "a registry's storage", files)
+        self.store = store or open_store(location, "a registry's storage", files)
         try:
             self._begin()
             self._blobs = BlobStore(self.store, lambda digest: f"{ROOT}/{blob_path(digest)}")
@@ -92,7 +99,8 @@ class RegistryStorage(ImageTarget):
     def _begin(self) -> None:
         names = self.store.names()
         foreign = [name for name in names if name not in _ALLOWED]
-        if foreign and not self.store.names(ROOT):
+        started = STATE_DIRECTORY in names and foreign == [ROOT.partition("/")[0]]  # by a run that was ended at once
+        if foreign and not started and not self.store.names(ROOT):
             raise TargetError(
                 f"{self.location}: neither empty nor a registry's storage: it holds {foreign[0]!r} and no {ROOT}/"
                 " (name a new directory, or empty this one)"
