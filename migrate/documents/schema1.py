@@ -176,6 +176,16 @@ def parse_schema1(payload: bytes) -> Schema1Manifest:
     )
 
 
+def is_manifest(content: bytes) -> bool:
+    """True for a registry's manifest or list, of any schema; False for the array of a `docker save` archive."""
+    try:
+        document = load_json_lenient(content, "manifest")
+    except MigrateError:
+        return False
+    keys = set(map(fold_key, document)) if isinstance(document, dict) else set()
+    return "schemaversion" in keys and not keys.isdisjoint({"fslayers", "layers", "manifests"})
+
+
 def is_schema1(value: Any) -> bool:
     """True for a decoded manifest document that says schemaVersion 1, in any spelling that Go takes."""
     if not isinstance(value, dict):

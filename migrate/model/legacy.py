@@ -37,6 +37,7 @@ class SourceType(StrEnum):
     DOCKER_ROOT = "docker-root"
     REGISTRY_V1 = "registry-v1"
     REGISTRY_V2 = "registry-v2"
+    DIR = "dir"
 
 
 class Origin(StrEnum):

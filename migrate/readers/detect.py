@@ -66,7 +66,7 @@ def _mode_of(path: Path) -> int:
 
 def detect_directory(path: Path) -> list[SourceType]:
     """All types whose reader claims the directory."""
-    from migrate.readers import docker_archive, docker_root, registry_v1, registry_v2
+    from migrate.readers import docker_archive, docker_root, manifest_folders, registry_v1, registry_v2
     from migrate.storage.directory_tree import DirectoryTree
 
     detectors: list[tuple[SourceType, Callable[[Path], bool]]] = [
@@ -75,7 +75,10 @@ def detect_directory(path: Path) -> list[SourceType]:
         (SourceType.REGISTRY_V1, registry_v1.detect),
         (SourceType.REGISTRY_V2, registry_v2.detect),
     ]
-    return [source_type for source_type, detect in detectors if detect(path)]
+    if manifest_folders.holds_manifest(path):
+        return [SourceType.DIR]
+    found = [source_type for source_type, detect in detectors if detect(path)]
+    return found or ([SourceType.DIR] if manifest_folders.detect(path) else [])
 
 
 def _directory_type(path: Path, source_type: SourceType | None) -> SourceType:
@@ -96,8 +99,9 @@ def _directory_type(path: Path, source_type: SourceType | None) -> SourceType:
         raise AmbiguousSourceError(f"{path}: looks like more than one source ({names}); choose with --source-type")
     raise UnrecognisedSourceError(
         f"{path}: neither an unpacked `docker save` archive (manifest.json, or <id>/json beside <id>/layer.tar), "
-        "a Docker root (graph/ or repositories-<driver>), nor a registry's storage (images/ and repositories/, "
-        "or docker/registry/v2/); `migrate batch` finds those that lie below it"
+        "a Docker root (graph/ or repositories-<driver>), a registry's storage (images/ and repositories/, "
+        "or docker/registry/v2/), nor a folder with a registry's manifest.json and its blobs; "
+        "`migrate batch` finds those that lie below it"
     )
 
 
@@ -170,9 +174,16 @@ def _open_registry_v2(location: str, options: ReadOptions) -> LegacySource:
     return RegistryV2Source(location, options)
 
 
+def _open_manifest_folders(location: str, options: ReadOptions) -> LegacySource:
+    from migrate.readers.manifest_folders import ManifestFolderSource
+
+    return ManifestFolderSource(location, options)
+
+
 _OPENERS: dict[SourceType, Callable[[str, ReadOptions], LegacySource]] = {
     SourceType.DOCKER_ARCHIVE: _open_directory_archive,
     SourceType.DOCKER_ROOT: _open_docker_root,
     SourceType.REGISTRY_V1: _open_registry_v1,
     SourceType.REGISTRY_V2: _open_registry_v2,
+    SourceType.DIR: _open_manifest_folders,
 }

@@ -21,6 +21,7 @@ from migrate.blobio.source_files import scan_source
 from migrate.compose.chain import find_heads
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
 from migrate.documents.oci import parse_config
+from migrate.documents.schema1 import is_manifest
 from migrate.documents.v1_json import parse_identity
 from migrate.errors import DamagedError, DocumentError, LimitError, MigrateError, MissingLayerError, SourceError
 from migrate.model.digest import DiffID, Digest
@@ -218,7 +219,12 @@ class DockerArchiveSource:
 
     def _list_manifest(self) -> SourceListing:
         try:
-            entries = parse_archive_manifest(self._members.read(MANIFEST))
+            content = self._members.read(MANIFEST)
+            if is_manifest(content):
+                raise DocumentError(
+                    "is a registry's manifest, as in skopeo's dir: or an export; unpack it, name the folder"
+                )
+            entries = parse_archive_manifest(content)
         except (DocumentError, SourceError) as error:
             failure = SourceFailure(
                 references=(), legacy_id=None, error=error.code, message=f"{self.location}: {MANIFEST}: {error.message}"

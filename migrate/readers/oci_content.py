@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 from migrate.blobio.limits import CATALOG_BYTES
 from migrate.documents.oci import IndexEntry, ManifestFacts, parse_config, parse_index
+from migrate.documents.schema1 import OpenedManifest
 from migrate.errors import DocumentError, IntegrityError, MigrateError, MissingLayerError, SourceError
 from migrate.layout.names import INDEX, blob_path, reference_of
 from migrate.layout.walk import Document, one_by_one, read_documents
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import CONFIG_TYPES, Descriptor, Platform
+from migrate.model.image import CONFIG_TYPES, Descriptor, MediaType, Platform
 from migrate.model.legacy import (
     LegacyID,
     LegacyImage,
@@ -27,6 +28,9 @@ from migrate.model.legacy import (
 )
 from migrate.model.reference import Reference
 from migrate.readers.members import Members
+from migrate.readers.registry_images import RegistryImages, check_signatures, open_checked
+
+_SCHEMA1_TYPES = frozenset({MediaType.SCHEMA1, MediaType.SCHEMA1_SIGNED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,9 @@ class OciContent:
             message = f"{self.location}: {INDEX}: {error.message}"
             failure = SourceFailure(references=(), legacy_id=None, error=error.code, message=message)
             return SourceListing(images=[], failures=[failure])
+        schema1 = [entry for entry in entries if entry.descriptor.media_type in _SCHEMA1_TYPES]
+        older = self._list_schema1(schema1)
+        entries = [entry for entry in entries if entry not in schema1]
         documents = {found.digest: found for found in read_documents(entries, one_by_one(self._read_if_there))}
         names: dict[Digest, set[Reference]] = {}
         for entry in entries:
@@ -113,10 +120,37 @@ class OciContent:
                     )
                 )
         return SourceListing(
-            images=sorted(images, key=lambda image: (image.head, image.references)),
+            images=sorted([*images, *older.images], key=lambda image: (image.head, image.references)),
             indexes=sorted(indexes, key=lambda index: Digest.of(index.content)),
-            failures=failures,
+            failures=[*failures, *older.failures],
         )
+
+    def _list_schema1(self, entries: Sequence[IndexEntry]) -> SourceListing:
+        """Manifests of schema 1, which regctl copies into layouts as they are."""
+        images = RegistryImages(_Schema1Blobs(self.location, self._members))
+        for entry in entries:
+            name, digest = reference_of(entry), entry.descriptor.digest
+            try:
+                content = self._members.read(blob_path(digest))
+                opened = open_checked(content, digest, f"{self.location}: manifest {digest}")
+            except MigrateError as error:
+                images.fail(name or str(digest), error)
+            else:
+                images.add("", [] if name is None else [Reference.parse(name)], digest, opened)
+        listing = images.listing()
+        return replace(listing, images=[self._with_names(image) for image in listing.images])
+
+    def _with_names(self, image: LegacyImage) -> LegacyImage:
+        """The image with its layers' keys as the archive opens them."""
+        chain = [
+            layer
+            if layer.payload is None or layer.payload.digest is None
+            else replace(
+                layer, payload=replace(layer.payload, key=self._members.resolve(blob_path(layer.payload.digest)).name)
+            )
+            for layer in image.chain or ()
+        ]
+        return replace(image, chain=tuple(chain))
 
     def _read_index(
         self, top: Digest, documents: Mapping[Digest, Document], references: tuple[Reference, ...]
@@ -204,6 +238,32 @@ class OciContent:
         if actual != descriptor.digest:
             raise IntegrityError(f"{self.location}: blob {descriptor.digest} has the digest {actual}")
         return content
+
+
+@dataclass(frozen=True, slots=True)
+class _Schema1Blobs:
+    """A layout's blobs for manifests of schema 1, which name no config. See `ManifestStore`."""
+
+    location: str
+    members: Members
+
+    def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
+        del repository
+        return self.members.read(blob_path(digest), limit)
+
+    def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
+        del repository
+        return open_checked(self.members.read(blob_path(digest)), digest, f"{self.location}: manifest {digest}")
+
+    def blob_size(self, repository: str, digest: Digest, /) -> int | None:
+        del repository
+        if blob_path(digest) not in self.members:
+            raise MissingLayerError(f"{self.location}: there is no blob {digest}", layer=digest.hex)
+        return self.members.resolve(blob_path(digest)).size
+
+    def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
+        del repository
+        return check_signatures(manifest, f"manifest {digest}")
 
 
 def _read(document: Document) -> Document:

@@ -119,6 +119,16 @@ class RegistryV2Parts:
         return "_uploads" not in inner
 
 
+class ManifestFolderParts:
+    """Folders with a manifest and its blobs each: all of it belongs to the source."""
+
+    def has(self, name: str, /) -> bool:
+        return not name.startswith((".", "_"))
+
+    def lists(self, steps: Steps, /) -> bool:
+        return True
+
+
 class SeveralParts:
     """A directory that looks like more than one source: nothing is converted before somebody says which."""
 
@@ -145,4 +155,6 @@ def parts_of(path: Path, types: Sequence[SourceType]) -> Parts:
                 kinds[kind] = RegistryV1Parts()
             case SourceType.REGISTRY_V2:
                 kinds[kind] = RegistryV2Parts(path)
+            case SourceType.DIR:
+                kinds[kind] = ManifestFolderParts()
     return next(iter(kinds.values())) if len(kinds) == 1 else SeveralParts(list(kinds.values()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,11 +20,13 @@ from migrate.blobio.limits import CHAIN_LENGTH, JSON_BYTES, SMALL_FILE_BYTES
 from migrate.blobio.observed import ObservedStream
 from migrate.blobio.payload import Payload
 from migrate.blobio.source_files import list_source
+from migrate.distribution.repositories import FOLDERS
 from migrate.documents.registry_v1 import parse_ancestry, parse_checksums
 from migrate.documents.v1_json import parse_parent, parse_v1_json
 from migrate.errors import (
     DamagedError,
     DocumentError,
+    LimitError,
     MigrateError,
     MissingLayerError,
     SourceError,
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 
 _TAG: Final = re.compile(r"[\w][\w.-]{0,127}", re.ASCII)
 _TAG_FILE: Final = "tag_"
+_DOGESTRY_LAYER: Final = "layer.tar"
+_LAYER_FILES: Final = ("layer", _DOGESTRY_LAYER)
 _DEFAULT_NAMESPACE: Final = "library"
 _HEAD_BYTES: Final = 16
 _KEPT_BYTES: Final = 64 * 1024 * 1024
@@ -76,7 +80,7 @@ def detect(path: Path) -> bool:
 
 def _is_image_folder(entry: Path) -> bool:
     try:
-        return any((entry / name).is_file() for name in ("json", "ancestry", "layer"))
+        return any((entry / name).is_file() for name in ("json", "ancestry", *_LAYER_FILES))
     except OSError:  # closed to us; another may tell
         return False
 
@@ -135,6 +139,7 @@ class RegistryV1Source:
         self._jsons: dict[LegacyID, bytes] = {}
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._json_bytes = 0
+        self._dogestry: bool | None = None
 
     def listing(self) -> SourceListing:
         if self._listing is None:
@@ -154,7 +159,7 @@ class RegistryV1Source:
         raw = self._read_json(legacy_id)
         folder = f"images/{legacy_id}"
         warnings = self._unfinished_warning(legacy_id)
-        size = self._tree.size(f"{folder}/layer")
+        size = self._tree.size(f"{folder}/{self._layer_file}")
         if size is None:
             raise MissingLayerError(f"image {legacy_id}: the layer file is missing", layer=legacy_id)
         if size == 0:
@@ -178,8 +183,27 @@ class RegistryV1Source:
                 self._check_on_the_way(layer, opened, payload)
             yield payload
 
+    @property
+    def _layer_file(self) -> str:
+        return _DOGESTRY_LAYER if self._is_dogestry() else "layer"
+
+    def _is_dogestry(self) -> bool:
+        """True for the tree that dogestry wrote to S3: `images/<id>/layer.tar`, `repositories/<name>/<tag>`."""
+        if self._dogestry is None:
+            self._dogestry = self._find_layer_file() == _DOGESTRY_LAYER
+        return self._dogestry
+
+    def _find_layer_file(self) -> str | None:
+        """The name that the first layer has which can be found."""
+        for entry in self._tree.entries("images"):
+            for name in _LAYER_FILES:
+                with suppress(SourceError):  # reported when the image is read
+                    if is_hex_id(entry.name) and self._tree.size(f"images/{entry.name}/{name}") is not None:
+                        return name
+        return None
+
     def _open_layer(self, legacy_id: LegacyID) -> AbstractContextManager[OpenedFile]:
-        return open_once(self._replay, legacy_id, lambda: self._tree.open(f"images/{legacy_id}/layer"))
+        return open_once(self._replay, legacy_id, lambda: self._tree.open(f"images/{legacy_id}/{self._layer_file}"))
 
     def close(self) -> None:
         self._tree.close()
@@ -302,6 +326,9 @@ class RegistryV1Source:
 
     def _tag_files(self, failures: list[SourceFailure]) -> Iterator[tuple[str, Reference]]:
         """(path, the reference that it stands for) of what is called like a tag's file."""
+        if self._is_dogestry():
+            yield from self._dogestry_tags()
+            return
         for namespace in self._folders("repositories"):
             place = f"repositories/{namespace}"
             try:
@@ -319,6 +346,20 @@ class RegistryV1Source:
                 for entry in entries:
                     if entry.name.startswith(_TAG_FILE):
                         yield f"{place}/{repository}/{entry.name}", Reference(name, entry.name.removeprefix(_TAG_FILE))
+
+    def _dogestry_tags(self) -> Iterator[tuple[str, Reference]]:
+        """Every file below `repositories/`: the folders are the name, the file is the tag."""
+        pending = ["repositories"]
+        for _ in range(FOLDERS):
+            if not pending:
+                return
+            folder = pending.pop()
+            for entry in self._tree.entries(folder):
+                if entry.is_folder:
+                    pending.append(f"{folder}/{entry.name}")
+                elif "/" in folder:
+                    yield f"{folder}/{entry.name}", Reference(folder.partition("/")[2], entry.name)
+        raise LimitError(f"{self.location}: more than {FOLDERS:,} folders below repositories/")
 
     def _folders(self, folder: str) -> list[str]:
         return [entry.name for entry in self._tree.entries(folder) if entry.is_folder]

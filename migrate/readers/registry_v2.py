@@ -6,16 +6,20 @@ docs/formats/registry-v2-schema1.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
 from migrate.blobio.payload import Extent, Payload
+from migrate.blobio.source_files import list_source
 from migrate.distribution.layout import ROOTS, blob_path, layer_link, repository_path, revision_link
 from migrate.distribution.repositories import iter_repositories
+from migrate.documents.json_text import load_json_lenient
 from migrate.documents.jws import signature_problem
-from migrate.documents.schema1 import OpenedManifest, is_index, parse_signature
+from migrate.documents.schema1 import OpenedManifest, is_index, is_manifest, is_schema1, parse_schema1, parse_signature
 from migrate.errors import (
     IntegrityError,
     MigrateError,
@@ -38,13 +42,26 @@ from migrate.readers.registry_images import (
 from migrate.storage.bucket import open_tree
 from migrate.storage.local_tree import MissingFileError, TreeStorage, require_readable
 
+_BLOB_FOLDER: Final = re.compile(r"[0-9a-f]{2}")
+_MANIFEST_BYTES: Final = 4 * 1024 * 1024
+"""Blobs of up to this are looked into for manifests whose links are lost; registries take none that is larger."""
+
 
 def detect(path: Path) -> bool:
     """True for a registry's root directory, or a directory below it down to `v2/`."""
     try:
-        return any((path / root / "repositories").is_dir() and (path / root / "blobs").is_dir() for root in ROOTS)
+        return any(
+            (path / root / "blobs").is_dir()
+            and ((path / root / "repositories").is_dir() or _has_blob_folders(path / root / "blobs" / "sha256"))
+            for root in ROOTS
+        )
     except OSError:
         return False
+
+
+def _has_blob_folders(path: Path) -> bool:
+    """True for `blobs/sha256/` of a registry, whose folders have two hexadecimal digits."""
+    return path.is_dir() and any(_BLOB_FOLDER.fullmatch(name) for name in list_source(path))
 
 
 class DeletedManifestError(SourceError):
@@ -156,22 +173,68 @@ class RegistryV2Source:
         self._root = self._find_root()
         images = RegistryImages(self)
         untagged: list[tuple[str, Digest]] = []
-        for repository in iter_repositories(self._tree, self._root, images.fail):
+        linked: set[tuple[str, Digest]] = set()
+        repositories = list(iter_repositories(self._tree, self._root, images.fail))
+        without = [name for name in repositories if not self._has_manifests(name, images)]
+        if not repositories:
+            images.warn(f"{self.location}: no repositories/: names and tags are not in this tree")
+        for repository in repositories:
             try:
                 tagged = self._read_tags(repository, images)
+                linked |= {(repository, digest) for digest in tagged}
                 untagged += [(repository, digest) for digest in self._untagged(repository, tagged, images)]
             except SourceError as error:
                 images.fail(repository, error)
             self._note_uploads(repository, images)
+        linked |= set(untagged)
         self._add_untagged(untagged, images)
+        if not repositories or without:
+            self._add_unlinked({digest for _, digest in linked}, images)
         return images.listing()
 
     def _find_root(self) -> str:
         for root in ROOTS:
             prefix = f"{root}/" if root else ""
-            if self._tree.entries(f"{prefix}repositories") and self._tree.entries(f"{prefix}blobs"):
+            if self._tree.entries(f"{prefix}blobs") and (
+                self._tree.entries(f"{prefix}repositories") or self._tree.entries(f"{prefix}blobs/sha256")
+            ):
                 return root
         raise SourceUnreadableError(f"{self.location}: no docker/registry/v2/ with blobs/ and repositories/")
+
+    def _has_manifests(self, repository: str, images: RegistryImages) -> bool:
+        with suppress(SourceError):  # reported when the tags are read
+            if not self._tree.entries(self._manifests(repository)):
+                images.warn(
+                    f"{repository}: no _manifests/: its tags, and which manifests are its own, are not in this tree"
+                )
+                return False
+        return True
+
+    def _add_unlinked(self, linked: set[Digest], images: RegistryImages) -> None:
+        """Manifests among the blobs, where the links to them are lost. Lists first, as what they name is their own."""
+        found = [entry for entry in self._manifest_blobs() if entry[0] not in linked]
+        found.sort(key=lambda entry: (not is_index(entry[1].payload), str(entry[0])))
+        for digest, manifest in found:
+            if any(child == digest for _, child in images.children):
+                continue
+            name = _stated_name(manifest)
+            warning = f"manifest {digest}: found among the blobs, linked to no repository"
+            if name is not None:
+                warning += f"; {name} is the name that it states, and may not be its last"
+            images.add("", [] if name is None else [name], digest, manifest, [warning])
+
+    def _manifest_blobs(self) -> Iterator[tuple[Digest, OpenedManifest]]:
+        base = self._rooted("blobs/sha256")
+        for folder in self._tree.entries(base):
+            for entry in self._tree.entries(f"{base}/{folder.name}") if folder.is_folder else ():
+                digest = _digest_or_none(entry.name)
+                size = None if digest is None else self._tree.size(self._blob_path(digest))
+                if digest is None or size is None or size > _MANIFEST_BYTES:
+                    continue
+                with suppress(MigrateError):  # no manifest, or a damaged one: nothing names it
+                    content = self._tree.read(self._blob_path(digest), _MANIFEST_BYTES) or b""
+                    if content[:1] == b"{" and is_manifest(content):
+                        yield digest, open_checked(content, digest, f"manifest blob {digest}")
 
     def _read_tags(self, repository: str, images: RegistryImages) -> set[Digest]:
         folder = f"{self._manifests(repository)}/tags"
@@ -269,6 +332,17 @@ def _parse_link(content: bytes | SourceError | None, reference: Reference) -> tu
     if text.strip() != text:
         return digest, [f"tag {reference}: white space around the digest in current/link was ignored"]
     return digest, []
+
+
+def _stated_name(manifest: OpenedManifest) -> Reference | None:
+    """The name and tag in a manifest of schema 1."""
+    if not is_schema1(load_json_lenient(manifest.payload, "manifest")):
+        return None
+    with suppress(MigrateError):
+        stated = parse_schema1(manifest.payload)
+        reference = Reference(stated.name, stated.tag)
+        return reference if reference.is_valid else None
+    return None
 
 
 def _digest_or_none(name: str) -> Digest | None:

@@ -38,7 +38,7 @@ CHOICES = {
     "--empty-layers": ["drop", "keep"],
     "--on-conflict": ["newest", "first", "fail", "keep-all"],
     "--progress": ["auto", "bar", "plain", "json", "none"],
-    "--source-type": ["docker-archive", "docker-root", "registry-v1", "registry-v2"],
+    "--source-type": ["docker-archive", "docker-root", "registry-v1", "registry-v2", "dir"],
 }
 
 

@@ -1,0 +1,254 @@
+"""Folders that hold an image each: `manifest.json` beside its blobs, as skopeo's `dir:` and Artifactory have them.
+
+`manifest.json` is a registry's manifest here, an object; in `docker save` archives it is an array. Blobs are files
+named by their digest: bare (skopeo), or with `sha256__` before it (Artifactory). Sources: containers/image
+`directory/directory_dest.go`; the layout of Artifactory's Docker repositories. See docs/formats/manifest-folders.md.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.payload import Extent, Payload
+from migrate.blobio.source_files import scan_source
+from migrate.documents.json_text import load_json_lenient
+from migrate.documents.schema1 import OpenedManifest, is_index, is_manifest, is_schema1, open_manifest, parse_schema1
+from migrate.errors import DocumentError, IntegrityError, LimitError, MigrateError, SourceError, SourceUnreadableError
+from migrate.model.digest import Digest
+from migrate.model.legacy import LegacyID, LegacyLayer, Origin, SourceListing, SourceType
+from migrate.model.options import ReadOptions
+from migrate.model.reference import Reference
+from migrate.readers.far import open_once, replay_for
+from migrate.readers.registry_images import (
+    RegistryImages,
+    check_signatures,
+    find_layer,
+    layers_by_id,
+    missing_blob,
+    open_checked,
+)
+from migrate.storage.bucket import open_tree
+from migrate.storage.local_tree import MissingFileError, TreeStorage
+
+MANIFEST: Final = "manifest.json"
+LIST: Final = "list.manifest.json"
+_FOLDERS: Final = 200_000
+_DETECTED_FOLDERS: Final = 1_000
+_DEPTH: Final = 12
+_BLOB: Final = re.compile(r"(?:sha256(?:__|:|-))?([0-9a-f]{64})(?:\.tar(?:\.gz)?)?")
+_CHILD: Final = re.compile(r"([0-9a-f]{64})\.manifest\.json")
+_CHILD_FOLDER: Final = re.compile(r"sha256(?:__|:|-)([0-9a-f]{64})")
+
+
+def detect(path: Path) -> bool:
+    """True for a tree in which every folder with files holds such a manifest. The look is bounded."""
+    holds_any = False
+    pending = [(path, 0)]
+    for _ in range(_DETECTED_FOLDERS):
+        if not pending:
+            return holds_any
+        folder, depth = pending.pop()
+        folders, has_files = [], False
+        with scan_source(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+                else:
+                    has_files = True
+        if depth > _DEPTH or (has_files and not holds_manifest(folder)):
+            return False
+        holds_any |= has_files
+        pending += [(folder / name, depth + 1) for name in folders if not name.startswith((".", "_"))]
+    return holds_any
+
+
+def holds_manifest(folder: Path) -> bool:
+    """True for a folder with a registry's manifest in it."""
+    for name in (MANIFEST, LIST):
+        if (folder / name).is_file():
+            with open(folder / name, "rb") as stream:
+                return is_manifest(stream.read(JSON_BYTES))
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A folder that holds a manifest: its path below the source, and the manifest's name in it."""
+
+    folder: str
+    manifest: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/{self.manifest}".lstrip("/")
+
+    @property
+    def is_child(self) -> bool:
+        """Artifactory keeps the images of a list in folders beside the tags, named by their digest."""
+        return bool(_CHILD_FOLDER.fullmatch(posixpath.basename(self.folder)))
+
+
+class ManifestFolderSource:
+    """One such folder, or a tree of them, in a directory or a bucket."""
+
+    source_type = SourceType.DIR
+
+    def __init__(self, location: str, options: ReadOptions | None = None, tree: TreeStorage | None = None) -> None:
+        self.location = location
+        self._tree = open_tree(location) if tree is None else tree
+        self._replay = replay_for(options)
+        self._blobs: dict[str, str] = {}
+        self._children: dict[str, str] = {}
+        self._listing: SourceListing | None = None
+        self._layers: dict[LegacyID, LegacyLayer] | None = None
+
+    def listing(self) -> SourceListing:
+        if self._listing is None:
+            self._listing = self._read_listing()
+        return self._listing
+
+    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
+        if self._layers is None:
+            self._layers = layers_by_id(self.listing())
+        return find_layer(self._layers, legacy_id)
+
+    @contextmanager
+    def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
+        assert layer.payload is not None and layer.payload.digest is not None
+        digest = layer.payload.digest
+        path = self._blob(digest)
+        try:
+            with open_once(self._replay, digest.hex, lambda: self._tree.open(path)) as opened:
+                extent = None if opened.fd is None else Extent(fd=opened.fd, offset=0, size=opened.size)
+                yield Payload(
+                    stream=opened.stream, origin=Origin.BLOB, size=opened.size, extent=extent, path=opened.path
+                )
+        except MissingFileError as exc:
+            raise missing_blob(digest) from exc
+
+    def close(self) -> None:
+        self._tree.close()
+        if self._replay is not None:
+            self._replay.close()
+
+    # --- ManifestStore -------------------------------------------------------------------------------------------
+
+    def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
+        del repository
+        content = self._tree.read(self._blob(digest), limit)
+        if content is None:
+            raise missing_blob(digest)
+        if Digest.of(content) != digest:
+            raise IntegrityError(f"blob {digest} does not match its digest: got {Digest.of(content)}", layer=digest.hex)
+        return content
+
+    def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
+        del repository
+        path = self._children.get(digest.hex) or self._blobs.get(digest.hex)
+        content = None if path is None else self._tree.read(path, JSON_BYTES)
+        if content is None:
+            raise SourceError(f"manifest {digest} is missing: no {digest.hex}.manifest.json, sha256__{digest.hex}/")
+        return open_checked(content, digest, f"manifest {path}")
+
+    def blob_size(self, repository: str, digest: Digest, /) -> int | None:
+        del repository
+        size = self._tree.size(self._blob(digest))
+        if size is None:
+            raise missing_blob(digest)
+        return size
+
+    def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
+        del repository
+        return check_signatures(manifest, f"manifest {digest}")
+
+    def _blob(self, digest: Digest) -> str:
+        path = self._blobs.get(digest.hex)
+        if path is None:
+            raise missing_blob(digest)
+        return path
+
+    # --- listing -------------------------------------------------------------------------------------------------
+
+    def _read_listing(self) -> SourceListing:
+        images = RegistryImages(self)
+        found = sorted(self._find(images), key=lambda entry: (entry.is_child, entry.path))
+        if not found:
+            raise SourceUnreadableError(f"{self.location}: no folder with a {MANIFEST} of a registry in it")
+        for entry in found:
+            self._add(entry, images)
+        return images.listing()
+
+    def _find(self, images: RegistryImages) -> Iterator[_Found]:
+        """All folders with a manifest; remembers where each blob is on the way."""
+        pending = [""]
+        visited = 0
+        while pending:
+            folder = pending.pop()
+            visited += 1
+            if visited > _FOLDERS:
+                raise LimitError(f"{self.location}: more than {_FOLDERS:,} folders")
+            try:
+                entries = self._tree.entries(folder)
+            except SourceError as error:
+                if not folder:
+                    raise
+                images.fail(folder, error)
+                continue
+            files = [entry.name for entry in entries if not entry.is_folder]
+            self._note_files(folder, files)
+            yield from (_Found(folder, name) for name in (LIST, MANIFEST) if name in files)
+            inner = [entry.name for entry in entries if entry.is_folder and not entry.name.startswith((".", "_"))]
+            pending += [f"{folder}/{name}".lstrip("/") for name in inner]
+
+    def _note_files(self, folder: str, files: Sequence[str]) -> None:
+        own = _CHILD_FOLDER.fullmatch(posixpath.basename(folder))
+        if own is not None and MANIFEST in files:
+            self._children.setdefault(own[1], f"{folder}/{MANIFEST}")
+        for name in files:
+            path = f"{folder}/{name}".lstrip("/")
+            if blob := _BLOB.fullmatch(name):
+                self._blobs.setdefault(blob[1], path)
+            elif child := _CHILD.fullmatch(name):
+                self._children.setdefault(child[1], path)
+
+    def _add(self, found: _Found, images: RegistryImages) -> None:
+        place = found.folder or posixpath.basename(self.location.rstrip("/"))
+        try:
+            content = self._tree.read(found.path, JSON_BYTES)
+            if content is None or not is_manifest(content):
+                raise DocumentError(f"{found.path}: not a registry's manifest: no object with a schemaVersion")
+            manifest = open_manifest(content)
+            references, warnings = self._names(found, manifest)
+        except MigrateError as error:
+            images.fail(place, error)
+            return
+        digest = Digest.of(manifest.payload)
+        if found.is_child and ("", digest) in images.children:
+            return
+        images.add("", references, digest, manifest, warnings)
+
+    def _names(self, found: _Found, manifest: OpenedManifest) -> tuple[list[Reference], list[str]]:
+        """By the place in the tree, NAME/TAG; of a single folder what a manifest of schema 1 states."""
+        stated = None
+        if is_schema1(load_json_lenient(manifest.payload, found.path)) and not is_index(manifest.payload):
+            schema1 = parse_schema1(manifest.payload)
+            stated = Reference(schema1.name, schema1.tag) if schema1.name and schema1.tag else None
+        if found.is_child:
+            return [], []
+        if not found.folder:
+            if stated is not None and stated.is_valid:
+                return [stated], []
+            return [], [f"{self.location}: {found.manifest} states no name, and none can be told from one folder alone"]
+        name, _, tag = found.folder.rpartition("/")
+        if not name:
+            name = posixpath.basename(self.location.rstrip("/"))
+        if stated is not None and f"/{name}".endswith(f"/{stated.name}"):
+            name = stated.name  # without the name of the repository in Artifactory, which no client uses
+        return [Reference(name, tag)], []
