@@ -29,7 +29,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from migrate.blobio.crc64 import crc64_iso
+from fastcrc import crc64
+
 from migrate.readers.docker_root import DockerRootSource
 from migrate.rootfs.check import RootfsCheck
 from tests.roots import open_docker_root
@@ -173,7 +174,7 @@ def tar_split_lines(tar: bytes) -> list[bytes]:
         size = int(header[124:135], 8)
         lines.append(json_line({"type": 2, "payload": base64.b64encode(raw + header).decode()}))
         content = tar[position + 512 : position + 512 + size]
-        crc = base64.b64encode(crc64_iso(content).to_bytes(8, "big")).decode() if size else None
+        crc = base64.b64encode(crc64.go_iso(content).to_bytes(8, "big")).decode() if size else None
         lines.append(json_line({"type": 1, "name": name, **({"size": size} if size else {}), "payload": crc}))
         position += 512 + size
         raw = tar[position : position + -size % 512]

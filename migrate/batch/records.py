@@ -132,6 +132,8 @@ def _layer_fields(row: LayerRow) -> list[Any]:
         hashed.exact,
         hashed.note,
         list(hashed.flags),
+        [list(pair) for pair in hashed.flagged],
+        hashed.damaged,
     ]
 
 
@@ -139,7 +141,7 @@ def _parse_layer(fields: Sequence[Any]) -> LayerRow:
     legacy_id = LegacyID(fields[0])
     if len(fields) == 1:
         return LayerRow(legacy_id, None)
-    _, diff_id, tar_size, empty, blob, origin, exact, note, flags = fields
+    _, diff_id, tar_size, empty, blob, origin, exact, note, flags, flagged, damaged = fields
     hashed = HashedLayer(
         diff_id=DiffID(Digest(diff_id)),
         tar_size=tar_size,
@@ -149,6 +151,8 @@ def _parse_layer(fields: Sequence[Any]) -> LayerRow:
         exact=exact,
         note=note,
         flags=tuple(flags),
+        flagged=tuple((flag, entry) for flag, entry in flagged),
+        damaged=damaged,
     )
     return LayerRow(legacy_id, hashed, Role.MADE if blob is None else Role(blob[3]))
 

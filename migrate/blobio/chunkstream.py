@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Generator, Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
-_ALL = 1024 * 1024
+from migrate.blobio.stream import ByteStream
 
 
-class ChunkStream(io.RawIOBase):
-    """Reads the pieces one after the other; `read` and `readinto` give less than asked for only at the end.
+class ChunkStream(ByteStream):
+    """Reads the pieces one after the other; reads give less than asked for only at the end.
 
     What making a piece raises comes out of the read that needed the next piece. Closing closes a generator.
     """
@@ -19,11 +18,7 @@ class ChunkStream(io.RawIOBase):
         self._pieces = pieces
         self._rest = memoryview(b"")
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        target = memoryview(buffer).cast("B")
+    def read_view(self, target: memoryview, /) -> int:
         filled = 0
         while filled < len(target):
             if not self._rest and not self._next_piece():
@@ -34,18 +29,15 @@ class ChunkStream(io.RawIOBase):
             filled += len(part)
         return filled
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0:
-            return b"".join(iter(lambda: self.read(_ALL), b""))
+    def read_block(self, limit: int, /) -> bytes:
         parts: list[memoryview] = []
-        wanted = size
-        while wanted > 0:
+        while limit > 0:
             if not self._rest and not self._next_piece():
                 break
-            part = self._rest[:wanted]
+            part = self._rest[:limit]
             self._rest = self._rest[len(part) :]
             parts.append(part)
-            wanted -= len(part)
+            limit -= len(part)
         return b"".join(parts)
 
     def close(self) -> None:
@@ -63,4 +55,4 @@ class ChunkStream(io.RawIOBase):
 
 def open_chunks(pieces: Iterator[bytes]) -> BinaryIO:
     """`pieces` as a stream."""
-    return cast(BinaryIO, ChunkStream(pieces))
+    return ChunkStream(pieces).as_binary()

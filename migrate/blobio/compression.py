@@ -7,12 +7,12 @@ the number of workers nor on the machine.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final, Protocol
 
 from migrate.blobio import limits
 from migrate.blobio.stopping import check_stop
+from migrate.blobio.stream import ByteStream
 from migrate.errors import DamagedError, LimitError, TruncatedError
 from migrate.model.options import Compression
 
@@ -122,10 +122,10 @@ def _foreign_errors(kind: str) -> tuple[type[Exception], ...]:
     return (OSError, ValueError, EOFError)
 
 
-class DecompressedStream(io.RawIOBase):
+class DecompressedStream(ByteStream):
     """All members or frames of a compressed stream, one after the other.
 
-    `read` and `readinto` raise TruncatedError where the stream ends inside a member, DamagedError for bytes that do
+    Reads raise TruncatedError where the stream ends inside a member, DamagedError for bytes that do
     not decompress or follow the last member, LimitError for a bomb; errors of the underlying stream pass through.
     """
 
@@ -141,28 +141,7 @@ class DecompressedStream(io.RawIOBase):
         self._bytes_in = 0
         self._bytes_out = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        view = memoryview(buffer).cast("B")
-        block = self.read_block(len(view))
-        view[: len(block)] = block
-        return len(block)
-
-    def fill(self, buffer: memoryview) -> int:
-        """Reads until `buffer` is full or the bytes are over; returns how many there were."""
-        filled = 0
-        while filled < len(buffer):
-            block = self.read_block(len(buffer) - filled)
-            if not block:
-                break
-            buffer[filled : filled + len(block)] = block
-            filled += len(block)
-        return filled
-
-    def read_block(self, limit: int) -> bytes:
-        """Up to `limit` bytes; none only at the end."""
+    def read_block(self, limit: int, /) -> bytes:
         while limit > 0:
             if self._member is None and not self._next_member():
                 return b""
@@ -255,8 +234,7 @@ def open_decompressed(stream: BinaryIO, kind: str, what: str, ratio: int | None 
     """
     if kind == "none":
         return stream
-    opened: Any = DecompressedStream(stream, kind, what, ratio)
-    return opened  # type: ignore[no-any-return]
+    return DecompressedStream(stream, kind, what, ratio).as_binary()
 
 
 BlockCompressor = Callable[[memoryview], bytes | bytearray | memoryview]

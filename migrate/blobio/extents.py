@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final
 
 from migrate.blobio.payload import Extent
+from migrate.blobio.stream import ByteStream
 from migrate.errors import SourceError, TruncatedError
 
 _COMPARED_BYTES: Final = 256 * 1024
@@ -15,7 +15,7 @@ _COMPARED_BYTES: Final = 256 * 1024
 _NOT_FROM_DISK: Final = getattr(os, "RWF_NOWAIT", 0)
 
 
-class ExtentStream(io.RawIOBase):
+class ExtentStream(ByteStream):
     """`size` bytes of `fd` from `offset`. `what` names the place in errors.
 
     Raises TruncatedError where the file ends early and SourceError where it cannot be read. Does not own `fd`.
@@ -28,11 +28,7 @@ class ExtentStream(io.RawIOBase):
         self._end = offset + size
         self._what = what
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object, /) -> int:
-        view = memoryview(cast(bytearray, buffer)).cast("B")
+    def read_view(self, view: memoryview, /) -> int:
         wanted = min(len(view), self._end - self._position)
         if wanted == 0:
             return 0
@@ -50,7 +46,7 @@ class ExtentStream(io.RawIOBase):
 
 
 def open_extent(fd: int, offset: int, size: int, what: str) -> BinaryIO:
-    return cast(BinaryIO, ExtentStream(fd, offset, size, what))
+    return ExtentStream(fd, offset, size, what).as_binary()
 
 
 def same_bytes(unread: Extent, read: Extent, check_stop: Callable[[], None]) -> bool | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Callable
 from typing import Any, Final
 
 from migrate.blobio.payload import Extent, Payload
+from migrate.blobio.stream import ByteStream, read_into
 from migrate.errors import MigrateError, SourceError, TruncatedError
 from migrate.model.digest import Digest
 
@@ -18,7 +18,7 @@ _SMALL_BYTES: Final = 64 * 1024
 _COPY_BYTES: Final = 1024 * 1024
 
 
-class StoredStream(io.RawIOBase):
+class StoredStream(ByteStream):
     """A payload's bytes as stored. An extent is read by position, so that threads may share its file.
 
     `tee`, where given, sees every block as it is read. Raises TruncatedError where an extent's file ends early, and
@@ -34,9 +34,6 @@ class StoredStream(io.RawIOBase):
         self.tee: Callable[[memoryview], object] | None = None
         self.size = 0
         """Bytes handed out so far."""
-
-    def readable(self) -> bool:
-        return True
 
     def peek(self, length: int) -> bytes:
         """The first bytes, which stay to be read. Only before anything else is read."""
@@ -70,8 +67,7 @@ class StoredStream(io.RawIOBase):
         """The digest of what was read, if it was asked for."""
         return None if self._sha256 is None else Digest.of_hash(self._sha256)
 
-    def readinto(self, buffer: Any, /) -> int:
-        view = memoryview(buffer).cast("B")
+    def read_view(self, view: memoryview, /) -> int:
         if self._peeked:
             count = min(len(self._peeked), len(view))
             view[:count] = self._peeked[:count]
@@ -87,16 +83,6 @@ class StoredStream(io.RawIOBase):
                 self.tee(block)
         return count
 
-    def fill(self, buffer: memoryview) -> int:
-        """Reads until `buffer` is full or the bytes are over; returns how many there were."""
-        filled = 0
-        while filled < len(buffer):
-            count = self.readinto(buffer[filled:])
-            if not count:
-                break
-            filled += count
-        return filled
-
     def copy_to(self, write: Callable[[memoryview], object], check_stop: Callable[[], None]) -> None:
         """Hands everything to `write`, block by block."""
         buffer = memoryview(bytearray(_COPY_BYTES))
@@ -107,7 +93,7 @@ class StoredStream(io.RawIOBase):
     def _fill(self, view: memoryview, position: int) -> int:
         try:
             if self._extent is None:
-                return self._stream.readinto(view) or 0  # type: ignore[attr-defined]
+                return read_into(self._stream, view)
             return self._read_extent(self._extent, view, position)
         except MigrateError:
             raise

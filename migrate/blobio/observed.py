@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from typing import BinaryIO
 
+from migrate.blobio.stream import ByteStream, read_into
 
-class ObservedStream(io.RawIOBase):
+
+class ObservedStream(ByteStream):
     """Reads from `source`; calls `observe` with each block and `finish` once, after `size` bytes or at the end.
 
     `finish` may raise; the error comes out of the `read` that gave the last block.
@@ -21,14 +22,10 @@ class ObservedStream(io.RawIOBase):
         self._observe = observe
         self._finish: Callable[[], None] | None = finish
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        view = memoryview(buffer).cast("B")
-        count = self._source.readinto(view)  # type: ignore[attr-defined]
+    def read_view(self, view: memoryview, /) -> int:
+        count = read_into(self._source, view)
         self._seen(view[:count], wanted=len(view))
-        return int(count)
+        return count
 
     def _seen(self, block: memoryview, wanted: int) -> None:
         if len(block):

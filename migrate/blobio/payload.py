@@ -20,9 +20,9 @@ class Payload:
     """A layer's bytes as stored.
 
     `stream` reads them from the start, once. `extent`, where given, holds the same bytes and can be read by position
-    from any thread. `origin`, `exact` and `note` are those of the report, and are final only after the stream's end
-    (a reader may set them while it reads). `path` is a file that holds exactly these bytes, where there is one, so
-    that a target may link instead of copy.
+    from any thread. `origin`, `exact`, `damaged` and `note` are those of the report, and are final only after the
+    stream's end (a reader may set them while it reads). `path` is a file that holds exactly these bytes, where there is
+    one, so that a target may link instead of copy.
     """
 
     stream: BinaryIO
@@ -31,4 +31,5 @@ class Payload:
     extent: Extent | None = None
     exact: bool = True
     note: str | None = None
+    damaged: bool = False
     path: str | None = None

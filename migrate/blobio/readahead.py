@@ -7,17 +7,17 @@ and they take several hundred megabytes.
 
 from __future__ import annotations
 
-import io
 import threading
 from queue import Queue
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from migrate.blobio.compression import BLOCK_BYTES, DecompressedStream
+from migrate.blobio.stream import ByteStream
 
 _BLOCKS_AHEAD: Final = 4
 
 
-class ReadAhead(io.RawIOBase):
+class ReadAhead(ByteStream):
     """The bytes inside a compressed stream; to be used as a context, which ends the thread.
 
     `read` raises what `DecompressedStream` raises, after the bytes that came before it. `stream` is read by the thread
@@ -33,23 +33,11 @@ class ReadAhead(io.RawIOBase):
         self._thread = threading.Thread(target=self._run, name="decompress", daemon=True)
         self._thread.start()
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Up to `size` bytes, as many as are at hand; none only at the end."""
-        if size is None or size < 0:
-            return b"".join(iter(lambda: self.read(BLOCK_BYTES), b""))
+    def read_block(self, limit: int, /) -> bytes:
         if not self._rest and not self._next():
             return b""
-        block, self._rest = self._rest[:size], self._rest[size:]
+        block, self._rest = self._rest[:limit], self._rest[limit:]
         return block
-
-    def readinto(self, buffer: Any, /) -> int:
-        view = memoryview(buffer).cast("B")
-        block = self.read(len(view))
-        view[: len(block)] = block
-        return len(block)
 
     def close(self) -> None:
         """Ends the thread; one that hangs in a read, of a pipe perhaps, is left behind after a second."""

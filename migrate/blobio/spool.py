@@ -17,6 +17,7 @@ from typing import BinaryIO, cast
 
 from migrate.blobio.compression import detect_compression
 from migrate.blobio.readahead import ReadAhead
+from migrate.blobio.stream import ByteStream
 from migrate.errors import SourceError, SourceUnreadableError, TargetError
 
 _CHUNK = 1024 * 1024
@@ -82,7 +83,7 @@ def open_plain(fd: int, what: str, ratio: int | None = None) -> Seekable | Plain
             kind = detect_compression(buffered.peek(HEAD_BYTES)[:HEAD_BYTES])
             if kind != "none":
                 readahead = ReadAhead(cast(BinaryIO, buffered), kind, what, ratio)
-                return PlainStream(fd, cast(BinaryIO, readahead), readahead, what)
+                return PlainStream(fd, readahead.as_binary(), readahead, what)
             if stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode):
                 return Seekable(fd, os.lseek(fd, 0, os.SEEK_END))
             return PlainStream(fd, cast(BinaryIO, buffered), None, what)
@@ -137,18 +138,15 @@ class Spool:
         return TargetError(f"{self._what}: cannot be kept in a temporary file: {error.strerror}{hint}")
 
 
-class _DescriptorStream(io.RawIOBase):
+class _DescriptorStream(ByteStream):
     """Reads a descriptor that somebody else closes; read errors name the place."""
 
     def __init__(self, fd: int, what: str) -> None:
         self._fd = fd
         self._what = what
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object, /) -> int:
+    def read_view(self, view: memoryview, /) -> int:
         try:
-            return os.readv(self._fd, [memoryview(cast(bytearray, buffer))])
+            return os.readv(self._fd, [view])
         except OSError as error:
             raise SourceError(f"{self._what}: cannot be read: {error.strerror}") from error

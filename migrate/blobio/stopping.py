@@ -6,11 +6,12 @@ that know nothing of threads; handing them a callable would put it through every
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, cast
+from typing import BinaryIO
+
+from migrate.blobio.stream import ByteStream, read_into
 
 
 class _Thread(threading.local):
@@ -38,16 +39,13 @@ def check_stop() -> None:
 
 def stoppable(stream: BinaryIO) -> BinaryIO:
     """Asks before each read from `stream`, for a reader that takes much input before it gives anything."""
-    return cast(BinaryIO, _StoppableStream(stream))
+    return _StoppableStream(stream).as_binary()
 
 
-class _StoppableStream(io.RawIOBase):
+class _StoppableStream(ByteStream):
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+    def read_view(self, view: memoryview, /) -> int:
         check_stop()
-        return int(self._stream.readinto(buffer))  # type: ignore[attr-defined]
+        return read_into(self._stream, view)

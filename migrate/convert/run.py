@@ -417,6 +417,7 @@ class Conversion:
                 *found,
                 *composed.warnings,
                 *layer_warnings,
+                *_damaged(rows),
                 *_ambiguous(rows),
                 *_told(differences),
             ),
@@ -470,6 +471,10 @@ class Conversion:
                 f"{len(differences)} paths differ, first {differences[0]}"
             )
         for layer, hashed in rows:
+            if hashed is not None and hashed.damaged:
+                raise NotExactError(
+                    f"{planned.location}: layer {layer.legacy_id} is damaged: {hashed.note}", layer=layer.legacy_id
+                )
             if hashed is not None and not hashed.exact:
                 raise NotExactError(
                     f"{planned.location}: layer {layer.legacy_id} is not certain to the byte: {hashed.note}",
@@ -567,11 +572,20 @@ def _without_claim(job: LayerJob) -> LayerJob:
     return LayerJob(job.source_index, job.source, replace(job.layer, payload=unclaimed))
 
 
+def _damaged(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> Iterator[str]:
+    """Layers whose bytes are not those that the source's own checksums and sizes were made of."""
+    for layer, hashed in rows:
+        if hashed is not None and hashed.damaged:
+            yield f"layer {layer.legacy_id} is damaged: {hashed.note}"
+
+
 def _ambiguous(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> Iterator[str]:
     """Layers that two readers of tar would understand differently; their bytes are converted as they are."""
     for layer, hashed in rows:
         if hashed is not None and hashed.flags:
-            yield f"layer {layer.legacy_id}: readers may understand its tar differently ({', '.join(hashed.flags)})"
+            entries = dict(hashed.flagged)
+            flags = [f"{flag}: {entries[flag]}" if flag in entries else flag for flag in hashed.flags]
+            yield f"layer {layer.legacy_id}: readers may understand its tar differently ({', '.join(flags)})"
 
 
 def _left_behind(location: str, containers: Sequence[Container]) -> str:
@@ -619,10 +633,10 @@ _REFUSED_BY_OPTIONS = frozenset({ConflictError.code, NotExactError.code})
 
 
 def exit_code(report: Report) -> int:
-    """0 everything converted, 3 something failed, 4 nothing could be read. An image that `--on-conflict fail` or
-    `--strict` refuses was read. Of a report with or without its images."""
+    """0 everything converted, 3 something failed or is damaged, 4 nothing could be read. An image that
+    `--on-conflict fail` or `--strict` refuses was read. Of a report with or without its images."""
     if report.totals.images or any(failure.error in _REFUSED_BY_OPTIONS for failure in report.failures):
-        return 3 if report.failures else 0
+        return 3 if report.failures or report.totals.damaged_layers else 0
     return 4
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from migrate.blobio.limits import STATED_BYTES, parse_whole
+from migrate.blobio.stream import ByteStream
 from migrate.distribution.retries import SLOW_ANSWERS
 from migrate.errors import TruncatedError
 
@@ -23,7 +23,7 @@ def stated_length(answer: httpx.Response) -> int | None:
     return parse_whole(answer.headers.get("Content-Length", "").encode(), STATED_BYTES)
 
 
-class BlobDownload(io.RawIOBase):
+class BlobDownload(ByteStream):
     """Reads the answer of `request(offset)`; when the connection breaks it asks for the rest, once for each pause.
 
     The pauses begin anew after each _PROGRESS bytes.
@@ -59,13 +59,9 @@ class BlobDownload(io.RawIOBase):
         self._blocks = self._answer.iter_raw()
         self._rest = memoryview(b"")
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+    def read_view(self, view: memoryview, /) -> int:
         if not len(self._rest):
             self._rest = memoryview(self._next_block())
-        view = memoryview(buffer).cast("B")
         count = min(len(view), len(self._rest))
         view[:count] = self._rest[:count]
         self._rest = self._rest[count:]

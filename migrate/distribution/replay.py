@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import IO, BinaryIO, Final, cast
+from typing import IO, Final
 
 from migrate.blobio.observed import ObservedStream
 from migrate.storage.local_tree import OpenedFile
@@ -50,7 +50,7 @@ class Replay:
                 return
             try:
                 observed = ObservedStream(opened.stream, opened.size, copy.write, lambda: self._keep(key, copy))
-                yield OpenedFile(cast(BinaryIO, observed), opened.size)
+                yield OpenedFile(observed.as_binary(), opened.size)
             finally:
                 copy.close()
                 if key not in self._kept:

@@ -49,6 +49,12 @@ def parse_migration_map(raw: bytes, what: str) -> Mapping[str, str]:
     return {image_id: legacy_id for legacy_id, image_id in document.items() if isinstance(image_id, str)}
 
 
+def parse_checksum_map(raw: bytes, what: str) -> Mapping[str, str]:
+    """Legacy ID → checksum, of what are texts. Raises DocumentError."""
+    document = _object(load_json_lenient(raw, what), what)
+    return {legacy_id: checksum for legacy_id, checksum in document.items() if isinstance(checksum, str)}
+
+
 def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DocumentError(f"{what}: not a JSON object")

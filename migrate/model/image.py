@@ -65,8 +65,9 @@ class HashedLayer:
     """What one read of a layer's bytes told.
 
     `tar_size` counts the uncompressed tar. `empty`: the tar holds no entry. `blob` is None where nothing was stored
-    (dry run without exact sizes; an empty layer that is dropped). `origin`, `exact` and `note` as in the report.
-    `flags` are oddities of the tar that two readers could understand differently. `carried` is the layer as its source
+    (dry run without exact sizes; an empty layer that is dropped). `origin`, `exact`, `damaged` and `note` as in the
+    report. `flags` are oddities of the tar that two readers could understand differently, `flagged` pairs of a flag and
+    the first entry that it is about. `carried` is the layer as its source
     stores it, where a target may hold it so; `blob` is another one if the same tar was there already.
     `estimate` is the size of a blob that was not made.
     """
@@ -79,6 +80,8 @@ class HashedLayer:
     exact: bool = True
     note: str | None = None
     flags: tuple[str, ...] = ()
+    flagged: tuple[tuple[str, str], ...] = ()
+    damaged: bool = False
     carried: StoredBlob | None = field(default=None, compare=False)
     estimate: int | None = field(default=None, compare=False)
 

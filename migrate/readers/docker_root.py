@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 from migrate.blobio.chunkstream import open_chunks
+from migrate.blobio.observed import ObservedStream
 from migrate.blobio.payload import Payload
 from migrate.blobio.stopping import stoppable
 from migrate.documents.v1_json import parse_identity
@@ -58,6 +59,7 @@ from migrate.storage.beneath import open_beneath
 from migrate.storage.tree import OpenedFile, Tree, find_folder
 from migrate.tar import tarsplit
 
+_DIRECTORY_BYTES: Final = 4096
 CHECKED_DRIVERS: Final = ("btrfs", "overlay", "vfs")
 """Drivers whose layers are whole trees on disk: an image can be compared with its tree for little."""
 
@@ -96,7 +98,7 @@ class DockerRootSource:
         self._salvage = options.salvage
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._failed: dict[bytes, str] = {}
-        self._sizes: dict[bytes, int | None] = {}
+        self._sizes: dict[bytes, tarsplit.Sizes | None] = {}
         self._access = threading.Lock()
         self._access_checked = False
         self._access_refused: PermissionSourceError | None = None
@@ -241,7 +243,7 @@ class DockerRootSource:
         archive = self._archive(layer.legacy_id)
         if archive is not None:
             with self._graph.tree.opened(archive) as opened:
-                yield _archive_payload(self._graph.tree.shown(archive), opened)
+                yield self._archive_payload(layer, self._graph.tree.shown(archive), opened)
             return
         trees: list[Tree] = []
         try:
@@ -254,27 +256,38 @@ class DockerRootSource:
         if layer.legacy_id in self._containers:
             found = self._containers.changes(layer)
             trees.append(found.tree)
-            return self._read_later(layer.legacy_id, found.tar(), found.reasons)
+            return self._read_later(layer, found.tar(), found.reasons)
         tree = self._layer_tree(layer.legacy_id, trees)
         payload = self._assembled_or_anew(layer, tree, trees)
         doubts = self._driver.layer_doubts(layer.legacy_id)
-        payload.note = "; ".join([*doubts, *([payload.note] if payload.note else [])]) or None
+        made_of = [layer.legacy_id, *([layer.parent] if layer.parent and payload.origin == Origin.DIFF else [])]
+        damage = [found for one in made_of for found in self._driver.layer_damage(one)]
+        payload.note = "; ".join([*damage, *doubts, *([payload.note] if payload.note else [])]) or None
+        payload.damaged |= bool(damage)
         return payload
 
     def _assembled_or_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
         for metadata, diff_id in self._graph.tar_splits(layer.legacy_id):
             if metadata in self._failed:
                 continue
-            size = self._tar_split_size(metadata)
-            if size == 0 and not self._tar_anew(layer, tree, trees).is_empty:
+            sizes = self._tar_split_sizes(metadata)
+            if sizes is not None and sizes.tar == 0 and not self._tar_anew(layer, tree, trees).is_empty:
                 # sound metadata of a tar of no bytes at all: Docker believes it, and pushes the layer without its files
                 self._failed[metadata] = "it describes a tar of 0 bytes, while the store holds files of this layer"
                 continue
             pieces = self._assemble(layer.legacy_id, metadata, diff_id, tree)
             misfits = self._misfits(layer.legacy_id)
-            note = "; ".join([*misfits, "put together from the tar-split of an earlier migration"]) if misfits else None
+            notes = [*misfits, "put together from the tar-split of an earlier migration"] if misfits else []
+            wrong_size = sizes and self._wrong_size(layer, sizes.files, partial(self._link_bytes, metadata))
+            if wrong_size:
+                notes.append(wrong_size)
             return Payload(
-                stream=open_chunks(pieces), origin=Origin.TAR_SPLIT.value, size=size, exact=not misfits, note=note
+                stream=open_chunks(pieces),
+                origin=Origin.TAR_SPLIT.value,
+                size=None if sizes is None else sizes.tar,
+                exact=not misfits,
+                damaged=bool(self._has_misfits(layer.legacy_id) or wrong_size),
+                note="; ".join(notes) or None,
             )
         return self._made_anew(layer, tree, trees)
 
@@ -286,17 +299,42 @@ class DockerRootSource:
             if path in self._failed
         ]
 
+    def _has_misfits(self, legacy_id: LegacyID) -> bool:
+        """True where there is tar-split that disagrees; an empty file, as a power cut leaves it, is none."""
+        tree = self._graph.tree
+        return any(path in self._failed and tree.stat(path).size for path, _ in self._graph.tar_splits(legacy_id))
+
+    def _link_bytes(self, metadata: bytes) -> int:
+        with self._graph.tree.open(metadata) as stream:
+            return tarsplit.link_bytes(stoppable(stream))
+
+    def _recorded_size(self, layer: LegacyLayer) -> int:
+        return (layer.payload.estimate if layer.payload is not None else None) or 0
+
+    def _wrong_size(self, layer: LegacyLayer, files: int, read_links: Callable[[], int]) -> str | None:
+        """What `layersize` records, where that is not the size of the layer's files.
+
+        Docker counted the bytes of the files in the tar, or those of symbolic links as well (pkg/archive, UnpackLayer
+        and ChangesSize); 0 was written for unknown.
+        """
+        recorded = self._recorded_size(layer)
+        if recorded in (0, files):
+            return None
+        if recorded == files + read_links():
+            return None
+        return f"layersize records {recorded:,} bytes of files, and there are {files:,}"
+
     def _layer_tree(self, legacy_id: LegacyID, trees: list[Tree]) -> Tree:
         tree = self._driver.layer_tree(legacy_id)
         trees.append(tree)
         return tree
 
-    def _tar_split_size(self, metadata: bytes) -> int | None:
+    def _tar_split_sizes(self, metadata: bytes) -> tarsplit.Sizes | None:
         """None where the metadata is damaged, which reading the layer finds out again, and reports."""
         if metadata not in self._sizes:
             try:
                 with self._graph.tree.open(metadata) as stream:
-                    self._sizes[metadata] = tarsplit.tar_size(stoppable(stream))
+                    self._sizes[metadata] = tarsplit.read_sizes(stoppable(stream))
             except (DamagedError, LimitError):
                 self._sizes[metadata] = None
         return self._sizes[metadata]
@@ -321,12 +359,31 @@ class DockerRootSource:
                 f"{self._graph.tree.shown(metadata)}: {error.message}", layer=legacy_id
             ) from error
 
-    def _made_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
-        return self._read_later(layer.legacy_id, self._tar_anew(layer, tree, trees))
+    def _archive_payload(self, layer: LegacyLayer, shown: str, opened: OpenedFile) -> Payload:
+        if not opened.size:
+            raise TruncatedError(f"{shown}: has 0 bytes")
+        name = shown.rpartition("/")[2]
+        note = f"{name}, as Docker 0.3 to 0.5 pulled it: the layer's tree, which Docker would read, is lost"
+        payload = Payload(stream=opened.stream, origin=Origin.BLOB.value, size=opened.size, note=note)
+        recorded = self._graph.archive_checksums.get(layer.legacy_id)
+        if recorded is None:
+            return payload
+        sha256 = hashlib.sha256(layer.json + b"\n")
 
-    def _read_later(self, legacy_id: LegacyID, tar: TreeTar, reasons: Sequence[str] = ()) -> Payload:
+        def finish() -> None:
+            if f"sha256:{sha256.hexdigest()}" != recorded:
+                payload.damaged = True
+                payload.note = f"{note}; graph/checksums records {recorded} of it, it has sha256:{sha256.hexdigest()}"
+
+        payload.stream = ObservedStream(opened.stream, opened.size, sha256.update, finish).as_binary()
+        return payload
+
+    def _made_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
+        return self._read_later(layer, self._tar_anew(layer, tree, trees))
+
+    def _read_later(self, layer: LegacyLayer, tar: TreeTar, reasons: Sequence[str] = ()) -> Payload:
         payload = Payload(stream=open_chunks(iter(())), origin=Origin.DIFF.value, size=tar.size)
-        payload.stream = open_chunks(self._read_anew(legacy_id, tar, payload, reasons))
+        payload.stream = open_chunks(self._read_anew(layer, tar, payload, reasons))
         return payload
 
     def _tar_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> TreeTar:
@@ -336,12 +393,30 @@ class DockerRootSource:
             return tar_of_tree(tree)
         return tar_of_changes(tree, find_changes(tree, self._layer_tree(layer.parent, trees)))
 
+    def _may_be_counted_otherwise(self, layer: LegacyLayer, surplus: int) -> bool:
+        """True where more bytes can be recorded than a tar made anew has, and nothing be lost.
+
+        What is compared with its parent's tree may hold files that were there before, unchanged, which Docker counted.
+        Before 0.7, which had aufs only, it counted a block of 4096 bytes for each directory as well.
+        """
+        if self._driver.holds_whole_trees:
+            return layer.parent is not None
+        return surplus >= _DIRECTORY_BYTES
+
     def _read_anew(
-        self, legacy_id: LegacyID, tar: TreeTar, payload: Payload, known: Sequence[str]
+        self, layer: LegacyLayer, tar: TreeTar, payload: Payload, known: Sequence[str]
     ) -> Generator[bytes, None, None]:
         """`known` are reasons, beside those of the tar, why it may not be Docker's."""
         yield from tar.read()
-        reasons = [*known, *self._misfits(legacy_id)]
+        reasons = [*known, *self._misfits(layer.legacy_id)]
+        files, links = tar.counted()
+        wrong_size = self._wrong_size(layer, files, lambda: links)
+        surplus = self._recorded_size(layer) - files - links
+        if surplus > 0 and self._may_be_counted_otherwise(layer, surplus):
+            wrong_size = None
+        if wrong_size:
+            reasons.append(wrong_size)
+        payload.damaged |= bool(self._has_misfits(layer.legacy_id) or wrong_size)
         if doubts := tar.doubts():
             reasons.append(f"Docker's bytes may differ: {'; '.join(doubts)}")
         payload.exact = not reasons
@@ -375,14 +450,6 @@ class DockerRootSource:
     def close(self) -> None:
         self._driver.close()
         self._root.close()
-
-
-def _archive_payload(shown: str, opened: OpenedFile) -> Payload:
-    if not opened.size:
-        raise TruncatedError(f"{shown}: has 0 bytes")
-    name = shown.rpartition("/")[2]
-    note = f"{name}, as Docker 0.3 to 0.5 pulled it: the layer's tree, which Docker would read, is lost"
-    return Payload(stream=opened.stream, origin=Origin.BLOB.value, size=opened.size, note=note)
 
 
 def _nothing_here(root: Tree) -> str:

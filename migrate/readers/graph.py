@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, STATED_BYTES, parse_whole
+from migrate.documents.docker_root import parse_checksum_map
 from migrate.documents.v1_json import parse_parent
 from migrate.errors import DamagedError, DocumentError, LimitError, MissingLayerError, SourceError
 from migrate.model.digest import Digest
@@ -124,6 +125,14 @@ class Graph:
     def _find(self, legacy_id: LegacyID, name: str) -> bytes | None:
         path = _path(legacy_id, name)
         return path if self.tree.find(path) is not None else None
+
+    @cached_property
+    def archive_checksums(self) -> Mapping[str, str]:
+        """`checksums` of Docker 0.3 to 0.5: ID → `sha256:` of the json, a line end and the archive as stored."""
+        try:
+            return parse_checksum_map(self.tree.read(b"checksums", JSON_BYTES), self.tree.shown(b"checksums"))
+        except SourceError:
+            return {}
 
     def _migrated_diff_id(self, legacy_id: LegacyID) -> Digest | None:
         try:

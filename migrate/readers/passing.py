@@ -7,12 +7,11 @@ that are themselves compressed.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from typing import BinaryIO, cast
 
 from migrate.blobio.payload import Payload
 from migrate.blobio.spool import PlainStream, Spool, unreadable
+from migrate.blobio.stream import ByteStream
 from migrate.errors import DamagedError, SourceUnreadableError, TruncatedError, UnsupportedError
 from migrate.model.legacy import Origin
 from migrate.readers.members import PASSED, Members, TarMembers, clean_name, is_archive_member
@@ -80,11 +79,11 @@ class PassingArchive:
         name = clean_name(member.name)
         content = window.open_content(member)
         if take is not None and name and _is_layer(name) and member.size >= LARGE and content.looks_like_tar():
-            take(name, Payload(stream=cast(BinaryIO, content), origin=Origin.ARCHIVE.value, size=member.size))
+            take(name, Payload(stream=content.as_binary(), origin=Origin.ARCHIVE.value, size=member.size))
             return member._replace(offset=PASSED)
         offset = spool.size
         try:
-            while chunk := content.read(_CHUNK):
+            while chunk := content.read_block(_CHUNK):
                 spool.append(chunk)
         except TruncatedError:
             window.ended = True  # the member is listed with its full size: reading it says that it is cut off
@@ -153,7 +152,7 @@ class _Forward:
             pass
 
 
-class _Content(io.RawIOBase):
+class _Content(ByteStream):
     """One member's content; the window moves on with it."""
 
     def __init__(self, window: _Forward, size: int, what: str) -> None:
@@ -162,9 +161,6 @@ class _Content(io.RawIOBase):
         self._left = size
         self._what = what
 
-    def readable(self) -> bool:
-        return True
-
     def looks_like_tar(self) -> bool:
         head = b""
         while len(head) < BLOCK and (more := self._window.next(BLOCK - len(head))):
@@ -172,8 +168,8 @@ class _Content(io.RawIOBase):
         self._window.push_back(head)
         return looks_like_tar(head)
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        wanted = self._left if size is None or size < 0 else min(size, self._left)
+    def read_block(self, limit: int, /) -> bytes:
+        wanted = min(limit, self._left)
         if wanted == 0:
             return b""
         block = self._window.next(wanted)
@@ -182,9 +178,3 @@ class _Content(io.RawIOBase):
             raise TruncatedError(f"{self._what}: the archive ends after {there:,} of its {self._size:,} bytes")
         self._left -= len(block)
         return block
-
-    def readinto(self, buffer: object, /) -> int:
-        view = memoryview(cast(bytearray, buffer)).cast("B")
-        block = self.read(len(view))
-        view[: len(block)] = block
-        return len(block)

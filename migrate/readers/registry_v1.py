@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,7 +178,7 @@ class RegistryV1Source:
         with self._open_layer(legacy_id) as opened:
             payload = Payload(stream=opened.stream, origin=Origin.BLOB, size=opened.size, path=opened.path)
             if legacy_id in self._checked:  # a second reading copies what the first has checked
-                payload.note = self._checked[legacy_id]
+                self._tell(payload, self._checked[legacy_id])
             else:
                 self._check_on_the_way(layer, opened, payload)
             yield payload
@@ -216,10 +216,14 @@ class RegistryV1Source:
             return
 
         def finish() -> None:
-            payload.note = self._checked[layer.legacy_id] = check.finish()
+            self._checked[layer.legacy_id] = check.finish()
+            self._tell(payload, self._checked[layer.legacy_id])
 
         observed = ObservedStream(opened.stream, opened.size, check.feed, finish)
-        payload.stream = observed  # type: ignore[assignment]
+        payload.stream = observed.as_binary()
+
+    def _tell(self, payload: Payload, mismatch: str | None) -> None:
+        payload.note, payload.damaged = mismatch, mismatch is not None
 
     def _read_json(self, legacy_id: LegacyID) -> bytes:
         if legacy_id in self._jsons:
@@ -479,26 +483,26 @@ class _ChecksumCheck:
             return None
         wanted = [version for version in VERSIONS if any(line.startswith(f"{version}:") for line in self.recorded)]
         found = self._tarsums(wanted)
-        if not self.recorded.isdisjoint(found.values()):
+        if not self.recorded.isdisjoint(found):
             return None
         return f"does not match the registry's recorded checksum ({self._mismatch(found)})"
 
-    def _tarsums(self, versions: Sequence[str]) -> Mapping[str, str]:
+    def _tarsums(self, versions: Sequence[str]) -> list[str]:
         what = f"image {self._legacy_id}: layer"
         with self._open_layer() as opened:
             head = opened.stream.read(_HEAD_BYTES)
         with self._open_layer() as opened:
             tar = open_decompressed(opened.stream, detect_compression(head), what)
             try:
-                return tarsums(tar, self._json, versions, what)
+                return [total for both in tarsums(tar, self._json, versions, what).values() for total in both]
             except TruncatedError as exc:
                 exc.layer = self._legacy_id
                 raise
             except DamagedError:
-                return {}  # a tar without a tarsum here may be one that Docker accepted: no sum, but no failure
+                return []  # a tar without a tarsum here may be one that Docker accepted: no sum, but no failure
 
-    def _mismatch(self, found: Mapping[str, str]) -> str:
-        got = [f"sha256:{self._sha256.hexdigest()}", *found.values()]
+    def _mismatch(self, found: Sequence[str]) -> str:
+        got = [f"sha256:{self._sha256.hexdigest()}", *found]
         return f"expected {_joined(self.recorded)}, got {_joined(got)}"
 
 

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import BinaryIO, Final, cast
+from typing import Final
 
 from migrate.blobio.payload import Payload
 from migrate.distribution.client import RegistryClient, open_client, open_session
@@ -162,7 +162,7 @@ class RemoteRegistrySource:
             raise _as_missing(exc, digest) from exc
         size = download.size or (payload.size if payload is not None else None) or 0
         with download:
-            yield OpenedFile(cast(BinaryIO, download), size)
+            yield OpenedFile(download.as_binary(), size)
 
     def close(self) -> None:
         if self._client is not None:

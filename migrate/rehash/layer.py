@@ -62,9 +62,11 @@ def result_of(layer: Layer, options: ImageOptions) -> HashedLayer | MigrateError
         empty=facts.tar.empty,
         blob=layer.kept or (None if is_dropped(layer, options) else layer.blob),
         origin=facts.origin,
-        exact=facts.exact,
+        exact=facts.exact and not facts.damaged,
         note=facts.note,
         flags=facts.tar.flags,
+        flagged=facts.tar.flagged,
+        damaged=facts.damaged,
         carried=layer.kept or _ready_blob(facts, options),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.blobio.hashing import StoredStream
@@ -42,6 +42,7 @@ class LayerFacts:
     origin: str
     exact: bool
     note: str | None
+    damaged: bool = False
 
 
 def layer_name(job: LayerJob) -> str:
@@ -116,6 +117,7 @@ class OpenLayer:
             origin=self.payload.origin,
             exact=self.payload.exact,
             note=self.payload.note,
+            damaged=self.payload.damaged,
         )
         self.check_claims(facts)
         if observer is not None:
@@ -150,7 +152,7 @@ class OpenLayer:
     def _tar_filler(self) -> Callable[[memoryview], int]:
         if self.kind in ("none", OPAQUE):
             return self.stored.fill
-        stream: Any = open_decompressed(cast(BinaryIO, self.stored), self.kind, self._what, self._max_ratio)
+        stream: Any = open_decompressed(self.stored.as_binary(), self.kind, self._what, self._max_ratio)
         fill: Callable[[memoryview], int] = stream.fill
         return fill
 

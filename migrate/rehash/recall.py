@@ -25,7 +25,7 @@ _SETTLED_NS: Final = 2_000_000_000
 """A file that changed less than two seconds ago may change again without its times telling."""
 _FACTS: Final = re.compile(
     rb"([0-9a-f]{64}) ([0-9]{1,19}) ([0-9a-f]{64}|-) ([0-9]{1,19})"
-    rb" ([a-z0-9]{1,8}) ([01]) ([a-z,-]{1,120}) ([a-z-]{1,16})"
+    rb" ([a-z0-9]{1,8}) ([01]) ([a-z-]{1,16})"
 )
 
 
@@ -85,13 +85,14 @@ def place_of(payload: Payload) -> str | None:
 
 
 def encode_facts(facts: LayerFacts) -> bytes | None:
-    """One line of printable text; None for what is not worth remembering: a layer that is not certain to the byte."""
-    if not facts.exact or facts.note is not None:
-        return None
+    """One line of printable text; None for what a later run has to look at again: a layer that is not certain to the
+    byte, is damaged, or of which something is to be said."""
     tar = facts.tar
+    if not facts.exact or facts.damaged or facts.note is not None or tar.flags:
+        return None
     stored = facts.stored_digest.hex if facts.stored_digest is not None else "-"
     fields = (facts.diff_id.hex, tar.size, stored, facts.stored_size, facts.kind, int(tar.empty))
-    return " ".join(map(str, (*fields, ",".join(tar.flags) or "-", facts.origin))).encode("ascii")
+    return " ".join(map(str, (*fields, facts.origin))).encode("ascii")
 
 
 def parse_facts(text: bytes) -> LayerFacts | None:
@@ -99,15 +100,13 @@ def parse_facts(text: bytes) -> LayerFacts | None:
     match = _FACTS.fullmatch(text)
     if match is None:
         return None
-    diff_hex, size, stored, stored_size, kind, empty, flags, origin = (
-        field.decode("ascii") for field in match.groups()
-    )
+    diff_hex, size, stored, stored_size, kind, empty, origin = (field.decode("ascii") for field in match.groups())
     return LayerFacts(
         kind=kind,
         stored_digest=None if stored == "-" else Digest(stored),
         stored_size=int(stored_size),
         diff_id=DiffID(Digest(diff_hex)),
-        tar=TarFacts(size=int(size), empty=empty == "1", flags=() if flags == "-" else tuple(flags.split(","))),
+        tar=TarFacts(size=int(size), empty=empty == "1", flags=()),
         origin=origin,
         exact=True,
         note=None,

@@ -59,7 +59,7 @@ class ReadLayers:
                 same = payload.extent is not None and same_bytes(extent, payload.extent, check_stop)
             if same:
                 mine = opened.payload
-                facts = replace(facts, origin=mine.origin, exact=mine.exact, note=mine.note)
+                facts = replace(facts, origin=mine.origin, exact=mine.exact, note=mine.note, damaged=mine.damaged)
                 opened.check_claims(facts)
                 return facts
         return None

@@ -47,6 +47,7 @@ class Totals:
     saved_bytes: int
     blob_bytes: int | None
     blob_bytes_estimated: bool = False
+    damaged_layers: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,8 @@ class ReportLayer:
 
     `diff_id` and `origin` are None for a step that never had a layer (schema 1 `throwaway`). `blob_digest` is None
     where the layer is empty and dropped (then `blob_size` is 0) or where nothing was compressed (then it is estimated).
+    `damaged`: a checksum or size that the source has recorded is not that of the bytes. `flagged` pairs a flag with the
+    first entry of the tar that it is about.
     """
 
     legacy_id: str
@@ -66,6 +69,8 @@ class ReportLayer:
     origin: str | None
     note: str | None = None
     flags: tuple[str, ...] = ()
+    flagged: tuple[tuple[str, str], ...] = ()
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -173,6 +173,7 @@ def _content(layer: ReportLayer) -> dict[str, Any]:
         "origin": layer.origin,
         "note": None if layer.note is None else safe_text(layer.note),
         "flags": layer.flags or None,
+        "damaged": layer.damaged or None,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

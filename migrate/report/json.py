@@ -82,7 +82,7 @@ def report_document(report: Report, *, images: bool = True) -> dict[str, Any]:
         "finished": report.finished,
         "options": plain_value(report.options),
         "sources": [_source_document(source) for source in report.sources],
-        "totals": {name: getattr(report.totals, name) for name in Totals.__slots__},
+        "totals": _totals_document(report.totals),
         "images": [_image_document(image, layer_rows) for image in report.images if images],
         "duplicates": [_duplicate_document(duplicate) for duplicate in report.duplicates],
         "conflicts": [_conflict_document(conflict) for conflict in report.conflicts],
@@ -92,6 +92,13 @@ def report_document(report: Report, *, images: bool = True) -> dict[str, Any]:
     }
     if report.deep is not None:
         document["deep"] = plain_value(report.deep)
+    return document
+
+
+def _totals_document(totals: Totals) -> dict[str, Any]:
+    document = {name: getattr(totals, name) for name in Totals.__slots__}
+    if not totals.damaged_layers:
+        del document["damaged_layers"]
     return document
 
 
@@ -192,11 +199,14 @@ def _layer_document(layer: ReportLayer) -> dict[str, Any]:
         "blob_size": layer.blob_size,
         "empty": layer.empty,
         "origin": layer.origin,
+        "damaged": layer.damaged,
     }
     if layer.note is not None:
         document["note"] = safe_text(layer.note)
     if layer.flags:
         document["flags"] = _texts(layer.flags)
+    if layer.flagged:
+        document["flagged"] = {flag: safe_text(entry) for flag, entry in layer.flagged}
     return document
 
 

@@ -207,6 +207,8 @@ def _layer_row(legacy: LegacyLayer, hashed: HashedLayer | None, stored: set[Dige
         origin=hashed.origin,
         note=hashed.note,
         flags=hashed.flags,
+        flagged=hashed.flagged,
+        damaged=hashed.damaged,
     )
 
 

@@ -179,9 +179,11 @@ def _parse_source(node: _Node) -> SourceRow:
 
 
 def _parse_totals(node: _Node) -> Totals:
-    numbers = {name: node.field(name).number() for name in Totals.__slots__ if not name.startswith("blob_bytes")}
+    special = ("blob_bytes", "blob_bytes_estimated", "damaged_layers")
+    numbers = {name: node.field(name).number() for name in Totals.__slots__ if name not in special}
     return Totals(
         **numbers,
+        damaged_layers=node.field("damaged_layers").number() if node.has("damaged_layers") else 0,
         blob_bytes=node.field("blob_bytes").optional_number(),
         blob_bytes_estimated=node.has("blob_bytes_estimated") and node.field("blob_bytes_estimated").flag(),
     )
@@ -244,8 +246,17 @@ def _parse_layer(node: _Node) -> ReportLayer:
         origin=node.field("origin").optional_text(),
         note=node.field("note").optional_text(),
         flags=_parse_texts(node.field("flags")),
+        flagged=_parse_flagged(node),
+        damaged=node.has("damaged") and node.field("damaged").flag(),
     )
     return node.reading.layers.setdefault(layer, layer)
+
+
+def _parse_flagged(node: _Node) -> tuple[tuple[str, str], ...]:
+    if not node.has("flagged"):
+        return ()
+    entries = node.field("flagged")
+    return tuple(sorted((flag, entries.field(flag).text()) for flag in entries.mapping()))
 
 
 def _parse_platform(node: _Node) -> Platform:

@@ -24,6 +24,7 @@ class LayerTally:
         self.across_bytes = 0
         self._layers = 0
         self._empty = 0
+        self._damaged = 0
         self._bytes = 0
         self._sizes: dict[DiffID, int] = {}
         self._blobs: dict[Digest, int] = {}
@@ -39,6 +40,7 @@ class LayerTally:
         for (legacy_id, _), layer in layers.items():
             self._layers += 1
             self._bytes += layer.tar_size
+            self._damaged += layer.damaged
             if layer.estimate is not None and not layer.empty:
                 self._estimates[layer.diff_id] = layer.estimate
             if layer.blob is not None:
@@ -81,6 +83,7 @@ class LayerTally:
             saved_bytes=self._bytes - unique_bytes,
             blob_bytes=self._blob_bytes(),
             blob_bytes_estimated=bool(self._estimates.keys() - self._stored),
+            damaged_layers=self._damaged,
         )
 
     def _blob_bytes(self) -> int | None:

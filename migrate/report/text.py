@@ -64,6 +64,7 @@ class _Page:
     def figures(self) -> str:
         totals = self.report.totals
         written = "would be written" if self.report.dry_run else "written"
+        damaged = self.damaged()
         failed = f", {self.paint(f'{totals.images_failed:,} failed', Style.RED)}" if totals.images_failed else ""
         layers = f"{totals.legacy_layers:,} → {totals.unique_layers:,} distinct"
         merged = f"{count(totals.duplicate_layers, 'duplicate')}, {totals.empty_layers:,} empty"
@@ -72,13 +73,21 @@ class _Page:
         stored = "to be stored (--exact-sizes tells exactly)" if about else "as stored, compressed"
         blobs = "not computed" if totals.blob_bytes is None else f"{about}{self.size(totals.blob_bytes)} {stored}"
         rows = [
-            ("images", f"{totals.images:,} {written}{failed}"),
+            ("images", f"{totals.images:,} {written}{damaged}{failed}"),
             ("layers", f"{layers} ({merged})"),
             ("bytes", f"{self.size(totals.legacy_bytes)} → {self.size(totals.unique_bytes)}"),
             ("", self.paint(saved, Style.GREEN) if totals.saved_bytes else saved),
             ("blobs", blobs),
         ]
         return "\n".join(f"  {self.paint(f'{name:<8}', Style.DIM)}{text}" for name, text in rows)
+
+    def damaged(self) -> str:
+        layers = self.report.totals.damaged_layers
+        images = sum(any(layer.damaged for layer in image.layers) for image in self.report.images)
+        if not layers:
+            return ""
+        of_layers = f"{count(layers, 'layer')} damaged"
+        return f", {self.paint(f'{images:,} damaged ({of_layers})' if images else of_layers, Style.RED)}"
 
     def savings(self, limit: int) -> str:
         rows = self.report.duplicates[:limit]

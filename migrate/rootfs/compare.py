@@ -14,7 +14,7 @@ from migrate.errors import MissingLayerError
 from migrate.readers.graphdrivers.changes import Comparison, walk_tree
 from migrate.readers.graphdrivers.tree_tar import device_numbers
 from migrate.rootfs.expected import ExpectedTree, Node
-from migrate.rootfs.tar_listing import TarEntry
+from migrate.rootfs.tar_listing import ListedEntry
 from migrate.storage.tree import Tree, TreeEntry
 
 _BLOCK = 256 * 1024
@@ -53,7 +53,7 @@ class LayerCheck:
         return found
 
 
-def check_layer(entries: Iterable[TarEntry], tree: Tree, parent: Tree | None) -> LayerCheck:
+def check_layer(entries: Iterable[ListedEntry], tree: Tree, parent: Tree | None) -> LayerCheck:
     """Raises SourceError where a tree cannot be read."""
     expected = ExpectedTree(_Below(parent))
     expected.take(entries)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from migrate.blobio.limits import LINK_HOPS
-from migrate.rootfs.tar_listing import TarEntry
+from migrate.rootfs.tar_listing import ListedEntry
 
 _WHITEOUT: Final = b".wh."
 _METADATA: Final = b".wh..wh."
@@ -83,7 +83,7 @@ class ExpectedTree:
     def is_touched(self, path: bytes) -> bool:
         return path in self._nodes
 
-    def take(self, entries: Iterable[TarEntry]) -> None:
+    def take(self, entries: Iterable[ListedEntry]) -> None:
         for entry in entries:
             self._time += 1
             if entry.path and not entry.path.startswith(_METADATA):
@@ -108,7 +108,7 @@ class ExpectedTree:
         found = self._nodes.get(path)
         return found is not None and (found[1] is None or found[1].kind != stat.S_IFDIR)
 
-    def _take(self, entry: TarEntry) -> None:
+    def _take(self, entry: ListedEntry) -> None:
         directory, _, name = entry.path.rpartition(b"/")
         directory = self._resolve(directory)
         if name == _OPAQUE:
@@ -119,7 +119,7 @@ class ExpectedTree:
             self._make_directories(directory)
             self._put(_join(directory, name), entry)
 
-    def _put(self, path: bytes, entry: TarEntry) -> None:
+    def _put(self, path: bytes, entry: ListedEntry) -> None:
         before = self.find(path)
         if entry.kind == b"5" and before is not None and before.kind == stat.S_IFDIR:
             self._set(path, _node_of(entry, path))
@@ -131,7 +131,7 @@ class ExpectedTree:
         elif entry.kind in _KINDS:
             self._set(path, _node_of(entry, path))
 
-    def _link(self, path: bytes, entry: TarEntry) -> None:
+    def _link(self, path: bytes, entry: ListedEntry) -> None:
         directory, _, name = entry.link.rpartition(b"/")
         target = _join(self._resolve(directory), name)
         node = self.find(target)
@@ -191,7 +191,7 @@ class ExpectedTree:
         return self._resolved[directory]
 
 
-def _node_of(entry: TarEntry, path: bytes) -> Node:
+def _node_of(entry: ListedEntry, path: bytes) -> Node:
     kind = _KINDS[entry.kind]
     if kind == stat.S_IFREG and stat.S_ISSOCK(entry.mode):
         kind = stat.S_IFSOCK  # Docker writes a socket's mode and leaves its type open

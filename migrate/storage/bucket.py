@@ -6,8 +6,9 @@ import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
 
+from migrate.blobio.stream import ByteStream
 from migrate.errors import LimitError, PermissionSourceError, SourceError, UsageError
 from migrate.storage.local_tree import Entry, LocalTree, MissingFileError, OpenedFile, TreeStorage
 
@@ -108,7 +109,7 @@ class ObjectTree:
         except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
             self._fail(exc, path)
         with stream:
-            yield OpenedFile(cast(BinaryIO, _ObjectStream(stream, self._shown(path))), size)
+            yield OpenedFile(_ObjectStream(stream, self._shown(path)).as_binary(), size)
 
     def close(self) -> None:
         self._sizes = None
@@ -168,24 +169,18 @@ class ObjectTree:
         raise _translated(exc, self._shown(path)) from exc
 
 
-class _ObjectStream(io.RawIOBase):
+class _ObjectStream(ByteStream):
     """An fsspec file whose errors are ours."""
 
     def __init__(self, source: BinaryIO, what: str) -> None:
         self._source = source
         self._what = what
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        view = memoryview(buffer).cast("B")
+    def read_block(self, limit: int, /) -> bytes:
         try:
-            block = self._source.read(len(view))
+            return self._source.read(limit)
         except Exception as exc:
             raise _translated(exc, self._what) from exc
-        view[: len(block)] = block
-        return len(block)
 
 
 def _folders_of(paths: Iterator[str] | dict[str, int]) -> dict[str, set[Entry]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from migrate.blobio.limits import TAR_HEADER_BYTES, WHOLE_NUMBER, parse_whole
 from migrate.errors import DamagedError, LimitError, TruncatedError
@@ -17,14 +17,14 @@ from migrate.tar.header import (
     CONTENT_FREE,
     EXTENDED,
     ZERO_BLOCK,
+    Announced,
     checksum_is_right,
-    is_name_prefix,
+    header_name,
     parse_number,
-    parse_pax,
 )
 
-_FIELDS: Final = Struct("100s24s12s12s8xc100s88s155s12x").unpack
-"""name, (mode, uid, gid), size, mtime, type flag, link, (magic, version, user, group, major, minor), prefix."""
+_FIELDS: Final = Struct("100x24s12s12s8xc100s88s167x").unpack
+"""(mode, uid, gid), size, mtime, type flag, link, (magic, version, user, group, major, minor)."""
 _XATTR: Final = "SCHILY.xattr."
 _SPARSE: Final = ord("S")
 
@@ -67,9 +67,7 @@ class TarScanner:
         self._extended: bytearray | None = None
         self._extended_kind = 0
         self._extended_size = 0
-        self._pax: dict[str, bytes] = {}
-        self._long_name: bytes | None = None
-        self._long_link: bytes | None = None
+        self._announced = Announced()
         self.flag = b"0"
         """The present entry's type flag as it stands in its header."""
         self.is_sparse = False
@@ -115,7 +113,7 @@ class TarScanner:
     @property
     def is_announced(self) -> bool:
         """A pax header or a long name stands before an entry that is yet to come."""
-        return bool(self._pax) or self._long_name is not None or self._long_link is not None
+        return bool(self._announced)
 
     def _pass(self, block: memoryview, position: int, length: int) -> int:
         if self._content:
@@ -150,8 +148,8 @@ class TarScanner:
             return
         try:
             fields = _FIELDS(header)
-            kind = fields[4][0] or 48
-            size = _number(fields[2])
+            kind = fields[3][0] or 48
+            size = _number(fields[1])
             if not 0 <= size <= WHOLE_NUMBER:
                 raise ValueError("a negative or too large size")
             self._zero_blocks = 0
@@ -159,31 +157,24 @@ class TarScanner:
                 self._begin_extended(kind, size)
             else:
                 self._sparse_map = kind == _SPARSE and header[482] != 0  # its map goes on
-                self._begin_entry(kind, size, fields)
+                self._begin_entry(kind, size, header_name(header), fields)
         except ValueError as exc:
             if not checksum_is_right(header):
                 raise DamagedError(f"{self._what}: a tar header's checksum does not match") from exc
             raise DamagedError(f"{self._what}: a damaged tar header: {exc}") from exc
 
-    def _begin_entry(self, kind: int, size: int, fields: tuple[bytes, ...]) -> None:
-        name, owner, _, mtime, flag, link, origin, prefix = fields
-        name = name.partition(b"\0")[0]
-        if prefix[0] and is_name_prefix(origin, prefix):
-            name = prefix.partition(b"\0")[0] + b"/" + name
-        if self._long_name is not None:
-            name, self._long_name = self._long_name, None
+    def _begin_entry(self, kind: int, size: int, name: bytes, fields: tuple[bytes, ...]) -> None:
+        owner, _, mtime, flag, link, origin = fields
         link = link.partition(b"\0")[0]
-        if self._long_link is not None:
-            link, self._long_link = self._long_link, None
         mode, uid, gid = _owner(owner)
         user, group, major, minor = _origin(origin, kind in b"34")
         self.flag = flag
         self.is_sparse = kind == _SPARSE
         entry = TarEntry(name, kind, size, mode, uid, gid, _number(mtime), link, user, group, major, minor)
-        if self._pax:
-            entry = _with_pax(entry, self._pax)
-            self.is_sparse |= any(key.startswith("GNU.sparse.") for key in self._pax)
-            self._pax = {}
+        if self._announced:
+            announced, self._announced = self._announced, Announced()
+            entry = _as_announced(entry, announced)
+            self.is_sparse |= announced.is_sparse
         if flag == b"\0" and entry.name.endswith(b"/"):  # v7 wrote directories as files
             entry = entry._replace(kind=53)
         if kind in CONTENT_FREE or entry.kind == 53:
@@ -207,12 +198,7 @@ class TarScanner:
 
     def _end_extended(self, content: bytes) -> None:
         self._extended = None
-        if self._extended_kind == ord("L"):
-            self._long_name = content.partition(b"\0")[0]
-        elif self._extended_kind == ord("K"):
-            self._long_link = content.partition(b"\0")[0]
-        elif self._extended_kind == ord("x"):  # a global header ("g") names no entry; Docker passes over it
-            self._pax = parse_pax(content, self._what)
+        self._announced.take(self._extended_kind, content, self._what)
 
 
 @lru_cache(65_536)
@@ -235,12 +221,16 @@ def _origin(fields: bytes, is_device: bool) -> tuple[bytes, bytes, int, int]:
     return user, group, parse_number(fields[72:80]), parse_number(fields[80:88])
 
 
-def _with_pax(entry: TarEntry, records: dict[str, bytes]) -> TarEntry:
-    """The entry as the records of its pax header correct it. ValueError for numbers that are none."""
-    changes: dict[str, object] = {}
-    for key, field in (("path", "name"), ("linkpath", "link"), ("uname", "user"), ("gname", "group")):
-        if key in records:
-            changes[field] = records[key]
+def _as_announced(entry: TarEntry, announced: Announced) -> TarEntry:
+    """The entry as what was announced corrects it. ValueError for numbers that are none."""
+    records = announced.pax
+    texts = {
+        "name": announced.name,
+        "link": announced.link,
+        "user": records.get("uname"),
+        "group": records.get("gname"),
+    }
+    changes: dict[str, Any] = {field: value for field, value in texts.items() if value is not None}
     if "size" in records:
         changes["size"] = _whole(records["size"])
     for key in ("uid", "gid"):
@@ -251,7 +241,7 @@ def _with_pax(entry: TarEntry, records: dict[str, bytes]) -> TarEntry:
     xattrs = tuple(sorted((key[len(_XATTR) :], value) for key, value in records.items() if key.startswith(_XATTR)))
     if xattrs:
         changes["xattrs"] = xattrs
-    return entry._replace(**changes)  # type: ignore[arg-type]
+    return entry._replace(**changes)
 
 
 def _decimal(text: bytes) -> int:

@@ -7,6 +7,8 @@ thousands of headers, and all of them pass here; so what nearly every writer wri
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final
 
@@ -96,6 +98,56 @@ def is_name_prefix(magic: bytes, prefix: bytes) -> bool:
     if all(not time or time[0] & 0x80 or _OCTAL.fullmatch(time) for time in times):
         return False
     return prefix.partition(b"\0")[0].isascii()
+
+
+def header_name(header: bytes) -> bytes:
+    """The entry's name as the header alone has it, with the ustar prefix where there is one."""
+    name = header[:100].partition(b"\0")[0]
+    prefix = header[345:500]
+    if prefix[0] and is_name_prefix(header[257:265], prefix):
+        return prefix.partition(b"\0")[0] + b"/" + name
+    return name
+
+
+@dataclass(slots=True)
+class Announced:
+    """What the pseudo-entries before a header say instead of it.
+
+    As in Go's archive/tar (reader.go, next): of two pax headers the last one alone counts, and a GNU long name or link
+    wins over a pax record, whichever of them comes first. GNU tar and bsdtar never write both.
+    """
+
+    gnu_name: bytes = b""
+    gnu_link: bytes = b""
+    pax: Mapping[str, bytes] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.gnu_name or self.gnu_link or self.pax)
+
+    def take(self, kind: int, content: bytes, what: str) -> None:
+        """The content of a pseudo-entry. DamagedError for a malformed pax header.
+
+        A global pax header names no single entry, and Docker passes over it.
+        """
+        if kind == ord("L"):
+            self.gnu_name = content.partition(b"\0")[0]
+        elif kind == ord("K"):
+            self.gnu_link = content.partition(b"\0")[0]
+        elif kind in b"xX":  # X is Solaris's
+            self.pax = parse_pax(content, what)
+
+    @property
+    def name(self) -> bytes | None:
+        """A sparse file's own name is in a record of its own; `path` then is one that GNU tar made up."""
+        return self.gnu_name or self.pax.get("GNU.sparse.name") or self.pax.get("path")
+
+    @property
+    def link(self) -> bytes | None:
+        return self.gnu_link or self.pax.get("linkpath")
+
+    @property
+    def is_sparse(self) -> bool:
+        return any(key.startswith("GNU.sparse.") for key in self.pax)
 
 
 def parse_pax(content: bytes, what: str) -> dict[str, bytes]:

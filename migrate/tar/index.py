@@ -21,9 +21,10 @@ from migrate.tar.header import (
     FIELD_ENDS,
     REGULAR,
     ZERO_BLOCK,
+    Announced,
     checksum_is_right,
+    header_name,
     parse_number,
-    parse_pax,
     read_fields,
 )
 
@@ -170,19 +171,6 @@ class _UnreadableError(DamagedError):
     """A sector that cannot be read; what lies behind it perhaps can."""
 
 
-@dataclass(slots=True)
-class _Overrides:
-    """What the pseudo-entries before a header say instead of it."""
-
-    name: bytes | None = None
-    link: bytes | None = None
-    size: int | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        return self.name is None and self.link is None and self.size is None
-
-
 def iter_members(window: Window, what: str, is_expected: IsExpected | None = None) -> Iterator[Member | Damage]:
     """The members in archive order, reading `window` from front to back, and the damage that was read over.
 
@@ -227,14 +215,14 @@ class _Scan:
 
     def __iter__(self) -> Iterator[Member]:
         window, what, position = self._window, self._what, self._position
-        overrides = _Overrides()
+        announced = Announced()
         content = position
         try:
             while True:
                 content = position + BLOCK
                 header = window.read(position, BLOCK)
                 member = _plain_member(header, content)
-                if member is not None and overrides.is_empty:
+                if member is not None and not announced:
                     yield member
                     position = content + _padded(member.size)
                     continue
@@ -249,20 +237,21 @@ class _Scan:
                 where = f"{what}: header at byte {position}"
                 if not checksum_is_right(header):
                     raise DamagedError(f"{where}: wrong checksum")
-                size = overrides.size if overrides.size is not None else _size(header, where)
                 kind = header[156:157]
                 if kind in b"LKxgX" and kind:
                     size = _size(header, where)
                     position = content + _padded(size)
                     extended, content = content, position
-                    _read_override(window, overrides, kind, extended, size, where)
+                    _read_announced(window, announced, kind[0], extended, size, where)
                     continue
+                stated = _announced_size(announced, where)
+                size = _size(header, where) if stated is None else stated
                 if kind == b"S":
                     name = _text(header[:100])
                     raise UnsupportedError(f"{where}: sparse member {name!r} (repack with tar without --sparse)")
-                yield _member(header, kind, overrides, content, size)
+                yield _member(header, kind, announced, content, size)
                 position = content + (0 if kind[0] in CONTENT_FREE else _padded(size))
-                overrides = _Overrides()
+                announced = Announced()
         finally:
             self.behind = content
 
@@ -283,7 +272,7 @@ def _find_header(window: Window, position: int, is_expected: IsExpected, reach: 
         if len(header) < BLOCK:
             return None
         if header[257:262] == b"ustar" and checksum_is_right(header):
-            if is_expected(_member(header, header[156:157], _Overrides(), position, 0).name):
+            if is_expected(_member(header, header[156:157], Announced(), position, 0).name):
                 return position
             with contextlib.suppress(DamagedError):
                 position += 0 if header[156] in CONTENT_FREE else _padded(_size(header, what))
@@ -307,45 +296,32 @@ def _plain_member(header: bytes, content: int) -> Member | None:
         return None
 
 
-def _member(header: bytes, kind: bytes, overrides: _Overrides, content: int, size: int) -> Member:
-    name = overrides.name
-    if name is None:
-        name = header[:100].partition(b"\0")[0]
-        prefix = header[345:500].partition(b"\0")[0]
-        if prefix and header[257:263] == b"ustar\0":
-            name = prefix + b"/" + name
-    link = overrides.link if overrides.link is not None else header[157:257].partition(b"\0")[0]
+def _member(header: bytes, kind: bytes, announced: Announced, content: int, size: int) -> Member:
+    name = announced.name or header_name(header)
+    link = announced.link or header[157:257].partition(b"\0")[0]
     member_kind = _KINDS.get(kind, MemberKind.OTHER)
     if member_kind is MemberKind.FILE and kind != b"7" and name.endswith(b"/"):
         member_kind = MemberKind.DIRECTORY  # v7 wrote directories as files whose name ends in a slash
     return Member(_text(name), member_kind, content, size, _text(link))
 
 
-def _read_override(window: Window, overrides: _Overrides, kind: bytes, offset: int, size: int, where: str) -> None:
-    if kind == b"g":
+def _read_announced(window: Window, announced: Announced, kind: int, offset: int, size: int, where: str) -> None:
+    if kind == ord("g"):
         return  # global pax headers name no single member; Docker ignores them
     if size > limits.TAR_HEADER_BYTES:
         raise LimitError(f"{where}: an extended header of {size:,} bytes; the limit is {limits.TAR_HEADER_BYTES:,}")
     content = window.read(offset, size)
     if len(content) < size:
         raise TruncatedError(f"{where}: ends in the middle of an extended header")
-    if kind == b"L":
-        overrides.name = content.partition(b"\0")[0]
-    elif kind == b"K":
-        overrides.link = content.partition(b"\0")[0]
-    else:
-        _apply_pax(overrides, parse_pax(content, where), where)
-
-
-def _apply_pax(overrides: _Overrides, records: dict[str, bytes], where: str) -> None:
-    if any(key.startswith("GNU.sparse.") for key in records):
+    announced.take(kind, content, where)
+    if announced.is_sparse:
         raise UnsupportedError(f"{where}: sparse member in pax form (repack with tar without --sparse)")
-    overrides.name = records.get("path", overrides.name)
-    overrides.link = records.get("linkpath", overrides.link)
-    size = records.get("size")
-    overrides.size = None  # of two headers before one member, the second counts
-    if size is not None:
-        overrides.size = _possible(limits.parse_whole(size), f"{size[:40]!r} in a pax record", where)
+    _announced_size(announced, where)
+
+
+def _announced_size(announced: Announced, where: str) -> int | None:
+    size = announced.pax.get("size")
+    return None if size is None else _possible(limits.parse_whole(size), f"{size[:40]!r} in a pax record", where)
 
 
 def _size(header: bytes, where: str) -> int:

@@ -9,8 +9,10 @@ The scan runs beside sha256 on every byte of every layer, so a plain header cost
 
 from __future__ import annotations
 
+import posixpath
 import re
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Final
@@ -26,8 +28,10 @@ from migrate.tar.header import (
     FIELD_ENDS,
     REGULAR,
     ZERO_BLOCK,
+    Announced,
     adler_for,
     checksum_is_right,
+    header_name,
     known_adlers,
     parse_number,
     parse_pax,
@@ -49,7 +53,9 @@ _GOOD_VALUES: Final = {
 _PAX_TEXTS: Final = frozenset(("path", "linkpath", "uname", "gname"))
 _LONG_NAME: Final = ord("L")
 _LONG_LINK: Final = ord("K")
-_NAME_BYTES: Final = 100
+_KEPT_NAME_BYTES: Final = 8 * 1024 * 1024
+"""Names of one layer that are kept, so that a flag can name an entry; of a larger layer only the first ones are."""
+_SHOWN_BYTES: Final = 100
 _NEWLINE_AS_SLASH: Final = bytes.maketrans(b"\n", b"/")
 
 FLAG_SIZES: Final = "conflicting-sizes"
@@ -61,16 +67,22 @@ FLAG_AFTER_END: Final = "bytes-after-end"
 FLAG_PATH_FORMS: Final = "path-forms"
 """One path stands twice in different forms, such as `a` and `./a`."""
 FLAG_REFUSED: Final = "entries-docker-refuses"
-"""An entry of a type, or with a pax record, at which Docker stops unpacking the layer."""
+"""An entry at which Docker refuses the layer: of a type or with a pax record that it does not take, without a name, or
+with a path that was there before (tar-split, with which Docker >= 1.8 stores layers: "duplicates of file paths not
+supported"); or a malformed pax header at the tar's end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TarFacts:
-    """`size` in bytes; `empty`: nothing but zeros, or no bytes at all; `flags` sorted, of the `FLAG_` names above."""
+    """`size` in bytes; `empty`: nothing but zeros, or no bytes at all; `flags` sorted, of the `FLAG_` names above.
+
+    `flagged` are pairs of a flag and the name of the first entry that it is about, as text for a message.
+    """
 
     size: int
     empty: bool
     flags: tuple[str, ...]
+    flagged: tuple[tuple[str, str], ...] = ()
 
 
 class TarInspector:
@@ -87,13 +99,13 @@ class TarInspector:
         self._padding = 0  # how many of them are padding
         self._zero_blocks = 0
         self._entries = 0
-        self._flags: set[str] = set()
+        self._flags: dict[str, str] = {}  # the flag, and the first entry that it is about
         self._extended: _ExtendedHeader | None = None
         self._pax_size: int | None = None
         self._pax_is_refused = False
-        self._long_name: bytes | None = None
+        self._announced = Announced()
         self._sparse_map = False
-        self._paths = _PathForms()
+        self._paths = _Paths()
 
     def feed(self, block: memoryview) -> None:
         length = len(block)
@@ -126,15 +138,14 @@ class TarInspector:
 
     def _is_plain_state(self) -> bool:
         """True where nothing that came before has a say in how the next header is read."""
-        waits = self._pax_size is not None or self._pax_is_refused or self._long_name is not None
-        return not (waits or self._sparse_map or self._zero_blocks)
+        return not (self._announced or self._pax_is_refused or self._sparse_map or self._zero_blocks)
 
     def _pass_plain_entries(self, block: memoryview, position: int, length: int) -> int:
         """The short way over ordinary headers: stops before the first that needs `_take`. Same reading, less work."""
         names: list[bytes] = []
         last = length - BLOCK
         size = 0
-        long_name: bytes | None = None
+        long_name = b""
         adler_of = known_adlers.get
         try:
             while position <= last:
@@ -154,17 +165,17 @@ class TarInspector:
                     size = 0
                     position += BLOCK
                     continue
-                if long_name is not None:
-                    name, long_name = long_name, None
+                if long_name:
+                    name, long_name = long_name, b""
                 elif prefix:
-                    name = self._name(bytes(block[position : position + BLOCK]))
+                    name = header_name(bytes(block[position : position + BLOCK]))
                 names.append(name)
                 position += BLOCK + size + (-size & 511)
         except ValueError:  # a size with an 8 or a 9
             pass
         self._entries += len(names)
         self._paths.add_fields(names)
-        self._long_name = long_name
+        self._announced.gnu_name = long_name
         if position > length:
             self._padding = -size % BLOCK
             self._skip = position - length
@@ -182,10 +193,31 @@ class TarInspector:
             )
         if self._sparse_map:
             raise TruncatedError(f"{self._what}: the tar ends inside a sparse map, at byte {self._size:,}")
+        if self._extended is not None:
+            self._end_in_extended_header(self._extended)
         if self._paths.collide():
-            self._flags.add(FLAG_PATH_FORMS)
+            self._flag(FLAG_PATH_FORMS, self._paths.first_of_two(_normalised))
+        if self._paths.has_duplicates():
+            self._flag(FLAG_REFUSED, self._paths.first_of_two(_clean), "occurs twice")
+        elif self._paths.has_nameless:
+            self._flag(FLAG_REFUSED, None, "an entry has no name")
         empty = not self._entries and FLAG_AFTER_END not in self._flags
-        return TarFacts(size=self._size, empty=empty, flags=tuple(sorted(self._flags)))
+        flagged = tuple(sorted((flag, entry) for flag, entry in self._flags.items() if entry))
+        return TarFacts(size=self._size, empty=empty, flags=tuple(sorted(self._flags)), flagged=flagged)
+
+    def _flag(self, flag: str, name: bytes | None, reason: str = "") -> None:
+        shown = "" if name is None else repr(name[:_SHOWN_BYTES].decode("utf-8", "backslashreplace"))
+        self._flags.setdefault(flag, " ".join(filter(None, (shown, reason))))
+
+    def _end_in_extended_header(self, extended: _ExtendedHeader) -> None:
+        """The tar ends without the padding of an extended header, and without the entry that it announces.
+
+        A malformed one is an error inside a tar; here nothing is lost with it, but Docker refuses the layer.
+        """
+        try:
+            self._apply(extended)
+        except DamagedError as error:
+            self._flag(FLAG_REFUSED, None, f"the tar ends behind a damaged header: {error.message}")
 
     def _pass_content(self, block: memoryview, position: int, length: int) -> int:
         taken = min(self._skip, length - position)
@@ -201,7 +233,7 @@ class TarInspector:
         for start in range(0, len(rest), len(_ZEROS)):
             part = rest[start : start + len(_ZEROS)]
             if part != _ZEROS[: len(part)]:
-                self._flags.add(FLAG_AFTER_END)
+                self._flag(FLAG_AFTER_END, None)
                 return
 
     def _take(self, header: bytes) -> None:
@@ -220,20 +252,23 @@ class TarInspector:
             self._begin_extended(kind, size)
             return
         self._entries += 1
-        if kind not in _UNPACKED_KINDS or self._pax_is_refused:
-            self._flags.add(FLAG_REFUSED)
+        name = self._announced.name or header_name(header)
+        if kind not in _UNPACKED_KINDS:
+            self._flag(FLAG_REFUSED, name, f"is of type {bytes((kind,))!r}")
+        if self._pax_is_refused:
+            self._flag(FLAG_REFUSED, name, "has a pax record that Docker does not take")
             self._pax_is_refused = False
         if self._pax_size is not None:
             if size not in _UNSET_SIZES and size != self._pax_size:
-                self._flags.add(FLAG_SIZES)
+                self._flag(FLAG_SIZES, name)
             size = self._pax_size
             self._pax_size = None
+        self._announced = Announced()
         if size < 0 and kind not in CONTENT_FREE:  # Go looks at the sign only where content could follow
             raise DamagedError(f"{self._what}: a tar header's size is negative")
-        name = self._name(header)
         self._paths.add(name)
         if size and (kind in CONTENT_FREE or (kind == 0 and name.endswith(b"/"))):
-            self._flags.add(FLAG_LINK_SIZE)
+            self._flag(FLAG_LINK_SIZE, name)
             return
         if kind == 83 and header[482]:  # 'S', an old GNU sparse file whose map goes on in blocks of its own
             self._sparse_map = True
@@ -256,16 +291,6 @@ class TarInspector:
             raise DamagedError(f"{self._what}: a tar header's size is too large")
         return size
 
-    def _name(self, header: bytes) -> bytes:
-        if self._long_name is not None:
-            name, self._long_name = self._long_name, None
-            return name
-        end = header.find(b"\0", 0, _NAME_BYTES)
-        name = header[: _NAME_BYTES if end < 0 else end]
-        if header[345] and header[257:263] == b"ustar\0":
-            return header[345:500].partition(b"\0")[0] + b"/" + name
-        return name
-
     def _begin_extended(self, kind: int, size: int) -> None:
         if size < 0:
             raise DamagedError(f"{self._what}: a tar header's size is negative")
@@ -282,20 +307,18 @@ class TarInspector:
 
     def _apply(self, extended: _ExtendedHeader) -> None:
         content = bytes(extended.content[: extended.size])
-        if extended.kind == _LONG_NAME:
-            self._long_name = content.partition(b"\0")[0]
-            return
-        if extended.kind == _LONG_LINK:
-            return
-        records = parse_pax(content, self._what)
-        size = records.get("size")
         if extended.kind == ord("g"):
             self._entries += 1
-            if size is not None:  # Go ignores it, Python's tarfile does not
-                self._flags.add(FLAG_SIZES)
+            if "size" in parse_pax(content, self._what):  # Go ignores it, Python's tarfile does not
+                self._flag(FLAG_SIZES, None)
             return
+        self._announced.take(extended.kind, content, self._what)
+        if extended.kind in (_LONG_NAME, _LONG_LINK):
+            return
+        records = self._announced.pax
+        size = records.get("size")
         if any(b"\0" in value if key in _PAX_TEXTS else "\0" in key for key, value in records.items()):
-            self._flags.add(FLAG_REFUSED)  # Go: strconv.go, validPAXRecord
+            self._flag(FLAG_REFUSED, self._announced.name, "has a NUL in a pax record")  # strconv.go, validPAXRecord
         self._pax_is_refused = not all(map(_is_good, records.keys(), records.values()))  # the last header counts
         self._pax_size = None
         if size is not None:
@@ -303,7 +326,6 @@ class TarInspector:
             if number is None:
                 raise DamagedError(f"{self._what}: a pax record's size is no number, or too large: {size[:40]!r}")
             self._pax_size = -number if size[:1] == b"-" else number
-        self._long_name = records.get("GNU.sparse.name", records.get("path", self._long_name))
 
 
 @dataclass(slots=True)
@@ -315,14 +337,18 @@ class _ExtendedHeader:
     content: bytearray = field(default_factory=bytearray)
 
 
-class _PathForms:
-    """Finds a path that stands twice in different forms, with eight bytes of memory per entry."""
+class _Paths:
+    """Finds a path that occurs twice, in one form or in two, with eight bytes of memory per entry and some names."""
 
     def __init__(self) -> None:
+        self.has_nameless = False
+        self._names: list[bytes] = []  # lines, as they came
+        self._name_bytes = 0
         self._plain = array("q")
         self._dotted = array("q")  # ./a
         self._rooted = array("q")  # /a
         self._odd = array("q")  # a//b, a/./b, a/../b
+        self._odd_clean: tuple[array[int], array[int]] = (array("q"), array("q"))  # of them, below the root and not
         self._odd_forms: dict[int, int] = {}
         self._odd_twice = False
 
@@ -331,27 +357,43 @@ class _PathForms:
 
         A directory's slash at the end is no other form.
         """
+        if not fields:
+            return
         names = list(map(bytes.rstrip, fields, repeat(b"\0/")))
         text = b"\n" + b"\n".join(names)
-        steps = text.translate(_NEWLINE_AS_SLASH)
+        self._keep(text)
+        steps = (text + b"\n").translate(_NEWLINE_AS_SLASH)
         if b"\0" not in text and b"//" not in steps:
-            if b"/." not in steps or not _has_other_forms(text):
+            if b"/." not in steps or not (b"/./" in steps or b"/../" in steps):
                 self._plain.extend(map(hash, names))
                 return
             same = text.count(b"\n./") == len(names) == text.count(b"\n")
-            if same and b"/./" not in text and b"/../" not in text:
+            if same and b"/./" not in text and b"/../" not in steps and not text.endswith((b"/.", b"/..")):
                 self._dotted.extend([hash(name[2:]) for name in names])
                 return
         self._add_each(names)
 
     def _add_each(self, names: list[bytes]) -> None:
         for name in names:
-            self.add(name.partition(b"\0")[0])  # behind a NUL stand bytes that no reader looks at
+            self._add(name.partition(b"\0")[0])  # no reader looks at the bytes behind a NUL
 
     def add(self, name: bytes) -> None:
+        self._keep(b"\n" + name)
+        self._add(name)
+
+    def _keep(self, lines: bytes) -> None:
+        if self._name_bytes < _KEPT_NAME_BYTES:
+            self._name_bytes += len(lines)
+            self._names.append(lines)
+
+    def _add(self, name: bytes) -> None:
+        if not name:
+            self.has_nameless = True
+            return
         name = name.rstrip(b"/")
-        if b"//" in name or b"/./" in name or b"/../" in name:
+        if b"//" in name or b"/./" in name or b"/../" in name or name.endswith((b"/.", b"/..")):
             clean = hash(_normalised(name))
+            self._odd_clean[name[:1] == b"/"].append(hash(_clean(name)))
             raw = hash(name)
             self._odd.append(clean)
             self._odd_twice |= self._odd_forms.setdefault(clean, raw) != raw
@@ -375,14 +417,32 @@ class _PathForms:
             seen.update(group)
         return not seen.isdisjoint(groups[-1])
 
+    def has_duplicates(self) -> bool:
+        below = self._plain + self._dotted + self._odd_clean[0]
+        rooted = self._rooted + self._odd_clean[1]
+        return len(set(below)) < len(below) or len(set(rooted)) < len(rooted)
+
+    def first_of_two(self, key: Callable[[bytes], bytes]) -> bytes | None:
+        """The first name that an earlier one equals by `key`; of those that were kept."""
+        seen: dict[bytes, bytes] = {}
+        for lines in self._names:
+            for line in lines.split(b"\n")[1:]:
+                name = line.partition(b"\0")[0].rstrip(b"/")
+                path = key(name)
+                if path in seen and (key is _clean or seen[path] != name):
+                    return name
+                seen.setdefault(path, name)
+        return None
+
 
 def _is_good(key: str, value: bytes) -> bool:
     form = _GOOD_VALUES.get(key)
     return form is None or re.fullmatch(form, value) is not None
 
 
-def _has_other_forms(text: bytes) -> bool:
-    return b"\n./" in text or b"/./" in text or b"/../" in text
+def _clean(name: bytes) -> bytes:
+    """Go's filepath.Clean."""
+    return posixpath.normpath(name).replace(b"//", b"/") if name else b"."
 
 
 def _normalised(name: bytes) -> bytes:

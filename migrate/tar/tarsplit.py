@@ -15,13 +15,16 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
+from fastcrc import crc64
+
 from migrate.blobio.compression import open_decompressed
-from migrate.blobio.crc64 import crc64_iso
 from migrate.errors import DamagedError, LimitError, TruncatedError
+from migrate.tar.entries import TarEntry, TarScanner
 
 RECORD_BYTES: Final = 64 * 1024 * 1024
 """One line. Writers before tar-split 0.12 put all that follows a tar's end, padding included, into one record."""
 _BLOCK = 256 * 1024
+_ZEROS: Final = memoryview(bytes(1024 * 1024))
 _LINES_BUFFER = 64 * 1024
 _DECODER = json.JSONDecoder()
 _SPACES = (" ", "\t", "\r", "\n")
@@ -61,19 +64,49 @@ def assemble(metadata: BinaryIO, open_file: OpenFile) -> Iterator[bytes]:
             yield from _checked_content(record, open_file)
 
 
-def tar_size(metadata: BinaryIO) -> int:
-    """The size of the tar that `assemble` gives of sound metadata, in bytes. Raises DamagedError or LimitError."""
-    size = 0
+class Sizes(NamedTuple):
+    """Of the tar that `assemble` gives of sound metadata, and of the files in it, in bytes."""
+
+    tar: int
+    files: int
+
+
+def read_sizes(metadata: BinaryIO) -> Sizes:
+    """Raises DamagedError or LimitError."""
+    size = files = 0
     for number, line in enumerate(_iter_lines(metadata), 1):
         if segment := _USUAL_SEGMENT.fullmatch(line):
             digits = segment[1]
             size += len(digits) // 4 * 3 - digits.endswith(b"=") - digits.endswith(b"==")
         elif usual := _USUAL_FILE.fullmatch(line):
-            size += int(usual[2] or 0)
+            files += int(usual[2] or 0)
         else:
-            parsed = _parse_line(line, number, set())
-            size += sum(record.size if isinstance(record, FileRecord) else len(record) for record in parsed)
-    return size
+            for record in _parse_line(line, number, set()):
+                if isinstance(record, FileRecord):
+                    files += record.size
+                else:
+                    size += len(record)
+    return Sizes(size + files, files)
+
+
+def link_bytes(metadata: BinaryIO) -> int:
+    """The bytes of all targets of symbolic links in the tar. Raises what `assemble` does, and TruncatedError."""
+    links = _LinkBytes("the tar")
+    for record in iter_records(metadata):
+        if not isinstance(record, FileRecord):
+            links.feed(memoryview(record))
+            continue
+        for start in range(0, record.size, len(_ZEROS)):
+            links.feed(_ZEROS[: min(len(_ZEROS), record.size - start)])
+    return links.total
+
+
+class _LinkBytes(TarScanner):
+    total = 0
+
+    def on_entry(self, entry: TarEntry) -> None:
+        if entry.kind == ord("2"):
+            self.total += len(entry.link)
 
 
 def iter_records(metadata: BinaryIO) -> Iterator[bytes | FileRecord]:
@@ -183,7 +216,7 @@ def _small_content(record: FileRecord, open_file: OpenFile) -> bytes:
         content = stream.read(record.size + 1)
         while len(content) < record.size and (more := stream.read(record.size + 1 - len(content))):
             content += more
-    _check(record, len(content), crc64_iso(content))
+    _check(record, len(content), crc64.go_iso(content))
     return content
 
 
@@ -194,7 +227,7 @@ def _checked_content(record: FileRecord, open_file: OpenFile) -> Iterator[bytes]
         while left >= 0 and (following := stream.read(min(_BLOCK, left + 1))):
             yield block
             block = following
-            crc = crc64_iso(block, crc)
+            crc = crc64.go_iso(block, crc)
             left -= len(block)
     _check(record, record.size - left, crc)
     yield block

@@ -4,11 +4,17 @@ Source: moby `pkg/tarsum/{tarsum,versioning}.go` at v1.6.2. Version 0 hashes, fo
 `gid`, `size`, `mtime`, `typeflag`, `linkname`, `uname`, `gname`, `devmajor`, `devminor` (key and value, numbers in
 decimal), then the content; the sorted hexadecimal sums follow the image's json in one last sha256. Version 1
 leaves `mtime` out and appends the extended attributes, sorted.
+
+Where a path occurs twice, Docker has since 1.3 (pkg/tarsum/fileinfosums.go, SortBySums) kept the archive's order among
+its entries, so that the same file in another order is another sum. docker-registry's own Python version sorts the sums
+alone. A registry may have recorded either, so both are computed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import posixpath
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, BinaryIO, Final
 
@@ -23,8 +29,10 @@ VERSIONS: Final = (V0, V1, DEV)
 _BLOCK: Final = 1024 * 1024
 
 
-def tarsums(tar: BinaryIO, image_json: bytes, versions: Sequence[str], what: str) -> dict[str, str]:
-    """`{version: "<version>:<hex>"}` of an uncompressed tar, read once from the start.
+def tarsums(tar: BinaryIO, image_json: bytes, versions: Sequence[str], what: str) -> dict[str, tuple[str, ...]]:
+    """`{version: ("<version>:<hex>", …)}` of an uncompressed tar, read once from the start.
+
+    One sum, or Docker's and docker-registry's where a path occurs twice and they differ.
 
     Raises TruncatedError if the tar ends within an entry or before one that is announced, DamagedError or LimitError if
     it is no tar. A tar with sparse files has no tarsum here, which is a DamagedError as well: Docker hashed their holes
@@ -35,12 +43,16 @@ def tarsums(tar: BinaryIO, image_json: bytes, versions: Sequence[str], what: str
         check_stop()
         sums.feed(memoryview(block))
     sums.finish()
-    return {version: _final(version, image_json, found) for version, found in sums.found.items()}
+    orders = {version: (sums.in_docker_order(version), sorted(found)) for version, found in sums.found.items()}
+    return {
+        version: tuple(dict.fromkeys(_final(version, image_json, order) for order in both))
+        for version, both in orders.items()
+    }
 
 
-def _final(version: str, image_json: bytes, sums: list[str]) -> str:
+def _final(version: str, image_json: bytes, sums: Sequence[str]) -> str:
     total = hashlib.sha256(image_json)
-    for entry in sorted(sums):
+    for entry in sums:
         total.update(entry.encode("ascii"))
     return f"{version}:{total.hexdigest()}"
 
@@ -52,10 +64,33 @@ class _EntrySums(TarScanner):
         super().__init__(what)
         self.found: dict[str, list[str]] = {version: [] for version in versions}
         self._hashes: dict[str, Any] = {}
+        self._count = 0
+        self._first: dict[int, int] = {}  # the hash of a path, the number of its first entry
+        self._again: dict[int, list[int]] = defaultdict(list)  # and of those that follow
+
+    def in_docker_order(self, version: str) -> list[str]:
+        """By sum; then the places of a path's entries are filled in the archive's order.
+
+        Docker's comparison of two entries contradicts itself where entries of another path lie between those of one,
+        so that its result rests on its sort's steps; this is what they come to for any number of one path's alone.
+        """
+        sums = self.found[version]
+        order = sorted(range(len(sums)), key=sums.__getitem__)
+        for path, others in self._again.items():
+            numbers = [self._first[path], *others]
+            same = frozenset(numbers)
+            places = [place for place, number in enumerate(order) if number in same]
+            for place, number in zip(places, numbers, strict=True):
+                order[place] = number
+        return [sums[number] for number in order]
 
     def on_entry(self, entry: TarEntry) -> None:
         if self.is_sparse:
             raise DamagedError(f"{self._what}: no tarsum of a sparse file, {entry.name[:100]!r}")
+        path = hash(posixpath.normpath(entry.name))
+        if self._first.setdefault(path, self._count) != self._count:
+            self._again[path].append(self._count)
+        self._count += 1
         self._hashes = {version: hashlib.sha256(_header(entry, self.flag, version)) for version in self.found}
 
     def on_content(self, piece: memoryview) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from fastcrc import crc32
+
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.compose.config import HistoryStep, compose_config
 from migrate.convert.run import Conversion, OpenedSource
@@ -28,7 +30,6 @@ from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
 from migrate.readers.detect import detect_directory, open_source
 from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE, NODE_CSUM_XOR
-from migrate.readers.graphdrivers.devicemapper.crc32c import crc32c_register
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
 from migrate.readers.graphdrivers.devicemapper.pool import SUPERBLOCK_CSUM_XOR, ThinPool
 from migrate.report.json import encode_report
@@ -340,7 +341,7 @@ def thin_pools(place: Path) -> Fuzzed:
             changed[block + place_in : block + place_in + 5] = raw[at + 3 : at + 8]
         for block in used:
             mask = SUPERBLOCK_CSUM_XOR if block == 0 else NODE_CSUM_XOR
-            checksum = crc32c_register(bytes(changed[block + 4 : block + BLOCK_SIZE])) ^ mask
+            checksum = crc32.iscsi(bytes(changed[block + 4 : block + BLOCK_SIZE])) ^ 0xFFFFFFFF ^ mask
             changed[block : block + 4] = checksum.to_bytes(4, "little")
         metadata.write_bytes(changed)
         attempt(read)

@@ -57,3 +57,8 @@ class GraphDriver(ABC):
         `layer_tree` was called."""
         del legacy_id
         return ()
+
+    def layer_damage(self, legacy_id: LegacyID, /) -> Sequence[str]:
+        """Checksums and counts of the store that disagree with what was read for the layer; complete as soon."""
+        del legacy_id
+        return ()

@@ -44,13 +44,15 @@ class Part(NamedTuple):
 class TreeTar:
     """A tar that is ready to be read, once. `parts` may be made while it is read; then `size` is None.
 
-    `doubts` say why Docker's own bytes may differ; where `size` is None they are complete only after the last read.
+    `doubts` say why Docker's own bytes may differ, `counted` are the bytes of the files in it and of the targets of its
+    symbolic links; where `size` is None both are complete only after the last read.
     """
 
     tree: Tree
     parts: Iterable[Part]
     size: int | None
     doubts: Callable[[], tuple[str, ...]]
+    counted: Callable[[], tuple[int, int]]
 
     @property
     def is_empty(self) -> bool:
@@ -87,9 +89,9 @@ def tar_of_changes(tree: Tree, changes: Iterable[Change]) -> TreeTar:
     parts = headers.parts(changes)
     planned = list(itertools.islice(parts, PLANNED_PARTS + 1))
     if len(planned) > PLANNED_PARTS:
-        return TreeTar(tree, itertools.chain(planned, parts), None, headers.doubts)
+        return TreeTar(tree, itertools.chain(planned, parts), None, headers.doubts, headers.counted)
     size = sum(len(part.header) + _padded(part.entry) for part in planned)
-    return TreeTar(tree, planned, size, headers.doubts)
+    return TreeTar(tree, planned, size, headers.doubts, headers.counted)
 
 
 def _padded(entry: TreeEntry | None) -> int:
@@ -105,6 +107,11 @@ class _Headers:
         self._capability = tree.read_capability
         self._first_names: dict[int, bytes] = {}
         self._whiteouts = 0
+        self._file_bytes = 0
+        self._link_bytes = 0
+
+    def counted(self) -> tuple[int, int]:
+        return self._file_bytes, self._link_bytes
 
     def parts(self, changes: Iterable[Change]) -> Iterator[Part]:
         for path, entry in changes:
@@ -138,12 +145,14 @@ class _Headers:
             name += b"/"
         elif kind == stat.S_IFLNK:
             link = self._tree.read_link(entry.path)
+            self._link_bytes += len(link)
         elif kind == stat.S_IFREG:
             size = entry.size
         if kind != stat.S_IFDIR and entry.nlink > 1:
             first = self._first_names.setdefault(entry.inode, name)
             if first is not name:
                 typeflag, link, size = tarwriter.HARD_LINK, first, 0
+        self._file_bytes += size
         capability = self._capability(entry.path)
         xattrs = {b"security.capability": capability} if capability is not None else {}
         return TarHeader(

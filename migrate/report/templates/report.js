@@ -187,7 +187,7 @@
     const rows = image.layers.map(layerAt).map((layer) => el("tr", null,
       el("td", null, id(layer.legacy, "legacy ID", "")), el("td", null, id(layer.diff, "diffID")), el("td", null, layer.blob ? id(layer.blob, "blob digest") : el("span", { class: "quiet" }, layer.empty ? "empty, dropped" : "not computed")),
       el("td", { class: "right" }, bytes(layer.size)), el("td", { class: "right" }, bytes(layer.stored)),
-      el("td", { class: "wrap" }, [layer.origin, layer.note, ...(layer.flags ?? [])].filter(Boolean).join("; "))));
+      el("td", { class: "wrap" }, [layer.damaged ? "damaged" : "", layer.origin, layer.note, ...(layer.flags ?? [])].filter(Boolean).join("; "))));
     return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Layers of ${title(image)}` }, el("table", null, el("caption", { class: "hidden" }, `Layers of ${title(image)}, base first`), el("thead", null, el("tr", null, ...head)), el("tbody", null, ...rows)));
   }
   function imageDetail(image) {

@@ -196,7 +196,7 @@ def facts(**changes: object) -> LayerFacts:
         "stored_digest": Digest("a" * 64),
         "stored_size": 5,
         "diff_id": DiffID(Digest("b" * 64)),
-        "tar": TarFacts(size=1024, empty=False, flags=("bytes-after-end", "path-forms")),
+        "tar": TarFacts(size=1024, empty=False, flags=()),
         "origin": "archive",
         "exact": True,
         "note": None,
@@ -212,4 +212,6 @@ def test_facts_are_read_as_they_were_written() -> None:
         assert parse_facts(text + b" ") is None
         assert parse_facts(text[1:]) is None
     assert encode_facts(facts(exact=False)) is None
+    assert encode_facts(facts(damaged=True)) is None
+    assert encode_facts(facts(tar=TarFacts(size=1024, empty=False, flags=("path-forms",)))) is None
     assert encode_facts(facts(note="tar-split does not fit")) is None

@@ -45,6 +45,7 @@ def test_field_names_are_those_of_the_contract(report: Report) -> None:
         "blob_size",
         "empty",
         "origin",
+        "damaged",
     }
     assert set(document["duplicates"][0]) == {"diff_id", "tar_size", "copies", "legacy_ids", "saved_bytes"}
     assert set(document["conflicts"][0]) == {"reference", "platform", "kept", "others"}

@@ -7,9 +7,10 @@ import zlib
 import pytest
 
 from migrate.rootfs import tar_listing
-from migrate.rootfs.tar_listing import TarEntry, TarListing, cleaned
+from migrate.rootfs.tar_listing import ListedEntry, TarListing, cleaned
 from migrate.tar.writer import END, HeaderEncoder, TarHeader
 from tests.archives import pax_header
+from tests.layer_tars import edited
 
 LONG = "d/" * 70 + "é" * 40
 
@@ -128,11 +129,40 @@ def test_names_are_cleaned(name: bytes, expected: bytes) -> None:
 
 
 def test_entries_are_values() -> None:
-    assert TarEntry._fields[:2] == ("path", "kind")
+    assert ListedEntry._fields[:2] == ("path", "kind")
 
 
-@pytest.mark.parametrize("key", [b"size", b"uid", b"gid"])
-@pytest.mark.parametrize("value", [b"9" * 6000, b"-5"])
+@pytest.mark.parametrize(
+    ("key", "value"), [(b"size", b"9" * 6000), (b"uid", b"9" * 6000), (b"gid", b"9" * 6000), (b"size", b"-5")]
+)
 def test_numbers_of_a_pax_header_that_are_none_end_the_listing(key: bytes, value: bytes) -> None:
     found = listing(pax_header(key, value) + tar(tarfile.GNU_FORMAT))
-    assert found.problem is not None and found.problem.startswith("entry 1: no number, or too large: b'")
+    assert found.problem is not None and "no number, or too large: b'" in found.problem
+
+
+@pytest.mark.parametrize("form", ["pax", "base-256"])
+@pytest.mark.parametrize(("number", "owner"), [(-2, 0xFFFF_FFFE), (-1, 0), (4_000_000_000, 4_000_000_000)])
+def test_owners_are_what_chown_makes_of_them(number: int, owner: int, form: str) -> None:
+    """Docker hands the number to chown(2), which takes 32 bits of it; -1 leaves the owner that made the file."""
+    raw = HeaderEncoder().encode(TarHeader(b"f", typeflag=b"0"))
+    if form == "pax":
+        raw = pax_header(b"uid", b"%d" % number) + raw
+    else:
+        field = (number % (1 << 64)).to_bytes(8, "big")
+        raw = edited(raw, 108, bytes((field[0] | 0x80,)) + field[1:])
+    found = listing(raw + END)
+    assert (found.problem, [entry.uid for entry in found.entries()]) == (None, [owner])
+
+
+def test_of_two_pax_headers_the_last_one_alone_counts() -> None:
+    raw = pax_header(b"path", b"first") + pax_header(b"uid", b"7") + HeaderEncoder().encode(TarHeader(b"own"))
+    assert [(entry.path, entry.uid) for entry in listing(raw + END).entries()] == [(b"own", 7)]
+
+
+def test_a_sparse_file_has_its_own_name() -> None:
+    buffer = io.BytesIO()
+    info = tarfile.TarInfo("GNUSparseFile.0/real")
+    info.size, info.pax_headers = 3, {"GNU.sparse.major": "1", "GNU.sparse.name": "d/real"}
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info, io.BytesIO(b"abc"))
+    assert [(entry.path, entry.size) for entry in listing(buffer.getvalue()).entries()] == [(b"d/real", None)]

@@ -146,3 +146,22 @@ def test_a_size_is_not_negative_and_fits_into_64_bits() -> None:
 def test_times_before_1970_are_whole_seconds() -> None:
     tar = pax_header(b"mtime", b"-86400.5") + odd_tar(tarfile.USTAR_FORMAT)
     assert scan(tar)[0][0].mtime == -86400
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_gnu_long_name_or_link_wins_over_a_pax_record(order: int) -> None:
+    """As in Go's archive/tar, whichever of them comes first."""
+    link = tarfile.TarInfo("g" * 120)
+    link.type, link.linkname = tarfile.SYMTYPE, "t" * 130
+    whole = link.tobuf(tarfile.GNU_FORMAT)
+    gnu, entry = whole[:-512], whole[-512:]
+    for key in (b"path", b"linkpath"):
+        before = (pax_header(key, b"p"), gnu)
+        ((found, _),) = scan(before[order] + before[1 - order] + entry + bytes(1024))
+        assert (found.name, found.link) == (b"g" * 120, b"t" * 130)
+
+
+def test_of_two_pax_headers_the_last_one_alone_counts() -> None:
+    raw = pax_header(b"path", b"first") + pax_header(b"gid", b"-2") + tarfile.TarInfo("own").tobuf(tarfile.USTAR_FORMAT)
+    ((entry, _),) = scan(raw + bytes(1024))
+    assert (entry.name, entry.gid) == (b"own", -2)

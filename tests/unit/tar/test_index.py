@@ -256,3 +256,20 @@ def test_impossible_sizes_in_a_pax_header_are_damage(size: bytes) -> None:
     assert index.members == []
     assert "impossible size b'" in index.damages[0].message
     assert len(index.damages[0].message) < 200
+
+
+def test_pseudo_entries_are_read_as_go_reads_them() -> None:
+    """A GNU long name wins over a pax path, whichever comes first; of two pax headers the last one alone counts."""
+    entry = tarfile.TarInfo("g" * 120)
+    whole = entry.tobuf(tarfile.GNU_FORMAT)
+    gnu, header = whole[:-512], whole[-512:]
+    pax = pax_header(b"path", b"p")
+    for before, name in (
+        (gnu + pax, "g" * 120),
+        (pax + gnu, "g" * 120),
+        (pax, "p"),
+        (pax + pax_header(b"comment", b"c"), "g" * 100),
+        (pax_header(b"comment", b"c") + pax, "p"),
+    ):
+        index = scan(before + header + bytes(1024))
+        assert ([member.name for member in index.members], index.damages) == ([name], [])

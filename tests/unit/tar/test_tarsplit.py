@@ -67,7 +67,7 @@ def test_a_tar_comes_back_bit_for_bit(format: int, tail: bytes) -> None:
     metadata = gzip.compress(tar_split(tar))
     contents = {name.encode(): content for name, content in files.items()}
     assert _assemble(io.BytesIO(metadata), contents) == tar
-    assert tarsplit.tar_size(io.BytesIO(metadata)) == len(tar)
+    assert tarsplit.read_sizes(io.BytesIO(metadata)).tar == len(tar)
 
 
 def test_the_formats_own_example() -> None:
@@ -156,7 +156,7 @@ def test_what_go_refuses_as_gzip_is_damage(raw: bytes) -> None:
     with pytest.raises(DamagedError):
         _assemble(io.BytesIO(raw), {})
     with pytest.raises(DamagedError):
-        tarsplit.tar_size(io.BytesIO(raw))
+        tarsplit.read_sizes(io.BytesIO(raw))
 
 
 def test_metadata_in_several_gzip_members_is_read_to_the_end() -> None:

@@ -38,13 +38,29 @@ def tar_of_every_kind() -> bytes:
 def test_all_versions_in_one_pass() -> None:
     tar = tar_of_every_kind()
     found = tarsums(io.BytesIO(tar), b"{}", VERSIONS, "layer")
-    assert found == {version: checksum_tarsum(b"{}", tar, version) for version in VERSIONS}
+    assert found == {version: (checksum_tarsum(b"{}", tar, version),) for version in VERSIONS}
 
 
 def test_a_tar_without_entries_is_the_json_alone() -> None:
     expected = "tarsum+sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
     for tar in (bytes(1024), b""):
-        assert tarsums(io.BytesIO(tar), b"{}", ["tarsum+sha256"], "layer") == {"tarsum+sha256": expected}
+        assert tarsums(io.BytesIO(tar), b"{}", ["tarsum+sha256"], "layer") == {"tarsum+sha256": (expected,)}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("names", [["f", "f"], ["d/", "d"], ["./f", "f"], ["a", "f", "f", "z"], ["f", "f", "f"]])
+def test_entries_of_one_path_have_an_order(names: list[str], version: str) -> None:
+    """As Docker sums them since 1.3; docker-registry sorts the sums alone, and its sum is known as well."""
+    contents = [b"one", b"two", b"3", b"four"][: len(names)]
+    found = set()
+    for order in (contents, contents[::-1]):
+        tar = b"".join(
+            header(name, b"0", len(text)) + text.ljust(512, b"\0") for name, text in zip(names, order, strict=True)
+        )
+        sums = tarsums(io.BytesIO(tar + bytes(1024)), b"{}", [version], "layer")[version]
+        assert checksum_tarsum(b"{}", tar + bytes(1024), version) in sums
+        found.add(sums[0])
+    assert len(found) == 2
 
 
 def test_a_tar_cut_short_and_one_that_is_none() -> None:
@@ -77,7 +93,7 @@ def test_any_number_of_long_names_before_one_entry() -> None:
     once = long_name + b"abc\0".ljust(512, b"\0") + header("f", b"0") + bytes(1024)
     assert tarsums(io.BytesIO(tar), b"{}", VERSIONS, "layer") == tarsums(io.BytesIO(once), b"{}", VERSIONS, "layer")
     assert tarsums(io.BytesIO(once), b"{}", ["tarsum+sha256"], "layer") == {
-        "tarsum+sha256": checksum_tarsum(b"{}", once)
+        "tarsum+sha256": (checksum_tarsum(b"{}", once),)
     }
 
 
@@ -95,7 +111,7 @@ def test_the_type_flag_counts_as_it_stands() -> None:
     """A v7 tar has NUL for files and for directories; Go 1.4 handed it on."""
     tar = header("f", b"\0", 5) + b"hello".ljust(512, b"\0") + bytes(1024)
     assert tarsums(io.BytesIO(tar), b"{}", VERSIONS, "layer") == {
-        version: checksum_tarsum(b"{}", tar, version) for version in VERSIONS
+        version: (checksum_tarsum(b"{}", tar, version),) for version in VERSIONS
     }
 
 
@@ -104,7 +120,7 @@ def test_a_name_in_two_parts_with_gnus_magic_as_old_go_wrote_it() -> None:
     raw[345:500] = (b"p" * 90).ljust(155, b"\0")
     tar = with_checksum(raw) + bytes(1024)
     assert tarsums(io.BytesIO(tar), b"{}", VERSIONS, "layer") == {
-        version: checksum_tarsum(b"{}", tar, version) for version in VERSIONS
+        version: (checksum_tarsum(b"{}", tar, version),) for version in VERSIONS
     }
 
 
@@ -117,7 +133,7 @@ def test_extended_attributes_count_in_version_1() -> None:
     entry = hashlib.sha256(b"namefmode420uid0gid0size0typeflag0linknameunamegnamedevmajor0devminor0user.a1user.b2")
     expected = hashlib.sha256(b"{}" + entry.hexdigest().encode()).hexdigest()
     found = tarsums(io.BytesIO(buffer.getvalue()), b"{}", ["tarsum.v1+sha256"], "layer")
-    assert found == {"tarsum.v1+sha256": f"tarsum.v1+sha256:{expected}"}
+    assert found == {"tarsum.v1+sha256": (f"tarsum.v1+sha256:{expected}",)}
 
 
 def test_reading_ends_where_the_thread_has_to_stop() -> None:

@@ -6,11 +6,10 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from migrate.blobio.stream import ByteStream
 from migrate.errors import DamagedError
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
     from migrate.readers.graphdrivers.devicemapper.pool import DeviceMap
     from migrate.storage.blocks import Blocks
 
@@ -19,7 +18,7 @@ _PAGE: Final = 16 * 1024
 _MOST_PAGES: Final = 1024
 
 
-class ThinDevice(io.RawIOBase):
+class ThinDevice(ByteStream):
     """`size` in bytes, as Docker activated the device; `block_size` is the pool's.
 
     `read_into` and `read_at` take a position and may be called from any thread; the methods of a file share one.
@@ -74,9 +73,6 @@ class ThinDevice(io.RawIOBase):
         room = count * self.block_size - inside
         return (None if target is None else target * self.block_size + inside), room
 
-    def readable(self) -> bool:
-        return True
-
     def seekable(self) -> bool:
         return True
 
@@ -90,8 +86,7 @@ class ThinDevice(io.RawIOBase):
         self._position = base + offset
         return self._position
 
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        view = memoryview(buffer).cast("B")
+    def read_view(self, view: memoryview, /) -> int:
         count = max(0, min(len(view), self.size - self._position))
         self.read_into(view[:count], self._position)
         self._position += count

@@ -47,6 +47,7 @@ class DevicemapperDriver(GraphDriver):
         self._lock = threading.Lock()
         self._parsed = ParsedInodes()
         self._doubts: dict[str, list[str]] = {}
+        self._damage: dict[str, list[str]] = {}
 
     def layer_ids(self) -> Sequence[str]:
         return sorted(name for name in self._catalogue.records if name != BASE)
@@ -67,6 +68,10 @@ class DevicemapperDriver(GraphDriver):
     def layer_doubts(self, legacy_id: LegacyID) -> Sequence[str]:
         """What was found wrong with a layer but did not keep it from being read. Known once its tree was opened."""
         return tuple(self._doubts.get(legacy_id, ()))
+
+    def layer_damage(self, legacy_id: LegacyID) -> Sequence[str]:
+        """What of the pool's metadata that the layer rests on is lost, or disagrees. Known once its tree was opened."""
+        return tuple(self._damage.get(legacy_id, ()))
 
     def check_access(self) -> None:
         """PermissionSourceError where this user may not read the pool; what else is wrong, a layer will say."""
@@ -112,17 +117,19 @@ class DevicemapperDriver(GraphDriver):
             tree = _open_rootfs(file_system, record)
         except SourceError as exc:
             raise type(exc)(f"thin device {record.device_id} of layer {name}: {exc.message}", layer=name) from exc
-        doubts = list(self._iter_doubts(record.device_id, device.device_map, ImageTree(file_system, record.device_id)))
+        self._damage[name] = list(self._iter_damage(record.device_id, device.device_map))
+        doubts = list(self._iter_other_names(ImageTree(file_system, record.device_id)))
         if inner.device is not device:
             doubts.append("its file system was in use when the store was copied; its journal was replayed in memory")
         self._doubts[name] = doubts
         return tree
 
-    def _iter_doubts(self, device_id: int, device_map: DeviceMap, top: ImageTree) -> Iterator[str]:
+    def _iter_damage(self, device_id: int, device_map: DeviceMap) -> Iterator[str]:
+        if not self._pool.superblock.sound:
+            yield from self._pool.superblock.problems
         for loss in device_map.losses:
             yield f"a part of its mapping is lost: {loss.error}"
         yield from self._iter_other_counts(device_id, device_map)
-        yield from self._iter_other_names(top)
 
     def _iter_other_counts(self, device_id: int, device_map: DeviceMap) -> Iterator[str]:
         """The details count the mapped blocks once more. Where they are damaged, the mappings alone are enough."""

@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from migrate.errors import DamagedError, LimitError, UnsupportedError
 from migrate.readers.graphdrivers.devicemapper.device import PagedReader
@@ -60,7 +60,7 @@ class Ext4:
     root = ROOT_INODE
 
     def __init__(self, device: ThinDevice) -> None:
-        opened = open_extfs(cast(BinaryIO, device))
+        opened = open_extfs(device.as_binary())
         self.device = device
         self._pages = PagedReader(device)
         self._block_size = int(opened.block_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,11 +10,10 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from migrate.blobio.stream import ByteStream
 from migrate.errors import DamagedError, LimitError
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
     from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
 
 DIRECTORY_BYTES: Final = 256 * 1024 * 1024
@@ -108,7 +106,7 @@ class ReadsDevice(Protocol):
     def pool_position(self, offset: int, /) -> int | None: ...
 
 
-class ExtentFile(io.RawIOBase):
+class ExtentFile(ByteStream):
     """A file's content over its extents, unbuffered. A read is short only at the end."""
 
     def __init__(self, device: ReadsDevice, extents: Sequence[Extent], size: int) -> None:
@@ -119,15 +117,11 @@ class ExtentFile(io.RawIOBase):
         self._size = size
         self._position = 0
 
-    def readable(self) -> bool:
-        return True
-
     def tell(self) -> int:
         return self._position
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        left = self._size - self._position
-        count = left if size is None or size < 0 else min(size, left)
+    def read_block(self, limit: int, /) -> bytes:
+        count = min(limit, self._size - self._position)
         if count <= 0:
             return b""
         extent = self._current()
@@ -136,11 +130,10 @@ class ExtentFile(io.RawIOBase):
             self._position += count
             return content
         joined = bytearray(count)
-        self.readinto(joined)
+        self.read_view(memoryview(joined))
         return bytes(joined)
 
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        view = memoryview(buffer).cast("B")
+    def read_view(self, view: memoryview, /) -> int:
         count = max(0, min(len(view), self._size - self._position))
         done = 0
         while done < count:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from fastcrc import crc32
+
 from migrate.errors import DamagedError, UnsupportedError
-from migrate.readers.graphdrivers.devicemapper.crc32c import crc32c_register
 from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class _Journal:
         self._wide = bool(features & _INCOMPAT_64BIT)
         self._v3 = bool(features & _INCOMPAT_CSUM_V3)
         self._summed = self._v3 or bool(features & _INCOMPAT_CSUM_V2)
-        self._seed = crc32c_register(raw[48:64])
+        self._seed = crc32.iscsi(raw[48:64])
 
     def replay(self) -> dict[int, Replacement]:
         """Block → its newest committed content. A block that was freed later keeps what lies on the device."""
@@ -152,7 +153,7 @@ class _Journal:
         if not self._summed:
             return True
         at = 16 if kind == _COMMIT else len(raw) - 4
-        computed = crc32c_register(raw[:at] + b"\0\0\0\0" + raw[at + 4 :], self._seed)
+        computed = crc32.iscsi(raw[:at] + b"\0\0\0\0" + raw[at + 4 :], self._seed) ^ 0xFFFFFFFF  # kept without it
         return computed == int.from_bytes(raw[at : at + 4], "big")
 
     def _following(self, at: int) -> int:

@@ -15,8 +15,7 @@ from functools import cached_property
 from typing import Final
 
 from migrate.errors import DamagedError, MissingLayerError, SourceError, UnsupportedError
-from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE, Loss, ReadsBlocks, walk_leaves
-from migrate.readers.graphdrivers.devicemapper.crc32c import crc32c_register
+from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE, Loss, ReadsBlocks, block_checksum, walk_leaves
 
 SUPERBLOCK_MAGIC: Final = 27022010
 SUPERBLOCK_CSUM_XOR: Final = 160774
@@ -202,7 +201,7 @@ def read_superblock(metadata: ReadsBlocks) -> Superblock:
     if magic != SUPERBLOCK_MAGIC:
         raise DamagedError(f"no thin-pool metadata: its magic is {magic} instead of {SUPERBLOCK_MAGIC}")
     torn = []
-    computed = crc32c_register(raw[4:]) ^ SUPERBLOCK_CSUM_XOR
+    computed = block_checksum(raw, SUPERBLOCK_CSUM_XOR)
     if csum != computed:
         torn.append(f"the superblock's checksum is {csum:#010x}, its content gives {computed:#010x}")
     if number != 0:

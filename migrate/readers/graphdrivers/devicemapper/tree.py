@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final
 
 from migrate.errors import DamagedError, LimitError, MissingLayerError
 from migrate.readers.graphdrivers.devicemapper.filesystem import (
@@ -78,7 +78,7 @@ class ImageTree(Tree):
         inode = self._find(path)
         if not stat.S_ISREG(inode.mode):
             raise DamagedError(f"{_shown(path)}: is no regular file")
-        return cast(BinaryIO, ExtentFile(self._file_system.device, self._file_system.read_extents(inode), inode.size))
+        return ExtentFile(self._file_system.device, self._file_system.read_extents(inode), inode.size).as_binary()
 
     def _find(self, path: bytes) -> Inode:
         if not path:

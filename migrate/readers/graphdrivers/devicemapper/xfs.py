@@ -11,11 +11,12 @@ import os
 import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Final
+
+from fastcrc import crc32
 
 from migrate.errors import DamagedError, LimitError, UnsupportedError
 from migrate.readers.graphdrivers.devicemapper import xfs_log
-from migrate.readers.graphdrivers.devicemapper.crc32c import crc32c
 from migrate.readers.graphdrivers.devicemapper.device import PagedReader
 from migrate.readers.graphdrivers.devicemapper.dissection import open_xfs
 from migrate.readers.graphdrivers.devicemapper.filesystem import (
@@ -57,7 +58,7 @@ class Xfs:
     kind = "xfs"
 
     def __init__(self, device: ThinDevice) -> None:
-        opened = open_xfs(cast(BinaryIO, device))
+        opened = open_xfs(device.as_binary())
         superblock = opened.sb
         self.device = device
         self._pages = PagedReader(device)
@@ -147,7 +148,7 @@ class Xfs:
         )
 
     def _check_sum(self, number: int, raw: bytes, where: str) -> None:
-        computed = crc32c(raw[:100] + b"\0\0\0\0" + raw[104:])
+        computed = crc32.iscsi(raw[:100] + b"\0\0\0\0" + raw[104:])
         if computed != int.from_bytes(raw[100:104], "little"):
             raise DamagedError(f"{where}: its checksum does not match its content")
         claimed = int.from_bytes(raw[152:160], "big")

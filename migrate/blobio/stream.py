@@ -1,0 +1,62 @@
+"""The base of all raw byte streams: a subclass gives bytes in one of two ways, and the rest follows."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_ALL = 1024 * 1024
+
+
+class ByteStream(io.RawIOBase):
+    """A readable stream. A subclass fills `read_block`, or `read_view` where bytes can be put into place directly."""
+
+    def readable(self) -> bool:
+        return True
+
+    def read_block(self, limit: int, /) -> bytes:
+        """Up to `limit` bytes, which is more than 0; none only at the end."""
+        buffer = bytearray(limit)
+        count = self.read_view(memoryview(buffer))
+        return bytes(buffer) if count == limit else bytes(buffer[:count])
+
+    def read_view(self, view: memoryview, /) -> int:
+        """Fills the beginning of `view` and returns how many bytes that were; 0 only at the end, or of an empty one."""
+        if not len(view):
+            return 0
+        block = self.read_block(len(view))
+        view[: len(block)] = block
+        return len(block)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        return self.read_block(size) if size else b""
+
+    def readall(self) -> bytes:
+        return b"".join(iter(lambda: self.read_block(_ALL), b""))
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        return self.read_view(memoryview(buffer).cast("B"))
+
+    def fill(self, buffer: memoryview) -> int:
+        """Reads until `buffer` is full or the bytes are over; returns how many there were."""
+        filled = 0
+        while filled < len(buffer):
+            count = self.read_view(buffer[filled:])
+            if not count:
+                break
+            filled += count
+        return filled
+
+    def as_binary(self) -> BinaryIO:
+        """The stream under the type that the rest of the program uses; `typing` has no relation between the two."""
+        return cast(BinaryIO, self)
+
+
+def read_into(stream: BinaryIO, view: memoryview) -> int:
+    """One `readinto`, which `BinaryIO` does not name although all binary files have it."""
+    return cast(io.RawIOBase, stream).readinto(view) or 0
