@@ -113,6 +113,12 @@ class MissingLayerError(SourceError):
     code = "missing-layer"
 
 
+class MissingContentError(SourceError):
+    """A layer's documents are in the source, but not its bytes."""
+
+    code = "missing-layer"
+
+
 class UnsupportedError(SourceError):
     """The input is understood but cannot be converted."""
 

@@ -125,11 +125,17 @@ def _foreign_errors(kind: str) -> tuple[type[Exception], ...]:
 class DecompressedStream(ByteStream):
     """All members or frames of a compressed stream, one after the other.
 
-    Reads raise TruncatedError where the stream ends inside a member, DamagedError for bytes that do
-    not decompress or follow the last member, LimitError for a bomb; errors of the underlying stream pass through.
+    Reads raise TruncatedError where the stream ends inside a member, DamagedError for bytes that do not decompress or
+    follow the last member, LimitError for a bomb; errors of the underlying stream pass through. With `is_lenient`, what
+    follows a gzip stream is passed over, as gzip itself does it, and `trailing` says what it was: tapes and `dd` fill
+    the last block with zeros.
     """
 
-    def __init__(self, stream: BinaryIO, kind: str, what: str, ratio: int | None = None) -> None:
+    def __init__(
+        self, stream: BinaryIO, kind: str, what: str, ratio: int | None = None, *, is_lenient: bool = False
+    ) -> None:
+        self.trailing: str | None = None
+        self._is_lenient = is_lenient and kind == "gzip"
         self._stream = stream
         self._ratio = limits.DECOMPRESSION_RATIO if ratio is None else ratio
         self._kind = kind
@@ -190,9 +196,23 @@ class DecompressedStream(ByteStream):
                 raise TruncatedError(f"{self._what}: the {self._kind} stream is empty")
             return False
         if not self._begins_member():
+            if self._is_lenient and not first:
+                self._pass_trailing()
+                return False
             raise DamagedError(f"{self._what}: bytes that are not {self._kind} follow the compressed stream")
         self._member = self._open()
         return True
+
+    def _pass_trailing(self) -> None:
+        size, is_zero = 0, True
+        block = self._input
+        while block:
+            size += len(block)
+            is_zero = is_zero and not block.strip(b"\0")
+            block = self._read_input()
+        self._input = b""
+        kind = "zero bytes" if is_zero else "bytes that are not gzip"
+        self.trailing = f"{size:,} {kind} follow the gzip stream and are passed over"
 
     def _begins_member(self) -> bool:
         if self._kind == "zstd" and _is_skippable_frame(self._input):

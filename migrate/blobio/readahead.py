@@ -25,7 +25,7 @@ class ReadAhead(ByteStream):
     """
 
     def __init__(self, stream: BinaryIO, kind: str, what: str, ratio: int | None = None) -> None:
-        self._source = DecompressedStream(stream, kind, what, ratio)
+        self._source = DecompressedStream(stream, kind, what, ratio, is_lenient=True)
         self._blocks: Queue[bytes | BaseException] = Queue(_BLOCKS_AHEAD)
         self._rest = b""
         self._end: BaseException | None = None
@@ -38,6 +38,11 @@ class ReadAhead(ByteStream):
             return b""
         block, self._rest = self._rest[:limit], self._rest[limit:]
         return block
+
+    @property
+    def trailing(self) -> str | None:
+        """What was passed over behind the compressed stream; known at its end."""
+        return self._source.trailing
 
     def close(self) -> None:
         """Ends the thread; one that hangs in a read, of a pipe perhaps, is left behind after a second."""

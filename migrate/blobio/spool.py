@@ -66,6 +66,11 @@ class PlainStream:
             return block
         return self._stream.read(size)
 
+    @property
+    def trailing(self) -> str | None:
+        """What was passed over behind a compressed stream; known at its end."""
+        return None if self._readahead is None else self._readahead.trailing
+
     def close(self) -> None:
         if self._readahead is not None:
             self._readahead.close()

@@ -9,7 +9,7 @@ from typing import Any
 from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.go_json import read_document
 from migrate.documents.go_struct import Field, MismatchError, Struct, decode_string, decode_strings, decode_structs
-from migrate.documents.json_text import encode_json, load_json_lenient, shown
+from migrate.documents.json_text import encode_json, load_cut_object, load_json_lenient, shown
 from migrate.errors import DocumentError
 from migrate.model.legacy import LegacyID
 from migrate.model.reference import Reference
@@ -63,20 +63,29 @@ def encode_archive_manifest(entries: Iterable[ArchiveManifestEntry]) -> bytes:
     return encode_json(documents) + b"\n"
 
 
-def parse_repositories(raw: bytes) -> tuple[tuple[Reference, LegacyID], ...]:
-    """(reference, legacy ID) of every tag, in the document's order.
+def parse_repositories(raw: bytes) -> tuple[tuple[tuple[Reference, LegacyID], ...], tuple[str, ...]]:
+    """(reference, legacy ID) of every tag, in the document's order, and what is wrong with the rest.
 
     Both shapes: name → tag → ID, as in an archive, and the same under an outer "Repositories" key, as in a Docker root.
-    A tag with a colon is a digest. Raises DocumentError or LimitError.
+    A tag with a colon is a digest. Of a document that is cut or damaged, the tags before that place are read. Raises
+    DocumentError or LimitError where it is none at all.
     """
-    document = _members(load_json_lenient(raw, "repositories"), "repositories")
+    problems: list[str] = []
+    try:
+        document = _members(load_json_lenient(raw, "repositories"), "repositories")
+    except DocumentError as error:
+        document = _members(load_cut_object(raw, "repositories"), "repositories")
+        problems.append(f"{error.message}; the names before that place are read, those behind it are lost")
     if _has_outer_key(document):
         document = _members(document["Repositories"], "repositories: Repositories")
-    return tuple(
-        (Reference(name, tag), _legacy_id(value, f"repositories: {shown(name)}, {shown(tag)}"))
-        for name, tags in document.items()
-        for tag, value in _members(tags, f"repositories: {shown(name)}").items()
-    )
+    found: list[tuple[Reference, LegacyID]] = []
+    for name, tags in document.items():
+        try:
+            for tag, value in _members(tags, f"repositories: {shown(name)}").items():
+                found.append((Reference(name, tag), _legacy_id(value, f"repositories: {shown(name)}, {shown(tag)}")))
+        except DocumentError as error:
+            problems.append(error.message)
+    return tuple(found), tuple(problems)
 
 
 def _has_outer_key(document: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from migrate.documents.json_text import load_json_lenient
+from migrate.documents.json_text import load_cut_object, load_json_lenient
 from migrate.errors import DocumentError
 
 
@@ -22,13 +22,23 @@ class TagRecord(NamedTuple):
 
 
 def parse_tag_store(raw: bytes, what: str) -> tuple[tuple[TagRecord, ...], tuple[str, ...]]:
-    """The tags, sorted, and what is wrong with the rest. DocumentError where it is no tag store at all."""
-    document = _object(load_json_lenient(raw, what), what)
-    repositories = document.get("Repositories")
+    """The tags, sorted, and what is wrong with the rest: of a file that is cut or damaged, those before that place.
+
+    DocumentError where it is no tag store at all. Docker always wrote the key, for an empty store as well.
+    """
+    problems: list[str] = []
+    try:
+        document = _object(load_json_lenient(raw, what), what)
+    except DocumentError as error:
+        document = _object(load_cut_object(raw, what), what)
+        problems.append(f"{error.message}; the tags before that place are read, those behind it are lost")
+    names = [key for key in document if key.lower() == "repositories"]  # as Go reads it, the last one counts
+    if document and not names:
+        raise DocumentError(f"{what}: has no member Repositories")
+    repositories = document[names[-1]] if names else None
     if repositories is None:
         repositories = {}
     records: list[TagRecord] = []
-    problems: list[str] = []
     for name, tags in _object(repositories, f"{what}: Repositories").items():
         if tags is None:
             continue

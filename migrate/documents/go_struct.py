@@ -58,7 +58,7 @@ class Struct:
         return self._exact.get(key) or self._folded.get(fold_key(key))
 
     def decode(self, value: Any, old: Any = None) -> dict[str, Any]:
-        """Name → value of the fields that stand in `value`, merged into `old`. None: there, but never set."""
+        """Name → value of the fields that are in `value`, merged into `old`. None: an array or pointer that is null."""
         decoded: dict[str, Any] = {} if old is None else old
         if value is None:
             return decoded
@@ -71,10 +71,12 @@ class Struct:
                 continue
             name = field.name
             try:
-                decoded[name] = field.decode(item, decoded.get(name))
+                found = field.decode(item, decoded.get(name))
             except MismatchError as exc:
                 exc.path.append(name)
                 raise
+            if found is not None or field.zero is None:
+                decoded[name] = found  # `null` for a text, number or flag sets nothing
         return decoded
 
     def decode_pointer(self, value: Any, old: Any = None) -> dict[str, Any] | None:

@@ -76,6 +76,37 @@ def load_json_lenient(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
     return _load(_ESCAPE.sub(_without_surrogate, text) if _SURROGATE.search(text) else text, what)
 
 
+_TOKEN = re.compile(rb'\s*(?:("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")|([{}:,])|(.))', re.DOTALL)
+
+
+def load_cut_object(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
+    """What can be read of an object of objects of strings (to any depth) before the place where it is cut or damaged.
+
+    DocumentError where that is nothing, LimitError as from `load_json`.
+    """
+    check_limits(raw, what, size)
+    closers, good, depth, is_value = 0, 0, 0, False
+    for match in _TOKEN.finditer(raw):
+        text, sign, other = match.groups()
+        if other is not None:
+            break
+        if text is not None:
+            if is_value:
+                good, closers, is_value = match.end(), depth, False
+        elif sign == b"{":
+            depth, is_value = depth + 1, False
+        elif sign == b"}":
+            depth, is_value = depth - 1, False
+            good, closers = match.end(), depth
+            if not depth:
+                break
+        else:
+            is_value = sign == b":"
+    if not good:
+        raise DocumentError(f"{what}: nothing of it can be read")
+    return load_json_lenient(raw[:good] + b"}" * closers, what, size)
+
+
 def _without_surrogate(match: re.Match[str]) -> str:
     return "\\ufffd" if match[1] else match[0]
 

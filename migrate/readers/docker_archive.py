@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,15 @@ from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive
 from migrate.documents.oci import parse_config
 from migrate.documents.schema1 import is_manifest
 from migrate.documents.v1_json import parse_identity
-from migrate.errors import DamagedError, DocumentError, LimitError, MigrateError, MissingLayerError, SourceError
+from migrate.errors import (
+    DamagedError,
+    DocumentError,
+    LimitError,
+    MigrateError,
+    MissingContentError,
+    MissingLayerError,
+    SourceError,
+)
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import (
     LegacyID,
@@ -42,6 +51,7 @@ from migrate.readers.members import Members
 from migrate.readers.oci_content import OciContent
 from migrate.readers.passing import PassingArchive
 
+_SHORT_ID = re.compile(r"[0-9a-f]{6,63}")
 MANIFEST = "manifest.json"
 REPOSITORIES = "repositories"
 INDEX = "index.json"
@@ -92,7 +102,7 @@ class DockerArchiveSource:
             indexes=found.indexes,
             layers=found.layers,
             failures=[*found.failures, *failures],
-            warnings=[*found.warnings, *self._duplicate_warnings()],
+            warnings=[*found.warnings, *self._members.warnings, *self._duplicate_warnings()],
         )
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
@@ -144,6 +154,8 @@ class DockerArchiveSource:
     def _payload_ref(self, name: str, legacy_id: str) -> PayloadRef:
         try:
             member = self._members.resolve(name)
+        except MissingLayerError as error:  # the layer is there, and named by others; what is missing is its content
+            raise MissingContentError(f"{self.location}: {name} is missing", layer=legacy_id) from error
         except SourceError as error:
             raise type(error)(error.message, layer=legacy_id) from error
         return PayloadRef(key=member.name, size=member.size)
@@ -168,9 +180,16 @@ class DockerArchiveSource:
             except MigrateError:  # the image that needs the layer fails when its chain is walked
                 parents[legacy_id] = self._stated_parent(legacy_id)
         tagged: dict[LegacyID, list[Reference]] = defaultdict(list)
+        for legacy_id in parents:
+            if (name := self._name_of_folder(legacy_id)) is not None:
+                tagged[legacy_id].append(name)
+                warnings.append(f"{self.location}: the name {name} is that of a folder, as Docker 1.0 and 1.1 saved it")
         for reference, legacy_id in references:
-            if legacy_id in parents:
-                tagged[legacy_id].append(reference)
+            whole = _whole_id(legacy_id, parents)
+            if whole is not None:
+                tagged[whole].append(reference)
+                if whole != legacy_id:
+                    warnings.append(f"{self.location}: {reference} names {legacy_id}, which is short for {whole}")
             else:
                 failures.append(
                     SourceFailure(
@@ -185,6 +204,17 @@ class DockerArchiveSource:
         images = [LegacyImage(head=head, references=tuple(sorted(tagged[head]))) for head in sorted(heads)]
         return SourceListing(images=images, layers=sorted(parents), failures=failures, warnings=warnings)
 
+    def _name_of_folder(self, legacy_id: LegacyID) -> Reference | None:
+        """The name that a folder has instead of an ID: `docker save NAME:TAG` of 1.0 and 1.1 (moby #6857)."""
+        name, colon, _ = legacy_id.rpartition(":")
+        if not (name and colon):
+            return None
+        with contextlib.suppress(MigrateError):
+            stated, _, _ = parse_identity(self._members.read(f"{legacy_id}/json"), self.location)
+            if stated is not None and is_hex_id(stated):
+                return Reference.parse(legacy_id)
+        return None
+
     def _stated_parent(self, legacy_id: LegacyID) -> LegacyID | None:
         """The parent of a layer whose content is lost: it is no head for that."""
         with contextlib.suppress(MigrateError):
@@ -196,15 +226,16 @@ class DockerArchiveSource:
         if REPOSITORIES not in self._members:
             return [], [], []
         try:
-            return list(parse_repositories(self._members.read(REPOSITORIES))), [], []
+            found, problems = parse_repositories(self._members.read(REPOSITORIES))
         except (DocumentError, SourceError) as error:
-            failure = SourceFailure(
-                references=(),
-                legacy_id=None,
-                error=error.code,
-                message=f"{self.location}: {REPOSITORIES}: {error.message}; images are converted without their names",
+            found, problems = (), (f"{REPOSITORIES}: {error.message}; images are converted without their names",)
+        failures = [
+            SourceFailure(
+                references=(), legacy_id=None, error=DocumentError.code, message=f"{self.location}: {problem}"
             )
-            return [], [failure], []
+            for problem in problems
+        ]
+        return list(found), failures, []
 
     def _duplicate_warnings(self) -> list[str]:
         return [
@@ -297,6 +328,14 @@ class DockerArchiveSource:
         if len(named) == 64 and named != actual:
             return (f"{entry.config} has the digest sha256:{actual}, not the one it is named by",)
         return ()
+
+
+def _whole_id(legacy_id: LegacyID, known: Mapping[LegacyID, object]) -> LegacyID | None:
+    """The layer that a name is for. Up to 1.9 Docker looked IDs up by any prefix that only one of them has."""
+    if legacy_id in known:
+        return legacy_id
+    found = [one for one in known if one.startswith(legacy_id)] if _SHORT_ID.fullmatch(legacy_id) else []
+    return found[0] if len(found) == 1 else None
 
 
 def _layer_warnings(legacy_id: str, stated: str | None) -> Iterator[str]:

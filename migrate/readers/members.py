@@ -57,6 +57,7 @@ class Members:
         """The first `sound` members stand before any damage; what stands behind it replaces none of them."""
         self.location = location
         self.problems: list[Problem] = []
+        self.warnings: list[str] = []
         self.duplicates: set[str] = set()
         self.repeated: set[str] = set()
         self.unlisted: dict[str, str] = {}

@@ -69,7 +69,10 @@ class PassingArchive:
                 if window.is_damaged:
                     raise
                 index.damages.append(Damage(error))
-            return TarMembers(self._location, spool.detach(), spool.size, index)
+            members = TarMembers(self._location, spool.detach(), spool.size, index)
+            if self._stream.trailing is not None:
+                members.warnings.append(f"{self._location}: {self._stream.trailing}")
+            return members
         finally:
             spool.close()
 

@@ -28,6 +28,7 @@ from migrate.errors import (
     DocumentError,
     LimitError,
     MigrateError,
+    MissingContentError,
     MissingLayerError,
     SourceError,
     SourceUnreadableError,
@@ -161,7 +162,7 @@ class RegistryV1Source:
         warnings = self._unfinished_warning(legacy_id)
         size = self._tree.size(f"{folder}/{self._layer_file}")
         if size is None:
-            raise MissingLayerError(f"image {legacy_id}: the layer file is missing", layer=legacy_id)
+            raise MissingContentError(f"image {legacy_id}: the layer file is missing", layer=legacy_id)
         if size == 0:
             raise TruncatedError(f"image {legacy_id}: the layer file has 0 bytes", layer=legacy_id)
         return LegacyLayer(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from migrate.documents.docker_root import TagRecord
-from migrate.errors import MissingLayerError
+from migrate.errors import DocumentError, MissingLayerError
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyImage, SourceFailure, SourceListing
 from migrate.model.reference import Reference
@@ -52,7 +52,8 @@ def list_images(facts: RootFacts) -> SourceListing:
         for head in heads
     ]
     if facts.tags.error is not None:
-        failures.append(_lost_tags(facts.tags.error.code, facts.tags.error.message))
+        failures.append(_lost_tags(facts.tags.error.code, f"{facts.tags.error.message}; every tag is lost with it"))
+    failures += [_lost_tags(DocumentError.code, loss) for loss in facts.tags.losses]
     return SourceListing(
         images=images,
         layers=own,
@@ -63,7 +64,7 @@ def list_images(facts: RootFacts) -> SourceListing:
 
 
 def _lost_tags(code: str, message: str) -> SourceFailure:
-    return SourceFailure(references=(), legacy_id=None, error=code, message=f"{message}; every tag is lost with it")
+    return SourceFailure(references=(), legacy_id=None, error=code, message=message)
 
 
 def _sort_tags(facts: RootFacts) -> tuple[dict[LegacyID, list[Reference]], list[SourceFailure]]:

@@ -20,9 +20,11 @@ _LARGEST_PID = (1 << 31) - 1
 
 @dataclass(slots=True)
 class TagStore:
-    """`tags` sorted. `problems` are parts that could not be read; `error` is set where that is the whole file."""
+    """`tags` sorted. `losses` are parts that could not be read; `error` is set where that is the whole file. `problems`
+    are about other drivers' files."""
 
     tags: tuple[TagRecord, ...] = ()
+    losses: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     error: SourceError | None = None
 
@@ -69,10 +71,10 @@ def _unread(root: Tree, store_name: str, driver: str | None, known: Collection[T
 def _read_tag_store(root: Tree, name: str) -> TagStore:
     path = os.fsencode(name)
     try:
-        tags, problems = parse_tag_store(root.read(path, JSON_BYTES), root.shown(path))
+        tags, losses = parse_tag_store(root.read(path, JSON_BYTES), root.shown(path))
     except SourceError as error:
         return TagStore(error=error)
-    return TagStore(tags=tags, problems=problems)
+    return TagStore(tags=tags, losses=losses)
 
 
 def new_format_drivers(root: Tree) -> list[str]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
-from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
+from migrate.blobio.compression import HEAD_BYTES, DecompressedStream, detect_compression
 from migrate.blobio.hashing import StoredStream
 from migrate.blobio.payload import Payload
-from migrate.errors import IntegrityError, MigrateError, SourceError
+from migrate.blobio.stream import ByteStream
+from migrate.errors import DamagedError, IntegrityError, MigrateError, SourceError
 from migrate.model.digest import DiffID, Digest
 from migrate.rehash.ports import LayerJob, TarObserver
-from migrate.tar.inspector import TarFacts, TarInspector
+from migrate.tar.inspector import FLAG_AFTER_STREAM, TarFacts, TarInspector
 
+TRAILING: Final = "gzip-and-more"
+"""The kind of a gzip stream with bytes behind it, which no blob of ours may have: Docker would refuse it."""
 OPAQUE: Final = "opaque"
 """The kind of a payload that a carried-over manifest lists among its layers, but that is no layer tar."""
 _LAYER_TYPES: Final = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
@@ -67,6 +70,7 @@ class OpenLayer:
         self._max_ratio = max_ratio
         self.payload = payload
         self._what = layer_name(job)
+        self._trailing: str | None = None
         self.path = payload.path
         self.stored = StoredStream(payload, self._what)
         self.kind = OPAQUE if _is_opaque(job) else detect_compression(self.stored.peek(HEAD_BYTES))
@@ -109,7 +113,7 @@ class OpenLayer:
 
     def _facts(self, diff_id: DiffID, tar: TarFacts, observer: TarObserver | None) -> LayerFacts:
         facts = LayerFacts(
-            kind=self.kind,
+            kind=self.kind if self._trailing is None else TRAILING,
             stored_digest=diff_id if self.kind in ("none", OPAQUE) else self.stored.digest(),
             stored_size=self.stored.size,
             diff_id=diff_id,
@@ -127,7 +131,8 @@ class OpenLayer:
     def _read_tar(
         self, sink: TakesBlocks, observer: TarObserver | None, check_stop: Callable[[], None]
     ) -> tuple[DiffID, TarFacts]:
-        fill = self._tar_filler()
+        stream = self._tar_stream()
+        fill = stream.fill
         inspector = None if self.kind == OPAQUE else TarInspector(self._what)
         sha256 = hashlib.sha256()
         size = 0
@@ -147,14 +152,20 @@ class OpenLayer:
             if count < len(buffer):
                 break
         tar = TarFacts(size=size, empty=False, flags=()) if inspector is None else inspector.finish()
+        if isinstance(stream, DecompressedStream) and stream.trailing is not None:
+            if inspector is not None and not inspector.has_ended:
+                raise DamagedError(
+                    f"{self._what}: bytes that are not gzip follow the compressed stream, and the tar in it has no end"
+                )
+            self._trailing = stream.trailing
+            flags, flagged = (*tar.flags, FLAG_AFTER_STREAM), (*tar.flagged, (FLAG_AFTER_STREAM, stream.trailing))
+            tar = replace(tar, flags=tuple(sorted(flags)), flagged=tuple(sorted(flagged)))
         return DiffID(Digest.of_hash(sha256)), tar
 
-    def _tar_filler(self) -> Callable[[memoryview], int]:
+    def _tar_stream(self) -> ByteStream:
         if self.kind in ("none", OPAQUE):
-            return self.stored.fill
-        stream: Any = open_decompressed(self.stored.as_binary(), self.kind, self._what, self._max_ratio)
-        fill: Callable[[memoryview], int] = stream.fill
-        return fill
+            return self.stored
+        return DecompressedStream(self.stored.as_binary(), self.kind, self._what, self._max_ratio, is_lenient=True)
 
     def check_claims(self, facts: LayerFacts) -> None:
         """IntegrityError where `facts` are not what the source's documents say of this payload."""

@@ -66,6 +66,8 @@ FLAG_AFTER_END: Final = "bytes-after-end"
 """Bytes other than zero follow the end-of-archive marker."""
 FLAG_PATH_FORMS: Final = "path-forms"
 """One path stands twice in different forms, such as `a` and `./a`."""
+FLAG_AFTER_STREAM: Final = "bytes-after-compressed"
+"""Bytes follow the gzip stream that the layer is stored as; gzip passes over them, Go (and so Docker) refuses them."""
 FLAG_REFUSED: Final = "entries-docker-refuses"
 """An entry at which Docker refuses the layer: of a type or with a pax record that it does not take, without a name, or
 with a path that was there before (tar-split, with which Docker >= 1.8 stores layers: "duplicates of file paths not
@@ -181,6 +183,11 @@ class TarInspector:
             self._skip = position - length
             return length
         return position
+
+    @property
+    def has_ended(self) -> bool:
+        """The end-of-archive marker was read."""
+        return self._zero_blocks == 2
 
     def finish(self) -> TarFacts:
         """The tar is over. TruncatedError if it stops within an entry or a header."""

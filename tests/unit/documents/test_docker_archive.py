@@ -79,19 +79,40 @@ def test_broken_archive_manifests(document: Any, message: str) -> None:
     ],
 )
 def test_repositories_in_both_shapes(document: Any, expected: tuple[tuple[str, str, str], ...]) -> None:
-    found = parse_repositories(json.dumps(document).encode())
+    found, problems = parse_repositories(json.dumps(document).encode())
+    assert problems == ()
     assert found == tuple((Reference(name, tag), legacy_id) for name, tag, legacy_id in expected)
 
 
 def test_a_name_that_is_not_unicode_does_not_hide_the_others() -> None:
-    found = parse_repositories(b'{"caf\xe9":{"1":"x"},"b":{"2":"y"}}')
+    found, _ = parse_repositories(b'{"caf\xe9":{"1":"x"},"b":{"2":"y"}}')
     assert found == ((Reference("caf�", "1"), "x"), (Reference("b", "2"), "y"))
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b'{"a":1}', b'{"a":{"1":2}}', b'{"a":["1"]}'])
+@pytest.mark.parametrize("raw", [b"", b"[]", b"{", b'{"a":{"1":'])
 def test_broken_repositories(raw: bytes) -> None:
     with pytest.raises(DocumentError, match=r"^repositories: "):
         parse_repositories(raw)
+
+
+@pytest.mark.parametrize("bad", [b"1", b'{"1":2}', b'["1"]'])
+def test_one_name_that_cannot_be_read_hides_no_other(bad: bytes) -> None:
+    found, problems = parse_repositories(b'{"a":%b,"b":{"2":"y"}}' % bad)
+    assert found == ((Reference("b", "2"), "y"),)
+    assert len(problems) == 1 and problems[0].startswith("repositories: 'a'")
+
+
+def test_the_names_before_a_cut_are_read() -> None:
+    whole = b'{"a":{"1":"x","2":"y"},"b\\"}":{"3":"z"}}'
+    for cut in range(len(whole)):
+        try:
+            found, problems = parse_repositories(whole[:cut])
+        except DocumentError:
+            assert cut < whole.index(b',"2"')
+            continue
+        assert [legacy_id for _, legacy_id in found] == ["x", "y", "z"][: len(found)]
+        assert len(found) == sum(f'"{legacy_id}"'.encode() in whole[:cut] for legacy_id in "xyz")
+        assert len(problems) == 1
 
 
 def test_limits() -> None:

@@ -154,7 +154,9 @@ def test_a_tag_to_an_absent_id_is_a_failure_with_its_name(root: RootBuilder) -> 
     assert failure.legacy_id == identity("gone")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"Repositories":[]}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"Repositories":[]}', b"\xff\xfe", b'{"Repositosies":{"a":{"1":"x"}}}']
+)
 def test_a_damaged_tag_store_loses_the_tags_and_says_so(root: RootBuilder, content: bytes) -> None:
     root.add("base")
     (root.path / "repositories-vfs").write_bytes(content)
@@ -163,13 +165,35 @@ def test_a_damaged_tag_store_loses_the_tags_and_says_so(root: RootBuilder, conte
     assert "repositories-vfs" in listing.failures[0].message
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped", "zeros"])
+def test_what_can_be_read_of_a_tag_store_is_used(root: RootBuilder, damage: str) -> None:
+    for name in ("one", "two", "three"):
+        root.add(name)
+    root.tag({name: {"1": name} for name in ("one", "two", "three")})
+    path = root.path / "repositories-vfs"
+    content = path.read_bytes()
+    place = content.index(b'"three"') - 4
+    path.write_bytes(
+        {
+            "cut": content[:place],
+            "flipped": content[:place] + b"\x1d" + content[place + 1 :],
+            "zeros": content[:place].ljust(len(content), b"\0"),
+        }[damage]
+    )
+    listing = root.open().listing()
+    assert {reference.name for image in listing.images for reference in image.references} >= {"one"}
+    (failure,) = listing.failures
+    assert "repositories-vfs" in failure.message and "before that place are read" in failure.message
+
+
 def test_tags_that_are_no_strings_are_named(root: RootBuilder) -> None:
     root.add("base")
     tags: dict[str, object] = {"a": {"1": 7}, "b": [], "c": None, "d": {"2": identity("base")}}
     (root.path / "repositories-vfs").write_text(json.dumps({"Repositories": tags}))
     listing = root.open().listing()
     assert listing.images[0].references == (Reference("d", "2"),)
-    assert [warning for warning in listing.warnings if "a:1" in warning or "'b'" in warning] == list(listing.warnings)
+    assert len(listing.failures) == 2
+    assert all("a:1" in failure.message or "'b'" in failure.message for failure in listing.failures)
 
 
 def test_a_container_record_that_docker_1_10_rewrote_leads_back_by_its_map(root: RootBuilder) -> None:

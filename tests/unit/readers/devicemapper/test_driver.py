@@ -82,7 +82,7 @@ def test_layers_and_their_trees(store: Path) -> None:
     assert driver.has_layer(CHILD) and not driver.has_layer(OTHER) and not driver.has_layer(LegacyID("base"))
     assert (names(driver, BASE_LAYER), names(driver, CHILD)) == ([b"a"], [b"a", b"b"])
     assert driver.layer_tree(CHILD) is driver.layer_tree(CHILD)
-    assert not driver.layer_doubts(CHILD)
+    assert not driver.layer_doubts(CHILD) and not driver.layer_damage(CHILD)
     driver.close()
     driver.close()
 
@@ -266,7 +266,7 @@ def test_damaged_details_leave_the_mappings(store: Path) -> None:
     driver = DevicemapperDriver(DirectoryTree(str(store)))
     assert "checksum" in driver.find_problems()[0]
     assert names(driver, CHILD) == [b"a", b"b"]
-    assert "details are lost" in driver.layer_doubts(CHILD)[0]
+    assert "details are lost" in driver.layer_damage(CHILD)[0]
     driver.close()
 
 
@@ -279,7 +279,7 @@ def test_other_count_of_blocks_is_reported(store: Path) -> None:
     patch(metadata, root, 32 + most * 8 + 2 * 24, struct.pack("<Q", 4))
     driver = DevicemapperDriver(DirectoryTree(str(store)))
     assert names(driver, CHILD) == [b"a", b"b"]
-    assert "counted 4" in driver.layer_doubts(CHILD)[0]
+    assert "counted 4" in driver.layer_damage(CHILD)[0]
     driver.close()
 
 
