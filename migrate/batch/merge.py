@@ -20,7 +20,8 @@ from migrate.batch.records import ImageRecord, Role, SourceRecord
 from migrate.batch.standing import choice_for
 from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manifest, layer_descriptor
 from migrate.convert.publish import FinishedImage, HashedChain, Settlement
-from migrate.convert.run import utc_now
+from migrate.convert.run import NOTHING_READ, exit_code, utc_now
+from migrate.documents.image_map import MappedImage
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer
@@ -28,6 +29,7 @@ from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress
 from migrate.report.document import ContainerRow, Failure, Report, ReportImage
 from migrate.report.json import RowEncoder, frame_rows, iter_report
+from migrate.report.mapping import mapped_image
 from migrate.report.model import SourceInput, build_head, image_order, image_rows
 from migrate.writers.base import ImageTarget
 
@@ -72,6 +74,7 @@ class Merge:
     _uncomposed: set[tuple[str, int]] = field(default_factory=set)
     _rows_early: BinaryIO | None = None
     _encoder: RowEncoder = field(default_factory=RowEncoder)
+    _mapped: list[MappedImage] = field(default_factory=list)
     _of_source: list[FinishedImage] = field(default_factory=list)
 
     def run(self, started: str, spool: BinaryIO, rows: BinaryIO) -> Report:
@@ -101,12 +104,13 @@ class Merge:
             spool.flush()
         finally:
             self._reader.close()
-        self._finish(spool)
+        self._finish(spool, exit_code(head))
         return head
 
-    def _finish(self, spool: BinaryIO) -> None:
-        if self.target is None:
+    def _finish(self, spool: BinaryIO, code: int) -> None:
+        if self.target is None or (code == NOTHING_READ and self.target.holds_images()):
             return
+        self.target.add_to_map(self._mapped)
         spool.seek(0)
         self.target.finish_in_pieces(iter(lambda: spool.read(_PIECE_BYTES), b""))
         self.target.remove_blobs(self._choice.losers())
@@ -257,6 +261,8 @@ class Merge:
     def _report_rows(self, settlement: Settlement, images: Iterable[FinishedImage]) -> list[ReportImage]:
         """Of one source. What is odd about them is told."""
         rows = sorted(image_rows(settlement.rows(images)), key=image_order)
+        if self.target is not None:
+            self._mapped += map(mapped_image, rows)
         for row in rows:
             for warning in row.warnings:
                 self.progress.emit(Event(kind="warning", name=row.title, message=warning))

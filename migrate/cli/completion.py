@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 _MOST = 200
+_SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@-]*")
 
 
 class Location(click.ParamType):  # type: ignore[type-arg]  # generic at run time only since click 8.4
@@ -41,23 +44,32 @@ def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
             view.close()
     except MigrateError:
         return []
-    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)][:_MOST]
+    return _offered(names, incomplete)[:_MOST]
 
 
 def legacy_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Legacy IDs and names of the report that was named before."""
+    """Legacy IDs and names of the map or report that was named before."""
     del param
-    from migrate.cli.report_file import read_report
+    from migrate.cli.report_file import read_map
     from migrate.errors import MigrateError
 
     location = ctx.params.get("location")
     if not isinstance(location, str) or location == "-":
         return []
     try:
-        report = read_report(location)
+        rows, _ = read_map(location)
     except MigrateError:
         return []
-    found = {image.legacy_id: image.title for image in report.images}
+    found = {row.legacy_id: ", ".join(filter(_is_safe, row.references)) for row in rows if _is_safe(row.legacy_id)}
     items = [CompletionItem(one, help=title) for one, title in sorted(found.items()) if one.startswith(incomplete)]
-    names = sorted({name for image in report.images for name in image.references if name.startswith(incomplete)})
-    return [*items, *map(CompletionItem, names)][:_MOST]
+    return [*items, *_offered({name for row in rows for name in row.references}, incomplete)][:_MOST]
+
+
+def _offered(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete) and _is_safe(name)]
+
+
+def _is_safe(name: str) -> bool:
+    """Shells put what they are offered on the command line as it is, and would run `$(…)` in it: names come from
+    archives that anyone could have made."""
+    return _SAFE.fullmatch(name) is not None

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -107,3 +108,30 @@ def _is_file(path: str) -> bool:
     except OSError:
         return True
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+
+
+def replace_file(path: str, content: bytes) -> None:
+    """A new file in place of the old one, with its mode and owner; a link stays, and what it leads to is replaced.
+
+    Raises TargetError.
+    """
+    real = os.path.realpath(path)
+    try:
+        mask = os.umask(0)
+        os.umask(mask)
+        status = os.stat(real) if os.path.lexists(real) else None
+        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(real), prefix=".migrate-")
+        try:
+            with open(descriptor, "wb") as stream:
+                stream.write(content)
+                os.fchmod(descriptor, 0o666 & ~mask if status is None else stat.S_IMODE(status.st_mode))
+                if status is not None and (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(descriptor, status.st_uid, status.st_gid)
+                stream.flush()
+                os.fsync(descriptor)
+            os.replace(temporary, real)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise TargetError(f"{path}: cannot be written: {error.strerror}") from error

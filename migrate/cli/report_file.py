@@ -44,7 +44,7 @@ def find_rows(location: str, wanted: Callable[[str], bool]) -> Sequence[MappedIm
     if location == "-" or not os.path.lexists(kept):
         rows, _ = read_map(location)
         return [row for row in rows if any(map(wanted, (*row.references, *row.names)))]
-    return _parse_map(kept, wanted)
+    return parse_map_file(kept, wanted)
 
 
 def read_map(location: str) -> tuple[tuple[MappedImage, ...], Report | None]:
@@ -61,10 +61,10 @@ def read_map(location: str) -> tuple[tuple[MappedImage, ...], Report | None]:
     kept = place / MAP_NAME
     if path.name == MAP_NAME or not os.path.lexists(kept):
         if path.name == MAP_NAME:
-            return _parse_map(path), None
+            return parse_map_file(path), None
         report = read_report(location)
         return map_images(report), report
-    rows = _parse_map(kept)
+    rows = parse_map_file(kept)
     try:
         report = read_report(location)
     except MigrateError:
@@ -84,7 +84,8 @@ def _parse(raw: bytes, where: str) -> Report:
         raise DocumentError(f"{where}: {error.message}") from error
 
 
-def _parse_map(path: Path, wanted: Callable[[str], bool] | None = None) -> tuple[MappedImage, ...]:
+def parse_map_file(path: Path, wanted: Callable[[str], bool] | None = None) -> tuple[MappedImage, ...]:
+    """Raises SourceUnreadableError and DocumentError."""
     try:
         return parse_map(_read(path, CATALOG_BYTES), wanted=wanted)
     except DocumentError as error:

@@ -6,14 +6,14 @@ import difflib
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 
 import click
 
 from migrate.blobio.limits import JSON_BYTES
+from migrate.cli.outputs import replace_file
 from migrate.documents.image_map import MappedImage
-from migrate.errors import TargetError, UsageError
+from migrate.errors import UsageError
 from migrate.report.rewrite import Rewriter, Rewritten
 from migrate.report.tables import printable
 from migrate.report.units import count
@@ -26,7 +26,7 @@ def rewrite_files(images: Iterable[MappedImage], paths: Sequence[str], *, in_pla
     found = {path: rewriter.rewrite(text) for path, text in texts.items()}
     for path, result in found.items():
         if in_place and result.count:
-            _replace(path, result.text)
+            replace_file(path, result.text.encode("utf-8", "surrogateescape"))
         elif not in_place:
             _print_diff(path, texts[path], result.text)
     _summarise(found, in_place=in_place)
@@ -49,28 +49,6 @@ def _read(path: str) -> str:
     if b"\0" in content:
         raise UsageError(f"{path}: not a text file")
     return content.decode("utf-8", "surrogateescape")
-
-
-def _replace(path: str, text: str) -> None:
-    """A new file in place of the old one, with its mode and owner; a link stays, and what it leads to is replaced."""
-    real = os.path.realpath(path)
-    try:
-        status = os.stat(real)
-        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(real), prefix=".migrate-")
-        try:
-            with open(descriptor, "wb") as stream:
-                stream.write(text.encode("utf-8", "surrogateescape"))
-                os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-                if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(descriptor, status.st_uid, status.st_gid)
-                stream.flush()
-                os.fsync(descriptor)
-            os.replace(temporary, real)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise TargetError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _print_diff(path: str, old: str, new: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 from migrate.cli.messages import encode_event
 from migrate.cli.outputs import Outputs
 from migrate.convert.run import Outcome
+from migrate.model.digest import Digest
 from migrate.report.document import Report
 from migrate.writers.open_target import target_path
 
@@ -50,12 +52,36 @@ def write_page(report: Report, outputs: Outputs) -> None:
         outputs.write("html", [render_html(report).encode("utf-8")])
 
 
+def keep_map(report: Report, values: Mapping[str, Any]) -> None:
+    """migration-map.json beside `--report` FILE, of a target that has no place for one: an archive, a registry."""
+    from migrate.cli.outputs import replace_file
+    from migrate.cli.report_file import parse_map_file
+    from migrate.documents.image_map import encode_map, merge_rows, rename_rows
+    from migrate.layout.names import MAP_NAME
+    from migrate.report.mapping import map_images
+
+    target, path = values.get("target") or "", Path(values["report"])
+    if report.dry_run or not report.images or not target.startswith(("oci-archive:", "docker-archive:", "docker://")):
+        return
+    if values["report"] == "-" or not path.is_file():
+        return
+    kept = path.parent / MAP_NAME
+    rows = map_images(report)
+    granted: dict[str, set[Digest]] = {}
+    for row in rows:
+        for name in row.names:
+            granted.setdefault(name, set()).update(() if row.manifest_digest is None else [row.manifest_digest])
+    known = parse_map_file(kept) if os.path.lexists(kept) else ()
+    replace_file(str(kept), encode_map(rename_rows(merge_rows([*known, *rows]), granted, complete=False)))
+
+
 def tell(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
     """Writes the asked-for reports, then the summary on stdout."""
     if outputs.is_asked("report"):
         from migrate.report.json import encode_report
 
         outputs.write("report", [encode_report(outcome.report)])
+        keep_map(outcome.report, values)
     write_page(outcome.report, outputs)
     if not (outputs.take_stdout or values["quiet"]):
         from migrate.cli.terminal import colour_enabled, terminal_width

@@ -115,17 +115,19 @@ def choose_image(view: LayoutView, reference: str, platform: Platform | None) ->
 
 
 def _by_legacy_id(view: LayoutView, images: Sequence[StoredImage], text: str) -> Sequence[StoredImage]:
-    """Through the report, where the layout holds one."""
-    from migrate.cli.report_file import read_report
+    """Through the map, where the layout holds one: a legacy ID, a container's, an old digest. What a later run made of
+    the same legacy image has its names, and counts alone."""
+    from migrate.cli.report_file import read_map
     from migrate.errors import MigrateError
+    from migrate.report.mapping import find_images
 
     if len(text) < 4:
         return []
     try:
-        report = read_report(view.location)
-    except MigrateError:  # a layout needs no report; what is wrong with one, `migrate report` says
+        rows = find_images(read_map(view.location)[0], text)
+    except MigrateError:  # a layout needs no map; what is wrong with one, `migrate map` says
         return []
-    digests = {row.manifest_digest for row in report.images if row.legacy_id.startswith(text)}
+    digests = {row.manifest_digest for row in rows if row.names} or {row.manifest_digest for row in rows}
     return [image for image in images if image.manifest in digests]
 
 

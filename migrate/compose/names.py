@@ -22,7 +22,8 @@ from migrate.model.rename import map_reference
 class Claim:
     """One image that wants one reference. `order` is its place in the run, before all of which stand those that the
     target held already (negative). `created` is RFC 3339 in any offset, or None. `image_id` is the config's digest in
-    hex, empty for an image of the target whose manifest tells none."""
+    hex, empty for an image of the target whose manifest tells none;
+    `legacy_id` that of an image of this run."""
 
     reference: Reference
     platform: Platform
@@ -30,6 +31,7 @@ class Claim:
     created: str | None
     order: int
     image_id: str = ""
+    legacy_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -158,7 +158,7 @@ class Settlement:
                 listed += ((image.index, _claim(image, reference)) for reference in sorted(asked - own))
             else:
                 self._lists.see(image.identity, own, None, set())
-        existing = list(self._existing_claims())
+        existing = self._without_superseded(list(self._existing_claims()), [*claims, *(claim for _, claim in listed)])
         self._lists.decide(_by_reference(existing))
         claims += (claim for index, claim in listed if self._lists.is_split(index))
         # A name of a list that is carried over leads to the list alone, which names the image that claims it, too.
@@ -181,6 +181,25 @@ class Settlement:
                     )
                 )
         return names
+
+    def _without_superseded(self, existing: Sequence[Claim], ours: Iterable[Claim]) -> list[Claim]:
+        """`existing` without claims of what an earlier run made of the same legacy image: that is no conflict."""
+        if self.target is None:
+            return list(existing)
+        made_of: dict[Digest, set[str]] = defaultdict(set)
+        for row in self.target.mapped_images():
+            if row.manifest_digest is not None:
+                made_of[row.manifest_digest].add(row.legacy_id)
+        again: dict[Reference, set[str]] = defaultdict(set)
+        same: dict[Reference, set[Digest]] = defaultdict(set)
+        for claim in ours:
+            again[claim.reference].add(claim.legacy_id)
+            same[claim.reference].add(claim.digest)
+        return [
+            claim
+            for claim in existing
+            if claim.digest in same[claim.reference] or not made_of[claim.digest] & again[claim.reference]
+        ]
 
     def _existing_claims(self) -> Iterator[Claim]:
         if self.target is None:
@@ -259,6 +278,7 @@ def _claim(image: FinishedImage, reference: Reference) -> Claim:
         created=image.composed.created,
         order=image.order,
         image_id=image.composed.image_id.hex,
+        legacy_id=image.legacy_id,
     )
 
 

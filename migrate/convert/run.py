@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from migrate import __version__
 from migrate.blobio import limits
@@ -37,6 +37,7 @@ from migrate.errors import (
     MissingLayerError,
     NoImageError,
     NotExactError,
+    SourceUnreadableError,
     UsageError,
 )
 from migrate.model.capabilities import fills
@@ -54,6 +55,7 @@ from migrate.rehash.ports import BlobTarget, JobKey, LayerJob, ObserverFactory, 
 from migrate.rehash.size_estimate import SizeEstimate
 from migrate.report.document import ContainerRow, Failure, Report
 from migrate.report.json import encode_report
+from migrate.report.mapping import mapped_image
 from migrate.report.model import ImageInput, SourceInput, build_report
 from migrate.report.units import count, format_size
 from migrate.writers.base import ImageTarget
@@ -166,9 +168,11 @@ class Conversion:
         report = self._report(started, images, settlement)
         for name, message in report.all_warnings():
             self.progress.emit(Event(kind="warning", name=name, message=message))
-        if self.target is not None:
+        code = exit_code(report)
+        if self.target is not None and not (code == NOTHING_READ and self.target.holds_images()):
+            self.target.add_to_map(map(mapped_image, report.images))
             self.target.finish(encode_report(report))
-        return Outcome(report, exit_code(report))
+        return Outcome(report, code)
 
     def pass_streams(self, store: BlobTarget | None) -> None:
         """Reads pipes and compressed archives; their large layers stand in `store` then, and were never spooled.
@@ -629,6 +633,7 @@ def _below(chain: Chain, lost_layer: LegacyID | None) -> Chain:
     return ()
 
 
+NOTHING_READ: Final = SourceUnreadableError.exit_code
 _REFUSED_BY_OPTIONS = frozenset({ConflictError.code, NotExactError.code})
 
 
@@ -637,7 +642,7 @@ def exit_code(report: Report) -> int:
     `--on-conflict fail` or `--strict` refuses was read. Of a report with or without its images."""
     if report.totals.images or any(failure.error in _REFUSED_BY_OPTIONS for failure in report.failures):
         return 3 if report.failures or report.totals.damaged_layers else 0
-    return 4
+    return NOTHING_READ
 
 
 def utc_now() -> str:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -185,7 +185,9 @@ def _digest(value: Any, where: str) -> Digest:
 def rows_of_report(raw: bytes, limit: int) -> tuple[MappedImage, ...]:
     """The rows of a report, for a target that a version without maps has written. DocumentError and LimitError."""
     document = _load(raw, "report", limit)
-    images: Sequence[Any] = document.get("images") or () if isinstance(document, dict) else ()
+    images = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(images, list):
+        raise DocumentError("report: lists no images")
     if document.get("dry_run") is True:
         return ()
     return merge_rows(_report_row(image, f"report: images[{place}]") for place, image in enumerate(images))

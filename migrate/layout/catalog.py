@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -221,6 +221,21 @@ def _pick(children: Sequence[Digest], images: Mapping[Digest, ImageFacts], platf
     return next((child for child in children if images[child].platform == platform), children[0])
 
 
+def names_of_images(
+    entries: Iterable[IndexEntry], children: Mapping[Digest, Sequence[IndexEntry]]
+) -> dict[Digest, set[str]]:
+    """The names that lead to each manifest and index: its own, and those of the indexes above it."""
+    names: dict[Digest, set[str]] = {}
+    pending = [(entry, reference_of(entry)) for entry in entries]
+    while pending:
+        entry, name = pending.pop()
+        digest = entry.descriptor.digest
+        if name is not None and name not in names.setdefault(digest, set()):
+            names[digest].add(name)
+            pending += [(child, reference_of(child) or name) for child in children.get(digest, ())]
+    return names
+
+
 _READ_AT_ONCE: Final = 256
 
 
@@ -310,10 +325,22 @@ class Catalog:
 
     # --- the new index -------------------------------------------------------------------------------------------
 
-    def merge(self, theirs: Sequence[IndexEntry], read: ReadBlobs) -> list[IndexEntry]:
-        """The entries of this run and those that the target has by now, sorted."""
+    def merge(
+        self, theirs: Sequence[IndexEntry], read: ReadBlobs, superseded: Collection[Digest] = frozenset()
+    ) -> list[IndexEntry]:
+        """The entries of this run and those that the target has by now, sorted. `superseded` are manifests that an
+        earlier run made of the same legacy images: ours get their names, whatever `--on-conflict` is."""
         self.learn(theirs, read)
-        return merge_entries(list(self._entries.values()), theirs, self._losers(theirs, read), self._child_digests())
+        lost = self._losers(theirs, read, superseded)
+        return merge_entries(list(self._entries.values()), theirs, lost, self._child_digests())
+
+    def names(self, entries: Iterable[IndexEntry]) -> dict[str, set[Digest]]:
+        """All manifests that each name of `entries` leads to."""
+        found: dict[str, set[Digest]] = {}
+        for digest, names in names_of_images(entries, self._children).items():
+            for name in names:
+                found.setdefault(name, set()).add(digest)
+        return found
 
     def archive_manifest(self, entries: Sequence[IndexEntry], *, deep: bool = False) -> list[ArchiveManifestEntry]:
         """docker-save's manifest.json for `entries` (`archive_entries`)."""
@@ -323,12 +350,12 @@ class Catalog:
     def _child_digests(self) -> dict[Digest, list[Digest]]:
         return {index: [child.descriptor.digest for child in found] for index, found in self._children.items()}
 
-    def _losers(self, theirs: Iterable[IndexEntry], read: ReadBlobs) -> list[tuple[str, Digest]]:
+    def _losers(
+        self, theirs: Iterable[IndexEntry], read: ReadBlobs, superseded: Collection[Digest]
+    ) -> list[tuple[str, Digest]]:
         """Who gives a name up. What was here when this run began was known to it, and ours replaces it; against what
-        another run wrote meanwhile, `--on-conflict` decides.
+        another run wrote meanwhile, `--on-conflict` decides: with `keep-all`, both keep it.
         """
-        if self._on_conflict is OnConflict.KEEP_ALL:
-            return []
         ours: dict[str, list[Digest]] = {}
         for mine, digest in self._entries:
             if mine:
@@ -339,7 +366,9 @@ class Catalog:
             name, digest = reference_of(entry), entry.descriptor.digest
             if name is None or name not in ours or digest in ours[name]:
                 continue
-            if (name, digest) in known or self._is_newer(ours[name][0], digest, read):
+            if digest not in superseded and self._on_conflict is OnConflict.KEEP_ALL:
+                continue
+            if digest in superseded or (name, digest) in known or self._is_newer(ours[name][0], digest, read):
                 lost.append((name, digest))
             else:
                 lost.extend((name, mine) for mine in ours[name])

@@ -22,7 +22,8 @@ from migrate.errors import (
     SourceUnreadableError,
     UnrecognisedSourceError,
 )
-from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, blob_path, plain_path, reference_of
+from migrate.layout.catalog import names_of_images
+from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, blob_path, plain_path
 from migrate.layout.walk import Document, one_by_one, read_documents
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Platform
@@ -238,21 +239,6 @@ class LayoutView:
                 layers=row.layers,
                 layer_types=(None,) * len(row.layers),
             )
-
-
-def names_of_images(
-    entries: Iterable[IndexEntry], children: Mapping[Digest, Sequence[IndexEntry]]
-) -> dict[Digest, set[str]]:
-    """The names that lead to each manifest and index: its own, and those of the indexes above it."""
-    names: dict[Digest, set[str]] = {}
-    pending = [(entry, reference_of(entry)) for entry in entries]
-    while pending:
-        entry, name = pending.pop()
-        digest = entry.descriptor.digest
-        if name is not None and name not in names.setdefault(digest, set()):
-            names[digest].add(name)
-            pending += [(child, reference_of(child) or name) for child in children.get(digest, ())]
-    return names
 
 
 def find_image(images: Iterable[StoredImage], text: str) -> Sequence[StoredImage]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from migrate.blobio.extents import open_extent
-from migrate.blobio.limits import read_limited
+from migrate.blobio.limits import SMALL_FILE_BYTES, read_limited
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
 from migrate.tar.index import Member, MemberKind, index_tar, looks_like_tar
 
@@ -37,8 +37,8 @@ class Files(Protocol):
     def open(self, name: str, /) -> BinaryIO:
         """One of `names()`. Raises OSError; `read` of the stream raises OSError or SourceError."""
 
-    def has_state(self, name: str, /) -> bool:
-        """True if `.migrate/<name>` stands there."""
+    def state(self, name: str, /) -> bytes | None:
+        """The first bytes of `.migrate/<name>`, None where there is no such file."""
 
     def close(self) -> None: ...
 
@@ -47,6 +47,18 @@ def read_document(files: Files, name: str, limit: int) -> bytes:
     """Raises LimitError, SourceError or OSError."""
     with files.open(name) as stream:
         return read_limited(stream, limit, name)
+
+
+def read_plain(path: Path, limit: int) -> bytes | None:
+    """A regular file's content, which no link leads to; None where there is none, or one over `limit` bytes."""
+    try:
+        with open(os.open(path, _FLAGS | os.O_NONBLOCK), "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return None
+            content = stream.read(limit + 1)
+    except OSError:
+        return None
+    return content if len(content) <= limit else None
 
 
 class DirectoryFiles:
@@ -76,8 +88,8 @@ class DirectoryFiles:
     def open(self, name: str, /) -> BinaryIO:
         return os.fdopen(os.open(self._root / name, _FLAGS), "rb", buffering=0)
 
-    def has_state(self, name: str, /) -> bool:
-        return (self._root / STATE_DIRECTORY / name).exists()
+    def state(self, name: str, /) -> bytes | None:
+        return read_plain(self._root / STATE_DIRECTORY / name, SMALL_FILE_BYTES)
 
     def close(self) -> None:
         pass
@@ -143,9 +155,9 @@ class TarFiles:
         member = self._members[name]
         return open_extent(self._fd, member.offset, member.size, name)
 
-    def has_state(self, name: str, /) -> bool:
+    def state(self, name: str, /) -> bytes | None:
         del name
-        return False
+        return None
 
     def close(self) -> None:
         os.close(self._fd)

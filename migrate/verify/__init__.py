@@ -6,19 +6,24 @@ Nothing that a document says is believed: a blob's name is its sha256, a layer's
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
-from migrate.layout.names import plain_path
+from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, MAP_NAME, REPORT_NAME, plain_path
 from migrate.model.progress import Progress
-from migrate.storage.files import STATE_DIRECTORY, DirectoryFiles, Files, TarFiles
+from migrate.storage.files import STATE_DIRECTORY, DirectoryFiles, Files, TarFiles, read_plain
 from migrate.verify.archive import verify_archive
 from migrate.verify.findings import Finding, Findings, Verification
 from migrate.verify.layout import verify_layout
+from migrate.verify.map_check import read_kept
 from migrate.verify.registry import REGISTRY_ROOT, verify_registry
 
 __all__ = ["Finding", "Verification", "examine", "verify"]
 
+_TRIES = 3
+"""How often a target in which runs are at work is read."""
 _STARTED = frozenset({"blobs", STATE_DIRECTORY, "lost+found"})
 """What a run that was ended in its first instant may leave of a layout. Our state comes before all else."""
 
@@ -41,15 +46,33 @@ def examine(location: str, jobs: int, progress: Progress) -> Verification:
     """
     path = Path(plain_path(location))
     findings = Findings(progress)
+    for _ in range(_TRIES):
+        findings.restart()
+        state = _state_of(path)
+        try:
+            files = _open(path)
+        except OSError as exc:
+            raise SourceUnreadableError(f"{path}: {exc.strerror}") from exc
+        try:
+            _verify_kind(path, files, findings, jobs)
+            if not findings.found or state == _state_of(path):
+                break
+        finally:
+            files.close()
+    return findings.verification()
+
+
+def _state_of(path: Path) -> object:
+    """Differs where a run was at work meanwhile: what was listed then may not be what was read later."""
+    if not path.is_dir():
+        return None
+    files = _open(path)
     try:
-        files = _open(path)
-    except OSError as exc:
-        raise SourceUnreadableError(f"{path}: {exc.strerror}") from exc
-    try:
-        _verify_kind(path, files, findings, jobs)
+        names = dict(files.names())
     finally:
         files.close()
-    return findings.verification()
+    documents = (path / name for name in (INDEX, ARCHIVE_MANIFEST, MAP_NAME, REPORT_NAME))
+    return names, [document.lstat().st_mtime_ns for document in documents if document.exists()]
 
 
 def _open(path: Path) -> Files:
@@ -72,7 +95,8 @@ def _verify_kind(path: Path, files: Files, findings: Findings, jobs: int) -> Non
     elif "manifest.json" in names:
         kind = verify_archive
     elif ("repositories" in present and "blobs" in present) or (not names and tops == _STARTED_REGISTRY):
-        kind = verify_registry
+        documents = (read_plain(path / MAP_NAME, CATALOG_BYTES), read_plain(path / REPORT_NAME, REPORT_BYTES))
+        kind = partial(verify_registry, kept=read_kept(*documents, findings))
     if kind is not None or not path.is_dir():  # a directory of anything else has links, too, and they tell nothing
         for problem in problems:
             findings.add(problem.where, problem.message)

@@ -33,6 +33,7 @@ class Findings:
         self._progress = progress
         self._found: dict[Finding, None] = {}
         self._noted: dict[Finding, None] = {}
+        self._emitted: set[Finding] = set()
         self.images = 0
         self._lock = threading.Lock()
 
@@ -43,6 +44,11 @@ class Findings:
     def found(self) -> list[Finding]:
         return list(self._found)
 
+    def restart(self) -> None:
+        """The target is read again: what was found so far may have been a run at work."""
+        with self._lock:
+            self._found, self._noted, self.images = {}, {}, 0
+
     def add(self, where: str, message: str) -> None:
         with self._lock:
             self._found[Finding(printable(where), printable(message))] = None
@@ -51,7 +57,8 @@ class Findings:
         """Odd, but no image is the worse for it."""
         finding = Finding(printable(where), printable(message))
         with self._lock:
-            known = finding in self._noted
+            known = finding in self._emitted
+            self._emitted.add(finding)
             self._noted[finding] = None
         if not known:
             self._emit(Event(kind="warning", message=f"{finding.where}: {finding.message}"))

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from migrate.blobio.limits import CATALOG_BYTES
+from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest
 from migrate.documents.json_text import load_json
 from migrate.documents.oci import IndexEntry, parse_index
 from migrate.errors import MigrateError
-from migrate.layout.names import IMAGE_NAME, REF_NAME, REPORT_NAME, blob_path, reference_of
+from migrate.layout.names import IMAGE_NAME, MAP_NAME, REF_NAME, REPORT_NAME, blob_path, reference_of
 from migrate.model.digest import Digest
 from migrate.model.image import MediaType
 from migrate.model.reference import Reference
 from migrate.storage.files import Files, read_document
 from migrate.verify.findings import Findings
-from migrate.verify.hashing import hash_files
+from migrate.verify.hashing import Hashed, hash_files
+from migrate.verify.map_check import check_names as check_kept_names
+from migrate.verify.map_check import closure, read_kept
 from migrate.verify.report_check import check_report
 from migrate.verify.walk import LayerUse, Walk, check_names
 
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
-_DOCUMENTS: Final = frozenset({"oci-layout", "index.json", "manifest.json", REPORT_NAME})
+_DOCUMENTS: Final = frozenset({"oci-layout", "index.json", "manifest.json", MAP_NAME, REPORT_NAME})
 
 
 def verify_layout(files: Files, findings: Findings, jobs: int) -> None:
@@ -51,12 +53,26 @@ class _LayoutCheck:
         )
         check_names(self.findings, blobs, hashed)
         self.walk.check_layers(hashed)
-        if REPORT_NAME in self.files.names():
-            check_report(self.walk, REPORT_NAME, hashed)
+        self._check_kept(rows is not None, hashed)
         self.findings.images = len(self.walk.images)
         unnamed = blobs.keys() - {blob_path(digest) for digest in self.walk.met}
         if unnamed:
             self.findings.note("blobs", f"no image names {len(unnamed)} of the blobs")
+
+    def _check_kept(self, has_archive_manifest: bool, hashed: Mapping[str, Hashed]) -> None:
+        """What this program keeps beside the images: manifest.json, the map and the report."""
+        report, kept_map = self._document(REPORT_NAME, REPORT_BYTES), self._document(MAP_NAME)
+        kept = read_kept(kept_map, report, self.findings)
+        if report is not None:
+            check_report(self.walk, report, hashed, kept.removed)
+        granted: dict[str, set[Digest]] = {}
+        for entry in self.entries:
+            if name := reference_of(entry):
+                granted.setdefault(name, set()).update(closure([entry.descriptor.digest], self.walk.children))
+        check_kept_names(self.findings, kept, granted, self.walk.images)
+        is_ours = report is not None or kept_map is not None
+        if is_ours and not has_archive_manifest and any(shape.loadable for shape in self.walk.images.values()):
+            self.findings.add("manifest.json", "is missing: `docker load` needs it")
 
     def _blob_files(self) -> dict[str, Digest]:
         blobs: dict[str, Digest] = {}
@@ -70,11 +86,11 @@ class _LayoutCheck:
                 self.findings.note(name, "does not belong to the layout")
         return blobs
 
-    def _document(self, name: str) -> bytes | None:
+    def _document(self, name: str, limit: int | None = None) -> bytes | None:
         if name not in self.files.names():
             return None
         try:
-            return read_document(self.files, name, CATALOG_BYTES)
+            return read_document(self.files, name, limit or CATALOG_BYTES)
         except (MigrateError, OSError) as exc:
             self.findings.add(name, str(exc))
             return None
@@ -190,9 +206,7 @@ class _LayoutCheck:
 
     def _check_against_index(self, rows: Sequence[ArchiveManifestEntry]) -> None:
         """manifest.json holds the same images under the same names as index.json, as far as Docker can load them."""
-        report = self.findings.add
-        if self.files.has_state("finishing"):
-            report = self.findings.note  # a run was ended between the two documents, or is at work
+        report = self.findings.note if self._was_ended_between() else self.findings.add
         listed = {(row.config, row.layers): set(row.repo_tags) for row in rows}
         if len(listed) != len(rows):
             report("manifest.json", "holds an image twice")
@@ -206,6 +220,14 @@ class _LayoutCheck:
                     report("manifest.json", f"lacks an image of index.json: {key[0]}")
             elif not tags <= names or (self._own_names(key) - tags):
                 report("manifest.json", f"{key[0]} has the tags {sorted(tags)}, in index.json {sorted(names)}")
+
+    def _was_ended_between(self) -> bool:
+        """A run was ended when manifest.json was new and index.json was not yet: the marker has the digests of both."""
+        marker = self.files.state("finishing")
+        documents = [self._document(name) for name in ("manifest.json", "index.json")]
+        found = [None if content is None else str(Digest.of(content)) for content in documents]
+        stated = (marker or b"").decode("ascii", "replace").split()
+        return len(stated) == 2 and found[0] == stated[0] and found[1] != stated[1]
 
     def _images_of_index(self) -> dict[tuple[str, tuple[str, ...]], set[str]]:
         """Config and layers of every image, and the names that lead to it, also through an index."""

@@ -19,8 +19,11 @@ from migrate.model.image import Descriptor
 from migrate.storage.files import Files, read_document
 from migrate.verify.findings import Findings
 from migrate.verify.hashing import hash_files
+from migrate.verify.map_check import KeptRows, closure
+from migrate.verify.map_check import check_names as check_kept_names
 from migrate.verify.walk import Walk, check_names, is_elsewhere
 
+UNTAGGED: Final = "untagged"
 REGISTRY_ROOT: Final = ("docker", "registry", "v2")
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/([0-9a-f]{64})/data")
 _LINK = re.compile(
@@ -37,8 +40,9 @@ def blob_path(digest: Digest) -> str:
     return f"blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
 
 
-def verify_registry(files: Files, findings: Findings, jobs: int) -> None:
-    _RegistryCheck(files, findings).run(jobs)
+def verify_registry(files: Files, findings: Findings, jobs: int, kept: KeptRows) -> None:
+    """`kept`: what the map or the report above the tree has of it."""
+    _RegistryCheck(files, findings).run(jobs, kept)
 
 
 class _RegistryCheck:
@@ -51,7 +55,7 @@ class _RegistryCheck:
         self.tags: dict[tuple[str, str, Digest], str] = {}
         self.indexed: set[tuple[str, str, Digest]] = set()
 
-    def run(self, jobs: int) -> None:
+    def run(self, jobs: int, kept: KeptRows) -> None:
         blobs = self._blob_files()
         self._read_links()
         self._check_tags()
@@ -62,6 +66,7 @@ class _RegistryCheck:
         )
         check_names(self.findings, blobs, hashed)
         self.walk.check_layers(hashed)
+        check_kept_names(self.findings, kept, self._granted(), self.walk.images)
         self.findings.images = len(self.walk.images)
 
     def _blob_files(self) -> dict[str, Digest]:
@@ -109,7 +114,21 @@ class _RegistryCheck:
             self.findings.add(name, f"is not a link to a digest: {exc}")
             return None
 
+    def _granted(self) -> dict[str, set[Digest]]:
+        """All manifests that each name leads to: tags, and revisions by their digest."""
+        granted: dict[str, set[Digest]] = {}
+        for repository, tag, digest in self.tags:
+            if repository != UNTAGGED:
+                granted[f"{repository}:{tag}"] = closure([digest], self.walk.children)
+        for repository, digest in self.revisions:
+            granted[f"{repository}@{digest}"] = closure([digest], self.walk.children)
+        return granted
+
     def _check_tags(self) -> None:
+        current = {(repository, tag) for repository, tag, _ in self.tags}
+        for repository, tag in sorted({(repository, tag) for repository, tag, _ in self.indexed} - current):
+            where = f"repositories/{repository}/_manifests/tags/{tag}"
+            self.findings.note(where, "has no current/link: it was removed, or a run was ended before it")
         for (repository, tag, digest), where in sorted(self.tags.items()):
             if (repository, digest) not in self.revisions:
                 self.findings.add(where, f"names {digest}, which is no revision of {repository}")

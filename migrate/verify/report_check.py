@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from migrate.blobio.limits import REPORT_BYTES
 from migrate.documents.json_text import load_json
 from migrate.errors import MigrateError
+from migrate.layout.names import REPORT_NAME
 from migrate.model.digest import Digest
-from migrate.storage.files import read_document
 from migrate.verify.hashing import Hashed
 from migrate.verify.walk import ImageShape, Walk
 
 
-def check_report(walk: Walk, name: str, hashed: Mapping[str, Hashed]) -> None:
-    """Every image that the report says was written is there, with the config and layers that it says."""
+def check_report(
+    walk: Walk, content: bytes, hashed: Mapping[str, Hashed], removed: Collection[Digest] = frozenset()
+) -> None:
+    """Every image of the report is there, with its config and layers; but for those `removed` since."""
+    name = REPORT_NAME
     try:
-        document = load_json(read_document(walk.files, name, REPORT_BYTES), name, REPORT_BYTES)
-    except (MigrateError, OSError) as exc:
+        document = load_json(content, name, REPORT_BYTES)
+    except MigrateError as exc:
         walk.findings.add(name, str(exc))
         return
     images = document.get("images") if isinstance(document, dict) else None
@@ -28,6 +31,8 @@ def check_report(walk: Walk, name: str, hashed: Mapping[str, Hashed]) -> None:
     if document.get("dry_run") is True:
         return
     for position, row in enumerate(images):
+        if _digest(row, "manifest_digest") in removed:
+            continue
         where = f"{name} images[{position}]"
         for problem in _problems(walk, row, hashed):
             walk.findings.add(where, problem)

@@ -79,6 +79,10 @@ class ArchiveSpool:
                     os.close(fd)
             raise
 
+    def holds_archive(self) -> bool:
+        """The file that the archive would replace is there."""
+        return self.is_beside and self._path.exists()
+
     @property
     def _name(self) -> str:
         return f".{self._path.name}.migrate"

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import ClassVar
 
+from migrate.documents.image_map import MappedImage
 from migrate.layout.catalog import ExistingImage
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage
@@ -51,6 +52,17 @@ class ImageTarget(BlobTarget):
     def local_reference(self, reference: Reference, /) -> Reference:
         """The name that the target gives an image; the same for a name that it gave. A registry's have no host."""
         return reference
+
+    def mapped_images(self) -> Sequence[MappedImage]:
+        """What all earlier runs converted into the target, as far as it keeps that."""
+        return ()
+
+    def add_to_map(self, rows: Iterable[MappedImage], /) -> None:
+        """What this run has converted, for the map that `finish` writes where the target has a place for one."""
+
+    def holds_images(self) -> bool:
+        """An earlier run has left something that a run without a result must not take away."""
+        return bool(self.existing_images())
 
     def blob_sizes(self) -> Mapping[str, int] | None:
         """Bytes of every blob, by the hex digits of its digest; None where that is not known at little cost. Nothing

@@ -44,6 +44,9 @@ class _Archive(ImageTarget):
         self._finished = False
         self._blobs = BlobStore(self._spool.store)
 
+    def holds_images(self) -> bool:
+        return self._spool.holds_archive()
+
     def has_blob(self, digest: Digest, size: int, /) -> bool:
         return self._blobs.has(digest, size)
 

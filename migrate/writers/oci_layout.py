@@ -13,10 +13,11 @@ from typing import Final
 
 from migrate.blobio.limits import CATALOG_BYTES, SMALL_FILE_BYTES
 from migrate.documents.docker_archive import encode_archive_manifest
+from migrate.documents.image_map import MappedImage
 from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_index
 from migrate.errors import MigrateError, SourceError, TargetError
 from migrate.layout.catalog import Catalog, ExistingImage
-from migrate.layout.names import REPORT_NAME
+from migrate.layout.names import MAP_NAME, REPORT_NAME
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, Descriptor
 from migrate.model.options import ConvertOptions
@@ -26,12 +27,13 @@ from migrate.storage.store import STATE_DIRECTORY, Store
 from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
 from migrate.writers.base import ImageTarget
 from migrate.writers.blob_store import BlobStore
+from migrate.writers.target_map import TargetMap
 from migrate.writers.target_memory import memory_of
 from migrate.writers.target_store import open_store
 
 FINISHING: Final = f"{STATE_DIRECTORY}/finishing"
 """Is there while manifest.json may be ahead of index.json."""
-_OURS: Final = frozenset({"oci-layout", "blobs", "index.json", "manifest.json", REPORT_NAME, STATE_DIRECTORY})
+_OURS: Final = frozenset({"oci-layout", "blobs", "index.json", "manifest.json", MAP_NAME, REPORT_NAME, STATE_DIRECTORY})
 _ALLOWED: Final = frozenset({STATE_DIRECTORY, "lost+found"})
 
 
@@ -58,6 +60,7 @@ class OciLayout(ImageTarget):
             self._check_place()
             self._begin()
             self._catalog.begin(self._read_index())
+            self._map = TargetMap(self.store)
             self._blobs = BlobStore(self.store)
             self.memory = memory_of(self._blobs, options)
         except BaseException:
@@ -143,9 +146,10 @@ class OciLayout(ImageTarget):
         self.flush()
         with self.store.lock():
             version = self.store.version("index.json")
-            entries = self._catalog.merge(self._read_index(), self._blobs.read_many)
+            entries = self._catalog.merge(self._read_index(), self._blobs.read_many, self._map.superseded())
             archive_manifest = encode_archive_manifest(self._catalog.archive_manifest(entries))
             self._replace_documents(archive_manifest, encode_index(entries), version)
+            self._map.write(self._catalog.names(entries), complete=True)
             with self.store.new_file() as file:
                 for piece in report:
                     file.write(piece)
@@ -156,7 +160,8 @@ class OciLayout(ImageTarget):
         """manifest.json, then index.json; a marker is there while a run may have been ended between the two."""
         held = (self.store.read("manifest.json", CATALOG_BYTES), self.store.read("index.json", CATALOG_BYTES))
         if held != (archive_manifest, index):
-            self.store.replace(FINISHING, b"")
+            documents = (archive_manifest, index)
+            self.store.replace(FINISHING, "\n".join(str(Digest.of(content)) for content in documents).encode())
             self.store.replace("manifest.json", archive_manifest)
             self.store.replace("index.json", index, version)
         self.store.remove([FINISHING])
@@ -170,6 +175,12 @@ class OciLayout(ImageTarget):
     def existing_images(self) -> Sequence[ExistingImage]:
         """Every entry of index.json as this run found it."""
         return self._catalog.existing_images(self._blobs.read_many)
+
+    def mapped_images(self) -> Sequence[MappedImage]:
+        return self._map.rows()
+
+    def add_to_map(self, rows: Iterable[MappedImage], /) -> None:
+        self._map.add(rows)
 
     def blob_sizes(self) -> Mapping[str, int]:
         self.flush()

@@ -22,11 +22,12 @@ from migrate.distribution.layout import (
     tag_link,
 )
 from migrate.distribution.repositories import iter_repositories
+from migrate.documents.image_map import MappedImage
 from migrate.documents.oci import parse_config, parse_index, parse_manifest
 from migrate.documents.schema1 import is_index
 from migrate.errors import MigrateError, SourceError, TargetError
 from migrate.layout.catalog import ExistingImage
-from migrate.layout.names import REPORT_NAME
+from migrate.layout.names import MAP_NAME, REPORT_NAME
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, Platform
 from migrate.model.options import ConvertOptions
@@ -40,10 +41,11 @@ from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
 from migrate.writers.base import ImageTarget
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.registry_names import RegistryNames
+from migrate.writers.target_map import TargetMap
 from migrate.writers.target_memory import memory_of
 from migrate.writers.target_store import open_store
 
-_ALLOWED: Final = frozenset({STATE_DIRECTORY, "lost+found", REPORT_NAME})
+_ALLOWED: Final = frozenset({STATE_DIRECTORY, "lost+found", MAP_NAME, REPORT_NAME})
 UNTAGGED: Final = "untagged"
 """The repository of images without a reference; a tag there is the image ID's 64 digits."""
 
@@ -92,6 +94,7 @@ class RegistryStorage(ImageTarget):
             self._begin()
             self._blobs = BlobStore(self.store, lambda digest: f"{ROOT}/{blob_path(digest)}")
             self.memory = memory_of(self._blobs, options)
+            self._map = TargetMap(self.store)
         except BaseException:
             self.store.close()
             raise
@@ -148,7 +151,9 @@ class RegistryStorage(ImageTarget):
         for group in (links.layers, links.revisions, links.tag_indexes, links.tags):
             self.store.update({f"{ROOT}/{path}": content for path, content in group.items()})
             self.flush()
-        self.store.replace(REPORT_NAME, report)
+        with self.store.lock():
+            self._map.write(self._granted(), complete=False)
+            self.store.replace(REPORT_NAME, report)
 
     def close(self) -> None:
         self.memory.close()
@@ -166,6 +171,26 @@ class RegistryStorage(ImageTarget):
             self._contents[digest] = content
             for reference in references:
                 self._names.claim(self.local_reference(reference), digest, reference)
+
+    def mapped_images(self) -> Sequence[MappedImage]:
+        return self._map.rows()
+
+    def add_to_map(self, rows: Iterable[MappedImage], /) -> None:
+        self._map.add(rows)
+
+    def _granted(self) -> dict[str, set[Digest]]:
+        """What each name of this run leads to, through lists, too."""
+        granted: dict[str, set[Digest]] = {}
+        for reference, digest in self._names:
+            if reference.name == UNTAGGED:
+                continue
+            found = granted.setdefault(str(reference), set())
+            pending = [digest]
+            while pending:
+                if (current := pending.pop()) not in found:
+                    found.add(current)
+                    pending += self._contents.get(current, _Content()).children
+        return granted
 
     def _links(self) -> _Links:
         links = _Links()

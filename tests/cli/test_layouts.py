@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from migrate.cli.completion import image_names
+from migrate.cli.completion import image_names, legacy_ids
 from tests.cases import tar_of
 from tests.command import migrate
 from tests.layouts import Layout, named, named_by_docker
@@ -142,3 +142,31 @@ def test_a_document_that_is_lost_deep_inside_is_named_by_all(damage: str, tmp_pa
     report = json.loads((tmp_path / "new" / "migration-report.json").read_text())
     assert [row["references"] for row in report["images"]] == [["other:1"]]
     assert [row["references"] for row in report["failures"]] == [[NAME]]
+
+
+@pytest.mark.parametrize(
+    "name", ["app$(touch x):1", "a;b:1", "a b:1", "`x`:1", "-x:1", "a\\b:1", "a\x1b[1m:1", "\u202ea:1"]
+)
+def test_completion_offers_no_name_that_a_shell_would_run(name: str, tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    entry = _flat(layout)
+    layout.write_index(named(entry, name), named(entry, "good/name:1.0"))
+    row = {
+        "legacy_id": "ab" * 32,
+        "image_id": entry["digest"],
+        "manifest_digest": entry["digest"],
+        "references": [name, "good/name:1.0"],
+        "names": [],
+        "containers": [],
+        "platform": "linux/amd64",
+        "sources": ["x"],
+        "legacy_digests": [],
+    }
+    (tmp_path / "migration-map.json").write_text(json.dumps({"schema_version": 1, "images": [row]}))
+
+    class Context:
+        params = {"location": str(tmp_path)}  # noqa: RUF012
+
+    assert [item.value for item in image_names(Context(), None, "")] == ["good/name:1.0"]  # type: ignore[arg-type]
+    offered = legacy_ids(Context(), None, "")  # type: ignore[arg-type]
+    assert [(item.value, item.help) for item in offered] == [("ab" * 32, "good/name:1.0"), ("good/name:1.0", None)]

@@ -132,3 +132,122 @@ def test_options_that_do_not_fit(options: list[str], converted: Path) -> None:
     result = migrate("map", converted, *options)
     assert result.code == 2
     assert json.dumps(result.errors)
+
+
+# --- the map outlives the run ------------------------------------------------------------------------------------
+
+
+def archive_of(path: Path, name: str, layer: str) -> Path:
+    archive = V1Archive()
+    repository, _, tag = name.partition(":")
+    archive.tag(repository, tag, archive.layer(layer))
+    path.write_bytes(archive.build())
+    return path
+
+
+def legacy_ids(target: Path | str) -> set[str]:
+    return {row["legacy_id"] for row in rows_of(Path(target))}
+
+
+KINDS = ["oci:out", "registry-storage:out"]
+
+
+@pytest.mark.parametrize(("command", "kind"), [*(("convert", kind) for kind in KINDS), ("batch", "oci:out")])
+def test_later_runs_add_and_take_nothing_away(command: str, kind: str, tmp_path: Path) -> None:
+    a = archive_of(tmp_path / "a.tar", "one:1", "a")
+    b = archive_of(tmp_path / "b.tar", "two:1", "b")
+    out = tmp_path / "out"
+    assert migrate(command, a, kind, "-q", cwd=tmp_path).code == 0
+    first = rows_of(out)
+    assert migrate(command, b, kind, "-q", cwd=tmp_path).code == 0
+    both = rows_of(out)
+    assert len(both) == 2
+    assert [row for row in both if row in first] == first
+    assert {row["sources"][0].rpartition("/")[2] for row in both} == {"a.tar", "b.tar"}
+    assert {name for row in both for name in row["names"]} == {"one:1", "two:1"}
+    assert migrate("verify", out).code == 0
+    if kind.startswith("oci"):
+        for row in both:
+            assert row["image_id"] in migrate("show", out, row["legacy_id"][:12]).out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_read_nothing_changes_nothing(kind: str, tmp_path: Path) -> None:
+    a = archive_of(tmp_path / "a.tar", "one:1", "a")
+    assert migrate("convert", a, kind, "-q", cwd=tmp_path).code == 0
+    names = ("migration-map.json", "migration-report.json")
+    before = [(tmp_path / "out" / name).read_bytes() for name in names]
+    for source in ("typo.tar", "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        assert migrate("convert", source, kind, "-q", cwd=tmp_path).code == 4
+    assert [(tmp_path / "out" / name).read_bytes() for name in names] == before
+
+
+@pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
+def test_a_run_that_read_nothing_leaves_an_archive(kind: str, tmp_path: Path) -> None:
+    a = archive_of(tmp_path / "a.tar", "one:1", "a")
+    assert migrate("convert", a, f"{kind}:out.tar", "-q", cwd=tmp_path).code == 0
+    before = (tmp_path / "out.tar").read_bytes()
+    assert migrate("convert", "typo.tar", f"{kind}:out.tar", "-q", cwd=tmp_path).code == 4
+    assert (tmp_path / "out.tar").read_bytes() == before
+
+
+def test_the_map_of_archives_is_beside_their_reports(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        source = archive_of(tmp_path / f"{name}.tar", f"{name}:1", name)
+        report = tmp_path / "reports" / f"{name}.json"
+        report.parent.mkdir(exist_ok=True)
+        assert (
+            migrate("convert", source, f"docker-archive:{tmp_path}/new-{name}.tar", "--report", report, "-q").code == 0
+        )
+    assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == ["a.json", "b.json", "migration-map.json"]
+    assert len(rows_of(tmp_path / "reports" / "migration-map.json")) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([], ["--format", "oci"]),
+        (["--empty-layers", "keep"], []),
+        ([], ["--on-conflict", "keep-all", "--format", "oci"]),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_present_run_has_the_names_of_the_same_legacy_images(
+    first: list[str], second: list[str], kind: str, tmp_path: Path
+) -> None:
+    archive = V1Archive()
+    for number in range(6):
+        archive.layer(f"base {number}")
+        top = archive.layer(f"top {number}", f"base {number}", tar=bytes(1024))
+        archive.tag("app", str(number), top)
+    (tmp_path / "a.tar").write_bytes(archive.build())
+    assert migrate("convert", "a.tar", kind, "-q", *first, cwd=tmp_path).code == 0
+    again = migrate("convert", "a.tar", kind, *second, "-q", cwd=tmp_path)
+    assert again.code == 0, again.err
+    report = json.loads((tmp_path / "out" / "migration-report.json").read_text())
+    assert report["conflicts"] == []
+    assert sorted(name for image in report["images"] for name in image["names"]) == [f"app:{n}" for n in range(6)]
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == 12
+    now = {image["manifest_digest"] for image in report["images"]}
+    assert {row["manifest_digest"] for row in rows if row["names"]} == now
+    assert migrate("verify", tmp_path / "out").code == 0
+
+
+def test_a_target_without_a_map_gets_one_from_its_report(tmp_path: Path) -> None:
+    assert migrate("convert", archive_of(tmp_path / "a.tar", "one:1", "a"), tmp_path / "out", "-q").code == 0
+    (tmp_path / "out" / "migration-map.json").unlink()
+    assert len(rows_of(tmp_path / "out")) == 1
+    assert migrate("convert", archive_of(tmp_path / "b.tar", "two:1", "b"), tmp_path / "out", "-q").code == 0
+    assert len(rows_of(tmp_path / "out")) == 2
+
+
+def test_a_map_that_cannot_be_read_is_not_written_over(tmp_path: Path) -> None:
+    a = archive_of(tmp_path / "a.tar", "one:1", "a")
+    assert migrate("convert", a, tmp_path / "out", "-q").code == 0
+    (tmp_path / "out" / "migration-map.json").write_text('{"schema_version": 1, "images": [')
+    done = migrate("convert", a, tmp_path / "out", "-q")
+    assert done.code == 5
+    assert "migration-map.json" in done.errors[0]
+    assert (tmp_path / "out" / "migration-map.json").read_text() == '{"schema_version": 1, "images": ['

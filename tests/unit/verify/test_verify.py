@@ -19,6 +19,7 @@ import pytest
 from migrate.blobio.compression import zstd_module
 from migrate.documents.oci import IndexEntry, encode_index
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
+from migrate.model.digest import Digest
 from migrate.model.image import Descriptor, Platform
 from migrate.model.options import ConvertOptions, Format
 from migrate.model.progress import Event, SilentProgress
@@ -303,8 +304,9 @@ def test_documents_larger_than_the_limit_are_not_read(layout: Path, monkeypatch:
 
 
 def test_an_interrupted_finish_is_no_mismatch(layout: Path) -> None:
-    """manifest.json is replaced first; until index.json follows, a marker stands."""
-    (layout / ".migrate" / "finishing").write_bytes(b"")
+    """manifest.json is replaced first; until index.json follows, a marker has the digests of both."""
+    documents = [(layout / name).read_bytes() for name in ("manifest.json", "index.json")]
+    (layout / ".migrate" / "finishing").write_text("\n".join(str(Digest.of(content)) for content in documents))
     document = json.loads((layout / "index.json").read_bytes())
     document["manifests"].pop()
     (layout / "index.json").write_text(json.dumps(document))

@@ -1,0 +1,72 @@
+"""The names of a target against migration-map.json, which has what every run gave them; without one, the report's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
+from migrate.documents.image_map import Rows, parse_map, rows_of_report
+from migrate.errors import MigrateError
+from migrate.layout.names import MAP_NAME, REPORT_NAME
+from migrate.model.digest import Digest
+from migrate.verify.findings import Findings
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """What the map, or else the report, has of a target. `where` is the document; `removed` are manifests that
+    `migrate gc` has taken away."""
+
+    where: str = ""
+    rows: Rows = ()
+    removed: frozenset[Digest] = field(default=frozenset())
+
+
+def read_kept(map_content: bytes | None, report: bytes | None, findings: Findings) -> KeptRows:
+    """From the two documents, None where there is none. What cannot be read is a finding."""
+    try:
+        if map_content is not None:
+            rows = parse_map(map_content, CATALOG_BYTES)
+            removed = (row.manifest_digest for row in rows if row.removed and row.manifest_digest is not None)
+            return KeptRows(MAP_NAME, rows, frozenset(removed))
+        if report is not None:
+            return KeptRows(REPORT_NAME, rows_of_report(report, REPORT_BYTES))
+    except MigrateError as error:
+        if map_content is not None:
+            findings.add(MAP_NAME, error.message)
+    return KeptRows()
+
+
+def check_names(
+    findings: Findings, kept: KeptRows, granted: Mapping[str, Collection[Digest]], present: Collection[Digest]
+) -> None:
+    """`granted`: all manifests that each name of the target leads to; `present`: those that are there and whole."""
+    given: set[str] = set()
+    for row in kept.rows:
+        given.update(row.names)
+        manifest = row.manifest_digest
+        if manifest is None:
+            continue
+        if not row.removed and kept.where == MAP_NAME and manifest not in present:
+            findings.add(MAP_NAME, f"the image {manifest} (once {row.legacy_id}) is not in the target, or not whole")
+        for name in row.names:
+            if name not in granted:
+                findings.add(kept.where, f"the name {name} of the image {manifest} is gone")
+            elif manifest not in granted[name]:
+                others = ", ".join(sorted(map(str, granted[name])))
+                findings.add(kept.where, f"the name {name} should lead to {manifest} and leads to {others}")
+    if given:
+        for name in sorted(name for name in granted.keys() - given if "@" not in name):
+            findings.note("names", f"no run of migrate gave the name {name}")
+
+
+def closure(digests: Iterable[Digest], children: Mapping[Digest, Collection[Digest]]) -> set[Digest]:
+    """`digests` and all manifests that they lead to."""
+    found: set[Digest] = set()
+    pending = list(digests)
+    while pending:
+        if (current := pending.pop()) not in found:
+            found.add(current)
+            pending += children.get(current, ())
+    return found

@@ -1,0 +1,73 @@
+"""migration-map.json of a target: what all runs have converted into it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
+from migrate.documents.image_map import (
+    MappedImage,
+    Rows,
+    encode_map,
+    merge_rows,
+    parse_map,
+    rename_rows,
+    rows_of_report,
+)
+from migrate.errors import MigrateError, TargetError
+from migrate.layout.names import MAP_NAME, REPORT_NAME
+from migrate.model.digest import Digest
+from migrate.storage.store import Store
+
+
+class TargetMap:
+    """The map at the root of `store`, and what this run adds to it.
+
+    A target of a version that wrote no maps has what its report holds. Raises TargetError for a map that cannot be
+    read: it may be all that is known of disks that are gone, and is never written over.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._added: list[MappedImage] = []
+        self._raw: bytes | None = None
+        self._rows: Rows = ()
+        self.rows()
+
+    def rows(self) -> Rows:
+        """What is there now."""
+        raw = self._store.read(MAP_NAME, CATALOG_BYTES)
+        if raw is None:
+            return self._reported()
+        if raw != self._raw:
+            try:
+                self._raw, self._rows = raw, parse_map(raw)
+            except MigrateError as error:
+                raise TargetError(
+                    f"{self._store.shown(MAP_NAME)}: cannot be read: {error.message} (move it to a safe place)"
+                ) from error
+        return self._rows
+
+    def _reported(self) -> Rows:
+        try:
+            raw = self._store.read(REPORT_NAME, REPORT_BYTES)
+            return () if raw is None else rows_of_report(raw, REPORT_BYTES)
+        except MigrateError:  # `verify` reports it; the run replaces it
+            return ()
+
+    def add(self, rows: Iterable[MappedImage]) -> None:
+        self._added += rows
+
+    def superseded(self) -> set[Digest]:
+        """Manifests that earlier runs made of legacy images which this run has converted again."""
+        again = {row.legacy_id for row in self._added}
+        ours = {row.manifest_digest for row in self._added}
+        made = {row.manifest_digest for row in self.rows() if row.legacy_id in again}
+        return {digest for digest in made - ours if digest is not None}
+
+    def write(self, granted: Mapping[str, Collection[Digest]], *, complete: bool) -> None:
+        """Adds this run's rows, each with the names that `granted` gives it (`rename_rows`). Called under the target's
+        lock, before the report is replaced."""
+        rows = rename_rows(merge_rows([*self.rows(), *self._added]), granted, complete=complete)
+        if rows and (content := encode_map(rows)) != self._raw:
+            self._store.replace(MAP_NAME, content)
