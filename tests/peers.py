@@ -98,13 +98,16 @@ def tree_of(tar: bytes) -> dict[str, tuple[object, ...]]:
                 member.devminor,
                 content,
             )
-    # what an engine itself puts into a container when it is made
-    for name in [".dockerenv", "dev", "dev/console", "dev/pts", "dev/shm", "etc", "proc", "sys"]:
-        found.pop(name, None)
-    return {name: value for name, value in found.items() if name not in _ENGINE_FILES}
+    return {name: value for name, value in found.items() if name not in ENGINE_PATHS}
 
 
-_ENGINE_FILES = frozenset({"etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf"})
+ENGINE_PATHS = frozenset(
+    {
+        ".dockerenv", "dev", "dev/console", "dev/pts", "dev/shm", "etc", "etc/hostname", "etc/hosts", "etc/mtab",
+        "etc/resolv.conf", "proc", "sys",
+    }
+)  # fmt: skip
+"""What an engine itself puts into a container when it is made."""
 
 
 @contextmanager

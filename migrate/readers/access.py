@@ -12,6 +12,8 @@ from migrate.errors import PermissionSourceError
 
 _READS_EVERYTHING: Final = (1 << 1) | (1 << 2)
 """CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+_READS_TRUSTED: Final = 1 << 21
+"""CAP_SYS_ADMIN."""
 _ALL_USERS: Final = ["0", "0", "4294967295"]
 
 
@@ -20,7 +22,7 @@ def check_readable(places: Iterable[str]) -> None:
 
     Costs one system call per file; nothing for a user to whom permissions do not apply.
     """
-    if _may_read_everything():
+    if _has_one_of(_READS_EVERYTHING):
         return
     unreadable = _unreadable(places)
     first = next(unreadable, None)
@@ -34,14 +36,19 @@ def check_readable(places: Iterable[str]) -> None:
     )
 
 
-def _may_read_everything() -> bool:
+def may_read_trusted() -> bool:
+    """True where this user sees extended attributes whose names begin with `trusted.`; others see none of them."""
+    return _has_one_of(_READS_TRUSTED)
+
+
+def _has_one_of(capabilities: int) -> bool:
     try:
         status = Path("/proc/self/status").read_text()
         users = Path("/proc/self/uid_map").read_text().split()
     except OSError:
         return os.geteuid() == 0
     effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
-    return bool(int(effective, 16) & _READS_EVERYTHING) and users == _ALL_USERS
+    return bool(int(effective, 16) & capabilities) and users == _ALL_USERS
 
 
 def _unreadable(places: Iterable[str]) -> Iterator[str]:

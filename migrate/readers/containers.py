@@ -30,6 +30,7 @@ from migrate.errors import (
 from migrate.model.container import Container, RunCommand, Volume
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, PayloadRef, is_safe_name
 from migrate.model.reference import Reference
+from migrate.readers.access import may_read_trusted
 from migrate.readers.graph import Graph
 from migrate.readers.graphdrivers.aufs import is_metadata
 from migrate.readers.graphdrivers.changes import Change, differ, find_changes, walk_tree
@@ -152,13 +153,13 @@ def _read_migration_map(root: Tree) -> Mapping[str, str]:
 class ContainerChanges:
     """`changes` as they go into the layer, or None where all of `tree` is the layer but what `skip` takes out.
 
-    `left_out` are names in it that mean a deletion in a layer's tar, and are none.
+    `reasons` say why the layer may not be what Docker makes of the container, `warnings` what else is odd.
     """
 
     tree: Tree
     changes: Sequence[Change] | None = None
     skip: Callable[[bytes], bool] | None = None
-    left_out: tuple[bytes, ...] = ()
+    reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def tar(self) -> TreeTar:
@@ -171,15 +172,6 @@ class ContainerChanges:
         if self.changes is None:
             return walk_tree(self.tree, self.skip)
         return (change.entry for change in self.changes if change.entry is not None)
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why the layer is not what Docker would make."""
-        if not self.left_out:
-            return ()
-        names = ", ".join(path.decode("utf-8", "backslashreplace") for path in self.left_out[:_SHOWN])
-        more = f" and {len(self.left_out) - _SHOWN:,} more" if len(self.left_out) > _SHOWN else ""
-        return (f"names that would delete others in an image are left out: {names}{more}",)
 
 
 class ContainerLayers:
@@ -208,8 +200,18 @@ class ContainerLayers:
                 warnings=tuple(_state_warnings(container)),
             )
             for container in self.containers.found.values()
-            if container.record is not None or self._driver.has_layer(container.id)
+            if container.id not in self._graph
+            and (container.record is not None or self._driver.has_layer(container.id))
         ]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with records, and with containers that are passed over."""
+        twins = [container for container in self.containers.found if container in self._graph]
+        return (
+            *self.containers.problems,
+            *(f"container {one}: graph/ has an image of the same ID; the container is passed over" for one in twins),
+        )
 
     def read_layer(self, container_id: LegacyID) -> LegacyLayer:
         """The layer on top of the container's image. SourceError or ChainError where there is no image to make."""
@@ -287,7 +289,11 @@ class ContainerLayers:
 
     def changes(self, layer: LegacyLayer) -> ContainerChanges:
         """What goes into the container's layer. Raises SourceError."""
-        found = self._changes(layer)
+        try:
+            found = self._changes(layer)
+        except SourceError as error:
+            title = self.containers.found[layer.legacy_id].described.title
+            raise type(error)(f"{title}: {error.message}", layer=layer.legacy_id) from error
         self._warnings[layer.legacy_id] = (*found.reasons, *found.warnings)
         return found
 
@@ -297,8 +303,8 @@ class ContainerLayers:
         if not self._driver.holds_whole_trees:
             return ContainerChanges(tree=tree, skip=is_metadata)
         if layer.parent is None:
-            marked = tuple(entry.path for entry in walk_tree(tree) if _is_marked(entry.path))
-            return ContainerChanges(tree=tree, skip=_is_marked, left_out=marked)
+            marked = [entry.path for entry in walk_tree(tree) if _is_marked(entry.path)]
+            return ContainerChanges(tree=tree, skip=_is_marked, reasons=tuple(_left_out(marked)))
         init = LegacyID(f"{container_id}-init")
         base = self._driver.layer_tree(init if self._driver.has_layer(init) else layer.parent)
         found = None if self._driver.has_layer(init) else InitFiles(tree)
@@ -313,9 +319,18 @@ class ContainerLayers:
         changes = find_changes(tree, base, is_left_out)
         if found is not None:
             changes = found.without_empty_parents(changes, base)
+        reasons = [*_left_out(left_out), *self._hidden(tree)]
         warnings = tuple(_looks_removed(changes, base))
         base.close()
-        return ContainerChanges(tree=tree, changes=changes, left_out=tuple(sorted(left_out)), warnings=warnings)
+        return ContainerChanges(tree=tree, changes=changes, reasons=tuple(reasons), warnings=warnings)
+
+    def _hidden(self, tree: Tree) -> Iterator[str]:
+        """What this user does not see of an overlay: attributes of the kernel's own, on a disk of this machine."""
+        if isinstance(tree, UnionTree) and self._root.local_path(b"") is not None and not may_read_trusted():
+            yield (
+                "only root sees which directories the container replaced as a whole: what was in them before may be "
+                "in the image again"
+            )
 
     def measure(self, container: Container) -> Container:
         """As HoldsContainers."""
@@ -333,8 +348,12 @@ class ContainerLayers:
         legacy_id = LegacyID(container.id)
         if legacy_id not in self._warnings:
             self.changes(self.read_layer(legacy_id)).tree.close()
-        unseen = self._unseen(legacy_id)
         warnings = self._warnings[legacy_id]
+        try:
+            unseen = self._unseen(legacy_id)
+        except SourceError as error:
+            unseen = ()
+            warnings += (f"whether it has changes that Docker does not see cannot be told: {error.message}",)
         if unseen:
             shown = ", ".join(unseen[:_SHOWN]) + (", …" if len(unseen) > _SHOWN else "")
             warnings += (
@@ -390,7 +409,10 @@ class ContainerLayers:
         return (self._root, path) if tree is None else (tree, below)
 
     def _volume(self, mount: MountRecord, record: ContainerRecord) -> Volume:
-        path = self._volume_place(mount, record)
+        try:
+            path = self._volume_place(mount, record)
+        except SourceError:  # as where this user may not look
+            path = None
         if path is None:
             source = mount.source or mount.name
             return Volume(path=mount.destination, source=source, bytes=None, kind="volume" if mount.name else "bind")
@@ -442,6 +464,13 @@ def _state_warnings(container: FoundContainer) -> Iterator[str]:
         yield "its record says that it was running when this disk was last written: files may be half written"
     if state == "dead":
         yield "Docker had begun to remove it: this may be a part of its files, and deletions that it never made"
+
+
+def _left_out(paths: Sequence[bytes]) -> Iterator[str]:
+    if paths:
+        names = ", ".join(path.decode("utf-8", "backslashreplace") for path in sorted(paths)[:_SHOWN])
+        more = f" and {len(paths) - _SHOWN:,} more" if len(paths) > _SHOWN else ""
+        yield f"names that would delete others in an image are left out: {names}{more}"
 
 
 def _is_marked(path: bytes) -> bool:

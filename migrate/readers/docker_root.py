@@ -121,9 +121,9 @@ class DockerRootSource:
                 parents=self._graph.parents,
                 elsewhere=elsewhere,
                 tags=read_tags(self._root, self._driver.name, self._counts),
-                containers=self._containers.containers,
+                containers=self._containers.containers.by_image,
                 container_images=self._containers.images(),
-                warnings=(*self._iter_warnings(elsewhere), *self._iter_leftovers()),
+                warnings=(*self._iter_warnings(elsewhere), *self._iter_leftovers(), *self._containers.problems),
             )
         )
 
@@ -254,13 +254,15 @@ class DockerRootSource:
 
     def _payload(self, layer: LegacyLayer, trees: list[Tree]) -> Payload:
         if layer.legacy_id in self._containers:
-            found = self._containers.changes(layer)
-            trees.append(found.tree)
-            return self._read_later(layer, found.tar(), found.reasons)
-        tree = self._layer_tree(layer.legacy_id, trees)
-        payload = self._assembled_or_anew(layer, tree, trees)
+            changes = self._containers.changes(layer)
+            trees.append(changes.tree)
+            payload = self._read_later(layer, changes.tar(), changes.reasons)
+        else:
+            tree = self._layer_tree(layer.legacy_id, trees)
+            payload = self._assembled_or_anew(layer, tree, trees)
         doubts = self._driver.layer_doubts(layer.legacy_id)
-        made_of = [layer.legacy_id, *([layer.parent] if layer.parent and payload.origin == Origin.DIFF else [])]
+        below = layer.parent if layer.legacy_id not in self._containers else LegacyID(f"{layer.legacy_id}-init")
+        made_of = [layer.legacy_id, *([below] if below and payload.origin == Origin.DIFF else [])]
         damage = [found for one in made_of for found in self._driver.layer_damage(one)]
         payload.note = "; ".join([*damage, *doubts, *([payload.note] if payload.note else [])]) or None
         payload.damaged |= bool(damage)

@@ -11,7 +11,6 @@ from migrate.errors import DocumentError, MissingLayerError
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyImage, SourceFailure, SourceListing
 from migrate.model.reference import Reference
-from migrate.readers.containers import Containers
 from migrate.readers.root_records import TagStore
 
 
@@ -24,7 +23,7 @@ class RootFacts:
     parents: Mapping[LegacyID, LegacyID | None]
     elsewhere: frozenset[LegacyID]
     tags: TagStore
-    containers: Containers
+    containers: Mapping[str, tuple[str, ...]]
     container_images: Sequence[LegacyImage]
     warnings: tuple[str, ...]
 
@@ -59,7 +58,7 @@ def list_images(facts: RootFacts) -> SourceListing:
         layers=own,
         containers=facts.container_images,
         failures=failures,
-        warnings=(*facts.warnings, *facts.tags.problems, *facts.containers.problems, *warnings),
+        warnings=(*facts.warnings, *facts.tags.problems, *warnings),
     )
 
 
@@ -100,7 +99,7 @@ def _starting_with(prefix: str, ids: Mapping[LegacyID, object]) -> Sequence[Lega
 def _sort_containers(facts: RootFacts) -> tuple[dict[LegacyID, tuple[str, ...]], list[str]]:
     known: dict[LegacyID, tuple[str, ...]] = {}
     warnings: list[str] = []
-    for image, containers in sorted(facts.containers.by_image.items()):
+    for image, containers in sorted(facts.containers.items()):
         legacy_id = LegacyID(image)
         if legacy_id in facts.parents:
             known[legacy_id] = containers

@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,11 @@ class ThinStore:
     devices: dict[str, int]
 
 
-def build_thin_store(source: Path, driver: str, root: Path, kind: str) -> ThinStore:
-    """`source` is the root of an unpacked store of `driver`; `kind` is `ext4` or `xfs`."""
+def build_thin_store(source: Path, driver: str, root: Path, kind: str, containers: Collection[str] = ()) -> ThinStore:
+    """`source` is the root of an unpacked store of `driver`; `kind` is `ext4` or `xfs`.
+
+    `containers` are the IDs of those of a vfs store that get their devices, too.
+    """
     shutil.copytree(source / "graph", root / "graph", symlinks=True)
     if (source / "containers").is_dir():
         shutil.copytree(source / "containers", root / "containers", symlinks=True)
@@ -43,7 +46,7 @@ def build_thin_store(source: Path, driver: str, root: Path, kind: str) -> ThinSt
     write_record(store, "base", 1, size)
     devices = {"base": 1}
     images = {"": base}
-    for layer_id, parent in layers_in_order(root / "graph"):
+    for layer_id, parent in [*layers_in_order(root / "graph"), *container_layers(root, containers)]:
         image = root / f"{layer_id}.img"
         run("cp", "--sparse=always", str(images[parent]), str(image))
         fill_layer(image, layer_tree(source, driver, layer_id), layer_id, root / "mnt")
@@ -58,6 +61,16 @@ def build_thin_store(source: Path, driver: str, root: Path, kind: str) -> ThinSt
     for image in images.values():
         image.unlink()
     return ThinStore(root, pool, devices)
+
+
+def container_layers(root: Path, containers: Collection[str]) -> Iterator[tuple[str, str]]:
+    """As `layers_in_order`: what Docker puts into a container, and on top of it the container."""
+    for container in sorted(containers):
+        path = root / "containers" / container / "config.json"
+        record = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**record, "Driver": "devicemapper"}))
+        yield f"{container}-init", record["Image"]
+        yield container, f"{container}-init"
 
 
 def layer_tree(source: Path, driver: str, layer_id: str) -> Path:

@@ -16,6 +16,7 @@ import pytest
 from migrate.errors import DocumentError, MigrateError, MissingLayerError, MissingParentError, UnsupportedError
 from migrate.model.container import Container
 from migrate.model.legacy import LegacyID
+from migrate.readers import containers
 from migrate.readers.docker_root import DockerRootSource
 from tests.roots import RootBuilder, identity, write
 
@@ -75,10 +76,10 @@ def names_in(source: DockerRootSource, container: LegacyID = WEB) -> list[str]:
 
 
 def listed(source: DockerRootSource) -> Container:
-    containers = [image.container for image in source.listing().containers]
-    assert len(containers) == 1
-    assert containers[0] is not None
-    return containers[0]
+    found = [image.container for image in source.listing().containers]
+    assert len(found) == 1
+    assert found[0] is not None
+    return found[0]
 
 
 @pytest.mark.parametrize("driver", [*DRIVERS, "aufs"])
@@ -110,6 +111,26 @@ def test_names_that_would_delete_others_are_left_out_and_named(driver: str, tmp_
         assert ".wh.dir, .wh.dir/below, etc/.wh.conf" in (payload.note or "")
     _, warnings = source.finish_container(listed(source))
     assert any("etc/.wh.conf" in warning for warning in warnings)
+
+
+def test_a_user_who_sees_no_trusted_attributes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Root(tmp_path, "overlay")
+    write(root.container() / "new", b"x")
+    monkeypatch.setattr(containers, "may_read_trusted", lambda: False)
+    source = root.open()
+    with source.open_payload(source.read_layer(WEB)) as payload:
+        payload.stream.read()
+        assert not payload.exact
+    assert any("only root sees" in warning for warning in source.finish_container(listed(source))[1])
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_container_with_the_id_of_an_image_is_passed_over(driver: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, driver)
+    root.record(identity("base"))
+    listing = root.open().listing()
+    assert not listing.containers
+    assert any("an image of the same ID" in warning for warning in listing.warnings)
 
 
 def test_whiteouts_of_aufs_are_deletions(tmp_path: Path) -> None:
