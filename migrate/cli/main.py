@@ -25,6 +25,7 @@ COMMANDS = {
     "report": "Render a report as text, JSON or HTML.",
     "map": "Find the image ID and digest that a legacy ID became.",
     "find": "Find which source holds a name, and who has it.",
+    "gc": "Remove untagged images and blobs that nothing names.",
     "export": "Write an image's root file system as one tar.",
     "show": "Show config, manifest, history, layers or files of an image.",
 }

@@ -134,6 +134,15 @@ class Layout:
         except OSError as error:
             raise SourceError(f"{self.location}: {what} {name}: {error.strerror or error}") from error
 
+    @property
+    def is_folder(self) -> bool:
+        """False in a tar."""
+        return isinstance(self.tree, DirectoryTree)
+
+    def blob_sizes(self) -> dict[str, int]:
+        """Bytes of every blob, by the hex digits of its digest."""
+        return {os.fsdecode(entry.name): entry.size for entry in self.tree.entries(b"blobs/sha256") if entry.is_file}
+
     def entries(self) -> Sequence[IndexEntry]:
         """Those of index.json. Raises SourceError."""
         return parse_index(self.read(INDEX, "index", CATALOG_BYTES), CATALOG_BYTES).manifests

@@ -17,7 +17,9 @@ from migrate.documents.image_map import MappedImage
 from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_index
 from migrate.errors import MigrateError, SourceError, TargetError
 from migrate.layout.catalog import Catalog, ExistingImage
-from migrate.layout.names import MAP_NAME, REPORT_NAME
+from migrate.layout.garbage import Garbage, plan_garbage
+from migrate.layout.names import INDEX, MAP_NAME, REPORT_NAME
+from migrate.layout.walk import read_documents
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, Descriptor
 from migrate.model.options import ConvertOptions
@@ -198,6 +200,25 @@ class OciLayout(ImageTarget):
             ):
                 needed = self._catalog.layers()
                 self._blobs.remove(digest for digest in digests if digest not in needed)
+
+    def collect_garbage(self) -> Garbage:
+        """Removes untagged images and the blobs that nothing needs then: first from the index, then from the disk.
+
+        Raises TargetError while another run is at work, and DamagedError where an image with a name cannot be read.
+        """
+        with self.store.lock():
+            if not self.store.is_alone():
+                raise TargetError(f"{self.store.location}: another run is at work on it; nothing was removed")
+            entries = self._read_index()
+            documents = list(read_documents(entries, self._blobs.read_many))
+            garbage = plan_garbage(entries, documents, self.store.sizes("blobs/sha256"))
+            self._catalog.learn(garbage.entries, self._blobs.read_many)
+            archive_manifest = encode_archive_manifest(self._catalog.archive_manifest(garbage.entries))
+            self._replace_documents(archive_manifest, encode_index(garbage.entries), self.store.version(INDEX))
+            self._map.write(self._catalog.names(garbage.entries), complete=True, removed=garbage.images)
+            self.store.flush()
+            self._blobs.remove(garbage.blobs)
+            return garbage
 
     def free_bytes(self) -> int | None:
         return self.store.free_bytes()

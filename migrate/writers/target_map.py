@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.documents.image_map import (
@@ -65,9 +66,12 @@ class TargetMap:
         made = {row.manifest_digest for row in self.rows() if row.legacy_id in again}
         return {digest for digest in made - ours if digest is not None}
 
-    def write(self, granted: Mapping[str, Collection[Digest]], *, complete: bool) -> None:
-        """Adds this run's rows, each with the names that `granted` gives it (`rename_rows`). Called under the target's
-        lock, before the report is replaced."""
+    def write(
+        self, granted: Mapping[str, Collection[Digest]], *, complete: bool, removed: Collection[Digest] = frozenset()
+    ) -> None:
+        """Adds this run's rows, each with the names that `granted` gives it (`rename_rows`), and marks those of the
+        manifests that were `removed`. Called under the target's lock, before the report is replaced."""
         rows = rename_rows(merge_rows([*self.rows(), *self._added]), granted, complete=complete)
+        rows = tuple(replace(row, removed=True) if row.manifest_digest in removed else row for row in rows)
         if rows and (content := encode_map(rows)) != self._raw:
             self._store.replace(MAP_NAME, content)

@@ -1,0 +1,75 @@
+"""`migrate gc`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from migrate.cli.completion import Location
+
+if TYPE_CHECKING:
+    from migrate.layout.garbage import Garbage
+
+
+@click.command("gc", short_help="Remove untagged images and blobs that nothing names.")
+@click.argument("location", metavar="LAYOUT", type=Location())
+@click.option("--dry-run", is_flag=True, help="Print what would be removed; write nothing.")
+def command(location: str, dry_run: bool) -> None:
+    """Remove from LAYOUT, an OCI layout in a directory, all images without a name, and all blobs that no image needs.
+
+    Images have no name where the source gave them none, or where another image has it. The map keeps their old and new
+    IDs, marked as removed. Nothing is removed while another run is at work, or where an image with a name is damaged.
+
+    \b
+    Examples:
+      migrate gc new-layout/ --dry-run
+      migrate gc new-layout/
+    """
+    from migrate.errors import SourceUnreadableError, UsageError
+    from migrate.layout.names import LAYOUT_FILE
+    from migrate.layout.view import open_layout
+
+    layout = open_layout(location)
+    try:
+        if not layout.is_folder:
+            raise UsageError(f"{layout.location}: a layout in an archive stays as it is; convert it again without some")
+        if not layout.has(LAYOUT_FILE):
+            raise SourceUnreadableError(f"{layout.location}: not an OCI image layout: it has no {LAYOUT_FILE} file")
+        if dry_run:
+            from migrate.layout.garbage import plan_garbage
+
+            entries = layout.entries()
+            garbage = plan_garbage(entries, layout.documents(entries), layout.blob_sizes())
+        else:
+            from migrate.model.options import ConvertOptions
+            from migrate.writers.oci_layout import OciLayout
+
+            target = OciLayout(layout.location, ConvertOptions())
+            try:
+                garbage = target.collect_garbage()
+            finally:
+                target.close()
+    finally:
+        layout.tree.close()
+    _tell(location, garbage, dry_run=dry_run)
+
+
+def _tell(location: str, garbage: Garbage, *, dry_run: bool) -> None:
+    from migrate.cli.report_file import read_map
+    from migrate.errors import MigrateError
+    from migrate.report.tables import printable
+    from migrate.report.units import count, format_size
+
+    try:
+        rows, _ = read_map(location)
+    except MigrateError:  # a layout needs no map
+        rows = ()
+    known = {row.manifest_digest: row for row in rows}
+    for digest in garbage.images:
+        row = known.get(digest)
+        of = "" if row is None else f"  {row.legacy_id[:12]}  {', '.join(row.references) or '<none>'}"
+        click.echo(printable(f"{digest}{of}"))
+    verb = "would be removed" if dry_run else "removed"
+    size = format_size(garbage.bytes)
+    click.echo(f"{count(len(garbage.images), 'image')} and {count(len(garbage.blobs), 'blob')} {verb}: {size}")
