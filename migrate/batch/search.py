@@ -18,8 +18,9 @@ from migrate.blobio.source_files import list_source
 from migrate.convert.source_paths import distinct_sources
 from migrate.errors import MigrateError, SourceUnreadableError, UsageError
 from migrate.model.legacy import SourceType
-from migrate.readers.detect import detect_directory
+from migrate.readers.detect import detect
 from migrate.readers.parts import Parts, is_called_archive, parts_of
+from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.store import STATE_DIRECTORY
 
 _MAGIC: Final = frozenset("*?[")
@@ -123,8 +124,9 @@ def _search(path: str, source_type: str | None) -> Iterator[str]:
 
 def _types_of(path: str) -> list[SourceType]:
     try:
-        return detect_directory(Path(path))
-    except (OSError, MigrateError):
+        with DirectoryTree(path) as tree:
+            return detect(tree)
+    except MigrateError:
         return []
 
 

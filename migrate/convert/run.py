@@ -40,14 +40,13 @@ from migrate.errors import (
     SourceUnreadableError,
     UsageError,
 )
-from migrate.model.capabilities import fills
 from migrate.model.container import Container
 from migrate.model.digest import DiffID
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure, SourceListing
 from migrate.model.options import ConvertOptions, ReadOptions
 from migrate.model.progress import Event, Progress, SilentProgress
-from migrate.readers.base import ChecksAccess, HoldsContainers, HoldsTrees, LegacySource, StreamsLayers
+from migrate.readers.base import LegacySource
 from migrate.readers.detect import open_source
 from migrate.rehash.layer import Layer
 from migrate.rehash.pipeline import PassingLayers, rehash
@@ -181,25 +180,26 @@ class Conversion:
         before `gather`, or not at all. Raises TargetError only.
         """
         streaming = [
-            (index, opened) for index, opened in enumerate(self.sources) if fills(opened.source, StreamsLayers)
+            (index, opened.source)
+            for index, opened in enumerate(self.sources)
+            if opened.source is not None and opened.source.is_read_once
         ]
         if streaming and not self.options.images:
             with PassingLayers(store, self.options, self.progress, self.observer, self._sampler) as passing:
-                for index, opened in streaming:
-                    self._pass_stream(index, opened, passing)
+                for index, source in streaming:
+                    self._pass_stream(index, source, passing)
             self._passed = passing.layers
 
-    def _pass_stream(self, index: int, opened: OpenedSource, passing: PassingLayers) -> None:
+    def _pass_stream(self, index: int, source: LegacySource, passing: PassingLayers) -> None:
         def take(layer: LegacyLayer, payload: Payload) -> None:
             passing.take(LayerJob(index, OncePayload(payload), layer))
 
-        assert fills(opened.source, StreamsLayers)
         try:
-            opened.source.stream_layers(take)
+            source.stream_layers(take)
         except MigrateError as error:
             if error.scope == "run":
                 raise
-            opened.error = error
+            self.sources[index].error = error
 
     def gather(self) -> None:
         """Lists the sources and walks the chains of the chosen images, which are in `planned` then; what cannot be
@@ -223,7 +223,7 @@ class Conversion:
         """What the containers hold of which no image was made, so that nobody takes the images for all there is."""
         made = {(image.source, image.legacy_id) for image in finished if image.container is not None}
         for opened in self.sources:
-            if opened.listing is None or not fills(opened.source, HoldsContainers):
+            if opened.listing is None or opened.source is None:
                 continue
             left = [
                 opened.source.measure_container(image.container)
@@ -251,8 +251,7 @@ class Conversion:
             if opened.source is not None and opened.error is None:
                 try:
                     opened.listing = opened.source.listing()
-                    if fills(opened.source, ChecksAccess):
-                        opened.source.check_access()
+                    opened.source.check_access()
                     listing = opened.listing
                     if not (listing.images or listing.indexes or listing.containers or listing.failures):
                         raise NoImageError(f"{opened.location}: holds no image")
@@ -433,7 +432,7 @@ class Conversion:
     def _finish_container(self, planned: PlannedImage) -> tuple[Container | None, tuple[str, ...]]:
         """What the report has of the container that an image was made of, and what is odd about it."""
         source = self.sources[planned.source_index].source
-        if planned.image.container is None or not fills(source, HoldsContainers):
+        if planned.image.container is None or source is None:
             return None, ()
         return source.finish_container(planned.image.container)
 
@@ -441,7 +440,7 @@ class Conversion:
         holding = {
             index: opened.source
             for index, opened in enumerate(self.sources)
-            if fills(opened.source, HoldsTrees) and opened.source.holds_rootfs
+            if opened.source is not None and opened.source.holds_rootfs
         }
         if self.options.check_rootfs:
             self.warnings += [

@@ -17,7 +17,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Final
 
 from migrate.blobio.observed import ObservedStream
-from migrate.storage.local_tree import OpenedFile
+from migrate.blobio.payload import Extent
+from migrate.model.options import ReadOptions
+from migrate.storage.tree import OpenedFile
 
 BUDGET: Final = 8 * 1024 * 1024 * 1024
 """Bytes kept at most; what is read beyond comes twice."""
@@ -34,6 +36,14 @@ class Replay:
         self._count = 0
         self._lock = threading.Lock()
 
+    @classmethod
+    def of(cls, options: ReadOptions | None, *, is_remote: bool) -> Replay:
+        """For a source. It keeps nothing where reading again costs little, nor in a dry run, which reads each layer
+        once only."""
+        if options is None:
+            return cls(budget=BUDGET if is_remote else 0)
+        return cls(options.temporary_directory, BUDGET if is_remote and not options.dry_run else 0)
+
     @contextmanager
     def opened(self, key: str, open_far: Callable[[], AbstractContextManager[OpenedFile]]) -> Iterator[OpenedFile]:
         """The kept bytes of `key`; else what `open_far` opens, which is kept if it is read to its end."""
@@ -41,10 +51,10 @@ class Replay:
         if kept is not None:
             path, size = kept
             with open(path, "rb", buffering=0) as stream:
-                yield OpenedFile(stream, size, stream.fileno(), path)
+                yield OpenedFile(stream, size, Extent(fd=stream.fileno(), offset=0, size=size), path)
             return
         with open_far() as opened:
-            copy = None if opened.path is not None else self._begin(opened.size)
+            copy = None if opened.extent is not None else self._begin(opened.size)
             if copy is None:
                 yield opened
                 return
@@ -66,7 +76,7 @@ class Replay:
 
     def _begin(self, size: int) -> _Copy | None:
         with self._lock:
-            if size > self._left:
+            if size > self._left or not self._left:
                 return None
             try:
                 if self._folder is None:

@@ -1,4 +1,4 @@
-"""Walking the repositories of a v2 storage tree."""
+"""Walking the repositories of a v2 storage files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from migrate.errors import LimitError, SourceError
-from migrate.storage.local_tree import TreeStorage
+from migrate.storage.named_files import NamedFiles
 
 FOLDERS: Final = 200_000
 """Folders looked at below `repositories/`; links in a ring would otherwise lead round for ever."""
@@ -14,11 +14,11 @@ _NAME_LENGTH: Final = 255
 
 
 def iter_repositories(
-    tree: TreeStorage, root: str, unreadable: Callable[[str, SourceError], None] | None = None
+    files: NamedFiles, root: str, unreadable: Callable[[str, SourceError], None] | None = None
 ) -> Iterator[str]:
     """Names of all repositories below `root`, each component in order: folders that hold `_manifests` or `_layers`.
 
-    `unreadable` is told of each folder that cannot be listed, and the walk goes on; without it that error is raised.
+    `unreadable` is called with each folder that cannot be listed, and the walk goes on; without it the error is raised.
     """
     base = f"{root}/repositories" if root else "repositories"
     pending = [""]
@@ -27,9 +27,9 @@ def iter_repositories(
         name = pending.pop()
         visited += 1
         if visited > FOLDERS:
-            raise LimitError(f"{tree.location}: more than {FOLDERS:,} folders below repositories/")
+            raise LimitError(f"{files.location}: more than {FOLDERS:,} folders below repositories/")
         try:
-            folders = [entry.name for entry in tree.entries(f"{base}/{name}".rstrip("/")) if entry.is_folder]
+            folders = [entry.name for entry in files.entries(f"{base}/{name}".rstrip("/")) if entry.is_folder]
         except SourceError as error:
             if unreadable is None or not name:
                 raise

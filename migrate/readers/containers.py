@@ -333,7 +333,7 @@ class ContainerLayers:
             )
 
     def measure(self, container: Container) -> Container:
-        """As HoldsContainers."""
+        """As LegacySource."""
         legacy_id = LegacyID(container.id)
         try:
             found = self.changes(self.read_layer(legacy_id))
@@ -344,7 +344,7 @@ class ContainerLayers:
         return replace(container, changed_bytes=changed, volumes=self._volumes(legacy_id))
 
     def finish(self, container: Container) -> tuple[Container, tuple[str, ...]]:
-        """As HoldsContainers."""
+        """As LegacySource."""
         legacy_id = LegacyID(container.id)
         if legacy_id not in self._warnings:
             self.changes(self.read_layer(legacy_id)).tree.close()
@@ -378,7 +378,7 @@ class ContainerLayers:
         return tuple(found)
 
     def run_command(self, container: Container, image: str) -> RunCommand:
-        """As HoldsContainers."""
+        """As LegacySource."""
         record = self.containers.found[LegacyID(container.id)].record
         if record is None:
             return RunCommand(words=("docker", "run", image))

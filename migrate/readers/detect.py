@@ -1,10 +1,12 @@
-"""Which reader a location needs, told by its content; two matches are an error that says so, never a guess."""
+"""Which reader a location needs, by its content; two matches are an error that names them, never a guess."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from migrate.blobio.spool import PlainStream, open_plain
 from migrate.errors import (
     AmbiguousSourceError,
     PermissionSourceError,
+    SourceError,
     SourceUnreadableError,
     UnrecognisedSourceError,
     UsageError,
@@ -20,11 +23,16 @@ from migrate.errors import (
 from migrate.model.legacy import SourceType
 from migrate.model.options import ReadOptions
 from migrate.readers.base import LegacySource
+from migrate.storage.bucket import is_url, open_filesystem, open_tree
+from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.named_files import NamedFiles, require_readable
+from migrate.storage.syscalls import target_error
+from migrate.storage.tree import Tree
 from migrate.tar.index import has_member, index_tar, looks_like_tar
 
 STDIN = "-"
 _DAMAGED_HEAD = 64 * 1024
-"""An archive whose first header is damaged is known by the next one, if it stands so near."""
+"""An archive whose first header is damaged is recognised by the next one, if it is that near."""
 
 
 def open_source(location: str, options: ReadOptions | None = None) -> LegacySource:
@@ -39,16 +47,59 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
             raise UsageError(f"--source-type {source_type} asks for a directory, and standard input is none")
         return _open_archive_stream(options)
     if "://" in location:
-        from migrate.readers.remote import open_remote
-
-        return open_remote(location, options)
+        return _open_url(location, options)
     path = Path(location)
-    mode = _mode_of(path)
-    if stat.S_ISDIR(mode):
-        return _OPENERS[_directory_type(path, source_type)](location, options)
+    if stat.S_ISDIR(_mode_of(path)):
+        return open_in_tree(location, DirectoryTree(location), options)
     if source_type not in (None, SourceType.DOCKER_ARCHIVE):
         raise UsageError(f"{location}: --source-type {source_type} asks for a directory, and this is a file")
     return _open_archive_file(location, options)
+
+
+def open_in_tree(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
+    """The source in `tree`, which is taken over. `location` is what the user named."""
+    try:
+        return _OPENERS[options.source_type or _only_type(location, tree)](location, tree, options)
+    except BaseException:
+        tree.close()
+        raise
+
+
+def detect(tree: Tree) -> list[SourceType]:
+    """All types whose reader claims the tree. Raises SourceError where it cannot be listed."""
+    from migrate.readers import docker_archive, docker_root, manifest_folders, registry_v1, registry_v2
+
+    files = NamedFiles(tree)
+    if manifest_folders.holds_manifest(files, ""):
+        return [SourceType.DIR]
+    claims: dict[SourceType, Callable[[], bool]] = {
+        SourceType.DOCKER_ARCHIVE: lambda: docker_archive.detect(tree),
+        SourceType.DOCKER_ROOT: lambda: tree.keeps_attributes and docker_root.detect(tree),
+        SourceType.REGISTRY_V1: lambda: registry_v1.detect(files),
+        SourceType.REGISTRY_V2: lambda: registry_v2.detect(files),
+    }
+    found = [source_type for source_type, claimed in claims.items() if claimed()]
+    return found or ([SourceType.DIR] if manifest_folders.detect(files) else [])
+
+
+def _only_type(location: str, tree: Tree) -> SourceType:
+    try:
+        found = detect(tree)
+    except SourceUnreadableError:
+        raise
+    except SourceError as error:
+        raise SourceUnreadableError(error.message) from error
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(found)
+        raise AmbiguousSourceError(f"{location}: looks like more than one source ({names}); choose with --source-type")
+    raise UnrecognisedSourceError(
+        f"{location}: neither an unpacked `docker save` archive (manifest.json, or <id>/json beside <id>/layer.tar), "
+        "a Docker root (graph/ or repositories-<driver>), a registry's storage (images/ and repositories/, "
+        "or docker/registry/v2/), nor a folder with a registry's manifest.json and its blobs; "
+        "`migrate batch` finds those that are below it"
+    )
 
 
 def _mode_of(path: Path) -> int:
@@ -62,47 +113,6 @@ def _mode_of(path: Path) -> int:
         raise PermissionSourceError(f"{path}: may not be read by this user") from error
     except OSError as error:
         raise SourceUnreadableError(f"{path}: {error.strerror}") from error
-
-
-def detect_directory(path: Path) -> list[SourceType]:
-    """All types whose reader claims the directory."""
-    from migrate.readers import docker_archive, docker_root, manifest_folders, registry_v1, registry_v2
-    from migrate.storage.directory_tree import DirectoryTree
-
-    detectors: list[tuple[SourceType, Callable[[Path], bool]]] = [
-        (SourceType.DOCKER_ARCHIVE, docker_archive.detect),
-        (SourceType.DOCKER_ROOT, lambda path: docker_root.detect(DirectoryTree(str(path)))),
-        (SourceType.REGISTRY_V1, registry_v1.detect),
-        (SourceType.REGISTRY_V2, registry_v2.detect),
-    ]
-    if manifest_folders.holds_manifest(path):
-        return [SourceType.DIR]
-    found = [source_type for source_type, detect in detectors if detect(path)]
-    return found or ([SourceType.DIR] if manifest_folders.detect(path) else [])
-
-
-def _directory_type(path: Path, source_type: SourceType | None) -> SourceType:
-    if source_type is not None:
-        return source_type
-    try:
-        found = detect_directory(path)
-    except PermissionError as error:
-        raise PermissionSourceError(
-            f"{error.filename}: may not be read by this user; run as root or on a readable copy"
-        ) from error
-    except OSError as error:
-        raise SourceUnreadableError(f"{path}: {error.strerror}") from error
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(found)
-        raise AmbiguousSourceError(f"{path}: looks like more than one source ({names}); choose with --source-type")
-    raise UnrecognisedSourceError(
-        f"{path}: neither an unpacked `docker save` archive (manifest.json, or <id>/json beside <id>/layer.tar), "
-        "a Docker root (graph/ or repositories-<driver>), a registry's storage (images/ and repositories/, "
-        "or docker/registry/v2/), nor a folder with a registry's manifest.json and its blobs; "
-        "`migrate batch` finds those that lie below it"
-    )
 
 
 def _open_archive_file(location: str, options: ReadOptions) -> LegacySource:
@@ -147,41 +157,85 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
         raise
 
 
-def _open_directory_archive(location: str, options: ReadOptions) -> LegacySource:
+# --- URLs --------------------------------------------------------------------------------------------------------
+
+
+def _open_url(location: str, options: ReadOptions) -> LegacySource:
+    """`docker://…`, or an archive or a tree of objects at any URL that fsspec opens, recognised by its content."""
+    source_type = options.source_type
+    if location.startswith("docker://"):
+        from migrate.readers.remote_registry import RegistryOverHttp
+
+        if source_type not in (None, SourceType.REGISTRY_V1, SourceType.REGISTRY_V2):
+            raise UsageError(f"{location}: --source-type {source_type} does not go with docker://")
+        return RegistryOverHttp(location, options, v1=source_type == SourceType.REGISTRY_V1)
+    if not is_url(location):
+        raise UsageError(f"{location}: not a URL that can be read")
+    if source_type == SourceType.DOCKER_ROOT and not location.startswith("file://"):
+        raise UsageError(
+            f"{location}: a Docker root cannot be read from a bucket, which keeps no owners, permissions and times"
+        )
+    if source_type in (None, SourceType.DOCKER_ARCHIVE):
+        archive = _open_object(location, options)
+        if archive is not None:
+            return archive
+    tree = open_tree(location)
+    require_readable(NamedFiles(tree))
+    return open_in_tree(location, tree, options)
+
+
+def _open_object(location: str, options: ReadOptions) -> LegacySource | None:
+    """The archive in a single object, brought to a temporary file first, as its members are read in any order."""
+    filesystem, path = open_filesystem(location)
+    with tempfile.NamedTemporaryFile(prefix="migrate-", dir=options.temporary_directory) as spool:
+        try:
+            if not filesystem.isfile(path):
+                return None
+            filesystem.get_file(path, spool.name)
+        except Exception as exc:
+            if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise target_error(exc, "a temporary file") from exc
+            raise SourceUnreadableError(f"{location}: cannot be brought here: {type(exc).__name__}: {exc}") from exc
+        return open_archive(location, os.open(spool.name, os.O_RDONLY | os.O_CLOEXEC), options)
+
+
+# --- readers, imported when needed -------------------------------------------------------------------------------
+
+
+def _open_unpacked_archive(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
     from migrate.readers.docker_archive import DockerArchiveSource
-    from migrate.readers.members import DirectoryMembers
+    from migrate.readers.members import TreeMembers
 
     del options
-    return DockerArchiveSource(location, DirectoryMembers(location))
+    return DockerArchiveSource(location, TreeMembers(location, tree))
 
 
-def _open_docker_root(location: str, options: ReadOptions) -> LegacySource:
+def _open_docker_root(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
     from migrate.readers.docker_root import DockerRootSource
-    from migrate.storage.directory_tree import DirectoryTree
 
-    return DockerRootSource(location, DirectoryTree(location), options)
+    return DockerRootSource(location, tree, options)
 
 
-def _open_registry_v1(location: str, options: ReadOptions) -> LegacySource:
+def _open_registry_v1(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
     from migrate.readers.registry_v1 import RegistryV1Source
 
-    return RegistryV1Source(location, options)
+    return RegistryV1Source(location, NamedFiles(tree), options)
 
 
-def _open_registry_v2(location: str, options: ReadOptions) -> LegacySource:
+def _open_registry_v2(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
     from migrate.readers.registry_v2 import RegistryV2Source
 
-    return RegistryV2Source(location, options)
+    return RegistryV2Source(location, NamedFiles(tree), options)
 
 
-def _open_manifest_folders(location: str, options: ReadOptions) -> LegacySource:
+def _open_manifest_folders(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
     from migrate.readers.manifest_folders import ManifestFolderSource
 
-    return ManifestFolderSource(location, options)
+    return ManifestFolderSource(location, NamedFiles(tree), options)
 
 
-_OPENERS: dict[SourceType, Callable[[str, ReadOptions], LegacySource]] = {
-    SourceType.DOCKER_ARCHIVE: _open_directory_archive,
+_OPENERS: dict[SourceType, Callable[[str, Tree, ReadOptions], LegacySource]] = {
+    SourceType.DOCKER_ARCHIVE: _open_unpacked_archive,
     SourceType.DOCKER_ROOT: _open_docker_root,
     SourceType.REGISTRY_V1: _open_registry_v1,
     SourceType.REGISTRY_V2: _open_registry_v2,

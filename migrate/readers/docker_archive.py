@@ -14,11 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
-from pathlib import Path
 
 from migrate.blobio import limits
 from migrate.blobio.payload import Payload
-from migrate.blobio.source_files import scan_source
 from migrate.compose.chain import find_heads
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
 from migrate.documents.oci import parse_config
@@ -46,10 +44,11 @@ from migrate.model.legacy import (
     is_safe_name,
 )
 from migrate.model.reference import Reference
-from migrate.readers.base import TakeLayer
+from migrate.readers.base import LegacySource, TakeLayer
 from migrate.readers.members import Members
 from migrate.readers.oci_content import OciContent
 from migrate.readers.passing import PassingArchive
+from migrate.storage.tree import Tree
 
 _SHORT_ID = re.compile(r"[0-9a-f]{6,63}")
 MANIFEST = "manifest.json"
@@ -58,7 +57,7 @@ INDEX = "index.json"
 OCI_LAYOUT = "oci-layout"
 
 
-class DockerArchiveSource:
+class DockerArchiveSource(LegacySource):
     """A `docker save` archive whose members are indexed. See `LegacySource`."""
 
     source_type = SourceType.DOCKER_ARCHIVE
@@ -70,8 +69,11 @@ class DockerArchiveSource:
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._document_bytes = 0
 
+    @property
+    def is_read_once(self) -> bool:
+        return isinstance(self._archive, PassingArchive)
+
     def stream_layers(self, take: TakeLayer, /) -> None:
-        """An archive that can be read only once gives its large layers away while it is read. See `StreamsLayers`."""
         if isinstance(self._archive, PassingArchive):
             self._archive.read_through(lambda name, payload: take(self._passing_layer(name, payload), payload))
 
@@ -367,15 +369,11 @@ def _checked(name: str, location: str) -> str:
     return cleaned
 
 
-def detect(path: Path) -> bool:
+def detect(tree: Tree) -> bool:
     """True for a directory that holds an unpacked archive. Files are looked into by `readers.detect`."""
-    if not path.is_dir():
-        return False
-    if (path / MANIFEST).is_file() or ((path / OCI_LAYOUT).is_file() and (path / INDEX).is_file()):
+    entries = {os.fsdecode(entry.name): entry for entry in tree.entries(b"")}
+    documents = {name for name, entry in entries.items() if entry.is_file or entry.is_link}
+    if MANIFEST in documents or {OCI_LAYOUT, INDEX} <= documents:
         return True
-    with contextlib.suppress(OSError):
-        with scan_source(path) as entries:
-            for entry in islice(entries, limits.ARCHIVE_MEMBERS):
-                if all(os.path.exists(path / entry.name / name) for name in ("layer.tar", "json")):
-                    return True
-    return False
+    folders = [entry.path for entry in islice(entries.values(), limits.ARCHIVE_MEMBERS) if entry.is_folder]
+    return any(all(tree.find(folder + part) is not None for part in (b"/layer.tar", b"/json")) for folder in folders)

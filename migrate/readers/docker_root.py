@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
-from typing import Any, Final
+from typing import Final
 
 from migrate.blobio.chunkstream import open_chunks
 from migrate.blobio.observed import ObservedStream
@@ -41,6 +41,7 @@ from migrate.model.legacy import (
 )
 from migrate.model.options import ReadOptions
 from migrate.readers.access import check_readable
+from migrate.readers.base import LegacySource
 from migrate.readers.containers import ContainerLayers
 from migrate.readers.graph import Graph, is_scratch
 from migrate.readers.graphdrivers.aufs import is_metadata
@@ -76,11 +77,8 @@ def detect(tree: Tree) -> bool:
     )
 
 
-class DockerRootSource:
-    """Fills LegacySource, HoldsTrees and HoldsContainers.
-
-    Raises SourceUnreadableError where the root as a whole cannot be read.
-    """
+class DockerRootSource(LegacySource):
+    """Raises SourceUnreadableError where the root as a whole cannot be read."""
 
     source_type = SourceType.DOCKER_ROOT
 
@@ -436,7 +434,7 @@ class DockerRootSource:
     def checks_rootfs_by_default(self) -> bool:
         return self._driver.name in CHECKED_DRIVERS
 
-    def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Any] | None:
+    def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Tree] | None:
         if not self._driver.holds_whole_trees:
             return None
         return self._open_rootfs(legacy_id)

@@ -10,11 +10,10 @@ from migrate.compose.chain import walk_chain
 from migrate.documents.oci import parse_config
 from migrate.documents.v1_json import parse_v1_json
 from migrate.errors import MigrateError
-from migrate.model.capabilities import fills
 from migrate.model.container import Container, RunCommand
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure, SourceListing
 from migrate.model.rename import map_reference
-from migrate.readers.base import HoldsContainers, LegacySource
+from migrate.readers.base import LegacySource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +113,6 @@ def _listed_images(indexes: Iterable[ReadyIndex]) -> Iterator[LegacyImage]:
 
 
 def _iter_containers(source: LegacySource, listing: SourceListing) -> Iterator[ContainerRow]:
-    if not fills(source, HoldsContainers):
-        return
     for image in sorted(listing.containers, key=lambda image: (image.references, image.head)):
         if image.container is not None:
             container = source.measure_container(image.container)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from migrate.blobio.limits import JSON_BYTES
-from migrate.blobio.payload import Extent, Payload
-from migrate.blobio.source_files import scan_source
+from migrate.blobio.payload import Payload
+from migrate.distribution.replay import Replay
 from migrate.documents.json_text import load_json_lenient
 from migrate.documents.schema1 import OpenedManifest, is_index, is_manifest, is_schema1, open_manifest, parse_schema1
 from migrate.errors import DocumentError, IntegrityError, LimitError, MigrateError, SourceError, SourceUnreadableError
@@ -25,7 +24,7 @@ from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyLayer, Origin, SourceListing, SourceType
 from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
-from migrate.readers.far import open_once, replay_for
+from migrate.readers.base import LegacySource
 from migrate.readers.registry_images import (
     RegistryImages,
     check_signatures,
@@ -34,8 +33,7 @@ from migrate.readers.registry_images import (
     missing_blob,
     open_checked,
 )
-from migrate.storage.bucket import open_tree
-from migrate.storage.local_tree import MissingFileError, TreeStorage
+from migrate.storage.named_files import MissingFileError, NamedFiles
 
 MANIFEST: Final = "manifest.json"
 LIST: Final = "list.manifest.json"
@@ -47,34 +45,31 @@ _CHILD: Final = re.compile(r"([0-9a-f]{64})\.manifest\.json")
 _CHILD_FOLDER: Final = re.compile(r"sha256(?:__|:|-)([0-9a-f]{64})")
 
 
-def detect(path: Path) -> bool:
+def detect(files: NamedFiles) -> bool:
     """True for a tree in which every folder with files holds such a manifest. The look is bounded."""
     holds_any = False
-    pending = [(path, 0)]
+    pending = [("", 0)]
     for _ in range(_DETECTED_FOLDERS):
         if not pending:
             return holds_any
         folder, depth = pending.pop()
-        folders, has_files = [], False
-        with scan_source(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.name)
-                else:
-                    has_files = True
-        if depth > _DEPTH or (has_files and not holds_manifest(folder)):
+        entries = files.entries(folder)
+        folders = [entry.name for entry in entries if entry.is_folder]
+        has_files = len(folders) < len(entries)
+        if depth > _DEPTH or (has_files and not holds_manifest(files, folder)):
             return False
         holds_any |= has_files
-        pending += [(folder / name, depth + 1) for name in folders if not name.startswith((".", "_"))]
+        pending += [(f"{folder}/{name}".lstrip("/"), depth + 1) for name in folders if not name.startswith((".", "_"))]
     return holds_any
 
 
-def holds_manifest(folder: Path) -> bool:
+def holds_manifest(files: NamedFiles, folder: str) -> bool:
     """True for a folder with a registry's manifest in it."""
     for name in (MANIFEST, LIST):
-        if (folder / name).is_file():
-            with open(folder / name, "rb") as stream:
-                return is_manifest(stream.read(JSON_BYTES))
+        with suppress(LimitError):
+            content = files.read(f"{folder}/{name}".lstrip("/"), JSON_BYTES)
+            if content is not None:
+                return is_manifest(content)
     return False
 
 
@@ -95,15 +90,16 @@ class _Found:
         return bool(_CHILD_FOLDER.fullmatch(posixpath.basename(self.folder)))
 
 
-class ManifestFolderSource:
+class ManifestFolderSource(LegacySource):
     """One such folder, or a tree of them, in a directory or a bucket."""
 
     source_type = SourceType.DIR
 
-    def __init__(self, location: str, options: ReadOptions | None = None, tree: TreeStorage | None = None) -> None:
+    def __init__(self, location: str, files: NamedFiles, options: ReadOptions | None = None) -> None:
+        """`location` is what the user named; `files`, below that folder, are taken over."""
         self.location = location
-        self._tree = open_tree(location) if tree is None else tree
-        self._replay = replay_for(options)
+        self._files = files
+        self._replay = Replay.of(options, is_remote=files.is_remote)
         self._blobs: dict[str, str] = {}
         self._children: dict[str, str] = {}
         self._listing: SourceListing | None = None
@@ -125,24 +121,22 @@ class ManifestFolderSource:
         digest = layer.payload.digest
         path = self._blob(digest)
         try:
-            with open_once(self._replay, digest.hex, lambda: self._tree.open(path)) as opened:
-                extent = None if opened.fd is None else Extent(fd=opened.fd, offset=0, size=opened.size)
+            with self._replay.opened(digest.hex, lambda: self._files.open(path)) as opened:
                 yield Payload(
-                    stream=opened.stream, origin=Origin.BLOB, size=opened.size, extent=extent, path=opened.path
+                    stream=opened.stream, origin=Origin.BLOB, size=opened.size, extent=opened.extent, path=opened.path
                 )
         except MissingFileError as exc:
             raise missing_blob(digest) from exc
 
     def close(self) -> None:
-        self._tree.close()
-        if self._replay is not None:
-            self._replay.close()
+        self._files.close()
+        self._replay.close()
 
     # --- ManifestStore -------------------------------------------------------------------------------------------
 
     def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
         del repository
-        content = self._tree.read(self._blob(digest), limit)
+        content = self._files.read(self._blob(digest), limit)
         if content is None:
             raise missing_blob(digest)
         if Digest.of(content) != digest:
@@ -152,14 +146,14 @@ class ManifestFolderSource:
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         del repository
         path = self._children.get(digest.hex) or self._blobs.get(digest.hex)
-        content = None if path is None else self._tree.read(path, JSON_BYTES)
+        content = None if path is None else self._files.read(path, JSON_BYTES)
         if content is None:
             raise SourceError(f"manifest {digest} is missing: no {digest.hex}.manifest.json, sha256__{digest.hex}/")
         return open_checked(content, digest, f"manifest {path}")
 
     def blob_size(self, repository: str, digest: Digest, /) -> int | None:
         del repository
-        size = self._tree.size(self._blob(digest))
+        size = self._files.size(self._blob(digest))
         if size is None:
             raise missing_blob(digest)
         return size
@@ -195,7 +189,7 @@ class ManifestFolderSource:
             if visited > _FOLDERS:
                 raise LimitError(f"{self.location}: more than {_FOLDERS:,} folders")
             try:
-                entries = self._tree.entries(folder)
+                entries = self._files.entries(folder)
             except SourceError as error:
                 if not folder:
                     raise
@@ -221,7 +215,7 @@ class ManifestFolderSource:
     def _add(self, found: _Found, images: RegistryImages) -> None:
         place = found.folder or posixpath.basename(self.location.rstrip("/"))
         try:
-            content = self._tree.read(found.path, JSON_BYTES)
+            content = self._files.read(found.path, JSON_BYTES)
             if content is None or not is_manifest(content):
                 raise DocumentError(f"{found.path}: not a registry's manifest: no object with a schemaVersion")
             manifest = open_manifest(content)

@@ -10,16 +10,13 @@ import contextlib
 import os
 import posixpath
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from migrate.blobio import limits
 from migrate.blobio.extents import open_extent
 from migrate.blobio.payload import Extent, Payload
-from migrate.blobio.source_files import NOT_WAITING, open_source_file, scan_source
 from migrate.errors import (
     DamagedError,
     LimitError,
@@ -29,6 +26,7 @@ from migrate.errors import (
     TruncatedError,
 )
 from migrate.model.legacy import Origin, is_hex_id
+from migrate.storage.tree import Tree, TreeEntry
 from migrate.tar.index import Member, MemberKind, TarIndex
 
 _UNSAFE = re.compile(r"^/|[\x00-\x1f]")
@@ -227,17 +225,22 @@ class TarMembers(Members):
             self._fd = -1
 
 
-class DirectoryMembers(Members):
-    """Members unpacked in a directory. Symbolic links are resolved by name as in the tar, never by the kernel."""
+class TreeMembers(Members):
+    """Members unpacked in a directory. Symbolic links are resolved by name as in the tar, never by the tree."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, tree: Tree) -> None:
+        """`location` is what the user named; `tree`, the directory, is taken over."""
+        self._tree = tree
         super().__init__(location, self._walk(""))
+
+    def close(self) -> None:
+        self._tree.close()
 
     def _walk(self, prefix: str) -> Iterator[Member]:
         try:
             found = self._list(prefix)
-        except OSError as error:
-            message = f"{os.path.join(self.location, prefix)}: cannot be listed: {error.strerror}"
+        except SourceError as error:
+            message = f"cannot be listed: {error.message}"
             if not prefix:
                 raise SourceUnreadableError(message) from error
             name = prefix.rstrip("/")
@@ -251,52 +254,38 @@ class DirectoryMembers(Members):
                 yield from self._walk(f"{member.name}/")
 
     def _list(self, prefix: str) -> list[Member]:
-        with scan_source(os.path.join(self.location, prefix)) as found:
-            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
-            return [_member(entry, os.path.join(self.location, prefix, entry.name), prefix) for entry in entries]
+        return [self._member(entry) for entry in self._tree.entries(os.fsencode(prefix.rstrip("/")))]
+
+    def _member(self, entry: TreeEntry) -> Member:
+        name = os.fsdecode(entry.path)
+        if entry.is_link:
+            with contextlib.suppress(SourceError):  # gone since
+                return Member(name, MemberKind.SYMLINK, 0, 0, os.fsdecode(self._tree.read_link(entry.path)))
+        if entry.is_folder:
+            return Member(name, MemberKind.DIRECTORY, 0, 0, "")
+        if entry.is_file:
+            return Member(name, MemberKind.FILE, 0, entry.size, "")
+        return Member(name, MemberKind.OTHER, 0, 0, "")
 
     @contextmanager
     def _open_file(self, member: Member) -> Iterator[Payload]:
-        path = os.path.join(self.location, member.name)
-        try:
-            fd = open_source_file(path, NOT_WAITING)
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be opened: {error.strerror}") from error
-        try:
-            before = os.fstat(fd)
-            if not stat.S_ISREG(before.st_mode) or before.st_size != member.size:
-                raise SourceError(f"{path}: was changed after it was listed")
+        path = os.fsencode(member.name)
+        shown = self._tree.shown(path)
+        before = self._tree.stat(path)
+        if not before.is_file or before.size != member.size:
+            raise SourceError(f"{shown}: was changed after it was listed")
+        with self._tree.opened(path) as opened:
+            extent = opened.extent
             yield Payload(
-                stream=_as_binary(fd, member.size, path),
+                stream=opened.stream if extent is None else open_extent(extent.fd, extent.offset, extent.size, shown),
                 origin=Origin.ARCHIVE.value,
                 size=member.size,
-                extent=Extent(fd=fd, offset=0, size=member.size),
-                path=path,
+                extent=extent,
+                path=opened.path,
             )
-            after = os.fstat(fd)
-            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                raise SourceError(f"{path}: was changed while it was read")
-        finally:
-            os.close(fd)
-
-
-def _as_binary(fd: int, size: int, path: str) -> BinaryIO:
-    return open_extent(fd, 0, size, path)
-
-
-def _member(entry: os.DirEntry[str], path: str, prefix: str) -> Member:
-    name = f"{prefix}{entry.name}"
-    try:
-        status = entry.stat(follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode):
-            return Member(name, MemberKind.SYMLINK, 0, 0, os.readlink(path))
-    except OSError:  # gone since, or unreadable: whoever needs it will say so
-        return Member(name, MemberKind.OTHER, 0, 0, "")
-    if stat.S_ISDIR(status.st_mode):
-        return Member(name, MemberKind.DIRECTORY, 0, 0, "")
-    if stat.S_ISREG(status.st_mode):
-        return Member(name, MemberKind.FILE, 0, status.st_size, "")
-    return Member(name, MemberKind.OTHER, 0, 0, "")
+        after = self._tree.stat(path)
+        if (after.size, after.mtime_ns, after.inode) != (before.size, before.mtime_ns, before.inode):
+            raise SourceError(f"{shown}: was changed while it was read")
 
 
 _MEMBER = re.compile(
@@ -325,4 +314,4 @@ def _shown(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
-__all__ = ["DirectoryMembers", "Members", "Problem", "TarMembers", "clean_name", "is_archive_member"]
+__all__ = ["Members", "Problem", "TarMembers", "TreeMembers", "clean_name", "is_archive_member"]

@@ -143,7 +143,7 @@ class SeveralParts:
 
 
 def parts_of(path: Path, types: Sequence[SourceType]) -> Parts:
-    """`types` are those that claim the directory (`detect_directory`), or the one that the user named."""
+    """`types` are those that claim the directory (`detect`), or the one that the user named."""
     kinds: dict[SourceType, Parts] = {}
     for kind in types:
         match kind:

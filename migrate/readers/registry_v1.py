@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -19,7 +18,7 @@ from migrate.blobio.compression import detect_compression, open_decompressed
 from migrate.blobio.limits import CHAIN_LENGTH, JSON_BYTES, SMALL_FILE_BYTES
 from migrate.blobio.observed import ObservedStream
 from migrate.blobio.payload import Payload
-from migrate.blobio.source_files import list_source
+from migrate.distribution.replay import Replay
 from migrate.distribution.repositories import FOLDERS
 from migrate.documents.registry_v1 import parse_ancestry, parse_checksums
 from migrate.documents.v1_json import parse_parent, parse_v1_json
@@ -47,9 +46,9 @@ from migrate.model.legacy import (
 )
 from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
-from migrate.readers.far import open_once, replay_for
-from migrate.storage.bucket import open_tree
-from migrate.storage.local_tree import OpenedFile, TreeStorage, require_readable
+from migrate.readers.base import LegacySource
+from migrate.storage.named_files import Entry, NamedFiles, require_readable
+from migrate.storage.tree import OpenedFile
 from migrate.tar.tarsum import VERSIONS, tarsums
 
 if TYPE_CHECKING:
@@ -65,24 +64,20 @@ _KEPT_BYTES: Final = 64 * 1024 * 1024
 """Jsons that the listing has read are kept up to this, for the layers."""
 
 
-def detect(path: Path) -> bool:
-    """True for a directory that holds `images/` with hexadecimal IDs, or `images/` beside `repositories/<ns>/`."""
-    try:
-        images = path / "images"
-        if not images.is_dir():
-            return False
-        names = list_source(images)
-        if any(is_hex_id(name) and _is_image_folder(images / name) for name in names):
-            return True
-        return (path / "repositories").is_dir() and not names
-    except OSError:
+def detect(files: NamedFiles) -> bool:
+    """True for a directory that holds `images/` with hexadecimal IDs, or `images/` beside `repositories/`."""
+    if Entry("images", True) not in files.entries(""):
         return False
+    names = [entry.name for entry in files.entries("images")]
+    if any(is_hex_id(name) and _is_image_folder(files, name) for name in names):
+        return True
+    return not names and Entry("repositories", True) in files.entries("")
 
 
-def _is_image_folder(entry: Path) -> bool:
+def _is_image_folder(files: NamedFiles, name: str) -> bool:
     try:
-        return any((entry / name).is_file() for name in ("json", "ancestry", *_LAYER_FILES))
-    except OSError:  # closed to us; another may tell
+        return any(files.size(f"images/{name}/{part}") is not None for part in ("json", "ancestry", *_LAYER_FILES))
+    except SourceError:  # closed to us; another one may be open
         return False
 
 
@@ -125,16 +120,17 @@ class _Graph:
         return list(found)
 
 
-class RegistryV1Source:
+class RegistryV1Source(LegacySource):
     """A v1 registry's storage, in a directory or a bucket (`s3://bucket/prefix`)."""
 
     source_type = SourceType.REGISTRY_V1
 
-    def __init__(self, location: str, options: ReadOptions | None = None, tree: TreeStorage | None = None) -> None:
+    def __init__(self, location: str, files: NamedFiles, options: ReadOptions | None = None) -> None:
+        """`location` is what the user named; `files`, the registry's storage, are taken over."""
         self.location = location
-        self._tree = open_tree(location) if tree is None else tree
+        self._files = files
         self._salvage = bool(options and options.salvage)
-        self._replay = replay_for(options)
+        self._replay = Replay.of(options, is_remote=files.is_remote)
         self._listing: SourceListing | None = None
         self._checked: dict[LegacyID, str | None] = {}
         self._jsons: dict[LegacyID, bytes] = {}
@@ -144,8 +140,8 @@ class RegistryV1Source:
 
     def listing(self) -> SourceListing:
         if self._listing is None:
-            require_readable(self._tree)
-            if not self._tree.entries("images"):
+            require_readable(self._files)
+            if not self._files.entries("images"):
                 raise SourceUnreadableError(f"{self.location}: no images/ folder: not a v1 registry's storage")
             self._listing = self._read_listing()
         return self._listing
@@ -160,7 +156,7 @@ class RegistryV1Source:
         raw = self._read_json(legacy_id)
         folder = f"images/{legacy_id}"
         warnings = self._unfinished_warning(legacy_id)
-        size = self._tree.size(f"{folder}/{self._layer_file}")
+        size = self._files.size(f"{folder}/{self._layer_file}")
         if size is None:
             raise MissingContentError(f"image {legacy_id}: the layer file is missing", layer=legacy_id)
         if size == 0:
@@ -196,23 +192,22 @@ class RegistryV1Source:
 
     def _find_layer_file(self) -> str | None:
         """The name that the first layer has which can be found."""
-        for entry in self._tree.entries("images"):
+        for entry in self._files.entries("images"):
             for name in _LAYER_FILES:
                 with suppress(SourceError):  # reported when the image is read
-                    if is_hex_id(entry.name) and self._tree.size(f"images/{entry.name}/{name}") is not None:
+                    if is_hex_id(entry.name) and self._files.size(f"images/{entry.name}/{name}") is not None:
                         return name
         return None
 
     def _open_layer(self, legacy_id: LegacyID) -> AbstractContextManager[OpenedFile]:
-        return open_once(self._replay, legacy_id, lambda: self._tree.open(f"images/{legacy_id}/{self._layer_file}"))
+        return self._replay.opened(legacy_id, lambda: self._files.open(f"images/{legacy_id}/{self._layer_file}"))
 
     def close(self) -> None:
-        self._tree.close()
-        if self._replay is not None:
-            self._replay.close()
+        self._files.close()
+        self._replay.close()
 
     def _check_on_the_way(self, layer: LegacyLayer, opened: OpenedFile, payload: Payload) -> None:
-        check = _ChecksumCheck(self._tree, layer.legacy_id, layer.json, lambda: self._open_layer(layer.legacy_id))
+        check = _ChecksumCheck(self._files, layer.legacy_id, layer.json, lambda: self._open_layer(layer.legacy_id))
         if not check.recorded:
             return
 
@@ -232,19 +227,19 @@ class RegistryV1Source:
         if not is_hex_id(legacy_id):
             raise MissingLayerError(f"{legacy_id!r} is not an image ID (64 or 16 hexadecimal digits)")
         try:
-            raw = self._tree.read(f"images/{legacy_id}/json", JSON_BYTES)
+            raw = self._files.read(f"images/{legacy_id}/json", JSON_BYTES)
         except SourceError as exc:
             exc.layer = legacy_id
             raise
         if raw is None:
-            known = self._tree.entries(f"images/{legacy_id}")
+            known = self._files.entries(f"images/{legacy_id}")
             reason = "its json is missing" if known else "it is not in the registry"
             raise MissingLayerError(f"image {legacy_id}: {reason}", layer=legacy_id)
         return raw
 
     def _unfinished_warning(self, legacy_id: LegacyID) -> tuple[str, ...]:
         try:
-            if self._tree.size(f"images/{legacy_id}/_inprogress") is None:
+            if self._files.size(f"images/{legacy_id}/_inprogress") is None:
                 return ()
         except SourceError as exc:
             exc.layer = legacy_id
@@ -266,7 +261,7 @@ class RegistryV1Source:
                 failures.append(_dangling(tag))
         untagged = graph.heads() - by_head.keys()
         heads = sorted([*by_head, *untagged], key=lambda head: (_first_reference(by_head.get(head, ())), head))
-        ancestries = self._tree.read_many([f"images/{head}/ancestry" for head in heads], SMALL_FILE_BYTES)
+        ancestries = self._files.read_many([f"images/{head}/ancestry" for head in heads], SMALL_FILE_BYTES)
         images = [
             _image(
                 head, by_head.get(head, ()), _ancestry_warning(graph, head, ancestries.get(f"images/{head}/ancestry"))
@@ -284,12 +279,12 @@ class RegistryV1Source:
 
     def _read_graph(self) -> _Graph:
         graph = _Graph()
-        for entry in self._tree.entries("images"):
+        for entry in self._files.entries("images"):
             if entry.is_folder and is_hex_id(entry.name):
                 graph.folders.add(LegacyID(entry.name))
             else:
                 graph.warnings.append(f"images/{entry.name}: not an image; ignored")
-        jsons = self._tree.read_many([f"images/{legacy_id}/json" for legacy_id in sorted(graph.folders)], JSON_BYTES)
+        jsons = self._files.read_many([f"images/{legacy_id}/json" for legacy_id in sorted(graph.folders)], JSON_BYTES)
         for legacy_id in sorted(graph.folders):
             raw = jsons.get(f"images/{legacy_id}/json")
             self._place(graph, legacy_id, raw)
@@ -300,7 +295,7 @@ class RegistryV1Source:
 
     def _place(self, graph: _Graph, legacy_id: LegacyID, raw: bytes | SourceError | None) -> None:
         try:
-            if not self._salvage and self._tree.size(f"images/{legacy_id}/_inprogress") is not None:
+            if not self._salvage and self._files.size(f"images/{legacy_id}/_inprogress") is not None:
                 graph.unfinished.add(legacy_id)
         except SourceError as exc:
             raw = raw if isinstance(raw, bytes) else exc  # with a json, reading the layer tells
@@ -319,7 +314,7 @@ class RegistryV1Source:
         """All tags, sorted by reference, and what of `repositories/` cannot be read."""
         failures: list[SourceFailure] = []
         names = dict(self._tag_files(failures))
-        contents = self._tree.read_many(list(names), SMALL_FILE_BYTES)
+        contents = self._files.read_many(list(names), SMALL_FILE_BYTES)
         tags: list[_Tag] = []
         for path, reference in names.items():
             content = contents.get(path)
@@ -344,7 +339,7 @@ class RegistryV1Source:
             for repository in repositories:
                 name = _repository_name(namespace, repository)
                 try:
-                    entries = self._tree.entries(f"{place}/{repository}")
+                    entries = self._files.entries(f"{place}/{repository}")
                 except SourceError as exc:
                     failures.append(_unreadable(name, exc))
                     continue
@@ -359,7 +354,7 @@ class RegistryV1Source:
             if not pending:
                 return
             folder = pending.pop()
-            for entry in self._tree.entries(folder):
+            for entry in self._files.entries(folder):
                 if entry.is_folder:
                     pending.append(f"{folder}/{entry.name}")
                 elif "/" in folder:
@@ -367,7 +362,7 @@ class RegistryV1Source:
         raise LimitError(f"{self.location}: more than {FOLDERS:,} folders below repositories/")
 
     def _folders(self, folder: str) -> list[str]:
-        return [entry.name for entry in self._tree.entries(folder) if entry.is_folder]
+        return [entry.name for entry in self._files.entries(folder) if entry.is_folder]
 
 
 def _effective_parent(raw: bytes) -> LegacyID | None:
@@ -465,7 +460,7 @@ class _ChecksumCheck:
 
     def __init__(
         self,
-        tree: TreeStorage,
+        files: NamedFiles,
         legacy_id: LegacyID,
         image_json: bytes,
         open_layer: Callable[[], AbstractContextManager[OpenedFile]],
@@ -473,7 +468,7 @@ class _ChecksumCheck:
         self._open_layer = open_layer
         self._legacy_id = legacy_id
         self._json = image_json
-        raw = tree.read(f"images/{legacy_id}/_checksum", SMALL_FILE_BYTES)
+        raw = files.read(f"images/{legacy_id}/_checksum", SMALL_FILE_BYTES)
         self.recorded = frozenset(parse_checksums(raw)) if raw else frozenset()
         self._sha256 = hashlib.sha256(image_json + b"\n")
         self.feed = self._sha256.update

@@ -21,7 +21,8 @@ from migrate.documents.registry_v1 import parse_ancestry
 from migrate.documents.v1_json import parse_parent
 from migrate.errors import LimitError, MigrateError, SourceError, SourceUnreadableError
 from migrate.model.legacy import is_hex_id
-from migrate.storage.local_tree import Entry, MissingFileError, OpenedFile
+from migrate.storage.named_files import Entry, MissingFileError, NamedFiles
+from migrate.storage.tree import OpenedFile
 
 _Found = TypeVar("_Found")
 _CONNECTIONS: Final = 16
@@ -29,8 +30,10 @@ _NAME: Final = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
 _IMAGE_PATH: Final = re.compile(r"images/([0-9a-f]+)/(json|ancestry|layer|_checksum)")
 
 
-class V1RegistryTree:
+class V1RegistryFiles(NamedFiles):
     """One registry, one of its repositories, or one tag. The network is first used by the first method called."""
+
+    is_remote = True
 
     def __init__(self, location: str, client: V1Client, repository: str | None, tag: str | None) -> None:
         self.location = location
@@ -43,7 +46,7 @@ class V1RegistryTree:
         self._ancestries: dict[str, bytes | SourceError | None] = {}
         self._images: list[str] | None = None
 
-    # --- TreeStorage ---------------------------------------------------------------------------------------------
+    # --- NamedFiles ----------------------------------------------------------------------------------------------
 
     def entries(self, folder: str, /) -> list[Entry]:
         steps = [step for step in folder.split("/") if step]

@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Final
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
-from migrate.blobio.payload import Extent, Payload
-from migrate.blobio.source_files import list_source
+from migrate.blobio.payload import Payload
 from migrate.distribution.layout import ROOTS, blob_path, layer_link, repository_path, revision_link
+from migrate.distribution.replay import Replay
 from migrate.distribution.repositories import iter_repositories
 from migrate.documents.json_text import load_json_lenient
 from migrate.documents.jws import signature_problem
@@ -30,7 +29,7 @@ from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyLayer, Origin, SourceListing, SourceType
 from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
-from migrate.readers.far import open_once, replay_for
+from migrate.readers.base import LegacySource
 from migrate.readers.registry_images import (
     RegistryImages,
     check_signatures,
@@ -39,29 +38,28 @@ from migrate.readers.registry_images import (
     missing_blob,
     open_checked,
 )
-from migrate.storage.bucket import open_tree
-from migrate.storage.local_tree import MissingFileError, TreeStorage, require_readable
+from migrate.storage.named_files import Entry, MissingFileError, NamedFiles, require_readable
 
 _BLOB_FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 _MANIFEST_BYTES: Final = 4 * 1024 * 1024
 """Blobs of up to this are looked into for manifests whose links are lost; registries take none that is larger."""
 
 
-def detect(path: Path) -> bool:
+def detect(files: NamedFiles) -> bool:
     """True for a registry's root directory, or a directory below it down to `v2/`."""
-    try:
-        return any(
-            (path / root / "blobs").is_dir()
-            and ((path / root / "repositories").is_dir() or _has_blob_folders(path / root / "blobs" / "sha256"))
-            for root in ROOTS
-        )
-    except OSError:
+    return any(_is_root(files, root) for root in ROOTS)
+
+
+def _is_root(files: NamedFiles, root: str) -> bool:
+    parts = files.entries(root)
+    if Entry("blobs", True) not in parts:
         return False
+    return Entry("repositories", True) in parts or _has_blob_folders(files, f"{root}/blobs/sha256".lstrip("/"))
 
 
-def _has_blob_folders(path: Path) -> bool:
+def _has_blob_folders(files: NamedFiles, folder: str) -> bool:
     """True for `blobs/sha256/` of a registry, whose folders have two hexadecimal digits."""
-    return path.is_dir() and any(_BLOB_FOLDER.fullmatch(name) for name in list_source(path))
+    return any(_BLOB_FOLDER.fullmatch(entry.name) for entry in files.entries(folder))
 
 
 class DeletedManifestError(SourceError):
@@ -70,22 +68,23 @@ class DeletedManifestError(SourceError):
     code = "missing-manifest"
 
 
-class RegistryV2Source:
+class RegistryV2Source(LegacySource):
     """A v2 registry's storage, in a directory or a bucket (`s3://bucket/prefix`)."""
 
     source_type = SourceType.REGISTRY_V2
 
-    def __init__(self, location: str, options: ReadOptions | None = None, tree: TreeStorage | None = None) -> None:
+    def __init__(self, location: str, files: NamedFiles, options: ReadOptions | None = None) -> None:
+        """`location` is what the user named; `files`, the registry's storage, are taken over."""
         self.location = location
-        self._tree = open_tree(location) if tree is None else tree
+        self._files = files
         self._root: str | None = None
-        self._replay = replay_for(options)
+        self._replay = Replay.of(options, is_remote=files.is_remote)
         self._listing: SourceListing | None = None
         self._layers: dict[LegacyID, LegacyLayer] | None = None
 
     def listing(self) -> SourceListing:
         if self._listing is None:
-            require_readable(self._tree)
+            require_readable(self._files)
             self._listing = self._read_listing()
         return self._listing
 
@@ -99,24 +98,22 @@ class RegistryV2Source:
         assert layer.payload is not None and layer.payload.digest is not None
         digest = layer.payload.digest
         try:
-            with open_once(self._replay, digest.hex, lambda: self._tree.open(self._blob_path(digest))) as opened:
-                extent = None if opened.fd is None else Extent(fd=opened.fd, offset=0, size=opened.size)
+            with self._replay.opened(digest.hex, lambda: self._files.open(self._blob_path(digest))) as opened:
                 yield Payload(
-                    stream=opened.stream, origin=Origin.BLOB, size=opened.size, extent=extent, path=opened.path
+                    stream=opened.stream, origin=Origin.BLOB, size=opened.size, extent=opened.extent, path=opened.path
                 )
         except MissingFileError as exc:
             raise missing_blob(digest) from exc
 
     def close(self) -> None:
-        self._tree.close()
-        if self._replay is not None:
-            self._replay.close()
+        self._files.close()
+        self._replay.close()
 
     # --- ManifestStore -------------------------------------------------------------------------------------------
 
     def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
         del repository
-        content = self._tree.read(self._blob_path(digest), limit)
+        content = self._files.read(self._blob_path(digest), limit)
         if content is None:
             raise missing_blob(digest)
         if Digest.of(content) != digest:
@@ -126,14 +123,14 @@ class RegistryV2Source:
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         if not self._is_linked(repository, digest):
             raise DeletedManifestError(f"manifest {digest} was deleted: no link in _manifests/revisions/ or _layers/")
-        content = self._tree.read(self._blob_path(digest), JSON_BYTES)
+        content = self._files.read(self._blob_path(digest), JSON_BYTES)
         if content is None:
             raise DeletedManifestError(f"manifest {digest}: its blob is missing")
         return open_checked(content, digest, f"manifest blob {digest}")
 
     def blob_size(self, repository: str, digest: Digest, /) -> int | None:
         del repository
-        size = self._tree.size(self._blob_path(digest))
+        size = self._files.size(self._blob_path(digest))
         if size is None:
             raise missing_blob(digest)
         return size
@@ -144,7 +141,7 @@ class RegistryV2Source:
             return check_signatures(manifest, where)
         folder = f"{self._manifests(repository)}/revisions/sha256/{digest.hex}/signatures/sha256"
         try:
-            names = [entry.name for entry in self._tree.entries(folder)]
+            names = [entry.name for entry in self._files.entries(folder)]
         except SourceError as error:
             return (f"{where}: its signatures cannot be read: {error.message}",)
         if not names:
@@ -158,7 +155,7 @@ class RegistryV2Source:
         except ValueError:
             return "has no valid name"
         try:
-            content = self._tree.read(self._blob_path(digest), SMALL_FILE_BYTES)
+            content = self._files.read(self._blob_path(digest), SMALL_FILE_BYTES)
             if content is None:
                 return "is missing"
             if Digest.of(content) != digest:
@@ -174,7 +171,7 @@ class RegistryV2Source:
         images = RegistryImages(self)
         untagged: list[tuple[str, Digest]] = []
         linked: set[tuple[str, Digest]] = set()
-        repositories = list(iter_repositories(self._tree, self._root, images.fail))
+        repositories = list(iter_repositories(self._files, self._root, images.fail))
         without = [name for name in repositories if not self._has_manifests(name, images)]
         if not repositories:
             images.warn(f"{self.location}: no repositories/: names and tags are not in this tree")
@@ -195,15 +192,15 @@ class RegistryV2Source:
     def _find_root(self) -> str:
         for root in ROOTS:
             prefix = f"{root}/" if root else ""
-            if self._tree.entries(f"{prefix}blobs") and (
-                self._tree.entries(f"{prefix}repositories") or self._tree.entries(f"{prefix}blobs/sha256")
+            if self._files.entries(f"{prefix}blobs") and (
+                self._files.entries(f"{prefix}repositories") or self._files.entries(f"{prefix}blobs/sha256")
             ):
                 return root
         raise SourceUnreadableError(f"{self.location}: no docker/registry/v2/ with blobs/ and repositories/")
 
     def _has_manifests(self, repository: str, images: RegistryImages) -> bool:
         with suppress(SourceError):  # reported when the tags are read
-            if not self._tree.entries(self._manifests(repository)):
+            if not self._files.entries(self._manifests(repository)):
                 images.warn(
                     f"{repository}: no _manifests/: its tags, and which manifests are its own, are not in this tree"
                 )
@@ -225,21 +222,21 @@ class RegistryV2Source:
 
     def _manifest_blobs(self) -> Iterator[tuple[Digest, OpenedManifest]]:
         base = self._rooted("blobs/sha256")
-        for folder in self._tree.entries(base):
-            for entry in self._tree.entries(f"{base}/{folder.name}") if folder.is_folder else ():
+        for folder in self._files.entries(base):
+            for entry in self._files.entries(f"{base}/{folder.name}") if folder.is_folder else ():
                 digest = _digest_or_none(entry.name)
-                size = None if digest is None else self._tree.size(self._blob_path(digest))
+                size = None if digest is None else self._files.size(self._blob_path(digest))
                 if digest is None or size is None or size > _MANIFEST_BYTES:
                     continue
                 with suppress(MigrateError):  # no manifest, or a damaged one: nothing names it
-                    content = self._tree.read(self._blob_path(digest), _MANIFEST_BYTES) or b""
+                    content = self._files.read(self._blob_path(digest), _MANIFEST_BYTES) or b""
                     if content[:1] == b"{" and is_manifest(content):
                         yield digest, open_checked(content, digest, f"manifest blob {digest}")
 
     def _read_tags(self, repository: str, images: RegistryImages) -> set[Digest]:
         folder = f"{self._manifests(repository)}/tags"
-        tags = [entry.name for entry in self._tree.entries(folder) if entry.is_folder]
-        links = self._tree.read_many([f"{folder}/{tag}/current/link" for tag in tags], SMALL_FILE_BYTES)
+        tags = [entry.name for entry in self._files.entries(folder) if entry.is_folder]
+        links = self._files.read_many([f"{folder}/{tag}/current/link" for tag in tags], SMALL_FILE_BYTES)
         named: dict[Digest, tuple[list[Reference], list[str]]] = {}
         for tag in tags:
             reference = Reference(repository, tag)
@@ -259,7 +256,7 @@ class RegistryV2Source:
 
     def _untagged(self, repository: str, tagged: set[Digest], images: RegistryImages) -> Iterator[Digest]:
         """Revisions that no tag names and that were not deleted."""
-        for entry in self._tree.entries(f"{self._manifests(repository)}/revisions/sha256"):
+        for entry in self._files.entries(f"{self._manifests(repository)}/revisions/sha256"):
             digest = _digest_or_none(entry.name)
             if digest is None or digest in tagged:
                 continue
@@ -295,11 +292,11 @@ class RegistryV2Source:
     def _is_linked(self, repository: str, digest: Digest) -> bool:
         """Registry 2.1.0 wrote the links of manifests into `_layers/`; versions 2.1.1 to 2.8 look in both places."""
         links = (revision_link(repository, digest), layer_link(repository, digest))
-        return any(self._tree.size(self._rooted(link)) is not None for link in links)
+        return any(self._files.size(self._rooted(link)) is not None for link in links)
 
     def _note_uploads(self, repository: str, images: RegistryImages) -> None:
         try:
-            uploads = self._tree.entries(self._rooted(f"{repository_path(repository)}/_uploads"))
+            uploads = self._files.entries(self._rooted(f"{repository_path(repository)}/_uploads"))
         except SourceError as error:
             images.warn(f"{repository}: unfinished uploads were not counted: {error.message}")
             return

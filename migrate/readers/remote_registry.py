@@ -14,6 +14,7 @@ from typing import Final
 
 from migrate.blobio.payload import Payload
 from migrate.distribution.client import RegistryClient, open_client, open_session
+from migrate.distribution.replay import Replay
 from migrate.distribution.session import RegistryAnswerError, UnreachableError
 from migrate.distribution.v1_client import PING, V1Client
 from migrate.documents.json_text import shown
@@ -23,7 +24,7 @@ from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyLayer, Origin, PayloadRef, SourceListing, SourceType
 from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
-from migrate.readers.far import open_once, replay_for
+from migrate.readers.base import LegacySource
 from migrate.readers.registry_images import (
     RegistryImages,
     check_signatures,
@@ -33,8 +34,8 @@ from migrate.readers.registry_images import (
     open_checked,
 )
 from migrate.readers.registry_v1 import RegistryV1Source
-from migrate.readers.registry_v1_http import V1RegistryTree
-from migrate.storage.local_tree import OpenedFile
+from migrate.readers.registry_v1_http import V1RegistryFiles
+from migrate.storage.tree import OpenedFile
 
 PREFIX: Final = "docker://"
 _NOT_V2: Final = frozenset({400, 404, 405, 410, 501})
@@ -48,7 +49,7 @@ class NotV2Error(SourceUnreadableError):
     """The server is there, but its answer for `/v2/` is that it has no such page."""
 
 
-class RegistryOverHttp:
+class RegistryOverHttp(LegacySource):
     """A registry at `location`, read by the v2 protocol, or by the v1 protocol where it speaks no other.
 
     `source_type` is certain once the registry has been listed, which first uses the network.
@@ -102,11 +103,11 @@ class RegistryOverHttp:
         if tag is not None and tag.startswith("sha256:"):
             session.close()
             raise SourceUnreadableError(f"{self.location}: {host} speaks the v1 protocol, which has no digests")
-        tree = V1RegistryTree(self.location, V1Client(session), repository, tag)
-        return RegistryV1Source(self.location, self._options, tree)
+        files = V1RegistryFiles(self.location, V1Client(session), repository, tag)
+        return RegistryV1Source(self.location, files, self._options)
 
 
-class RemoteRegistrySource:
+class RemoteRegistrySource(LegacySource):
     """A registry, one of its repositories, or one tag. The network is first used by `listing`."""
 
     source_type = SourceType.REGISTRY_V2
@@ -122,7 +123,7 @@ class RemoteRegistrySource:
         self.location = location
         self._host, self._repository, self._tag = split_location(location)
         self._insecure = bool(options and options.insecure)
-        self._replay = replay_for(options)
+        self._replay = Replay.of(options, is_remote=True)
         self._connect = connect
         self._sleep = sleep
         self._client: RegistryClient | None = None
@@ -151,7 +152,7 @@ class RemoteRegistrySource:
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
         assert layer.payload is not None and layer.payload.digest is not None
         digest = layer.payload.digest
-        with open_once(self._replay, digest.hex, lambda: self._download(digest, layer.payload)) as opened:
+        with self._replay.opened(digest.hex, lambda: self._download(digest, layer.payload)) as opened:
             yield Payload(stream=opened.stream, origin=Origin.BLOB, size=opened.size or None, path=opened.path)
 
     @contextmanager
@@ -168,8 +169,7 @@ class RemoteRegistrySource:
         if self._client is not None:
             self._client.close()
             self._client = None
-        if self._replay is not None:
-            self._replay.close()
+        self._replay.close()
 
     @property
     def client(self) -> RegistryClient:

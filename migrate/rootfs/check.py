@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from migrate.errors import MigrateError, PayloadRestartError, SourceError
 from migrate.model.legacy import LegacyID, LegacyLayer
-from migrate.readers.base import HoldsTrees
+from migrate.readers.base import LegacySource
 from migrate.readers.graphdrivers.changes import walk_tree
 from migrate.rehash.ports import LayerJob, TarObserver
 from migrate.rootfs.compare import LayerCheck, check_layer, content_crc
@@ -19,9 +19,9 @@ _BLOCK = 1024 * 1024
 
 
 class RunCheck:
-    """`--check-rootfs` for all sources of a run. `wanted` None asks each source whether a check is cheap there."""
+    """`--check-rootfs` for all sources of a run. Without `wanted`, the sources where a check costs little."""
 
-    def __init__(self, sources: Mapping[int, HoldsTrees], wanted: bool | None) -> None:
+    def __init__(self, sources: Mapping[int, LegacySource], wanted: bool | None) -> None:
         self._checks = {index: RootfsCheck(source) for index, source in sources.items() if _is_wanted(source, wanted)}
 
     def observer(self, job: LayerJob) -> TarObserver | None:
@@ -35,14 +35,14 @@ class RunCheck:
         return check.differences(chain) if check is not None else []
 
 
-def _is_wanted(source: HoldsTrees, wanted: bool | None) -> bool:
+def _is_wanted(source: LegacySource, wanted: bool | None) -> bool:
     return source.holds_rootfs and (source.checks_rootfs_by_default if wanted is None else wanted)
 
 
 class RootfsCheck:
     """Checks the images of one source. `observer_for` may be called from several threads, the rest from one."""
 
-    def __init__(self, source: HoldsTrees) -> None:
+    def __init__(self, source: LegacySource) -> None:
         self._source = source
         self._listings: dict[LegacyID, TarListing] = {}
         self._checks: dict[LegacyID, LayerCheck] = {}

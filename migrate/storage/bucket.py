@@ -1,19 +1,26 @@
-"""A registry's storage tree in a bucket, through fsspec; and the choice between bucket and directory."""
+"""A tree in a bucket, through fsspec; and the choice between bucket and directory."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+import stat
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
+from typing import Any, BinaryIO, Final, NoReturn
 
 from migrate.blobio.stream import ByteStream
-from migrate.errors import LimitError, PermissionSourceError, SourceError, UsageError
-from migrate.storage.local_tree import Entry, LocalTree, MissingFileError, OpenedFile, TreeStorage
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from migrate.errors import (
+    DamagedError,
+    LimitError,
+    MissingLayerError,
+    PermissionSourceError,
+    SourceError,
+    UsageError,
+)
+from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.tree import Facts, OpenedFile, Tree, TreeEntry, entries_of
 
 _READ_BLOCK: Final = 8 * 1024 * 1024
 _KEPT_BYTES: Final = 64 * 1024 * 1024
@@ -29,14 +36,13 @@ def is_url(location: str) -> bool:
     return bool(separator) and scheme.isalnum() and scheme != "docker"
 
 
-def open_tree(location: str) -> TreeStorage:
+def open_tree(location: str) -> Tree:
     """The tree at a path or URL. Raises UsageError if fsspec, or what it needs for the URL, is not installed."""
     if not is_url(location):
-        return LocalTree(location)
+        return DirectoryTree(location)
     if location.startswith("file://"):
-        return LocalTree(location.removeprefix("file://"))
-    filesystem, prefix = open_filesystem(location)
-    return ObjectTree(filesystem, prefix, location)
+        return DirectoryTree(location.removeprefix("file://"))
+    return BucketTree(*open_filesystem(location), location)
 
 
 def open_filesystem(location: str) -> tuple[Any, str]:
@@ -46,7 +52,7 @@ def open_filesystem(location: str) -> tuple[Any, str]:
     except ImportError as exc:
         raise UsageError(f"{location}: needs fsspec: pip install 'docker-legacy-migrate[s3]'") from exc
     try:
-        # Listings are read once by ObjectTree and must not be older than the run.
+        # Listings are read once by BucketTree and must not be older than the run.
         filesystem, prefix = fsspec.core.url_to_fs(location, use_listings_cache=False, skip_instance_cache=True)
     except ImportError as exc:
         raise UsageError(f"{location}: {exc}") from exc
@@ -55,39 +61,84 @@ def open_filesystem(location: str) -> tuple[Any, str]:
     return filesystem, str(prefix).rstrip("/")
 
 
-class ObjectTree:
-    """Reads through fsspec. The names below the prefix are listed once, when first needed, with their sizes."""
+class BucketTree(Tree):
+    """Reads through fsspec. The names below the prefix are listed once, when first needed, with their sizes.
+
+    Every entry has owner 0, time 0 and plain permissions: a bucket records none.
+    """
+
+    is_remote = True
+    keeps_attributes = False
 
     def __init__(self, filesystem: Any, prefix: str, location: str) -> None:
         self._fs = filesystem
         self._prefix = prefix
         self.location = location
-        self._sizes: dict[str, int] | None = None
-        self._folders: dict[str, set[Entry]] = {}
-        self._kept: dict[str, bytes] = {}
+        self._names: _Names | None = None
+        self._lock = threading.Lock()
+        self._kept: dict[bytes, bytes] = {}
         self._kept_bytes = 0
 
-    def entries(self, folder: str, /) -> list[Entry]:
-        self._index()
-        return sorted(self._folders.get(folder.strip("/"), ()))
+    # --- Tree ----------------------------------------------------------------------------------------------------
 
-    def size(self, path: str, /) -> int | None:
-        return self._index().get(path)
+    def stat(self, path: bytes, /) -> TreeEntry:
+        if not path:
+            return TreeEntry(b"", *_facts(stat.S_IFDIR | 0o755, 0, 0))
+        folder, _, name = path.rpartition(b"/")
+        facts = self._index().folders.get(folder, {}).get(name)
+        if facts is None:
+            raise MissingLayerError(f"{self.shown(path)}: no such object")
+        return TreeEntry(path, *facts)
 
-    def read(self, path: str, limit: int, /) -> bytes | None:
-        content = self.read_many([path], limit).get(path)
+    def entries(self, path: bytes, /) -> Sequence[TreeEntry]:
+        return entries_of(path, self.list_facts(path))
+
+    def list_facts(self, path: bytes, /) -> Mapping[bytes, Facts]:
+        found = self._index().folders.get(path)
+        if found is None:
+            raise MissingLayerError(f"{self.shown(path)}: no such folder")
+        return found
+
+    def read_link(self, path: bytes, /) -> bytes:
+        raise DamagedError(f"{self.shown(self.stat(path).path)}: is no symbolic link")
+
+    def xattrs(self, path: bytes, /) -> Mapping[bytes, bytes]:
+        self.stat(path)
+        return {}
+
+    def open(self, path: bytes, /) -> BinaryIO:
+        size = self._file_size(path)
+        try:
+            if size <= _READ_BLOCK:  # one request instead of two
+                stream: Any = io.BytesIO(self._fs.cat_file(self._key(path)))
+            else:
+                stream = self._fs.open(self._key(path), "rb", block_size=_READ_BLOCK, cache_type="readahead")
+        except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
+            self._fail(exc, path)
+        return _ObjectStream(stream, self.shown(path)).as_binary()
+
+    # --- what a bucket does better -------------------------------------------------------------------------------
+
+    @contextmanager
+    def opened(self, path: bytes, /) -> Iterator[OpenedFile]:
+        with self.open(path) as stream:
+            yield OpenedFile(stream, self._file_size(path))
+
+    def read(self, path: bytes, limit: int, /) -> bytes:
+        self._file_size(path)
+        content = self.read_many([path], limit)[path]
         if isinstance(content, SourceError):
             raise content
         return content
 
-    def read_many(self, paths: Sequence[str], limit: int, /) -> dict[str, bytes | SourceError]:
-        sizes = self._index()
-        contents: dict[str, bytes | SourceError] = {}
+    def read_many(self, paths: Sequence[bytes], limit: int, /) -> dict[bytes, bytes | SourceError]:
+        sizes = self._index().sizes
+        contents: dict[bytes, bytes | SourceError] = {}
         wanted = []
         for path in paths:
             size = sizes.get(path)
             if size is not None and size > limit:
-                contents[path] = LimitError(f"{self._shown(path)}: larger than the limit of {limit:,} bytes")
+                contents[path] = LimitError(f"{self.shown(path)}: larger than the limit of {limit:,} bytes")
             elif path in self._kept:
                 contents[path] = self._kept[path]
             elif size is not None:
@@ -96,81 +147,92 @@ class ObjectTree:
         self._keep(fetched)
         return contents | fetched
 
-    @contextmanager
-    def open(self, path: str, /) -> Iterator[OpenedFile]:
-        size = self.size(path)
-        if size is None:
-            raise MissingFileError(f"{self._shown(path)}: no such object")
-        try:
-            if size <= _READ_BLOCK:  # one request instead of two
-                stream: Any = io.BytesIO(self._fs.cat_file(self._key(path)))
-            else:
-                stream = self._fs.open(self._key(path), "rb", block_size=_READ_BLOCK, cache_type="readahead")
-        except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
-            self._fail(exc, path)
-        with stream:
-            yield OpenedFile(_ObjectStream(stream, self._shown(path)).as_binary(), size)
-
     def close(self) -> None:
-        self._sizes = None
-        self._folders = {}
+        self._names = None
         self._kept, self._kept_bytes = {}, 0
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[bytes, int]:
         """Path and size of every object below the prefix."""
-        return dict(self._index())
+        return dict(self._index().sizes)
 
-    def fetch(self, paths: Sequence[str]) -> dict[str, bytes | SourceError]:
+    def fetch(self, paths: Sequence[bytes]) -> dict[bytes, bytes | SourceError]:
         """Small objects, whose sizes are known to be small."""
-        contents: dict[str, bytes | SourceError] = {}
+        contents: dict[bytes, bytes | SourceError] = {}
         for start in range(0, len(paths), _BATCH):
             contents |= self._fetch(paths[start : start + _BATCH])
         return contents
 
-    def _keep(self, fetched: Mapping[str, bytes | SourceError]) -> None:
+    def _keep(self, fetched: Mapping[bytes, bytes | SourceError]) -> None:
         """Documents are wanted twice, for the listing and for the layer; a request costs more than their memory."""
         for path, content in fetched.items():
             if isinstance(content, bytes) and self._kept_bytes + len(content) <= _KEPT_BYTES:
                 self._kept[path] = content
                 self._kept_bytes += len(content)
 
-    def _fetch(self, paths: Sequence[str]) -> Mapping[str, bytes | SourceError]:
+    def _fetch(self, paths: Sequence[bytes]) -> Mapping[bytes, bytes | SourceError]:
         # not fsspec's own `cat` of many: it asks for each object first whether it is there
         with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
             return dict(zip(paths, pool.map(self._fetch_one, paths), strict=True))
 
-    def _fetch_one(self, path: str) -> bytes | SourceError:
+    def _fetch_one(self, path: bytes) -> bytes | SourceError:
         try:
             return bytes(self._fs.cat_file(self._key(path)))
         except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
-            return _translated(exc, self._shown(path))
+            return _translated(exc, self.shown(path))
 
-    def _index(self) -> dict[str, int]:
-        if self._sizes is None:
-            try:
-                found = self._fs.find(self._prefix, detail=True)
-            except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
-                self._fail(exc, "")
-            self._sizes = {
-                key[len(self._prefix) :].lstrip("/"): int(item["size"] or 0)
-                for key, item in found.items()
-                if item.get("type", "file") == "file"
-            }
-            self._folders = _folders_of(self._sizes)
-        return self._sizes
+    def _file_size(self, path: bytes) -> int:
+        size = self._index().sizes.get(path)
+        if size is None:
+            self.stat(path)
+            raise DamagedError(f"{self.shown(path)}: is a folder and no file")
+        return size
 
-    def _key(self, path: str) -> str:
-        return f"{self._prefix}/{path}"
+    def _index(self) -> _Names:
+        with self._lock:
+            if self._names is None:
+                try:
+                    found = self._fs.find(self._prefix, detail=True)
+                except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
+                    self._fail(exc, b"")
+                self._names = _Names(
+                    {
+                        key[len(self._prefix) :].lstrip("/").encode("utf-8", "surrogateescape"): int(item["size"] or 0)
+                        for key, item in found.items()
+                        if item.get("type", "file") == "file"
+                    }
+                )
+            return self._names
 
-    def _shown(self, path: str) -> str:
-        return f"{self.location.rstrip('/')}/{path}"
+    def _key(self, path: bytes) -> str:
+        return f"{self._prefix}/{path.decode('utf-8', 'surrogateescape')}"
 
-    def _fail(self, exc: Exception, path: str) -> NoReturn:
-        raise _translated(exc, self._shown(path)) from exc
+    def _fail(self, exc: Exception, path: bytes) -> NoReturn:
+        raise _translated(exc, self.shown(path)) from exc
+
+
+class _Names:
+    """The objects of a bucket by path, and the folders that follow from their names."""
+
+    def __init__(self, sizes: dict[bytes, int]) -> None:
+        self.sizes = sizes
+        self.folders: dict[bytes, dict[bytes, Facts]] = {b"": {}}
+        for number, (path, size) in enumerate(sizes.items(), 1):
+            place, facts = path, _facts(stat.S_IFREG | 0o644, size, 2 * number)
+            while place:
+                parent, _, name = place.rpartition(b"/")
+                names = self.folders.setdefault(parent, {})
+                if name in names and not stat.S_ISREG(facts[0]):
+                    break
+                names[name] = facts
+                place, facts = parent, _facts(stat.S_IFDIR | 0o755, 0, 2 * number + 1)
+
+
+def _facts(mode: int, size: int, number: int) -> Facts:
+    return (mode, 0, 0, size, 0, 0, 0, number, 1)
 
 
 class _ObjectStream(ByteStream):
-    """An fsspec file whose errors are ours."""
+    """An fsspec file whose errors are ours; closing it closes that file."""
 
     def __init__(self, source: BinaryIO, what: str) -> None:
         self._source = source
@@ -182,25 +244,24 @@ class _ObjectStream(ByteStream):
         except Exception as exc:
             raise _translated(exc, self._what) from exc
 
+    def seekable(self) -> bool:
+        return True
 
-def _folders_of(paths: Iterator[str] | dict[str, int]) -> dict[str, set[Entry]]:
-    folders: dict[str, set[Entry]] = {}
-    for path in paths:
-        is_folder = False
-        while path:
-            parent, _, name = path.rpartition("/")
-            names = folders.setdefault(parent, set())
-            entry = Entry(name, is_folder)
-            if entry in names:
-                break
-            names.add(entry)
-            path, is_folder = parent, True
-    return folders
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._source.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._source.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._source.close()
+        super().close()
 
 
 def _translated(exc: BaseException, where: str) -> SourceError:
     if isinstance(exc, FileNotFoundError):
-        return MissingFileError(f"{where}: no such object")
+        return MissingLayerError(f"{where}: no such object")
     if isinstance(exc, PermissionError):
         return PermissionSourceError(f"{where}: access denied: {exc}")
     return SourceError(f"{where}: {type(exc).__name__}: {exc}")

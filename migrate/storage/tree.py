@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple, Self
 
 from migrate.blobio.limits import LINK_HOPS, read_limited
 from migrate.blobio.payload import Extent
-from migrate.errors import LimitError, MissingLayerError
+from migrate.errors import LimitError, MissingLayerError, SourceError
 from migrate.storage.blocks import Blocks, FileBlocks, StreamBlocks
 
 CAPABILITY = b"security.capability"
@@ -110,6 +110,10 @@ class Tree(ABC):
 
     names_are_cheap: bool = False
     """True where `list_names` costs much less than `list_facts`."""
+    is_remote: bool = False
+    """True where reading a file a second time costs as much as the first time."""
+    keeps_attributes: bool = True
+    """False where owners, permissions, times and links were lost on the way: a layer cannot be made from such files."""
 
     # --- with defaults, which a wrapping overrides where it can do better ------------------------------------------
 
@@ -129,6 +133,18 @@ class Tree(ABC):
         """A regular file whole; LimitError if it is larger than `limit` bytes."""
         with self.open(path) as stream:
             return read_limited(stream, limit, self.shown(path))
+
+    def read_many(self, paths: Sequence[bytes], limit: int, /) -> Mapping[bytes, bytes | SourceError]:
+        """Many small files at once; absent ones are left out, each failure is in the place of its content."""
+        contents: dict[bytes, bytes | SourceError] = {}
+        for path in paths:
+            try:
+                contents[path] = self.read(path, limit)
+            except MissingLayerError:
+                continue
+            except SourceError as exc:
+                contents[path] = exc
+        return contents
 
     def extent(self, path: bytes, /) -> Extent | None:
         """Where a regular file's bytes are in one piece in a file of this machine, None where they are not.
@@ -232,6 +248,7 @@ class _SubTree(Tree):
     def __init__(self, tree: Tree, top: bytes) -> None:
         self.location = tree.shown(top)
         self.names_are_cheap = tree.names_are_cheap
+        self.is_remote, self.keeps_attributes = tree.is_remote, tree.keeps_attributes
         self._tree = tree
         self._top = top
 

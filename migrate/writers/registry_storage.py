@@ -35,7 +35,7 @@ from migrate.model.reference import Reference
 from migrate.model.rename import repository_reference
 from migrate.rehash.ports import BlobWriter
 from migrate.storage.bucket import open_tree
-from migrate.storage.local_tree import TreeStorage
+from migrate.storage.named_files import NamedFiles
 from migrate.storage.store import STATE_DIRECTORY, Store
 from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
 from migrate.writers.base import ImageTarget
@@ -219,11 +219,11 @@ class RegistryStorage(ImageTarget):
     def existing_images(self) -> Sequence[ExistingImage]:
         """Every tag of the tree. What cannot be read is listed without platform and time."""
         try:
-            return sorted(self._existing(open_tree(self.location)), key=lambda image: str(image.reference))
+            return sorted(self._existing(NamedFiles(open_tree(self.location))), key=lambda image: str(image.reference))
         except SourceError as exc:
             raise TargetError(f"{self.location}: what is there cannot be read: {exc.message}") from exc
 
-    def _existing(self, tree: TreeStorage) -> Iterator[ExistingImage]:
+    def _existing(self, tree: NamedFiles) -> Iterator[ExistingImage]:
         for repository in iter_repositories(tree, ROOT):
             folder = f"{ROOT}/repositories/{repository}/_manifests/tags"
             tags = [entry.name for entry in tree.entries(folder) if entry.is_folder]
@@ -237,7 +237,7 @@ class RegistryStorage(ImageTarget):
                         yield image
 
 
-def _existing_image(tree: TreeStorage, reference: Reference, link: bytes) -> ExistingImage | None:
+def _existing_image(tree: NamedFiles, reference: Reference, link: bytes) -> ExistingImage | None:
     try:
         digest = Digest.parse(link.decode("ascii", "replace").strip())
     except ValueError:
@@ -245,7 +245,7 @@ def _existing_image(tree: TreeStorage, reference: Reference, link: bytes) -> Exi
     return _read_image(tree, reference, digest)
 
 
-def _read_image(tree: TreeStorage, reference: Reference, digest: Digest) -> ExistingImage:
+def _read_image(tree: NamedFiles, reference: Reference, digest: Digest) -> ExistingImage:
     content = _read_blob(tree, digest)
     try:
         if not is_index(content):
@@ -271,7 +271,7 @@ def _read_image(tree: TreeStorage, reference: Reference, digest: Digest) -> Exis
 
 
 def _read_single(
-    tree: TreeStorage, reference: Reference, digest: Digest, content: bytes, platform: Platform | None
+    tree: NamedFiles, reference: Reference, digest: Digest, content: bytes, platform: Platform | None
 ) -> ExistingImage:
     try:
         manifest = parse_manifest(content)
@@ -296,5 +296,5 @@ def _unknown(reference: Reference, digest: Digest, content: bytes) -> ExistingIm
     )
 
 
-def _read_blob(tree: TreeStorage, digest: Digest) -> bytes:
+def _read_blob(tree: NamedFiles, digest: Digest) -> bytes:
     return tree.read(f"{ROOT}/{blob_path(digest)}", JSON_BYTES) or b""

@@ -28,7 +28,7 @@ from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import LegacyID
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
-from migrate.readers.detect import detect_directory, open_source
+from migrate.readers.detect import detect, open_source
 from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE, NODE_CSUM_XOR
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
 from migrate.readers.graphdrivers.devicemapper.pool import SUPERBLOCK_CSUM_XOR, ThinPool
@@ -287,7 +287,7 @@ def registries_v2(place: Path) -> Fuzzed:
 def _tree(place: Path, packed: Path) -> Fuzzed:
     with tarfile.open(packed) as archive:
         archive.extractall(place, filter="fully_trusted")
-    root = next((path for path in (place, *sorted(place.iterdir())) if detect_directory(path)), place)
+    root = next((path for path in (place, *sorted(place.iterdir())) if detect(DirectoryTree(str(path)))), place)
     files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     options = ConvertOptions(dry_run=True, salvage=True, jobs=1)
 

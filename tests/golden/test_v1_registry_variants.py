@@ -12,6 +12,8 @@ from migrate.convert.run import Conversion, OpenedSource
 from migrate.model.options import ConvertOptions, EmptyLayers
 from migrate.readers.registry_v1 import RegistryV1Source
 from migrate.report.document import Report
+from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.named_files import NamedFiles
 from tests.cases import Case, case, save_cases
 from tests.v1_registry import CHECKSUMS, COMPRESSIONS, V1Tree
 
@@ -25,8 +27,12 @@ def archive_of(found: Case) -> bytes:
     return lzma.decompress((found.path / "save.tar.xz").read_bytes())
 
 
+def open_registry(path: Path) -> RegistryV1Source:
+    return RegistryV1Source(str(path), NamedFiles(DirectoryTree(str(path))))
+
+
 def convert(root: Path) -> Report:
-    source = RegistryV1Source(str(root))
+    source = open_registry(root)
     return Conversion([OpenedSource(str(root), source)], KEEP).run().report
 
 
@@ -76,7 +82,7 @@ def test_ids_of_16_digits(tmp_path: Path) -> None:
 
 def test_names_that_need_quoting_and_the_implied_library(tmp_path: Path) -> None:
     tree = build(tmp_path, MULTI)
-    (identity,) = {image.head for image in RegistryV1Source(str(tmp_path)).listing().images if image.references[:1]} & {
+    (identity,) = {image.head for image in open_registry(tmp_path).listing().images if image.references[:1]} & {
         path.read_text() for path in tmp_path.glob("repositories/team/web/tag_latest")
     }
     for name in ["library/plain", "we ird/na+me", "ns/a/b", "ns/..", "UPPER/Case"]:
@@ -114,7 +120,7 @@ def test_half_uploads_are_named_and_take_only_their_images_with_them(tmp_path: P
     lonely.mkdir()
     (lonely / "json").write_text(json.dumps({"id": "ab" * 32, "parent": victim}))
     (lonely / "_inprogress").write_text("true")
-    source = RegistryV1Source(str(tmp_path))
+    source = open_registry(tmp_path)
     assert any("ab" * 32 in warning and "never finished" in warning for warning in source.listing().warnings)
     after = convert(tmp_path)
     failed = {reference for failure in after.failures for reference in failure.references}

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from migrate.distribution.replay import Replay
-from migrate.storage.local_tree import OpenedFile
+from migrate.storage.tree import OpenedFile
 
 
 class Far:
@@ -27,7 +27,7 @@ def test_what_was_read_whole_does_not_come_again(tmp_path: Path) -> None:
     for _ in range(3):
         with replay.opened("a", far.open) as opened:
             assert opened.stream.read() == far.content
-    assert far.count == 1 and opened.path is not None and opened.fd is not None
+    assert far.count == 1 and opened.path is not None and opened.extent is not None
     replay.close()
     assert list(tmp_path.iterdir()) == []
     replay.close()

@@ -12,8 +12,9 @@ from migrate.convert.run import Conversion, OpenedSource
 from migrate.model.digest import Digest
 from migrate.model.legacy import SourceType
 from migrate.model.options import ConvertOptions, ReadOptions
-from migrate.readers.detect import detect_directory, open_source
+from migrate.readers.detect import detect, open_source
 from migrate.report.document import Report
+from migrate.storage.directory_tree import DirectoryTree
 from migrate.writers.discard import Discard
 from tests.archives import layer_json, layer_tar, legacy_id
 from tests.registry_content import RegistryContent, in_envelope
@@ -69,7 +70,7 @@ def test_one_folder(kind: str, prefix: str, tmp_path: Path) -> None:
         put(folder / f"{prefix}{digest[7:]}", blob)
     if not prefix:
         put(folder / "version", b"Directory Transport Version: 1.1\n")
-    assert detect_directory(folder) == [SourceType.DIR]
+    assert detect(DirectoryTree(str(folder))) == [SourceType.DIR]
     report = plan(folder)
     (image,) = report.images
     assert str(image.image_id) == expected(content, payload_of(content, kind), tmp_path)
@@ -152,7 +153,7 @@ def test_a_tree_costs_what_is_damaged(tmp_path: Path) -> None:
 def test_a_shelf_with_other_files_is_no_tree_of_folders(extra: str, tmp_path: Path) -> None:
     _, root = artifactory_tree(tmp_path)
     put(root / extra, b"x")
-    assert detect_directory(root) == []
+    assert detect(DirectoryTree(str(root))) == []
 
 
 # --- dogestry ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from migrate.errors import DamagedError, MissingLayerError
-from migrate.readers.members import DirectoryMembers, Members
+from migrate.readers.members import Members, TreeMembers
+from migrate.storage.directory_tree import DirectoryTree
 from migrate.tar.index import Member, MemberKind
 
 
@@ -89,4 +90,4 @@ def test_an_unpacked_archives_links_never_reach_the_host(tmp_path: Path) -> None
         (root / name / "layer.tar").symlink_to(target)
     for name in ("b", "c"):
         with pytest.raises(MissingLayerError):
-            DirectoryMembers(str(root)).resolve(f"{name}/layer.tar")
+            TreeMembers(str(root), DirectoryTree(str(root))).resolve(f"{name}/layer.tar")

@@ -14,6 +14,8 @@ from migrate.readers.inventory import Inventory, take_inventory
 from migrate.readers.registry_v1 import RegistryV1Source
 from migrate.readers.registry_v2 import RegistryV2Source
 from migrate.readers.remote_registry import RemoteRegistrySource
+from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.named_files import NamedFiles
 from tests.archives import layer_json, layer_tar, legacy_id
 from tests.registry_content import RegistryContent
 from tests.scripted import Reply, Request, scripted_server
@@ -64,7 +66,7 @@ def test_a_link_that_cannot_be_followed_in_a_v2_tree(
 ) -> None:
     content().write_tree(tmp_path)
     damage(tmp_path / "docker/registry/v2/repositories" / path)
-    images, failures = read(take_inventory(RegistryV2Source(str(tmp_path))))
+    images, failures = read(take_inventory(RegistryV2Source(str(tmp_path), NamedFiles(DirectoryTree(str(tmp_path))))))
     assert images == ["app:1.0", "team/tool:1.0", "zed:1.0"] and failures == [failed]
 
 
@@ -73,7 +75,7 @@ def test_uploads_and_signatures_that_cannot_be_read_lose_no_image(tmp_path: Path
     repository = found.write_tree(tmp_path) / "docker/registry/v2/repositories/app"
     loop(repository / "_uploads")
     loop(repository / "_manifests/revisions/sha256" / found.tags["app"]["1.0"][7:] / "signatures")
-    listing = RegistryV2Source(str(tmp_path)).listing()
+    listing = RegistryV2Source(str(tmp_path), NamedFiles(DirectoryTree(str(tmp_path)))).listing()
     assert [image.references[0].name for image in listing.images] == ["app", "team/tool", "zed"]
     assert not listing.failures
     assert any("unfinished uploads were not counted" in warning for warning in listing.warnings)
@@ -107,7 +109,7 @@ def test_a_link_that_cannot_be_followed_among_v1_names(
     damage: Callable[[Path], None], path: str, failed: str, tmp_path: Path
 ) -> None:
     damage(v1_tree(tmp_path) / "repositories" / path)
-    images, failures = read(take_inventory(RegistryV1Source(str(tmp_path))))
+    images, failures = read(take_inventory(RegistryV1Source(str(tmp_path), NamedFiles(DirectoryTree(str(tmp_path))))))
     assert images == ["app:1.0", "team/tool:1.0"] and failures == [failed]
 
 
@@ -121,7 +123,7 @@ def test_a_link_that_cannot_be_followed_among_v1_images(
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
     damage(path)
-    inventory = take_inventory(RegistryV1Source(str(tmp_path)))
+    inventory = take_inventory(RegistryV1Source(str(tmp_path), NamedFiles(DirectoryTree(str(tmp_path)))))
     images, failures = read(inventory)
     assert images == ["team/tool:1.0"] and failures == ["app:1.0"]
 

@@ -13,6 +13,8 @@ from migrate.model.digest import Digest
 from migrate.model.legacy import SourceListing
 from migrate.readers.registry_v2 import RegistryV2Source
 from migrate.readers.remote_registry import RemoteRegistrySource
+from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.named_files import NamedFiles
 from tests.archives import legacy_id
 from tests.registry_content import DOCKER_MANIFEST, RegistryContent, in_envelope
 from tests.scripted import scripted_server
@@ -22,7 +24,8 @@ from tests.scripted import scripted_server
 def listed(content: RegistryContent, way: str, directory: Path, name: str = "") -> Iterator[SourceListing]:
     """The listing over HTTP, of `name` only, or from a tree."""
     if way == "tree":
-        yield RegistryV2Source(str(content.write_tree(directory))).listing()
+        place = str(content.write_tree(directory))
+        yield RegistryV2Source(place, NamedFiles(DirectoryTree(place))).listing()
         return
     with scripted_server(content.answer) as (host, _):
         source = RemoteRegistrySource(f"docker://{host}/{name}".rstrip("/"), sleep=lambda _: None)

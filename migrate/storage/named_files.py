@@ -1,0 +1,216 @@
+"""Files of a tree by the names that a format gives them, as a registry's storage has them.
+
+Names are text. A symbolic link is followed as long as it stays below the root; anything but a file or a folder counts
+as absent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from migrate.blobio.limits import LINK_HOPS
+from migrate.errors import DamagedError, MissingLayerError, SourceError, SourceUnreadableError
+from migrate.storage.tree import OpenedFile, Tree, TreeEntry
+
+_KNOWN_FOLDERS: Final = 200_000
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entry:
+    """One name in a folder. A link that cannot be followed counts as a folder: opening it gives the reason."""
+
+    name: str
+    is_folder: bool
+
+
+class MissingFileError(MissingLayerError):
+    """The tree has no such file."""
+
+    code = "missing-file"
+
+
+class NamedFiles:
+    """For several threads. Every method raises SourceError."""
+
+    is_remote: bool
+
+    def __init__(self, tree: Tree) -> None:
+        self.location = tree.location
+        self.is_remote = tree.is_remote
+        self._tree = tree
+        self._folders: dict[str, bytes | None] = {"": b""}
+        root = tree.local_path(b"")
+        self._root = None if root is None else os.fsencode(os.path.realpath(root))
+
+    def entries(self, folder: str, /) -> list[Entry]:
+        """The names in `folder`, sorted; none if it is absent."""
+        real = self._folder(folder.strip("/"))
+        if real is None:
+            return []
+        try:
+            found = self._tree.list_facts(real)
+        except MissingLayerError:
+            return []
+        entries = [TreeEntry(real + b"/" + name if real else name, *facts) for name, facts in found.items()]
+        return sorted(Entry(os.fsdecode(entry.name), self._is_folder(entry)) for entry in entries)
+
+    def size(self, path: str, /) -> int | None:
+        """Bytes of the file; None if there is no such file."""
+        real = self._candidate(path)
+        entry = None if real is None else self._tree.find(real)
+        if entry is not None and entry.is_link:
+            real = self._resolve(path)
+            entry = None if real is None else self._tree.find(real)
+        return entry.size if entry is not None and entry.is_file else None
+
+    def read(self, path: str, limit: int, /) -> bytes | None:
+        """The whole file, None if it is absent; LimitError if it is larger than `limit` bytes."""
+        content = self.read_many([path], limit).get(path)
+        if isinstance(content, SourceError):
+            raise content
+        return content
+
+    def read_many(self, paths: Sequence[str], limit: int, /) -> dict[str, bytes | SourceError]:
+        """Many small files at once; absent ones are left out, each failure is in the place of its content."""
+        contents: dict[str, bytes | SourceError] = {}
+        candidates: dict[bytes, str] = {}
+        for path in paths:
+            try:
+                real = self._candidate(path)
+            except SourceError as exc:
+                contents[path] = exc
+            else:
+                if real is not None:
+                    candidates[real] = path
+        for real, content in self._tree.read_many(list(candidates), limit).items():
+            contents[candidates[real]] = content
+        links = [path for path, content in contents.items() if isinstance(content, DamagedError)]
+        for path in links:
+            del contents[path]
+            try:
+                found = self._resolve(path)
+                if found is not None and (entry := self._tree.find(found)) is not None and entry.is_file:
+                    contents[path] = self._tree.read(found, limit)
+            except SourceError as exc:
+                contents[path] = exc
+        return contents
+
+    @contextmanager
+    def open(self, path: str, /) -> Iterator[OpenedFile]:
+        """The file as a stream. MissingFileError if it is absent."""
+        with self._tree.opened(self._find_file(path)) as opened:
+            yield opened
+
+    def close(self) -> None:
+        self._folders = {"": b""}
+        self._tree.close()
+
+    def _find_file(self, path: str) -> bytes:
+        real = self._candidate(path)
+        entry = None if real is None else self._tree.find(real)
+        if entry is not None and entry.is_link:
+            real = self._resolve(path)
+            entry = None if real is None else self._tree.find(real)
+        if real is None or entry is None:
+            raise MissingFileError(f"{self._shown(path)}: no such file")
+        if not entry.is_file:
+            raise MissingFileError(f"{self._shown(path)}: not a regular file")
+        return real
+
+    # --- links ---------------------------------------------------------------------------------------------------
+
+    def _is_folder(self, entry: TreeEntry) -> bool:
+        if not entry.is_link:
+            return entry.is_folder
+        try:
+            real = self._resolve(os.fsdecode(entry.path))
+            return real is not None and self._tree.is_folder(real)
+        except SourceError:
+            return True
+
+    def _candidate(self, path: str) -> bytes | None:
+        """Where the file would be, with its folder resolved and its own name not; None if that folder is absent."""
+        folder, _, name = path.rpartition("/")
+        if not _is_plain(name):
+            return self._resolve(path)
+        real = self._folder(folder)
+        return None if real is None else (real + b"/" + os.fsencode(name) if real else os.fsencode(name))
+
+    def _folder(self, folder: str) -> bytes | None:
+        """The folder without links; None if it is absent; DamagedError if a link leads out of the root."""
+        if folder not in self._folders:
+            if len(self._folders) >= _KNOWN_FOLDERS:
+                self._folders = {"": b""}
+            self._folders[folder] = self._find_folder(folder)
+        return self._folders[folder]
+
+    def _find_folder(self, folder: str) -> bytes | None:
+        """One look at a folder whose parent is known; only links and odd names are resolved from the root."""
+        candidate = self._candidate(folder)
+        entry = None if candidate is None else self._tree.find(candidate)
+        if candidate is None or entry is None:
+            return None
+        if not entry.is_link:
+            return candidate if entry.is_folder else None
+        real = self._resolve(os.fsdecode(candidate))
+        return real if real is not None and self._tree.is_folder(real) else None
+
+    def _resolve(self, path: str) -> bytes | None:
+        """The path without links; None where a part of it is absent."""
+        waiting = os.fsencode(path).split(b"/")[::-1]
+        done: list[bytes] = []
+        hops = 0
+        while waiting:
+            part = waiting.pop()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                if not done:
+                    raise self._leads_out(path, "..")
+                done.pop()
+                continue
+            entry = self._tree.find(b"/".join([*done, part]))
+            if entry is None:
+                return None
+            if not entry.is_link:
+                done.append(part)
+                continue
+            hops += 1
+            if hops > LINK_HOPS:
+                raise DamagedError(f"{self._shown(path)}: more than {LINK_HOPS} symbolic links in it (LINK_HOPS)")
+            target = self._tree.read_link(entry.path)
+            if target.startswith(b"/"):
+                done, target = [], self._below_root(path, target)
+            waiting.extend(target.split(b"/")[::-1])
+        return b"/".join(done)
+
+    def _below_root(self, path: str, target: bytes) -> bytes:
+        """An absolute link, as a path below the root."""
+        if self._root is not None and (target + b"/").startswith(self._root.rstrip(b"/") + b"/"):
+            return target[len(self._root) :]
+        raise self._leads_out(path, os.fsdecode(target))
+
+    def _leads_out(self, path: str, target: str) -> DamagedError:
+        return DamagedError(f"{self._shown(path)}: a symbolic link leads out of the tree, to {target}")
+
+    def _shown(self, path: str) -> str:
+        return f"{self.location.rstrip('/')}/{path}"
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", ".", "..")
+
+
+def require_readable(files: NamedFiles) -> None:
+    """Raises SourceUnreadableError if the root itself cannot be listed."""
+    try:
+        if not files.entries(""):
+            raise SourceUnreadableError(f"{files.location}: there is nothing in it, or it does not exist")
+    except SourceUnreadableError:
+        raise
+    except SourceError as exc:
+        raise SourceUnreadableError(exc.message) from exc
