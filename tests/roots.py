@@ -17,7 +17,7 @@ from migrate.model.options import ReadOptions
 from migrate.readers.docker_root import DockerRootSource
 from migrate.storage.directory_tree import DirectoryTree
 
-_PLACES = {"aufs": "aufs/diff", "btrfs": "btrfs/subvolumes", "overlay": "overlay", "vfs": "vfs/dir"}
+_PLACES = {"aufs": "aufs/diff", "btrfs": "btrfs/subvolumes", "overlay": "overlay", "vfs": "vfs/dir", "zfs": "zfs/graph"}
 _POLYNOMIAL = 0xD800000000000000
 
 

@@ -14,6 +14,7 @@ from migrate.readers.graphdrivers.btrfs import BtrfsDriver
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.overlay import OverlayDriver
 from migrate.readers.graphdrivers.vfs import VfsDriver
+from migrate.readers.graphdrivers.zfs import MOUNT_HINT, ZfsDriver
 from migrate.storage.tree import Tree, find_folder
 
 _PLACES: Final = {
@@ -24,10 +25,6 @@ _PLACES: Final = {
     "vfs": "vfs/dir",
     "zfs": "zfs/graph",
 }
-_ZFS: Final = (
-    "zfs keeps layers in datasets of its pool, not in this directory. On the machine that has the pool, let Docker 1.9 "
-    "`docker save` the images, or Docker 1.10 to 18.06 migrate them, and convert what it saves"
-)
 
 
 def count_layers(root: Tree, ids: Collection[LegacyID]) -> Mapping[str, int]:
@@ -35,6 +32,9 @@ def count_layers(root: Tree, ids: Collection[LegacyID]) -> Mapping[str, int]:
     wanted = frozenset[str](ids)
     counts = {name: len(wanted.intersection(_names(root, place))) for name, place in _PLACES.items()}
     counts["devicemapper"] = len(wanted.intersection(_devicemapper_names(root)))
+    if counts["zfs"]:
+        zfs = ZfsDriver(root)
+        counts["zfs"] = sum(map(zfs.has_layer, ids))
     graph = find_folder(root, b"graph")
     if graph is not None:
         in_graph = sum(graph.is_folder(f"{legacy_id}/layer".encode()) for legacy_id in ids)
@@ -67,7 +67,7 @@ def _only_one(root: Tree, counts: Mapping[str, int], total: int) -> str:
             f"{root.location}: several storage drivers hold layers: {_listed(counts, total)}; choose one with --driver"
         )
     if find_folder(root, b"zfs") is not None:
-        raise SourceUnreadableError(f"{root.location}: {_ZFS}")
+        raise SourceUnreadableError(f"{root.location}: none of its layers is in zfs/graph/; {MOUNT_HINT}")
     raise SourceUnreadableError(
         f"{root.location}: graph/ names {total:,} layers, and none of {', '.join(_PLACES.values())} holds one of them; "
         "was the storage driver's directory on another disk?"
@@ -109,16 +109,11 @@ def _open_devicemapper(root: Tree, options: ReadOptions) -> GraphDriver:
     return open_devicemapper(root, options)
 
 
-def _refuse_zfs(root: Tree, options: ReadOptions) -> GraphDriver:
-    del options
-    raise SourceUnreadableError(f"{root.location}: {_ZFS}")
-
-
 _OPENERS: Final[Mapping[str, Callable[[Tree, ReadOptions], GraphDriver]]] = {
     "aufs": lambda root, options: AufsDriver(root),
     "btrfs": lambda root, options: BtrfsDriver(root),
     "devicemapper": _open_devicemapper,
     "overlay": lambda root, options: OverlayDriver(root),
     "vfs": lambda root, options: VfsDriver(root),
-    "zfs": _refuse_zfs,
+    "zfs": lambda root, options: ZfsDriver(root),
 }

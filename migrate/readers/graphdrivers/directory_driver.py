@@ -24,6 +24,8 @@ class DirectoryDriver(GraphDriver):
     """`<root>/<folder>/<id>`, one directory a layer."""
 
     folder: str
+    hint: str = ""
+    """What to do where a layer is missing, for the end of the error."""
 
     def __init__(self, root: Tree) -> None:
         self._root = root
@@ -40,7 +42,7 @@ class DirectoryDriver(GraphDriver):
         place = self._find_named(legacy_id)
         if place is None:
             raise MissingLayerError(
-                f"{self._root.location}/{self.folder}/{legacy_id}: the {self.name} driver has no such layer",
+                f"{self._root.location}/{self.folder}/{legacy_id}: the {self.name} driver has no such layer{self.hint}",
                 layer=legacy_id,
             )
         return self._tree(legacy_id, place)

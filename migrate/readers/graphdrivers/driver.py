@@ -12,7 +12,7 @@ from migrate.storage.tree import Tree
 class GraphDriver(ABC):
     """A storage driver's part of a Docker root (`<root>/<driver>/`), opened read-only.
 
-    `name` as in `repositories-<name>`: aufs, btrfs, devicemapper, overlay or vfs. `holds_whole_trees` where
+    `name` as in `repositories-<name>`: aufs, btrfs, devicemapper, overlay, vfs or zfs. `holds_whole_trees` where
     `layer_tree` is the layer and all below it; False for aufs, whose tree is the layer alone.
 
     Every method may be called from several threads. Errors are SourceError.

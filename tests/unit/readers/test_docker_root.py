@@ -16,6 +16,7 @@ import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -37,10 +38,13 @@ from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.readers.docker_root import detect
 from migrate.readers.graphdrivers.union import UnionTree
+from migrate.readers.graphdrivers.zfs import ZfsDriver
 from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.tree import TreeEntry
 from tests.archives import build_tar, link
 from tests.roots import RootBuilder, identity, write
 from tests.stores import read_payload
+from tests.trees import BareTree
 
 EMPTY_TAR = bytes(1024)
 
@@ -378,15 +382,52 @@ def test_a_driver_that_is_not_there_is_refused(root: RootBuilder, driver: str, e
         root.open(driver)
 
 
-def test_zfs_says_what_to_do(root: RootBuilder) -> None:
+def test_zfs_without_its_datasets_says_what_to_do(root: RootBuilder) -> None:
+    """An unmounted dataset leaves an empty directory, which is no empty layer."""
     root.add("base")
     shutil.rmtree(root.path / "vfs")
     (root.path / "zfs/graph").mkdir(parents=True)
-    with pytest.raises(SourceUnreadableError, match="docker save"):
+    with pytest.raises(SourceUnreadableError, match="mount -t zfs"):
         root.open()
     (root.path / "zfs/graph" / identity("base")).mkdir()
-    with pytest.raises(SourceUnreadableError, match="docker save"):
+    with pytest.raises(SourceUnreadableError, match="mount -t zfs"):
         root.open()
+
+
+def test_zfs_with_mounted_datasets_is_read_as_whole_trees(tmp_path: Path) -> None:
+    vfs, zfs = RootBuilder(tmp_path / "vfs", "vfs"), RootBuilder(tmp_path / "zfs", "zfs")
+    for each in (vfs, zfs):
+        write(each.add("base") / "etc/one", b"1")
+        top = each.add("top", "base")
+        write(top / "etc/one", b"1")
+        write(top / "etc/two", b"2")
+        each.tag({"app": {"1": "top"}})
+    assert zfs.open().driver.name == "zfs"
+    assert read_everything(zfs) == read_everything(vfs)
+    assert [image.references for image in zfs.open().listing().images] == [(Reference("app", "1"),)]
+
+
+def test_a_dataset_that_is_not_mounted_fails_alone(tmp_path: Path) -> None:
+    root = RootBuilder(tmp_path, "zfs")
+    write(root.add("mounted") / "file")
+    root.add("unmounted")
+    source = root.open()
+    assert read_payload(source, source.read_layer(identity("mounted"))).exact
+    with pytest.raises(MissingLayerError, match="mount -t zfs"):
+        source.open_payload(source.read_layer(identity("unmounted"))).__enter__()
+
+
+def test_a_mounted_dataset_may_be_empty() -> None:
+    """It is on a file system of its own."""
+
+    class Mounted(BareTree):
+        def stat(self, path: bytes, /) -> TreeEntry:
+            return super().stat(path)._replace(device=7 if path.startswith(b"zfs/graph/") else 1)
+
+    with TemporaryDirectory() as place:
+        (Path(place) / "zfs/graph" / identity("empty")).mkdir(parents=True)
+        assert ZfsDriver(Mounted(DirectoryTree(place))).has_layer(identity("empty"))
+        assert not ZfsDriver(DirectoryTree(place)).has_layer(identity("empty"))
 
 
 def test_a_graph_without_any_drivers_layers_is_refused(root: RootBuilder) -> None:
