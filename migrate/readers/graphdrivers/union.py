@@ -10,7 +10,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final
 
-from migrate.errors import MissingLayerError
+from migrate.errors import DamagedError, MissingLayerError
 from migrate.storage.tree import Tree, TreeEntry
 
 _OPAQUE: Final = (b"trusted.overlay.opaque", b"user.overlay.opaque")
@@ -37,8 +37,8 @@ class UnionTree(Tree):
                     entries.pop(entry.path, None)
                 else:
                     entries[entry.path] = entry
-        elif not entries:
-            self._find(path)  # says what is wrong
+        elif not self._find(path)[1].is_folder:
+            raise DamagedError(f"{path!r}: is no directory")
         return [entries[name] for name in sorted(entries)]
 
     def read_link(self, path: bytes) -> bytes:
