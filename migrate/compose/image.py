@@ -9,7 +9,7 @@ from typing import Final
 
 from migrate.compose.config import HistoryStep, compose_config, fill_platform
 from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manifest, layer_descriptor
-from migrate.documents.go_json import carried_values, encode_object, read_document
+from migrate.documents.go_json import carried_values, encode_object, fold_key, read_document
 from migrate.documents.json_text import check_limits
 from migrate.documents.oci import ConfigFacts, parse_config, parse_manifest
 from migrate.documents.v1_json import V1Json, parse_v1_json
@@ -129,7 +129,12 @@ def _warnings(config: bytes, layers: int) -> tuple[str, ...]:
 def _carry_over(image: LegacyImage, config: bytes, chain: Chain, options: ConvertOptions) -> ComposedImage:
     facts = parse_config(config)
     layers = [hashed for _, hashed in chain if hashed is not None]
-    _check_diff_ids(image, chain, facts)
+    try:
+        _check_diff_ids(image, chain, facts)
+    except IntegrityError as error:
+        if not (options.salvage and image.manifest is not None and len(layers) == len(facts.diff_ids)):
+            raise
+        return _with_true_diff_ids(image, config, layers, options, error)
     _check_history(image, facts)
     platform = image.platform or _platform(facts.os, facts.architecture, facts.variant, options.platform)
     if image.manifest is not None:
@@ -138,6 +143,25 @@ def _carry_over(image: LegacyImage, config: bytes, chain: Chain, options: Conver
         config = encode_object(fill_platform(carried_values(read_document(config, "config"), "config"), platform))
     composed = _finish(config, layers, platform, facts.created, options)
     return replace(composed, warnings=(*composed.warnings, *_history_warnings(facts)))
+
+
+def _with_true_diff_ids(
+    image: LegacyImage, config: bytes, layers: Sequence[HashedLayer], options: ConvertOptions, error: IntegrityError
+) -> ComposedImage:
+    """`--salvage`: the config with the diffIDs that its layers have, and a manifest for it.
+
+    The layers are those that the old manifest names by digest; Docker 1.10.0 pushed such configs after its migration
+    (distribution #1439).
+    """
+    members = carried_values(read_document(config, "config"), "config")
+    key = next(name for name in reversed(members) if fold_key(name) == "rootfs")
+    members[key] = {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]}
+    corrected = encode_object(members)
+    facts = parse_config(corrected)
+    platform = image.platform or _platform(facts.os, facts.architecture, facts.variant, options.platform)
+    composed = _finish(corrected, layers, platform, facts.created, options)
+    warning = f"salvaged: {error.message}; the new config names the diffIDs that its layers have"
+    return replace(composed, warnings=(*composed.warnings, warning), certain=False)
 
 
 def _check_diff_ids(image: LegacyImage, chain: Chain, facts: ConfigFacts) -> None:

@@ -42,7 +42,7 @@ from migrate.errors import (
 )
 from migrate.model.container import Container
 from migrate.model.digest import DiffID
-from migrate.model.image import HashedLayer
+from migrate.model.image import ComposedImage, HashedLayer
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure, SourceListing
 from migrate.model.options import ConvertOptions, ReadOptions
 from migrate.model.progress import Event, Progress, SilentProgress
@@ -362,6 +362,8 @@ class Conversion:
             for layer in image.chain:
                 if layer.payload is not None:
                     job = LayerJob(image.source_index, source, layer)
+                    if self.options.salvage and job.payload.digest is not None:
+                        job = _without_claim(job)  # the bytes are those of the manifest; its config may be wrong
                     if image.image.container is not None and layer.legacy_id == image.image.head:
                         self._container_layers.add(job.key)
                     if jobs.setdefault(job.key, job).payload.diff_id != job.payload.diff_id:
@@ -398,7 +400,7 @@ class Conversion:
         try:
             composed = compose_image(planned.image, rows, self.options)
             differences = self._rootfs_differences(planned)
-            self._check_certain(planned, rows, differences)
+            self._check_certain(planned, composed, rows, differences)
             container, found = self._finish_container(planned)
         except MigrateError as error:
             planned.lost_layer = LegacyID(error.layer) if error.layer else None
@@ -424,9 +426,9 @@ class Conversion:
                 *_ambiguous(rows),
                 *_told(differences),
             ),
-            certain=not differences,
+            certain=not differences and planned.image.certain and composed.certain,
             index=planned.index,
-            ready=planned.image.manifest is not None,
+            ready=planned.image.manifest is not None and composed.certain,
         )
 
     def _finish_container(self, planned: PlannedImage) -> tuple[Container | None, tuple[str, ...]]:
@@ -463,11 +465,14 @@ class Conversion:
     def _check_certain(
         self,
         planned: PlannedImage,
+        composed: ComposedImage,
         rows: Sequence[tuple[LegacyLayer, HashedLayer | None]],
         differences: Sequence[str],
     ) -> None:
         if not self.options.strict:
             return
+        if not (planned.image.certain and composed.certain):
+            raise NotExactError(f"{planned.location}: image {planned.image.head} was put right by --salvage")
         if differences:
             raise NotExactError(
                 f"{planned.location}: image {planned.image.head} is not what stands in the store: "

@@ -73,12 +73,16 @@ class Schema1Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schema1Manifest:
-    """`entries` run base first, unlike the document. `name`, `tag` and `architecture` are informative."""
+    """`entries` run base first, unlike the document. `name`, `tag` and `architecture` are informative.
+
+    `wrong_parents` are the layers that name another parent than the entry below them, where such were asked for.
+    """
 
     name: str
     tag: str
     architecture: str
     entries: tuple[Schema1Entry, ...]
+    wrong_parents: tuple[str, ...] = ()
 
 
 # --- the envelope ------------------------------------------------------------------------------------------------
@@ -147,8 +151,11 @@ def decode_base64url(text: str, where: str) -> bytes:
 # --- the payload -------------------------------------------------------------------------------------------------
 
 
-def parse_schema1(payload: bytes) -> Schema1Manifest:
+def parse_schema1(payload: bytes, *, salvage: bool = False) -> Schema1Manifest:
     """The manifest after the fix-up that every client applies: of neighbours with one ID the base-ward one stays.
+
+    With `salvage`, wrong parents are no problem: the layers and their order are in `fsLayers`, which Docker 1.8.0 to
+    1.9.0 wrote rightly beside a parent's ID that was wrong (moby #18047).
 
     Raises DocumentError that lists every problem, UnsupportedError for layers named by tarsum, ConflictingLayerError
     for an ID that stands in two places apart.
@@ -168,11 +175,15 @@ def parse_schema1(payload: bytes) -> Schema1Manifest:
     ]
     _refuse(problems)
     entries.reverse()
+    chain, wrong_parents = _checked_chain(entries)
+    if not salvage:
+        _refuse(wrong_parents)
     return Schema1Manifest(
         name=value.get("name", ""),
         tag=value.get("tag", ""),
         architecture=value.get("architecture", ""),
-        entries=tuple(_checked_chain(entries)),
+        entries=tuple(chain),
+        wrong_parents=tuple(wrong_parents),
     )
 
 
@@ -235,8 +246,8 @@ def _blob_digest(blob_sum: str, index: int, problems: list[str]) -> Digest | Non
         return None
 
 
-def _checked_chain(entries: Sequence[Schema1Entry]) -> list[Schema1Entry]:
-    """`entries`, base first, without the repeats of a neighbour's ID."""
+def _checked_chain(entries: Sequence[Schema1Entry]) -> tuple[list[Schema1Entry], list[str]]:
+    """`entries`, base first, without the repeats of a neighbour's ID; and what is wrong with their parents."""
     chain: list[Schema1Entry] = []
     problems: list[str] = []
     seen: set[LegacyID] = set()
@@ -252,8 +263,7 @@ def _checked_chain(entries: Sequence[Schema1Entry]) -> list[Schema1Entry]:
             problems.append(f"layer {entry.legacy_id}: parent is {entry.parent}, the next entry is {below.legacy_id}")
         seen.add(entry.legacy_id)
         chain.append(entry)
-    _refuse(problems)
-    return chain
+    return chain, problems
 
 
 def _refuse(problems: Sequence[str]) -> None:

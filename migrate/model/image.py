@@ -102,6 +102,7 @@ class ComposedImage:
     platform: Platform
     created: str | None
     warnings: tuple[str, ...] = ()
+    certain: bool = True
 
     image_id: ImageID = field(init=False)
     manifest_digest: Digest = field(init=False)

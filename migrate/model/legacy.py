@@ -115,6 +115,7 @@ class LegacyImage:
     container: Container | None = None
     legacy_digests: tuple[Digest, ...] = ()
     warnings: tuple[str, ...] = ()
+    certain: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

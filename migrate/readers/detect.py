@@ -149,9 +149,10 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
                 f"{location}: is neither a tar archive nor one compressed by gzip, bzip2, xz or zstd"
             )
         if isinstance(content, PlainStream):
-            return DockerArchiveSource(location, PassingArchive(location, content, options.temporary_directory))
+            passing = PassingArchive(location, content, options.temporary_directory)
+            return DockerArchiveSource(location, passing, salvage=options.salvage)
         members = TarMembers(location, content.fd, content.size, index_tar(content.fd, location, is_archive_member))
-        return DockerArchiveSource(location, members)
+        return DockerArchiveSource(location, members, salvage=options.salvage)
     except BaseException:
         content.close()
         raise
@@ -206,8 +207,7 @@ def _open_unpacked_archive(location: str, tree: Tree, options: ReadOptions) -> L
     from migrate.readers.docker_archive import DockerArchiveSource
     from migrate.readers.members import TreeMembers
 
-    del options
-    return DockerArchiveSource(location, TreeMembers(location, tree))
+    return DockerArchiveSource(location, TreeMembers(location, tree), salvage=options.salvage)
 
 
 def _open_docker_root(location: str, tree: Tree, options: ReadOptions) -> LegacySource:

@@ -12,7 +12,8 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import islice
 
 from migrate.blobio import limits
@@ -48,6 +49,7 @@ from migrate.readers.base import LegacySource, TakeLayer
 from migrate.readers.members import Members
 from migrate.readers.oci_content import OciContent
 from migrate.readers.passing import PassingArchive
+from migrate.readers.registry_images import known_payload
 from migrate.storage.tree import Tree
 
 _SHORT_ID = re.compile(r"[0-9a-f]{6,63}")
@@ -62,8 +64,9 @@ class DockerArchiveSource(LegacySource):
 
     source_type = SourceType.DOCKER_ARCHIVE
 
-    def __init__(self, location: str, members: Members | PassingArchive) -> None:
+    def __init__(self, location: str, members: Members | PassingArchive, *, salvage: bool = False) -> None:
         self.location = location
+        self._salvage = salvage
         self._archive = members
         self._v1_ids: list[str] | None = None
         self._layers: dict[LegacyID, LegacyLayer] = {}
@@ -94,9 +97,11 @@ class DockerArchiveSource(LegacySource):
             if problem.fatal
         ]
         if MANIFEST in self._members:
-            found = self._list_manifest()
+            found = self._with_the_rest(self._list_manifest())
         elif OCI_LAYOUT in self._members and INDEX in self._members:
-            found = OciContent(self.location, self._members).listing()
+            found = OciContent(self.location, self._members, salvage=self._salvage).listing()
+            if not (found.images or found.indexes or found.failures):  # an empty index hides nothing
+                found = self._list_v1()
         else:
             found = self._list_v1()
         return SourceListing(
@@ -141,7 +146,9 @@ class DockerArchiveSource(LegacySource):
 
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
         assert layer.payload is not None
-        return self._members.open(layer.payload.key)
+        claim = layer.payload
+        made = known_payload(claim.digest) if claim.digest is not None and claim.key not in self._members else None
+        return nullcontext(made) if made is not None else self._members.open(claim.key)
 
     def close(self) -> None:
         self._archive.close()
@@ -247,6 +254,39 @@ class DockerArchiveSource(LegacySource):
             f"{self.location}: member {name} occurs again behind the damage; the first one is used"
             for name in sorted(self._members.repeated)
         ]
+
+    def _with_the_rest(self, found: SourceListing) -> SourceListing:
+        """`found` of manifest.json, and what `repositories` and the v1 folders hold beyond it.
+
+        Tools of before 1.10 changed archives of Docker 1.10 in the v1 form and left manifest.json as it was. Docker
+        looks at nothing else where it is; where it names no image, there is nothing that it could hide.
+        """
+        if not (self._ids() or REPOSITORIES in self._members):
+            return found
+        listed = {layer.legacy_id for image in found.images for layer in image.chain or ()}
+        names = {reference for image in found.images for reference in image.references}
+        v1 = self._list_v1()
+        rest = [
+            replace(image, references=new)
+            for image in v1.images
+            if (new := tuple(name for name in image.references if name not in names))
+            or (image.head not in listed and f"{image.head}/json" in self._members)
+        ]
+        if not rest and not v1.failures:
+            return found
+        if not found.images and not found.failures:
+            return replace(v1, warnings=[*v1.warnings, f"{self.location}: {MANIFEST} names no image; read as v1"])
+        if self._salvage:
+            told = f"{self.location}: {MANIFEST} does not name all images; the others are converted from their v1 form"
+            return replace(
+                found,
+                images=[*found.images, *rest],
+                failures=[*found.failures, *v1.failures],
+                warnings=[*found.warnings, told],
+            )
+        shown = ", ".join(str(name) for image in rest for name in image.references or (image.head,))
+        told = f"{self.location}: {MANIFEST} does not name all that is here, and Docker reads nothing else; --salvage"
+        return replace(found, warnings=[*found.warnings, f"{told} converts {shown}"] if rest else found.warnings)
 
     # --- manifest.json -----------------------------------------------------------------------------------------
 

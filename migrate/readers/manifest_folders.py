@@ -100,6 +100,7 @@ class ManifestFolderSource(LegacySource):
         self.location = location
         self._files = files
         self._replay = Replay.of(options, is_remote=files.is_remote)
+        self._salvage = bool(options and options.salvage)
         self._blobs: dict[str, str] = {}
         self._children: dict[str, str] = {}
         self._listing: SourceListing | None = None
@@ -171,7 +172,7 @@ class ManifestFolderSource(LegacySource):
     # --- listing -------------------------------------------------------------------------------------------------
 
     def _read_listing(self) -> SourceListing:
-        images = RegistryImages(self)
+        images = RegistryImages(self, salvage=self._salvage)
         found = sorted(self._find(images), key=lambda entry: (entry.is_child, entry.path))
         if not found:
             raise SourceUnreadableError(f"{self.location}: no folder with a {MANIFEST} of a registry in it")

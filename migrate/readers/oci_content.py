@@ -29,6 +29,7 @@ from migrate.model.legacy import (
 from migrate.model.reference import Reference
 from migrate.readers.members import Members
 from migrate.readers.registry_images import RegistryImages, check_signatures, open_checked
+from migrate.tar.known_blobs import known_blob
 
 _SCHEMA1_TYPES = frozenset({MediaType.SCHEMA1, MediaType.SCHEMA1_SIGNED})
 
@@ -47,7 +48,8 @@ class ReadManifest:
 
 
 class OciContent:
-    def __init__(self, location: str, members: Members) -> None:
+    def __init__(self, location: str, members: Members, *, salvage: bool = False) -> None:
+        self._salvage = salvage
         self.location = location
         self._members = members
         self._by_config: dict[Digest, list[ReadManifest]] | None = None
@@ -127,7 +129,7 @@ class OciContent:
 
     def _list_schema1(self, entries: Sequence[IndexEntry]) -> SourceListing:
         """Manifests of schema 1, which regctl copies into layouts as they are."""
-        images = RegistryImages(_Schema1Blobs(self.location, self._members))
+        images = RegistryImages(_Schema1Blobs(self.location, self._members), salvage=self._salvage)
         for entry in entries:
             name, digest = reference_of(entry), entry.descriptor.digest
             try:
@@ -145,9 +147,7 @@ class OciContent:
         chain = [
             layer
             if layer.payload is None or layer.payload.digest is None
-            else replace(
-                layer, payload=replace(layer.payload, key=self._members.resolve(blob_path(layer.payload.digest)).name)
-            )
+            else replace(layer, payload=replace(layer.payload, key=_blob_key(self._members, layer.payload.digest)))
             for layer in image.chain or ()
         ]
         return replace(image, chain=tuple(chain))
@@ -212,14 +212,14 @@ class OciContent:
 
     def _ready_layer(self, layer: Descriptor, diff_id: DiffID | None) -> LegacyLayer:
         name = blob_path(layer.digest)
-        if name not in self._members:
+        if name not in self._members and known_blob(layer.digest) is None:
             raise MissingLayerError(f"{self.location}: there is no blob {layer.digest}", layer=layer.digest.hex)
         return LegacyLayer(
             legacy_id=LegacyID(layer.digest.hex),
             json=b"",
             parent=None,
             payload=PayloadRef(
-                key=self._members.resolve(name).name,
+                key=_blob_key(self._members, layer.digest),
                 size=layer.size,
                 digest=layer.digest,
                 diff_id=diff_id,
@@ -258,12 +258,21 @@ class _Schema1Blobs:
     def blob_size(self, repository: str, digest: Digest, /) -> int | None:
         del repository
         if blob_path(digest) not in self.members:
-            raise MissingLayerError(f"{self.location}: there is no blob {digest}", layer=digest.hex)
+            made = known_blob(digest)
+            if made is None:
+                raise MissingLayerError(f"{self.location}: there is no blob {digest}", layer=digest.hex)
+            return len(made)
         return self.members.resolve(blob_path(digest)).size
 
     def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
         del repository
         return check_signatures(manifest, f"manifest {digest}")
+
+
+def _blob_key(members: Members, digest: Digest) -> str:
+    """Where the blob is, over links; its own name where it is not there and has to be made."""
+    name = blob_path(digest)
+    return members.resolve(name).name if name in members else name
 
 
 def _read(document: Document) -> Document:

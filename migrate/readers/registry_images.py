@@ -5,11 +5,13 @@ Shared by the two sources that hold manifests: a v2 registry's storage, and a re
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol, cast
 
 from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.payload import Payload
 from migrate.documents.json_text import load_json_lenient
 from migrate.documents.jws import signature_problem
 from migrate.documents.oci import ConfigFacts, IndexEntry, ManifestFacts, parse_config, parse_index, parse_manifest
@@ -28,6 +30,7 @@ from migrate.model.legacy import (
     LegacyID,
     LegacyImage,
     LegacyLayer,
+    Origin,
     PayloadRef,
     ReadyIndex,
     ReadyManifest,
@@ -35,6 +38,7 @@ from migrate.model.legacy import (
     SourceListing,
 )
 from migrate.model.reference import Reference
+from migrate.tar.known_blobs import known_blob
 
 _CONFIG_TYPES: Final = frozenset({MediaType.DOCKER_CONFIG, MediaType.OCI_CONFIG, "", "application/octet-stream"})
 """Docker 1.10 pushed configs as octet-stream for a while (moby 1.10.0-rc1)."""
@@ -85,8 +89,9 @@ class _Draft:
 class RegistryImages:
     """Takes manifests one by one and gives the listing of all of them."""
 
-    def __init__(self, store: ManifestStore) -> None:
+    def __init__(self, store: ManifestStore, *, salvage: bool = False) -> None:
         self._store = store
+        self._salvage = salvage
         self._drafts: dict[tuple[object, ...], _Draft] = {}
         self._claims: dict[Digest, _Claims] = {}
         self._indexes: dict[tuple[bytes, str], tuple[list[Reference], list[_Draft]]] = {}
@@ -156,7 +161,7 @@ class RegistryImages:
         return self._carried_over(repository, manifest.payload, platform)
 
     def _schema1(self, repository: str, digest: Digest, opened: OpenedManifest, platform: Platform | None) -> _Draft:
-        manifest = parse_schema1(opened.payload)
+        manifest = parse_schema1(opened.payload, salvage=self._salvage)
         blobs: list[_Blob | None] = []
         for entry in manifest.entries:
             if entry.throwaway:
@@ -170,7 +175,11 @@ class RegistryImages:
             chain=chain,
             platform=platform,
             legacy_digests=(digest,),
-            warnings=self._store.signature_warnings(repository, digest, opened),
+            warnings=(
+                *self._store.signature_warnings(repository, digest, opened),
+                *(f"manifest {digest}: salvaged in the order of fsLayers: {text}" for text in manifest.wrong_parents),
+            ),
+            certain=not manifest.wrong_parents,
         )
         key = ("schema 1", tuple((layer.legacy_id, layer.json) for layer in chain), tuple(blobs), platform)
         return _Draft(key, image, tuple(blobs))
@@ -336,6 +345,14 @@ def open_checked(content: bytes, digest: Digest, what: str) -> OpenedManifest:
         if digest in (Digest.of(opened.payload), whole):
             return opened
     raise IntegrityError(f"{what} does not match its digest: expected {digest}, got {whole}")
+
+
+def known_payload(digest: Digest) -> Payload | None:
+    """A blob that is missing, where its bytes follow from its digest."""
+    made = known_blob(digest)
+    if made is None:
+        return None
+    return Payload(stream=cast(BinaryIO, io.BytesIO(made)), origin=Origin.BLOB.value, size=len(made))
 
 
 def missing_blob(digest: Digest) -> MissingLayerError:

@@ -34,11 +34,13 @@ from migrate.readers.registry_images import (
     RegistryImages,
     check_signatures,
     find_layer,
+    known_payload,
     layers_by_id,
     missing_blob,
     open_checked,
 )
 from migrate.storage.named_files import Entry, MissingFileError, NamedFiles, require_readable
+from migrate.tar.known_blobs import known_blob
 
 _BLOB_FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 _MANIFEST_BYTES: Final = 4 * 1024 * 1024
@@ -79,6 +81,7 @@ class RegistryV2Source(LegacySource):
         self._files = files
         self._root: str | None = None
         self._replay = Replay.of(options, is_remote=files.is_remote)
+        self._salvage = bool(options and options.salvage)
         self._listing: SourceListing | None = None
         self._layers: dict[LegacyID, LegacyLayer] | None = None
 
@@ -103,7 +106,10 @@ class RegistryV2Source(LegacySource):
                     stream=opened.stream, origin=Origin.BLOB, size=opened.size, extent=opened.extent, path=opened.path
                 )
         except MissingFileError as exc:
-            raise missing_blob(digest) from exc
+            made = known_payload(digest)
+            if made is None:
+                raise missing_blob(digest) from exc
+            yield made
 
     def close(self) -> None:
         self._files.close()
@@ -132,7 +138,10 @@ class RegistryV2Source(LegacySource):
         del repository
         size = self._files.size(self._blob_path(digest))
         if size is None:
-            raise missing_blob(digest)
+            made = known_blob(digest)
+            if made is None:
+                raise missing_blob(digest)
+            return len(made)
         return size
 
     def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
@@ -168,7 +177,7 @@ class RegistryV2Source(LegacySource):
 
     def _read_listing(self) -> SourceListing:
         self._root = self._find_root()
-        images = RegistryImages(self)
+        images = RegistryImages(self, salvage=self._salvage)
         untagged: list[tuple[str, Digest]] = []
         linked: set[tuple[str, Digest]] = set()
         repositories = list(iter_repositories(self._files, self._root, images.fail))

@@ -6,11 +6,12 @@ Documents come over when the source is listed, layers when they are read.
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Final
+from typing import BinaryIO, Final, cast
 
 from migrate.blobio.payload import Payload
 from migrate.distribution.client import RegistryClient, open_client, open_session
@@ -19,7 +20,14 @@ from migrate.distribution.session import RegistryAnswerError, UnreachableError
 from migrate.distribution.v1_client import PING, V1Client
 from migrate.documents.json_text import shown
 from migrate.documents.schema1 import OpenedManifest, open_manifest
-from migrate.errors import IntegrityError, MigrateError, SourceError, SourceUnreadableError, UsageError
+from migrate.errors import (
+    IntegrityError,
+    MigrateError,
+    MissingLayerError,
+    SourceError,
+    SourceUnreadableError,
+    UsageError,
+)
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyLayer, Origin, PayloadRef, SourceListing, SourceType
 from migrate.model.options import ReadOptions
@@ -36,6 +44,7 @@ from migrate.readers.registry_images import (
 from migrate.readers.registry_v1 import RegistryV1Source
 from migrate.readers.registry_v1_http import V1RegistryFiles
 from migrate.storage.tree import OpenedFile
+from migrate.tar.known_blobs import known_blob
 
 PREFIX: Final = "docker://"
 _NOT_V2: Final = frozenset({400, 404, 405, 410, 501})
@@ -124,6 +133,7 @@ class RemoteRegistrySource(LegacySource):
         self._host, self._repository, self._tag = split_location(location)
         self._insecure = bool(options and options.insecure)
         self._replay = Replay.of(options, is_remote=True)
+        self._salvage = bool(options and options.salvage)
         self._connect = connect
         self._sleep = sleep
         self._client: RegistryClient | None = None
@@ -133,7 +143,7 @@ class RemoteRegistrySource(LegacySource):
 
     def listing(self) -> SourceListing:
         if self._listing is None:
-            images = RegistryImages(self)
+            images = RegistryImages(self, salvage=self._salvage)
             for repository in self._repositories():
                 if not _REPOSITORY.fullmatch(repository):
                     images.fail(repository, _no_name(f"the catalog names a repository {shown(repository)}"))
@@ -160,7 +170,11 @@ class RemoteRegistrySource(LegacySource):
         try:
             download = self.client.open_blob(self._homes[digest], digest)
         except RegistryAnswerError as exc:
-            raise _as_missing(exc, digest) from exc
+            made = known_blob(digest) if isinstance(_as_missing(exc, digest), MissingLayerError) else None
+            if made is None:
+                raise _as_missing(exc, digest) from exc
+            yield OpenedFile(cast(BinaryIO, io.BytesIO(made)), len(made))
+            return
         size = download.size or (payload.size if payload is not None else None) or 0
         with download:
             yield OpenedFile(download.as_binary(), size)

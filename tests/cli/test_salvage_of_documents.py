@@ -1,0 +1,186 @@
+"""Documents that contradict sound bytes or hide images, and blobs whose content follows from their digest."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate import api
+from migrate.model.digest import Digest
+from migrate.model.options import ConvertOptions
+from migrate.report.document import Report, ReportImage
+from tests.archives import V1Archive, build_tar, layer_tar, legacy_id
+from tests.registry_content import RegistryContent
+
+EMPTY = bytes(1024)
+GO = bytes.fromhex("1f8b080000096e8800ff621805a360148c5800080000ffff2eafb5ef00040000")
+GO_NOW = GO[:4] + bytes(4) + GO[8:]
+
+
+def plan(source: Path, **options: Any) -> tuple[int, Report]:
+    outcome = api.plan(source, ConvertOptions(**options))
+    return outcome.exit_code, outcome.report
+
+
+def by_name(report: Report) -> dict[str, ReportImage]:
+    return {name: image for image in report.images for name in image.references}
+
+
+# --- blobs that follow from their digest -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "blob", [GO, GO_NOW, gzip.compress(EMPTY, mtime=0), EMPTY], ids=["distribution", "go", "python", "plain"]
+)
+@pytest.mark.parametrize("place", ["registry", "layout"])
+def test_the_blob_of_the_empty_tar_is_made(blob: bytes, place: str, tmp_path: Path) -> None:
+    content = RegistryContent()
+    manifest = json.loads(content.schema2("base"))
+    config = json.loads(content.blobs[manifest["config"]["digest"]])
+    config["rootfs"]["diff_ids"].append(str(Digest.of(EMPTY)))
+    config["history"].append({"created_by": "CMD"})
+    raw = json.dumps(config).encode()
+    manifest["config"].update(digest=content.blob(raw), size=len(raw))
+    manifest["layers"].append({**manifest["layers"][0], "digest": content.blob(blob), "size": len(blob)})
+    content.add("app", "1", json.dumps(manifest).encode())
+    for lost in (False, True):
+        if lost:
+            del content.blobs[str(Digest.of(blob))]
+        where = tmp_path / str(lost)
+        source = content.write_tree(where) if place == "registry" else layout(content, where)
+        code, report = plan(source)
+        assert (code, len(report.images[0].layers), report.images[0].layers[1].empty) == (0, 2, True)
+
+
+def layout(content: RegistryContent, root: Path) -> Path:
+    blobs = {**content.blobs, **content.manifests}
+    members = [(f"blobs/sha256/{digest[7:]}", raw) for digest, raw in blobs.items()]
+    entries = [
+        {"mediaType": "application/vnd.docker.distribution.manifest.v2+json", "digest": digest, "size": len(raw)}
+        for digest, raw in content.manifests.items()
+    ]
+    members.append(("index.json", json.dumps({"schemaVersion": 2, "manifests": entries}).encode()))
+    root.mkdir()
+    path = root / "a.tar"
+    path.write_bytes(build_tar([*members, ("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')]))
+    return path
+
+
+def test_another_blob_that_is_lost_stays_lost(tmp_path: Path) -> None:
+    content = RegistryContent()
+    content.add("app", "1", content.schema2("base"))
+    content.blobs = {d: raw for d, raw in content.blobs.items() if raw[:1] == b"{"}
+    assert plan(content.write_tree(tmp_path / "r"))[0] == 4
+
+
+# --- documents that contradict sound bytes ---------------------------------------------------------------------------
+
+
+def test_wrong_parents_in_schema_1(tmp_path: Path) -> None:
+    content = RegistryContent()
+    right = content.schema1("base", "middle", "top")
+    content.add("right", "1", right)
+    manifest = json.loads(right)
+    for step in manifest["history"][:-1]:
+        step["v1Compatibility"] = json.dumps({**json.loads(step["v1Compatibility"]), "parent": "e" * 64})
+    content.add("wrong", "1", json.dumps({**manifest, "name": "wrong"}).encode())
+    source = content.write_tree(tmp_path / "r")
+    assert plan(source)[0] == 3
+    code, report = plan(source, salvage=True)
+    images = by_name(report)
+    one, other = images["right:1"], images["wrong:1"]
+    assert code == 0
+    assert (one.image_id, one.exact, other.exact) == (other.image_id, True, False)
+    assert any("salvaged in the order of fsLayers" in warning for warning in other.warnings)
+    assert {failure.error for failure in plan(source, salvage=True, strict=True)[1].failures} == {"not-exact"}
+
+
+def test_wrong_diff_ids_in_a_config(tmp_path: Path) -> None:
+    content = RegistryContent()
+    right = content.schema2("base", "top")
+    content.add("right", "1", right)
+    manifest = json.loads(right)
+    config = json.loads(content.blobs[manifest["config"]["digest"]])
+    true_ids = config["rootfs"]["diff_ids"]
+    config["rootfs"]["diff_ids"] = [true_ids[0], "sha256:" + "0" * 64]
+    raw = json.dumps(config).encode()
+    manifest["config"].update(digest=content.blob(raw), size=len(raw))
+    content.add("wrong", "1", json.dumps(manifest).encode())
+    source = content.write_tree(tmp_path / "r")
+    assert plan(source)[0] == 3
+    code, report = plan(source, salvage=True)
+    image = by_name(report)["wrong:1"]
+    assert (code, image.exact, by_name(report)["right:1"].exact) == (0, False, True)
+    assert [str(layer.diff_id) for layer in image.layers] == true_ids
+    assert any("diffIDs that its layers have" in warning for warning in image.warnings)
+
+
+def test_bytes_that_no_digest_proves_are_not_salvaged_so(tmp_path: Path) -> None:
+    """In an archive of Docker 1.10 the config's diffID is all that says what a layer is."""
+    config = {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": ["sha256:" + "0" * 64]}}
+    entry = {"Config": "c.json", "RepoTags": ["a:1"], "Layers": ["l/layer.tar"]}
+    members = [("c.json", json.dumps(config).encode()), ("l/layer.tar", layer_tar("f"))]
+    (tmp_path / "a.tar").write_bytes(build_tar([*members, ("manifest.json", json.dumps([entry]).encode())]))
+    assert plan(tmp_path / "a.tar", salvage=True)[0] == 4
+
+
+# --- a manifest.json that hides images -------------------------------------------------------------------------------
+
+
+def stale(tmp_path: Path, manifest: object, change: Callable[[V1Archive], None] = lambda archive: None) -> Path:
+    archive = V1Archive()
+    archive.layer("base")
+    archive.tag("new", "1", archive.layer("top", "base"))
+    change(archive)
+    tar = layer_tar("base.txt", content=b"base")
+    config = {"os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar))]}}
+    extra = [("c.json", json.dumps(config).encode()), ("manifest.json", json.dumps(manifest).encode())]
+    path = tmp_path / "a.tar"
+    path.write_bytes(archive.build(extra))
+    return path
+
+
+BASE = {"Config": "c.json", "RepoTags": ["old:1"], "Layers": [f"{legacy_id('base')}/layer.tar"]}
+
+
+def test_what_a_stale_manifest_hides_is_named_and_can_be_converted(tmp_path: Path) -> None:
+    source = stale(tmp_path, [BASE])
+    code, report = plan(source)
+    assert (code, list(by_name(report))) == (0, ["old:1"])
+    assert any("--salvage converts new:1" in warning for warning in report.warnings)
+    code, report = plan(source, salvage=True)
+    assert (code, sorted(by_name(report))) == (0, ["new:1", "old:1"])
+    assert len(by_name(report)["new:1"].layers) == 2
+
+
+def test_an_archive_of_both_forms_hides_nothing(tmp_path: Path) -> None:
+    both = {**BASE, "RepoTags": ["new:1"]}
+
+    def only_base(archive: V1Archive) -> None:
+        archive.members = [one for one in archive.members if legacy_id("base") in one[0]]
+        archive.tags = {"new": {"1": legacy_id("base")}}
+
+    code, report = plan(stale(tmp_path, [both], only_base))
+    assert (code, list(by_name(report)), report.warnings) == (0, ["new:1"], ())
+
+
+@pytest.mark.parametrize("salvage", [False, True])
+def test_an_empty_manifest_hides_nothing(salvage: bool, tmp_path: Path) -> None:
+    code, report = plan(stale(tmp_path, []), salvage=salvage)
+    assert (code, list(by_name(report))) == (0, ["new:1"])
+
+
+def test_an_empty_index_hides_nothing(tmp_path: Path) -> None:
+    archive = V1Archive()
+    archive.tag("app", "1", archive.layer("base"))
+    index = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
+    (tmp_path / "a.tar").write_bytes(
+        archive.build([("index.json", index), ("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')])
+    )
+    code, report = plan(tmp_path / "a.tar")
+    assert (code, list(by_name(report))) == (0, ["app:1"])
