@@ -33,7 +33,7 @@ def command(location: str, name: str, as_of: str | None, as_json: bool, no_trunc
     Examples:
       migrate find new-layout/ team/web:1.0
       migrate find new-layout/ 'team/*:1.*' --json
-      migrate find new-layout/ team/web --as-of 2014-03-01
+      migrate find new-layout/ team/web --as-of 2020-03-01
     """
     from migrate.cli.report_file import find_rows
     from migrate.errors import UsageError
@@ -67,13 +67,14 @@ def _moment(text: str) -> datetime:
 
 
 def _write_json(found: Sequence[Found]) -> None:
+    from migrate.cli.outputs import safe_json
     from migrate.documents.image_map import row_document
     from migrate.documents.json_text import encode_json_pretty
 
     rows: list[dict[str, Any]] = [
         {"name": one.name, "has_it": one.has_it, "why": one.why, "image": row_document(one.image)} for one in found
     ]
-    sys.stdout.buffer.write(encode_json_pretty({"found": rows}))
+    sys.stdout.buffer.write(safe_json(encode_json_pretty({"found": rows})))
 
 
 def _write_table(found: Sequence[Found], full: bool) -> None:

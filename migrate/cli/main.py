@@ -6,6 +6,7 @@ import gc
 import importlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -38,8 +39,18 @@ _READER_GONE = 141
 """128 + SIGPIPE: what a shell says of a program that the signal ended."""
 
 
+class _StoppedError(Exception):
+    """Ctrl-C, on its way past click."""
+
+
 class LazyGroup(click.Group):
     """Knows its commands by name and help line alone; the module of a command is imported when it runs."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:  # click would write an empty line, also between events
+            raise _StoppedError from stop
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -107,7 +118,9 @@ def _exit_code(step: Callable[[], object]) -> int:
             tell_end(error.format_message(), code)
         else:
             error.show()
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort, _StoppedError):
+        if not wants_events(sys.argv[1:]):
+            click.echo(err=True)  # behind the ^C of a terminal
         tell_end(INTERRUPTED, 130)
         code = 130
     except MigrateError as error:

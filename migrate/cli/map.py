@@ -187,6 +187,7 @@ def _hint(report: Report | None, images: Sequence[MappedImage], text: str) -> st
 
 
 def _write_json(images: Iterable[MappedImage], layers: Iterable[MappedLayer]) -> None:
+    from migrate.cli.outputs import safe_json
     from migrate.documents.image_map import row_document
     from migrate.documents.json_text import encode_json_pretty
 
@@ -202,7 +203,7 @@ def _write_json(images: Iterable[MappedImage], layers: Iterable[MappedLayer]) ->
     ]
     if rows:
         document["layers"] = rows
-    sys.stdout.buffer.write(encode_json_pretty(document))
+    sys.stdout.buffer.write(safe_json(encode_json_pretty(document)))
 
 
 def _write_csv(images: Iterable[MappedImage]) -> None:

@@ -61,7 +61,7 @@ class Outputs:
         """To the file of `option`, which was asked for. Raises TargetError, and UsageError as at the beginning."""
         path = self._paths[option]
         if path == STDOUT:
-            sys.stdout.buffer.writelines(pieces)
+            sys.stdout.buffer.writelines(map(_shown, pieces) if option in LISTS else pieces)
             sys.stdout.buffer.flush()
             return
         self._check(option)  # again: the run itself may have written there
@@ -108,6 +108,29 @@ def _is_file(path: str) -> bool:
     except OSError:
         return True
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+
+
+def safe_json(text: bytes) -> bytes:
+    """JSON in which what a terminal could take for a command is written as JSON's own escapes: the values come from
+    archives that anyone could have made."""
+    from migrate.report.tables import printable
+
+    decoded = text.decode("utf-8")
+    lines = decoded.replace("\n", "")
+    if printable(lines) == lines:
+        return text
+    import json
+
+    safe = (one if one == "\n" or printable(one) == one else json.dumps(one)[1:-1] for one in decoded)
+    return "".join(safe).encode()
+
+
+def _shown(line: bytes) -> bytes:
+    """A list's line on standard output, where a terminal may be: control characters are shown. Files have all bytes."""
+    from migrate.report.tables import printable
+
+    text = line.removesuffix(b"\n").decode("utf-8", "surrogateescape")
+    return line if text.isprintable() else f"{printable(text)}\n".encode()
 
 
 def replace_file(path: str, content: bytes) -> None:

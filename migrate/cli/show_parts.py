@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
+from migrate.cli.outputs import safe_json
 from migrate.cli.report_file import read_report
 from migrate.cli.terminal import colour_enabled, terminal_width
 from migrate.documents.go_json import indented
@@ -49,11 +51,11 @@ class Shown:
         return format_size(size, exact=self._exact_bytes)
 
     def _json(self, value: object) -> None:
-        sys.stdout.buffer.write(encode_json_pretty(value))
+        sys.stdout.buffer.write(safe_json(encode_json_pretty(value)))
 
     def document(self, raw: bytes, exact: bool) -> None:
         """Indented for reading, or the exact bytes."""
-        sys.stdout.buffer.writelines([raw] if exact else indented(raw, "document"))
+        sys.stdout.buffer.writelines([raw] if exact else map(safe_json, indented(raw, "document")))
 
     def manifest(self, exact: bool) -> None:
         raw = self._view.manifest(self._image)
@@ -196,8 +198,6 @@ class Shown:
 
     def _print_entry(self, entry: TarEntry, position: int, as_json: bool) -> None:
         if as_json:
-            import json
-
             click.echo(json.dumps({"layer": position, **_entry_fields(entry)}))
             return
         click.echo(_tar_line(entry, self._size(entry.size) if not self._exact_bytes else f"{entry.size}"))

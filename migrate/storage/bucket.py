@@ -17,6 +17,7 @@ from migrate.errors import (
     MissingLayerError,
     PermissionSourceError,
     SourceError,
+    SourceUnreadableError,
     UsageError,
 )
 from migrate.storage.directory_tree import DirectoryTree
@@ -58,6 +59,8 @@ def open_filesystem(location: str) -> tuple[Any, str]:
         raise UsageError(f"{location}: {exc}") from exc
     except ValueError as exc:
         raise UsageError(f"{location}: {exc}") from exc
+    except Exception as exc:  # drivers that connect at once, such as FTP's, raise what their libraries do
+        raise SourceUnreadableError(f"{location}: cannot be opened: {exc}") from exc
     return filesystem, str(prefix).rstrip("/")
 
 

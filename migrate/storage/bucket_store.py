@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, BinaryIO, ClassVar, Final, cast
 
 from migrate.blobio.limits import SMALL_FILE_BYTES
-from migrate.errors import TargetError
+from migrate.errors import SourceUnreadableError, TargetError
 from migrate.storage.bucket import open_filesystem
 from migrate.storage.store import Store
 from migrate.storage.syscalls import target_errors
@@ -34,7 +34,10 @@ class BucketStore(Store):
     def __init__(self, location: str) -> None:
         """Raises UsageError where fsspec, or its driver for the URL, is not installed."""
         self.location = location.rstrip("/")
-        self._fs, self._prefix = open_filesystem(location)
+        try:
+            self._fs, self._prefix = open_filesystem(location)
+        except SourceUnreadableError as exc:
+            raise TargetError(exc.message) from exc
         self._lock = threading.Lock()
         self._unwritten: dict[str, bytes] = {}
 
