@@ -89,7 +89,7 @@ class DockerRootSource(LegacySource):
         graph = find_folder(tree, b"graph")
         if graph is None or not Graph(graph).contents.ids:
             raise SourceUnreadableError(_nothing_here(tree))
-        self._graph = Graph(graph)
+        self._graph = Graph(graph, tree, salvage=options.salvage)
         ids = self._graph.contents.ids
         self._counts = count_layers(tree, ids) or self._count_archives()
         self._driver = choose_driver(tree, self._counts, len(ids), options)
@@ -205,7 +205,12 @@ class DockerRootSource(LegacySource):
         raw = self._graph.read_json(legacy_id)
         parent = self._graph.read_parent(legacy_id, raw)
         written = parse_identity(raw)[0]
-        warnings = () if written in (None, legacy_id) else (f"graph/{legacy_id}: its JSON has another id, {written}",)
+        warnings: tuple[str, ...] = ()
+        if legacy_id in self._graph.salvaged:
+            made = self._graph.salvaged[legacy_id] or "its json was empty, and is made of v1Compatibility"
+            warnings = (f"graph/{legacy_id}: salvaged: {made}",)
+        elif written not in (None, legacy_id):
+            warnings = (f"graph/{legacy_id}: its JSON has another id, {written}",)
         return LegacyLayer(
             legacy_id=legacy_id,
             json=raw,
@@ -264,6 +269,10 @@ class DockerRootSource(LegacySource):
         damage = [found for one in made_of for found in self._driver.layer_damage(one)]
         payload.note = "; ".join([*damage, *doubts, *([payload.note] if payload.note else [])]) or None
         payload.damaged |= bool(damage)
+        lost = self._graph.salvaged.get(layer.legacy_id)
+        if lost and payload.origin == Origin.TAR_SPLIT:
+            payload.note = f"{payload.note}; {lost}" if payload.note else lost
+            payload.exact = False
         return payload
 
     def _assembled_or_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
@@ -379,7 +388,8 @@ class DockerRootSource(LegacySource):
         return payload
 
     def _made_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
-        return self._read_later(layer, self._tar_anew(layer, tree, trees))
+        lost = self._graph.salvaged.get(layer.legacy_id)
+        return self._read_later(layer, self._tar_anew(layer, tree, trees), [lost] if lost else [])
 
     def _read_later(self, layer: LegacyLayer, tar: TreeTar, reasons: Sequence[str] = ()) -> Payload:
         payload = Payload(stream=open_chunks(iter(())), origin=Origin.DIFF.value, size=tar.size)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, STATED_BYTES, parse_whole
 from migrate.documents.docker_root import parse_checksum_map
-from migrate.documents.v1_json import parse_parent
+from migrate.documents.json_text import encode_json
+from migrate.documents.v1_json import parse_identity, parse_parent
 from migrate.errors import DamagedError, DocumentError, LimitError, MissingLayerError, SourceError
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, is_hex_id
@@ -34,9 +36,14 @@ class GraphContents:
 class Graph:
     """Reads `graph/`, in which nothing is followed that is a symbolic link. Errors are SourceError."""
 
-    def __init__(self, tree: Tree) -> None:
-        """`tree` is that of `graph/`."""
+    def __init__(self, tree: Tree, root: Tree | None = None, *, salvage: bool = False) -> None:
+        """`tree` is that of `graph/`. With `salvage`, a json that a power cut left empty is made anew from what else
+        `tree`, and the drivers' files in `root`, record of the layer."""
         self.tree = tree
+        self._root = root
+        self._salvage = salvage
+        self.salvaged: dict[LegacyID, str] = {}
+        """Layers whose json was made anew, and of what; where it is empty text, the json is whole."""
 
     @cached_property
     def contents(self) -> GraphContents:
@@ -70,9 +77,52 @@ class Graph:
             raise MissingLayerError(f"{self.tree.location}: there is no {legacy_id}", layer=legacy_id)
         path = _path(legacy_id, "json")
         try:
-            return self.tree.read(path, JSON_BYTES)
+            raw = self.tree.read(path, JSON_BYTES)
         except MissingLayerError as error:
             raise DocumentError(f"{self.tree.shown(path)}: this image has lost its JSON", layer=legacy_id) from error
+        if raw.strip(b"\0"):
+            return raw
+        made = self._make_json(legacy_id)
+        if made is None or not self._salvage:
+            way = "" if made is None else ", as a power cut leaves it; --salvage makes it from what else is recorded"
+            raise DocumentError(f"{self.tree.shown(path)}: has {len(raw)} bytes of JSON{way}", layer=legacy_id)
+        return made
+
+    def _make_json(self, legacy_id: LegacyID) -> bytes | None:
+        """Of a pulled layer `v1Compatibility`, which is the registry's json and gives the same image; of others the
+        chain alone, as the drivers record it: what the layer was made by is lost."""
+        pulled = self._read_text(legacy_id, "v1Compatibility")
+        if pulled:
+            self.salvaged[legacy_id] = ""
+            return pulled.encode()
+        parent = self._read_text(legacy_id, "parent") or self._driver_parent(legacy_id)
+        if parent is None:
+            return None
+        self.salvaged[legacy_id] = "its json is lost in a power cut, and with it what the layer was made by"
+        return encode_json({"id": legacy_id, **({"parent": parent} if parent else {})})
+
+    def _driver_parent(self, legacy_id: LegacyID) -> str | None:
+        """The parent by aufs's list of ancestors or overlay's `lower-id`; an empty text for a base layer of aufs."""
+        for name in (f"aufs/layers/{legacy_id}", f"overlay/{legacy_id}/lower-id"):
+            try:
+                content = self._root.read(name.encode(), JSON_BYTES) if self._root is not None else b""
+            except SourceError:
+                continue
+            first = content.decode("ascii", "replace").partition("\n")[0].strip()
+            if first in self or (not first and name.startswith("aufs")):
+                return first
+        return None
+
+    @cached_property
+    def _by_registry_id(self) -> Mapping[str, LegacyID]:
+        """The graph's IDs of layers that 1.8.3 and later pulled, by those that the registry gave them."""
+        found: dict[str, LegacyID] = {}
+        for legacy_id in self.contents.ids:
+            with suppress(SourceError):
+                stated = parse_identity((self._read_text(legacy_id, "v1Compatibility") or "").encode())[0]
+                if stated is not None:
+                    found[stated] = legacy_id
+        return found
 
     def read_parent(self, legacy_id: LegacyID, raw: bytes) -> LegacyID | None:
         """The effective parent: the `parent` file, else json `parent`, else the hex of json `parent_id`.
@@ -84,7 +134,8 @@ class Graph:
             return LegacyID(recorded)
         parent, parent_id = parse_parent(raw, self.tree.shown(_path(legacy_id, "json")))
         if parent:
-            return LegacyID(parent)
+            is_registrys = self.salvaged.get(legacy_id) == ""
+            return self._by_registry_id.get(parent, LegacyID(parent)) if is_registrys else LegacyID(parent)
         return LegacyID(parent_id.rpartition(":")[2]) if parent_id else None
 
     @cached_property
@@ -146,7 +197,8 @@ class Graph:
 
     def _read_text(self, legacy_id: LegacyID, name: str) -> str | None:
         try:
-            return self.tree.read(_path(legacy_id, name), SMALL_FILE_BYTES).decode("utf-8", "replace").strip()
+            limit = JSON_BYTES if name == "v1Compatibility" else SMALL_FILE_BYTES
+            return self.tree.read(_path(legacy_id, name), limit).decode("utf-8", "replace").strip()
         except MissingLayerError:
             return None
 

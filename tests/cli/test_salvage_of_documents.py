@@ -16,6 +16,7 @@ from migrate.model.options import ConvertOptions
 from migrate.report.document import Report, ReportImage
 from tests.archives import V1Archive, build_tar, layer_tar, legacy_id
 from tests.registry_content import RegistryContent
+from tests.roots import RootBuilder, identity, write
 
 EMPTY = bytes(1024)
 GO = bytes.fromhex("1f8b080000096e8800ff621805a360148c5800080000ffff2eafb5ef00040000")
@@ -184,3 +185,67 @@ def test_an_empty_index_hides_nothing(tmp_path: Path) -> None:
     )
     code, report = plan(tmp_path / "a.tar")
     assert (code, list(by_name(report))) == (0, ["app:1"])
+
+
+# --- a json that a power cut left empty ------------------------------------------------------------------------------
+
+
+def root_of(tmp_path: Path, driver: str = "aufs") -> RootBuilder:
+    root = RootBuilder(tmp_path / "root", driver)
+    for name, below in (("base", None), ("middle", "base"), ("top", "middle")):
+        write(root.add(name, below) / name, name.encode())
+    root.tag({"app": {"1": "top"}, "below": {"1": "base"}})
+    return root
+
+
+def empty_json(root: RootBuilder, name: str, size: int = 0) -> None:
+    (root.path / "graph" / identity(name) / "json").write_bytes(bytes(size))
+
+
+@pytest.mark.parametrize("size", [0, 512])
+@pytest.mark.parametrize("lost", ["base", "middle", "top"])
+def test_aufs_has_the_chain_of_a_layer_without_json(lost: str, size: int, tmp_path: Path) -> None:
+    root = root_of(tmp_path)
+    _, whole = plan(root.path)
+    ancestors = {"base": "", "middle": identity("base"), "top": f"{identity('middle')}\n{identity('base')}"}
+    for name, text in ancestors.items():
+        write(root.path / "aufs/layers" / identity(name), text.encode() + b"\n" * bool(text))
+    empty_json(root, lost, size)
+    code, report = plan(root.path)
+    assert code in (3, 4)
+    assert any("--salvage makes it" in failure.message for failure in report.failures)
+    code, report = plan(root.path, salvage=True)
+    image, right = by_name(report)["app:1"], by_name(whole)["app:1"]
+    assert (code, image.exact) == (0, False)
+    assert [layer.diff_id for layer in image.layers] == [layer.diff_id for layer in right.layers]
+    assert any("salvaged" in warning and identity(lost) in warning for warning in image.warnings)
+
+
+def test_overlay_may_have_the_parent(tmp_path: Path) -> None:
+    root = root_of(tmp_path, "overlay")
+    write(root.path / "overlay" / identity("top") / "lower-id", identity("middle").encode())
+    empty_json(root, "top")
+    code, report = plan(root.path, salvage=True)
+    assert (code, len(by_name(report)["app:1"].layers)) == (0, 3)
+
+
+def test_a_layer_that_nothing_else_records_stays_lost(tmp_path: Path) -> None:
+    root = root_of(tmp_path, "vfs")
+    empty_json(root, "middle")
+    code, report = plan(root.path, salvage=True)
+    assert (code, list(by_name(report))) == (3, ["below:1"])
+
+
+def test_the_registrys_json_of_a_pulled_layer_gives_the_same_image(tmp_path: Path) -> None:
+    root = root_of(tmp_path)
+    for name, below in (("base", None), ("middle", "base"), ("top", "middle")):
+        place = root.path / "graph" / identity(name)
+        document = json.loads((place / "json").read_bytes())
+        stated = {**document, "id": legacy_id(name)} | ({"parent": legacy_id(below)} if below else {})
+        (place / "v1Compatibility").write_text(json.dumps(stated))
+    _, whole = plan(root.path)
+    empty_json(root, "middle")
+    code, report = plan(root.path, salvage=True)
+    image = by_name(report)["app:1"]
+    assert (code, image.exact, image.image_id) == (0, True, by_name(whole)["app:1"].image_id)
+    assert any("v1Compatibility" in warning for warning in image.warnings)
