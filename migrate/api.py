@@ -1,11 +1,13 @@
-"""The four things that programs do with this package, each in one call (docs/reference/api.md)."""
+"""The things that programs do with this package, each in one call (docs/reference/api.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from migrate.batch.batch import BatchOutcome, BatchRequest, run_batch
 from migrate.convert.run import Conversion, Outcome
 from migrate.convert.source_paths import refuse_to_write
 from migrate.errors import UsageError
@@ -46,6 +48,29 @@ def plan(
     options = replace(options or ConvertOptions(), dry_run=True)
     with Conversion.opened(_locations(sources), options, progress=progress or SilentProgress()) as conversion:
         return conversion.run()
+
+
+def batch(
+    sources: Location | Sequence[Location],
+    target: Location,
+    options: ConvertOptions | None = None,
+    progress: Progress | None = None,
+    *,
+    client: Any = None,
+) -> BatchOutcome:
+    """Converts many sources into one layout, as `migrate batch` does: with a journal, and with workers.
+
+    `client`: a `distributed.Client`, a Dask cluster such as `LocalCluster`, or an executor of `concurrent.futures`,
+    which do the work and stay open; without one, `options.jobs` processes of this machine do. The caller closes the
+    outcome. Raises UsageError, and TargetError where the target or the cluster fails; the journal has what is finished.
+    """
+    request = BatchRequest(
+        target=str(target),
+        options=replace(options or ConvertOptions(), exact_sizes=True),
+        locations=_locations(sources),
+        client=client,
+    )
+    return run_batch(request, progress or SilentProgress())
 
 
 def inspect(

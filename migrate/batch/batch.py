@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from migrate import __version__
 from migrate.batch.account import Account
-from migrate.batch.executors import WorkerPool, open_pool
+from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
 from migrate.batch.journal import JournalWriter, is_running, journal_name, journal_paths
 from migrate.batch.ledger import Ledger, Wants
 from migrate.batch.merge import Merge
@@ -40,7 +40,11 @@ _SHARD_NAME = re.compile(r"journal-(\d+)-of-(\d+)\.jsonl")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRequest:
     """What the user asks for. `lists` are open streams of locations, one a line. `options.jobs` counts workers.
-    `output_files` are what the caller will write itself, and may not be in a source."""
+
+    `client` is a Dask client or cluster, or an executor, that stays the caller's; else `scheduler` is the address or
+    the file of a Dask scheduler, or `auto`, and else `executor` names workers of this machine. `output_files` are what
+    the caller will write itself, and may not be in a source.
+    """
 
     target: str
     options: ConvertOptions
@@ -48,10 +52,16 @@ class BatchRequest:
     lists: Sequence[BinaryIO] = ()
     executor: str = "processes"
     scheduler: str | None = None
+    client: Any = None
     shard: Shard | None = None
     retry_failed: bool = False
     report_options: Mapping[str, object] = field(default_factory=dict)
     output_files: Sequence[str] = ()
+
+    @property
+    def is_remote(self) -> bool:
+        """True where workers may be on other machines, and in other directories."""
+        return self.scheduler is not None or self.client is not None
 
 
 @dataclass(slots=True)
@@ -76,7 +86,7 @@ class BatchOutcome:
             self.spool.close()
 
 
-OpenPool = Callable[[str, int, str | None], WorkerPool]
+OpenPool = Callable[[PoolRequest], WorkerPool]
 
 
 def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_pool) -> BatchOutcome:
@@ -87,11 +97,19 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         recipe = recipe_of(request.options)
         wants = _wants(candidates, recipe)
         ledger = Ledger.read(state, wants)
-        pool = pools(request.executor, request.options.jobs, request.scheduler)
+        pool = pools(
+            PoolRequest(
+                executor=request.executor,
+                workers=request.options.jobs,
+                scheduler=request.scheduler,
+                client=request.client,
+            )
+        )
         try:
             plan = _plan(request, ledger, candidates, recipe, pool.workers, target)
             journal.note(_opening(request, plan, recipe, started))
             order = _order(request, recipe, state, max(1, pool.workers // max(1, len(plan.tasks))))
+            pool.prove(order, plan, progress)
         except BaseException:
             pool.stop(at_once=True)
             raise
@@ -191,7 +209,7 @@ def _candidates(request: BatchRequest) -> list[Candidate]:
     read = [*named, *opened, *request.options.pool_files]
     refuse_to_write(read, target=request.target, files=request.output_files)
     shard = request.shard
-    if request.scheduler is not None or shard is not None:  # which may stand in other directories
+    if request.is_remote or shard is not None:  # which may stand in other directories
         found = [replace(candidate, location=absolute(candidate.location)) for candidate in found]
     return found if shard is None else [candidate for candidate in found if shard.holds(candidate.location)]
 
@@ -249,7 +267,7 @@ def _order(request: BatchRequest, recipe: str, state: Path, threads: int) -> Wor
         recipe=recipe,
         target=None if request.options.dry_run else absolute(request.target),
         state=absolute(str(state)),
-        options=replace(request.options, jobs=1 if request.scheduler is not None else threads),
+        options=replace(request.options, jobs=1 if request.is_remote else threads),
     )
 
 

@@ -1,49 +1,77 @@
 """Where tasks run: processes, threads or a Dask cluster, each behind `concurrent.futures.Executor`.
 
-A pool here is an executor that can be opened again after a death, and that knows deaths from other failures.
+A pool is an executor that can be opened again after a death, and that knows deaths from other failures.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.util import Finalize
-from typing import Any, Protocol
+from typing import Any
 
 from migrate.batch.journal import Entry
-from migrate.batch.plan import Task
+from migrate.batch.plan import Plan, Task
 from migrate.batch.task import WorkOrder, leave_desks, run_task
 from migrate.errors import UsageError
+from migrate.model.progress import Progress
 
 Work = Callable[[WorkOrder, Task], list[Entry]]
 
 
-class WorkerPool(Protocol):
-    """`workers` tasks run at once; as many again may wait for them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRequest:
+    """Where tasks shall run: `client` before `scheduler` before `executor` (`processes` or `threads`)."""
+
+    executor: str = "processes"
+    workers: int = 1
+    scheduler: str | None = None
+    client: Any = None
+
+
+class WorkerPool(ABC):
+    """Where tasks run."""
+
+    isolates = False
+    """True if a task that is submitted alone shares its worker with no other while others run."""
 
     @property
-    def workers(self) -> int: ...
+    @abstractmethod
+    def workers(self) -> int:
+        """How many tasks run at once."""
 
     @property
-    def isolates(self) -> bool:
-        """True if a task that is submitted alone shares its worker with no other while others run."""
+    def backlog(self) -> int:
+        """Tasks that may be submitted and not finished: what runs, and as much again."""
+        return 2 * self.workers
 
-    def submit(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
-        """Opens the executor where needed. Raises what `is_death` knows if it broke just now."""
+    def prove(self, order: WorkOrder, plan: Plan, progress: Progress) -> None:  # noqa: B027 - for remote workers
+        """Before the first task: raises UsageError or TargetError for a worker that cannot do the work."""
 
+    def watch(self, waiting: int, progress: Progress) -> None:  # noqa: B027 - for remote workers
+        """Called while `waiting` tasks are not finished. Raises TargetError once the pool is lost."""
+
+    @abstractmethod
+    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[Entry]]:
+        """Opens the pool where needed. `avoid`: names of workers that shall not have the task, if there are others."""
+
+    @abstractmethod
     def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
         """On a worker whose death costs no other task. At most one such task runs at a time."""
 
+    @abstractmethod
     def is_death(self, error: BaseException, /) -> bool:
         """True if a worker died under the task, and not the task itself failed."""
 
+    @abstractmethod
     def stop(self, *, at_once: bool) -> None:
         """`at_once`: workers are ended within a second, in the middle of what they do."""
 
@@ -51,22 +79,27 @@ class WorkerPool(Protocol):
 # --- processes ---------------------------------------------------------------------------------------------------
 
 
-class ProcessPool:
+class ProcessPool(WorkerPool):
     """Fresh processes from a server that has only the imports: safe beside threads, and quick to start."""
 
     isolates = True
 
     def __init__(self, workers: int, work: Work = run_task) -> None:
-        self.workers = workers
+        self._workers = workers
         self._work = work
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["migrate.batch.task", "migrate.readers.docker_archive"])
         self._pool: ProcessPoolExecutor | None = None
         self._alone: ProcessPoolExecutor | None = None
 
-    def submit(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
+    @property
+    def workers(self) -> int:
+        return self._workers
+
+    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[Entry]]:
+        del avoid
         try:
-            self._pool = self._pool or self._open(self.workers)
+            self._pool = self._pool or self._open(self._workers)
             return self._pool.submit(self._work, order, task)
         except BrokenExecutor:
             self._pool = None
@@ -122,89 +155,62 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-# --- threads -----------------------------------------------------------------------------------------------------
+# --- executors ---------------------------------------------------------------------------------------------------
 
 
-class ThreadPool:
-    """Threads of this process: no start-up, but a source that kills the process kills the run."""
+class ExecutorPool(WorkerPool):
+    """An executor of `concurrent.futures`: threads of this process, which have no start-up, but a source that kills the
+    process kills the run; or one that the caller has opened, and closes."""
 
-    isolates = False
-
-    def __init__(self, workers: int, work: Work = run_task) -> None:
-        self.workers = workers
+    def __init__(self, executor: Executor, workers: int, *, is_ours: bool = True, work: Work = run_task) -> None:
+        self._workers = workers
         self._work = work
-        self._pool: Executor = ThreadPoolExecutor(workers, thread_name_prefix="batch")
+        self._executor = executor
+        self._is_ours = is_ours
 
-    def submit(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
-        return self._pool.submit(self._work, order, task)
+    @property
+    def workers(self) -> int:
+        return self._workers
 
-    submit_alone = submit
+    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[Entry]]:
+        del avoid
+        return self._executor.submit(self._work, order, task)
+
+    def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
+        return self.submit(order, task)
 
     def is_death(self, error: BaseException, /) -> bool:
-        del error
-        return False
+        return isinstance(error, BrokenExecutor)
 
     def stop(self, *, at_once: bool) -> None:
-        self._pool.shutdown(wait=not at_once, cancel_futures=True)
+        if self._is_ours:
+            self._executor.shutdown(wait=not at_once, cancel_futures=True)
         if not at_once:
             leave_desks()
 
 
-# --- Dask --------------------------------------------------------------------------------------------------------
+def open_pool(request: PoolRequest) -> WorkerPool:
+    """The pool that a batch asks for. UsageError for a cluster that cannot be reached, or a client of another kind."""
+    if request.client is not None:
+        return _pool_of(request.client)
+    if request.scheduler is not None:
+        from migrate.batch.dask_pool import DaskPool
+
+        return DaskPool.connect(request.scheduler)
+    if request.executor == "threads":
+        return ExecutorPool(ThreadPoolExecutor(request.workers, thread_name_prefix="batch"), request.workers)
+    return ProcessPool(request.workers)
 
 
-class DaskPool:
-    """A running Dask cluster, through the executor of `distributed`. UsageError if it cannot be reached."""
+def _pool_of(client: Any) -> WorkerPool:
+    """A Dask client, a Dask cluster, or an executor of `concurrent.futures`, which stay the caller's."""
+    if isinstance(client, Executor):
+        return ExecutorPool(client, getattr(client, "_max_workers", None) or os.cpu_count() or 1, is_ours=False)
+    if hasattr(client, "scheduler_address") or hasattr(client, "nthreads"):
+        from migrate.batch.dask_pool import DaskPool
 
-    isolates = False
-
-    def __init__(self, scheduler: str, work: Work = run_task) -> None:
-        try:
-            distributed: Any = importlib.import_module("distributed")
-        except ImportError as exc:
-            raise UsageError("--scheduler needs Dask: pip install 'docker-legacy-migrate[dask]'") from exc
-        self._work = work
-        self._killed: type[BaseException] = distributed.KilledWorker
-        try:
-            self._client: Any = distributed.Client(scheduler, timeout="10s", set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as exc:
-            raise UsageError(f"--scheduler {scheduler}: no Dask scheduler answers there ({exc})") from exc
-        # A worker that dies costs its task one retry of the scheduler; `allowed-failures` there says how many.
-        self._pool: Executor = self._client.get_executor(pure=False)
-
-    @property
-    def workers(self) -> int:
-        threads: int = sum(self._client.nthreads().values())
-        return max(1, threads)
-
-    def submit(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
-        return self._pool.submit(self._work, order, task)
-
-    submit_alone = submit
-
-    def is_death(self, error: BaseException, /) -> bool:
-        """A result that was lost with the worker that held it comes as an error of the executor itself."""
-        return isinstance(error, (self._killed, CancelledError)) or _raised_in(error, "cfexecutor.py")
-
-    def stop(self, *, at_once: bool) -> None:
-        with contextlib.suppress(Exception):  # a cluster that is gone cannot be told anything
-            self._pool.shutdown(wait=not at_once, cancel_futures=True)
-        with contextlib.suppress(Exception):
-            if not at_once:
-                self._client.run(leave_desks)
-            self._client.close(timeout=2)
-
-
-def _raised_in(error: BaseException, name: str) -> bool:
-    """True if the innermost frame of the error is in a file of that name."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and os.path.basename(trace.tb_frame.f_code.co_filename) == name
-
-
-def open_pool(kind: str, workers: int, scheduler: str | None) -> WorkerPool:
-    """`kind` is `processes` or `threads`; a scheduler's address goes before it."""
-    if scheduler is not None:
-        return DaskPool(scheduler)
-    return ThreadPool(workers) if kind == "threads" else ProcessPool(workers)
+        if hasattr(client, "nthreads"):
+            return DaskPool(client)
+        distributed: Any = importlib.import_module("distributed")
+        return DaskPool(distributed.Client(client, set_as_default=False), is_ours=True)
+    raise UsageError(f"client: {type(client).__name__} is no Dask client or cluster, and no executor")

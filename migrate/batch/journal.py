@@ -60,7 +60,9 @@ _RECORD_BYTES: Final = 4 * 1024 * 1024 * 1024
 class Entry:
     """One finished source. `figures` are counts and sizes in bytes; `error` and `message` tell the first failure.
 
-    `content` is a digest over the IDs and references that the source lists. `packed` is its record.
+    `worker` is the name of the one that read it, where workers have names, and `tries` counts those that were given it.
+    `absent`: the worker found nothing at the source's place. `content` is a digest over the IDs and references that
+    the source lists. `packed` is its record.
     """
 
     source: str
@@ -75,6 +77,9 @@ class Entry:
     packed: str
     error: str | None = None
     message: str | None = None
+    worker: str | None = None
+    tries: int = 1
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +249,8 @@ class JournalWriter:
             "order": entry.order,
             **entry.figures,
             "seconds": entry.seconds,
+            **({} if entry.worker is None else {"worker": entry.worker}),
+            **({} if entry.tries == 1 else {"tries": entry.tries}),
             "error": entry.error,
             "message": entry.message,
             "finished": int(time.time()),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from migrate.batch.executors import WorkerPool
@@ -17,6 +18,8 @@ from migrate.model.progress import Event, Progress
 
 _STRIKES: Final = 2
 """So many deaths of workers are put down to a source; then it has failed."""
+_TRIED_WORKERS: Final = 3
+"""So many workers may say that they do not find a source that is there; then it has failed."""
 _WAIT_SECONDS: Final = 0.5
 
 
@@ -35,6 +38,7 @@ class TaskRun:
     _suspects: deque[Task] = field(default_factory=deque)
     _alone: Future[list[Entry]] | None = None
     _strikes: Counter[str] = field(default_factory=Counter)
+    _avoided: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def run(self) -> None:
         """Returns when every source has its line in the journal. Raises TargetError, and KeyboardInterrupt within a
@@ -50,6 +54,7 @@ class TaskRun:
                 done, _ = wait(self._running, _WAIT_SECONDS, FIRST_COMPLETED)
                 for future in done:
                     self._take(future)
+                self.pool.watch(len(self._running), self.progress)
             at_once = False
         finally:
             self.pool.stop(at_once=at_once)
@@ -57,10 +62,11 @@ class TaskRun:
 
     def _submit(self) -> None:
         """Keeps every worker busy and the queue short, so that neither memory nor an interruption has to wait."""
-        limit = 2 * self.pool.workers
+        limit = self.pool.backlog
         while self._waiting and len(self._running) < limit:
             task = self._waiting.popleft()
-            self._running[self.pool.submit(self.order, task)] = task
+            avoid = self._avoided[task.sources[0].location] if len(task.sources) == 1 else ()
+            self._running[self.pool.submit(self.order, task, avoid)] = task
         if self._suspects and self._alone is None and (self.pool.isolates or not self._running):
             task = self._suspects.popleft()
             self._alone = self.pool.submit_alone(self.order, task)
@@ -73,7 +79,7 @@ class TaskRun:
             self._alone = None
         error = CancelledError() if future.cancelled() else future.exception()
         if error is None:
-            self._finish(future.result())
+            self._finish(self._seen(task, future.result()))
         elif self.pool.is_death(error):
             self._suspect(task)
         elif isinstance(error, MigrateError) and error.scope != "run":
@@ -92,15 +98,34 @@ class TaskRun:
             if self._strikes[source.location] < _STRIKES:
                 self._suspects.append(single)
                 self.progress.emit(
-                    Event(kind="warning", name=source.location, message="a worker died; trying the source by itself")
+                    Event(kind="notice", name=source.location, message="a worker died; trying the source by itself")
                 )
             else:
                 message = f"{source.location}: {_STRIKES} workers died on it (killed, out of memory, or crashed)"
                 self._finish([failed_entry(self.order, source, "worker-died", message)])
 
+    def _seen(self, task: Task, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """A source that a worker does not find, but that is here, is the worker's fault: it goes to another one."""
+        candidates = {candidate.location: candidate for candidate in task.sources}
+        for entry in entries:
+            avoided = self._avoided[entry.source]
+            if entry.absent and entry.worker is not None and os.path.lexists(entry.source):
+                is_new = entry.worker not in avoided
+                avoided.add(entry.worker)
+                if is_new and len(avoided) < _TRIED_WORKERS:
+                    message = f"worker {entry.worker} does not see it; trying another one"
+                    self.progress.emit(Event(kind="notice", name=entry.source, message=message))
+                    self._waiting.append(Task(task.number, (candidates[entry.source],)))
+                    continue
+                names = ", ".join(sorted(avoided))
+                message = f"{entry.source}: is there, but not for the workers that were given it ({names})"
+                entry = failed_entry(self.order, candidates[entry.source], "worker", message)
+            yield entry
+
     def _finish(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
-            self.journal.append(entry)
+            tries = 1 + self._strikes[entry.source] + len(self._avoided.get(entry.source, ()))
+            self.journal.append(replace(entry, tries=max(entry.tries, tries)))
             self.done[entry.outcome] += 1
             size = entry.identity.size or 0
             self.progress.emit(Event(kind="advance", name=entry.source, bytes=size))

@@ -6,6 +6,7 @@ Everything here runs in another process, maybe on another machine; orders and re
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -129,6 +130,7 @@ class Desk:
             packed=pack_record(result.record),
             error=result.error,
             message=result.message,
+            absent=result.outcome is Outcome.FAILED and _is_absent(candidate.location),
         )
 
     def _convert(self, candidate: Candidate) -> Result:
@@ -255,6 +257,10 @@ def _stored_sizes(conversion: Conversion) -> set[int]:
     """Of layers that are too large to be kept in memory until it is known whether they have a blob."""
     payloads = (layer.payload for planned in conversion.planned for layer in planned.chain if layer.payload is not None)
     return {payload.size for payload in payloads if payload.size is not None and payload.size > SMALL_LAYER_BYTES}
+
+
+def _is_absent(location: str) -> bool:
+    return "://" not in location and not os.path.lexists(location)
 
 
 def _without_blobs(image: FinishedImage) -> FinishedImage:

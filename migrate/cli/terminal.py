@@ -170,11 +170,11 @@ class Shown:
 
 
 class NoProgress(Shown):
-    """Shows failures, and nothing else."""
+    """Shows failures and what needs a person, and nothing else."""
 
     def _show(self, event: Event) -> None:
-        if event.kind == "failure":
-            self._write(failure_line(event))
+        if event.kind in ("failure", "notice"):
+            self._write(message_line(event, 0, Paint(False)) or "")
 
 
 def failure_line(event: Event) -> str:
@@ -189,6 +189,8 @@ def message_line(event: Event, verbose: int, paint: Paint) -> str | None:
         return failure_line(event)
     message = "" if event.outcome == "failed" else event.message  # each of its failures has a line
     text = ": ".join(part for part in (short_name(event.name), printable(message)) if part)
+    if event.kind == "notice":
+        return f"migrate: warning: {' '.join(text.split())}"
     if event.kind == "warning":
         return f"{paint('warning', Style.YELLOW)}  {text}" if verbose else None
     if verbose and event.kind in ("layer", "image", "source", "finished"):

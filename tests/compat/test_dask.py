@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from migrate.batch.batch import BatchRequest, run_batch
-from migrate.batch.executors import DaskPool, WorkerPool
+from migrate.batch.dask_pool import DaskPool
+from migrate.batch.executors import PoolRequest, WorkerPool
 from migrate.batch.plan import Outcome
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, SilentProgress
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @dataclass
 class Cluster:
     address: str
+    scheduler: subprocess.Popen[bytes]
     workers: list[subprocess.Popen[bytes]]
 
 
@@ -42,8 +44,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def cluster(directory: Path, *worker_options: str) -> Iterator[Cluster]:
-    """Ready when both workers have registered; ended with everything that it started."""
+def cluster(directory: Path, *, workers: int = 2, scheduler_file: Path | None = None) -> Iterator[Cluster]:
+    """Ready when all workers have registered; ended with everything that it started."""
     address = f"tcp://127.0.0.1:{free_port()}"
     environment = {
         **os.environ,
@@ -66,13 +68,13 @@ def cluster(directory: Path, *worker_options: str) -> Iterator[Cluster]:
         return process
 
     with ExitStack() as stack:
-        start("scheduler", "--host", address, "--no-dashboard", "--no-show")
-        workers = [
-            start("worker", address, "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", *worker_options)
-            for _ in range(2)
+        file = () if scheduler_file is None else ("--scheduler-file", str(scheduler_file))
+        scheduler = start("scheduler", "--host", address, "--no-dashboard", "--no-show", *file)
+        started = [
+            start("worker", address, "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1") for _ in range(workers)
         ]
-        _wait_for_workers(address, len(workers))
-        yield Cluster(address, workers)
+        _wait_for_workers(address, workers)
+        yield Cluster(address, scheduler, started)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -89,7 +91,8 @@ def _wait_for_workers(address: str, count: int) -> None:
     client_class: Any = importlib.import_module("distributed").Client
 
     with client_class(address, timeout="30s", set_as_default=False) as client:
-        client.wait_for_workers(count, timeout=30)
+        if count:
+            client.wait_for_workers(count, timeout=60)
 
 
 def write_shelf(directory: Path, count: int = 120) -> Path:
@@ -139,9 +142,9 @@ class TestDask:
         shelf = write_shelf(tmp_path / "shelf")
         with cluster(tmp_path) as dask:
 
-            def pools(kind: str, workers: int, scheduler: str | None) -> WorkerPool:
-                del kind, workers, scheduler
-                return DaskPool(dask.address)
+            def pools(asked: PoolRequest) -> WorkerPool:
+                del asked
+                return DaskPool.connect(dask.address)
 
             progress = KillsOneWorker(dask.workers[0], 20)
             outcome = run_batch(request(shelf, tmp_path / "dask"), progress, pools)
@@ -156,9 +159,9 @@ class TestDask:
         (shelf / "poison.tar").write_bytes(archive("poison"))
         with cluster(tmp_path) as dask:
 
-            def pools(kind: str, workers: int, scheduler: str | None) -> WorkerPool:
-                del kind, workers, scheduler
-                return DaskPool(dask.address, poison.work)
+            def pools(asked: PoolRequest) -> WorkerPool:
+                del asked
+                return DaskPool.connect(dask.address, poison.work)
 
             outcome = run_batch(request(shelf, tmp_path / "dask"), SilentProgress(), pools)
         assert [Path(path).name for path in outcome.lists[Outcome.FAILED]] == ["poison.tar"]

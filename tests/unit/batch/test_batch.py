@@ -17,7 +17,7 @@ import pytest
 
 from migrate.batch.account import render_account
 from migrate.batch.batch import BatchOutcome, BatchRequest, merge_batch, run_batch, unfinished_shards
-from migrate.batch.executors import ProcessPool, ThreadPool, WorkerPool, open_pool
+from migrate.batch.executors import PoolRequest, ProcessPool, WorkerPool, open_pool
 from migrate.batch.plan import Outcome, Shard
 from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import TargetError, UsageError
@@ -41,14 +41,12 @@ class Recorder:
         self.events.append(event)
 
 
-def threads(kind: str, workers: int, scheduler: str | None) -> WorkerPool:
-    del kind, scheduler
-    return ThreadPool(workers)
+def threads(asked: PoolRequest) -> WorkerPool:
+    return open_pool(replace(asked, executor="threads"))
 
 
-def poisoned(kind: str, workers: int, scheduler: str | None) -> WorkerPool:
-    del kind, scheduler
-    return ProcessPool(workers, poison.work)
+def poisoned(asked: PoolRequest) -> WorkerPool:
+    return ProcessPool(asked.workers, poison.work)
 
 
 def request(shelf: Path, target: Path, jobs: int = 2, **changes: object) -> BatchRequest:

@@ -6,8 +6,8 @@ import gzip
 import json
 import random
 import shutil
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from migrate.batch.batch import BatchRequest, merge_batch, run_batch, unfinished_shards
-from migrate.batch.executors import ThreadPool, WorkerPool
+from migrate.batch.executors import ExecutorPool, PoolRequest, WorkerPool, open_pool
 from migrate.batch.journal import Entry
 from migrate.batch.plan import Shard, Task
 from migrate.batch.task import WorkOrder
@@ -38,9 +38,8 @@ GZIP, PLAIN = ConvertOptions(exact_sizes=True), ConvertOptions(exact_sizes=True,
 ZSTD = ConvertOptions(exact_sizes=True, compression=Compression.ZSTD, format=Format.OCI)
 
 
-def threads(kind: str, workers: int, scheduler: str | None) -> WorkerPool:
-    del kind, scheduler
-    return ThreadPool(workers)
+def threads(asked: PoolRequest) -> WorkerPool:
+    return open_pool(replace(asked, executor="threads"))
 
 
 def batch(
@@ -310,16 +309,16 @@ def every_entry(target: Path) -> list[dict[str, Any]]:
 # --- rows of batches ---------------------------------------------------------------------------------------------
 
 
-class Interrupted(ThreadPool):
+class Interrupted(ExecutorPool):
     """Ctrl-C before the second task. What runs then is waited for, as no process ends here."""
 
     _submitted = 0
 
-    def submit(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
+    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[Entry]]:
         self._submitted += 1
         if self._submitted > 1:
             raise KeyboardInterrupt
-        return super().submit(order, task)
+        return super().submit(order, task, avoid)
 
     def stop(self, *, at_once: bool) -> None:
         super().stop(at_once=False)
@@ -347,21 +346,27 @@ def named_files(target: Path) -> dict[str, bytes]:
 
 
 def take_step(target: Path, kind: str, sources: Sequence[Path], options: ConvertOptions, workers: int) -> None:
-    request = BatchRequest(target=str(target), options=options, locations=list(map(str, sources)))
+    request = BatchRequest(
+        target=str(target), options=replace(options, jobs=workers), locations=list(map(str, sources))
+    )
     match kind:
         case "convert":
             with suppress(UsageError):  # none of them may hold what --image names
                 convert(target, sources, options)
         case "interrupted":
             with suppress(KeyboardInterrupt):
-                run_batch(request, SilentProgress(), lambda *_: Interrupted(workers)).close()
+                run_batch(
+                    request,
+                    SilentProgress(),
+                    lambda asked: Interrupted(ThreadPoolExecutor(asked.workers), asked.workers),
+                ).close()
         case "shard":
             request = replace(request, shard=Shard(1, 1))
-            run_batch(request, SilentProgress(), lambda *_: ThreadPool(workers)).close()
+            run_batch(request, SilentProgress(), threads).close()
             with suppress(UsageError):  # the shards before it may have had other options
                 merge(target)
         case _:
-            run_batch(request, SilentProgress(), lambda *_: ThreadPool(workers)).close()
+            run_batch(request, SilentProgress(), threads).close()
 
 
 @pytest.mark.parametrize("kinds", [("batch", "batch", "shard", "convert"), ("batch", "interrupted", "shard")])

@@ -1,0 +1,145 @@
+"""What a worker of a cluster has to prove before it gets a task: versions, the sources, and the shared target.
+
+A worker that lacks a mount would fail every archive it gets, and one with another target would convert them into a
+place where nobody looks. Both are found here, before the first archive is read, and named.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+
+from migrate import __version__
+from migrate.batch.plan import Candidate, Task
+from migrate.batch.targets import layout_location
+from migrate.batch.task import WorkOrder
+from migrate.blobio.limits import SMALL_FILE_BYTES
+from migrate.errors import MigrateError, TargetError, UsageError
+from migrate.storage.store import STATE_DIRECTORY
+from migrate.writers.target_store import open_store
+
+SAMPLES: Final = 8
+"""Sources of which each worker reads a byte."""
+_SAME: Final = ("deflate", "isal", "orjson")
+"""Packages whose version may decide about bytes that are written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """What one worker found out. `unreadable` and `target` are reasons, None where there is nothing to complain of."""
+
+    versions: Mapping[str, str]
+    unreadable: str | None
+    target: str | None
+
+
+def examine_worker(order: WorkOrder, samples: Sequence[str], mark: str) -> WorkerReport:
+    """Runs on the worker: reads a byte of each sample, and leaves `mark` in the target."""
+    return WorkerReport(versions=versions(), unreadable=_unreadable(samples), target=_leave_mark(order, mark))
+
+
+def versions() -> dict[str, str]:
+    """Of this program, and of what compresses and encodes for it."""
+    found = {"migrate": __version__, "Python": ".".join(platform.python_version_tuple()[:2])}
+    for name in _SAME:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def samples_of(tasks: Sequence[Task]) -> list[str]:
+    """Some of the sources of a run, spread over all of them."""
+    candidates: list[Candidate] = [candidate for task in tasks for candidate in task.sources if candidate.unfit is None]
+    step = max(1, len(candidates) // SAMPLES)
+    return [candidate.location for candidate in candidates[::step]][:SAMPLES]
+
+
+def check_loads(reports: Mapping[str, object]) -> None:
+    """`reports` by worker: None, or what loading this package ended with. UsageError for the first of them."""
+    for worker, report in sorted(reports.items()):
+        if report is not None:
+            raise UsageError(f"worker {worker}: cannot load this package ({report}); install {__version__} there")
+
+
+def check_reports(order: WorkOrder, reports: Mapping[str, object], marks: Mapping[str, str]) -> None:
+    """`reports` by worker: a WorkerReport, or the exception that the worker ended with. `marks` likewise.
+
+    Raises UsageError naming the first worker that cannot work, TargetError for one that writes elsewhere.
+    """
+    own = versions()
+    for worker, report in sorted(reports.items()):
+        if not isinstance(report, WorkerReport):
+            raise UsageError(f"worker {worker}: cannot work: {type(report).__name__}: {report}")
+        for name, version in own.items():
+            if report.versions.get(name) != version:
+                there = report.versions.get(name, "not installed")
+                raise UsageError(
+                    f"worker {worker}: has {name} {there}, and here it is {version}; the result would depend on which"
+                    " of them did the work: install the same everywhere"
+                )
+        if report.unreadable is not None:
+            raise UsageError(f"worker {worker}: cannot read the sources: {report.unreadable}")
+        if report.target is not None:
+            raise TargetError(f"worker {worker}: cannot write into the target: {report.target}")
+        check_mark(order, worker, marks[worker])
+
+
+def check_mark(order: WorkOrder, worker: str, mark: str) -> None:
+    """TargetError where what `worker` has left in its target is not in ours."""
+    if order.target is None:
+        return
+    name = _mark_name(mark)
+    with closing(open_store(layout_location(order.target), "layout")) as store:
+        found = store.read(name, SMALL_FILE_BYTES)
+        store.remove([name])
+    if found != mark.encode("ascii"):
+        raise TargetError(
+            f"worker {worker}: writes into {order.target}, but nothing of that is to be seen here; the target has to be"
+            " one directory that all workers share, or a bucket"
+        )
+
+
+def _unreadable(samples: Sequence[str]) -> str | None:
+    for location in samples:
+        try:
+            _read_byte(location)
+        except OSError as error:
+            return f"{location}: {error.strerror or error}"
+        except Exception as error:  # noqa: BLE001 - each fsspec file system has errors of its own
+            return f"{location}: {type(error).__name__}: {error}"
+    return None
+
+
+def _read_byte(location: str) -> None:
+    if "://" in location:
+        import fsspec
+
+        filesystem, path = fsspec.core.url_to_fs(location)
+        filesystem.info(path)
+    elif os.path.isdir(location):
+        os.listdir(location)
+    else:
+        with open(location, "rb") as stream:
+            stream.read(1)
+
+
+def _leave_mark(order: WorkOrder, mark: str) -> str | None:
+    if order.target is None:
+        return None
+    try:
+        with closing(open_store(layout_location(order.target), "layout")) as store:
+            store.put_now(_mark_name(mark), mark.encode("ascii"))
+    except MigrateError as error:
+        return error.message
+    return None
+
+
+def _mark_name(mark: str) -> str:
+    return f"{STATE_DIRECTORY}/preflight/{mark}"
