@@ -9,9 +9,10 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from migrate import __version__
@@ -34,6 +35,7 @@ from migrate.errors import (
     ConflictError,
     LimitError,
     MigrateError,
+    MissingContentError,
     MissingLayerError,
     NoImageError,
     NotExactError,
@@ -43,7 +45,7 @@ from migrate.errors import (
 from migrate.model.container import Container
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, HashedLayer
-from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure, SourceListing
+from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure, SourceListing, is_hex_id
 from migrate.model.options import ConvertOptions, ReadOptions
 from migrate.model.progress import Event, Progress, SilentProgress
 from migrate.readers.base import LegacySource
@@ -95,7 +97,8 @@ def open_sources(locations: Sequence[str], options: ReadOptions) -> list[OpenedS
 
 @dataclass(slots=True)
 class PlannedImage:
-    """One image on its way. `order` is its place in the run and settles ties."""
+    """One image on its way. `order` is its place in the run and settles ties; `elsewhere` are the layers of its chain
+    that another source of the run has, and its index."""
 
     source_index: int
     location: str
@@ -104,6 +107,7 @@ class PlannedImage:
     chain: Chain = ()
     index: ReadyIndex | None = None
     lost_layer: LegacyID | None = None
+    elsewhere: dict[LegacyID, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -332,17 +336,50 @@ class Conversion:
             )
 
     def _walk(self, planned: PlannedImage) -> bool:
-        source = self.sources[planned.source_index].source
-        assert source is not None
         try:
             given = planned.image.chain
-            planned.chain = given if given is not None else walk_chain(planned.image.head, source.read_layer)
+            read_layer = partial(self._read_layer, planned)
+            planned.chain = given if given is not None else walk_chain(planned.image.head, read_layer)
             check_chain(planned.chain)
             self._count(planned)
         except MigrateError as error:
             self._fail(error, planned.location, planned.image)
             return False
         return True
+
+    def _read_layer(self, planned: PlannedImage, legacy_id: LegacyID) -> LegacyLayer:
+        """From the image's own source, or else from another one of the run.
+
+        Docker up to 1.9 wrote and loaded archives without the layers that the other side had, and went by the ID. Its
+        64 random digits are proof enough; where two sources say different things of one, neither is believed.
+        """
+        own = self.sources[planned.source_index].source
+        assert own is not None
+        try:
+            return own.read_layer(legacy_id)
+        except (MissingLayerError, MissingContentError):
+            if not (is_hex_id(legacy_id) and len(legacy_id) == 64):
+                raise
+            found: dict[bytes, tuple[int, LegacyLayer]] = {}
+            for index, opened in enumerate(self.sources):
+                if index != planned.source_index and opened.source is not None and opened.listing is not None:
+                    with suppress(MigrateError):
+                        layer = opened.source.read_layer(legacy_id)
+                        if layer.payload is not None:
+                            found.setdefault(layer.json, (index, layer))
+            if len(found) != 1:
+                raise
+        ((index, layer),) = found.values()
+        planned.elsewhere[legacy_id] = index
+        location = self.sources[index].location
+        return replace(layer, warnings=(*layer.warnings, f"layer {legacy_id}: taken from {location}"))
+
+    def _same_content(self, layer: LegacyLayer) -> HashedLayer | None:
+        """Another layer of the run that has the diffID which this one's config names; its own bytes are missing."""
+        wanted = layer.payload.diff_id if layer.payload is not None else None
+        rows = (row for row in self.hashed.values() if isinstance(row, HashedLayer) and row.diff_id == wanted)
+        usable = (row for row in rows if row.blob is not None or self.options.dry_run)
+        return None if wanted is None else next(usable, None)
 
     def _count(self, planned: PlannedImage) -> None:
         if self._layers_planned + len(planned.chain) > limits.RUN_LAYERS:
@@ -357,11 +394,12 @@ class Conversion:
     def _rehash(self, planned: Sequence[PlannedImage], store: BlobTarget | None) -> Hashed:
         jobs: dict[JobKey, LayerJob] = {}
         for image in planned:
-            source = self.sources[image.source_index].source
-            assert source is not None
             for layer in image.chain:
+                index = image.elsewhere.get(layer.legacy_id, image.source_index)
+                source = self.sources[index].source
+                assert source is not None
                 if layer.payload is not None:
-                    job = LayerJob(image.source_index, source, layer)
+                    job = LayerJob(index, source, layer)
                     if self.options.salvage and job.payload.digest is not None:
                         job = _without_claim(job)  # the bytes are those of the manifest; its config may be wrong
                     if image.image.container is not None and layer.legacy_id == image.image.head:
@@ -390,8 +428,13 @@ class Conversion:
 
     def _compose(self, planned: PlannedImage) -> FinishedImage | None:
         rows: list[tuple[LegacyLayer, HashedLayer | None]] = []
+        borrowed: list[str] = []
         for layer in planned.chain:
-            result = None if layer.payload is None else self.hashed[planned.source_index, layer.payload.key]
+            index = planned.elsewhere.get(layer.legacy_id, planned.source_index)
+            result = None if layer.payload is None else self.hashed[index, layer.payload.key]
+            if isinstance(result, MissingContentError) and (same := self._same_content(layer)) is not None:
+                borrowed.append(f"layer {layer.legacy_id}: not in this archive; another one has its diffID")
+                result = same
             if isinstance(result, MigrateError):
                 planned.lost_layer = layer.legacy_id
                 self._fail(result, planned.location, planned.image, layer=layer.legacy_id)
@@ -419,6 +462,7 @@ class Conversion:
             legacy_digests=planned.image.legacy_digests,
             warnings=(
                 *planned.image.warnings,
+                *borrowed,
                 *found,
                 *composed.warnings,
                 *layer_warnings,
@@ -460,6 +504,8 @@ class Conversion:
         """Of the image that a container stands on, too. What the container changed was itself read from the trees that
         it would be compared with."""
         chain = planned.chain if planned.image.container is None else planned.chain[:-1]
+        if planned.elsewhere:
+            return []
         return [] if self._rootfs is None else self._rootfs.differences(planned.source_index, chain)
 
     def _check_certain(

@@ -70,6 +70,7 @@ class DockerArchiveSource(LegacySource):
         self._archive = members
         self._v1_ids: list[str] | None = None
         self._layers: dict[LegacyID, LegacyLayer] = {}
+        self._missing: dict[str, MissingContentError] = {}
         self._document_bytes = 0
 
     @property
@@ -147,6 +148,9 @@ class DockerArchiveSource(LegacySource):
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
         assert layer.payload is not None
         claim = layer.payload
+        if claim.key in self._missing:
+            error = self._missing[claim.key]
+            raise MissingContentError(error.message, layer=error.layer)
         made = known_payload(claim.digest) if claim.digest is not None and claim.key not in self._members else None
         return nullcontext(made) if made is not None else self._members.open(claim.key)
 
@@ -354,9 +358,15 @@ class DockerArchiveSource(LegacySource):
         )
 
     def _ready_layer(self, name: str, diff_id: DiffID) -> LegacyLayer:
+        """A layer that is left out, "because the target has it", is listed all the same: its diffID says what it is,
+        and a layer of the run with that diffID is as good."""
         name = _checked(name, self.location)
         legacy_id = _layer_name(name)
-        ref = self._payload_ref(name, legacy_id)
+        try:
+            ref = self._payload_ref(name, legacy_id)
+        except MissingContentError as error:
+            self._missing[str(diff_id)] = error
+            ref = PayloadRef(key=str(diff_id))
         return LegacyLayer(
             legacy_id=legacy_id,
             json=b"",

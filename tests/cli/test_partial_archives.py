@@ -1,0 +1,112 @@
+"""Archives without the layers that their target was known to have: taken from what else the run reads."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from migrate import api
+from migrate.model.digest import Digest
+from migrate.model.options import ConvertOptions
+from migrate.report.document import Report
+from tests.archives import V1Archive, build_tar, layer_json, layer_tar, legacy_id, link
+
+NAMES = ("base", "middle", "top")
+
+
+def v1(path: Path, *names: str, without: tuple[str, ...] = ()) -> Path:
+    archive = V1Archive()
+    for name, below in zip(names, (None, *names), strict=False):
+        if name not in without:
+            archive.layer(name, below)
+    archive.tag("app", names[-1], legacy_id(names[-1]))
+    path.write_bytes(archive.build())
+    return path
+
+
+def modern(path: Path, *names: str, without: tuple[str, ...] = ()) -> Path:
+    tars = {name: layer_tar(name) for name in names}
+    config = {
+        "os": "linux",
+        "architecture": "amd64",
+        "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar)) for tar in tars.values()]},
+    }
+    members: list[tuple[str, bytes | tarfile.TarInfo]] = [
+        (f"{legacy_id(name)}/layer.tar", tar) for name, tar in tars.items() if name not in without
+    ]
+    layers = [f"{legacy_id(name)}/layer.tar" for name in names]
+    entry = {"Config": "c.json", "RepoTags": [f"app:{names[-1]}"], "Layers": layers}
+    members += [("c.json", json.dumps(config).encode()), ("manifest.json", json.dumps([entry]).encode())]
+    path.write_bytes(build_tar(members))
+    return path
+
+
+def images(report: Report) -> dict[str, str]:
+    return {name: str(image.image_id) for image in report.images for name in image.references}
+
+
+@pytest.mark.parametrize("build", [v1, modern])
+@pytest.mark.parametrize("order", list(permutations(range(2))))
+def test_layers_are_taken_from_another_source_of_the_run(build: object, order: tuple[int, ...], tmp_path: Path) -> None:
+    assert callable(build)
+    whole = api.plan(build(tmp_path / "whole.tar", *NAMES))
+    sources = [
+        build(tmp_path / "base.tar", "base", "middle"),
+        build(tmp_path / "part.tar", *NAMES, without=("base", "middle")),
+    ]
+    target = tmp_path / "t"
+    outcome = api.convert([sources[number] for number in order], target, ConvertOptions())
+    assert (outcome.exit_code, outcome.report.failures) == (0, ())
+    assert images(outcome.report)["app:top"] == images(whole.report)["app:top"]
+    assert api.verify(target) == []
+    (image,) = (image for image in outcome.report.images if "app:top" in image.references)
+    assert image.exact and sum("base" in text or "diffID" in text for text in image.warnings) == 2
+
+
+@pytest.mark.parametrize("build", [v1, modern])
+def test_alone_it_is_incomplete(build: object, tmp_path: Path) -> None:
+    assert callable(build)
+    outcome = api.plan(build(tmp_path / "part.tar", *NAMES, without=("base",)))
+    assert outcome.exit_code == 4
+
+
+def test_two_sources_that_disagree_of_one_id_are_not_believed(tmp_path: Path) -> None:
+    part = v1(tmp_path / "part.tar", "base", "top", without=("base",))
+    others = []
+    for comment in ("one", "another"):
+        archive = V1Archive()
+        archive.layer("base", raw=layer_json(legacy_id("base"), comment=comment))
+        others.append(tmp_path / f"{comment}.tar")
+        others[-1].write_bytes(archive.build())
+    assert "app:top" in images(api.plan([part, others[0]]).report)
+    outcome = api.plan([part, *others])
+    assert (outcome.exit_code, "app:top" in images(outcome.report)) == (3, False)
+
+
+def test_an_id_that_is_no_random_number_proves_nothing(tmp_path: Path) -> None:
+    parts = []
+    for number, named in enumerate(("base", "top")):
+        identity, below = named, "base" if named == "top" else None
+        members = [(f"{identity}/json", layer_json(identity, below)), (f"{identity}/layer.tar", layer_tar(named))]
+        parts.append(tmp_path / f"{number}.tar")
+        parts[-1].write_bytes(build_tar([*members, ("repositories", json.dumps({named: {"1": identity}}).encode())]))
+    assert list(images(api.plan(parts).report)) == ["base:1"]
+
+
+def test_a_dangling_link_whose_content_is_elsewhere_in_the_archive(tmp_path: Path) -> None:
+    tar = layer_tar("same")
+    config = {"os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar))] * 2}}
+    entry = {"Config": "c.json", "RepoTags": ["app:1"], "Layers": ["one/layer.tar", "two/layer.tar"]}
+    members: list[tuple[str, bytes | tarfile.TarInfo]] = [
+        ("one/layer.tar", tar),
+        link("two/layer.tar", "../gone/layer.tar"),
+        ("c.json", json.dumps(config).encode()),
+        ("manifest.json", json.dumps([entry]).encode()),
+    ]
+    (tmp_path / "a.tar").write_bytes(build_tar(members))
+    outcome = api.plan(tmp_path / "a.tar")
+    assert (outcome.exit_code, len(outcome.report.images[0].layers)) == (0, 2)
