@@ -135,7 +135,7 @@ def docker_engine() -> Iterator[DockerEngine]:
     )
     try:
         probe = ("docker", "-H", f"unix://{engine.socket_path}", "version")
-        _wait_until(process, lambda: run(*probe, check=False), log.name)
+        wait_until(process, lambda: run(*probe, check=False), log.name)
         yield engine
     finally:
         process.terminate()
@@ -144,7 +144,7 @@ def docker_engine() -> Iterator[DockerEngine]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _wait_until(process: subprocess.Popen[bytes], probe: Any, log: str) -> None:
+def wait_until(process: subprocess.Popen[bytes], probe: Any, log: str) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         if probe().returncode == 0:
