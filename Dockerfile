@@ -1,14 +1,20 @@
 # migrate in an image of its own:
 #   docker build -t migrate .
 #   docker run --rm -v /mnt/old-disk:/source:ro -v "$PWD/new:/target" migrate convert /source/var/lib/docker /target/layout
+# For a build that can be repeated, pin the base by its digest:
+#   docker build --build-arg BASE=python:3.12-slim@sha256:… -t migrate .
 # It runs as root, because the files of a Docker root belong to root; for archives, add --user "$(id -u):$(id -g)".
-FROM python:3.12-slim AS build
+ARG BASE=python:3.12-slim
+FROM ${BASE} AS build
 WORKDIR /src
-COPY pyproject.toml hatch_build.py README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE requirements/ci.lock ./
 COPY migrate ./migrate
-RUN python -m venv /opt/migrate && /opt/migrate/bin/pip install --no-cache-dir '.[devicemapper,registry,s3,html,deep]'
+# the versions that the tests ran with; the lock holds more packages than are installed here
+RUN sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' ci.lock > constraints.txt \
+  && python -m venv /opt/migrate \
+  && /opt/migrate/bin/pip install --no-cache-dir -c constraints.txt '.[devicemapper,registry,s3,html,deep]'
 
-FROM python:3.12-slim
+FROM ${BASE}
 COPY --from=build /opt/migrate /opt/migrate
 ENTRYPOINT ["/opt/migrate/bin/migrate"]
 CMD ["--help"]

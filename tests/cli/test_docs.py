@@ -21,6 +21,7 @@ import pytest
 from migrate.cli.main import COMMANDS, cli
 from tests.cases import case
 from tests.command import migrate
+from tests.registry_content import RegistryContent
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -101,6 +102,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         archive = ROOT / "legacy_fixtures" / f"{source}.tar.xz"
         subprocess.run(["tar", "-xf", archive, "-C", work / name], check=True)
     assert migrate("convert", plain, f"docker-archive:{work}/images.tar", "-q").code == 0
+    content = RegistryContent()
+    manifest = content.schema1("base", "app")
+    for place, prefix in (("skopeo-dir", ""), ("artifactory-export/app/1.0", "sha256__")):
+        (work / place).mkdir(parents=True)
+        (work / place / "manifest.json").write_bytes(manifest)
+        for digest, blob in content.blobs.items():
+            (work / place / f"{prefix}{digest[7:]}").write_bytes(blob)
     return work
 
 
