@@ -65,6 +65,12 @@ class UnrecognisedSourceError(SourceUnreadableError):
     code = "unrecognised"
 
 
+class UnfitSourceError(SourceUnreadableError):
+    """Something of Docker in a form that cannot be converted as it is; the message has what to do."""
+
+    code = "unfit"
+
+
 class NoImageError(SourceUnreadableError):
     """The source is of a known kind, and holds no image."""
 

@@ -64,8 +64,7 @@ def _lines(account: Account, exact: bool) -> Iterator[str]:
         yield f"  {'stored, compressed':<34}{format_size(totals.blob_bytes, exact=exact):>12}"
     yield from _repeated(tally, report.duplicates, exact)
     yield from _failures(report.failures)
-    if not totals.images:
-        yield from _skipped(report.sources)
+    yield from _skipped(report.sources)
 
 
 def _repeated(tally: LayerTally, duplicates: Sequence[Duplicate], exact: bool) -> Iterator[str]:
@@ -94,12 +93,18 @@ def _failures(failures: Sequence[Failure]) -> Iterator[str]:
 
 
 def _skipped(sources: Iterable[SourceRow]) -> Iterator[str]:
-    """Where nothing came out, people want to know why nothing was taken for an image."""
-    reasons = [reason for row in sources for reason in row.warnings]
-    if reasons:
+    """What was not taken for a source, by reason."""
+    kinds: dict[str, list[str]] = {}
+    for row in sources:
+        if not row.images and not row.failed:
+            for reason in row.warnings:
+                kinds.setdefault(reason.removeprefix(f"{row.location}: "), []).append(row.location)
+    if kinds:
         yield ""
-        yield "Skipped"
-    for reason in reasons[:_SHOWN]:
-        yield f"  {printable(reason)}"
-    if len(reasons) > _SHOWN:
-        yield f"  and {len(reasons) - _SHOWN:,} more; the report has them all"
+        yield "Skipped, by reason"
+    ranked = sorted(kinds.items(), key=lambda kind: (-len(kind[1]), kind[0]))
+    for reason, places in ranked[:_SHOWN]:
+        others = f" and {len(places) - 1:,} more" if len(places) > 1 else ""
+        yield f"  {printable(places[0])}{others}: {printable(reason)}"
+    if len(ranked) > _SHOWN:
+        yield f"  and {len(ranked) - _SHOWN:,} more reasons; the report has them all"

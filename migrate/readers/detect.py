@@ -17,12 +17,22 @@ from migrate.errors import (
     PermissionSourceError,
     SourceError,
     SourceUnreadableError,
+    UnfitSourceError,
     UnrecognisedSourceError,
     UsageError,
 )
 from migrate.model.legacy import SourceType
 from migrate.model.options import ReadOptions
 from migrate.readers.base import LegacySource
+from migrate.readers.not_a_source import (
+    TEXT_COPY,
+    altered_form,
+    foreign_folder,
+    foreign_form,
+    is_text_copy,
+    name_of_image,
+    twice_compressed,
+)
 from migrate.storage.bucket import is_url, open_filesystem, open_tree
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.named_files import NamedFiles, require_readable
@@ -31,6 +41,7 @@ from migrate.storage.tree import Tree
 from migrate.tar.index import has_member, index_tar, looks_like_tar
 
 STDIN = "-"
+_RAW_HEAD = 1024 * 1024
 _DAMAGED_HEAD = 64 * 1024
 """An archive whose first header is damaged is recognised by the next one, if it is that near."""
 
@@ -48,8 +59,7 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
         return _open_archive_stream(options)
     if "://" in location:
         return _open_url(location, options)
-    path = Path(location)
-    if stat.S_ISDIR(_mode_of(path)):
+    if stat.S_ISDIR(_mode_of(location)):
         return open_in_tree(location, DirectoryTree(location), options)
     if source_type not in (None, SourceType.DOCKER_ARCHIVE):
         raise UsageError(f"{location}: --source-type {source_type} asks for a directory, and this is a file")
@@ -94,6 +104,8 @@ def _only_type(location: str, tree: Tree) -> SourceType:
     if found:
         names = ", ".join(found)
         raise AmbiguousSourceError(f"{location}: looks like more than one source ({names}); choose with --source-type")
+    if (what := foreign_folder(tree)) is not None:
+        raise UnfitSourceError(f"{location}: is {what}")
     raise UnrecognisedSourceError(
         f"{location}: neither an unpacked `docker save` archive (manifest.json, or <id>/json beside <id>/layer.tar), "
         "a Docker root (graph/ or repositories-<driver>), a registry's storage (images/ and repositories/, "
@@ -102,13 +114,17 @@ def _only_type(location: str, tree: Tree) -> SourceType:
     )
 
 
-def _mode_of(path: Path) -> int:
+def _mode_of(location: str) -> int:
+    path = Path(location)
     try:
         return path.stat().st_mode
     except FileNotFoundError as error:
         if path.is_symlink():
             raise SourceUnreadableError(f"{path}: is a link to {os.readlink(path)}, which is not there") from error
-        raise SourceUnreadableError(f"{path}: there is no such file or directory") from error
+        hint = name_of_image(location)
+        raise SourceUnreadableError(
+            f"{path}: there is no such file or directory{f' ({hint})' if hint else ''}"
+        ) from error
     except PermissionError as error:
         raise PermissionSourceError(f"{path}: may not be read by this user") from error
     except OSError as error:
@@ -139,23 +155,48 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
     from migrate.readers.members import TarMembers, is_archive_member
     from migrate.readers.passing import PassingArchive
 
+    raw = _raw_head(fd)
     content = open_plain(fd, location, options.max_ratio)
     try:
+        if isinstance(content, PlainStream) and is_text_copy(raw, is_damaged=False):
+            raise UnfitSourceError(f"{location}: {TEXT_COPY}")
         head = content.head()
         if not head:
             raise UnrecognisedSourceError(f"{location}: is empty")
         if not looks_like_tar(head) and not has_member(content.head(_DAMAGED_HEAD), is_archive_member):
-            raise UnrecognisedSourceError(
-                f"{location}: is neither a tar archive nor one compressed by gzip, bzip2, xz or zstd"
-            )
+            raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=isinstance(content, PlainStream))
         if isinstance(content, PlainStream):
             passing = PassingArchive(location, content, options.temporary_directory)
             return DockerArchiveSource(location, passing, salvage=options.salvage)
-        members = TarMembers(location, content.fd, content.size, index_tar(content.fd, location, is_archive_member))
+        index = index_tar(content.fd, location, is_archive_member)
+        if index.damages and is_text_copy(raw, is_damaged=True):
+            raise UnfitSourceError(f"{location}: {TEXT_COPY}")
+        members = TarMembers(location, content.fd, content.size, index)
         return DockerArchiveSource(location, members, salvage=options.salvage)
     except BaseException:
         content.close()
         raise
+
+
+def _raw_head(fd: int) -> bytes:
+    """The first bytes of a file as it is; none of a pipe."""
+    try:
+        return os.pread(fd, _RAW_HEAD, 0)
+    except OSError:
+        return b""
+
+
+def _no_archive(location: str, head: bytes, *, is_compressed: bool) -> SourceUnreadableError:
+    """The error for a file that is no tar. `head`: its first bytes, decompressed."""
+    if is_compressed and (what := twice_compressed(head)) is not None:
+        return UnfitSourceError(f"{location}: is {what}")
+    if (what := foreign_form(head)) is not None:
+        return UnrecognisedSourceError(f"{location}: is {what}")
+    if (what := altered_form(head)) is not None:
+        return UnfitSourceError(f"{location}: is {what}")
+    return UnrecognisedSourceError(
+        f"{location}: is neither a tar archive nor one compressed by gzip, bzip2, xz or zstd"
+    )
 
 
 # --- URLs --------------------------------------------------------------------------------------------------------

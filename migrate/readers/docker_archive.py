@@ -47,6 +47,7 @@ from migrate.model.legacy import (
 from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource, TakeLayer
 from migrate.readers.members import Members
+from migrate.readers.not_a_source import foreign_tar
 from migrate.readers.oci_content import OciContent
 from migrate.readers.passing import PassingArchive
 from migrate.readers.registry_images import known_payload
@@ -105,6 +106,8 @@ class DockerArchiveSource(LegacySource):
                 found = self._list_v1()
         else:
             found = self._list_v1()
+        if not (found.images or found.indexes or found.failures or failures):
+            raise foreign_tar(self.location, (member.name for member in self._members))
         return SourceListing(
             images=found.images,
             indexes=found.indexes,

@@ -321,4 +321,4 @@ def test_sources_without_a_target_replace_none_of_them(tmp_path: Path) -> None:
 def test_a_shelf_of_archives_is_for_batch(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(good_archive().build())
     done = migrate("plan", "-q", tmp_path)
-    assert done.code == 4 and "`migrate batch` finds those that lie below it" in done.err
+    assert done.code == 4 and "`migrate batch` finds those that are below it" in done.err

@@ -1,0 +1,142 @@
+"""What cannot be read as it is, by name: what people give to this program in place of a source, and what to do then."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from migrate.blobio.compression import detect_compression
+from migrate.errors import NoImageError, SourceError, SourceUnreadableError, UnfitSourceError
+from migrate.model.legacy import is_hex_id
+from migrate.storage.tree import Tree
+from migrate.tar.index import looks_like_tar
+
+_MAGIC: Final = {
+    b"PK\x03\x04": "a zip archive: unpack it, and name what is in it",
+    b"PK\x05\x06": "an empty zip archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive: unpack it, and name what is in it",
+    b"Rar!\x1a\x07": "a RAR archive: unpack it, and name what is in it",
+    b"\x04\x22\x4d\x18": "compressed by lz4: `lz4 -dc FILE | migrate convert - OUT`",
+    b"\x89LZO\0": "compressed by lzop: `lzop -dc FILE | migrate convert - OUT`",
+    b"\x1f\x9d": "compressed by compress: `uncompress -c FILE | migrate convert - OUT`",
+    b"hsqs": "a SquashFS image: `unsquashfs` it, and name the directory",
+    b"070701": "a cpio archive, which no Docker writes",
+    b"\x7fELF": "a program",
+}
+_UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+_MARKUP: Final = re.compile(rb"\s*<(?:!doctype\s+html|html|\?xml)", re.IGNORECASE)
+_USTAR: Final = 257
+_SEARCHED: Final = 64 * 1024
+_LINES: Final = 32
+"""So many ends of lines, each of them CR LF, are no chance in compressed bytes."""
+_LINES_OF_DAMAGED: Final = 3
+"""The same in a tar whose headers are not where they should be."""
+_ROOT_FOLDERS: Final = frozenset(
+    {"bin", "dev", "etc", "home", "lib", "opt", "proc", "root", "sbin", "tmp", "usr", "var"}
+)
+_SUFFIXES: Final = (".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst")
+_IMAGE_NAME: Final = re.compile(r"[a-z0-9]+(?:[._/:-][a-zA-Z0-9_.-]+)*")
+
+
+def foreign_form(head: bytes) -> str | None:
+    """What a file is that begins with `head`, where it is something else than an archive of Docker."""
+    if _MARKUP.match(head):
+        return "a page of HTML or XML, as a server gives in place of a file that it does not have"
+    return next((what for magic, what in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def altered_form(head: bytes) -> str | None:
+    """How a file that begins with `head` was altered that may have been an archive; None where it was not."""
+    if head.startswith(_UTF16):
+        return (
+            "text in UTF-16, as PowerShell writes what is redirected with `>`: the bytes of the archive are lost; "
+            "save it again with `docker save -o FILE NAME`"
+        )
+    start = _find_tar(head)
+    if start:
+        text = (
+            head[:start].splitlines()[0][:80].decode("utf-8", "backslashreplace") if head[:start].splitlines() else ""
+        )
+        return (
+            f"a tar archive with {start:,} bytes of something else before it ({text!r}): "
+            f"`tail -c +{start + 1} FILE | migrate convert - OUT`"
+        )
+    return None
+
+
+def twice_compressed(plain_head: bytes) -> str | None:
+    """`plain_head`: the first bytes of what a compressed file holds."""
+    if detect_compression(plain_head) == "none":
+        return None
+    return "compressed twice: decompress it once (`gzip -dc`, `xz -dc` or the like), and name the result"
+
+
+def is_text_copy(raw: bytes, *, is_damaged: bool) -> bool:
+    """Whether a file that begins with `raw`, as it is, was copied in text mode: each LF became CR LF.
+
+    `is_damaged`: it is a tar whose headers are not where they should be; else it is compressed.
+    """
+    ends = raw.count(b"\n")
+    return ends >= (_LINES_OF_DAMAGED if is_damaged else _LINES) and raw.count(b"\r\n") == ends
+
+
+_EXPORT: Final = (
+    "the file system of one container, as `docker export` writes it, without the image's layers and configuration: "
+    "`docker import FILE NAME:TAG` makes an image of it"
+)
+_ROOT_FILE_SYSTEM: Final = "a root file system and no image: `docker import FILE NAME:TAG` makes an image of it"
+TEXT_COPY: Final = (
+    "was copied in text mode, which put a CR before each LF (FTP in ASCII mode, or a shell of Windows): the bytes that "
+    "it had are not certain any more; copy it again in binary mode"
+)
+
+
+def foreign_tar(location: str, names: Iterable[str]) -> SourceUnreadableError:
+    """The error for a tar that has members of these names and no image."""
+    found = {name.removeprefix("./").rstrip("/") for name in names}
+    if ".dockerenv" in found or ".dockerinit" in found:
+        return UnfitSourceError(f"{location}: is {_EXPORT}")
+    if _is_root_file_system(found):
+        return NoImageError(f"{location}: is {_ROOT_FILE_SYSTEM}")
+    return NoImageError(f"{location}: holds no image")
+
+
+def foreign_folder(tree: Tree) -> str | None:
+    """What a directory is that is no source; None where it is nothing that is known."""
+    try:
+        names = {os.fsdecode(name) for name in tree.list_names(b"")}
+        if any(is_hex_id(name) and tree.find(f"{name}/json".encode()) is not None for name in names):
+            return "graph/ of a Docker root, which holds no layers: name the directory above it"
+        if names & {"diff", "mnt", "layers"} == {"diff", "mnt", "layers"}:
+            return "aufs/ of a Docker root: name the directory above it"
+        if any(is_hex_id(name) for name in names):
+            return "perhaps a part of a Docker root (the directories of a storage driver): name the root above it"
+    except SourceError:
+        return None
+    if ".dockerenv" in names or ".dockerinit" in names:
+        return _EXPORT
+    return _ROOT_FILE_SYSTEM if _is_root_file_system(names) else None
+
+
+def name_of_image(location: str) -> str | None:
+    """What to do with a location that is no path, where it may be the name of an image or the ID of a container."""
+    if location.lower().endswith(_SUFFIXES) or not _IMAGE_NAME.fullmatch(location):
+        return None
+    return f"if it is the name of an image: `docker save {location} | migrate convert - OUT`"
+
+
+def _is_root_file_system(names: Collection[str]) -> bool:
+    return len(_ROOT_FOLDERS & {name.partition("/")[0] for name in names}) >= 4
+
+
+def _find_tar(head: bytes) -> int | None:
+    """Where a tar begins behind other bytes: its magic, and a header that is sound."""
+    place = head.find(b"ustar", 0, _SEARCHED)
+    while place >= 0:
+        start = place - _USTAR
+        if start >= 0 and looks_like_tar(head[start : start + 512]):
+            return start
+        place = head.find(b"ustar", place + 1, _SEARCHED)
+    return None

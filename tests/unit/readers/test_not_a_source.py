@@ -1,0 +1,127 @@
+"""What people give in place of a source is named, with what to do."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import lzma
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from migrate.errors import NoImageError, SourceUnreadableError, UnfitSourceError, UnrecognisedSourceError
+from migrate.readers.detect import open_source
+from tests.archives import V1Archive, layer_tar
+from tests.command import migrate
+from tests.roots import RootBuilder
+
+
+def tar_of(**members: bytes) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def saved() -> bytes:
+    archive = V1Archive()
+    archive.tag("app", "1", archive.layer("base", tar=layer_tar("etc/motd", content=b"welcome\n" * 200)))
+    return archive.build()
+
+
+def zipped(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("image.tar", content)
+    return stream.getvalue()
+
+
+def reason(path: Path, content: bytes, kind: type[SourceUnreadableError]) -> str:
+    path.write_bytes(content)
+    with pytest.raises(kind) as caught:
+        open_source(str(path)).listing()
+    assert type(caught.value) is kind
+    assert caught.value.message.startswith(f"{path}: ")
+    return caught.value.message
+
+
+EXPORT = tar_of(**{".dockerenv": b"", "bin/sh": b"x", "etc/hosts": b"h", "usr/x": b"", "var/x": b""})
+ROOT = tar_of(**{"./bin/sh": b"x", "./etc/hosts": b"h", "./usr/x": b"", "./var/x": b""})
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "words"),
+    [
+        (lambda: EXPORT, UnfitSourceError, "docker import"),
+        (lambda: gzip.compress(EXPORT), UnfitSourceError, "docker import"),
+        (lambda: ROOT, NoImageError, "root file system"),
+        (lambda: ("\ufeff" + "manifest.json\0").encode("utf-16-le") * 600, UnfitSourceError, "PowerShell"),
+        (lambda: saved().replace(b"\n", b"\r\n"), UnfitSourceError, "text mode"),
+        (lambda: gzip.compress(os.urandom(200_000)).replace(b"\n", b"\r\n"), UnfitSourceError, "text mode"),
+        (lambda: b"Unable to find image locally\n" + saved(), UnfitSourceError, "tail -c +30"),
+        (lambda: gzip.compress(gzip.compress(saved())), UnfitSourceError, "twice"),
+        (lambda: lzma.compress(gzip.compress(saved())), UnfitSourceError, "twice"),
+        (lambda: zipped(saved()), UnrecognisedSourceError, "zip"),
+        (lambda: b"\n<!DOCTYPE html><html>login" + bytes(600), UnrecognisedSourceError, "HTML"),
+        (lambda: b"\x7fELF" + bytes(600), UnrecognisedSourceError, "program"),
+    ],
+)
+def test_a_file(tmp_path: Path, make: Callable[[], bytes], kind: type[SourceUnreadableError], words: str) -> None:
+    assert words in reason(tmp_path / "file", make(), kind)
+
+
+def test_a_file_with_windows_lines_in_a_sound_archive_is_no_text_copy(tmp_path: Path) -> None:
+    archive = V1Archive()
+    archive.tag("app", "1", archive.layer("base", tar=layer_tar("a.txt", content=b"line\r\n" * 500)))
+    (tmp_path / "file").write_bytes(archive.build())
+    assert len(open_source(str(tmp_path / "file")).listing().images) == 1
+
+
+def test_the_inner_folders_of_a_docker_root_name_the_root(tmp_path: Path) -> None:
+    root = RootBuilder(tmp_path)
+    root.add("base")
+    for folder in ("graph", "vfs/dir"):
+        with pytest.raises(UnfitSourceError, match="above it"):
+            open_source(str(tmp_path / folder))
+
+
+@pytest.mark.parametrize("name", ["busybox", "team/app:1.0", "host:5000/team/app", "0123456789ab"])
+def test_the_name_of_an_image(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceUnreadableError, match="docker save"):
+        open_source(name)
+
+
+@pytest.mark.parametrize("name", ["./busybox", "/srv/app", "image.tar", "a.tgz"])
+def test_a_path_is_no_name_of_an_image(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceUnreadableError) as caught:
+        open_source(name)
+    assert "docker save" not in caught.value.message
+
+
+def test_in_a_batch_what_was_of_docker_failed_and_the_rest_is_skipped(tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    (shelf / "good.tar").write_bytes(saved())
+    (shelf / "export.tar").write_bytes(EXPORT)
+    (shelf / "twice.tar.gz").write_bytes(gzip.compress(gzip.compress(saved())))
+    (shelf / "image.zip").write_bytes(zipped(saved()))
+    (shelf / "notes.txt").write_bytes(b"notes")
+    (shelf / "more.txt").write_bytes(b"more")
+    done = migrate("batch", shelf, tmp_path / "out", "--jobs", "1")
+    assert done.code == 3, done.err
+    report = json.loads((tmp_path / "out/migration-report.json").read_text())
+    rows = {Path(row["location"]).name: row for row in report["sources"]}
+    assert {name for name, row in rows.items() if row["failed"]} == {"export.tar", "twice.tar.gz"}
+    assert "Skipped, by reason" in done.err + done.out
+    assert "and 1 more: is neither a tar archive" in done.err + done.out
+    assert "zip archive" in done.err + done.out
