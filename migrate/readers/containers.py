@@ -34,6 +34,7 @@ from migrate.readers.access import may_read_trusted
 from migrate.readers.graph import Graph
 from migrate.readers.graphdrivers.aufs import is_metadata
 from migrate.readers.graphdrivers.changes import Change, differ, find_changes, walk_tree
+from migrate.readers.graphdrivers.choose import PLACES
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
 from migrate.readers.graphdrivers.union import UnionTree
@@ -271,13 +272,21 @@ class ContainerLayers:
 
     def _remains(self, container_id: LegacyID) -> str:
         """What is left of a container without its image, and how to get at it."""
-        places = {"aufs": "aufs/diff/%s", "overlay": "overlay/%s/upper", "vfs": "vfs/dir/%s"}
-        place = self._root.shown(os.fsencode(places.get(self._driver.name, "btrfs/subvolumes/%s") % container_id))
+        place = f"{PLACES[self._driver.name]}/{container_id}"
+        if self._driver.name == "overlay":
+            place += "/upper"
+        elif self._driver.name == "aufs" and not self._driver.has_layer(container_id):
+            place = f"containers/{container_id}/rw"
+        place = self._root.shown(os.fsencode(place))
         if self._driver.name in ("aufs", "overlay"):
             return f"the files that it changed are in {place}"
         if self._driver.name == "devicemapper":
             return "its thin device holds the whole file system: --salvage makes an image of one layer of it"
         return f"{place} holds its whole file system: --salvage makes an image of one layer of it"
+
+    def _has_upper(self, container_id: LegacyID) -> bool:
+        path = os.fsencode(f"overlay/{container_id}/upper")
+        return self._driver.name == "overlay" and self._root.is_folder(path)
 
     def _tree(self, container_id: LegacyID) -> Tree:
         if self._driver.name == "aufs" and not self._driver.has_layer(container_id):
@@ -292,8 +301,10 @@ class ContainerLayers:
         try:
             found = self._changes(layer)
         except SourceError as error:
-            title = self.containers.found[layer.legacy_id].described.title
-            raise type(error)(f"{title}: {error.message}", layer=layer.legacy_id) from error
+            message = f"{self.containers.found[layer.legacy_id].described.title}: {error.message}"
+            if isinstance(error, MissingLayerError) and self._has_upper(layer.legacy_id):
+                message += f"; {self._remains(layer.legacy_id)}"
+            raise type(error)(message, layer=layer.legacy_id) from error
         self._warnings[layer.legacy_id] = (*found.reasons, *found.warnings)
         return found
 

@@ -7,15 +7,19 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from migrate import api
-from migrate.model.options import ConvertOptions, EmptyLayers
+from migrate.model.options import ConvertOptions, EmptyLayers, ReadOptions
+from migrate.readers.docker_root import DockerRootSource
+from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.tree import Tree, TreeEntry
 from tests.cases import case, container_cases
 from tests.stores import StoreShelf, stores
 
@@ -228,6 +232,9 @@ def test_a_dead_container_is_converted_if_it_is_named(name: str, stores: StoreSh
         if "commit_error" in containers[container] or "commit" not in containers[container]:
             assert done.exit_code == 4
             assert [failure["error"] for failure in made.report["failures"]] == ["missing-layer"]
+            message = made.report["failures"][0]["message"]
+            assert "container wreck" in message
+            assert f"the files that it changed are in {stores.path(name)}/overlay/{container}/upper" in message
             continue
         assert [row["legacy_id"] for row in made.report["images"]] == [container]
         assert any("begun to remove" in warning for warning in made.row(container)["warnings"])
@@ -293,3 +300,46 @@ def test_what_is_left_behind_is_said(stores: StoreShelf, tmp_path: Path) -> None
     for row in report["containers"]:
         counted = containers[row["id"]].get("commit", {}).get("layersize_file")
         assert row["changed_bytes"] == (None if counted is None else int(counted)), row["name"]
+
+
+class Plain(Tree):
+    """A root in a wrapping that can do nothing better than the least that a Tree does."""
+
+    def __init__(self, place: Path) -> None:
+        self.location = "backup.tar/docker"
+        self._tree = DirectoryTree(str(place))
+
+    def stat(self, path: bytes, /) -> TreeEntry:
+        return self._tree.stat(path)
+
+    def entries(self, path: bytes, /) -> Sequence[TreeEntry]:
+        return self._tree.entries(path)
+
+    def read_link(self, path: bytes, /) -> bytes:
+        return self._tree.read_link(path)
+
+    def xattrs(self, path: bytes, /) -> Mapping[bytes, bytes]:
+        return self._tree.xattrs(path)
+
+    def open(self, path: bytes, /) -> BinaryIO:
+        return self._tree.open(path)
+
+
+@pytest.mark.parametrize("name", ["containers-1.9.1-aufs", "containers-1.9.1-overlay", "containers-1.3.3-vfs"])
+def test_no_wrapping_makes_a_difference(name: str, stores: StoreShelf) -> None:
+    place = stores.path(name)
+    wrapped = DockerRootSource("backup.tar", Plain(place), ReadOptions())
+    for image in wrapped.listing().containers:
+        facts = facts_of(name, image.head)
+        if "commit" not in facts or not facts["image_in_graph"]:
+            continue
+        diff_id, _ = last_layer(facts)
+        with wrapped.open_payload(wrapped.read_layer(image.head)) as payload:
+            content = payload.stream.read()
+        if diff_id is not None:
+            assert f"sha256:{hashlib.sha256(content).hexdigest()}" == diff_id
+        assert image.container is not None
+        for volume in wrapped.measure_container(image.container).volumes:
+            if volume.kind == "volume":
+                assert volume.bytes is not None
+                assert volume.source.startswith("backup.tar/docker/v")

@@ -17,7 +17,7 @@ from migrate.readers.graphdrivers.vfs import VfsDriver
 from migrate.readers.graphdrivers.zfs import MOUNT_HINT, ZfsDriver
 from migrate.storage.tree import Tree, find_folder
 
-_PLACES: Final = {
+PLACES: Final = {
     "aufs": "aufs/diff",
     "btrfs": "btrfs/subvolumes",
     "devicemapper": "devicemapper",
@@ -30,7 +30,7 @@ _PLACES: Final = {
 def count_layers(root: Tree, ids: Collection[LegacyID]) -> Mapping[str, int]:
     """Driver → how many of the graph's `ids` it holds; drivers that hold none are left out."""
     wanted = frozenset[str](ids)
-    counts = {name: len(wanted.intersection(_names(root, place))) for name, place in _PLACES.items()}
+    counts = {name: len(wanted.intersection(_names(root, place))) for name, place in PLACES.items()}
     counts["devicemapper"] = len(wanted.intersection(_devicemapper_names(root)))
     if counts["zfs"]:
         zfs = ZfsDriver(root)
@@ -49,8 +49,8 @@ def choose_driver(root: Tree, counts: Mapping[str, int], total: int, options: Re
     `counts` as from `count_layers`, of `total` IDs. Raises AmbiguousSourceError, SourceUnreadableError, UsageError.
     """
     name = options.driver
-    if name is not None and name not in _PLACES:
-        raise UsageError(f"--driver {name}: not one of {', '.join(sorted(_PLACES))}")
+    if name is not None and name not in PLACES:
+        raise UsageError(f"--driver {name}: not one of {', '.join(sorted(PLACES))}")
     if name is None:
         name = _only_one(root, counts, total)
     elif name not in counts:
@@ -69,7 +69,7 @@ def _only_one(root: Tree, counts: Mapping[str, int], total: int) -> str:
     if find_folder(root, b"zfs") is not None:
         raise SourceUnreadableError(f"{root.location}: none of its layers is in zfs/graph/; {MOUNT_HINT}")
     raise SourceUnreadableError(
-        f"{root.location}: graph/ names {total:,} layers, and none of {', '.join(_PLACES.values())} holds one of them; "
+        f"{root.location}: graph/ names {total:,} layers, and none of {', '.join(PLACES.values())} holds one of them; "
         "was the storage driver's directory on another disk?"
     )
 
