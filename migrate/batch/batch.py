@@ -14,14 +14,14 @@ from typing import Any, BinaryIO, cast
 from migrate import __version__
 from migrate.batch.account import Account
 from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
-from migrate.batch.journal import JournalWriter, is_running, journal_name, journal_paths
+from migrate.batch.journal import JournalWriter, check_owners, is_running, journal_name, journal_paths
 from migrate.batch.ledger import Ledger, Wants
 from migrate.batch.merge import Merge
 from migrate.batch.plan import Candidate, Outcome, Plan, Shard, plan_tasks
 from migrate.batch.recipe import options_document, parse_options, recipe_of
 from migrate.batch.run import TaskRun
 from migrate.batch.search import expand, find_candidates
-from migrate.batch.standing import sources_without_blobs
+from migrate.batch.standing import StandingBlobs, sources_without_blobs
 from migrate.batch.targets import absolute, journal_publisher, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
 from migrate.convert.run import exit_code, utc_now
@@ -94,6 +94,8 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
     started = utc_now()
     candidates = _candidates(request)
     with _workplace(request) as (state, target, journal):
+        check_owners(state)
+        standing = StandingBlobs(target)
         recipe = recipe_of(request.options)
         wants = _wants(candidates, recipe)
         ledger = Ledger.read(state, wants)
@@ -106,7 +108,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
             )
         )
         try:
-            plan = _plan(request, ledger, candidates, recipe, pool.workers, target)
+            plan = _plan(request, ledger, candidates, recipe, pool.workers, standing)
             journal.note(_opening(request, plan, recipe, started))
             order = _order(request, recipe, state, max(1, pool.workers // max(1, len(plan.tasks))))
             pool.prove(order, plan, progress)
@@ -118,7 +120,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         locations = [candidate.location for candidate in candidates]
         if request.shard is not None:
             return _shard_outcome(ledger, locations, len(plan.done))
-        return _merge(ledger, locations, request, target, journal, progress, started, plan.done)
+        return _merge(ledger, locations, request, target, standing, journal, progress, started, plan.done)
 
 
 def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = ()) -> BatchOutcome:
@@ -126,13 +128,14 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
     those differ, or where a shard is still at work. `output_files` are those of a BatchRequest."""
     started = utc_now()
     with open_state(target) as state:
+        check_owners(state)
         options, reported = _common_options(target, state)
     request = BatchRequest(target=target, options=options, report_options=reported)
     with _workplace(request) as (state, opened, journal):
         ledger = _read_shards(state)
         refuse_to_write(list(ledger.sources), files=output_files)
         locations = _distinct(ledger)
-        return _merge(ledger, locations, request, opened, journal, progress, started, locations)
+        return _merge(ledger, locations, request, opened, StandingBlobs(opened), journal, progress, started, locations)
 
 
 def _distinct(ledger: Ledger) -> list[str]:
@@ -220,14 +223,14 @@ def _plan(
     candidates: Sequence[Candidate],
     recipe: str,
     workers: int,
-    target: ImageTarget | None,
+    standing: StandingBlobs,
 ) -> Plan:
-    """What the journal has finished is done, unless its blobs have gone since."""
+    """What the journal has finished is done, unless its blobs have gone or were damaged since."""
     finished = ledger.finished()
     plan = plan_tasks(candidates, finished, recipe, workers=workers, retry_failed=request.retry_failed)
     locations = [candidate.location for candidate in candidates]
     others = [place for place, _ in ledger.others(locations)]
-    lost = sources_without_blobs(ledger.places(plan.done), others, request.options, target)
+    lost = sources_without_blobs(ledger.places(plan.done), others, request.options, standing)
     if not lost:
         return plan
     finished = {location: known for location, known in finished.items() if location not in lost}
@@ -276,6 +279,7 @@ def _merge(
     locations: Sequence[str],
     request: BatchRequest,
     target: ImageTarget | None,
+    standing: StandingBlobs,
     journal: JournalWriter,
     progress: Progress,
     started: str,
@@ -286,6 +290,7 @@ def _merge(
         options=request.options,
         target=target,
         progress=progress,
+        standing=standing,
         report_options=request.report_options,
         older=ledger.others(locations),
         done=frozenset(done),

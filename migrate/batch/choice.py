@@ -23,8 +23,12 @@ _Candidate = tuple[bool, bool, int, int, StoredBlob]
 """In another compression; not named by the index; generation; rank of its role; the blob."""
 
 
-def _always(blob: StoredBlob) -> bool:
-    del blob
+Stands = Callable[[DiffID, StoredBlob], bool]
+"""Whether the target has the blob of a layer."""
+
+
+def _always(diff_id: DiffID, blob: StoredBlob) -> bool:
+    del diff_id, blob
     return True
 
 
@@ -37,9 +41,7 @@ class BlobChoice:
     the layers of the images that stand in the target.
     """
 
-    def __init__(
-        self, compression: str, stands: Callable[[StoredBlob], bool] = _always, named: Collection[Digest] = ()
-    ) -> None:
+    def __init__(self, compression: str, stands: Stands = _always, named: Collection[Digest] = ()) -> None:
         self._compression = compression
         self._stands = stands
         self._named = named
@@ -48,12 +50,14 @@ class BlobChoice:
         self._kept: set[Digest] = set()
         self._lost: set[Digest] = set()
 
-    def take(self, rows: Iterable[LayerRow], generation: int) -> None:
+    def take(self, rows: Iterable[LayerRow], generation: int, stands: Stands | None = None) -> None:
+        """`stands` is for these rows alone."""
+        stands = stands or self._stands
         for row in rows:
             if row.hashed is None or row.hashed.blob is None:
                 continue
             blob = row.hashed.blob
-            if not self._stands(blob):
+            if not stands(row.hashed.diff_id, blob):
                 self._lost.add(blob.digest)
                 continue
             if row.role is Role.KEPT:
@@ -75,7 +79,7 @@ class BlobChoice:
         for diff_id, (is_foreign, is_unnamed, _, _, best) in sorted(self._best.items()) if named else ():
             if is_foreign or is_unnamed or best.digest in self._kept:
                 blob = find(diff_id, named)
-                if blob is not None and blob.compression == self._compression and self._stands(blob):
+                if blob is not None and blob.compression == self._compression and self._stands(diff_id, blob):
                     self._consider(diff_id, (False, False, _BEFORE_ALL, 0, blob))
 
     def blob(self, diff_id: DiffID) -> StoredBlob:

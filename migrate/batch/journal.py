@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import re
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +25,10 @@ from deflate import zlib_compress
 
 from migrate.batch.plan import Finished, Identity, Outcome, Shard
 from migrate.batch.records import SourceRecord, encode_record, parse_record
-from migrate.errors import TargetError
-from migrate.storage.syscalls import target_errors
+from migrate.blobio.limits import CATALOG_BYTES
+from migrate.documents.json_text import check_limits
+from migrate.errors import LimitError, TargetError
+from migrate.storage.syscalls import DIRECTORY, FILE_SYSTEM, FileSystem, open_regular, target_errors, write_all
 
 JOURNAL_NAME: Final = "journal.jsonl"
 _NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")
@@ -52,8 +55,8 @@ _FIELDS: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
 }
 """What a line of each kind has; its kind is the name of its first field."""
 _OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
-_RECORD_BYTES: Final = 4 * 1024 * 1024 * 1024
-"""A packed record may unpack to so much and no more."""
+_LINE_BYTES: Final = CATALOG_BYTES
+"""A longer line is none of ours, and is passed over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,14 +112,18 @@ class Line:
 
 
 def pack_record(record: SourceRecord) -> str:
-    return base64.b64encode(zlib_compress(encode_record(record), 1)).decode("ascii")
+    """Raises LimitError for a record that would not be read again."""
+    content = encode_record(record)
+    check_limits(content, "the record of all images of this source", CATALOG_BYTES)
+    return base64.b64encode(zlib_compress(content, 1)).decode("ascii")
 
 
 def unpack_record(packed: bytes, source: str, *, images: bool = True, layers: bool = True) -> SourceRecord:
     """ValueError for what `pack_record` did not make."""
     try:
-        content = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), _RECORD_BYTES)
-    except zlib.error as exc:
+        content = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), CATALOG_BYTES + 1)
+        check_limits(content, "its record", CATALOG_BYTES)  # before it is parsed: it may be a bomb
+    except (zlib.error, LimitError) as exc:
         raise ValueError(f"{source}: {exc}") from exc
     return parse_record(content, source, images=images, layers=layers)
 
@@ -137,13 +144,38 @@ def iter_lines(path: Path) -> Iterator[Line]:
 
     Raises TargetError.
     """
-    with target_errors(str(path)), open(path, "rb") as stream:
+    with target_errors(str(path)), _open_journal(path) as stream:
         offset = 0
-        for raw in stream:
-            line = _parse_line(raw)
+        while raw := stream.readline(_LINE_BYTES):
+            line = _parse_line(raw)  # None for the pieces of a line that is too long
             if line is not None:
                 yield Line(line, Place(path, offset, len(raw)))
             offset += len(raw)
+
+
+def _open_journal(path: Path) -> BinaryIO:
+    return open(open_regular(str(path), os.O_RDONLY, None, str(path)), "rb")
+
+
+def check_owners(state: Path) -> None:
+    """TargetError for a journal that another user made: what it says of names and layers would become images."""
+    for path in journal_paths(state):
+        with target_errors(str(path)), _open_journal(path) as stream:
+            owner = os.fstat(stream.fileno()).st_uid
+        if owner not in (os.geteuid(), 0) and owner != _owner_of_new_files(state):
+            raise TargetError(
+                f"{path}: belongs to user {owner}, and not to this one ({os.geteuid()}); its records are not believed"
+                " (run the batch as that user, or move the journal away to begin again)"
+            )
+
+
+def _owner_of_new_files(directory: Path) -> int | None:
+    """A network file system may give what root makes to somebody else."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            return os.fstat(probe.fileno()).st_uid
+    except OSError:
+        return None
 
 
 def _parse_line(raw: bytes) -> dict[str, Any] | None:
@@ -183,7 +215,7 @@ class RecordReader:
         stream = self._files.get(place.path)
         with target_errors(str(place.path)):
             if stream is None:
-                stream = self._files[place.path] = open(place.path, "rb")  # noqa: SIM115 - closed by close()
+                stream = self._files[place.path] = _open_journal(place.path)
             raw = os.pread(stream.fileno(), place.length, place.offset)
         packed = raw.partition(_RECORD)[2].removesuffix(b'"}\n')
         try:
@@ -219,14 +251,20 @@ class JournalWriter:
         shard: Shard | None,
         publish: Callable[[bytes], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        files: FileSystem = FILE_SYSTEM,
     ) -> None:
+        self._files = files
         self.path = state / journal_name(shard)
         self._publish = publish
         self._clock = clock
         with target_errors(str(self.path)):
             state.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._fd = os.open(self.path, flags, 0o644)
+            folder = os.open(state, DIRECTORY)
+            try:
+                flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+                self._fd = open_regular(self.path.name, flags, folder, str(self.path), files)
+            finally:
+                os.close(folder)
         try:
             if not try_lock(self._fd):
                 raise TargetError(f"{self.path}: another run is at work on this journal")
@@ -263,9 +301,7 @@ class JournalWriter:
 
     def _write(self, line: bytes) -> None:
         with target_errors(str(self.path)):
-            view = memoryview(line)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            write_all(self._files, self._fd, line)
             if self._clock() - self._synced >= _SYNC_SECONDS:
                 self.sync()
 
@@ -274,7 +310,7 @@ class JournalWriter:
 
     def sync(self) -> None:
         with target_errors(str(self.path)):
-            os.fdatasync(self._fd)
+            self._files.sync(self._fd)
         self._synced = self._clock()
 
     def publish(self) -> None:
@@ -294,7 +330,7 @@ class JournalWriter:
             try:
                 self.publish()
                 with contextlib.suppress(OSError):
-                    os.fdatasync(self._fd)
+                    self._files.sync(self._fd)
             finally:
                 os.close(self._fd)
                 self._fd = -1
@@ -303,7 +339,7 @@ class JournalWriter:
         with target_errors(str(self.path)):
             size = os.fstat(self._fd).st_size
             if size and os.pread(self._fd, 1, size - 1) != b"\n":
-                os.write(self._fd, b"\n")
+                write_all(self._files, self._fd, b"\n")
 
 
 def _encode(fields: Mapping[str, Any]) -> bytes:
@@ -324,8 +360,8 @@ def try_lock(fd: int) -> bool:
 def is_running(path: Path) -> bool:
     """True while a run writes to the journal."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        fd = open_regular(str(path), os.O_RDONLY, None, str(path))
+    except (OSError, TargetError):  # whoever reads it will meet that, too
         return False
     try:
         return not try_lock(fd)

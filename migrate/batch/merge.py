@@ -17,7 +17,7 @@ from migrate.batch.choice import BlobChoice
 from migrate.batch.journal import Place, RecordReader
 from migrate.batch.plan import Outcome
 from migrate.batch.records import ImageRecord, Role, SourceRecord
-from migrate.batch.standing import choice_for
+from migrate.batch.standing import StandingBlobs, choice_for
 from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manifest, layer_descriptor
 from migrate.convert.publish import FinishedImage, HashedChain, Settlement
 from migrate.convert.run import NOTHING_READ, exit_code, utc_now
@@ -57,6 +57,7 @@ class Merge:
     options: ConvertOptions
     target: ImageTarget | None
     progress: Progress
+    standing: StandingBlobs
     report_options: Mapping[str, object] = field(default_factory=dict)
     older: Sequence[tuple[Place, int]] = ()
     done: Collection[str] = frozenset()
@@ -82,7 +83,8 @@ class Merge:
 
         `rows` is another temporary file. Returns the report without its images. Raises TargetError.
         """
-        self._choice = choice_for(self.options, self.target)
+        self.standing.refresh()
+        self._choice = choice_for(self.options, self.target, self.standing)
         self.progress.emit(Event(kind="stage", stage="merge", total_items=len(self.sources)))
         try:
             self._gather()
@@ -125,10 +127,10 @@ class Merge:
 
     def _gather(self) -> None:
         """First walk: which blob each layer has, and what failed."""
-        for place, generation in self.older:
-            self._choice.take(self._reader.read(place, "", images=False).layers, generation)
+        wanted: set[DiffID] = set()
         for source, record in self._records(self.sources, images=False):
             self._choice.take(record.layers, source.generation)
+            wanted.update(row.hashed.diff_id for row in record.layers if row.hashed is not None)
             for failure in record.failures:
                 self._add_failure(failure, is_told=source.location not in self.done)
             self.account.count(source.outcome)
@@ -136,6 +138,10 @@ class Merge:
             self._containers += (ContainerRow(source=source.location, container=one) for one in record.containers)
             note = (source.message or "holds no image",) if source.outcome is Outcome.SKIPPED else ()
             self._sources.append(SourceInput(location=source.location, type=record.type, warnings=note))
+        for place, generation in self.older:  # only what an image of these sources may get has to be proven
+            for row in self._reader.read(place, "", images=False).layers:
+                proven = row.hashed is not None and row.hashed.diff_id in wanted
+                self._choice.take([row], generation, self.standing.proves if proven else None)
         if self.target is not None:
             memory, way = self.target.memory, self.options.compression.value
             self._choice.prefer_named(lambda diff_id, named: memory.known_blob(diff_id, way, named))

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from migrate.blobio.limits import STATED_BYTES
 from migrate.convert.publish import FinishedImage
 from migrate.model.container import Container, Volume
 from migrate.model.digest import DiffID, Digest
@@ -103,15 +104,40 @@ def parse_record(content: bytes, source: str, *, images: bool = True, layers: bo
                 records.append(_parse_image(line["image"], source, rows if layers else None))
         last = lines[-1]
         return SourceRecord(
-            type=last["type"],
+            type=_text_or_none(last["type"]),
             layers=tuple(rows),
             images=tuple(records),
             failures=tuple(_parse_failure(fields, source) for fields in last["failures"]),
-            warnings=tuple(last["warnings"]),
+            warnings=_each(last["warnings"], str),
             containers=tuple(map(_parse_container, last.get("containers", ()))),
         )
-    except (KeyError, IndexError, TypeError, AttributeError) as exc:
+    except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as exc:
         raise ValueError(f"{source}: not a record of a batch: {exc!r}") from exc
+
+
+def _each(values: Any, kind: type) -> tuple[Any, ...]:
+    """The members of a list that are all of one JSON type."""
+    if type(values) is not list or any(type(value) is not kind for value in values):
+        raise ValueError(f"a list of {kind.__name__} was expected, not {values!r:.100}")
+    return tuple(values)
+
+
+def _text(value: Any) -> str:
+    return str(_each([value], str)[0])
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _whole(value: Any, most: int = STATED_BYTES) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"a whole number up to {most:,} was expected, not {value!r:.100}")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    return bool(_each([value], bool)[0])
 
 
 # --- layers ------------------------------------------------------------------------------------------------------
@@ -138,23 +164,28 @@ def _layer_fields(row: LayerRow) -> list[Any]:
 
 
 def _parse_layer(fields: Sequence[Any]) -> LayerRow:
-    legacy_id = LegacyID(fields[0])
+    legacy_id = LegacyID(_text(fields[0]))
     if len(fields) == 1:
         return LayerRow(legacy_id, None)
-    _, diff_id, tar_size, empty, blob, origin, exact, note, flags, flagged, damaged = fields
+    _, diff_id, tar_size, empty, blob, origin, exact, note, flags, *later = fields
+    flagged, damaged = later or ([], False)  # journals of version 1.0 have neither
     hashed = HashedLayer(
         diff_id=DiffID(Digest(diff_id)),
-        tar_size=tar_size,
-        empty=empty,
-        blob=None if blob is None else StoredBlob(digest=Digest(blob[0]), size=blob[1], compression=blob[2]),
-        origin=origin,
-        exact=exact,
-        note=note,
-        flags=tuple(flags),
-        flagged=tuple((flag, entry) for flag, entry in flagged),
-        damaged=damaged,
+        tar_size=_whole(tar_size),
+        empty=_flag(empty),
+        blob=None if blob is None else _parse_blob(*blob[:3]),
+        origin=_text(origin),
+        exact=_flag(exact),
+        note=_text_or_none(note),
+        flags=_each(flags, str),
+        flagged=tuple((_text(flag), _text(entry)) for flag, entry in flagged),
+        damaged=_flag(damaged),
     )
     return LayerRow(legacy_id, hashed, Role.MADE if blob is None else Role(blob[3]))
+
+
+def _parse_blob(digest: Any, size: Any, compression: Any) -> StoredBlob:
+    return StoredBlob(digest=Digest(digest), size=_whole(size), compression=_text(compression))
 
 
 # --- images ------------------------------------------------------------------------------------------------------
@@ -202,39 +233,56 @@ def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRow
     os, architecture, variant = fields["platform"]
     composed = ComposedImage(
         config=base64.b64decode(fields["config"]),
-        config_media_type=fields["config_type"],
+        config_media_type=_text(fields["config_type"]),
         manifest=base64.b64decode(fields["manifest"]) if ready else b"",
-        manifest_media_type=fields["manifest_type"],
+        manifest_media_type=_text(fields["manifest_type"]),
         diff_ids=tuple(DiffID(Digest(diff_id)) for diff_id in fields["diff_ids"]),
         layers=tuple(
-            Descriptor(media_type=media_type, digest=Digest(digest), size=size)
+            Descriptor(media_type=_text(media_type), digest=Digest(digest), size=_whole(size))
             for media_type, digest, size in fields.get("layers", ())
         ),
-        platform=Platform(os=os, architecture=architecture, variant=variant),
-        created=fields["created"],
+        platform=Platform(os=_text(os), architecture=_text(architecture), variant=_text_or_none(variant)),
+        created=_text_or_none(fields["created"]),
     )
-    chain = () if rows is None else tuple(fields["chain"])
+    chain = () if rows is None else tuple(_whole(row, len(rows) - 1) for row in fields["chain"])
     finished = FinishedImage(
         source=source,
         order=0,
-        legacy_id=LegacyID(fields["id"]),
+        legacy_id=LegacyID(_text(fields["id"])),
         composed=composed,
         chain=() if rows is None else tuple((_bare_layer(rows[row].legacy_id), rows[row].hashed) for row in chain),
         references=_references(fields["references"]),
-        containers=tuple(fields.get("containers", ())),
+        containers=_each(fields.get("containers", []), str),
         container=_parse_container(fields["container"]) if "container" in fields else None,
         legacy_digests=tuple(map(Digest, fields.get("legacy_digests", ()))),
-        warnings=tuple(fields.get("warnings", ())),
+        warnings=_each(fields.get("warnings", []), str),
         index=_parse_index(fields.get("index")),
         ready=ready,
-        certain=fields.get("certain", True),
+        certain=_flag(fields.get("certain", True)),
     )
     return ImageRecord(finished, chain)
 
 
 def _parse_container(fields: Mapping[str, Any]) -> Container:
-    volumes = tuple(Volume(**volume) for volume in fields["volumes"])
-    return Container(**{**fields, "volumes": volumes, "unseen": tuple(fields["unseen"])})
+    volumes = tuple(_parse_volume(volume) for volume in fields["volumes"])
+    changed = fields["changed_bytes"]
+    return Container(
+        id=_text(fields["id"]),
+        name=_text(fields["name"]),
+        image=_text(fields["image"]),
+        state=_text(fields["state"]),
+        created=_text_or_none(fields["created"]),
+        changed_bytes=None if changed is None else _whole(changed),
+        volumes=volumes,
+        unseen=_each(fields["unseen"], str),
+    )
+
+
+def _parse_volume(fields: Mapping[str, Any]) -> Volume:
+    size = fields["bytes"]
+    return Volume(
+        path=_text(fields["path"]), source=_text(fields["source"]), bytes=None if size is None else _whole(size)
+    )
 
 
 def _bare_layer(legacy_id: LegacyID) -> LegacyLayer:
@@ -247,18 +295,18 @@ def _parse_index(fields: Mapping[str, Any] | None) -> ReadyIndex | None:
         return None
     return ReadyIndex(
         content=base64.b64decode(fields["content"]),
-        media_type=fields["type"],
+        media_type=_text(fields["type"]),
         references=_references(fields["references"]),
         children=(),
         nested=tuple(
-            ReadyManifest(content=base64.b64decode(content), media_type=media_type)
+            ReadyManifest(content=base64.b64decode(content), media_type=_text(media_type))
             for content, media_type in fields.get("nested", ())
         ),
     )
 
 
 def _references(pairs: Sequence[Sequence[str]]) -> tuple[Reference, ...]:
-    return tuple(Reference(name, tag) for name, tag in pairs)
+    return tuple(Reference(_text(name), _text(tag)) for name, tag in pairs)
 
 
 def _platform_fields(platform: Platform) -> list[str | None]:
@@ -285,9 +333,9 @@ def _failure_fields(failure: Failure) -> dict[str, Any]:
 def _parse_failure(fields: Mapping[str, Any], source: str) -> Failure:
     return Failure(
         source=source,
-        references=tuple(fields["references"]),
-        legacy_id=fields["legacy_id"],
-        layer=fields["layer"],
-        error=fields["error"],
-        message=fields["message"],
+        references=_each(fields["references"], str),
+        legacy_id=_text_or_none(fields["legacy_id"]),
+        layer=_text_or_none(fields["layer"]),
+        error=_text(fields["error"]),
+        message=_text(fields["message"]),
     )

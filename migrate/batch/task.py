@@ -21,7 +21,7 @@ from migrate.batch.records import ImageRecord, LayerRow, Role, SourceRecord
 from migrate.batch.targets import open_worker_target
 from migrate.convert.publish import FinishedImage
 from migrate.convert.run import Conversion, OpenedSource
-from migrate.errors import IntegrityError, MigrateError, NoImageError, UnrecognisedSourceError, UsageError
+from migrate.errors import IntegrityError, LimitError, MigrateError, NoImageError, UnrecognisedSourceError, UsageError
 from migrate.model.image import HashedLayer, StoredBlob
 from migrate.model.legacy import LegacyLayer
 from migrate.model.options import ConvertOptions
@@ -117,6 +117,11 @@ class Desk:
     def deal_with(self, candidate: Candidate) -> Entry:
         began = time.monotonic()
         result = self._convert(candidate)
+        try:
+            packed = pack_record(result.record)
+        except LimitError as error:
+            result = _judged(SourceRecord(failures=(Failure.of(error, candidate.location),)))
+            packed = pack_record(result.record)
         return Entry(
             source=candidate.location,
             identity=candidate.identity,
@@ -127,7 +132,7 @@ class Desk:
             content=_content_digest(result.record),
             figures=_figures(result.record),
             seconds=round(time.monotonic() - began, 3),
-            packed=pack_record(result.record),
+            packed=packed,
             error=result.error,
             message=result.message,
             absent=result.outcome is Outcome.FAILED and _is_absent(candidate.location),

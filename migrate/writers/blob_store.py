@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Final
 
@@ -118,6 +118,13 @@ class BlobStore:
         if stream is None:
             raise TargetError(f"{self.store.shown(self.path_of(digest))}: the blob is gone")
         return stream
+
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of the blobs of a layout, by the hex digits of their digests; from now on those are the ones found."""
+        sizes = self.store.sizes("blobs/sha256")
+        if self._found is not None:
+            self._found = frozenset(sizes)
+        return sizes
 
     def is_damaged(self, digest: Digest) -> bool:
         """True if something else was found under the blob's name."""

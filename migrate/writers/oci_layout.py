@@ -186,7 +186,7 @@ class OciLayout(ImageTarget):
 
     def blob_sizes(self) -> Mapping[str, int]:
         self.flush()
-        return self.store.sizes("blobs/sha256")
+        return self._blobs.sizes()
 
     def named_layers(self) -> Collection[Digest]:
         return self._catalog.named_layers(self._blobs.read_many)

@@ -79,7 +79,7 @@ def test_layers_without_a_blob_have_no_say() -> None:
 def test_a_blob_that_is_gone_is_not_chosen() -> None:
     """A merge removes what lost, and the records of its sources go on naming it."""
     for gone, chosen in ((KEPT, CARRIED), (CARRIED, KEPT), (MADE, KEPT)):
-        choice = BlobChoice("gzip", lambda blob, gone=gone: blob != gone)  # type: ignore[misc]
+        choice = BlobChoice("gzip", lambda _, blob, gone=gone: blob != gone)  # type: ignore[misc]
         choice.take([row(MADE, Role.MADE), row(CARRIED, Role.CARRIED), row(KEPT, Role.KEPT)], 0)
         assert choice.blob(DIFF_ID) == chosen
         assert gone.digest not in set(choice.losers())
@@ -92,7 +92,7 @@ def test_a_blob_that_is_gone_is_not_chosen() -> None:
 
 
 def test_where_no_blob_is_left_the_image_fails() -> None:
-    choice = BlobChoice("gzip", lambda blob: False)
+    choice = BlobChoice("gzip", lambda diff_id, blob: False)
     choice.take([row(MADE, Role.MADE)], 0)
     with pytest.raises(IntegrityError, match="no longer stands"):
         choice.blob(DIFF_ID)

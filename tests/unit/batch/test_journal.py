@@ -1,18 +1,33 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from migrate.batch.journal import Entry, JournalWriter, RecordReader, is_running, iter_lines, journal_paths, pack_record
+from migrate.batch import journal
+from migrate.batch.journal import (
+    Entry,
+    JournalWriter,
+    Place,
+    RecordReader,
+    check_owners,
+    is_running,
+    iter_lines,
+    journal_paths,
+    pack_record,
+)
 from migrate.batch.ledger import Ledger
 from migrate.batch.plan import Identity, Outcome, Shard
 from migrate.batch.records import SourceRecord
 from migrate.batch.status import read_status
-from migrate.errors import TargetError
+from migrate.errors import LimitError, TargetError
+from migrate.storage.syscalls import FileSystem
+from tests.faults import FaultyFileSystem, raises
 
 
 def entry(name: str, outcome: Outcome = Outcome.CONVERTED, order: int = 0, recipe: str = "r") -> Entry:
@@ -237,3 +252,82 @@ def test_sources_that_were_read_with_other_options_are_told_apart(tmp_path: Path
     ledger = Ledger.read(tmp_path)
     assert ledger.current() == ["/a.tar"]
     assert ledger.left_over() == 1
+
+
+# --- journals that somebody else made --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "link", "socket"])
+def test_a_journal_that_is_no_file_is_one_error_and_never_waited_for(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    (tmp_path / "elsewhere").write_bytes(b"")
+    match kind:
+        case "FIFO":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.symlink_to(tmp_path / "elsewhere")
+        case "socket":
+            os.mknod(path, 0o140644)
+    assert not is_running(path)
+    for use in (
+        lambda: JournalWriter(tmp_path, None),
+        lambda: list(iter_lines(path)),
+        lambda: Ledger.read(tmp_path),
+        lambda: check_owners(tmp_path),
+        lambda: RecordReader().read(Place(path, 0, 10), "x"),
+    ):
+        with pytest.raises(TargetError, match=r"journal\.jsonl: a .* is there instead of a file"):
+            use()
+    assert (tmp_path / "elsewhere").read_bytes() == b""
+
+
+def test_a_journal_of_another_user_is_not_believed(tmp_path: Path) -> None:
+    path = write(tmp_path, entry("/a.tar"))
+    check_owners(tmp_path)
+    os.chown(path, 12_345, 12_345)
+    with pytest.raises(TargetError, match=r"belongs to user 12345.*not believed"):
+        check_owners(tmp_path)
+
+
+def test_a_line_without_end_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_LINE_BYTES", 10_000)
+    path = write(tmp_path, entry("/a.tar"))
+    with open(path, "ab") as stream:
+        stream.write(b'{"source":"' + b"x" * 1_000_000 + b'"}\n')
+    write(tmp_path, entry("/b.tar"))
+    assert [line.fields["source"] for line in iter_lines(path)] == ["/a.tar", "/b.tar"]
+
+
+def test_a_record_that_could_not_be_read_again_is_not_written() -> None:
+    with pytest.raises(LimitError, match="the record of all images of this source"):
+        pack_record(SourceRecord(warnings=("x" * 1_000_000,) * 300))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT])
+def test_an_error_at_any_call_that_changes_a_journal(number: int, tmp_path: Path) -> None:
+    """What was appended before is read again, and the next run appends behind it."""
+
+    def run(state: Path, files: FileSystem) -> None:
+        journal = JournalWriter(state, None, files=files, clock=iter(range(0, 1_000, 2)).__next__)
+        try:
+            for name in ("/a.tar", "/b.tar", "/c.tar"):
+                journal.append(entry(name))
+        finally:
+            journal.close()
+
+    counted = FaultyFileSystem()
+    run(tmp_path / "undisturbed", counted)
+    assert counted.calls >= 7
+    for at in range(1, counted.calls + 1):
+        state = tmp_path / str(at)
+        try:
+            run(state, FaultyFileSystem(at, raises(number)))
+        except TargetError as exc:
+            assert exc.exit_code == 5 and os.strerror(number) in exc.message
+        else:
+            assert at >= counted.calls - 1, f"the error of call {at} was lost"  # the last sync, when it is closed
+        run(state, FileSystem())
+        found = [line.fields["source"] for line in iter_lines(state / "journal.jsonl")]
+        assert found[-3:] == ["/a.tar", "/b.tar", "/c.tar"]

@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+import base64
+import json
+import tracemalloc
+import zlib
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,6 +15,7 @@ from hypothesis import strategies as st
 from migrate.batch.journal import pack_record, unpack_record
 from migrate.batch.records import ImageRecord, LayerRow, Role, SourceRecord, encode_record, parse_record
 from migrate.convert.publish import FinishedImage
+from migrate.model.container import Container, Volume
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Platform, StoredBlob
 from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
@@ -118,3 +125,64 @@ def test_the_images_of_a_record_know_no_blob() -> None:
     (parsed,) = parse_record(encode_record(record), SOURCE).images
     assert parsed.finished.composed.layers == ()
     assert replace(parsed.finished.composed, manifest=b"").manifest == parsed.finished.composed.manifest
+
+
+# --- records that somebody else wrote --------------------------------------------------------------------------------
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value in a JSON document."""
+    yield path
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(inner, (*path, key))
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copy = value.copy()
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+@pytest.mark.parametrize("new", [None, True, -1, 10**30, 1.5, "text", [], [None], {}, {"a": 1}], ids=repr)
+def test_any_value_of_any_type_is_a_value_error_or_a_record_of_right_types(new: Any) -> None:
+    volume = Volume(path="/v", source="/s", bytes=None)
+    container = Container(id="c", name="n", image="i", state="dead", created=None, volumes=(volume,), unseen=("/x",))
+    one = image(ROWS, (0, 1), ready=True)
+    one = replace(one, finished=replace(one.finished, container=container))
+    record = SourceRecord(layers=ROWS, images=(one,), failures=(FAILURE,), warnings=("w",), containers=(container,))
+    lines = [json.loads(line) for line in encode_record(record).splitlines()]
+    for number, line in enumerate(lines):
+        for path in places(line):
+            changed = [*lines[:number], replaced(line, path, new), *lines[number + 1 :]]
+            content = "\n".join(map(json.dumps, changed)).encode()
+            try:
+                parsed = parse_record(content, SOURCE)
+            except ValueError:
+                continue
+            again = parse_record(encode_record(parsed), SOURCE)
+            assert again == parsed, path
+            assert all(type(row.hashed.tar_size) is int for row in parsed.layers if row.hashed is not None)
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_a_record_nested_without_end_is_a_value_error(opening: str) -> None:
+    for parse in (parse_record, lambda content, source: unpack_record(packed(content), source)):
+        with pytest.raises(ValueError, match="/shelf"):
+            parse(b'{"type":' + opening.encode() * 200_000, SOURCE)
+
+
+def test_a_record_that_unpacks_without_end_is_not_parsed() -> None:
+    """A few hundred kilobytes that would be 300 MB of text, and gigabytes of Python's objects."""
+    tracemalloc.start()
+    for bomb in (bytes(10_000_000), b"[" + b"1," * 8_500_000 + b"1]"):
+        with pytest.raises(ValueError, match="limit of"):
+            unpack_record(packed(bomb * (30 if bomb[0] == 0 else 1)), SOURCE)
+    assert tracemalloc.get_traced_memory()[1] < 700_000_000
+    tracemalloc.stop()
+
+
+def packed(content: bytes) -> bytes:
+    return base64.b64encode(zlib.compress(content, 1))

@@ -17,7 +17,7 @@ import pytest
 
 from migrate.batch.batch import BatchRequest, merge_batch, run_batch, unfinished_shards
 from migrate.batch.executors import ExecutorPool, PoolRequest, WorkerPool, open_pool
-from migrate.batch.journal import Entry
+from migrate.batch.journal import Entry, pack_record, unpack_record
 from migrate.batch.plan import Shard, Task
 from migrate.batch.task import WorkOrder
 from migrate.convert.run import Conversion, OpenedSource
@@ -151,6 +151,50 @@ def test_a_blob_of_another_size_has_gone(tmp_path: Path, plain: Path) -> None:
     blob(target, report.images[0].layers[1].blob_digest).write_bytes(b"cut")
     assert batch(target, [plain])[0] == 0
     assert findings(target) == []
+
+
+def test_any_damaged_blob_of_the_right_size_is_made_anew(tmp_path: Path, plain: Path, carrying: Path) -> None:
+    target = tmp_path / "out"
+    batch(target, [plain, carrying])
+    whole = named_files(target)
+    blobs = sorted((target / "blobs/sha256").iterdir())
+    assert len(blobs) == 7
+    for each in blobs:
+        content = bytearray(each.read_bytes())
+        content[len(content) // 2] ^= 1
+        each.write_bytes(content)
+    assert batch(target, [plain, carrying])[0] == 0
+    assert findings(target) == []
+    assert {name: whole[name] for name in whole if name.startswith("blobs/")} == {
+        name: content for name, content in named_files(target).items() if name.startswith("blobs/")
+    }
+
+
+def test_a_journal_that_gives_a_layer_another_blob_is_not_believed(tmp_path: Path, plain: Path, carrying: Path) -> None:
+    """The blob is in the target, whole and of the stated size, and it is another layer's."""
+    target = tmp_path / "out"
+    batch(target, [plain, carrying])
+    whole = named_files(target)
+    path = target / ".migrate" / "journal.jsonl"
+    lines = []
+    for line in path.read_bytes().splitlines():
+        head, mark, packed = line.partition(b',"record":"')
+        if mark:
+            record = unpack_record(packed.removesuffix(b'"}'), "x")
+            one, two = (row for row in record.layers if row.hashed is not None)
+            assert one.hashed is not None and two.hashed is not None
+            swapped = [
+                replace(one, hashed=replace(one.hashed, blob=two.hashed.blob)),
+                replace(two, hashed=replace(two.hashed, blob=one.hashed.blob)),
+            ]
+            line = head + mark + pack_record(replace(record, layers=tuple(swapped))).encode() + b'"}'
+        lines.append(line)
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    assert batch(target, [plain, carrying])[0] == 0
+    assert findings(target) == []
+    assert {name: content for name, content in named_files(target).items() if name != "migration-report.json"} == {
+        name: content for name, content in whole.items() if name != "migration-report.json"
+    }
 
 
 def test_a_carried_manifest_whose_blob_has_gone_is_read_again(tmp_path: Path) -> None:
