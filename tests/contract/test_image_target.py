@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,50 +24,113 @@ from migrate.writers.discard import Discard
 from migrate.writers.docker_archive import DockerArchive, OciArchive
 from migrate.writers.oci_layout import OciLayout
 from migrate.writers.open_target import open_target
+from migrate.writers.registry import RegistryTarget
 from migrate.writers.registry_storage import RegistryStorage
+from tests.buckets import memory_bucket, objects
 from tests.images import AMD64, layer, put_image, put_layer
+from tests.registries import docker_registry
 
 OPTIONS = ConvertOptions()
 REPORT = b'{"images": []}'
 ARM = Platform(os="linux", architecture="arm")
 A, B, PLAIN = layer("a"), layer("b", b"b" * 500_000), layer("c", compress=False)
 
-Open = Callable[[Path], ImageTarget]
-TARGETS: dict[str, Open] = {
-    "layout": lambda path: OciLayout(path, OPTIONS),
-    "oci-archive": lambda path: OciArchive(str(path), OPTIONS),
-    "docker-archive": lambda path: DockerArchive(str(path), OPTIONS),
-    "registry-storage": lambda path: RegistryStorage(str(path), OPTIONS),
-    "discard": lambda path: Discard(),
+
+class Kind:
+    """One kind of target, by the path of a directory that is the test's own."""
+
+    def __init__(self, open_it: Callable[[Path], ImageTarget]) -> None:
+        self.open = open_it
+
+    def files(self, path: Path) -> Path:
+        """Where the target's files are, for `verify`."""
+        return path
+
+    def clean(self, path: Path) -> bool:
+        return verify(str(self.files(path)), 2, SilentProgress()) == []
+
+    def content(self, path: Path) -> dict[str, bytes]:
+        top = self.files(path)
+        found = [top] if top.is_file() else sorted(file for file in top.rglob("*") if file.is_file())
+        return {
+            str(file.relative_to(top)): file.read_bytes()
+            for file in found
+            if ".migrate" not in file.parts and file.name != "migration-report.json"
+        }
+
+
+class InBucket(Kind):
+    def __init__(self, kind: type[OciLayout | RegistryStorage]) -> None:
+        super().__init__(lambda path: kind(self.url(path), OPTIONS))
+
+    def url(self, path: Path) -> str:
+        return f"memory://bucket{path}"
+
+    def files(self, path: Path) -> Path:
+        """The objects, copied to files."""
+        copy = path.with_name(f"{path.name}-copied")
+        filesystem = importlib.import_module("fsspec").filesystem("memory")
+        for name, content in objects(filesystem, f"bucket{path}").items():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes(content)
+        return copy
+
+
+class Pushed(Kind):
+    """To real registries, one for each path."""
+
+    def __init__(self, servers: ExitStack) -> None:
+        super().__init__(lambda path: RegistryTarget(self.host(path), OPTIONS))
+        self._servers = servers
+        self._hosts: dict[Path, str] = {}
+
+    def host(self, path: Path) -> str:
+        if path not in self._hosts:
+            if path.parent.is_file():
+                raise TargetError("no registry can be there")
+            path.mkdir(parents=True)
+            self._hosts[path] = self._servers.enter_context(docker_registry(path)).host
+        return self._hosts[path]
+
+
+KINDS: dict[str, Callable[[ExitStack], Kind]] = {
+    "layout": lambda stack: Kind(lambda path: OciLayout(path, OPTIONS)),
+    "layout in a bucket": lambda stack: InBucket(OciLayout),
+    "oci-archive": lambda stack: Kind(lambda path: OciArchive(str(path), OPTIONS)),
+    "docker-archive": lambda stack: Kind(lambda path: DockerArchive(str(path), OPTIONS)),
+    "registry-storage": lambda stack: Kind(lambda path: RegistryStorage(str(path), OPTIONS)),
+    "registry-storage in a bucket": lambda stack: InBucket(RegistryStorage),
+    "registry": Pushed,
+    "discard": lambda stack: Kind(lambda path: Discard()),
 }
-WRITTEN = sorted(TARGETS.keys() - {"discard"})
+WRITTEN = sorted(KINDS.keys() - {"discard"})
+KEPT = sorted(KINDS.keys() - {"discard", "registry"})
+"""What a later run finds as this one left it. A registry is asked about blobs only when they are sent."""
 
 
-@pytest.fixture(params=sorted(TARGETS))
-def opened(request: pytest.FixtureRequest) -> Open:
-    return TARGETS[request.param]
+@pytest.fixture
+def make_kind() -> Iterator[Callable[[str], Kind]]:
+    with memory_bucket(), ExitStack() as stack:
+        yield lambda name: KINDS[name](stack)
+
+
+@pytest.fixture(params=sorted(KINDS))
+def any_kind(request: pytest.FixtureRequest, make_kind: Callable[[str], Kind]) -> Kind:
+    return make_kind(request.param)
 
 
 @pytest.fixture(params=WRITTEN)
-def written(request: pytest.FixtureRequest) -> Open:
-    return TARGETS[request.param]
+def kind(request: pytest.FixtureRequest, make_kind: Callable[[str], Kind]) -> Kind:
+    return make_kind(request.param)
 
 
-def clean(path: Path) -> bool:
-    return verify(str(path), 2, SilentProgress()) == []
+@pytest.fixture(params=KEPT)
+def kept(request: pytest.FixtureRequest, make_kind: Callable[[str], Kind]) -> Kind:
+    return make_kind(request.param)
 
 
-def content(path: Path) -> dict[str, bytes]:
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for file in files
-        if ".migrate" not in file.parts and file.name != "migration-report.json"
-    }
-
-
-def test_a_blob_is_there_once_committed(opened: Open, tmp_path: Path) -> None:
-    target = opened(tmp_path / "target")
+def test_a_blob_is_there_once_committed(any_kind: Kind, tmp_path: Path) -> None:
+    target = any_kind.open(tmp_path / "target")
     digest, size = A.descriptor.digest, A.descriptor.size
     assert not target.has_blob(digest, size)
     put_layer(target, A)
@@ -76,8 +141,8 @@ def test_a_blob_is_there_once_committed(opened: Open, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 7, 65_536, 200_000, 10_000_000])
-def test_blobs_may_come_in_pieces_from_a_buffer_that_is_used_again(written: Open, piece: int, tmp_path: Path) -> None:
-    target = written(tmp_path / "target")
+def test_blobs_may_come_in_pieces_from_a_buffer_that_is_used_again(kind: Kind, piece: int, tmp_path: Path) -> None:
+    target = kind.open(tmp_path / "target")
     source = B.blob if piece > 1_000 else B.blob[:3_000]
     buffer = bytearray(piece)
     with target.open_blob() as blob:
@@ -94,8 +159,8 @@ def test_blobs_may_come_in_pieces_from_a_buffer_that_is_used_again(written: Open
     target.close()
 
 
-def test_leaving_without_commit_leaves_no_trace(written: Open, tmp_path: Path) -> None:
-    target = written(tmp_path / "target")
+def test_leaving_without_commit_leaves_no_trace(kind: Kind, tmp_path: Path) -> None:
+    target = kind.open(tmp_path / "target")
     for part in (b"abandoned", b"abandoned" * 100_000):
         with target.open_blob() as blob:
             blob.write(part)
@@ -106,11 +171,11 @@ def test_leaving_without_commit_leaves_no_trace(written: Open, tmp_path: Path) -
     put_image(target, [A], "a:1")
     target.finish(REPORT)
     target.close()
-    assert not any(b"abandoned" in found for found in content(tmp_path / "target").values())
+    assert not any(b"abandoned" in found for found in kind.content(tmp_path / "target").values())
 
 
-def test_equal_content_gives_equal_bytes_in_any_order(written: Open, tmp_path: Path) -> None:
-    first, second = written(tmp_path / "1" / "target"), written(tmp_path / "2" / "target")
+def test_equal_content_gives_equal_bytes_in_any_order(kind: Kind, tmp_path: Path) -> None:
+    first, second = kind.open(tmp_path / "1" / "target"), kind.open(tmp_path / "2" / "target")
     put_image(first, [A, B], "b:1", "b:2")
     put_image(first, [A], "a:1")
     put_image(first, [A, PLAIN, A])
@@ -120,12 +185,12 @@ def test_equal_content_gives_equal_bytes_in_any_order(written: Open, tmp_path: P
     for target in (first, second):
         target.finish(REPORT)
         target.close()
-    assert content(tmp_path / "1" / "target") == content(tmp_path / "2" / "target")
-    assert clean(tmp_path / "1" / "target")
+    assert kind.content(tmp_path / "1" / "target") == kind.content(tmp_path / "2" / "target")
+    assert kind.clean(tmp_path / "1" / "target")
 
 
-def test_an_index_of_two_platforms(written: Open, tmp_path: Path) -> None:
-    target = written(tmp_path / "target")
+def test_an_index_of_two_platforms(kind: Kind, tmp_path: Path) -> None:
+    target = kind.open(tmp_path / "target")
     made = [put_image(target, [A], platform=AMD64), put_image(target, [A, B], platform=ARM)]
     entries = [
         IndexEntry(
@@ -139,57 +204,106 @@ def test_an_index_of_two_platforms(written: Open, tmp_path: Path) -> None:
     )
     target.finish(REPORT)
     target.close()
-    assert clean(tmp_path / "target")
+    assert kind.clean(tmp_path / "target")
 
 
-def test_an_index_that_is_none(written: Open, tmp_path: Path) -> None:
-    target = written(tmp_path / "target")
+def test_an_index_that_is_none(kind: Kind, tmp_path: Path) -> None:
+    target = kind.open(tmp_path / "target")
     with pytest.raises(TargetError):
         target.commit_index(b"[]", "application/vnd.oci.image.index.v1+json", [])
     target.close()
 
 
-def test_the_same_run_again_changes_nothing(written: Open, tmp_path: Path) -> None:
+def test_the_same_run_again_changes_nothing(kind: Kind, tmp_path: Path) -> None:
     for _ in range(2):
-        target = written(tmp_path / "target")
+        target = kind.open(tmp_path / "target")
         put_image(target, [A, B], "b:1")
         put_image(target, [A])
         target.finish(REPORT)
         target.close()
         target.close()
-        found = content(tmp_path / "target")
-        assert clean(tmp_path / "target")
-    assert content(tmp_path / "target") == found
+        found = kind.content(tmp_path / "target")
+        assert kind.clean(tmp_path / "target")
+    assert kind.content(tmp_path / "target") == found
 
 
-def test_closed_before_the_end_nothing_has_a_name(written: Open, tmp_path: Path) -> None:
-    target = written(tmp_path / "target")
+def test_closed_before_the_end_nothing_has_a_name(kind: Kind, tmp_path: Path) -> None:
+    target = kind.open(tmp_path / "target")
     put_image(target, [A], "a:1")
     target.close()
-    left = content(tmp_path / "target") if (tmp_path / "target").exists() else {}
+    left = kind.content(tmp_path / "target") if kind.files(tmp_path / "target").exists() else {}
     assert not any(b"a:1" in found for found in left.values())
-    target = written(tmp_path / "target")
+    target = kind.open(tmp_path / "target")
     put_image(target, [A], "a:1")
     target.finish(REPORT)
     target.close()
-    assert clean(tmp_path / "target")
+    assert kind.clean(tmp_path / "target")
 
 
-def test_many_threads(written: Open, tmp_path: Path) -> None:
-    target = written(tmp_path / "target")
+def test_many_threads(kind: Kind, tmp_path: Path) -> None:
+    target = kind.open(tmp_path / "target")
     layers = [layer(f"file-{number}", b"x" * (number * 3_000)) for number in range(60)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda each: put_layer(target, each), layers * 2))
         list(pool.map(lambda each: put_image(target, [each, A], f"image:{each.diff_id.hex[:12]}"), layers))
     target.finish(REPORT)
     target.close()
-    assert clean(tmp_path / "target")
+    assert kind.clean(tmp_path / "target")
 
 
-def test_an_unwritable_place(written: Open, tmp_path: Path) -> None:
+def test_an_unwritable_place(kind: Kind, tmp_path: Path) -> None:
+    if isinstance(kind, InBucket):
+        return  # there is none in memory
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(TargetError):
-        written(tmp_path / "file" / "target")
+        kind.open(tmp_path / "file" / "target")
+
+
+def test_a_damaged_blob_of_the_right_size_is_written_anew(kept: Kind, tmp_path: Path) -> None:
+    """Sizes alone are believed nowhere."""
+    path = tmp_path / "target"
+    target = kept.open(path)
+    put_layer(target, A)
+    target.close()
+    damage(kept, path, A.blob)
+    again = kept.open(path)
+    assert not again.has_blob(A.descriptor.digest, len(A.blob))
+    put_image(again, [A], "a:1")
+    again.finish(REPORT)
+    again.close()
+    assert kept.clean(path)
+
+
+def damage(kind: Kind, path: Path, blob: bytes) -> None:
+    """Flips a bit in every stored copy of the blob."""
+    bad = bytes([blob[0] ^ 1]) + blob[1:]
+    if isinstance(kind, InBucket):
+        filesystem = importlib.import_module("fsspec").filesystem("memory")
+        for name in filesystem.find(f"/bucket{path}"):
+            if filesystem.cat_file(name) == blob:
+                filesystem.pipe_file(name, bad)
+        return
+    for file in path.parent.rglob("*"):
+        if file.is_file() and file.read_bytes() == blob:
+            file.write_bytes(bad)
+
+
+def test_links_and_memory_are_optional(any_kind: Kind, tmp_path: Path) -> None:
+    """What a target cannot do has a default that says so."""
+    target = any_kind.open(tmp_path / "target")
+    source = tmp_path / "source"
+    source.write_bytes(A.blob)
+    linked = target.link_blob(str(source), A.descriptor.digest, len(A.blob))
+    assert linked <= target.takes_files
+    assert target.has_blob(A.descriptor.digest, len(A.blob)) == linked
+    assert list(target.existing_images()) == []
+    assert target.memory.known_blob(A.diff_id, "gzip") is None
+    assert target.memory.known_payload("0" * 64) is None
+    assert target.free_bytes() is None or target.held_bytes() >= 0
+    target.memory.remember_size(A.diff_id, 1_024)
+    target.flush()
+    target.remove_blobs([])
+    target.close()
 
 
 def test_discard_counts() -> None:
