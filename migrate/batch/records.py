@@ -168,7 +168,7 @@ def _parse_layer(fields: Sequence[Any]) -> LayerRow:
     if len(fields) == 1:
         return LayerRow(legacy_id, None)
     _, diff_id, tar_size, empty, blob, origin, exact, note, flags, *later = fields
-    flagged, damaged = later or ([], False)  # journals of version 1.0 have neither
+    flagged, damaged = later or ([], False)  # a journal of an earlier version has neither
     hashed = HashedLayer(
         diff_id=DiffID(Digest(diff_id)),
         tar_size=_whole(tar_size),

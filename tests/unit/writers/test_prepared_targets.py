@@ -31,6 +31,7 @@ LAYOUT_NAMES = [
     "index.json",
     "manifest.json",
     "migration-report.json",
+    "migration-map.json",
     "blobs",
     "blobs/sha256",
     f"blobs/sha256/{BLOB}",
@@ -51,6 +52,7 @@ REGISTRY_NAMES = [
     f"{REGISTRY}/repositories/app/_layers/sha256/{BLOB}/link",
     f"{REGISTRY}/repositories/app/_manifests",
     "migration-report.json",
+    "migration-map.json",
     ".migrate/lock",
     ".migrate/layers",
 ]
