@@ -6,7 +6,7 @@ The CLI turns an error into an exit code; nothing below the CLI prints or exits.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 Scope = Literal["image", "source", "run"]
 
@@ -25,6 +25,10 @@ class MigrateError(Exception):
         super().__init__(message)
         self.message = message
         self.layer = layer
+
+    def at_layer(self, layer: str, context: str = "") -> Self:
+        """The same error of the layer with this legacy ID; `context` goes before its message."""
+        return type(self)(context + self.message, layer=layer)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.message, self.layer))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from migrate.batch.plan import Outcome
-from migrate.report.document import Duplicate, Failure, Report, SourceRow
+from migrate.model.legacy import Failure
+from migrate.report.document import Duplicate, Report, SourceRow
 from migrate.report.tables import printable
 from migrate.report.tally import LayerTally
 from migrate.report.units import count, format_share, format_size

@@ -25,9 +25,10 @@ from migrate.documents.image_map import MappedImage
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer
+from migrate.model.legacy import Failure
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress
-from migrate.report.document import ContainerRow, Failure, Report, ReportImage
+from migrate.report.document import ContainerRow, Report, ReportImage
 from migrate.report.json import RowEncoder, frame_rows, iter_report
 from migrate.report.mapping import mapped_image
 from migrate.report.model import SourceInput, build_head, image_order, image_rows

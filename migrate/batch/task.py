@@ -23,7 +23,7 @@ from migrate.convert.publish import FinishedImage
 from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import IntegrityError, LimitError, MigrateError, NoImageError, UnrecognisedSourceError, UsageError
 from migrate.model.image import HashedLayer, StoredBlob
-from migrate.model.legacy import LegacyLayer
+from migrate.model.legacy import Failure, LegacyLayer
 from migrate.model.options import ConvertOptions
 from migrate.readers.base import LegacySource
 from migrate.readers.detect import open_source
@@ -31,7 +31,6 @@ from migrate.readers.parts import is_called_archive
 from migrate.rehash.blobs import BlobOutput, MeasuredBlobs
 from migrate.rehash.merge import choose_blobs
 from migrate.rehash.ports import BlobTarget
-from migrate.report.document import Failure
 from migrate.storage.directory_store import DirectoryStore
 from migrate.storage.store import Store
 
@@ -288,8 +287,7 @@ def _skipped(error: MigrateError) -> Result:
 
 def _bug(location: str, error: Exception) -> Result:
     message = f"{location}: unexpected {type(error).__name__}: {error} (this is a bug; please report it)"
-    failure = Failure(source=location, references=(), legacy_id=None, layer=None, error="bug", message=message)
-    return _judged(SourceRecord(failures=(failure,)))
+    return _judged(SourceRecord(failures=(Failure(source=location, error="bug", message=message),)))
 
 
 def _judged(record: SourceRecord) -> Result:
@@ -322,10 +320,7 @@ def _content_digest(record: SourceRecord) -> str:
 
 def failed_entry(order: WorkOrder, candidate: Candidate, error: str, message: str) -> Entry:
     """The entry of a source that no worker could deal with."""
-    failure = Failure(
-        source=candidate.location, references=(), legacy_id=None, layer=None, error=error, message=message
-    )
-    record = SourceRecord(failures=(failure,))
+    record = SourceRecord(failures=(Failure(source=candidate.location, error=error, message=message),))
     return Entry(
         source=candidate.location,
         identity=candidate.identity,

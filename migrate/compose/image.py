@@ -61,7 +61,7 @@ def _parse(layer: LegacyLayer) -> V1Json:
     try:
         return _parse_small(layer.json) if len(layer.json) <= _SMALL_JSON else parse_v1_json(layer.json)
     except (DocumentError, LimitError) as exc:
-        raise type(exc)(f"layer {layer.legacy_id}: {exc.message}", layer=layer.legacy_id) from exc
+        raise exc.at_layer(layer.legacy_id, f"layer {layer.legacy_id}: ") from exc
 
 
 _SMALL_JSON: Final = 8 * 1024

@@ -18,11 +18,11 @@ from migrate.layout.catalog import ExistingImage
 from migrate.model.container import Container
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer
-from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
+from migrate.model.legacy import Failure, LegacyID, LegacyLayer, ReadyIndex
 from migrate.model.options import ConvertOptions, OnConflict
 from migrate.model.progress import Event, Progress
 from migrate.model.reference import Reference
-from migrate.report.document import Conflict, Failure
+from migrate.report.document import Conflict
 from migrate.report.model import ImageInput
 from migrate.writers.base import ImageTarget
 

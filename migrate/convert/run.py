@@ -45,7 +45,7 @@ from migrate.errors import (
 from migrate.model.container import Container
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, HashedLayer
-from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure, SourceListing, is_hex_id
+from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing, is_hex_id
 from migrate.model.options import ConvertOptions, ReadOptions
 from migrate.model.progress import Event, Progress, SilentProgress
 from migrate.readers.base import LegacySource
@@ -54,7 +54,7 @@ from migrate.rehash.layer import Layer
 from migrate.rehash.pipeline import PassingLayers, rehash
 from migrate.rehash.ports import BlobTarget, JobKey, LayerJob, ObserverFactory, OncePayload, TarObserver, observe_all
 from migrate.rehash.size_estimate import SizeEstimate
-from migrate.report.document import ContainerRow, Failure, Report
+from migrate.report.document import ContainerRow, Report
 from migrate.report.json import encode_report
 from migrate.report.mapping import mapped_image
 from migrate.report.model import ImageInput, SourceInput, build_report
@@ -319,21 +319,11 @@ class Conversion:
                 if image.container is not None and is_dead(image)
             )
 
-    def _note_listing(self, opened: OpenedSource, failures: Sequence[SourceFailure]) -> None:
+    def _note_listing(self, opened: OpenedSource, failures: Sequence[Failure]) -> None:
         assert opened.listing is not None
         self.warnings += opened.listing.warnings
         for failure in failures:
-            self._add_failure(
-                Failure(
-                    source=opened.location,
-                    references=tuple(failure.references),
-                    legacy_id=failure.legacy_id,
-                    layer=failure.layer,
-                    error=failure.error,
-                    message=failure.message,
-                ),
-                partless=failure.layer != failure.legacy_id,
-            )
+            self._add_failure(failure, partless=failure.layer != failure.legacy_id)
 
     def _walk(self, planned: PlannedImage) -> bool:
         try:
@@ -589,16 +579,11 @@ class Conversion:
     def _fail(
         self, error: MigrateError, location: str, image: LegacyImage | None = None, layer: LegacyID | None = None
     ) -> None:
-        references = tuple(str(reference) for reference in image.references) if image is not None else ()
-        legacy_id = image.head if image is not None else None
-        failure = Failure(
-            source=location,
-            references=references,
-            legacy_id=legacy_id,
-            layer=error.layer or layer,
-            error=error.code,
-            message=error.message,
-        )
+        if layer is not None and error.layer is None:
+            error = error.at_layer(layer)
+        references = () if image is None else image.references
+        legacy_id = None if image is None else image.head
+        failure = Failure.of(error, location, references=references, legacy_id=legacy_id)
         self._add_failure(failure, partless=image is not None and image.config is not None)
 
     def _add_failure(self, failure: Failure, *, partless: bool = False) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from migrate.errors import UsageError
-from migrate.model.legacy import LegacyImage, ReadyIndex, SourceFailure, SourceListing
+from migrate.model.legacy import Failure, LegacyImage, ReadyIndex, SourceListing
 from migrate.model.reference import Reference
 
 
@@ -50,14 +50,14 @@ def select_index(index: ReadyIndex, patterns: Sequence[str]) -> tuple[bool, Sequ
     return False, [child for child, found in hits if found], set().union(*(found for _, found in hits))
 
 
-def select_failures(listing: SourceListing, patterns: Sequence[str]) -> tuple[list[SourceFailure], set[str]]:
+def select_failures(listing: SourceListing, patterns: Sequence[str]) -> tuple[list[Failure], set[str]]:
     """What the source cannot give, of what is wanted, and the patterns that matched something here.
 
     A failure that names no image may concern any, and is always among them.
     """
     if not patterns:
         return list(listing.failures), set()
-    chosen: list[SourceFailure] = []
+    chosen: list[Failure] = []
     matched: set[str] = set()
     for failure in listing.failures:
         references = [Reference.parse(text) for text in failure.references]

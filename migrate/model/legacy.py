@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
 
+from migrate.errors import MigrateError
 from migrate.model.container import Container
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Platform
@@ -133,17 +134,45 @@ class ReadyIndex:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFailure:
-    """An image that the source names but cannot give: a tag to an absent ID, a document that does not parse.
+class Failure:
+    """What could not be converted: an image that its source names but does not hold, or that is damaged.
 
-    Where a whole repository, or a folder of them, cannot be read, `references` holds its name, without a tag.
+    `source` is the location that the user named; without `legacy_id` and `references` all of it failed. `error` is a
+    stable word (`MigrateError.code`), `message` a sentence for people, `layer` the legacy ID of the layer at fault.
+    Where a whole repository cannot be read, `references` holds its name, without a tag.
     """
 
-    references: tuple[str, ...]
-    legacy_id: LegacyID | None
+    source: str
+    references: tuple[str, ...] = ()
+    legacy_id: str | None = None
+    layer: str | None = None
     error: str
     message: str
-    layer: LegacyID | None = None
+
+    @property
+    def title(self) -> str:
+        """What has failed: the image by its names or else its legacy ID, or the source."""
+        return ", ".join(self.references) or self.legacy_id or self.source
+
+    @classmethod
+    def of(
+        cls,
+        error: MigrateError,
+        source: str,
+        *,
+        references: Iterable[Reference | str] = (),
+        legacy_id: str | None = None,
+        message: str | None = None,
+    ) -> Failure:
+        """`message` replaces the error's."""
+        return cls(
+            source=source,
+            references=tuple(map(str, references)),
+            legacy_id=legacy_id,
+            layer=error.layer,
+            error=error.code,
+            message=error.message if message is None else message,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,5 +187,5 @@ class SourceListing:
     indexes: Sequence[ReadyIndex] = ()
     layers: Sequence[LegacyID] = ()
     containers: Sequence[LegacyImage] = ()
-    failures: Sequence[SourceFailure] = ()
+    failures: Sequence[Failure] = ()
     warnings: Sequence[str] = field(default=())

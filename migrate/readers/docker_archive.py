@@ -34,11 +34,11 @@ from migrate.errors import (
 )
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import (
+    Failure,
     LegacyID,
     LegacyImage,
     LegacyLayer,
     PayloadRef,
-    SourceFailure,
     SourceListing,
     SourceType,
     is_hex_id,
@@ -94,7 +94,7 @@ class DockerArchiveSource(LegacySource):
 
     def listing(self) -> SourceListing:
         failures = [
-            SourceFailure(references=(), legacy_id=None, error=problem.error, message=problem.message)
+            Failure(source=self.location, error=problem.error, message=problem.message)
             for problem in self._members.problems
             if problem.fatal
         ]
@@ -130,8 +130,7 @@ class DockerArchiveSource(LegacySource):
         except MissingLayerError as error:
             raise self._without_json(legacy_id, error) from error
         except SourceError as error:
-            error.layer = legacy_id
-            raise
+            raise error.at_layer(legacy_id) from error
         self._document_bytes += len(raw)
         if self._document_bytes > limits.DOCUMENTS_BYTES:
             total = f"more than {limits.DOCUMENTS_BYTES:,} bytes of layer documents (DOCUMENTS_BYTES)"
@@ -139,7 +138,7 @@ class DockerArchiveSource(LegacySource):
         try:
             stated, parent, _ = parse_identity(raw, f"{self.location}: {document}")
         except MigrateError as error:
-            raise type(error)(error.message, layer=legacy_id) from error
+            raise error.at_layer(legacy_id) from error
         return LegacyLayer(
             legacy_id=legacy_id,
             json=raw,
@@ -173,7 +172,7 @@ class DockerArchiveSource(LegacySource):
         except MissingLayerError as error:  # the layer is there, and named by others; what is missing is its content
             raise MissingContentError(f"{self.location}: {name} is missing", layer=legacy_id) from error
         except SourceError as error:
-            raise type(error)(error.message, layer=legacy_id) from error
+            raise error.at_layer(legacy_id) from error
         return PayloadRef(key=member.name, size=member.size)
 
     def _ids(self) -> list[str]:
@@ -207,15 +206,9 @@ class DockerArchiveSource(LegacySource):
                 if whole != legacy_id:
                     warnings.append(f"{self.location}: {reference} names {legacy_id}, which is short for {whole}")
             else:
-                failures.append(
-                    SourceFailure(
-                        references=(str(reference),),
-                        legacy_id=legacy_id,
-                        layer=legacy_id,
-                        error=MissingLayerError.code,
-                        message=f"{self.location}: {reference} names {legacy_id}, which the archive does not hold",
-                    )
-                )
+                message = f"{self.location}: {reference} names {legacy_id}, which the archive does not hold"
+                missing = MissingLayerError(message, layer=legacy_id)
+                failures.append(Failure.of(missing, self.location, references=[reference], legacy_id=legacy_id))
         heads = set(find_heads(parents)) | set(tagged)
         images = [LegacyImage(head=head, references=tuple(sorted(tagged[head]))) for head in sorted(heads)]
         return SourceListing(images=images, layers=sorted(parents), failures=failures, warnings=warnings)
@@ -238,7 +231,7 @@ class DockerArchiveSource(LegacySource):
             return LegacyID(parent) if parent else None
         return None
 
-    def _read_repositories(self) -> tuple[list[tuple[Reference, LegacyID]], list[SourceFailure], list[str]]:
+    def _read_repositories(self) -> tuple[list[tuple[Reference, LegacyID]], list[Failure], list[str]]:
         if REPOSITORIES not in self._members:
             return [], [], []
         try:
@@ -246,9 +239,7 @@ class DockerArchiveSource(LegacySource):
         except (DocumentError, SourceError) as error:
             found, problems = (), (f"{REPOSITORIES}: {error.message}; images are converted without their names",)
         failures = [
-            SourceFailure(
-                references=(), legacy_id=None, error=DocumentError.code, message=f"{self.location}: {problem}"
-            )
+            Failure(source=self.location, error=DocumentError.code, message=f"{self.location}: {problem}")
             for problem in problems
         ]
         return list(found), failures, []
@@ -306,26 +297,16 @@ class DockerArchiveSource(LegacySource):
                 )
             entries = parse_archive_manifest(content)
         except (DocumentError, SourceError) as error:
-            failure = SourceFailure(
-                references=(), legacy_id=None, error=error.code, message=f"{self.location}: {MANIFEST}: {error.message}"
-            )
+            failure = Failure.of(error, self.location, message=f"{self.location}: {MANIFEST}: {error.message}")
             return SourceListing(images=[], failures=[failure])
         oci = OciContent(self.location, self._members) if INDEX in self._members else None
         images: list[LegacyImage] = []
-        failures: list[SourceFailure] = []
+        failures: list[Failure] = []
         for entry in entries:
             try:
                 images.append(self._read_entry(entry, oci))
             except MigrateError as error:
-                failures.append(
-                    SourceFailure(
-                        references=entry.repo_tags,
-                        legacy_id=None,
-                        layer=LegacyID(error.layer) if error.layer else None,
-                        error=error.code,
-                        message=error.message,
-                    )
-                )
+                failures.append(Failure.of(error, self.location, references=entry.repo_tags))
         return SourceListing(images=sorted(images, key=lambda image: (image.head, image.references)), failures=failures)
 
     def _read_entry(self, entry: ArchiveManifestEntry, oci: OciContent | None) -> LegacyImage:

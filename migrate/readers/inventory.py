@@ -11,7 +11,7 @@ from migrate.documents.oci import parse_config
 from migrate.documents.v1_json import parse_v1_json
 from migrate.errors import MigrateError
 from migrate.model.container import Container, RunCommand
-from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceFailure, SourceListing
+from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
 from migrate.model.rename import map_reference
 from migrate.readers.base import LegacySource
 
@@ -66,7 +66,7 @@ class Inventory:
     images: tuple[ImageRow, ...]
     layers: dict[LegacyID, LayerRow]
     containers: tuple[ContainerRow, ...]
-    failures: tuple[SourceFailure, ...]
+    failures: tuple[Failure, ...]
     warnings: tuple[str, ...]
 
 
@@ -84,7 +84,8 @@ def take_inventory(source: LegacySource, containers: Sequence[LegacyImage] = ())
             chain = image.chain if image.chain is not None else walk_chain(image.head, source.read_layer)
             row = _image_row(image, chain)
         except MigrateError as error:
-            failures.append(_failure(image, error))
+            failure = Failure.of(error, source.location, references=image.references, legacy_id=image.head)
+            failures.append(failure)
             continue
         images.append(row)
         layers.update((layer.legacy_id, layer) for layer in row.layers)
@@ -213,13 +214,3 @@ def _size(layer: LegacyLayer) -> int | None:
     if layer.payload is None:
         return 0
     return layer.payload.estimate if layer.payload.size is None else layer.payload.size
-
-
-def _failure(image: LegacyImage, error: MigrateError) -> SourceFailure:
-    return SourceFailure(
-        references=tuple(str(reference) for reference in image.references),
-        legacy_id=image.head,
-        layer=LegacyID(error.layer) if error.layer else None,
-        error=error.code,
-        message=error.message,
-    )

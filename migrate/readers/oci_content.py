@@ -17,13 +17,13 @@ from migrate.layout.walk import Document, one_by_one, read_documents
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import CONFIG_TYPES, Descriptor, MediaType, Platform
 from migrate.model.legacy import (
+    Failure,
     LegacyID,
     LegacyImage,
     LegacyLayer,
     PayloadRef,
     ReadyIndex,
     ReadyManifest,
-    SourceFailure,
     SourceListing,
 )
 from migrate.model.reference import Reference
@@ -91,7 +91,7 @@ class OciContent:
             entries = self._entries()
         except SourceError as error:
             message = f"{self.location}: {INDEX}: {error.message}"
-            failure = SourceFailure(references=(), legacy_id=None, error=error.code, message=message)
+            failure = Failure.of(error, self.location, message=message)
             return SourceListing(images=[], failures=[failure])
         schema1 = [entry for entry in entries if entry.descriptor.media_type in _SCHEMA1_TYPES]
         older = self._list_schema1(schema1)
@@ -103,7 +103,7 @@ class OciContent:
             names.setdefault(entry.descriptor.digest, set()).update([] if name is None else [Reference.parse(name)])
         images: list[LegacyImage] = []
         indexes: list[ReadyIndex] = []
-        failures: list[SourceFailure] = []
+        failures: list[Failure] = []
         for digest, found in names.items():
             references = tuple(sorted(found))
             try:
@@ -112,15 +112,7 @@ class OciContent:
                 else:
                     images.append(replace(self._image(documents[digest]), references=references))
             except MigrateError as error:
-                failures.append(
-                    SourceFailure(
-                        references=tuple(map(str, references)),
-                        legacy_id=LegacyID(digest.hex),
-                        layer=LegacyID(error.layer) if error.layer else None,
-                        error=error.code,
-                        message=error.message,
-                    )
-                )
+                failures.append(Failure.of(error, self.location, references=references, legacy_id=digest.hex))
         return SourceListing(
             images=sorted([*images, *older.images], key=lambda image: (image.head, image.references)),
             indexes=sorted(indexes, key=lambda index: Digest.of(index.content)),

@@ -27,6 +27,7 @@ from migrate.errors import IntegrityError, MigrateError, MissingLayerError, Unsu
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, MediaType, Platform
 from migrate.model.legacy import (
+    Failure,
     LegacyID,
     LegacyImage,
     LegacyLayer,
@@ -34,7 +35,6 @@ from migrate.model.legacy import (
     PayloadRef,
     ReadyIndex,
     ReadyManifest,
-    SourceFailure,
     SourceListing,
 )
 from migrate.model.reference import Reference
@@ -46,6 +46,9 @@ _CONFIG_TYPES: Final = frozenset({MediaType.DOCKER_CONFIG, MediaType.OCI_CONFIG,
 
 class ManifestStore(Protocol):
     """Where the manifests come from. Every method raises SourceError or IntegrityError, of scope image."""
+
+    @property
+    def location(self) -> str: ...
 
     def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
         """Checked against its digest."""
@@ -95,17 +98,12 @@ class RegistryImages:
         self._drafts: dict[tuple[object, ...], _Draft] = {}
         self._claims: dict[Digest, _Claims] = {}
         self._indexes: dict[tuple[bytes, str], tuple[list[Reference], list[_Draft]]] = {}
-        self._failures: list[SourceFailure] = []
+        self._failures: list[Failure] = []
         self._warnings: list[str] = []
         self.children: set[tuple[str, Digest]] = set()
 
     def fail(self, reference: Reference | str, error: MigrateError) -> None:
-        layer = LegacyID(error.layer) if error.layer else None
-        self._failures.append(
-            SourceFailure(
-                references=(str(reference),), legacy_id=None, error=error.code, message=error.message, layer=layer
-            )
-        )
+        self._failures.append(Failure.of(error, self._store.location, references=[reference]))
 
     def warn(self, message: str) -> None:
         self._warnings.append(message)
@@ -228,8 +226,7 @@ class RegistryImages:
         try:
             size = self._store.blob_size(repository, digest)
         except MigrateError as error:
-            error.layer = layer
-            raise
+            raise error.at_layer(layer) from error
         self._claims[digest] = _Claims(size)
         return _Blob(digest, size)
 

@@ -34,12 +34,12 @@ from migrate.errors import (
     TruncatedError,
 )
 from migrate.model.legacy import (
+    Failure,
     LegacyID,
     LegacyImage,
     LegacyLayer,
     Origin,
     PayloadRef,
-    SourceFailure,
     SourceListing,
     SourceType,
     is_hex_id,
@@ -229,8 +229,7 @@ class RegistryV1Source(LegacySource):
         try:
             raw = self._files.read(f"images/{legacy_id}/json", JSON_BYTES)
         except SourceError as exc:
-            exc.layer = legacy_id
-            raise
+            raise exc.at_layer(legacy_id) from exc
         if raw is None:
             known = self._files.entries(f"images/{legacy_id}")
             reason = "its json is missing" if known else "it is not in the registry"
@@ -242,8 +241,7 @@ class RegistryV1Source(LegacySource):
             if self._files.size(f"images/{legacy_id}/_inprogress") is None:
                 return ()
         except SourceError as exc:
-            exc.layer = legacy_id
-            raise
+            raise exc.at_layer(legacy_id) from exc
         if self._salvage:
             return (f"image {legacy_id}: its upload was never finished (_inprogress); converted on request",)
         raise DamagedError(f"image {legacy_id}: its upload was never finished (_inprogress)", layer=legacy_id)
@@ -258,7 +256,7 @@ class RegistryV1Source(LegacySource):
             if tag.legacy_id in graph.folders:
                 by_head.setdefault(LegacyID(tag.legacy_id), []).append(tag)
             else:
-                failures.append(_dangling(tag))
+                failures.append(_dangling(tag, self.location))
         untagged = graph.heads() - by_head.keys()
         heads = sorted([*by_head, *untagged], key=lambda head: (_first_reference(by_head.get(head, ())), head))
         ancestries = self._files.read_many([f"images/{head}/ancestry" for head in heads], SMALL_FILE_BYTES)
@@ -310,21 +308,21 @@ class RegistryV1Source(LegacySource):
         except MigrateError as exc:
             graph.warnings.append(f"image {legacy_id}: {exc.message}")
 
-    def _read_tags(self) -> tuple[list[_Tag], list[SourceFailure]]:
+    def _read_tags(self) -> tuple[list[_Tag], list[Failure]]:
         """All tags, sorted by reference, and what of `repositories/` cannot be read."""
-        failures: list[SourceFailure] = []
+        failures: list[Failure] = []
         names = dict(self._tag_files(failures))
         contents = self._files.read_many(list(names), SMALL_FILE_BYTES)
         tags: list[_Tag] = []
         for path, reference in names.items():
             content = contents.get(path)
             if isinstance(content, SourceError):
-                failures.append(_unreadable(str(reference), content))
+                failures.append(Failure.of(content, self.location, references=[str(reference)]))
             elif content is not None and not _describes_another_tag(reference.tag, content):
                 tags.append(_tag(reference, content))
         return sorted(tags, key=lambda tag: tag.reference), failures
 
-    def _tag_files(self, failures: list[SourceFailure]) -> Iterator[tuple[str, Reference]]:
+    def _tag_files(self, failures: list[Failure]) -> Iterator[tuple[str, Reference]]:
         """(path, the reference that it stands for) of what is called like a tag's file."""
         if self._is_dogestry():
             yield from self._dogestry_tags()
@@ -334,14 +332,14 @@ class RegistryV1Source(LegacySource):
             try:
                 repositories = self._folders(place)
             except SourceError as exc:
-                failures.append(_unreadable(unquote(namespace, errors="replace"), exc))
+                failures.append(Failure.of(exc, self.location, references=[unquote(namespace, errors="replace")]))
                 continue
             for repository in repositories:
                 name = _repository_name(namespace, repository)
                 try:
                     entries = self._files.entries(f"{place}/{repository}")
                 except SourceError as exc:
-                    failures.append(_unreadable(name, exc))
+                    failures.append(Failure.of(exc, self.location, references=[name]))
                     continue
                 for entry in entries:
                     if entry.name.startswith(_TAG_FILE):
@@ -394,7 +392,7 @@ def _tag(reference: Reference, content: bytes) -> _Tag:
     return _Tag(reference, legacy_id, tuple(warnings))
 
 
-def _dangling(tag: _Tag) -> SourceFailure:
+def _dangling(tag: _Tag, location: str) -> Failure:
     if not tag.legacy_id:
         message = f"tag {tag.reference}: the tag file is empty"
     elif not is_hex_id(tag.legacy_id):
@@ -402,14 +400,7 @@ def _dangling(tag: _Tag) -> SourceFailure:
     else:
         message = f"tag {tag.reference}: image {tag.legacy_id} is not in the registry"
     legacy_id = LegacyID(tag.legacy_id) if is_hex_id(tag.legacy_id) else None
-    return SourceFailure(
-        references=(str(tag.reference),), legacy_id=legacy_id, error=MissingLayerError.code, message=message
-    )
-
-
-def _unreadable(name: str, error: SourceError) -> SourceFailure:
-    """`name` is that of a tag, of a repository or of a namespace."""
-    return SourceFailure(references=(name,), legacy_id=None, error=error.code, message=error.message)
+    return Failure.of(MissingLayerError(message), location, references=[tag.reference], legacy_id=legacy_id)
 
 
 def _first_reference(tags: Sequence[_Tag]) -> tuple[bool, str]:
@@ -492,8 +483,7 @@ class _ChecksumCheck:
             try:
                 return [total for both in tarsums(tar, self._json, versions, what).values() for total in both]
             except TruncatedError as exc:
-                exc.layer = self._legacy_id
-                raise
+                raise exc.at_layer(self._legacy_id) from exc
             except DamagedError:
                 return []  # a tar without a tarsum here may be one that Docker accepted: no sum, but no failure
 

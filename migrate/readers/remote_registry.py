@@ -289,5 +289,4 @@ def _no_name(what: str) -> RegistryAnswerError:
 def _as_missing(exc: RegistryAnswerError, digest: Digest) -> MigrateError:
     if exc.status == 404:
         return missing_blob(digest)
-    exc.layer = digest.hex
-    return exc
+    return exc.at_layer(digest.hex)

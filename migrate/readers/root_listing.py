@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from migrate.documents.docker_root import TagRecord
 from migrate.errors import DocumentError, MissingLayerError
 from migrate.model.digest import Digest
-from migrate.model.legacy import LegacyID, LegacyImage, SourceFailure, SourceListing
+from migrate.model.legacy import Failure, LegacyID, LegacyImage, SourceListing
 from migrate.model.reference import Reference
 from migrate.readers.root_records import TagStore
 
@@ -51,8 +51,9 @@ def list_images(facts: RootFacts) -> SourceListing:
         for head in heads
     ]
     if facts.tags.error is not None:
-        failures.append(_lost_tags(facts.tags.error.code, f"{facts.tags.error.message}; every tag is lost with it"))
-    failures += [_lost_tags(DocumentError.code, loss) for loss in facts.tags.losses]
+        lost = f"{facts.tags.error.message}; every tag is lost with it"
+        failures.append(Failure.of(facts.tags.error, facts.location, message=lost))
+    failures += [Failure.of(DocumentError(loss), facts.location) for loss in facts.tags.losses]
     return SourceListing(
         images=images,
         layers=own,
@@ -62,13 +63,9 @@ def list_images(facts: RootFacts) -> SourceListing:
     )
 
 
-def _lost_tags(code: str, message: str) -> SourceFailure:
-    return SourceFailure(references=(), legacy_id=None, error=code, message=message)
-
-
-def _sort_tags(facts: RootFacts) -> tuple[dict[LegacyID, list[Reference]], list[SourceFailure]]:
+def _sort_tags(facts: RootFacts) -> tuple[dict[LegacyID, list[Reference]], list[Failure]]:
     references: dict[LegacyID, list[Reference]] = defaultdict(list)
-    failures: list[SourceFailure] = []
+    failures: list[Failure] = []
     for record in facts.tags.tags:
         legacy_id = LegacyID(record.legacy_id)
         if legacy_id in facts.parents:
@@ -78,17 +75,14 @@ def _sort_tags(facts: RootFacts) -> tuple[dict[LegacyID, list[Reference]], list[
     return references, failures
 
 
-def _dangling(facts: RootFacts, record: TagRecord) -> SourceFailure:
+def _dangling(facts: RootFacts, record: TagRecord) -> Failure:
     reference = str(Reference(record.name, record.tag))
     message = f"{facts.location}: {reference} names {record.legacy_id!r}, which is not in graph/"
     similar = _starting_with(record.legacy_id, facts.parents)
     if similar:
         message += f"; Docker reads whole IDs only, this one could be short for {' or '.join(similar)}"
-    return SourceFailure(
-        references=(reference,),
-        legacy_id=LegacyID(record.legacy_id) if record.legacy_id else None,
-        error=MissingLayerError.code,
-        message=message,
+    return Failure.of(
+        MissingLayerError(message), facts.location, references=[reference], legacy_id=record.legacy_id or None
     )
 
 

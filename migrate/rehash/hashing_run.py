@@ -111,10 +111,7 @@ class Hashing:
             except PayloadRestartError as exc:
                 if attempt == _ATTEMPTS:
                     raise as_layer_error(exc, layer.job) from exc
-            except MigrateError as exc:
-                as_layer_error(exc, layer.job)
-                raise
-            except OSError as exc:
+            except (MigrateError, OSError) as exc:
                 raise as_layer_error(exc, layer.job) from exc
 
     def _read(self, layer: Layer, opened: OpenLayer, sink: TakesBlocks, *, want_digest: bool = False) -> LayerFacts:

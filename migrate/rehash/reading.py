@@ -57,9 +57,9 @@ def as_layer_error(error: MigrateError | OSError, job: LayerJob) -> MigrateError
     if isinstance(error, OSError):
         message = f"{layer_name(job)}: cannot be read: {error.strerror or error}"
         return SourceError(message, layer=job.layer.legacy_id)
-    if error.layer is None and error.scope != "run":
-        error.layer = job.layer.legacy_id
-    return error
+    if error.layer is not None or error.scope == "run":
+        return error
+    return error.at_layer(job.layer.legacy_id)
 
 
 class OpenLayer:

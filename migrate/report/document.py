@@ -5,13 +5,13 @@ Names and meanings are those of `migration-report.json`, `schema_version` 1 (doc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from migrate.errors import MigrateError
 from migrate.model.container import Container
 from migrate.model.digest import DiffID, Digest, ImageID
 from migrate.model.image import Platform
+from migrate.model.legacy import Failure
 
 SCHEMA_VERSION = 1
 TOOL_NAME = "migrate"
@@ -129,39 +129,6 @@ class ContainerRow:
 
     source: str
     container: Container
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """What could not be converted. Without `legacy_id` and `references` it is the whole source.
-
-    `error` is a stable word (`MigrateError.code`), `message` a sentence for people, `layer` the legacy ID at fault.
-    """
-
-    source: str
-    references: tuple[str, ...]
-    legacy_id: str | None
-    layer: str | None
-    error: str
-    message: str
-
-    @property
-    def title(self) -> str:
-        """What has failed: the image by its names or else its legacy ID, or the source."""
-        return ", ".join(self.references) or self.legacy_id or self.source
-
-    @classmethod
-    def of(
-        cls, error: MigrateError, source: str, *, references: Sequence[str] = (), legacy_id: str | None = None
-    ) -> Failure:
-        return cls(
-            source=source,
-            references=tuple(references),
-            legacy_id=legacy_id,
-            layer=error.layer,
-            error=error.code,
-            message=error.message,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

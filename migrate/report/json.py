@@ -11,12 +11,12 @@ from migrate.documents.json_text import encode_json_pretty, encode_told, safe_te
 from migrate.model.container import Container, Volume
 from migrate.model.digest import Digest
 from migrate.model.image import Platform
+from migrate.model.legacy import Failure
 from migrate.report.document import (
     SCHEMA_VERSION,
     Conflict,
     ContainerRow,
     Duplicate,
-    Failure,
     Report,
     ReportImage,
     ReportLayer,

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, replace
 from migrate.model.container import Container
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, HashedLayer
-from migrate.model.legacy import LegacyLayer
+from migrate.model.legacy import Failure, LegacyLayer
 from migrate.report.document import (
     Conflict,
     ContainerRow,
     Duplicate,
-    Failure,
     Report,
     ReportImage,
     ReportLayer,

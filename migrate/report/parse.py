@@ -12,12 +12,12 @@ from migrate.errors import DocumentError, LimitError
 from migrate.model.container import Container, Volume
 from migrate.model.digest import DiffID, Digest, ImageID
 from migrate.model.image import Platform
+from migrate.model.legacy import Failure
 from migrate.report.document import (
     SCHEMA_VERSION,
     Conflict,
     ContainerRow,
     Duplicate,
-    Failure,
     Report,
     ReportImage,
     ReportLayer,

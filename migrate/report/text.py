@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from migrate.model.digest import Digest
-from migrate.report.document import Failure, Report
+from migrate.model.legacy import Failure
+from migrate.report.document import Report
 from migrate.report.savings import LayerUse
 from migrate.report.tables import Column, Paint, Style, printable, render_table, wrap
 from migrate.report.units import count, format_seconds, format_share, format_size

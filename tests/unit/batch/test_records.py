@@ -18,9 +18,8 @@ from migrate.convert.publish import FinishedImage
 from migrate.model.container import Container, Volume
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Platform, StoredBlob
-from migrate.model.legacy import LegacyID, LegacyLayer, ReadyIndex
+from migrate.model.legacy import Failure, LegacyID, LegacyLayer, ReadyIndex
 from migrate.model.reference import Reference
-from migrate.report.document import Failure
 
 SOURCE = "/shelf/a\udcff.tar"
 

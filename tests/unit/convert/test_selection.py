@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from migrate.convert.selection import ambiguous_prefixes, select_failures, select_images, select_index
-from migrate.model.legacy import LegacyID, LegacyImage, ReadyIndex, SourceFailure, SourceListing
+from migrate.model.legacy import Failure, LegacyID, LegacyImage, ReadyIndex, SourceListing
 from migrate.model.reference import Reference
 
 A, B, C = (LegacyID(letter * 64) for letter in "abc")
@@ -54,9 +54,9 @@ def test_a_prefix_of_two_ids_is_ambiguous_unless_it_is_a_name() -> None:
     assert ambiguous_prefixes([named], ["a"]) == {}
 
 
-def failure(*references: str, legacy_id: str | None = None) -> SourceFailure:
+def failure(*references: str, legacy_id: str | None = None) -> Failure:
     identity = None if legacy_id is None else LegacyID(legacy_id)
-    return SourceFailure(references=references, legacy_id=identity, error="missing-layer", message="gone")
+    return Failure(source="a.tar", references=references, legacy_id=identity, error="missing-layer", message="gone")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 
 from migrate.model.digest import EMPTY_TAR_DIFF_ID, DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer, MediaType, Platform, StoredBlob
-from migrate.model.legacy import LegacyID, LegacyLayer
-from migrate.report.document import Conflict, Failure, Report
+from migrate.model.legacy import Failure, LegacyID, LegacyLayer
+from migrate.report.document import Conflict, Report
 from migrate.report.model import ImageInput, SourceInput, build_report
 from migrate.report.tally import SourceLayers
 

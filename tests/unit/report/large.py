@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from migrate.model.image import HashedLayer
-from migrate.report.document import Failure, Report
+from migrate.model.legacy import Failure
+from migrate.report.document import Report
 from migrate.report.model import ImageInput, SourceInput, build_report
 
 from .conftest import EMPTY, by_content, hashed, image_input, legacy_id

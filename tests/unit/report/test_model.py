@@ -8,7 +8,8 @@ import random
 from migrate.errors import MissingLayerError
 from migrate.model.digest import Digest
 from migrate.model.image import HashedLayer
-from migrate.report.document import Failure, Report
+from migrate.model.legacy import Failure
+from migrate.report.document import Report
 from migrate.report.model import ImageInput, SourceInput, build_report, compute_totals, rank_duplicates
 
 from .conftest import EMPTY, by_content, digest, hashed, image_input, legacy_id

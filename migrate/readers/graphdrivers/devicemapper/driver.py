@@ -116,7 +116,7 @@ class DevicemapperDriver(GraphDriver):
             file_system = SharedFileSystem(inner, self._parsed)
             tree = _open_rootfs(file_system, record)
         except SourceError as exc:
-            raise type(exc)(f"thin device {record.device_id} of layer {name}: {exc.message}", layer=name) from exc
+            raise exc.at_layer(name, f"thin device {record.device_id} of layer {name}: ") from exc
         self._damage[name] = list(self._iter_damage(record.device_id, device.device_map))
         doubts = list(self._iter_other_names(ImageTree(file_system, record.device_id)))
         if inner.device is not device:
