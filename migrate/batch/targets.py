@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,13 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from migrate.errors import UsageError
+from migrate.layout.names import plain_path
 from migrate.model.options import ConvertOptions
+from migrate.storage.bucket import is_url
 from migrate.storage.store import STATE_DIRECTORY, Store
 from migrate.storage.syscalls import target_errors
 from migrate.writers.oci_layout import OciLayout
+from migrate.writers.open_target import parse_target
 
-_OTHER_KINDS: Final = re.compile(r"(?:oci-archive|docker-archive|registry-storage):.*|docker://.*", re.DOTALL)
-_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://.+", re.DOTALL)
 _JOURNALS: Final = f"{STATE_DIRECTORY}/journals"
 
 _PIECE_BYTES: Final = 1024 * 1024 * 1024
@@ -29,25 +29,23 @@ Publish = Callable[[bytes], None]
 
 
 def is_bucket(target: str) -> bool:
-    return _URL.fullmatch(target.removeprefix("oci:")) is not None
+    return is_url(plain_path(target))
 
 
 def layout_location(target: str) -> str:
     """The path or URL of the layout. UsageError for a target that many workers cannot share."""
-    if _OTHER_KINDS.fullmatch(target):
+    prefix, location = parse_target(target)
+    if prefix != "oci":
         raise UsageError(
             f"target {target}: batch writes an OCI layout, in a directory or a bucket; "
             "convert the layout's images further with skopeo, or upload it with `migrate push`"
         )
-    location = target.removeprefix("oci:")
-    if location in ("", "-"):
-        raise UsageError(f"target {target!r}: name a directory or a bucket")
     return location
 
 
 def absolute(location: str) -> str:
     """A path that means the same in every directory; URLs do already."""
-    path = location.removeprefix("oci:")
+    path = plain_path(location)
     if "://" in path:
         return path
     is_plain = ".." not in path.split("/")  # behind a link, .. leads elsewhere than by its letters

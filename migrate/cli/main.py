@@ -12,7 +12,7 @@ import click
 
 from migrate import __version__
 from migrate.cli import INTERRUPTED
-from migrate.cli.messages import tell_end, wants_events
+from migrate.cli.messages import tell_end
 from migrate.cli.streams import ReaderGoneError, prepare_streams
 from migrate.errors import MigrateError
 
@@ -104,8 +104,25 @@ def run() -> None:
     sys.exit(_exit_code(sys.stdout.flush) or code)
 
 
+def _message(error: click.ClickException) -> str:
+    """click's text in the style of all other errors, with the command whose --help has the options."""
+    message = error.format_message().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return message
+    see = " See" if message.endswith(("?", ")")) else "; see"
+    return f"{message}{see} `{context.command_path} --help`"
+
+
+def _tell_error(message: str, code: int) -> None:
+    from migrate.report.tables import printable
+
+    tell_end(message, code, f"migrate: error: {printable(message)}")
+
+
 def _exit_code(step: Callable[[], object]) -> int:
-    """Of what `step` does; whatever ends it early is told."""
+    """Of what `step` does; the reason of an early end is printed."""
     try:
         code = step()
     except SystemExit as stop:
@@ -114,19 +131,17 @@ def _exit_code(step: Callable[[], object]) -> int:
         code = stop.exit_code
     except click.ClickException as error:
         code = 2 if isinstance(error, click.UsageError) else error.exit_code
-        if wants_events(sys.argv[1:]):
-            tell_end(error.format_message(), code)
+        if not sys.argv[1:]:
+            error.show()  # the help of `migrate` alone, which click gives as an error since 8.2
         else:
-            error.show()
+            _tell_error(_message(error), code)
     except (KeyboardInterrupt, click.Abort, _StoppedError):
         if not wants_events(sys.argv[1:]):
             click.echo(err=True)  # behind the ^C of a terminal
         tell_end(INTERRUPTED, 130)
         code = 130
     except MigrateError as error:
-        from migrate.report.tables import printable
-
-        tell_end(error.message, error.exit_code, f"migrate: error: {printable(error.message)}")
+        _tell_error(error.message, error.exit_code)
         code = error.exit_code
     except ReaderGoneError:
         code = _READER_GONE

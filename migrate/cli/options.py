@@ -145,7 +145,13 @@ def image_options(command: Command) -> Command:
                 "images",
                 multiple=True,
                 metavar="REF_OR_ID",
-                help="Only these: a reference, a glob over references, a legacy ID or its prefix. Repeatable.",
+                help="Only these: NAME (every tag), NAME:TAG, a glob, a legacy ID or its prefix. Repeatable.",
+            ),
+            click.option(
+                "--exclude",
+                multiple=True,
+                metavar="REF_OR_ID",
+                help="Not these, in the same forms: an image loses the names that match, and with the last one itself.",
             ),
             click.option("--containers", is_flag=True, help="Docker roots: every container as an image, too."),
             click.option(

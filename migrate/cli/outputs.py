@@ -46,6 +46,10 @@ class Outputs:
                 shown = "standard output" if place == STDOUT else place
                 raise UsageError(f"{other} and {what} both write to {shown}: give one of them another file")
         self.take_stdout = STDOUT in taken
+        if "html" in self._paths:
+            from migrate.report.html import require_template_library
+
+            require_template_library()
         for option in self._paths:
             self._check(option)
 
@@ -88,7 +92,10 @@ class Outputs:
             with open(path, "rb") as stream:
                 head = stream.read(_HEAD_BYTES)
         except (FileNotFoundError, NotADirectoryError):
-            return  # where nothing can be created, writing will say so
+            folder = os.path.dirname(path) or "."
+            if not os.path.isdir(folder):
+                raise UsageError(f"{option_name(option)} {path}: there is no directory {folder}") from None
+            return
         except OSError as error:
             raise UsageError(f"{option_name(option)} {path}: {error.strerror}") from error
         if head and (detect_compression(head) != "none" or not _OURS[option].match(head)):

@@ -83,7 +83,7 @@ def tell(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
         outputs.write("report", [encode_report(outcome.report)])
         keep_map(outcome.report, values)
     write_page(outcome.report, outputs)
-    if not (outputs.take_stdout or values["quiet"]):
+    if not (outputs.take_stdout or values["quiet"] or outcome.exit_code == 4):  # 4: no figure but zeros
         from migrate.cli.terminal import colour_enabled, terminal_width
         from migrate.report.text import render_text
 

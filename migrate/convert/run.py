@@ -42,6 +42,7 @@ from migrate.errors import (
     SourceUnreadableError,
     UsageError,
 )
+from migrate.layout.names import plain_path
 from migrate.model.container import Container
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, HashedLayer
@@ -61,7 +62,7 @@ from migrate.report.model import ImageInput, SourceInput, build_report
 from migrate.report.units import count, format_size
 from migrate.writers.base import ImageTarget
 from migrate.writers.free_space import check_room
-from migrate.writers.open_target import open_target
+from migrate.writers.open_target import open_target, parse_target
 
 if TYPE_CHECKING:
     from migrate.rootfs.check import RunCheck
@@ -86,12 +87,13 @@ def open_sources(locations: Sequence[str], options: ReadOptions) -> list[OpenedS
         raise UsageError("standard input can be read only once")
     opened = []
     for location in distinct_sources(locations):
+        path = plain_path(location)
         try:
-            opened.append(OpenedSource(location, open_source(location, options)))
+            opened.append(OpenedSource(path, open_source(location, options)))
         except MigrateError as error:
             if error.scope == "run":
                 raise
-            opened.append(OpenedSource(location, error=error))
+            opened.append(OpenedSource(path, error=error))
     return opened
 
 
@@ -150,13 +152,16 @@ class Conversion:
     ) -> Iterator[Conversion]:
         """A run over what the locations name; `rest` are further fields. Closes sources and target. Raises UsageError
         and TargetError."""
+        if target is not None:
+            parse_target(target)
         sources = open_sources(locations, options)
         with ExitStack() as stack:
             for one in sources:
                 if one.source is not None:
                     stack.callback(one.source.close)
-            opened = None if target is None else open_target(target, options)
-            if opened is not None:
+            opened = None
+            if target is not None and any(one.source is not None for one in sources):  # else nothing is written
+                opened = open_target(target, options)
                 stack.callback(opened.close)
             yield cls(sources, options, opened, **rest)
 
@@ -188,7 +193,7 @@ class Conversion:
             for index, opened in enumerate(self.sources)
             if opened.source is not None and opened.source.is_read_once
         ]
-        if streaming and not self.options.images:
+        if streaming and not (self.options.images or self.options.exclude):
             with PassingLayers(store, self.options, self.progress, self.observer, self._sampler) as passing:
                 for index, source in streaming:
                     self._pass_stream(index, source, passing)
@@ -278,8 +283,9 @@ class Conversion:
         for source_index, opened in enumerate(self.sources):
             if opened.listing is None:
                 continue
-            chosen, hits = select_images(opened.listing, options.images, all_layers=options.all_layers)
-            failures, lost = select_failures(opened.listing, options.images)
+            wanted, exclude = options.images, options.exclude
+            chosen, hits = select_images(opened.listing, wanted, all_layers=options.all_layers, exclude=exclude)
+            failures, lost = select_failures(opened.listing, wanted, exclude)
             if only_containers:
                 chosen, failures = [], [one for one in failures if not (one.references or one.legacy_id)]
             containers, found = select_containers(opened.listing, options.container, all_containers=options.containers)
@@ -289,10 +295,9 @@ class Conversion:
             for image in chosen + containers:
                 planned.append(PlannedImage(source_index, opened.location, image, len(planned)))
             for index in () if only_containers else opened.listing.indexes:
-                whole, children, hits = select_index(index, self.options.images)
+                listed, children, hits = select_index(index, wanted, exclude)
                 matched |= hits
                 for child in children:
-                    listed = index if whole else None
                     planned.append(PlannedImage(source_index, opened.location, child, len(planned), index=listed))
         missing = [pattern for pattern in self.options.images if pattern not in matched]
         if missing and any(opened.listing is not None for opened in self.sources):

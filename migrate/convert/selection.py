@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from fnmatch import fnmatchcase
+from dataclasses import replace
 
 from migrate.errors import UsageError
 from migrate.model.legacy import Failure, LegacyImage, ReadyIndex, SourceListing
@@ -11,11 +11,12 @@ from migrate.model.reference import Reference
 
 
 def select_images(
-    listing: SourceListing, patterns: Sequence[str], *, all_layers: bool
+    listing: SourceListing, patterns: Sequence[str], *, all_layers: bool, exclude: Sequence[str] = ()
 ) -> tuple[list[LegacyImage], set[str]]:
     """The images to convert, in the listing's order, and the patterns that matched something here.
 
-    A pattern is a reference (`app`, `app:1.0`), a glob over references (`team/*:1.*`), or a legacy ID or its prefix.
+    A pattern is a reference (`app:1.0`), a name (`app`, with every tag), a glob over references (`team/*:1.*`), or a
+    legacy ID or its prefix. An image loses the names that `exclude` matches, and is left out when it loses the last.
     With `all_layers` every legacy ID is an image of its own; those that no reference names follow after the others.
     """
     images = list(listing.images)
@@ -24,11 +25,12 @@ def select_images(
         extra = [LegacyImage(head=legacy_id) for legacy_id in listing.layers if legacy_id not in named]
     else:
         extra = []
+    candidates = [kept for image in images + extra if (kept := _without(image, exclude)) is not None]
     if not patterns:
-        return images + extra, set()
+        return candidates, set()
     chosen: list[LegacyImage] = []
     matched: set[str] = set()
-    for image in images + extra:
+    for image in candidates:
         hits = {pattern for pattern in patterns if _matches(pattern, image)}
         if hits:
             chosen.append(image)
@@ -36,30 +38,54 @@ def select_images(
     return chosen, matched
 
 
-def select_index(index: ReadyIndex, patterns: Sequence[str]) -> tuple[bool, Sequence[LegacyImage], set[str]]:
-    """Whether a manifest list is wanted, the images to convert of it, and the patterns that matched something here.
+def _without(image: LegacyImage, exclude: Sequence[str]) -> LegacyImage | None:
+    if not exclude:
+        return image
+    references = _left(image.references, exclude)
+    if (image.references and not references) or any(_is_head(pattern, image.head) for pattern in exclude):
+        return None
+    return replace(image, references=references)
+
+
+def _left(references: Iterable[Reference], exclude: Sequence[str]) -> tuple[Reference, ...]:
+    return tuple(one for one in references if not any(_is_named(pattern, [one]) for pattern in exclude))
+
+
+def select_index(
+    index: ReadyIndex, patterns: Sequence[str], exclude: Sequence[str] = ()
+) -> tuple[ReadyIndex | None, Sequence[LegacyImage], set[str]]:
+    """The manifest list if it is wanted, the images to convert of it, and the patterns that matched something here.
 
     A pattern that names the list takes all its images; one that names an image of it takes that one, without the list.
+    `exclude` takes names from the list, with the last one all its images; a list that lost an image is not kept.
     """
+    references = _left(index.references, exclude)
+    if index.references and not references:
+        return None, (), set()
+    children = [kept for child in index.children if (kept := _without(child, exclude)) is not None]
+    listed = replace(index, references=references) if len(children) == len(index.children) else None
     if not patterns:
-        return True, index.children, set()
-    matched = {pattern for pattern in patterns if _is_named(pattern, index.references)}
+        return listed, children, set()
+    matched = {pattern for pattern in patterns if _is_named(pattern, references)}
     if matched:
-        return True, index.children, matched
-    hits = [(child, {pattern for pattern in patterns if _matches(pattern, child)}) for child in index.children]
-    return False, [child for child, found in hits if found], set().union(*(found for _, found in hits))
+        return listed, children, matched
+    hits = [(child, {pattern for pattern in patterns if _matches(pattern, child)}) for child in children]
+    return None, [child for child, found in hits if found], set().union(*(found for _, found in hits))
 
 
-def select_failures(listing: SourceListing, patterns: Sequence[str]) -> tuple[list[Failure], set[str]]:
+def select_failures(
+    listing: SourceListing, patterns: Sequence[str], exclude: Sequence[str] = ()
+) -> tuple[list[Failure], set[str]]:
     """What the source cannot give, of what is wanted, and the patterns that matched something here.
 
     A failure that names no image may concern any, and is always among them.
     """
+    failures = [one for one in listing.failures if not _is_excluded(one, exclude)]
     if not patterns:
-        return list(listing.failures), set()
+        return failures, set()
     chosen: list[Failure] = []
     matched: set[str] = set()
-    for failure in listing.failures:
+    for failure in failures:
         references = [Reference.parse(text) for text in failure.references]
         hits = {
             pattern
@@ -70,6 +96,11 @@ def select_failures(listing: SourceListing, patterns: Sequence[str]) -> tuple[li
             chosen.append(failure)
             matched |= hits
     return chosen, matched
+
+
+def _is_excluded(failure: Failure, exclude: Sequence[str]) -> bool:
+    references = [Reference.parse(text) for text in failure.references]
+    return bool(references) and not _left(references, exclude)
 
 
 def select_containers(
@@ -140,7 +171,7 @@ def ambiguous_prefixes(listings: Iterable[SourceListing], patterns: Sequence[str
     for listing in listings:
         known.update(listing.layers)
         known.update(image.head for image in listing.images)
-        names.update(text for image in listing.images for text in _spellings(image.references))
+        names.update(text for image in listing.images for one in image.references for text in one.spellings())
     ambiguous: dict[str, list[str]] = {}
     for pattern in patterns:
         if not _is_id_prefix(pattern) or pattern in names or pattern in known:
@@ -160,19 +191,8 @@ def _matches(pattern: str, image: LegacyImage) -> bool:
 
 
 def _is_named(pattern: str, references: Iterable[Reference]) -> bool:
-    return any(text == pattern or fnmatchcase(text, pattern) for text in _spellings(references))
+    return any(reference.matches(pattern) for reference in references)
 
 
 def _is_head(pattern: str, head: str) -> bool:
     return head == pattern or (_is_id_prefix(pattern) and head.startswith(pattern))
-
-
-def _spellings(references: Iterable[Reference]) -> list[str]:
-    """Each reference as the source has it, in the short form, in full, and as a bare name where its tag is `latest`."""
-    spellings: list[str] = []
-    for reference in references:
-        familiar = reference.familiar()
-        spellings += [str(reference), str(familiar), reference.full()]
-        if reference.tag == "latest":
-            spellings += [reference.name, familiar.name]
-    return spellings

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from migrate.errors import UsageError
+from migrate.layout.names import plain_path
 from migrate.writers.open_target import target_path, target_url
 
 _Mark = tuple[int, int]
@@ -75,7 +76,7 @@ def _folder_of(url: str) -> str:
 
 
 def _path_on_disk(location: str) -> str | None:
-    path = location
+    path = plain_path(location)
     for scheme in _LOCAL:
         path = path.removeprefix(scheme)
     return None if path == "-" or "://" in path else path

@@ -16,8 +16,9 @@ INDEX: Final = "index.json"
 ARCHIVE_MANIFEST: Final = "manifest.json"
 REPORT_NAME: Final = "migration-report.json"
 MAP_NAME: Final = "migration-map.json"
-PATH_PREFIXES: Final = ("oci", "oci-archive", "docker-archive", "registry-storage")
-"""What may stand before the path of a target, as in skopeo."""
+PATH_PREFIXES: Final = ("oci", "oci-archive", "docker-archive", "registry-storage", "dir")
+"""What may precede a path, as in skopeo. `dir` is a source only."""
+REGISTRY_PREFIX: Final = "docker://"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 IMAGE_NAME: Final = "io.containerd.image.name"
 
@@ -26,10 +27,15 @@ def blob_path(digest: Digest) -> str:
     return f"blobs/sha256/{digest.hex}"
 
 
+def split_prefix(location: str) -> tuple[str | None, str]:
+    """(prefix, path) of `oci:DIR` and the like; (None, location) where there is none of `PATH_PREFIXES`."""
+    prefix, colon, path = location.partition(":")
+    return (prefix, path) if colon and prefix in PATH_PREFIXES else (None, location)
+
+
 def plain_path(location: str) -> str:
-    """`location` without its prefix, where it has one of ours."""
-    prefix, colon, rest = location.partition(":")
-    return rest if colon and prefix in PATH_PREFIXES else location
+    """`location` without its prefix, where it has one."""
+    return split_prefix(location)[1]
 
 
 def reference_of(entry: IndexEntry) -> str | None:

@@ -110,6 +110,7 @@ class ImageOptions:
     compression_level: int | None = None
     empty_layers: EmptyLayers = EmptyLayers.DROP
     images: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     all_layers: bool = False
     containers: bool = False
     container: tuple[str, ...] = ()

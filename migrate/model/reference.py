@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
@@ -78,6 +79,16 @@ class Reference:
         if host == DEFAULT_HOST and "/" not in path:
             path = f"{DEFAULT_NAMESPACE}/{path}"
         return f"{host}/{path}{'@' if self.is_digest else ':'}{self.tag}"
+
+    def spellings(self) -> tuple[str, ...]:
+        """How a user may write it: as it is, in the short form and in full; all three also without the tag."""
+        full, end = self.full(), f"{'@' if self.is_digest else ':'}{self.tag}"
+        familiar = self.familiar()
+        return str(self), str(familiar), full, self.name, familiar.name, full.removesuffix(end)
+
+    def matches(self, pattern: str) -> bool:
+        """True where the pattern, a glob over `NAME:TAG`, fits a spelling; one without a tag means every tag."""
+        return any(text == pattern or fnmatchcase(text, pattern) for text in self.spellings())
 
     def _split(self) -> tuple[str | None, str]:
         first, slash, rest = self.name.partition("/")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from migrate.blobio.source_files import open_source_file
@@ -21,6 +23,7 @@ from migrate.errors import (
     UnrecognisedSourceError,
     UsageError,
 )
+from migrate.layout.names import split_prefix
 from migrate.model.legacy import SourceType
 from migrate.model.options import ReadOptions
 from migrate.readers.base import LegacySource
@@ -42,16 +45,26 @@ from migrate.tar.index import has_member, index_tar, looks_like_tar
 
 STDIN = "-"
 _RAW_HEAD = 1024 * 1024
+_PREFIXED = {
+    "docker-archive": SourceType.DOCKER_ARCHIVE,
+    "oci-archive": SourceType.DOCKER_ARCHIVE,
+    "oci": SourceType.DOCKER_ARCHIVE,
+    "registry-storage": SourceType.REGISTRY_V2,
+    "dir": SourceType.DIR,
+}
 _DAMAGED_HEAD = 64 * 1024
 """An archive whose first header is damaged is recognised by the next one, if it is that near."""
 
 
 def open_source(location: str, options: ReadOptions | None = None) -> LegacySource:
-    """Opens `location` (a path, `-`, or a URL) read-only.
+    """Opens `location` (a path, `-`, or a URL) read-only. A prefix as in skopeo chooses the source type.
 
     Raises UnrecognisedSourceError, AmbiguousSourceError, PermissionSourceError or another SourceUnreadableError.
     """
     options = options or ReadOptions()
+    prefix, location = split_prefix(location)
+    if prefix is not None:
+        options = replace(options, source_type=_PREFIXED[prefix])
     source_type = options.source_type
     if location == STDIN:
         if source_type not in (None, SourceType.DOCKER_ARCHIVE):
@@ -121,7 +134,7 @@ def _mode_of(location: str) -> int:
     except FileNotFoundError as error:
         if path.is_symlink():
             raise SourceUnreadableError(f"{path}: is a link to {os.readlink(path)}, which is not there") from error
-        hint = name_of_image(location)
+        hint = _advice(str(path))
         raise SourceUnreadableError(
             f"{path}: there is no such file or directory{f' ({hint})' if hint else ''}"
         ) from error
@@ -129,6 +142,16 @@ def _mode_of(location: str) -> int:
         raise PermissionSourceError(f"{path}: may not be read by this user") from error
     except OSError as error:
         raise SourceUnreadableError(f"{path}: {error.strerror}") from error
+
+
+def _advice(location: str) -> str | None:
+    """What was probably meant by a path that does not exist."""
+    path, colon, name = location.partition(":")
+    if re.match(r"[A-Za-z]:[\\/]", location):
+        return f"a Windows path; inside WSL it is /mnt/{path.lower()}/{name[1:]}"
+    if colon and os.path.exists(path):
+        return f"images are chosen by --image: write {path} --image {name}"
+    return name_of_image(location)
 
 
 def _open_archive_file(location: str, options: ReadOptions) -> LegacySource:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import resources
@@ -27,12 +28,17 @@ _ISLAND_ESCAPES = {b"<": b"\\u003c", b">": b"\\u003e", b"&": b"\\u0026"}
 _IMAGES_NAMED_PER_DUPLICATE = 50
 
 
+def require_template_library() -> None:
+    """Raises UsageError if jinja2 (extra `html`) is not installed."""
+    if importlib.util.find_spec("jinja2") is None:
+        raise UsageError("HTML reports need jinja2: pip install 'docker-legacy-migrate[html]'")
+
+
 def render_html(report: Report) -> str:
-    """The page. Raises UsageError if the template library (extra `html`) is not installed."""
-    try:
-        import jinja2
-    except ImportError as exc:
-        raise UsageError("HTML reports need jinja2: pip install 'docker-legacy-migrate[html]'") from exc
+    """The page. Raises UsageError if the template library is not installed."""
+    require_template_library()
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 
 from migrate.errors import UsageError
-from migrate.layout.names import PATH_PREFIXES, plain_path
+from migrate.layout.names import PATH_PREFIXES, REGISTRY_PREFIX, plain_path, split_prefix
 from migrate.model.options import ConvertOptions
+from migrate.storage.bucket import is_url
 from migrate.writers.base import ImageTarget
 
-_PREFIX = re.compile(r"([a-z][a-z0-9+-]*):(.*)", re.DOTALL)
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.DOTALL)
+_KINDS = tuple(prefix for prefix in PATH_PREFIXES if prefix != "dir")
+_PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
+_ARCHIVE = re.compile(r".*[^/]\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2?|txz|tzst)", re.IGNORECASE | re.DOTALL)
 
 
 def open_target(text: str, options: ConvertOptions) -> ImageTarget:
     """Opens (and where needed creates) the target. In a dry run it writes nothing, and gives images the names and blobs
     that they would have. UsageError for a text that names none, TargetError if it fails."""
-    prefix, rest = _checked(text)
+    prefix, rest = parse_target(text)
     if options.dry_run:
         return _rehearsal(prefix)
     match prefix:
@@ -49,13 +54,6 @@ def _rehearsal(prefix: str) -> ImageTarget:
     return kinds.get(prefix, Discard)()
 
 
-def _checked(text: str) -> tuple[str, str]:
-    prefix, rest = _split(text)
-    if prefix != "docker" and not rest:
-        raise UsageError(f"target {text!r}: no path follows the prefix")
-    return prefix, rest
-
-
 def goes_to_stdout(text: str) -> bool:
     return re.fullmatch(r"(?:oci|docker)-archive:(?:-|/dev/stdout)", text) is not None
 
@@ -69,19 +67,45 @@ def target_path(text: str) -> str | None:
 def target_url(text: str) -> str | None:
     """The URL of a target in a bucket, None for one that is elsewhere."""
     url = plain_path(text)
-    return url if "://" in url and not url.startswith("docker://") else None
+    return url if "://" in url and not url.startswith(REGISTRY_PREFIX) else None
 
 
-def _split(text: str) -> tuple[str, str]:
-    match = _PREFIX.fullmatch(text)
-    if match and match[1] in PATH_PREFIXES:
-        return match[1], match[2]
-    if text.startswith("docker://"):
-        return "docker", text.removeprefix("docker://")
-    if _URL.fullmatch(text):
-        raise UsageError(f"target {text!r}: only docker:// and paths can be written to")
-    if match and "/" not in match[1] and match[1] in ("docker", "dir", "docker-daemon", "containers-storage"):
-        raise UsageError(f"target {text!r}: {match[1]}: is none of oci, oci-archive, docker-archive, registry-storage")
+def parse_target(text: str) -> tuple[str, str]:
+    """(prefix, path) of a target; the prefix of a plain path is `oci`, that of a registry `docker`.
+
+    Raises UsageError, with the right form, for what is not a target. That includes what works with other programs and
+    would make a file or folder of an odd name here.
+    """
     if text in ("", "-"):
         raise UsageError(f"target {text!r}: name a directory, or docker-archive:- for standard output")
+    if text.startswith(REGISTRY_PREFIX):
+        return "docker", text.removeprefix(REGISTRY_PREFIX)
+    if _WINDOWS.match(text):
+        raise UsageError(f"target {text!r}: a Windows path; inside WSL it is /mnt/{text[0].lower()}/{text[3:]}")
+    prefix, path = split_prefix(text)
+    if prefix is not None and prefix != "dir":
+        return prefix, _checked_path(text, prefix, path)
+    if is_url(text):
+        return "oci", text
+    other, colon, _ = text.partition(":")
+    if colon and _PREFIX.fullmatch(other) and not os.path.exists(text):
+        close = difflib.get_close_matches(other, _KINDS, n=1)
+        hint = f"did you mean {close[0]}:?" if close else f"a directory of that name is ./{text}"
+        raise UsageError(f"target {text!r}: {other}: is not a kind of target ({', '.join(_KINDS)}, docker://); {hint}")
+    if _ARCHIVE.fullmatch(text) and not os.path.isdir(text):
+        raise UsageError(
+            f"target {text!r}: a plain path is the directory of an OCI layout, and this is the name of an archive; "
+            f"write docker-archive:{text} for `docker load`, oci-archive:{text}, or {text}/ for a directory"
+        )
     return "oci", text
+
+
+def _checked_path(text: str, prefix: str, path: str) -> str:
+    if not path:
+        raise UsageError(f"target {text!r}: no path follows the prefix")
+    if ":" in path and "://" not in path and not os.path.exists(path):
+        raise UsageError(
+            f"target {text!r}: a target takes no image name; images keep the names of their sources, and --rename and "
+            f"--tag-template change them: write {prefix}:{path.partition(':')[0]}"
+        )
+    return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 
 from migrate.documents.oci import IndexEntry
@@ -60,7 +59,7 @@ def _choose(
         name = reference_of(entry)
         if name is not None:
             reference = Reference.parse(name)
-            if not patterns or any(fnmatchcase(str(reference), pattern) for pattern in patterns):
+            if not patterns or any(reference.matches(pattern) for pattern in patterns):
                 chosen.append((entry, reference))
         elif not patterns:
             if untagged:

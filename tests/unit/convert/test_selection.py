@@ -32,10 +32,60 @@ def test_all_adds_every_other_layer() -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["busybox", "busybox:latest", "docker.io/library/busybox:latest", "team/*:1.*", "b" * 64, "bbbb", "*box:latest"],
+    [
+        *("busybox", "busybox:latest", "docker.io/library/busybox", "docker.io/library/busybox:latest", "*box:latest"),
+        *("team/app", "docker.io/team/app", "team/*:1.*", "team/*", "b" * 64, "bbbb"),
+    ],
 )
 def test_a_pattern_is_a_reference_a_glob_or_an_id(pattern: str) -> None:
     assert heads(pattern) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        ([], "busybox:latest team/app:1.0"),
+        (["busybox"], "team/app:1.0"),
+        (["team/*", "docker.io/library/busybox:2"], "busybox:latest"),
+        (["*:1.0"], "busybox:latest"),
+        (["busybox", "team/app:1.0"], None),
+        (["*"], None),
+        (["bbbb"], None),
+    ],
+)
+@pytest.mark.parametrize("patterns", [[], ["bbbb"]])
+@pytest.mark.parametrize("all_layers", [False, True])
+def test_an_image_loses_the_names_that_are_excluded(
+    exclude: list[str], left: str | None, patterns: list[str], all_layers: bool
+) -> None:
+    chosen, _ = select_images(LISTING, patterns, all_layers=all_layers, exclude=exclude)
+    found = [" ".join(map(str, image.references)) for image in chosen if image.head == B]
+    assert found == ([] if left is None else [left])
+
+
+def test_what_is_excluded_does_not_match_and_does_not_fail() -> None:
+    assert select_images(LISTING, ["busybox"], all_layers=False, exclude=["busybox"]) == ([], set())
+    failures = [failure("team/lost:latest", "team/lost:1"), failure("other:1"), failure()]
+    chosen, _ = select_failures(SourceListing(images=[], failures=failures), [], ["team/*"])
+    assert chosen == failures[1:]
+
+
+@pytest.mark.parametrize(
+    ("exclude", "names", "heads"),
+    [
+        (["multi:1"], "multi:latest", "ab"),
+        (["multi"], None, ""),
+        (["aaaa"], None, "b"),
+        (["other"], "multi:latest multi:1", "ab"),
+    ],
+)
+def test_a_list_loses_names_too(exclude: list[str], names: str | None, heads: str) -> None:
+    references = (Reference("multi", "latest"), Reference("multi", "1"))
+    children = (LegacyImage(head=A), LegacyImage(head=B))
+    index = ReadyIndex(content=b"", media_type="", references=references, children=children)
+    listed, images, _ = select_index(index, [], exclude)
+    assert (" ".join(map(str, listed.references)) if listed else None) == names
+    assert "".join(image.head[0] for image in images) == heads
 
 
 def test_an_intermediate_layer_can_be_chosen_by_id() -> None:
@@ -89,5 +139,5 @@ def test_what_cannot_be_given_is_told_of_what_is_wanted(
 def test_a_list_is_taken_whole_or_by_its_images(patterns: list[str], expected: tuple[bool, str, set[str]]) -> None:
     children = (LegacyImage(head=A), LegacyImage(head=B))
     index = ReadyIndex(content=b"", media_type="", references=(Reference("multi", "latest"),), children=children)
-    whole, images, matched = select_index(index, patterns)
-    assert (whole, "".join(image.head[0] for image in images), matched) == expected
+    listed, images, matched = select_index(index, patterns)
+    assert (listed is not None, "".join(image.head[0] for image in images), matched) == expected

@@ -37,6 +37,7 @@ OTHER: dict[str, Any] = {
     "compression_level": 9,
     "empty_layers": EmptyLayers.KEEP,
     "images": ("app:*", "0123456789ab"),
+    "exclude": ("test/*",),
     "all_layers": True,
     "platform": Platform(os="linux", architecture="arm", variant="v7"),
     "fill_platform": True,
