@@ -9,10 +9,13 @@ FROM ${BASE} AS build
 WORKDIR /src
 COPY pyproject.toml hatch_build.py README.md LICENSE requirements/ci.lock ./
 COPY migrate ./migrate
+COPY tools ./tools
+# Without [devicemapper], whose packages are AGPL-3.0-or-later: docs/licences.md. EXTRAS=all adds everything.
+ARG EXTRAS=registry,s3,html,deep
 # the versions that the tests ran with; the lock holds more packages than are installed here
 RUN sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' ci.lock > constraints.txt \
   && python -m venv /opt/migrate \
-  && /opt/migrate/bin/pip install --no-cache-dir -c constraints.txt '.[devicemapper,registry,s3,html,deep]'
+  && /opt/migrate/bin/pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]"
 
 FROM ${BASE}
 COPY --from=build /opt/migrate /opt/migrate

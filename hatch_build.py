@@ -1,4 +1,4 @@
-"""Build step: the man pages of the wheel, made from the commands themselves (migrate/cli/manual.py)."""
+"""Build step: the man pages of the wheel, made from the commands themselves (tools/manual.py)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ManualPages(BuildHookInterface):  # type: ignore[type-arg]
             return
         sys.path.insert(0, self.root)
         try:
-            from migrate.cli.manual import write_pages
+            from tools.manual import write_pages
         finally:
             sys.path.remove(self.root)
         self._directory = Path(tempfile.mkdtemp(prefix="migrate-man-"))

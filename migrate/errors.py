@@ -6,7 +6,19 @@ The CLI turns an error into an exit code; nothing below the CLI prints or exits.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Final, Literal, Self
+
+EXIT_CODES: Final[Mapping[int, str]] = {
+    0: "everything converted; `verify`: clean",
+    1: "a bug in migrate (with a traceback: please report it)",
+    2: "the command line asks for something that cannot be",
+    3: "some images failed, the others are written; `verify`: mismatches",
+    4: "no image could be read from the sources",
+    5: "the target failed: disk full, refused",
+    130: "interrupted; what is complete stays valid, run again to continue",
+}
+"""What the exit codes of all commands mean. The manual pages and docs/reference/cli.md are made from this table."""
 
 Scope = Literal["image", "source", "run"]
 

@@ -12,9 +12,9 @@ import click
 import pytest
 
 from migrate.cli.main import COMMANDS, cli
-from migrate.cli.manual import render_pages
 from tests.cases import case
 from tests.command import migrate
+from tools.manual import render_pages
 
 
 @pytest.fixture(scope="module")

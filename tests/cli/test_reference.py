@@ -9,8 +9,8 @@ import click
 import pytest
 
 from migrate.cli.main import COMMANDS, cli
-from migrate.cli.reference import render_reference
 from tests.command import migrate
+from tools.reference import render_reference
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli.md"
 

@@ -1,4 +1,4 @@
-"""docs/reference/cli.md and the like, made from the commands themselves: `python -m migrate.cli.reference`."""
+"""docs/reference/cli.md and the like, made from the commands themselves: `python -m tools.reference`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,17 @@ from collections.abc import Iterator
 import click
 
 from migrate.cli.main import COMMANDS, cli
+from migrate.errors import EXIT_CODES
 
 _INTRODUCTION = """# Command line
 
-Made from the program by `python -m migrate.cli.reference`; a test keeps the two together.
+Made from the program by `python -m tools.reference`; a test keeps the two together.
 
 ## Exit codes
 
 | code | meaning |
 |---|---|
-| 0 | everything converted; `verify`: clean |
-| 1 | a bug in migrate (with a traceback: please report it) |
-| 2 | the command line asks for something that cannot be |
-| 3 | some images failed, the others are written; `verify`: mismatches |
-| 4 | no image could be read from the sources |
-| 5 | the target failed: disk full, refused |
-| 130 | interrupted; what is complete stays valid, run again to continue |
+{codes}
 
 Results go to standard output, everything else to standard error: one line `migrate: error: …` for each thing that
 failed, and progress; with `--progress json` [events](progress.md#json-lines) and nothing else. A standard output that
@@ -36,7 +31,8 @@ bytes of a name that are no UTF-8 (`caf\\xe9.tar`); in JSON, CSV and HTML U+FFFD
 def render_reference() -> str:
     """The whole page, Markdown."""
     context = click.Context(cli, info_name="migrate")
-    parts = [_INTRODUCTION]
+    codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
+    parts = [_INTRODUCTION.format(codes=codes)]
     for name in COMMANDS:
         command = cli.get_command(context, name)
         assert command is not None

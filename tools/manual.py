@@ -1,4 +1,4 @@
-"""Man pages, made from the commands themselves: by the wheel's build step, or `python -m migrate.cli.manual DIR`.
+"""Man pages, made from the commands themselves: by the wheel's build step, or `python -m tools.manual DIR`.
 
 Format: man(7) as groff and mandoc read it. The pages carry no date, so that equal commands give equal pages.
 """
@@ -13,16 +13,8 @@ from pathlib import Path
 import click
 
 from migrate.cli.main import COMMANDS, cli
+from migrate.errors import EXIT_CODES
 
-_EXIT_CODES = (
-    ("0", "Everything was converted; verify: clean."),
-    ("1", "A bug in migrate, with a traceback."),
-    ("2", "The command line asks for something that cannot be."),
-    ("3", "Some images failed, the others are written; verify: mismatches."),
-    ("4", "No image could be read from the sources."),
-    ("5", "The target failed: disk full, refused."),
-    ("130", "Interrupted. What is complete stays valid; run again to continue."),
-)
 _ENVIRONMENT = (
     ("NO_COLOR", "Set to anything but nothing: no colour, whatever the terminal."),
     ("COLUMNS", "The width that tables have to fit."),
@@ -82,7 +74,7 @@ def _section(title: str, body: str) -> Iterator[str]:
 
 def _exit_codes() -> Iterator[str]:
     yield '.SH "EXIT STATUS"'
-    for code, meaning in _EXIT_CODES:
+    for code, meaning in EXIT_CODES.items():
         yield f".TP\n.B {code}\n{_text(meaning)}"
 
 

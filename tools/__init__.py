@@ -1,0 +1,1 @@
+"""What builds pages from the program; no part of the installed package."""
