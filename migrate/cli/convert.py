@@ -55,6 +55,7 @@ def command(**values: Any) -> None:
 
     if not values["sources"]:
         raise UsageError(f"name the sources before the TARGET: {values['target']} is all that was named")
+    session.refuse_swapped(values["sources"], values["target"])
     session.set_up_logging(values)
     spool = session.spool_directory(values["target"])
     options = convert_options(values, exact_sizes=True, temporary_directory=spool)

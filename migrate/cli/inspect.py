@@ -80,6 +80,8 @@ def command(
         render = render_tree if tree else render_images
         text = render(inventory, width=terminal_width(sys.stdout), exact_bytes=bytes_, full_ids=no_trunc)
         click.echo(text, nl=False)
+    if not inventory.images and not inventory.failures:
+        click.echo(f"migrate: error: {printable(source)}: holds no image", err=True)
     for failure in inventory.failures:
         click.echo(f"migrate: error: {printable(failure.message)}", err=True)
     for warning in inventory.warnings:

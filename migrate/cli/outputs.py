@@ -34,6 +34,7 @@ class Outputs:
 
     def __init__(self, values: Mapping[str, Any], *, target: str | None = None) -> None:
         """`values` are a command's parameters, `target` what else is written. Raises UsageError."""
+        self._target = target
         self._paths: dict[str, str] = {}
         for option in _OURS:
             path = values.get(option)
@@ -84,6 +85,10 @@ class Outputs:
             if place is not None:
                 yield f"the target {target}", place if place == STDOUT else os.path.realpath(place)
 
+    def _is_made_by_the_run(self, folder: str) -> bool:
+        home = None if self._target is None else target_path(self._target)
+        return home is not None and os.path.realpath(folder) == os.path.realpath(home)
+
     def _check(self, option: str) -> None:
         path = self._paths[option]
         if path == STDOUT or not _is_file(path):
@@ -93,7 +98,7 @@ class Outputs:
                 head = stream.read(_HEAD_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             folder = os.path.dirname(path) or "."
-            if not os.path.isdir(folder):
+            if not os.path.isdir(folder) and not self._is_made_by_the_run(folder):
                 raise UsageError(f"{option_name(option)} {path}: there is no directory {folder}") from None
             return
         except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import click
 from migrate.cli.messages import encode_event
 from migrate.cli.outputs import Outputs
 from migrate.convert.run import Outcome
+from migrate.errors import UsageError
+from migrate.layout.names import LAYOUT_FILE, plain_path
 from migrate.model.digest import Digest
 from migrate.report.document import Report
 from migrate.writers.open_target import target_path
@@ -34,6 +36,16 @@ def set_up_logging(values: dict[str, Any]) -> None:
     handler.setFormatter(Events() if as_events else logging.Formatter("migrate: %(message)s"))
     level = {0: logging.WARNING, 1: logging.INFO}.get(values["verbose"], logging.DEBUG)
     logging.basicConfig(level=level, handlers=[handler])
+
+
+def refuse_swapped(sources: Sequence[str], target: str) -> None:
+    """UsageError where no source exists and the target is a file, or a directory of something else."""
+    place = Path(plain_path(target))
+    names = [plain_path(source) for source in sources]
+    if any("://" in name or name == "-" or os.path.lexists(name) for name in names):
+        return
+    if place.is_file() or (place.is_dir() and not (place / LAYOUT_FILE).exists() and any(place.iterdir())):
+        raise UsageError(f"{names[0]} does not exist and {target} does: the sources come first, then the TARGET")
 
 
 def spool_directory(target: str) -> str | None:

@@ -160,7 +160,9 @@ class Conversion:
                 if one.source is not None:
                     stack.callback(one.source.close)
             opened = None
-            if target is not None and any(one.source is not None for one in sources):  # else nothing is written
+            if target is not None and options.images:  # a pattern that matches nothing leaves no new target behind
+                cls(sources, options).gather()
+            if target is not None and any(one.source and not one.error for one in sources):  # else nothing to write
                 opened = open_target(target, options)
                 stack.callback(opened.close)
             yield cls(sources, options, opened, **rest)

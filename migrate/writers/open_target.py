@@ -92,7 +92,7 @@ def parse_target(text: str) -> tuple[str, str]:
         close = difflib.get_close_matches(other, _KINDS, n=1)
         hint = f"did you mean {close[0]}:?" if close else f"a directory of that name is ./{text}"
         raise UsageError(f"target {text!r}: {other}: is not a kind of target ({', '.join(_KINDS)}, docker://); {hint}")
-    if _ARCHIVE.fullmatch(text) and not os.path.isdir(text):
+    if _ARCHIVE.fullmatch(text) and not os.path.lexists(text):
         raise UsageError(
             f"target {text!r}: a plain path is the directory of an OCI layout, and this is the name of an archive; "
             f"write docker-archive:{text} for `docker load`, oci-archive:{text}, or {text}/ for a directory"

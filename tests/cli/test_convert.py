@@ -412,7 +412,7 @@ def test_a_dry_run_tells_what_the_target_would_get(archive: Path, tmp_path: Path
 
 
 def test_a_dry_run_into_no_target(archive: Path) -> None:
-    for target in ("docker-archive:", "s3://bucket/layout", "-"):
+    for target in ("docker-archive:", "ftp:/bucket/layout", "out.tar", "-"):
         assert migrate("convert", "--dry-run", archive, target).code == 2
 
 

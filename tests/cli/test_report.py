@@ -101,8 +101,8 @@ def test_options_of_the_text_alone(options: list[str], layout: Path, tmp_path: P
 
 def test_a_page_that_cannot_be_written(layout: Path, tmp_path: Path) -> None:
     result = migrate("report", layout, "--html", tmp_path / "no" / "such" / "page.html")
-    assert result.code == 5
-    assert "cannot be written" in result.err
+    assert result.code == 2
+    assert "there is no directory" in result.err
 
 
 # --- map --------------------------------------------------------------------------------------------------------------
