@@ -39,6 +39,8 @@ OTHER: dict[str, Any] = {
     "images": ("app:*", "0123456789ab"),
     "exclude": ("test/*",),
     "all_layers": True,
+    "containers": True,
+    "container": ("db", "0123"),
     "platform": Platform(os="linux", architecture="arm", variant="v7"),
     "fill_platform": True,
     "strict": True,
