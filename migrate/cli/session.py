@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from migrate.errors import UsageError
 from migrate.layout.names import LAYOUT_FILE, plain_path
 from migrate.model.digest import Digest
 from migrate.report.document import Report
-from migrate.writers.open_target import target_path
+from migrate.writers.open_target import goes_to_stdout, parse_target, target_path
 
 
 def set_up_logging(values: dict[str, Any]) -> None:
@@ -87,6 +88,22 @@ def keep_map(report: Report, values: Mapping[str, Any]) -> None:
     replace_file(str(kept), encode_map(rename_rows(merge_rows([*known, *rows]), granted, complete=False)))
 
 
+def next_steps(target: str) -> list[str]:
+    """The commands that come after a conversion into `target`, ready to be copied."""
+    prefix, path = parse_target(target)
+    place = shlex.quote(path)
+    if prefix == "docker" or "://" in path or goes_to_stdout(target):
+        return []
+    steps = [f"migrate verify {place}"]
+    if prefix == "oci":
+        steps += [f"tar -C {place} -c . | docker load", f"migrate push {place} docker://HOST"]
+    elif prefix == "docker-archive":
+        steps.append(f"docker load -i {place}")
+    elif prefix == "oci-archive":
+        steps.append(f"skopeo inspect --raw oci-archive:{place}")
+    return steps
+
+
 def tell(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
     """Writes the asked-for reports, then the summary on stdout."""
     if outputs.is_asked("report"):
@@ -105,5 +122,6 @@ def tell(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
             exact_bytes=values["bytes_"],
             colour=colour_enabled(sys.stdout),
             list_failures=False,  # progress has told each
+            next_steps=next_steps(values["target"]) if "target" in values else (),
         )
         click.echo(summary, nl=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
@@ -15,6 +16,9 @@ from migrate.report.waste_text import render_deep
 
 _LIST_LIMIT = 20
 _LOST_SHOWN = 3
+_ALIKE_SHOWN = 3
+"""Up to so many warnings of one kind are listed; of more, the first and a count."""
+_PARTICULARS = re.compile(r"""'[^']*'|"[^"]*"|\S*[/:@]\S*|\b[0-9a-f]{12,}\b|\d[\d,.]*""")
 
 
 def render_text(
@@ -25,8 +29,10 @@ def render_text(
     colour: bool = False,
     savings: int = 10,
     list_failures: bool = True,
+    next_steps: Sequence[str] = (),
 ) -> str:
-    """The summary: figures, the `savings` largest savings, conflicts, failures with their reasons, warnings.
+    """The summary: figures, the `savings` largest savings, conflicts, failures with their reasons, warnings by kind,
+    and the commands that come next.
 
     Lines stay within `width` cells, but for digests and names that have to be copied whole. Ends with a newline.
     """
@@ -39,6 +45,7 @@ def render_text(
         page.conflicts(),
         page.failures() if list_failures else "",
         page.warnings(),
+        page.next_steps(next_steps),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -75,12 +82,20 @@ class _Page:
         blobs = "not computed" if totals.blob_bytes is None else f"{about}{self.size(totals.blob_bytes)} {stored}"
         rows = [
             ("images", f"{totals.images:,} {written}{damaged}{failed}"),
+            *([("", doubts)] if (doubts := self.doubts()) else []),
             ("layers", f"{layers} ({merged})"),
             ("bytes", f"{self.size(totals.legacy_bytes)} → {self.size(totals.unique_bytes)}"),
             ("", self.paint(saved, Style.GREEN) if totals.saved_bytes else saved),
             ("blobs", blobs),
         ]
         return "\n".join(f"  {self.paint(f'{name:<8}', Style.DIM)}{text}" for name, text in rows)
+
+    def doubts(self) -> str:
+        """How many of the images are not certain to the byte, and how many have no name in the target."""
+        inexact = sum(not image.exact for image in self.report.images)
+        unnamed = sum(not image.names for image in self.report.images)
+        parts = [f"{inexact:,} not exact" if inexact else "", f"{unnamed:,} without a name" if unnamed else ""]
+        return self.paint(", ".join(filter(None, parts)), Style.YELLOW) if any(parts) else ""
 
     def damaged(self) -> str:
         layers = self.report.totals.damaged_layers
@@ -149,9 +164,22 @@ class _Page:
             yield f"      layer {printable(row.layer)}"
 
     def warnings(self) -> str:
-        rows = list(self.report.all_warnings())
-        lines = [wrap(": ".join(filter(None, row)), self.width, indent="  ") for row in rows[:_LIST_LIMIT]]
-        return self.section(f"Warnings ({len(rows):,})", lines, len(rows), "warning", Style.YELLOW)
+        kinds: dict[str, list[str]] = {}
+        for name, message in self.report.all_warnings():
+            kinds.setdefault(_kind(name, message), []).append(": ".join(filter(None, (name, message))))
+        lines = []
+        for rows in list(kinds.values())[:_LIST_LIMIT]:
+            shown = rows if len(rows) <= _ALIKE_SHOWN else rows[:1]
+            lines += [wrap(row, self.width, indent="  ") for row in shown]
+            if len(shown) < len(rows):
+                lines.append(self.paint(f"    … and {len(rows) - 1:,} more of this kind", Style.DIM))
+        number = sum(map(len, kinds.values()))
+        return self.section(f"Warnings ({number:,})", lines, len(kinds), "kind of warning", Style.YELLOW)
+
+    def next_steps(self, commands: Sequence[str]) -> str:
+        if not commands or not self.report.totals.images or self.report.dry_run:
+            return ""
+        return "\n".join([self.heading("Next"), *(f"  {printable(command)}" for command in commands)])
 
     def section(self, title: str, lines: Sequence[str], total: int, unit: str, style: Style) -> str:
         if not lines:
@@ -164,6 +192,11 @@ class _Page:
     def more(self, number: int, unit: str) -> Iterator[str]:
         if number > 0:
             yield self.paint(f"  … and {count(number, 'more ' + unit)} in the JSON report", Style.DIM)
+
+
+def _kind(name: str, message: str) -> str:
+    """What is left of a warning without the names, IDs and numbers in it: equal for warnings of one kind."""
+    return _PARTICULARS.sub("…", message.replace(name, "…") if name else message)
 
 
 def _lost(digests: Sequence[Digest]) -> Iterator[str]:

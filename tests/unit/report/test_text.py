@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from migrate.cli.session import next_steps
 from migrate.report.document import Report
 from migrate.report.tables import display_width
 from migrate.report.text import render_text
@@ -17,6 +18,7 @@ SUMMARY = """\
 migrate 0.1.0 · 2 sources · 4 s
 
   images  3 written, 1 failed
+          1 not exact, 1 without a name
   layers  6 → 3 distinct (2 duplicates, 1 empty)
   bytes   8.32 MB → 4.31 MB
           4.01 MB (48 %) saved
@@ -40,6 +42,40 @@ def test_savings_failures_conflicts_and_warnings(report: Report) -> None:
     assert "Conflicts (1)\n  acme/app:2 (linux/amd64)\n    kept sha256:" in text
     assert "Failures (1)\n  acme/broken:1  (two.tar)\n      missing-layer: the layer's bytes are not" in text
     assert "Warnings (3)\n  first\n  second\n  acme/app:1: odd tar" in text
+
+
+def test_warnings_of_one_kind_are_one_line_and_a_count(report: Report) -> None:
+    unsigned = [f"repo/{number}:v{number}: no signature is stored for sha256:{number:064x}" for number in range(4_000)]
+    short = [f"layer {number:064x} is odd" for number in range(3)]
+    text = render_text(dataclasses.replace(report, warnings=(*unsigned, *short)))
+    assert "Warnings (4,004)" in text
+    assert text.count("no signature is stored") == 1
+    assert "… and 3,999 more of this kind" in text
+    assert text.count("is odd") == 3
+
+
+def test_the_next_commands_only_where_something_was_written(report: Report) -> None:
+    steps = ["migrate verify 'new layout'"]
+    assert render_text(report, next_steps=steps).endswith("\n\nNext\n  migrate verify 'new layout'\n")
+    assert "Next" not in render_text(dataclasses.replace(report, dry_run=True), next_steps=steps)
+    nothing = dataclasses.replace(report, totals=dataclasses.replace(report.totals, images=0))
+    assert "Next" not in render_text(nothing, next_steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("target", "steps"),
+    [
+        ("new layout/", ["migrate verify 'new layout/'", "tar -C 'new layout/' -c . | docker load"]),
+        ("oci:out", ["migrate verify out", "tar -C out -c . | docker load"]),
+        ("docker-archive:x.tar", ["migrate verify x.tar", "docker load -i x.tar"]),
+        ("docker-archive:-", []),
+        ("registry-storage:r", ["migrate verify r"]),
+        ("docker://host/x", []),
+        ("s3://bucket/x", []),
+    ],
+)
+def test_the_next_commands_fit_the_target(target: str, steps: list[str]) -> None:
+    assert next_steps(target)[: len(steps) or None] == steps
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
