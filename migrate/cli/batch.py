@@ -16,6 +16,7 @@ import click
 from migrate.cli.completion import Location
 from migrate.cli.messages import tell_end
 from migrate.cli.options import (
+    GroupedCommand,
     convert_options,
     given_options,
     image_options,
@@ -42,7 +43,7 @@ _WHY_ALONE = {
 _PIECE_BYTES = 1024 * 1024
 
 
-@click.command("batch", short_help="Convert thousands of sources, with a journal and workers.")
+@click.command("batch", cls=GroupedCommand, short_help="Convert thousands of sources, with a journal and workers.")
 @click.argument("arguments", nargs=-1, required=True, metavar="SOURCE... TARGET", type=Location())
 @source_options
 @image_options

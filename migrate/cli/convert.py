@@ -8,11 +8,19 @@ from typing import Any
 import click
 
 from migrate.cli.completion import Location
-from migrate.cli.options import choice, convert_options, image_options, reported_options, run_options, source_options
+from migrate.cli.options import (
+    GroupedCommand,
+    choice,
+    convert_options,
+    image_options,
+    reported_options,
+    run_options,
+    source_options,
+)
 from migrate.model.options import Link
 
 
-@click.command("convert", short_help="Convert every image of the sources into one target.")
+@click.command("convert", cls=GroupedCommand, short_help="Convert every image of the sources into one target.")
 @click.argument("sources", nargs=-1, metavar="SOURCE...", type=Location())
 @click.argument("target", metavar="TARGET", type=Location())
 @source_options

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from enum import StrEnum
 from functools import partial
 from typing import Any, TypeVar
@@ -14,7 +15,17 @@ from click.core import ParameterSource
 
 from migrate.model.image import Platform
 from migrate.model.legacy import SourceType
-from migrate.model.options import CHANGES, Compression, ConvertOptions, EmptyLayers, Format, OnConflict
+from migrate.model.options import (
+    CHANGES,
+    Compression,
+    ConvertOptions,
+    EmptyLayers,
+    Format,
+    ImageOptions,
+    NameOptions,
+    OnConflict,
+    ReadOptions,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -24,6 +35,31 @@ class Unreported(click.Option):
 
 
 unreported = partial(click.option, cls=Unreported)
+
+
+_SAFETY = frozenset({"dry_run", "force", "strict", "salvage", "check_rootfs"})
+_GROUPS = {"Source": ReadOptions, "Images": ImageOptions, "Names": NameOptions}
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists its many options in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in (*_GROUPS, "Output", "Safety")}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                groups[_group_of(str(param.name))].append(record)
+        for name, records in groups.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+def _group_of(option: str) -> str:
+    if option in _SAFETY:
+        return "Safety"
+    named = (name for name, group in _GROUPS.items() if option in {field.name for field in fields(group)})
+    return next(named, "Output")
 
 
 _PLATFORM_PART = re.compile(r"[A-Za-z0-9._-]+")

@@ -9,10 +9,17 @@ from typing import Any
 import click
 
 from migrate.cli.completion import Location
-from migrate.cli.options import convert_options, image_options, reported_options, run_options, source_options
+from migrate.cli.options import (
+    GroupedCommand,
+    convert_options,
+    image_options,
+    reported_options,
+    run_options,
+    source_options,
+)
 
 
-@click.command("plan", short_help="Report what a conversion would do; write nothing.")
+@click.command("plan", cls=GroupedCommand, short_help="Report what a conversion would do; write nothing.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=Location())
 @source_options
 @image_options

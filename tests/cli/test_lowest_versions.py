@@ -44,6 +44,14 @@ def test_the_lock_has_the_minimum_of_each_dependency() -> None:
     assert checked > 15
 
 
+def test_help_of_convert_is_in_groups() -> None:
+    lines = migrate("convert", "--help").out.splitlines()
+    assert [line for line in lines if re.fullmatch(r"[A-Z][a-z]+:", line)] == [
+        *("Source:", "Images:", "Names:", "Output:", "Safety:")
+    ]
+    assert lines.index("Names:") < next(place for place, line in enumerate(lines) if "--rename" in line)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_loads(command: str) -> None:
     result = migrate(command, "--help")
