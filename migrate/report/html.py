@@ -48,6 +48,7 @@ def render_html(report: Report) -> str:
         report=report,
         totals=report.totals,
         figures=_figures(report),
+        verdict=_verdict(report),
         options=[(name, _option(value)) for name, value in sorted(plain_value(report.options).items())],
         style=_template("report.css"),
         script=script,
@@ -90,6 +91,27 @@ def _figures(report: Report) -> dict[str, Any]:
         "inexact": sum(not image.exact for image in report.images),
         "seconds": format_seconds,
     }
+
+
+def _verdict(report: Report) -> str:
+    """The result in words, and whether the sources may go."""
+    totals = report.totals
+    inexact = sum(not image.exact for image in report.images)
+    done = "would be converted" if report.dry_run else "converted"
+    if not totals.images:
+        return f"No image {'would be' if report.dry_run else 'was'} converted: the reasons are below."
+    failed = totals.images_failed or len(report.failures)
+    images = count(totals.images, "image")
+    parts = [f"{images} {done}" if failed else f"All {images} {done}"]
+    parts += [f"{inexact:,} not exact"] if inexact else []
+    parts += [f"{count(totals.damaged_layers, 'layer')} damaged"] if totals.damaged_layers else []
+    parts += [f"{failed:,} failed"] if failed else []
+    advice = ""
+    if failed or totals.damaged_layers:
+        advice = " Keep the old store: what failed is in it alone."
+    elif not report.dry_run:
+        advice = " Keep the old store until `migrate verify` of the target finds nothing and the images have run."
+    return ", ".join(parts) + "." + advice
 
 
 def page_document(report: Report) -> dict[str, Any]:

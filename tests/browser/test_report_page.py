@@ -6,6 +6,7 @@ Needs Debian's chromium and chromium-driver, and axe-core: `npm ci --prefix test
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import shutil
@@ -262,3 +263,28 @@ def test_the_layer_tree_opens_branch_by_branch(browser: WebDriver, tmp_path: Pat
     label = browser.find_element(By.CSS_SELECTOR, "#treemap svg").get_attribute("aria-label")
     assert label is not None
     assert "merged: 4.01 MB" in label
+
+
+def test_the_first_screen_answers(browser: WebDriver, tmp_path: Path) -> None:
+    report = large_report(40, 4)
+    images = tuple(dataclasses.replace(image, exact=place != 7) for place, image in enumerate(report.images))
+    show(browser, dataclasses.replace(report, images=images), tmp_path)
+    verdict = browser.find_element(By.CSS_SELECTOR, ".verdict").text
+    assert "1 not exact" in verdict and "Keep the old store" in verdict
+    browser.find_element(By.CSS_SELECTOR, "a[data-find='not exact']").click()
+    assert len(rows(browser, "images")) == 1
+    wanted = images[3]
+    for words in (wanted.legacy_id, wanted.image_id.hex[:20], wanted.references[0]):
+        search_all(browser, words)
+        assert any(wanted.references[0] in row.text for row in rows(browser, "images"))
+        assert "in images" in browser.find_element(By.ID, "found-all").text
+    search_all(browser, "no such thing")
+    assert browser.find_element(By.ID, "found-all").text == "nothing found"
+
+
+def search_all(browser: WebDriver, words: str) -> None:
+    browser.execute_script("document.getElementById('found-all').textContent = ''")
+    box = browser.find_element(By.ID, "search-all")
+    browser.execute_script("arguments[0].value = ''", box)
+    box.send_keys(words)
+    wait(browser, "return document.getElementById('found-all').textContent !== ''")

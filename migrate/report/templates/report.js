@@ -399,7 +399,7 @@
   function controls() {
     const theme = document.getElementById("theme"), root = document.documentElement;
     const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
-    const show = () => theme.setAttribute("aria-pressed", String(dark()));
+    const show = () => { theme.textContent = dark() ? "Light" : "Dark"; };
     theme.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; show(); });
     show();
     document.getElementById("exact-bytes").addEventListener("change", (event) => {
@@ -407,6 +407,20 @@
       document.querySelectorAll("[data-bytes]").forEach((node) => { if (node.dataset.bytes) node.textContent = size(Number(node.dataset.bytes)); });
       shown.forEach((table) => table.update());
     });
+    const everywhere = document.getElementById("search-all"), summary = document.getElementById("found-all");
+    const findAll = (query) => {
+      shown.forEach((table) => { table.search.value = query; table.find(query); });
+      const hits = shown.filter((table) => table.query).map((table) => [table, table.matching().length]).filter((pair) => pair[1]);
+      summary.replaceChildren(...(query.trim() ? hits.flatMap(([table, found], index) => [index ? ", " : "", el("a", { href: `#${table.host.closest("section").id}` }, `${number(found)} in ${table.name.toLowerCase()}`)]) : []));
+      if (query.trim() && !hits.length) summary.textContent = "nothing found";
+    };
+    let timer = 0;
+    everywhere.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(() => findAll(everywhere.value), 150); });
+    document.querySelectorAll("a[data-find]").forEach((link) => link.addEventListener("click", () => {
+      const table = shown.find((one) => one.host.closest("section").id === link.hash.slice(1));
+      table.search.value = link.dataset.find;
+      table.find(link.dataset.find);
+    }));
     document.querySelector(".controls").hidden = false;
     addEventListener("beforeprint", () => shown.forEach((table) => table.update(true)));
     addEventListener("afterprint", () => shown.forEach((table) => table.update()));
