@@ -108,7 +108,7 @@ def _verdict(report: Report) -> str:
     parts += [f"{failed:,} failed"] if failed else []
     advice = ""
     if failed or totals.damaged_layers:
-        advice = " Keep the old store: what failed is in it alone."
+        advice = " Keep the old store: what failed exists only there."
     elif not report.dry_run:
         advice = " Keep the old store until `migrate verify` of the target finds nothing and the images have run."
     return ", ".join(parts) + "." + advice
