@@ -12,7 +12,7 @@ import click
 
 from migrate import __version__
 from migrate.cli import INTERRUPTED
-from migrate.cli.messages import tell_end
+from migrate.cli.messages import tell_end, wants_events
 from migrate.cli.streams import ReaderGoneError, prepare_streams
 from migrate.errors import MigrateError
 
