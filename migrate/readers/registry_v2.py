@@ -252,8 +252,11 @@ class RegistryV2Source(LegacySource):
             try:
                 digest, warning = _parse_link(links.get(f"{folder}/{tag}/current/link"), reference)
             except MigrateError as error:
-                images.fail(reference, error)
-                continue
+                only = self._only_digest(f"{folder}/{tag}") if isinstance(error, DeletedManifestError) else None
+                if only is None:
+                    images.fail(reference, error)
+                    continue
+                digest, warning = only, [f"{error.message}; the one digest in its index/ is taken"]
             references, warnings = named.setdefault(digest, ([], []))
             references.append(reference)
             warnings += warning
@@ -262,6 +265,14 @@ class RegistryV2Source(LegacySource):
             if manifest is not None:
                 images.add(repository, references, digest, manifest, warnings)
         return set(named)
+
+    def _only_digest(self, tag_folder: str) -> Digest | None:
+        """The digest that a tag ever had, where that was only one: a full disk leaves `current/link` empty."""
+        with suppress(SourceError):
+            names = [entry.name for entry in self._files.entries(f"{tag_folder}/index/sha256")]
+            if len(names) == 1:
+                return _digest_or_none(names[0])
+        return None
 
     def _untagged(self, repository: str, tagged: set[Digest], images: RegistryImages) -> Iterator[Digest]:
         """Revisions that no tag names and that were not deleted."""

@@ -249,3 +249,25 @@ def test_the_registrys_json_of_a_pulled_layer_gives_the_same_image(tmp_path: Pat
     image = by_name(report)["app:1"]
     assert (code, image.exact, image.image_id) == (0, True, by_name(whole)["app:1"].image_id)
     assert any("v1Compatibility" in warning for warning in image.warnings)
+
+
+@pytest.mark.parametrize(("digests", "is_read"), [(0, False), (1, True), (2, False)])
+@pytest.mark.parametrize("content", [b"", None, b"\n"])
+def test_a_tag_without_its_link_has_the_one_digest_of_its_index(
+    content: bytes | None, digests: int, is_read: bool, tmp_path: Path
+) -> None:
+    registry = RegistryContent()
+    found = [registry.add("app", "1", registry.schema2(*names)) for names in (("other",), ("base", "top"))]
+    registry.add("sound", "1", registry.schema2("sound"))
+    root = registry.write_tree(tmp_path / "r")
+    tag = root / "docker/registry/v2/repositories/app/_manifests/tags/1"
+    for digest in found[2 - digests :]:
+        write(tag / "index/sha256" / digest[7:] / "link", digest.encode())
+    (tag / "current/link").unlink()
+    if content is not None:
+        write(tag / "current/link", content)
+    code, report = plan(root)
+    assert (code, "app:1" in by_name(report)) == (0 if is_read else 3, is_read)
+    if is_read:
+        assert len(by_name(report)["app:1"].layers) == 2
+        assert any("the one digest in its index/ is taken" in text for text in by_name(report)["app:1"].warnings)
