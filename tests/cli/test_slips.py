@@ -100,7 +100,7 @@ SLIPS: list[tuple[str, int, str]] = [
     ("convert docker-archive:A out", 0, ""),
     ("convert oci:L out", 0, ""),
     ("inspect oci:L", 0, ""),
-    ("inspect docker-archive:D", 4, "docker-archive:D: holds no image"),
+    ("inspect docker-archive:D", 4, "D: holds no image"),
     ("inspect registry-storage:D", 4, "D: "),
     ("plan docker-archive:nothing.tar", 4, "nothing.tar: there is no such file"),
     ("inspect ftp://host/a.tar", 4, "ftp://host/a.tar: "),
