@@ -26,10 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from migrate.model.legacy import LegacyID
-from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
 from migrate.readers.graphdrivers.tree_tar import tar_of_changes, tar_of_tree
 from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.thin.device import ThinDevice
 from migrate.storage.tree import Tree
 from tests.unit.readers.devicemapper.images import debugfs, make_ext4
 from tests.unit.readers.devicemapper.pools import PoolBuilder, write_record

@@ -18,6 +18,12 @@ JSON_ITEMS: Final = 1_000_000
 """Commas and opening brackets in one JSON document, strings included: they bound the memory that its values take."""
 TAR_HEADER_BYTES: Final = 1024 * 1024
 """One GNU long name or pax header."""
+SPARSE_HEADER_BYTES: Final = 128 * 1024 * 1024
+"""A pax header of a file in a tar of a directory tree: in two of pax's forms it holds a sparse file's whole map."""
+PATH_BYTES: Final = 4_096
+"""PATH_MAX: no longer path can be unpacked."""
+TREE_ENTRIES: Final = 20_000_000
+"""Entries of a tar of a directory tree, which stay in memory at about 250 bytes each."""
 ARCHIVE_MEMBERS: Final = 2_000_000
 """Members of an outer archive (`docker save`)."""
 CHAIN_LENGTH: Final = 10_000

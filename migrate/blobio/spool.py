@@ -46,7 +46,7 @@ class PlainStream:
     """
 
     def __init__(self, fd: int, stream: BinaryIO, readahead: ReadAhead | None, what: str) -> None:
-        self._fd = fd
+        self.fd = fd
         self._stream = stream
         self._readahead = readahead
         self._head = b""
@@ -74,9 +74,9 @@ class PlainStream:
     def close(self) -> None:
         if self._readahead is not None:
             self._readahead.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 def open_plain(fd: int, what: str, ratio: int | None = None) -> Seekable | PlainStream:
@@ -129,6 +129,20 @@ class Spool:
         except OSError as error:
             raise self._no_room(error) from error
         self.size += len(chunk)
+
+    def append_sparse(self, chunk: bytes) -> None:
+        """As `append`; a chunk of zeros becomes a hole."""
+        if any(chunk):
+            self._file.seek(self.size)
+            self.append(chunk)
+            return
+        self.size += len(chunk)
+        self._file.truncate(self.size)
+
+    def free_bytes(self) -> int:
+        """Room in the file system of the temporary file."""
+        state = os.fstatvfs(self._file.fileno())
+        return state.f_bavail * state.f_frsize
 
     def detach(self) -> int:
         """A descriptor of the caller's."""

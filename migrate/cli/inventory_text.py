@@ -31,6 +31,8 @@ def render_images(inventory: Inventory, *, width: int, exact_bytes: bool, full_i
     heading = f"{inventory.location}: {inventory.source_type}, {count(len(inventory.images), 'image')}, "
     heading += count(len(inventory.layers), "layer")
     lines = [printable(heading)]
+    if inventory.wrapping:
+        lines += ["", "On the disk:", *(f"  {printable(line)}" for line in inventory.wrapping)]
     if rows:
         lines += ["", render_table(columns, sorted(rows), width=width, paint=Paint(False))]
     if inventory.containers:

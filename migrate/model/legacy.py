@@ -181,6 +181,7 @@ class SourceListing:
 
     `layers` are all legacy IDs that could be images of their own (`--all`); `containers` are images that can be made of
     containers (`--containers`). `warnings` concern no single image.
+    `wrapping`: what the file holds that the source is in, one line each: a disk's partitions and volumes.
     """
 
     images: Sequence[LegacyImage]
@@ -189,3 +190,4 @@ class SourceListing:
     containers: Sequence[LegacyImage] = ()
     failures: Sequence[Failure] = ()
     warnings: Sequence[str] = field(default=())
+    wrapping: Sequence[str] = ()

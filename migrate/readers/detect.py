@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from migrate.blobio.source_files import open_source_file
-from migrate.blobio.spool import PlainStream, open_plain
+from migrate.blobio.spool import PlainStream, Seekable, open_plain
 from migrate.errors import (
     AmbiguousSourceError,
     PermissionSourceError,
@@ -27,6 +27,7 @@ from migrate.layout.names import split_prefix
 from migrate.model.legacy import SourceType
 from migrate.model.options import ReadOptions
 from migrate.readers.base import LegacySource
+from migrate.readers.members import is_archive_member
 from migrate.readers.not_a_source import (
     TEXT_COPY,
     altered_form,
@@ -36,12 +37,23 @@ from migrate.readers.not_a_source import (
     name_of_image,
     twice_compressed,
 )
+from migrate.readers.wrapping import Opener, spool_whole
+from migrate.storage.blocks import FileBlocks
 from migrate.storage.bucket import is_url, open_filesystem, open_tree
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.named_files import NamedFiles, require_readable
 from migrate.storage.syscalls import target_error
 from migrate.storage.tree import Tree
-from migrate.tar.index import has_member, index_tar, looks_like_tar
+from migrate.tar.index import (
+    FileWindow,
+    HeadWindow,
+    Member,
+    Window,
+    has_member,
+    index_tar,
+    iter_members,
+    looks_like_tar,
+)
 
 STDIN = "-"
 _RAW_HEAD = 1024 * 1024
@@ -52,6 +64,8 @@ _PREFIXED = {
     "registry-storage": SourceType.REGISTRY_V2,
     "dir": SourceType.DIR,
 }
+_SNIFFED_HEAD = 1024 * 1024
+_SNIFFED_MEMBERS = 4_096
 _DAMAGED_HEAD = 64 * 1024
 """An archive whose first header is damaged is recognised by the next one, if it is that near."""
 
@@ -175,22 +189,38 @@ def _open_archive_stream(options: ReadOptions) -> LegacySource:
 def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
     """The archive behind `fd`, which is taken over."""
     from migrate.readers.docker_archive import DockerArchiveSource
-    from migrate.readers.members import TarMembers, is_archive_member
+    from migrate.readers.members import TarMembers
     from migrate.readers.passing import PassingArchive
+    from migrate.storage.disk.formats import looks_like_image
 
     raw = _raw_head(fd)
-    content = open_plain(fd, location, options.max_ratio)
+    content: Seekable | PlainStream = open_plain(fd, location, options.max_ratio)
     try:
         if isinstance(content, PlainStream) and is_text_copy(raw, is_damaged=False):
             raise UnfitSourceError(f"{location}: {TEXT_COPY}")
         head = content.head()
         if not head:
             raise UnrecognisedSourceError(f"{location}: is empty")
-        if not looks_like_tar(head) and not has_member(content.head(_DAMAGED_HEAD), is_archive_member):
-            raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=isinstance(content, PlainStream))
         if isinstance(content, PlainStream):
-            passing = PassingArchive(location, content, options.temporary_directory)
-            return DockerArchiveSource(location, passing, salvage=options.salvage)
+            if _is_archive(content.head(_SNIFFED_HEAD)):
+                passing = PassingArchive(location, content, options.temporary_directory)
+                return DockerArchiveSource(location, passing, salvage=options.salvage)
+            if not looks_like_tar(head) and not looks_like_image(content.head(_SNIFFED_HEAD)):
+                raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=True)
+            content = _spool(location, content, options)
+        if _may_be_disk(head, content):
+            path = None if location == STDIN else location
+            source = Opener(open_in_tree, detect, options).open_disk(location, content.fd, path)
+            content.close()
+            return source
+        window = FileWindow(content.fd, location)
+        if not _begins_as_archive(window, location):
+            if not looks_like_tar(head) and not has_member(content.head(_DAMAGED_HEAD), is_archive_member):
+                raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=False)
+            found = Opener(open_in_tree, detect, options).open_tar(location, content.fd)
+            if found is not None:
+                content.close()
+                return found
         index = index_tar(content.fd, location, is_archive_member)
         if index.damages and is_text_copy(raw, is_damaged=True):
             raise UnfitSourceError(f"{location}: {TEXT_COPY}")
@@ -199,6 +229,57 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
     except BaseException:
         content.close()
         raise
+
+
+def _is_archive(head: bytes) -> bool:
+    """Whether the first bytes of a stream are those of a `docker save` archive."""
+    return _begins_as_archive(HeadWindow(head), "head") or (
+        not looks_like_tar(head) and has_member(head[:_DAMAGED_HEAD], is_archive_member)
+    )
+
+
+def _begins_as_archive(window: Window, what: str) -> bool:
+    """Whether one of the first members has a name that only `docker save` gives. Most archives begin with one; of a tar
+    of something else so many headers are read once more."""
+    try:
+        for count, member in enumerate(iter_members(window, what)):
+            if isinstance(member, Member) and is_archive_member(member.name) and _has_own_name(member.name):
+                return True
+            if count >= _SNIFFED_MEMBERS:
+                break
+    except SourceError:
+        pass
+    return False
+
+
+def _has_own_name(name: str) -> bool:
+    """False for the names that are at the top of a Docker root or a registry's storage as well."""
+    return name.removeprefix("./").rstrip("/") not in ("repositories", "blobs", "blobs/sha256")
+
+
+def _may_be_disk(head: bytes, content: Seekable) -> bool:
+    """A partition may begin with zeros, which are the end marker of an empty tar, too."""
+    if looks_like_tar(head) and any(head):
+        return False
+    from migrate.storage.disk.formats import probe_format
+    from migrate.storage.disk.volumes import looks_like_disk
+
+    blocks = FileBlocks(os.dup(content.fd), "disk")
+    try:
+        return probe_format(blocks) != "raw" or looks_like_disk(blocks)
+    except SourceError:
+        return False
+    finally:
+        blocks.close()
+
+
+def _spool(location: str, stream: PlainStream, options: ReadOptions) -> Seekable:
+    """All of a stream in a temporary file, to be read by position."""
+    try:
+        fd = spool_whole(location, stream.fd, stream.read, options.temporary_directory)
+    finally:
+        stream.close()
+    return Seekable(fd, os.lseek(fd, 0, os.SEEK_END))
 
 
 def _raw_head(fd: int) -> bytes:
@@ -218,7 +299,8 @@ def _no_archive(location: str, head: bytes, *, is_compressed: bool) -> SourceUnr
     if (what := altered_form(head)) is not None:
         return UnfitSourceError(f"{location}: is {what}")
     return UnrecognisedSourceError(
-        f"{location}: is neither a tar archive nor one compressed by gzip, bzip2, xz or zstd"
+        f"{location}: is neither a tar archive, plain or compressed by gzip, bzip2, xz or zstd, nor a disk image with "
+        "partitions or a file system that is known"
     )
 
 

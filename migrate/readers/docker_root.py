@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Final
 
@@ -45,7 +46,7 @@ from migrate.readers.base import LegacySource
 from migrate.readers.containers import ContainerLayers
 from migrate.readers.graph import Graph, is_scratch
 from migrate.readers.graphdrivers.aufs import is_metadata
-from migrate.readers.graphdrivers.changes import find_changes
+from migrate.readers.graphdrivers.changes import Comparison
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
@@ -113,7 +114,7 @@ class DockerRootSource(LegacySource):
     @cached_property
     def _listing(self) -> SourceListing:
         elsewhere = self._held_by_another_driver()
-        return list_images(
+        listing = list_images(
             RootFacts(
                 location=self.location,
                 parents=self._graph.parents,
@@ -124,6 +125,8 @@ class DockerRootSource(LegacySource):
                 warnings=(*self._iter_warnings(elsewhere), *self._iter_leftovers(), *self._containers.problems),
             )
         )
+        contents = self._root.contents()
+        return replace(listing, wrapping=(*contents, f"source: {self._root.location}")) if contents else listing
 
     @cached_property
     def _containers(self) -> ContainerLayers:
@@ -173,6 +176,7 @@ class DockerRootSource(LegacySource):
         if elsewhere:
             others = ", ".join(name for name in sorted(self._counts) if name != self._driver.name)
             yield f"{len(elsewhere):,} layers are not in {self._driver.name} and are left out (look in {others})"
+        yield from self._root.problems()
         yield from self._driver.find_problems()
 
     def _iter_leftovers(self) -> Iterator[str]:
@@ -202,6 +206,7 @@ class DockerRootSource(LegacySource):
     def _read_layer(self, legacy_id: LegacyID) -> LegacyLayer:
         if legacy_id in self._containers:
             return self._containers.read_layer(legacy_id)
+        self._graph.tree.require_whole(os.fsencode(legacy_id), names=True)
         raw = self._graph.read_json(legacy_id)
         parent = self._graph.read_parent(legacy_id, raw)
         written = parse_identity(raw)[0]
@@ -397,11 +402,17 @@ class DockerRootSource(LegacySource):
         return payload
 
     def _tar_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> TreeTar:
+        tree.require_whole(b"")
         if not self._driver.holds_whole_trees:
             return tar_of_tree(tree, is_metadata)
         if layer.parent is None:
             return tar_of_tree(tree)
-        return tar_of_changes(tree, find_changes(tree, self._layer_tree(layer.parent, trees)))
+        parent = self._layer_tree(layer.parent, trees)
+        parent.require_whole(b"")
+        comparison = Comparison(tree, parent)
+        changes = comparison.changes()
+        in_seconds = tree.has_whole_seconds or parent.has_whole_seconds
+        return tar_of_changes(tree, changes, comparison.copies if in_seconds else 0)
 
     def _may_be_counted_otherwise(self, layer: LegacyLayer, surplus: int) -> bool:
         """True where more bytes can be recorded than a tar made anew has, and nothing be lost.

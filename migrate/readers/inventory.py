@@ -68,6 +68,7 @@ class Inventory:
     containers: tuple[ContainerRow, ...]
     failures: tuple[Failure, ...]
     warnings: tuple[str, ...]
+    wrapping: tuple[str, ...] = ()
 
 
 def take_inventory(source: LegacySource, containers: Sequence[LegacyImage] = ()) -> Inventory:
@@ -103,6 +104,7 @@ def take_inventory(source: LegacySource, containers: Sequence[LegacyImage] = ())
         containers=tuple(_iter_containers(source, listing)),
         failures=tuple(failures),
         warnings=tuple(listing.warnings),
+        wrapping=tuple(listing.wrapping),
     )
 
 
@@ -140,6 +142,7 @@ def inventory_document(inventory: Inventory) -> dict[str, Any]:
             for failure in inventory.failures
         ],
         "warnings": list(inventory.warnings),
+        "wrapping": list(inventory.wrapping),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat as _stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Self
@@ -71,6 +71,15 @@ class OpenedFile:
     path: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PoolParts:
+    """A thin pool's two devices, by the name of the pool."""
+
+    name: str
+    data: Blocks
+    metadata: Blocks
+
+
 class Tree(ABC):
     """`location` names the root in errors. May be used from several threads unless the class says otherwise.
 
@@ -128,6 +137,27 @@ class Tree(ABC):
         """True for a folder; a link to one is none."""
         entry = self.find(path)
         return entry is not None and entry.is_folder
+
+    @property
+    def has_whole_seconds(self) -> bool:
+        """True where the wrapping has lost the fractions of a second of all times."""
+        return False
+
+    def problems(self) -> Sequence[str]:
+        """What is wrong with the wrapping as a whole, one line each."""
+        return ()
+
+    def contents(self) -> Sequence[str]:
+        """What the wrapping holds besides this tree, one line each, for people: a disk's partitions and volumes."""
+        return ()
+
+    def thin_pools(self) -> Sequence[PoolParts]:
+        """The thin pools of the disk that the tree is on."""
+        return ()
+
+    def require_whole(self, path: bytes, /, *, names: bool = False) -> None:  # noqa: B027 - most lose nothing
+        """DamagedError where the wrapping has lost a name or the facts of a folder at or below `path`; with `names`,
+        a name alone. For readers to whom an absent name means something."""
 
     def read(self, path: bytes, limit: int, /) -> bytes:
         """A regular file whole; LimitError if it is larger than `limit` bytes."""
@@ -218,7 +248,7 @@ class Tree(ABC):
 
     def subtree(self, path: bytes, /) -> Tree:
         """The tree below a folder. It needs this one to stay open; closing it leaves this one open."""
-        return _SubTree(self, path)
+        return SubTree(self, path)
 
     def follow(self, path: bytes, /) -> Tree:
         """The tree below a folder whose name is fixed by the source's format, never read from the source.
@@ -242,15 +272,20 @@ def entries_of(directory: bytes, facts: Mapping[bytes, Facts]) -> list[TreeEntry
     return [TreeEntry(prefix + name, *facts[name]) for name in sorted(facts)]
 
 
-class _SubTree(Tree):
-    """A folder of another tree as the root of its own."""
+class SubTree(Tree):
+    """A folder of another tree as the root of its own. With `closing`, closing it calls that; else it does nothing."""
 
-    def __init__(self, tree: Tree, top: bytes) -> None:
+    def __init__(self, tree: Tree, top: bytes, closing: Callable[[], None] | None = None) -> None:
+        self._closing = closing
         self.location = tree.shown(top)
         self.names_are_cheap = tree.names_are_cheap
         self.is_remote, self.keeps_attributes = tree.is_remote, tree.keeps_attributes
         self._tree = tree
         self._top = top
+
+    def close(self) -> None:
+        if self._closing is not None:
+            self._closing()
 
     def _below(self, path: bytes) -> bytes:
         return b"/".join(filter(None, (self._top, path)))
@@ -278,6 +313,22 @@ class _SubTree(Tree):
 
     def follow(self, path: bytes, /) -> Tree:
         return self._tree.follow(self._below(path))
+
+    @property
+    def has_whole_seconds(self) -> bool:
+        return self._tree.has_whole_seconds
+
+    def problems(self) -> Sequence[str]:
+        return self._tree.problems()
+
+    def contents(self) -> Sequence[str]:
+        return self._tree.contents()
+
+    def thin_pools(self) -> Sequence[PoolParts]:
+        return self._tree.thin_pools()
+
+    def require_whole(self, path: bytes, /, *, names: bool = False) -> None:
+        self._tree.require_whole(self._below(path), names=names)
 
     def list_facts(self, path: bytes, /) -> Mapping[bytes, Facts]:
         return self._tree.list_facts(self._below(path))

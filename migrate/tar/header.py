@@ -7,7 +7,7 @@ thousands of headers, and all of them pass here; so what nearly every writer wri
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final
@@ -155,7 +155,11 @@ def parse_pax(content: bytes, what: str) -> dict[str, bytes]:
 
     One without a value says nothing, as Go's archive/tar reads it (reader.go, mergePAX), nor does one before it.
     """
-    records: dict[str, bytes] = {}
+    return {key: value for key, value in dict(iter_pax(content, what)).items() if value}
+
+
+def iter_pax(content: bytes, what: str) -> Iterator[tuple[str, bytes]]:
+    """All records in order; those of a sparse file in its first pax form repeat their keys."""
     position = 0
     while position < len(content):
         space = content.find(b" ", position, position + 20)
@@ -165,6 +169,5 @@ def parse_pax(content: bytes, what: str) -> dict[str, bytes]:
         key, equals, value = record.partition(b"=")
         if end <= space or end > len(content) or content[end - 1 : end] != b"\n" or not equals or not key:
             raise DamagedError(f"{what}: malformed pax record at byte {position}")
-        records[key.decode("utf-8", "surrogateescape")] = value
+        yield key.decode("utf-8", "surrogateescape"), value
         position = end
-    return {key: value for key, value in records.items() if value}

@@ -116,7 +116,7 @@ def index_tar(fd: int, what: str, is_expected: IsExpected | None = None) -> TarI
     """
     index = TarIndex()
     try:
-        for member in index.without_damage(iter_members(_FileWindow(fd, what), what, is_expected)):
+        for member in index.without_damage(iter_members(FileWindow(fd, what), what, is_expected)):
             index.members.append(member)
     except (DamagedError, TruncatedError, UnsupportedError) as error:
         index.damages.append(Damage(error))
@@ -125,7 +125,7 @@ def index_tar(fd: int, what: str, is_expected: IsExpected | None = None) -> TarI
 
 def has_member(head: bytes, is_expected: IsExpected) -> bool:
     """True if a member's header stands in the first bytes of a file whose own first header is damaged."""
-    return _find_header(_Head(head), 0, is_expected, len(head), "head") is not None
+    return _find_header(HeadWindow(head), 0, is_expected, len(head), "head") is not None
 
 
 def looks_like_tar(head: bytes) -> bool:
@@ -134,7 +134,9 @@ def looks_like_tar(head: bytes) -> bool:
     return len(block) == BLOCK and (block == ZERO_BLOCK or checksum_is_right(block))
 
 
-class _Head:
+class HeadWindow:
+    """The first bytes of a tar."""
+
     def __init__(self, content: bytes) -> None:
         self._content = content
 
@@ -142,7 +144,7 @@ class _Head:
         return self._content[offset : offset + length]
 
 
-class _FileWindow:
+class FileWindow:
     """Reads by position; headers that lie close together cost one system call."""
 
     def __init__(self, fd: int, what: str) -> None:

@@ -6,6 +6,7 @@ only; what follows in a pipe is run as far as the tools are Debian's own.
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import shlex
@@ -28,6 +29,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 STAND_INS = {  # a path or name of the documentation → what stands there for the test
     "/mnt/old-disk/var/lib/docker": "docker-root",
     "/mnt/old/var/lib/docker": "docker-root",
+    "docker-backup.tar.gz": "docker-backup.tar",
     "/srv/registry": "registry",
     "/srv/old-registry": "registry",
     "/var/lib/registry": "registry",
@@ -41,6 +43,7 @@ STAND_INS = {  # a path or name of the documentation → what stands there for t
 }
 ELSEWHERE = re.compile(
     r"docker://|s3://|https?://|tcp://|ssh |pip install|/var/lib/docker|pool-data|/dev/|old1\.tar|@|/shared/|--shard"
+    r"|old-server"
 )
 KNOWN_TOOLS = {"migrate", "sha256sum", "head", "find", "sort", "cat", "tar"}
 
@@ -97,6 +100,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(plain, work / "shelf" / "one.tar")
     case("save-1.6.2-repo").write_plain(work / "shelf")
     shutil.copy(case("save-1.9.1-multi").path / "save.tar.xz", work / "archive.tar.xz")
+    backup = lzma.decompress((ROOT / "legacy_fixtures/store-1.9.1-vfs/store.tar.xz").read_bytes())
+    (work / "docker-backup.tar").write_bytes(backup)
     for name, source in (("docker-root", "store-1.9.1-vfs/store"), ("registry", "registry-v2-schema1-2.1.1/registry")):
         (work / name).mkdir()
         archive = ROOT / "legacy_fixtures" / f"{source}.tar.xz"

@@ -29,14 +29,14 @@ from migrate.model.legacy import LegacyID
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
 from migrate.readers.detect import detect, open_source
-from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE, NODE_CSUM_XOR
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
-from migrate.readers.graphdrivers.devicemapper.pool import SUPERBLOCK_CSUM_XOR, ThinPool
 from migrate.report.json import encode_report
 from migrate.report.parse import parse_report
 from migrate.rootfs.tar_listing import TarListing
 from migrate.storage.blocks import open_device
 from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.thin.btree import BLOCK_SIZE, NODE_CSUM_XOR
+from migrate.storage.thin.pool import SUPERBLOCK_CSUM_XOR, ThinPool
 from migrate.storage.tree import Tree
 from migrate.tar.entries import TarScanner
 from migrate.tar.index import index_tar

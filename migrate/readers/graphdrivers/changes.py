@@ -32,18 +32,8 @@ class Change(NamedTuple):
 def find_changes(
     new: Tree, old: Tree, leave_out: Callable[[bytes, TreeEntry | None], bool] | None = None
 ) -> list[Change]:
-    """Sorted bytewise by path, as Docker writes them. A tree that is gone is one change, its top.
-
-    A directory below which something changed is among them, whether it changed itself or not. Changes for which
-    `leave_out` is true, given the path and the new entry, count as if they had never been made.
-    """
-    found = Comparison(new, old).run()
-    if leave_out is not None:
-        found = {path: entry for path, entry in found.items() if not leave_out(path, entry)}
-    for path in list(found):
-        while (path := path.rpartition(b"/")[0]) and path not in found:
-            found[path] = new.stat(path)
-    return [Change(path, found[path]) for path in sorted(found)]
+    """See `Comparison.changes`."""
+    return Comparison(new, old).changes(leave_out)
 
 
 def walk_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> Iterator[TreeEntry]:
@@ -75,6 +65,20 @@ class Comparison:
         self._new, self._old = new, old
         self._compares_names = new.names_are_cheap and old.names_are_cheap
         self._pending: list[tuple[TreeEntry, TreeEntry | None]] = []
+
+    def changes(self, leave_out: Callable[[bytes, TreeEntry | None], bool] | None = None) -> list[Change]:
+        """Sorted bytewise by path, as Docker writes them. A tree that is gone is one change, its top.
+
+        A directory below which something changed is among them, whether it changed itself or not. Changes for which
+        `leave_out` is true, given the path and the new entry, count as if they had never been made.
+        """
+        found = self.run()
+        if leave_out is not None:
+            found = {path: entry for path, entry in found.items() if not leave_out(path, entry)}
+        for path in list(found):
+            while (path := path.rpartition(b"/")[0]) and path not in found:
+                found[path] = self._new.stat(path)
+        return [Change(path, found[path]) for path in sorted(found)]
 
     def run(self) -> dict[bytes, TreeEntry | None]:
         """Path → the new entry, None where it is gone; without the directories that did not change themselves."""

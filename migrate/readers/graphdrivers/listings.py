@@ -84,5 +84,12 @@ class RememberedTree(Tree):
     def open(self, path: bytes) -> BinaryIO:
         return self._tree.open(path)
 
+    @property
+    def has_whole_seconds(self) -> bool:
+        return self._tree.has_whole_seconds
+
+    def require_whole(self, path: bytes, *, names: bool = False) -> None:
+        self._tree.require_whole(path, names=names)
+
     def close(self) -> None:
         self._tree.close()

@@ -83,9 +83,12 @@ def tar_of_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> Tree
     return tar_of_changes(tree, (Change(entry.path, entry) for entry in walk_tree(tree, skip)))
 
 
-def tar_of_changes(tree: Tree, changes: Iterable[Change]) -> TreeTar:
-    """What changed in `tree`, as `find_changes` lists it. Raises SourceError, here or when read."""
-    headers = _Headers(tree)
+def tar_of_changes(tree: Tree, changes: Iterable[Change], unsure: int = 0) -> TreeTar:
+    """What changed in `tree`, as `find_changes` lists it. Raises SourceError, here or when read.
+
+    `unsure`: files that were taken as unchanged by their size and a time in whole seconds.
+    """
+    headers = _Headers(tree, unsure)
     parts = headers.parts(changes)
     planned = list(itertools.islice(parts, PLANNED_PARTS + 1))
     if len(planned) > PLANNED_PARTS:
@@ -101,8 +104,9 @@ def _padded(entry: TreeEntry | None) -> int:
 class _Headers:
     """Makes the parts of one tar, in order."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, unsure: int) -> None:
         self._tree = tree
+        self._unsure = unsure
         self._encoder = HeaderEncoder()
         self._capability = tree.read_capability
         self._first_names: dict[int, bytes] = {}
@@ -130,6 +134,9 @@ class _Headers:
         if self._encoder.pax_entries:
             entries = _count(self._encoder.pax_entries, "entry with a pax header", "entries with pax headers")
             found.append(f"{entries} (Docker writes its process ID, here it is 0)")
+        if self._unsure:
+            files = _count(self._unsure, "file")
+            found.append(f"{files} taken as unchanged by size and time, of which this source has whole seconds alone")
         return tuple(found)
 
     def _whiteout(self, path: bytes) -> bytes:

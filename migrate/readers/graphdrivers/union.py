@@ -50,6 +50,14 @@ class UnionTree(Tree):
     def open(self, path: bytes) -> BinaryIO:
         return self._find(path)[0].open(path)
 
+    @property
+    def has_whole_seconds(self) -> bool:
+        return self.upper.has_whole_seconds or self.lower.has_whole_seconds
+
+    def require_whole(self, path: bytes, *, names: bool = False) -> None:
+        for tree in (self.upper, self.lower):
+            tree.require_whole(path, names=names)
+
     def close(self) -> None:
         self.upper.close()
         self.lower.close()

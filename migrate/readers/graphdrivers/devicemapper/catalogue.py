@@ -14,7 +14,7 @@ from typing import Any, Final
 from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.json_text import load_json, shown
 from migrate.errors import DocumentError, SourceError
-from migrate.readers.graphdrivers.devicemapper.pool import MAX_DEVICE_ID, SECTOR
+from migrate.storage.thin.pool import MAX_DEVICE_ID, SECTOR
 from migrate.storage.tree import Tree, find_folder
 
 BASE: Final = "base"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -12,16 +12,15 @@ from typing import Final
 from migrate.errors import DamagedError, MissingLayerError, PermissionSourceError, SourceError, UnsupportedError
 from migrate.model.legacy import LegacyID
 from migrate.readers.graphdrivers.devicemapper.catalogue import BASE, DeviceRecord, read_catalogue
-from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
-from migrate.readers.graphdrivers.devicemapper.ext4 import Ext4
-from migrate.readers.graphdrivers.devicemapper.filesystem import FileSystem, probe_kind
-from migrate.readers.graphdrivers.devicemapper.pool import DeviceMap, ThinPool
 from migrate.readers.graphdrivers.devicemapper.sharing import ParsedInodes, SharedFileSystem
-from migrate.readers.graphdrivers.devicemapper.tree import EmptyTree, ImageTree
-from migrate.readers.graphdrivers.devicemapper.xfs import Xfs
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.storage.blocks import Blocks, FileBlocks, open_device
-from migrate.storage.tree import Tree, find_folder
+from migrate.storage.filesystems.filesystem import FileSystem
+from migrate.storage.filesystems.image_tree import EmptyTree, ImageTree
+from migrate.storage.filesystems.probe import open_file_system, probe_kind
+from migrate.storage.thin.device import ThinDevice
+from migrate.storage.thin.pool import DeviceMap, ThinPool
+from migrate.storage.tree import PoolParts, Tree, find_folder
 
 _OPEN_TREES: Final = 8
 _ID_BYTES: Final = 256
@@ -37,8 +36,9 @@ class DevicemapperDriver(GraphDriver):
     name = "devicemapper"
 
     def __init__(self, directory: Tree, data: Path | None = None, metadata: Path | None = None) -> None:
-        self._data = _PoolPart(data, directory, b"data")
-        self._metadata = _PoolPart(metadata, directory, b"metadata")
+        self._directory = directory
+        self._data = _PoolPart(data, directory, b"data", lambda pool: pool.data, self._find_pool)
+        self._metadata = _PoolPart(metadata, directory, b"metadata", lambda pool: pool.metadata, self._find_pool)
         self._catalogue = read_catalogue(directory)
         self._users = Counter(
             record.device_id for record in self._catalogue.records.values() if isinstance(record, DeviceRecord)
@@ -113,7 +113,7 @@ class DevicemapperDriver(GraphDriver):
         try:
             device = self.open_device(name)
             inner = _open_file_system(device)
-            file_system = SharedFileSystem(inner, self._parsed)
+            file_system = SharedFileSystem(inner, self._parsed, device)
             tree = _open_rootfs(file_system, record)
         except SourceError as exc:
             raise exc.at_layer(name, f"thin device {record.device_id} of layer {name}: ") from exc
@@ -183,6 +183,27 @@ class DevicemapperDriver(GraphDriver):
     def _pool(self) -> ThinPool:
         return ThinPool(self._metadata.image())
 
+    def _find_pool(self) -> PoolParts | None:
+        """The thin pool on the root's own disk that has the devices of this store, as with direct-lvm."""
+        ids = self._users.keys()
+        found: list[PoolParts] = []
+        most = 0
+        for pool in self._directory.thin_pools():
+            try:
+                known = len(ids & ThinPool(pool.metadata).devices.keys())
+            except SourceError:
+                continue
+            if known > most:
+                found, most = [pool], known
+            elif known and known == most:
+                found.append(pool)
+        if len(found) > 1:
+            names = ", ".join(pool.name for pool in found)
+            raise DamagedError(
+                f"the thin pools {names} of this disk all have devices of this store; choose with --dm-data"
+            )
+        return found[0] if found else None
+
 
 class _PoolPart:
     """The data or the metadata of the pool: what the user named, else the loop file of the store. Opened once.
@@ -190,8 +211,18 @@ class _PoolPart:
     A loop file has to be a file, not a link out of the store or a device, whose content would end up in an image.
     """
 
-    def __init__(self, named: Path | None, directory: Tree, name: bytes) -> None:
+    def __init__(
+        self,
+        named: Path | None,
+        directory: Tree,
+        name: bytes,
+        part: Callable[[PoolParts], Blocks],
+        find_pool: Callable[[], PoolParts | None],
+    ) -> None:
+        """`find_pool`: the pool of a store without loop files, if one is on the same disk; `part`: this part of it."""
         self._named = named
+        self._part = part
+        self._find_pool = find_pool
         self._directory = directory
         self._name = name
         self._image: Blocks | None = None
@@ -214,6 +245,8 @@ class _PoolPart:
         except PermissionSourceError:
             raise
         except SourceError as exc:
+            if isinstance(exc, MissingLayerError) and (beside := self._find_pool()) is not None:
+                return self._part(beside)
             raise type(exc)(
                 f"{exc.message}; if the pool lies elsewhere, as on block devices (direct-lvm), name its parts, or "
                 "images of them, with --dm-data and --dm-metadata"
@@ -227,11 +260,8 @@ class _PoolPart:
 
 def _open_file_system(device: ThinDevice) -> FileSystem:
     kind = probe_kind(device)
-    if kind == "xfs":
-        return Xfs(device)
-    if kind == "ext4":
-        file_system = Ext4(device)
-        return file_system.recovered() if file_system.needs_recovery else file_system
+    if kind in ("ext4", "xfs"):
+        return open_file_system(device, kind)
     if kind is None:
         raise DamagedError("holds no file system that Docker made (neither ext4 nor xfs)")
     raise UnsupportedError(f"holds a {kind} file system; ext4 and xfs are read")

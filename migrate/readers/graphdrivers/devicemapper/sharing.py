@@ -7,12 +7,14 @@ directories in which they differ, and a child and its parent hold the very same 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING
 
-from migrate.readers.graphdrivers.devicemapper.filesystem import Directory, Extent, FileSystem, Inode, ReadsDevice
+from migrate.storage.filesystems.journal import ReplayedBlocks
+from migrate.storage.filesystems.kept import MOST_KEPT, KeptFileSystem
 
-_MOST_KEPT: Final = 100_000
+if TYPE_CHECKING:
+    from migrate.storage.filesystems.filesystem import Directory, Extent, FileSystem, Inode
+    from migrate.storage.thin.device import ThinDevice
 
 
 class ParsedInodes:
@@ -29,62 +31,45 @@ class ParsedInodes:
         return self._directories.get(key)
 
     def keep_inode(self, key: tuple[int, int], inode: Inode) -> Inode:
-        if len(self._inodes) >= _MOST_KEPT:
+        if len(self._inodes) >= MOST_KEPT:
             self._inodes.clear()
         return self._inodes.setdefault(key, inode)
 
     def keep_directory(self, key: tuple[int, ...], directory: Directory) -> Directory:
-        if len(self._directories) >= _MOST_KEPT:
+        if len(self._directories) >= MOST_KEPT:
             self._directories.clear()
         return self._directories.setdefault(key, directory)
 
 
-class SharedFileSystem:
-    """A FileSystem over another one, which looks at the pool's parsed inodes before it asks."""
+class SharedFileSystem(KeptFileSystem):
+    """A file system on a thin device, which looks at the pool's parsed inodes before it parses its own."""
 
-    def __init__(self, inner: FileSystem, parsed: ParsedInodes) -> None:
-        self._inner = inner
-        self.device: ReadsDevice = inner.device
+    def __init__(self, inner: FileSystem, parsed: ParsedInodes, device: ThinDevice) -> None:
+        super().__init__(inner)
         self._parsed = parsed
-        self._inodes: dict[int, Inode] = {}
-        self._opened: dict[int, Directory] = {}
+        self._thin = device
 
-    @property
-    def kind(self) -> str:
-        return self._inner.kind
-
-    @property
-    def root(self) -> int:
-        return self._inner.root
-
-    def read_inode(self, number: int) -> Inode:
-        known = self._inodes.get(number)
-        if known is not None:
-            return known
+    def _parse_inode(self, number: int) -> Inode:
         position = self.pool_position(number)
         inode = None if position is None else self._parsed.inode((position, number))
         if inode is None:
             inode = self._inner.read_inode(number)
             if position is not None:
                 inode = self._parsed.keep_inode((position, number), inode)
-        if len(self._inodes) >= _MOST_KEPT:
-            self._inodes.clear()
-        self._inodes[number] = inode
         return inode
 
+    def _position(self, offset: int) -> int | None:
+        """Where in the pool a byte is; None if nowhere, or if the journal has a newer one. At one place there is one
+        inode, whatever the layer."""
+        if isinstance(self.device, ReplayedBlocks) and self.device.replaces(offset):
+            return None
+        return self._thin.pool_position(offset)
+
     def pool_position(self, number: int) -> int | None:
-        """Where in the pool the inode lies, None if nowhere: at one place there is one inode, whatever the layer."""
-        return self.device.pool_position(self._inner.inode_offset(number))
+        """Where in the pool the inode lies, None if nowhere."""
+        return self._position(self._inner.inode_offset(number))
 
-    def read_directory(self, inode: Inode) -> Directory:
-        directory = self._opened.get(inode.number)
-        if directory is None:
-            if len(self._opened) >= _MOST_KEPT:
-                self._opened.clear()
-            directory = self._opened[inode.number] = self._shared_directory(inode)
-        return directory
-
-    def _shared_directory(self, inode: Inode) -> Directory:
+    def _parse_directory(self, inode: Inode) -> Directory:
         key = self._directory_key(inode)
         directory = None if key is None else self._parsed.directory(key)
         if directory is None:
@@ -97,19 +82,10 @@ class SharedFileSystem:
         """Where the inode and every piece of its content lie; None if any of it is not certain."""
         offsets = [self._inner.inode_offset(inode.number)]
         for extent in self._inner.read_extents(inode):
-            offsets.extend(_pieces(extent, self.device.block_size))
-        places = [self.device.pool_position(offset) for offset in offsets]
+            offsets.extend(_pieces(extent, self._thin.block_size))
+        places = [self._position(offset) for offset in offsets]
         known = tuple(place for place in places if place is not None)
         return known if len(known) == len(places) else None
-
-    def read_link(self, inode: Inode) -> bytes:
-        return self._inner.read_link(inode)
-
-    def read_xattrs(self, inode: Inode) -> Mapping[bytes, bytes]:
-        return self._inner.read_xattrs(inode)
-
-    def read_extents(self, inode: Inode) -> Sequence[Extent]:
-        return self._inner.read_extents(inode)
 
 
 def _pieces(extent: Extent, block_size: int) -> list[int]:

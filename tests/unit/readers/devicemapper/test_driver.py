@@ -13,13 +13,14 @@ from migrate.errors import DamagedError, DocumentError, MigrateError, MissingLay
 from migrate.model.legacy import LegacyID
 from migrate.model.options import ReadOptions
 from migrate.readers.graphdrivers.choose import count_layers
-from migrate.readers.graphdrivers.devicemapper import dissection, open_devicemapper
-from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE
+from migrate.readers.graphdrivers.devicemapper import open_devicemapper
 from migrate.readers.graphdrivers.devicemapper.catalogue import read_catalogue
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
-from migrate.readers.graphdrivers.devicemapper.pool import SUPERBLOCK_CSUM_XOR, ThinPool
 from migrate.storage.blocks import open_device
 from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.filesystems import dissection
+from migrate.storage.thin.btree import BLOCK_SIZE
+from migrate.storage.thin.pool import SUPERBLOCK_CSUM_XOR, ThinPool
 from tests.trees import BareTree
 from tests.unit.readers.devicemapper.images import make_ext4
 from tests.unit.readers.devicemapper.pools import PoolBuilder, run, write_record

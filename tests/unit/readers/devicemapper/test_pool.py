@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrate.errors import DamagedError, MigrateError, MissingLayerError, TruncatedError, UnsupportedError
-from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE, NODE_CSUM_XOR, Loss, read_node, walk_leaves
-from migrate.readers.graphdrivers.devicemapper.pool import SUPERBLOCK_CSUM_XOR, DeviceMap, ThinPool
 from migrate.storage.blocks import open_device
+from migrate.storage.thin.btree import BLOCK_SIZE, NODE_CSUM_XOR, Loss, read_node, walk_leaves
+from migrate.storage.thin.pool import SUPERBLOCK_CSUM_XOR, DeviceMap, ThinPool
 from tests.unit.readers.devicemapper.pools import dumped_mappings, pool_xml, restore
 
 pytestmark = pytest.mark.peer

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from migrate.readers.graphdrivers.changes import find_changes, walk_tree
-from migrate.readers.graphdrivers.devicemapper.tree import EmptyTree
 from migrate.readers.graphdrivers.listings import Listings, RememberedTree
 from migrate.readers.graphdrivers.union import UnionTree
 from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.filesystems.image_tree import EmptyTree
 from migrate.storage.tree import Tree
 from tests.roots import write
 

@@ -1,4 +1,4 @@
-"""ext2, ext3 and ext4 on a thin device.
+"""ext2, ext3 and ext4 on any blocks.
 
 Source of the format: Linux, Documentation/filesystems/ext4/; fs/ext4/ext4.h. All integers are little-endian.
 """
@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from migrate.errors import DamagedError, LimitError, UnsupportedError
-from migrate.readers.graphdrivers.devicemapper.device import PagedReader
-from migrate.readers.graphdrivers.devicemapper.dissection import open_extfs
-from migrate.readers.graphdrivers.devicemapper.filesystem import (
+from migrate.storage.filesystems.dissection import open_extfs
+from migrate.storage.filesystems.filesystem import (
     DIRECTORY_BYTES,
     FILE_EXTENTS,
     FOREIGN,
@@ -28,10 +27,12 @@ from migrate.readers.graphdrivers.devicemapper.filesystem import (
     naming,
     sorted_names,
 )
-from migrate.readers.graphdrivers.devicemapper.journal import replay_journal
+from migrate.storage.filesystems.journal import replay_journal
+from migrate.storage.filesystems.paged import PagedReader
+from migrate.storage.pieces import open_blocks
 
 if TYPE_CHECKING:
-    from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
+    from migrate.storage.blocks import Blocks
 
 ROOT_INODE: Final = 2
 _FILETYPE, _RECOVER, _EXTENTS, _64BIT, _MMP, _FLEX_BG = 0x2, 0x4, 0x40, 0x80, 0x100, 0x200
@@ -59,8 +60,8 @@ class Ext4:
     kind = "ext4"
     root = ROOT_INODE
 
-    def __init__(self, device: ThinDevice) -> None:
-        opened = open_extfs(device.as_binary())
+    def __init__(self, device: Blocks) -> None:
+        opened = open_extfs(open_blocks(device))
         self.device = device
         self._pages = PagedReader(device)
         self._block_size = int(opened.block_size)

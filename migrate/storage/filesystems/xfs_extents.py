@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from migrate.errors import DamagedError, LimitError
-from migrate.readers.graphdrivers.devicemapper.device import PagedReader
-from migrate.readers.graphdrivers.devicemapper.filesystem import FILE_EXTENTS, Extent
+from migrate.storage.filesystems.filesystem import FILE_EXTENTS, Extent
+from migrate.storage.filesystems.paged import PagedReader
 
 LOCAL, EXTENTS, BTREE = 1, 2, 3
 """Forms of a fork: content in the inode, extents in the inode, a tree of extents."""

@@ -1,4 +1,4 @@
-"""What the two file systems that Docker made on thin devices have in common."""
+"""What the file systems have in common."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from migrate.blobio.stream import ByteStream
 from migrate.errors import DamagedError, LimitError
+from migrate.storage.pieces import PiecedBlocks, PieceMap
 
 if TYPE_CHECKING:
-    from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
+    from migrate.storage.blocks import Blocks
 
 DIRECTORY_BYTES: Final = 256 * 1024 * 1024
 """One directory's own blocks. A million long names take as much."""
@@ -81,7 +81,7 @@ class FileSystem(Protocol):
     @property
     def root(self) -> int: ...
     @property
-    def device(self) -> ReadsDevice:
+    def device(self) -> Blocks:
         """What it reads from."""
 
     def inode_offset(self, number: int, /) -> int:
@@ -95,73 +95,12 @@ class FileSystem(Protocol):
         """Ascending, without overlap. Empty for what lies in the inode itself (links and directories only)."""
 
 
-class ReadsDevice(Protocol):
-    """A thin device, or one with a journal's blocks laid over it."""
-
-    size: int
-    block_size: int
-
-    def read_into(self, view: memoryview, offset: int, /) -> None: ...
-    def read_at(self, offset: int, size: int, /) -> bytes: ...
-    def pool_position(self, offset: int, /) -> int | None: ...
-
-
-class ExtentFile(ByteStream):
-    """A file's content over its extents, unbuffered. A read is short only at the end."""
-
-    def __init__(self, device: ReadsDevice, extents: Sequence[Extent], size: int) -> None:
-        super().__init__()
-        self._device = device
-        self._extents = extents
-        self._next = 0
-        self._size = size
-        self._position = 0
-
-    def tell(self) -> int:
-        return self._position
-
-    def read_block(self, limit: int, /) -> bytes:
-        count = min(limit, self._size - self._position)
-        if count <= 0:
-            return b""
-        extent = self._current()
-        if extent is not None and extent.start <= self._position and self._position + count <= _end(extent):
-            content = self._device.read_at(extent.offset + self._position - extent.start, count)
-            self._position += count
-            return content
-        joined = bytearray(count)
-        self.read_view(memoryview(joined))
-        return bytes(joined)
-
-    def read_view(self, view: memoryview, /) -> int:
-        count = max(0, min(len(view), self._size - self._position))
-        done = 0
-        while done < count:
-            done += self._read_piece(view[done:count])
-        return count
-
-    def _read_piece(self, view: memoryview) -> int:
-        extent = self._current()
-        if extent is None or extent.start > self._position:
-            gap = len(view) if extent is None else min(len(view), extent.start - self._position)
-            view[:gap] = bytes(gap)
-            self._position += gap
-            return gap
-        inside = self._position - extent.start
-        piece = view[: extent.length - inside]
-        self._device.read_into(piece, extent.offset + inside)
-        self._position += len(piece)
-        return len(piece)
-
-    def _current(self) -> Extent | None:
-        """The extent that holds the position, or the next one."""
-        while self._next < len(self._extents) and self._position >= _end(self._extents[self._next]):
-            self._next += 1
-        return self._extents[self._next] if self._next < len(self._extents) else None
-
-
-def _end(extent: Extent) -> int:
-    return extent.start + extent.length
+def extents_as_blocks(device: Blocks, extents: Sequence[Extent], size: int) -> PiecedBlocks:
+    """A file's content by position."""
+    pieces = PieceMap()
+    for extent in extents:
+        pieces.add(*extent)
+    return PiecedBlocks(device, pieces, size)
 
 
 def check_name(name: bytes, where: str) -> bytes:
@@ -193,15 +132,3 @@ def naming(where: str) -> Iterator[None]:
         yield
     except FOREIGN as exc:
         raise DamagedError(f"{where}: cannot be understood: {type(exc).__name__}: {exc}") from exc
-
-
-def probe_kind(device: ThinDevice) -> str | None:
-    """`ext4`, `xfs` or `btrfs` by their magics, as Docker's ProbeFsType finds them; None for anything else."""
-    head = device.read_at(0, min(device.size, 0x10048))
-    if head[0x10040:0x10048] == b"_BHRfS_M":
-        return "btrfs"
-    if head[0x438:0x43A] == b"\x53\xef":
-        return "ext4"
-    if head[:4] == b"XFSB":
-        return "xfs"
-    return None

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Final
 
 from migrate.errors import DamagedError, MissingLayerError, SourceError, UnsupportedError
-from migrate.readers.graphdrivers.devicemapper.btree import BLOCK_SIZE, Loss, ReadsBlocks, block_checksum, walk_leaves
+from migrate.storage.thin.btree import BLOCK_SIZE, Loss, ReadsBlocks, block_checksum, walk_leaves
 
 SUPERBLOCK_MAGIC: Final = 27022010
 SUPERBLOCK_CSUM_XOR: Final = 160774

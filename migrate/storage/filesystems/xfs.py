@@ -1,4 +1,4 @@
-"""XFS, versions 4 and 5, on a thin device.
+"""XFS, versions 4 and 5, on any blocks.
 
 Source of the format: "XFS Algorithms & Data Structures" (xfs.org); Linux, fs/xfs/libxfs/xfs_format.h,
 xfs_da_format.h. All integers are big-endian. Where things lie is the business of `xfs_extents`,
@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Final
 from fastcrc import crc32
 
 from migrate.errors import DamagedError, LimitError, UnsupportedError
-from migrate.readers.graphdrivers.devicemapper import xfs_log
-from migrate.readers.graphdrivers.devicemapper.device import PagedReader
-from migrate.readers.graphdrivers.devicemapper.dissection import open_xfs
-from migrate.readers.graphdrivers.devicemapper.filesystem import (
+from migrate.storage.filesystems import xfs_log
+from migrate.storage.filesystems.dissection import open_xfs
+from migrate.storage.filesystems.filesystem import (
     DIRECTORY_BYTES,
     FOREIGN,
     LINK_BYTES,
@@ -31,11 +30,13 @@ from migrate.readers.graphdrivers.devicemapper.filesystem import (
     naming,
     sorted_names,
 )
-from migrate.readers.graphdrivers.devicemapper.xfs_attributes import parse_shortform, read_leaves
-from migrate.readers.graphdrivers.devicemapper.xfs_extents import LOCAL, XfsSpace, read_piece
+from migrate.storage.filesystems.paged import PagedReader
+from migrate.storage.filesystems.xfs_attributes import parse_shortform, read_leaves
+from migrate.storage.filesystems.xfs_extents import LOCAL, XfsSpace, read_piece
+from migrate.storage.pieces import open_blocks
 
 if TYPE_CHECKING:
-    from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
+    from migrate.storage.blocks import Blocks
 
 _FTYPE, _SPINODES, _META_UUID, _BIGTIME, _NREXT64, _EXCHRANGE = 0x1, 0x2, 0x4, 0x8, 0x20, 0x40
 _KNOWN = _FTYPE | _SPINODES | _META_UUID | _BIGTIME | _NREXT64 | _EXCHRANGE
@@ -57,8 +58,8 @@ class Xfs:
 
     kind = "xfs"
 
-    def __init__(self, device: ThinDevice) -> None:
-        opened = open_xfs(device.as_binary())
+    def __init__(self, device: Blocks) -> None:
+        opened = open_xfs(open_blocks(device))
         superblock = opened.sb
         self.device = device
         self._pages = PagedReader(device)

@@ -1,4 +1,4 @@
-"""The `rootfs/` of a thin device's file system as a Tree."""
+"""A directory of a file system as a Tree."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final
 
 from migrate.errors import DamagedError, LimitError, MissingLayerError
-from migrate.readers.graphdrivers.devicemapper.filesystem import (
+from migrate.storage.filesystems.filesystem import (
     Directory,
-    ExtentFile,
     Inode,
+    extents_as_blocks,
 )
-from migrate.readers.graphdrivers.devicemapper.sharing import SharedFileSystem
+from migrate.storage.filesystems.kept import KeptFileSystem
+from migrate.storage.pieces import PiecedBlocks, open_blocks
 from migrate.storage.tree import Facts, Tree, TreeEntry, entries_of
 
 PATH_DEPTH: Final = 2048
@@ -28,8 +29,8 @@ class ImageTree(Tree):
     no such directory, MissingLayerError.
     """
 
-    def __init__(self, file_system: SharedFileSystem, number: int, top: bytes = b"") -> None:
-        self.location = f"device {number}"
+    def __init__(self, file_system: KeptFileSystem, number: int, top: bytes = b"", location: str | None = None) -> None:
+        self.location = location or f"device {number}"
         self._file_system = file_system
         self._number = number
         chain: tuple[int, ...] = (file_system.root,)
@@ -75,10 +76,13 @@ class ImageTree(Tree):
         return self._file_system.read_xattrs(self._find(path))
 
     def open(self, path: bytes) -> BinaryIO:
+        return open_blocks(self.open_blocks(path))
+
+    def open_blocks(self, path: bytes) -> PiecedBlocks:
         inode = self._find(path)
         if not stat.S_ISREG(inode.mode):
             raise DamagedError(f"{_shown(path)}: is no regular file")
-        return ExtentFile(self._file_system.device, self._file_system.read_extents(inode), inode.size).as_binary()
+        return extents_as_blocks(self._file_system.device, self._file_system.read_extents(inode), inode.size)
 
     def _find(self, path: bytes) -> Inode:
         if not path:

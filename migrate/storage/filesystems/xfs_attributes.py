@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from migrate.errors import DamagedError, LimitError
-from migrate.readers.graphdrivers.devicemapper.filesystem import XATTR_BYTES
+from migrate.storage.filesystems.filesystem import XATTR_BYTES
 
 _LEAF_MAGICS: Final = (0xFBEE, 0x3BEE)
 _NODE_MAGICS: Final = (0xFEBE, 0x3EBE)

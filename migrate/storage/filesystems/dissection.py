@@ -1,8 +1,8 @@
-"""The door to dissect, which the extra `devicemapper` installs; nothing else of migrate imports it.
+"""The door to dissect, which the extras `devicemapper` and `disk` install; nothing else of migrate imports it.
 
-dissect opens a file system: it knows the superblocks of every version and the geometry that follows from them. What a
-layer is made of to the byte (inodes, directories, extents, attributes, times) is read by `ext4` and `xfs` here, bounded
-and checked; docs/formats/devicemapper.md lists where dissect's own walk of them differs from the kernel's.
+dissect opens a disk image, and a file system: the superblocks of every version and the geometry that follows from them.
+What a layer is made of to the byte (inodes, directories, extents, attributes, times) is read by `ext4` and `xfs` here,
+bounded and checked; docs/formats/devicemapper.md lists where dissect's own walk of them differs from the kernel's.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from importlib import import_module
 from typing import Any, BinaryIO, cast
 
 from migrate.errors import DamagedError, UnsupportedError
-from migrate.readers.graphdrivers.devicemapper.filesystem import naming
-
-_INSTALL = "pip install 'docker-legacy-migrate[devicemapper]'"
+from migrate.storage.filesystems.filesystem import naming
 
 
 def open_extfs(stream: BinaryIO) -> Any:
@@ -29,23 +27,24 @@ def open_xfs(stream: BinaryIO) -> Any:
 
 
 def _open(name: str, opener: str, stream: BinaryIO) -> Any:
-    package = _import(f"dissect.{name}")
+    package = import_dissect(f"dissect.{name}", "reading ext4 or XFS", "devicemapper")
     with naming(f"the {name} superblock"), _foreign(name):
         return getattr(package, opener)(stream)
 
 
-def _import(name: str) -> Any:
+def import_dissect(name: str, purpose: str, extra: str) -> Any:
+    """A module of dissect; UnsupportedError that says how to install it."""
     try:
         return import_module(name)
     except ImportError as exc:
         raise UnsupportedError(
-            f"reading a devicemapper store needs the Python package {name}: {_INSTALL} ({exc})"
+            f"{purpose} needs the Python package {name}: pip install 'docker-legacy-migrate[{extra}]' ({exc})"
         ) from exc
 
 
 @contextmanager
 def _foreign(name: str) -> Iterator[None]:
-    error = cast("type[Exception]", _import(f"dissect.{name}.exceptions").Error)
+    error = cast("type[Exception]", import_module(f"dissect.{name}.exceptions").Error)
     try:
         yield
     except NotImplementedError as exc:

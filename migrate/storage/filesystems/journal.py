@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 from fastcrc import crc32
 
 from migrate.errors import DamagedError, UnsupportedError
-from migrate.readers.graphdrivers.devicemapper.device import ThinDevice
 
 if TYPE_CHECKING:
-    from migrate.readers.graphdrivers.devicemapper.filesystem import Extent
+    from migrate.storage.blocks import Blocks
+    from migrate.storage.filesystems.filesystem import Extent
 
 _MAGIC: Final = b"\xc0\x3b\x39\x98"
 _DESCRIPTOR, _COMMIT, _REVOKE = 1, 2, 5
@@ -35,23 +35,23 @@ class Replacement:
     escaped: bool
 
 
-class ReplayedDevice(ThinDevice):
-    """A thin device as it would be after the journal was replayed. `replaced` is by file system block."""
+class ReplayedBlocks:
+    """Blocks as they would be after the journal was replayed. `replaced` is by file system block."""
 
-    def __init__(self, device: ThinDevice, replaced: Mapping[int, Replacement], unit: int) -> None:
-        super().__init__(device.data, device.device_map, device.block_size, device.size)
+    def __init__(self, blocks: Blocks, replaced: Mapping[int, Replacement], unit: int) -> None:
+        self.size = blocks.size
+        self._blocks = blocks
         self._replaced = replaced
         self._unit = unit
 
     def read_into(self, view: memoryview, offset: int) -> None:
-        super().read_into(view, offset)
+        self._blocks.read_into(view, offset)
         unit = self._unit
         for block in range(offset // unit, -(-(offset + len(view)) // unit)):
             place = self._replaced.get(block)
             if place is None:
                 continue
-            content = bytearray(unit)
-            super().read_into(memoryview(content), place.offset)
+            content = bytearray(self._blocks.read_at(place.offset, unit))
             if place.escaped:
                 content[:4] = _MAGIC
             start = max(offset, block * unit)
@@ -63,20 +63,24 @@ class ReplayedDevice(ThinDevice):
         self.read_into(memoryview(content), offset)
         return bytes(content)
 
-    def pool_position(self, offset: int) -> int | None:
-        return None if offset // self._unit in self._replaced else super().pool_position(offset)
+    def replaces(self, offset: int) -> bool:
+        """Whether the byte comes from the journal."""
+        return offset // self._unit in self._replaced
+
+    def close(self) -> None:
+        """The blocks belong to whoever opened them."""
 
 
-def replay_journal(device: ThinDevice, journal: Sequence[Extent], unit: int) -> ReplayedDevice:
+def replay_journal(device: Blocks, journal: Sequence[Extent], unit: int) -> ReplayedBlocks:
     """`journal` is where the journal's file lies, `unit` the file system's block size.
 
     Raises DamagedError where the journal is none, UnsupportedError for features that are not known.
     """
-    return ReplayedDevice(device, _Journal(device, journal, unit).replay(), unit)
+    return ReplayedBlocks(device, _Journal(device, journal, unit).replay(), unit)
 
 
 class _Journal:
-    def __init__(self, device: ThinDevice, extents: Sequence[Extent], unit: int) -> None:
+    def __init__(self, device: Blocks, extents: Sequence[Extent], unit: int) -> None:
         self._device = device
         self._unit = unit
         self._blocks = [extent.offset + at for extent in extents for at in range(0, extent.length, unit)]

@@ -1,0 +1,128 @@
+"""Sources inside a file: a tar of a directory, a disk image, a block device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from migrate.blobio.spool import Spool, unreadable
+from migrate.errors import AmbiguousSourceError, NoImageError, SourceError, SourceUnreadableError, TargetError
+from migrate.model.options import ReadOptions
+from migrate.readers.base import LegacySource
+from migrate.readers.finding import Detect, Found, find_sources
+from migrate.storage.blocks import FileBlocks
+from migrate.storage.tree import SubTree, Tree
+
+OpenTree = Callable[[str, Tree, ReadOptions], LegacySource]
+"""(what the user named, the source's tree, which is taken over, options)"""
+
+
+class Place(NamedTuple):
+    """A find: where, of what type, and the tree that it is in."""
+
+    tree: Tree
+    found: Found
+
+    @property
+    def shown(self) -> str:
+        return f"{self.tree.shown(self.found.path)} ({self.found.source_type})"
+
+
+class Opener:
+    def __init__(self, open_tree: OpenTree, detect: Detect, options: ReadOptions) -> None:
+        self._open_tree = open_tree
+        self._detect = detect
+        self._options = options
+
+    def open_tar(self, location: str, fd: int) -> LegacySource | None:
+        """The source in a plain tar, None where there is none. The descriptor is still the caller's."""
+        from migrate.storage.tar_tree import TarTree
+
+        with unreadable(location):
+            tree = TarTree(os.dup(fd), location)
+        try:
+            places = [Place(tree, found) for found in self._wanted(find_sources(tree, self._detect))]
+            if not places:
+                tree.close()
+                return None
+            return self._open(location, places, tree.close)
+        except BaseException:
+            tree.close()
+            raise
+
+    def open_disk(self, location: str, fd: int, path: str | None) -> LegacySource:
+        """The source on a disk. `path`: of the image, beside which its other files are. The descriptor is still the
+        caller's."""
+        from migrate.storage.disk.disk_tree import DiskTree
+        from migrate.storage.disk.formats import open_image
+        from migrate.storage.disk.volumes import read_contents
+
+        with unreadable(location):
+            image = open_image(FileBlocks(os.dup(fd), location), path)
+        try:
+            with unreadable(location):
+                contents = read_contents(image.blocks)
+            places: list[Place] = []
+            errors: list[str] = []
+            for volume in contents.file_systems:
+                try:
+                    tree = DiskTree(contents, volume, f"{location}, {volume.name}")
+                    places.extend(Place(tree, found) for found in self._wanted(find_sources(tree, self._detect)))
+                except SourceError as error:
+                    errors.append(error.message)
+            if not places:
+                raise _nothing_on_disk(
+                    location, image.format, [volume.description for volume in contents.volumes], errors
+                )
+            return self._open(location, places, image.close)
+        except BaseException:
+            image.close()
+            raise
+
+    def _wanted(self, found: Sequence[Found]) -> list[Found]:
+        wanted = self._options.source_type
+        return [one for one in found if wanted is None or one.source_type == wanted]
+
+    def _open(self, location: str, places: Sequence[Place], closing: Callable[[], None]) -> LegacySource:
+        if len(places) > 1:
+            listed = "; ".join(place.shown for place in places)
+            raise AmbiguousSourceError(f"{location}: holds more than one source: {listed}")
+        tree, (path, source_type) = places[0]
+        options = replace(self._options, source_type=source_type)
+        return self._open_tree(location, SubTree(tree, path, closing), options)
+
+
+def spool_whole(location: str, fd: int, read: Callable[[int], bytes], directory: str | None) -> int:
+    """A descriptor of a temporary file with all that `read` gives. Blocks of zeros take no room in it.
+
+    TargetError where the file system of the temporary file has not even room for `fd` as it is.
+    """
+    spool = Spool(directory, location)
+    try:
+        _check_room(location, fd, spool)
+        with unreadable(location):
+            while block := read(_BLOCK):
+                spool.append_sparse(block)
+        return spool.detach()
+    finally:
+        spool.close()
+
+
+_BLOCK: Final = 1024 * 1024
+
+
+def _check_room(location: str, fd: int, spool: Spool) -> None:
+    packed, free = os.fstat(fd).st_size, spool.free_bytes()
+    if packed > free:
+        raise TargetError(
+            f"{location}: has {packed:,} bytes as it is and is unpacked into a temporary file, for which there are "
+            f"{free:,} bytes of room; set TMPDIR to a place with more, or unpack it yourself"
+        )
+
+
+def _nothing_on_disk(location: str, form: str, volumes: Sequence[str], errors: Sequence[str]) -> SourceUnreadableError:
+    seen = "; ".join(volumes) or "no partition and no file system"
+    why = f" ({'; '.join(errors)})" if errors else ""
+    return NoImageError(f"{location}: no Docker root was found on this disk ({form}){why}; it has: {seen}")

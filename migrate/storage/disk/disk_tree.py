@@ -1,0 +1,48 @@
+"""The file system in a volume of a disk as a tree, with what else is on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from migrate.errors import SourceError, UnsupportedError
+from migrate.storage.disk.volumes import FILE_SYSTEMS, DiskContents, Volume
+from migrate.storage.filesystems.btrfs import BtrfsTree
+from migrate.storage.filesystems.image_tree import ImageTree
+from migrate.storage.filesystems.journal import ReplayedBlocks
+from migrate.storage.filesystems.kept import KeptFileSystem
+from migrate.storage.filesystems.probe import open_file_system
+from migrate.storage.tree import PoolParts, SubTree, Tree
+
+
+class DiskTree(SubTree):
+    """`location` names the volume in errors. Raises SourceError where its file system cannot be opened."""
+
+    def __init__(self, disk: DiskContents, volume: Volume, location: str) -> None:
+        self._disk = disk
+        self._volume = volume
+        self._replayed = False
+        super().__init__(self._open(volume, location), b"")
+
+    def _open(self, volume: Volume, location: str) -> Tree:
+        if volume.blocks is None or volume.kind not in FILE_SYSTEMS:
+            raise UnsupportedError(f"{location}: {volume.description}")
+        try:
+            if volume.kind == "btrfs":
+                return BtrfsTree(volume.blocks, location)
+            file_system = open_file_system(volume.blocks, volume.kind)
+            self._replayed = isinstance(file_system.device, ReplayedBlocks)
+            return ImageTree(KeptFileSystem(file_system), 1, location=location)
+        except SourceError as exc:
+            raise type(exc)(f"{location}: {exc.message}") from exc
+
+    def problems(self) -> Sequence[str]:
+        replayed = f"{self.location}: was in use when the disk was copied; its journal was replayed in memory"
+        return (*self._disk.problems, *([replayed] if self._replayed else []))
+
+    def contents(self) -> Sequence[str]:
+        return [volume.description for volume in self._disk.volumes]
+
+    def thin_pools(self) -> Sequence[PoolParts]:
+        """Those of its own LVM group, else of the whole disk."""
+        own = self._disk.pools.get(self._volume.group) if self._volume.group else None
+        return own or [pool for pools in self._disk.pools.values() for pool in pools]

@@ -1,0 +1,398 @@
+"""The formats of virtual disks: qcow2, VMDK, VDI, VHD and VHDX, through dissect.hypervisor; and raw.
+
+An image can name other files: its backing file, or the extents of a VMDK. A name in an input is not believed: these
+files are looked for in the folder of the image that was named, by their last component, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from migrate.blobio.source_files import NOT_WAITING, open_source_file
+from migrate.blobio.stopping import check_stop
+from migrate.errors import (
+    DamagedError,
+    LimitError,
+    PermissionSourceError,
+    SourceError,
+    TruncatedError,
+    UnsupportedError,
+)
+from migrate.storage.blocks import FileBlocks
+from migrate.storage.disk.volumes import looks_like_disk
+from migrate.storage.filesystems.dissection import import_dissect
+from migrate.storage.filesystems.filesystem import FOREIGN
+from migrate.storage.pieces import BlocksPart, JoinedBlocks, open_blocks
+
+if TYPE_CHECKING:
+    from migrate.storage.blocks import Blocks
+
+_SECTOR: Final = 512
+_LONGEST_CHAIN: Final = 64
+"""Images that stand on one another."""
+_DESCRIPTOR_BYTES: Final = 1024 * 1024
+_MOST_EXTENTS: Final = 100_000
+_LARGEST_DISK: Final = 1 << 60
+_EXTENT_LINE: Final = re.compile(r'^(?:RW|RDONLY|NOACCESS)\s+(\d+)\s+(\w+)(?:\s+"([^"]*)")?(?:\s+(\d+))?', re.MULTILINE)
+_NO_PARENT: Final = "ffffffff"
+_READ_AT_ONCE: Final = 4 * 1024 * 1024
+_CONVERT: Final = "turn it into a raw image with `qemu-img convert -O raw` and convert that"
+_FOREIGN_ERRORS: Final = (*FOREIGN, OSError, zlib.error, RecursionError, AttributeError, AssertionError, MemoryError)
+"""What reading damaged bytes can raise in dissect."""
+
+
+@dataclass(slots=True)
+class DiskImage:
+    """`blocks` are the disk that a machine would see. `files`: every file that it was put together from."""
+
+    format: str
+    blocks: Blocks
+    files: list[str] = field(default_factory=list)
+    closing: list[Blocks] = field(default_factory=list)
+
+    def close(self) -> None:
+        while self.closing:
+            self.closing.pop().close()
+
+
+def probe_format(file: Blocks) -> str:
+    """`qcow2`, `vmdk`, `vdi`, `vhd`, `vhdx`, the name of a format that is not read, or `raw`."""
+    head = file.read_at(0, min(file.size, 4096))
+    tail = file.read_at(file.size - _SECTOR, _SECTOR) if file.size >= _SECTOR else b""
+    for kind, place, magic in (
+        ("qcow2", 0, b"QFI\xfb"),
+        ("vmdk", 0, b"KDMV"),
+        ("vmdk", 0, b"COWD"),
+        ("vmdk", 0, b"# Disk DescriptorFile"),
+        ("vdi", 0x40, b"\x7f\x10\xda\xbe"),
+        ("vhdx", 0, b"vhdxfile"),
+        ("vhd", 0, b"conectix"),
+        ("qed", 0, b"QED\0"),
+        ("parallels", 0, b"WithoutFreeSpace"),
+        ("parallels", 0, b"WithouFreSpacExt"),
+        ("ewf", 0, b"EVF\x09\x0d\x0a\xff\x00"),
+    ):
+        if head[place : place + len(magic)] == magic:
+            return kind
+    if tail[:8] == b"conectix":
+        return "vhd"
+    return "dmg" if tail[:4] == b"koly" else "raw"
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether the first bytes of a stream are those of a disk image or of a raw disk."""
+    blocks = HeadBlocks(head)
+    return probe_format(blocks) != "raw" or looks_like_disk(blocks)
+
+
+class HeadBlocks:
+    """The first bytes of something longer; what comes behind them reads as zeros."""
+
+    def __init__(self, head: bytes) -> None:
+        self.size = max(len(head), 1 << 40)
+        self._head = head
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        return self._head[offset : offset + size].ljust(size, b"\0")
+
+    def read_into(self, view: memoryview, offset: int, /) -> None:
+        view[:] = self.read_at(offset, len(view))
+
+    def close(self) -> None:
+        """Nothing is open here."""
+
+
+def open_image(file: FileBlocks, path: str | None) -> DiskImage:
+    """The disk in an image file, which is taken over. `path`: of the file, None where it has none (standard input)."""
+    image = DiskImage("raw", file, [path or file.location], [file])
+    try:
+        image.format = probe_format(file)
+        image.blocks = _Opener(image, path).open(file, image.format, 0)
+        if image.blocks.size > _LARGEST_DISK:
+            raise DamagedError(f"{file.location}: a disk of {image.blocks.size:,} bytes")
+    except BaseException:
+        image.close()
+        raise
+    return image
+
+
+class _Opener:
+    def __init__(self, image: DiskImage, path: str | None) -> None:
+        self._image = image
+        self._path = path
+        self._where = path or image.files[0]
+
+    def open(self, file: Blocks, kind: str, depth: int) -> Blocks:
+        if depth > _LONGEST_CHAIN:
+            raise LimitError(f"{self._where}: more than {_LONGEST_CHAIN} images stand on one another")
+        if kind == "raw":
+            return file
+        opener = {
+            "qcow2": self._qcow2,
+            "vmdk": self._vmdk,
+            "vdi": self._vdi,
+            "vhd": self._vhd,
+            "vhdx": self._vhdx,
+        }.get(kind)
+        if opener is None:
+            raise UnsupportedError(f"{self._where}: is a {kind} image, which is not read; {_CONVERT}")
+        with _understanding(self._where, kind):
+            return opener(file, depth)
+
+    def _qcow2(self, file: Blocks, depth: int) -> Blocks:
+        head = file.read_at(0, min(file.size, 4096))
+        (version, name_place, name_size) = struct.unpack_from(">IQI", head, 4)
+        (size, encryption) = struct.unpack_from(">QI", head, 24)
+        features = struct.unpack_from(">Q", head, 72)[0] if version >= 3 else 0
+        if encryption:
+            raise UnsupportedError(
+                f"{self._where}: is encrypted; decrypt it with `qemu-img convert` and convert the result"
+            )
+        if features & 0x2:
+            raise UnsupportedError(f"{self._where}: is marked as corrupt; run `qemu-img check -r all` on a copy")
+        if features & ~0x1F:
+            raise UnsupportedError(
+                f"{self._where}: uses features of qcow2 that are not read ({features:#x}); {_CONVERT}"
+            )
+        if features & 0x4:
+            raise UnsupportedError(f"{self._where}: keeps its data in another file; {_CONVERT}")
+        backing = None
+        if name_place:
+            if not 0 < name_size <= 1023:
+                raise DamagedError(f"{self._where}: the name of its backing file has {name_size:,} bytes")
+            name = os.fsdecode(file.read_at(name_place, name_size))
+            backing = self._open_beside(name, "backing file", depth, _backing_format(file, version))
+        opened = _hypervisor("qcow2").QCow2(
+            open_blocks(file),
+            backing_file=None
+            if backing is None
+            else open_blocks(JoinedBlocks([(0, min(size, backing.size), backing, 0)], size)),
+        )
+        return ImageBlocks(opened.open, size, self._where)
+
+    def _vmdk(self, file: Blocks, depth: int) -> Blocks:
+        if file.read_at(0, 4) != b"# Di":
+            return self._sparse_extent(file)
+        text = file.read_at(0, min(file.size, _DESCRIPTOR_BYTES)).rstrip(b"\0").decode("utf-8", "replace")
+        self._refuse_parent(text)
+        parts: list[tuple[int, int, Blocks, int]] = []
+        end = 0
+        for count, match in enumerate(_EXTENT_LINE.finditer(text)):
+            if count >= _MOST_EXTENTS:
+                raise LimitError(f"{self._where}: more than {_MOST_EXTENTS:,} extents")
+            length, kind = int(match[1]) * _SECTOR, match[2]
+            if kind in ("FLAT", "VMFS"):
+                extent = self._open_file_beside(match[3] or "", "extent")
+                parts.append((end, length, extent, int(match[4] or 0) * _SECTOR))
+            elif kind in ("SPARSE", "VMFSSPARSE"):
+                parts.append((end, length, self._sparse_extent(self._open_file_beside(match[3] or "", "extent")), 0))
+            elif kind != "ZERO":
+                raise UnsupportedError(
+                    f"{self._where}: has an extent of the type {kind}, which is not read; {_CONVERT}"
+                )
+            end += length
+        if not end:
+            raise DamagedError(f"{self._where}: the descriptor names no extent")
+        del depth
+        for start, length, blocks, there in parts:
+            if there + length > blocks.size:
+                raise TruncatedError(f"{self._where}: the extent at byte {start:,} has less than its {length:,} bytes")
+        return JoinedBlocks(parts, end)
+
+    def _sparse_extent(self, file: Blocks) -> Blocks:
+        """One file with grains, alone or as an extent of several."""
+        head = file.read_at(0, min(file.size, _SECTOR))
+        if head[:4] not in (b"KDMV", b"COWD"):
+            raise DamagedError(f"{self._where}: one of its extents is not a sparse extent of VMDK")
+        if head[:4] == b"KDMV":
+            capacity, _, place, size = struct.unpack_from("<QQQQ", head, 12)
+            if place and 0 < size * _SECTOR <= _DESCRIPTOR_BYTES:
+                self._refuse_parent(
+                    file.read_at(place * _SECTOR, size * _SECTOR).rstrip(b"\0").decode("utf-8", "replace")
+                )
+            capacity *= _SECTOR
+        else:
+            capacity = struct.unpack_from("<I", head, 12)[0] * _SECTOR
+        if not 0 < capacity <= _LARGEST_DISK:
+            raise DamagedError(f"{self._where}: states a disk of {capacity:,} bytes")
+        return ImageBlocks(lambda: _Grains(_hypervisor("vmdk").SparseDisk(open_blocks(file))), capacity, self._where)
+
+    def _refuse_parent(self, descriptor: str) -> None:
+        found = re.search(r"^\s*parentCID\s*=\s*\"?([0-9a-fA-F]+)", descriptor, re.MULTILINE)
+        if found is not None and found[1].lower() != _NO_PARENT:
+            hint = re.search(r'^\s*parentFileNameHint\s*=\s*"([^"]*)"', descriptor, re.MULTILINE)
+            raise UnsupportedError(
+                f"{self._where}: is a snapshot on top of {hint[1] if hint else 'another image'!r}; consolidate the "
+                "snapshots, or join them with `qemu-img convert -O raw`, and convert the result"
+            )
+
+    def _vdi(self, file: Blocks, depth: int) -> Blocks:
+        del depth
+        head = file.read_at(0, min(file.size, 512))
+        (kind,) = struct.unpack_from("<I", head, 0x4C)
+        (size,) = struct.unpack_from("<Q", head, 0x170)
+        if kind not in (1, 2):
+            raise UnsupportedError(
+                f"{self._where}: is a snapshot on top of another VDI; clone it with `VBoxManage clonemedium` first"
+            )
+        return ImageBlocks(_hypervisor("vdi").VDI(open_blocks(file)).open, size, self._where)
+
+    def _vhd(self, file: Blocks, depth: int) -> Blocks:
+        del depth
+        footer = file.read_at(file.size - _SECTOR, _SECTOR)
+        if footer[:8] != b"conectix" or not _vhd_sum_is_right(footer):
+            raise DamagedError(f"{self._where}: the VHD's footer is not at its end, or damaged; was it cut off?")
+        size, kind = struct.unpack_from(">Q", footer, 48)[0], struct.unpack_from(">I", footer, 60)[0]
+        if kind == 2:
+            return BlocksPart(file, 0, min(size, file.size - _SECTOR))
+        if kind != 3:
+            raise UnsupportedError(f"{self._where}: is a VHD on top of another one; merge them, and convert the result")
+        return ImageBlocks(lambda: _hypervisor("vhd").VHD(open_blocks(file)), size, self._where)
+
+    def _vhdx(self, file: Blocks, depth: int) -> Blocks:
+        del depth
+        headers = [file.read_at(place, 4096) for place in (0x10000, 0x20000)]
+        sound = [raw for raw in headers if raw[:4] == b"head"]
+        if not sound:
+            raise DamagedError(f"{self._where}: both headers of the VHDX are damaged")
+        newest = max(sound, key=lambda raw: int(struct.unpack_from("<Q", raw, 8)[0]))
+        if any(newest[48:64]):
+            raise UnsupportedError(
+                f"{self._where}: was not closed, and its log is not replayed; attach it once on Windows, or run "
+                "`qemu-img check -r all` on a copy"
+            )
+        opened = _hypervisor("vhdx").VHDX(open_blocks(file))
+        if opened.has_parent:
+            raise UnsupportedError(
+                f"{self._where}: is a VHDX on top of another one; merge them, and convert the result"
+            )
+        return ImageBlocks(lambda: opened, int(opened.size), self._where)
+
+    def _open_beside(self, name: str, what: str, depth: int, kind: str | None) -> Blocks:
+        file = self._open_file_beside(name, what)
+        return self.open(file, kind or probe_format(file), depth + 1)
+
+    def _open_file_beside(self, name: str, what: str) -> FileBlocks:
+        """By its last component, in the folder of the image that was named; a link there is followed no more than any
+        other name of an input is."""
+        plain = name.removeprefix("file:").replace("\\", "/").rpartition("/")[2]
+        if plain in ("", ".", "..") or "\0" in plain or (name.startswith("json:") or "://" in name):
+            raise UnsupportedError(f"{self._where}: its {what} {name!r} is not a file beside it; {_CONVERT}")
+        if self._path is None:
+            raise UnsupportedError(f"{self._where}: needs its {what} {name!r}, and has no folder; name the file itself")
+        path = os.path.join(os.path.dirname(os.path.abspath(self._path)), plain)
+        try:
+            file = FileBlocks(open_source_file(path, NOT_WAITING), path)
+        except FileNotFoundError as exc:
+            raise SourceError(
+                f"{self._where}: its {what} is not beside it: {path} (it names {name!r}); put it there, or {_CONVERT}"
+            ) from exc
+        except PermissionError as exc:
+            raise PermissionSourceError(f"{path}: may not be read by this user") from exc
+        except OSError as exc:
+            raise SourceError(f"{path}: cannot be opened: {exc.strerror}") from exc
+        self._image.closing.append(file)
+        self._image.files.append(path)
+        return file
+
+
+class ImageBlocks:
+    """The disk in an image, read through dissect. One read at a time: its streams have one position.
+
+    A part that the image file does not have is a TruncatedError, never shorter bytes.
+    """
+
+    def __init__(self, opener: Callable[[], Any], size: int, where: str) -> None:
+        self.size = size
+        self._where = where
+        self._stream = opener()
+        self._lock = threading.Lock()
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        if offset < 0 or offset + size > self.size:
+            raise TruncatedError(
+                f"{self._where}: ends at byte {self.size:,}, but is in use up to byte {offset + size:,}"
+            )
+        content = b"".join(
+            self._read(at, min(_READ_AT_ONCE, offset + size - at)) for at in range(offset, offset + size, _READ_AT_ONCE)
+        )
+        if len(content) != size:
+            raise TruncatedError(f"{self._where}: byte {offset + len(content):,} of the disk is not in the image")
+        return content
+
+    def read_into(self, view: memoryview, offset: int, /) -> None:
+        view[:] = self.read_at(offset, len(view))
+
+    def _read(self, offset: int, size: int) -> bytes:
+        check_stop()
+        with self._lock, _understanding(self._where, f"byte {offset:,} of the disk"):
+            self._stream.seek(offset, io.SEEK_SET)
+            return bytes(self._stream.read(size))
+
+    def close(self) -> None:
+        """The image's files belong to `DiskImage`."""
+
+
+class _Grains:
+    """dissect's sparse extent, which reads whole sectors, as a stream. (Its VMDK does not open an extent whose own
+    descriptor is empty, as qemu-img leaves it in each file of several.)"""
+
+    def __init__(self, disk: Any) -> None:
+        self._disk = disk
+        self._position = 0
+
+    def seek(self, offset: int, _: int) -> None:
+        self._position = offset
+
+    def read(self, size: int) -> bytes:
+        first, skip = divmod(self._position, _SECTOR)
+        count = -(-(skip + size) // _SECTOR)
+        return bytes(self._disk.read_sectors(first, count)[skip : skip + size])
+
+
+def _hypervisor(name: str) -> Any:
+    return import_dissect(f"dissect.hypervisor.disk.{name}", "reading a disk image of this format", "disk")
+
+
+@contextmanager
+def _understanding(where: str, what: str) -> Iterator[None]:
+    """Turns what dissect raises into an error of ours; its own are subclasses of Exception and of nothing else."""
+    try:
+        yield
+    except (SourceError, KeyboardInterrupt, SystemExit):
+        raise
+    except _FOREIGN_ERRORS as exc:
+        raise DamagedError(f"{where}: cannot be understood ({what}): {type(exc).__name__}: {exc}") from exc
+    except Exception as exc:
+        if not type(exc).__module__.startswith("dissect."):
+            raise
+        raise DamagedError(f"{where}: cannot be understood ({what}): {exc}") from exc
+
+
+def _backing_format(file: Blocks, version: int) -> str | None:
+    """The format of the backing file as the image states it. Else a raw disk whose first bytes look like an image would
+    be taken for one, and whoever used the machine could write them."""
+    (length,) = struct.unpack_from(">I", file.read_at(100, 4)) if version >= 3 else (72,)
+    at = int(length)
+    for _ in range(64):
+        kind, size = struct.unpack(">II", file.read_at(at, 8))
+        if not kind:
+            return None
+        if kind == 0xE2792ACA:
+            return file.read_at(at + 8, min(size, 64)).decode("ascii", "replace").replace("vpc", "vhd")
+        at += 8 + (size + 7) // 8 * 8
+    return None
+
+
+def _vhd_sum_is_right(footer: bytes) -> bool:
+    (stated,) = struct.unpack_from(">I", footer, 64)
+    return bool(stated == ~sum(footer[:64] + footer[68:]) & 0xFFFFFFFF)

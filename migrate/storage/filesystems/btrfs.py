@@ -1,0 +1,559 @@
+"""btrfs on one device, with all its subvolumes, each at its name in the top one.
+
+Source of the format: Linux, Documentation "btrfs on-disk format"; include/uapi/linux/btrfs_tree.h; fs/btrfs/. All
+integers are little-endian. Every block of metadata that is read is checked against its checksum, and where a second
+copy of it is on the device, that one is read if the first is damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import struct
+import zlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, BinaryIO, Final, NamedTuple, cast
+
+from fastcrc import crc32
+
+from migrate.blobio.stopping import check_stop
+from migrate.blobio.stream import ByteStream
+from migrate.errors import DamagedError, LimitError, MissingLayerError, SourceError, UnsupportedError
+from migrate.storage.blocks import Blocks
+from migrate.storage.filesystems.filesystem import (
+    DIRECTORY_NAMES,
+    FILE_EXTENTS,
+    LINK_BYTES,
+    check_name,
+    naming,
+)
+from migrate.storage.tree import Facts, Tree, TreeEntry, entries_of
+
+SUPERBLOCK: Final = 0x10000
+MAGIC: Final = b"_BHRfS_M"
+_HEADER_BYTES: Final = 101
+_SUPER_BYTES: Final = 4096
+_KNOWN_FEATURES: Final = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x100 | 0x200 | 0x400 | 0x800 | 0x10000
+_STRIPED: Final = 0x8 | 0x40 | 0x80 | 0x100
+_TOP: Final = 5
+"""The tree of the top subvolume."""
+_INODE_ITEM, _INODE_REF, _XATTR, _DIR_INDEX, _EXTENT_DATA = 1, 12, 24, 96, 108
+_ROOT_ITEM, _ROOT_BACKREF, _CHUNK = 132, 144, 228
+_EMPTY_FOLDER: Final = 2
+"""The inode that is shown where a snapshot has a name of another subvolume that is not its own."""
+_LAST: Final = (1 << 64) - 1
+_KEY = struct.Struct("<QBQ")
+_ITEM = struct.Struct("<QBQII")
+_POINTER = struct.Struct("<QBQQQ")
+_INODE = struct.Struct("<16xQ16xIIIIQ72xqI12x")
+"""size, nlink, uid, gid, mode, rdev, mtime in seconds and nanoseconds"""
+_ENTRY = struct.Struct("<QBQQHHB")
+"""key of what the name leads to, transaction, length of the value and of the name, type"""
+_EXTENT = struct.Struct("<8xQBBHB")
+"""bytes when decoded, compression, encryption, other encoding, type"""
+_PLACE = struct.Struct("<QQQQ")
+_INLINE, _REGULAR, _UNWRITTEN = 0, 1, 2
+_LARGEST_EXTENT: Final = 256 * 1024 * 1024
+_COMPRESSED_EXTENT: Final = 128 * 1024
+_KEPT_NODES: Final = 4_096
+_KEPT_FOLDERS: Final = 4_096
+_KEPT_PATHS: Final = 200_000
+_DEEPEST: Final = 8
+
+Key = tuple[int, int, int]
+"""(object, type, offset)"""
+_FIRST_KEY: Final[Key] = (0, 0, 0)
+_LAST_KEY: Final[Key] = (_LAST, 255, _LAST)
+
+
+class _Node(NamedTuple):
+    level: int
+    keys: list[Key]
+    places: list[tuple[int, int]]
+    """of a leaf: where each item's data is in `raw`, and its size; of another node: block and generation"""
+    raw: bytes
+
+
+class _Inode(NamedTuple):
+    size: int
+    nlink: int
+    uid: int
+    gid: int
+    mode: int
+    rdev: int
+    mtime_ns: int
+
+
+class _Extent(NamedTuple):
+    """A piece of a file. `data` is its content where that is in the tree itself; `place` 0 is a hole."""
+
+    start: int
+    length: int
+    place: int
+    stored: int
+    skip: int
+    decoded: int
+    compression: int
+    data: bytes | None
+
+
+class BtrfsTree(Tree):
+    """The top subvolume and all below it. Each subvolume has a device number of its own, as the kernel gives it.
+
+    Raises SourceError. UnsupportedError for more than one device, and for a log tree, which is not replayed.
+    """
+
+    def __init__(self, blocks: Blocks, location: str) -> None:
+        self.location = location
+        self._pool = _Pool(blocks)
+        self._roots: dict[int, int] = {}
+        self._top = (_TOP, self._root_of(_TOP)[1])
+        self._places: dict[bytes, tuple[int, int]] = {b"": self._top}
+        self._listed = lru_cache(maxsize=_KEPT_FOLDERS)(self._list_inode)
+
+    def stat(self, path: bytes, /) -> TreeEntry:
+        tree, number = self._find(path)
+        return TreeEntry(path, *self._facts(tree, number))
+
+    def entries(self, path: bytes, /) -> Sequence[TreeEntry]:
+        return entries_of(path, self.list_facts(path))
+
+    def list_facts(self, path: bytes, /) -> Mapping[bytes, Facts]:
+        check_stop()
+        return {name: self._facts(*place) for name, place in self._names(path).items()}
+
+    def read_link(self, path: bytes, /) -> bytes:
+        tree, number = self._find(path)
+        inode = self._inode(tree, number)
+        if not stat.S_ISLNK(inode.mode):
+            raise DamagedError(f"{self.shown(path)}: is not a symbolic link")
+        if inode.size > LINK_BYTES:
+            raise LimitError(f"{self.shown(path)}: a link of {inode.size:,} bytes; the limit is {LINK_BYTES:,}")
+        with naming(self.shown(path)):
+            extents = self._extents(tree, number)
+            if len(extents) != 1 or extents[0].data is None:
+                raise DamagedError(f"{self.shown(path)}: the link's text is not in its inode")
+            return _decode(extents[0], extents[0].data)[: inode.size]
+
+    def xattrs(self, path: bytes, /) -> Mapping[bytes, bytes]:
+        tree, number = self._find(path)
+        found: dict[bytes, bytes] = {}
+        with naming(self.shown(path)):
+            for _, raw in self._items(tree, number, _XATTR):
+                at = 0
+                while at < len(raw):
+                    *_, value_length, name_length, _ = _ENTRY.unpack_from(raw, at)
+                    at += _ENTRY.size
+                    name, value = raw[at : at + name_length], raw[at + name_length : at + name_length + value_length]
+                    at += name_length + value_length
+                    if at > len(raw):
+                        raise DamagedError(f"{self.shown(path)}: the attribute {name!r} reaches beyond its item")
+                    found[name] = value
+        return found
+
+    def open(self, path: bytes, /) -> BinaryIO:
+        tree, number = self._find(path)
+        inode = self._inode(tree, number)
+        if not stat.S_ISREG(inode.mode):
+            raise DamagedError(f"{self.shown(path)}: is not a regular file")
+        with naming(self.shown(path)):
+            return cast(BinaryIO, _FileStream(self._pool, self._extents(tree, number), inode.size, self.shown(path)))
+
+    # --- trees ------------------------------------------------------------------------------------------------------
+
+    def _root_of(self, subvolume: int) -> tuple[int, int]:
+        """(block of its tree, its top folder); of several items the newest, which comes last."""
+        found: bytes | None = None
+        for _, raw in self._pool.items(self._pool.root, subvolume, _ROOT_ITEM):
+            found = raw
+        if found is None or len(found) < 184:
+            raise DamagedError(f"{self.location}: there is no subvolume {subvolume}")
+        top, block = struct.unpack_from("<QQ", found, 168)
+        self._roots[subvolume] = block
+        return block, top
+
+    def _items(self, tree: int, number: int, kind: int) -> Iterator[tuple[int, bytes]]:
+        root = self._roots.get(tree)
+        return self._pool.items(self._root_of(tree)[0] if root is None else root, number, kind)
+
+    def _inode(self, tree: int, number: int) -> _Inode:
+        if number == _EMPTY_FOLDER:
+            return _Inode(0, 1, 0, 0, stat.S_IFDIR | 0o755, 0, 0)
+        where = f"{self.location}: inode {number} of subvolume {tree}"
+        with naming(where):
+            for _, raw in self._items(tree, number, _INODE_ITEM):
+                size, nlink, uid, gid, mode, rdev, seconds, nanoseconds = _INODE.unpack_from(raw)
+                return _Inode(size, nlink, uid, gid, mode, rdev, seconds * 1_000_000_000 + nanoseconds)
+        raise DamagedError(f"{where}: is not there")
+
+    def _facts(self, tree: int, number: int) -> Facts:
+        size, nlink, uid, gid, mode, rdev, mtime_ns = self._inode(tree, number)
+        device = os.makedev(rdev >> 20 & 0xFFF, rdev & 0xFFFFF) if rdev else 0
+        return mode, uid, gid, size, mtime_ns, device, tree, number, nlink
+
+    def _find(self, path: bytes) -> tuple[int, int]:
+        """(subvolume, inode) of a name."""
+        known = self._places.get(path)
+        if known is not None:
+            return known
+        folder, _, name = path.rpartition(b"/")
+        place = self._names(folder).get(name)
+        if place is None:
+            raise MissingLayerError(f"{self.shown(path)}: no such name in the file system")
+        return place
+
+    def _names(self, path: bytes) -> dict[bytes, tuple[int, int]]:
+        place = self._places.get(path)
+        if place is None:
+            place = self._find(path)
+            if not stat.S_ISDIR(self._inode(*place).mode):
+                raise MissingLayerError(f"{self.shown(path)}: is not a folder")
+            if len(self._places) >= _KEPT_PATHS:
+                self._places = {b"": self._top}
+            if path.count(b"/") > 2_048:
+                raise LimitError(f"{self.shown(path)}: deeper than 2,048 folders")
+            self._places[path] = place
+        return self._listed(*place)
+
+    def _list_inode(self, tree: int, number: int) -> dict[bytes, tuple[int, int]]:
+        where = f"{self.location}: folder {number} of subvolume {tree}"
+        found: dict[bytes, tuple[int, int]] = {}
+        if number == _EMPTY_FOLDER:
+            return found
+        with naming(where):
+            for _, raw in self._items(tree, number, _DIR_INDEX):
+                target, kind, _, _, _, length, _ = _ENTRY.unpack_from(raw)
+                name = check_name(raw[_ENTRY.size : _ENTRY.size + length], where)
+                if name in found:
+                    raise DamagedError(f"{where}: holds the name {name!r} twice")
+                found[name] = self._subvolume_at(tree, target) if kind == _ROOT_ITEM else (tree, target)
+                if len(found) > DIRECTORY_NAMES:
+                    raise LimitError(f"{where}: more than {DIRECTORY_NAMES:,} names (DIRECTORY_NAMES)")
+        return found
+
+    def _subvolume_at(self, tree: int, subvolume: int) -> tuple[int, int]:
+        """A snapshot keeps the names of the subvolumes below its origin; they are there empty folders of its own."""
+        if not any(parent == tree for parent, _ in self._pool.items(self._pool.root, subvolume, _ROOT_BACKREF)):
+            return tree, _EMPTY_FOLDER
+        return subvolume, self._root_of(subvolume)[1]
+
+    def _extents(self, tree: int, number: int) -> list[_Extent]:
+        found: list[_Extent] = []
+        end = 0
+        where = f"{self.location}: inode {number} of subvolume {tree}"
+        for start, raw in self._items(tree, number, _EXTENT_DATA):
+            decoded, compression, encryption, other, kind = _EXTENT.unpack_from(raw)
+            if encryption or other or kind > _UNWRITTEN or compression > 3:
+                raise UnsupportedError(f"{where}: its content is encrypted or encoded in a way that is not read")
+            if start < end:
+                raise DamagedError(f"{where}: its pieces overlap at byte {start:,}")
+            if kind == _INLINE:
+                found.append(_Extent(start, decoded, 0, 0, 0, decoded, compression, raw[_EXTENT.size :]))
+                end = start + decoded
+                continue
+            place, stored, skip, length = _PLACE.unpack_from(raw, _EXTENT.size)
+            end = start + length
+            if kind == _REGULAR and place:
+                if max(stored, decoded) > _LARGEST_EXTENT or (compression and decoded > _COMPRESSED_EXTENT):
+                    raise DamagedError(f"{where}: a piece of {max(stored, decoded):,} bytes")
+                found.append(_Extent(start, length, place, stored, skip, decoded, compression, None))
+            if len(found) > FILE_EXTENTS:
+                raise LimitError(f"{where}: more than {FILE_EXTENTS:,} pieces (FILE_EXTENTS)")
+        return found
+
+
+class _Pool:
+    """The device: superblock, chunks, and the nodes of its trees."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks = blocks
+        raw = _read_superblock(blocks)
+        self._checksum = _checksum_of(struct.unpack_from("<H", raw, 196)[0])
+        if self._checksum is not None and self._checksum(raw[32:]) != raw[: len(self._checksum(b""))]:
+            raise DamagedError("the btrfs superblock does not have its checksum")
+        self._fsid = raw[32:48]
+        self.root, chunk_root, log_root = struct.unpack_from("<QQQ", raw, 80)
+        devices, self.sector, self._node_bytes = struct.unpack_from("<QII", raw, 136)
+        (features,) = struct.unpack_from("<Q", raw, 188)
+        if features & 0x400 and any(raw[571:587]):
+            self._fsid = raw[571:587]
+        if devices != 1:
+            raise UnsupportedError(
+                f"the btrfs file system spans {devices} devices; mount it on a machine that has all of them, and pack "
+                "the Docker root there with `tar`"
+            )
+        if features & ~_KNOWN_FEATURES:
+            raise UnsupportedError(f"the btrfs file system uses features that are not read (incompat {features:#x})")
+        if log_root:
+            raise UnsupportedError(
+                "the btrfs file system was not unmounted and has a log tree, which is not replayed; mount a copy of "
+                "the image once, or run `btrfs rescue zero-log` on a copy, and convert that"
+            )
+        if not 4096 <= self._node_bytes <= 65536 or self.sector not in (4096, 8192, 16384, 32768, 65536):
+            raise DamagedError(f"the btrfs superblock names nodes of {self._node_bytes:,} bytes")
+        self._starts: list[int] = []
+        self._chunks: list[tuple[int, int, tuple[int, ...]]] = []
+        (size,) = struct.unpack_from("<I", raw, 160)
+        with naming("the chunks of the btrfs superblock"):
+            self._take_system_chunks(raw[811 : 811 + min(size, 2048)])
+        self.node = lru_cache(maxsize=_KEPT_NODES)(self._node)
+        for _, start, raw in self._walk(chunk_root, _FIRST_KEY, _LAST_KEY, _CHUNK):
+            self._take_chunk(start, raw)
+
+    def read_into(self, view: memoryview, logical: int) -> None:
+        """Of several copies the first."""
+        done = 0
+        while done < len(view):
+            places, room = self._places(logical + done)
+            part = view[done : done + room]
+            self._blocks.read_into(part, places[0])
+            done += len(part)
+
+    def items(self, root: int, number: int, kind: int) -> Iterator[tuple[int, bytes]]:
+        """(offset of the key, data) of every item of one kind of one object."""
+        for _, offset, raw in self._walk(root, (number, kind, 0), (number, kind, _LAST), kind):
+            yield offset, raw
+
+    def _walk(self, root: int, first: Key, last: Key, kind: int) -> Iterator[tuple[int, int, bytes]]:
+        """Items from `first` to `last` of one kind: (object, offset, data). A child's level is below its parent's, and
+        its keys are where the parent has them, so that any input ends."""
+        waiting: list[tuple[int, int | None, Key, Key]] = [(root, None, _FIRST_KEY, _LAST_KEY)]
+        while waiting:
+            place, level, lowest, highest = waiting.pop()
+            node = self.node(place)
+            inside = not node.keys or (lowest <= node.keys[0] and node.keys[-1] <= highest)
+            if level is not None and (node.level != level or not inside):
+                raise DamagedError(f"btrfs node {place:#x}: is not where the node above has it")
+            if node.level == 0:
+                for at in range(bisect_left(node.keys, first), bisect_right(node.keys, last)):
+                    number, found, offset = node.keys[at]
+                    if found == kind:
+                        start, size = node.places[at]
+                        yield number, offset, node.raw[start : start + size]
+                continue
+            start = max(0, bisect_right(node.keys, first) - 1)
+            end = bisect_right(node.keys, last)
+            bounds = [*node.keys[1:], highest]
+            waiting.extend(
+                (node.places[at][0], node.level - 1, node.keys[at], bounds[at]) for at in range(end - 1, start - 1, -1)
+            )
+
+    def _node(self, place: int) -> _Node:
+        where = f"btrfs node {place:#x}"
+        places, room = self._places(place)
+        if room < self._node_bytes:
+            raise DamagedError(f"{where}: reaches beyond its chunk")
+        error: SourceError | None = None
+        for copy in places:
+            try:
+                return self._checked_node(self._blocks.read_at(copy, self._node_bytes), place, where)
+            except SourceError as exc:
+                error = error or exc
+        assert error is not None
+        raise error
+
+    def _checked_node(self, raw: bytes, place: int, where: str) -> _Node:
+        if self._checksum is not None:
+            computed = self._checksum(raw[32:])
+            if raw[: len(computed)] != computed:
+                raise DamagedError(f"{where}: does not have its checksum")
+        (number,) = struct.unpack_from("<Q", raw, 48)
+        count, level = struct.unpack_from("<IB", raw, 96)
+        if raw[32:48] != self._fsid or number != place or level > _DEEPEST:
+            raise DamagedError(f"{where}: is not a node of this file system")
+        form = _POINTER if level else _ITEM
+        if _HEADER_BYTES + count * form.size > len(raw):
+            raise DamagedError(f"{where}: {count:,} entries do not fit")
+        keys: list[Key] = []
+        places: list[tuple[int, int]] = []
+        for object_id, kind, offset, first, second in form.iter_unpack(
+            raw[_HEADER_BYTES : _HEADER_BYTES + count * form.size]
+        ):
+            keys.append((object_id, kind, offset))
+            places.append((first, second) if level else (_HEADER_BYTES + first, second))
+        if any(left >= right for left, right in pairwise(keys)):
+            raise DamagedError(f"{where}: its keys do not ascend")
+        if not level and any(start + size > len(raw) for start, size in places):
+            raise DamagedError(f"{where}: an item reaches beyond it")
+        return _Node(level, keys, places, raw if not level else b"")
+
+    def _take_system_chunks(self, raw: bytes) -> None:
+        at = 0
+        while at < len(raw):
+            _, kind, start = _KEY.unpack_from(raw, at)
+            at += _KEY.size
+            if kind != _CHUNK:
+                raise DamagedError("the btrfs superblock holds something else among its chunks")
+            (stripes,) = struct.unpack_from("<H", raw, at + 44)
+            self._take_chunk(start, raw[at : at + 48 + stripes * 32])
+            at += 48 + stripes * 32
+
+    def _take_chunk(self, start: int, raw: bytes) -> None:
+        with naming(f"btrfs chunk {start:#x}"):
+            length, _, _, kind = struct.unpack_from("<QQQQ", raw)
+            (count,) = struct.unpack_from("<H", raw, 44)
+            if kind & _STRIPED:
+                raise UnsupportedError("the btrfs file system is striped over devices, which is not read")
+            places = tuple(struct.unpack_from("<QQ", raw, 48 + at * 32)[1] for at in range(count))
+        if not places or not length:
+            raise DamagedError(f"btrfs chunk {start:#x}: has no place on the device")
+        at = bisect_left(self._starts, start)
+        if at < len(self._starts) and self._starts[at] == start:
+            return
+        self._starts.insert(at, start)
+        self._chunks.insert(at, (start, length, places))
+
+    def _places(self, logical: int) -> tuple[tuple[int, ...], int]:
+        """Where a logical byte is on the device, once for each copy, and for how many bytes this holds."""
+        at = bisect_right(self._starts, logical) - 1
+        if at >= 0:
+            start, length, places = self._chunks[at]
+            inside = logical - start
+            if inside < length:
+                return tuple(place + inside for place in places), length - inside
+        raise DamagedError(f"the btrfs file system has no chunk with byte {logical:#x}")
+
+
+class _FileStream(ByteStream):
+    """A file's content, from front to back. What no piece covers is zeros."""
+
+    def __init__(self, pool: _Pool, extents: Sequence[_Extent], size: int, where: str) -> None:
+        super().__init__()
+        self._pool = pool
+        self._extents = extents
+        self._size = size
+        self._where = where
+        self._position = 0
+        self._next = 0
+        self._decoded: tuple[_Extent, bytes] | None = None
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = max(0, {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence] + offset)
+        self._next = max(0, bisect_right(self._extents, self._position, key=_start) - 1)
+        return self._position
+
+    def read_view(self, view: memoryview, /) -> int:
+        count = max(0, min(len(view), self._size - self._position))
+        done = 0
+        while done < count:
+            done += self._read_piece(view[done:count])
+        return count
+
+    def _read_piece(self, view: memoryview) -> int:
+        while self._next < len(self._extents) and self._position >= _end(self._extents[self._next]):
+            self._next += 1
+        extent = self._extents[self._next] if self._next < len(self._extents) else None
+        if extent is None or extent.start > self._position:
+            room = len(view) if extent is None else min(len(view), extent.start - self._position)
+            view[:room] = bytes(room)
+        else:
+            inside = self._position - extent.start
+            room = min(len(view), extent.length - inside)
+            if extent.data is None and not extent.compression:
+                check_stop()
+                self._pool.read_into(view[:room], extent.place + extent.skip + inside)
+            else:
+                view[:room] = self._content(extent)[extent.skip + inside : extent.skip + inside + room]
+        self._position += room
+        return room
+
+    def _content(self, extent: _Extent) -> bytes:
+        """The whole piece, decoded; the last one is kept."""
+        if self._decoded is None or self._decoded[0] is not extent:
+            if extent.data is None:
+                raw = bytearray(extent.stored)
+                self._pool.read_into(memoryview(raw), extent.place)
+                data = bytes(raw)
+            else:
+                data = extent.data
+            try:
+                content = _decode(extent, data, self._pool.sector)
+            except DamagedError as exc:
+                raise DamagedError(f"{self._where}: {exc.message}") from exc
+            self._decoded = (extent, content)
+        return self._decoded[1]
+
+
+def _start(extent: _Extent) -> int:
+    return extent.start
+
+
+def _end(extent: _Extent) -> int:
+    return extent.start + extent.length
+
+
+def _decode(extent: _Extent, data: bytes, sector: int = 4096) -> bytes:
+    """Exactly `decoded` bytes; what is stored may be shorter than its sectors, and then zeros follow."""
+    if not extent.compression:
+        return data
+    try:
+        if extent.compression == 1:
+            content = zlib.decompressobj().decompress(data, extent.decoded)
+        elif extent.compression == 2:
+            content = _decode_lzo(data, sector, extent.decoded)
+        else:
+            content = _zstd().ZstdDecompressor().decompress(data, extent.decoded)
+    except (zlib.error, struct.error, ValueError, EOFError, IndexError, _zstd().ZstdError) as exc:
+        raise DamagedError(f"a compressed piece at byte {extent.start:,} cannot be decoded: {exc}") from exc
+    return bytes(content[: extent.decoded]).ljust(extent.decoded, b"\0")
+
+
+def _decode_lzo(data: bytes, sector: int, size: int) -> bytes:
+    """All bytes, then pieces of at most one sector, each with its length before it, which no sector's end divides."""
+    from dissect.util.compression import lzo
+
+    (end,) = struct.unpack_from("<I", data)
+    at, content = 4, bytearray()
+    while at + 4 <= min(end, len(data)) and len(content) < size:
+        (length,) = struct.unpack_from("<I", data, at)
+        at += 4
+        content += lzo.decompress(data[at : at + length], False, sector)
+        at += length
+        if sector - at % sector < 4:
+            at += sector - at % sector
+    return bytes(content)
+
+
+def _zstd() -> Any:
+    import sys
+
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
+
+
+def _checksum_of(kind: int) -> Callable[[bytes], bytes] | None:
+    """None for xxHash without the extra that reads it: then nothing is checked."""
+    if kind == 0:
+        return lambda content: crc32.iscsi(content).to_bytes(4, "little")
+    if kind == 1:
+        try:
+            import xxhash
+        except ImportError:
+            return None
+        return lambda content: xxhash.xxh64_intdigest(content).to_bytes(8, "little")
+    if kind == 2:
+        return lambda content: hashlib.sha256(content).digest()
+    if kind == 3:
+        return lambda content: hashlib.blake2b(content, digest_size=32).digest()
+    raise UnsupportedError(f"the btrfs file system has checksums of the unknown kind {kind}")
+
+
+def _read_superblock(blocks: Blocks) -> bytes:
+    raw = blocks.read_at(SUPERBLOCK, _SUPER_BYTES)
+    if raw[64:72] != MAGIC:
+        raise DamagedError("holds no btrfs superblock")
+    return raw

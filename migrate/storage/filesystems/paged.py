@@ -1,0 +1,38 @@
+"""Small reads of metadata through a bounded cache of pages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from migrate.storage.pieces import require_inside
+
+if TYPE_CHECKING:
+    from migrate.storage.blocks import Blocks
+
+_PAGE: Final = 16 * 1024
+_MOST_PAGES: Final = 1024
+
+
+class PagedReader:
+    """So that neighbouring inodes cost one read."""
+
+    def __init__(self, device: Blocks) -> None:
+        self._device = device
+        self._pages: dict[int, bytes] = {}
+        self.size = device.size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        first, inside = divmod(offset, _PAGE)
+        require_inside(offset, size, self.size)
+        if inside + size <= _PAGE:
+            return self._page(first)[inside : inside + size]
+        return self._device.read_at(offset, size)
+
+    def _page(self, number: int) -> bytes:
+        page = self._pages.get(number)
+        if page is None:
+            page = self._device.read_at(number * _PAGE, min(_PAGE, self.size - number * _PAGE))
+            if len(self._pages) >= _MOST_PAGES:  # plain and safe between threads; a refill costs little
+                self._pages.clear()
+            self._pages[number] = page
+        return page

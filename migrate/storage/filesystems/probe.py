@@ -1,0 +1,80 @@
+"""What a volume holds, by its magic numbers; and the file system in it, opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from migrate.errors import SourceError
+
+if TYPE_CHECKING:
+    from migrate.storage.blocks import Blocks
+    from migrate.storage.filesystems.filesystem import FileSystem
+
+_HEAD: Final = 0x10048
+_MAGICS: Final[tuple[tuple[str, int, bytes], ...]] = (
+    ("btrfs", 0x10040, b"_BHRfS_M"),
+    ("ext4", 0x438, b"\x53\xef"),
+    ("xfs", 0, b"XFSB"),
+    ("luks", 0, b"LUKS\xba\xbe"),
+    ("lvm", 0x218, b"LVM2 001"),
+    ("lvm", 0x18, b"LVM2 001"),
+    ("md", 0x0, b"\xfc\x4e\x2b\xa9"),
+    ("md", 0x1000, b"\xfc\x4e\x2b\xa9"),
+    ("swap", 0xFF6, b"SWAPSPACE2"),
+    ("swap", 0xFF6, b"SWAP-SPACE"),
+    ("ntfs", 3, b"NTFS    "),
+    ("bitlocker", 3, b"-FVE-FS-"),
+    ("exfat", 3, b"EXFAT   "),
+    ("fat", 0x36, b"FAT1"),
+    ("fat", 0x52, b"FAT32"),
+    ("iso9660", 0x8001, b"CD001"),
+    ("squashfs", 0, b"hsqs"),
+    ("reiserfs", 0x10034, b"ReIsEr"),
+    ("jfs", 0x8000, b"JFS1"),
+    ("f2fs", 0x400, b"\x10\x20\xf5\xf2"),
+)
+"""(kind, place, magic); the file systems that are read come first, and then what can hold one."""
+_ZFS_MAGIC: Final = 0x00BAB10C
+_ZFS_LABEL: Final = range(128 * 1024, 256 * 1024, 1024)
+
+
+def probe_kind(blocks: Blocks) -> str | None:
+    """`ext4` (ext2 and ext3 too), `xfs` or `btrfs`, or the name of what is not a file system that is read here.
+
+    None for anything unknown.
+    """
+    head = blocks.read_at(0, min(blocks.size, _HEAD))
+    for kind, place, magic in _MAGICS:
+        if head[place : place + len(magic)] == magic:
+            return kind
+    return "zfs" if _is_zfs(blocks) else "md" if _is_old_md(blocks) else None
+
+
+def open_file_system(blocks: Blocks, kind: str) -> FileSystem:
+    """An `ext4` or `xfs`; an ext4 that was not unmounted as it is once its journal is replayed, in memory."""
+    if kind == "xfs":
+        from migrate.storage.filesystems.xfs import Xfs
+
+        return Xfs(blocks)
+    from migrate.storage.filesystems.ext4 import Ext4
+
+    file_system = Ext4(blocks)
+    return file_system.recovered() if file_system.needs_recovery else file_system
+
+
+def _is_zfs(blocks: Blocks) -> bool:
+    """The uberblocks of the first label: one of many places has the magic, in either byte order."""
+    if blocks.size < _ZFS_LABEL.stop:
+        return False
+    ring = blocks.read_at(_ZFS_LABEL.start, _ZFS_LABEL.stop - _ZFS_LABEL.start)
+    magics = {_ZFS_MAGIC.to_bytes(8, "little"), _ZFS_MAGIC.to_bytes(8, "big")}
+    return any(ring[at : at + 8] in magics for at in range(0, len(ring), 1024))
+
+
+def _is_old_md(blocks: Blocks) -> bool:
+    """A RAID member with its superblock at the end: of version 0.90 in the last whole 64 KiB, of 1.0 before 8 KiB."""
+    places = ((blocks.size & ~0xFFFF) - 0x10000, (blocks.size - 0x2000) & ~0xFFF)
+    try:
+        return any(place > 0 and blocks.read_at(place, 4) == b"\xfc\x4e\x2b\xa9" for place in places)
+    except SourceError:
+        return False

@@ -1,0 +1,222 @@
+"""Blocks made of other blocks: a part of them, or pieces put together; and blocks as a file that can be sought."""
+
+from __future__ import annotations
+
+import io
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from migrate.blobio.stream import ByteStream
+from migrate.errors import DamagedError
+
+if TYPE_CHECKING:
+    from migrate.storage.blocks import Blocks
+
+_ZEROS: Final = bytes(1024 * 1024)
+
+
+class BlocksPart:
+    """`size` bytes of other blocks from `start`: a partition, or a file that lies in one piece. Does not own them."""
+
+    def __init__(self, blocks: Blocks, start: int, size: int) -> None:
+        self.blocks = blocks
+        self.start = start
+        self.size = size
+
+    def read_into(self, view: memoryview, offset: int, /) -> None:
+        self._require(offset, len(view))
+        self.blocks.read_into(view, self.start + offset)
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        self._require(offset, size)
+        return self.blocks.read_at(self.start + offset, size)
+
+    def _require(self, offset: int, size: int) -> None:
+        require_inside(offset, size, self.size)
+
+    def close(self) -> None:
+        """Nothing is open here."""
+
+
+class PieceMap:
+    """Where the pieces of a file lie in its blocks, in bytes, ascending and without overlap. Gaps are zeros.
+
+    Three arrays, because a sparse file of a terabyte has millions of pieces.
+    """
+
+    def __init__(self) -> None:
+        self.starts = array("Q")
+        self.lengths = array("Q")
+        self.offsets = array("Q")
+
+    def add(self, start: int, length: int, offset: int) -> None:
+        """ValueError where the piece overlaps or precedes the one before."""
+        if self.starts and start < self.starts[-1] + self.lengths[-1]:
+            raise ValueError(f"a piece at byte {start:,} overlaps the one before")
+        if length:
+            self.starts.append(start)
+            self.lengths.append(length)
+            self.offsets.append(offset)
+
+    def find(self, position: int) -> tuple[int | None, int]:
+        """(offset in the blocks, None in a gap; bytes for which this holds, -1 for all that follow)."""
+        at = bisect_right(self.starts, position) - 1
+        if at >= 0 and position < self.starts[at] + self.lengths[at]:
+            inside = position - self.starts[at]
+            return self.offsets[at] + inside, self.lengths[at] - inside
+        return None, self.starts[at + 1] - position if at + 1 < len(self.starts) else -1
+
+
+class PiecedBlocks:
+    """A file of `size` bytes whose pieces lie in other blocks, which it does not own."""
+
+    def __init__(self, blocks: Blocks, pieces: PieceMap, size: int) -> None:
+        self.blocks = blocks
+        self.pieces = pieces
+        self.size = size
+
+    def read_into(self, view: memoryview, offset: int, /) -> None:
+        require_inside(offset, len(view), self.size)
+        done = 0
+        while done < len(view):
+            place, room = self.pieces.find(offset + done)
+            part = view[done:] if room < 0 else view[done : done + room]
+            if place is None:
+                fill_with_zeros(part)
+            else:
+                self.blocks.read_into(part, place)
+            done += len(part)
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        require_inside(offset, size, self.size)
+        place, room = self.pieces.find(offset)
+        if place is not None and size <= room:
+            return self.blocks.read_at(place, size)
+        content = bytearray(size)
+        self.read_into(memoryview(content), offset)
+        return bytes(content)
+
+    def close(self) -> None:
+        """Nothing is open here."""
+
+
+class JoinedBlocks:
+    """`size` bytes, of which some parts are at places of other blocks. What no part covers is zeros.
+
+    `parts`: (start here, length, blocks, start there), ascending and without overlap. Does not own any of the blocks.
+    """
+
+    def __init__(self, parts: Sequence[tuple[int, int, Blocks, int]], size: int) -> None:
+        self.size = size
+        self._parts = list(parts)
+        self._starts = [part[0] for part in parts]
+        for (start, length, _, _), following in pairwise(self._parts):
+            if start + length > following[0]:
+                raise DamagedError(f"two parts lie over each other at byte {following[0]:,}")
+
+    def read_into(self, view: memoryview, offset: int, /) -> None:
+        require_inside(offset, len(view), self.size)
+        done = 0
+        while done < len(view):
+            position = offset + done
+            at = bisect_right(self._starts, position) - 1
+            start, length, blocks, there = self._parts[at] if at >= 0 else (0, 0, None, 0)
+            inside = position - start
+            if blocks is not None and inside < length:
+                part = view[done : done + min(len(view) - done, length - inside)]
+                blocks.read_into(part, there + inside)
+            else:
+                following = self._starts[at + 1] if at + 1 < len(self._starts) else self.size
+                part = view[done : done + min(len(view) - done, following - position)]
+                fill_with_zeros(part)
+            done += len(part)
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        content = bytearray(size)
+        self.read_into(memoryview(content), offset)
+        return bytes(content)
+
+    def close(self) -> None:
+        """Nothing is open here."""
+
+
+class StripedBlocks:
+    """Stripes of `unit` bytes, in turn from each of the `columns`: (blocks, start there)."""
+
+    def __init__(self, columns: Sequence[tuple[Blocks, int]], unit: int, size: int) -> None:
+        self.size = size
+        self._columns = columns
+        self._unit = unit
+
+    def read_into(self, view: memoryview, offset: int, /) -> None:
+        require_inside(offset, len(view), self.size)
+        done = 0
+        while done < len(view):
+            stripe, inside = divmod(offset + done, self._unit)
+            row, column = divmod(stripe, len(self._columns))
+            blocks, start = self._columns[column]
+            part = view[done : done + self._unit - inside]
+            blocks.read_into(part, start + row * self._unit + inside)
+            done += len(part)
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        content = bytearray(size)
+        self.read_into(memoryview(content), offset)
+        return bytes(content)
+
+    def close(self) -> None:
+        """Nothing is open here."""
+
+
+class BlocksStream(ByteStream):
+    """Blocks as a seekable file, for one thread. A read is short only at the end. Does not own the blocks."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__()
+        self._blocks = blocks
+        self._size = blocks.size
+        self._position = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"negative seek position {base + offset}")
+        self._position = base + offset
+        return self._position
+
+    def read_block(self, limit: int, /) -> bytes:
+        count = max(0, min(limit, self._size - self._position))
+        content = self._blocks.read_at(self._position, count) if count else b""
+        self._position += count
+        return content
+
+    def read_view(self, view: memoryview, /) -> int:
+        count = max(0, min(len(view), self._size - self._position))
+        if count:
+            self._blocks.read_into(view[:count], self._position)
+        self._position += count
+        return count
+
+
+def open_blocks(blocks: Blocks) -> BinaryIO:
+    return BlocksStream(blocks).as_binary()
+
+
+def require_inside(offset: int, size: int, end: int) -> None:
+    if offset < 0 or offset + size > end:
+        raise DamagedError(f"bytes {offset:,} to {offset + size:,} lie beyond the end at {end:,}")
+
+
+def fill_with_zeros(view: memoryview) -> None:
+    for start in range(0, len(view), len(_ZEROS)):
+        part = view[start : start + len(_ZEROS)]
+        part[:] = _ZEROS[: len(part)]

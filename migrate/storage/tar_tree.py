@@ -1,0 +1,358 @@
+"""A plain tar of a directory tree, read where it is: nothing is unpacked, and no right but to read the tar is needed.
+
+The headers are read once, from front to back; what they hold of each entry stays in memory, in arrays. As when the tar
+is unpacked, a later entry of a name replaces an earlier one. What lies outside the tar (`..`) or below something that
+is no folder is left out and named in `problems`.
+"""
+
+from __future__ import annotations
+
+import stat
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, Final
+
+from migrate.blobio.extents import open_extent
+from migrate.blobio.limits import TREE_ENTRIES
+from migrate.blobio.payload import Extent
+from migrate.blobio.stopping import check_stop
+from migrate.errors import DamagedError, LimitError, MissingLayerError
+from migrate.storage.blocks import Blocks, FileBlocks
+from migrate.storage.pieces import BlocksPart, PiecedBlocks, PieceMap, open_blocks
+from migrate.storage.tree import Facts, Tree, TreeEntry, entries_of
+from migrate.tar.index import Damage, FileWindow
+from migrate.tar.records import Record, clean_path, iter_records
+
+_SECOND: Final = 1_000_000_000
+_MOST_NAMED: Final = 20
+"""Names of left-out entries in one problem."""
+_MOST_DAMAGES: Final = 1_000
+_NOTHING: Final[Mapping[bytes, bytes]] = {}
+_FOLDER: Final = stat.S_IFDIR | 0o755
+
+
+class TarTree(Tree):
+    """`fd` of a regular file or block device is taken over. Raises SourceError where it cannot be read.
+
+    A folder that only the names of others imply has mode 0755, owner 0 and time 0; `require_whole` refuses it.
+    """
+
+    names_are_cheap = True
+
+    def __init__(self, fd: int, location: str) -> None:
+        self.location = location
+        self._fd = fd
+        self._file = FileBlocks(fd, location)
+        self._entries = _Entries(location)
+        try:
+            self._entries.read(fd)
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def has_whole_seconds(self) -> bool:
+        """True where no time in the tar has a fraction of a second: it was written in a form that has none."""
+        return not self._entries.has_fractions
+
+    def problems(self) -> Sequence[str]:
+        return self._entries.problems()
+
+    def require_whole(self, path: bytes, /, *, names: bool = False) -> None:
+        below = path + b"/" if path else b""
+        for folder, reason in self._entries.incomplete.items():
+            if folder == path or folder.startswith(below):
+                raise DamagedError(f"{self.shown(folder)}: may have lost entries: {reason}")
+        if names:
+            return
+        for folder in self._entries.implied:
+            if folder == path or folder.startswith(below):
+                raise DamagedError(
+                    f"{self.shown(folder)}: the tar has no entry for this folder, so its mode, owner and time are lost"
+                )
+
+    def stat(self, path: bytes, /) -> TreeEntry:
+        return TreeEntry(path, *self._entries.facts(self._number(path)))
+
+    def entries(self, path: bytes, /) -> Sequence[TreeEntry]:
+        return entries_of(path, self.list_facts(path))
+
+    def list_facts(self, path: bytes, /) -> Mapping[bytes, Facts]:
+        facts = self._entries.facts
+        return {name: facts(number) for name, number in self._folder(path).items()}
+
+    def list_names(self, path: bytes, /) -> Mapping[bytes, int]:
+        return self._folder(path)
+
+    def read_link(self, path: bytes, /) -> bytes:
+        number = self._number(path)
+        if not stat.S_ISLNK(self._entries.modes[number]):
+            raise DamagedError(f"{self.shown(path)}: is not a symbolic link")
+        return self._entries.links[number]
+
+    def xattrs(self, path: bytes, /) -> Mapping[bytes, bytes]:
+        return self._entries.xattrs.get(self._number(path), _NOTHING)
+
+    def list_capabilities(self, path: bytes, /) -> Mapping[bytes, bytes]:
+        return super().list_capabilities(path) if self._entries.xattrs else {}
+
+    def open(self, path: bytes, /) -> BinaryIO:
+        number = self._file_number(path)
+        if number in self._entries.pieces:
+            return open_blocks(self._sparse(number))
+        entries = self._entries
+        return open_extent(self._fd, entries.offsets[number], entries.sizes[number], self.shown(path))
+
+    def extent(self, path: bytes, /) -> Extent | None:
+        number = self._file_number(path)
+        offset, size = self._entries.offsets[number], self._entries.sizes[number]
+        if number in self._entries.pieces or offset + size > self._file.size:
+            return None
+        return Extent(fd=self._fd, offset=offset, size=size)
+
+    def open_blocks(self, path: bytes, /) -> Blocks:
+        number = self._file_number(path)
+        if number in self._entries.pieces:
+            return self._sparse(number)
+        return BlocksPart(self._file, self._entries.offsets[number], self._entries.sizes[number])
+
+    def close(self) -> None:
+        self._file.close()
+        self._fd = -1
+
+    def _number(self, path: bytes) -> int:
+        if not path:
+            return 0
+        folder, _, name = path.rpartition(b"/")
+        number = self._entries.folders.get(folder, {}).get(name)
+        if number is None:
+            raise MissingLayerError(f"{self.shown(path)}: no such name in the tar")
+        return number
+
+    def _file_number(self, path: bytes) -> int:
+        number = self._number(path)
+        if not stat.S_ISREG(self._entries.modes[number]):
+            raise DamagedError(f"{self.shown(path)}: is not a regular file")
+        return number
+
+    def _folder(self, path: bytes) -> Mapping[bytes, int]:
+        check_stop()
+        found = self._entries.folders.get(path)
+        if found is None:
+            raise MissingLayerError(f"{self.shown(path)}: no such folder in the tar")
+        return found
+
+    def _sparse(self, number: int) -> PiecedBlocks:
+        """Where its last piece ends behind the end of the tar, reading it says so."""
+        return PiecedBlocks(self._file, self._entries.pieces[number], self._entries.sizes[number])
+
+
+class _Entries:
+    """What the headers hold, by number; 0 is the top. Numbers are the inode numbers of the tree."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self.modes, self.uids, self.gids = array("L"), array("L"), array("L")
+        self.sizes, self.times, self.rdevs = array("Q"), array("q"), array("Q")
+        self.nlinks, self.offsets = array("L"), array("Q")
+        self.links: dict[int, bytes] = {}
+        self.xattrs: dict[int, Mapping[bytes, bytes]] = {}
+        self.pieces: dict[int, PieceMap] = {}
+        self.folders: dict[bytes, dict[bytes, int]] = {b"": {}}
+        self.implied: set[bytes] = set()
+        self.incomplete: dict[bytes, str] = {}
+        """Folders in which damage may have hit an entry, and the damage."""
+        self.has_fractions = False
+        self._damages: list[str] = []
+        self._outside: list[bytes] = []
+        self._below_others: list[bytes] = []
+        self._lost_links: list[bytes] = []
+        self._waiting: list[tuple[bytes, bytes]] = []
+        self._last: bytes | None = None
+        self._damage: str | None = None
+        self._add(_FOLDER)
+
+    def facts(self, number: int) -> Facts:
+        return (
+            self.modes[number],
+            self.uids[number],
+            self.gids[number],
+            self.sizes[number],
+            self.times[number],
+            self.rdevs[number],
+            1,
+            number,
+            self.nlinks[number],
+        )
+
+    def read(self, fd: int) -> None:
+        for found in iter_records(FileWindow(fd, self._location), self._location):
+            if isinstance(found, Damage):
+                self._take_damage(found)
+                continue
+            if self._damage is not None and found.path is not None:
+                self._mark(found.path)
+            self._take(found)
+        if self._damage is not None:
+            self._mark(None)
+        for path, target in self._waiting:  # a hard link that came before its file
+            self._link(path, target, last=True)
+        self._waiting.clear()
+
+    def problems(self) -> list[str]:
+        where = self._location
+        found = list(self._damages)
+        for names, why in (
+            (self._outside, "names that lead out of the tar"),
+            (self._below_others, "entries below something that is not a folder"),
+            (self._lost_links, "hard links to files that are not in the tar"),
+        ):
+            if names:
+                shown = ", ".join(repr(name.decode("utf-8", "backslashreplace")) for name in names[:_MOST_NAMED])
+                found.append(f"{where}: {len(names):,} {why}, left out: {shown}{', …' * (len(names) > _MOST_NAMED)}")
+        return found
+
+    def _take_damage(self, damage: Damage) -> None:
+        if len(self._damages) >= _MOST_DAMAGES:
+            raise LimitError(f"{self._location}: damaged in more than {_MOST_DAMAGES:,} places")
+        self._damages.append(damage.message)
+        self._damage = damage.error.message
+
+    def _mark(self, path: bytes | None) -> None:
+        """Between the last entry before the damage and `path`, the first behind it, entries may be lost.
+
+        A tar is written folder by folder, so these were in one of the folders at or above either. Of those above
+        both only the deepest is taken: whoever reads what is in the others misses the whole name of what is gone.
+        """
+        before, behind = _folders_of(self._last or b""), _folders_of(path or b"")
+        if self._last in self.folders:
+            before.append(self._last)
+        common = 0
+        while common < min(len(before), len(behind)) and before[common] == behind[common]:
+            common += 1
+        for folder in (*before[max(common - 1, 0) :], *behind[max(common - 1, 0) :]):
+            self.incomplete.setdefault(folder, self._damage or "")
+        self._damage = None
+
+    def _take(self, record: Record) -> None:
+        path = record.path
+        if path is None:
+            self._outside.append(record.name)
+            return
+        self._last = path
+        if not record.mode:
+            self._link(path, record.link)
+            return
+        if record.mtime_ns % _SECOND:
+            self.has_fractions = True
+        if not path:
+            if stat.S_ISDIR(record.mode):
+                self._set(0, record)
+            return
+        folder, _, name = path.rpartition(b"/")
+        names = self.folders.get(folder)
+        if names is None:
+            names = self._imply(folder)
+            if names is None:
+                self._below_others.append(path)
+                return
+        before = names.get(name)
+        if before is not None:
+            if stat.S_ISDIR(record.mode) and stat.S_ISDIR(self.modes[before]):
+                self._set(before, record)
+                self.implied.discard(path)
+                return
+            self._remove(path, before)
+        number = names[name] = self._add(record.mode)
+        self._set(number, record)
+        if stat.S_ISDIR(record.mode):
+            self.folders[path] = {}
+
+    def _set(self, number: int, record: Record) -> None:
+        _, _, mode, uid, gid, size, mtime_ns, rdev, link, offset, xattrs, pieces = record
+        self.modes[number], self.uids[number], self.gids[number] = mode, uid, gid
+        self.sizes[number], self.times[number], self.rdevs[number] = size, mtime_ns, rdev
+        self.offsets[number] = offset
+        if xattrs:
+            self.xattrs[number] = xattrs
+        if pieces is not None:
+            self.pieces[number] = _piece_map(pieces, offset)
+        if stat.S_ISLNK(mode):
+            self.links[number] = link
+            self.sizes[number] = len(link)
+
+    def _add(self, mode: int) -> int:
+        number = len(self.modes)
+        if number > TREE_ENTRIES:
+            raise LimitError(f"{self._location}: more than {TREE_ENTRIES:,} entries (TREE_ENTRIES)")
+        self.modes.append(mode)
+        self.nlinks.append(2 if stat.S_ISDIR(mode) else 1)
+        for numbers in (self.uids, self.gids, self.sizes, self.times, self.rdevs, self.offsets):
+            numbers.append(0)
+        return number
+
+    def _imply(self, path: bytes) -> dict[bytes, int] | None:
+        """The names of a folder that has no entry so far, nor have perhaps those above it. None for no folder."""
+        missing = [path]
+        while (above := missing[-1].rpartition(b"/")[0]) not in self.folders:
+            missing.append(above)
+        names = self.folders[above]
+        for folder in reversed(missing):
+            name = folder.rpartition(b"/")[2]
+            if name in names:
+                return None
+            names[name] = self._add(_FOLDER)
+            names = self.folders[folder] = {}
+            self.implied.add(folder)
+        return names
+
+    def _link(self, path: bytes, target: bytes, *, last: bool = False) -> None:
+        file = clean_path(target)
+        folder, _, name = path.rpartition(b"/")
+        names = self.folders.get(folder)
+        if names is None:
+            names = self._imply(folder)
+        if not path or names is None:
+            self._below_others.append(path)
+            return
+        above, _, base = (file or b"").rpartition(b"/")
+        number = self.folders.get(above, {}).get(base) if file else None
+        if number is None or stat.S_ISDIR(self.modes[number]):
+            if not last:
+                self._waiting.append((path, target))
+                return
+            self._lost_links.append(path)
+            self.incomplete.setdefault(folder, f"{path!r} is a hard link to {target!r}, which is not in the tar")
+            return
+        before = names.get(name)
+        if before == number:
+            return
+        if before is not None:
+            self._remove(path, before)
+        names[name] = number
+        self.nlinks[number] += 1
+
+    def _remove(self, path: bytes, number: int) -> None:
+        if not stat.S_ISDIR(self.modes[number]):
+            self.nlinks[number] -= 1
+            return
+        waiting = [path]
+        while waiting:
+            folder = waiting.pop()
+            names = self.folders.pop(folder)
+            waiting.extend(folder + b"/" + name for name, inside in names.items() if stat.S_ISDIR(self.modes[inside]))
+
+
+def _folders_of(path: bytes) -> list[bytes]:
+    """The folders above a path from the top on, b"" first."""
+    parts = path.split(b"/")[:-1]
+    return [b"/".join(parts[:count]) for count in range(len(parts) + 1)]
+
+
+def _piece_map(pieces: array[int], offset: int) -> PieceMap:
+    """The pieces' bytes follow each other in the tar."""
+    found = PieceMap()
+    for start, length in zip(pieces[::2], pieces[1::2], strict=True):
+        found.add(start, length, offset)
+        offset += length
+    return found

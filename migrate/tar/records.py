@@ -1,0 +1,428 @@
+"""Every entry of a tar with all that its headers hold, in one pass over the headers: for a tar of a directory tree.
+
+Dialects as in `index`, and sparse files in each of the four forms that GNU tar and bsdtar write: GNU's own, and pax
+0.0, 0.1 and 1.0 (GNU tar manual, "Storing Sparse Files"). Extended attributes in the records of star and GNU tar
+(`SCHILY.xattr.<name>`, raw) and of libarchive (`LIBARCHIVE.xattr.<name, percent-encoded>`, base64).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import stat
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from struct import Struct
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from migrate.blobio import limits
+from migrate.errors import DamagedError, LimitError, SourceError, TruncatedError, UnsupportedError
+from migrate.tar.header import (
+    BLOCK,
+    CONTENT_FREE,
+    EXTENDED,
+    Announced,
+    checksum_is_right,
+    header_name,
+    iter_pax,
+    parse_number,
+)
+from migrate.tar.index import Damage, Window
+
+HARD_LINK: Final = ord("1")
+_SPARSE: Final = ord("S")
+_TYPES: Final[Mapping[int, int]] = {
+    ord("0"): stat.S_IFREG,
+    0: stat.S_IFREG,
+    ord("7"): stat.S_IFREG,
+    _SPARSE: stat.S_IFREG,
+    HARD_LINK: 0,
+    ord("2"): stat.S_IFLNK,
+    ord("3"): stat.S_IFCHR,
+    ord("4"): stat.S_IFBLK,
+    ord("5"): stat.S_IFDIR,
+    ord("D"): stat.S_IFDIR,  # a folder of GNU tar's incremental form: its content lists names
+    ord("6"): stat.S_IFIFO,
+}
+_VOLUME_LABEL: Final = ord("V")
+_fields: Final = Struct("100x8s8s8s12s12s8xB100s72x8s8s155x12x").unpack
+"""header → mode, uid, gid, size, mtime, type flag, link, device's major and minor number."""
+_OWNER_MASK: Final = 0xFFFFFFFF
+_LONGEST_TIME: Final = 1 << 40
+_TIME: Final = re.compile(rb"(-?)(\d{1,13})(?:\.(\d*))?")
+_SCHILY, _LIBARCHIVE = "SCHILY.xattr.", "LIBARCHIVE.xattr."
+_GNU_PIECES: Final = slice(386, 482)
+_SPARSE_PIECES: Final = 4_000_000
+"""Pieces of one sparse file."""
+_BEHIND_END: Final = 16 * 1024 * 1024
+_MOST_KNOWN: Final = 50_000
+_known_numbers: Final[dict[bytes, int]] = {}
+"""Number fields that were seen so far: modes, owners, times and sizes come again and again."""
+_NO_XATTRS: Final[Mapping[bytes, bytes]] = {}
+
+
+class Record(NamedTuple):
+    """One entry. `path` is clean, b"" for the top; None where the name leads out of the tar.
+
+    `mode` holds the file type; a hard link's is 0, and `link` names its file as the headers have it. `offset` is the
+    place of the content in the tar. `pieces` of a sparse file: start and length in turn, in bytes of the file; their
+    bytes follow each other from `offset` on.
+    """
+
+    path: bytes | None
+    name: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    rdev: int
+    link: bytes
+    offset: int
+    xattrs: Mapping[bytes, bytes]
+    pieces: array[int] | None
+
+
+def iter_records(window: Window, what: str) -> Iterator[Record | Damage]:
+    """The entries in the tar's order, reading `window` from front to back, and each damage that was read over.
+
+    Where a header is lost, its own size leads on if there is a header behind; else the next header is taken whose name
+    begins as one before did, so that nothing in a tar inside this tar is taken for an entry.
+    """
+    tops: set[bytes] = set()
+    position = 0
+    while True:
+        scan = _Scan(window, what, position)
+        error: SourceError | None = None
+        try:
+            for found in scan:
+                if isinstance(found, Record) and found.path:
+                    tops.add(found.path.partition(b"/")[0])
+                yield found
+        except (DamagedError, TruncatedError) as exc:
+            error = exc
+        resumed = scan.guess
+        if resumed is None or not _is_header(window.read(resumed, BLOCK)):
+            resumed = _find_header(window, scan.behind, tops, _BEHIND_END if error is None else None)
+        if error is None and resumed is not None:
+            error = DamagedError(f"{what}: zeros at byte {scan.behind - BLOCK:,}, where the archive does not end")
+        if error is not None:
+            yield Damage(error, resumed)
+        if resumed is None:
+            return
+        position = resumed
+
+
+def clean_path(name: bytes) -> bytes | None:
+    """`./a//b/` → `a/b`, `/a` → `a`; None for a name that climbs or is longer than any path."""
+    if name.startswith(b"./"):
+        name = name[2:]
+    name = name.rstrip(b"/")
+    if b"/." in name or b"//" in name or name[:1] in (b".", b"/"):
+        parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+        if b".." in parts:
+            return None
+        name = b"/".join(parts)
+    return name if len(name) <= limits.PATH_BYTES else None
+
+
+class _Scan:
+    """The entries from `position` to the end marker. Then, after an error too, `behind` is where to go on looking and
+    `guess`, if any, where the next header should be."""
+
+    def __init__(self, window: Window, what: str, position: int) -> None:
+        self._window = window
+        self._what = what
+        self._position = position
+        self.behind = position
+        self.guess: int | None = None
+
+    def __iter__(self) -> Iterator[Record | Damage]:
+        read, what = self._window.read, self._what
+        position = self._position
+        announced, extended = Announced(), b""
+        lost: SourceError | None = None  # a damaged extended header: the entry that follows it is not what it seems
+        while True:
+            content = self.behind = position + BLOCK
+            self.guess = None
+            header = read(position, BLOCK)
+            if len(header) < BLOCK:
+                raise TruncatedError(f"{what}: ends without the end-of-archive marker, so entries may be lost")
+            if not any(header):
+                if any(read(content, BLOCK)):
+                    raise DamagedError(f"{what}: a single block of zeros at byte {position:,}, which ends no archive")
+                return
+            where = f"{what}: header at byte {position:,}"
+            kind = header[156]
+            if not checksum_is_right(header):
+                self._guess(header, kind, content)
+                raise DamagedError(f"{where}: wrong checksum")
+            stored = _stored_size(header, announced.pax.get("size") if kind not in EXTENDED else None, where)
+            if kind in EXTENDED or kind == _VOLUME_LABEL:
+                position = content + _padded(stored)
+                try:
+                    if kind != _VOLUME_LABEL:
+                        extended = self._read_extended(kind, content, stored, where) if kind != ord("g") else extended
+                        announced.take(kind, extended, where)
+                except (DamagedError, LimitError) as exc:
+                    lost = exc
+                continue
+            position = content + (0 if kind in CONTENT_FREE else _padded(stored))
+            fields = b""
+            if kind == _SPARSE:
+                fields, content = self._read_map(header, content)
+                position = content + _padded(stored)
+            try:
+                if lost is not None:
+                    raise lost
+                yield self._record(header, kind, announced, extended, fields, content, stored, where)
+            except (DamagedError, UnsupportedError, LimitError) as exc:
+                yield Damage(exc, position)
+            if announced or lost is not None:
+                announced, extended, lost = Announced(), b"", None
+
+    def _guess(self, header: bytes, kind: int, content: int) -> None:
+        try:
+            stored = parse_number(header[124:136])
+        except ValueError:
+            return
+        if 0 <= stored <= limits.STATED_BYTES and kind != _SPARSE:
+            self.guess = content + (0 if kind in CONTENT_FREE else _padded(stored))
+
+    def _read_extended(self, kind: int, offset: int, size: int, where: str) -> bytes:
+        most = limits.SPARSE_HEADER_BYTES if kind in b"xX" else limits.TAR_HEADER_BYTES
+        if size > most:
+            raise LimitError(f"{where}: an extended header of {size:,} bytes; the limit is {most:,}")
+        content = self._window.read(offset, size)
+        if len(content) < size:
+            raise TruncatedError(f"{where}: ends in the middle of an extended header")
+        return content
+
+    def _read_map(self, header: bytes, content: int) -> tuple[bytes, int]:
+        """The map of a sparse entry in GNU's form, and where its content begins: four pieces are in the header, 21
+        more in each block that follows it."""
+        fields, more = [header[_GNU_PIECES]], header[482]
+        while more:
+            block = self._window.read(content, BLOCK)
+            if len(block) < BLOCK:
+                raise TruncatedError(f"{self._what}: ends in the middle of a sparse file's map")
+            fields.append(block[:504])
+            if len(fields) > _SPARSE_PIECES // 21:
+                raise LimitError(f"{self._what}: a sparse file of more than {_SPARSE_PIECES:,} pieces")
+            more = block[504]
+            content += BLOCK
+        return b"".join(fields), content
+
+    def _record(
+        self,
+        header: bytes,
+        kind: int,
+        announced: Announced,
+        extended: bytes,
+        fields: bytes,
+        content: int,
+        stored: int,
+        where: str,
+    ) -> Record:
+        mode, uid, gid, _, mtime, _, link, major, minor = _fields(header)
+        pax = announced.pax
+        name = (announced.name if announced else None) or header_name(header)
+        file_type = _TYPES.get(kind)
+        if file_type is None:
+            raise UnsupportedError(f"{where}: {name!r} is of the unknown type {chr(kind)!r}")
+        if file_type == stat.S_IFREG and name.endswith(b"/"):
+            file_type = stat.S_IFDIR  # v7 wrote directories as files whose name ends in a slash
+        if kind != HARD_LINK and kind != ord("2"):
+            link = b""
+        elif b"\0" in link:
+            link = link[: link.index(b"\0")]
+        size = stored if file_type == stat.S_IFREG else 0
+        pieces = None
+        if kind == _SPARSE:
+            size, pieces = _number(header[483:495], where), _gnu_pieces(fields, where)
+        elif pax and announced.is_sparse:
+            size, pieces, skipped = _pax_pieces(self._window, pax, extended, content, stored, where)
+            content += skipped
+            stored -= skipped
+        if pieces is not None:
+            _check_pieces(pieces, size, stored, where)
+        rdev = 0
+        if file_type in (stat.S_IFCHR, stat.S_IFBLK):
+            numbers = (_number(major, where), _number(minor, where))
+            rdev = os.makedev(numbers[0] & 0xFFF, numbers[1] & 0xFFFFFFFF)
+        return Record(
+            clean_path(name),
+            name,
+            file_type and file_type | _number(mode, where) & 0o7777,
+            _owner(pax["uid"], where) if "uid" in pax else _number(uid, where) & _OWNER_MASK,
+            _owner(pax["gid"], where) if "gid" in pax else _number(gid, where) & _OWNER_MASK,
+            size,
+            _time(pax["mtime"], where) if "mtime" in pax else _seconds(mtime, where),
+            rdev,
+            (announced.link if announced else None) or link,
+            content,
+            _xattrs(pax, where) if pax else _NO_XATTRS,
+            pieces,
+        )  # fmt: skip
+
+
+def _gnu_pieces(fields: bytes, where: str) -> array[int]:
+    """Start and length as two number fields of twelve bytes; an empty one ends the map."""
+    pieces = array("Q")
+    for at in range(0, len(fields), 24):
+        start, length = fields[at : at + 12], fields[at + 12 : at + 24]
+        if not start.strip(b"\0 ") and not length.strip(b"\0 "):
+            break
+        pieces.append(_number(start, where))
+        pieces.append(_number(length, where))
+    return pieces
+
+
+def _pax_pieces(
+    window: Window, pax: Mapping[str, bytes], extended: bytes, content: int, stored: int, where: str
+) -> tuple[int, array[int], int]:
+    """(size of the file, its map, bytes of the map at the beginning of the content): pax 1.0 has it there, 0.1 in one
+    record, 0.0 in a record for each number."""
+    size = _whole(pax.get("GNU.sparse.realsize") or pax.get("GNU.sparse.size"), where)
+    if pax.get("GNU.sparse.major") == b"1":
+        numbers, skipped = _read_number_lines(window, content, stored, where)
+        return size, _as_pieces(numbers, where), skipped
+    if "GNU.sparse.map" in pax:
+        numbers = [_whole(number, where) for number in pax["GNU.sparse.map"].split(b",")]
+        return size, _as_pieces(numbers, where), 0
+    keys = ("GNU.sparse.offset", "GNU.sparse.numbytes")
+    numbers = [_whole(value, where) for key, value in iter_pax(extended, where) if key in keys]
+    return size, _as_pieces(numbers, where), 0
+
+
+def _read_number_lines(window: Window, content: int, stored: int, where: str) -> tuple[list[int], int]:
+    """A line with the number of pieces, then one for each start and each length, filled up to a whole block."""
+    text, read = b"", 0
+    numbers: list[int] = []
+    wanted = 1
+    while len(numbers) < wanted:
+        if read >= stored:
+            raise DamagedError(f"{where}: the map of a sparse file is longer than what is stored of it")
+        text += window.read(content + read, BLOCK)
+        read += BLOCK
+        *lines, text = text.split(b"\n")
+        if len(text) > BLOCK:
+            raise DamagedError(f"{where}: the map of a sparse file holds no numbers")
+        numbers.extend(_whole(line, where) for line in lines[: wanted - len(numbers) if numbers else None])
+        if wanted == 1 and numbers:
+            wanted = 1 + 2 * numbers[0]
+            del numbers[wanted:]
+            if numbers[0] > _SPARSE_PIECES:
+                raise LimitError(f"{where}: a sparse file of more than {_SPARSE_PIECES:,} pieces")
+    return numbers[1:], read
+
+
+def _as_pieces(numbers: Sequence[int], where: str) -> array[int]:
+    if len(numbers) % 2:
+        raise DamagedError(f"{where}: the map of a sparse file has {len(numbers)} numbers")
+    return array("Q", numbers)
+
+
+def _check_pieces(pieces: array[int], size: int, stored: int, where: str) -> None:
+    end = 0
+    for start, length in zip(pieces[::2], pieces[1::2], strict=True):
+        if start < end or start + length > size:
+            raise DamagedError(f"{where}: the pieces of a sparse file overlap or lie outside its {size:,} bytes")
+        end = start + length
+    if sum(pieces[1::2]) > stored:
+        raise DamagedError(f"{where}: the pieces of a sparse file have more bytes than the {stored:,} that are stored")
+
+
+def _xattrs(pax: Mapping[str, bytes], where: str) -> Mapping[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    for key, value in pax.items():
+        if key.startswith(_SCHILY):
+            found[os.fsencode(key[len(_SCHILY) :])] = value
+        elif key.startswith(_LIBARCHIVE):
+            try:
+                plain = base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+            except (binascii.Error, ValueError) as exc:
+                raise DamagedError(f"{where}: the record {key!r} is not base64") from exc
+            found.setdefault(unquote_to_bytes(os.fsencode(key[len(_LIBARCHIVE) :])), plain)
+    return found or _NO_XATTRS
+
+
+def _stored_size(header: bytes, stated: bytes | None, where: str) -> int:
+    """The bytes behind the header, which a pax record states where the header's field is too small."""
+    size = _number(header[124:136], where) if stated is None else _whole(stated, where)
+    if not 0 <= size <= limits.STATED_BYTES:
+        raise DamagedError(f"{where}: the impossible size {size}")
+    return size
+
+
+def _number(field: bytes, where: str) -> int:
+    value = _known_numbers.get(field)
+    if value is None:
+        try:
+            value = parse_number(field)
+        except ValueError as exc:
+            raise DamagedError(f"{where}: {exc}") from exc
+        if len(_known_numbers) < _MOST_KNOWN:
+            _known_numbers[field] = value
+    return value
+
+
+def _whole(text: bytes | None, where: str) -> int:
+    value = None if text is None else limits.parse_whole(text, limits.STATED_BYTES)
+    if value is None:
+        raise DamagedError(f"{where}: {text!r} instead of a number")
+    return value
+
+
+def _owner(stated: bytes, where: str) -> int:
+    """Linux has 32 bits without a sign; -2, as some systems write `nobody`, is 4294967294."""
+    value = limits.parse_whole(stated.removeprefix(b"-"))
+    if value is None:
+        raise DamagedError(f"{where}: the owner {stated[:40]!r}")
+    return (-value if stated.startswith(b"-") else value) & _OWNER_MASK
+
+
+def _seconds(field: bytes, where: str) -> int:
+    value = _number(field, where)
+    if abs(value) > _LONGEST_TIME:
+        raise DamagedError(f"{where}: the impossible time {value}")
+    return value * 1_000_000_000
+
+
+def _time(text: bytes, where: str) -> int:
+    """Seconds in decimal, with any number of digits after the point → nanoseconds."""
+    match = _TIME.fullmatch(text)
+    if match is None or int(match[2]) > _LONGEST_TIME:
+        raise DamagedError(f"{where}: the time {text[:40]!r}")
+    value = int(match[2]) * 1_000_000_000 + int((match[3] or b"")[:9].ljust(9, b"0"))
+    return -value if match[1] else value
+
+
+def _is_header(block: bytes) -> bool:
+    return len(block) == BLOCK and (not any(block) or checksum_is_right(block))
+
+
+def _find_header(window: Window, position: int, tops: Collection[bytes], reach: int | None) -> int | None:
+    """Where the next header of an entry is, at most `reach` bytes on; None where there is none."""
+    end = None if reach is None else position + reach
+    while end is None or position < end:
+        try:
+            header = window.read(position, BLOCK)
+        except SourceError:
+            position += BLOCK
+            continue
+        if len(header) < BLOCK:
+            return None
+        if header[257:262] == b"ustar" and checksum_is_right(header):
+            path = clean_path(header_name(header))
+            if header[156] in EXTENDED or not tops or (path and path.partition(b"/")[0] in tops):
+                return position
+        position += BLOCK
+    return None
+
+
+def _padded(size: int) -> int:
+    return (size + BLOCK - 1) // BLOCK * BLOCK
