@@ -35,6 +35,10 @@ class DiskTree(SubTree):
         except SourceError as exc:
             raise type(exc)(f"{location}: {exc.message}") from exc
 
+    def follow(self, path: bytes, /) -> Tree:
+        """A tree of this disk, and not of its file system alone."""
+        return Tree.follow(self, path)
+
     def problems(self) -> Sequence[str]:
         replayed = f"{self.location}: was in use when the disk was copied; its journal was replayed in memory"
         return (*self._disk.problems, *([replayed] if self._replayed else []))
