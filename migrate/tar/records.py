@@ -151,7 +151,7 @@ class _Scan:
             header = read(position, BLOCK)
             if len(header) < BLOCK:
                 raise TruncatedError(f"{what}: ends without the end-of-archive marker, so entries may be lost")
-            if not any(header):
+            if not header[0] and not any(header):
                 if any(read(content, BLOCK)):
                     raise DamagedError(f"{what}: a single block of zeros at byte {position:,}, which ends no archive")
                 return
@@ -239,6 +239,9 @@ class _Scan:
             link = b""
         elif b"\0" in link:
             link = link[: link.index(b"\0")]
+        if kind == HARD_LINK:  # the file's own entry has the rest
+            target = (announced.link if announced else None) or link
+            return Record(clean_path(name), name, 0, 0, 0, 0, 0, 0, target, content, _NO_XATTRS, None)
         size = stored if file_type == stat.S_IFREG else 0
         pieces = None
         if kind == _SPARSE:

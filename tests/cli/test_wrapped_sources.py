@@ -48,6 +48,21 @@ def test_a_shipped_tar_is_its_directory(plain: Callable[[str], Facts], packed: d
     assert packed[name] == plain(name)
 
 
+@pytest.mark.parametrize("name", ["registry-v1-pushed", "registry-v2-mixed-2.8", "registry-v2-schema1-2.1.1-damaged"])
+def test_a_tar_of_a_registrys_storage(tmp_path: Path, name: str) -> None:
+    packed = case(name).path / "registry.tar.xz"
+    disks.run("tar", "-xJf", packed, "-C", tmp_path)
+    assert facts(packed) == facts(tmp_path)
+
+
+def test_a_docker_save_archive_below_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "unpacked/app").mkdir(parents=True)
+    plain = case("save-1.9.1-single").write_plain(tmp_path)
+    disks.run("tar", "-xf", plain, "-C", tmp_path / "unpacked/app")
+    disks.run("tar", "-cf", tmp_path / "again.tar", "-C", tmp_path / "unpacked", "app")
+    assert identities(facts(tmp_path / "again.tar")) == identities(facts(plain))
+
+
 @pytest.mark.parametrize(("name", "writer"), REPACKED)
 def test_a_tar_of_any_writer_gives_the_same_images(
     plain: Callable[[str], Facts], stores: StoreShelf, tmp_path: Path, name: str, writer: str
