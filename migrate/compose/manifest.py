@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from migrate.documents.json_text import check_limits
@@ -23,6 +24,7 @@ _LAYER_TYPES: Final = {
 }
 
 
+@lru_cache(65_536)
 def layer_descriptor(blob: StoredBlob, format: Format) -> Descriptor:
     """Raises ComposeError for a compression that the format has no media type for."""
     media_type = _LAYER_TYPES.get((format, blob.compression))

@@ -390,12 +390,15 @@ class Conversion:
 
     def _rehash(self, planned: Sequence[PlannedImage], store: BlobTarget | None) -> Hashed:
         jobs: dict[JobKey, LayerJob] = {}
+        seen: set[tuple[int, int]] = set()
         for image in planned:
             for layer in image.chain:
                 index = image.elsewhere.get(layer.legacy_id, image.source_index)
                 source = self.sources[index].source
                 assert source is not None
-                if layer.payload is not None:
+                place = (index, id(layer))  # `--all` has the same objects in thousands of chains
+                if layer.payload is not None and (place not in seen or image.image.container is not None):
+                    seen.add(place)
                     job = LayerJob(index, source, layer)
                     if self.options.salvage and job.payload.digest is not None:
                         job = _without_claim(job)  # the bytes are those of the manifest; its config may be wrong

@@ -5,7 +5,6 @@ Formats: Docker "Image Manifest Version 2, Schema 2" and the OCI image specifica
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,7 +28,6 @@ from migrate.model.image import Descriptor, MediaType, Platform
 
 OCI_LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
-_INDENT: Final = re.compile(rb"\n( +)")
 _DOCKER_TYPES: Final = frozenset({MediaType.DOCKER_MANIFEST, MediaType.DOCKER_LIST})
 
 
@@ -300,8 +298,13 @@ def _encode(document: dict[str, Any], media_type: str) -> bytes:
 
 def _encode_indented(document: dict[str, Any]) -> bytes:
     """Go's json.MarshalIndent with three spaces, as Docker writes manifests: a line break is never part of a string."""
-    by_two = encode_json_pretty(document).removesuffix(b"\n")
-    return _INDENT.sub(lambda match: match[0] + b" " * (len(match[1]) // 2), by_two)
+    text = encode_json_pretty(document).removesuffix(b"\n")
+    depth = 0
+    while b"\n" + b"  " * (depth + 1) in text:
+        depth += 1
+    for level in range(depth, 0, -1):  # the deepest first; a NUL, which JSON has none of, marks what is done
+        text = text.replace(b"\n" + b"  " * level, b"\0" + b"   " * level)
+    return text.replace(b"\0", b"\n")
 
 
 # --- checks ------------------------------------------------------------------------------------------------------

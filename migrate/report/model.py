@@ -166,11 +166,21 @@ def _tally(sources: Iterable[SourceInput]) -> LayerTally:
 def image_rows(images: Iterable[ImageInput]) -> Iterator[ReportImage]:
     """The rows of `images`, in the order given; a report has them sorted by `image_order`."""
     cache: dict[ReportLayer, ReportLayer] = {}  # images share most of their layers: one row object each
+    made: dict[tuple[int, int], tuple[LegacyLayer, HashedLayer, ReportLayer]] = {}  # it keeps the objects alive
     for entry in images:
         stored = {descriptor.digest for descriptor in entry.image.layers}
-        rows = tuple(
-            cache.setdefault(row, row) for row in (_layer_row(legacy, hashed, stored) for legacy, hashed in entry.chain)
-        )
+        layers: list[ReportLayer] = []
+        for legacy, hashed in entry.chain:
+            known = made.get((id(legacy), id(hashed)))
+            if known is not None:
+                layers.append(known[2])
+                continue
+            row = _layer_row(legacy, hashed, stored)
+            row = cache.setdefault(row, row)
+            layers.append(row)
+            if hashed is not None and not hashed.empty:  # whether an empty one was dropped, the image decides
+                made[id(legacy), id(hashed)] = (legacy, hashed, row)
+        rows = tuple(layers)
         yield ReportImage(
             source=entry.source,
             references=tuple(sorted(entry.references)),
