@@ -33,7 +33,7 @@ def command(location: str, name: str, as_of: str | None, as_json: bool, no_trunc
     Examples:
       migrate find new-layout/ team/web:1.0
       migrate find new-layout/ 'team/*:1.*' --json
-      migrate find new-layout/ team/web --as-of 2020-03-01
+      migrate find new-layout/ team/web --as-of 2014-03-01
     """
     from migrate.cli.report_file import find_rows
     from migrate.errors import UsageError

@@ -39,6 +39,7 @@ STAND_INS = {  # a path or name of the documentation → what stands there for t
     "acme/web:1.0": "team/web:1.0",
     " busybox": " team/web:1.0",
     "8c2e06607696": "28478d83989f",
+    "--as-of 2014-03-01": "--as-of 2099-12-31",
     "legacy_fixtures/": f"{ROOT}/legacy_fixtures/",
 }
 ELSEWHERE = re.compile(
