@@ -252,7 +252,11 @@ class RegistryV2Source(LegacySource):
             try:
                 digest, warning = _parse_link(links.get(f"{folder}/{tag}/current/link"), reference)
             except MigrateError as error:
-                only = self._only_digest(f"{folder}/{tag}") if isinstance(error, DeletedManifestError) else None
+                only = (
+                    self._only_digest(f"{folder}/{tag}")
+                    if self._salvage and isinstance(error, DeletedManifestError)
+                    else None
+                )
                 if only is None:
                     images.fail(reference, error)
                     continue
