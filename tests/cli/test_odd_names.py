@@ -99,6 +99,7 @@ TEXTS = [
     ("inspect @.none", 4),
     ("verify @.out", 0),
     ("find @.out team/web", 0),
+    ("gc --dry-run @.out", 0),
     ("export @.out team/web:1.0 nothing", 2),
     ("verify @.oci", 0),
     ("verify foreign", 3),
