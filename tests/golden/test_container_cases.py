@@ -343,3 +343,13 @@ def test_no_wrapping_makes_a_difference(name: str, stores: StoreShelf) -> None:
             if volume.kind == "volume":
                 assert volume.bytes is not None
                 assert volume.source.startswith("backup.tar/docker/v")
+
+
+@pytest.mark.parametrize("name", ["containers-1.9.1-aufs", "containers-1.9.1-overlay", "containers-1.3.3-vfs"])
+def test_a_backup_in_a_tar_gives_the_same_images(name: str, convert: Any, tmp_path: Path) -> None:
+    options = ConvertOptions(containers=True, empty_layers=EmptyLayers.KEEP)
+    api.convert([str(case(name).path / "store.tar.xz")], str(tmp_path / "out"), options)
+    rows, expected = Converted(tmp_path / "out").report["images"], convert(name).report["images"]
+    assert sorted(row["image_id"] for row in rows) == sorted(row["image_id"] for row in expected)
+    volumes = [volume for row in rows for volume in row.get("from_container", {}).get("volumes", ())]
+    assert any(f"{name}/store.tar.xz/v" in volume["source"] for volume in volumes)
