@@ -134,6 +134,11 @@ def source_options(command: Command) -> Command:
                 help="What the sources are, where their content does not tell.",
             ),
             click.option(
+                "--inside",
+                metavar="PATH",
+                help="Where in a directory, a tar or a disk image the source is, such as var/lib/docker.",
+            ),
+            click.option(
                 "--driver", help="Storage driver of a Docker root that holds several (aufs, overlay, vfs, …)."
             ),
             click.option("--dm-data", metavar="FILE", help="devicemapper: the thin pool's data device or its image."),

@@ -81,11 +81,13 @@ def _changes(changes: Changes) -> Mapping[str, Changes]:
 class ReadOptions:
     """How a source is read, and what a reader may need besides its location.
 
-    `max_ratio`: data that decompresses to more than so many times its size is refused. In a `dry_run` each layer is
-    read once, so readers keep no copy of a download. Temporary files are made in `temporary_directory`.
+    `inside`: the path of the source in its wrapping. `max_ratio`: data that decompresses to more than so many times its
+    size is refused. In a `dry_run` each layer is read once, so readers keep no copy of a download. Temporary files are
+    made in `temporary_directory`.
     """
 
     source_type: SourceType | None = None
+    inside: str | None = None
     driver: str | None = None
     dm_data: str | None = None
     dm_metadata: str | None = None

@@ -27,6 +27,7 @@ from migrate.layout.names import split_prefix
 from migrate.model.legacy import SourceType
 from migrate.model.options import ReadOptions
 from migrate.readers.base import LegacySource
+from migrate.readers.finding import find_sources, inside_of
 from migrate.readers.members import is_archive_member
 from migrate.readers.not_a_source import (
     TEXT_COPY,
@@ -43,7 +44,7 @@ from migrate.storage.bucket import is_url, open_filesystem, open_tree
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.named_files import NamedFiles, require_readable
 from migrate.storage.syscalls import target_error
-from migrate.storage.tree import Tree
+from migrate.storage.tree import SubTree, Tree
 from migrate.tar.index import (
     FileWindow,
     HeadWindow,
@@ -66,6 +67,7 @@ _PREFIXED = {
 }
 _SNIFFED_HEAD = 1024 * 1024
 _SNIFFED_MEMBERS = 4_096
+_LISTED = 5
 _DAMAGED_HEAD = 64 * 1024
 """An archive whose first header is damaged is recognised by the next one, if it is that near."""
 
@@ -79,23 +81,24 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
     prefix, location = split_prefix(location)
     if prefix is not None:
         options = replace(options, source_type=_PREFIXED[prefix])
-    source_type = options.source_type
     if location == STDIN:
-        if source_type not in (None, SourceType.DOCKER_ARCHIVE):
-            raise UsageError(f"--source-type {source_type} asks for a directory, and standard input is none")
         return _open_archive_stream(options)
     if "://" in location:
         return _open_url(location, options)
     if stat.S_ISDIR(_mode_of(location)):
         return open_in_tree(location, DirectoryTree(location), options)
-    if source_type not in (None, SourceType.DOCKER_ARCHIVE):
-        raise UsageError(f"{location}: --source-type {source_type} asks for a directory, and this is a file")
     return _open_archive_file(location, options)
 
 
 def open_in_tree(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
     """The source in `tree`, which is taken over. `location` is what the user named."""
     try:
+        inside = inside_of(options)
+        if inside is not None:
+            if not tree.is_folder(inside):
+                raise SourceUnreadableError(f"{location}: --inside {options.inside}: there is no such folder")
+            below = SubTree(tree, inside, tree.close)
+            return open_in_tree(tree.shown(inside), below, replace(options, inside=None))
         return _OPENERS[options.source_type or _only_type(location, tree)](location, tree, options)
     except BaseException:
         tree.close()
@@ -133,6 +136,12 @@ def _only_type(location: str, tree: Tree) -> SourceType:
         raise AmbiguousSourceError(f"{location}: looks like more than one source ({names}); choose with --source-type")
     if (what := foreign_folder(tree)) is not None:
         raise UnfitSourceError(f"{location}: is {what}")
+    if deeper := find_sources(tree, detect):
+        listed = "; ".join(f"{tree.shown(place)} ({kind})" for place, kind in deeper[:_LISTED])
+        more = f" and {len(deeper) - _LISTED:,} more" if len(deeper) > _LISTED else ""
+        raise UnrecognisedSourceError(
+            f"{location}: is no source itself, but holds {listed}{more}; name it, or choose it with --inside PATH"
+        )
     raise UnrecognisedSourceError(
         f"{location}: neither an unpacked `docker save` archive (manifest.json, or <id>/json beside <id>/layer.tar), "
         "a Docker root (graph/ or repositories-<driver>), a registry's storage (images/ and repositories/, "
@@ -202,7 +211,7 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
         if not head:
             raise UnrecognisedSourceError(f"{location}: is empty")
         if isinstance(content, PlainStream):
-            if _is_archive(content.head(_SNIFFED_HEAD)):
+            if _wants_archive(options) and _is_archive(content.head(_SNIFFED_HEAD)):
                 passing = PassingArchive(location, content, options.temporary_directory)
                 return DockerArchiveSource(location, passing, salvage=options.salvage)
             if not looks_like_tar(head) and not looks_like_image(content.head(_SNIFFED_HEAD)):
@@ -214,13 +223,16 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
             content.close()
             return source
         window = FileWindow(content.fd, location)
-        if not _begins_as_archive(window, location):
+        if not _wants_archive(options) or not _begins_as_archive(window, location):
             if not looks_like_tar(head) and not has_member(content.head(_DAMAGED_HEAD), is_archive_member):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=False)
             found = Opener(open_in_tree, detect, options).open_tar(location, content.fd)
             if found is not None:
                 content.close()
                 return found
+            if not _wants_archive(options):
+                place = options.inside or f"of type {options.source_type}"
+                raise UnrecognisedSourceError(f"{location}: holds no source {place}")
         index = index_tar(content.fd, location, is_archive_member)
         if index.damages and is_text_copy(raw, is_damaged=True):
             raise UnfitSourceError(f"{location}: {TEXT_COPY}")
@@ -229,6 +241,11 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
     except BaseException:
         content.close()
         raise
+
+
+def _wants_archive(options: ReadOptions) -> bool:
+    """False where the options ask for a source of another type, or in another place, than an archive is."""
+    return options.inside is None and options.source_type in (None, SourceType.DOCKER_ARCHIVE)
 
 
 def _is_archive(head: bytes) -> bool:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from migrate.blobio.stopping import check_stop
 from migrate.errors import SourceError
 from migrate.model.legacy import SourceType, is_hex_id
+from migrate.model.options import ReadOptions
 from migrate.storage.tree import Tree
 
 Detect = Callable[[Tree], Sequence[SourceType]]
@@ -45,6 +46,13 @@ class Found(NamedTuple):
 def find_sources(tree: Tree, detect: Detect) -> list[Found]:
     """Those at well-known places; where there are none, all that a search meets first on each way down."""
     return [found for place in WELL_KNOWN for found in types_at(tree, place, detect)] or _search(tree, detect)
+
+
+def inside_of(options: ReadOptions) -> bytes | None:
+    """`--inside` as a path of a tree, without `.` and empty parts."""
+    if options.inside is None:
+        return None
+    return b"/".join(part for part in os.fsencode(options.inside).split(b"/") if part not in (b"", b"."))
 
 
 def types_at(tree: Tree, path: bytes, detect: Detect) -> list[Found]:

@@ -11,7 +11,7 @@ from migrate.blobio.spool import Spool, unreadable
 from migrate.errors import AmbiguousSourceError, NoImageError, SourceError, SourceUnreadableError, TargetError
 from migrate.model.options import ReadOptions
 from migrate.readers.base import LegacySource
-from migrate.readers.finding import Detect, Found, find_sources
+from migrate.readers.finding import Detect, Found, find_sources, inside_of, types_at
 from migrate.storage.blocks import FileBlocks
 from migrate.storage.tree import SubTree, Tree
 
@@ -43,7 +43,7 @@ class Opener:
         with unreadable(location):
             tree = TarTree(os.dup(fd), location)
         try:
-            places = [Place(tree, found) for found in self._wanted(find_sources(tree, self._detect))]
+            places = [Place(tree, found) for found in self._found(tree)]
             if not places:
                 tree.close()
                 return None
@@ -69,7 +69,7 @@ class Opener:
             for volume in contents.file_systems:
                 try:
                     tree = DiskTree(contents, volume, f"{location}, {volume.name}")
-                    places.extend(Place(tree, found) for found in self._wanted(find_sources(tree, self._detect)))
+                    places.extend(Place(tree, found) for found in self._found(tree))
                 except SourceError as error:
                     errors.append(error.message)
             if not places:
@@ -81,16 +81,18 @@ class Opener:
             image.close()
             raise
 
-    def _wanted(self, found: Sequence[Found]) -> list[Found]:
+    def _found(self, tree: Tree) -> list[Found]:
+        inside = inside_of(self._options)
+        found = find_sources(tree, self._detect) if inside is None else types_at(tree, inside, self._detect)
         wanted = self._options.source_type
         return [one for one in found if wanted is None or one.source_type == wanted]
 
     def _open(self, location: str, places: Sequence[Place], closing: Callable[[], None]) -> LegacySource:
         if len(places) > 1:
             listed = "; ".join(place.shown for place in places)
-            raise AmbiguousSourceError(f"{location}: holds more than one source: {listed}")
+            raise AmbiguousSourceError(f"{location}: holds more than one source: {listed}; choose with --inside PATH")
         tree, (path, source_type) = places[0]
-        options = replace(self._options, source_type=source_type)
+        options = replace(self._options, source_type=source_type, inside=None)
         return self._open_tree(location, SubTree(tree, path, closing), options)
 
 

@@ -66,7 +66,7 @@ SLIPS: list[tuple[str, int, str]] = [
     ("convert --link soft A out", 2, "invalid value for '--link'"),
     ("convert --progress loud A out", 2, "invalid value for '--progress'"),
     ("convert --source-type tar A out", 2, "invalid value for '--source-type'"),
-    ("convert --source-type docker-root A out", 2, "A: --source-type docker-root asks for a directory"),
+    ("convert --source-type docker-root A out", 4, "A: holds no source of type docker-root"),
     ("convert --max-ratio 0 A out", 2, "invalid value for '--max-ratio'"),
     ("convert --driver overlay2 A out", 0, ""),
     ("convert --rename app A out", 2, "invalid value for '--rename': 'app' is not PATTERN=REPLACEMENT"),
