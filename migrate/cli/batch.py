@@ -62,7 +62,7 @@ _PIECE_BYTES = 1024 * 1024
     show_default=True,
     help="What the workers on this machine are.",
 )
-@unreported("--scheduler", metavar="URL", help="Workers of a Dask cluster, such as tcp://head:8786.")
+@unreported("--scheduler", metavar="URL", help="Workers of a Dask cluster: tls://head:8786, a scheduler file, or auto.")
 @unreported("--shard", metavar="I/N", help="Only part I of N of the sources; --merge brings the parts together.")
 @unreported("--merge", is_flag=True, help="Only TARGET: make one index of what all shards have done.")
 @unreported("--status", is_flag=True, help="Only TARGET: tell where its batch stands, also while it runs.")
