@@ -5,11 +5,13 @@ Source: OCI image layout specification 1.0; containerd's and Docker's exporters 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from migrate.documents.oci import IndexEntry
 from migrate.model.digest import Digest
 from migrate.model.reference import Reference
+
+if TYPE_CHECKING:  # the commands need the prefixes, and load no reader of documents for them
+    from migrate.documents.oci import IndexEntry
 
 LAYOUT_FILE: Final = "oci-layout"
 INDEX: Final = "index.json"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from typing import TYPE_CHECKING
 
 from migrate.errors import UsageError
 from migrate.layout.names import PATH_PREFIXES, REGISTRY_PREFIX, plain_path, split_prefix
 from migrate.model.options import ConvertOptions
 from migrate.storage.bucket import is_url
-from migrate.writers.base import ImageTarget
+
+if TYPE_CHECKING:
+    from migrate.writers.base import ImageTarget
 
 _KINDS = tuple(prefix for prefix in PATH_PREFIXES if prefix != "dir")
 _PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
