@@ -185,21 +185,24 @@ def _is_ours(path: Path) -> bool:
 
 
 class DeterministicTar:
-    """A tar of regular files without times and owners. Sizes from 8 GiB on are GNU base-256, which Go reads."""
+    """A tar of files and folders without times and owners. Sizes from 8 GiB on are GNU base-256, which Go reads."""
 
     def __init__(self, write: Callable[[memoryview], int]) -> None:
         """`write` is that of an unbuffered file: it may take fewer bytes than it gets."""
         self._write_some = write
         self._position = 0
 
+    def add_folder(self, name: str) -> None:
+        self._header(name, tarfile.DIRTYPE, 0o755)
+
     def add(self, name: str, content: bytes) -> None:
-        self._header(name, len(content))
+        self._header(name, tarfile.REGTYPE, 0o644, len(content))
         self._write(content)
         self._pad(512)
 
     def add_file(self, name: str, source: BinaryIO, size: int) -> None:
         """`size` bytes from `source`; TargetError where it holds fewer or more."""
-        self._header(name, size)
+        self._header(name, tarfile.REGTYPE, 0o644, size)
         left = size
         while left:
             block = source.read(min(_BLOCK, left))
@@ -213,10 +216,11 @@ class DeterministicTar:
         self._write(bytes(1024))
         self._pad(_RECORD)
 
-    def _header(self, name: str, size: int) -> None:
+    def _header(self, name: str, kind: bytes, mode: int, size: int = 0) -> None:
         member = tarfile.TarInfo(name)
+        member.type = kind
         member.size = size
-        member.mode = 0o644
+        member.mode = mode
         member.uname = _OWNER
         self._write(member.tobuf(tarfile.GNU_FORMAT))
 

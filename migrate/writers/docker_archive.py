@@ -31,6 +31,7 @@ from migrate.writers.base import ImageTarget
 from migrate.writers.blob_store import BlobStore
 
 _BLOCK: Final = 1024 * 1024
+_BLOB_FOLDERS: Final = ("blobs", "blobs/sha256")
 
 
 class _Archive(ImageTarget):
@@ -105,6 +106,9 @@ class OciArchive(_Archive):
         archive.add("index.json", encode_index(entries))
         archive.add("manifest.json", encode_archive_manifest(self._catalog.archive_manifest(entries)))
         layers = {layer.digest: layer.size for image in self._catalog.images.values() for layer in image.layers}
+        # scanners that walk the tar as a file system find no blob in a folder without an entry
+        for folder in _BLOB_FOLDERS:
+            archive.add_folder(folder)
         for digest in sorted(self._documents.keys() | layers.keys()):
             if digest in self._documents:
                 archive.add(blob_path(digest), self._documents[digest])

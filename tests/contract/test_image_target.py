@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -331,6 +332,26 @@ def test_open_target(text: str, kind: type, tmp_path: Path) -> None:
     target = open_target(text.format(tmp_path), OPTIONS)
     assert type(target) is kind
     target.close()
+
+
+@pytest.mark.parametrize("kind", [OciArchive, DockerArchive])
+def test_an_archive_has_an_entry_for_each_folder_before_what_is_in_it(
+    kind: type[OciArchive | DockerArchive], tmp_path: Path
+) -> None:
+    """Programs that walk the tar as a file system find nothing in a folder without an entry."""
+    target = kind(str(tmp_path / "x.tar"), OPTIONS)
+    put_image(target, [A, B], "b:1")
+    target.finish(REPORT)
+    target.close()
+    seen: set[str] = set()
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        for member in archive:
+            assert str(PurePath(member.name).parent) in {".", *seen}, member.name
+            assert member.name not in seen
+            if member.isdir():
+                seen.add(member.name)
+                assert (member.mode, member.mtime, member.uid, member.gid, member.size) == (0o755, 0, 0, 0, 0)
+    assert seen == ({"blobs", "blobs/sha256"} if kind is OciArchive else set())
 
 
 def test_the_default_file_system_is_the_systems_own() -> None:
