@@ -117,7 +117,7 @@ def test_plan_writes_nothing(archive: Path, tmp_path: Path) -> None:
 def test_inspect(archive: Path, tmp_path: Path) -> None:
     assert len(api.inspect(archive).images) == 2
     assert len(api.inspect(archive, options=ReadOptions(source_type=SourceType.DOCKER_ARCHIVE)).images) == 2
-    with pytest.raises(UsageError, match="--source-type registry-v1"):
+    with pytest.raises(SourceError, match="holds no source of type registry-v1"):
         api.inspect(archive, source_type="registry-v1")
     with pytest.raises(UsageError, match="source type zip: not one of docker-archive, docker-root, "):
         api.inspect(archive, source_type="zip")

@@ -22,7 +22,11 @@ def test_all_bytes_come_in_order() -> None:
         assert stream.read(5) == b""
 
 
-@pytest.mark.parametrize(("tail", "error"), [(b"garbage", DamagedError), (b"\x1f\x8b\x08", TruncatedError)])
+_NO_BLOCK = bytes.fromhex("1f8b08000000000000ff") + b"\xff" * 64
+"""A gzip member whose first block is of a type that does not exist (RFC 1951, 3.2.3)."""
+
+
+@pytest.mark.parametrize(("tail", "error"), [(_NO_BLOCK, DamagedError), (b"\x1f\x8b\x08", TruncatedError)])
 def test_an_error_follows_the_bytes_before_it(tail: bytes, error: type[Exception]) -> None:
     with ReadAhead(io.BytesIO(gzip.compress(CONTENT, 1) + tail), "gzip", "archive") as stream:
         received = 0

@@ -24,6 +24,7 @@ from migrate.model.options import (
 
 OTHER: dict[str, Any] = {
     "source_type": SourceType.DOCKER_ROOT,
+    "inside": "var/lib/docker",
     "driver": "vfs",
     "dm_data": "/pool/data",
     "dm_metadata": "/pool/metadata",

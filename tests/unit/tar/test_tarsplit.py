@@ -132,7 +132,9 @@ def test_truncated_metadata_is_damage(cut: float) -> None:
         _assemble(io.BytesIO(whole[: int(len(whole) * cut)]), {b"etc/hostname": b"hello\n"})
 
 
-@pytest.mark.parametrize("raw", [b"no gzip at all", gzip.compress(b'{"type":2,"payload":')[:-9] + b"\xff" * 9])
+@pytest.mark.parametrize(
+    "raw", [b"no gzip at all", gzip.compress(b'{"type":2,"payload":')[:-9] + b"\xff" * 9], ids=["none", "cut"]
+)
 def test_what_is_no_gzip_is_damage(raw: bytes) -> None:
     with pytest.raises(DamagedError):
         _assemble(io.BytesIO(raw), {})
