@@ -567,7 +567,7 @@ class Conversion:
             images=rows,
             failures=[*self.failures, *settlement.failures],
             conflicts=settlement.conflicts,
-            warnings=self.warnings,
+            warnings=[*self.warnings, *(self._rootfs.warnings() if self._rootfs is not None else ())],
             containers=self.containers,
         )
 

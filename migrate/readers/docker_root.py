@@ -54,6 +54,7 @@ from migrate.readers.root_listing import RootFacts, list_images
 from migrate.readers.root_records import (
     new_format_drivers,
     read_tags,
+    remapped_roots,
     running_daemon,
     tag_stores,
 )
@@ -62,6 +63,7 @@ from migrate.storage.tree import OpenedFile, Tree, find_folder
 from migrate.tar import tarsplit
 
 _DIRECTORY_BYTES: Final = 4096
+_REMAPPED_ROOT: Final = "a root of its own, of a daemon with user namespaces; name it, or choose it with --inside"
 CHECKED_DRIVERS: Final = ("btrfs", "overlay", "vfs")
 """Drivers whose layers are whole trees on disk: an image can be compared with its tree for little."""
 
@@ -122,7 +124,12 @@ class DockerRootSource(LegacySource):
                 tags=read_tags(self._root, self._driver.name, self._counts),
                 containers=self._containers.containers.by_image,
                 container_images=self._containers.images(),
-                warnings=(*self._iter_warnings(elsewhere), *self._iter_leftovers(), *self._containers.problems),
+                warnings=(
+                    *self._iter_warnings(elsewhere),
+                    *self._iter_leftovers(),
+                    *self._containers.problems,
+                    *(f"{self.location}: {name} is not read: {_REMAPPED_ROOT}" for name in remapped_roots(self._root)),
+                ),
             )
         )
         contents = self._root.contents()
@@ -474,13 +481,15 @@ class DockerRootSource(LegacySource):
 
 
 def _nothing_here(root: Tree) -> str:
+    inner = "".join(f"; {name} is not read: {_REMAPPED_ROOT}" for name in remapped_roots(root))
     if drivers := new_format_drivers(root):
         return (
             f"{root.location}: holds images in the form of Docker 1.10 and later only (image/"
             f"{', image/'.join(drivers)}); these are content-addressed already: start that "
             "Docker on it and `docker save` them, or copy them with `skopeo copy docker-daemon:NAME:TAG oci:DIR`"
+            f"{inner}"
         )
-    return f"{root.location}: graph/ holds no image"
+    return f"{root.location}: graph/ holds no image{inner}"
 
 
 def _few(names: Iterable[str]) -> str:

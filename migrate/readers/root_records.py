@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from migrate.storage.tree import Tree, find_folder
 
 _BARE = "repositories"
 _PID = b"docker.pid"
+_REMAPPED = re.compile(r"[0-9]+\.[0-9]+")
 _LARGEST_PID = (1 << 31) - 1
 
 
@@ -83,6 +85,19 @@ def new_format_drivers(root: Tree) -> list[str]:
     if image is None:
         return []
     return [os.fsdecode(name) for name in list_folders(image) if image.is_folder(name + b"/imagedb")]
+
+
+def remapped_roots(root: Tree) -> list[str]:
+    """The roots in this one that a daemon with user namespaces made, each named by its users' and groups' numbers.
+
+    moby 1.10, daemon/daemon_unix.go (setupDaemonRoot): `UID.GID`, with all that is in a root below it.
+    """
+    names = [os.fsdecode(name) for name in list_folders(root)]
+    return [
+        name
+        for name in names
+        if _REMAPPED.fullmatch(name) and any(root.is_folder(f"{name}/{part}".encode()) for part in ("graph", "image"))
+    ]
 
 
 def running_daemon(root: Tree) -> str | None:

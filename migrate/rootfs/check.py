@@ -11,7 +11,7 @@ from migrate.model.legacy import LegacyID, LegacyLayer
 from migrate.readers.base import LegacySource
 from migrate.readers.graphdrivers.changes import walk_tree
 from migrate.rehash.ports import LayerJob, TarObserver
-from migrate.rootfs.compare import LayerCheck, check_layer, content_crc
+from migrate.rootfs.compare import NOT_SHIFTED, LayerCheck, Owners, check_layer, content_crc
 from migrate.rootfs.tar_listing import TarListing
 from migrate.storage.tree import Tree
 
@@ -34,6 +34,10 @@ class RunCheck:
         check = self._checks.get(source_index)
         return check.differences(chain) if check is not None else []
 
+    def warnings(self) -> list[str]:
+        """What holds for a whole source that was checked."""
+        return [warning for check in self._checks.values() for warning in check.warnings()]
+
 
 def _is_wanted(source: LegacySource, wanted: bool | None) -> bool:
     return source.holds_rootfs and (source.checks_rootfs_by_default if wanted is None else wanted)
@@ -46,6 +50,16 @@ class RootfsCheck:
         self._source = source
         self._listings: dict[LegacyID, TarListing] = {}
         self._checks: dict[LegacyID, LayerCheck] = {}
+        self._shift: Owners = NOT_SHIFTED
+
+    def warnings(self) -> list[str]:
+        """The amount, or the amounts, by which the owners of the layers checked so far are shifted."""
+        shifts = sorted({check.shift for check in self._checks.values()} - {NOT_SHIFTED})
+        return [
+            f"{self._source.location}: all owners are {users:,} (users) and {groups:,} (groups) higher in the store "
+            "than in the images, as with user namespaces; that is no difference"
+            for users, groups in shifts
+        ]
 
     def observer_for(self, layer: LegacyLayer) -> TarListing:
         """Takes down what the layer holds, while it is hashed."""
@@ -85,7 +99,9 @@ class RootfsCheck:
             with ExitStack() as stack:
                 tree = self._open(layer.legacy_id, stack)
                 below = None if parent is None else self._open(parent, stack)
-                self._checks[layer.legacy_id] = check_layer(listing.entries(), tree, below)
+                check = check_layer(listing.entries, tree, below, self._shift)
+            self._shift = check.shift
+            self._checks[layer.legacy_id] = check
         return self._checks[layer.legacy_id]
 
     def _read_listing(self, layer: LegacyLayer) -> TarListing:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import marshal
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from isal.isal_zlib import crc32
@@ -18,6 +19,10 @@ from migrate.rootfs.tar_listing import ListedEntry
 from migrate.storage.tree import Tree, TreeEntry
 
 _BLOCK = 256 * 1024
+Owners = tuple[int, int]
+"""What is added to each user's and each group's number in the store."""
+NOT_SHIFTED: Owners = (0, 0)
+_FEWEST_SHIFTED = 2
 _SOCKET_BECOMES = (stat.S_IFSOCK, stat.S_IFIFO, stat.S_IFREG)
 """Docker's copies of a layer turn sockets into other things, or lose them."""
 _TYPE_NAMES = {
@@ -34,10 +39,12 @@ _TYPE_NAMES = {
 @dataclass(frozen=True, slots=True)
 class LayerCheck:
     """What one layer showed. `differences`: path → what is wrong. `copies` counts files that are not known to be the
-    parent's own, only to look the same. What the tar has a say about is packed: it is seldom asked for again."""
+    parent's own, only to look the same. `shift`: how much higher all owners are in the store than in the image. What
+    the tar has a say about is packed: it is seldom asked for again."""
 
     differences: dict[bytes, str]
     copies: int
+    shift: Owners
     _packed: bytes
 
     def touched(self) -> set[bytes]:
@@ -53,21 +60,49 @@ class LayerCheck:
         return found
 
 
-def check_layer(entries: Iterable[ListedEntry], tree: Tree, parent: Tree | None) -> LayerCheck:
-    """Raises SourceError where a tree cannot be read."""
-    expected = ExpectedTree(_Below(parent))
+def check_layer(
+    entries: Callable[[], Iterable[ListedEntry]], tree: Tree, parent: Tree | None, known: Owners = NOT_SHIFTED
+) -> LayerCheck:
+    """`entries` gives the tar's entries, as often as it is called; `known` is the shift of other layers of the store.
+
+    A store of a daemon with user namespaces has all owners shifted by one amount: where most of the owners differ by
+    the same one, it is taken off, and what then differs is a difference. Raises SourceError where a tree cannot be
+    read.
+    """
+    check, owners = _check_shifted(entries(), tree, parent, known)
+    shift = _common_shift(owners)
+    return check if shift in (None, known) else _check_shifted(entries(), tree, parent, shift)[0]
+
+
+def _common_shift(owners: Counter[Owners]) -> Owners | None:
+    """The amount of more than half of the owners, and of two at least, as one may have been changed by hand."""
+    if not owners:
+        return None
+    (shift, count), *_ = owners.most_common(1)
+    return shift if count >= _FEWEST_SHIFTED and count * 2 > owners.total() else None
+
+
+def _check_shifted(
+    entries: Iterable[ListedEntry], tree: Tree, parent: Tree | None, shift: Owners
+) -> tuple[LayerCheck, Counter[Owners]]:
+    """With it: how much higher the owners in the store are, and how many of them by so much."""
+    expected = ExpectedTree(_Below(parent, shift))
     expected.take(entries)
-    view = _View(tree)
+    view = _View(tree, shift)
     differences = dict(expected.problems)
     for path in expected.touched():
         _note(differences, path, view.difference(path, expected.find(path)))
+    top = lookup(tree, b"")
+    if top is not None and not expected.is_touched(b""):
+        view.owners[top.uid, top.gid] += 1
     for path in _showing_through(expected, tree):
         differences[path] = "in the store only"
+    owners = view.owners.copy()
     changed, copies = _changed(tree, parent)
     for path, entry in changed:
         if not expected.is_touched(path) and path not in differences:
             _note(differences, path, view.difference(path, expected.find(path), entry, parent))
-    return LayerCheck(differences, copies, _pack(expected))
+    return LayerCheck(differences, copies, shift, _pack(expected)), owners
 
 
 def _pack(expected: ExpectedTree) -> bytes:
@@ -103,8 +138,9 @@ def _note(differences: dict[bytes, str], path: bytes, difference: str | None) ->
 class _Below:
     """What stands in the tree below a layer, as a Node. Nothing where there is no such tree."""
 
-    def __init__(self, tree: Tree | None) -> None:
+    def __init__(self, tree: Tree | None, shift: Owners) -> None:
         self._tree = tree
+        self._shift = shift
         self._capability = tree.read_capability if tree is not None else None
 
     def __call__(self, path: bytes) -> Node | None:
@@ -115,8 +151,8 @@ class _Below:
             return None
         return Node(
             mode=entry.mode,
-            uid=entry.uid,
-            gid=entry.gid,
+            uid=entry.uid - self._shift[0],
+            gid=entry.gid - self._shift[1],
             size=entry.size if stat.S_ISREG(entry.mode) else 0,
             link=self._tree.read_link(path) if stat.S_ISLNK(entry.mode) else b"",
             device=device_numbers(entry),
@@ -149,8 +185,10 @@ def _showing_through(expected: ExpectedTree, tree: Tree) -> Iterator[bytes]:
 class _View:
     """The store's side."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, shift: Owners) -> None:
         self._tree = tree
+        self._shift = shift
+        self.owners: Counter[Owners] = Counter()
         self._capability = tree.read_capability
 
     def difference(
@@ -178,7 +216,9 @@ class _View:
             return
         if kind != stat.S_IFLNK and entry.mode != node.mode:
             yield f"mode {entry.mode & 0o7777:04o} in the store, {node.mode & 0o7777:04o} in the image"
-        if (entry.uid, entry.gid) != (node.uid, node.gid):
+        higher = (entry.uid - node.uid, entry.gid - node.gid)
+        self.owners[higher] += 1
+        if higher != self._shift:
             yield f"owner {entry.uid}:{entry.gid} in the store, {node.uid}:{node.gid} in the image"
         if kind == stat.S_IFLNK and (link := self._tree.read_link(entry.path)) != node.link:
             yield f"leads to {_shown(link)} in the store, to {_shown(node.link)} in the image"

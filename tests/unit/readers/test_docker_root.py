@@ -34,8 +34,9 @@ from migrate.errors import (
     UsageError,
 )
 from migrate.model.legacy import LegacyID
-from migrate.model.options import ConvertOptions
+from migrate.model.options import ConvertOptions, ReadOptions
 from migrate.model.reference import Reference
+from migrate.readers.detect import open_source
 from migrate.readers.docker_root import detect
 from migrate.readers.graphdrivers.union import UnionTree
 from migrate.readers.graphdrivers.zfs import ZfsDriver
@@ -138,6 +139,21 @@ def test_the_file_of_another_driver_may_be_damaged(root: RootBuilder) -> None:
     assert (listing.failures, listing.images[0].references) == ([], (Reference("app", "1"),))
     (warning,) = listing.warnings
     assert "repositories-aufs" in warning and "not known" in warning
+
+
+def test_the_root_of_user_namespaces_inside_another_is_named(root: RootBuilder) -> None:
+    inner = RootBuilder(root.path / "100000.200000", "overlay")
+    inner.add("inner")
+    (root.path / "1.2").mkdir()
+    (root.path / "graph").mkdir(exist_ok=True)
+    with pytest.raises(SourceUnreadableError, match=r"100000\.200000 is not read: a root of its own"):
+        root.open()
+    with pytest.raises(SourceUnreadableError, match=r"holds .*100000\.200000 \(docker-root\)"):
+        open_source(str(root.path), ReadOptions())
+    root.add("outer")
+    told = [warning for warning in root.open().listing().warnings if "is not read" in warning]
+    assert [warning.split(" is not read")[0] for warning in told] == [f"{root.path}: 100000.200000"]
+    assert open_source(str(root.path), ReadOptions(inside="100000.200000")).listing().layers == [identity("inner")]
 
 
 def test_the_bare_file_is_read_by_aufs_that_has_no_other(root: RootBuilder) -> None:

@@ -267,6 +267,60 @@ def test_what_cannot_be_checked_is_said(root: RootBuilder) -> None:
     assert line.startswith(f"layer {identity(FIRST)} could not be checked")
 
 
+# --- owners of user namespaces -----------------------------------------------------------------------------------
+
+
+def shift_owners(root: RootBuilder, users: int, groups: int) -> None:
+    """All of the driver's files, each inode once."""
+    top = root.path / root.driver
+    done: set[int] = set()
+    for path in (top, *top.rglob("*")):
+        facts = path.lstat()
+        if facts.st_ino not in done:
+            done.add(facts.st_ino)
+            os.lchown(path, facts.st_uid + users, facts.st_gid + groups)
+
+
+def two_layers_with_owners(root: RootBuilder) -> None:
+    write(root.add(FIRST) / "bin/one", b"one")
+    write(root.tree(FIRST) / "home/user/f", b"two")
+    os.chown(root.tree(FIRST) / "home/user/f", 7, 8)
+    root.add_tar_split(FIRST, root.read(FIRST))
+    write(copy_up(root) / "bin/two", b"three")
+    root.add_tar_split(SECOND, root.read(SECOND))
+
+
+@pytest.mark.parametrize(("users", "groups"), [(100_000, 100_000), (1, 65_536)])
+def test_owners_that_are_all_shifted_by_one_amount_are_named_once(root: RootBuilder, users: int, groups: int) -> None:
+    two_layers_with_owners(root)
+    shift_owners(root, users, groups)
+    source = root.open()
+    check = RunCheck({0: source}, True)
+    chain = walk_chain(identity(SECOND), source.read_layer)
+    assert check.differences(0, chain) == []
+    (warning,) = check.warnings()
+    assert f" {users:,} (users) and {groups:,} (groups) higher" in warning
+
+
+def test_what_else_differs_in_a_shifted_store_is_found(root: RootBuilder) -> None:
+    two_layers_with_owners(root)
+    shift_owners(root, 100_000, 100_000)
+    os.lchown(root.tree(FIRST) / "home/user/f", 100_009, 100_008)
+    (root.tree(FIRST) / "bin/one").chmod(0o4755)
+    assert differences(root, FIRST) == [
+        "bin/one: mode 4755 in the store, 0644 in the image",
+        "home/user/f: owner 100009:100008 in the store, 7:8 in the image",
+    ]
+
+
+def test_owners_of_a_store_without_a_shift_are_no_warning(root: RootBuilder) -> None:
+    two_layers_with_owners(root)
+    source = root.open()
+    check = RunCheck({0: source}, True)
+    assert check.differences(0, walk_chain(identity(SECOND), source.read_layer)) == []
+    assert check.warnings() == []
+
+
 # --- a run -------------------------------------------------------------------------------------------------------
 
 
