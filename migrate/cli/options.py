@@ -229,6 +229,11 @@ def image_options(command: Command) -> Command:
                 help="Name images by a template, such as '{repo}:{tag}-{created:%Y%m%d}'.",
             ),
             click.option(
+                "--name-untagged",
+                metavar="TEMPLATE",
+                help="Name images that have no name, such as 'untagged/{legacy_id:12}:latest'; also {image_id}.",
+            ),
+            click.option(
                 "--check-rootfs/--no-check-rootfs",
                 default=None,
                 help="Compare converted layers with the file systems in a Docker root [on for overlay, vfs, btrfs].",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from migrate.model.digest import Digest
 from migrate.model.image import Platform
-from migrate.model.options import TEMPLATE_FIELD, NameOptions, OnConflict
+from migrate.model.options import TEMPLATE_FIELD, UNTAGGED_FIELD, NameOptions, OnConflict
 from migrate.model.reference import Reference
 from migrate.model.rename import map_reference
 
@@ -71,6 +71,14 @@ def wanted_reference(reference: Reference, created: str | None, options: NameOpt
 
     text = TEMPLATE_FIELD.sub(value, template)
     return map_reference(Reference.parse(text) if "{repo}" in template else replace(reference, tag=text))
+
+
+def untagged_reference(template: str, legacy_id: str, image_id: str) -> Reference:
+    """The name that `--name-untagged` gives an image: `{legacy_id}` and `{image_id}` (hex), whole or so many characters
+    of them, put into the template, under today's grammar."""
+    values = {"legacy_id": legacy_id, "image_id": image_id}
+    text = UNTAGGED_FIELD.sub(lambda match: values[match[1]][: int(match[2] or len(values[match[1]]))], template)
+    return map_reference(Reference.parse(text))
 
 
 def _format_time(created: str | None, form: str) -> str:

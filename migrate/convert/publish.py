@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from migrate.compose.index import compose_index, index_entry
-from migrate.compose.names import Claim, Names, assign_names, numbered, wanted_reference
+from migrate.compose.names import Claim, Names, assign_names, numbered, untagged_reference, wanted_reference
 from migrate.compose.source_indexes import CarriedLists
 from migrate.documents.oci import IndexEntry
 from migrate.errors import ConflictError
@@ -79,6 +79,7 @@ class Settlement:
     failures: list[Failure] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     _names: Names = field(default_factory=Names)
+    _untagged: dict[Digest, Reference] = field(default_factory=dict)
     _lists: CarriedLists = field(default_factory=CarriedLists)
     _existing: dict[Digest, ExistingImage] = field(default_factory=dict)
     _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
@@ -94,7 +95,10 @@ class Settlement:
         Images with the same manifest are committed once, and `written` is told each of them. `chainless`, where given,
         walks over the same images without their chains, which names do not depend on.
         """
-        self._names = self._assign((chainless or images)())
+        walk = chainless or images
+        self._names = self._assign(walk())
+        if self.options.name_untagged is not None:
+            self._name_untagged(walk(), self.options.name_untagged)
         for reference, members in self._names.indexes.items():
             for claim in members:
                 self._in_indexes[claim.digest].add(reference)
@@ -102,7 +106,7 @@ class Settlement:
 
     def is_refused(self, image: FinishedImage) -> bool:
         """`--on-conflict fail` takes every image out that claims what another one claims."""
-        claims = image.references or self._lists.is_split(image.index)
+        claims = image.references or self._lists.is_split(image.index) or image.identity in self._untagged
         return bool(claims) and image.identity in self._names.refused
 
     def rows(self, images: Iterable[FinishedImage]) -> Iterator[ImageInput]:
@@ -139,12 +143,16 @@ class Settlement:
     def _wanted(self, image: FinishedImage) -> set[Reference]:
         """The names that the image claims by itself: its own and, where its list is not carried over, the list's."""
         references = image.all_references if self._lists.is_split(image.index) else image.references
-        return self._places(references, image.composed.created)
+        wanted = self._places(references, image.composed.created)
+        if image.identity in self._untagged:
+            wanted.add(self._untagged[image.identity])
+        return wanted
 
     def _places(self, references: Iterable[Reference], created: str | None) -> set[Reference]:
-        wanted = {wanted_reference(reference, created, self.options) for reference in references}
-        target = self.target
-        return wanted if target is None else {target.local_reference(reference) for reference in wanted}
+        return {self._local(wanted_reference(reference, created, self.options)) for reference in references}
+
+    def _local(self, reference: Reference) -> Reference:
+        return reference if self.target is None else self.target.local_reference(reference)
 
     def _assign(self, images: Iterable[FinishedImage]) -> Names:
         claims: list[Claim] = []
@@ -170,6 +178,62 @@ class Settlement:
         wanted = {claim.reference for claim in claims}
         claims += [claim for claim in existing if claim.reference in wanted]
         names = assign_names(claims, self.options.on_conflict)
+        self._note_conflicts(names)
+        return names
+
+    def _name_untagged(self, images: Iterable[FinishedImage], template: str) -> None:
+        """`--name-untagged`: names for the images that got none, here or in an earlier run, and no name that another
+        image has: that one keeps it, and the conflict is reported."""
+        taken = self._granted()
+        named = {digest for digests in taken.values() for digest in digests} | self._names.refused
+        named |= {digest for digest, names in self._in_indexes.items() if names}
+        claims: dict[Digest, Claim] = {}
+        for image in images:
+            if image.identity not in named and image.identity not in claims:
+                text = untagged_reference(template, image.legacy_id, image.composed.image_id.hex)
+                claims[image.identity] = _claim(image, self._local(text))
+        before = self._without_superseded(list(self._existing_claims()), claims.values())
+        before = [claim for claim in before if claim.reference not in taken]
+        for claim in before:
+            taken[claim.reference].add(claim.digest)
+            if claim.digest in claims and claims[claim.digest].reference != claim.reference:
+                del claims[claim.digest]  # it has a name of an earlier run
+        for claim in claims.values():
+            holders = taken.get(claim.reference, {claim.digest})
+            if claim.digest in holders:
+                self._untagged[claim.digest] = claim.reference
+            else:
+                self.conflicts.append(
+                    Conflict(
+                        reference=str(claim.reference),
+                        platform=claim.platform,
+                        kept=min(holders),
+                        others=(claim.digest,),
+                    )
+                )
+        wanted = set(self._untagged.values())
+        mine = [claims[digest] for digest in self._untagged]
+        names = assign_names([*mine, *(claim for claim in before if claim.reference in wanted)], self.options.on_conflict)
+        self._note_conflicts(names)
+        for digest, references in names.by_digest.items():
+            self._names.by_digest[digest] |= references
+        self._names.indexes |= names.indexes
+        self._names.refused |= names.refused
+
+    def _granted(self) -> dict[Reference, set[Digest]]:
+        """Each name of the run, and the manifests that it leads to."""
+        granted: dict[Reference, set[Digest]] = defaultdict(set)
+        for digest, names in self._names.by_digest.items():
+            for name in names:
+                granted[name].add(digest)
+        for name, members in self._names.indexes.items():
+            granted[name] |= {claim.digest for claim in members}
+        for index, references in self._lists.whole():
+            for name in references:
+                granted[name] |= {Digest.of(index.content), *self._lists.children(index)}
+        return granted
+
+    def _note_conflicts(self, names: Names) -> None:
         for conflict in names.conflicts:
             if conflict.kept is not None:
                 self.conflicts.append(
@@ -180,7 +244,6 @@ class Settlement:
                         others=tuple(claim.digest for claim in conflict.others),
                     )
                 )
-        return names
 
     def _without_superseded(self, existing: Sequence[Claim], ours: Iterable[Claim]) -> list[Claim]:
         """`existing` without claims of what an earlier run made of the same legacy image: that is no conflict."""

@@ -71,6 +71,9 @@ LEVELS: Final[Mapping[Compression, range]] = {
 TEMPLATE_FIELD: Final = re.compile(r"\{(repo|tag|created)(?::([^{}]*))?\}")
 """A field of `--tag-template`; `created` may have strftime's numeric directives after a colon."""
 
+UNTAGGED_FIELD: Final = re.compile(r"\{(legacy_id|image_id)(?::([1-9][0-9]?))?\}")
+"""A field of `--name-untagged`; after a colon how many of its characters are taken."""
+
 
 def _changes(changes: Changes) -> Mapping[str, Changes]:
     """The metadata of a field that changes something else than the rest of its group."""
@@ -140,9 +143,10 @@ class NameOptions:
     on_conflict: OnConflict = OnConflict.NEWEST
     renames: tuple[tuple[str, str], ...] = ()
     tag_template: str | None = None
+    name_untagged: str | None = None
 
     def check_names(self) -> None:
-        """UsageError for a `--rename` that `re` refuses, and for an unknown field in `--tag-template`."""
+        """UsageError for a `--rename` that `re` refuses, and for an unknown field in a template."""
         for pattern, replacement in self.renames:
             try:
                 re.sub(pattern, replacement, "")
@@ -154,6 +158,12 @@ class NameOptions:
         for directive in re.findall(r"%(.?)", "".join(match[2] or "" for match in TEMPLATE_FIELD.finditer(template))):
             if directive not in [*"YmdHMSj%"]:
                 raise UsageError(f"--tag-template {template}: %{directive} is none of %Y %m %d %H %M %S %j")
+        untagged = self.name_untagged
+        if untagged is not None and (not untagged or re.search(r"[{}@]", UNTAGGED_FIELD.sub("", untagged))):
+            raise UsageError(
+                f"--name-untagged {untagged}: is NAME:TAG with the fields {{legacy_id}} and {{image_id}}, each with a "
+                "length of 1 to 99 or without, as in untagged/{legacy_id:12}:latest"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

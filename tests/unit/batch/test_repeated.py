@@ -267,6 +267,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "first": {"on_conflict": OnConflict.FIRST},
     "keep-all": {"on_conflict": OnConflict.KEEP_ALL},
     "rename": {"renames": (("^team/", "group/"),)},
+    "untagged": {"name_untagged": "untagged/{legacy_id:12}:latest", "all_layers": True},
     "template": {"tag_template": "{repo}:{tag}-{created:%Y}"},
     "strict": {"strict": True},
     "salvage": {"salvage": True},

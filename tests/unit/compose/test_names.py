@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from migrate.compose.names import Claim, assign_names, instant, wanted_reference
+from migrate.compose.names import Claim, assign_names, instant, untagged_reference, wanted_reference
 from migrate.model.digest import Digest
 from migrate.model.image import Platform
 from migrate.model.options import NameOptions, OnConflict
@@ -119,6 +119,19 @@ def test_equal_moments_are_equal_and_no_time_is_the_far_past() -> None:
 def test_a_template_names_images_by_what_they_are(template: str, text: str) -> None:
     reference = Reference("team/app", "1.0")
     assert str(wanted_reference(reference, "2013-06-13T14:03:50.8-10:00", NameOptions(tag_template=template))) == text
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("untagged/{legacy_id:12}:latest", "untagged/abcdef012345:latest"),
+        ("untagged:{image_id:8}", "untagged:01230123"),
+        ("{legacy_id}", f"image-{'abcdef0123456789' * 4}:latest"),
+        ("Lost/{legacy_id:4}-{image_id:99}", f"lost/abcd-{'0123' * 16}:latest"),
+    ],
+)
+def test_a_template_names_images_that_have_no_name(template: str, text: str) -> None:
+    assert str(untagged_reference(template, "abcdef0123456789" * 4, "0123" * 16)) == text
 
 
 def test_an_image_without_a_date_was_made_at_the_beginning() -> None:

@@ -49,6 +49,7 @@ OTHER: dict[str, Any] = {
     "on_conflict": OnConflict.KEEP_ALL,
     "renames": (("^old/", "new/"),),
     "tag_template": "{repo}:{tag}-{created:%Y}",
+    "name_untagged": "untagged/{legacy_id:12}:latest",
     "jobs": 7,
     "exact_sizes": True,
     "force": True,
@@ -105,6 +106,12 @@ def test_zstd_needs_oci() -> None:
 def test_a_template_that_cannot_be_filled(template: str) -> None:
     with pytest.raises(UsageError, match="--tag-template"):
         ConvertOptions(tag_template=template)
+
+
+@pytest.mark.parametrize("template", ["", "{id}", "x:{legacy_id:0}", "x:{image_id:a}", "{legacy_id", "x@{image_id}"])
+def test_a_template_for_the_untagged_that_cannot_be_filled(template: str) -> None:
+    with pytest.raises(UsageError, match="--name-untagged"):
+        ConvertOptions(name_untagged=template)
 
 
 @pytest.mark.parametrize("rename", [("(", "x"), ("a", r"\1"), ("(a)", r"\g<name>")])
