@@ -213,7 +213,9 @@ class Settlement:
                 )
         wanted = set(self._untagged.values())
         mine = [claims[digest] for digest in self._untagged]
-        names = assign_names([*mine, *(claim for claim in before if claim.reference in wanted)], self.options.on_conflict)
+        names = assign_names(
+            [*mine, *(claim for claim in before if claim.reference in wanted)], self.options.on_conflict
+        )
         self._note_conflicts(names)
         for digest, references in names.by_digest.items():
             self._names.by_digest[digest] |= references
