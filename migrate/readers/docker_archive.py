@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 
 from migrate.blobio import limits
 from migrate.blobio.payload import Payload
@@ -99,7 +99,10 @@ class DockerArchiveSource(LegacySource):
             if problem.fatal
         ]
         if MANIFEST in self._members:
-            found = self._with_the_rest(self._list_manifest())
+            found = self._list_manifest()
+            if INDEX in self._members:
+                found = self._with_the_index(found)
+            found = self._with_the_rest(found)
         elif OCI_LAYOUT in self._members and INDEX in self._members:
             found = OciContent(self.location, self._members, salvage=self._salvage).listing()
             if not (found.images or found.indexes or found.failures):  # an empty index hides nothing
@@ -286,6 +289,55 @@ class DockerArchiveSource(LegacySource):
         told = f"{self.location}: {MANIFEST} does not name all that is here, and Docker reads nothing else; --salvage"
         return replace(found, warnings=[*found.warnings, f"{told} converts {shown}"] if rest else found.warnings)
 
+    def _with_the_index(self, found: SourceListing) -> SourceListing:
+        """`found` of manifest.json, and the images, names and lists that only index.json has.
+
+        Docker refuses images of more than 125 layers, and manifest.json has no lists, so layouts that hold such name
+        them in index.json alone. Where both name an image, manifest.json goes first: Docker 25 and later list blobs of
+        other platforms and attestations in index.json that the archive does not hold.
+        """
+        index = OciContent(self.location, self._members, salvage=self._salvage).listing()
+        claimed = {reference.full() for image in found.images for reference in image.references}
+        claimed |= {Reference.parse(name).full() for failure in found.failures for name in failure.references}
+        lists = [one for one in index.indexes if sum(map(_is_container_image, one.children)) > 1]
+        listed = {_config_digest(child) for one in lists for child in one.children}
+        names_of_lists = {reference.full() for one in lists for reference in one.references}
+        images: dict[Digest | None, list[LegacyImage]] = defaultdict(list)
+        for image in found.images:
+            key = _config_digest(image)
+            own = tuple(name for name in image.references if key not in listed or name.full() not in names_of_lists)
+            if own or key not in listed:
+                images[key].append(replace(image, references=own))
+        in_manifest = frozenset(images)
+        for image in index.images:
+            key = _config_digest(image)
+            new = tuple(name for name in image.references if name.full() not in claimed)
+            if key not in in_manifest and (new or not image.references):
+                images[key].append(replace(image, references=new))
+            elif key in in_manifest and new:
+                known = images[key][0]
+                tags = {name.tag for name in known.references}  # old Docker and skopeo write the tag alone there
+                more = {name for name in new if name.name not in tags}
+                images[key][0] = replace(known, references=tuple(sorted({*known.references, *more})))
+        names = [{Reference.parse(name).full() for name in failure.references} for failure in index.failures]
+        return replace(
+            found,
+            images=sorted(chain.from_iterable(images.values()), key=lambda image: (image.head, image.references)),
+            indexes=lists,
+            failures=[
+                *found.failures,
+                *(failure for failure, own in zip(index.failures, names, strict=True) if own - claimed),
+            ],
+            warnings=[
+                *found.warnings,
+                *(
+                    f"{self.location}: {INDEX} names an image that is left out: {failure.message}"
+                    for failure, own in zip(index.failures, names, strict=True)
+                    if not own
+                ),
+            ],
+        )
+
     # --- manifest.json -----------------------------------------------------------------------------------------
 
     def _list_manifest(self) -> SourceListing:
@@ -384,6 +436,16 @@ def _layer_warnings(legacy_id: str, stated: str | None) -> Iterator[str]:
 
 def _references(entry: ArchiveManifestEntry) -> tuple[Reference, ...]:
     return tuple(sorted({Reference.parse(tag) for tag in entry.repo_tags}))
+
+
+def _config_digest(image: LegacyImage) -> Digest | None:
+    """What an image of manifest.json and one of index.json have in common if they are the same."""
+    return None if image.config is None else Digest.of(image.config)
+
+
+def _is_container_image(image: LegacyImage) -> bool:
+    """False for attestations, which have no platform and stand in a list beside the image that they are about."""
+    return image.platform is not None and image.platform.os != "unknown"
 
 
 def _layer_name(name: str) -> LegacyID:
