@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from migrate.batch.plan import Outcome
 from migrate.model.legacy import Failure
 from migrate.report.document import Duplicate, Report, SourceRow
-from migrate.report.tables import printable
+from migrate.report.tables import printable, spreadsheet_cell
 from migrate.report.tally import LayerTally
 from migrate.report.units import count, format_share, format_size
 
 _SHOWN: Final = 10
 """Failures and repeated layers on the terminal; all of them stand in the report and in the lists."""
+
+ACCOUNT_COLUMNS: Final = (
+    *("source", "uri", "outcome", "error", "reason", "images", "failed", "bytes", "seconds", "worker", "tries"),
+)
 
 
 @dataclass(slots=True)
@@ -27,8 +34,37 @@ class Account:
     tally: LayerTally = field(default_factory=LayerTally)
     head: Report | None = None
 
-    def count(self, outcome: Outcome) -> None:
-        self.outcomes[outcome] += 1
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """What became of one source. `size` is its own in bytes (None for directories), `seconds` what the worker took,
+    and `tries` counts the workers that were given it."""
+
+    source: SourceRow
+    size: int | None
+    seconds: float
+    worker: str | None
+    tries: int
+
+
+def iter_account_csv(rows: Iterable[AccountRow]) -> Iterator[bytes]:
+    """A line with the names of the columns, then one for each row, for spreadsheets. A name that is no text, or begins
+    like a formula, is altered there; `uri` always leads to the file (RFC 8089)."""
+    yield _csv_line(ACCOUNT_COLUMNS)
+    for row in rows:
+        source = row.source
+        location = source.location
+        uri = location if "://" in location else Path(location).absolute().as_uri()
+        values = (location, uri, source.outcome, source.error, source.reason, source.images, source.failed)
+        yield _csv_line((*values, row.size, row.seconds, row.worker, row.tries))
+
+
+def _csv_line(values: Iterable[object]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(
+        spreadsheet_cell("" if cell is None else str(cell)) for cell in values
+    )
+    return line.getvalue().encode()
 
 
 def worst_first(failures: Iterable[Failure]) -> list[Failure]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from migrate import __version__
-from migrate.batch.account import Account
+from migrate.batch.account import Account, AccountRow
 from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
 from migrate.batch.journal import JournalWriter, check_owners, is_running, journal_name, journal_paths
 from migrate.batch.ledger import Ledger, Wants
@@ -29,7 +29,7 @@ from migrate.convert.source_paths import distinct_sources, refuse_to_write, with
 from migrate.errors import UsageError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Progress
-from migrate.report.document import Report
+from migrate.report.document import Report, SourceRow
 from migrate.report.json import parse_report
 from migrate.storage.syscalls import target_errors
 from migrate.writers.base import ImageTarget
@@ -66,12 +66,13 @@ class BatchRequest:
 
 @dataclass(slots=True)
 class BatchOutcome:
-    """`lists` are locations by outcome. `head` is the report without its images, and `spool` holds all of its bytes,
-    until it is closed; a shard has neither, as `--merge` brings its images in."""
+    """`lists` are locations by outcome, `rows` what became of each source. `head` is the report without its images,
+    and `spool` holds all of its bytes, until it is closed; a shard has neither, as `--merge` brings its images in."""
 
     exit_code: int
     account: Account
     lists: Mapping[Outcome, Sequence[str]]
+    rows: Sequence[AccountRow] = ()
     head: Report | None = None
     spool: BinaryIO | None = None
 
@@ -313,18 +314,44 @@ def _merge(
             "recipes": ledger.recipes(locations),
         }
     )
-    return BatchOutcome(exit_code(head), merge.account, _lists(ledger, locations), head, spool)
+    account_rows = _account_rows(ledger, locations, head)
+    lists = _lists(account_rows)
+    merge.account.outcomes.update({outcome: len(sources) for outcome, sources in lists.items()})
+    return BatchOutcome(exit_code(head), merge.account, lists, account_rows, head, spool)
 
 
 def _shard_outcome(ledger: Ledger, locations: Sequence[str], done: int) -> BatchOutcome:
+    rows = _account_rows(ledger, locations)
+    lists = _lists(rows)
     account = Account(already_done=done)
-    for source in ledger.merge_sources(locations):
-        account.count(source.outcome)
-    return BatchOutcome(3 if account.outcomes[Outcome.FAILED] else 0, account, _lists(ledger, locations))
+    account.outcomes.update({outcome: len(sources) for outcome, sources in lists.items()})
+    return BatchOutcome(3 if lists[Outcome.FAILED] else 0, account, lists, rows)
 
 
-def _lists(ledger: Ledger, locations: Sequence[str]) -> dict[Outcome, list[str]]:
+def _account_rows(ledger: Ledger, locations: Sequence[str], head: Report | None = None) -> list[AccountRow]:
+    """In the order of `locations`. What the merge found about a source counts more than its line in the journal."""
+    merged = {} if head is None else {row.location: row for row in head.sources}
+    rows = []
+    for location in locations:
+        known = ledger.sources.get(location)
+        if known is not None:
+            row = merged.get(location) or SourceRow(
+                location=location,
+                type=None,
+                images=known.images,
+                failed=known.failed,
+                outcome=known.finished.outcome.value,
+                error=known.error,
+                reason=known.message,
+            )
+            rows.append(AccountRow(row, known.finished.identity.size, known.duration, known.worker, known.tries))
+    return rows
+
+
+def _lists(rows: Iterable[AccountRow]) -> dict[Outcome, list[str]]:
+    """A source with damaged layers is converted."""
     lists: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
-    for source in ledger.merge_sources(locations):
-        lists[source.outcome].append(source.location)
+    for row in rows:
+        outcome = row.source.outcome or ""
+        lists[Outcome.CONVERTED if outcome == "damaged" else Outcome(outcome)].append(row.source.location)
     return lists

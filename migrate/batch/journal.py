@@ -196,7 +196,8 @@ def _is_complete(fields: Mapping[str, Any], *, has_record: bool) -> bool:
     if not all(name in fields and type(fields[name]) in types for name, types in _FIELDS[kind].items()):
         return False
     if kind == "source":
-        return fields["outcome"] in _OUTCOMES
+        is_named = type(fields.get("worker", "")) is str and type(fields.get("tries", 1)) is int
+        return is_named and fields["outcome"] in _OUTCOMES
     if kind == "run":
         return True
     return all(type(end) is int for end in fields["journals"].values()) and all(

@@ -19,7 +19,7 @@ Wants = Callable[[str, Finished], bool]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The line of one source that counts."""
+    """The line of one source that counts. It was finished `seconds` after 1970 and took `duration` of them."""
 
     finished: Finished
     place: Place
@@ -28,6 +28,12 @@ class Known:
     message: str | None
     seconds: int
     is_wanted: bool = False
+    error: str | None = None
+    images: int = 0
+    failed: int = 0
+    duration: float = 0.0
+    worker: str | None = None
+    tries: int = 1
 
     def replaces(self, other: Known) -> bool:
         """A journal is in the order of time; between two of them, merges tell, and else their machines' clocks."""
@@ -99,6 +105,12 @@ class Ledger:
             message=message or None,
             seconds=fields["finished"],
             is_wanted=self._wants is not None and self._wants(fields["source"], finished),
+            error=fields["error"],
+            images=fields["images"],
+            failed=fields["failed"],
+            duration=fields["seconds"],
+            worker=fields.get("worker"),
+            tries=fields.get("tries", 1),
         )
         old = self.sources.get(fields["source"])
         if old is not None:

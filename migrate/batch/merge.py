@@ -134,11 +134,12 @@ class Merge:
             wanted.update(row.hashed.diff_id for row in record.layers if row.hashed is not None)
             for failure in record.failures:
                 self._add_failure(failure, is_told=source.location not in self.done)
-            self.account.count(source.outcome)
             self._warnings.update(record.warnings)
             self._containers += (ContainerRow(source=source.location, container=one) for one in record.containers)
             note = (source.message or "holds no image",) if source.outcome is Outcome.SKIPPED else ()
-            self._sources.append(SourceInput(location=source.location, type=record.type, warnings=note))
+            damaged = sum(row.hashed is not None and row.hashed.damaged for row in record.layers)
+            source_input = SourceInput(location=source.location, type=record.type, warnings=note, damaged=damaged)
+            self._sources.append(source_input)
         for place, generation in self.older:  # only what an image of these sources may get has to be proven
             for row in self._reader.read(place, "", images=False).layers:
                 proven = row.hashed is not None and row.hashed.diff_id in wanted

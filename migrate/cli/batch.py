@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from migrate.model.progress import Progress
 
 _TOLD = frozenset({"progress", "verbose", "quiet"})
-_ALONE = {"status": _TOLD | {"status", "json_"}, "merge": _TOLD | {"merge", "report", "html", "bytes_", *LISTS}}
+_ALONE = {
+    "status": _TOLD | {"status", "json_"},
+    "merge": _TOLD | {"merge", "report", "html", "account", "bytes_", *LISTS},
+}
 """Options that mean something without a run."""
 _WHY_ALONE = {
     "status": "it only tells where a batch stands",
@@ -77,6 +80,11 @@ _PIECE_BYTES = 1024 * 1024
     "--skipped-list",
     metavar="FILE",
     help="Write files that are no image archives there; - is standard output.",
+)
+@unreported(
+    "--account",
+    metavar="FILE",
+    help="Write a table of all sources there, as CSV: outcome, reason, images, bytes, seconds, worker, tries.",
 )
 @unreported("--converted-list", metavar="FILE", help="Write the converted sources there; - is standard output.")
 @run_options
@@ -231,7 +239,7 @@ def _say_how_to_continue(target: str) -> None:
 
 
 def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: Outputs, progress: Progress) -> None:
-    from migrate.batch.account import render_account
+    from migrate.batch.account import iter_account_csv, render_account
     from migrate.batch.batch import unfinished_shards
     from migrate.cli import session
 
@@ -244,6 +252,8 @@ def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: O
         for problem in unfinished_shards(target):
             outcome.exit_code = 3
             progress.emit(Event(kind="failure", name=target, message=problem))
+    if outputs.is_asked("account"):
+        outputs.write("account", iter_account_csv(outcome.rows))
     is_told = not (outputs.take_stdout or values["quiet"])
     if outcome.head is None or outcome.spool is None:
         if is_told:

@@ -22,8 +22,6 @@ _CSV_FIELDS = (
     *("legacy_id", "image_id", "manifest_digest", "references", "names", "containers", "platform", "sources"),
     *("legacy_digests", "created"),
 )
-_NO_CELL = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that spreadsheets run as a formula (OWASP, CSV injection)."""
 
 
 @click.command("map", short_help="Find the image ID and digest that a legacy ID became.")
@@ -218,11 +216,9 @@ def _write_csv(images: Iterable[MappedImage]) -> None:
 
 
 def _cell(value: Any) -> str:
-    """Without control characters, and never a formula: the names come from archives that anyone could have made."""
-    from migrate.report.tables import printable
+    from migrate.report.tables import spreadsheet_cell
 
-    text = printable(" ".join(value) if isinstance(value, list) else value or "")
-    return f"'{text}" if text.startswith(_NO_CELL) else text
+    return spreadsheet_cell(" ".join(value) if isinstance(value, list) else value or "")
 
 
 def _write_table(images: Iterable[MappedImage], full: bool) -> None:

@@ -20,6 +20,7 @@ _HEAD_BYTES: Final = 4096
 _OURS: Final = {
     "report": re.compile(rb'\s*\{\s*"schema_version"\s*:'),
     "html": re.compile(rb"\s*<!DOCTYPE html>.*<title>Migration report: ", re.DOTALL | re.IGNORECASE),
+    "account": re.compile(rb"source,uri,outcome,"),
     **dict.fromkeys(LISTS, re.compile(rb'(?!\s*(?:[{<]|\[[{"\s]))[^\0]*\Z')),
 }
 """How a file begins that an option may replace. A list is any text that is no JSON or HTML document."""

@@ -582,6 +582,7 @@ class Conversion:
                 location=opened.location,
                 type=opened.source.source_type.value if opened.source is not None else None,
                 layers=layers[opened.location],
+                damaged=sum(layer.damaged for layer in layers[opened.location].values()),
             )
             for opened in self.sources
         ]

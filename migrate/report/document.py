@@ -19,13 +19,20 @@ TOOL_NAME = "migrate"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRow:
-    """One source. `images` and `failed` count the rows of the report that name it; `type` is None if unrecognised."""
+    """One source. `images` and `failed` count the rows of the report that name it; `type` is None if unrecognised.
+
+    `outcome` is `failed` (with at least one failure), `damaged`, `converted` or `skipped` (without an image). `error`
+    is the code of its first failure, `reason` a sentence for people. All three are None in reports of earlier versions.
+    """
 
     location: str
     type: str | None
     images: int
     failed: int
     warnings: tuple[str, ...] = ()
+    outcome: str | None = None
+    error: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

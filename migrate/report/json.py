@@ -126,6 +126,10 @@ def _source_document(source: SourceRow) -> dict[str, Any]:
         "images": source.images,
         "failed": source.failed,
     }
+    for name in ("outcome", "error", "reason"):
+        value = getattr(source, name)
+        if value is not None:
+            document[name] = safe_text(value)
     if source.warnings:
         document["warnings"] = _texts(source.warnings)
     return document

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +21,7 @@ from migrate.report.document import (
     Totals,
 )
 from migrate.report.tally import LayerTally, SourceLayers
+from migrate.report.units import count
 
 __all__ = [
     "Conflict",
@@ -46,13 +47,14 @@ __all__ = [
 class SourceInput:
     """One source of the run. `layers` are all its legacy layers that were hashed.
 
-    `type` is None where the source was not recognised. `warnings` concern no single image.
+    `type` is None where the source was not recognised. `warnings` concern no single image. `damaged` counts layers.
     """
 
     location: str
     type: str | None
     layers: SourceLayers = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    damaged: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,16 +227,37 @@ def source_rows(
     sources: Iterable[SourceInput], images: Mapping[str, int], failures: Iterable[Failure]
 ) -> tuple[SourceRow, ...]:
     """The rows of `sources`, sorted; `images` counts those that were written, by location."""
-    failed = Counter(failure.source for failure in failures)
+    failed: defaultdict[str, list[Failure]] = defaultdict(list)
+    for failure in failures:
+        failed[failure.source].append(failure)
     return tuple(
-        SourceRow(
-            location=source.location,
-            type=source.type,
-            images=images.get(source.location, 0),
-            failed=failed[source.location],
-            warnings=tuple(source.warnings),
-        )
+        _source_row(source, images.get(source.location, 0), failed.get(source.location, []))
         for source in sorted(sources, key=lambda source: source.location)
+    )
+
+
+def _source_row(source: SourceInput, images: int, failures: Sequence[Failure]) -> SourceRow:
+    error = reason = None
+    if failures:
+        outcome, error, reason = "failed", failures[0].error, failures[0].message
+    elif source.damaged:
+        outcome, reason = "damaged", f"{count(source.damaged, 'layer')} damaged"
+    elif images:
+        outcome = "converted"
+    else:
+        outcome, reason = (
+            "skipped",
+            next(iter(source.warnings), "no image of it was chosen").removeprefix(f"{source.location}: "),
+        )
+    return SourceRow(
+        location=source.location,
+        type=source.type,
+        images=images,
+        failed=len(failures),
+        warnings=tuple(source.warnings),
+        outcome=outcome,
+        error=error,
+        reason=reason,
     )
 
 

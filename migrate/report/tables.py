@@ -50,6 +50,12 @@ def printable(text: str) -> str:
     return "".join(_shown(character) for character in text)
 
 
+def spreadsheet_cell(text: str) -> str:
+    """`text` for CSV: printable, and never a formula: names come from archives that anyone could have made."""
+    shown = printable(text)
+    return f"'{shown}" if shown.startswith(_FORMULA) else shown
+
+
 def _shown(character: str) -> str:
     if character.isprintable() and unicodedata.bidirectional(character) not in _DIRECTION_CONTROLS:
         return character
@@ -59,6 +65,8 @@ def _shown(character: str) -> str:
     return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that spreadsheets run as a formula (OWASP, CSV injection)."""
 _DIRECTION_CONTROLS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 
 

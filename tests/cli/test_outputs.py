@@ -23,6 +23,7 @@ WRITING = [
     *(("plan", option) for option in ("--report", "--html")),
     *(("convert", option) for option in ("--report", "--html")),
     *(("batch", option) for option in ("--report", "--html", "--failed-list", "--skipped-list", "--converted-list")),
+    ("batch", "--account"),
 ]
 
 
@@ -110,6 +111,7 @@ def test_compressed_archives_are_not_replaced(
         ("--failed-list", b'[{"Config": "x"}]'),
         ("--failed-list", b"<!DOCTYPE html>"),
         ("--failed-list", b"a\0b"),
+        ("--account", b"name,price\n"),
     ],
 )
 def test_files_of_others_are_not_replaced(option: str, content: bytes, shelf: Path, tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_outputs_replace_what_the_same_option_wrote(shelf: Path, tmp_path: Path)
     (shelf / "[odd] {name}.tar").write_bytes(archive("odd"))
     (shelf / "empty.tar").write_bytes(b"")
     (shelf / "text").write_bytes(b"x")
-    names = ["report", "html", "failed-list", "skipped-list", "converted-list"]
+    names = ["report", "html", "failed-list", "skipped-list", "converted-list", "account"]
     options = [f"--{name}={tmp_path / name}" for name in names]
     (tmp_path / "report").write_bytes(b"")
     for _ in range(2):

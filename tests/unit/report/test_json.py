@@ -20,7 +20,10 @@ def test_field_names_are_those_of_the_contract(report: Report) -> None:
     assert document["tool"] == {"name": "migrate", "version": "0.1.0"}
     assert document["options"] == {"format": "docker", "image": ["a*"]}
     assert set(document) >= {"dry_run", "started", "finished", "sources", "totals", "images", "duplicates"}
-    assert document["sources"][1] == {"location": "two.tar", "type": "docker-archive", "images": 1, "failed": 1}
+    assert document["sources"][1] == {
+        **{"location": "two.tar", "type": "docker-archive", "images": 1, "failed": 1},
+        **{"outcome": "failed", "error": "missing-layer", "reason": "the layer's bytes are not in the source"},
+    }
     assert document["totals"] == {
         "images": 3,
         "images_failed": 1,
