@@ -22,12 +22,16 @@ def fields_of(heading: str) -> set[str]:
 
 
 def test_every_field_is_explained(report: Report) -> None:
-    layers = tuple(dataclasses.replace(layer, note="n", flags=("f",)) for layer in report.images[0].layers)
+    layers = tuple(
+        dataclasses.replace(layer, note="n", flags=("f",), flagged=(("f", "entry"),))
+        for layer in report.images[0].layers
+    )
     volume = Volume(path="/data", source="/old/volumes/data/_data", bytes=7)
     container = Container(id="c", name="web", image="i", state="exited", created=None, volumes=(volume,))
     image = dataclasses.replace(report.images[0], layers=layers, container=container)
     containers = (ContainerRow(source="a", container=container),)
-    full = dataclasses.replace(report, images=(image,), containers=containers, deep={})
+    totals = dataclasses.replace(report.totals, damaged_layers=1)
+    full = dataclasses.replace(report, images=(image,), totals=totals, containers=containers, deep={})
     document = json.loads(encode_report(full))
     page = PAGE.read_text()
     top = page[page.index("| `schema_version`") : page.index("### totals")]
