@@ -15,6 +15,7 @@ from migrate.cli.options import JOBS, available_cpus
 @click.argument("target", metavar="docker://HOST[:PORT][/PREFIX]")
 @click.option("--image", "images", multiple=True, metavar="REF", help="Only these references (globs). Repeatable.")
 @click.option("--all", "untagged", is_flag=True, help="Images without a reference too, as untagged:<digest>.")
+@click.option("--dry-run", is_flag=True, help="Print what would be sent, and send nothing.")
 @click.option("--insecure", is_flag=True, help="Allow plain HTTP, and any certificate.")
 @click.option("--jobs", "-j", type=JOBS, metavar="N", help="Uploads at a time [twice the CPUs].")
 @click.option(
@@ -26,6 +27,7 @@ def command(
     target: str,
     images: tuple[str, ...],
     untagged: bool,
+    dry_run: bool,
     insecure: bool,
     jobs: int | None,
     progress: str,
@@ -40,7 +42,7 @@ def command(
     Examples:
       migrate push new-layout/ docker://registry.example.com
       migrate push new-layout/ docker://registry.example.com:5000/archive --image 'team/*'
-      migrate push new-layout/ docker://localhost:5000
+      migrate push --dry-run new-layout/ docker://localhost:5000
 
     Exit codes: 0 all pushed, 2 usage, 4 the layout cannot be read, 5 the registry failed, 130 interrupted.
     """
@@ -64,20 +66,30 @@ def command(
     registry = RegistryTarget(location, ConvertOptions(insecure=insecure))
     try:
         with make_progress(progress, quiet=quiet, verbose=0) as shown:
-            Pusher(registry.client, jobs or 2 * available_cpus(), shown).push(found.manifests, found.names)
+            pusher = Pusher(registry.client, jobs or 2 * available_cpus(), shown)
+            preview = pusher.preview(found.manifests, found.names) if dry_run else None
+            if preview is None:
+                pusher.push(found.manifests, found.names)
             if found.left_out:
                 shown.emit(Event(kind="warning", message=_left_out(found.left_out)))
         traffic = registry.client.traffic
     finally:
         registry.close()
         source.tree.close()
-    if not quiet:
+    if preview is not None:
+        for name in preview.names:
+            click.echo(f"{name.repository}:{name.tag}  {name.digest}")
+        click.echo(
+            f"{len(preview.names)} of {len(found.names)} names would be pushed: {preview.blobs} blobs"
+            f" ({preview.blob_bytes:,} bytes) to send, {preview.mounts} to mount"
+        )
+    elif not quiet:
         click.echo(
             f"{len(found.names)} names pushed: {traffic.uploads} blobs sent ({traffic.blob_bytes:,} bytes),"
             f" {traffic.mounts} mounted, {traffic.skipped} there already"
         )
-        if found.left_out and progress != "json":
-            click.echo(_left_out(found.left_out), err=True)
+    if not quiet and found.left_out and progress != "json":
+        click.echo(_left_out(found.left_out), err=True)
     sys.exit(0)
 
 

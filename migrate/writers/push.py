@@ -51,6 +51,17 @@ class PushedName:
     digest: Digest = field(compare=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushPreview:
+    """What a push would do: `names` are tags that the registry lacks or has of another image; `blobs` are sent,
+    `mounts` are blobs that a repository takes from another one."""
+
+    names: tuple[PushedName, ...]
+    blobs: int
+    blob_bytes: int
+    mounts: int
+
+
 def pushed_names(names: RegistryNames) -> list[PushedName]:
     return [PushedName(place.name, None if place.is_digest else place.tag, digest) for place, digest in names]
 
@@ -71,6 +82,25 @@ class Pusher:
             self._push_manifests(wanted, manifests)
             self._push_tags(manifests, names)
 
+    def preview(self, manifests: Mapping[Digest, PushedManifest], names: Sequence[PushedName]) -> PushPreview:
+        """What `push` would do now. Only asks the registry what it has."""
+        with _as_target_error():
+            places = _blob_places(self._missing_manifests(manifests, names))
+            missing = self._each([partial(self._lacking, *place) for place in places])
+            tagged = [name for name in sorted(names) if name.tag is not None]
+            has_name = self._each([partial(self._has_name, name) for name in tagged])
+        sent = [
+            blob
+            for (blob, repositories), lacking in zip(places, missing, strict=True)
+            if len(lacking) == len(repositories)
+        ]
+        return PushPreview(
+            names=tuple(name for name, there in zip(tagged, has_name, strict=True) if not there),
+            blobs=len(sent),
+            blob_bytes=sum(blob.size for blob in sent),
+            mounts=sum(map(len, missing)) - len(sent),
+        )
+
     def _missing_manifests(
         self, manifests: Mapping[Digest, PushedManifest], names: Iterable[PushedName]
     ) -> dict[tuple[str, Digest], PushedManifest]:
@@ -86,21 +116,14 @@ class Pusher:
         return self._client.manifest_digest(repository, str(digest), "push") == digest
 
     def _push_blobs(self, wanted: Mapping[tuple[str, Digest], PushedManifest]) -> None:
-        places: dict[Digest, dict[str, None]] = defaultdict(dict)
-        blobs: dict[Digest, PushedBlob] = {}
-        for (repository, _), manifest in wanted.items():
-            for blob in manifest.blobs:
-                places[blob.digest][repository] = None
-                blobs[blob.digest] = blob
-        order = sorted(blobs.values(), key=lambda blob: (-blob.size, blob.digest))
-        self._progress.emit(
-            Event(kind="stage", stage="push", total_bytes=sum(blob.size for blob in order), total_items=len(order))
-        )
-        self._each([partial(self._push_blob, blob, list(places[blob.digest])) for blob in order])
+        places = _blob_places(wanted)
+        total_bytes = sum(blob.size for blob, _ in places)
+        self._progress.emit(Event(kind="stage", stage="push", total_bytes=total_bytes, total_items=len(places)))
+        self._each([partial(self._push_blob, *place) for place in places])
 
     def _push_blob(self, blob: PushedBlob, repositories: Sequence[str]) -> None:
         """Once into the first repository that needs it, from there into the others; not at all where it is."""
-        missing = [name for name in repositories if self._client.blob_size(name, blob.digest, "push") != blob.size]
+        missing = self._lacking(blob, repositories)
         origin = next((name for name in repositories if name not in missing), None)
         self._client.traffic.add(skipped=len(repositories) - len(missing))
         for repository in missing:
@@ -111,6 +134,9 @@ class Pusher:
                     continue
             self._client.upload_blob(repository, blob.digest, blob.size, blob.open, session)
             origin = repository
+
+    def _lacking(self, blob: PushedBlob, repositories: Sequence[str]) -> list[str]:
+        return [name for name in repositories if self._client.blob_size(name, blob.digest, "push") != blob.size]
 
     def _push_manifests(
         self, wanted: Mapping[tuple[str, Digest], PushedManifest], manifests: Mapping[Digest, PushedManifest]
@@ -133,8 +159,12 @@ class Pusher:
 
     def _push_tag(self, name: PushedName, manifest: PushedManifest) -> None:
         assert name.tag is not None
-        if self._client.manifest_digest(name.repository, name.tag, "push") != name.digest:
+        if not self._has_name(name):
             self._client.put_manifest(name.repository, name.tag, manifest.content, manifest.media_type)
+
+    def _has_name(self, name: PushedName) -> bool:
+        assert name.tag is not None
+        return self._client.manifest_digest(name.repository, name.tag, "push") == name.digest
 
     def _each(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         """Results in the order of `tasks`; the first error ends those that have not begun.
@@ -155,6 +185,18 @@ class Pusher:
             raise
         finally:
             pool.shutdown(wait=not interrupted, cancel_futures=True)
+
+
+def _blob_places(wanted: Mapping[tuple[str, Digest], PushedManifest]) -> list[tuple[PushedBlob, list[str]]]:
+    """Each blob of `wanted`, the largest first, with the repositories that need it."""
+    places: dict[Digest, dict[str, None]] = defaultdict(dict)
+    blobs: dict[Digest, PushedBlob] = {}
+    for (repository, _), manifest in wanted.items():
+        for blob in manifest.blobs:
+            places[blob.digest][repository] = None
+            blobs[blob.digest] = blob
+    order = sorted(blobs.values(), key=lambda blob: (-blob.size, blob.digest))
+    return [(blob, list(places[blob.digest])) for blob in order]
 
 
 def _with_children(digest: Digest, manifests: Mapping[Digest, PushedManifest]) -> Iterator[Digest]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -104,6 +105,43 @@ def test_push_sends_the_one_that_is_chosen(tmp_path: Path) -> None:
         done = migrate("push", "--image", "reg1.*", tmp_path / "layout", f"docker://{host}")
     assert done.code == 0 and done.out.startswith("1 names pushed")
     assert [request.path for request in seen if request.method == "PUT"][-1] == "/v2/app/manifests/1.0"
+
+
+@pytest.mark.parametrize("has_it", [False, True])
+def test_a_dry_run_of_push_sends_nothing(has_it: bool, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(_archive())
+    assert migrate("convert", "-q", tmp_path / "a.tar", tmp_path / "layout").code == 0
+    blobs = {path.name: path.stat().st_size for path in (tmp_path / "layout" / "blobs" / "sha256").iterdir()}
+    images = json.loads((tmp_path / "layout" / "index.json").read_bytes())["manifests"]
+    digests = {image["annotations"]["org.opencontainers.image.ref.name"]: image["digest"] for image in images}
+
+    def answer(request: Request) -> Reply:
+        """A registry that is empty, or that has all of the layout."""
+        if request.path == "/v2/":
+            return Reply()
+        repository, _, name = (
+            request.path.removeprefix("/v2/").replace("/blobs/", "/manifests/").partition("/manifests/")
+        )
+        digest = digests.get(f"{repository}:{name}", name)
+        if request.method != "HEAD" or not has_it:
+            return Reply(404)
+        size = str(blobs[digest.removeprefix("sha256:")])
+        return Reply(headers={"Docker-Content-Digest": digest, "Content-Length": size})
+
+    with scripted_server(answer) as (host, requests):
+        done = migrate("push", "--dry-run", tmp_path / "layout", f"docker://{host}")
+    assert done.code == 0, done.err
+    assert {request.method for request in requests} <= {"GET", "HEAD"}
+    *names, total = done.out.splitlines()
+    if has_it:
+        assert (names, total) == (
+            [],
+            f"0 of {len(digests)} names would be pushed: 0 blobs (0 bytes) to send, 0 to mount",
+        )
+        return
+    assert names == [f"{name}  {digest}" for name, digest in sorted(digests.items())]
+    sent = {name: size for name, size in blobs.items() if f"sha256:{name}" not in digests.values()}
+    assert f"{len(sent)} blobs ({sum(sent.values()):,} bytes) to send" in total
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
