@@ -45,6 +45,7 @@ from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.named_files import NamedFiles, require_readable
 from migrate.storage.syscalls import target_error
 from migrate.storage.tree import SubTree, Tree
+from migrate.tar.header import BLOCK
 from migrate.tar.index import (
     FileWindow,
     HeadWindow,
@@ -223,7 +224,10 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
             content.close()
             return source
         window = FileWindow(content.fd, location)
-        if not _wants_archive(options) or not _begins_as_archive(window, location):
+        if not _wants_archive(options) or not (
+            _begins_as_archive(window, location)
+            or (_is_damaged(head) and has_member(content.head(_DAMAGED_HEAD), _is_own_member))
+        ):
             if not looks_like_tar(head) and not has_member(content.head(_DAMAGED_HEAD), is_archive_member):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=False)
             found = Opener(open_in_tree, detect, options).open_tar(location, content.fd)
@@ -260,7 +264,7 @@ def _begins_as_archive(window: Window, what: str) -> bool:
     of something else so many headers are read once more."""
     try:
         for count, member in enumerate(iter_members(window, what)):
-            if isinstance(member, Member) and is_archive_member(member.name) and _has_own_name(member.name):
+            if isinstance(member, Member) and _is_own_member(member.name):
                 return True
             if count >= _SNIFFED_MEMBERS:
                 break
@@ -269,9 +273,15 @@ def _begins_as_archive(window: Window, what: str) -> bool:
     return False
 
 
-def _has_own_name(name: str) -> bool:
+def _is_damaged(head: bytes) -> bool:
+    """Whether a tar that begins with `head` has lost its first header, to zeros perhaps."""
+    return not looks_like_tar(head) or not any(head[:BLOCK])
+
+
+def _is_own_member(name: str) -> bool:
     """False for the names that are at the top of a Docker root or a registry's storage as well."""
-    return name.removeprefix("./").rstrip("/") not in ("repositories", "blobs", "blobs/sha256")
+    top = name.removeprefix("./").rstrip("/")
+    return is_archive_member(name) and top not in ("repositories", "blobs", "blobs/sha256")
 
 
 def _may_be_disk(head: bytes, content: Seekable) -> bool:

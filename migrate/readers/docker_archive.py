@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain, islice
 
 from migrate.blobio import limits
@@ -58,6 +59,8 @@ MANIFEST = "manifest.json"
 REPOSITORIES = "repositories"
 INDEX = "index.json"
 OCI_LAYOUT = "oci-layout"
+_FURTHER = "//"
+"""What the key of a payload begins with that is in a further archive of the file: no member has such a name."""
 
 
 class DockerArchiveSource(LegacySource):
@@ -92,7 +95,18 @@ class DockerArchiveSource(LegacySource):
             return self._archive.read_through(None)
         return self._archive
 
+    @cached_property
+    def _further(self) -> list[DockerArchiveSource]:
+        """The archives that follow in the same file. Names of members are those of one archive each."""
+        return [DockerArchiveSource(self.location, one, salvage=self._salvage) for one in self._members.further]
+
     def listing(self) -> SourceListing:
+        found = self._list_first()
+        for number, archive in enumerate(self._further):
+            found = _with_another(found, archive.listing(), number)
+        return found
+
+    def _list_first(self) -> SourceListing:
         failures = [
             Failure(source=self.location, error=problem.error, message=problem.message)
             for problem in self._members.problems
@@ -123,8 +137,18 @@ class DockerArchiveSource(LegacySource):
         """A v1 layer: the directory's name is its ID, whatever `id` the json states (as Docker's load has it)."""
         known = self._layers.get(legacy_id)
         if known is None:
-            known = self._layers[legacy_id] = self._read_v1_layer(legacy_id)
+            known = self._layers[legacy_id] = self._find_v1_layer(legacy_id)
         return known
+
+    def _find_v1_layer(self, legacy_id: LegacyID) -> LegacyLayer:
+        """In the first of the file's archives that has it, as when Docker loads one after the other."""
+        try:
+            return self._read_v1_layer(legacy_id)
+        except MissingLayerError:
+            for number, archive in enumerate(self._further):
+                with contextlib.suppress(MissingLayerError):
+                    return _of_another(archive.read_layer(legacy_id), number)
+            raise
 
     def _read_v1_layer(self, legacy_id: LegacyID) -> LegacyLayer:
         document = f"{legacy_id}/json"
@@ -153,6 +177,9 @@ class DockerArchiveSource(LegacySource):
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
         assert layer.payload is not None
         claim = layer.payload
+        if claim.key.startswith(_FURTHER):
+            number, _, key = claim.key.removeprefix(_FURTHER).partition("/")
+            return self._further[int(number)].open_payload(replace(layer, payload=replace(claim, key=key)))
         if claim.key in self._missing:
             error = self._missing[claim.key]
             raise MissingContentError(error.message, layer=error.layer)
@@ -416,6 +443,35 @@ class DockerArchiveSource(LegacySource):
         if len(named) == 64 and named != actual:
             return (f"{entry.config} has the digest sha256:{actual}, not the one it is named by",)
         return ()
+
+
+def _of_another(layer: LegacyLayer, number: int) -> LegacyLayer:
+    """A layer of the file's further archive `number`, as one of the whole file."""
+    if layer.payload is None:
+        return layer
+    return replace(layer, payload=replace(layer.payload, key=f"{_FURTHER}{number}/{layer.payload.key}"))
+
+
+def _with_another(found: SourceListing, other: SourceListing, number: int) -> SourceListing:
+    """Both listings. An image that both have in the v1 form is one image with the names of both."""
+    v1 = {image.head: image for image in found.images if image.chain is None}
+    ready = [image for image in found.images if image.chain is not None]
+    for image in other.images:
+        if image.chain is not None:
+            ready.append(replace(image, chain=tuple(_of_another(layer, number) for layer in image.chain)))
+        elif image.head in v1:
+            names = {*v1[image.head].references, *image.references}
+            v1[image.head] = replace(v1[image.head], references=tuple(sorted(names)))
+        else:
+            v1[image.head] = image
+    return replace(
+        found,
+        images=[*v1.values(), *ready],
+        indexes=[*found.indexes, *other.indexes],
+        layers=sorted({*found.layers, *other.layers}),
+        failures=[*found.failures, *other.failures],
+        warnings=[*found.warnings, *other.warnings],
+    )
 
 
 def _whole_id(legacy_id: LegacyID, known: Mapping[LegacyID, object]) -> LegacyID | None:

@@ -32,6 +32,7 @@ from migrate.tar.index import Member, MemberKind, TarIndex
 _UNSAFE = re.compile(r"^/|[\x00-\x1f]")
 PASSED = -1
 """The offset of a member whose content came by in a stream and was not kept."""
+_DOCUMENTS = frozenset({"manifest.json", "repositories", "index.json"})
 _PATH_LENGTH = 4_096
 """PATH_MAX: no engine unpacks a longer one."""
 _DEEPEST = 8
@@ -56,6 +57,8 @@ class Members:
         self.location = location
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
+        self.further: list[Members] = []
+        """Those of the archives that follow in the same file."""
         self.duplicates: set[str] = set()
         self.repeated: set[str] = set()
         self.unlisted: dict[str, str] = {}
@@ -180,6 +183,8 @@ class TarMembers(Members):
     """Members of a tar in an open file, each an extent of it."""
 
     def __init__(self, location: str, fd: int, size: int, index: TarIndex) -> None:
+        """`fd` is taken over."""
+        index, *others = index.archives(_DOCUMENTS) if index.places else [index]
         self._fd = fd
         self._size = size
         self._state = self._file_state()
@@ -188,6 +193,12 @@ class TarMembers(Members):
             if not index.members:
                 raise SourceUnreadableError(damage.error.message) from damage.error
             self.problems.append(Problem("", damage.error.code, damage.message))
+        self.further = [TarMembers(location, fd, size, other) for other in others]
+        if others:
+            more = "another archive follows" if len(others) == 1 else f"{len(others)} other archives follow"
+            self.warnings.append(
+                f"{location}: {more} in the same file, which Docker does not read; it is converted too"
+            )
 
     @contextmanager
     def _open_file(self, member: Member) -> Iterator[Payload]:

@@ -63,6 +63,8 @@ class PassingArchive:
             index = TarIndex()
             try:
                 for member in index.without_damage(iter_members(window, self._location, is_archive_member)):
+                    if any(damage.is_end for damage in index.damages):
+                        take = None  # it may be another archive, whose layers can have the same names
                     index.members.append(self._pass(member, window, spool, take))
                 window.drain()  # only its end proves a compressed stream
             except (TruncatedError, UnsupportedError, DamagedError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -72,10 +72,14 @@ from those inside a layer."""
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Where and why the headers stop making sense, and the byte from which they make sense again (None: nowhere)."""
+    """Where and why the headers stop making sense, and the byte from which they make sense again (None: nowhere).
+
+    `is_end`: what was read over is an end marker, and so perhaps no damage: another archive may follow.
+    """
 
     error: SourceError
     resumed: int | None = None
+    is_end: bool = False
 
     @property
     def message(self) -> str:
@@ -90,12 +94,41 @@ class TarIndex:
     members: list[Member] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
     sound: int | None = None
+    places: list[int] = field(default_factory=list)
+    """How many members were found before each place that reading went on behind; these are the first damages."""
+
+    def archives(self, documents: Collection[str]) -> list[TarIndex]:
+        """This index, or one for each archive where the file holds several, one behind the other.
+
+        `documents` are the members that an archive has once, and has last when its program wrote it. An end marker
+        behind one of them ends an archive, as does one behind which a document is there again; any other is a place
+        that was overwritten by zeros.
+        """
+        found = [TarIndex()]
+        begin = 0
+        for number, damage in enumerate(self.damages):
+            if number >= len(self.places):
+                found[-1].damages.append(damage)
+                continue
+            place, behind = (*self.places[number : number + 2], len(self.members))[:2]
+            before = [member.name.removeprefix("./") for member in self.members[begin:place]]
+            after = {member.name.removeprefix("./") for member in self.members[place:behind]}
+            if damage.is_end and before and (before[-1] in documents or not after.isdisjoint({*before} & {*documents})):
+                found[-1].members = self.members[begin:place]
+                found.append(TarIndex())
+                begin = place
+            else:
+                found[-1].damages.append(damage)
+                found[-1].sound = place - begin if found[-1].sound is None else found[-1].sound
+        found[-1].members = self.members[begin:]
+        return found
 
     def without_damage(self, found: Iterator[Member | Damage]) -> Iterator[Member]:
         """The members of what `iter_members` yields; the damage is taken down. The caller keeps the members."""
         for one in found:
             if isinstance(one, Damage):
                 self.damages.append(one)
+                self.places.append(len(self.members))
                 self.sound = len(self.members) if self.sound is None else self.sound
             else:
                 yield one
@@ -200,9 +233,10 @@ def iter_members(window: Window, what: str, is_expected: IsExpected | None = Non
             if error is None:
                 return
             raise error
+        is_end = error is None
         if error is None:
             error = DamagedError(f"{what}: zeros at byte {scan.behind - BLOCK:,}, where the archive does not end")
-        yield Damage(error, resumed)
+        yield Damage(error, resumed, is_end)
         position = resumed
 
 
