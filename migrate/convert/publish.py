@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from migrate.compose.index import compose_index, index_entry
 from migrate.compose.names import Claim, Names, assign_names, numbered, untagged_reference, wanted_reference
 from migrate.compose.source_indexes import CarriedLists
-from migrate.documents.oci import IndexEntry
+from migrate.documents.oci import IndexEntry, parse_config
 from migrate.errors import ConflictError
 from migrate.layout.catalog import ExistingImage
 from migrate.model.container import Container
 from migrate.model.digest import Digest
-from migrate.model.image import ComposedImage, Descriptor, HashedLayer
+from migrate.model.image import ComposedImage, Descriptor, HashedLayer, MediaType
 from migrate.model.legacy import Failure, LegacyID, LegacyLayer, ReadyIndex
 from migrate.model.options import ConvertOptions, OnConflict
 from migrate.model.progress import Event, Progress
@@ -123,7 +123,7 @@ class Settlement:
                     containers=image.containers,
                     container=image.container,
                     legacy_digests=image.legacy_digests,
-                    warnings=image.warnings + self._lists.warning(image.index),
+                    warnings=image.warnings + self._lists.warning(image.index) + _without_os(image.composed),
                     certain=image.certain,
                 )
 
@@ -333,6 +333,13 @@ class Settlement:
 
 def _ignore(image: FinishedImage) -> None:
     del image
+
+
+def _without_os(image: ComposedImage) -> tuple[str, ...]:
+    """Programs of OCI images need the `os` that images of Docker 0.6 lack; Docker takes such an image for its own."""
+    if image.config_media_type != MediaType.OCI_CONFIG or parse_config(image.config).os is not None:
+        return ()
+    return ("its config names no os: umoci refuses it (unsupported OS); --fill-platform writes the platform into it",)
 
 
 def _claim(image: FinishedImage, reference: Reference) -> Claim:
