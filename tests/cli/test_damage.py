@@ -6,19 +6,17 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from migrate.blobio.source_files import scan_source
 from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import SourceUnreadableError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, SilentProgress
-from migrate.readers import members
 from migrate.readers.detect import open_source
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
@@ -380,51 +378,56 @@ def test_a_member_of_a_directory_that_changes(change: str, tmp_path: Path) -> No
     check_lost(report, "")
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
-def test_a_layers_directory_that_cannot_be_listed(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "reason"), [(errno.EIO, "Input/output error"), (errno.EACCES, "may not be read by this user")]
+)
+def test_a_layers_directory_that_cannot_be_listed(
+    number: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = unpacked(tmp_path / "source")
-    monkeypatch.setattr(members, "scan_source", refusing(source / legacy_id("lost"), number))
+    refuse(monkeypatch, source / legacy_id("lost"), number)
     report = convert_meddled(source, tmp_path / "out", None)
     assert images(report) == {**WHOLE, legacy_id("middle"): []}  # nothing says any more that another stands on it
-    check_lost(report, f"{legacy_id('lost')}/: cannot be listed: {os.strerror(number)}")
+    check_lost(report, f"cannot be listed: {source}/{legacy_id('lost')}: {reason}")
 
 
 def test_the_directory_of_a_tagged_layer_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = unpacked(tmp_path / "source")
-    monkeypatch.setattr(members, "scan_source", refusing(source / legacy_id("alone"), errno.EIO))
+    refuse(monkeypatch, source / legacy_id("alone"), errno.EIO)
     report = convert_meddled(source, tmp_path / "out", None)
     assert sorted(images(report)) == sorted([legacy_id("good"), legacy_id("top")])
     ((failure),) = report["failures"]
     assert (failure["references"], failure["legacy_id"]) == (["alone:1"], legacy_id("alone"))
-    assert "cannot be listed: Input/output error" in failure["message"]
+    assert f"cannot be listed: {source}/{legacy_id('alone')}: Input/output error" in failure["message"]
 
 
 def test_another_directory_that_cannot_be_listed_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = unpacked(tmp_path / "source")
     (source / "lost+found").mkdir()
-    monkeypatch.setattr(members, "scan_source", refusing(source / "lost+found", errno.EACCES))
+    refuse(monkeypatch, source / "lost+found", errno.EACCES)
     report = convert_meddled(source, tmp_path / "out", None)
     assert sorted(images(report)) == sorted([legacy_id("good"), legacy_id("top"), legacy_id("alone")])
     ((failure),) = report["failures"]
-    assert failure["references"] == [] and "lost+found/: cannot be listed" in failure["message"]
+    assert failure["references"] == [] and f"cannot be listed: {source}/lost+found" in failure["message"]
 
 
 def test_an_archives_own_directory_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = unpacked(tmp_path / "source")
-    monkeypatch.setattr(members, "scan_source", refusing(source, errno.EIO))
-    with pytest.raises(SourceUnreadableError, match="cannot be listed: Input/output error"):
+    refuse(monkeypatch, source, errno.EIO)
+    with pytest.raises(SourceUnreadableError, match="source: Input/output error"):
         open_source(str(source))
 
 
-def refusing(place: Path, number: int) -> Callable[[str], AbstractContextManager[Iterator[os.DirEntry[str]]]]:
-    """`scan_source`, to which the system refuses the names in `place`."""
+def refuse(monkeypatch: pytest.MonkeyPatch, place: Path, number: int) -> None:
+    """The system refuses the names in `place`, whichever tree they are read by."""
+    real = os.listdir
 
-    def scan(path: str) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
-        if Path(path) == place:
+    def listed(path: int | str) -> list[str]:
+        if isinstance(path, int) and os.readlink(f"/proc/self/fd/{path}") == str(place):
             raise OSError(number, os.strerror(number))
-        return scan_source(path)
+        return real(path)
 
-    return scan
+    monkeypatch.setattr("migrate.storage.directory_tree.os.listdir", listed)
 
 
 def test_more_members_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
