@@ -41,7 +41,8 @@ def command(
     no_trunc: bool,
     **parts: bool,
 ) -> None:
-    """Look into one image of LAYOUT without Docker: an OCI layout (directory or tar) or a docker archive.
+    """Look into one image of LAYOUT without Docker: an OCI layout (directory or tar) or a docker archive,
+    compressed or not. `migrate inspect` shows legacy sources and registries' storage.
 
     REF is a name (`docker.io/library/` and `:latest` may be left out), an image ID, a manifest digest, a legacy ID
     where LAYOUT holds a report, or a unique prefix of an ID (4 digits or more).

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +32,7 @@ from migrate.model.image import Platform
 from migrate.model.reference import Reference
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.files import TarFiles
+from migrate.storage.syscalls import target_errors
 from migrate.storage.tree import Tree, TreeEntry
 
 
@@ -69,7 +72,8 @@ class _Archive(Tree):
 
     def __init__(self, path: Path) -> None:
         self.location = str(path)
-        self._files = TarFiles(path)
+        with _uncompressed(path) as tar:
+            self._files = TarFiles(tar, path)
 
     def stat(self, path: bytes, /) -> TreeEntry:
         size = self._files.names().get(os.fsdecode(path))
@@ -94,6 +98,23 @@ class _Archive(Tree):
 
     def close(self) -> None:
         self._files.close()
+
+
+@contextmanager
+def _uncompressed(path: Path) -> Iterator[Path]:
+    """`path` itself, or a temporary file of what is in it; whoever opens that in time keeps it."""
+    kind = "none"
+    if path.is_file():
+        with open(path, "rb") as stream:
+            kind = detect_compression(stream.read(HEAD_BYTES))
+    if kind == "none":
+        yield path
+        return
+    with target_errors("a temporary file"), tempfile.NamedTemporaryFile(prefix="migrate-") as spool:
+        with open(path, "rb") as stream, open_decompressed(stream, kind, str(path)) as content:
+            shutil.copyfileobj(content, spool, 1024 * 1024)
+        spool.flush()
+        yield Path(spool.name)
 
 
 class Layout:
@@ -172,7 +193,8 @@ class LayoutView:
             self.close()
             raise UnrecognisedSourceError(
                 f"{self.location}: no OCI layout and no docker archive"
-                " (`migrate inspect` shows what a legacy source holds)"
+                " (`migrate inspect` shows what a legacy source or a registry's storage holds, and `migrate convert`"
+                " makes a layout of it)"
             )
 
     def close(self) -> None:

@@ -112,12 +112,13 @@ def _walk(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
 
 
 class TarFiles:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: Path | None = None) -> None:
+        """`name` is what errors call it, where that is not `path`."""
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not make us wait
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise SourceUnreadableError(f"{path}: neither a file nor a directory")
-            self._index(path)
+            self._index(name or path)
         except BaseException:
             os.close(self._fd)
             raise

@@ -1,0 +1,45 @@
+"""`show` on archives as people keep them: compressed, or of a kind that holds no image to show."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.command import migrate
+from tests.shelves import archive
+
+PACKERS: list[Callable[[bytes], bytes]] = [gzip.compress, bz2.compress, lzma.compress]
+
+
+@pytest.mark.parametrize("pack", PACKERS, ids=lambda pack: pack.__module__)
+@pytest.mark.parametrize("kind", ["docker-archive", "oci-archive"])
+def test_compressed_archives_show_what_plain_ones_do(kind: str, pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(archive("a"))
+    assert migrate("convert", "-q", tmp_path / "a.tar", f"{kind}:{tmp_path / 'new.tar'}").code == 0
+    (tmp_path / "new").write_bytes(pack((tmp_path / "new.tar").read_bytes()))
+    for part in ("--config", "--layers", "--files"):
+        plain = migrate("show", tmp_path / "new.tar", "team/a:b0", part)
+        packed = migrate("show", tmp_path / "new", "team/a:b0", part)
+        assert (packed.code, packed.out) == (0, plain.out), packed.err
+
+
+def test_what_cannot_be_shown_names_the_commands_that_can(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(archive("a"))
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(archive("a")))
+    (tmp_path / "text.gz").write_bytes(gzip.compress(b"text"))
+    with tarfile.open(tmp_path / "a.tar") as opened:
+        opened.extractall(tmp_path / "unpacked", filter="tar")
+    assert migrate("convert", "-q", tmp_path / "a.tar", f"registry-storage:{tmp_path / 'storage'}").code == 0
+    for name in ("a.tar", "a.tar.gz", "unpacked", "storage"):
+        done = migrate("show", tmp_path / name, "team/a:b0")
+        assert done.code not in (0, 1)
+        assert f"{tmp_path / name}: " in done.err
+        assert "`migrate inspect`" in done.err and "`migrate convert`" in done.err
+    done = migrate("show", tmp_path / "text.gz", "a")
+    assert done.code not in (0, 1) and f"{tmp_path / 'text.gz'}: not a tar archive" in done.err
