@@ -31,6 +31,7 @@ STAND_INS = {  # a path or name of the documentation → what stands there for t
     "/mnt/old/var/lib/docker": "docker-root",
     "docker-backup.tar.gz": "docker-backup.tar",
     "/srv/registry": "registry",
+    "etc/nginx": "etc",
     "/srv/old-registry": "registry",
     "/var/lib/registry": "registry",
     ":/srv/new": ":new-registry",
