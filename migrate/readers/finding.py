@@ -45,7 +45,12 @@ class Found(NamedTuple):
 
 def find_sources(tree: Tree, detect: Detect) -> list[Found]:
     """Those at well-known places; where there are none, all that a search meets first on each way down."""
-    return [found for place in WELL_KNOWN for found in types_at(tree, place, detect)] or _search(tree, detect)
+    found: list[Found] = []
+    for place in WELL_KNOWN:
+        # A registry's storage is recognised at each of the folders above it: the topmost one is its place.
+        if not any(place.startswith(one.path + b"/" if one.path else b"") for one in found):
+            found += types_at(tree, place, detect)
+    return found or _search(tree, detect)
 
 
 def inside_of(options: ReadOptions) -> bytes | None:

@@ -95,7 +95,7 @@ SLIPS: list[tuple[str, int, str]] = [
     (r"convert 'C:\images\a.tar' out", 4, r"C:\\images\\a.tar: .*a Windows path; inside WSL it is /mnt/c/"),
     ("inspect D", 4, "D: neither an unpacked `docker save` archive"),
     ("convert D out", 4, "D: neither an unpacked"),
-    ("convert T out", 4, "T: is neither a tar archive nor one compressed"),
+    ("convert T out", 4, "T: is neither a tar archive, plain or compressed"),
     ("inspect T", 4, "T: is neither a tar archive"),
     ("convert docker-archive:A out", 0, ""),
     ("convert oci:L out", 0, ""),

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,10 @@ def test_a_docker_save_archive_below_a_folder(tmp_path: Path) -> None:
     assert identities(facts(tmp_path / "again.tar")) == identities(facts(plain))
 
 
+def without_exactness(image: list[Any]) -> list[Any]:
+    return image[:3] + image[4:]
+
+
 @pytest.mark.parametrize(("name", "writer"), REPACKED)
 def test_a_tar_of_any_writer_gives_the_same_images(
     plain: Callable[[str], Facts], stores: StoreShelf, tmp_path: Path, name: str, writer: str
@@ -73,9 +78,14 @@ def test_a_tar_of_any_writer_gives_the_same_images(
     if writer in wrappings.WITH_ALL:
         assert found == expected
     elif writer not in wrappings.IN_WHOLE_SECONDS:
-        assert identities(found) == identities(expected)
+        # what the writer left out, such as capabilities, makes images not exact, and no bytes different
+        assert [without_exactness(image) for image in identities(found)] == [
+            without_exactness(image) for image in identities(expected)
+        ]
     else:
-        assert [image[:3] for image in found["images"]] == [image[:3] for image in expected["images"]]
+        assert [image[:2] for image in found["images"]] == [image[:2] for image in expected["images"]]
+        for image, same in zip(found["images"], expected["images"], strict=True):
+            assert image[2] == same[2] or image[3] is False  # another image than Docker's is never called exact
         assert found["failures"] == expected["failures"]
 
 
