@@ -280,7 +280,10 @@ def _parse_container(fields: Mapping[str, Any]) -> Container:
 def _parse_volume(fields: Mapping[str, Any]) -> Volume:
     size = fields["bytes"]
     return Volume(
-        path=_text(fields["path"]), source=_text(fields["source"]), bytes=None if size is None else _whole(size)
+        path=_text(fields["path"]),
+        source=_text(fields["source"]),
+        bytes=None if size is None else _whole(size),
+        kind="bind" if fields.get("kind") == "bind" else "volume",
     )
 
 

@@ -40,8 +40,9 @@ def set_up_logging(values: dict[str, Any]) -> None:
 
 
 def refuse_swapped(sources: Sequence[str], target: str) -> None:
-    """UsageError where no source exists and the target is a file, or a directory of something else."""
-    place = Path(plain_path(target))
+    """UsageError where no source exists and the target, which has no prefix, is a file or a directory of something
+    else."""
+    place = Path(target)
     names = [plain_path(source) for source in sources]
     if any("://" in name or name == "-" or os.path.lexists(name) for name in names):
         return

@@ -158,7 +158,7 @@ def _mode_of(location: str) -> int:
     except FileNotFoundError as error:
         if path.is_symlink():
             raise SourceUnreadableError(f"{path}: is a link to {os.readlink(path)}, which is not there") from error
-        hint = _advice(str(path))
+        hint = _advice(location)
         raise SourceUnreadableError(
             f"{path}: there is no such file or directory{f' ({hint})' if hint else ''}"
         ) from error

@@ -122,7 +122,11 @@ def foreign_folder(tree: Tree) -> str | None:
 
 def name_of_image(location: str) -> str | None:
     """What to do with a location that is no path, where it may be the name of an image or the ID of a container."""
-    if location.lower().endswith(_SUFFIXES) or not _IMAGE_NAME.fullmatch(location):
+    if (
+        location.startswith(("./", "../", "/"))
+        or location.lower().endswith(_SUFFIXES)
+        or not _IMAGE_NAME.fullmatch(location)
+    ):
         return None
     return f"if it is the name of an image: `docker save {location} | migrate convert - OUT`"
 

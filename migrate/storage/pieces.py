@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _ZEROS: Final = bytes(1024 * 1024)
 
+_END: Final = 1 << 63
+
 
 class BlocksPart:
     """`size` bytes of other blocks from `start`: a partition, or a file that lies in one piece. Does not own them."""
@@ -53,7 +55,9 @@ class PieceMap:
         self.offsets = array("Q")
 
     def add(self, start: int, length: int, offset: int) -> None:
-        """ValueError where the piece overlaps or precedes the one before."""
+        """ValueError where the piece overlaps or precedes the one before, or lies where no file can be."""
+        if max(start, length, offset) >= _END or min(start, length, offset) < 0:
+            raise ValueError(f"a piece at byte {start:,} of {length:,} bytes is at {offset:,}, beyond any file")
         if self.starts and start < self.starts[-1] + self.lengths[-1]:
             raise ValueError(f"a piece at byte {start:,} overlaps the one before")
         if length:

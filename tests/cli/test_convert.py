@@ -26,11 +26,11 @@ def archive(tmp_path: Path) -> Path:
 
 
 def digests(layout: Path) -> dict[str, str]:
-    """Every file of a layout but for the report and our own state."""
+    """Every file of a layout but for the report, the map and our own state."""
     return {
         str(path.relative_to(layout)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(layout.rglob("*"))
-        if path.is_file() and ".migrate" not in path.parts and path.name != "migration-report.json"
+        if path.is_file() and ".migrate" not in path.parts and not path.name.startswith("migration-")
     }
 
 

@@ -85,7 +85,6 @@ def test_every_failure_of_the_report_has_one_event(line: str, code: int, workspa
         ("batch --status --merge out", 2, "one at a time"),
         ("batch --merge none", 2, "no journal"),
         ("batch none*.tar out", 2, "nothing matches"),
-        ("plan --source-type docker-root -", 2, "standard input is none"),
         ("verify none", 4, "No such file"),
         ("push none docker://", 2, "name a host"),
     ],

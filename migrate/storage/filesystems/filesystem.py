@@ -99,7 +99,10 @@ def extents_as_blocks(device: Blocks, extents: Sequence[Extent], size: int) -> P
     """A file's content by position."""
     pieces = PieceMap()
     for extent in extents:
-        pieces.add(*extent)
+        try:
+            pieces.add(*extent)
+        except ValueError as error:
+            raise DamagedError(f"a file's extents: {error}") from error
     return PiecedBlocks(device, pieces, size)
 
 

@@ -204,7 +204,7 @@ def test_what_was_read_last_counts_whatever_its_name_then(tmp_path: Path, monkey
         run(tmp_path / name / "a.tar", tmp_path / "parts", shard=Shard(1, 1))
     merged = keep(merge_batch(str(tmp_path / "parts"), SilentProgress()))
     assert merged.exit_code == 0
-    assert merged.account.outcomes == {Outcome.CONVERTED: 1}
+    assert +merged.account.outcomes == {Outcome.CONVERTED: 1}
 
 
 def test_shards_and_merge_make_the_same_as_one_run(shelf: Path, tmp_path: Path) -> None:
@@ -379,7 +379,9 @@ def test_where_nothing_is_converted_the_account_tells_why(tmp_path: Path) -> Non
     (shelf / "manifest.json").write_bytes(b"[]")
     outcome = run(shelf, tmp_path / "out")
     assert outcome.exit_code == 4
-    assert f"Skipped\n  {shelf}: holds no image\n" in render_account(outcome.account)
+    assert f"Skipped, by reason\n  {shelf}: holds no image\n" in render_account(outcome.account)
     for number in range(12):
         (shelf / f"{number}.txt").write_bytes(b"x")
-    assert "  and 3 more; the report has them all\n" in render_account(run(shelf, tmp_path / "out").account)
+    assert f"  {shelf}/0.txt and 11 more: is neither a tar archive" in render_account(
+        run(shelf, tmp_path / "out").account
+    )
