@@ -203,10 +203,9 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
     from migrate.readers.passing import PassingArchive
     from migrate.storage.disk.formats import looks_like_image
 
-    raw = _raw_head(fd)
     content: Seekable | PlainStream = open_plain(fd, location, options.max_ratio)
     try:
-        if isinstance(content, PlainStream) and is_text_copy(raw, is_damaged=False):
+        if isinstance(content, PlainStream) and is_text_copy(_raw_head(fd), is_damaged=False):
             raise UnfitSourceError(f"{location}: {TEXT_COPY}")
         head = content.head()
         if not head:
@@ -238,7 +237,7 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
                 place = options.inside or f"of type {options.source_type}"
                 raise UnrecognisedSourceError(f"{location}: holds no source {place}")
         index = index_tar(content.fd, location, is_archive_member)
-        if index.damages and is_text_copy(raw, is_damaged=True):
+        if index.damages and is_text_copy(_raw_head(content.fd), is_damaged=True):
             raise UnfitSourceError(f"{location}: {TEXT_COPY}")
         members = TarMembers(location, content.fd, content.size, index)
         return DockerArchiveSource(location, members, salvage=options.salvage)

@@ -41,7 +41,9 @@ def archive() -> bytes:
 def outcome(layout: Path) -> dict[str, bytes]:
     """All files that a layout's digests depend on; the report has times in it."""
     files = [file for file in layout.rglob("*") if file.is_file() and ".migrate" not in file.parts]
-    return {str(file.relative_to(layout)): file.read_bytes() for file in files if file.name != "migration-report.json"}
+    return {
+        str(file.relative_to(layout)): file.read_bytes() for file in files if not file.name.startswith("migration-")
+    }
 
 
 def convert(target: Path, source: str | Path, *options: str, stdin: bytes = b"", perturb: int = 0) -> dict[str, bytes]:
