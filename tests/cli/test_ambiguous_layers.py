@@ -43,10 +43,13 @@ def test_flagged_and_unchanged(flag: str, tmp_path: Path) -> None:
     source.write_bytes(archive.build())
     result = migrate("convert", "--html", tmp_path / "page.html", source, target)
     assert result.code == 0, result.err
-    assert f"readers may understand its tar differently ({flag})" in result.out
+    said = " ".join(result.out.split())  # lines are wrapped
+    # two forms of one path are two entries of it, too, at which Docker stops
+    flags = ["entries-docker-refuses", "path-forms"] if flag == "path-forms" else [flag]
+    assert f"readers may understand its tar differently ({flags[0]}" in said
     report = json.loads((target / "migration-report.json").read_bytes())
     layers = {layer["legacy_id"]: layer for image in report["images"] for layer in image["layers"]}
-    assert layers[legacy_id("odd")]["flags"] == [flag]
+    assert layers[legacy_id("odd")]["flags"] == flags
     assert layers[legacy_id("odd")]["diff_id"] == f"sha256:{hashlib.sha256(CASES[flag]).hexdigest()}"
     assert "flags" not in layers[legacy_id("plain")]
     assert flag in (tmp_path / "page.html").read_text()
