@@ -208,11 +208,17 @@ def _result_of(worker: str, call: Any, progress: Progress) -> object:
         return error
 
 
+_marked_runs: set[str] = set()
+"""The runs for which this worker has left its mark: once is enough, however many tasks it gets."""
+
+
 def _named_task(work: Work, order: WorkOrder, task: Task) -> tuple[str, str, list[Entry]]:
     """Runs on the worker: its address, the mark that it leaves in the target, and the task's entries."""
     worker: str = _distributed().get_worker().address
     mark = f"{order.run}-{abs(hash(worker)):x}"
-    examine_worker(order, (), mark)
+    if order.run not in _marked_runs:
+        examine_worker(order, (), mark)
+        _marked_runs.add(order.run)
     return worker, mark, work(order, task)
 
 
