@@ -21,15 +21,54 @@ def run(*command: str | Path, text: str | None = None) -> str:
 
 
 @contextmanager
-def mounted(image: Path, *options: str) -> Iterator[Path]:
-    place = image.with_name(f"{image.name}.mounted")
-    place.mkdir()
-    run("mount", "-o", ",".join(("loop", *options)), image, place)
+def mounted(image: Path, *options: str, place: Path | None = None) -> Iterator[Path]:
+    """Mounted at `place`, by default beside the image. Afterwards the image holds all that was written."""
+    mount_point = place or image.with_name(f"{image.name}.mounted")
+    mount_point.mkdir(exist_ok=True)
+    run("mount", "-o", ",".join(("loop", *options)), image, mount_point)
     try:
-        yield place
+        yield mount_point
     finally:
-        run("umount", place)
-        place.rmdir()
+        unmount(mount_point)
+        if place is None:
+            mount_point.rmdir()
+
+
+def unmount(place: Path) -> None:
+    """In every mount namespace: one that a process made meanwhile has the mount, too, and as long as any has it, the
+    file system is in use, and the image lacks what the kernel still holds."""
+    [(device, _)] = [mount for mount in _mounts("self") if mount[1] == os.fspath(place)]
+    run("sync", "-f", place)
+    run("umount", place)
+    for process, path in _mounted_elsewhere(device):
+        run("nsenter", f"--mount=/proc/{process}/ns/mnt", "umount", path)
+    assert not list(_mounted_elsewhere(device)), f"{place} is still mounted"
+
+
+def _mounts(process: str) -> list[tuple[str, str]]:
+    """(device's number, mount point) as one process sees them; none of one that has ended."""
+    try:
+        lines = Path(f"/proc/{process}/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+    return [(fields[2], fields[4].encode().decode("unicode_escape")) for fields in map(str.split, lines)]
+
+
+def _mounted_elsewhere(device: str) -> Iterator[tuple[str, str]]:
+    """(process, mount point), one for each namespace that has the device mounted."""
+    seen = set()
+    for process in filter(str.isdecimal, os.listdir("/proc")):
+        for number, path in _mounts(process):
+            if number == device and (namespace := _namespace(process)) not in seen:
+                seen.add(namespace)
+                yield process, path
+
+
+def _namespace(process: str) -> str | None:
+    try:
+        return os.readlink(f"/proc/{process}/ns/mnt")
+    except OSError:
+        return None
 
 
 def blank(image: Path, size: int) -> Path:

@@ -20,6 +20,7 @@ from migrate.model.progress import Event, SilentProgress
 from migrate.readers.detect import open_source
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
+from tests import disks
 from tests.archives import Members, V1Archive, build_tar, layer_tar, legacy_id
 from tests.command import Result, migrate
 from tests.peers import need, run
@@ -77,23 +78,17 @@ def unreadable_sector(directory: Path, content: bytes, at: int) -> Iterator[Path
     mounted.mkdir()
     run("truncate", "-s", "120M", image)
     run("mkfs.btrfs", "-q", "-m", "single", "-d", "single", image)
-    run("mount", "-o", "loop,max_inline=0", image, mounted)
-    try:
+    with disks.mounted(image, "max_inline=0", place=mounted):
         (mounted / "archive.tar").write_bytes(content)
-    finally:
-        run("umount", mounted)
     stored = image.read_bytes()
     place = stored.index(content[at // SECTOR * SECTOR :][:SECTOR])
     with image.open("r+b") as stream:
         stream.seek(place)
         stream.write(b"\xff" * 16)
-    run("mount", "-o", "loop,ro", image, mounted)
-    try:
+    with disks.mounted(image, "ro", place=mounted):
         with pytest.raises(OSError, match="Input/output error"):
             (mounted / "archive.tar").read_bytes()
         yield mounted / "archive.tar"
-    finally:
-        run("umount", mounted)
 
 
 @pytest.mark.peer

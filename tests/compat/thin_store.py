@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import disks
 from tests.unit.readers.devicemapper.pools import PoolBuilder, run, write_record
 
 Signature = tuple[object, ...]
@@ -107,15 +108,10 @@ def make_base(image: Path, kind: str) -> Path:
 
 
 @contextmanager
-def mounted(image: Path, place: Path) -> Iterator[Path]:
-    place.mkdir(exist_ok=True)
+def mounted(image: Path, place: Path, *options: str) -> Iterator[Path]:
     kind = run("blkid", "-o", "value", "-s", "TYPE", str(image)).strip()
-    options = "loop,noatime" + (",nouuid" if kind == "xfs" else "")
-    run("mount", "-o", options, str(image), str(place))
-    try:
+    with disks.mounted(image, "noatime", *(["nouuid"] if kind == "xfs" else []), *options, place=place):
         yield place
-    finally:
-        run("umount", str(place))
 
 
 def fill_layer(image: Path, tree: Path, layer_id: str, place: Path) -> None:

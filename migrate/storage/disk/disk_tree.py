@@ -8,7 +8,6 @@ from migrate.errors import SourceError, UnsupportedError
 from migrate.storage.disk.volumes import FILE_SYSTEMS, DiskContents, Volume
 from migrate.storage.filesystems.btrfs import BtrfsTree
 from migrate.storage.filesystems.image_tree import ImageTree
-from migrate.storage.filesystems.journal import ReplayedBlocks
 from migrate.storage.filesystems.kept import KeptFileSystem
 from migrate.storage.filesystems.probe import open_file_system
 from migrate.storage.tree import PoolParts, SubTree, Tree
@@ -20,7 +19,7 @@ class DiskTree(SubTree):
     def __init__(self, disk: DiskContents, volume: Volume, location: str) -> None:
         self._disk = disk
         self._volume = volume
-        self._replayed = False
+        self._doubt: str | None = None
         super().__init__(self._open(volume, location), b"")
 
     def _open(self, volume: Volume, location: str) -> Tree:
@@ -30,7 +29,7 @@ class DiskTree(SubTree):
             if volume.kind == "btrfs":
                 return BtrfsTree(volume.blocks, location)
             file_system = open_file_system(volume.blocks, volume.kind)
-            self._replayed = isinstance(file_system.device, ReplayedBlocks)
+            self._doubt = file_system.doubt
             return ImageTree(KeptFileSystem(file_system), 1, location=location)
         except SourceError as exc:
             raise type(exc)(f"{location}: {exc.message}") from exc
@@ -40,8 +39,7 @@ class DiskTree(SubTree):
         return Tree.follow(self, path)
 
     def problems(self) -> Sequence[str]:
-        replayed = f"{self.location}: was in use when the disk was copied; its journal was replayed in memory"
-        return (*self._disk.problems, *([replayed] if self._replayed else []))
+        return (*self._disk.problems, *([f"{self.location}: {self._doubt}"] if self._doubt else []))
 
     def contents(self) -> Sequence[str]:
         return [volume.description for volume in self._disk.volumes]

@@ -39,6 +39,10 @@ _FILETYPE, _RECOVER, _EXTENTS, _64BIT, _MMP, _FLEX_BG = 0x2, 0x4, 0x40, 0x80, 0x
 _CSUM_SEED, _LARGEDIR = 0x2000, 0x4000
 _KNOWN = _FILETYPE | _RECOVER | _EXTENTS | _64BIT | _MMP | _FLEX_BG | _CSUM_SEED | _LARGEDIR
 _RO_BIGALLOC: Final = 0x200
+_HAS_JOURNAL: Final = 0x4
+_STATE_UNMOUNTED, _STATE_ERRORS = 1, 2
+_REPLAYED: Final = "was in use when it was copied; its journal was replayed in memory"
+_INCOMPLETE: Final = "names may be missing; `e2fsck -f` on a copy of the file system finds them"
 _OLD_INODE_SIZE: Final = 128
 _INODE_EXTENTS, _INODE_INLINE, _INODE_ENCRYPTED = 0x80000, 0x10000000, 0x800
 _EXTENT_MAGIC: Final = 0xF30A
@@ -75,7 +79,9 @@ class Ext4:
         self._descriptor_size = int(superblock.s_desc_size) if self._wide else 32
         self._tables: dict[int, int] = {}
         self._journal_inode = int(superblock.s_journal_inum)
+        self._mounted = int(superblock.s_mtime)
         self.needs_recovery = bool(superblock.s_feature_incompat & _RECOVER)
+        self.doubt: str | None = _doubt(int(superblock.s_state), bool(superblock.s_feature_compat & _HAS_JOURNAL))
         self._check_features(superblock)
 
     def recovered(self) -> Ext4:
@@ -83,7 +89,9 @@ class Ext4:
         if not self._journal_inode:
             raise UnsupportedError("the ext4 journal was not replayed, and lies on another device")
         journal = self.read_extents(self.read_inode(self._journal_inode))
-        return Ext4(replay_journal(self.device, journal, self._block_size))
+        replayed = Ext4(replay_journal(self.device, journal, self._block_size, self._mounted))
+        replayed.doubt = "; ".join(filter(None, (_REPLAYED, replayed.doubt)))
+        return replayed
 
     def _check_features(self, superblock: Any) -> None:
         unknown = int(superblock.s_feature_incompat) & ~_KNOWN
@@ -308,6 +316,15 @@ def _decode(number: int, raw: bytes) -> Inode:
         nlink=links,
         raw=raw if _extra_body(raw)[:4] == _XATTR_MAGIC else raw[:_OLD_INODE_SIZE],  # nothing more is needed of it
     )
+
+
+def _doubt(state: int, has_journal: bool) -> str | None:
+    """What the superblock records of the way that the file system was left in (s_state)."""
+    if state & _STATE_ERRORS:
+        return f"holds errors that the kernel found: {_INCOMPLETE}"
+    if not has_journal and not state & _STATE_UNMOUNTED:
+        return f"was in use when it was copied, and has no journal: {_INCOMPLETE}"
+    return None
 
 
 def _is_fast_link(inode: Inode) -> bool:

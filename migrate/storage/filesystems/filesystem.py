@@ -84,6 +84,10 @@ class FileSystem(Protocol):
     def device(self) -> Blocks:
         """What it reads from."""
 
+    @property
+    def doubt(self) -> str | None:
+        """Why it may not hold what it should, as the end of a sentence that begins with its name; None if it does."""
+
     def inode_offset(self, number: int, /) -> int:
         """Where on the device the inode lies."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastcrc import crc32
 
@@ -25,6 +25,17 @@ _HEADER = struct.Struct(">4sII")
 _INCOMPAT_64BIT, _INCOMPAT_CSUM_V2, _INCOMPAT_CSUM_V3 = 0x2, 0x8, 0x10
 _KNOWN: Final = 0x1F
 _ESCAPED, _SAME_UUID, _LAST_TAG = 1, 2, 8
+_COMMIT_TIME: Final = 48
+
+
+class _Tag(NamedTuple):
+    """A block of the file system in a transaction: its number, whether its first word is escaped, and its checksum
+    as recorded, of which `mask` has the bits that are kept."""
+
+    block: int
+    escaped: bool
+    checksum: int
+    mask: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +82,30 @@ class ReplayedBlocks:
         """The blocks belong to whoever opened them."""
 
 
-def replay_journal(device: Blocks, journal: Sequence[Extent], unit: int) -> ReplayedBlocks:
-    """`journal` is where the journal's file lies, `unit` the file system's block size.
+def replay_journal(device: Blocks, journal: Sequence[Extent], unit: int, mounted: int) -> ReplayedBlocks:
+    """`journal` is where the journal's file lies, `unit` the file system's block size, `mounted` when it was mounted
+    last, in seconds since 1970: older transactions are of an earlier use.
 
-    Raises DamagedError where the journal is none, UnsupportedError for features that are not known.
+    Raises DamagedError where the journal is none or is damaged, UnsupportedError for features that are not known.
     """
-    return ReplayedBlocks(device, _Journal(device, journal, unit).replay(), unit)
+    return ReplayedBlocks(device, _Journal(device, journal, unit, mounted).replay(), unit)
+
+
+def _commit_time(raw: bytes) -> int:
+    """Of a commit block, in seconds since 1970."""
+    return int.from_bytes(raw[_COMMIT_TIME : _COMMIT_TIME + 8], "big")
+
+
+def _damaged(sequence: int, what: str) -> DamagedError:
+    return DamagedError(
+        f"the ext4 journal: transaction {sequence} was committed, and {what}; names and contents may be missing. "
+        "`e2fsck -f` on a copy of the file system makes of it what it can"
+    )
 
 
 class _Journal:
-    def __init__(self, device: Blocks, extents: Sequence[Extent], unit: int) -> None:
+    def __init__(self, device: Blocks, extents: Sequence[Extent], unit: int, mounted: int) -> None:
+        self._newest = mounted
         self._device = device
         self._unit = unit
         self._blocks = [extent.offset + at for extent in extents for at in range(0, extent.length, unit)]
@@ -101,49 +126,83 @@ class _Journal:
         self._seed = crc32.iscsi(raw[48:64])
 
     def replay(self) -> dict[int, Replacement]:
-        """Block → its newest committed content. A block that was freed later keeps what lies on the device."""
+        """Block → its newest committed content. A block that was freed later keeps what lies on the device.
+
+        DamagedError where a transaction was committed and cannot be replayed: names would be missing without it.
+        """
         written: dict[int, tuple[int, Replacement]] = {}
         revoked: dict[int, int] = {}
-        for sequence, tags, revocations in self._transactions():
-            revoked.update(dict.fromkeys(revocations, sequence))
-            written.update((block, (sequence, place)) for block, place in tags)
-        return {block: place for block, (sequence, place) in written.items() if revoked.get(block, -1) < sequence}
+        for number, (tags, revocations) in enumerate(self._transactions()):
+            revoked.update(dict.fromkeys(revocations, number))
+            written.update((block, (number, place)) for block, place in tags)
+        return {block: place for block, (number, place) in written.items() if revoked.get(block, -1) < number}
 
-    def _transactions(self) -> Iterator[tuple[int, list[tuple[int, Replacement]], list[int]]]:
-        """Every transaction that was committed, in order. The first block that does not fit ends the log."""
+    def _transactions(self) -> Iterator[tuple[list[tuple[int, Replacement]], list[int]]]:
+        """Every transaction that was committed, in order. The first block that does not fit ends the log.
+
+        A block that fits but for its checksum may be left from an earlier use of the same blocks: then what would be
+        its commit is older than the last one (do_one_pass in recovery.c). Else the transaction is damaged.
+        """
         at, sequence, left = self._start, self._sequence, self._length
         tags: list[tuple[int, Replacement]] = []
         revocations: list[int] = []
+        damage: str | None = None
         while at and left > 0:
             raw = self._read(at)
             magic, kind, found = _HEADER.unpack_from(raw)
-            if magic != _MAGIC or found != sequence or not self._is_sound(kind, raw):
-                return
-            at, left = self._following(at), left - 1
-            if kind == _DESCRIPTOR:
-                for block, escaped in self._tags(raw):
-                    tags.append((block, Replacement(self._blocks[at], escaped)))
-                    at, left = self._following(at), left - 1
-            elif kind == _REVOKE:
-                revocations.extend(self._revocations(raw))
-            elif kind == _COMMIT:
-                yield sequence, tags, revocations
+            if magic != _MAGIC or found != sequence or kind not in (_DESCRIPTOR, _COMMIT, _REVOKE):
+                break
+            if not self._is_sound(kind, raw):
+                damage = damage or f"block {at} of the log"
+            if kind == _COMMIT:
+                if damage and _commit_time(raw) < self._newest:
+                    break
+                if damage:
+                    raise _damaged(sequence, f"{damage} does not have its recorded checksum")
+                self._newest = max(self._newest, _commit_time(raw))
+                yield tags, revocations
                 tags, revocations, sequence = [], [], sequence + 1 & 0xFFFFFFFF
-            else:
-                return
+            at, left = self._following(at), left - 1
+            if kind == _REVOKE:
+                revocations.extend(self._revocations(raw))
+            for tag in self._tags(raw) if kind == _DESCRIPTOR else ():
+                if not self._has_checksum(at, sequence, tag):
+                    damage = damage or f"block {at} of the log, for block {tag.block} of the file system,"
+                tags.append((tag.block, Replacement(self._blocks[at], tag.escaped)))
+                at, left = self._following(at), left - 1
+        self._require_end(at, left, sequence)
 
-    def _tags(self, raw: bytes) -> Iterator[tuple[int, bool]]:
-        """(block, whether it is escaped). Forms: 16 bytes with checksums v3, else 8, + 2 with v2, + 4 with 64 bits."""
+    def _require_end(self, at: int, left: int, sequence: int) -> None:
+        """DamagedError where transactions were committed that cannot be reached: a part of the log between is damaged,
+        or was written while the disk was copied piece by piece. The kernel passes over them without a word."""
+        while at and left > 0:
+            magic, kind, found = _HEADER.unpack(self._device.read_at(self._blocks[at], _HEADER.size))
+            if magic == _MAGIC and kind == _COMMIT and (found - sequence & 0xFFFFFFFF) < 1 << 31:
+                raw = self._read(at)
+                if self._is_sound(kind, raw) and _commit_time(raw) >= self._newest:
+                    raise _damaged(found, f"the log before it, from transaction {sequence} on, cannot be read")
+            at, left = self._following(at), left - 1
+
+    def _tags(self, raw: bytes) -> Iterator[_Tag]:
+        """Forms: 16 bytes with checksums v3, else 8, + 2 with v2, + 4 with 64 bits."""
         size = 16 if self._v3 else 8 + (2 if self._summed else 0) + (4 if self._wide else 0)
         at, end = _HEADER.size, len(raw) - (4 if self._summed else 0)
         while at + size <= end:
             low, flags = struct.unpack_from(">II", raw, at)
             high = struct.unpack_from(">I", raw, at + 8)[0] if self._wide else 0
-            flags &= 0xFFFF
-            yield low | high << 32, bool(flags & _ESCAPED)
+            checksum = struct.unpack_from(">I", raw, at + 12)[0] if self._v3 else flags >> 16
+            mask = 0xFFFFFFFF if self._v3 else 0xFFFF
+            yield _Tag(low | high << 32, bool(flags & _ESCAPED), checksum, mask)
             if flags & _LAST_TAG:
                 return
             at += size + (0 if flags & _SAME_UUID else 16)
+
+    def _has_checksum(self, at: int, sequence: int, tag: _Tag) -> bool:
+        """Whether the block as it lies in the log is the one that its tag is about."""
+        if not self._summed:
+            return True
+        computed = crc32.iscsi(sequence.to_bytes(4, "big") + self._read(at), self._seed) ^ 0xFFFFFFFF
+        return computed & tag.mask == tag.checksum
 
     def _revocations(self, raw: bytes) -> list[int]:
         (used,) = struct.unpack_from(">I", raw, _HEADER.size)

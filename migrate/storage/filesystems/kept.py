@@ -30,6 +30,10 @@ class KeptFileSystem:
     def root(self) -> int:
         return self._inner.root
 
+    @property
+    def doubt(self) -> str | None:
+        return self._inner.doubt
+
     def inode_offset(self, number: int) -> int:
         return self._inner.inode_offset(number)
 

@@ -57,6 +57,7 @@ class Xfs:
     """One file system. Features that would change how names or contents are found, and are not known, are refused."""
 
     kind = "xfs"
+    doubt: str | None = None  # what was in use is refused
 
     def __init__(self, device: Blocks) -> None:
         opened = open_xfs(open_blocks(device))

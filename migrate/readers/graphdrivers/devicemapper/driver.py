@@ -119,8 +119,8 @@ class DevicemapperDriver(GraphDriver):
             raise exc.at_layer(name, f"thin device {record.device_id} of layer {name}: ") from exc
         self._damage[name] = list(self._iter_damage(record.device_id, device.device_map))
         doubts = list(self._iter_other_names(ImageTree(file_system, record.device_id)))
-        if inner.device is not device:
-            doubts.append("its file system was in use when the store was copied; its journal was replayed in memory")
+        if inner.doubt:
+            doubts.append(f"its file system {inner.doubt}")
         self._doubts[name] = doubts
         return tree
 
