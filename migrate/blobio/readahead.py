@@ -1,8 +1,8 @@
 """Decompression in a thread of its own, some blocks ahead of the reader.
 
 Used for whole compressed archives: while the next block is decompressed, the reader writes the last one to its spool.
-Parallel gzip readers were measured (`docs/performance.md`): on two cores they gain nothing over one thread of ISA-L,
-and they take several hundred megabytes.
+Parallel gzip readers were measured (docs/performance-measured.md): on two cores they gain nothing over one thread of
+ISA-L, and they take several hundred megabytes.
 """
 
 from __future__ import annotations

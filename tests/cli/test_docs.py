@@ -1,7 +1,8 @@
 """Every `migrate` command of the documentation is one that the program takes, and what can be run here is run.
 
-Paths of the documentation stand for inputs of real engines. What needs a network, a scheduler or a device is parsed
-only; what follows in a pipe is run as far as the tools are Debian's own.
+Paths of the documentation are replaced by inputs of real engines. What needs a network, a scheduler or a device is
+parsed only; what follows in a pipe is run as far as the tools are Debian's own. A line that is one command runs in this
+process, which saves the start of a program; batches and lines of shell run as a user runs them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from migrate.cli.main import COMMANDS, cli
 from tests.cases import case
@@ -37,7 +39,7 @@ STAND_INS = {  # a path or name of the documentation → what stands there for t
     ":/srv/new": ":new-registry",
     "/archives/": "shelf/",
     "/archives ": "shelf ",
-    "acme/web:1.0": "team/web:1.0",
+    "acme/web": "team/web",
     " busybox": " team/web:1.0",
     "8c2e06607696": "28478d83989f",
     "--as-of 2014-03-01": "--as-of 2099-12-31",
@@ -51,10 +53,14 @@ KNOWN_TOOLS = {"migrate", "sha256sum", "head", "find", "sort", "cat", "tar"}
 
 
 def documented() -> list[str]:
-    """Commands in code blocks, one line each, without comments; those of `--help` come with docs/reference/cli.md."""
+    """Commands in code blocks, one line each, without comments, and commands that fill a cell of a table; those of
+    `--help` come with docs/reference/cli.md."""
     found: dict[str, None] = {}
     for page in PAGES:
-        for block in re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
+        text = page.read_text("utf-8")
+        cells = re.findall(r"(?<=\| )`((?:[\w-]+ )*migrate (?!COMMAND)[^`]+)`(?= \|)", text)
+        found |= dict.fromkeys(cell.replace("\\|", "|") for cell in cells if not re.search(r"SOURCE|LAYOUT|…", cell))
+        for block in re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.M | re.S):
             for line in block.replace("\\\n", " ").splitlines():
                 text = re.sub(r"\s+#\s.*|\s{4,}[a-z].*$", "", line.strip().removeprefix("$ ")).strip()
                 if re.search(r"(^|[\s/|])migrate [a-z]", text) and not re.search(r"\[OPTIONS\]|^migrate:", text):
@@ -120,7 +126,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def runnable() -> list[str]:
-    return [line for line in documented() if _is_here(_with_stand_ins(line))]
+    """Lines that run here, those that are one command with stand-ins once."""
+    return list({there: line for line in documented() if _is_here(there := _with_stand_ins(line))}.values())
 
 
 def _is_here(line: str) -> bool:
@@ -143,25 +150,46 @@ def test_most_examples_are_run() -> None:
     assert len(runnable()) > len(documented()) / 2
 
 
+@pytest.fixture(scope="module")
+def targets(workspace: Path) -> Path:
+    """One target of each kind of run, of which each example gets a copy."""
+    assert migrate("convert", "archive.tar", "targets/convert", "-q", cwd=workspace).code == 0
+    assert migrate("batch", "shelf/", "targets/batch", "-q", cwd=workspace).code == 0
+    return workspace / "targets"
+
+
 @pytest.mark.parametrize("line", runnable())
-def test_it_runs(line: str, workspace: Path) -> None:
-    target = workspace / "new-layout"
+def test_it_runs(line: str, workspace: Path, targets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if re.search(r"migrate (verify|map|show|report|push|find|export|gc)|--status|--retry|--merge", line):
         kind = "batch" if "migrate batch" in line else "convert"
-        source = "shelf/" if kind == "batch" else "archive.tar"
-        assert migrate(kind, source, "new-layout/", "-q", cwd=workspace).code == 0
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        shutil.copytree(targets / kind, workspace / "new-layout")
+    monkeypatch.chdir(workspace)
+    line = _with_stand_ins(line)
+    try:
+        code, err = _in_shell(line) if re.search(r"[|<>;&*]|migrate (batch|export)", line) else _in_process(line)
+    finally:
+        shutil.rmtree(workspace / "new-layout", ignore_errors=True)
+    nothing_failed = 4 if "--from-file failed.txt" in line else 0  # then the list of what failed names no image
+    assert code == nothing_failed, err
+
+
+def _in_process(line: str) -> tuple[int, str]:
+    (words,) = stages(line)
+    done = CliRunner().invoke(cli, words, standalone_mode=False)
+    if done.exception is not None:
+        raise done.exception
+    return done.exit_code or done.return_value or 0, done.stderr
+
+
+def _in_shell(line: str) -> tuple[int, str]:
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", _with_stand_ins(line)],
-        cwd=workspace,
-        env={**os.environ, "PATH": path},
+        ["bash", "-o", "pipefail", "-c", line],
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
     )
-    shutil.rmtree(target, ignore_errors=True)
-    nothing_failed = 4 if "--from-file failed.txt" in line else 0  # then the list of what failed names no image
-    assert done.returncode == nothing_failed, done.stderr.decode()
+    return done.returncode, done.stderr.decode()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -169,3 +197,14 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    named = re.findall(r"[\w./-]+\.md", (ROOT / "mkdocs.yml").read_text("utf-8"))
+    assert sorted(named) == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES[1:])
+
+
+def test_every_decision_is_in_their_list() -> None:
+    decisions = ROOT / "docs" / "decisions"
+    named = re.findall(r"\((\d\S+\.md)\)", (decisions / "README.md").read_text("utf-8"))
+    assert named == sorted(page.name for page in decisions.glob("[0-9]*.md"))
