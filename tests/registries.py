@@ -160,6 +160,7 @@ def proxy(registry: Server, fault: Fault = lambda *_: None) -> Iterator[tuple[st
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else the body waits 40 ms for the reader to confirm the headers
 
         def handle_any(self) -> None:
             with passage.lock:
@@ -322,6 +323,7 @@ def token_server(directory: Path, user: str, password: str) -> Iterator[TokenSer
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else the body waits 40 ms for the reader to confirm the headers
 
         def do_GET(self) -> None:
             asked = base64.b64decode((self.headers.get("Authorization") or "").removeprefix("Basic ")).decode()

@@ -44,6 +44,7 @@ def scripted_server(answer: Answer, tls: ServerCertificate | None = None) -> Ite
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else the body waits 40 ms for the reader to confirm the headers
 
         def handle_any(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)

@@ -67,9 +67,13 @@ def parse_whole(text: bytes, most: int = WHOLE_NUMBER) -> int | None:
 
 def read_limited(stream: BinaryIO, limit: int, what: str) -> bytes:
     """All of `stream`, or LimitError if it holds more than `limit` bytes."""
-    content = stream.read(limit + 1)
-    while len(content) <= limit and (more := stream.read(limit + 1 - len(content))):  # raw streams read in pieces
-        content += more
+    pieces: list[bytes] = []
+    length = 0
+    # In pieces that grow: a raw stream would make room for the whole limit first, and give less than what it is asked.
+    while length <= limit and (piece := stream.read(min(limit + 1 - length, max(64 * 1024, length)))):
+        pieces.append(piece)
+        length += len(piece)
+    content = b"".join(pieces)
     if len(content) > limit:
         raise LimitError(f"{what}: larger than the limit of {limit:,} bytes")
     return content

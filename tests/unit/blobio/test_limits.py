@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 
@@ -24,6 +25,29 @@ def test_reading_up_to_a_limit() -> None:
     assert limits.read_limited(io.BytesIO(b"12345"), 5, "it") == b"12345"
     with pytest.raises(LimitError, match="it: larger than the limit of 4 bytes"):
         limits.read_limited(io.BytesIO(b"12345"), 4, "it")
+
+
+class _Asked(io.RawIOBase):
+    """A raw stream of `size` bytes, given in pieces of 100,000 at most, that keeps what it was asked for."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self.sizes: list[int] = []
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        assert size is not None
+        self.sizes.append(size)
+        piece = b"x" * min(self.left, size, 100_000)
+        self.left -= len(piece)
+        return piece
+
+
+def test_a_large_limit_makes_no_room_for_more_than_the_document_takes() -> None:
+    stream = _Asked(300_000)
+    assert len(limits.read_limited(cast(BinaryIO, stream), limits.REPORT_BYTES, "it")) == 300_000
+    assert max(stream.sizes) <= 300_000
+    with pytest.raises(LimitError):
+        limits.read_limited(cast(BinaryIO, _Asked(300_000)), 299_999, "it")
 
 
 @pytest.mark.parametrize(
