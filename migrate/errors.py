@@ -12,7 +12,7 @@ from typing import ClassVar, Final, Literal, Self
 EXIT_CODES: Final[Mapping[int, str]] = {
     0: "everything converted; `verify`: clean",
     1: "a bug in migrate (with a traceback: please report it)",
-    2: "the command line asks for something that cannot be",
+    2: "the command line is wrong, or its options exclude each other",
     3: "some images failed, the others are written; `verify`: mismatches",
     4: "no image could be read from the sources",
     5: "the target failed: disk full, refused",
@@ -51,7 +51,7 @@ def _rebuild(kind: type[MigrateError], message: str, layer: str | None) -> Migra
 
 
 class UsageError(MigrateError):
-    """The command line asks for something that cannot be."""
+    """The command line is wrong, or its options exclude each other."""
 
     code = "usage"
     exit_code = 2

@@ -24,7 +24,7 @@ Results go to standard output, everything else to standard error: one line `migr
 failed, and progress; with `--progress json` [events](progress.md#json-lines) and nothing else. A standard output that
 is full or closed counts as a target that failed (5). Where its reader has ended (`| head`), so does the program, in
 silence and with 141, as shells have it. Characters that the terminal's encoding lacks are written as escapes, as are
-bytes of a name that are no UTF-8 (`caf\\xe9.tar`); in JSON, CSV and HTML U+FFFD stands for those.
+bytes of a name that are no UTF-8 (`caf\\xe9.tar`); in JSON, CSV and HTML they are U+FFFD.
 """
 
 

@@ -1,4 +1,4 @@
-"""Where a batch stands, read from its journals while it runs, or after."""
+"""The state of a batch, read from its journals while it runs, or after."""
 
 from __future__ import annotations
 

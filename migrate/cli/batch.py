@@ -40,7 +40,7 @@ _ALONE = {
 }
 """Options that mean something without a run."""
 _WHY_ALONE = {
-    "status": "it only tells where a batch stands",
+    "status": "it only prints the state of a batch",
     "merge": "what the shards have read is merged with the options of their runs",
 }
 _PIECE_BYTES = 1024 * 1024
@@ -51,7 +51,7 @@ _PIECE_BYTES = 1024 * 1024
 @source_options
 @image_options
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
-@click.option("--force", is_flag=True, help="Go on although the target seems to lack room.")
+@click.option("--force", is_flag=True, help="Continue although the target seems to lack room.")
 @unreported(
     "--from-file",
     multiple=True,
@@ -68,7 +68,7 @@ _PIECE_BYTES = 1024 * 1024
 @unreported("--scheduler", metavar="URL", help="Workers of a Dask cluster: tls://head:8786, a scheduler file, or auto.")
 @unreported("--shard", metavar="I/N", help="Only part I of N of the sources; --merge brings the parts together.")
 @unreported("--merge", is_flag=True, help="Only TARGET: make one index of what all shards have done.")
-@unreported("--status", is_flag=True, help="Only TARGET: tell where its batch stands, also while it runs.")
+@unreported("--status", is_flag=True, help="Only TARGET: print the state of its batch, also while it runs.")
 @unreported("--json", "json_", is_flag=True, help="With --status: for programs.")
 @unreported("--retry-failed", is_flag=True, help="Read sources again that failed before.")
 @unreported(

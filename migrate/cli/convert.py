@@ -26,12 +26,12 @@ from migrate.model.options import Link
 @source_options
 @image_options
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
-@click.option("--force", is_flag=True, help="Go on although the target seems to lack room.")
+@click.option("--force", is_flag=True, help="Continue although the target seems to lack room.")
 @choice(
     "--link",
     Link,
     default=Link.AUTO,
-    help="How blobs that need no change come into the target: reflink or copy, hard link, copy.",
+    help="Blobs that need no change: reflink or copy, hard link, copy.",
 )
 @run_options
 def command(**values: Any) -> None:

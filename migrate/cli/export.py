@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("reference", metavar="REF", shell_complete=image_names)
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("--output", "-o", metavar="FILE", default="-", help="The tar's file [standard output].")
-@click.option("--platform", type=PlatformType(), help="Which image, where the name stands for several platforms.")
+@click.option("--platform", type=PlatformType(), help="Which image, where the name has several platforms.")
 def command(location: str, reference: str, paths: tuple[str, ...], output: str, platform: Platform | None) -> None:
     """Write the root file system of one image of LAYOUT as a tar: its layers on top of one another, without Docker and
     without root. With PATHs only these files, and folders with all below them.

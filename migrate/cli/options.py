@@ -131,7 +131,7 @@ def source_options(command: Command) -> Command:
             choice(
                 "--source-type",
                 SourceType,
-                help="What the sources are, where their content does not tell.",
+                help="What the sources are, where their content is ambiguous.",
             ),
             click.option(
                 "--inside",
@@ -150,7 +150,7 @@ def source_options(command: Command) -> Command:
                 "--max-ratio",
                 type=click.IntRange(1),
                 metavar="N",
-                help="Refuse as a bomb what decompresses to more than N times its size [1100].",
+                help="Refuse input that decompresses to more than N times its size [1100].",
             ),
         ]
     ):
@@ -166,55 +166,62 @@ def image_options(command: Command) -> Command:
                 "--format",
                 Format,
                 default=Format.DOCKER,
-                help="Media types: Docker schema 2, or OCI.",
+                help="Media types of the result: Docker schema 2, or OCI.",
             ),
             choice(
                 "--compression",
                 Compression,
                 default=Compression.GZIP,
-                help="Of layer blobs. zstd needs --format oci; gzip-fast is valid gzip but not byte-reproducible.",
+                help="Of layers. zstd needs --format oci; the bytes of gzip-fast may differ between runs.",
             ),
-            click.option("--compression-level", type=int, metavar="N", help="gzip 1 to 12 [2], zstd 1 to 19 [3]."),
+            click.option(
+                "--compression-level",
+                type=int,
+                metavar="N",
+                help="gzip 1 to 12 [2], gzip-fast 1 to 3, zstd 1 to 19 [3].",
+            ),
             choice(
                 "--empty-layers",
                 EmptyLayers,
                 default=EmptyLayers.DROP,
-                help="drop: only history, as Docker since 1.10 builds. keep: the image ID is Docker's, to the byte.",
+                help="drop: layers without files become history. keep: image IDs are those of Docker's migration.",
             ),
             click.option(
                 "--image",
                 "images",
                 multiple=True,
                 metavar="REF_OR_ID",
-                help="Only these: NAME (every tag), NAME:TAG, a glob, a legacy ID or its prefix. Repeatable.",
+                help="Only these images: NAME (every tag), NAME:TAG, a glob, a legacy ID or its prefix. Repeatable.",
             ),
             click.option(
                 "--exclude",
                 multiple=True,
                 metavar="REF_OR_ID",
-                help="Not these, in the same forms: an image loses the names that match, and with the last one itself.",
+                help="Without these names, in the same forms. An image without a name left is left out. Repeatable.",
             ),
-            click.option("--containers", is_flag=True, help="Docker roots: every container as an image, too."),
+            click.option("--containers", is_flag=True, help="Docker roots: make an image of every container, too."),
             click.option(
                 "--container",
                 multiple=True,
                 metavar="ID_OR_NAME",
-                help="Docker roots: this container as an image, half removed or not. Repeatable.",
+                help="Docker roots: make an image of this container, even if it is half removed. Repeatable.",
             ),
-            click.option("--all", "all_layers", is_flag=True, help="Every legacy layer is an image of its own."),
+            click.option("--all", "all_layers", is_flag=True, help="Make an image of every legacy layer."),
             click.option(
                 "--platform",
                 type=PlatformType(),
                 default="linux/amd64",
                 show_default=True,
-                help="For images that name none; used in descriptors only.",
+                help="For images that name no platform; written into descriptors only.",
             ),
-            click.option("--fill-platform", is_flag=True, help="Write it into the config too; changes the image ID."),
+            click.option(
+                "--fill-platform", is_flag=True, help="Write the platform into the config too; changes the image ID."
+            ),
             choice(
                 "--on-conflict",
                 OnConflict,
                 default=OnConflict.NEWEST,
-                help="Two images claim one reference on one platform.",
+                help="Which image gets a name that several claim on one platform.",
             ),
             click.option(
                 "--rename",
@@ -238,8 +245,8 @@ def image_options(command: Command) -> Command:
                 default=None,
                 help="Compare converted layers with the file systems in a Docker root [on for overlay, vfs, btrfs].",
             ),
-            click.option("--strict", is_flag=True, help="An image that is not certain to the byte fails."),
-            click.option("--salvage", is_flag=True, help="Convert the intact lower part of damaged chains too."),
+            click.option("--strict", is_flag=True, help="Fail images whose bytes are not certain to be Docker's."),
+            click.option("--salvage", is_flag=True, help="Convert the intact lower layers of damaged images too."),
         ]
     ):
         command = option(command)
@@ -265,7 +272,7 @@ def run_options(command: Command) -> Command:
                 help="On standard error; auto is a bar on a terminal, else a line every few seconds.",
             ),
             unreported("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units."),
-            unreported("--verbose", "-v", count=True, help="Say more; twice for debugging."),
+            unreported("--verbose", "-v", count=True, help="Print more; twice for debugging."),
             unreported("--quiet", "-q", is_flag=True, help="Only errors."),
         ]
     ):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--layers", is_flag=True, help="Layers, base first: diffID beside blob digest, and why.")
 @click.option("--files", is_flag=True, help="Entries of the layers' tars, as `tar -tv`.")
 @click.option("--layer", "layer_number", type=click.IntRange(1), metavar="N", help="With --files: only the Nth layer.")
-@click.option("--platform", type=PlatformType(), help="Which image, where the name stands for several platforms.")
+@click.option("--platform", type=PlatformType(), help="Which image, where the name has several platforms.")
 @click.option("--raw", is_flag=True, help="With --config and --manifest: the exact bytes, whose sha256 is the ID.")
 @click.option("--json", "as_json", is_flag=True, help="The summary, history, layers or files as JSON.")
 @click.option("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units.")
