@@ -3,4 +3,4 @@
 For programs: `from migrate import api` (docs/reference/api.md).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
