@@ -66,8 +66,9 @@ class BatchRequest:
 
 @dataclass(slots=True)
 class BatchOutcome:
-    """`lists` are locations by outcome, `rows` what became of each source. `head` is the report without its images,
-    and `spool` holds all of its bytes, until it is closed; a shard has neither, as `--merge` brings its images in."""
+    """What a batch gives. `exit_code` is that of the command; `lists` are locations by outcome, `rows` what became of
+    each source. `head` is the report without its images, and `spool` holds all of its bytes until it is closed; a shard
+    has neither, as `--merge` brings its images in."""
 
     exit_code: int
     account: Account
@@ -77,12 +78,13 @@ class BatchOutcome:
     spool: BinaryIO | None = None
 
     def read_report(self) -> Report:
-        """The whole report."""
+        """The whole report, of any number of images. Only before `close`, and not of a shard."""
         assert self.spool is not None
         self.spool.seek(0)
         return parse_report(self.spool.read())
 
     def close(self) -> None:
+        """Removes the temporary file with the report."""
         if self.spool is not None:
             self.spool.close()
 

@@ -114,6 +114,8 @@ class PlannedImage:
 
 @dataclass(slots=True)
 class Outcome:
+    """What a run gives: its report, and the exit code of the command (`migrate.errors.EXIT_CODES`)."""
+
     report: Report
     exit_code: int
 

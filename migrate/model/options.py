@@ -18,11 +18,15 @@ from migrate.model.legacy import SourceType
 
 
 class Format(StrEnum):
+    """Media types of manifests, configs and layers: Docker's image manifest V2 schema 2, or OCI image spec 1."""
+
     DOCKER = "docker"
     OCI = "oci"
 
 
 class Compression(StrEnum):
+    """Of layer blobs: libdeflate, ISA-L (bytes may differ between runs), zstd (OCI only), or plain tars."""
+
     GZIP = "gzip"
     GZIP_FAST = "gzip-fast"
     ZSTD = "zstd"
@@ -30,11 +34,17 @@ class Compression(StrEnum):
 
 
 class EmptyLayers(StrEnum):
+    """A layer whose tar has no entry becomes history only, as Docker since 1.10 builds images; or it stays a layer, and
+    the image ID is that of Docker's own migration."""
+
     DROP = "drop"
     KEEP = "keep"
 
 
 class OnConflict(StrEnum):
+    """Which image gets a name that several claim on one platform: the one created last, or the first of the sources; or
+    the run ends with ConflictError; or all keep it."""
+
     NEWEST = "newest"
     FIRST = "first"
     FAIL = "fail"
@@ -42,6 +52,8 @@ class OnConflict(StrEnum):
 
 
 class Link(StrEnum):
+    """How blobs that need no change come into a target: reflink or else a copy, hard link, copy."""
+
     AUTO = "auto"
     HARD = "hard"
     COPY = "copy"
@@ -84,9 +96,13 @@ def _changes(changes: Changes) -> Mapping[str, Changes]:
 class ReadOptions:
     """How a source is read, and what a reader may need besides its location.
 
-    `inside`: the path of the source in its wrapping. `max_ratio`: data that decompresses to more than so many times its
-    size is refused. In a `dry_run` each layer is read once, so readers keep no copy of a download. Temporary files are
-    made in `temporary_directory`.
+    `source_type`: None recognises the source by its content. `inside`: the path of the source in a directory, tar or
+    disk image. `driver`: the storage driver of a Docker root that has several. `dm_data`, `dm_metadata`: paths of a
+    thin pool's devices or of their images. `insecure`: registries may use plain HTTP and any certificate. `max_ratio`:
+    data that decompresses to more than so many times its size is refused (None: 1100). `salvage`: the intact lower
+    layers of damaged images are converted too. In a `dry_run` nothing is written; each layer is read once, so readers
+    keep no copy of a download. Temporary files are made in `temporary_directory` (None: beside the target, or the
+    system's).
     """
 
     source_type: SourceType | None = None
@@ -108,7 +124,15 @@ class ReadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """Which images are made, and their bytes."""
+    """Which images are made, and their bytes.
+
+    `compression_level`: None is 2 for gzip, 3 for zstd. `images`, `exclude`: references, globs over them, legacy IDs or
+    their prefixes; without `images`, all. `all_layers`: every legacy layer becomes an image. `containers`: every
+    container of a Docker root does; `container`: those with these IDs or names. `platform`: for images that name none,
+    written into descriptors, and with `fill_platform` into the config. `strict`: an image whose layers are not all
+    exact fails. `check_rootfs`: whether layers are compared with the file systems in a Docker root (None: for overlay,
+    vfs and btrfs).
+    """
 
     format: Format = field(default=Format.DOCKER, metadata=_changes(Changes.NAMES))
     compression: Compression = Compression.GZIP
@@ -138,7 +162,12 @@ class ImageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class NameOptions:
-    """The names of the images in the target."""
+    """The names of the images in the target.
+
+    `renames`: pairs of a regular expression over the repository's name and its replacement, applied in their order.
+    `tag_template`: `NAME:TAG` with the fields `{repo}`, `{tag}` and `{created:FORMAT}`. `name_untagged`: the same for
+    images without a name, with `{legacy_id}` and `{image_id}`, each with a length or without.
+    """
 
     on_conflict: OnConflict = OnConflict.NEWEST
     renames: tuple[tuple[str, str], ...] = ()
@@ -168,7 +197,8 @@ class NameOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How the run goes. `exact_sizes`: a plan compresses too. `force`: start although there seems to be no room."""
+    """How the run goes. `jobs`: threads (processes in a batch), 1 or more. `exact_sizes`: a plan compresses too.
+    `force`: start although there seems to be no room."""
 
     jobs: int = 1
     exact_sizes: bool = False

@@ -27,6 +27,8 @@ class Event:
 
 
 class Progress(Protocol):
+    """What receives the events of a run."""
+
     def emit(self, event: Event, /) -> None:
         """Takes an event; called from one thread at a time; must not raise."""
 

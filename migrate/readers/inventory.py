@@ -59,7 +59,9 @@ class ContainerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """`layers` holds every layer that an image stands on or that could be one, by ID."""
+    """What a source holds. `images` are tagged images and untagged heads, each with its chain, base first; `layers` has
+    every layer that an image needs or that could be one, by its legacy ID. `failures` are images that cannot be
+    converted, `warnings` what is odd and harms nothing; `wrapping` describes a disk image around the source."""
 
     location: str
     source_type: str

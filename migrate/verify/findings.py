@@ -18,8 +18,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """A target's state. `warnings` are odd, but no image is the worse for them; `images` counts those whose documents
-    could be read."""
+    """A target's state. `warnings` are odd but harm no image; `images` counts those whose documents could be read."""
 
     findings: list[Finding]
     warnings: list[Finding]

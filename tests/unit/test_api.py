@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
+from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,17 @@ from migrate import api
 from migrate.convert import run
 from migrate.errors import SourceError, SourceUnreadableError, UsageError
 from migrate.model.legacy import SourceType
-from migrate.model.options import Compression, ConvertOptions, EmptyLayers, Format, OnConflict, ReadOptions
+from migrate.model.options import (
+    Compression,
+    ConvertOptions,
+    EmptyLayers,
+    Format,
+    ImageOptions,
+    NameOptions,
+    OnConflict,
+    ReadOptions,
+    RunOptions,
+)
 from migrate.model.progress import Event
 from migrate.readers.base import LegacySource
 from tests.archives import V1Archive, layer_tar
@@ -175,3 +187,25 @@ def test_verify_finds_damage(archive: Path, tmp_path: Path) -> None:
     blob = max((tmp_path / "out/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
     blob.write_bytes(blob.read_bytes()[:-1])
     assert any(blob.name in f"{finding.where} {finding.message}" for finding in api.verify(tmp_path / "out"))
+
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", api.__all__)
+def test_the_reference_has_each_name_and_each_parameter_and_option(name: str) -> None:
+    value = getattr(api, name)
+    assert value.__doc__
+    assert not value.__doc__.startswith(f"{name}(")  # what dataclass writes where there is no docstring
+    assert re.search(rf"`{name}\b", PAGE), name
+    if isfunction(value):
+        (call,) = re.findall(rf"^\| `{name}\((.*?)\)` \|", PAGE, re.M)
+        assert set(re.findall(r"(\w+)(?==|,|$)", re.sub(r"=\w+", "", call))) == set(signature(value).parameters)
+
+
+def test_the_reference_has_each_option_and_no_other() -> None:
+    table = PAGE[PAGE.index("| group | field |") :]
+    named = [word for cell in re.findall(r"^\| \w* ?\| (`[^|]*`) \|", table, re.M) for word in re.findall(r"\w+", cell)]
+    assert named == [
+        field.name for group in (ReadOptions, ImageOptions, NameOptions, RunOptions) for field in fields(group)
+    ]
