@@ -101,8 +101,7 @@ class ReadOptions:
     thin pool's devices or of their images. `insecure`: registries may use plain HTTP and any certificate. `max_ratio`:
     data that decompresses to more than so many times its size is refused (None: 1100). `salvage`: the intact lower
     layers of damaged images are converted too. In a `dry_run` nothing is written; each layer is read once, so readers
-    keep no copy of a download. Temporary files are made in `temporary_directory` (None: beside the target, or the
-    system's).
+    keep no copy of a download. Temporary files are made in `temporary_directory` (None: that of the system).
     """
 
     source_type: SourceType | None = None
