@@ -19,11 +19,11 @@ from migrate.batch.plan import Outcome
 from migrate.batch.records import ImageRecord, Role, SourceRecord
 from migrate.batch.standing import StandingBlobs, choice_for
 from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manifest, layer_descriptor
-from migrate.convert.publish import FinishedImage, HashedChain, Settlement
+from migrate.convert.publish import FinishedImage, HashedChain, Settlement, in_format
 from migrate.convert.run import NOTHING_READ, exit_code, utc_now
 from migrate.documents.image_map import MappedImage
 from migrate.errors import MigrateError
-from migrate.model.digest import DiffID
+from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer
 from migrate.model.legacy import Failure
 from migrate.model.options import ConvertOptions
@@ -78,6 +78,7 @@ class Merge:
     _encoder: RowEncoder = field(default_factory=RowEncoder)
     _mapped: list[MappedImage] = field(default_factory=list)
     _of_source: list[FinishedImage] = field(default_factory=list)
+    _rows_of_source: set[tuple[str, str, Digest]] = field(default_factory=set)
 
     def run(self, started: str, spool: BinaryIO, rows: BinaryIO) -> Report:
         """Writes the images and the index into the target, then the report, whose bytes also go to `spool`.
@@ -180,7 +181,7 @@ class Merge:
             for (layer, hashed), row in zip(finished.chain, image.chain, strict=True)
         )
         composed = finished.composed if finished.ready else self._compose(finished.composed)
-        return replace(finished, order=order, composed=composed, chain=chain)
+        return in_format(replace(finished, order=order, composed=composed, chain=chain), self.options)
 
     def _with_blob(self, hashed: HashedLayer | None, role: Role) -> HashedLayer | None:
         if hashed is None or hashed.blob is None or role is Role.KEPT:
@@ -224,7 +225,7 @@ class Merge:
         if image.source != self._counted:
             self._end_source(settlement)
             self._counted = image.source
-        self._written[image.source] += 1
+        self._rows_of_source.add(image.row_key)
         if self._rows_early is not None:
             self._of_source.append(image)
         for layer, hashed in image.chain:
@@ -232,6 +233,9 @@ class Merge:
                 self._layers[layer.legacy_id, hashed.diff_id] = hashed
 
     def _end_source(self, settlement: Settlement) -> None:
+        if self._counted is not None:
+            self._written[self._counted] += len(self._rows_of_source)
+        self._rows_of_source = set()
         self.account.tally.add(self._layers)
         self._layers = {}
         images, self._of_source = self._of_source, []

@@ -300,7 +300,7 @@ def _judged(record: SourceRecord) -> Result:
 def _figures(record: SourceRecord) -> dict[str, int]:
     layers = {row.legacy_id: row.hashed for row in record.layers if row.hashed is not None}
     return {
-        "images": len(record.images),
+        "images": len({image.finished.row_key for image in record.images}),
         "failed": len(record.failures),
         "layers": len(layers),
         "tar_bytes": sum(layer.tar_size for layer in layers.values()),

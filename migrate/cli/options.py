@@ -168,6 +168,11 @@ def image_options(command: Command) -> Command:
                 default=Format.DOCKER,
                 help="Media types of the result: Docker schema 2, or OCI.",
             ),
+            click.option(
+                "--carry-manifests",
+                is_flag=True,
+                help="--format oci: keep the manifests that a source has, with Docker's types and their digests.",
+            ),
             choice(
                 "--compression",
                 Compression,

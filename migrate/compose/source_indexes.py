@@ -1,4 +1,4 @@
-"""Manifest lists that stand in a source: which of them a target gets as they are. Pure.
+"""Manifest lists that stand in a source: which of them a target gets, as they are or in other media types. Pure.
 
 A list is carried over whole where all its images are there and nobody else claims its names. Else its images claim the
 names themselves, each for its platform, and the list that comes of it is a new one.
@@ -8,23 +8,32 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from migrate.compose.oci_types import index_in_oci_types
 from migrate.documents.oci import parse_index
 from migrate.model.digest import Digest
-from migrate.model.legacy import ReadyIndex
+from migrate.model.image import Descriptor
+from migrate.model.legacy import ReadyIndex, ReadyManifest
 from migrate.model.reference import Reference
 
 
 @dataclass(slots=True)
 class CarriedLists:
-    """Takes every finished image, then `decide`s. `split`: why a list, by its digest, is not whole."""
+    """Takes every finished image, then `decide`s. `split`: why a list, by its digest, is not whole.
 
+    `in_oci_types`: the lists get OCI's media types, as the manifests in them have. Lists are named by the digests that
+    they have in the source; images by those of the target.
+    """
+
+    in_oci_types: bool = False
     split: dict[Digest, str] = field(default_factory=dict)
     _lists: dict[Digest, ReadyIndex] = field(default_factory=dict)
     _names: dict[Digest, frozenset[Reference]] = field(default_factory=dict)
     _children: dict[Digest, frozenset[Digest]] = field(default_factory=dict)
+    _replaced: dict[Digest, Descriptor] = field(default_factory=dict)
     _finished: set[Digest] = field(default_factory=set)
+    _written: dict[Digest, ReadyIndex] = field(default_factory=dict)
     _claimed: dict[Reference, set[Digest]] = field(default_factory=lambda: defaultdict(set))
 
     def see(self, image: Digest, claims: Iterable[Reference], index: ReadyIndex | None, names: set[Reference]) -> None:
@@ -36,9 +45,12 @@ class CarriedLists:
             digest = Digest.of(index.content)
             self._lists[digest] = index
             self._names[digest] = frozenset(names)
-            documents = (index.content, *(nested.content for nested in index.nested))
-            named = {entry.descriptor.digest for content in documents for entry in parse_index(content).manifests}
+            named = {entry.descriptor.digest for content in index.contents for entry in parse_index(content).manifests}
             self._children[digest] = frozenset(named - {Digest.of(nested.content) for nested in index.nested})
+
+    def replace_manifest(self, old: Digest, new: Descriptor) -> None:
+        """What stands in the lists for a manifest of the source that is not carried over."""
+        self._replaced[old] = new
 
     def decide(self, existing: Mapping[Reference, set[Digest]]) -> None:
         """`existing`: the images that the target holds already under a name."""
@@ -47,7 +59,7 @@ class CarriedLists:
             for name in names:
                 owners[name].add(digest)
         for digest in sorted(self._lists):
-            missing = self._children[digest] - self._finished
+            missing = [child for child in self._children[digest] if self._in_target(child) not in self._finished]
             if missing:
                 self.split[digest] = f"{', '.join(map(str, sorted(missing)))} could not be converted"
             elif any(self._is_contested(name, digest, owners, existing) for name in self._names[digest]):
@@ -61,17 +73,45 @@ class CarriedLists:
         existing: Mapping[Reference, set[Digest]],
     ) -> bool:
         rivals = self._claimed.get(name, set()) | existing.get(name, set())
-        return len(owners[name]) > 1 or bool(rivals - self._children[digest])
+        return len(owners[name]) > 1 or bool(rivals - self.children(self._lists[digest]))
+
+    def _in_target(self, manifest: Digest) -> Digest:
+        return self._replaced[manifest].digest if manifest in self._replaced else manifest
 
     def whole(self) -> list[tuple[ReadyIndex, list[Reference]]]:
-        """The lists to write, with the names they get."""
+        """The lists to write, as they are in the source, with the names they get."""
         return [
             (self._lists[digest], sorted(self._names[digest])) for digest in sorted(self._lists.keys() - self.split)
         ]
 
+    def written(self, index: ReadyIndex) -> ReadyIndex:
+        """`index` as the target gets it."""
+        digest = Digest.of(index.content)
+        if digest not in self._written:
+            self._written[digest] = self._in_oci_types(index) if self.in_oci_types else index
+        return self._written[digest]
+
+    def _in_oci_types(self, index: ReadyIndex) -> ReadyIndex:
+        replaced = dict(self._replaced)
+        nested: list[ReadyManifest] = []
+        for one in index.nested:  # the innermost first, so each list finds the new ones that it names
+            content, media_type = index_in_oci_types(one.content, one.media_type, replaced)
+            nested.append(ReadyManifest(content=content, media_type=media_type))
+            if content != one.content:
+                new = Descriptor(media_type=media_type, digest=Digest.of(content), size=len(content))
+                replaced[Digest.of(one.content)] = new
+        content, media_type = index_in_oci_types(index.content, index.media_type, replaced)
+        return replace(index, content=content, media_type=media_type, nested=tuple(nested))
+
+    def lost_digest(self, index: ReadyIndex | None) -> tuple[Digest, ...]:
+        """That of the list, where no document of the target has it: it is split, or has got other media types."""
+        if index is None or (not self.is_split(index) and self.written(index).content == index.content):
+            return ()
+        return (Digest.of(index.content),)
+
     def children(self, index: ReadyIndex) -> frozenset[Digest]:
-        """The manifests that the list names, at any depth."""
-        return self._children[Digest.of(index.content)]
+        """The manifests that the list names in the target, at any depth."""
+        return frozenset(map(self._in_target, self._children[Digest.of(index.content)]))
 
     def is_split(self, index: ReadyIndex | None) -> bool:
         return index is not None and Digest.of(index.content) in self.split

@@ -5,21 +5,23 @@ Images are walked twice and never kept, so that a run of any length can read the
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from migrate.compose.index import compose_index, index_entry
 from migrate.compose.names import Claim, Names, assign_names, numbered, untagged_reference, wanted_reference
+from migrate.compose.oci_types import attestations, image_in_oci_types
 from migrate.compose.source_indexes import CarriedLists
-from migrate.documents.oci import IndexEntry, parse_config
+from migrate.documents.oci import IndexEntry, parse_config, parse_subject
 from migrate.errors import ConflictError
 from migrate.layout.catalog import ExistingImage
 from migrate.model.container import Container
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer, MediaType
 from migrate.model.legacy import Failure, LegacyID, LegacyLayer, ReadyIndex
-from migrate.model.options import ConvertOptions, OnConflict
+from migrate.model.options import ConvertOptions, Format, OnConflict
 from migrate.model.progress import Event, Progress
 from migrate.model.reference import Reference
 from migrate.report.document import Conflict
@@ -28,6 +30,8 @@ from migrate.writers.base import ImageTarget
 
 HashedChain = tuple[tuple[LegacyLayer, "HashedLayer | None"], ...]
 _BEFORE_THE_RUN = -1_000_000_000
+_SIGNATURE_TAG = re.compile(r"sha256-([0-9a-f]{64})(?:\..*)?")
+"""The tag of what is about a manifest: cosign's `.sig`, `.att` and `.sbom`, or the list of its referrers (OCI 1.1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +40,8 @@ class FinishedImage:
 
     `source` is the location of its source, `order` its place in the run, which settles ties. `references` are those of
     the source. `certain` is False where the store's own file system shows something else.
-    `ready`: its manifest was carried over, so its layer blobs are what they are. `index` is a manifest list
-    of the source that names it.
+    `ready`: its manifest stands in the source, so its layer blobs are what they are; `source_digest` is the digest of
+    that one where the image has got other media types. `index` is a manifest list of the source that names it.
     """
 
     source: str
@@ -52,6 +56,7 @@ class FinishedImage:
     warnings: tuple[str, ...] = ()
     index: ReadyIndex | None = None
     ready: bool = False
+    source_digest: Digest | None = None
     certain: bool = True
 
     @property
@@ -60,9 +65,24 @@ class FinishedImage:
         return sorted({*self.references, *(self.index.references if self.index is not None else ())})
 
     @property
+    def row_key(self) -> tuple[str, LegacyID, Digest]:
+        """Equal for what is one image in the report."""
+        return (self.source, self.legacy_id, self.identity)
+
+    @property
     def identity(self) -> Digest:
         """What tells two images apart: the manifest, or the config where a dry run made no manifest."""
         return self.composed.manifest_digest if self.composed.manifest else self.composed.image_id
+
+
+def in_format(image: FinishedImage, options: ConvertOptions) -> FinishedImage:
+    """`image` in the media types of `--format oci`, where its source has a manifest in Docker's types ready for it."""
+    if not image.ready or options.format is not Format.OCI or options.carry_manifests:
+        return image
+    composed, old = image_in_oci_types(image.composed), image.composed.manifest_digest
+    if composed is image.composed:
+        return image
+    return replace(image, composed=composed, source_digest=old, legacy_digests=(*image.legacy_digests, old))
 
 
 ImageWalk = Callable[[], Iterable[FinishedImage]]
@@ -83,6 +103,7 @@ class Settlement:
     _lists: CarriedLists = field(default_factory=CarriedLists)
     _existing: dict[Digest, ExistingImage] = field(default_factory=dict)
     _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
+    _signatures: dict[Digest, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def settle(
         self,
@@ -96,6 +117,7 @@ class Settlement:
         walks over the same images without their chains, which names do not depend on.
         """
         walk = chainless or images
+        self._lists.in_oci_types = self.options.format is Format.OCI and not self.options.carry_manifests
         self._names = self._assign(walk())
         if self.options.name_untagged is not None:
             self._name_untagged(walk(), self.options.name_untagged)
@@ -110,22 +132,39 @@ class Settlement:
         return bool(claims) and image.identity in self._names.refused
 
     def rows(self, images: Iterable[FinishedImage]) -> Iterator[ImageInput]:
-        """The report's input for the images that were written, in the order given."""
+        """The report's input for the images that were written, in the order given. An image that its source names more
+        than once, by itself and in lists, is one row."""
+        rows: dict[tuple[str, LegacyID, Digest], ImageInput] = {}
         for image in images:
             if not self.is_refused(image):
-                yield ImageInput(
-                    source=image.source,
-                    legacy_id=image.legacy_id,
-                    image=image.composed,
-                    chain=image.chain,
-                    references=tuple(str(reference) for reference in image.all_references),
-                    names=[str(reference) for reference in self.names_of(image)],
-                    containers=image.containers,
-                    container=image.container,
-                    legacy_digests=image.legacy_digests,
-                    warnings=image.warnings + self._lists.warning(image.index) + _without_os(image.composed),
-                    certain=image.certain,
-                )
+                key, row = image.row_key, self._row(image)
+                if key not in rows:
+                    rows[key] = row
+                elif image.index is None:
+                    rows[key] = _together(rows[key], row)
+                else:  # a list says for which platform its image is, where the config may be silent or wrong
+                    rows[key] = _together(row, rows[key])
+        yield from rows.values()
+
+    def _row(self, image: FinishedImage) -> ImageInput:
+        return ImageInput(
+            source=image.source,
+            legacy_id=image.legacy_id,
+            image=image.composed,
+            chain=image.chain,
+            references=tuple(str(reference) for reference in image.all_references),
+            names=[str(reference) for reference in self.names_of(image)],
+            containers=image.containers,
+            container=image.container,
+            legacy_digests=(*image.legacy_digests, *self._lists.lost_digest(image.index)),
+            warnings=(
+                *image.warnings,
+                *self._lists.warning(image.index),
+                *self._broken_signatures(image),
+                *_without_os(image),
+            ),
+            certain=image.certain,
+        )
 
     def names_of(self, image: FinishedImage) -> list[Reference]:
         """The references that the image has in the target, of those that it asked for or got instead."""
@@ -158,6 +197,7 @@ class Settlement:
         claims: list[Claim] = []
         listed: list[tuple[ReadyIndex, Claim]] = []
         for image in images:
+            self._see_manifest(image)
             own = self._places(image.references, image.composed.created)
             claims += (_claim(image, reference) for reference in sorted(own))
             if image.index is not None:
@@ -180,6 +220,35 @@ class Settlement:
         names = assign_names(claims, self.options.on_conflict)
         self._note_conflicts(names)
         return names
+
+    def _see_manifest(self, image: FinishedImage) -> None:
+        """What lists have to name instead of it, and of which manifest of the source it is a signature or the like."""
+        if not self._lists.in_oci_types or not image.ready:
+            return
+        composed = image.composed
+        if image.source_digest is not None:
+            new = Descriptor(
+                media_type=composed.manifest_media_type, digest=composed.manifest_digest, size=len(composed.manifest)
+            )
+            self._lists.replace_manifest(image.source_digest, new)
+        for reference in image.references:
+            if signed := _SIGNATURE_TAG.fullmatch(reference.tag):
+                self._signatures[Digest(signed[1])].add(str(reference))
+        if (subject := parse_subject(composed.manifest)) is not None:
+            self._signatures[subject].add(", ".join(map(str, image.references)) or str(composed.manifest_digest))
+        for content in () if image.index is None else image.index.contents:
+            for manifest, attestation in attestations(content):
+                self._signatures[manifest].add(str(attestation))
+
+    def _broken_signatures(self, image: FinishedImage) -> tuple[str, ...]:
+        old = (*([] if image.source_digest is None else [image.source_digest]), *self._lists.lost_digest(image.index))
+        broken = sorted({name for digest in old for name in self._signatures.get(digest, ())})
+        if not broken:
+            return ()
+        return (
+            f"the digest of its manifest changes with --format oci, so what was made for the old one no longer holds: "
+            f"{', '.join(broken)}; sign it again, or keep the old one by --carry-manifests",
+        )
 
     def _name_untagged(self, images: Iterable[FinishedImage], template: str) -> None:
         """`--name-untagged`: names for the images that got none, here or in an earlier run, and no name that another
@@ -232,7 +301,7 @@ class Settlement:
             granted[name] |= {claim.digest for claim in members}
         for index, references in self._lists.whole():
             for name in references:
-                granted[name] |= {Digest.of(index.content), *self._lists.children(index)}
+                granted[name] |= {Digest.of(self._lists.written(index).content), *self._lists.children(index)}
         return granted
 
     def _note_conflicts(self, names: Names) -> None:
@@ -300,9 +369,10 @@ class Settlement:
         if self.target is not None:
             self._commit_indexes(self.target, children)
             for index, names in self._lists.whole():
-                for nested in index.nested:
+                carried = self._lists.written(index)
+                for nested in carried.nested:
                     self.target.commit_index(nested.content, nested.media_type, [])
-                self.target.commit_index(index.content, index.media_type, names)
+                self.target.commit_index(carried.content, carried.media_type, names)
 
     def _commit_image(self, image: FinishedImage) -> None:
         if self.target is not None:
@@ -335,11 +405,26 @@ def _ignore(image: FinishedImage) -> None:
     del image
 
 
-def _without_os(image: ComposedImage) -> tuple[str, ...]:
+def _without_os(image: FinishedImage) -> tuple[str, ...]:
     """Programs of OCI images need the `os` that images of Docker 0.6 lack; Docker takes such an image for its own."""
-    if image.config_media_type != MediaType.OCI_CONFIG or parse_config(image.config).os is not None:
+    composed = image.composed
+    if composed.config_media_type != MediaType.OCI_CONFIG or parse_config(composed.config).os is not None:
         return ()
-    return ("its config names no os: umoci refuses it (unsupported OS); --fill-platform writes the platform into it",)
+    remedy = "" if image.ready else "; --fill-platform writes the platform into it"
+    return (f"its config names no os: umoci refuses it (unsupported OS){remedy}",)
+
+
+def _together(one: ImageInput, other: ImageInput) -> ImageInput:
+    """Two rows of one image."""
+    return replace(
+        one,
+        references=sorted({*one.references, *other.references}),
+        names=sorted({*one.names, *other.names}),
+        containers=sorted({*one.containers, *other.containers}),
+        legacy_digests=sorted({*one.legacy_digests, *other.legacy_digests}),
+        warnings=tuple(dict.fromkeys((*one.warnings, *other.warnings))),
+        certain=one.certain and other.certain,
+    )
 
 
 def _claim(image: FinishedImage, reference: Reference) -> Claim:

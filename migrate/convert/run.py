@@ -20,7 +20,7 @@ from migrate.blobio import limits
 from migrate.blobio.payload import Payload
 from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
-from migrate.convert.publish import FinishedImage, Settlement, sorted_images
+from migrate.convert.publish import FinishedImage, Settlement, in_format, sorted_images
 from migrate.convert.selection import (
     ambiguous_prefixes,
     check_containers,
@@ -174,7 +174,7 @@ class Conversion:
         started = utc_now()
         self.pass_streams(self.target)
         self.gather()
-        images = sorted_images(self.take_in(self.target))
+        images = sorted_images(in_format(image, self.options) for image in self.take_in(self.target))
         settlement = Settlement(self.options, self.target, self.progress)
         settlement.settle(lambda: images)
         report = self._report(started, images, settlement)

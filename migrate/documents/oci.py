@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from migrate.blobio.limits import JSON_BYTES, STATED_BYTES
+from migrate.blobio.limits import CATALOG_BYTES, JSON_BYTES, STATED_BYTES
 from migrate.documents.go_json import RawObject, RawValue, carried_values, read_document
 from migrate.documents.go_struct import (
     Field,
@@ -234,18 +234,30 @@ def _index_entry(entry: Mapping[str, Any], where: str) -> IndexEntry:
 
 
 def _other_members(entry: Any) -> Mapping[str, Any]:
-    other = {}
-    for key, value in carried_values(entry, "entry").items():
-        known = _ENTRY.find(key)
-        if known is None:
-            other[key] = value
-        elif known.struct is _PLATFORM and _says_more(value):
-            other[known.name] = value
-    return other
+    known, other = _split_members(entry, _ENTRY)
+    platform = known.get("platform")
+    return other | {"platform": platform} if _says_more(platform) else other
+
+
+def _split_members(value: Any, struct: Struct) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The members of an object that fields of `struct` are for, by the field's name, and the others; as
+    `carried_values` gives them."""
+    known, other = {}, {}
+    for key, member in carried_values(_read_raw(value), "object").items():
+        found = struct.find(key)
+        if found is None:
+            other[key] = member
+        else:
+            known[found.name] = member
+    return known, other
+
+
+def _read_raw(value: Any) -> Any:
+    return read_document(value, "value") if isinstance(value, RawValue) else value
 
 
 def _says_more(platform: Any) -> bool:
-    document = read_document(platform, "platform") if isinstance(platform, RawValue) else platform
+    document = _read_raw(platform)
     return isinstance(document, (dict, RawObject)) and any(_PLATFORM.find(key) is None for key, _ in document.items())
 
 
@@ -286,6 +298,42 @@ def encode_manifest(config: Descriptor, layers: Sequence[Descriptor], media_type
         "layers": [_encode_descriptor(layer) for layer in layers],
     }
     return _encode(document, media_type)
+
+
+def rewrite_manifest(raw: bytes, config: Descriptor, layers: Sequence[Descriptor], media_type: str) -> bytes:
+    """`raw`, an image manifest, with this type and these descriptors in place of its own, which are as many. All other
+    members, those of the descriptors too, are kept."""
+    known, other = _split_members(read_document(raw, "manifest"), _MANIFEST)
+    old_layers = list(_read_raw(known.get("layers")) or ())
+    document = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": _encode_descriptor(config) | _split_members(known.get("config"), _DESCRIPTOR)[1],
+        "layers": [
+            _encode_descriptor(layer) | _split_members(old, _DESCRIPTOR)[1]
+            for layer, old in zip(layers, old_layers, strict=True)
+        ],
+    }
+    return _encode(document | other, media_type)
+
+
+def rewrite_index(raw: bytes, entries: Iterable[IndexEntry], media_type: str) -> bytes:
+    """`raw`, an index, with this type and these entries in place of its own; all other members are kept."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "manifests": [_encode_entry(entry) for entry in entries],
+    }
+    return _encode(document | _split_members(read_document(raw, "index", CATALOG_BYTES), _INDEX)[1], media_type)
+
+
+_SUBJECT: Final = Struct(Field("subject", _DESCRIPTOR.decode_pointer, None, struct=_DESCRIPTOR))
+
+
+def parse_subject(raw: bytes) -> Digest | None:
+    """The manifest that the manifest `raw` is about, such as what a signature signs (OCI image specification 1.1)."""
+    subject = _decode(_SUBJECT, raw, "manifest").get("subject")
+    return None if subject is None else _descriptor(subject, "manifest: subject").digest
 
 
 def _encode_descriptor(descriptor: Descriptor) -> dict[str, Any]:

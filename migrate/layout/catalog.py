@@ -275,9 +275,13 @@ class Catalog:
         self._found = found
 
     def existing_images(self, read: ReadBlobs) -> list[ExistingImage]:
-        """Every entry that this run found, an index with what it names itself. Damaged blobs are left to `verify`."""
+        """Every entry that this run found, an index with all images that it leads to. Damaged blobs are left to
+        `verify`."""
         self.learn(self._found, read)
-        below = {entry.descriptor.digest: self._children.get(entry.descriptor.digest, ()) for entry in self._found}
+        named = {child.descriptor.digest: child for children in self._children.values() for child in children}
+        leads = self._child_digests()
+        tops = [entry.descriptor.digest for entry in self._found]
+        below = {top: [named[leaf] for leaf in _leaves(top, leads)] for top in tops}
         listed = [entry.descriptor.digest for children in below.values() for entry in children]
         created = self._created([*below, *listed], read)
 

@@ -132,6 +132,11 @@ class ReadyIndex:
     children: tuple[LegacyImage, ...]
     nested: tuple[ReadyManifest, ...] = ()
 
+    @property
+    def contents(self) -> tuple[bytes, ...]:
+        """Of all its documents, the list itself first."""
+        return (self.content, *(nested.content for nested in self.nested))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:

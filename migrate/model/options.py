@@ -134,6 +134,7 @@ class ImageOptions:
     """
 
     format: Format = field(default=Format.DOCKER, metadata=_changes(Changes.NAMES))
+    carry_manifests: bool = field(default=False, metadata=_changes(Changes.NAMES))
     compression: Compression = Compression.GZIP
     compression_level: int | None = None
     empty_layers: EmptyLayers = EmptyLayers.DROP
@@ -148,9 +149,11 @@ class ImageOptions:
     check_rootfs: bool | None = None
 
     def check_images(self) -> None:
-        """UsageError for a compression that the format or the level does not fit."""
+        """UsageError for options that the format does not fit, and for a level that the compression has not."""
         if self.compression is Compression.ZSTD and self.format is not Format.OCI:
             raise UsageError("--compression zstd needs --format oci: Docker's schema 2 has no media type for it")
+        if self.carry_manifests and self.format is not Format.OCI:
+            raise UsageError("--carry-manifests needs --format oci: without it no manifest of a source is changed")
         level, levels = self.compression_level, LEVELS[self.compression]
         if level is not None and not levels:
             raise UsageError(f"--compression-level {level}: --compression {self.compression} has no levels")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,7 +23,7 @@ from migrate.distribution.layout import (
 )
 from migrate.distribution.repositories import iter_repositories
 from migrate.documents.image_map import MappedImage
-from migrate.documents.oci import parse_config, parse_index, parse_manifest
+from migrate.documents.oci import IndexEntry, parse_config, parse_index, parse_manifest
 from migrate.documents.schema1 import is_index
 from migrate.errors import MigrateError, SourceError, TargetError
 from migrate.layout.catalog import ExistingImage
@@ -254,10 +254,8 @@ def _read_image(tree: NamedFiles, reference: Reference, digest: Digest) -> Exist
     except MigrateError:
         return _unknown(reference, digest, content)
     children = (
-        _read_single(
-            tree, reference, entry.descriptor.digest, _read_blob(tree, entry.descriptor.digest), entry.platform
-        )
-        for entry in index.manifests
+        _read_single(tree, reference, entry.descriptor.digest, found, entry.platform)
+        for entry, found in _leaves(tree, index.manifests)
     )
     return ExistingImage(
         reference=reference,
@@ -268,6 +266,24 @@ def _read_image(tree: NamedFiles, reference: Reference, digest: Digest) -> Exist
         size=len(content),
         children=tuple(children),
     )
+
+
+def _leaves(tree: NamedFiles, entries: Sequence[IndexEntry]) -> Iterator[tuple[IndexEntry, bytes]]:
+    """What the entries of an index lead to, with its bytes. Indexes may be nested to any depth."""
+    pending, seen = list(reversed(entries)), set()
+    while pending:
+        entry = pending.pop()
+        if entry.descriptor.digest in seen:
+            continue
+        seen.add(entry.descriptor.digest)
+        content = _read_blob(tree, entry.descriptor.digest)
+        nested: Sequence[IndexEntry] | None = None
+        with suppress(MigrateError):
+            nested = parse_index(content).manifests
+        if nested is None:
+            yield entry, content
+        else:
+            pending += reversed(nested)
 
 
 def _read_single(

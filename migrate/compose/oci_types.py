@@ -1,0 +1,78 @@
+"""Manifests and lists that a source has ready, put into OCI's media types. Pure.
+
+Layers and config keep their bytes, so the image ID stays; the digest of the manifest changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from migrate.documents.oci import IndexEntry, parse_index, parse_manifest, rewrite_index, rewrite_manifest
+from migrate.model.digest import Digest
+from migrate.model.image import CONFIG_TYPES, ComposedImage, Descriptor, MediaType
+
+_OCI_TYPES: Final = {
+    MediaType.DOCKER_MANIFEST: MediaType.OCI_MANIFEST,
+    MediaType.DOCKER_LIST: MediaType.OCI_INDEX,
+    MediaType.DOCKER_LAYER: MediaType.OCI_LAYER,
+    MediaType.DOCKER_LAYER_GZIP: MediaType.OCI_LAYER_GZIP,
+    MediaType.DOCKER_LAYER_ZSTD: MediaType.OCI_LAYER_ZSTD,
+    MediaType.DOCKER_FOREIGN: MediaType.OCI_FOREIGN,
+    MediaType.DOCKER_FOREIGN_GZIP: MediaType.OCI_FOREIGN_GZIP,
+}
+"""Docker's type → OCI's for the same bytes (OCI image specification, media-types.md, "Compatibility Matrix")."""
+
+_ABOUT: Final = "vnd.docker.reference.digest"
+"""The annotation by which a list's attestation names the image that it is about (BuildKit, attestation-storage.md)."""
+
+
+def image_in_oci_types(image: ComposedImage) -> ComposedImage:
+    """`image` itself where its manifest has no type of Docker's."""
+    config = parse_manifest(image.manifest).config
+    is_image = config.media_type in CONFIG_TYPES | {""}  # Docker 1.10 pushed some as octet-stream
+    new_config = replace(config, media_type=MediaType.OCI_CONFIG) if is_image else config
+    layers = tuple(_in_oci_type(layer) for layer in image.layers)
+    media_type = _OCI_TYPES.get(image.manifest_media_type, image.manifest_media_type)
+    if (media_type, new_config, layers) == (image.manifest_media_type, config, tuple(image.layers)):
+        return image
+    return replace(
+        image,
+        config_media_type=new_config.media_type,
+        manifest=rewrite_manifest(image.manifest, new_config, layers, media_type),
+        manifest_media_type=media_type,
+        layers=layers,
+    )
+
+
+def _in_oci_type(descriptor: Descriptor) -> Descriptor:
+    media_type = _OCI_TYPES.get(descriptor.media_type)
+    return descriptor if media_type is None else replace(descriptor, media_type=media_type)
+
+
+def index_in_oci_types(content: bytes, media_type: str, replaced: Mapping[Digest, Descriptor]) -> tuple[bytes, str]:
+    """The list with the manifests that stand in `replaced` for those of their old digests, and its type; as it was
+    where nothing of it changes."""
+    old = parse_index(content).manifests
+    names = {str(digest): str(descriptor.digest) for digest, descriptor in replaced.items()}
+    new = [_replaced_entry(entry, replaced, names) for entry in old]
+    new_type = _OCI_TYPES.get(media_type, media_type)
+    if new_type == media_type and new == list(old):
+        return content, media_type
+    return rewrite_index(content, new, new_type), new_type
+
+
+def attestations(content: bytes) -> Iterator[tuple[Digest, Digest]]:
+    """(manifest, attestation) for each that a list has, such as the provenance of an image."""
+    for entry in parse_index(content).manifests:
+        about = entry.annotations.get(_ABOUT)
+        with suppress(ValueError):
+            yield Digest.parse(about or ""), entry.descriptor.digest
+
+
+def _replaced_entry(entry: IndexEntry, replaced: Mapping[Digest, Descriptor], names: Mapping[str, str]) -> IndexEntry:
+    annotations = {name: names.get(text, text) if name == _ABOUT else text for name, text in entry.annotations.items()}
+    descriptor = replaced.get(entry.descriptor.digest, entry.descriptor)
+    return replace(entry, descriptor=descriptor, annotations=annotations)
