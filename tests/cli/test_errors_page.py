@@ -1,4 +1,4 @@
-"""docs/reference/errors.md has every word that the field `error` can hold."""
+"""docs/reference/errors.md has every word that the field `error` can hold, and messages that the program prints."""
 
 from __future__ import annotations
 
@@ -33,3 +33,14 @@ def test_every_code_has_a_cause_and_a_remedy() -> None:
         assert remedy.strip().endswith("."), code
         assert scopes.get(code) == costs or costs[0].isdigit(), code
     assert {kind.exit_code for kind in kinds(MigrateError)} <= EXIT_CODES.keys()
+
+
+def test_messages_are_those_of_the_program() -> None:
+    source = "\n".join(path.read_text("utf-8") for path in Path(migrate.__file__).parent.rglob("*.py"))
+    rows = re.findall(r"^\| `([^`]+)` \| `([a-z-]+)` \| (.+) \|$", PAGE.read_text("utf-8"), re.M)
+    assert len(rows) > 15
+    codes = {kind.code for kind in kinds(MigrateError)}
+    for message, code, remedy in rows:
+        assert message in source, message
+        assert code in codes, message
+        assert remedy.endswith("."), message
