@@ -24,6 +24,7 @@ from migrate.cli.options import (
     run_options,
     source_options,
     unreported,
+    writing_options,
 )
 from migrate.cli.outputs import LISTS, Outputs, option_name
 from migrate.errors import TargetError, UsageError
@@ -50,8 +51,7 @@ _PIECE_BYTES = 1024 * 1024
 @click.argument("arguments", nargs=-1, required=True, metavar="SOURCE... TARGET", type=Location())
 @source_options
 @image_options
-@click.option("--dry-run", is_flag=True, help="Do everything but write.")
-@click.option("--force", is_flag=True, help="Continue although the target seems to lack room.")
+@writing_options
 @unreported(
     "--from-file",
     multiple=True,

@@ -16,6 +16,7 @@ from migrate.cli.options import (
     reported_options,
     run_options,
     source_options,
+    writing_options,
 )
 from migrate.model.options import Link
 
@@ -25,8 +26,7 @@ from migrate.model.options import Link
 @click.argument("target", metavar="TARGET", type=Location())
 @source_options
 @image_options
-@click.option("--dry-run", is_flag=True, help="Do everything but write.")
-@click.option("--force", is_flag=True, help="Continue although the target seems to lack room.")
+@writing_options
 @choice(
     "--link",
     Link,

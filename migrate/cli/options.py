@@ -37,7 +37,7 @@ class Unreported(click.Option):
 unreported = partial(click.option, cls=Unreported)
 
 
-_SAFETY = frozenset({"dry_run", "force", "strict", "salvage", "check_rootfs"})
+_SAFETY = frozenset({"dry_run", "force", "check_existing", "strict", "salvage", "check_rootfs"})
 _GROUPS = {"Source": ReadOptions, "Images": ImageOptions, "Names": NameOptions}
 
 
@@ -279,6 +279,23 @@ def run_options(command: Command) -> Command:
             unreported("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units."),
             unreported("--verbose", "-v", count=True, help="Print more; twice for debugging."),
             unreported("--quiet", "-q", is_flag=True, help="Only errors."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def writing_options(command: Command) -> Command:
+    """Of the commands that write a target."""
+    for option in reversed(
+        [
+            click.option("--dry-run", is_flag=True, help="Do everything but write."),
+            click.option("--force", is_flag=True, help="Continue although the target seems to lack room."),
+            unreported(
+                "--check-existing",
+                is_flag=True,
+                help="Read every blob that is in the target, also where its file is as an earlier run left it.",
+            ),
         ]
     ):
         command = option(command)

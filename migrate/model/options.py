@@ -200,12 +200,14 @@ class NameOptions:
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How the run goes. `jobs`: threads (processes in a batch), 1 or more. `exact_sizes`: a plan compresses too.
-    `force`: start although there seems to be no room."""
+    `force`: start although there seems to be no room. `check_existing`: read every blob that the target has already,
+    also where its file is unchanged since a run read it."""
 
     jobs: int = 1
     exact_sizes: bool = False
     force: bool = False
     link: Link = Link.AUTO
+    check_existing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

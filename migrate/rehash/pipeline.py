@@ -99,8 +99,11 @@ class _Storing(Hashing):
         self._held_bytes = 0
         self._blobs: dict[DiffID, StoredBlob] = {}
         self._taken_over: dict[DiffID, StoredBlob] = {}
+        self._earlier_sizes: set[int] = set()
 
     def run(self, layers: Sequence[Layer]) -> None:
+        # tars that may have a blob from an earlier run: what has another size is new, and compressed at once
+        self._earlier_sizes = set(self._memory.known_sizes())
         coming = [layer for layer in layers if layer.is_unread]
         self._announce("compress", coming)
         self._each(coming, lambda layer: self._open(layer, self._examine))
@@ -166,6 +169,8 @@ class _Storing(Hashing):
             sink = Collected(tar_size)
             facts = self._read(layer, opened, sink)
             content = sink.content()
+        if tar_size in self._earlier_sizes and self._has_blob_for(facts.diff_id):
+            return
         if facts.diff_id not in self._held and self._held_bytes < _HELD_BYTES:
             blob = self._compress(memoryview(content))
             with self._lock:
@@ -232,7 +237,7 @@ class _Storing(Hashing):
                 Unread(key=key, tar_size=layer.tar_size, diff_id=layer.job.payload.diff_id)
                 for key, layer in by_key.items()
             ),
-            known_sizes={facts.tar.size for facts in read} | self._remembered_sizes(),
+            known_sizes={facts.tar.size for facts in read} | self._earlier_sizes,
             known={facts.diff_id for facts in read},
         )
         return [by_key[key] for key in plan.first], [by_key[key] for key in plan.twins]
@@ -264,10 +269,6 @@ class _Storing(Hashing):
         """A blob of an earlier run, if it still stands."""
         blob = self._memory.known_blob(diff_id, self._options.compression.value)
         return blob if blob is not None and self._store.has_blob(blob.digest, blob.size) else None
-
-    def _remembered_sizes(self) -> set[int]:
-        """Of tars that may have a blob from an earlier run: what has another size is new, and compressed at once."""
-        return set(self._memory.known_sizes())
 
     def _remember(self, diff_id: DiffID, blob: StoredBlob, tar_size: int) -> None:
         with self._lock:

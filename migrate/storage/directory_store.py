@@ -16,10 +16,11 @@ import os
 import queue
 import stat
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Final, cast
+from typing import BinaryIO, Final, cast
 
 from migrate.errors import TargetError
 from migrate.storage.run_directory import RunDirectory
@@ -46,6 +47,7 @@ _SYNC_EACH_BELOW: Final = 12
 """Groups of fewer files are synced file by file, which leaves other users' dirty data alone."""
 _OPEN_FOLDERS: Final = 32
 """Folders whose descriptors are kept. A registry's storage has one for every file."""
+_SECOND: Final = 1_000_000_000
 _FATAL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 """After these a copy fails as a link does."""
 
@@ -65,6 +67,21 @@ def make_durable_directory(path: Path, files: FileSystem = FILE_SYSTEM) -> None:
             files.sync_directory(fd)
         finally:
             os.close(fd)
+
+
+def _is_private(status: os.stat_result, writers: int) -> bool:
+    """True if the file belongs to this user, and none of the others in `writers` (bits of its mode) may write it."""
+    return status.st_uid == os.geteuid() and not status.st_mode & writers
+
+
+def version_of(status: os.stat_result) -> str | None:
+    """None where times are whole seconds (ext3, some network file systems), and another change may have the same."""
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    modified, changed = status.st_mtime_ns, status.st_ctime_ns
+    if not changed % _SECOND and time.time_ns() - changed < 2 * _SECOND:
+        return None
+    return f"{status.st_ino} {status.st_size} {modified} {changed}"
 
 
 Group = list[tuple[str, str, int]]
@@ -214,8 +231,6 @@ class DirectoryStore(Store):
     that user: nobody else can then change what was written.
     """
 
-    grows: ClassVar[bool] = True
-
     def __init__(
         self,
         root: str | Path,
@@ -283,6 +298,34 @@ class DirectoryStore(Store):
             return {}
         except OSError as exc:
             raise target_error(exc, self.shown(folder)) from exc
+
+    def version(self, name: str, /) -> str | None:
+        folder, _, last = name.rpartition("/")
+        try:
+            with self._folders.lock:
+                status = os.stat(last, dir_fd=self._folders.fd(folder), follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as exc:
+            raise target_error(exc, self.shown(name)) from exc
+        return version_of(status)
+
+    def read_record(self, name: str, limit: int, /, *, private: bool = False) -> bytes:
+        folder, _, last = name.rpartition("/")
+        try:
+            with self._folders.lock:
+                above = self._folders.fd(folder)
+                ours = _is_private(os.fstat(above), stat.S_IWOTH)
+                fd = open_regular(last, os.O_RDONLY, above, self.shown(name))
+        except FileNotFoundError:
+            return b""
+        except OSError as exc:
+            raise target_error(exc, self.shown(name)) from exc
+        with open(fd, "rb", buffering=0) as stream, target_errors(self.shown(name)):
+            status = os.fstat(fd)
+            # a hard link would let another user give the record's name to any file of this one
+            ours = ours and _is_private(status, stat.S_IWGRP | stat.S_IWOTH) and status.st_nlink == 1
+            return stream.readall() if status.st_size <= limit and (ours or not private) else b""
 
     def _open_fd(self, name: str) -> int:
         folder, _, last = name.rpartition("/")
@@ -476,8 +519,10 @@ class DirectoryStore(Store):
         """Gives their names to the files whose bytes are on the disk by now."""
         with self._naming, self._kept_errors():
             while self._synced and self._error is None:
-                for temporary, name, _ in self._synced.popleft():
+                for temporary, name, size in self._synced.popleft():
                     self._rename(temporary, name)
+                    if self.on_named is not None:
+                        self.on_named(name, size, self.version(name))
 
     def _rename(self, temporary: str, name: str, *, durable: bool = True) -> None:
         folder, _, last = name.rpartition("/")

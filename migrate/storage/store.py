@@ -39,11 +39,16 @@ class NewFile(Protocol):
 
 
 class AppendedFile(Protocol):
-    """A file that only grows. Raises TargetError."""
+    """A record that only grows. Raises TargetError."""
 
-    def append(self, block: bytes, /) -> None: ...
+    def append(self, block: bytes, /) -> None:
+        """Whole lines. Where files cannot grow they are written by `close`."""
 
     def close(self) -> None: ...
+
+
+OnNamed = Callable[[str, int, str | None], None]
+"""(name, bytes, version) of a file of this run, which has its name now."""
 
 
 class Store(ABC):
@@ -56,8 +61,8 @@ class Store(ABC):
     location: str
     reads_cost: ClassVar[bool] = False
     """True where reading a small file takes as long as writing it."""
-    grows: ClassVar[bool] = False
-    """True where `append_to` works."""
+    on_named: OnNamed | None = None
+    """Called for each published file where its version is known at once; `versions` has the others."""
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -104,9 +109,16 @@ class Store(ABC):
         return found
 
     def version(self, name: str, /) -> str | None:
-        """What `replace` compares; None where another run is kept away by `lock`, or cannot be noticed."""
+        """Another text after every change of the file: its inode, size and times, or its ETag. None where there is no
+        such file, or where it could change without another text."""
         del name
         return None
+
+    def versions(self, folder: str, /) -> Mapping[str, tuple[int, str]]:
+        """(bytes, version) of the files in a folder and in those below it, by their names; only where one request
+        lists many files."""
+        del folder
+        return {}
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -155,9 +167,14 @@ class Store(ABC):
         del path, name, is_right, hard
         return False
 
+    @abstractmethod
     def append_to(self, name: str, /) -> AppendedFile:
-        """Opens a file to which several runs append; only where `grows`."""
-        raise NotImplementedError
+        """Opens a record to which several runs append."""
+
+    @abstractmethod
+    def read_record(self, name: str, limit: int, /, *, private: bool = False) -> bytes:
+        """All that runs have appended to a record. Nothing where it is absent or larger than `limit`, and, of a
+        `private` one, where another user of this machine could have written it. Raises TargetError."""
 
     # --- runs ----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,13 +13,15 @@ from typing import BinaryIO, Final
 from migrate.blobio.limits import JSON_BYTES
 from migrate.errors import TargetError
 from migrate.layout.names import blob_path
-from migrate.model.digest import Digest
+from migrate.model.digest import DiffID, Digest
 from migrate.model.options import Link
 from migrate.rehash.ports import BlobWriter
 from migrate.storage.store import Store
 from migrate.storage.syscalls import WrongKindError
+from migrate.writers.proofs import Proofs
 
 _BLOCK: Final = 1024 * 1024
+_HEX: Final = re.compile(r"[0-9a-f]{64}")
 _MOST_FOUND: Final = 100_000
 """So many blobs of earlier runs are listed once; more of them are looked for one by one."""
 
@@ -26,21 +29,86 @@ _MOST_FOUND: Final = 100_000
 class BlobStore:
     """Blobs by digest in a store. Every method may be called from several threads at once.
 
-    A blob that was there before this run counts only after its bytes were read and gave its digest: one that was
-    damaged since is written anew. `path_of` gives a blob's name in the store.
+    A blob that was there before this run counts only after its bytes were read and gave its digest, now or (with
+    `proofs`) in an earlier run since when its file is unchanged: one that was damaged is written anew. `path_of` gives
+    a blob's name in the store.
 
     What another run writes meanwhile may be written once more, which does no harm: a blob's name is its digest.
     """
 
-    def __init__(self, store: Store, path_of: Callable[[Digest], str] = blob_path) -> None:
+    def __init__(
+        self, store: Store, path_of: Callable[[Digest], str] = blob_path, *, proofs: Proofs | None = None
+    ) -> None:
         self.store = store
         self.path_of = path_of
+        self.proofs = proofs
+        self._versions: Mapping[str, tuple[int, str]] | None = None
+        self._contents: dict[Digest, DiffID] = {}
         self._sizes: dict[Digest, int] = {}
         self._damaged: set[Digest] = set()
         self._found: frozenset[str] | None = None
         self._lists = path_of is blob_path and not store.reads_cost  # all blobs are in one folder
         self._lock = threading.Lock()
         self._no_clones_from: set[int] = set()
+        if proofs is not None:
+            store.on_named = self._note_named
+
+    def close(self) -> None:
+        """Where versions are not known at once, they are listed when all blobs are written."""
+        self.store.on_named = None
+        if self.proofs is not None:
+            if self._sizes and self.store.reads_cost:
+                versions = self._list_versions()
+                for digest, size in self._sizes.items():
+                    found, version = versions.get(self.path_of(digest), (-1, None))
+                    if found == size:
+                        self._prove(digest, size, version)
+            self.proofs.close()
+
+    def _note_named(self, name: str, size: int, version: str | None) -> None:
+        match = _HEX.search(name)
+        if match is not None and self.path_of(digest := Digest(match[0])) == name:
+            self._prove(digest, size, version)
+
+    def _prove(self, digest: Digest, size: int, version: str | None) -> None:
+        """This run has written the blob, and maybe `note_content` came before it had its name."""
+        assert self.proofs is not None
+        self.proofs.add(digest, size, version)
+        with self._lock:
+            diff_id = self._contents.pop(digest, None)
+        if diff_id is not None:
+            self.proofs.add(digest, size, version, diff_id)
+
+    def note_content(self, digest: Digest, size: int, diff_id: DiffID) -> None:
+        """This run has seen that the blob holds this layer."""
+        if self.proofs is None:
+            return
+        version = None if digest in self._damaged else self._version(digest)
+        if version is not None:
+            self.proofs.add(digest, size, version, diff_id)
+        else:  # it has no name yet
+            with self._lock:
+                self._contents[digest] = diff_id
+
+    def is_proven_to_hold(self, digest: Digest, size: int, diff_id: DiffID) -> bool:
+        return self.proofs is not None and self.proofs.has(digest, size, self._version(digest), diff_id)
+
+    def _list_versions(self) -> Mapping[str, tuple[int, str]]:
+        """Of all blobs, whose names begin alike."""
+        return self.store.versions(self.path_of(Digest("0" * 64)).partition("/sha256/")[0])
+
+    def _is_proven(self, digest: Digest, size: int, version: str | None = None) -> bool:
+        return self.proofs is not None and self.proofs.has(digest, size, version or self._version(digest))
+
+    def _version(self, digest: Digest) -> str | None:
+        if self.proofs is None:
+            return None
+        if not self.store.reads_cost:
+            return self.store.version(self.path_of(digest))
+        with self._lock:
+            if self._versions is None:
+                self._versions = self._list_versions()
+        return self._versions.get(self.path_of(digest), (-1, None))[1]
 
     def has(self, digest: Digest, size: int) -> bool:
         known = self._sizes.get(digest)
@@ -56,10 +124,13 @@ class BlobStore:
 
     def put(self, content: bytes, digest: Digest) -> None:
         """A small blob: a config, a manifest."""
-        if digest in self._sizes or (not self.store.reads_cost and self.has(digest, len(content))):
+        size = len(content)
+        if digest in self._sizes or (
+            self._is_proven(digest, size) if self.store.reads_cost else self.has(digest, size)
+        ):
             return
         self.store.put(self.path_of(digest), content)
-        self.added(digest, len(content))
+        self.added(digest, size)
 
     def added(self, digest: Digest, size: int) -> None:
         with self._lock:
@@ -141,6 +212,9 @@ class BlobStore:
     def _is_intact(self, digest: Digest, size: int) -> bool:
         if self._is_new(digest):
             return False
+        version = self._version(digest)
+        if self._is_proven(digest, size, version):
+            return True
         try:
             stream = self.store.open(self.path_of(digest))
         except WrongKindError:
@@ -154,6 +228,8 @@ class BlobStore:
                 intact = False
         if not intact:
             self._damaged.add(digest)
+        elif self.proofs is not None and version == self._version(digest):  # it did not change while it was read
+            self.proofs.add(digest, size, version)
         return intact
 
 

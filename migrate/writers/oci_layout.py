@@ -29,8 +29,9 @@ from migrate.storage.store import STATE_DIRECTORY, Store
 from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
 from migrate.writers.base import ImageTarget
 from migrate.writers.blob_store import BlobStore
+from migrate.writers.proofs import Proofs
 from migrate.writers.target_map import TargetMap
-from migrate.writers.target_memory import memory_of
+from migrate.writers.target_memory import RecordedMemory
 from migrate.writers.target_store import open_store
 
 FINISHING: Final = f"{STATE_DIRECTORY}/finishing"
@@ -63,8 +64,9 @@ class OciLayout(ImageTarget):
             self._begin()
             self._catalog.begin(self._read_index())
             self._map = TargetMap(self.store)
-            self._blobs = BlobStore(self.store)
-            self.memory = memory_of(self._blobs, options)
+            proofs = Proofs(self.store, believe=not options.check_existing)
+            self._blobs = BlobStore(self.store, proofs=proofs)
+            self.memory = RecordedMemory(self._blobs, options)
         except BaseException:
             self.store.close()
             raise

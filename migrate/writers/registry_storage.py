@@ -40,9 +40,10 @@ from migrate.storage.store import STATE_DIRECTORY, Store
 from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
 from migrate.writers.base import ImageTarget
 from migrate.writers.blob_store import BlobStore
+from migrate.writers.proofs import Proofs
 from migrate.writers.registry_names import RegistryNames
 from migrate.writers.target_map import TargetMap
-from migrate.writers.target_memory import memory_of
+from migrate.writers.target_memory import RecordedMemory
 from migrate.writers.target_store import open_store
 
 _ALLOWED: Final = frozenset({STATE_DIRECTORY, "lost+found", MAP_NAME, REPORT_NAME})
@@ -92,8 +93,9 @@ class RegistryStorage(ImageTarget):
         self.store = store or open_store(location, "a registry's storage", files)
         try:
             self._begin()
-            self._blobs = BlobStore(self.store, lambda digest: f"{ROOT}/{blob_path(digest)}")
-            self.memory = memory_of(self._blobs, options)
+            proofs = Proofs(self.store, believe=not options.check_existing)
+            self._blobs = BlobStore(self.store, lambda digest: f"{ROOT}/{blob_path(digest)}", proofs=proofs)
+            self.memory = RecordedMemory(self._blobs, options)
             self._map = TargetMap(self.store)
         except BaseException:
             self.store.close()

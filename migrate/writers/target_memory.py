@@ -1,9 +1,9 @@
-"""What a target remembers from earlier runs, in two records that only grow.
+"""What a target remembers from earlier runs, in records that only grow (and `.migrate/proven`, writers/proofs.py).
 
 `.migrate/layers`: which blob holds which diffID. One line a blob: diffID, how it was compressed, blob digest, blob
 size; and one line a layer: diffID, `tar`, size of the tar. It is proven before it is used: the blob must have its
-digest, and its decompressed bytes the diffID. A stale, torn or forged line therefore costs time and never gives a wrong
-result.
+digest, and its decompressed bytes the diffID. Both are read, or have a proof of an earlier run. A stale or torn line
+therefore costs time and never gives a wrong result.
 
 `.migrate/payloads`: what places in sources held (`migrate.rehash.recall`). One line each: the place (64 hex digits),
 what it held, and the beginning of a sha256 over both, so that a torn or damaged line is none. Lines are appended some
@@ -27,16 +27,15 @@ from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.options import Compression, ImageOptions
 from migrate.rehash.ports import TargetMemory
-from migrate.storage.store import STATE_DIRECTORY, AppendedFile, Store
+from migrate.storage.store import STATE_DIRECTORY
 from migrate.writers.blob_store import BlobStore
+from migrate.writers.proofs import Record
 
 LAYERS: Final = f"{STATE_DIRECTORY}/layers"
 PAYLOADS: Final = f"{STATE_DIRECTORY}/payloads"
 _LINE: Final = re.compile(rb"([0-9a-f]{64}) ([a-z-]{1,16}):(-?[0-9]{1,3}) ([0-9a-f]{64}) ([0-9]{1,19})")
 _SIZE_LINE: Final = re.compile(rb"([0-9a-f]{64}) tar ([0-9]{1,19})")
 _PAYLOAD_LINE: Final = re.compile(rb"^([0-9a-f]{64}) ([ -~]{1,400}) ([0-9a-f]{16})$", re.MULTILINE)
-_RECORD_BYTES: Final = 1024 * 1024 * 1024
-"""Of each record: six million layers, three million places. A larger one is not used."""
 _MOST_BLOBS: Final = 8
 """Of one layer. Runs make one, and sources bring some ready; a record with more of them is not written by us."""
 _LINES: Final = 64
@@ -44,15 +43,27 @@ _BLOCK: Final = 1024 * 1024
 _FAMILIES: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip"}
 
 
-class ProvenBlobs(TargetMemory):
-    """Remembers nothing, but can prove what others remember: for a store in which no file can grow."""
+class RecordedMemory(TargetMemory):
+    """Of a target whose blobs are in a BlobStore."""
 
-    def __init__(self, blobs: BlobStore) -> None:
+    keeps_payloads: ClassVar[bool] = True
+
+    def __init__(self, blobs: BlobStore, options: ImageOptions) -> None:
         self._blobs = blobs
+        self._compression = options.compression
+        self._level = -1 if options.compression_level is None else options.compression_level
+        self._known: dict[tuple[DiffID, str], tuple[StoredBlob, ...]] | None = None
+        self._sizes: dict[DiffID, int] = {}
+        self._payloads: dict[bytes, bytes] | None = None
+        self._lock = threading.Lock()
+        self._layer_record = Record(blobs.store, LAYERS)
+        self._payload_record = Record(blobs.store, PAYLOADS, waiting=_LINES, private=True)
 
     def is_right(self, diff_id: DiffID, blob: StoredBlob, /) -> bool:
         if not self._blobs.has(blob.digest, blob.size):
             return False
+        if self._blobs.is_proven_to_hold(blob.digest, blob.size, diff_id):
+            return True
         digest = hashlib.sha256()
         try:
             with self._blobs.open_published(blob.digest) as stream:
@@ -64,23 +75,10 @@ class ProvenBlobs(TargetMemory):
             raise
         except (MigrateError, OSError):
             return False
-        return digest.hexdigest() == diff_id.hex
-
-
-class RecordedMemory(ProvenBlobs):
-    keeps_payloads: ClassVar[bool] = True
-
-    def __init__(self, blobs: BlobStore, options: ImageOptions) -> None:
-        super().__init__(blobs)
-        self._compression = options.compression
-        self._level = -1 if options.compression_level is None else options.compression_level
-        self._known: dict[tuple[DiffID, str], tuple[StoredBlob, ...]] | None = None
-        self._sizes: dict[DiffID, int] = {}
-        self._payloads: dict[bytes, bytes] | None = None
-        self._waiting: list[bytes] = []
-        self._lock = threading.Lock()
-        self._layer_record = _Record(blobs.store, LAYERS)
-        self._payload_record = _Record(blobs.store, PAYLOADS)
+        right = digest.hexdigest() == diff_id.hex
+        if right:
+            self._blobs.note_content(blob.digest, blob.size, diff_id)
+        return right
 
     # --- layers --------------------------------------------------------------------------------------------------
 
@@ -99,6 +97,7 @@ class RecordedMemory(ProvenBlobs):
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
         way = self._way_of(blob)
         line = f"{diff_id.hex} {way}:{self._level} {blob.digest.hex} {blob.size}\n".encode("ascii")
+        self._blobs.note_content(blob.digest, blob.size, diff_id)
         with self._lock:
             if _add(self._read_layers(), (diff_id, way), blob):
                 self._layer_record.append(line)
@@ -147,13 +146,7 @@ class RecordedMemory(ProvenBlobs):
             if known.get(key) == facts:
                 return
             known[key] = facts
-            self._waiting.append(b"%s %s %s\n" % (key, facts, _check(key, facts)))
-            if len(self._waiting) >= _LINES:
-                self._write_payloads()
-
-    def _write_payloads(self) -> None:
-        lines, self._waiting = b"".join(self._waiting), []
-        self._payload_record.append(lines)
+            self._payload_record.append(b"%s %s %s\n" % (key, facts, _check(key, facts)))
 
     def _read_payloads(self) -> dict[bytes, bytes]:
         if self._payloads is None:
@@ -166,42 +159,10 @@ class RecordedMemory(ProvenBlobs):
 
     def close(self) -> None:
         """A target that takes no more loses what is waiting in silence, for nothing depends on it."""
-        with self._lock, contextlib.suppress(TargetError):
-            if self._waiting:
-                self._write_payloads()
-        self._layer_record.close()
-        self._payload_record.close()
-
-
-class _Record:
-    """A file of lines, opened when the first one is appended."""
-
-    def __init__(self, store: Store, name: str) -> None:
-        self._store = store
-        self._name = name
-        self._file: AppendedFile | None = None
-
-    def read(self) -> bytes:
-        """Nothing where it cannot be read: all in it are hints."""
-        try:
-            return self._store.read(self._name, _RECORD_BYTES) or b""
-        except TargetError:
-            return b""
-
-    def append(self, lines: bytes) -> None:
-        if self._file is None:
-            self._file = self._store.append_to(self._name)
-            lines = b"\n" + lines  # ends a line that a killed run left unfinished
-        self._file.append(lines)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def memory_of(blobs: BlobStore, options: ImageOptions) -> TargetMemory:
-    return RecordedMemory(blobs, options) if blobs.store.grows else ProvenBlobs(blobs)
+        with self._lock:
+            for ending in (self._layer_record, self._payload_record, self._blobs):
+                with contextlib.suppress(TargetError):
+                    ending.close()
 
 
 def _add(known: dict[tuple[DiffID, str], tuple[StoredBlob, ...]], key: tuple[DiffID, str], blob: StoredBlob) -> bool:

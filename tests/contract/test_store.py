@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from migrate.errors import TargetError
 from migrate.storage.bucket_store import BucketStore
-from migrate.storage.directory_store import DirectoryStore
+from migrate.storage.directory_store import DirectoryStore, version_of
 from migrate.storage.store import Store
 from migrate.storage.syscalls import WrongKindError
 from tests.buckets import memory_bucket
@@ -168,18 +169,76 @@ def test_a_file_of_this_machine_is_taken_over_only_if_its_bytes_are_right(store:
     assert store.read("other", LIMIT) is None
 
 
-def test_files_that_grow(store: Store) -> None:
-    if not store.grows:
-        with pytest.raises(NotImplementedError):
-            store.append_to("record")
-        return
-    for _ in range(2):
+def test_records_grow(opened: Open) -> None:
+    """More often than a bucket keeps pieces of one."""
+    assert opened().read_record(".migrate/record", LIMIT) == b""
+    for number in range(40):
+        store = opened()
         record = store.append_to(".migrate/record")
-        record.append(b"one\n")
-        record.append(b"two\n")
+        record.append(b"one %d\n" % number)
+        record.append(b"two %d\n" % number)
         record.close()
         record.close()
-    assert store.read(".migrate/record", LIMIT) == b"one\ntwo\n" * 2
+        content = store.read_record(".migrate/record", LIMIT)
+        assert len(content.splitlines()) == 2 * (number + 1)
+        assert store.read_record(".migrate/record", len(content) - 1) == b""
+        store.close()
+    assert set(content.splitlines()) == {b"%s %d" % (word, each) for word in (b"one", b"two") for each in range(40)}
+    store = opened()
+    assert isinstance(store, DirectoryStore) or len(store.names(".migrate/record")) < 40
+
+
+def test_a_version_is_another_one_after_each_change(store: Store) -> None:
+    assert store.version("file") is None
+    seen = set()
+    for content in (b"one", b"two", b"three"):
+        write(store, "file", content)
+        store.flush()
+        seen.add(store.version("file"))
+        assert store.version("file") in seen
+    assert len(seen) == 3 or seen == {None}
+
+
+def test_a_record_that_another_user_could_have_written_is_not_read(tmp_path: Path) -> None:
+    def told() -> bytes:
+        store = DirectoryStore(tmp_path)
+        content = store.read_record(".migrate/record", LIMIT, private=True)
+        assert store.read_record(".migrate/record", LIMIT) == b"line\n"
+        store.close()
+        return content
+
+    store = DirectoryStore(tmp_path)
+    record = store.append_to(".migrate/record")
+    record.append(b"line\n")
+    record.close()
+    store.close()
+    folder, path = tmp_path / ".migrate", tmp_path / ".migrate" / "record"
+    assert told() == b"line\n"
+    for mode in (0o664, 0o646, 0o666):
+        path.chmod(mode)
+        assert told() == b""
+    path.chmod(0o644)
+    folder.chmod(0o777)
+    assert told() == b""
+    folder.chmod(0o755)
+    os.link(path, tmp_path / "elsewhere")
+    assert told() == b""
+    (tmp_path / "elsewhere").unlink()
+    for place in (path, folder):
+        os.chown(place, 12345, -1)
+        assert told() == b""
+        os.chown(place, os.geteuid(), -1)
+    assert told() == b"line\n"
+
+
+def test_where_times_are_whole_seconds_a_new_file_has_no_version(tmp_path: Path) -> None:
+    now = time.time_ns()
+    for ago, known in ((0, False), (1, False), (3, True)):
+        changed = (now // 10**9 - ago) * 10**9
+        status = os.stat_result(
+            (0o100644, 7, 1, 1, 0, 0, 5, 0, changed // 10**9, changed // 10**9, 0, 0, 0, 0, changed, changed)
+        )
+        assert (version_of(status) is not None) is known
 
 
 def test_many_threads(opened: Open) -> None:

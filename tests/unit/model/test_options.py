@@ -54,6 +54,7 @@ OTHER: dict[str, Any] = {
     "exact_sizes": True,
     "force": True,
     "link": Link.HARD,
+    "check_existing": True,
 }
 """For each option a value that is not its default."""
 

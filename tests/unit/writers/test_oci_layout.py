@@ -305,7 +305,7 @@ def test_runs_at_once_lose_no_entry(runs: int, tmp_path: Path) -> None:
         assert {f"image{number}:1" for number in range(runs)} | {"same:1", None} == set(names(path))
         assert len(tags(path)) == 2 * runs + 1
         assert clean(path)
-        assert sorted(os.listdir(path / ".migrate")) == ["lock"]
+        assert sorted(os.listdir(path / ".migrate")) == ["lock", "proven"]
 
 
 @pytest.mark.parametrize(

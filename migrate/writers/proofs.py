@@ -1,0 +1,114 @@
+"""Which blobs of a target were proven to be right, so that a later run need not read them again: `.migrate/proven`.
+
+A proof is the beginning of a sha256 over one of two sentences, in 32 hex digits on a line of its own:
+
+- *this blob, in this version of its file, has its digest*: made when a run gives the blob its name, or has read it;
+- *this blob, in this version of its file, holds the tar of this diffID*: made when a run has compressed or unpacked it.
+
+A blob whose file has another inode, size, mtime or ctime (in a bucket: another ETag) has no proof, and is read as if
+nothing was known; nobody can make a proof for a target that is copied or unpacked elsewhere, whose files get inodes and
+times there. A torn or damaged line proves nothing. docs/decisions/0004-hints-are-proven.md lists what is not noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from typing import Final
+
+from migrate.errors import TargetError
+from migrate.model.digest import DiffID, Digest
+from migrate.storage.store import STATE_DIRECTORY, AppendedFile, Store
+
+PROOFS: Final = f"{STATE_DIRECTORY}/proven"
+RECORD_BYTES: Final = 1024 * 1024 * 1024
+"""Of each record: thirty million proofs, six million layers, three million places. A larger one is not used."""
+_LINE: Final = re.compile(rb"^[0-9a-f]{32}$", re.MULTILINE)
+_LINES: Final = 64
+
+
+class Record:
+    """Lines that all runs on a target append to, in a file that is opened when the first one is appended.
+
+    Up to `waiting` lines are kept until they are written together: a killed run loses them. A `private` record is
+    believed, and so not read where another user could have written it.
+    """
+
+    def __init__(self, store: Store, name: str, *, waiting: int = 0, private: bool = False) -> None:
+        self._store = store
+        self._name = name
+        self._most = waiting
+        self._private = private
+        self._waiting: list[bytes] = []
+        self._file: AppendedFile | None = None
+
+    def read(self) -> bytes:
+        """Nothing where it cannot be read: a run can do without it."""
+        try:
+            return self._store.read_record(self._name, RECORD_BYTES, private=self._private)
+        except TargetError:
+            return b""
+
+    def append(self, line: bytes) -> None:
+        self._waiting.append(line)
+        if len(self._waiting) > self._most:
+            self._write()
+
+    def _write(self) -> None:
+        lines, self._waiting = b"".join(self._waiting), []
+        if self._file is None:
+            self._file = self._store.append_to(self._name)
+            lines = b"\n" + lines  # ends a line that a killed run left unfinished
+        self._file.append(lines)
+
+    def close(self) -> None:
+        """Raises TargetError where the last lines cannot be written."""
+        try:
+            if self._waiting:
+                self._write()
+        finally:
+            if self._file is not None:
+                file, self._file = self._file, None
+                file.close()
+
+
+class Proofs:
+    """May be used from several threads. Without `believe`, proofs are made and none is believed."""
+
+    def __init__(self, store: Store, *, believe: bool = True) -> None:
+        self._record = Record(store, PROOFS, waiting=_LINES, private=True)
+        self._believe = believe
+        self._known: set[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def has(self, digest: Digest, size: int, version: str | None, diff_id: DiffID | None = None) -> bool:
+        """True if the blob had its digest, or held the layer `diff_id`, when its file had this version."""
+        if version is None or not self._believe:
+            return False
+        with self._lock:
+            return _proof(digest, size, version, diff_id) in self._read()
+
+    def add(self, digest: Digest, size: int, version: str | None, diff_id: DiffID | None = None) -> None:
+        if version is None:
+            return
+        proof = _proof(digest, size, version, diff_id)
+        with self._lock:
+            known = self._read()
+            if proof not in known:
+                known.add(proof)
+                self._record.append(proof.hex().encode("ascii") + b"\n")
+
+    def close(self) -> None:
+        with self._lock:
+            self._record.close()
+
+    def _read(self) -> set[bytes]:
+        if self._known is None:
+            self._known = {bytes.fromhex(line.decode("ascii")) for line in _LINE.findall(self._record.read())}
+        return self._known
+
+
+def _proof(digest: Digest, size: int, version: str, diff_id: DiffID | None) -> bytes:
+    sentence = f"{digest.hex} {size} {version} {'' if diff_id is None else diff_id.hex}"
+    return hashlib.sha256(sentence.encode()).digest()[:16]
