@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.archives import V1Archive
-from tests.forked import Forked
+from tests.command import migrate
 
 TARGET_FORMS = r"\(oci, oci-archive, docker-archive, registry-storage, docker://\)"
 SLIPS: list[tuple[str, int, str]] = [
@@ -166,29 +165,23 @@ SLIPS: list[tuple[str, int, str]] = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
-    with Forked(tmp_path_factory.mktemp("streams")) as forked:
-        yield forked
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, run: Forked) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("made")
     archive = V1Archive()
     archive.tag("team/web", "1.0", archive.layer("web"))
     archive.tag("app", "2", archive.layer("app"))
     (place / "A").write_bytes(archive.build())
-    assert run("convert", "A", "L", cwd=place).code == 0
+    assert migrate("convert", "A", "L", cwd=place).code == 0
     return place
 
 
 @pytest.mark.parametrize(("line", "code", "first"), SLIPS, ids=[line for line, _, _ in SLIPS])
-def test_the_answer(line: str, code: int, first: str, made: Path, run: Forked, tmp_path: Path) -> None:
+def test_the_answer(line: str, code: int, first: str, made: Path, tmp_path: Path) -> None:
     for name in ("A", "L"):
         (tmp_path / name).symlink_to(made / name)
     (tmp_path / "D").mkdir()
     (tmp_path / "T").write_text("only text\n")
-    done = run(*shlex.split(line), cwd=tmp_path)
+    done = migrate(*shlex.split(line), cwd=tmp_path)
     assert done.code == code, done.err
     if code == 0:
         return
