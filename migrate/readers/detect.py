@@ -201,7 +201,6 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
     from migrate.readers.docker_archive import DockerArchiveSource
     from migrate.readers.members import TarMembers
     from migrate.readers.passing import PassingArchive
-    from migrate.storage.disk.formats import looks_like_image
 
     content: Seekable | PlainStream = open_plain(fd, location, options.max_ratio)
     try:
@@ -214,7 +213,7 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
             if _wants_archive(options) and _is_archive(content.head(_SNIFFED_HEAD)):
                 passing = PassingArchive(location, content, options.temporary_directory)
                 return DockerArchiveSource(location, passing, salvage=options.salvage)
-            if not looks_like_tar(head) and not looks_like_image(content.head(_SNIFFED_HEAD)):
+            if not looks_like_tar(head) and not _looks_like_image(content.head(_SNIFFED_HEAD)):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=True)
             content = _spool(location, content, options)
         if _may_be_disk(head, content):
@@ -281,6 +280,12 @@ def _is_own_member(name: str) -> bool:
     """False for the names that are at the top of a Docker root or a registry's storage as well."""
     top = name.removeprefix("./").rstrip("/")
     return is_archive_member(name) and top not in ("repositories", "blobs", "blobs/sha256")
+
+
+def _looks_like_image(head: bytes) -> bool:
+    from migrate.storage.disk.formats import looks_like_image
+
+    return looks_like_image(head)
 
 
 def _may_be_disk(head: bytes, content: Seekable) -> bool:

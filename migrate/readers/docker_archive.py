@@ -16,13 +16,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 from migrate.blobio import limits
 from migrate.blobio.payload import Payload
 from migrate.compose.chain import find_heads
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
 from migrate.documents.oci import parse_config
-from migrate.documents.schema1 import is_manifest
 from migrate.documents.v1_json import parse_identity
 from migrate.errors import (
     DamagedError,
@@ -49,10 +49,11 @@ from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource, TakeLayer
 from migrate.readers.members import Members
 from migrate.readers.not_a_source import foreign_tar
-from migrate.readers.oci_content import OciContent
 from migrate.readers.passing import PassingArchive
-from migrate.readers.registry_images import known_payload
 from migrate.storage.tree import Tree
+
+if TYPE_CHECKING:
+    from migrate.readers.oci_content import OciContent
 
 _SHORT_ID = re.compile(r"[0-9a-f]{6,63}")
 MANIFEST = "manifest.json"
@@ -118,7 +119,7 @@ class DockerArchiveSource(LegacySource):
                 found = self._with_the_index(found)
             found = self._with_the_rest(found)
         elif OCI_LAYOUT in self._members and INDEX in self._members:
-            found = OciContent(self.location, self._members, salvage=self._salvage).listing()
+            found = self._oci_content().listing()
             if not (found.images or found.indexes or found.failures):  # an empty index hides nothing
                 found = self._list_v1()
         else:
@@ -183,11 +184,21 @@ class DockerArchiveSource(LegacySource):
         if claim.key in self._missing:
             error = self._missing[claim.key]
             raise MissingContentError(error.message, layer=error.layer)
-        made = known_payload(claim.digest) if claim.digest is not None and claim.key not in self._members else None
-        return nullcontext(made) if made is not None else self._members.open(claim.key)
+        if claim.digest is not None and claim.key not in self._members:
+            from migrate.readers.registry_images import known_payload
+
+            made = known_payload(claim.digest)
+            if made is not None:
+                return nullcontext(made)
+        return self._members.open(claim.key)
 
     def close(self) -> None:
         self._archive.close()
+
+    def _oci_content(self) -> OciContent:
+        from migrate.readers.oci_content import OciContent  # most archives have no index, and need none of its modules
+
+        return OciContent(self.location, self._members, salvage=self._salvage)
 
     # --- v1 ----------------------------------------------------------------------------------------------------
 
@@ -323,7 +334,7 @@ class DockerArchiveSource(LegacySource):
         them in index.json alone. Where both name an image, manifest.json goes first: Docker 25 and later list blobs of
         other platforms and attestations in index.json that the archive does not hold.
         """
-        index = OciContent(self.location, self._members, salvage=self._salvage).listing()
+        index = self._oci_content().listing()
         claimed = {reference.full() for image in found.images for reference in image.references}
         claimed |= {Reference.parse(name).full() for failure in found.failures for name in failure.references}
         lists = [one for one in index.indexes if sum(map(_is_container_image, one.children)) > 1]
@@ -370,6 +381,8 @@ class DockerArchiveSource(LegacySource):
     def _list_manifest(self) -> SourceListing:
         try:
             content = self._members.read(MANIFEST)
+            from migrate.documents.schema1 import is_manifest
+
             if is_manifest(content):
                 raise DocumentError(
                     "is a registry's manifest, as in skopeo's dir: or an export; unpack it, name the folder"
@@ -378,7 +391,7 @@ class DockerArchiveSource(LegacySource):
         except (DocumentError, SourceError) as error:
             failure = Failure.of(error, self.location, message=f"{self.location}: {MANIFEST}: {error.message}")
             return SourceListing(images=[], failures=[failure])
-        oci = OciContent(self.location, self._members) if INDEX in self._members else None
+        oci = self._oci_content() if INDEX in self._members else None
         images: list[LegacyImage] = []
         failures: list[Failure] = []
         for entry in entries:

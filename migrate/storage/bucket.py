@@ -6,7 +6,6 @@ import io
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final, NoReturn
 
@@ -173,6 +172,8 @@ class BucketTree(Tree):
                 self._kept_bytes += len(content)
 
     def _fetch(self, paths: Sequence[bytes]) -> Mapping[bytes, bytes | SourceError]:
+        from concurrent.futures import ThreadPoolExecutor  # whoever has no bucket needs not wait for its import
+
         # not fsspec's own `cat` of many: it asks for each object first whether it is there
         with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
             return dict(zip(paths, pool.map(self._fetch_one, paths), strict=True))

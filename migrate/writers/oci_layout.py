@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from migrate.blobio.limits import CATALOG_BYTES, SMALL_FILE_BYTES
 from migrate.documents.docker_archive import encode_archive_manifest
@@ -17,7 +17,6 @@ from migrate.documents.image_map import MappedImage
 from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_index
 from migrate.errors import MigrateError, SourceError, TargetError
 from migrate.layout.catalog import Catalog, ExistingImage
-from migrate.layout.garbage import Garbage, plan_garbage
 from migrate.layout.names import INDEX, MAP_NAME, REPORT_NAME
 from migrate.layout.walk import read_documents
 from migrate.model.digest import Digest
@@ -33,6 +32,9 @@ from migrate.writers.proofs import Proofs
 from migrate.writers.target_map import TargetMap
 from migrate.writers.target_memory import RecordedMemory
 from migrate.writers.target_store import open_store
+
+if TYPE_CHECKING:
+    from migrate.layout.garbage import Garbage
 
 FINISHING: Final = f"{STATE_DIRECTORY}/finishing"
 """Is there while manifest.json may be ahead of index.json."""
@@ -208,6 +210,8 @@ class OciLayout(ImageTarget):
 
         Raises TargetError while another run is at work, and DamagedError where an image with a name cannot be read.
         """
+        from migrate.layout.garbage import plan_garbage
+
         with self.store.lock():
             if not self.store.is_alone():
                 raise TargetError(f"{self.store.location}: another run is at work on it; nothing was removed")
