@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from typing import ClassVar, Final, Literal, Self
 
 EXIT_CODES: Final[Mapping[int, str]] = {
-    0: "everything converted; `verify`: clean",
+    0: "everything converted, sent, found; `verify`: clean",
     1: "a bug in migrate (with a traceback: please report it)",
     2: "the command line is wrong, or its options exclude each other",
-    3: "some images failed, the others are written; `verify`: mismatches",
+    3: "some images failed or are damaged, the others are written; `verify`: mismatches",
     4: "no image could be read from the sources",
-    5: "the target failed: disk full, refused",
+    5: "the target failed: disk full, registry refused",
     130: "interrupted; what is complete stays valid, run again to continue",
 }
-"""What the exit codes of all commands mean. The manual pages and docs/reference/cli.md are made from this table."""
+"""What the exit codes of all commands mean: in every `--help`, in the manual pages and in docs/reference/cli.md."""
 
 Scope = Literal["image", "source", "run"]
 

@@ -104,9 +104,6 @@ def command(**values: Any) -> None:
       migrate batch --retry-failed /archives/ new-layout/
       migrate batch --scheduler tcp://head:8786 /shared/archives/ /shared/new-layout/
       migrate batch --shard 3/8 /archives/ new-layout/    then: migrate batch --merge new-layout/
-
-    Exit codes: 0 all converted, 2 usage, 3 some failed, 4 no image could be read, 5 the target failed,
-    130 interrupted.
     """
     from migrate.cli import session
     from migrate.cli.terminal import make_progress

@@ -50,9 +50,6 @@ def command(**values: Any) -> None:
       migrate convert --all --empty-layers keep archive.tar.xz new-layout/
       migrate convert /mnt/old-disk/var/lib/docker docker-archive:images.tar
       ssh old-host docker save app:1.0 | migrate convert - new-layout/
-
-    Exit codes: 0 all converted, 2 usage, 3 some images failed, 4 no image could be read, 5 the target failed,
-    130 interrupted.
     """
     from migrate.cli import session
     from migrate.cli.outputs import Outputs

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import IO, TYPE_CHECKING
 
@@ -54,30 +53,12 @@ def command(location: str, reference: str, paths: tuple[str, ...], output: str, 
         view.close()
 
 
-@contextmanager
-def _opened(output: str) -> Iterator[IO[bytes]]:
-    """The file gets its name when it is whole; standard output is flushed."""
-    if output == "-" or (os.path.exists(output) and not os.path.isfile(output)):
-        with open(output, "wb") if output != "-" else os.fdopen(os.dup(sys.stdout.fileno()), "wb") as stream:
-            yield stream
-        return
-    import tempfile
+def _opened(output: str) -> AbstractContextManager[IO[bytes]]:
+    """A file gets its name when it is whole; devices, pipes and standard output take the bytes at once."""
+    from migrate.cli.outputs import replaced_file
 
-    from migrate.errors import TargetError
-
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(output)), prefix=".migrate-")
-        try:
-            with open(descriptor, "wb", buffering=1 << 20) as stream:
-                yield stream
-                mask = os.umask(0)
-                os.umask(mask)
-                os.fchmod(descriptor, 0o666 & ~mask)
-                stream.flush()
-                os.fsync(descriptor)
-            os.replace(temporary, output)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise TargetError(f"{output}: cannot be written: {error.strerror}") from error
+    if output == "-":
+        return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    if os.path.exists(output) and not os.path.isfile(output):
+        return open(output, "wb")
+    return replaced_file(output)

@@ -38,8 +38,6 @@ def command(
 ) -> None:
     """List what SOURCE holds, as the source has it. Nothing is hashed, nothing written.
 
-    Exit codes: 0 all readable, 3 some images cannot be converted, 4 nothing could be read.
-
     \b
     Examples:
       migrate inspect archive.tar

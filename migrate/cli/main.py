@@ -14,7 +14,7 @@ from migrate import __version__
 from migrate.cli import INTERRUPTED
 from migrate.cli.messages import tell_end, wants_events
 from migrate.cli.streams import ReaderGoneError, prepare_streams
-from migrate.errors import MigrateError
+from migrate.errors import EXIT_CODES, MigrateError
 
 COMMANDS = {
     "convert": "Convert every image of the sources into one target.",
@@ -35,6 +35,8 @@ COMMANDS = {
 _GC_THRESHOLDS = (50_000, 20, 50)
 """Modules and the values of many layers live until the end: looking for garbage among them as often as Python does
 costs a tenth of a run, and of the program's start."""
+_EXIT_CODES = "\n".join(["\b", "Exit codes:", *(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())])
+"""Below the help of every command. `\\b` keeps click from wrapping the lines."""
 _READER_GONE = 141
 """128 + SIGPIPE: what a shell says of a program that the signal ended."""
 
@@ -61,6 +63,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"migrate.cli.{cmd_name}").command
+        command.epilog = _EXIT_CODES
         return command
 
     def resolve_command(
@@ -82,7 +85,11 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EXIT_CODES,
+)
 @click.version_option(__version__, prog_name="migrate")
 def cli() -> None:
     """Turns pre-1.10 Docker images into content-addressable ones, offline.

@@ -8,7 +8,8 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from contextlib import contextmanager
+from typing import IO, Any, Final
 
 from migrate.blobio.compression import detect_compression
 from migrate.errors import TargetError, UsageError
@@ -146,10 +147,10 @@ def _shown(line: bytes) -> bytes:
     return line if text.isprintable() else f"{printable(text)}\n".encode()
 
 
-def replace_file(path: str, content: bytes) -> None:
-    """A new file in place of the old one, with its mode and owner; a link stays, and what it leads to is replaced.
-
-    Raises TargetError.
+@contextmanager
+def replaced_file(path: str) -> Iterator[IO[bytes]]:
+    """A new file, which takes the place of the old one when the context is left without an error: with its mode and
+    owner; a link stays, and what it leads to is replaced. Raises TargetError.
     """
     real = os.path.realpath(path)
     try:
@@ -158,8 +159,8 @@ def replace_file(path: str, content: bytes) -> None:
         status = os.stat(real) if os.path.lexists(real) else None
         descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(real), prefix=".migrate-")
         try:
-            with open(descriptor, "wb") as stream:
-                stream.write(content)
+            with open(descriptor, "wb", buffering=1 << 20) as stream:
+                yield stream
                 os.fchmod(descriptor, 0o666 & ~mask if status is None else stat.S_IMODE(status.st_mode))
                 if status is not None and (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
                     os.fchown(descriptor, status.st_uid, status.st_gid)

@@ -43,8 +43,6 @@ def command(
       migrate push new-layout/ docker://registry.example.com
       migrate push new-layout/ docker://registry.example.com:5000/archive --image 'team/*'
       migrate push --dry-run new-layout/ docker://localhost:5000
-
-    Exit codes: 0 all pushed, 2 usage, 4 the layout cannot be read, 5 the registry failed, 130 interrupted.
     """
     from migrate.cli.terminal import make_progress
     from migrate.errors import UsageError

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import click
 
 from migrate.blobio.limits import JSON_BYTES
-from migrate.cli.outputs import replace_file
+from migrate.cli.outputs import replaced_file
 from migrate.documents.image_map import MappedImage
 from migrate.errors import UsageError
 from migrate.report.rewrite import Rewriter, Rewritten
@@ -26,7 +26,8 @@ def rewrite_files(images: Iterable[MappedImage], paths: Sequence[str], *, in_pla
     found = {path: rewriter.rewrite(text) for path, text in texts.items()}
     for path, result in found.items():
         if in_place and result.count:
-            replace_file(path, result.text.encode("utf-8", "surrogateescape"))
+            with replaced_file(path) as stream:
+                stream.write(result.text.encode("utf-8", "surrogateescape"))
         elif not in_place:
             _print_diff(path, texts[path], result.text)
     _summarise(found, in_place=in_place)

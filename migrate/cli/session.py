@@ -68,7 +68,7 @@ def write_page(report: Report, outputs: Outputs) -> None:
 
 def keep_map(report: Report, values: Mapping[str, Any]) -> None:
     """migration-map.json beside `--report` FILE, of a target that has no place for one: an archive, a registry."""
-    from migrate.cli.outputs import replace_file
+    from migrate.cli.outputs import replaced_file
     from migrate.cli.report_file import parse_map_file
     from migrate.documents.image_map import encode_map, merge_rows, rename_rows
     from migrate.layout.names import MAP_NAME
@@ -86,7 +86,8 @@ def keep_map(report: Report, values: Mapping[str, Any]) -> None:
         for name in row.names:
             granted.setdefault(name, set()).update(() if row.manifest_digest is None else [row.manifest_digest])
     known = parse_map_file(kept) if os.path.lexists(kept) else ()
-    replace_file(str(kept), encode_map(rename_rows(merge_rows([*known, *rows]), granted, complete=False)))
+    with replaced_file(str(kept)) as stream:
+        stream.write(encode_map(rename_rows(merge_rows([*known, *rows]), granted, complete=False)))
 
 
 def next_steps(target: str) -> list[str]:

@@ -26,8 +26,7 @@ def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: 
     """Re-open a target and recompute every digest, size and diffID from its bytes; list every mismatch.
 
     LAYOUT is an OCI layout directory, an oci-archive or docker-archive file, or a registry's storage tree.
-    What is odd but harms no image is a warning. Exit codes: 0 clean, 3 mismatches, 4 nothing to verify could
-    be read.
+    What is odd but harms no image is a warning.
 
     \b
     Examples:

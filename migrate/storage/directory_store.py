@@ -18,7 +18,7 @@ import stat
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -69,9 +69,9 @@ def make_durable_directory(path: Path, files: FileSystem = FILE_SYSTEM) -> None:
             os.close(fd)
 
 
-def _is_private(status: os.stat_result, writers: int) -> bool:
-    """True if the file belongs to this user, and none of the others in `writers` (bits of its mode) may write it."""
-    return status.st_uid == os.geteuid() and not status.st_mode & writers
+def _is_private(status: os.stat_result, owners: Collection[int], writers: int) -> bool:
+    """True if the file belongs to one of the `owners`, and none of the `writers` (bits of its mode) may write it."""
+    return status.st_uid in owners and not status.st_mode & writers
 
 
 def version_of(status: os.stat_result) -> str | None:
@@ -315,7 +315,8 @@ class DirectoryStore(Store):
         try:
             with self._folders.lock:
                 above = self._folders.fd(folder)
-                ours = _is_private(os.fstat(above), stat.S_IWOTH)
+                owners = {0, os.fstat(self._run.fd).st_uid}  # a network file system may not give root what it makes
+                ours = _is_private(os.fstat(above), owners, stat.S_IWOTH)
                 fd = open_regular(last, os.O_RDONLY, above, self.shown(name))
         except FileNotFoundError:
             return b""
@@ -324,7 +325,7 @@ class DirectoryStore(Store):
         with open(fd, "rb", buffering=0) as stream, target_errors(self.shown(name)):
             status = os.fstat(fd)
             # a hard link would let another user give the record's name to any file of this one
-            ours = ours and _is_private(status, stat.S_IWGRP | stat.S_IWOTH) and status.st_nlink == 1
+            ours = ours and _is_private(status, owners, stat.S_IWGRP | stat.S_IWOTH) and status.st_nlink == 1
             return stream.readall() if status.st_size <= limit and (ours or not private) else b""
 
     def _open_fd(self, name: str) -> int:

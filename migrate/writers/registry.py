@@ -1,17 +1,17 @@
 """A registry as a target: `docker://HOST[:PORT][/PREFIX]`.
 
-Which repository needs a blob is known only when its image is complete. Until then a blob waits in a temporary file, or
-where it stands in the source; from there it goes to the registry at the end of the run.
+Which repository needs a blob is known only when its image is complete. Until then a blob waits in a temporary folder
+or in its file in the source; from there it goes to the registry at the end of the run.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -24,12 +24,13 @@ from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.model.rename import repository_reference
 from migrate.rehash.ports import BlobWriter
+from migrate.storage.directory_store import DirectoryStore
 from migrate.storage.syscalls import target_errors
 from migrate.writers.base import ImageTarget
+from migrate.writers.blob_store import BlobStore
 from migrate.writers.push import PushedBlob, PushedManifest, Pusher, pushed_names
 from migrate.writers.registry_names import RegistryNames
 from migrate.writers.registry_storage import UNTAGGED
-from migrate.writers.spooled_blob import SpooledBlobWriter
 
 
 class RegistryTarget(ImageTarget):
@@ -44,7 +45,7 @@ class RegistryTarget(ImageTarget):
         host, self._prefix = split_location(location)
         self._options = options
         self._lock = threading.Lock()
-        self._blobs: dict[Digest, tuple[str, int]] = {}
+        self._linked: dict[Digest, str] = {}
         self._manifests: dict[Digest, PushedManifest] = {}
         self._names = RegistryNames("--rename can tell them apart")
         try:
@@ -53,26 +54,29 @@ class RegistryTarget(ImageTarget):
             raise TargetError(exc.message) from exc
         with target_errors("the directory for temporary files"):
             self._spool = tempfile.mkdtemp(prefix="migrate-")
+        self._store = DirectoryStore(self._spool, durable=False)
+        self._blobs = BlobStore(self._store)
 
     def has_blob(self, digest: Digest, size: int, /) -> bool:
-        known = self._blobs.get(digest)
-        return known is not None and known[1] == size
+        return digest in self._linked or self._blobs.has(digest, size)
 
     def open_blob(self) -> AbstractContextManager[BlobWriter]:
-        return SpooledBlobWriter(self._keep)
+        return self._blobs.open()
 
     def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
         """The file stays where it is until it is sent; the registry checks what arrives against the digest."""
+        del size
         with self._lock:
-            self._blobs.setdefault(digest, (path, size))
+            self._linked.setdefault(digest, path)
         return True
 
     def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
         config, manifest = image.image_id, image.manifest_digest
-        with SpooledBlobWriter(self._keep) as writer:
-            writer.write(image.config)
-            writer.commit(config)
-        blobs = tuple(self._blob(digest) for digest in (config, *(layer.digest for layer in image.layers)))
+        self._blobs.put(image.config, config)
+        blobs = (
+            self._blob(config, len(image.config)),
+            *(self._blob(layer.digest, layer.size) for layer in image.layers),
+        )
         with self._lock:
             self._manifests[manifest] = PushedManifest(image.manifest, image.manifest_media_type, blobs)
             self._name(manifest, references or [Reference(UNTAGGED, image.image_id.hex)])
@@ -90,10 +94,12 @@ class RegistryTarget(ImageTarget):
     def finish(self, report: bytes, /) -> None:
         """Sends everything. A registry has no place for the report; `--report FILE` keeps it."""
         del report
+        self._store.flush()
         Pusher(self.client, self._options.jobs).push(self._manifests, pushed_names(self._names))
 
     def close(self) -> None:
         self.client.close()
+        self._store.close()
         shutil.rmtree(self._spool, ignore_errors=True)
 
     def local_reference(self, reference: Reference, /) -> Reference:
@@ -108,20 +114,12 @@ class RegistryTarget(ImageTarget):
         for reference in references:
             self._names.claim(self.place(reference), digest, reference)
 
-    def _blob(self, digest: Digest) -> PushedBlob:
-        known = self._blobs.get(digest)
-        if known is None:
+    def _blob(self, digest: Digest, size: int) -> PushedBlob:
+        if digest in self._linked:
+            return PushedBlob(digest, size, opener(self._linked[digest]))
+        if not self._blobs.has(digest, size):
             raise TargetError(f"blob {digest} was never written")
-        path, size = known
-        return PushedBlob(digest, size, opener(path))
-
-    def _keep(self, path: str, digest: Digest, size: int) -> None:
-        kept = os.path.join(self._spool, digest.hex)
-        with target_errors(kept):
-            if not os.path.exists(kept):
-                os.link(path, kept)
-        with self._lock:
-            self._blobs[digest] = (kept, size)
+        return PushedBlob(digest, size, partial(self._blobs.open_published, digest))
 
 
 def placed(prefix: str, reference: Reference) -> Reference:
