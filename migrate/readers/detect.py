@@ -8,9 +8,11 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from migrate.blobio.source_files import open_source_file
 from migrate.blobio.spool import PlainStream, Seekable, open_plain
@@ -47,15 +49,18 @@ from migrate.storage.syscalls import target_error
 from migrate.storage.tree import SubTree, Tree
 from migrate.tar.header import BLOCK
 from migrate.tar.index import (
+    Damage,
     FileWindow,
     HeadWindow,
     Member,
-    Window,
     has_member,
     index_tar,
     iter_members,
     looks_like_tar,
 )
+
+if TYPE_CHECKING:
+    from migrate.tar.records import Record
 
 STDIN = "-"
 _RAW_HEAD = 1024 * 1024
@@ -221,14 +226,14 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
             source = Opener(open_in_tree, detect, options).open_disk(location, content.fd, path)
             content.close()
             return source
-        window = FileWindow(content.fd, location)
-        if not _wants_archive(options) or not (
-            _begins_as_archive(window, location)
-            or (_is_damaged(head) and has_member(content.head(_DAMAGED_HEAD), _is_own_member))
-        ):
+        if _is_damaged(head):
+            is_archive, records = has_member(content.head(_DAMAGED_HEAD), _is_own_member), None
+        else:
+            is_archive, records = _begin_records(content.fd, location)
+        if not _wants_archive(options) or not is_archive:
             if not looks_like_tar(head) and not has_member(content.head(_DAMAGED_HEAD), is_archive_member):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=False)
-            found = Opener(open_in_tree, detect, options).open_tar(location, content.fd)
+            found = Opener(open_in_tree, detect, options).open_tar(location, content.fd, records)
             if found is not None:
                 content.close()
                 return found
@@ -252,20 +257,39 @@ def _wants_archive(options: ReadOptions) -> bool:
 
 def _is_archive(head: bytes) -> bool:
     """Whether the first bytes of a stream are those of a `docker save` archive."""
-    return _begins_as_archive(HeadWindow(head), "head") or (
+    return _begins_as_archive(head) or (
         not looks_like_tar(head) and has_member(head[:_DAMAGED_HEAD], is_archive_member)
     )
 
 
-def _begins_as_archive(window: Window, what: str) -> bool:
-    """Whether one of the first members has a name that only `docker save` gives. Most archives begin with one; of a tar
-    of something else so many headers are read once more."""
+def _begin_records(fd: int, location: str) -> tuple[bool, Iterator[Record | Damage] | None]:
+    """Whether one of the first members has a name that only `docker save` gives. Most archives begin with one.
+
+    Where none has: all entries as well, of which the first were read here, so that no header is read twice; None where
+    they cannot be read, and reading them again finds that.
+    """
+    from migrate.tar.records import iter_records
+
+    records = iter_records(FileWindow(fd, location), location)
+    begin: list[Record | Damage] = []
     try:
-        for count, member in enumerate(iter_members(window, what)):
+        for found in islice(records, _SNIFFED_MEMBERS):
+            begin.append(found)
+            if isinstance(found, Damage):
+                break
+            if _is_own_member(os.fsdecode(found.name)):
+                return True, None
+    except SourceError:
+        return False, None
+    return False, chain(begin, records)
+
+
+def _begins_as_archive(head: bytes) -> bool:
+    """The same of the first bytes of a stream."""
+    try:
+        for member in iter_members(HeadWindow(head), "head"):
             if isinstance(member, Member) and _is_own_member(member.name):
                 return True
-            if count >= _SNIFFED_MEMBERS:
-                break
     except SourceError:
         pass
     return False

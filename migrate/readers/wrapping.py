@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from migrate.blobio.spool import Spool, unreadable
 from migrate.errors import AmbiguousSourceError, NoImageError, SourceError, SourceUnreadableError, TargetError
@@ -14,6 +14,10 @@ from migrate.readers.base import LegacySource
 from migrate.readers.finding import Detect, Found, find_sources, inside_of, types_at
 from migrate.storage.blocks import FileBlocks
 from migrate.storage.tree import SubTree, Tree
+
+if TYPE_CHECKING:
+    from migrate.tar.index import Damage
+    from migrate.tar.records import Record
 
 OpenTree = Callable[[str, Tree, ReadOptions], LegacySource]
 """(what the user named, the source's tree, which is taken over, options)"""
@@ -36,12 +40,13 @@ class Opener:
         self._detect = detect
         self._options = options
 
-    def open_tar(self, location: str, fd: int) -> LegacySource | None:
-        """The source in a plain tar, None where there is none. The descriptor is still the caller's."""
+    def open_tar(self, location: str, fd: int, records: Iterable[Record | Damage] | None = None) -> LegacySource | None:
+        """The source in a plain tar, None where there is none. The descriptor is still the caller's, and has to stay
+        open meanwhile. `records` as TarTree takes them."""
         from migrate.storage.tar_tree import TarTree
 
         with unreadable(location):
-            tree = TarTree(os.dup(fd), location)
+            tree = TarTree(os.dup(fd), location, records)
         try:
             places = [Place(tree, found) for found in self._found(tree)]
             if not places:

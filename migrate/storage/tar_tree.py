@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO, Final
 
 from migrate.blobio.extents import open_extent
@@ -34,18 +34,19 @@ _FOLDER: Final = stat.S_IFDIR | 0o755
 class TarTree(Tree):
     """`fd` of a regular file or block device is taken over. Raises SourceError where it cannot be read.
 
+    `records`: what `iter_records` gives of it, where reading has begun already.
     A folder that only the names of others imply has mode 0755, owner 0 and time 0; `require_whole` refuses it.
     """
 
     names_are_cheap = True
 
-    def __init__(self, fd: int, location: str) -> None:
+    def __init__(self, fd: int, location: str, records: Iterable[Record | Damage] | None = None) -> None:
         self.location = location
         self._fd = fd
         self._file = FileBlocks(fd, location)
         self._entries = _Entries(location)
         try:
-            self._entries.read(fd)
+            self._entries.read(iter_records(FileWindow(fd, location), location) if records is None else records)
         except BaseException:
             self._file.close()
             raise
@@ -92,6 +93,9 @@ class TarTree(Tree):
 
     def xattrs(self, path: bytes, /) -> Mapping[bytes, bytes]:
         return self._entries.xattrs.get(self._number(path), _NOTHING)
+
+    def read_capability(self, path: bytes, /) -> bytes | None:
+        return super().read_capability(path) if self._entries.xattrs else None
 
     def list_capabilities(self, path: bytes, /) -> Mapping[bytes, bytes]:
         return super().list_capabilities(path) if self._entries.xattrs else {}
@@ -185,8 +189,8 @@ class _Entries:
             self.nlinks[number],
         )
 
-    def read(self, fd: int) -> None:
-        for found in iter_records(FileWindow(fd, self._location), self._location):
+    def read(self, records: Iterable[Record | Damage]) -> None:
+        for found in records:
             if isinstance(found, Damage):
                 self._take_damage(found)
                 continue

@@ -288,10 +288,15 @@ class SubTree(Tree):
             self._closing()
 
     def _below(self, path: bytes) -> bytes:
-        return b"/".join(filter(None, (self._top, path)))
+        if not self._top:
+            return path
+        return self._top + b"/" + path if path else self._top
+
+    def subtree(self, path: bytes, /) -> Tree:
+        return SubTree(self._tree, self._below(path))
 
     def stat(self, path: bytes, /) -> TreeEntry:
-        return self._tree.stat(self._below(path))._replace(path=path)
+        return TreeEntry(path, *self._tree.stat(self._below(path))[1:])
 
     def entries(self, path: bytes, /) -> Sequence[TreeEntry]:
         return entries_of(path, self.list_facts(path))

@@ -18,6 +18,8 @@ from struct import Struct
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from deflate import adler32
+
 from migrate.blobio import limits
 from migrate.errors import DamagedError, LimitError, SourceError, TruncatedError, UnsupportedError
 from migrate.tar.header import (
@@ -28,6 +30,7 @@ from migrate.tar.header import (
     checksum_is_right,
     header_name,
     iter_pax,
+    known_adlers,
     parse_number,
 )
 from migrate.tar.index import Damage, Window
@@ -47,9 +50,15 @@ _TYPES: Final[Mapping[int, int]] = {
     ord("D"): stat.S_IFDIR,  # a folder of GNU tar's incremental form: its content lists names
     ord("6"): stat.S_IFIFO,
 }
+_SYMLINK: Final = ord("2")
 _VOLUME_LABEL: Final = ord("V")
-_fields: Final = Struct("100x8s8s8s12s12s8xB100s72x8s8s155x12x").unpack
-"""header → mode, uid, gid, size, mtime, type flag, link, device's major and minor number."""
+_GLOBAL: Final = ord("g")
+_PAX: Final = b"xX"
+_head: Final = Struct("124x12s12x8sB355x").unpack
+"""header → size, checksum, type flag."""
+_LINK: Final = slice(157, 257)
+_fields: Final = Struct("100x8s8s8s12x12s9x100s72x8s8s155x12x").unpack
+"""header → mode, uid, gid, mtime, link, device's major and minor number."""
 _OWNER_MASK: Final = 0xFFFFFFFF
 _LONGEST_TIME: Final = 1 << 40
 _TIME: Final = re.compile(rb"(-?)(\d{1,13})(?:\.(\d*))?")
@@ -62,6 +71,7 @@ _MOST_KNOWN: Final = 50_000
 _known_numbers: Final[dict[bytes, int]] = {}
 """Number fields that were seen so far: modes, owners, times and sizes come again and again."""
 _NO_XATTRS: Final[Mapping[bytes, bytes]] = {}
+_NOTHING: Final = Announced()
 
 
 class Record(NamedTuple):
@@ -93,14 +103,17 @@ def iter_records(window: Window, what: str) -> Iterator[Record | Damage]:
     begins as one before did, so that nothing in a tar inside this tar is taken for an entry.
     """
     tops: set[bytes] = set()
+    top: bytes | None = None
     position = 0
     while True:
         scan = _Scan(window, what, position)
         error: SourceError | None = None
         try:
             for found in scan:
-                if isinstance(found, Record) and found.path:
-                    tops.add(found.path.partition(b"/")[0])
+                if isinstance(found, Record) and found.path and (top is None or not found.path.startswith(top)):
+                    top = found.path.partition(b"/")[0]
+                    tops.add(top)
+                    top += b"/"
                 yield found
         except (DamagedError, TruncatedError) as exc:
             error = exc
@@ -141,13 +154,14 @@ class _Scan:
         self.guess: int | None = None
 
     def __iter__(self) -> Iterator[Record | Damage]:
+        """Errors are given their place here alone: a backup of a store has a million headers, and most are sound."""
         read, what = self._window.read, self._what
         position = self._position
-        announced, extended = Announced(), b""
+        announced, extended = _NOTHING, b""
         lost: SourceError | None = None  # a damaged extended header: the entry that follows it is not what it seems
         while True:
-            content = self.behind = position + BLOCK
-            self.guess = None
+            here, content = position, position + BLOCK
+            self.behind, self.guess = content, None
             header = read(position, BLOCK)
             if len(header) < BLOCK:
                 raise TruncatedError(f"{what}: ends without the end-of-archive marker, so entries may be lost")
@@ -155,34 +169,40 @@ class _Scan:
                 if any(read(content, BLOCK)):
                     raise DamagedError(f"{what}: a single block of zeros at byte {position:,}, which ends no archive")
                 return
-            where = f"{what}: header at byte {position:,}"
-            kind = header[156]
-            if not checksum_is_right(header):
+            size_field, checksum, kind = _head(header)
+            if known_adlers.get(checksum) != adler32(header) & 0xFFFF and not checksum_is_right(header):
                 self._guess(header, kind, content)
-                raise DamagedError(f"{where}: wrong checksum")
-            stored = _stored_size(header, announced.pax.get("size") if kind not in EXTENDED else None, where)
+                raise DamagedError(f"{what}: header at byte {position:,}: wrong checksum")
+            try:
+                stored = _stored_size(size_field, None if kind in EXTENDED else announced.pax.get("size"))
+            except DamagedError as exc:
+                raise _placed(exc, what, here) from exc
             if kind in EXTENDED or kind == _VOLUME_LABEL:
                 position = content + _padded(stored)
                 try:
-                    if kind != _VOLUME_LABEL:
-                        extended = self._read_extended(kind, content, stored, where) if kind != ord("g") else extended
-                        announced.take(kind, extended, where)
+                    if kind != _VOLUME_LABEL and kind != _GLOBAL:
+                        announced = Announced() if announced is _NOTHING else announced
+                        announced.take(kind, found := self._read_extended(kind, content, stored), "an extended header")
+                        extended = found if kind in _PAX else extended
                 except (DamagedError, LimitError) as exc:
-                    lost = exc
+                    lost = _placed(exc, what, here)
                 continue
             position = content + (0 if kind in CONTENT_FREE else _padded(stored))
             fields = b""
             if kind == _SPARSE:
                 fields, content = self._read_map(header, content)
                 position = content + _padded(stored)
-            try:
-                if lost is not None:
-                    raise lost
-                yield self._record(header, kind, announced, extended, fields, content, stored, where)
-            except (DamagedError, UnsupportedError, LimitError) as exc:
-                yield Damage(exc, position)
-            if announced or lost is not None:
-                announced, extended, lost = Announced(), b"", None
+            if lost is not None:
+                yield Damage(lost, position)
+            else:
+                try:
+                    record = self._record(header, kind, announced, extended, fields, content, stored)
+                except (DamagedError, UnsupportedError, LimitError) as exc:
+                    yield Damage(_placed(exc, what, here), position)
+                else:
+                    yield record
+            if announced is not _NOTHING or lost is not None:
+                announced, extended, lost = _NOTHING, b"", None
 
     def _guess(self, header: bytes, kind: int, content: int) -> None:
         try:
@@ -192,13 +212,15 @@ class _Scan:
         if 0 <= stored <= limits.STATED_BYTES and kind != _SPARSE:
             self.guess = content + (0 if kind in CONTENT_FREE else _padded(stored))
 
-    def _read_extended(self, kind: int, offset: int, size: int, where: str) -> bytes:
-        most = limits.SPARSE_HEADER_BYTES if kind in b"xX" else limits.TAR_HEADER_BYTES
+    def _read_extended(self, kind: int, offset: int, size: int) -> bytes:
+        most = limits.SPARSE_HEADER_BYTES if kind in _PAX else limits.TAR_HEADER_BYTES
         if size > most:
-            raise LimitError(f"{where}: an extended header of {size:,} bytes; the limit is {most:,}")
+            raise LimitError(f"an extended header of {size:,} bytes; the limit is {most:,}")
         content = self._window.read(offset, size)
         if len(content) < size:
-            raise TruncatedError(f"{where}: ends in the middle of an extended header")
+            raise TruncatedError(
+                f"{self._what}: header at byte {offset - BLOCK:,}: ends in the middle of an extended header"
+            )
         return content
 
     def _read_map(self, header: bytes, content: int) -> tuple[bytes, int]:
@@ -217,129 +239,117 @@ class _Scan:
         return b"".join(fields), content
 
     def _record(
-        self,
-        header: bytes,
-        kind: int,
-        announced: Announced,
-        extended: bytes,
-        fields: bytes,
-        content: int,
-        stored: int,
-        where: str,
+        self, header: bytes, kind: int, announced: Announced, extended: bytes, fields: bytes, content: int, stored: int
     ) -> Record:
-        mode, uid, gid, _, mtime, _, link, major, minor = _fields(header)
+        name = announced.name or header_name(header)
+        if kind == HARD_LINK:  # the file's own entry has the rest
+            target = announced.link or header[_LINK].partition(b"\0")[0]
+            return Record(clean_path(name), name, 0, 0, 0, 0, 0, 0, target, content, _NO_XATTRS, None)
+        mode, uid, gid, mtime, link, major, minor = _fields(header)
         pax = announced.pax
-        name = (announced.name if announced else None) or header_name(header)
         file_type = _TYPES.get(kind)
         if file_type is None:
-            raise UnsupportedError(f"{where}: {name!r} is of the unknown type {chr(kind)!r}")
+            raise UnsupportedError(f"{name!r} is of the unknown type {chr(kind)!r}")
         if file_type == stat.S_IFREG and name.endswith(b"/"):
             file_type = stat.S_IFDIR  # v7 wrote directories as files whose name ends in a slash
-        if kind != HARD_LINK and kind != ord("2"):
-            link = b""
-        elif b"\0" in link:
-            link = link[: link.index(b"\0")]
-        if kind == HARD_LINK:  # the file's own entry has the rest
-            target = (announced.link if announced else None) or link
-            return Record(clean_path(name), name, 0, 0, 0, 0, 0, 0, target, content, _NO_XATTRS, None)
+        link = announced.link or link.partition(b"\0")[0] if kind == _SYMLINK else b""
         size = stored if file_type == stat.S_IFREG else 0
         pieces = None
         if kind == _SPARSE:
-            size, pieces = _number(header[483:495], where), _gnu_pieces(fields, where)
-        elif pax and announced.is_sparse:
-            size, pieces, skipped = _pax_pieces(self._window, pax, extended, content, stored, where)
+            size, pieces = _number(header[483:495]), _gnu_pieces(fields)
+        elif b"GNU.sparse." in extended and announced.is_sparse:
+            size, pieces, skipped = _pax_pieces(self._window, pax, extended, content, stored)
             content += skipped
             stored -= skipped
         if pieces is not None:
-            _check_pieces(pieces, size, stored, where)
+            _check_pieces(pieces, size, stored)
         rdev = 0
         if file_type in (stat.S_IFCHR, stat.S_IFBLK):
-            numbers = (_number(major, where), _number(minor, where))
-            rdev = os.makedev(numbers[0] & 0xFFF, numbers[1] & 0xFFFFFFFF)
+            rdev = os.makedev(_number(major) & 0xFFF, _number(minor) & 0xFFFFFFFF)
         return Record(
             clean_path(name),
             name,
-            file_type and file_type | _number(mode, where) & 0o7777,
-            _owner(pax["uid"], where) if "uid" in pax else _number(uid, where) & _OWNER_MASK,
-            _owner(pax["gid"], where) if "gid" in pax else _number(gid, where) & _OWNER_MASK,
+            file_type | _number(mode) & 0o7777,
+            _owner(pax["uid"]) if "uid" in pax else _number(uid) & _OWNER_MASK,
+            _owner(pax["gid"]) if "gid" in pax else _number(gid) & _OWNER_MASK,
             size,
-            _time(pax["mtime"], where) if "mtime" in pax else _seconds(mtime, where),
+            _time(pax["mtime"]) if "mtime" in pax else _seconds(mtime),
             rdev,
-            (announced.link if announced else None) or link,
+            link,
             content,
-            _xattrs(pax, where) if pax else _NO_XATTRS,
+            _xattrs(pax) if b".xattr." in extended else _NO_XATTRS,
             pieces,
-        )  # fmt: skip
+        )
 
 
-def _gnu_pieces(fields: bytes, where: str) -> array[int]:
+def _gnu_pieces(fields: bytes) -> array[int]:
     """Start and length as two number fields of twelve bytes; an empty one ends the map."""
     pieces = array("Q")
     for at in range(0, len(fields), 24):
         start, length = fields[at : at + 12], fields[at + 12 : at + 24]
         if not start.strip(b"\0 ") and not length.strip(b"\0 "):
             break
-        pieces.append(_number(start, where))
-        pieces.append(_number(length, where))
+        pieces.append(_number(start))
+        pieces.append(_number(length))
     return pieces
 
 
 def _pax_pieces(
-    window: Window, pax: Mapping[str, bytes], extended: bytes, content: int, stored: int, where: str
+    window: Window, pax: Mapping[str, bytes], extended: bytes, content: int, stored: int
 ) -> tuple[int, array[int], int]:
     """(size of the file, its map, bytes of the map at the beginning of the content): pax 1.0 has it there, 0.1 in one
     record, 0.0 in a record for each number."""
-    size = _whole(pax.get("GNU.sparse.realsize") or pax.get("GNU.sparse.size"), where)
+    size = _whole(pax.get("GNU.sparse.realsize") or pax.get("GNU.sparse.size"))
     if pax.get("GNU.sparse.major") == b"1":
-        numbers, skipped = _read_number_lines(window, content, stored, where)
-        return size, _as_pieces(numbers, where), skipped
+        numbers, skipped = _read_number_lines(window, content, stored)
+        return size, _as_pieces(numbers), skipped
     if "GNU.sparse.map" in pax:
-        numbers = [_whole(number, where) for number in pax["GNU.sparse.map"].split(b",")]
-        return size, _as_pieces(numbers, where), 0
+        numbers = [_whole(number) for number in pax["GNU.sparse.map"].split(b",")]
+        return size, _as_pieces(numbers), 0
     keys = ("GNU.sparse.offset", "GNU.sparse.numbytes")
-    numbers = [_whole(value, where) for key, value in iter_pax(extended, where) if key in keys]
-    return size, _as_pieces(numbers, where), 0
+    numbers = [_whole(value) for key, value in iter_pax(extended, "an extended header") if key in keys]
+    return size, _as_pieces(numbers), 0
 
 
-def _read_number_lines(window: Window, content: int, stored: int, where: str) -> tuple[list[int], int]:
+def _read_number_lines(window: Window, content: int, stored: int) -> tuple[list[int], int]:
     """A line with the number of pieces, then one for each start and each length, filled up to a whole block."""
     text, read = b"", 0
     numbers: list[int] = []
     wanted = 1
     while len(numbers) < wanted:
         if read >= stored:
-            raise DamagedError(f"{where}: the map of a sparse file is longer than what is stored of it")
+            raise DamagedError("the map of a sparse file is longer than what is stored of it")
         text += window.read(content + read, BLOCK)
         read += BLOCK
         *lines, text = text.split(b"\n")
         if len(text) > BLOCK:
-            raise DamagedError(f"{where}: the map of a sparse file holds no numbers")
-        numbers.extend(_whole(line, where) for line in lines[: wanted - len(numbers) if numbers else None])
+            raise DamagedError("the map of a sparse file holds no numbers")
+        numbers.extend(_whole(line) for line in lines[: wanted - len(numbers) if numbers else None])
         if wanted == 1 and numbers:
             wanted = 1 + 2 * numbers[0]
             del numbers[wanted:]
             if numbers[0] > _SPARSE_PIECES:
-                raise LimitError(f"{where}: a sparse file of more than {_SPARSE_PIECES:,} pieces")
+                raise LimitError(f"a sparse file of more than {_SPARSE_PIECES:,} pieces")
     return numbers[1:], read
 
 
-def _as_pieces(numbers: Sequence[int], where: str) -> array[int]:
+def _as_pieces(numbers: Sequence[int]) -> array[int]:
     if len(numbers) % 2:
-        raise DamagedError(f"{where}: the map of a sparse file has {len(numbers)} numbers")
+        raise DamagedError(f"the map of a sparse file has {len(numbers)} numbers")
     return array("Q", numbers)
 
 
-def _check_pieces(pieces: array[int], size: int, stored: int, where: str) -> None:
+def _check_pieces(pieces: array[int], size: int, stored: int) -> None:
     end = 0
     for start, length in zip(pieces[::2], pieces[1::2], strict=True):
         if start < end or start + length > size:
-            raise DamagedError(f"{where}: the pieces of a sparse file overlap or lie outside its {size:,} bytes")
+            raise DamagedError(f"the pieces of a sparse file overlap or lie outside its {size:,} bytes")
         end = start + length
     if sum(pieces[1::2]) > stored:
-        raise DamagedError(f"{where}: the pieces of a sparse file have more bytes than the {stored:,} that are stored")
+        raise DamagedError(f"the pieces of a sparse file have more bytes than the {stored:,} that are stored")
 
 
-def _xattrs(pax: Mapping[str, bytes], where: str) -> Mapping[bytes, bytes]:
+def _xattrs(pax: Mapping[str, bytes]) -> Mapping[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     for key, value in pax.items():
         if key.startswith(_SCHILY):
@@ -348,58 +358,62 @@ def _xattrs(pax: Mapping[str, bytes], where: str) -> Mapping[bytes, bytes]:
             try:
                 plain = base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
             except (binascii.Error, ValueError) as exc:
-                raise DamagedError(f"{where}: the record {key!r} is not base64") from exc
+                raise DamagedError(f"the record {key!r} is not base64") from exc
             found.setdefault(unquote_to_bytes(os.fsencode(key[len(_LIBARCHIVE) :])), plain)
     return found or _NO_XATTRS
 
 
-def _stored_size(header: bytes, stated: bytes | None, where: str) -> int:
+def _placed(error: SourceError, what: str, position: int) -> SourceError:
+    return type(error)(f"{what}: header at byte {position:,}: {error.message}")
+
+
+def _stored_size(field: bytes, stated: bytes | None) -> int:
     """The bytes behind the header, which a pax record states where the header's field is too small."""
-    size = _number(header[124:136], where) if stated is None else _whole(stated, where)
+    size = _number(field) if stated is None else _whole(stated)
     if not 0 <= size <= limits.STATED_BYTES:
-        raise DamagedError(f"{where}: the impossible size {size}")
+        raise DamagedError(f"the impossible size {size}")
     return size
 
 
-def _number(field: bytes, where: str) -> int:
+def _number(field: bytes) -> int:
     value = _known_numbers.get(field)
     if value is None:
         try:
             value = parse_number(field)
         except ValueError as exc:
-            raise DamagedError(f"{where}: {exc}") from exc
+            raise DamagedError(f"{exc}") from exc
         if len(_known_numbers) < _MOST_KNOWN:
             _known_numbers[field] = value
     return value
 
 
-def _whole(text: bytes | None, where: str) -> int:
+def _whole(text: bytes | None) -> int:
     value = None if text is None else limits.parse_whole(text, limits.STATED_BYTES)
     if value is None:
-        raise DamagedError(f"{where}: {text!r} instead of a number")
+        raise DamagedError(f"{text!r} instead of a number")
     return value
 
 
-def _owner(stated: bytes, where: str) -> int:
+def _owner(stated: bytes) -> int:
     """Linux has 32 bits without a sign; -2, as some systems write `nobody`, is 4294967294."""
     value = limits.parse_whole(stated.removeprefix(b"-"))
     if value is None:
-        raise DamagedError(f"{where}: the owner {stated[:40]!r}")
+        raise DamagedError(f"the owner {stated[:40]!r}")
     return (-value if stated.startswith(b"-") else value) & _OWNER_MASK
 
 
-def _seconds(field: bytes, where: str) -> int:
-    value = _number(field, where)
+def _seconds(field: bytes) -> int:
+    value = _number(field)
     if abs(value) > _LONGEST_TIME:
-        raise DamagedError(f"{where}: the impossible time {value}")
+        raise DamagedError(f"the impossible time {value}")
     return value * 1_000_000_000
 
 
-def _time(text: bytes, where: str) -> int:
+def _time(text: bytes) -> int:
     """Seconds in decimal, with any number of digits after the point → nanoseconds."""
     match = _TIME.fullmatch(text)
     if match is None or int(match[2]) > _LONGEST_TIME:
-        raise DamagedError(f"{where}: the time {text[:40]!r}")
+        raise DamagedError(f"the time {text[:40]!r}")
     value = int(match[2]) * 1_000_000_000 + int((match[3] or b"")[:9].ljust(9, b"0"))
     return -value if match[1] else value
 

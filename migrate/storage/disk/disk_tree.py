@@ -34,8 +34,11 @@ class DiskTree(SubTree):
         except SourceError as exc:
             raise type(exc)(f"{location}: {exc.message}") from exc
 
-    def follow(self, path: bytes, /) -> Tree:
+    def subtree(self, path: bytes, /) -> Tree:
         """A tree of this disk, and not of its file system alone."""
+        return SubTree(self, path)
+
+    def follow(self, path: bytes, /) -> Tree:
         return Tree.follow(self, path)
 
     def problems(self) -> Sequence[str]:
