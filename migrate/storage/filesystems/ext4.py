@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from migrate.errors import DamagedError, LimitError, UnsupportedError
 from migrate.storage.filesystems.dissection import open_extfs
+from migrate.storage.filesystems.ext4_sums import Ext4Sums
 from migrate.storage.filesystems.filesystem import (
     DIRECTORY_BYTES,
     FILE_EXTENTS,
@@ -72,6 +73,7 @@ class Ext4:
         self._block_count = int(opened.block_count)
         self._groups_offset = int(opened.groups_offset)
         superblock = opened.sb
+        self._sums = Ext4Sums(device.read_at(1024, 1024), superblock)
         self._inode_count = int(superblock.s_inodes_count)
         self._inodes_per_group = int(superblock.s_inodes_per_group)
         self._inode_size = int(superblock.s_inode_size) if superblock.s_rev_level else _OLD_INODE_SIZE
@@ -108,7 +110,9 @@ class Ext4:
     def read_inode(self, number: int) -> Inode:
         raw = self._pages.read_at(self.inode_offset(number), self._inode_size)
         try:
-            return _decode(number, raw)
+            inode = _decode(number, raw)
+            self._sums.check_inode(number, raw)
+            return inode
         except FOREIGN as exc:
             raise DamagedError(f"ext4 inode {number}: cannot be understood: {exc}") from exc
 
@@ -123,6 +127,7 @@ class Ext4:
 
     def _inode_table(self, group: int) -> int:
         raw = self._pages.read_at(self._groups_offset + group * self._descriptor_size, self._descriptor_size)
+        self._sums.check_group(group, raw)
         block = int.from_bytes(raw[8:12], "little")
         if self._wide:
             block |= int.from_bytes(raw[40:44], "little") << 32
@@ -146,7 +151,9 @@ class Ext4:
         for extent in self.read_extents(inode):
             length = max(0, min(extent.length, inode.size - extent.start))
             for start in range(0, length, self._block_size):
-                yield self._pages.read_at(extent.offset + start, self._block_size)
+                block = self._pages.read_at(extent.offset + start, self._block_size)
+                self._sums.check_directory(inode.number, inode.raw, block, where)
+                yield block
             covered += length
         if covered < inode.size:
             raise DamagedError(f"{where}: {inode.size - covered:,} of its bytes are not stored")
@@ -189,6 +196,7 @@ class Ext4:
                 raw = self._pages.read_at(self._block_offset(block, where), self._block_size)
                 if raw[:4] != _XATTR_MAGIC:
                     raise DamagedError(f"{where}: block {block} holds none")
+                self._sums.check_attributes(block, raw, where)
                 found.update(_xattrs(raw, first=32, base=0, where=where))
         return found
 
@@ -199,8 +207,9 @@ class Ext4:
         if _flags(inode) & (_INODE_INLINE | _INODE_ENCRYPTED):
             raise UnsupportedError(f"{where}: its content is inline or encrypted, which is not read")
         with naming(where):
-            root = inode.raw[40:100]
-            mapped = self._walk_extents(root, where) if _flags(inode) & _INODE_EXTENTS else self._walk_map(inode, where)
+            mapped = (
+                self._walk_extents(inode, where) if _flags(inode) & _INODE_EXTENTS else self._walk_map(inode, where)
+            )
             return self._joined(mapped, where)
 
     def _joined(self, mapped: Iterator[tuple[int, int, int]], where: str) -> list[Extent]:
@@ -223,9 +232,9 @@ class Ext4:
                 raise LimitError(f"{where}: more than {FILE_EXTENTS:,} extents (FILE_EXTENTS)")
         return joined
 
-    def _walk_extents(self, root: bytes, where: str) -> Iterator[tuple[int, int, int]]:
+    def _walk_extents(self, inode: Inode, where: str) -> Iterator[tuple[int, int, int]]:
         seen: set[int] = set()
-        waiting: list[tuple[bytes, int | None]] = [(root, None)]
+        waiting: list[tuple[bytes, int | None]] = [(inode.raw[40:100], None)]
         while waiting:
             node, depth = waiting.pop()
             entries, depth = _extent_entries(node, depth, where)
@@ -237,7 +246,9 @@ class Ext4:
                 if block in seen:
                     raise DamagedError(f"{where}: extent block {block} stands at two places of the tree")
                 seen.add(block)
-                children.append((self._pages.read_at(self._block_offset(block, where), self._block_size), depth - 1))
+                child = self._pages.read_at(self._block_offset(block, where), self._block_size)
+                self._sums.check_extents(inode.number, inode.raw, child, where)
+                children.append((child, depth - 1))
             waiting.extend(reversed(children))
 
     def _walk_map(self, inode: Inode, where: str) -> Iterator[tuple[int, int, int]]:

@@ -13,8 +13,6 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from fastcrc import crc32
-
 from migrate.errors import DamagedError, LimitError, UnsupportedError
 from migrate.storage.filesystems import xfs_log
 from migrate.storage.filesystems.dissection import open_xfs
@@ -32,7 +30,7 @@ from migrate.storage.filesystems.filesystem import (
 )
 from migrate.storage.filesystems.paged import PagedReader
 from migrate.storage.filesystems.xfs_attributes import parse_shortform, read_leaves
-from migrate.storage.filesystems.xfs_extents import LOCAL, XfsSpace, read_piece
+from migrate.storage.filesystems.xfs_extents import LOCAL, XfsSpace, check_sum, read_piece
 from migrate.storage.pieces import open_blocks
 
 if TYPE_CHECKING:
@@ -51,6 +49,7 @@ _BLOCK_MAGICS: Final = (b"XD2B", b"XDB3")
 _DATA_MAGICS: Final = (b"XD2D", b"XDD3")
 _LINK_MAGIC: Final = b"XSLM"
 _LINK_HEADER: Final = 56
+_SUPERBLOCK_SUM, _INODE_SUM, _DIRECTORY_SUM, _LINK_SUM = 224, 100, 4, 12
 
 
 class Xfs:
@@ -75,6 +74,8 @@ class Xfs:
         )
         self._block_size = self._space.block_size
         self._v5 = self._space.version == 5
+        if self._v5:
+            check_sum(device.read_at(0, int(superblock.sb_sectsize)), _SUPERBLOCK_SUM, "the XFS superblock")
         self._inodes_bits = int(superblock.sb_inopblog)
         self._inode_size = int(superblock.sb_inodesize)
         self._directory_block = self._block_size << int(superblock.sb_dirblklog)
@@ -150,9 +151,7 @@ class Xfs:
         )
 
     def _check_sum(self, number: int, raw: bytes, where: str) -> None:
-        computed = crc32.iscsi(raw[:100] + b"\0\0\0\0" + raw[104:])
-        if computed != int.from_bytes(raw[100:104], "little"):
-            raise DamagedError(f"{where}: its checksum does not match its content")
+        check_sum(raw, _INODE_SUM, where)
         claimed = int.from_bytes(raw[152:160], "big")
         if claimed != number:
             raise DamagedError(f"{where}: says that it is inode {claimed}")
@@ -206,6 +205,8 @@ class Xfs:
         if magic not in _BLOCK_MAGICS + _DATA_MAGICS:
             raise DamagedError(f"{where}: a block with the magic {magic!r}")
         at, end = (64 if self._v5 else 16), len(block)
+        if self._v5:
+            check_sum(block, _DIRECTORY_SUM, f"{where}: one of its blocks")
         if magic in _BLOCK_MAGICS:
             end -= 8 + 8 * int.from_bytes(block[-8:-4], "big")
         while at < end:
@@ -243,6 +244,7 @@ class Xfs:
             return block
         if block[:4] != _LINK_MAGIC:
             raise DamagedError(f"{where}: a block with the magic {block[:4]!r}")
+        check_sum(block, _LINK_SUM, where)
         return block[_LINK_HEADER : _LINK_HEADER + int.from_bytes(block[8:12], "big")]
 
     def read_xattrs(self, inode: Inode) -> Mapping[bytes, bytes]:

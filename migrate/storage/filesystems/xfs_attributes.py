@@ -11,10 +11,13 @@ from typing import Final
 
 from migrate.errors import DamagedError, LimitError
 from migrate.storage.filesystems.filesystem import XATTR_BYTES
+from migrate.storage.filesystems.xfs_extents import check_sum
 
 _LEAF_MAGICS: Final = (0xFBEE, 0x3BEE)
 _NODE_MAGICS: Final = (0xFEBE, 0x3EBE)
 _FLAG_LOCAL, _FLAG_ROOT, _FLAG_SECURE, _FLAG_PARENT, _FLAG_INCOMPLETE = 0x1, 0x2, 0x4, 0x8, 0x80
+_SUM: Final = 12
+"""Where leaves, nodes and remote values of version 5 keep their checksum."""
 _REMOTE_MAGIC: Final = b"XARM"
 _REMOTE_HEADER: Final = 56
 _ENTRY = struct.Struct(">IHBB")
@@ -48,6 +51,8 @@ def read_leaves(read_block: ReadsBlock, v5: bool, where: str) -> Iterator[tuple[
         block = read_block(number)
         if block is None:
             raise DamagedError(f"{where}: block {number} is not stored")
+        if v5:
+            check_sum(block, _SUM, f"{where}: block {number}")
         following, _, magic = struct.unpack_from(">IIH", block)
         if magic in _NODE_MAGICS:
             number = _first_child(block, v5)
@@ -94,6 +99,8 @@ def _remote_value(read_block: ReadsBlock, number: int, length: int, v5: bool, wh
         block = read_block(number)
         if block is None or (v5 and block[:4] != _REMOTE_MAGIC):
             raise DamagedError(f"{where}: block {number} holds no value")
+        if v5:
+            check_sum(block, _SUM, f"{where}: block {number}")
         value += block[_REMOTE_HEADER:] if v5 else block
         number += 1
     return value[:length]

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from fastcrc import crc32
+
 from migrate.errors import DamagedError, LimitError
 from migrate.storage.filesystems.filesystem import FILE_EXTENTS, Extent
 from migrate.storage.filesystems.paged import PagedReader
@@ -20,6 +22,7 @@ LOCAL, EXTENTS, BTREE = 1, 2, 3
 """Forms of a fork: content in the inode, extents in the inode, a tree of extents."""
 _MAGICS: Final = (b"BMAP", b"BMA3")
 _MOST_LEVELS: Final = 9
+_NODE_SUM: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +103,18 @@ class XfsSpace:
         most = (len(raw) - header) // 16
         if raw[:4] not in _MAGICS or found != level or not 0 < count <= most:
             raise DamagedError(f"{where}: block {block:#x} is no extent node of level {level}")
+        if self.version == 5:
+            check_sum(raw, _NODE_SUM, f"{where}: extent block {block:#x}")
         if level == 0:
             return raw[header : header + count * 16], ()
         return b"", struct.unpack_from(f">{count}Q", raw, header + most * 8)
+
+
+def check_sum(raw: bytes, place: int, where: str) -> None:
+    """The CRC-32C that version 5 keeps at `place` of a block, over the block with zeros there. DamagedError."""
+    computed = crc32.iscsi(raw[:place] + bytes(4) + raw[place + 4 :])
+    if computed != int.from_bytes(raw[place : place + 4], "little"):
+        raise DamagedError(f"{where}: its checksum does not match its content")
 
 
 def read_piece(pages: PagedReader, extents: Sequence[Extent], start: int, size: int) -> bytes | None:
