@@ -21,6 +21,7 @@ from migrate.blobio.stream import ByteStream
 from migrate.errors import SourceError, SourceUnreadableError, TargetError
 
 _CHUNK = 1024 * 1024
+_ZEROS = bytes(_CHUNK)
 HEAD_BYTES = 512
 
 
@@ -132,7 +133,7 @@ class Spool:
 
     def append_sparse(self, chunk: bytes) -> None:
         """As `append`; a chunk of zeros becomes a hole."""
-        if any(chunk):
+        if not _ZEROS.startswith(chunk):
             self._file.seek(self.size)
             self.append(chunk)
             return

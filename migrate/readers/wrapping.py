@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -104,28 +105,41 @@ class Opener:
 def spool_whole(location: str, fd: int, read: Callable[[int], bytes], directory: str | None) -> int:
     """A descriptor of a temporary file with all that `read` gives. Blocks of zeros take no room in it.
 
-    TargetError where the file system of the temporary file has not even room for `fd` as it is.
+    TargetError where the file system of the temporary file has not even room for what is left of `fd` as it is: at the
+    beginning, and again on the way. How many bytes it will be is not known before: zeros need no room.
     """
     spool = Spool(directory, location)
     try:
         _check_room(location, fd, spool)
-        with unreadable(location):
-            while block := read(_BLOCK):
-                spool.append_sparse(block)
-        return spool.detach()
+        checked = 0
+        while True:
+            with unreadable(location):
+                block = read(_BLOCK)
+            if not block:
+                return spool.detach()
+            spool.append_sparse(block)
+            if spool.size - checked >= _CHECKED:
+                checked = spool.size
+                _check_room(location, fd, spool)
     finally:
         spool.close()
 
 
 _BLOCK: Final = 1024 * 1024
+_CHECKED: Final = 4 * 1024 * 1024
+"""After so many bytes the room is looked at again."""
 
 
 def _check_room(location: str, fd: int, spool: Spool) -> None:
-    packed, free = os.fstat(fd).st_size, spool.free_bytes()
-    if packed > free:
+    status, free = os.fstat(fd), spool.free_bytes()
+    if not stat.S_ISREG(status.st_mode):
+        return
+    left = status.st_size - os.lseek(fd, 0, os.SEEK_CUR)
+    if left > free:
+        done = f"{spool.size:,} bytes of it are there, and " if spool.size else ""
         raise TargetError(
-            f"{location}: has {packed:,} bytes as it is and is unpacked into a temporary file, for which there are "
-            f"{free:,} bytes of room; set TMPDIR to a place with more, or unpack it yourself"
+            f"{location}: is unpacked into a temporary file: {done}what is left has {left:,} bytes as it is, for which "
+            f"there are {free:,} bytes of room; set TMPDIR to a place with more, or unpack it yourself"
         )
 
 

@@ -120,7 +120,9 @@ def test_no_flip_of_metadata_is_silent(kind: str, folder: Path, tmp_path: Path) 
     assert DamagedError in outcomes
 
 
-@pytest.mark.parametrize("features", ["metadata_csum,64bit", "metadata_csum,^64bit,^metadata_csum_seed", "^metadata_csum,uninit_bg"])
+@pytest.mark.parametrize(
+    "features", ["metadata_csum,64bit", "metadata_csum,^64bit,^metadata_csum_seed", "^metadata_csum,uninit_bg"]
+)
 def test_what_mkfs_writes_is_sound(features: str, folder: Path, tmp_path: Path) -> None:
     """Whatever the size of inodes, descriptors and blocks, and wherever the seed of the checksums is."""
     for number, options in enumerate((("-b", "1024"), ("-b", "4096"), ("-O", "metadata_csum_seed"))):
