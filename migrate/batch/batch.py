@@ -24,7 +24,7 @@ from migrate.batch.search import expand, find_candidates
 from migrate.batch.standing import StandingBlobs, sources_without_blobs
 from migrate.batch.targets import absolute, journal_publisher, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
-from migrate.convert.run import exit_code, utc_now
+from migrate.convert.run import NOTHING_READ, exit_code, utc_now
 from migrate.convert.source_paths import distinct_sources, refuse_to_write, without_target
 from migrate.errors import UsageError
 from migrate.model.options import ConvertOptions
@@ -307,15 +307,16 @@ def _merge(
             spool.close()
             raise
     merge.account.already_done = len(done)
-    journal.note(
-        {
-            "merged": utc_now(),
-            "images": head.totals.images,
-            "failures": len(head.failures),
-            "journals": dict(sorted(ledger.ends.items())),
-            "recipes": ledger.recipes(locations),
-        }
-    )
+    if exit_code(head) != NOTHING_READ:  # else there may be no target any more
+        journal.note(
+            {
+                "merged": utc_now(),
+                "images": head.totals.images,
+                "failures": len(head.failures),
+                "journals": dict(sorted(ledger.ends.items())),
+                "recipes": ledger.recipes(locations),
+            }
+        )
     account_rows = _account_rows(ledger, locations, head)
     lists = _lists(account_rows)
     merge.account.outcomes.update({outcome: len(sources) for outcome, sources in lists.items()})

@@ -29,6 +29,7 @@ from migrate.model.legacy import Failure
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress
 from migrate.report.document import ContainerRow, Report, ReportImage
+from migrate.report.glance import Glance
 from migrate.report.json import RowEncoder, frame_rows, iter_report
 from migrate.report.mapping import mapped_image
 from migrate.report.model import SourceInput, build_head, image_order, image_rows
@@ -98,6 +99,7 @@ class Merge:
             )
             self._end_source(settlement)
             head = self._head(started, settlement)
+            self.account.present = settlement.present
             for warning in head.warnings:
                 self.progress.emit(Event(kind="warning", message=warning))
             if self._rows_early is None:
@@ -112,7 +114,10 @@ class Merge:
         return head
 
     def _finish(self, spool: BinaryIO, code: int) -> None:
-        if self.target is None or (code == NOTHING_READ and self.target.holds_images()):
+        if self.target is None:
+            return
+        if code == NOTHING_READ:
+            self.target.abandon()
             return
         self.target.add_to_map(self._mapped)
         spool.seek(0)
@@ -216,7 +221,7 @@ class Merge:
     def _add_failure(self, failure: Failure, *, is_told: bool) -> None:
         self.failures.append(failure)
         if not is_told:
-            self.progress.emit(Event(kind="failure", name=failure.title, message=failure.message))
+            self.progress.emit(failure.event())
 
     # --- report ------------------------------------------------------------------------------------------------
 
@@ -275,7 +280,10 @@ class Merge:
         rows = sorted(image_rows(settlement.rows(images)), key=image_order)
         if self.target is not None:
             self._mapped += map(mapped_image, rows)
+        if self.account.glance is None:
+            self.account.glance = Glance(settlement.conflicts, several=len(self.sources) > 1)
         for row in rows:
+            self.account.glance.add(row)
             for warning in row.warnings:
                 self.progress.emit(Event(kind="warning", name=row.title, message=warning))
         return rows

@@ -144,4 +144,4 @@ class TaskRun:
     def _tell_failures(self, entry: Entry) -> None:
         record = unpack_record(entry.packed.encode("ascii"), entry.source, images=False, layers=False)
         for failure in record.failures:
-            self.progress.emit(Event(kind="failure", name=failure.title, message=failure.message))
+            self.progress.emit(failure.event())

@@ -236,9 +236,10 @@ def _say_how_to_continue(target: str) -> None:
 
 
 def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: Outputs, progress: Progress) -> None:
-    from migrate.batch.account import iter_account_csv, render_account
+    from migrate.batch.account import iter_account_csv
     from migrate.batch.batch import unfinished_shards
     from migrate.cli import session
+    from migrate.report.text import RunFacts
 
     for warning in _write_lists(outcome, outputs):
         if values["progress"] == "json":
@@ -251,9 +252,8 @@ def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: O
             progress.emit(Event(kind="failure", name=target, message=problem))
     if outputs.is_asked("account"):
         outputs.write("account", iter_account_csv(outcome.rows))
-    is_told = not (outputs.take_stdout or values["quiet"])
     if outcome.head is None or outcome.spool is None:
-        if is_told:
+        if not (outputs.take_stdout or values["quiet"]):
             click.echo(_shard_line(outcome, target, values["shard"]))
         return
     if outputs.is_asked("report"):  # in pieces, for it may be too large for memory; only --html has to look into it
@@ -261,8 +261,10 @@ def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: O
         outputs.write("report", iter(partial(outcome.spool.read, _PIECE_BYTES), b""))
     if outputs.is_asked("html"):
         session.write_page(outcome.read_report(), outputs)
-    if is_told:
-        click.echo(render_account(outcome.account, exact_bytes=values["bytes_"]), nl=False)
+    if not outputs.take_stdout:
+        account = outcome.account
+        facts = RunFacts(present=account.present, done_before=account.already_done, tally=account.tally)
+        session.tell_summary(outcome.head, values, session.next_steps(target), facts, account.glance)
 
 
 def _shard_line(outcome: BatchOutcome, target: str, shard: str) -> str:

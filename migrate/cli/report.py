@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from migrate.cli.completion import Location
 from migrate.cli.options import given_options
 
+if TYPE_CHECKING:
+    from migrate.report.html import Verified
+
 
 @click.command("report", short_help="Render a report as text, JSON or HTML.")
 @click.argument("location", metavar="FILE_OR_LAYOUT", type=Location())
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on standard output.")
 @click.option("--html", "html_file", metavar="FILE", help="Write one self-contained HTML file; - is standard output.")
+@click.option("--verify", "check", is_flag=True, help="With --html: verify the target too, and show the result.")
 @click.option("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units.")
 @click.option("--savings", type=click.IntRange(0), default=10, show_default=True, help="How many savings to list.")
-def command(location: str, as_json: bool, html_file: str | None, bytes_: bool, savings: int) -> None:
+def command(location: str, as_json: bool, html_file: str | None, check: bool, bytes_: bool, savings: int) -> None:
     """Show the report of an earlier run: of a target directory, a file that --report wrote, or - for standard input.
 
     Text is the default. --html writes a page that needs no network: savings, layer tree, and tables of images,
@@ -26,6 +31,7 @@ def command(location: str, as_json: bool, html_file: str | None, bytes_: bool, s
     Examples:
       migrate report new-layout/
       migrate report --html report.html new-layout/
+      migrate report --html report.html --verify new-layout/
       migrate plan --report - archive.tar | migrate report --html plan.html -
     """
     from migrate.cli.outputs import Outputs
@@ -40,11 +46,14 @@ def command(location: str, as_json: bool, html_file: str | None, bytes_: bool, s
     for name in ("savings", "bytes_"):
         if name in given and (html_file or (as_json and name == "savings")):
             raise UsageError(f"{given[name]} is for the text, which --{'json' if as_json else 'html'} replaces")
+    if check and not html_file:
+        raise UsageError("--verify goes with --html; `migrate verify LAYOUT` alone prints what it finds")
     report = read_report(location)
     if html_file:
         from migrate.report.html import render_html
 
-        outputs.write("html", [render_html(report).encode("utf-8")])
+        page = render_html(report, _verified(location) if check else None)
+        outputs.write("html", [page.encode("utf-8")])
     if as_json:
         from migrate.report.json import encode_report
 
@@ -60,3 +69,15 @@ def command(location: str, as_json: bool, html_file: str | None, bytes_: bool, s
             savings=savings,
         )
         click.echo(text, nl=False)
+
+
+def _verified(location: str) -> Verified:
+    """What `migrate verify` finds in the target."""
+    from migrate.cli.options import available_cpus
+    from migrate.cli.terminal import make_progress
+    from migrate.report.html import Verified
+    from migrate.verify import examine
+
+    with make_progress("auto") as progress:
+        found = examine(location, available_cpus(), progress)
+    return Verified(found.images, [{"where": one.where, "message": one.message} for one in found.findings])

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,13 @@ from migrate.layout.names import LAYOUT_FILE, plain_path
 from migrate.model.digest import Digest
 from migrate.report.document import Report
 from migrate.writers.open_target import goes_to_stdout, parse_target, target_path
+
+if TYPE_CHECKING:
+    from migrate.report.glance import Glance
+    from migrate.report.text import RunFacts
+
+
+_SOURCES_NAMED = 3
 
 
 def set_up_logging(values: dict[str, Any]) -> None:
@@ -108,22 +115,40 @@ def next_steps(target: str) -> list[str]:
 
 def tell(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
     """Writes the asked-for reports, then the summary on stdout."""
+    from migrate.report.text import RunFacts
+
     if outputs.is_asked("report"):
         from migrate.report.json import encode_report
 
         outputs.write("report", [encode_report(outcome.report)])
         keep_map(outcome.report, values)
     write_page(outcome.report, outputs)
-    if not (outputs.take_stdout or values["quiet"] or outcome.exit_code == 4):  # 4: no figure but zeros
-        from migrate.cli.terminal import colour_enabled, terminal_width
-        from migrate.report.text import render_text
+    if not (outputs.take_stdout or outcome.exit_code == 4):  # 4: progress has told all that there is
+        steps = next_steps(values["target"]) if "target" in values else [_conversion_of(values["sources"])]
+        tell_summary(outcome.report, values, steps, RunFacts(present=outcome.present))
 
+
+def tell_summary(
+    report: Report, values: Mapping[str, Any], steps: Sequence[str], facts: RunFacts, glance: Glance | None = None
+) -> None:
+    """On stdout, unless --quiet is given. `steps` are the commands that come next, where something was written."""
+    from migrate.cli.terminal import colour_enabled, terminal_width
+    from migrate.report.text import render_text
+
+    if not values["quiet"]:
         summary = render_text(
-            outcome.report,
+            report,
             width=terminal_width(sys.stdout),
             exact_bytes=values["bytes_"],
             colour=colour_enabled(sys.stdout),
-            list_failures=False,  # progress has told each
-            next_steps=next_steps(values["target"]) if "target" in values else (),
+            next_steps=() if values.get("dry_run") else steps,
+            glance=glance,
+            facts=facts,
         )
         click.echo(summary, nl=False)
+
+
+def _conversion_of(sources: Sequence[str]) -> str:
+    """The command that does what `plan` has shown."""
+    named = shlex.join(sources) if len(sources) <= _SOURCES_NAMED else "SOURCE..."
+    return f"migrate convert {named} TARGET"

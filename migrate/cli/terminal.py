@@ -16,11 +16,13 @@ from typing import Protocol, Self, TextIO
 from migrate.cli.messages import encode_event
 from migrate.model.progress import Event
 from migrate.report.tables import Paint, Style, printable
-from migrate.report.units import format_seconds, format_share, format_size
+from migrate.report.units import count, format_seconds, format_share, format_size
 
 MODES = ("auto", "bar", "plain", "json", "none")
 PLAIN_INTERVAL = 5.0
 JSON_INTERVAL = 0.5
+_ITEMS = {"compress": "layer", "hash": "layer", "verify": "blob", "push": "blob", "batch": "source", "merge": "source"}
+"""What the stages of a run count."""
 _RATE_WINDOW = 10.0
 _WIDTH_WITHOUT_TERMINAL = 120
 
@@ -178,8 +180,9 @@ class NoProgress(Shown):
 
 
 def failure_line(event: Event) -> str:
-    """One line that names what has failed, where the reason itself does not."""
+    """One line that names the source and what has failed in it, each of them once."""
     text = event.message if event.name in event.message else f"{event.name}: {event.message}"
+    text = text if event.source in text else f"{event.source}: {text}"
     return f"migrate: error: {' '.join(printable(text).split())}"
 
 
@@ -227,9 +230,9 @@ class PlainLines(Shown):
     def _stage_line(self) -> str:
         tally = self._tally
         size = f"  {format_size(tally.total_bytes)}" if tally.total_bytes else ""
-        items = f" in {tally.total_items:,}" if tally.total_items and size else ""
-        items = items or (f"  {tally.total_items:,}" if tally.total_items else "")
-        return f"{printable(tally.stage):<9}{size}{items}".rstrip()
+        items = count(tally.total_items, _ITEMS.get(tally.stage, "item")) if tally.total_items else ""
+        what = f"{size} in {items}" if size and items else size or f"  {items or 'nothing to do'}"
+        return f"{printable(tally.stage):<9}{what}"
 
     def _end_stage(self) -> None:
         tally = self._tally
@@ -275,7 +278,9 @@ def figures(tally: Tally) -> Iterator[str]:
     if left is not None:
         yield f"{format_seconds(left)} left"
     if tally.total_items or tally.items:
-        yield f"{tally.items:,} of {tally.total_items:,}" if tally.total_items else f"{tally.items:,} done"
+        unit = _ITEMS.get(tally.stage, "item")
+        done = f"{tally.items:,} of {count(tally.total_items, unit)}"
+        yield done if tally.total_items else f"{count(tally.items, unit)} done"
     if tally.name:
         yield short_name(tally.name)
 
@@ -335,6 +340,8 @@ class JsonLines(Shown):
             fields["outcome"] = event.outcome
         if event.kind in ("layer", "finished"):
             fields["bytes"] = event.bytes
+        if event.source:
+            fields["source"] = event.source
         if event.message:
             fields["message"] = event.message
         return fields

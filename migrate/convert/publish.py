@@ -91,16 +91,19 @@ ImageWalk = Callable[[], Iterable[FinishedImage]]
 
 @dataclass(slots=True)
 class Settlement:
-    """Settles one run: `settle` once, then `rows` as often as needed."""
+    """Settles one run: `settle` once, then `rows` as often as needed. `present` counts the images that were in the
+    target before."""
 
     options: ConvertOptions
     target: ImageTarget | None
     progress: Progress
     failures: list[Failure] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
+    present: int = 0
     _names: Names = field(default_factory=Names)
     _untagged: dict[Digest, Reference] = field(default_factory=dict)
     _lists: CarriedLists = field(default_factory=CarriedLists)
+    _known: set[Digest] = field(default_factory=set)
     _existing: dict[Digest, ExistingImage] = field(default_factory=dict)
     _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
     _signatures: dict[Digest, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -339,6 +342,7 @@ class Settlement:
         if self.target is None:
             return
         flat = [child for image in self.target.existing_images() for child in image.children or (image,)]
+        self._known = {existing.manifest_digest for existing in flat}
         for order, existing in enumerate(flat):
             if existing.reference is not None:
                 self._existing[existing.manifest_digest] = existing
@@ -365,6 +369,7 @@ class Settlement:
                 children[image.identity] = image.composed
             if image.identity not in done:
                 done.add(image.identity)
+                self.present += image.identity in self._known
                 self._commit_image(image)
         if self.target is not None:
             self._commit_indexes(self.target, children)
@@ -398,7 +403,7 @@ class Settlement:
         references = tuple(str(reference) for reference in image.references)
         failure = Failure.of(error, image.source, references=references, legacy_id=image.legacy_id)
         self.failures.append(failure)
-        self.progress.emit(Event(kind="failure", name=failure.title, message=failure.message))
+        self.progress.emit(failure.event())
 
 
 def _ignore(image: FinishedImage) -> None:

@@ -6,7 +6,6 @@ own failure, or an interruption, ends the run.
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -114,10 +113,12 @@ class PlannedImage:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run gives: its report, and the exit code of the command (`migrate.errors.EXIT_CODES`)."""
+    """What a run gives: its report, the exit code of the command (`migrate.errors.EXIT_CODES`), and how many of its images
+    were in the target before (`present`)."""
 
     report: Report
     exit_code: int
+    present: int = 0
 
 
 @dataclass(slots=True)
@@ -181,10 +182,12 @@ class Conversion:
         for name, message in report.all_warnings():
             self.progress.emit(Event(kind="warning", name=name, message=message))
         code = exit_code(report)
-        if self.target is not None and not (code == NOTHING_READ and self.target.holds_images()):
+        if self.target is not None and code == NOTHING_READ:
+            self.target.abandon()
+        elif self.target is not None:
             self.target.add_to_map(map(mapped_image, report.images))
             self.target.finish(encode_report(report))
-        return Outcome(report, code)
+        return Outcome(report, code, settlement.present)
 
     def pass_streams(self, store: BlobTarget | None) -> None:
         """Reads pipes and compressed archives; their large layers stand in `store` then, and were never spooled.
@@ -330,7 +333,8 @@ class Conversion:
 
     def _note_listing(self, opened: OpenedSource, failures: Sequence[Failure]) -> None:
         assert opened.listing is not None
-        self.warnings += opened.listing.warnings
+        place = opened.location
+        self.warnings += (text if place in text else f"{place}: {text}" for text in opened.listing.warnings)
         for failure in failures:
             self._add_failure(failure, partless=failure.layer != failure.legacy_id)
 
@@ -604,7 +608,7 @@ class Conversion:
         if partless and failure.layer is not None and self.options.salvage:
             failure = replace(failure, message=f"{failure.message}; --salvage gives no part of this image")
         self.failures.append(failure)
-        self.progress.emit(Event(kind="failure", name=failure.title, message=failure.message))
+        self.progress.emit(failure.event())
 
 
 def _with_estimates(hashed: Hashed, estimate: SizeEstimate) -> Hashed:
@@ -643,23 +647,23 @@ def _ambiguous(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> Iterat
 def _left_behind(location: str, containers: Sequence[Container]) -> str:
     """One warning for all containers of a source that were not asked for, and the command that takes them."""
     changed = [container.changed_bytes for container in containers if container.changed_bytes]
+    several = len(containers) > 1
     volumes = {
         volume.source: volume.bytes or 0
         for container in containers
         for volume in container.volumes
         if volume.kind == "volume"
     }
-    place = shlex.quote(location)
+    files = f"{count(len(changed), 'changed file')}, {format_size(sum(changed))}" if changed else "nothing changed"
     parts = [
-        f"{count(len(containers), 'container')} of this root {'is' if len(containers) == 1 else 'are'} in no image "
-        f"({len(changed):,} changed files, of {format_size(sum(changed))} in all): "
-        f"`migrate convert --containers {place} TARGET` makes images of them"
+        f"{count(len(containers), 'container')} of this root {'are' if several else 'is'} in no image ({files}): "
+        f"--containers makes {'images of them' if several else 'an image of it'}"
     ]
-    verb = "is" if len(volumes) == 1 else "are"
     if volumes:
+        verb = "are" if len(volumes) > 1 else "is"
         parts.append(
             f"{count(len(volumes), 'volume')} ({format_size(sum(volumes.values()))}) {verb} never part of an image: "
-            f"`migrate inspect {place}` lists what to copy"
+            "`migrate inspect` of this root lists what to copy"
         )
     return f"{location}: {'; '.join(parts)}"
 

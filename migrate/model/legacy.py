@@ -12,6 +12,7 @@ from migrate.errors import MigrateError
 from migrate.model.container import Container
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Platform
+from migrate.model.progress import Event
 from migrate.model.reference import Reference
 
 LegacyID = NewType("LegacyID", str)
@@ -158,6 +159,9 @@ class Failure:
     def title(self) -> str:
         """What has failed: the image by its names or else its legacy ID, or the source."""
         return ", ".join(self.references) or self.legacy_id or self.source
+
+    def event(self) -> Event:
+        return Event(kind="failure", name=self.title, source=self.source, message=self.message)
 
     @classmethod
     def of(

@@ -12,13 +12,14 @@ class Event:
 
     `stage` (a stage begins: `stage`, `total_bytes`, `total_items`), `advance` (`bytes` of input were dealt with),
     `layer` (a layer is done: `name`, `bytes`), `image` (an image is written: `name`), `warning`, `notice`
-    (which a person should see now) and `failure` (`message`), `source` (a source is opened or done: `name`, `message`),
-    `finished` (a source of a batch is done: `name`, `outcome`, `message`, `bytes`).
+    (which a person should see now) and `failure` (`source`, `message`), `source` (a source is opened or done: `name`,
+    `message`), `finished` (a source of a batch is done: `name`, `outcome`, `message`, `bytes`).
     """
 
     kind: str
     stage: str = ""
     name: str = ""
+    source: str = ""
     message: str = ""
     bytes: int = 0
     total_bytes: int = 0

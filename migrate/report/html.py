@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -21,7 +21,7 @@ from migrate.model.digest import Digest
 from migrate.report.document import Report, ReportImage, ReportLayer
 from migrate.report.json import plain_value, report_document
 from migrate.report.savings import LayerUse, rank_repositories
-from migrate.report.units import count, format_seconds, format_share, format_size
+from migrate.report.units import count, format_share, format_size
 from migrate.report.waste_text import TITLES, describe, list_of
 
 _ISLAND_ESCAPES = {b"<": b"\\u003c", b">": b"\\u003e", b"&": b"\\u0026"}
@@ -34,7 +34,15 @@ def require_template_library() -> None:
         raise UsageError("HTML reports need jinja2: pip install 'docker-legacy-migrate[html]'")
 
 
-def render_html(report: Report) -> str:
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a check of the target has found: `findings` are (where, message), `images` how many were checked."""
+
+    images: int
+    findings: Sequence[Mapping[str, str]]
+
+
+def render_html(report: Report, verification: Verified | None = None) -> str:
     """The page. Raises UsageError if the template library is not installed."""
     require_template_library()
     import jinja2
@@ -48,7 +56,8 @@ def render_html(report: Report) -> str:
         report=report,
         totals=report.totals,
         figures=_figures(report),
-        verdict=_verdict(report),
+        verdict=_verdict(report, verification),
+        verification=verification,
         options=[(name, _option(value)) for name, value in sorted(plain_value(report.options).items())],
         style=_template("report.css"),
         script=script,
@@ -89,11 +98,11 @@ def _figures(report: Report) -> dict[str, Any]:
         "merged_percent": round(100 * merged / whole, 3),
         "empty_bytes": max(0, totals.saved_bytes - merged),
         "inexact": sum(not image.exact for image in report.images),
-        "seconds": format_seconds,
+        "distinct": len({image.manifest_digest or image.image_id for image in report.images}),
     }
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: Report, verification: Verified | None) -> str:
     """The result in words, and whether the sources may go."""
     totals = report.totals
     inexact = sum(not image.exact for image in report.images)
@@ -109,6 +118,9 @@ def _verdict(report: Report) -> str:
     advice = ""
     if failed or totals.damaged_layers:
         advice = " Keep the old store: what failed exists only there."
+    elif verification is not None:
+        until = ": the target is damaged." if verification.findings else " until the images have run."
+        advice = f" Keep the old store{until}"
     elif not report.dry_run:
         advice = " Keep the old store until `migrate verify` of the target finds nothing and the images have run."
     return ", ".join(parts) + "." + advice

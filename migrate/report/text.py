@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from migrate.model.digest import Digest
 from migrate.model.legacy import Failure
-from migrate.report.document import Report
+from migrate.report.document import Conflict, Report
+from migrate.report.glance import Claimant, Glance, Kinds
 from migrate.report.savings import LayerUse
-from migrate.report.tables import Column, Paint, Style, printable, render_table, wrap
+from migrate.report.tables import Column, Paint, Style, printable, render_table, short_digest, wrap
+from migrate.report.tally import LayerTally
 from migrate.report.units import count, format_seconds, format_share, format_size
 from migrate.report.waste_text import render_deep
 
 _LIST_LIMIT = 20
-_LOST_SHOWN = 3
-_ALIKE_SHOWN = 3
-"""Up to so many warnings of one kind are listed; of more, the first and a count."""
-_PARTICULARS = re.compile(r"""'[^']*'|"[^"]*"|\S*[/:@]\S*|\b[0-9a-f]{12,}\b|\d[\d,.]*""")
+_CLAIMANTS_SHOWN = 4
+_OUTCOMES = ("converted", "damaged", "failed", "skipped")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What the summary of a run has beside the report. `present` of the images were in the target before, `done_before`
+    of the sources were read by an earlier run of a batch; `tally` counts the layers of a batch, source by source."""
+
+    present: int = 0
+    done_before: int = 0
+    tally: LayerTally | None = None
 
 
 def render_text(
@@ -28,34 +38,41 @@ def render_text(
     exact_bytes: bool = False,
     colour: bool = False,
     savings: int = 10,
-    list_failures: bool = True,
     next_steps: Sequence[str] = (),
+    glance: Glance | None = None,
+    facts: RunFacts | None = None,
 ) -> str:
-    """The summary: figures, the `savings` largest savings, conflicts, failures with their reasons, warnings by kind,
-    and the commands that come next.
+    """The summary: figures, the `savings` largest savings, conflicts, failures with their reasons, warnings and skipped
+    sources by kind, and the commands that come next.
 
-    Lines stay within `width` cells, but for digests and names that have to be copied whole. Ends with a newline.
+    `glance` is what the images are like, for a report that is without them. Lines stay within `width` cells, but for
+    digests and names that have to be copied whole. Ends with a newline.
     """
-    page = _Page(report, width, exact_bytes, Paint(colour))
+    page = _Page(report, width, exact_bytes, Paint(colour), glance or Glance.of(report), facts or RunFacts())
     parts = [
         page.headline(),
         page.figures(),
         page.savings(savings),
         page.deep(),
         page.conflicts(),
-        page.failures() if list_failures else "",
+        page.failures(),
         page.warnings(),
+        page.skipped(),
         page.next_steps(next_steps),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 class _Page:
-    def __init__(self, report: Report, width: int, exact_bytes: bool, paint: Paint) -> None:
+    def __init__(
+        self, report: Report, width: int, exact_bytes: bool, paint: Paint, glance: Glance, facts: RunFacts
+    ) -> None:
         self.report = report
         self.width = width
         self.exact_bytes = exact_bytes
         self.paint = paint
+        self.glance = glance
+        self.facts = facts
 
     def size(self, size: int) -> str:
         return format_size(size, exact=self.exact_bytes)
@@ -71,35 +88,64 @@ class _Page:
 
     def figures(self) -> str:
         totals = self.report.totals
-        written = "would be written" if self.report.dry_run else "written"
-        damaged = self.damaged()
+        sources = self.sources()
+        rows = [("sources", sources)] if sources else []
+        rows.append(("images", self.images()))
+        if doubts := self.doubts():
+            rows.append(("", doubts))
+        if totals.legacy_layers:
+            rows += self.layers()
+        if containers := self.report.containers:
+            volumes = {volume.source for row in containers for volume in row.container.volumes}
+            beside = f" and {count(len(volumes), 'volume')}" if volumes else ""
+            rows.append(("omitted", f"{count(len(containers), 'container')}{beside}: see the warnings"))
+        return "\n".join(f"  {self.paint(f'{name:<8}', Style.DIM)}{text}" for name, text in rows)
+
+    def sources(self) -> str:
+        """How many there are of each outcome, where one figure is not enough."""
+        outcomes = Counter(source.outcome or "" for source in self.report.sources)
+        parts = [f"{outcomes[name]:,} {name}" for name in _OUTCOMES if outcomes[name]]
+        if self.facts.done_before:
+            parts.append(f"{self.facts.done_before:,} of them done before")
+        return ", ".join(parts) if len(self.report.sources) > 1 or self.facts.done_before else ""
+
+    def images(self) -> str:
+        """Equal images of several sources are one in the target."""
+        totals, distinct = self.report.totals, len(self.glance.manifests)
+        present = self.facts.present
+        written = f"{distinct - present:,} {'would be written' if self.report.dry_run else 'written'}"
+        if present:
+            written = f"{written}, {present:,} there already" if present < distinct else f"{distinct:,} there already"
+        if distinct < totals.images:
+            written = f"{totals.images:,} → {distinct:,} distinct: {written}"
         failed = f", {self.paint(f'{totals.images_failed:,} failed', Style.RED)}" if totals.images_failed else ""
+        return f"{written}{self.damaged()}{failed}"
+
+    def layers(self) -> list[tuple[str, str]]:
+        totals, tally = self.report.totals, self.facts.tally
         layers = f"{totals.legacy_layers:,} → {totals.unique_layers:,} distinct"
         merged = f"{count(totals.duplicate_layers, 'duplicate')}, {totals.empty_layers:,} empty"
         saved = f"{self.size(totals.saved_bytes)} ({format_share(totals.saved_bytes, totals.legacy_bytes)}) saved"
+        if tally is not None and tally.across_bytes:
+            saved += f", {self.size(tally.across_bytes)} of it across sources"
         about = "about " if totals.blob_bytes_estimated else ""
         stored = "to be stored (--exact-sizes tells exactly)" if about else "as stored, compressed"
         blobs = "not computed" if totals.blob_bytes is None else f"{about}{self.size(totals.blob_bytes)} {stored}"
-        rows = [
-            ("images", f"{totals.images:,} {written}{damaged}{failed}"),
-            *([("", doubts)] if (doubts := self.doubts()) else []),
+        return [
             ("layers", f"{layers} ({merged})"),
             ("bytes", f"{self.size(totals.legacy_bytes)} → {self.size(totals.unique_bytes)}"),
             ("", self.paint(saved, Style.GREEN) if totals.saved_bytes else saved),
             ("blobs", blobs),
         ]
-        return "\n".join(f"  {self.paint(f'{name:<8}', Style.DIM)}{text}" for name, text in rows)
 
     def doubts(self) -> str:
         """How many of the images are not certain to the byte, and how many have no name in the target."""
-        inexact = sum(not image.exact for image in self.report.images)
-        unnamed = sum(not image.names for image in self.report.images)
+        inexact, unnamed = self.glance.inexact, self.glance.unnamed
         parts = [f"{inexact:,} not exact" if inexact else "", f"{unnamed:,} without a name" if unnamed else ""]
         return self.paint(", ".join(filter(None, parts)), Style.YELLOW) if any(parts) else ""
 
     def damaged(self) -> str:
-        layers = self.report.totals.damaged_layers
-        images = sum(any(layer.damaged for layer in image.layers) for image in self.report.images)
+        layers, images = self.report.totals.damaged_layers, self.glance.damaged
         if not layers:
             return ""
         of_layers = f"{count(layers, 'layer')} damaged"
@@ -109,7 +155,7 @@ class _Page:
         rows = self.report.duplicates[:limit]
         if not rows:
             return ""
-        use = LayerUse(self.report)
+        use, tally = LayerUse(self.report), self.facts.tally
         columns = [
             Column("SAVED", right=True),
             Column("COPIES", right=True),
@@ -123,7 +169,9 @@ class _Page:
                 f"{row.copies:,}",
                 self.size(row.tar_size),
                 row.diff_id.hex[:12],
-                _users([self.report.images[index].title for index in use.images.get(row.diff_id, ())]),
+                count(tally.users(row.diff_id), "source")
+                if tally is not None
+                else _users([self.report.images[index].title for index in use.images.get(row.diff_id, ())]),
             )
             for row in rows
         ]
@@ -143,41 +191,76 @@ class _Page:
 
     def conflicts(self) -> str:
         rows = self.report.conflicts
-        lines = [
-            f"  {printable(row.reference)} ({printable(str(row.platform))})\n    kept {row.kept}\n"
-            + "\n".join(_lost(row.others))
-            for row in rows[:_LIST_LIMIT]
-        ]
+        lines = [line for row in rows[:_LIST_LIMIT] for line in self.conflict(row)]
         return self.section(f"Conflicts ({len(rows):,})", lines, len(rows), "conflict", Style.YELLOW)
 
+    def conflict(self, row: Conflict) -> Iterator[str]:
+        yield f"  {printable(row.reference)} ({printable(str(row.platform))})"
+        known = self.glance.claimants
+        others = sorted(row.others, key=lambda digest: known[digest].created or "" if digest in known else "")
+        shown = [row.kept, *reversed(others)][:_CLAIMANTS_SHOWN]
+        columns = [Column("IMAGE"), Column("MADE"), Column("NOW"), Column("SOURCE", flexible=True)]
+        cells = [
+            (short_digest(digest), *_claim(known.get(digest), row.reference if digest == row.kept else None))
+            for digest in shown
+        ]
+        yield render_table(columns, cells, width=self.width, paint=self.paint, indent="    ")
+        if len(others) >= _CLAIMANTS_SHOWN:
+            yield self.paint(f"    … and {len(others) + 1 - _CLAIMANTS_SHOWN:,} more", Style.DIM)
+
     def failures(self) -> str:
-        rows = self.report.failures
-        lines = [line for row in rows[:_LIST_LIMIT] for line in self.failure(row)]
-        return self.section(f"Failures ({len(rows):,})", lines, len(rows), "failure", Style.RED)
+        """Sources that gave nothing at all come first."""
+        kinds = Kinds()
+        for row in sorted(self.report.failures, key=lambda row: bool(row.references or row.legacy_id)):
+            kinds.add(row.title, row.message.replace(row.source, ""), "\n".join(self.failure(row)))
+        return self.kinds("Failures", kinds, "kind of failure", Style.RED)
 
     def failure(self, row: Failure) -> Iterator[str]:
+        """What has failed, and why; the source's name once."""
         name = ", ".join(row.references) or row.legacy_id
-        where = f"{name}  ({row.source})" if name else row.source
-        yield f"  {printable(where)}"
-        yield wrap(f"{row.error}: {row.message}", self.width, indent="      ")
+        message = row.message.removeprefix(f"{row.source}: ")
+        if name and row.source not in message:
+            name = f"{name}  ({row.source})"
+        yield f"  {printable(name or row.source)}"
+        yield wrap(f"{row.error}: {message}", self.width, indent="      ")
         if row.layer is not None and row.layer not in row.message:
             yield f"      layer {printable(row.layer)}"
 
     def warnings(self) -> str:
-        kinds: dict[str, list[str]] = {}
-        for name, message in self.report.all_warnings():
-            kinds.setdefault(_kind(name, message), []).append(": ".join(filter(None, (name, message))))
+        kinds = Kinds()
+        for message in self.report.warnings:
+            kinds.add("", message, message)
+        for source in self.report.sources:
+            for message in source.warnings if source.outcome != "skipped" else ():
+                shown = message if source.location in message else f"{source.location}: {message}"
+                kinds.add(source.location, message, shown)
+        kinds.merge(self.glance.warnings)
+        return self.kinds("Warnings", kinds, "kind of warning", Style.YELLOW)
+
+    def skipped(self) -> str:
+        """Sources that were not taken for one, or of which nothing was chosen, by reason."""
+        places: dict[str, list[str]] = {}
+        for source in self.report.sources:
+            if source.outcome == "skipped":
+                places.setdefault(source.reason or "", []).append(source.location)
+        ranked = sorted(places.items(), key=lambda kind: (-len(kind[1]), kind[0]))
         lines = []
-        for rows in list(kinds.values())[:_LIST_LIMIT]:
-            shown = rows if len(rows) <= _ALIKE_SHOWN else rows[:1]
-            lines += [wrap(row, self.width, indent="  ") for row in shown]
-            if len(shown) < len(rows):
-                lines.append(self.paint(f"    … and {len(rows) - 1:,} more of this kind", Style.DIM))
-        number = sum(map(len, kinds.values()))
-        return self.section(f"Warnings ({number:,})", lines, len(kinds), "kind of warning", Style.YELLOW)
+        for reason, found in ranked[:_LIST_LIMIT]:
+            others = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+            lines.append(wrap(f"{found[0]}{others}: {reason}", self.width, indent="  "))
+        number = sum(map(len, places.values()))
+        return self.section(f"Skipped ({count(number, 'source')})", lines, len(ranked), "reason", Style.YELLOW)
+
+    def kinds(self, title: str, kinds: Kinds, unit: str, style: Style) -> str:
+        lines: list[str] = []
+        for kind in list(kinds)[:_LIST_LIMIT]:
+            lines += (text if "\n" in text else wrap(text, self.width, indent="  ") for text in kind.shown)
+            if kind.more:
+                lines.append(self.paint(f"    … and {kind.more:,} more of this kind", Style.DIM))
+        return self.section(f"{title} ({kinds.number:,})", lines, len(kinds), unit, style)
 
     def next_steps(self, commands: Sequence[str]) -> str:
-        if not commands or not self.report.totals.images or self.report.dry_run:
+        if not commands or not self.report.totals.images:
             return ""
         return "\n".join([self.heading("Next"), *(f"  {printable(command)}" for command in commands)])
 
@@ -194,15 +277,13 @@ class _Page:
             yield self.paint(f"  … and {count(number, 'more ' + unit)} in the JSON report", Style.DIM)
 
 
-def _kind(name: str, message: str) -> str:
-    """What is left of a warning without the names, IDs and numbers in it: equal for warnings of one kind."""
-    return _PARTICULARS.sub("…", message.replace(name, "…") if name else message)
-
-
-def _lost(digests: Sequence[Digest]) -> Iterator[str]:
-    yield from (f"    lost {digest}" for digest in digests[:_LOST_SHOWN])
-    if len(digests) > _LOST_SHOWN:
-        yield f"    … and {len(digests) - _LOST_SHOWN:,} more"
+def _claim(claimant: Claimant | None, granted: str | None) -> tuple[str, str, str]:
+    """When it was made, what it is called now, and its source."""
+    if claimant is None:
+        return "", granted or "has no name now", "in the target before this run"
+    made = (claimant.created or "")[:16].replace("T", " ")
+    names = ", ".join(claimant.names)
+    return made or "not stated", granted or (f"only {names}" if names else "has no name now"), claimant.source
 
 
 def _users(titles: Iterable[str]) -> str:

@@ -219,6 +219,15 @@ class BucketStore(Store):
         content = b"".join(self.read_many(pieces, limit).values())
         return content if len(content) <= limit else b""
 
+    def abandon(self) -> None:
+        self.close()
+        try:
+            self._fs.rm(self._prefix, recursive=True)
+        except FileNotFoundError:
+            return
+        except Exception as exc:
+            raise self._error("", exc) from exc
+
     def close(self) -> None:
         with self._lock:
             self._unwritten.clear()

@@ -18,13 +18,13 @@ import stat
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from migrate.errors import TargetError
 from migrate.storage.run_directory import RunDirectory
-from migrate.storage.store import Store
+from migrate.storage.store import NOT_OURS, STATE_DIRECTORY, Store
 from migrate.storage.syscalls import (
     CREATE,
     FILE_SYSTEM,
@@ -32,6 +32,7 @@ from migrate.storage.syscalls import (
     WrongKindError,
     open_folder,
     open_regular,
+    remove_tree,
     target_error,
     target_errors,
     write_all,
@@ -52,8 +53,10 @@ _FATAL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 """After these a copy fails as a link does."""
 
 
-def make_durable_directory(path: Path, files: FileSystem = FILE_SYSTEM) -> None:
-    """`path` and what is missing above it; each new name is on the disk on return. Raises OSError."""
+def make_durable_directory(path: Path, files: FileSystem = FILE_SYSTEM) -> list[Path]:
+    """`path` and what is missing above it; each new name is on the disk on return. Gives what was made, the deepest
+    first. Raises OSError."""
+    made: list[Path] = []
     missing = [path]
     while not missing[-1].parent.exists():
         missing.append(missing[-1].parent)
@@ -62,11 +65,20 @@ def make_durable_directory(path: Path, files: FileSystem = FILE_SYSTEM) -> None:
             files.make_directory(str(directory))
         except FileExistsError:
             continue
+        made.insert(0, directory)
         fd = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             files.sync_directory(fd)
         finally:
             os.close(fd)
+    return made
+
+
+def remove_empty(directories: Iterable[Path]) -> None:
+    """Those that `make_durable_directory` has made, as far as nobody else has put something there."""
+    with contextlib.suppress(OSError):
+        for directory in directories:
+            directory.rmdir()
 
 
 def _is_private(status: os.stat_result, owners: Collection[int], writers: int) -> bool:
@@ -239,8 +251,11 @@ class DirectoryStore(Store):
         root_fd: int | None = None,
         durable: bool = True,
         owner: int | None = None,
+        made: Sequence[Path] = (),
     ) -> None:
-        """`root_fd` is a descriptor of `root`, if that is open already; the store closes it."""
+        """`root_fd` is a descriptor of `root`, if that is open already; the store closes it. `made` are the root and
+        directories above it that were made for this store, the deepest first."""
+        self._made = made
         self.location = str(root)
         self.files = files
         self._durable = durable
@@ -483,6 +498,24 @@ class DirectoryStore(Store):
         self._name_synced()
         self._sync_folders()
         self._raise_error()
+
+    def abandon(self) -> None:
+        self.flush()
+        with self.lock():
+            removed = self.is_alone()
+            for name in sorted(self.names(), key=lambda name: name == STATE_DIRECTORY) if removed else ():
+                if name not in NOT_OURS:
+                    with target_errors(self.shown(name)):
+                        self._remove_any(name)
+        self.close()
+        if removed:
+            remove_empty(self._made)
+
+    def _remove_any(self, name: str) -> None:
+        if stat.S_ISDIR(os.stat(name, dir_fd=self.root_fd, follow_symlinks=False).st_mode):
+            remove_tree(name, self.root_fd, self.files)
+        else:
+            self.files.unlink(name, self.root_fd)
 
     def close(self) -> None:
         if self._closed:

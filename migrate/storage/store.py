@@ -16,6 +16,8 @@ from migrate.errors import TargetError
 
 STATE_DIRECTORY = ".migrate"
 """The folder of a target for what later runs may use and can do without."""
+NOT_OURS = frozenset({"lost+found"})
+"""What an empty root may hold: the folder that file systems make in their own root."""
 
 
 _BLOCK = 1024 * 1024
@@ -193,6 +195,11 @@ class Store(ABC):
     def shown(self, name: str) -> str:
         """The name of a file in errors."""
         return f"{self.location}/{name}" if name else self.location
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Closes the store, and removes all that this run has put into it, and the root where this run has made it.
+        Only for a root that was empty before; leaves everything while another run is at work on the target."""
 
     @abstractmethod
     def close(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from migrate.errors import TargetError
-from migrate.storage.directory_store import DirectoryStore, make_durable_directory
+from migrate.storage.directory_store import DirectoryStore, make_durable_directory, remove_empty
 from migrate.storage.syscalls import (
     CREATE,
     FILE_SYSTEM,
@@ -50,6 +50,7 @@ class ArchiveSpool:
         self._files = files
         self._path = Path(target)
         self._parent_fd = self._lock_fd = -1
+        self._made: list[Path] = []
         with target_errors(target):
             mode = None if target == "-" or not self._path.exists() else self._path.stat().st_mode
             if mode is not None and stat.S_ISDIR(mode):
@@ -62,7 +63,7 @@ class ArchiveSpool:
                 return
             if not (force or _is_ours(self._path)):
                 raise TargetError(f"{target}: this file exists and was not written by migrate (--force replaces it)")
-            make_durable_directory(self._path.parent, files)
+            self._made = make_durable_directory(self._path.parent, files)
             self._parent_fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.directory = self._path.parent / self._name
         try:
@@ -78,10 +79,6 @@ class ArchiveSpool:
                 if fd >= 0:
                     os.close(fd)
             raise
-
-    def holds_archive(self) -> bool:
-        """The file that the archive would replace is there."""
-        return self.is_beside and self._path.exists()
 
     @property
     def _name(self) -> str:
@@ -166,6 +163,11 @@ class ArchiveSpool:
                 os.close(self._lock_fd)
                 os.close(self._parent_fd)
                 self._parent_fd = -1
+
+    def abandon(self) -> None:
+        """Closes it, and removes what opening it has made."""
+        self.close(done=True)
+        remove_empty(self._made)
 
 
 def _write_tar(write: Callable[[memoryview], int]) -> Iterator[DeterministicTar]:

@@ -40,6 +40,9 @@ class ImageTarget(BlobTarget):
         """As `finish`; the pieces make the report, which need not be in memory as a whole."""
         self.finish(b"".join(report))
 
+    def abandon(self) -> None:
+        """Instead of `finish`, where nothing could be read: a target that this run has made is removed."""
+
     def close(self) -> None:
         """Lets go; after an error too. What was committed stays valid."""
 
@@ -59,10 +62,6 @@ class ImageTarget(BlobTarget):
 
     def add_to_map(self, rows: Iterable[MappedImage], /) -> None:
         """What this run has converted, for the map that `finish` writes where the target has a place for one."""
-
-    def holds_images(self) -> bool:
-        """An earlier run has left something that a run without a result must not take away."""
-        return bool(self.existing_images())
 
     def blob_sizes(self) -> Mapping[str, int] | None:
         """Bytes of every blob, by the hex digits of its digest; None where that is not known at little cost. Nothing

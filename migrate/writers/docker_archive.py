@@ -45,9 +45,6 @@ class _Archive(ImageTarget):
         self._finished = False
         self._blobs = BlobStore(self._spool.store)
 
-    def holds_images(self) -> bool:
-        return self._spool.holds_archive()
-
     def has_blob(self, digest: Digest, size: int, /) -> bool:
         return self._blobs.has(digest, size)
 
@@ -83,6 +80,9 @@ class _Archive(ImageTarget):
         if free is None or not self._spool.is_beside:
             return free
         return (free + sum(self._spool.store.sizes("blobs/sha256").values())) // 2
+
+    def abandon(self) -> None:
+        self._spool.abandon()
 
     def close(self) -> None:
         finished, self._finished = self._finished, False

@@ -24,7 +24,7 @@ from migrate.model.image import ComposedImage, Descriptor
 from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.rehash.ports import BlobWriter
-from migrate.storage.store import STATE_DIRECTORY, Store
+from migrate.storage.store import NOT_OURS, STATE_DIRECTORY, Store
 from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
 from migrate.writers.base import ImageTarget
 from migrate.writers.blob_store import BlobStore
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 FINISHING: Final = f"{STATE_DIRECTORY}/finishing"
 """Is there while manifest.json may be ahead of index.json."""
 _OURS: Final = frozenset({"oci-layout", "blobs", "index.json", "manifest.json", MAP_NAME, REPORT_NAME, STATE_DIRECTORY})
-_ALLOWED: Final = frozenset({STATE_DIRECTORY, "lost+found"})
+_ALLOWED: Final = NOT_OURS | {STATE_DIRECTORY}
 
 
 class OciLayout(ImageTarget):
@@ -60,6 +60,7 @@ class OciLayout(ImageTarget):
     ) -> None:
         self._options = options
         self._catalog = Catalog(options.on_conflict, options.platform)
+        self._is_new = False
         self.store = store or open_store(location, "an OCI layout", files)
         try:
             self._check_place()
@@ -80,6 +81,7 @@ class OciLayout(ImageTarget):
         if "oci-layout" in names:
             self._check_layout_version()
             return
+        self._is_new = set(names) <= NOT_OURS
         foreign = [name for name in names if name not in (_OURS if STATE_DIRECTORY in names else _ALLOWED)]
         if foreign == ["index.json"] and self.store.read("index.json", SMALL_FILE_BYTES) == encode_index(()):
             return  # an earlier version of this program was ended between its first two files
@@ -171,6 +173,11 @@ class OciLayout(ImageTarget):
             self.store.replace("manifest.json", archive_manifest)
             self.store.replace("index.json", index, version)
         self.store.remove([FINISHING])
+
+    def abandon(self) -> None:
+        if self._is_new:
+            self.memory.close()
+            self.store.abandon()
 
     def close(self) -> None:
         self.memory.close()

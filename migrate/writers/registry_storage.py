@@ -36,7 +36,7 @@ from migrate.model.rename import repository_reference
 from migrate.rehash.ports import BlobWriter
 from migrate.storage.bucket import open_tree
 from migrate.storage.named_files import NamedFiles
-from migrate.storage.store import STATE_DIRECTORY, Store
+from migrate.storage.store import NOT_OURS, STATE_DIRECTORY, Store
 from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
 from migrate.writers.base import ImageTarget
 from migrate.writers.blob_store import BlobStore
@@ -46,7 +46,7 @@ from migrate.writers.target_map import TargetMap
 from migrate.writers.target_memory import RecordedMemory
 from migrate.writers.target_store import open_store
 
-_ALLOWED: Final = frozenset({STATE_DIRECTORY, "lost+found", MAP_NAME, REPORT_NAME})
+_ALLOWED: Final = NOT_OURS | {STATE_DIRECTORY, MAP_NAME, REPORT_NAME}
 UNTAGGED: Final = "untagged"
 """The repository of images without a reference; a tag there is the image ID's 64 digits."""
 
@@ -103,6 +103,7 @@ class RegistryStorage(ImageTarget):
 
     def _begin(self) -> None:
         names = self.store.names()
+        self._is_new = set(names) <= NOT_OURS
         foreign = [name for name in names if name not in _ALLOWED]
         started = STATE_DIRECTORY in names and foreign == [ROOT.partition("/")[0]]  # by a run that was ended at once
         if foreign and not started and not self.store.names(ROOT):
@@ -156,6 +157,11 @@ class RegistryStorage(ImageTarget):
         with self.store.lock():
             self._map.write(self._granted(), complete=False)
             self.store.replace(REPORT_NAME, report)
+
+    def abandon(self) -> None:
+        if self._is_new:
+            self.memory.close()
+            self.store.abandon()
 
     def close(self) -> None:
         self.memory.close()

@@ -27,5 +27,5 @@ def open_store(location: str | Path, kind: str, files: FileSystem = FILE_SYSTEM)
             f"{path}: {found}; {kind} is a directory (a file is written by oci-archive:FILE or docker-archive:FILE)"
         )
     with target_errors(text):
-        make_durable_directory(path, files)
-    return DirectoryStore(path, files)
+        made = make_durable_directory(path, files)
+    return DirectoryStore(path, files, made=made)

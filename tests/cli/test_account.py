@@ -143,4 +143,4 @@ def test_failures_that_the_merge_finds_are_in_the_account_and_the_lists(tmp_path
     failed = [row["source"] for row in rows if row["outcome"] == "failed"]
     assert failed
     assert (tmp_path / "failed").read_text().splitlines() == failed
-    assert f"failed {len(failed):>12,}\n" in done.out
+    assert f"sources {len(failed)} failed\n" in done.out

@@ -53,8 +53,11 @@ def test_a_shelf_is_converted_and_accounted_for(shelf: Path, tmp_path: Path) -> 
     lists = [f"--{kind}-list={tmp_path / kind}" for kind in ("failed", "skipped", "converted")]
     result = migrate("batch", "--jobs", "2", *lists, shelf, tmp_path / "out")
     assert result.code == 3
-    assert "15 sources\n  converted        13\n  failed            1\n  skipped           1\n" in result.out
-    assert "repeated across sources" in result.out
+    assert "  sources 13 converted, 1 failed, 1 skipped\n" in result.out
+    assert "of it across sources" in result.out
+    assert f"Skipped (1 source)\n  {shelf}/readme.txt: is neither" in result.out
+    assert result.out.endswith(f"  migrate push {tmp_path}/out docker://HOST\n")
+    assert all(str(shelf / "cut.tar") in line for line in result.errors), "an error without its archive"
     assert result.errors and all("cut.tar" in line or "layer" in line for line in result.errors)
     assert (tmp_path / "failed").read_text() == f"{shelf}/cut.tar\n"
     assert (tmp_path / "skipped").read_text() == f"{shelf}/readme.txt\n"

@@ -37,7 +37,7 @@ class Clock:
 
 def big_layer(clock: Clock, emit: Callable[[Event], None]) -> None:
     """One layer of 3 GB in steps of 100 MB, two steps a second."""
-    emit(Event(kind="stage", stage="hashing", total_bytes=3_000_000_000, total_items=1))
+    emit(Event(kind="stage", stage="hash", total_bytes=3_000_000_000, total_items=1))
     for _ in range(30):
         clock.now += 0.5
         emit(Event(kind="advance", name=LAYER, bytes=100_000_000))
@@ -50,26 +50,26 @@ def test_plain_lines_for_one_huge_layer() -> None:
         big_layer(clock, progress.emit)
         progress.emit(Event(kind="failure", name="acme/web:1", message="no bytes"))
     assert stream.getvalue().splitlines() == [
-        "hashing    3.00 GB in 1",
-        "hashing     33 %  1.00 GB of 3.00 GB  200 MB/s  10 s left  0 of 1  abababababab",
-        "hashing     67 %  2.00 GB of 3.00 GB  200 MB/s  5 s left  0 of 1  abababababab",
-        "hashing    100 %  3.00 GB of 3.00 GB  200 MB/s  0 s left  0 of 1  abababababab",
+        "hash       3.00 GB in 1 layer",
+        "hash        33 %  1.00 GB of 3.00 GB  200 MB/s  10 s left  0 of 1 layer  abababababab",
+        "hash        67 %  2.00 GB of 3.00 GB  200 MB/s  5 s left  0 of 1 layer  abababababab",
+        "hash       100 %  3.00 GB of 3.00 GB  200 MB/s  0 s left  0 of 1 layer  abababababab",
         "migrate: error: acme/web:1: no bytes",
-        "hashing    3.00 GB  done in 15 s, 200 MB/s",
+        "hash       3.00 GB  done in 15 s, 200 MB/s",
     ]
 
 
 def test_plain_lines_for_thousands_of_small_layers() -> None:
     clock, stream = Clock(), io.StringIO()
     with PlainLines(stream, 0, clock) as progress:
-        progress.emit(Event(kind="stage", stage="reading", total_items=4000))
+        progress.emit(Event(kind="stage", stage="batch", total_items=4000))
         for number in range(4000):
             clock.now += 0.0078125  # exact in binary
             progress.emit(Event(kind="layer", name=f"{number:064x}"))
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "reading    4,000"
-    assert lines[1].startswith("reading     16 %  26 s left  640 of 4,000  0000000000")
-    assert lines[-1] == "reading    done in 31 s"
+    assert lines[0] == "batch      4,000 sources"
+    assert lines[1].startswith("batch       16 %  26 s left  640 of 4,000 sources  0000000000")
+    assert lines[-1] == "batch      done in 31 s"
     assert len(lines) == 8
 
 
@@ -112,10 +112,10 @@ def test_json_lines_are_objects_and_few() -> None:
         progress.emit(Event(kind="image", name="acme/web:1"))
         progress.emit(Event(kind="failure", name="acme/x:1", message="no bytes"))
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert lines[0] == {"event": "stage", "stage": "hashing", "total_bytes": 3_000_000_000, "total_items": 1}
+    assert lines[0] == {"event": "stage", "stage": "hash", "total_bytes": 3_000_000_000, "total_items": 1}
     assert lines[1] == {
         "event": "progress",
-        "stage": "hashing",
+        "stage": "hash",
         "name": LAYER,
         "bytes": 100_000_000,
         "total_bytes": 3_000_000_000,
@@ -125,13 +125,13 @@ def test_json_lines_are_objects_and_few() -> None:
         "seconds_left": 14.5,
     }
     assert [line["event"] for line in lines] == ["stage", *["progress"] * 3, "layer", "image", "failure"]
-    assert lines[-1] == {"event": "failure", "stage": "hashing", "name": "acme/x:1", "message": "no bytes"}
+    assert lines[-1] == {"event": "failure", "stage": "hash", "name": "acme/x:1", "message": "no bytes"}
 
 
 def test_a_rate_follows_the_last_seconds() -> None:
     clock = Clock()
     tally = Tally(clock)
-    tally.take(Event(kind="stage", stage="hashing", total_bytes=100_000))
+    tally.take(Event(kind="stage", stage="hash", total_bytes=100_000))
     for size in [100] * 100 + [1000] * 30:
         clock.now += 1
         tally.take(Event(kind="advance", bytes=size))
@@ -144,14 +144,14 @@ def test_a_closed_stream_does_not_stop_the_run() -> None:
     with PlainLines(stream, 0, Clock()) as progress:
         stream.close()
         progress.emit(Event(kind="failure", message="x"))
-        progress.emit(Event(kind="stage", stage="hashing"))
+        progress.emit(Event(kind="stage", stage="hash"))
 
 
 def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     clock = Clock()
     shown = _on_terminal(lambda stream: _run_bar(stream, clock))
-    assert "hashing" in shown
+    assert "hash" in shown
     assert "of 3.00 GB" in shown
     assert "abababababab" in shown
     assert "acme/web:1: no bytes" in shown

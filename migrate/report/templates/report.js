@@ -54,7 +54,7 @@
       button.textContent = "copied";
       setTimeout(() => { button.textContent = "copy"; }, 1500);
     });
-    return el("span", { class: "id", title: whole }, value.slice(0, 12) + (value.length > 12 ? "…" : ""), button);
+    return el("span", { class: "id", title: whole }, el("span", { class: "start" }, value.slice(0, 12) + (value.length > 12 ? "…" : "")), button);
   }
   function meter(parts, whole, label) {
     const svg = el("svg", { class: "meter", viewBox: "0 0 100 8", preserveAspectRatio: "none", role: "img", "aria-label": label });
@@ -73,8 +73,8 @@
   const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : collator.compare(String(a ?? ""), String(b ?? "")));
 
   class Table {
-    constructor(host, { name, columns, rows, text, detail, sort, descending }) {
-      Object.assign(this, { host, name, columns, rows, text, detail });
+    constructor(host, { name, columns, rows, text, within, detail, sort, descending }) {
+      Object.assign(this, { host, name, columns, rows, text, within, detail });
       this.sortBy = sort ?? -1;
       this.descending = descending ?? false;
       this.page = 0;
@@ -129,8 +129,11 @@
       let rows = this.rows;
       if (this.query) {
         this.texts ??= new Map(this.rows.map((row) => [row, this.text(row).toLowerCase()]));
-        const words = this.query.split(/\s+/);
-        rows = rows.filter((row) => words.every((word) => this.texts.get(row).includes(word)));
+        const tests = this.query.split(/\s+/).map((word) => {
+          const inner = this.within?.(word);
+          return (row) => this.texts.get(row).includes(word) || Boolean(inner?.(row));
+        });
+        rows = rows.filter((row) => tests.every((test) => test(row)));
       }
       if (this.sortBy >= 0) {
         const value = this.columns[this.sortBy].value, sign = this.descending ? -1 : 1;
@@ -182,6 +185,19 @@
   const pair = (label, value) => el("span", null, el("span", { class: "quiet" }, label), value);
 
   const layerAt = (index) => ({ legacy: data.layers[index][0], ...data.contents[data.layers[index][1]] });
+  function layersNamed(word) {  // each layer is looked at once, however many images it is in
+    const digits = word.replace(/^sha256:/, "");
+    if (!/^[0-9a-f]{4,64}$/.test(digits)) return null;
+    const named = data.contents.map((content) => Boolean(content.diff?.includes(digits) || content.blob?.includes(digits)));
+    const found = data.layers.map(([legacy, content]) => named[content] || legacy.includes(digits));
+    return (image) => image.layers.some((index) => found[index]);
+  }
+  const byManifest = new Map(data.images.map((image) => [image.manifest, image]));
+  function claimant(digest, reference) {
+    const image = byManifest.get(digest.slice(7)), now = image?.names.filter((name) => name !== reference) ?? [];
+    const state = image ? `${image.source}, made ${(image.created || "at an unknown time").slice(0, 10)}` : "in the target before this run";
+    return el("span", null, id(digest.slice(7), "manifest digest"), ` ${state}`, reference === null ? null : `; ${now.length ? `only ${now.join(", ")}` : "has no name now"}`);
+  }
   function layerTable(image) {
     const head = ["Layer", "DiffID", "Blob", "Size", "Stored", "Bytes from"].map((text, index) => el("th", { scope: "col", class: index === 3 || index === 4 ? "right" : null }, text));
     const rows = image.layers.map(layerAt).map((layer) => el("tr", null,
@@ -207,7 +223,7 @@
       ],
     },
     images: {
-      name: "Images", rows: data.images, detail: imageDetail,
+      name: "Images", rows: data.images, detail: imageDetail, within: layersNamed,
       text: (image) => [...image.references, ...image.names, image.legacy, "sha256:" + image.image, "sha256:" + image.manifest, image.platform, image.created, image.source, ...image.containers, ...image.digests, ...image.warnings, image.exact ? "" : "not exact"].join("\n"),
       columns: [
         { title: "Reference", value: (image) => image.references[0] ?? "\uffff" + image.legacy, class: "wrap", render: (image) => el("span", null, lines(image.references, "<none>"), image.exact ? null : el("span", { class: "mark" }, "not exact"), image.warnings.length ? el("span", { class: "mark" }, plural(image.warnings.length, "warning")) : null) },
@@ -243,12 +259,12 @@
       ],
     },
     conflicts: {
-      name: "Conflicts", rows: data.conflicts, text: (row) => [row.reference, row.kept, ...row.others].join("\n"),
+      name: "Conflicts", rows: data.conflicts, text: (row) => [row.reference, ...[row.kept, ...row.others].flatMap((digest) => [digest, byManifest.get(digest.slice(7))?.source])].join("\n"),
       columns: [
         { title: "Reference", class: "wrap", value: (row) => row.reference },
         { title: "Platform", class: "short", value: (row) => [row.platform.os, row.platform.architecture, row.platform.variant].filter(Boolean).join("/") },
-        { title: "Kept", render: (row) => id(row.kept.slice(7), "manifest digest") },
-        { title: "Not kept", render: (row) => el("span", { class: "ids" }, ...row.others.map((digest) => id(digest.slice(7), "manifest digest"))) },
+        { title: "Has the name", class: "wrap", render: (row) => claimant(row.kept, null) },
+        { title: "Claimed it too", class: "wrap", render: (row) => el("span", { class: "ids" }, ...row.others.map((digest) => claimant(digest, row.reference))) },
       ],
     },
     failures: {

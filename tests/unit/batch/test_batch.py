@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from migrate.batch.account import render_account
 from migrate.batch.batch import BatchOutcome, BatchRequest, merge_batch, run_batch, unfinished_shards
 from migrate.batch.executors import PoolRequest, ProcessPool, WorkerPool, open_pool
 from migrate.batch.plan import Outcome, Shard
@@ -24,6 +23,7 @@ from migrate.errors import TargetError, UsageError
 from migrate.model.options import Compression, ConvertOptions, Format, OnConflict
 from migrate.model.progress import Event, SilentProgress
 from migrate.readers.detect import open_source
+from migrate.report.text import render_text
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests import poison
@@ -373,15 +373,18 @@ def test_a_tag_that_moves_in_a_registry_is_noticed(tmp_path: Path) -> None:
         assert outcome.read_report().images[0].references == ("acme/player:1",)
 
 
-def test_where_nothing_is_converted_the_account_tells_why(tmp_path: Path) -> None:
+def test_where_nothing_is_converted_the_summary_tells_why(tmp_path: Path) -> None:
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     (shelf / "manifest.json").write_bytes(b"[]")
     outcome = run(shelf, tmp_path / "out")
     assert outcome.exit_code == 4
-    assert f"Skipped, by reason\n  {shelf}: holds no image\n" in render_account(outcome.account)
+    assert f"Skipped (1 source)\n  {shelf}: holds no image\n" in summary(outcome)
     for number in range(12):
         (shelf / f"{number}.txt").write_bytes(b"x")
-    assert f"  {shelf}/0.txt and 11 more: is neither a tar archive" in render_account(
-        run(shelf, tmp_path / "out").account
-    )
+    assert f"  {shelf}/0.txt and 11 more: is neither a tar archive" in summary(run(shelf, tmp_path / "out"))
+
+
+def summary(outcome: BatchOutcome) -> str:
+    assert outcome.head is not None
+    return render_text(outcome.head, width=1_000)

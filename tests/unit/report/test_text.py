@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from migrate.cli.session import next_steps
-from migrate.report.document import Report
+from migrate.report.document import Report, Totals
 from migrate.report.tables import display_width
-from migrate.report.text import render_text
+from migrate.report.text import RunFacts, render_text
 
 from .conftest import sample_report
 from .large import large_report
@@ -17,6 +17,7 @@ from .large import large_report
 SUMMARY = """\
 migrate 0.1.0 · 2 sources · 4 s
 
+  sources 1 converted, 1 failed
   images  3 written, 1 failed
           1 not exact, 1 without a name
   layers  6 → 3 distinct (2 duplicates, 1 empty)
@@ -39,9 +40,54 @@ def test_bytes_in_full(report: Report) -> None:
 def test_savings_failures_conflicts_and_warnings(report: Report) -> None:
     text = render_text(report)
     assert "4.00 MB       2  4.00 MB  cae662172fd4" in text
-    assert "Conflicts (1)\n  acme/app:2 (linux/amd64)\n    kept sha256:" in text
+    assert "Conflicts (1)\n  acme/app:2 (linux/amd64)\n    IMAGE " in text
+    assert "has no name now" in text
     assert "Failures (1)\n  acme/broken:1  (two.tar)\n      missing-layer: the layer's bytes are not" in text
-    assert "Warnings (3)\n  first\n  second\n  acme/app:1: odd tar" in text
+    assert "Warnings (3)\n  first\n  second\n  one.tar: acme/app:1: odd tar" in text
+
+
+def test_what_was_there_already_and_equal_images_are_told_apart(report: Report) -> None:
+    first, *rest = report.images
+    again = dataclasses.replace(first, source="two.tar")
+    twice = dataclasses.replace(
+        report, images=(first, again, *rest), totals=dataclasses.replace(report.totals, images=4)
+    )
+    assert "  images  3 there already, 1 failed\n" in render_text(report, facts=RunFacts(present=3))
+    assert "  images  2 written, 1 there already, 1 failed\n" in render_text(report, facts=RunFacts(present=1))
+    assert "  images  4 → 3 distinct: 3 written, 1 failed\n" in render_text(twice)
+    assert "; 5 of them" not in render_text(report)
+    assert "1 failed, 5 of them done before\n" in render_text(report, facts=RunFacts(done_before=5))
+
+
+def test_a_run_without_a_layer_has_no_figures(report: Report) -> None:
+    nothing = dataclasses.replace(
+        report,
+        images=(),
+        duplicates=(),
+        conflicts=(),
+        totals=Totals(
+            images=0,
+            images_failed=1,
+            legacy_layers=0,
+            unique_layers=0,
+            empty_layers=0,
+            duplicate_layers=0,
+            legacy_bytes=0,
+            unique_bytes=0,
+            saved_bytes=0,
+            blob_bytes=0,
+        ),
+    )
+    assert " 0 B" not in render_text(nothing)
+    assert "layers" not in render_text(nothing).partition("Failures")[0]
+
+
+def test_no_path_is_in_a_line_twice(report: Report) -> None:
+    failure = dataclasses.replace(report.failures[0], source="a/b.tar", message="a/b.tar: member x: is cut off")
+    sources = tuple(dataclasses.replace(row, location="a/b.tar") for row in report.sources)
+    warned = dataclasses.replace(report, failures=(failure,), sources=sources, warnings=("a/b.tar: odd",), images=())
+    for line in render_text(warned, width=400).splitlines():
+        assert line.count("a/b.tar") <= 1, line
 
 
 def test_warnings_of_one_kind_are_one_line_and_a_count(report: Report) -> None:
@@ -57,7 +103,6 @@ def test_warnings_of_one_kind_are_one_line_and_a_count(report: Report) -> None:
 def test_the_next_commands_only_where_something_was_written(report: Report) -> None:
     steps = ["migrate verify 'new layout'"]
     assert render_text(report, next_steps=steps).endswith("\n\nNext\n  migrate verify 'new layout'\n")
-    assert "Next" not in render_text(dataclasses.replace(report, dry_run=True), next_steps=steps)
     nothing = dataclasses.replace(report, totals=dataclasses.replace(report.totals, images=0))
     assert "Next" not in render_text(nothing, next_steps=steps)
 
@@ -101,7 +146,8 @@ def test_long_lists_are_cut_and_counted() -> None:
     report = large_report(3000, 8)
     text = render_text(report)
     assert f"… and {len(report.duplicates) - 10:,} more layers in the JSON report" in text
-    assert "… and 10 more failures in the JSON report" in text
+    assert "Failures (30)\n" in text
+    assert "… and 29 more of this kind" in text
 
 
 def test_a_dry_run_says_so(report: Report) -> None:

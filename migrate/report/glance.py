@@ -1,0 +1,104 @@
+"""What the summary has of the images of a run. An image is looked at once and not kept: a batch has too many."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from migrate.model.digest import Digest
+from migrate.report.document import Conflict, Report, ReportImage
+
+ALIKE_SHOWN: Final = 3
+"""Up to so many sentences of one kind are listed; of more, the first and a count."""
+_PARTICULARS: Final = re.compile(r"""'[^']*'|"[^"]*"|\S*[/:@]\S*|\b[0-9a-f]{12,}\b|\d[\d,.]*""")
+
+
+@dataclass(slots=True)
+class Kind:
+    """Sentences that are equal but for the names, IDs and numbers in them."""
+
+    number: int = 0
+    first: list[str] = field(default_factory=list)
+
+    @property
+    def shown(self) -> list[str]:
+        return self.first if self.number <= ALIKE_SHOWN else self.first[:1]
+
+    @property
+    def more(self) -> int:
+        return self.number - len(self.shown)
+
+
+class Kinds:
+    """Sentences by kind, in the order in which their kinds came first."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, Kind] = {}
+        self.number = 0
+
+    def add(self, name: str, message: str, shown: str) -> None:
+        """`shown` is a sentence with what it is about; `name` in `message` does not make another kind of it."""
+        text = _PARTICULARS.sub("…", message.replace(name, "…") if name else message)
+        kind = self._kinds.setdefault(text, Kind())
+        kind.number += 1
+        self.number += 1
+        if len(kind.first) < ALIKE_SHOWN:
+            kind.first.append(shown)
+
+    def merge(self, others: Kinds) -> None:
+        for text, other in others._kinds.items():
+            kind = self._kinds.setdefault(text, Kind())
+            kind.number += other.number
+            kind.first += other.first[: ALIKE_SHOWN - len(kind.first)]
+        self.number += others.number
+
+    def __iter__(self) -> Iterator[Kind]:
+        return iter(self._kinds.values())
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """An image that claims a name: where it is from, and the names that it has in the target."""
+
+    source: str
+    created: str | None
+    names: tuple[str, ...]
+
+
+class Glance:
+    """Counts of images, their warnings by kind, and the images of `conflicts`."""
+
+    def __init__(self, conflicts: Iterable[Conflict] = (), *, several: bool = False) -> None:
+        """`several`: the run has more than one source, and a warning has to name its own."""
+        self._several = several
+        self.inexact = self.unnamed = self.damaged = 0
+        self.warnings = Kinds()
+        self.claimants: dict[Digest, Claimant] = {}
+        self.manifests: set[Digest] = set()
+        self._disputed: Collection[Digest] = {
+            digest for conflict in conflicts for digest in (conflict.kept, *conflict.others)
+        }
+
+    @classmethod
+    def of(cls, report: Report) -> Self:
+        glance = cls(report.conflicts, several=len(report.sources) > 1)
+        for image in report.images:
+            glance.add(image)
+        return glance
+
+    def add(self, image: ReportImage) -> None:
+        self.inexact += not image.exact
+        self.unnamed += not image.names
+        self.damaged += any(layer.damaged for layer in image.layers)
+        self.manifests.add(image.manifest_digest or image.image_id)
+        for message in image.warnings:
+            where = f"{image.source}: " if self._several and image.source not in message else ""
+            self.warnings.add(image.title, message, f"{where}{image.title}: {message}")
+        if image.manifest_digest is not None and image.manifest_digest in self._disputed:
+            claimant = Claimant(image.source, image.created, image.names)
+            self.claimants.setdefault(image.manifest_digest, claimant)
