@@ -113,8 +113,8 @@ class PlannedImage:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run gives: its report, the exit code of the command (`migrate.errors.EXIT_CODES`), and how many of its images
-    were in the target before (`present`)."""
+    """What a run gives: its report, the exit code of the command (`migrate.errors.EXIT_CODES`), and how many of the
+    images were in the target before (`present`)."""
 
     report: Report
     exit_code: int

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.archives import V1Archive, build_tar, legacy_id
-from tests.forked import Forked
+from tests.command import migrate
 
 NAMELESS = [("repositories", json.dumps({"gone": {"1": legacy_id("gone")}}).encode())]
 LOST_LAYER = V1Archive()
@@ -35,17 +34,11 @@ TARGETS = (
 )
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
-    with Forked(tmp_path_factory.mktemp("streams")) as forked:
-        yield forked
-
-
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("source", SOURCES)
-def test_convert_leaves_nothing(source: str, target: str, run: Forked, tmp_path: Path) -> None:
+def test_convert_leaves_nothing(source: str, target: str, tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(SOURCES[source])
-    done = run("convert", "a.tar", target, cwd=tmp_path)
+    done = migrate("convert", "a.tar", target, cwd=tmp_path)
     assert done.code == 4, done.err
     assert done.errors
     assert done.out == "", "a summary of nothing"
@@ -53,33 +46,33 @@ def test_convert_leaves_nothing(source: str, target: str, run: Forked, tmp_path:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_batch_leaves_nothing(source: str, run: Forked, tmp_path: Path) -> None:
+def test_batch_leaves_nothing(source: str, tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(SOURCES[source])
-    done = run("batch", "--executor", "threads", "a.tar", "out", cwd=tmp_path)
+    done = migrate("batch", "--executor", "threads", "a.tar", "out", cwd=tmp_path)
     assert done.code == 4, done.err
     assert " 0 B" not in done.out, "a table of zeros"
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_was_there_stays(target: str, run: Forked, tmp_path: Path) -> None:
+def test_what_was_there_stays(target: str, tmp_path: Path) -> None:
     """An empty directory of the user's own is still there, and what an earlier run has written is untouched."""
     (tmp_path / "a.tar").write_bytes(SOURCES["a name without its image"])
     if not target.endswith(".tar"):
         (tmp_path / target.rpartition(":")[2]).mkdir(parents=True)
-        assert run("convert", "a.tar", target, cwd=tmp_path).code == 4
+        assert migrate("convert", "a.tar", target, cwd=tmp_path).code == 4
         assert list((tmp_path / target.rpartition(":")[2]).iterdir()) == []
     (tmp_path / "b.tar").write_bytes(LOST_LAYER.build())
-    assert run("convert", "b.tar", target, cwd=tmp_path).code == 0
+    assert migrate("convert", "b.tar", target, cwd=tmp_path).code == 0
     before = files_of(tmp_path)
-    assert run("convert", "a.tar", target, cwd=tmp_path).code == 4
+    assert migrate("convert", "a.tar", target, cwd=tmp_path).code == 4
     assert files_of(tmp_path) == before
 
 
-def test_what_others_put_there_stays(run: Forked, tmp_path: Path) -> None:
+def test_what_others_put_there_stays(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(SOURCES["no image"])
     (tmp_path / "out" / "lost+found").mkdir(parents=True)
-    assert run("convert", "a.tar", "out", cwd=tmp_path).code == 4
+    assert migrate("convert", "a.tar", "out", cwd=tmp_path).code == 4
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["lost+found"]
 
 
