@@ -11,7 +11,7 @@ from typing import Any
 
 from migrate.documents.go_json import RawValue, encode_object, fold_key
 from migrate.documents.go_time import ZERO_TIME
-from migrate.documents.v1_json import V1Json, carried_members
+from migrate.documents.v1_json import V1Json
 from migrate.model.digest import DiffID
 from migrate.model.image import Platform
 
@@ -51,15 +51,17 @@ class HistoryStep:
 
 
 def compose_config(
-    top_json: bytes, history: Sequence[HistoryStep], diff_ids: Sequence[DiffID], platform: Platform | None = None
+    carried: Mapping[str, Any],
+    history: Sequence[HistoryStep],
+    diff_ids: Sequence[DiffID],
+    platform: Platform | None = None,
 ) -> bytes:
-    """The config's bytes. `history` and `diff_ids` are base first. DocumentError where Docker refuses `top_json`.
+    """The config's bytes. `carried`: `LayerDocument.carried_members` of the top layer. `history` and `diff_ids` are
+    base first.
 
     `platform`, where given, fills in `os` and `architecture` that the JSON lacks; Docker does not, so the ID changes.
     """
-    members = carried_members(top_json)
-    if platform is not None:
-        members = fill_platform(members, platform)
+    members = dict(carried) if platform is None else fill_platform(carried, platform)
     members["rootfs"] = {"type": "layers"}
     if diff_ids:
         members["rootfs"]["diff_ids"] = [str(diff_id) for diff_id in diff_ids]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from migrate.compose.config import HistoryStep, compose_config, fill_platform
 from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manifest, layer_descriptor
 from migrate.documents.go_json import carried_values, encode_object, fold_key, read_document
 from migrate.documents.json_text import check_limits
 from migrate.documents.oci import ConfigFacts, parse_config, parse_manifest
-from migrate.documents.v1_json import V1Json, parse_v1_json
+from migrate.documents.v1_json import LayerDocument
 from migrate.errors import ComposeError, DocumentError, IntegrityError, LimitError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Platform
@@ -43,30 +42,26 @@ def compose_image(image: LegacyImage, chain: Chain, options: ConvertOptions) -> 
 def _build(image: LegacyImage, chain: Chain, options: ConvertOptions) -> ComposedImage:
     if not chain:
         raise ComposeError(f"image {image.head}: no layer and no history")
-    documents = [_parse(layer) for layer, _ in chain]
+    documents = [LayerDocument.of(layer.json) for layer, _ in chain]
+    carried: dict[str, Any] = {}
+    for document, (layer, _) in zip(documents, chain, strict=True):
+        try:  # the top layer's one reading serves both
+            carried = document.carried_members() if document is documents[-1] else {}
+            document.facts()
+        except (DocumentError, LimitError) as exc:
+            raise exc.at_layer(layer.legacy_id, f"layer {layer.legacy_id}: ") from exc
     kept = [_kept(hashed, options) for _, hashed in chain]
     history = [
-        HistoryStep.of(document, empty_layer=hashed is None) for document, hashed in zip(documents, kept, strict=True)
+        HistoryStep.of(document.facts(), empty_layer=hashed is None)
+        for document, hashed in zip(documents, kept, strict=True)
     ]
     layers = [hashed for hashed in kept if hashed is not None]
-    top, top_json = documents[-1], chain[-1][0].json
+    top = documents[-1].facts()
     platform = image.platform or _platform(top.os, top.architecture, None, options.platform)
     config = compose_config(
-        top_json, history, [layer.diff_id for layer in layers], platform if options.fill_platform else None
+        carried, history, [layer.diff_id for layer in layers], platform if options.fill_platform else None
     )
     return _finish(config, layers, platform, top.created, options)
-
-
-def _parse(layer: LegacyLayer) -> V1Json:
-    try:
-        return _parse_small(layer.json) if len(layer.json) <= _SMALL_JSON else parse_v1_json(layer.json)
-    except (DocumentError, LimitError) as exc:
-        raise exc.at_layer(layer.legacy_id, f"layer {layer.legacy_id}: ") from exc
-
-
-_SMALL_JSON: Final = 8 * 1024
-_parse_small = lru_cache(maxsize=1024)(parse_v1_json)
-"""Images share most of their layers, `--all` nearly all of them."""
 
 
 def _kept(hashed: HashedLayer | None, options: ConvertOptions) -> HashedLayer | None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from migrate.documents.go_json import fold_key
 from migrate.documents.go_struct import Field, MismatchError, Struct, decode_int64, decode_string, decode_structs
 from migrate.documents.json_text import load_json, load_json_lenient, shown
-from migrate.documents.v1_json import parse_v1_json
+from migrate.documents.v1_json import LayerDocument
 from migrate.errors import ConflictingLayerError, DocumentError, MigrateError, UnsupportedError
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID
@@ -62,11 +62,11 @@ class OpenedManifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schema1Entry:
-    """One history step: `json` is v1Compatibility as it stands there, `blob_sum` its layer (also where `throwaway`)."""
+    """One history step: `json` is v1Compatibility, verbatim, `blob_sum` its layer (also where `throwaway`)."""
 
     legacy_id: LegacyID
     parent: LegacyID | None
-    json: bytes
+    json: LayerDocument
     blob_sum: Digest
     throwaway: bool
 
@@ -215,9 +215,9 @@ def _entry(index: int, blob_sum: str, text: str | None, problems: list[str]) -> 
     if text is None:
         problems.append(f"history[{index}]: v1Compatibility is missing")
         return None
-    raw = text.encode("utf-8", "replace")
+    document = LayerDocument(text.encode("utf-8", "replace"))
     try:
-        image = parse_v1_json(raw)
+        image = document.facts()
     except MigrateError as exc:
         problems.append(f"history[{index}].v1Compatibility: {exc.message}")
         return None
@@ -229,7 +229,7 @@ def _entry(index: int, blob_sum: str, text: str | None, problems: list[str]) -> 
     elif digest is not None:
         parent = LegacyID(image.parent) if image.parent else None
         return Schema1Entry(
-            legacy_id=LegacyID(image.id), parent=parent, json=raw, blob_sum=digest, throwaway=bool(image.throwaway)
+            legacy_id=LegacyID(image.id), parent=parent, json=document, blob_sum=digest, throwaway=bool(image.throwaway)
         )
     return None
 

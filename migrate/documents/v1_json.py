@@ -9,8 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from migrate.documents.go_json import RawObject, carried_values, fold_key, read_document
 from migrate.documents.go_struct import (
@@ -87,8 +86,9 @@ _IMAGE: Final = Struct(
 
 _SETTINGS: Final = Struct(Field("config", _CONFIG.decode_pointer, None, struct=_CONFIG))
 
+KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Documents that a listing has read are kept up to this, for the layers."""
 _WHAT: Final = "layer json"
-_SMALL_BYTES: Final = 64 * 1024
 _IDENTITY_KEYS: Final = (b'"id"', b'"parent"', b'"parent_id"')
 _DROPPED_KEYS: Final = frozenset({"id", "parent", "Size", "parent_id", "layer_id", "throwaway"})
 _FIRST_WITHOUT_FALLBACK: Final = (1, 8, 3)
@@ -97,10 +97,10 @@ _VERSION_NUMBER = re.compile(r"[+-]?[0-9]{1,4000}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class V1Json:
-    """What stands in one layer's JSON. None: absent, null or empty.
+    """What is in one layer's JSON. None: absent, null or empty.
 
     `created` is RFC3339Nano as Go writes it back. `created_by` is the words of `container_config.Cmd` with single
-    spaces between them. `parent` and `parent_id` stand here as written; which one counts is the source's rule.
+    spaces between them. `parent` and `parent_id` are as written; which one counts is the source's rule.
     `throwaway` is None where it is neither true nor false, which Docker refuses in the one place where it looks at it.
     """
 
@@ -117,9 +117,72 @@ class V1Json:
     throwaway: bool | None
 
 
-def parse_v1_json(raw: bytes, what: str = _WHAT) -> V1Json:
-    """Raises DocumentError where Docker refuses the document: bad syntax, or a known field of the wrong type."""
-    document, image = _read(raw, what)
+class Identity(NamedTuple):
+    """What chains are made of. None: absent, null, empty or no text."""
+
+    id: str | None
+    parent: str | None
+    parent_id: str | None
+
+
+class LayerDocument(bytes):
+    """A layer's json as its source stores it, and what is read from it, each once.
+
+    Readers make one for each layer, and it goes with the layer to the config that is made of it. It is its bytes, which
+    are compared, hashed and carried as they stand.
+    """
+
+    _identity: Identity | None = None
+    _facts: V1Json | None = None
+
+    @classmethod
+    def of(cls, raw: bytes) -> LayerDocument:
+        return raw if isinstance(raw, cls) else cls(raw)
+
+    def identity(self, what: str = _WHAT) -> Identity:
+        """Read without a look at the other fields. DocumentError where the JSON itself is broken."""
+        if self._identity is None:
+            document = _read_quickly(self, what)
+            if document is None:
+                document = read_document(self, what)
+                with suppress(DocumentError):  # a field that Docker refuses; whoever wants the facts gets the error
+                    self._facts = _facts(document, _decode(_IMAGE, document, what))
+            fields = _other_fields(document)
+            self._identity = Identity(*(_text_or_none(fields.get(key)) for key in Identity._fields))
+        return self._identity
+
+    def facts(self, what: str = _WHAT) -> V1Json:
+        """DocumentError where Docker refuses the document: bad syntax, or a known field of the wrong type."""
+        if self._facts is None:
+            self._read(what)
+            assert self._facts is not None
+        return self._facts
+
+    def carried_members(self, what: str = _WHAT) -> dict[str, Any]:
+        """The top-level members that Docker carries from a layer's JSON into the config, for `go_json.encode_object`.
+
+        JSON by Docker before 1.8.3 (or by an unknown version) goes through Docker's structs, which drop what they do
+        not know and fill in the rest; later JSON keeps its values as written. Raises DocumentError. The one reading
+        serves `facts`, too; the members are not kept, because only an image's top layer has any use for them.
+        """
+        document, image = self._read(what)
+        if _needs_fallback(image.get("docker_version") or ""):
+            members = _IMAGE.encode(image)
+        else:
+            members = carried_values(document, what)
+        return {key: value for key, value in members.items() if key not in _DROPPED_KEYS}
+
+    def _read(self, what: str) -> tuple[Any, dict[str, Any]]:
+        """The document, and what Docker's structs take from it; sets the rest."""
+        document = read_document(self, what)
+        image = _decode(_IMAGE, document, what)
+        if self._facts is None:
+            self._facts = _facts(document, image)
+            self._identity = Identity(self._facts.id, self._facts.parent, self._facts.parent_id)
+        return document, image
+
+
+def _facts(document: Any, image: Mapping[str, Any]) -> V1Json:
     extra = _other_fields(document)
     parent_id, throwaway = extra.get("parent_id"), extra.get("throwaway", False)
     return V1Json(
@@ -137,25 +200,14 @@ def parse_v1_json(raw: bytes, what: str = _WHAT) -> V1Json:
     )
 
 
-def parse_parent(raw: bytes, what: str = _WHAT) -> tuple[str | None, str | None]:
-    """(`parent`, `parent_id`) without a look at the other fields. DocumentError where the JSON itself is broken."""
-    return parse_identity(raw, what)[1:]
-
-
-def parse_identity(raw: bytes, what: str = _WHAT) -> tuple[str | None, str | None, str | None]:
-    """(`id`, `parent`, `parent_id`), read as `parse_parent` does."""
-    fields = _other_fields(_read_for_identity(raw, what))
-    legacy_id, parent, parent_id = (_text_or_none(fields.get(key)) for key in ("id", "parent", "parent_id"))
-    return legacy_id, parent, parent_id
-
-
-def _read_for_identity(raw: bytes, what: str) -> Any:
-    """As `read_document`, but without its proof where no key in question can stand twice or be spelled otherwise."""
+def _read_quickly(raw: bytes, what: str) -> Any:
+    """The document without `read_document`'s proof, where no key of an identity can occur twice or be spelled
+    otherwise; else, and of what is no strict JSON, None."""
     folded = raw.lower()
     if b"\\u" not in folded and all(folded.count(key) < 2 for key in _IDENTITY_KEYS):
         with suppress(DocumentError):
             return load_json(raw, what)
-    return read_document(raw, what)
+    return None
 
 
 def _text_or_none(value: Any) -> str | None:
@@ -171,34 +223,6 @@ def parse_settings(raw: bytes, what: str) -> dict[str, Any]:
 def encode_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What `parse_settings` gave as Docker 1.10 writes it: every field, in its order, but for those it leaves out."""
     return _CONFIG.encode(settings)
-
-
-def carried_members(raw: bytes, what: str = _WHAT) -> dict[str, Any]:
-    """The top-level members that Docker carries from a layer's JSON into the config, for `go_json.encode_object`.
-
-    JSON by Docker before 1.8.3 (or by an unknown version) goes through Docker's structs, which drop what they do not
-    know and fill in the rest; later JSON keeps its values as written. Raises DocumentError.
-    """
-    document, image = _read(raw, what)
-    if _needs_fallback(image.get("docker_version") or ""):
-        members = _IMAGE.encode(image)
-    else:
-        members = carried_values(document, what)
-    return {key: value for key, value in members.items() if key not in _DROPPED_KEYS}
-
-
-def _read(raw: bytes, what: str) -> tuple[Any, dict[str, Any]]:
-    """The document, and what Docker's structs take from it; neither may be changed."""
-    return _read_last(raw, what) if len(raw) <= _SMALL_BYTES else _read_anew(raw, what)
-
-
-def _read_anew(raw: bytes, what: str) -> tuple[Any, dict[str, Any]]:
-    document = read_document(raw, what)
-    return document, _decode(_IMAGE, document, what)
-
-
-_read_last = lru_cache(maxsize=1)(_read_anew)
-"""The top layer of an image is read twice: for its history step, and for the config."""
 
 
 def _decode(struct: Struct, document: Any, what: str) -> dict[str, Any]:

@@ -75,7 +75,8 @@ class PayloadRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegacyLayer:
-    """One layer. `json` is verbatim; `parent` is the effective parent after the source's own rules.
+    """One layer. `json` is verbatim, and from readers a `LayerDocument`, which keeps what is read from it; `parent` is
+    the effective parent after the source's own rules.
 
     `payload` is None only where the history step has no layer at all (schema 1 `throwaway`).
     """

@@ -18,7 +18,6 @@ from migrate.compose.container import commit_json
 from migrate.compose.run_command import run_words, volume_names
 from migrate.documents.containers import ContainerRecord, MountRecord, parse_container
 from migrate.documents.docker_root import parse_migration_map
-from migrate.documents.v1_json import parse_v1_json
 from migrate.errors import (
     ChainError,
     DocumentError,
@@ -221,7 +220,7 @@ class ContainerLayers:
             parent = self._check(container)
             architecture = system = None
             if parent is not None:
-                top = parse_v1_json(self._graph.read_json(parent))
+                top = self._graph.read_json(parent).facts()
                 architecture, system = top.architecture, top.os
             assert container.record is not None
             raw = commit_json(container.record, container_id, parent, architecture, system)

@@ -23,7 +23,7 @@ from migrate.blobio.payload import Payload
 from migrate.compose.chain import find_heads
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
 from migrate.documents.oci import parse_config
-from migrate.documents.v1_json import parse_identity
+from migrate.documents.v1_json import LayerDocument
 from migrate.errors import (
     DamagedError,
     DocumentError,
@@ -75,6 +75,7 @@ class DockerArchiveSource(LegacySource):
         self._archive = members
         self._v1_ids: list[str] | None = None
         self._layers: dict[LegacyID, LegacyLayer] = {}
+        self._documents: dict[LegacyID, LayerDocument] = {}
         self._missing: dict[str, MissingContentError] = {}
         self._document_bytes = 0
 
@@ -152,28 +153,39 @@ class DockerArchiveSource(LegacySource):
             raise
 
     def _read_v1_layer(self, legacy_id: LegacyID) -> LegacyLayer:
-        document = f"{legacy_id}/json"
+        document = self._read_document(legacy_id)
         try:
-            raw = self._members.read(document)
-        except MissingLayerError as error:
-            raise self._without_json(legacy_id, error) from error
-        except SourceError as error:
-            raise error.at_layer(legacy_id) from error
-        self._document_bytes += len(raw)
-        if self._document_bytes > limits.DOCUMENTS_BYTES:
-            total = f"more than {limits.DOCUMENTS_BYTES:,} bytes of layer documents (DOCUMENTS_BYTES)"
-            raise LimitError(f"{self.location}: {total}", layer=legacy_id)
-        try:
-            stated, parent, _ = parse_identity(raw, f"{self.location}: {document}")
+            stated, parent, _ = document.identity(f"{self.location}: {legacy_id}/json")
         except MigrateError as error:
             raise error.at_layer(legacy_id) from error
         return LegacyLayer(
             legacy_id=legacy_id,
-            json=raw,
+            json=document,
             parent=LegacyID(parent) if parent else None,
             payload=self._payload_ref(f"{legacy_id}/layer.tar", legacy_id),
             warnings=tuple(_layer_warnings(legacy_id, stated)),
         )
+
+    def _read_document(self, legacy_id: LegacyID) -> LayerDocument:
+        """The layer's json, read once, whatever else of the layer is lost."""
+        if legacy_id in self._documents:
+            return self._documents[legacy_id]
+        try:
+            document = LayerDocument(self._members.read(f"{legacy_id}/json"))
+        except MissingLayerError as error:
+            raise self._without_json(legacy_id, error) from error
+        except SourceError as error:
+            raise error.at_layer(legacy_id) from error
+        self._document_bytes += len(document)
+        if self._document_bytes > limits.DOCUMENTS_BYTES:
+            total = f"more than {limits.DOCUMENTS_BYTES:,} bytes of layer documents (DOCUMENTS_BYTES)"
+            raise LimitError(f"{self.location}: {total}", layer=legacy_id)
+        with contextlib.suppress(
+            DocumentError
+        ):  # where Docker refuses a field, the composer says so; the chain goes on
+            document.facts()
+        self._documents[legacy_id] = document
+        return document
 
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
         assert layer.payload is not None
@@ -260,7 +272,7 @@ class DockerArchiveSource(LegacySource):
         if not (name and colon):
             return None
         with contextlib.suppress(MigrateError):
-            stated, _, _ = parse_identity(self._members.read(f"{legacy_id}/json"), self.location)
+            stated = self._read_document(legacy_id).identity(self.location).id
             if stated is not None and is_hex_id(stated):
                 return Reference.parse(legacy_id)
         return None
@@ -268,7 +280,7 @@ class DockerArchiveSource(LegacySource):
     def _stated_parent(self, legacy_id: LegacyID) -> LegacyID | None:
         """The parent of a layer whose content is lost: it is no head for that."""
         with contextlib.suppress(MigrateError):
-            _, parent, _ = parse_identity(self._members.read(f"{legacy_id}/json"), self.location)
+            parent = self._read_document(legacy_id).identity(self.location).parent
             return LegacyID(parent) if parent else None
         return None
 

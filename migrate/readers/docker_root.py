@@ -19,7 +19,6 @@ from migrate.blobio.chunkstream import open_chunks
 from migrate.blobio.observed import ObservedStream
 from migrate.blobio.payload import Payload
 from migrate.blobio.stopping import stoppable
-from migrate.documents.v1_json import parse_identity
 from migrate.errors import (
     DamagedError,
     LimitError,
@@ -214,9 +213,9 @@ class DockerRootSource(LegacySource):
         if legacy_id in self._containers:
             return self._containers.read_layer(legacy_id)
         self._graph.tree.require_whole(os.fsencode(legacy_id), names=True)
-        raw = self._graph.read_json(legacy_id)
-        parent = self._graph.read_parent(legacy_id, raw)
-        written = parse_identity(raw)[0]
+        document = self._graph.read_json(legacy_id)
+        parent = self._graph.read_parent(legacy_id, document)
+        written = document.identity().id
         warnings: tuple[str, ...] = ()
         if legacy_id in self._graph.salvaged:
             made = self._graph.salvaged[legacy_id] or "its json was empty, and is made of v1Compatibility"
@@ -225,7 +224,7 @@ class DockerRootSource(LegacySource):
             warnings = (f"graph/{legacy_id}: its JSON has another id, {written}",)
         return LegacyLayer(
             legacy_id=legacy_id,
-            json=raw,
+            json=document,
             parent=parent,
             payload=PayloadRef(key=legacy_id, estimate=self._graph.layer_size(legacy_id)),
             warnings=warnings,

@@ -15,7 +15,7 @@ from functools import cached_property
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, STATED_BYTES, parse_whole
 from migrate.documents.docker_root import parse_checksum_map
 from migrate.documents.json_text import encode_json
-from migrate.documents.v1_json import parse_identity, parse_parent
+from migrate.documents.v1_json import KEPT_BYTES, LayerDocument
 from migrate.errors import DamagedError, DocumentError, LimitError, MissingLayerError, SourceError
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, is_hex_id
@@ -42,6 +42,8 @@ class Graph:
         self.tree = tree
         self._root = root
         self._salvage = salvage
+        self._documents: dict[LegacyID, LayerDocument] = {}
+        self._document_bytes = 0
         self.salvaged: dict[LegacyID, str] = {}
         """Layers whose json was made anew, and of what; where it is empty text, the json is whole."""
 
@@ -71,8 +73,17 @@ class Graph:
     def __contains__(self, legacy_id: object) -> bool:
         return legacy_id in self._known
 
-    def read_json(self, legacy_id: LegacyID) -> bytes:
+    def read_json(self, legacy_id: LegacyID) -> LayerDocument:
         """The layer's `json`, verbatim. MissingLayerError if the graph has no such ID, DocumentError without `json`."""
+        document = self._documents.get(legacy_id)
+        if document is None:
+            document = LayerDocument(self._read_json(legacy_id))
+            if self._document_bytes + len(document) <= KEPT_BYTES:
+                self._documents[legacy_id] = document
+                self._document_bytes += len(document)
+        return document
+
+    def _read_json(self, legacy_id: LegacyID) -> bytes:
         if legacy_id not in self:
             raise MissingLayerError(f"{self.tree.location}: there is no {legacy_id}", layer=legacy_id)
         path = _path(legacy_id, "json")
@@ -119,12 +130,12 @@ class Graph:
         found: dict[str, LegacyID] = {}
         for legacy_id in self.contents.ids:
             with suppress(SourceError):
-                stated = parse_identity((self._read_text(legacy_id, "v1Compatibility") or "").encode())[0]
+                stated = LayerDocument((self._read_text(legacy_id, "v1Compatibility") or "").encode()).identity().id
                 if stated is not None:
                     found[stated] = legacy_id
         return found
 
-    def read_parent(self, legacy_id: LegacyID, raw: bytes) -> LegacyID | None:
+    def read_parent(self, legacy_id: LegacyID, document: LayerDocument) -> LegacyID | None:
         """The effective parent: the `parent` file, else json `parent`, else the hex of json `parent_id`.
 
         Docker 1.8.3 and later wrote the file where an image that was pulled stands on a layer that was there before.
@@ -132,7 +143,7 @@ class Graph:
         recorded = self._read_text(legacy_id, "parent")
         if recorded:
             return LegacyID(recorded)
-        parent, parent_id = parse_parent(raw, self.tree.shown(_path(legacy_id, "json")))
+        _, parent, parent_id = document.identity(self.tree.shown(_path(legacy_id, "json")))
         if parent:
             is_registrys = self.salvaged.get(legacy_id) == ""
             return self._by_registry_id.get(parent, LegacyID(parent)) if is_registrys else LegacyID(parent)

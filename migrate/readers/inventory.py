@@ -8,7 +8,7 @@ from typing import Any
 
 from migrate.compose.chain import walk_chain
 from migrate.documents.oci import parse_config
-from migrate.documents.v1_json import parse_v1_json
+from migrate.documents.v1_json import LayerDocument
 from migrate.errors import MigrateError
 from migrate.model.container import Container, RunCommand
 from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
@@ -189,7 +189,7 @@ def _image_row(image: LegacyImage, chain: tuple[LegacyLayer, ...]) -> ImageRow:
         created = facts.created
         platform = str(facts.platform) if facts.platform else platform
     elif rows:
-        document = parse_v1_json(chain[-1].json)
+        document = LayerDocument.of(chain[-1].json).facts()
         if document.os or document.architecture:
             platform = f"{document.os or 'linux'}/{document.architecture or 'unknown'}"
     return ImageRow(
@@ -205,7 +205,7 @@ def _image_row(image: LegacyImage, chain: tuple[LegacyLayer, ...]) -> ImageRow:
 
 def _layer_row(layer: LegacyLayer, parent: LegacyID | None) -> LayerRow:
     """`parent` is the layer below in a chain that the source lists itself."""
-    document = parse_v1_json(layer.json) if layer.json else None
+    document = LayerDocument.of(layer.json).facts() if layer.json else None
     return LayerRow(
         legacy_id=layer.legacy_id,
         parent=layer.parent or parent,

@@ -21,10 +21,9 @@ from migrate.blobio.payload import Payload
 from migrate.distribution.replay import Replay
 from migrate.distribution.repositories import FOLDERS
 from migrate.documents.registry_v1 import parse_ancestry, parse_checksums
-from migrate.documents.v1_json import parse_parent, parse_v1_json
+from migrate.documents.v1_json import KEPT_BYTES, LayerDocument
 from migrate.errors import (
     DamagedError,
-    DocumentError,
     LimitError,
     MigrateError,
     MissingContentError,
@@ -60,8 +59,6 @@ _DOGESTRY_LAYER: Final = "layer.tar"
 _LAYER_FILES: Final = ("layer", _DOGESTRY_LAYER)
 _DEFAULT_NAMESPACE: Final = "library"
 _HEAD_BYTES: Final = 16
-_KEPT_BYTES: Final = 64 * 1024 * 1024
-"""Jsons that the listing has read are kept up to this, for the layers."""
 
 
 def detect(files: NamedFiles) -> bool:
@@ -133,7 +130,7 @@ class RegistryV1Source(LegacySource):
         self._replay = Replay.of(options, is_remote=files.is_remote)
         self._listing: SourceListing | None = None
         self._checked: dict[LegacyID, str | None] = {}
-        self._jsons: dict[LegacyID, bytes] = {}
+        self._jsons: dict[LegacyID, LayerDocument] = {}
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._json_bytes = 0
         self._dogestry: bool | None = None
@@ -153,7 +150,7 @@ class RegistryV1Source(LegacySource):
         return layer
 
     def _read_layer(self, legacy_id: LegacyID) -> LegacyLayer:
-        raw = self._read_json(legacy_id)
+        document = self._read_json(legacy_id)
         folder = f"images/{legacy_id}"
         warnings = self._unfinished_warning(legacy_id)
         size = self._files.size(f"{folder}/{self._layer_file}")
@@ -163,10 +160,10 @@ class RegistryV1Source(LegacySource):
             raise TruncatedError(f"image {legacy_id}: the layer file has 0 bytes", layer=legacy_id)
         return LegacyLayer(
             legacy_id=legacy_id,
-            json=raw,
-            parent=_effective_parent(raw),
+            json=document,
+            parent=_effective_parent(document),
             payload=PayloadRef(key=legacy_id, size=size),
-            warnings=(*warnings, *_identity_warning(legacy_id, raw)),
+            warnings=(*warnings, *_identity_warning(legacy_id, document)),
         )
 
     @contextmanager
@@ -221,7 +218,7 @@ class RegistryV1Source(LegacySource):
     def _tell(self, payload: Payload, mismatch: str | None) -> None:
         payload.note, payload.damaged = mismatch, mismatch is not None
 
-    def _read_json(self, legacy_id: LegacyID) -> bytes:
+    def _read_json(self, legacy_id: LegacyID) -> LayerDocument:
         if legacy_id in self._jsons:
             return self._jsons[legacy_id]
         if not is_hex_id(legacy_id):
@@ -234,7 +231,7 @@ class RegistryV1Source(LegacySource):
             known = self._files.entries(f"images/{legacy_id}")
             reason = "its json is missing" if known else "it is not in the registry"
             raise MissingLayerError(f"image {legacy_id}: {reason}", layer=legacy_id)
-        return raw
+        return LayerDocument(raw)
 
     def _unfinished_warning(self, legacy_id: LegacyID) -> tuple[str, ...]:
         try:
@@ -285,18 +282,19 @@ class RegistryV1Source(LegacySource):
         jsons = self._files.read_many([f"images/{legacy_id}/json" for legacy_id in sorted(graph.folders)], JSON_BYTES)
         for legacy_id in sorted(graph.folders):
             raw = jsons.get(f"images/{legacy_id}/json")
+            raw = LayerDocument(raw) if isinstance(raw, bytes) else raw
             self._place(graph, legacy_id, raw)
-            if isinstance(raw, bytes) and self._json_bytes + len(raw) <= _KEPT_BYTES:
+            if isinstance(raw, LayerDocument) and self._json_bytes + len(raw) <= KEPT_BYTES:
                 self._jsons[legacy_id] = raw
                 self._json_bytes += len(raw)
         return graph
 
-    def _place(self, graph: _Graph, legacy_id: LegacyID, raw: bytes | SourceError | None) -> None:
+    def _place(self, graph: _Graph, legacy_id: LegacyID, raw: LayerDocument | SourceError | None) -> None:
         try:
             if not self._salvage and self._files.size(f"images/{legacy_id}/_inprogress") is not None:
                 graph.unfinished.add(legacy_id)
         except SourceError as exc:
-            raw = raw if isinstance(raw, bytes) else exc  # with a json, reading the layer tells
+            raw = raw if isinstance(raw, bytes) else exc  # with a json, reading the layer fails
         if raw is None:
             graph.warnings.append(f"image {legacy_id}: its json is missing")
             return
@@ -363,9 +361,9 @@ class RegistryV1Source(LegacySource):
         return [entry.name for entry in self._files.entries(folder) if entry.is_folder]
 
 
-def _effective_parent(raw: bytes) -> LegacyID | None:
+def _effective_parent(document: LayerDocument) -> LegacyID | None:
     """`parent`; in the jsons that Docker 1.8.3 and 1.9 made of pulled images, the hex part of `parent_id`."""
-    parent, parent_id = parse_parent(raw)
+    _, parent, parent_id = document.identity()
     found = parent or (parent_id or "").removeprefix("sha256:")
     return LegacyID(found) if found else None
 
@@ -429,13 +427,8 @@ def _ancestry_warning(graph: _Graph, head: LegacyID, raw: bytes | SourceError | 
     return (f"image {head}: its ancestry file is not the chain of parents in the jsons, which was followed",)
 
 
-def _identity_warning(legacy_id: LegacyID, raw: bytes) -> tuple[str, ...]:
-    if f'"id":"{legacy_id}"'.encode() in raw:
-        return ()  # as nearly all are written
-    try:
-        written = parse_v1_json(raw).id
-    except DocumentError:
-        return ()  # the composer will refuse it with the reason
+def _identity_warning(legacy_id: LegacyID, document: LayerDocument) -> tuple[str, ...]:
+    written = document.identity().id
     if written and written != legacy_id:
         return (f"image {legacy_id}: its json says id {written!r}; the folder's name counts",)
     return ()

@@ -18,7 +18,7 @@ from migrate.distribution.session import RegistryAnswerError
 from migrate.distribution.v1_client import ImageJson, V1Client
 from migrate.documents.json_text import encode_json, shown
 from migrate.documents.registry_v1 import parse_ancestry
-from migrate.documents.v1_json import parse_parent
+from migrate.documents.v1_json import LayerDocument
 from migrate.errors import LimitError, MigrateError, SourceError, SourceUnreadableError
 from migrate.model.legacy import is_hex_id
 from migrate.storage.named_files import Entry, MissingFileError, NamedFiles
@@ -194,7 +194,7 @@ class V1RegistryFiles(NamedFiles):
         document = self._jsons[image_id]
         if isinstance(document, ImageJson):
             with suppress(MigrateError):
-                parent, parent_id = parse_parent(document.content)
+                _, parent, parent_id = LayerDocument(document.content).identity()
                 found = parent or (parent_id or "").removeprefix("sha256:")
                 if is_hex_id(found):
                     self._homes.setdefault(found, self._homes[image_id])

@@ -8,10 +8,10 @@ import lzma
 import pytest
 
 from migrate.compose.config import HistoryStep, compose_config
-from migrate.documents.v1_json import parse_v1_json
 from migrate.model.digest import DiffID, Digest
 from tests.archives import V1Archive
 from tests.golden.test_go_configs import VECTORS
+from tests.layer_json import carried_members, parse_v1_json
 from tests.peers import DockerEngine
 
 pytestmark = pytest.mark.peer
@@ -37,7 +37,9 @@ def _is_loadable(document: bytes) -> bool:
 
 
 def config_of(document: bytes) -> bytes:
-    return compose_config(document, [HistoryStep.of(parse_v1_json(document), empty_layer=False)], [EMPTY_TAR])
+    return compose_config(
+        carried_members(document), [HistoryStep.of(parse_v1_json(document), empty_layer=False)], [EMPTY_TAR]
+    )
 
 
 def test_odd_documents_get_docker_s_image_ids(engine: DockerEngine) -> None:

@@ -20,9 +20,10 @@ from fastcrc import crc32
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.compose.config import HistoryStep, compose_config
 from migrate.convert.run import Conversion, OpenedSource
-from migrate.documents import containers, docker_root, go_json, jws, oci, registry_v1, schema1, v1_json
+from migrate.documents import containers, docker_root, go_json, jws, oci, registry_v1, schema1
 from migrate.documents.docker_archive import parse_archive_manifest, parse_repositories
 from migrate.documents.json_text import load_json, load_json_lenient
+from migrate.documents.v1_json import LayerDocument
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import LegacyID
@@ -93,12 +94,11 @@ def json_documents(_: Path) -> Fuzzed:
 
 def v1_documents(_: Path) -> Fuzzed:
     def run(raw: bytes) -> None:
-        attempt(v1_json.parse_parent, raw)
-        attempt(v1_json.parse_identity, raw)
-        attempt(v1_json.carried_members, raw)
-        parsed = attempt(v1_json.parse_v1_json, raw)
-        if parsed is not None:
-            config = attempt(compose_config, raw, [HistoryStep.of(parsed, empty_layer=False)], [DIFF_ID])
+        attempt(LayerDocument(raw).identity)
+        document = LayerDocument(raw)
+        carried = attempt(document.carried_members)
+        if carried is not None:
+            config = attempt(compose_config, carried, [HistoryStep.of(document.facts(), empty_layer=False)], [DIFF_ID])
             if config is not None:
                 assert oci.parse_config(config).diff_ids == (DIFF_ID,)
 

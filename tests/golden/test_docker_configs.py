@@ -13,12 +13,12 @@ import pytest
 
 from migrate.compose.image import compose_image
 from migrate.documents.oci import parse_config, parse_index, parse_manifest
-from migrate.documents.v1_json import parse_parent, parse_v1_json
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import ComposedImage, HashedLayer, Platform, StoredBlob
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer
 from migrate.model.options import ConvertOptions, EmptyLayers
 from tests.cases import Case, registry_cases, save_cases, store_cases
+from tests.layer_json import parse_identity, parse_v1_json
 
 EMPTY_TAR = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 KEEP = ConvertOptions(empty_layers=EmptyLayers.KEEP)
@@ -90,7 +90,7 @@ def test_saved_archive(case: Case) -> None:
         parent: str | None = head
         while parent is not None and parent in documents:
             chain.insert(0, parent)
-            parent, _ = parse_parent(documents[parent])
+            parent = parse_identity(documents[parent]).parent
         if parent is not None:  # Docker 1.3.3 could leave a parent out
             continue
         image = compose([documents[layer] for layer in chain], [diff_ids[layer] for layer in chain])

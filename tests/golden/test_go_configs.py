@@ -14,9 +14,9 @@ import lzma
 from pathlib import Path
 
 from migrate.compose.config import HistoryStep, compose_config
-from migrate.documents.v1_json import parse_v1_json
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
+from tests.layer_json import carried_members, parse_v1_json
 
 VECTORS = Path(__file__).with_name("go_configs.jsonl.xz")
 EMPTY_TAR = DiffID(Digest("5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"))
@@ -25,7 +25,7 @@ EMPTY_TAR = DiffID(Digest("5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfa
 def config_of(document: bytes) -> bytes | None:
     try:
         history = [HistoryStep.of(parse_v1_json(document), empty_layer=False)]
-        return compose_config(document, history, [EMPTY_TAR])
+        return compose_config(carried_members(document), history, [EMPTY_TAR])
     except DocumentError:
         return None
 

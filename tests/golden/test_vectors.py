@@ -11,8 +11,8 @@ import hashlib
 import pytest
 
 from migrate.compose.config import HistoryStep, compose_config
-from migrate.documents.v1_json import parse_v1_json
 from migrate.model.digest import DiffID, Digest
+from tests.layer_json import carried_members, parse_v1_json
 
 EMPTY_TAR = DiffID(Digest("5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"))
 
@@ -58,7 +58,7 @@ def of_docker_1_8_2(document: bytes, legacy_id: bytes, parent: bytes | None) -> 
 def image_id(*documents: bytes) -> str:
     """Of a chain, base first, in which no layer is a bare history step."""
     history = [HistoryStep.of(parse_v1_json(document), empty_layer=False) for document in documents]
-    config = compose_config(documents[-1], history, [EMPTY_TAR] * len(documents))
+    config = compose_config(carried_members(documents[-1]), history, [EMPTY_TAR] * len(documents))
     return hashlib.sha256(config).hexdigest()
 
 

@@ -17,9 +17,9 @@ from migrate.documents.go_json import read_document as go_document
 from migrate.documents.go_time import normalise_time
 from migrate.documents.json_text import load_json, load_json_lenient
 from migrate.documents.oci import parse_config, parse_index, parse_manifest
-from migrate.documents.v1_json import carried_members, parse_parent, parse_v1_json
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
+from tests.layer_json import carried_members, parse_identity, parse_v1_json
 
 DIFF_ID = DiffID(Digest("a" * 64))
 
@@ -37,7 +37,7 @@ def load_lenient(raw: bytes) -> object:
 
 
 def config_of(raw: bytes) -> bytes:
-    return compose_config(raw, [HistoryStep.of(parse_v1_json(raw), empty_layer=False)], [DIFF_ID])
+    return compose_config(carried_members(raw), [HistoryStep.of(parse_v1_json(raw), empty_layer=False)], [DIFF_ID])
 
 
 PARSERS = [
@@ -45,7 +45,7 @@ PARSERS = [
     load,
     load_lenient,
     parse_v1_json,
-    parse_parent,
+    parse_identity,
     carried_members,
     config_of,
     parse_config,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from migrate.documents import v1_json
 from migrate.documents.go_json import encode_object, read_document
-from migrate.documents.v1_json import carried_members, parse_identity, parse_parent, parse_v1_json
 from migrate.errors import DocumentError, LimitError
+from tests.layer_json import carried_members, parse_identity, parse_v1_json
 
 NO_CONFIG = (
     b'{"Hostname":"","Domainname":"","User":"","AttachStdin":false,"AttachStdout":false,"AttachStderr":false,'
@@ -145,7 +147,7 @@ def test_a_duplicate_does_not_hide_a_type_that_docker_refuses() -> None:
     ],
 )
 def test_parents(raw: bytes, expected: tuple[str | None, str | None]) -> None:
-    assert parse_parent(raw) == expected
+    assert parse_identity(raw)[1:] == expected
 
 
 @pytest.mark.parametrize(
@@ -167,11 +169,36 @@ def test_the_short_way_to_the_ids_reads_what_the_long_one_does(
     raw: bytes, expected: tuple[str | None, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert parse_identity(raw) == expected
-    monkeypatch.setattr(v1_json, "_read_for_identity", read_document)
+    monkeypatch.setattr(v1_json, "_read_quickly", lambda raw, what: None)
     assert parse_identity(raw) == expected
+    with suppress(DocumentError):
+        facts = parse_v1_json(raw)
+        assert (facts.id, facts.parent, facts.parent_id) == expected
 
 
-@pytest.mark.parametrize("read", [parse_v1_json, parse_parent, carried_members])
+def test_a_document_is_parsed_once_for_its_facts_and_its_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+
+    def read(raw: bytes, what: str) -> object:
+        parsed.append(what)
+        return read_document(raw, what)
+
+    monkeypatch.setattr(v1_json, "read_document", read)
+    monkeypatch.setattr(v1_json, "load_json", read)
+    document = v1_json.LayerDocument(b'{"id":"a","parent":"b","os":"linux"}')
+    assert v1_json.LayerDocument.of(document) is document
+    assert document.carried_members() == {"os": "linux", **document.carried_members()}
+    parsed.clear()
+    assert document.facts() is document.facts()
+    assert document.identity() == ("a", "b", None)
+    assert not parsed
+    twice = v1_json.LayerDocument(b'{"ID":"a","id":"c"}')
+    assert (twice.identity().id, twice.facts().id, len(parsed)) == ("c", "c", 1)
+    chained = v1_json.LayerDocument(b'{"id":"a"}')
+    assert (chained.identity(), chained.identity(), len(parsed)) == (("a", None, None), ("a", None, None), 2)
+
+
+@pytest.mark.parametrize("read", [parse_v1_json, parse_identity, carried_members])
 def test_broken_documents(read: object) -> None:
     assert callable(read)
     with pytest.raises(DocumentError):
