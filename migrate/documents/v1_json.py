@@ -142,9 +142,10 @@ class LayerDocument(bytes):
     def identity(self, what: str = _WHAT) -> Identity:
         """Read without a look at the other fields. DocumentError where the JSON itself is broken."""
         if self._identity is None:
-            document = _read_quickly(self, what)
+            raw = bytes(self)  # orjson takes no subclass
+            document = _read_quickly(raw, what)
             if document is None:
-                document = read_document(self, what)
+                document = read_document(raw, what)
                 with suppress(DocumentError):  # a field that Docker refuses; whoever wants the facts gets the error
                     self._facts = _facts(document, _decode(_IMAGE, document, what))
             fields = _other_fields(document)
@@ -174,7 +175,7 @@ class LayerDocument(bytes):
 
     def _read(self, what: str) -> tuple[Any, dict[str, Any]]:
         """The document, and what Docker's structs take from it; sets the rest."""
-        document = read_document(self, what)
+        document = read_document(bytes(self), what)
         image = _decode(_IMAGE, document, what)
         if self._facts is None:
             self._facts = _facts(document, image)
