@@ -143,12 +143,12 @@ class LayerDocument(bytes):
         """Read without a look at the other fields. DocumentError where the JSON itself is broken."""
         if self._identity is None:
             raw = bytes(self)  # orjson takes no subclass
-            document = _read_quickly(raw, what)
-            if document is None:
+            fields = _identity_fields(raw, what)
+            if fields is None:
                 document = read_document(raw, what)
                 with suppress(DocumentError):  # a field that Docker refuses; whoever wants the facts gets the error
                     self._facts = _facts(document, _decode(_IMAGE, document, what))
-            fields = _other_fields(document)
+                fields = _other_fields(document)
             self._identity = Identity(*(_text_or_none(fields.get(key)) for key in Identity._fields))
         return self._identity
 
@@ -201,14 +201,22 @@ def _facts(document: Any, image: Mapping[str, Any]) -> V1Json:
     )
 
 
-def _read_quickly(raw: bytes, what: str) -> Any:
-    """The document without `read_document`'s proof, where no key of an identity can occur twice or be spelled
+def _identity_fields(raw: bytes, what: str) -> Mapping[str, Any] | None:
+    """The fields of an identity without `read_document`'s proof, where none of them can occur twice or be spelled
     otherwise; else, and of what is no strict JSON, None."""
     folded = raw.lower()
-    if b"\\u" not in folded and all(folded.count(key) < 2 for key in _IDENTITY_KEYS):
-        with suppress(DocumentError):
-            return load_json(raw, what)
-    return None
+    counts = [folded.count(key) for key in _IDENTITY_KEYS]
+    if b"\\u" in folded or max(counts) > 1:
+        return None
+    try:
+        document = load_json(raw, what)
+    except DocumentError:
+        return None
+    if isinstance(document, dict) and all(
+        key in document for key, count in zip(Identity._fields, counts, strict=True) if count
+    ):
+        return document
+    return _other_fields(document)
 
 
 def _text_or_none(value: Any) -> str | None:

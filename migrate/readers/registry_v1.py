@@ -279,22 +279,32 @@ class RegistryV1Source(LegacySource):
                 graph.folders.add(LegacyID(entry.name))
             else:
                 graph.warnings.append(f"images/{entry.name}: not an image; ignored")
-        jsons = self._files.read_many([f"images/{legacy_id}/json" for legacy_id in sorted(graph.folders)], JSON_BYTES)
+        # One look at each folder: both files of an image are read before the next image's.
+        names = ("json",) if self._salvage else ("json", "_inprogress")
+        found = self._files.read_many(
+            [f"images/{one}/{name}" for one in sorted(graph.folders) for name in names], JSON_BYTES
+        )
         for legacy_id in sorted(graph.folders):
-            raw = jsons.get(f"images/{legacy_id}/json")
+            raw = found.get(f"images/{legacy_id}/json")
             raw = LayerDocument(raw) if isinstance(raw, bytes) else raw
-            self._place(graph, legacy_id, raw)
+            self._place(graph, legacy_id, raw, found.get(f"images/{legacy_id}/_inprogress"))
             if isinstance(raw, LayerDocument) and self._json_bytes + len(raw) <= KEPT_BYTES:
                 self._jsons[legacy_id] = raw
                 self._json_bytes += len(raw)
         return graph
 
-    def _place(self, graph: _Graph, legacy_id: LegacyID, raw: LayerDocument | SourceError | None) -> None:
-        try:
-            if not self._salvage and self._files.size(f"images/{legacy_id}/_inprogress") is not None:
-                graph.unfinished.add(legacy_id)
-        except SourceError as exc:
-            raw = raw if isinstance(raw, bytes) else exc  # with a json, reading the layer fails
+    def _place(
+        self,
+        graph: _Graph,
+        legacy_id: LegacyID,
+        raw: LayerDocument | SourceError | None,
+        mark: bytes | SourceError | None,
+    ) -> None:
+        """`mark`: the file `_inprogress`, which docker-registry writes before a layer and removes after it."""
+        if isinstance(mark, bytes):
+            graph.unfinished.add(legacy_id)
+        elif mark is not None and raw is None:
+            raw = mark
         if raw is None:
             graph.warnings.append(f"image {legacy_id}: its json is missing")
             return

@@ -95,7 +95,22 @@ class DirectoryTree(Tree):
     # --- what a directory on disk does better ------------------------------------------------------------------------
 
     def read(self, path: bytes, limit: int) -> bytes:
-        descriptor = self._open_file(path)
+        return self._read_all(self._open_file(path), path, limit)
+
+    def read_many(self, paths: Sequence[bytes], limit: int) -> Mapping[bytes, bytes | SourceError]:
+        contents: dict[bytes, bytes | SourceError] = {}
+        for path in paths:
+            try:  # many of them may be absent, which costs no error of ours here
+                descriptor = self._find_file(path)
+                if descriptor is not None:
+                    contents[path] = self._read_all(descriptor, path, limit)
+            except MissingLayerError:
+                continue
+            except SourceError as error:
+                contents[path] = error
+        return contents
+
+    def _read_all(self, descriptor: int, path: bytes, limit: int) -> bytes:
         content = bytearray()
         try:
             while block := os.read(descriptor, min(_FIRST_READ + len(content), limit + 1 - len(content))):
@@ -133,6 +148,13 @@ class DirectoryTree(Tree):
         try:
             with self._lock, os.scandir(self._open_directory(path)) as entries:
                 return {entry.name.encode(_ENCODING, _ERRORS): entry.inode() for entry in entries}
+        except _REFUSED as error:
+            self._fail(path, error)
+
+    def list_kinds(self, path: bytes) -> Mapping[bytes, int]:
+        try:
+            with self._lock, os.scandir(self._open_directory(path)) as entries:
+                return {entry.name.encode(_ENCODING, _ERRORS): _kind(entry) for entry in entries}
         except _REFUSED as error:
             self._fail(path, error)
 
@@ -188,10 +210,19 @@ class DirectoryTree(Tree):
     # --- descriptors ---------------------------------------------------------------------------------------------
 
     def _open_file(self, path: bytes) -> int:
+        descriptor = self._find_file(path)
+        if descriptor is None:
+            raise MissingLayerError(f"{self.shown(path)}: {os.strerror(errno.ENOENT)}")
+        return descriptor
+
+    def _find_file(self, path: bytes) -> int | None:
+        """A descriptor of a regular file; None where there is no such name."""
         directory, _, name = path.rpartition(b"/")
         try:
             with self._lock:
                 descriptor = open_source_file(name, NOT_WAITING, self._open_directory(directory))
+        except FileNotFoundError:
+            return None
         except _REFUSED as error:
             if isinstance(error, OSError) and error.errno in _NO_FILE:
                 raise DamagedError(f"{self.shown(path)}: is {_NO_FILE[error.errno]} and no regular file") from error
@@ -242,6 +273,15 @@ class DirectoryTree(Tree):
         if isinstance(error, OSError):
             raise translated(error, self.shown(path)) from error
         raise MissingLayerError(f"{self.shown(path)!r}: {error}") from error
+
+
+def _kind(entry: os.DirEntry[str]) -> int:
+    """As the folder's own record has it, without a look at the inode."""
+    if entry.is_file(follow_symlinks=False):
+        return stat.S_IFREG
+    if entry.is_dir(follow_symlinks=False):
+        return stat.S_IFDIR
+    return stat.S_IFLNK if entry.is_symlink() else stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
 
 
 def _capability(place: bytes) -> bytes | None:

@@ -7,14 +7,16 @@ as absent.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 from migrate.blobio.limits import LINK_HOPS
 from migrate.errors import DamagedError, MissingLayerError, SourceError, SourceUnreadableError
-from migrate.storage.tree import OpenedFile, Tree, TreeEntry
+from migrate.storage.tree import OpenedFile, Tree
 
 _KNOWN_FOLDERS: Final = 200_000
 
@@ -52,11 +54,20 @@ class NamedFiles:
         if real is None:
             return []
         try:
-            found = self._tree.list_facts(real)
+            found = self._tree.list_kinds(real)
         except MissingLayerError:
             return []
-        entries = [TreeEntry(real + b"/" + name if real else name, *facts) for name, facts in found.items()]
-        return sorted(Entry(os.fsdecode(entry.name), self._is_folder(entry)) for entry in entries)
+        prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+        entries = []
+        for raw, kind in found.items():
+            name = os.fsdecode(raw)
+            is_folder = kind == stat.S_IFDIR
+            if is_folder and len(self._folders) < _KNOWN_FOLDERS:
+                self._folders[prefix + name] = real + b"/" + raw if real else raw
+            elif kind == stat.S_IFLNK:
+                is_folder = self._leads_to_folder(real + b"/" + raw if real else raw)
+            entries.append(Entry(name, is_folder))
+        return sorted(entries, key=attrgetter("name"))
 
     def size(self, path: str, /) -> int | None:
         """Bytes of the file; None if there is no such file."""
@@ -123,11 +134,9 @@ class NamedFiles:
 
     # --- links ---------------------------------------------------------------------------------------------------
 
-    def _is_folder(self, entry: TreeEntry) -> bool:
-        if not entry.is_link:
-            return entry.is_folder
+    def _leads_to_folder(self, link: bytes) -> bool:
         try:
-            real = self._resolve(os.fsdecode(entry.path))
+            real = self._resolve(os.fsdecode(link))
             return real is not None and self._tree.is_folder(real)
         except SourceError:
             return True

@@ -210,6 +210,10 @@ class Tree(ABC):
         """Name → inode number of a folder's entries, as the folder's own record has it; in any order."""
         return {entry.name: entry.inode for entry in self.entries(path)}
 
+    def list_kinds(self, path: bytes, /) -> Mapping[bytes, int]:
+        """Name → file type (S_IFDIR, S_IFLNK, …) of a folder's entries; in any order."""
+        return {name: _stat.S_IFMT(facts[0]) for name, facts in self.list_facts(path).items()}
+
     def read_capability(self, path: bytes, /) -> bytes | None:
         """`security.capability`, the one xattr that Docker looks at."""
         return self.xattrs(path).get(CAPABILITY)
@@ -340,6 +344,9 @@ class SubTree(Tree):
 
     def list_names(self, path: bytes, /) -> Mapping[bytes, int]:
         return self._tree.list_names(self._below(path))
+
+    def list_kinds(self, path: bytes, /) -> Mapping[bytes, int]:
+        return self._tree.list_kinds(self._below(path))
 
     def read_capability(self, path: bytes, /) -> bytes | None:
         return self._tree.read_capability(self._below(path))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -14,30 +15,98 @@ import pytest
 from migrate.errors import DamagedError, LimitError, MissingLayerError, SourceError
 from migrate.readers.graphdrivers.listings import Listings, RememberedTree
 from migrate.readers.graphdrivers.union import UnionTree
+from migrate.storage.blocks import open_device
 from migrate.storage.bucket import BucketTree, open_filesystem
 from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.disk.disk_tree import DiskTree
+from migrate.storage.disk.volumes import read_contents
+from migrate.storage.tar_tree import TarTree
 from migrate.storage.tree import Tree
+from tests import disks
+from tests.peers import need
 from tests.trees import BareTree
+from tests.unit.readers.devicemapper.images import xfs_prototype
 
-KINDS: Final = ("directory", "below", "bare", "bare below", "remembered", "union", "bucket")
+KINDS: Final = (
+    "directory",
+    "below",
+    "bare",
+    "bare below",
+    "remembered",
+    "union",
+    "bucket",
+    "tar",
+    "ext4",
+    "xfs",
+    "btrfs",
+)
+LINKS: Final = {"link": "folder/one", "way": "/folder", "out": "../../etc/passwd", "ring": "ring"}
 FILES: Final = {b"a": b"1", b"folder/one": b"one", b"folder/inner/two": b"22", b"large": bytes(300_000), b"empty": b""}
 ABSENT: Final = (b"gone", b"folder/gone", b"gone/gone", b"a/b", b"folder/../a", b"nul\0")
 
 
+@pytest.fixture(scope="module")
+def wrapped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The files, the links and the FIFO in a tar or on a disk, by tools that need no mount; each made once."""
+    top = tmp_path_factory.mktemp("wrapped")
+    folder = top / "folder"
+    fill(folder)
+    link(folder)
+
+    @cache
+    def make(kind: str) -> Path:
+        image = top / kind
+        if kind == "tar":
+            disks.run("tar", "-C", folder, "-cf", image, ".")
+            return image
+        need(f"mkfs.{kind}")
+        disks.blank(image, (320 if kind == "xfs" else 128) * disks.MIB)
+        if kind == "ext4":
+            disks.run("mkfs.ext4", "-q", "-F", "-d", folder, image)
+        elif kind == "xfs":
+            disks.run("mkfs.xfs", "-q", "-f", "-p", xfs_prototype(top / "prototype", folder), image)
+        else:
+            disks.run("mkfs.btrfs", "-q", "-f", "--rootdir", folder, image)
+        return image
+
+    return make
+
+
+def fill(top: Path) -> None:
+    for name, content in FILES.items():
+        path = top / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def link(top: Path) -> None:
+    for name, target in LINKS.items():
+        (top / name).symlink_to(target)
+    os.mkfifo(top / "fifo")
+
+
+def disk_tree(image: Path) -> DiskTree:
+    contents = read_contents(open_device(image))
+    return DiskTree(contents, contents.file_systems[0], str(image))
+
+
 @pytest.fixture(params=KINDS)
-def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tree]:
+def tree(request: pytest.FixtureRequest, wrapped: Callable[[str], Path], tmp_path: Path) -> Iterator[Tree]:
     kind: str = request.param
     with ExitStack() as stack:
+        if kind == "tar":
+            yield stack.enter_context(TarTree(os.open(wrapped(kind), os.O_RDONLY), kind))
+            return
+        if kind in ("ext4", "xfs", "btrfs"):
+            yield stack.enter_context(disk_tree(wrapped(kind)))
+            return
         if kind == "bucket":
             filesystem, prefix = open_filesystem(f"memory://{tmp_path.name}")
             filesystem.pipe({f"{prefix}/{os.fsdecode(name)}": content for name, content in FILES.items()})
             yield stack.enter_context(BucketTree(filesystem, prefix, f"memory://{tmp_path.name}"))
             return
         top = tmp_path / "above" if kind.endswith("below") else tmp_path
-        for name, content in FILES.items():
-            path = top / os.fsdecode(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+        fill(top)
         here = stack.enter_context(DirectoryTree(str(tmp_path)))
         (tmp_path / "nothing").mkdir()
         nothing = stack.enter_context(DirectoryTree(str(tmp_path / "nothing")))
@@ -59,14 +128,8 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tree]:
 @pytest.fixture
 def linked(tree: Tree, tmp_path: Path) -> Tree:
     """Links and a FIFO beside the files, where the tree can have them."""
-    if isinstance(tree, BucketTree):
-        return tree
-    top = tmp_path / "above" if (tmp_path / "above").is_dir() else tmp_path
-    (top / "link").symlink_to("folder/one")
-    (top / "way").symlink_to("/folder")
-    (top / "out").symlink_to("../../etc/passwd")
-    (top / "ring").symlink_to("ring")
-    os.mkfifo(top / "fifo")
+    if not isinstance(tree, BucketTree | TarTree | DiskTree):
+        link(tmp_path / "above" if (tmp_path / "above").is_dir() else tmp_path)
     return tree
 
 
@@ -79,6 +142,7 @@ def test_entries_are_sorted_and_say_what_stat_says(tree: Tree) -> None:
             assert entry.path == (folder + b"/" + entry.name if folder else entry.name)
         assert tree.list_facts(folder) == {entry.name: tuple(entry)[1:] for entry in entries}
         assert tree.list_names(folder) == {entry.name: entry.inode for entry in entries}
+        assert tree.list_kinds(folder) == {entry.name: stat.S_IFMT(entry.mode) for entry in entries}
     assert {b"a", b"folder", b"large", b"empty"} <= {entry.name for entry in tree.entries(b"")}
 
 
@@ -129,7 +193,16 @@ def test_by_position(tree: Tree) -> None:
 @pytest.mark.parametrize("path", ABSENT)
 def test_what_is_absent_is_missing(tree: Tree, path: bytes) -> None:
     assert tree.find(path) is None
-    for ask in (tree.stat, tree.open, tree.read_link, tree.xattrs, tree.entries, tree.list_facts, tree.list_names):
+    for ask in (
+        tree.stat,
+        tree.open,
+        tree.read_link,
+        tree.xattrs,
+        tree.entries,
+        tree.list_facts,
+        tree.list_names,
+        tree.list_kinds,
+    ):
         with pytest.raises(MissingLayerError):
             ask(path)
     with pytest.raises(MissingLayerError):
@@ -153,6 +226,9 @@ def test_what_is_something_else_is_refused(linked: Tree) -> None:
 def test_no_link_is_followed_but_by_resolve(linked: Tree) -> None:
     if linked.find(b"link") is None:
         return
+    assert {name: stat.S_IFMT(linked.stat(name).mode) for name in (b"link", b"fifo")} == {
+        name: kind for name, kind in linked.list_kinds(b"").items() if name in (b"link", b"fifo")
+    }
     assert linked.stat(b"link").is_link and linked.read_link(b"link") == b"folder/one"
     assert not linked.is_folder(b"way")
     with pytest.raises(SourceError):

@@ -7,11 +7,10 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
@@ -19,9 +18,9 @@ from migrate import api
 from migrate.model.options import ConvertOptions, EmptyLayers, ReadOptions
 from migrate.readers.docker_root import DockerRootSource
 from migrate.storage.directory_tree import DirectoryTree
-from migrate.storage.tree import Tree, TreeEntry
 from tests.cases import case, container_cases
 from tests.stores import StoreShelf, stores
+from tests.trees import BareTree
 
 __all__ = ["stores"]
 
@@ -302,33 +301,10 @@ def test_what_is_left_behind_is_said(stores: StoreShelf, tmp_path: Path) -> None
         assert row["changed_bytes"] == (None if counted is None else int(counted)), row["name"]
 
 
-class Plain(Tree):
-    """A root in a wrapping that can do nothing better than the least that a Tree does."""
-
-    def __init__(self, place: Path) -> None:
-        self.location = "backup.tar/docker"
-        self._tree = DirectoryTree(str(place))
-
-    def stat(self, path: bytes, /) -> TreeEntry:
-        return self._tree.stat(path)
-
-    def entries(self, path: bytes, /) -> Sequence[TreeEntry]:
-        return self._tree.entries(path)
-
-    def read_link(self, path: bytes, /) -> bytes:
-        return self._tree.read_link(path)
-
-    def xattrs(self, path: bytes, /) -> Mapping[bytes, bytes]:
-        return self._tree.xattrs(path)
-
-    def open(self, path: bytes, /) -> BinaryIO:
-        return self._tree.open(path)
-
-
 @pytest.mark.parametrize("name", ["containers-1.9.1-aufs", "containers-1.9.1-overlay", "containers-1.3.3-vfs"])
 def test_no_wrapping_makes_a_difference(name: str, stores: StoreShelf) -> None:
     place = stores.path(name)
-    wrapped = DockerRootSource("backup.tar", Plain(place), ReadOptions())
+    wrapped = DockerRootSource("backup.tar", BareTree(DirectoryTree(str(place))), ReadOptions())
     for image in wrapped.listing().containers:
         facts = facts_of(name, image.head)
         if "commit" not in facts or not facts["image_in_graph"]:

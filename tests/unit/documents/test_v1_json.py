@@ -169,7 +169,7 @@ def test_the_short_way_to_the_ids_reads_what_the_long_one_does(
     raw: bytes, expected: tuple[str | None, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert parse_identity(raw) == expected
-    monkeypatch.setattr(v1_json, "_read_quickly", lambda raw, what: None)
+    monkeypatch.setattr(v1_json, "_identity_fields", lambda raw, what: None)
     assert parse_identity(raw) == expected
     with suppress(DocumentError):
         facts = parse_v1_json(raw)
