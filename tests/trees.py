@@ -11,8 +11,8 @@ from migrate.storage.tree import Tree, TreeEntry
 class BareTree(Tree):
     """Another tree with nothing but the methods that have no default: no extents, no paths, no cheap names."""
 
-    def __init__(self, tree: Tree) -> None:
-        self.location = tree.location
+    def __init__(self, tree: Tree, location: str | None = None) -> None:
+        self.location = location or tree.location
         self._tree = tree
 
     def stat(self, path: bytes, /) -> TreeEntry:

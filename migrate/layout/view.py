@@ -7,7 +7,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,11 @@ from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Platform
 from migrate.model.reference import Reference
 from migrate.storage.directory_tree import DirectoryTree
-from migrate.storage.files import TarFiles
 from migrate.storage.syscalls import target_errors
-from migrate.storage.tree import Tree, TreeEntry
+from migrate.storage.tar_tree import TarTree
+from migrate.storage.tree import Tree
+from migrate.tar.header import BLOCK
+from migrate.tar.index import looks_like_tar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,37 +69,18 @@ class StoredLayer:
     compression: str
 
 
-class _Archive(Tree):
-    """The files of a tar as a tree; nothing but files and the folders that they need."""
-
-    def __init__(self, path: Path) -> None:
-        self.location = str(path)
-        with _uncompressed(path) as tar:
-            self._files = TarFiles(tar, path)
-
-    def stat(self, path: bytes, /) -> TreeEntry:
-        size = self._files.names().get(os.fsdecode(path))
-        if size is None:
-            raise MissingLayerError(f"{self.shown(path)}: no such file in the archive")
-        return TreeEntry(path, stat.S_IFREG | 0o644, 0, 0, size, 0, 0, 0, 0, 1)
-
-    def entries(self, path: bytes, /) -> Sequence[TreeEntry]:
-        prefix = os.fsdecode(path + b"/") if path else ""
-        return [self.stat(os.fsencode(name)) for name in self._files.names() if name.startswith(prefix)]
-
-    def read_link(self, path: bytes, /) -> bytes:
-        raise MissingLayerError(f"{self.shown(path)}: no symbolic link")
-
-    def xattrs(self, path: bytes, /) -> Mapping[bytes, bytes]:
-        del path
-        return {}
-
-    def open(self, path: bytes, /) -> BinaryIO:
-        self.stat(path)
-        return self._files.open(os.fsdecode(path))
-
-    def close(self) -> None:
-        self._files.close()
+def _open_archive(path: Path) -> Tree:
+    with _uncompressed(path) as tar:
+        fd = os.open(tar, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not make us wait
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise SourceUnreadableError(f"{path}: neither a file nor a directory")
+        if not looks_like_tar(os.pread(fd, BLOCK, 0)):
+            raise UnrecognisedSourceError(f"{path}: not a tar archive")
+    except BaseException:
+        os.close(fd)
+        raise
+    return TarTree(fd, str(path))
 
 
 @contextmanager
@@ -177,7 +160,7 @@ def open_layout(location: str) -> Layout:
     """The files at `location`, a directory or a tar; a prefix such as `oci:` is allowed. SourceUnreadableError."""
     path = Path(plain_path(location))
     try:
-        return Layout(DirectoryTree(str(path)) if path.is_dir() else _Archive(path))
+        return Layout(DirectoryTree(str(path)) if path.is_dir() else _open_archive(path))
     except OSError as error:
         raise SourceUnreadableError(f"{path}: {error.strerror}") from error
 

@@ -10,30 +10,21 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from migrate.blobio.limits import JSON_BYTES
-from migrate.blobio.payload import Payload
-from migrate.distribution.replay import Replay
 from migrate.documents.json_text import load_json_lenient
 from migrate.documents.schema1 import OpenedManifest, is_index, is_manifest, is_schema1, open_manifest, parse_schema1
-from migrate.errors import DocumentError, IntegrityError, LimitError, MigrateError, SourceError, SourceUnreadableError
+from migrate.errors import DocumentError, LimitError, MigrateError, SourceError, SourceUnreadableError
 from migrate.model.digest import Digest
-from migrate.model.legacy import LegacyID, LegacyLayer, Origin, SourceListing, SourceType
+from migrate.model.legacy import SourceType
 from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
-from migrate.readers.base import LegacySource
-from migrate.readers.registry_images import (
-    RegistryImages,
-    check_signatures,
-    find_layer,
-    layers_by_id,
-    missing_blob,
-    open_checked,
-)
-from migrate.storage.named_files import MissingFileError, NamedFiles
+from migrate.readers.manifest_source import StoredManifestSource
+from migrate.readers.registry_images import RegistryImages, open_checked
+from migrate.storage.named_files import NamedFiles
 
 MANIFEST: Final = "manifest.json"
 LIST: Final = "list.manifest.json"
@@ -90,59 +81,18 @@ class _Found:
         return bool(_CHILD_FOLDER.fullmatch(posixpath.basename(self.folder)))
 
 
-class ManifestFolderSource(LegacySource):
+class ManifestFolderSource(StoredManifestSource):
     """One such folder, or a tree of them, in a directory or a bucket."""
 
     source_type = SourceType.DIR
 
     def __init__(self, location: str, files: NamedFiles, options: ReadOptions | None = None) -> None:
-        """`location` is what the user named; `files`, below that folder, are taken over."""
-        self.location = location
-        self._files = files
-        self._replay = Replay.of(options, is_remote=files.is_remote)
-        self._salvage = bool(options and options.salvage)
+        super().__init__(location, files, options)
         self._blobs: dict[str, str] = {}
         self._children: dict[str, str] = {}
-        self._listing: SourceListing | None = None
-        self._layers: dict[LegacyID, LegacyLayer] | None = None
 
-    def listing(self) -> SourceListing:
-        if self._listing is None:
-            self._listing = self._read_listing()
-        return self._listing
-
-    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
-        if self._layers is None:
-            self._layers = layers_by_id(self.listing())
-        return find_layer(self._layers, legacy_id)
-
-    @contextmanager
-    def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
-        assert layer.payload is not None and layer.payload.digest is not None
-        digest = layer.payload.digest
-        path = self._blob(digest)
-        try:
-            with self._replay.opened(digest.hex, lambda: self._files.open(path)) as opened:
-                yield Payload(
-                    stream=opened.stream, origin=Origin.BLOB, size=opened.size, extent=opened.extent, path=opened.path
-                )
-        except MissingFileError as exc:
-            raise missing_blob(digest) from exc
-
-    def close(self) -> None:
-        self._files.close()
-        self._replay.close()
-
-    # --- ManifestStore -------------------------------------------------------------------------------------------
-
-    def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
-        del repository
-        content = self._files.read(self._blob(digest), limit)
-        if content is None:
-            raise missing_blob(digest)
-        if Digest.of(content) != digest:
-            raise IntegrityError(f"blob {digest} does not match its digest: got {Digest.of(content)}", layer=digest.hex)
-        return content
+    def blob_path(self, digest: Digest, /) -> str | None:
+        return self._blobs.get(digest.hex)
 
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         del repository
@@ -152,33 +102,14 @@ class ManifestFolderSource(LegacySource):
             raise SourceError(f"manifest {digest} is missing: no {digest.hex}.manifest.json, sha256__{digest.hex}/")
         return open_checked(content, digest, f"manifest {path}")
 
-    def blob_size(self, repository: str, digest: Digest, /) -> int | None:
-        del repository
-        size = self._files.size(self._blob(digest))
-        if size is None:
-            raise missing_blob(digest)
-        return size
-
-    def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
-        del repository
-        return check_signatures(manifest, f"manifest {digest}")
-
-    def _blob(self, digest: Digest) -> str:
-        path = self._blobs.get(digest.hex)
-        if path is None:
-            raise missing_blob(digest)
-        return path
-
     # --- listing -------------------------------------------------------------------------------------------------
 
-    def _read_listing(self) -> SourceListing:
-        images = RegistryImages(self, salvage=self._salvage)
+    def list_manifests(self, images: RegistryImages, /) -> None:
         found = sorted(self._find(images), key=lambda entry: (entry.is_child, entry.path))
         if not found:
             raise SourceUnreadableError(f"{self.location}: no folder with a {MANIFEST} of a registry in it")
         for entry in found:
             self._add(entry, images)
-        return images.listing()
 
     def _find(self, images: RegistryImages) -> Iterator[_Found]:
         """All folders with a manifest; remembers where each blob is on the way."""

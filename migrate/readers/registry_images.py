@@ -1,12 +1,12 @@
 """From the manifests of a registry to images: schema 1, schema 2, OCI, and lists of them.
 
-Shared by the two sources that hold manifests: a v2 registry's storage, and a registry that answers over HTTP.
+Shared by all sources that hold manifests (`manifest_source`), and by OCI layouts that hold schema 1.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Final, Protocol, cast
 
@@ -354,24 +354,6 @@ def known_payload(digest: Digest) -> Payload | None:
 
 def missing_blob(digest: Digest) -> MissingLayerError:
     return MissingLayerError(f"blob {digest} is missing", layer=digest.hex)
-
-
-def layers_by_id(listing: SourceListing) -> dict[LegacyID, LegacyLayer]:
-    """The layers of all schema-1 images, by their v1 ID; where two manifests differ, the first in listing order."""
-    found: dict[LegacyID, LegacyLayer] = {}
-    images = [*listing.images, *(child for index in listing.indexes for child in index.children)]
-    for image in images:
-        for layer in image.chain or ():
-            found.setdefault(layer.legacy_id, layer)
-    return found
-
-
-def find_layer(layers: Mapping[LegacyID, LegacyLayer], legacy_id: LegacyID) -> LegacyLayer:
-    """Raises MissingLayerError."""
-    layer = layers.get(legacy_id)
-    if layer is None:
-        raise MissingLayerError(f"no manifest names a layer {legacy_id}", layer=legacy_id)
-    return layer
 
 
 def _untagged(repository: str, digest: Digest) -> str:

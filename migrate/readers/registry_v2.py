@@ -8,39 +8,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Final
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
-from migrate.blobio.payload import Payload
 from migrate.distribution.layout import ROOTS, blob_path, layer_link, repository_path, revision_link
-from migrate.distribution.replay import Replay
 from migrate.distribution.repositories import iter_repositories
 from migrate.documents.json_text import load_json_lenient
 from migrate.documents.jws import signature_problem
 from migrate.documents.schema1 import OpenedManifest, is_index, is_manifest, is_schema1, parse_schema1, parse_signature
 from migrate.errors import (
-    IntegrityError,
     MigrateError,
     SourceError,
     SourceUnreadableError,
 )
 from migrate.model.digest import Digest
-from migrate.model.legacy import LegacyID, LegacyLayer, Origin, SourceListing, SourceType
+from migrate.model.legacy import SourceType
 from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
-from migrate.readers.base import LegacySource
-from migrate.readers.registry_images import (
-    RegistryImages,
-    check_signatures,
-    find_layer,
-    known_payload,
-    layers_by_id,
-    missing_blob,
-    open_checked,
-)
-from migrate.storage.named_files import Entry, MissingFileError, NamedFiles, require_readable
-from migrate.tar.known_blobs import known_blob
+from migrate.readers.manifest_source import StoredManifestSource
+from migrate.readers.registry_images import RegistryImages, open_checked
+from migrate.storage.named_files import Entry, NamedFiles, require_readable
 
 _BLOB_FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 _MANIFEST_BYTES: Final = 4 * 1024 * 1024
@@ -70,84 +58,30 @@ class DeletedManifestError(SourceError):
     code = "missing-manifest"
 
 
-class RegistryV2Source(LegacySource):
+class RegistryV2Source(StoredManifestSource):
     """A v2 registry's storage, in a directory or a bucket (`s3://bucket/prefix`)."""
 
     source_type = SourceType.REGISTRY_V2
 
     def __init__(self, location: str, files: NamedFiles, options: ReadOptions | None = None) -> None:
-        """`location` is what the user named; `files`, the registry's storage, are taken over."""
-        self.location = location
-        self._files = files
+        super().__init__(location, files, options)
         self._root: str | None = None
-        self._replay = Replay.of(options, is_remote=files.is_remote)
-        self._salvage = bool(options and options.salvage)
-        self._listing: SourceListing | None = None
-        self._layers: dict[LegacyID, LegacyLayer] | None = None
 
-    def listing(self) -> SourceListing:
-        if self._listing is None:
-            require_readable(self._files)
-            self._listing = self._read_listing()
-        return self._listing
-
-    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
-        if self._layers is None:
-            self._layers = layers_by_id(self.listing())
-        return find_layer(self._layers, legacy_id)
-
-    @contextmanager
-    def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
-        assert layer.payload is not None and layer.payload.digest is not None
-        digest = layer.payload.digest
-        try:
-            with self._replay.opened(digest.hex, lambda: self._files.open(self._blob_path(digest))) as opened:
-                yield Payload(
-                    stream=opened.stream, origin=Origin.BLOB, size=opened.size, extent=opened.extent, path=opened.path
-                )
-        except MissingFileError as exc:
-            made = known_payload(digest)
-            if made is None:
-                raise missing_blob(digest) from exc
-            yield made
-
-    def close(self) -> None:
-        self._files.close()
-        self._replay.close()
-
-    # --- ManifestStore -------------------------------------------------------------------------------------------
-
-    def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
-        del repository
-        content = self._files.read(self._blob_path(digest), limit)
-        if content is None:
-            raise missing_blob(digest)
-        if Digest.of(content) != digest:
-            raise IntegrityError(f"blob {digest} does not match its digest: got {Digest.of(content)}", layer=digest.hex)
-        return content
+    def blob_path(self, digest: Digest, /) -> str:
+        return self._rooted(blob_path(digest))
 
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         if not self._is_linked(repository, digest):
             raise DeletedManifestError(f"manifest {digest} was deleted: no link in _manifests/revisions/ or _layers/")
-        content = self._files.read(self._blob_path(digest), JSON_BYTES)
+        content = self._files.read(self.blob_path(digest), JSON_BYTES)
         if content is None:
             raise DeletedManifestError(f"manifest {digest}: its blob is missing")
         return open_checked(content, digest, f"manifest blob {digest}")
 
-    def blob_size(self, repository: str, digest: Digest, /) -> int | None:
-        del repository
-        size = self._files.size(self._blob_path(digest))
-        if size is None:
-            made = known_blob(digest)
-            if made is None:
-                raise missing_blob(digest)
-            return len(made)
-        return size
-
     def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
-        where = f"manifest {digest}"
         if manifest.signatures:
-            return check_signatures(manifest, where)
+            return super().signature_warnings(repository, digest, manifest)
+        where = f"manifest {digest}"
         folder = f"{self._manifests(repository)}/revisions/sha256/{digest.hex}/signatures/sha256"
         try:
             names = [entry.name for entry in self._files.entries(folder)]
@@ -164,7 +98,7 @@ class RegistryV2Source(LegacySource):
         except ValueError:
             return "has no valid name"
         try:
-            content = self._files.read(self._blob_path(digest), SMALL_FILE_BYTES)
+            content = self._files.read(self.blob_path(digest), SMALL_FILE_BYTES)
             if content is None:
                 return "is missing"
             if Digest.of(content) != digest:
@@ -175,9 +109,9 @@ class RegistryV2Source(LegacySource):
 
     # --- listing -------------------------------------------------------------------------------------------------
 
-    def _read_listing(self) -> SourceListing:
+    def list_manifests(self, images: RegistryImages, /) -> None:
+        require_readable(self._files)
         self._root = self._find_root()
-        images = RegistryImages(self, salvage=self._salvage)
         untagged: list[tuple[str, Digest]] = []
         linked: set[tuple[str, Digest]] = set()
         repositories = list(iter_repositories(self._files, self._root, images.fail))
@@ -196,7 +130,6 @@ class RegistryV2Source(LegacySource):
         self._add_untagged(untagged, images)
         if not repositories or without:
             self._add_unlinked({digest for _, digest in linked}, images)
-        return images.listing()
 
     def _find_root(self) -> str:
         for root in ROOTS:
@@ -234,11 +167,11 @@ class RegistryV2Source(LegacySource):
         for folder in self._files.entries(base):
             for entry in self._files.entries(f"{base}/{folder.name}") if folder.is_folder else ():
                 digest = _digest_or_none(entry.name)
-                size = None if digest is None else self._files.size(self._blob_path(digest))
+                size = None if digest is None else self._files.size(self.blob_path(digest))
                 if digest is None or size is None or size > _MANIFEST_BYTES:
                     continue
                 with suppress(MigrateError):  # no manifest, or a damaged one: nothing names it
-                    content = self._files.read(self._blob_path(digest), _MANIFEST_BYTES) or b""
+                    content = self._files.read(self.blob_path(digest), _MANIFEST_BYTES) or b""
                     if content[:1] == b"{" and is_manifest(content):
                         yield digest, open_checked(content, digest, f"manifest blob {digest}")
 
@@ -326,9 +259,6 @@ class RegistryV2Source(LegacySource):
             return
         if uploads:
             images.warn(f"{repository}: {len(uploads)} unfinished uploads are ignored")
-
-    def _blob_path(self, digest: Digest) -> str:
-        return self._rooted(blob_path(digest))
 
     def _manifests(self, repository: str) -> str:
         return self._rooted(f"{repository_path(repository)}/_manifests")

@@ -15,7 +15,6 @@ from typing import BinaryIO, Final, cast
 
 from migrate.blobio.payload import Payload
 from migrate.distribution.client import RegistryClient, open_client, open_session
-from migrate.distribution.replay import Replay
 from migrate.distribution.session import RegistryAnswerError, UnreachableError
 from migrate.distribution.v1_client import PING, V1Client
 from migrate.documents.json_text import shown
@@ -33,14 +32,8 @@ from migrate.model.legacy import LegacyID, LegacyLayer, Origin, PayloadRef, Sour
 from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource
-from migrate.readers.registry_images import (
-    RegistryImages,
-    check_signatures,
-    find_layer,
-    layers_by_id,
-    missing_blob,
-    open_checked,
-)
+from migrate.readers.manifest_source import ManifestSource
+from migrate.readers.registry_images import RegistryImages, missing_blob, open_checked
 from migrate.readers.registry_v1 import RegistryV1Source
 from migrate.readers.registry_v1_http import V1RegistryFiles
 from migrate.storage.tree import OpenedFile
@@ -116,7 +109,7 @@ class RegistryOverHttp(LegacySource):
         return RegistryV1Source(self.location, files, self._options)
 
 
-class RemoteRegistrySource(LegacySource):
+class RemoteRegistrySource(ManifestSource):
     """A registry, one of its repositories, or one tag. The network is first used by `listing`."""
 
     source_type = SourceType.REGISTRY_V2
@@ -129,34 +122,21 @@ class RemoteRegistrySource(LegacySource):
         connect: Callable[..., RegistryClient] = open_client,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self.location = location
+        super().__init__(location, options, is_remote=True)
         self._host, self._repository, self._tag = split_location(location)
         self._insecure = bool(options and options.insecure)
-        self._replay = Replay.of(options, is_remote=True)
-        self._salvage = bool(options and options.salvage)
         self._connect = connect
         self._sleep = sleep
         self._client: RegistryClient | None = None
-        self._listing: SourceListing | None = None
-        self._layers: dict[LegacyID, LegacyLayer] | None = None
         self._homes: dict[Digest, str] = {}
 
-    def listing(self) -> SourceListing:
-        if self._listing is None:
-            images = RegistryImages(self, salvage=self._salvage)
-            for repository in self._repositories():
-                if not _REPOSITORY.fullmatch(repository):
-                    images.fail(repository, _no_name(f"the catalog names a repository {shown(repository)}"))
-                    continue
-                for tag in self._tags(repository, images):
-                    self._add(repository, tag, images)
-            self._listing = images.listing()
-        return self._listing
-
-    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
-        if self._layers is None:
-            self._layers = layers_by_id(self.listing())
-        return find_layer(self._layers, legacy_id)
+    def list_manifests(self, images: RegistryImages, /) -> None:
+        for repository in self._repositories():
+            if not _REPOSITORY.fullmatch(repository):
+                images.fail(repository, _no_name(f"the catalog names a repository {shown(repository)}"))
+                continue
+            for tag in self._tags(repository, images):
+                self._add(repository, tag, images)
 
     @contextmanager
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
@@ -183,7 +163,7 @@ class RemoteRegistrySource(LegacySource):
         if self._client is not None:
             self._client.close()
             self._client = None
-        self._replay.close()
+        super().close()
 
     @property
     def client(self) -> RegistryClient:
@@ -198,14 +178,11 @@ class RemoteRegistrySource(LegacySource):
 
     # --- ManifestStore -------------------------------------------------------------------------------------------
 
-    def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
+    def fetch_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
         try:
-            content = self.client.read_blob(repository, digest, limit)
+            return self.client.read_blob(repository, digest, limit)
         except RegistryAnswerError as exc:
             raise _as_missing(exc, digest) from exc
-        if Digest.of(content) != digest:
-            raise IntegrityError(f"blob {digest} does not match its digest: got {Digest.of(content)}", layer=digest.hex)
-        return content
 
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         content = self.client.manifest(repository, str(digest)).content
@@ -215,10 +192,6 @@ class RemoteRegistrySource(LegacySource):
         """Nobody looks: a request for each blob would cost more than the error later, which is the same."""
         self._homes.setdefault(digest, repository)
         return None
-
-    def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
-        del repository
-        return check_signatures(manifest, f"manifest {digest}")
 
     # --- listing -------------------------------------------------------------------------------------------------
 

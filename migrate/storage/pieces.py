@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -74,43 +75,57 @@ class PieceMap:
         return None, self.starts[at + 1] - position if at + 1 < len(self.starts) else -1
 
 
-class PiecedBlocks:
-    """A file of `size` bytes whose pieces lie in other blocks, which it does not own."""
+class _ComposedBlocks(ABC):
+    """Blocks whose bytes are at places of other blocks, which it does not own, or are zeros."""
+
+    size: int
+
+    @abstractmethod
+    def find(self, position: int, /) -> tuple[Blocks | None, int, int]:
+        """(other blocks, None for zeros; the place in them; bytes for which this holds, -1 for all that follow)."""
+
+    def read_into(self, view: memoryview, offset: int, /) -> None:
+        require_inside(offset, len(view), self.size)
+        done = 0
+        while done < len(view):
+            blocks, place, room = self.find(offset + done)
+            part = view[done:] if room < 0 else view[done : done + room]
+            if blocks is None:
+                fill_with_zeros(part)
+            else:
+                blocks.read_into(part, place)
+            done += len(part)
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        require_inside(offset, size, self.size)
+        blocks, place, room = self.find(offset)
+        if blocks is not None and size <= room:
+            return blocks.read_at(place, size)
+        content = bytearray(size)
+        self.read_into(memoryview(content), offset)
+        return bytes(content)
+
+    def close(self) -> None:  # noqa: B027 - the other blocks are not its own
+        """Nothing is open here."""
+
+
+class PiecedBlocks(_ComposedBlocks):
+    """A file of `size` bytes whose pieces are in other blocks."""
 
     def __init__(self, blocks: Blocks, pieces: PieceMap, size: int) -> None:
         self.blocks = blocks
         self.pieces = pieces
         self.size = size
 
-    def read_into(self, view: memoryview, offset: int, /) -> None:
-        require_inside(offset, len(view), self.size)
-        done = 0
-        while done < len(view):
-            place, room = self.pieces.find(offset + done)
-            part = view[done:] if room < 0 else view[done : done + room]
-            if place is None:
-                fill_with_zeros(part)
-            else:
-                self.blocks.read_into(part, place)
-            done += len(part)
-
-    def read_at(self, offset: int, size: int, /) -> bytes:
-        require_inside(offset, size, self.size)
-        place, room = self.pieces.find(offset)
-        if place is not None and size <= room:
-            return self.blocks.read_at(place, size)
-        content = bytearray(size)
-        self.read_into(memoryview(content), offset)
-        return bytes(content)
-
-    def close(self) -> None:
-        """Nothing is open here."""
+    def find(self, position: int, /) -> tuple[Blocks | None, int, int]:
+        place, room = self.pieces.find(position)
+        return (None, 0, room) if place is None else (self.blocks, place, room)
 
 
-class JoinedBlocks:
+class JoinedBlocks(_ComposedBlocks):
     """`size` bytes, of which some parts are at places of other blocks. What no part covers is zeros.
 
-    `parts`: (start here, length, blocks, start there), ascending and without overlap. Does not own any of the blocks.
+    `parts`: (start here, length, blocks, start there), ascending and without overlap.
     """
 
     def __init__(self, parts: Sequence[tuple[int, int, Blocks, int]], size: int) -> None:
@@ -121,33 +136,16 @@ class JoinedBlocks:
             if start + length > following[0]:
                 raise DamagedError(f"two parts lie over each other at byte {following[0]:,}")
 
-    def read_into(self, view: memoryview, offset: int, /) -> None:
-        require_inside(offset, len(view), self.size)
-        done = 0
-        while done < len(view):
-            position = offset + done
-            at = bisect_right(self._starts, position) - 1
-            start, length, blocks, there = self._parts[at] if at >= 0 else (0, 0, None, 0)
-            inside = position - start
-            if blocks is not None and inside < length:
-                part = view[done : done + min(len(view) - done, length - inside)]
-                blocks.read_into(part, there + inside)
-            else:
-                following = self._starts[at + 1] if at + 1 < len(self._starts) else self.size
-                part = view[done : done + min(len(view) - done, following - position)]
-                fill_with_zeros(part)
-            done += len(part)
-
-    def read_at(self, offset: int, size: int, /) -> bytes:
-        content = bytearray(size)
-        self.read_into(memoryview(content), offset)
-        return bytes(content)
-
-    def close(self) -> None:
-        """Nothing is open here."""
+    def find(self, position: int, /) -> tuple[Blocks | None, int, int]:
+        at = bisect_right(self._starts, position) - 1
+        if at >= 0:
+            start, length, blocks, there = self._parts[at]
+            if position - start < length:
+                return blocks, there + position - start, length - (position - start)
+        return None, 0, self._starts[at + 1] - position if at + 1 < len(self._starts) else -1
 
 
-class StripedBlocks:
+class StripedBlocks(_ComposedBlocks):
     """Stripes of `unit` bytes, in turn from each of the `columns`: (blocks, start there)."""
 
     def __init__(self, columns: Sequence[tuple[Blocks, int]], unit: int, size: int) -> None:
@@ -155,24 +153,11 @@ class StripedBlocks:
         self._columns = columns
         self._unit = unit
 
-    def read_into(self, view: memoryview, offset: int, /) -> None:
-        require_inside(offset, len(view), self.size)
-        done = 0
-        while done < len(view):
-            stripe, inside = divmod(offset + done, self._unit)
-            row, column = divmod(stripe, len(self._columns))
-            blocks, start = self._columns[column]
-            part = view[done : done + self._unit - inside]
-            blocks.read_into(part, start + row * self._unit + inside)
-            done += len(part)
-
-    def read_at(self, offset: int, size: int, /) -> bytes:
-        content = bytearray(size)
-        self.read_into(memoryview(content), offset)
-        return bytes(content)
-
-    def close(self) -> None:
-        """Nothing is open here."""
+    def find(self, position: int, /) -> tuple[Blocks | None, int, int]:
+        stripe, inside = divmod(position, self._unit)
+        row, column = divmod(stripe, len(self._columns))
+        blocks, start = self._columns[column]
+        return blocks, start + row * self._unit + inside, self._unit - inside
 
 
 class BlocksStream(ByteStream):

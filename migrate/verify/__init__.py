@@ -13,8 +13,8 @@ from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
 from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, MAP_NAME, REPORT_NAME, plain_path
 from migrate.model.progress import Progress
-from migrate.storage.files import STATE_DIRECTORY, DirectoryFiles, Files, TarFiles, read_plain
 from migrate.verify.archive import verify_archive
+from migrate.verify.files import STATE_DIRECTORY, DirectoryFiles, Files, TarFiles, read_plain
 from migrate.verify.findings import Finding, Findings, Verification
 from migrate.verify.layout import verify_layout
 from migrate.verify.map_check import read_kept

@@ -11,7 +11,7 @@ from migrate.documents.oci import ConfigFacts, parse_config
 from migrate.errors import MigrateError
 from migrate.model.digest import Digest
 from migrate.model.reference import Reference
-from migrate.storage.files import Files, read_document
+from migrate.verify.files import Files, read_document
 from migrate.verify.findings import Findings
 from migrate.verify.hashing import Hashed, hash_files
 from migrate.verify.walk import LayerUse, Walk, check_layer, check_names

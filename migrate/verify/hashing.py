@@ -16,7 +16,7 @@ from migrate.blobio.limits import STORED_RATIO
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
 from migrate.rehash.workers import most_helpers
-from migrate.storage.files import Files
+from migrate.verify.files import Files
 from migrate.verify.findings import Findings
 
 _BLOCK: Final = 1024 * 1024

@@ -15,7 +15,7 @@ from migrate.layout.names import IMAGE_NAME, MAP_NAME, REF_NAME, REPORT_NAME, bl
 from migrate.model.digest import Digest
 from migrate.model.image import MediaType
 from migrate.model.reference import Reference
-from migrate.storage.files import Files, read_document
+from migrate.verify.files import Files, read_document
 from migrate.verify.findings import Findings
 from migrate.verify.hashing import Hashed, hash_files
 from migrate.verify.map_check import check_names as check_kept_names

@@ -16,7 +16,7 @@ from migrate.documents.schema1 import is_index, is_schema1
 from migrate.errors import MigrateError
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor
-from migrate.storage.files import Files, read_document
+from migrate.verify.files import Files, read_document
 from migrate.verify.findings import Findings
 from migrate.verify.hashing import hash_files
 from migrate.verify.map_check import KeptRows, closure

@@ -12,7 +12,7 @@ from migrate.documents.oci import ConfigFacts, parse_config, parse_index, parse_
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import CONFIG_TYPES, INDEX_TYPES, Descriptor, MediaType, Platform
-from migrate.storage.files import Files, read_document
+from migrate.verify.files import Files, read_document
 from migrate.verify.findings import Findings
 from migrate.verify.hashing import Hashed
 

@@ -304,7 +304,7 @@ def test_what_is_left_behind_is_said(stores: StoreShelf, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["containers-1.9.1-aufs", "containers-1.9.1-overlay", "containers-1.3.3-vfs"])
 def test_no_wrapping_makes_a_difference(name: str, stores: StoreShelf) -> None:
     place = stores.path(name)
-    wrapped = DockerRootSource("backup.tar", BareTree(DirectoryTree(str(place))), ReadOptions())
+    wrapped = DockerRootSource("backup.tar", BareTree(DirectoryTree(str(place)), "backup.tar/docker"), ReadOptions())
     for image in wrapped.listing().containers:
         facts = facts_of(name, image.head)
         if "commit" not in facts or not facts["image_in_graph"]:

@@ -1,4 +1,8 @@
-"""The files of a target, in a directory or in a tar, read without following any link."""
+"""The files of a target, in a directory or in a tar, read without following any link.
+
+No `Tree`: a checker that shared the reader would share its faults, and this one has to see what a tree hides, such as
+a member that is in an archive twice.
+"""
 
 from __future__ import annotations
 
