@@ -496,7 +496,7 @@ class Conversion:
         }
         if self.options.check_rootfs:
             self.warnings += [
-                f"{opened.location}: --check-rootfs has nothing to compare with: no whole file system stands there"
+                f"{opened.location}: --check-rootfs has nothing to compare with: the store has no whole file system"
                 for index, opened in enumerate(self.sources)
                 if opened.listing is not None and index not in holding
             ]
@@ -527,7 +527,7 @@ class Conversion:
             raise NotExactError(f"{planned.location}: image {planned.image.head} was put right by --salvage")
         if differences:
             raise NotExactError(
-                f"{planned.location}: image {planned.image.head} is not what stands in the store: "
+                f"{planned.location}: image {planned.image.head} differs from the store: "
                 f"{len(differences)} paths differ, first {differences[0]}"
             )
         for layer, hashed in rows:

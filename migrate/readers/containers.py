@@ -364,7 +364,7 @@ class ContainerLayers:
             unseen = self._unseen(legacy_id)
         except SourceError as error:
             unseen = ()
-            warnings += (f"whether it has changes that Docker does not see cannot be told: {error.message}",)
+            warnings += (f"changes that Docker does not see cannot be looked for: {error.message}",)
         if unseen:
             shown = ", ".join(unseen[:_SHOWN]) + (", …" if len(unseen) > _SHOWN else "")
             warnings += (
@@ -472,7 +472,7 @@ class ContainerLayers:
 def _state_warnings(container: FoundContainer) -> Iterator[str]:
     state = container.described.state
     if state in ("running", "paused", "restarting"):
-        yield "its record says that it was running when this disk was last written: files may be half written"
+        yield "it was running when this disk was last written: files may be half written"
     if state == "dead":
         yield "Docker had begun to remove it: this may be a part of its files, and deletions that it never made"
 

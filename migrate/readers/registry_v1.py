@@ -437,7 +437,7 @@ def _identity_warning(legacy_id: LegacyID, raw: bytes) -> tuple[str, ...]:
     except DocumentError:
         return ()  # the composer will refuse it with the reason
     if written and written != legacy_id:
-        return (f"image {legacy_id}: its json says id {written!r}; the folder's name counts",)
+        return (f"image {legacy_id}: its json has the id {written!r}; the folder's name counts",)
     return ()
 
 
