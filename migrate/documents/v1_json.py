@@ -149,6 +149,11 @@ def parse_identity(raw: bytes, what: str = _WHAT) -> tuple[str | None, str | Non
     return legacy_id, parent, parent_id
 
 
+def parse_checksum(raw: bytes) -> str | None:
+    """The key `checksum`, which Docker 1.4 wrote into the JSON of layers that it pushed; None without one."""
+    return _text_or_none(_other_fields(_read_for_identity(raw, _WHAT)).get("checksum"))
+
+
 def _read_for_identity(raw: bytes, what: str) -> Any:
     """As `read_document`, but without its proof where no key in question can stand twice or be spelled otherwise."""
     folded = raw.lower()
@@ -229,6 +234,6 @@ def _other_fields(document: Any) -> dict[str, Any]:
     if isinstance(document, (dict, RawObject)):
         for key, value in document.items():
             folded = fold_key(key)
-            if folded in ("id", "parent", "parent_id", "throwaway") and value is not None:
+            if folded in ("id", "parent", "parent_id", "throwaway", "checksum") and value is not None:
                 found[folded] = value
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -61,6 +62,7 @@ from migrate.readers.root_records import (
 from migrate.storage.beneath import open_beneath
 from migrate.storage.tree import OpenedFile, Tree, find_folder
 from migrate.tar import tarsplit
+from migrate.tar.tarsum import TarSumCheck
 
 _DIRECTORY_BYTES: Final = 4096
 _REMAPPED_ROOT: Final = "a root of its own, of a daemon with user namespaces; name it, or choose it with --inside"
@@ -285,7 +287,38 @@ class DockerRootSource(LegacySource):
         if lost and payload.origin == Origin.TAR_SPLIT:
             payload.note = f"{payload.note}; {lost}" if payload.note else lost
             payload.exact = False
+        if layer.legacy_id not in self._containers:
+            self._compare_on_the_way(layer, payload)
         return payload
+
+    def _compare_on_the_way(self, layer: LegacyLayer, payload: Payload) -> None:
+        """With what the graph records of the layer's tar as a whole."""
+        recorded = self._graph.tarsum(layer.legacy_id, layer.json)
+        diff_id = self._graph.migrated_sums(layer.legacy_id)[0] if payload.origin == Origin.TAR_SPLIT else None
+        if recorded is None and diff_id is None:
+            return
+        tarsum = None if recorded is None else TarSumCheck(recorded, layer.json, f"layer {layer.legacy_id}")
+        sha256 = hashlib.sha256()
+
+        def observe(piece: memoryview) -> None:
+            if tarsum is not None:
+                tarsum.feed(piece)
+            if diff_id is not None:
+                sha256.update(piece)
+
+        def finish() -> None:
+            found = []
+            other = None if tarsum is None else tarsum.disagrees(ignore_whiteouts=payload.origin == Origin.DIFF)
+            if other is not None:
+                found.append(f"graph/{layer.legacy_id} records the checksum {recorded}, and its tar has {other}")
+            if diff_id is not None and sha256.hexdigest() != diff_id.hex:
+                found.append(f".migration-diffid records {diff_id}, and its tar has sha256:{sha256.hexdigest()}")
+            if found:
+                payload.damaged = True
+                payload.exact = False
+                payload.note = "; ".join([*([payload.note] if payload.note else []), *found])
+
+        payload.stream = ObservedStream(payload.stream, sys.maxsize, observe, finish).as_binary()
 
     def _assembled_or_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
         for metadata, diff_id in self._graph.tar_splits(layer.legacy_id):
@@ -299,15 +332,14 @@ class DockerRootSource(LegacySource):
             pieces = self._assemble(layer.legacy_id, metadata, diff_id, tree)
             misfits = self._misfits(layer.legacy_id)
             notes = [*misfits, "put together from the tar-split of an earlier migration"] if misfits else []
-            wrong_size = sizes and self._wrong_size(layer, sizes.files, partial(self._link_bytes, metadata))
-            if wrong_size:
-                notes.append(wrong_size)
+            wrong_sizes = self._wrong_sizes(layer, sizes, metadata) if sizes is not None else []
+            notes += wrong_sizes
             return Payload(
                 stream=open_chunks(pieces),
                 origin=Origin.TAR_SPLIT.value,
                 size=None if sizes is None else sizes.tar,
                 exact=not misfits,
-                damaged=bool(self._has_misfits(layer.legacy_id) or wrong_size),
+                damaged=bool(self._has_misfits(layer.legacy_id) or wrong_sizes),
                 note="; ".join(notes) or None,
             )
         return self._made_anew(layer, tree, trees)
@@ -332,18 +364,15 @@ class DockerRootSource(LegacySource):
     def _recorded_size(self, layer: LegacyLayer) -> int:
         return (layer.payload.estimate if layer.payload is not None else None) or 0
 
-    def _wrong_size(self, layer: LegacyLayer, files: int, read_links: Callable[[], int]) -> str | None:
-        """What `layersize` records, where that is not the size of the layer's files.
-
-        Docker counted the bytes of the files in the tar, or those of symbolic links as well (pkg/archive, UnpackLayer
-        and ChangesSize); 0 was written for unknown.
-        """
-        recorded = self._recorded_size(layer)
-        if recorded in (0, files):
-            return None
-        if recorded == files + read_links():
-            return None
-        return f"layersize records {recorded:,} bytes of files, and there are {files:,}"
+    def _wrong_sizes(self, layer: LegacyLayer, sizes: tarsplit.Sizes, metadata: bytes) -> list[str]:
+        recorded = {
+            "layersize": self._recorded_size(layer),
+            ".migration-size": self._graph.migrated_sums(layer.legacy_id)[1] or 0,
+        }
+        found = [
+            _wrong_size(name, size, sizes.files, partial(self._link_bytes, metadata)) for name, size in recorded.items()
+        ]
+        return [wrong for wrong in found if wrong]
 
     def _layer_tree(self, legacy_id: LegacyID, trees: list[Tree]) -> Tree:
         tree = self._driver.layer_tree(legacy_id)
@@ -438,7 +467,7 @@ class DockerRootSource(LegacySource):
         yield from tar.read()
         reasons = [*known, *self._misfits(layer.legacy_id)]
         files, links = tar.counted()
-        wrong_size = self._wrong_size(layer, files, lambda: links)
+        wrong_size = _wrong_size("layersize", self._recorded_size(layer), files, lambda: links)
         surplus = self._recorded_size(layer) - files - links
         if surplus > 0 and self._may_be_counted_otherwise(layer, surplus):
             wrong_size = None
@@ -490,6 +519,17 @@ def _nothing_here(root: Tree) -> str:
             f"{inner}"
         )
     return f"{root.location}: graph/ holds no image{inner}"
+
+
+def _wrong_size(name: str, recorded: int, files: int, read_links: Callable[[], int]) -> str | None:
+    """What the file `name` records, where that is not the size of the layer's files.
+
+    Docker counted the bytes of the files in the tar, or those of symbolic links as well (pkg/archive, UnpackLayer and
+    ChangesSize); 0 was written for unknown.
+    """
+    if recorded in (0, files) or recorded == files + read_links():
+        return None
+    return f"{name} records {recorded:,} bytes of files, and there are {files:,}"
 
 
 def _few(names: Iterable[str]) -> str:
