@@ -310,6 +310,7 @@ def _read_single(
         created=config.created,
         image_id=manifest.config.digest,
         size=len(content),
+        diff_ids=config.diff_ids,
     )
 
 
