@@ -468,7 +468,7 @@ def _claim(image: FinishedImage, reference: Reference) -> Claim:
         order=image.order,
         image_id=image.composed.image_id.hex,
         legacy_id=image.legacy_id,
-        diff_ids=image.composed.diff_ids,
+        diff_ids=tuple(image.composed.diff_ids),
     )
 
 

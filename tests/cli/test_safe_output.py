@@ -42,12 +42,13 @@ def test_json_of_inspect_and_of_reports(tmp_path: Path) -> None:
     assert migrate("convert", source, target, "-q").code == 0
     written = json.loads((target / "migration-report.json").read_bytes())
     assert CONTROLS.search(written["images"][0]["source"])
-    for command in (
+    commands: list[list[str | Path]] = [
         ["report", "--json", target],
         ["inspect", "--json", source],
         ["plan", "-q", "--report", "-", source],
         ["batch", "-q", "--executor", "threads", "--report", "-", source, tmp_path / "batch"],
-    ):
+    ]
+    for command in commands:
         done = migrate(*command)
         assert done.code == 0, done.err
         assert not CONTROLS.search(done.out), command[0]
