@@ -30,7 +30,7 @@ from migrate.errors import (
     SourceUnreadableError,
     TruncatedError,
 )
-from migrate.model.container import Container, RunCommand
+from migrate.model.container import Container, RunCommand, Volume
 from migrate.model.digest import Digest
 from migrate.model.legacy import (
     LegacyID,
@@ -47,7 +47,7 @@ from migrate.readers.base import LegacySource
 from migrate.readers.containers import ContainerLayers
 from migrate.readers.graph import Graph, is_scratch
 from migrate.readers.graphdrivers.aufs import is_metadata
-from migrate.readers.graphdrivers.changes import Comparison
+from migrate.readers.graphdrivers.changes import Budget, Comparison
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
@@ -102,8 +102,9 @@ class DockerRootSource(LegacySource):
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._failed: dict[bytes, str] = {}
         self._sizes: dict[bytes, tarsplit.Sizes | None] = {}
+        self._budgets: dict[int, Budget] = {}
         self._access = threading.Lock()
-        self._access_checked = False
+        self._access_checked: set[bool] = set()
         self._access_refused: PermissionSourceError | None = None
 
     @property
@@ -141,8 +142,14 @@ class DockerRootSource(LegacySource):
     def _containers(self) -> ContainerLayers:
         return ContainerLayers(self._root, self._graph, self._driver, salvage=self._salvage)
 
-    def measure_container(self, container: Container, /) -> Container:
-        return self._containers.measure(container)
+    def measure_container(self, container: Container, most: int | None = None, /) -> Container:
+        return self._containers.measure(container, self._budget(most))
+
+    def orphaned_volumes(self, most: int | None = None, /) -> Sequence[Volume]:
+        return self._containers.orphaned_volumes(self._budget(most))
+
+    def _budget(self, most: int | None) -> Budget:
+        return Budget() if most is None else self._budgets.setdefault(most, Budget(most))
 
     def run_container(self, container: Container, image: str, /) -> RunCommand:
         return self._containers.run_command(container, image)
@@ -233,22 +240,28 @@ class DockerRootSource(LegacySource):
             warnings=warnings,
         )
 
-    def check_access(self) -> None:
+    def check_access(self, *, containers: bool = False) -> None:
         """PermissionSourceError where this user may not read all of the graph and of its layers; asked for once."""
         with self._access:
-            if not self._access_checked:
-                self._access_checked = True
+            if containers not in self._access_checked:
+                self._access_checked.add(containers)
                 try:
-                    self._check_access()
+                    self._check_access(containers=containers)
                 except PermissionSourceError as error:
                     self._access_refused = error
         if self._access_refused is not None:
             raise self._access_refused
 
-    def _check_access(self) -> None:
+    def _check_access(self, *, containers: bool) -> None:
         graph = self._graph.tree.local_path(b"")
-        if graph is not None:
-            check_readable([graph, *self._driver.places(self._graph.contents.ids)])
+        ids = list(self._graph.contents.ids)
+        places = [] if graph is None else [graph]
+        if containers:
+            records = self._root.local_path(b"containers")
+            places += [] if records is None else [records]
+            ids += [LegacyID(f"{one}{end}") for one in self._containers.containers.found for end in ("-init", "")]
+        if places:
+            check_readable([*places, *self._driver.places(ids)])
         self._driver.check_access()
 
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:

@@ -20,7 +20,7 @@ from migrate.model.options import ConvertOptions, EmptyLayers, ReadOptions
 from migrate.readers.docker_root import DockerRootSource
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tree import Tree, TreeEntry
-from tests.cases import case, container_cases
+from tests.cases import case, container_cases, is_half_removed
 from tests.stores import StoreShelf, stores
 
 __all__ = ["stores"]
@@ -31,7 +31,7 @@ COMMITTED = [
     pytest.param(one.name, container, id=f"{one.name}-{facts['name']}")
     for one in container_cases()
     for container, facts in sorted(one.expected["containers"].items())
-    if ("commit" in facts or "config" in facts.get("commit_by_1_10_3", {})) and not facts["state_on_disk"].get("Dead")
+    if ("commit" in facts or "config" in facts.get("commit_by_1_10_3", {})) and not is_half_removed(facts)
 ]
 """Docker could commit them, and had not begun to remove them."""
 _TYPES = {
@@ -205,7 +205,7 @@ def test_what_docker_cannot_commit_fails_with_a_name(name: str, convert: Any) ->
     containers = case(name).expected["containers"]
     report = convert(name).report
     failed = {failure["legacy_id"]: failure for failure in report["failures"]}
-    dead = {one for one, facts in containers.items() if facts["state_on_disk"].get("Dead")}
+    dead = {one for one, facts in containers.items() if is_half_removed(facts)}
     lost = {one for one, facts in containers.items() if not facts["image_in_graph"]} - dead
 
     assert set(failed) == lost
@@ -217,15 +217,15 @@ def test_what_docker_cannot_commit_fails_with_a_name(name: str, convert: Any) ->
         driver = case(name).expected["driver"]
         assert ("--salvage" if driver in ("vfs", "btrfs") else f"{container}/upper") in failure["message"]
     assert {row["id"] for row in report["containers"]} == lost | dead
+    assert {row["id"] for row in report["containers"] if row["half_removed"]} == dead
     for container in dead:
         assert any(f"({container[:12]}) is left out" in warning for warning in report["warnings"])
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_dead_container_is_converted_if_it_is_named(name: str, stores: StoreShelf, tmp_path: Path) -> None:
+def test_a_half_removed_container_is_converted_if_it_is_named(name: str, stores: StoreShelf, tmp_path: Path) -> None:
     containers = case(name).expected["containers"]
-    dead = [one for one, facts in containers.items() if facts["state_on_disk"].get("Dead")]
-    for container in dead:
+    for container in [one for one, facts in containers.items() if is_half_removed(facts)]:
         target = tmp_path / container[:12]
         done = api.convert([str(stores.path(name))], str(target), ConvertOptions(container=(container[:12],)))
         made = Converted(target)
