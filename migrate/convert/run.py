@@ -6,6 +6,7 @@ own failure, or an interruption, ends the run.
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -711,17 +712,19 @@ def _left_behind(location: str, containers: Sequence[Container]) -> str:
         for volume in container.volumes
         if volume.kind == "volume"
     }
-    files = f"{format_size(sum(changed))} changed in {len(changed):,} of them" if changed else "nothing changed"
-    files += f", not counted in {unknown:,}" if unknown else ""
+    facts = [f"{format_size(sum(changed))} changed in {len(changed):,} of them"] if changed else []
+    facts += [f"not counted in {unknown:,}"] if unknown else []
+    place = shlex.quote(location)
     parts = [
-        f"{count(len(containers), 'container')} of this root {'are' if several else 'is'} in no image ({files}): "
-        f"--containers makes {'images of them' if several else 'an image of it'}"
+        f"{count(len(containers), 'container')} of this root {'are' if several else 'is'} in no image "
+        f"({', '.join(facts) or 'nothing changed'}): `migrate convert --containers {place} TARGET` makes "
+        f"{'images of them' if several else 'an image of it'}"
     ]
     if volumes:
         verb = "are" if len(volumes) > 1 else "is"
         parts.append(
             f"{count(len(volumes), 'volume')} ({format_size(sum(volumes.values()))}) {verb} never part of an image: "
-            "`migrate inspect` of this root lists what to copy"
+            f"`migrate inspect {place}` lists what to copy"
         )
     return f"{location}: {'; '.join(parts)}"
 

@@ -231,8 +231,8 @@ def test_a_half_removed_container_is_converted_if_it_is_named(name: str, stores:
         made = Converted(target)
         if "commit_error" in containers[container] or "commit" not in containers[container]:
             assert done.exit_code == 4
-            assert [failure["error"] for failure in made.report["failures"]] == ["missing-layer"]
-            message = made.report["failures"][0]["message"]
+            assert [failure.error for failure in done.report.failures] == ["missing-layer"]
+            message = done.report.failures[0].message
             assert "container wreck" in message
             assert f"the files that it changed are in {stores.path(name)}/overlay/{container}/upper" in message
             continue
