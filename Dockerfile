@@ -10,7 +10,7 @@ WORKDIR /src
 COPY pyproject.toml hatch_build.py README.md LICENSE requirements/ci.lock ./
 COPY migrate ./migrate
 COPY tools ./tools
-# Without [devicemapper], whose packages are AGPL-3.0-or-later: docs/licences.md. EXTRAS=all adds everything.
+# Without [devicemapper] and [disk], whose packages are AGPL-3.0-or-later: docs/licences.md. EXTRAS=all adds everything.
 ARG EXTRAS=registry,s3,html,deep
 # the versions that the tests ran with; the lock holds more packages than are installed here
 RUN sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' ci.lock > constraints.txt \

@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,3 +81,10 @@ def tar_of(entries: dict[str, bytes]) -> bytes:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def is_half_removed(container: Mapping[str, Any]) -> bool:
+    """Of a container of a container case: true for `wreck`, where its driver removed anything before it failed. Docker
+    up to 1.5 has no `Dead` in its records."""
+    dead: bool = container["state_on_disk"].get("Dead", container["name"] == "wreck")
+    return dead

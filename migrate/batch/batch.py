@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import tempfile
@@ -18,6 +19,7 @@ from migrate.batch.journal import JournalWriter, check_owners, is_running, journ
 from migrate.batch.ledger import Ledger, Wants
 from migrate.batch.merge import Merge
 from migrate.batch.plan import Candidate, Outcome, Plan, Shard, plan_tasks
+from migrate.batch.proof import disproved
 from migrate.batch.recipe import options_document, parse_options, recipe_of
 from migrate.batch.run import TaskRun
 from migrate.batch.search import expand, find_candidates
@@ -26,9 +28,9 @@ from migrate.batch.targets import absolute, journal_publisher, open_state, open_
 from migrate.batch.task import WorkOrder
 from migrate.convert.run import NOTHING_READ, exit_code, utc_now
 from migrate.convert.source_paths import distinct_sources, refuse_to_write, without_target
-from migrate.errors import UsageError
+from migrate.errors import TargetError, UsageError
 from migrate.model.options import ConvertOptions
-from migrate.model.progress import Progress
+from migrate.model.progress import Event, Progress
 from migrate.report.document import Report, SourceRow
 from migrate.report.json import parse_report
 from migrate.storage.syscalls import target_errors
@@ -112,6 +114,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         )
         try:
             plan = _plan(request, ledger, candidates, recipe, pool.workers, standing)
+            begins = journal.place()
             journal.note(_opening(request, plan, recipe, started))
             order = _order(request, recipe, state, max(1, pool.workers // max(1, len(plan.tasks))))
             pool.prove(order, plan, progress)
@@ -119,7 +122,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
             pool.stop(at_once=True)
             raise
         TaskRun(order, plan, pool, journal, progress).run()
-        ledger = Ledger.read(state, wants)
+        ledger = Ledger.read(state, wants, begins)
         locations = [candidate.location for candidate in candidates]
         if request.shard is not None:
             return _shard_outcome(ledger, locations, len(plan.done))
@@ -138,7 +141,24 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
         ledger = _read_shards(state)
         refuse_to_write(list(ledger.sources), files=output_files)
         locations = _distinct(ledger)
+        _prove_shards(ledger, locations, options, progress)
         return _merge(ledger, locations, request, opened, StandingBlobs(opened), journal, progress, started, locations)
+
+
+def _prove_shards(ledger: Ledger, locations: Sequence[str], options: ConvertOptions, progress: Progress) -> None:
+    """Sources that are on the shards' machines alone cannot be asked."""
+    read = [one for one in locations if ledger.sources[one].finished.outcome is not Outcome.SKIPPED]
+    here = [location for location in read if "://" not in location and os.path.exists(location)]
+    for location in sorted(disproved(ledger.places(here), options)):
+        raise TargetError(
+            f"{ledger.sources[location].place.path}: what it has of {location} is not what that source lists (it may"
+            " have changed since); run its shard again"
+        )
+    if len(here) < len(locations):
+        message = (
+            f"{len(locations) - len(here):,} sources are not here: their images and names are those of the journals"
+        )
+        progress.emit(Event(kind="notice", message=message))
 
 
 def _distinct(ledger: Ledger) -> list[str]:
@@ -228,12 +248,15 @@ def _plan(
     workers: int,
     standing: StandingBlobs,
 ) -> Plan:
-    """What the journal has finished is done, unless its blobs have gone or were damaged since."""
+    """What the journal has finished is done, unless its blobs have gone or were damaged since, or the source lists
+    something else."""
     finished = ledger.finished()
     plan = plan_tasks(candidates, finished, recipe, workers=workers, retry_failed=request.retry_failed)
     locations = [candidate.location for candidate in candidates]
     others = [place for place, _ in ledger.others(locations)]
     lost = sources_without_blobs(ledger.places(plan.done), others, request.options, standing)
+    unfit = {candidate.location for candidate in candidates if candidate.unfit is not None}
+    lost |= disproved(ledger.places(plan.done.keys() - lost), request.options, unfit)
     if not lost:
         return plan
     finished = {location: known for location, known in finished.items() if location not in lost}

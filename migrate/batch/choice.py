@@ -102,7 +102,7 @@ class BlobChoice:
 
 
 def _gone(what: str) -> IntegrityError:
-    return IntegrityError(f"{what}: no longer stands in the target; the next batch reads the source again")
+    return IntegrityError(f"{what}: is no longer in the target; the next batch reads the source again")
 
 
 def _order(candidate: _Candidate) -> tuple[bool, bool, int, int, int, Digest]:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -206,17 +207,19 @@ def _is_complete(fields: Mapping[str, Any], *, has_record: bool) -> bool:
 
 
 class RecordReader:
-    """Records by their places. Keeps the journals open; to be closed."""
+    """Records by their places, from any thread. Keeps the journals open; to be closed."""
 
     def __init__(self) -> None:
         self._files: dict[Path, BinaryIO] = {}
+        self._lock = threading.Lock()
 
     def read(self, place: Place, source: str, *, images: bool = True, layers: bool = True) -> SourceRecord:
         """Raises TargetError for a record that is damaged."""
-        stream = self._files.get(place.path)
         with target_errors(str(place.path)):
-            if stream is None:
-                stream = self._files[place.path] = _open_journal(place.path)
+            with self._lock:
+                stream = self._files.get(place.path)
+                if stream is None:
+                    stream = self._files[place.path] = _open_journal(place.path)
             raw = os.pread(stream.fileno(), place.length, place.offset)
         packed = raw.partition(_RECORD)[2].removesuffix(b'"}\n')
         try:
@@ -275,6 +278,11 @@ class JournalWriter:
             os.close(self._fd)
             raise
         self._synced = self._published_at = clock()
+
+    def place(self) -> Place:
+        """Where the next line will be."""
+        with target_errors(str(self.path)):
+            return Place(self.path, os.fstat(self._fd).st_size, 0)
 
     def append(self, entry: Entry) -> None:
         fields = {

@@ -28,6 +28,7 @@ class Known:
     message: str | None
     seconds: int
     is_wanted: bool = False
+    is_own: bool = False
     error: str | None = None
     images: int = 0
     failed: int = 0
@@ -36,7 +37,10 @@ class Known:
     tries: int = 1
 
     def replaces(self, other: Known) -> bool:
-        """A journal is in the order of time; between two of them, merges tell, and else their machines' clocks."""
+        """What this run has written itself goes first. A journal is in the order of time; between two of them, merges
+        tell, and else their machines' clocks."""
+        if self.is_own != other.is_own:
+            return self.is_own
         if self.is_wanted != other.is_wanted:
             return self.is_wanted
         if self.place.path == other.place.path:
@@ -56,17 +60,19 @@ class Ledger:
     ends: dict[str, int] = field(default_factory=dict)
     merges: int = 0
     _wants: Wants | None = None
+    _own: Place | None = None
     _closed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     _taken: list[tuple[Mapping[str, int], frozenset[str]]] = field(default_factory=list)
     """Of each merge, how far it has read each journal, and the recipes of the sources that it took in."""
 
     @classmethod
-    def read(cls, state: Path, wants: Wants | None = None) -> Ledger:
-        """Of several lines of a source the newest counts, and one that `wants` accepts before all others.
+    def read(cls, state: Path, wants: Wants | None = None, own: Place | None = None) -> Ledger:
+        """Of several lines of a source the newest counts, and one that `wants` accepts before all others. What a run
+        has written from `own` on counts before those.
 
         Raises TargetError.
         """
-        ledger = cls(_wants=wants)
+        ledger = cls(_wants=wants, _own=own)
         for path in sorted(journal_paths(state), key=_merges_first):
             for line in iter_lines(path):
                 ledger.take(line)
@@ -105,6 +111,9 @@ class Ledger:
             message=message or None,
             seconds=fields["finished"],
             is_wanted=self._wants is not None and self._wants(fields["source"], finished),
+            is_own=self._own is not None
+            and line.place.path == self._own.path
+            and line.place.offset >= self._own.offset,
             error=fields["error"],
             images=fields["images"],
             failed=fields["failed"],

@@ -28,7 +28,7 @@ from migrate.model.image import ComposedImage, Descriptor, HashedLayer
 from migrate.model.legacy import Failure
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress
-from migrate.report.document import ContainerRow, Report, ReportImage
+from migrate.report.document import ContainerRow, Report, ReportImage, VolumeRow
 from migrate.report.glance import Glance
 from migrate.report.json import RowEncoder, frame_rows, iter_report
 from migrate.report.mapping import mapped_image
@@ -68,6 +68,7 @@ class Merge:
     _sources: list[SourceInput] = field(default_factory=list)
     _warnings: set[str] = field(default_factory=set)
     _containers: list[ContainerRow] = field(default_factory=list)
+    _volumes: list[VolumeRow] = field(default_factory=list)
     _written: Counter[str] = field(default_factory=Counter)
     _layers: dict[tuple[str, DiffID], HashedLayer] = field(default_factory=dict)
     _counted: str | None = None
@@ -142,6 +143,7 @@ class Merge:
                 self._add_failure(failure, is_told=source.location not in self.done)
             self._warnings.update(record.warnings)
             self._containers += (ContainerRow(source=source.location, container=one) for one in record.containers)
+            self._volumes += (VolumeRow(source=source.location, volume=one) for one in record.orphaned_volumes)
             note = (source.message or "holds no image",) if source.outcome is Outcome.SKIPPED else ()
             damaged = sum(row.hashed is not None and row.hashed.damaged for row in record.layers)
             source_input = SourceInput(location=source.location, type=record.type, warnings=note, damaged=damaged)
@@ -265,6 +267,7 @@ class Merge:
             conflicts=settlement.conflicts,
             warnings=self._warnings,
             containers=self._containers,
+            orphaned_volumes=self._volumes,
         )
         return self.account.head
 

@@ -32,7 +32,7 @@ def parse_options(document: Mapping[str, Any]) -> ConvertOptions:
     try:
         return ConvertOptions(**{name: _typed(value, types[name]) for name, value in document.items()})
     except (KeyError, TypeError, ValueError) as exc:
-        raise UsageError(f"the journal names options that this version of migrate does not know: {exc}") from exc
+        raise UsageError(f"the journal names options that this version of migrate does not have: {exc}") from exc
 
 
 def _typed(value: Any, annotation: Any) -> Any:

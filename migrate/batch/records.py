@@ -66,6 +66,7 @@ class SourceRecord:
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     containers: tuple[Container, ...] = ()
+    orphaned_volumes: tuple[Volume, ...] = ()
 
 
 def encode_record(record: SourceRecord) -> bytes:
@@ -86,6 +87,7 @@ def _lines(record: SourceRecord) -> Iterator[dict[str, Any]]:
         "failures": [_failure_fields(failure) for failure in record.failures],
         "warnings": list(record.warnings),
         "containers": [asdict(container) for container in record.containers],
+        "orphaned_volumes": [asdict(volume) for volume in record.orphaned_volumes],
     }
 
 
@@ -109,6 +111,7 @@ def parse_record(content: bytes, source: str, *, images: bool = True, layers: bo
             failures=tuple(_parse_failure(fields, source) for fields in last["failures"]),
             warnings=_each(last["warnings"], str),
             containers=tuple(map(_parse_container, last.get("containers", ()))),
+            orphaned_volumes=tuple(map(_parse_volume, last.get("orphaned_volumes", ()))),
         )
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as exc:
         raise ValueError(f"{source}: not a record of a batch: {exc!r}") from exc
@@ -274,6 +277,7 @@ def _parse_container(fields: Mapping[str, Any]) -> Container:
         changed_bytes=None if changed is None else _whole(changed),
         volumes=volumes,
         unseen=_each(fields["unseen"], str),
+        half_removed=_flag(fields.get("half_removed", False)),
     )
 
 

@@ -83,8 +83,8 @@ def list_line(location: str) -> bytes | None:
 def _expand(text: str) -> Sequence[str]:
     if text == "-":
         raise UsageError(
-            "standard input cannot be a source of a batch: its workers do not have it, and a later run could not tell"
-            " it from another; use `migrate convert -`"
+            "standard input cannot be a source of a batch: its workers do not have it, and a later run could not"
+            " compare it; use `migrate convert -`"
         )
     if "://" in text or not _MAGIC & set(text) or os.path.lexists(text):
         return [text]

@@ -18,7 +18,8 @@ from migrate.batch.journal import Entry, pack_record
 from migrate.batch.layers import SMALL_LAYER_BYTES, KnownLayers, SharedBlobs
 from migrate.batch.plan import Candidate, Outcome, Task
 from migrate.batch.records import ImageRecord, LayerRow, Role, SourceRecord
-from migrate.batch.targets import open_worker_target
+from migrate.batch.targets import layout_location, open_worker_target
+from migrate.convert.earlier import EarlierImages
 from migrate.convert.publish import FinishedImage
 from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import IntegrityError, LimitError, MigrateError, NoImageError, UnrecognisedSourceError, UsageError
@@ -104,6 +105,7 @@ class Desk:
             raise UsageError(f"a worker has version {__version__}, the command {order.version}; they must be the same")
         self.order = order
         target: BlobTarget = MeasuredBlobs()
+        self.earlier: EarlierImages | None = None
         if order.target is None:  # a dry run, whose workers are all on this machine
             store: Store = DirectoryStore(order.state, durable=False)
             self.close = store.close
@@ -111,6 +113,8 @@ class Desk:
             target = layout = open_worker_target(order.target, order.options)
             store = layout.store
             self.close = layout.close
+            place = layout_location(order.target)
+            self.earlier = EarlierImages("oci", place, layout.mapped_images, order.options.empty_layers)
         self.blobs = SharedBlobs(target, KnownLayers(store, order.options), order.run)
 
     def deal_with(self, candidate: Candidate) -> Entry:
@@ -158,7 +162,7 @@ class Desk:
 
     def _take_in(self, location: str, source: LegacySource) -> Result:
         opened = OpenedSource(location, source)
-        conversion = Conversion([opened], self.order.options)
+        conversion = Conversion([opened], self.order.options, earlier=self.earlier)
         try:
             conversion.gather()
         except UsageError as error:
@@ -167,7 +171,7 @@ class Desk:
             return Result(Outcome.SKIPPED, SourceRecord(type=source.source_type.value), None, opened.error.message)
         self.blobs.begin(_stored_sizes(conversion))
         images = conversion.take_in(self.blobs)
-        rows, numbers = self._rows(conversion, source)
+        rows, numbers = self._rows(conversion, images, source)
         records = [
             ImageRecord(_without_blobs(image), tuple(numbers[_row_key(layer)] for layer, _ in image.chain))
             for image in images
@@ -179,21 +183,31 @@ class Desk:
             failures=tuple(conversion.failures),
             warnings=tuple(conversion.warnings),
             containers=tuple(row.container for row in conversion.containers),
+            orphaned_volumes=tuple(row.volume for row in conversion.volumes),
         )
         return _judged(record)
 
     # --- layers ------------------------------------------------------------------------------------------------
 
-    def _rows(self, conversion: Conversion, source: LegacySource) -> tuple[list[LayerRow], dict[RowKey, int]]:
-        """One row for each legacy layer that was read, sorted, and the number of each."""
+    def _rows(
+        self, conversion: Conversion, images: Sequence[FinishedImage], source: LegacySource
+    ) -> tuple[list[LayerRow], dict[RowKey, int]]:
+        """One row for each legacy layer that was read or found elsewhere, sorted, and the number of each."""
         layers: dict[RowKey, LegacyLayer] = {}
+        results: dict[RowKey, HashedLayer | MigrateError | None] = {}
+        for image in images:
+            for layer, result in image.chain:
+                layers.setdefault(_row_key(layer), layer)
+                results[_row_key(layer)] = result
         for planned in conversion.planned:
             for layer in planned.chain:
                 layers.setdefault(_row_key(layer), layer)
+                if layer.payload is not None:
+                    results.setdefault(_row_key(layer), conversion.result_of(planned, layer))
         found: list[tuple[LegacyLayer, LayerRow]] = []
         numbers: dict[RowKey, int] = {}
         for key, layer in sorted(layers.items()):
-            hashed = None if layer.payload is None else conversion.hashed[0, layer.payload.key]
+            hashed = results.get(key)
             if not isinstance(hashed, MigrateError):
                 numbers[key] = len(found)
                 found.append((layer, LayerRow(layer.legacy_id, hashed, self._role_of(layer, hashed))))

@@ -28,6 +28,8 @@ ARCHIVE_MEMBERS: Final = 2_000_000
 """Members of an outer archive (`docker save`)."""
 CHAIN_LENGTH: Final = 10_000
 """Layers of one image. Docker itself stops at 125 or 127."""
+MEASURED_ENTRIES: Final = 50_000
+"""Directory entries that `convert` looks at for the sizes of containers that it was not asked for: under a second."""
 RUN_LAYERS: Final = 5_000_000
 """Layers of all images of one run, counted in every image: rows of the report. 10,000 images of 127 are a quarter."""
 DOCUMENTS_BYTES: Final = 1024 * 1024 * 1024

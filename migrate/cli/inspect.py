@@ -46,6 +46,7 @@ def command(
       migrate inspect --containers --run-commands /mnt/old-disk/var/lib/docker
     """
     from migrate.cli.inventory_text import render_images, render_tree
+    from migrate.cli.outputs import safe_json
     from migrate.cli.run_commands import render_run_commands
     from migrate.cli.terminal import terminal_width
     from migrate.convert.selection import choose_containers
@@ -73,7 +74,7 @@ def command(
         rows = tuple(row for row in inventory.containers if row.container.id in ids)
         click.echo(render_run_commands(rows, source), nl=False)
     elif as_json:
-        sys.stdout.buffer.write(encode_json_pretty(inventory_document(inventory)))
+        sys.stdout.buffer.write(safe_json(encode_json_pretty(inventory_document(inventory))))
     else:
         render = render_tree if tree else render_images
         text = render(inventory, width=terminal_width(sys.stdout), exact_bytes=bytes_, full_ids=no_trunc)

@@ -38,13 +38,20 @@ def render_images(inventory: Inventory, *, width: int, exact_bytes: bool, full_i
     if inventory.containers:
         lines += ["", f"Containers ({len(inventory.containers):,}):"]
         lines += [line for row in inventory.containers for line in _container(row.container, exact_bytes, full_ids)]
+    if inventory.orphaned_volumes:
+        lines += ["", f"Volumes that no container names ({len(inventory.orphaned_volumes):,}):"]
+        lines += [
+            printable(f"  {volume.source} ({_size(volume.bytes, exact_bytes)})")
+            for volume in inventory.orphaned_volumes
+        ]
     return "\n".join(lines) + "\n"
 
 
 def _container(container: Container, exact: bool, full: bool) -> Iterator[str]:
     changed = "not known" if container.changed_bytes is None else _size(container.changed_bytes, exact)
     image = _id(container.image, full) or "none recorded"
-    facts = f"{_id(container.id, full)}  {container.name}, {container.state}, image {image}, changed {changed}"
+    state = f"{container.state}, half removed" if container.half_removed else container.state
+    facts = f"{_id(container.id, full)}  {container.name}, {state}, image {image}, changed {changed}"
     yield printable(f"  {facts}")
     for volume in container.volumes:
         size = "not here" if volume.bytes is None else _size(volume.bytes, exact)

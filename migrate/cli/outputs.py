@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import stat
@@ -68,7 +69,7 @@ class Outputs:
         """To the file of `option`, which was asked for. Raises TargetError, and UsageError as at the beginning."""
         path = self._paths[option]
         if path == STDOUT:
-            sys.stdout.buffer.writelines(map(_shown, pieces) if option in LISTS else pieces)
+            sys.stdout.buffer.writelines(_as_shown(option, pieces))
             sys.stdout.buffer.flush()
             return
         self._check(option)  # again: the run itself may have written there
@@ -137,6 +138,13 @@ def safe_json(text: bytes) -> bytes:
 
     safe = (one if one == "\n" or printable(one) == one else json.dumps(one)[1:-1] for one in decoded)
     return "".join(safe).encode()
+
+
+def _as_shown(option: str, pieces: Iterable[bytes]) -> Iterable[bytes]:
+    """What goes to standard output, where a terminal may be; a piece of a report may end within a character."""
+    if option == "report":
+        return (safe_json(text.encode("utf-8")) for text in codecs.iterdecode(pieces, "utf-8"))
+    return map(_shown, pieces) if option in LISTS else pieces
 
 
 def _shown(line: bytes) -> bytes:

@@ -55,9 +55,10 @@ def command(location: str, as_json: bool, html_file: str | None, check: bool, by
         page = render_html(report, _verified(location) if check else None)
         outputs.write("html", [page.encode("utf-8")])
     if as_json:
+        from migrate.cli.outputs import safe_json
         from migrate.report.json import encode_report
 
-        sys.stdout.buffer.write(encode_report(report))
+        sys.stdout.buffer.write(safe_json(encode_report(report)))
     elif not html_file:
         from migrate.report.text import render_text
 

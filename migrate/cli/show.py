@@ -111,7 +111,7 @@ def choose_image(view: LayoutView, reference: str, platform: Platform | None) ->
     if len(found) == 1:
         return found[0]
     if len(platforms) == len(found):
-        raise UsageError(f"{reference} stands for {len(found)} platforms: choose by --platform {'|'.join(platforms)}")
+        raise UsageError(f"{reference} has {len(found)} platforms: choose by --platform {'|'.join(platforms)}")
     raise UsageError(f"{reference} could be {' or '.join(image.title for image in found[:4])}: give more digits")
 
 

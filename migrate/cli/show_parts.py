@@ -60,7 +60,7 @@ class Shown:
     def manifest(self, exact: bool) -> None:
         raw = self._view.manifest(self._image)
         if raw is None:
-            raise UsageError("a docker archive has no manifests; --config and --layers show what it says")
+            raise UsageError("a docker archive has no manifests; --config and --layers show what it has")
         self.document(raw, exact)
 
     # --- summary ---------------------------------------------------------------------------------------------------

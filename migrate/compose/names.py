@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from migrate.model.digest import Digest
+from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Platform
 from migrate.model.options import TEMPLATE_FIELD, UNTAGGED_FIELD, NameOptions, OnConflict
 from migrate.model.reference import Reference
@@ -22,8 +22,8 @@ from migrate.model.rename import map_reference
 class Claim:
     """One image that wants one reference. `order` is its place in the run, before all of which stand those that the
     target held already (negative). `created` is RFC 3339 in any offset, or None. `image_id` is the config's digest in
-    hex, empty for an image of the target whose manifest tells none;
-    `legacy_id` that of an image of this run."""
+    hex, empty for an image of the target whose manifest tells none; `legacy_id` that of an image of this run.
+    `diff_ids` are empty where they are not known."""
 
     reference: Reference
     platform: Platform
@@ -32,6 +32,16 @@ class Claim:
     order: int
     image_id: str = ""
     legacy_id: str = ""
+    diff_ids: tuple[DiffID, ...] = ()
+
+    def is_remade(self, other: Claim) -> bool:
+        """True where both may be one legacy image that was converted twice: one time of making, and the same layers but
+        for empty ones, which one of the two may have left out."""
+        if instant(self.created) != instant(other.created):
+            return False
+        few, many = sorted((self.diff_ids, other.diff_ids), key=len)
+        rest = iter(many)
+        return all(diff_id in rest for diff_id in few)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from migrate.compose.index import compose_index, index_entry
-from migrate.compose.names import Claim, Names, assign_names, numbered, untagged_reference, wanted_reference
+from migrate.compose.names import (
+    Claim,
+    Names,
+    assign_names,
+    instant,
+    numbered,
+    untagged_reference,
+    wanted_reference,
+)
 from migrate.compose.oci_types import attestations, image_in_oci_types
 from migrate.compose.source_indexes import CarriedLists
 from migrate.documents.oci import IndexEntry, parse_config, parse_subject
@@ -320,23 +328,41 @@ class Settlement:
                 )
 
     def _without_superseded(self, existing: Sequence[Claim], ours: Iterable[Claim]) -> list[Claim]:
-        """`existing` without claims of what an earlier run made of the same legacy image: that is no conflict."""
+        """`existing` without claims of what an earlier run made of the same legacy image: that is no conflict.
+
+        A legacy ID is random, and another image may have it. Of another time, it claims its name as any other image
+        does. One of the same time with other layers, such as one that was made anew from a file tree, gives its name to
+        ours, but that is reported as a conflict.
+        """
         if self.target is None:
             return list(existing)
         made_of: dict[Digest, set[str]] = defaultdict(set)
         for row in self.target.mapped_images():
             if row.manifest_digest is not None:
                 made_of[row.manifest_digest].add(row.legacy_id)
-        again: dict[Reference, set[str]] = defaultdict(set)
-        same: dict[Reference, set[Digest]] = defaultdict(set)
+        again: dict[Reference, list[Claim]] = defaultdict(list)
         for claim in ours:
-            again[claim.reference].add(claim.legacy_id)
-            same[claim.reference].add(claim.digest)
-        return [
-            claim
-            for claim in existing
-            if claim.digest in same[claim.reference] or not made_of[claim.digest] & again[claim.reference]
-        ]
+            again[claim.reference].append(claim)
+        kept = []
+        for claim in existing:
+            rivals = again[claim.reference]
+            same = [one for one in rivals if one.legacy_id in made_of[claim.digest]]
+            if any(one.digest == claim.digest for one in rivals) or not same:
+                kept.append(claim)
+            elif not any(one.is_remade(claim) for one in same):
+                if all(instant(one.created) != instant(claim.created) for one in same):
+                    kept.append(claim)
+                else:
+                    winner = same[0]
+                    self.conflicts.append(
+                        Conflict(
+                            reference=str(claim.reference),
+                            platform=claim.platform,
+                            kept=winner.digest,
+                            others=(claim.digest,),
+                        )
+                    )
+        return kept
 
     def _existing_claims(self) -> Iterator[Claim]:
         if self.target is None:
@@ -353,6 +379,7 @@ class Settlement:
                     created=existing.created,
                     order=_BEFORE_THE_RUN + order,
                     image_id="" if existing.image_id is None else existing.image_id.hex,
+                    diff_ids=existing.diff_ids,
                 )
 
     # --- target ------------------------------------------------------------------------------------------------
@@ -441,6 +468,7 @@ def _claim(image: FinishedImage, reference: Reference) -> Claim:
         order=image.order,
         image_id=image.composed.image_id.hex,
         legacy_id=image.legacy_id,
+        diff_ids=tuple(image.composed.diff_ids),
     )
 
 

@@ -6,6 +6,7 @@ own failure, or an interruption, ends the run.
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,11 +20,12 @@ from migrate.blobio import limits
 from migrate.blobio.payload import Payload
 from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
+from migrate.convert.earlier import EarlierImages
 from migrate.convert.publish import FinishedImage, Settlement, in_format, sorted_images
 from migrate.convert.selection import (
     ambiguous_prefixes,
     check_containers,
-    is_dead,
+    is_half_removed,
     select_containers,
     select_failures,
     select_images,
@@ -42,7 +44,7 @@ from migrate.errors import (
     UsageError,
 )
 from migrate.layout.names import plain_path
-from migrate.model.container import Container
+from migrate.model.container import Container, Volume
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, HashedLayer
 from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing, is_hex_id
@@ -54,7 +56,7 @@ from migrate.rehash.layer import Layer
 from migrate.rehash.pipeline import PassingLayers, rehash
 from migrate.rehash.ports import BlobTarget, JobKey, LayerJob, ObserverFactory, OncePayload, TarObserver, observe_all
 from migrate.rehash.size_estimate import SizeEstimate
-from migrate.report.document import ContainerRow, Report
+from migrate.report.document import ContainerRow, Report, VolumeRow
 from migrate.report.json import encode_report
 from migrate.report.mapping import mapped_image
 from migrate.report.model import ImageInput, SourceInput, build_report
@@ -131,11 +133,13 @@ class Conversion:
     progress: Progress = field(default_factory=SilentProgress)
     report_options: Mapping[str, object] = field(default_factory=dict)
     observer: ObserverFactory | None = None
+    earlier: EarlierImages | None = None
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     planned: Sequence[PlannedImage] = ()
     hashed: Hashed = field(default_factory=dict)
     containers: list[ContainerRow] = field(default_factory=list)
+    volumes: list[VolumeRow] = field(default_factory=list)
     _container_layers: set[JobKey] = field(default_factory=set)
     _rootfs: RunCheck | None = None
     _layers_planned: int = 0
@@ -165,10 +169,13 @@ class Conversion:
             opened = None
             if target is not None and options.images:  # a pattern that matches nothing leaves no new target behind
                 cls(sources, options).gather()
+            earlier = None
             if target is not None and any(one.source and not one.error for one in sources):  # else nothing to write
                 opened = open_target(target, options)
                 stack.callback(opened.close)
-            yield cls(sources, options, opened, **rest)
+                earlier = EarlierImages(*parse_target(target), opened.mapped_images, options.empty_layers)
+                stack.callback(earlier.close)
+            yield cls(sources, options, opened, earlier=earlier, **rest)
 
     def run(self) -> Outcome:
         """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""
@@ -230,6 +237,8 @@ class Conversion:
         """
         planned = self.planned
         self.hashed = self._rehash(planned, store)
+        if any(isinstance(result, MissingContentError) for result in self.hashed.values()):
+            self.hashed = {**self.hashed, **self._hash_content_of_target(store)}
         finished = [done for image in planned if (done := self._compose(image)) is not None]
         self._fail_lost_lists(planned, finished)
         self._measure_containers(finished)
@@ -238,17 +247,23 @@ class Conversion:
     def _measure_containers(self, finished: Sequence[FinishedImage]) -> None:
         """What the containers hold of which no image was made, so that nobody takes the images for all there is."""
         made = {(image.source, image.legacy_id) for image in finished if image.container is not None}
+        wanted = bool(self.options.containers or self.options.container)
+        most = None if wanted else limits.MEASURED_ENTRIES
         for opened in self.sources:
             if opened.listing is None or opened.source is None:
                 continue
             left = [
-                opened.source.measure_container(image.container)
+                opened.source.measure_container(image.container, most)
                 for image in opened.listing.containers
                 if image.container is not None and (opened.location, image.head) not in made
             ]
             self.containers += (ContainerRow(source=opened.location, container=container) for container in left)
-            if left and not (self.options.containers or self.options.container):
+            volumes = opened.source.orphaned_volumes(most)
+            self.volumes += (VolumeRow(source=opened.location, volume=volume) for volume in volumes)
+            if left and not wanted:
                 self.warnings.append(_left_behind(opened.location, left))
+            if volumes:
+                self.warnings.append(_orphaned(opened.location, volumes))
 
     def _fail_lost_lists(self, planned: Sequence[PlannedImage], finished: Sequence[FinishedImage]) -> None:
         """A list of the source that has lost all its images is lost itself."""
@@ -267,7 +282,7 @@ class Conversion:
             if opened.source is not None and opened.error is None:
                 try:
                     opened.listing = opened.source.listing()
-                    opened.source.check_access()
+                    opened.source.check_access(containers=bool(self.options.containers or self.options.container))
                     listing = opened.listing
                     if not (listing.images or listing.indexes or listing.containers or listing.failures):
                         raise NoImageError(f"{opened.location}: holds no image")
@@ -298,7 +313,7 @@ class Conversion:
             containers, found = select_containers(opened.listing, options.container, all_containers=options.containers)
             matched |= hits | lost | found
             self._note_listing(opened, failures)
-            self._note_dead(opened)
+            self._note_half_removed(opened)
             for image in chosen + containers:
                 planned.append(PlannedImage(source_index, opened.location, image, len(planned)))
             for index in () if only_containers else opened.listing.indexes:
@@ -320,7 +335,7 @@ class Conversion:
         for pattern, found in ambiguous_prefixes(listings, self.options.images).items():
             raise UsageError(f"--image {pattern} is the beginning of several IDs: {', '.join(found[:5])}")
 
-    def _note_dead(self, opened: OpenedSource) -> None:
+    def _note_half_removed(self, opened: OpenedSource) -> None:
         """`--containers` takes no container that Docker had begun to remove."""
         assert opened.listing is not None
         if self.options.containers and not self.options.container:
@@ -328,7 +343,7 @@ class Conversion:
                 f"{opened.location}: {image.container.title} is left out: Docker had begun to remove it, and what is "
                 f"here may be less than it was; --container {image.container.id[:12]} takes that"
                 for image in opened.listing.containers
-                if image.container is not None and is_dead(image)
+                if image.container is not None and is_half_removed(image)
             )
 
     def _note_listing(self, opened: OpenedSource, failures: Sequence[Failure]) -> None:
@@ -363,19 +378,35 @@ class Conversion:
         except (MissingLayerError, MissingContentError):
             if not (is_hex_id(legacy_id) and len(legacy_id) == 64):
                 raise
-            found: dict[bytes, tuple[int, LegacyLayer]] = {}
-            for index, opened in enumerate(self.sources):
-                if index != planned.source_index and opened.source is not None and opened.listing is not None:
-                    with suppress(MigrateError):
-                        layer = opened.source.read_layer(legacy_id)
-                        if layer.payload is not None:
-                            found.setdefault(layer.json, (index, layer))
-            if len(found) != 1:
+            found = self._find_elsewhere(planned, legacy_id)
+            if found is None:
                 raise
-        ((index, layer),) = found.values()
+        index, layer = found
         planned.elsewhere[legacy_id] = index
-        location = self.sources[index].location
+        location = self.earlier.location if index == self._of_target and self.earlier else self.sources[index].location
         return replace(layer, warnings=(*layer.warnings, f"layer {legacy_id}: taken from {location}"))
+
+    @property
+    def _of_target(self) -> int:
+        """The index of the target, where it is read as a source."""
+        return len(self.sources)
+
+    def _find_elsewhere(self, planned: PlannedImage, legacy_id: LegacyID) -> tuple[int, LegacyLayer] | None:
+        """The layer and the index of the source that has it. What v1 archives and roots have goes first: beside a
+        manifest.json there is v1 JSON too, which other programs made up."""
+        v1: dict[bytes, tuple[int, LegacyLayer]] = {}
+        others: dict[bytes, tuple[int, LegacyLayer]] = {}
+        for index, opened in enumerate(self.sources):
+            if index != planned.source_index and opened.source is not None and opened.listing is not None:
+                with suppress(MigrateError):
+                    layer = opened.source.read_layer(legacy_id)
+                    if layer.payload is not None:
+                        rank = v1 if legacy_id in opened.listing.layers else others
+                        rank.setdefault(layer.json, (index, layer))
+        found = v1 or others
+        if not found and self.earlier is not None and (layer_ := self.earlier.read_layer(legacy_id)) is not None:
+            return self._of_target, layer_
+        return next(iter(found.values())) if len(found) == 1 else None
 
     def _same_content(self, layer: LegacyLayer) -> HashedLayer | None:
         """Another layer of the run that has the diffID which this one's config names; its own bytes are missing."""
@@ -383,6 +414,22 @@ class Conversion:
         rows = (row for row in self.hashed.values() if isinstance(row, HashedLayer) and row.diff_id == wanted)
         usable = (row for row in rows if row.blob is not None or self.options.dry_run)
         return None if wanted is None else next(usable, None)
+
+    def _hash_content_of_target(self, store: BlobTarget | None) -> Hashed:
+        """The layers whose bytes are missing and which the target has, by their diffIDs."""
+        if self.earlier is None or self.earlier.source is None:
+            return {}
+        jobs: dict[JobKey, LayerJob] = {}
+        for image in self.planned:
+            for layer in image.chain:
+                result = None if layer.payload is None else self.result_of(image, layer)
+                if not isinstance(result, MissingContentError) or self._same_content(layer) is not None:
+                    continue
+                wanted = layer.payload.diff_id if layer.payload is not None else None
+                if wanted is not None and (found := self.earlier.find_content(wanted)) is not None:
+                    job = LayerJob(self._of_target, self.earlier.source, found)
+                    jobs[job.key] = job
+        return rehash(list(jobs.values()), store, self.options, self.progress) if jobs else {}
 
     def _count(self, planned: PlannedImage) -> None:
         if self._layers_planned + len(planned.chain) > limits.RUN_LAYERS:
@@ -400,7 +447,9 @@ class Conversion:
         for image in planned:
             for layer in image.chain:
                 index = image.elsewhere.get(layer.legacy_id, image.source_index)
-                source = self.sources[index].source
+                source = (
+                    self.earlier.source if index == self._of_target and self.earlier else self.sources[index].source
+                )
                 assert source is not None
                 place = (index, id(layer))  # `--all` has the same objects in thousands of chains
                 if layer.payload is not None and (place not in seen or image.image.container is not None):
@@ -432,15 +481,22 @@ class Conversion:
             observers.append(self.observer(job))
         return observe_all([observer for observer in observers if observer is not None])
 
+    def result_of(self, planned: PlannedImage, layer: LegacyLayer) -> HashedLayer | MigrateError:
+        """What became of a layer of the image's chain that has content."""
+        assert layer.payload is not None
+        return self.hashed[planned.elsewhere.get(layer.legacy_id, planned.source_index), layer.payload.key]
+
     def _compose(self, planned: PlannedImage) -> FinishedImage | None:
         rows: list[tuple[LegacyLayer, HashedLayer | None]] = []
         borrowed: list[str] = []
         for layer in planned.chain:
-            index = planned.elsewhere.get(layer.legacy_id, planned.source_index)
-            result = None if layer.payload is None else self.hashed[index, layer.payload.key]
+            result = None if layer.payload is None else self.result_of(planned, layer)
             if isinstance(result, MissingContentError) and (same := self._same_content(layer)) is not None:
                 borrowed.append(f"layer {layer.legacy_id}: not in this archive; another one has its diffID")
-                result = same
+                result = replace(same, carried=None)
+            if planned.elsewhere.get(layer.legacy_id) == self._of_target and isinstance(result, HashedLayer):
+                note = "from the target, where an earlier run put it"
+                result = replace(result, exact=False, note=note, carried=None)
             if isinstance(result, MigrateError):
                 planned.lost_layer = layer.legacy_id
                 self._fail(result, planned.location, planned.image, layer=layer.legacy_id)
@@ -496,7 +552,7 @@ class Conversion:
         }
         if self.options.check_rootfs:
             self.warnings += [
-                f"{opened.location}: --check-rootfs has nothing to compare with: no whole file system stands there"
+                f"{opened.location}: --check-rootfs has nothing to compare with: the store has no whole file system"
                 for index, opened in enumerate(self.sources)
                 if opened.listing is not None and index not in holding
             ]
@@ -527,7 +583,7 @@ class Conversion:
             raise NotExactError(f"{planned.location}: image {planned.image.head} was put right by --salvage")
         if differences:
             raise NotExactError(
-                f"{planned.location}: image {planned.image.head} is not what stands in the store: "
+                f"{planned.location}: image {planned.image.head} differs from the store: "
                 f"{len(differences)} paths differ, first {differences[0]}"
             )
         for layer, hashed in rows:
@@ -575,6 +631,7 @@ class Conversion:
             conflicts=settlement.conflicts,
             warnings=[*self.warnings, *(self._rootfs.warnings() if self._rootfs is not None else ())],
             containers=self.containers,
+            orphaned_volumes=self.volumes,
         )
 
     def _source_rows(self, rows: Sequence[ImageInput]) -> list[SourceInput]:
@@ -648,24 +705,38 @@ def _left_behind(location: str, containers: Sequence[Container]) -> str:
     """One warning for all containers of a source that were not asked for, and the command that takes them."""
     changed = [container.changed_bytes for container in containers if container.changed_bytes]
     several = len(containers) > 1
+    unknown = sum(container.changed_bytes is None for container in containers)
     volumes = {
         volume.source: volume.bytes or 0
         for container in containers
         for volume in container.volumes
         if volume.kind == "volume"
     }
-    files = f"{count(len(changed), 'changed file')}, {format_size(sum(changed))}" if changed else "nothing changed"
+    facts = [f"{format_size(sum(changed))} changed in {len(changed):,} of them"] if changed else []
+    facts += [f"not counted in {unknown:,}"] if unknown else []
+    place = shlex.quote(location)
     parts = [
-        f"{count(len(containers), 'container')} of this root {'are' if several else 'is'} in no image ({files}): "
-        f"--containers makes {'images of them' if several else 'an image of it'}"
+        f"{count(len(containers), 'container')} of this root {'are' if several else 'is'} in no image "
+        f"({', '.join(facts) or 'nothing changed'}): `migrate convert --containers {place} TARGET` makes "
+        f"{'images of them' if several else 'an image of it'}"
     ]
     if volumes:
         verb = "are" if len(volumes) > 1 else "is"
         parts.append(
             f"{count(len(volumes), 'volume')} ({format_size(sum(volumes.values()))}) {verb} never part of an image: "
-            "`migrate inspect` of this root lists what to copy"
+            f"`migrate inspect {place}` lists what to copy"
         )
     return f"{location}: {'; '.join(parts)}"
+
+
+def _orphaned(location: str, volumes: Sequence[Volume]) -> str:
+    """One warning for all volumes of a source that no container names."""
+    sizes = [volume.bytes for volume in volumes if volume.bytes is not None]
+    total = f"{'' if len(sizes) == len(volumes) else 'at least '}{format_size(sum(sizes))}"
+    return (
+        f"{location}: no container names {count(len(volumes), 'volume')} ({total}): "
+        f"`migrate inspect {shlex.quote(location)}` lists what to copy"
+    )
 
 
 _TOLD_DIFFERENCES = 20

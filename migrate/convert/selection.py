@@ -112,7 +112,7 @@ def select_containers(
     that Docker had not begun to remove.
     """
     if not patterns:
-        return [image for image in listing.containers if all_containers and not is_dead(image)], set()
+        return [image for image in listing.containers if all_containers and not is_half_removed(image)], set()
     chosen: list[LegacyImage] = []
     matched: set[str] = set()
     for image in listing.containers:
@@ -141,9 +141,9 @@ def check_containers(listings: Sequence[SourceListing], patterns: Sequence[str],
         )
 
 
-def is_dead(image: LegacyImage) -> bool:
+def is_half_removed(image: LegacyImage) -> bool:
     """True for a container that Docker had begun to remove: what is left may be less than it was."""
-    return image.container is not None and image.container.state == "dead"
+    return image.container is not None and image.container.half_removed
 
 
 def _ambiguous_containers(listings: Iterable[SourceListing], patterns: Sequence[str]) -> dict[str, list[str]]:

@@ -93,7 +93,7 @@ class Authorizer:
         with self._lock:
             self._headers[scope, also] = self._answer(scope, also)
             if not self._headers[scope, also]:
-                raise AuthorizationError("the registry wants to know who asks: run `docker login` first")
+                raise AuthorizationError("the registry needs a login: run `docker login` first")
 
     def _answer(self, scope: Scope, also: Scope | None) -> str:
         assert self._challenge is not None

@@ -46,7 +46,8 @@ class ContainerRecord:
     `name` is without its slash. `image` is the legacy ID of its image, or `sha256:…` once Docker 1.10 has rewritten the
     record; `image_name` what was typed. `settings` is None where Docker refuses the record's `Config`. `root` is the
     Docker root's path on the machine where Docker ran, "" where the record does not show it. `config` and `host` are
-    the record's `Config` and `hostconfig.json` for those who want a field of theirs.
+    the record's `Config` and `hostconfig.json` for those who want a field of theirs. `can_be_dead`: Docker wrote
+    whether it had begun to remove the container, as 1.6 and later do.
     """
 
     id: str
@@ -62,6 +63,7 @@ class ContainerRecord:
     config: Fields
     host: Fields
     root: str
+    can_be_dead: bool = True
     problems: tuple[str, ...] = ()
 
     @property
@@ -101,6 +103,7 @@ def parse_container(raw: bytes, what: str, host_raw: bytes | None = None) -> Con
         config=config,
         host=_host_fields(host_raw, reading),
         root=_recorded_root(record),
+        can_be_dead=record.at("State").has("Dead"),
         problems=tuple(reading.problems),
     )
 
@@ -197,6 +200,9 @@ class Fields:
 
     def names(self) -> Sequence[str]:
         return sorted(self._values or ())
+
+    def has(self, name: str) -> bool:
+        return self._get(name) is not None
 
     def at(self, name: str) -> Fields:
         return Fields(self._get(name), self._named(name), self._reading)

@@ -254,9 +254,7 @@ def check_syntax(raw: bytes, what: str) -> None:
         following = None if match is None else _next_wanted(wanted, raw[match.start(match.lastindex or 0)], opened)
         if match is None or following is None:
             offset = _skip_whitespace(raw, position)
-            raise DocumentError(
-                f"{what}: not valid JSON: {_describe(raw, offset)} where {_WANTED[wanted]} should stand"
-            )
+            raise DocumentError(f"{what}: not valid JSON: {_describe(raw, offset)} where {_WANTED[wanted]} is expected")
         wanted = following
         position = match.end()
     if (offset := _skip_whitespace(raw, position)) != len(raw):

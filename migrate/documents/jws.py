@@ -64,7 +64,7 @@ def _public_key(header: Mapping[str, Any]) -> Any:
         return _certificate_key(chain[0])
     jwk = header.get("jwk")
     if not isinstance(jwk, dict):
-        raise DocumentError("no key stands in it")
+        raise DocumentError("it has no key")
     if jwk.get("kty") == "EC":
         return _ec_key(jwk)
     if jwk.get("kty") == "RSA":

@@ -173,6 +173,11 @@ class LayerDocument(bytes):
             members = carried_values(document, what)
         return {key: value for key, value in members.items() if key not in _DROPPED_KEYS}
 
+    def checksum(self) -> str | None:
+        """The key `checksum`, which Docker 1.4 wrote into the JSON of layers that it pushed; None without one. A
+        reading of its own: hardly any layer has it."""
+        return _text_or_none(_other_fields(read_document(bytes(self), _WHAT)).get("checksum"))
+
     def _read(self, what: str) -> tuple[Any, dict[str, Any]]:
         """The document, and what Docker's structs take from it; sets the rest."""
         document = read_document(bytes(self), what)
@@ -262,6 +267,6 @@ def _other_fields(document: Any) -> dict[str, Any]:
     if isinstance(document, (dict, RawObject)):
         for key, value in document.items():
             folded = fold_key(key)
-            if folded in ("id", "parent", "parent_id", "throwaway") and value is not None:
+            if folded in ("id", "parent", "parent_id", "throwaway", "checksum") and value is not None:
                 found[folded] = value
     return found

@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from migrate.blobio.limits import JSON_BYTES
 from migrate.compose.image import DOCKER_MAX_LAYERS
@@ -20,7 +20,7 @@ from migrate.documents.oci import IndexEntry, parse_config
 from migrate.errors import SourceError
 from migrate.layout.names import IMAGE_NAME, REF_NAME, blob_path, reference_of
 from migrate.layout.walk import Document, ReadBlobs, read_documents
-from migrate.model.digest import Digest
+from migrate.model.digest import DiffID, Digest
 from migrate.model.image import CONFIG_TYPES, ComposedImage, Descriptor, MediaType, Platform
 from migrate.model.options import OnConflict
 from migrate.model.reference import Reference
@@ -35,8 +35,8 @@ _PLAIN_OR_GZIP: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExistingImage:
-    """An image that stood in the target before this run. `created` is its config's text, None for an index, as is
-    `image_id`, the config's digest.
+    """An image that stood in the target before this run. `created` and `diff_ids` are its config's, None and () for an
+    index, as is `image_id`, the config's digest.
 
     `size` is its manifest's. An index lists its `children`, each with its own platform and the index's reference.
     """
@@ -48,7 +48,13 @@ class ExistingImage:
     created: str | None
     image_id: Digest | None = None
     size: int = 0
+    diff_ids: tuple[DiffID, ...] = ()
     children: tuple[ExistingImage, ...] = ()
+
+
+class ConfigFacts(NamedTuple):
+    created: str | None = None
+    diff_ids: tuple[DiffID, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,18 +103,19 @@ def existing_image(
     entry: IndexEntry,
     name: str | None,
     facts: ImageFacts | None,
-    created: str | None,
+    config: ConfigFacts,
     children: Iterable[ExistingImage],
 ) -> ExistingImage:
-    """What an entry of a target's index.json tells a later run; `facts` and `created` are None where not known."""
+    """What an entry of a target's index.json tells a later run; `facts` are None where not known."""
     return ExistingImage(
         reference=None if name is None else Reference.parse(name),
         manifest_digest=entry.descriptor.digest,
         media_type=entry.descriptor.media_type,
         platform=entry.platform or (facts.platform if facts else None),
-        created=created,
+        created=config.created,
         image_id=None if facts is None else facts.config.digest,
         size=entry.descriptor.size,
+        diff_ids=config.diff_ids,
         children=tuple(children),
     )
 
@@ -283,12 +290,12 @@ class Catalog:
         tops = [entry.descriptor.digest for entry in self._found]
         below = {top: [named[leaf] for leaf in _leaves(top, leads)] for top in tops}
         listed = [entry.descriptor.digest for children in below.values() for entry in children]
-        created = self._created([*below, *listed], read)
+        configs = self._read_configs([*below, *listed], read)
 
         def existing(entry: IndexEntry, name: str | None, children: Sequence[IndexEntry] = ()) -> ExistingImage:
             digest = entry.descriptor.digest
             inner = [existing(child, name) for child in children]
-            return existing_image(entry, name, self.images.get(digest), created.get(digest), inner)
+            return existing_image(entry, name, self.images.get(digest), configs.get(digest, ConfigFacts()), inner)
 
         return [existing(entry, reference_of(entry), below[entry.descriptor.digest]) for entry in self._found]
 
@@ -312,20 +319,24 @@ class Catalog:
     def knows(self, manifest: Digest) -> bool:
         return manifest in self.images or manifest in self._children
 
-    def _created(self, manifests: Iterable[Digest], read: ReadBlobs) -> dict[Digest, str | None]:
+    def _read_configs(self, manifests: Iterable[Digest], read: ReadBlobs) -> dict[Digest, ConfigFacts]:
+        """Images share layers, so each diffID is kept once."""
         configs = {
             manifest: facts.config.digest
             for manifest in manifests
             if (facts := self.images.get(manifest)) is not None and facts.config.size <= JSON_BYTES
         }
-        created: dict[Digest, str | None] = {}
+        found: dict[Digest, ConfigFacts] = {}
+        shared: dict[DiffID, DiffID] = {}
         wanted = list(dict.fromkeys(configs.values()))
         for start in range(0, len(wanted), _READ_AT_ONCE):
             for config, content in read(wanted[start : start + _READ_AT_ONCE]).items():
                 with contextlib.suppress(SourceError):
                     if isinstance(content, bytes):
-                        created[config] = parse_config(content).created
-        return {manifest: created.get(config) for manifest, config in configs.items()}
+                        parsed = parse_config(content)
+                        diff_ids = tuple(shared.setdefault(one, one) for one in parsed.diff_ids)
+                        found[config] = ConfigFacts(parsed.created, diff_ids)
+        return {manifest: found[config] for manifest, config in configs.items() if config in found}
 
     # --- the new index -------------------------------------------------------------------------------------------
 
@@ -381,9 +392,10 @@ class Catalog:
     def _is_newer(self, ours: Digest, theirs: Digest, read: ReadBlobs) -> bool:
         if self._on_conflict is OnConflict.FIRST:
             return False
-        created = self._created([ours, theirs], read)
-        return self._rank(ours, created) < self._rank(theirs, created)
+        configs = self._read_configs([ours, theirs], read)
+        return self._rank(ours, configs) < self._rank(theirs, configs)
 
-    def _rank(self, manifest: Digest, created: Mapping[Digest, str | None]) -> tuple[object, ...]:
+    def _rank(self, manifest: Digest, configs: Mapping[Digest, ConfigFacts]) -> tuple[object, ...]:
         facts = self.images.get(manifest)
-        return newest_first(created.get(manifest), "" if facts is None else facts.config.digest.hex, manifest)
+        created = configs.get(manifest, ConfigFacts()).created
+        return newest_first(created, "" if facts is None else facts.config.digest.hex, manifest)

@@ -39,6 +39,7 @@ class Container:
 
     `changed_bytes` counts the files that it changed, as Docker counts a layer; None where that cannot be read.
     `unseen` are paths that it changed and Docker's comparison does not see, because size and time are the same.
+    `half_removed`: Docker had begun to remove it, and what is left may be less than it was.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Container:
     changed_bytes: int | None = None
     volumes: tuple[Volume, ...] = ()
     unseen: tuple[str, ...] = ()
+    half_removed: bool = False
 
     @property
     def title(self) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from migrate.blobio.payload import Payload
 
 if TYPE_CHECKING:
-    from migrate.model.container import Container, RunCommand
+    from migrate.model.container import Container, RunCommand, Volume
     from migrate.model.legacy import LegacyID, LegacyLayer, SourceListing, SourceType
     from migrate.storage.tree import Tree
 
@@ -60,9 +60,9 @@ class LegacySource(ABC):
         """
         raise NotImplementedError
 
-    def check_access(self) -> None:  # noqa: B027 - most sources are read from front to back at once
+    def check_access(self, *, containers: bool = False) -> None:  # noqa: B027 - most sources are read at once
         """PermissionSourceError naming the first path that this user may not read, and how many there are; before
-        hours of work."""
+        hours of work. `containers`: of those of its containers, too."""
 
     @property
     def holds_rootfs(self) -> bool:
@@ -79,10 +79,16 @@ class LegacySource(ABC):
         del legacy_id
         return None
 
-    def measure_container(self, container: Container, /) -> Container:
+    def measure_container(self, container: Container, most: int | None = None, /) -> Container:
         """One of `SourceListing.containers`, whose heads `read_layer` and `open_payload` take, too: with its volumes,
-        and the bytes that it changed; reads file trees, and no file."""
+        and the bytes that it changed; reads file trees, and no file. `most`: sizes are None from where all calls with
+        it have looked at so many directory entries."""
         raise NotImplementedError
+
+    def orphaned_volumes(self, most: int | None = None, /) -> Sequence[Volume]:
+        """The volumes that no container names, by place; `most` as in `measure_container`."""
+        del most
+        return ()
 
     def run_container(self, container: Container, image: str, /) -> RunCommand:
         """How to run `image` as the container was run. `container` as from `measure_container`."""

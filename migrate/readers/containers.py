@@ -32,11 +32,12 @@ from migrate.model.reference import Reference
 from migrate.readers.access import may_read_trusted
 from migrate.readers.graph import Graph
 from migrate.readers.graphdrivers.aufs import is_metadata
-from migrate.readers.graphdrivers.changes import Change, differ, find_changes, walk_tree
+from migrate.readers.graphdrivers.changes import Budget, Change, differ, find_changes, walk_tree
 from migrate.readers.graphdrivers.choose import PLACES
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
 from migrate.readers.graphdrivers.union import UnionTree
+from migrate.readers.removals import Removals
 from migrate.readers.root_records import list_folders
 from migrate.storage.tree import Tree, TreeEntry, find_folder
 
@@ -48,6 +49,7 @@ _OWN_FOLDERS: Final = frozenset({b"containers", b"vfs", b"volumes"})
 _SHORT: Final = 12
 _SHOWN: Final = 5
 _BLOCK: Final = 256 * 1024
+_DATA: Final = re.compile(rb"volumes/([^/]+)/_data")
 _IN_ROOT: Final = re.compile(r"/(vfs/dir/[^/]+|volumes/[^/]+/(?:_data|layer))/?\Z")
 
 
@@ -96,9 +98,13 @@ class Containers:
 
 def read_containers(root: Tree) -> Containers:
     """Every container's record. What is wrong with one is among the problems, and keeps no other from being read."""
-    containers = find_folder(root, b"containers")
-    if containers is None:
-        return Containers()
+    try:
+        containers = find_folder(root, b"containers")
+        if containers is None:
+            return Containers()
+        containers.entries(b"")
+    except SourceError as error:
+        return Containers(problems=(f"which containers there are cannot be read: {error.message}",))
     migrated = _read_migration_map(root)
     found: dict[LegacyID, FoundContainer] = {}
     problems: list[str] = []
@@ -153,14 +159,13 @@ def _read_migration_map(root: Tree) -> Mapping[str, str]:
 class ContainerChanges:
     """`changes` as they go into the layer, or None where all of `tree` is the layer but what `skip` takes out.
 
-    `reasons` say why the layer may not be what Docker makes of the container, `warnings` what else is odd.
+    `reasons` say why the layer may not be what Docker makes of the container.
     """
 
     tree: Tree
     changes: Sequence[Change] | None = None
     skip: Callable[[bytes], bool] | None = None
     reasons: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
     def tar(self) -> TreeTar:
         if self.changes is not None:
@@ -192,17 +197,22 @@ class ContainerLayers:
 
     def images(self) -> list[LegacyImage]:
         """One for each container, whether an image can be made of it or not; its layer says why."""
+        removals = Removals(self._root, self._driver)
         return [
-            LegacyImage(
-                head=container.id,
-                references=(Reference(f"container/{container.name}", "latest"),),
-                container=container.described,
-                warnings=tuple(_state_warnings(container)),
-            )
+            self._image(container, removals)
             for container in self.containers.found.values()
             if container.id not in self._graph
             and (container.record is not None or self._driver.has_layer(container.id))
         ]
+
+    def _image(self, container: FoundContainer, removals: Removals) -> LegacyImage:
+        removed = None if container.record is None else removals.trace(container.id, container.record)
+        return LegacyImage(
+            head=container.id,
+            references=(Reference(f"container/{container.name}", "latest"),),
+            container=replace(container.described, half_removed=removed is not None),
+            warnings=tuple(_state_warnings(container.described.state, removed)),
+        )
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -295,19 +305,19 @@ class ContainerLayers:
                 return containers.subtree(place)
         return self._driver.layer_tree(container_id)
 
-    def changes(self, layer: LegacyLayer) -> ContainerChanges:
+    def changes(self, layer: LegacyLayer, budget: Budget | None = None) -> ContainerChanges:
         """What goes into the container's layer. Raises SourceError."""
         try:
-            found = self._changes(layer)
+            found = self._changes(layer, budget)
         except SourceError as error:
             message = f"{self.containers.found[layer.legacy_id].described.title}: {error.message}"
             if isinstance(error, MissingLayerError) and self._has_upper(layer.legacy_id):
                 message += f"; {self._remains(layer.legacy_id)}"
             raise type(error)(message, layer=layer.legacy_id) from error
-        self._warnings[layer.legacy_id] = (*found.reasons, *found.warnings)
+        self._warnings[layer.legacy_id] = found.reasons
         return found
 
-    def _changes(self, layer: LegacyLayer) -> ContainerChanges:
+    def _changes(self, layer: LegacyLayer, budget: Budget | None) -> ContainerChanges:
         container_id = layer.legacy_id
         tree = self._tree(container_id)
         if not self._driver.holds_whole_trees:
@@ -326,13 +336,12 @@ class ContainerLayers:
                 return True
             return found is not None and entry is not None and found.is_made_by_docker(entry)
 
-        changes = find_changes(tree, base, is_left_out)
+        changes = find_changes(tree, base, is_left_out, budget)
         if found is not None:
             changes = found.without_empty_parents(changes, base)
         reasons = [*_left_out(left_out), *self._hidden(tree)]
-        warnings = tuple(_looks_removed(changes, base))
         base.close()
-        return ContainerChanges(tree=tree, changes=changes, reasons=tuple(reasons), warnings=warnings)
+        return ContainerChanges(tree=tree, changes=changes, reasons=tuple(reasons))
 
     def _hidden(self, tree: Tree) -> Iterator[str]:
         """What this user does not see of an overlay: attributes of the kernel's own, on a disk of this machine."""
@@ -342,16 +351,16 @@ class ContainerLayers:
                 "in the image again"
             )
 
-    def measure(self, container: Container) -> Container:
+    def measure(self, container: Container, budget: Budget) -> Container:
         """As LegacySource."""
         legacy_id = LegacyID(container.id)
         try:
-            found = self.changes(self.read_layer(legacy_id))
-            changed: int | None = _total(found.entries())
+            found = self.changes(self.read_layer(legacy_id), budget)
+            changed: int | None = _total(found.entries(), budget)
             found.tree.close()
         except (SourceError, ChainError):
             changed = None
-        return replace(container, changed_bytes=changed, volumes=self._volumes(legacy_id))
+        return replace(container, changed_bytes=changed, volumes=self._volumes(legacy_id, budget))
 
     def finish(self, container: Container) -> tuple[Container, tuple[str, ...]]:
         """As LegacySource."""
@@ -363,14 +372,14 @@ class ContainerLayers:
             unseen = self._unseen(legacy_id)
         except SourceError as error:
             unseen = ()
-            warnings += (f"whether it has changes that Docker does not see cannot be told: {error.message}",)
+            warnings += (f"changes that Docker does not see cannot be looked for: {error.message}",)
         if unseen:
             shown = ", ".join(unseen[:_SHOWN]) + (", …" if len(unseen) > _SHOWN else "")
             warnings += (
                 "changes that Docker does not see, because size and time are the same, are not in the image: "
                 f"{len(unseen):,}, {shown}",
             )
-        return replace(container, volumes=self._volumes(legacy_id), unseen=unseen), warnings
+        return replace(container, volumes=self._volumes(legacy_id, Budget()), unseen=unseen), warnings
 
     def _unseen(self, container_id: LegacyID) -> tuple[str, ...]:
         """Paths whose content the container changed, with the same size and time as before: Docker's comparison, and
@@ -399,10 +408,41 @@ class ContainerLayers:
 
     # --- volumes -------------------------------------------------------------------------------------------------
 
-    def _volumes(self, container_id: LegacyID) -> tuple[Volume, ...]:
+    def _volumes(self, container_id: LegacyID, budget: Budget) -> tuple[Volume, ...]:
         """By path in the container."""
         record = self.containers.found[container_id].record
-        return () if record is None else tuple(self._volume(mount, record) for mount in record.mounts)
+        return () if record is None else tuple(self._volume(mount, record, budget) for mount in record.mounts)
+
+    def orphaned_volumes(self, budget: Budget) -> tuple[Volume, ...]:
+        """As LegacySource."""
+        records = [container.record for container in self.containers.found.values() if container.record is not None]
+        named = {self._volume_place(mount, record) for record in records for mount in record.mounts}
+        try:
+            found = sorted(place for place in self._volume_places() if place not in named)
+        except SourceError:  # as where this user may not look
+            return ()
+        return tuple(self._volume_at(place, "", budget) for place in found)
+
+    def _volume_places(self) -> Iterator[bytes]:
+        """Of all local volumes, by the records of every version; where vfs keeps nothing else, all that it keeps."""
+        volumes = find_folder(self._root, b"volumes")
+        older = set()
+        for name in () if volumes is None else list_folders(volumes):
+            identity = os.fsdecode(name)
+            place = self._data_place(identity, "") if is_safe_name(identity) else None
+            if place is not None and self._holds(place):
+                yield place
+            elif self._holds(b"volumes/" + name + b"/layer"):
+                yield b"volumes/" + name + b"/layer"
+            else:
+                older.add(name)
+        vfs = find_folder(self._root, b"vfs/dir")
+        others = set() if vfs is None or self._driver.name == "vfs" else set(list_folders(vfs))
+        yield from (place for name in older | others if self._holds(place := b"vfs/dir/" + name))
+
+    def _holds(self, path: bytes) -> bool:
+        tree, below = self._place(path)
+        return tree.is_folder(below)
 
     def volume_names(self) -> frozenset[str]:
         """The IDs and names of volumes; up to Docker 1.6 they are those of directories of vfs, too."""
@@ -418,33 +458,40 @@ class ContainerLayers:
         tree = self._tops.get(top)
         return (self._root, path) if tree is None else (tree, below)
 
-    def _volume(self, mount: MountRecord, record: ContainerRecord) -> Volume:
-        try:
-            path = self._volume_place(mount, record)
-        except SourceError:  # as where this user may not look
-            path = None
+    def _volume(self, mount: MountRecord, record: ContainerRecord, budget: Budget) -> Volume:
+        path = self._volume_place(mount, record)
         if path is None:
             source = mount.source or mount.name
             return Volume(path=mount.destination, source=source, bytes=None, kind="volume" if mount.name else "bind")
+        return self._volume_at(path, mount.destination, budget)
+
+    def _volume_at(self, path: bytes, destination: str, budget: Budget) -> Volume:
         if path not in self._volume_sizes:
-            self._volume_sizes[path] = self._size(path)
-        size = self._volume_sizes[path]
+            self._volume_sizes[path] = self._size(path, budget)
         tree, below = self._place(path)
-        return Volume(path=mount.destination, source=tree.shown(below), bytes=size)
+        return Volume(path=destination, source=tree.shown(below), bytes=self._volume_sizes[path])
 
     def _volume_place(self, mount: MountRecord, record: ContainerRecord) -> bytes | None:
         """Where a volume's data are in the root; None for a bind mount, and where a link leads out of the root."""
-        if mount.source:
-            return self._inside(mount.source, record.root)
-        if not is_safe_name(mount.name) or mount.driver not in ("", "local"):
+        try:
+            if mount.source:
+                place = self._inside(mount.source, record.root)
+                data = _DATA.fullmatch(place) if place is not None else None
+                return place if data is None else self._data_place(os.fsdecode(data[1]), record.root)
+            if not is_safe_name(mount.name) or mount.driver not in ("", "local"):
+                return None
+            return self._data_place(mount.name, record.root)
+        except SourceError:  # as where this user may not look
             return None
-        path = os.fsencode(f"volumes/{mount.name}/_data")
+
+    def _data_place(self, name: str, recorded_root: str) -> bytes | None:
+        path = os.fsencode(f"volumes/{name}/_data")
         tree, below = self._place(path)
         entry = tree.find(below)
         if entry is None or not entry.is_link:
             return path
         # Docker 1.7 and later leave the data of an older volume where they are, and link to it by an absolute path
-        return self._inside(os.fsdecode(tree.read_link(below)), record.root)
+        return self._inside(os.fsdecode(tree.read_link(below)), recorded_root)
 
     def _inside(self, source: str, recorded_root: str) -> bytes | None:
         """The path below the root of a path of the machine that Docker ran on, None where it was outside."""
@@ -460,20 +507,19 @@ class ContainerLayers:
         tree, rest = self._place(path)
         return path if tree.is_folder(rest) or _IN_ROOT.search(f"/{below}") else None
 
-    def _size(self, path: bytes) -> int | None:
+    def _size(self, path: bytes, budget: Budget) -> int | None:
         try:
             tree, below = self._place(path)
-            return _total(walk_tree(tree.subtree(below))) if tree.is_folder(below) else None
+            return _total(walk_tree(tree.subtree(below)), budget) if tree.is_folder(below) else None
         except SourceError:
             return None
 
 
-def _state_warnings(container: FoundContainer) -> Iterator[str]:
-    state = container.described.state
+def _state_warnings(state: str, removed: str | None) -> Iterator[str]:
     if state in ("running", "paused", "restarting"):
-        yield "its record says that it was running when this disk was last written: files may be half written"
-    if state == "dead":
-        yield "Docker had begun to remove it: this may be a part of its files, and deletions that it never made"
+        yield "it was running when this disk was last written: files may be half written"
+    if removed is not None:
+        yield f"Docker had begun to remove it ({removed}): this may be a part of its files, and deletions it never made"
 
 
 def _left_out(paths: Sequence[bytes]) -> Iterator[str]:
@@ -488,22 +534,12 @@ def _is_marked(path: bytes) -> bool:
     return path.rpartition(b"/")[2].startswith(_WHITEOUT)
 
 
-def _looks_removed(changes: Sequence[Change], base: Tree) -> Iterator[str]:
-    """Docker up to 1.5 did not record that it had begun to remove a container."""
-    names = [entry.name for entry in base.entries(b"")]
-    gone = {change.path for change in changes if change.entry is None}.intersection(names)
-    if len(gone) * 2 > len(names):
-        yield (
-            f"{len(gone)} of the {len(names)} names at the top of its image are gone: if the container did not delete "
-            "them, Docker had begun to remove it"
-        )
-
-
-def _total(entries: Iterable[TreeEntry]) -> int:
+def _total(entries: Iterable[TreeEntry], budget: Budget) -> int:
     """Bytes of regular files, each inode once."""
     seen: set[tuple[int, int]] = set()
     total = 0
     for entry in entries:
+        budget.spend(1)
         if stat.S_ISREG(entry.mode) and (entry.device, entry.inode) not in seen:
             total += entry.size
             if entry.nlink > 1:

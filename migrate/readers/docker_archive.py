@@ -228,6 +228,15 @@ class DockerArchiveSource(LegacySource):
             raise error.at_layer(legacy_id) from error
         return PayloadRef(key=member.name, size=member.size)
 
+    def _ready_ref(self, name: str, legacy_id: str, diff_id: DiffID) -> PayloadRef:
+        """Buildpacks write a file of 0 bytes for a layer that the engine has already."""
+        ref = self._payload_ref(name, legacy_id)
+        if ref.size == 0 and diff_id != Digest.of(b""):
+            raise MissingContentError(
+                f"{self.location}: {name} has 0 bytes, in place of the layer with diffID {diff_id}", layer=legacy_id
+            )
+        return ref
+
     def _ids(self) -> list[str]:
         if self._v1_ids is None:
             names = {member.name.partition("/")[0] for member in self._members if "/" in member.name}
@@ -451,7 +460,7 @@ class DockerArchiveSource(LegacySource):
         name = _checked(name, self.location)
         legacy_id = _layer_name(name)
         try:
-            ref = self._payload_ref(name, legacy_id)
+            ref = self._ready_ref(name, legacy_id, diff_id)
         except MissingContentError as error:
             self._missing[str(diff_id)] = error
             ref = PayloadRef(key=str(diff_id))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -28,7 +29,7 @@ from migrate.errors import (
     SourceUnreadableError,
     TruncatedError,
 )
-from migrate.model.container import Container, RunCommand
+from migrate.model.container import Container, RunCommand, Volume
 from migrate.model.digest import Digest
 from migrate.model.legacy import (
     LegacyID,
@@ -45,7 +46,7 @@ from migrate.readers.base import LegacySource
 from migrate.readers.containers import ContainerLayers
 from migrate.readers.graph import Graph, is_scratch
 from migrate.readers.graphdrivers.aufs import is_metadata
-from migrate.readers.graphdrivers.changes import Comparison
+from migrate.readers.graphdrivers.changes import Budget, Comparison
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
@@ -60,6 +61,7 @@ from migrate.readers.root_records import (
 from migrate.storage.beneath import open_beneath
 from migrate.storage.tree import OpenedFile, Tree, find_folder
 from migrate.tar import tarsplit
+from migrate.tar.tarsum import TarSumCheck
 
 _DIRECTORY_BYTES: Final = 4096
 _REMAPPED_ROOT: Final = "a root of its own, of a daemon with user namespaces; name it, or choose it with --inside"
@@ -99,8 +101,9 @@ class DockerRootSource(LegacySource):
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._failed: dict[bytes, str] = {}
         self._sizes: dict[bytes, tarsplit.Sizes | None] = {}
+        self._budgets: dict[int, Budget] = {}
         self._access = threading.Lock()
-        self._access_checked = False
+        self._access_checked: set[bool] = set()
         self._access_refused: PermissionSourceError | None = None
 
     @property
@@ -138,8 +141,14 @@ class DockerRootSource(LegacySource):
     def _containers(self) -> ContainerLayers:
         return ContainerLayers(self._root, self._graph, self._driver, salvage=self._salvage)
 
-    def measure_container(self, container: Container, /) -> Container:
-        return self._containers.measure(container)
+    def measure_container(self, container: Container, most: int | None = None, /) -> Container:
+        return self._containers.measure(container, self._budget(most))
+
+    def orphaned_volumes(self, most: int | None = None, /) -> Sequence[Volume]:
+        return self._containers.orphaned_volumes(self._budget(most))
+
+    def _budget(self, most: int | None) -> Budget:
+        return Budget() if most is None else self._budgets.setdefault(most, Budget(most))
 
     def run_container(self, container: Container, image: str, /) -> RunCommand:
         return self._containers.run_command(container, image)
@@ -230,22 +239,28 @@ class DockerRootSource(LegacySource):
             warnings=warnings,
         )
 
-    def check_access(self) -> None:
+    def check_access(self, *, containers: bool = False) -> None:
         """PermissionSourceError where this user may not read all of the graph and of its layers; asked for once."""
         with self._access:
-            if not self._access_checked:
-                self._access_checked = True
+            if containers not in self._access_checked:
+                self._access_checked.add(containers)
                 try:
-                    self._check_access()
+                    self._check_access(containers=containers)
                 except PermissionSourceError as error:
                     self._access_refused = error
         if self._access_refused is not None:
             raise self._access_refused
 
-    def _check_access(self) -> None:
+    def _check_access(self, *, containers: bool) -> None:
         graph = self._graph.tree.local_path(b"")
-        if graph is not None:
-            check_readable([graph, *self._driver.places(self._graph.contents.ids)])
+        ids = list(self._graph.contents.ids)
+        places = [] if graph is None else [graph]
+        if containers:
+            records = self._root.local_path(b"containers")
+            places += [] if records is None else [records]
+            ids += [LegacyID(f"{one}{end}") for one in self._containers.containers.found for end in ("-init", "")]
+        if places:
+            check_readable([*places, *self._driver.places(ids)])
         self._driver.check_access()
 
     def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
@@ -284,7 +299,38 @@ class DockerRootSource(LegacySource):
         if lost and payload.origin == Origin.TAR_SPLIT:
             payload.note = f"{payload.note}; {lost}" if payload.note else lost
             payload.exact = False
+        if layer.legacy_id not in self._containers:
+            self._compare_on_the_way(layer, payload)
         return payload
+
+    def _compare_on_the_way(self, layer: LegacyLayer, payload: Payload) -> None:
+        """With what the graph records of the layer's tar as a whole."""
+        recorded = self._graph.tarsum(layer.legacy_id, layer.json)
+        diff_id = self._graph.migrated_sums(layer.legacy_id)[0] if payload.origin == Origin.TAR_SPLIT else None
+        if recorded is None and diff_id is None:
+            return
+        tarsum = None if recorded is None else TarSumCheck(recorded, layer.json, f"layer {layer.legacy_id}")
+        sha256 = hashlib.sha256()
+
+        def observe(piece: memoryview) -> None:
+            if tarsum is not None:
+                tarsum.feed(piece)
+            if diff_id is not None:
+                sha256.update(piece)
+
+        def finish() -> None:
+            found = []
+            other = None if tarsum is None else tarsum.disagrees(ignore_whiteouts=payload.origin == Origin.DIFF)
+            if other is not None:
+                found.append(f"graph/{layer.legacy_id} records the checksum {recorded}, and its tar has {other}")
+            if diff_id is not None and sha256.hexdigest() != diff_id.hex:
+                found.append(f".migration-diffid records {diff_id}, and its tar has sha256:{sha256.hexdigest()}")
+            if found:
+                payload.damaged = True
+                payload.exact = False
+                payload.note = "; ".join([*([payload.note] if payload.note else []), *found])
+
+        payload.stream = ObservedStream(payload.stream, sys.maxsize, observe, finish).as_binary()
 
     def _assembled_or_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
         for metadata, diff_id in self._graph.tar_splits(layer.legacy_id):
@@ -298,15 +344,14 @@ class DockerRootSource(LegacySource):
             pieces = self._assemble(layer.legacy_id, metadata, diff_id, tree)
             misfits = self._misfits(layer.legacy_id)
             notes = [*misfits, "put together from the tar-split of an earlier migration"] if misfits else []
-            wrong_size = sizes and self._wrong_size(layer, sizes.files, partial(self._link_bytes, metadata))
-            if wrong_size:
-                notes.append(wrong_size)
+            wrong_sizes = self._wrong_sizes(layer, sizes, metadata) if sizes is not None else []
+            notes += wrong_sizes
             return Payload(
                 stream=open_chunks(pieces),
                 origin=Origin.TAR_SPLIT.value,
                 size=None if sizes is None else sizes.tar,
                 exact=not misfits,
-                damaged=bool(self._has_misfits(layer.legacy_id) or wrong_size),
+                damaged=bool(self._has_misfits(layer.legacy_id) or wrong_sizes),
                 note="; ".join(notes) or None,
             )
         return self._made_anew(layer, tree, trees)
@@ -331,18 +376,15 @@ class DockerRootSource(LegacySource):
     def _recorded_size(self, layer: LegacyLayer) -> int:
         return (layer.payload.estimate if layer.payload is not None else None) or 0
 
-    def _wrong_size(self, layer: LegacyLayer, files: int, read_links: Callable[[], int]) -> str | None:
-        """What `layersize` records, where that is not the size of the layer's files.
-
-        Docker counted the bytes of the files in the tar, or those of symbolic links as well (pkg/archive, UnpackLayer
-        and ChangesSize); 0 was written for unknown.
-        """
-        recorded = self._recorded_size(layer)
-        if recorded in (0, files):
-            return None
-        if recorded == files + read_links():
-            return None
-        return f"layersize records {recorded:,} bytes of files, and there are {files:,}"
+    def _wrong_sizes(self, layer: LegacyLayer, sizes: tarsplit.Sizes, metadata: bytes) -> list[str]:
+        recorded = {
+            "layersize": self._recorded_size(layer),
+            ".migration-size": self._graph.migrated_sums(layer.legacy_id)[1] or 0,
+        }
+        found = [
+            _wrong_size(name, size, sizes.files, partial(self._link_bytes, metadata)) for name, size in recorded.items()
+        ]
+        return [wrong for wrong in found if wrong]
 
     def _layer_tree(self, legacy_id: LegacyID, trees: list[Tree]) -> Tree:
         tree = self._driver.layer_tree(legacy_id)
@@ -437,7 +479,7 @@ class DockerRootSource(LegacySource):
         yield from tar.read()
         reasons = [*known, *self._misfits(layer.legacy_id)]
         files, links = tar.counted()
-        wrong_size = self._wrong_size(layer, files, lambda: links)
+        wrong_size = _wrong_size("layersize", self._recorded_size(layer), files, lambda: links)
         surplus = self._recorded_size(layer) - files - links
         if surplus > 0 and self._may_be_counted_otherwise(layer, surplus):
             wrong_size = None
@@ -489,6 +531,17 @@ def _nothing_here(root: Tree) -> str:
             f"{inner}"
         )
     return f"{root.location}: graph/ holds no image{inner}"
+
+
+def _wrong_size(name: str, recorded: int, files: int, read_links: Callable[[], int]) -> str | None:
+    """What the file `name` records, where that is not the size of the layer's files.
+
+    Docker counted the bytes of the files in the tar, or those of symbolic links as well (pkg/archive, UnpackLayer and
+    ChangesSize); 0 was written for unknown.
+    """
+    if recorded in (0, files) or recorded == files + read_links():
+        return None
+    return f"{name} records {recorded:,} bytes of files, and there are {files:,}"
 
 
 def _few(names: Iterable[str]) -> str:

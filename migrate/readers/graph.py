@@ -6,6 +6,7 @@ moby 0.6 to 1.9, graph/graph.go and image/image.go; docs/formats/docker-root.md 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -22,6 +23,7 @@ from migrate.model.legacy import LegacyID, is_hex_id
 from migrate.storage.tree import Tree
 
 _SCRATCH = ("_tmp", ":tmp:", ":garbage:")
+_TARSUM = re.compile(r"tarsum(?:\.v1|\.dev)?\+sha256:[0-9a-f]{64}")
 _MIGRATOR = (".migration-diffid", ".migration-size", ".migration-tardata")
 
 
@@ -165,6 +167,29 @@ class Graph:
         """`layersize`: the bytes of the layer's files as its writer counted them. None where there is none, or -1."""
         text = self._read_text(legacy_id, "layersize")
         return parse_whole(text.encode(), STATED_BYTES) if text else None
+
+    def tarsum(self, legacy_id: LegacyID, raw: bytes) -> str | None:
+        """The recorded tarsum of the layer's tar: `checksum` of Docker 1.5, the JSON's key of 1.4. None without one.
+
+        `sha256:…`, which 1.6 and later wrote there, is of the blob that was pushed or pulled last. Nobody can make that
+        one's compressed bytes again, so it proves nothing.
+        """
+        of_json = LayerDocument.of(raw).checksum() if b"tarsum" in raw else None
+        for recorded in (self._read_text(legacy_id, "checksum"), of_json):
+            if recorded and _TARSUM.fullmatch(recorded):
+                return recorded
+        return None
+
+    def migrated_sums(self, legacy_id: LegacyID) -> tuple[Digest | None, int | None]:
+        """The diffID and the bytes of the layer's files as a migration to Docker 1.10 recorded them.
+
+        Of a layer that is still in the graph, behind aufs's link, it read that link alone.
+        """
+        if self._find(legacy_id, "layer") is not None:
+            return None, None
+        text = self._read_text(legacy_id, ".migration-size")
+        size = parse_whole(text.encode(), STATED_BYTES) if text else None
+        return self._migrated_diff_id(legacy_id), size
 
     def tar_splits(self, legacy_id: LegacyID) -> Iterator[tuple[bytes, Digest | None]]:
         """Paths of the layer's tar-split metadata, the best first, each with the diffID that is recorded beside it.

@@ -10,7 +10,7 @@ from migrate.compose.chain import walk_chain
 from migrate.documents.oci import parse_config
 from migrate.documents.v1_json import LayerDocument
 from migrate.errors import MigrateError
-from migrate.model.container import Container, RunCommand
+from migrate.model.container import Container, RunCommand, Volume
 from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
 from migrate.model.rename import map_reference
 from migrate.readers.base import LegacySource
@@ -68,6 +68,7 @@ class Inventory:
     images: tuple[ImageRow, ...]
     layers: dict[LegacyID, LayerRow]
     containers: tuple[ContainerRow, ...]
+    orphaned_volumes: tuple[Volume, ...]
     failures: tuple[Failure, ...]
     warnings: tuple[str, ...]
     wrapping: tuple[str, ...] = ()
@@ -104,6 +105,7 @@ def take_inventory(source: LegacySource, containers: Sequence[LegacyImage] = ())
         images=tuple(images),
         layers=layers,
         containers=tuple(_iter_containers(source, listing)),
+        orphaned_volumes=tuple(source.orphaned_volumes()),
         failures=tuple(failures),
         warnings=tuple(listing.warnings),
         wrapping=tuple(listing.wrapping),
@@ -133,6 +135,7 @@ def inventory_document(inventory: Inventory) -> dict[str, Any]:
         "images": [_image_document(image) for image in inventory.images],
         "layers": [_layer_document(layer) for _, layer in sorted(inventory.layers.items())],
         "containers": [_container_document(row) for row in inventory.containers],
+        "orphaned_volumes": [{"path": one.source, "bytes": one.bytes} for one in inventory.orphaned_volumes],
         "failures": [
             {
                 "references": list(failure.references),

@@ -171,7 +171,7 @@ class ManifestFolderSource(StoredManifestSource):
         if not found.folder:
             if stated is not None and stated.is_valid:
                 return [stated], []
-            return [], [f"{self.location}: {found.manifest} states no name, and none can be told from one folder alone"]
+            return [], [f"{self.location}: {found.manifest} states no name, and one folder alone gives none"]
         name, _, tag = found.folder.rpartition("/")
         if not name:
             name = posixpath.basename(self.location.rstrip("/"))

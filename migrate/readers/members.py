@@ -29,7 +29,7 @@ from migrate.model.legacy import Origin, is_hex_id
 from migrate.storage.tree import Tree, TreeEntry
 from migrate.tar.index import Member, MemberKind, TarIndex
 
-_UNSAFE = re.compile(r"^/|[\x00-\x1f]")
+_UNSAFE = re.compile(r"^/(?![^/]+\Z)|[\x00-\x1f]")
 PASSED = -1
 """The offset of a member whose content came by in a stream and was not kept."""
 _DOCUMENTS = frozenset({"manifest.json", "repositories", "index.json"})
@@ -311,10 +311,13 @@ def is_archive_member(name: str) -> bool:
 
 
 def clean_name(name: str) -> str | None:
-    """`./a//b/` → `a/b`, the root → "", None for a name that is absolute, climbs, or holds control characters."""
+    """`./a//b/` → `a/b`, the root → "", None for a name that is absolute, climbs, or holds control characters.
+
+    `/a` is `a`: buildpacks name their members so, and Docker unpacks them below the archive's root.
+    """
     if _UNSAFE.search(name):
         return None
-    if name[:1] != "." and name[-1:] != "/" and "//" not in name and "/." not in name:
+    if name[:1] not in "./" and name[-1:] != "/" and "//" not in name and "/." not in name:
         return name
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return None if ".." in parts else "/".join(parts)

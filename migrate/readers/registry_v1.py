@@ -440,7 +440,7 @@ def _ancestry_warning(graph: _Graph, head: LegacyID, raw: bytes | SourceError | 
 def _identity_warning(legacy_id: LegacyID, document: LayerDocument) -> tuple[str, ...]:
     written = document.identity().id
     if written and written != legacy_id:
-        return (f"image {legacy_id}: its json says id {written!r}; the folder's name counts",)
+        return (f"image {legacy_id}: its json has the id {written!r}; the folder's name counts",)
     return ()
 
 

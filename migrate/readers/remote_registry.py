@@ -104,7 +104,7 @@ class RegistryOverHttp(LegacySource):
             raise SourceUnreadableError(f"{self.location}: {reason}") from exc
         if tag is not None and tag.startswith("sha256:"):
             session.close()
-            raise SourceUnreadableError(f"{self.location}: {host} speaks the v1 protocol, which has no digests")
+            raise SourceUnreadableError(f"{self.location}: {host} has only the v1 protocol, which has no digests")
         files = V1RegistryFiles(self.location, V1Client(session), repository, tag)
         return RegistryV1Source(self.location, files, self._options)
 

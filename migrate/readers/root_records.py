@@ -61,13 +61,13 @@ def _unread(root: Tree, store_name: str, driver: str | None, known: Collection[T
     """A warning of the tags that stand in another driver's file alone; `driver` reads it, where there is one."""
     store = _read_tag_store(root, store_name)
     if store.error is not None:
-        return f"{store.error.message}; which tags stand in it alone is not known"
+        return f"{store.error.message}; tags that only it has are not known"
     names = [str(Reference(record.name, record.tag)) for record in store.tags if record not in known]
     if not names:
         return None
     listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     way = f"--driver {driver} reads them" if driver else "no driver that has layers here reads them"
-    return f"{root.location}/{store_name}: {len(names):,} tags stand in it alone and are not read ({listed}); {way}"
+    return f"{root.location}/{store_name}: {len(names):,} tags are only in it and are not read ({listed}); {way}"
 
 
 def _read_tag_store(root: Tree, name: str) -> TagStore:

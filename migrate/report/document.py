@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from migrate.model.container import Container
+from migrate.model.container import Container, Volume
 from migrate.model.digest import DiffID, Digest, ImageID
 from migrate.model.image import Platform
 from migrate.model.legacy import Failure
@@ -139,6 +139,14 @@ class ContainerRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeRow:
+    """A volume of `source` that no container names."""
+
+    source: str
+    volume: Volume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A run, told. The order of every list depends on what is in it, never on the run."""
 
@@ -155,6 +163,7 @@ class Report:
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     containers: tuple[ContainerRow, ...] = ()
+    orphaned_volumes: tuple[VolumeRow, ...] = ()
     deep: Mapping[str, object] | None = None
     tool_name: str = field(default=TOOL_NAME)
 

@@ -163,6 +163,7 @@ def page_document(report: Report) -> dict[str, Any]:
         "failures": documents["failures"],
         "warnings": list(_warnings(report)),
         "containers": documents["containers"],
+        "volumes": documents["orphaned_volumes"],
         "deep": None if report.deep is None else _deep(report.deep),
     }
 

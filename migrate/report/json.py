@@ -89,6 +89,10 @@ def report_document(report: Report, *, images: bool = True) -> dict[str, Any]:
         "failures": [_failure_document(failure) for failure in report.failures],
         "warnings": list(report.warnings),
         "containers": [_row_document(row) for row in report.containers],
+        "orphaned_volumes": [
+            {"source": safe_text(row.source), "path": safe_text(row.volume.source), "bytes": row.volume.bytes}
+            for row in report.orphaned_volumes
+        ],
     }
     if report.deep is not None:
         document["deep"] = plain_value(report.deep)
@@ -182,6 +186,7 @@ def _container_document(container: Container) -> dict[str, Any]:
         "name": safe_text(container.name),
         "image": safe_text(container.image),
         "state": container.state,
+        "half_removed": container.half_removed,
     }
 
 

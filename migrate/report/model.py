@@ -19,6 +19,7 @@ from migrate.report.document import (
     ReportLayer,
     SourceRow,
     Totals,
+    VolumeRow,
 )
 from migrate.report.tally import LayerTally, SourceLayers
 from migrate.report.units import count
@@ -92,6 +93,7 @@ def build_report(
     conflicts: Iterable[Conflict] = (),
     warnings: Iterable[str] = (),
     containers: Iterable[ContainerRow] = (),
+    orphaned_volumes: Iterable[VolumeRow] = (),
     deep: Mapping[str, object] | None = None,
 ) -> Report:
     """The report of one run. `started` and `finished` are RFC 3339 in UTC; `options` holds plain JSON values."""
@@ -110,6 +112,7 @@ def build_report(
         conflicts=conflicts,
         warnings=warnings,
         containers=containers,
+        orphaned_volumes=orphaned_volumes,
     )
     return replace(head, images=written, deep=deep)
 
@@ -128,6 +131,7 @@ def build_head(
     conflicts: Iterable[Conflict] = (),
     warnings: Iterable[str] = (),
     containers: Iterable[ContainerRow] = (),
+    orphaned_volumes: Iterable[VolumeRow] = (),
 ) -> Report:
     """The same without its images, of which only the number in each source is told, and whose layers are in `tally`."""
     failure_rows = tuple(sorted(failures, key=_failure_order))
@@ -145,6 +149,7 @@ def build_head(
         failures=failure_rows,
         warnings=tuple(sorted(set(warnings))),
         containers=tuple(sorted(containers, key=lambda row: (row.source, row.container.name, row.container.id))),
+        orphaned_volumes=tuple(sorted(orphaned_volumes, key=lambda row: (row.source, row.volume.source))),
     )
 
 

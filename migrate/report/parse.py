@@ -23,6 +23,7 @@ from migrate.report.document import (
     ReportLayer,
     SourceRow,
     Totals,
+    VolumeRow,
 )
 
 _T = TypeVar("_T")
@@ -160,6 +161,7 @@ def _parse_document(node: _Node) -> Report:
         failures=node.field("failures").rows(_parse_failure),
         warnings=_parse_texts(node.field("warnings")),
         containers=node.field("containers").rows(_parse_container_row, optional=True),
+        orphaned_volumes=node.field("orphaned_volumes").rows(_parse_orphaned_volume, optional=True),
         deep=node.field("deep").mapping() if node.has("deep") else None,
     )
 
@@ -209,6 +211,11 @@ def _parse_image(node: _Node) -> ReportImage:
     )
 
 
+def _parse_orphaned_volume(node: _Node) -> VolumeRow:
+    place, size = node.field("path").text(), node.field("bytes").optional_number()
+    return VolumeRow(source=node.field("source").text(), volume=Volume(path="", source=place, bytes=size))
+
+
 def _parse_container_row(node: _Node) -> ContainerRow:
     return ContainerRow(source=node.field("source").text(), container=_parse_container(node))
 
@@ -223,6 +230,7 @@ def _parse_container(node: _Node) -> Container:
         changed_bytes=node.field("changed_bytes").optional_number(),
         volumes=node.field("volumes").rows(_parse_volume, optional=True),
         unseen=_parse_texts(node.field("unseen_changes")),
+        half_removed=node.field("half_removed").flag() if node.has("half_removed") else False,
     )
 
 

@@ -129,7 +129,7 @@ class _Page:
         if tally is not None and tally.across_bytes:
             saved += f", {self.size(tally.across_bytes)} of it across sources"
         about = "about " if totals.blob_bytes_estimated else ""
-        stored = "to be stored (--exact-sizes tells exactly)" if about else "as stored, compressed"
+        stored = "to be stored (--exact-sizes for exact figures)" if about else "as stored, compressed"
         blobs = "not computed" if totals.blob_bytes is None else f"{about}{self.size(totals.blob_bytes)} {stored}"
         return [
             ("layers", f"{layers} ({merged})"),

@@ -11,7 +11,7 @@ from migrate.report.units import count
 TITLES: Final = {
     "equal_layers": "Layers with equal entries in other bytes",
     "near_layers": "Layers that differ in a few files",
-    "repeated_files": "Files that stand in several layers",
+    "repeated_files": "Files that are in several layers",
     "wasted_files": "Files that a later layer deletes or replaces",
 }
 

@@ -139,7 +139,7 @@ def _is_new(record: FileRecord, number: int, seen: set[bytes]) -> bool:
     """True for a record with content. Docker refuses a name that stands there twice: one content is gone."""
     cleaned = _cleaned(record.name)
     if cleaned in seen:
-        raise DamagedError(f"record {number}: {_shown(record.name)} stands there twice")
+        raise DamagedError(f"record {number}: {_shown(record.name)} is there twice")
     seen.add(cleaned)
     if record.size and len(record.crc) != 8:
         raise DamagedError(f"record {number}: {_shown(record.name)} has a CRC-64 of {len(record.crc)} bytes")

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO, Final
 
 from migrate.blobio.stopping import check_stop
-from migrate.errors import DamagedError, TruncatedError
+from migrate.errors import DamagedError, LimitError, TruncatedError
 from migrate.tar.entries import TarEntry, TarScanner
 
 V0: Final = "tarsum+sha256"
@@ -50,6 +50,47 @@ def tarsums(tar: BinaryIO, image_json: bytes, versions: Sequence[str], what: str
     }
 
 
+class TarSumCheck:
+    """Compares one recorded tarsum with a tar that passes by: `feed` all of it, then `disagrees`.
+
+    `image_json` may be part of the sum, as in what Docker sent to a v1 registry; what it recorded in its own graph, for
+    a v2 registry, is without (moby 1.5, graph/manifest.go).
+    """
+
+    def __init__(self, recorded: str, image_json: bytes, what: str) -> None:
+        self._recorded = recorded
+        self._json = image_json
+        version = recorded.partition(":")[0]
+        self._sums: _EntrySums | None = _EntrySums([version], what)
+
+    def feed(self, piece: memoryview) -> None:
+        try:
+            if self._sums is not None:
+                self._sums.feed(piece)
+        except (DamagedError, LimitError):
+            self._sums = None  # no tarsum here, so nothing disagrees
+
+    def disagrees(self, *, ignore_whiteouts: bool = False) -> str | None:
+        """The tar's own sum where none of its sums is the recorded one; None also where it has no tarsum.
+
+        `ignore_whiteouts`: the tar was made anew, and where the sum covers times, nothing follows from one with
+        whiteouts, whose time is that of Docker's run.
+        """
+        sums = self._sums
+        if sums is None:
+            return None
+        try:
+            sums.finish()
+        except DamagedError:
+            return None
+        (version,) = sums.found
+        if version == V0 and ignore_whiteouts and sums.has_whiteouts:
+            return None
+        orders = (sums.in_docker_order(version), sorted(sums.found[version]))
+        found = [_final(version, extra, order) for order in orders for extra in (b"", self._json)]
+        return None if self._recorded in found else found[0]
+
+
 def _final(version: str, image_json: bytes, sums: Sequence[str]) -> str:
     total = hashlib.sha256(image_json)
     for entry in sums:
@@ -67,6 +108,7 @@ class _EntrySums(TarScanner):
         self._count = 0
         self._first: dict[int, int] = {}  # the hash of a path, the number of its first entry
         self._again: dict[int, list[int]] = defaultdict(list)  # and of those that follow
+        self.has_whiteouts = False
 
     def in_docker_order(self, version: str) -> list[str]:
         """By sum; then the places of a path's entries are filled in the archive's order.
@@ -87,6 +129,7 @@ class _EntrySums(TarScanner):
     def on_entry(self, entry: TarEntry) -> None:
         if self.is_sparse:
             raise DamagedError(f"{self._what}: no tarsum of a sparse file, {entry.name[:100]!r}")
+        self.has_whiteouts |= posixpath.basename(entry.name).startswith(b".wh.")
         path = hash(posixpath.normpath(entry.name))
         if self._first.setdefault(path, self._count) != self._count:
             self._again[path].append(self._count)

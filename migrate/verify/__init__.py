@@ -5,14 +5,20 @@ Nothing that a document says is believed: a blob's name is its sha256, a layer's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
 from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, MAP_NAME, REPORT_NAME, plain_path
-from migrate.model.progress import Progress
+from migrate.model.progress import Event, Progress
 from migrate.verify.archive import verify_archive
 from migrate.verify.files import STATE_DIRECTORY, DirectoryFiles, Files, TarFiles, read_plain
 from migrate.verify.findings import Finding, Findings, Verification
@@ -22,8 +28,8 @@ from migrate.verify.registry import REGISTRY_ROOT, verify_registry
 
 __all__ = ["Finding", "Verification", "examine", "verify"]
 
-_TRIES = 3
-"""How often a target in which runs are at work is read."""
+LIVE: Final = "a run is at work on the target; it is read again, and the run has to wait before it changes any document"
+_NO_LOCKS: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _STARTED = frozenset({"blobs", STATE_DIRECTORY, "lost+found"})
 """What a run that was ended in its first instant may leave of a layout. Our state comes before all else."""
 
@@ -46,20 +52,68 @@ def examine(location: str, jobs: int, progress: Progress) -> Verification:
     """
     path = Path(plain_path(location))
     findings = Findings(progress)
-    for _ in range(_TRIES):
-        findings.restart()
-        state = _state_of(path)
-        try:
-            files = _open(path)
-        except OSError as exc:
-            raise SourceUnreadableError(f"{path}: {exc.strerror}") from exc
-        try:
-            _verify_kind(path, files, findings, jobs)
-            if not findings.found or state == _state_of(path):
-                break
-        finally:
-            files.close()
+    before = _state_of(path)
+    _read(path, findings, jobs)
+    if findings.found and (before != _state_of(path) or not _is_quiet(path)):
+        progress.emit(Event(kind="notice", message=LIVE))
+        with _documents_kept(path):
+            findings.restart()
+            _read(path, findings, jobs)
     return findings.verification()
+
+
+def _read(path: Path, findings: Findings, jobs: int) -> None:
+    try:
+        files = _open(path)
+    except OSError as exc:
+        raise SourceUnreadableError(f"{path}: {exc.strerror}") from exc
+    try:
+        _verify_kind(path, files, findings, jobs)
+    finally:
+        files.close()
+
+
+# --- beside a run ------------------------------------------------------------------------------------------------
+
+
+def _is_quiet(path: Path) -> bool:
+    """False while a run is exchanging documents of the target."""
+    with _run_lock(path) as fd:
+        return fd is None or _flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+@contextmanager
+def _documents_kept(path: Path) -> Iterator[None]:
+    """No run changes a document of the target, nor removes a blob, inside: every writer does so under this lock."""
+    with _run_lock(path) as fd:
+        if fd is not None:
+            _flock(fd, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def _run_lock(path: Path) -> Iterator[int | None]:
+    """A descriptor of the lock of the target's runs; None where no run has ever made one. Nothing is written."""
+    try:
+        fd = os.open(path / STATE_DIRECTORY / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:
+        yield fd if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    finally:
+        os.close(fd)
+
+
+def _flock(fd: int, how: int) -> bool:
+    try:
+        fcntl.flock(fd, how)
+    except BlockingIOError:
+        return False
+    except OSError as exc:
+        if exc.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 def _state_of(path: Path) -> object:

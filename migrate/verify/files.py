@@ -142,7 +142,7 @@ class TarFiles:
             elif member.kind is not MemberKind.FILE:
                 self._problems.append(Problem(name, f"is no regular file but a {member.kind}"))
             elif name in self._members:
-                self._problems.append(Problem(name, "stands in the archive twice"))
+                self._problems.append(Problem(name, "is in the archive twice"))
             else:
                 self._members[name] = member
         self._names = {name: self._members[name].size for name in sorted(self._members)}

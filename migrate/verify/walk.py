@@ -217,9 +217,9 @@ def check_layer(findings: Findings, use: LayerUse, result: Hashed) -> None:
         findings.add(use.where, result.error or "does not unpack")
         return
     if use.compression is not None and result.compression != use.compression:
-        findings.add(use.where, f"the media type says {use.compression}, the blob is {result.compression}")
+        findings.add(use.where, f"the media type is of {use.compression}, the blob is {result.compression}")
     if result.diff_id != use.diff_id:
-        findings.add(use.where, f"unpacks to diffID {result.diff_id}, but the config says {use.diff_id}")
+        findings.add(use.where, f"unpacks to diffID {result.diff_id}, but the config has {use.diff_id}")
 
 
 def check_names(findings: Findings, expected: Mapping[str, Digest], hashed: Mapping[str, Hashed]) -> None:

@@ -47,7 +47,7 @@ class RegistryTarget(ImageTarget):
         self._lock = threading.Lock()
         self._linked: dict[Digest, str] = {}
         self._manifests: dict[Digest, PushedManifest] = {}
-        self._names = RegistryNames("--rename can tell them apart")
+        self._names = RegistryNames("--rename can give them different names")
         try:
             self.client = client or open_client(host, insecure=options.insecure)
         except SourceError as exc:

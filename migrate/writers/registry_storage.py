@@ -89,7 +89,7 @@ class RegistryStorage(ImageTarget):
         self._link = options.link
         self._lock = threading.Lock()
         self._contents: dict[Digest, _Content] = {}
-        self._names = RegistryNames("--rename can tell them apart")
+        self._names = RegistryNames("--rename can give them different names")
         self.store = store or open_store(location, "a registry's storage", files)
         try:
             self._begin()
@@ -310,6 +310,7 @@ def _read_single(
         created=config.created,
         image_id=manifest.config.digest,
         size=len(content),
+        diff_ids=config.diff_ids,
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.archives import V1Archive, layer_tar, legacy_id
 from tests.command import migrate
 from tests.roots import RootBuilder, identity, write
-from tests.v1_registry import V1Tree
+from tests.v1_registry import V1Tree, checksum_tarsum
 
 BIT = 1
 
@@ -199,3 +199,67 @@ def test_a_path_that_occurs_twice_is_named(tmp_path: Path) -> None:
     assert (run.code, layer["flags"]) == (0, ["entries-docker-refuses"])
     assert layer["flagged"] == {"entries-docker-refuses": "'usr' occurs twice"}
     assert any(legacy_id("base") in text and "'usr' occurs twice" in text for text in image["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("place", "version", "with_json"),
+    [("checksum", "tarsum.v1+sha256", False), ("checksum", "tarsum+sha256", True), ("json", "tarsum.v1+sha256", False)],
+)
+def test_a_tarsum_that_docker_recorded_when_it_pushed(
+    place: str, version: str, with_json: bool, tmp_path: Path
+) -> None:
+    root = RootBuilder(tmp_path / "root", "aufs")
+    tree = root.add("base")
+    write(tree / "etc/one", b"first")
+    write(tree / "etc/two", b"second")
+    root.tag({"app": {"1": "base"}})
+    document = root.path / "graph" / identity("base") / "json"
+    extra = document.read_bytes() if with_json else b""
+    recorded = checksum_tarsum(extra, root.read("base"), version)
+    if place == "json":
+        document.write_text(json.dumps({**json.loads(document.read_bytes()), "checksum": recorded}))
+    else:
+        document.with_name("checksum").write_text(recorded)
+    run = migrate("plan", "--report", "-", root.path)
+    assert (run.code, run.json()["images"][0]["exact"]) == (0, True)
+    flip(tree / "etc/two")
+    check_damage(root.path, tmp_path, identity("base"), f"records the checksum {recorded}, and its tar has tarsum")
+
+
+@pytest.mark.parametrize("recorded", ["sha256:" + "0" * 64, "tarsum+sha256:abc", "", "\0" * 40, "{}"])
+def test_a_recorded_checksum_that_can_prove_nothing(recorded: str, tmp_path: Path) -> None:
+    """That of a blob that was compressed once, and what is no checksum."""
+    root = RootBuilder(tmp_path / "root", "vfs")
+    write(root.add("base") / "f", b"first")
+    root.tag({"app": {"1": "base"}})
+    (root.path / "graph" / identity("base") / "checksum").write_text(recorded)
+    run = migrate("plan", "--report", "-", root.path)
+    assert (run.code, run.json()["images"][0]["exact"]) == (0, True)
+
+
+def test_a_tarsum_with_times_proves_nothing_of_deletions(tmp_path: Path) -> None:
+    """Docker gave a deletion the time at which it made the tar; a sum without times still counts."""
+    root = RootBuilder(tmp_path / "root", "vfs")
+    write(root.add("base") / "f", b"first")
+    root.add("top", "base")
+    root.tag({"app": {"1": "top"}})
+    checksum = root.path / "graph" / identity("top") / "checksum"
+    checksum.write_text(f"tarsum+sha256:{'0' * 64}")
+    assert migrate("plan", root.path).code == 0
+    checksum.write_text(f"tarsum.v1+sha256:{'0' * 64}")
+    assert migrate("plan", root.path).code == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "sound", "wrong"), [(".migration-diffid", None, f"sha256:{'0' * 64}"), (".migration-size", "11", "12")]
+)
+def test_what_a_migration_recorded_of_a_layer_with_tar_split(
+    name: str, sound: str | None, wrong: str, tmp_path: Path
+) -> None:
+    root = root_with_tar_split(tmp_path / "root")
+    tar = tar_of({"etc/one": b"first", "etc/two": b"second"})
+    path = root.path / "graph" / identity("base") / name
+    path.write_text(sound or f"sha256:{hashlib.sha256(tar).hexdigest()}")
+    assert migrate("plan", root.path).code == 0
+    path.write_text(wrong)
+    check_damage(root.path, tmp_path, identity("base"), f"{name} records")

@@ -112,7 +112,7 @@ def test_a_check_that_has_nothing_to_compare_with_says_so(stores: StoreShelf, tm
     told = "--check-rootfs has nothing to compare with"
     asked = convert(root, tmp_path / "asked", "--check-rootfs")
     assert [warning for warning in asked["warnings"] if told in warning] == [
-        f"{root}: {told}: no whole file system stands there"
+        f"{root}: {told}: the store has no whole file system"
     ]
     assert told not in str(convert(root, tmp_path / "unasked"))
     compared = convert(stores.path("store-1.9.1-overlay"), tmp_path / "compared", "--check-rootfs")

@@ -192,6 +192,15 @@ def _in_shell(line: str) -> tuple[int, str]:
     return done.returncode, done.stderr.decode()
 
 
+def test_the_first_command_prints_what_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, shown = re.findall(r"^```(?:sh)?\n(.*?)^```", PAGES[0].read_text("utf-8"), re.M | re.S)[:2]
+    (words,) = stages(command.replace("legacy_fixtures/", f"{ROOT}/legacy_fixtures/"))
+    done = CliRunner().invoke(cli, words, standalone_mode=False)
+    seconds = re.compile(r"\b\d+ s$", re.M)
+    assert seconds.sub("N s", done.stdout) == seconds.sub("N s", shown)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):

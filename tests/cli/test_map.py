@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.archives import V1Archive
+from tests.archives import V1Archive, layer_json, layer_tar, legacy_id
 from tests.command import migrate
 
 
@@ -233,6 +233,40 @@ def test_the_present_run_has_the_names_of_the_same_legacy_images(
     now = {image["manifest_digest"] for image in report["images"]}
     assert {row["manifest_digest"] for row in rows if row["names"]} == now
     assert migrate("verify", tmp_path / "out").code == 0
+
+
+@pytest.mark.parametrize(
+    ("created", "names"),
+    [("2014-01-01T00:00:00Z", []), ("2014-05-06T07:08:09Z", ["app:1"]), ("2015-01-01T00:00:00Z", ["app:1"])],
+)
+def test_another_image_with_the_same_random_id_is_a_conflict(created: str, names: list[str], tmp_path: Path) -> None:
+    """An older one loses to what is there; one of the same time is taken for the same image, made in another way."""
+    for name, content, time in (("a", "one", "2014-05-06T07:08:09Z"), ("b", "two", created)):
+        built = V1Archive()
+        raw = layer_json(legacy_id("x"), created=time)
+        built.tag("app", "1", built.layer("x", raw=raw, tar=layer_tar(content)))
+        (tmp_path / f"{name}.tar").write_bytes(built.build())
+    for name in ("a", "b"):
+        done = migrate("convert", f"{name}.tar", "out", "-q", cwd=tmp_path)
+        assert done.code == 0, done.err
+    report = json.loads((tmp_path / "out" / "migration-report.json").read_text())
+    assert [conflict["reference"] for conflict in report["conflicts"]] == ["app:1"]
+    assert report["images"][0]["names"] == names
+    assert migrate("verify", tmp_path / "out").code == 0
+
+
+@pytest.mark.parametrize("kind", ["docker-archive", "oci-archive"])
+def test_a_run_that_read_nothing_leaves_no_spool_beside_an_archive(kind: str, tmp_path: Path) -> None:
+    a = archive_of(tmp_path / "a.tar", "one:1", "a")
+    assert migrate("convert", a, f"{kind}:{tmp_path / 'out.tar'}", "-q").code == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    broken = V1Archive()
+    broken.tag("two", "1", broken.layer("b", raw=b"no json"))
+    (tmp_path / "b.tar").write_bytes(broken.build())
+    before["b.tar"] = (tmp_path / "b.tar").read_bytes()
+    for source in ("b.tar", "none.tar"):
+        assert migrate("convert", tmp_path / source, f"{kind}:{tmp_path / 'out.tar'}", "-q").code == 4
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_target_without_a_map_gets_one_from_its_report(tmp_path: Path) -> None:

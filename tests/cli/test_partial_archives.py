@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from itertools import permutations
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 
 from migrate import api
 from migrate.model.digest import Digest
-from migrate.model.options import ConvertOptions
+from migrate.model.options import ConvertOptions, EmptyLayers
 from migrate.report.document import Report
 from tests.archives import V1Archive, build_tar, layer_json, layer_tar, legacy_id, link
+from tests.command import migrate
 
 NAMES = ("base", "middle", "top")
 
@@ -72,6 +74,75 @@ def test_alone_it_is_incomplete(build: object, tmp_path: Path) -> None:
     assert callable(build)
     outcome = api.plan(build(tmp_path / "part.tar", *NAMES, without=("base",)))
     assert outcome.exit_code == 4
+
+
+@pytest.mark.parametrize("build", [v1, modern])
+@pytest.mark.parametrize(("command", "forgets"), [("convert", False), ("convert", True), ("batch", False)])
+def test_layers_are_taken_from_the_target(build: object, command: str, forgets: bool, tmp_path: Path) -> None:
+    assert callable(build)
+    whole = images(api.plan(build(tmp_path / "whole.tar", *NAMES)).report)
+    base = build(tmp_path / "base.tar", "base", "middle")
+    part = build(tmp_path / "part.tar", *NAMES, without=("base", "middle"))
+    target = tmp_path / "t"
+    assert api.convert(base, target, ConvertOptions()).exit_code == 0
+    if forgets:  # loses time, and no image
+        shutil.rmtree(target / ".migrate")
+    if command == "batch":
+        assert migrate(command, part, target, "-j", "1", "--executor", "threads").code == 0
+    else:
+        assert api.convert(part, target, ConvertOptions()).exit_code == 0
+    report = json.loads((target / "migration-report.json").read_bytes())
+    (row,) = (row for row in report["images"] if "app:top" in row["references"])
+    assert row["image_id"] == whole["app:top"]
+    assert row["exact"] == (build is modern)  # of a v1 layer the map has the ID, and not how sure its bytes are
+    assert api.verify(target) == []
+
+
+def test_a_target_with_two_images_of_one_id_proves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "t"
+    for comment in ("one", "another"):
+        archive = V1Archive()
+        archive.layer("base", raw=layer_json(legacy_id("base"), comment=comment))
+        (tmp_path / f"{comment}.tar").write_bytes(archive.build())
+        api.convert(tmp_path / f"{comment}.tar", target, ConvertOptions())
+    done = api.convert(v1(tmp_path / "part.tar", "base", "top", without=("base",)), target, ConvertOptions())
+    assert [failure.error for failure in done.report.failures] == ["missing-parent"]
+
+
+def test_what_the_target_dropped_of_empty_layers_is_not_made_up(tmp_path: Path) -> None:
+    archive = V1Archive()
+    archive.layer("base", tar=layer_tar())
+    (tmp_path / "base.tar").write_bytes(archive.build())
+    api.convert(tmp_path / "base.tar", tmp_path / "t", ConvertOptions())
+    part = v1(tmp_path / "part.tar", "base", "top", without=("base",))
+    kept = ConvertOptions(empty_layers=EmptyLayers.KEEP)
+    assert api.convert(part, tmp_path / "t", kept).exit_code == 4
+    assert api.convert(part, tmp_path / "t", ConvertOptions()).exit_code == 0
+
+
+def test_what_is_beside_a_manifest_json_goes_behind_v1_sources(tmp_path: Path) -> None:
+    sources = [v1(tmp_path / "base.tar", "base", "middle"), tmp_path / "hybrid.tar"]
+    hybrid = modern(tmp_path / "made.tar", "base", "middle")
+    with tarfile.open(hybrid) as archive:
+        members = [(member.name, archive.extractfile(member).read()) for member in archive]  # type: ignore[union-attr]
+    other = (f"{legacy_id('middle')}/json", layer_json(legacy_id("middle"), legacy_id("base"), comment="made up"))
+    sources[1].write_bytes(build_tar([*members, other]))
+    part = v1(tmp_path / "part.tar", *NAMES, without=("base", "middle"))
+    whole = images(api.plan(v1(tmp_path / "whole.tar", *NAMES)).report)
+    assert images(api.plan([*sources, part]).report)["app:top"] == whole["app:top"]
+
+
+@pytest.mark.parametrize("command", ["batch", "plan"])
+def test_every_command_takes_a_layer_from_elsewhere_in_its_archive(command: str, tmp_path: Path) -> None:
+    tar = layer_tar("same")
+    config = {"os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar))] * 2}}
+    entry = {"Config": "c.json", "RepoTags": ["app:1"], "Layers": ["one/layer.tar", "two/layer.tar"]}
+    members = [("one/layer.tar", tar), ("c.json", json.dumps(config).encode())]
+    (tmp_path / "a.tar").write_bytes(build_tar([*members, ("manifest.json", json.dumps([entry]).encode())]))
+    target: list[str | Path] = [] if command == "plan" else [tmp_path / "t", "-j", "1", "--executor", "threads"]
+    assert migrate(command, tmp_path / "a.tar", *target, "--report", tmp_path / "r.json").code == 0
+    rows = json.loads((tmp_path / "r.json").read_bytes())["images"]
+    assert [len(row["layers"]) for row in rows] == [2]
 
 
 def test_two_sources_that_disagree_of_one_id_are_not_believed(tmp_path: Path) -> None:

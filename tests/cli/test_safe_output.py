@@ -37,6 +37,25 @@ def test_show(part: str | None, tmp_path: Path) -> None:
         assert json.loads(done.out) == json.loads(migrate("show", tmp_path / "out", "app:1", "--config", "--raw").out)
 
 
+def test_json_of_inspect_and_of_reports(tmp_path: Path) -> None:
+    source, target = archive(tmp_path / f"a{ODD}.tar"), tmp_path / "out"
+    assert migrate("convert", source, target, "-q").code == 0
+    written = json.loads((target / "migration-report.json").read_bytes())
+    assert CONTROLS.search(written["images"][0]["source"])
+    commands: list[list[str | Path]] = [
+        ["report", "--json", target],
+        ["inspect", "--json", source],
+        ["plan", "-q", "--report", "-", source],
+        ["batch", "-q", "--executor", "threads", "--report", "-", source, tmp_path / "batch"],
+    ]
+    for command in commands:
+        done = migrate(*command)
+        assert done.code == 0, done.err
+        assert not CONTROLS.search(done.out), command[0]
+        assert json.loads(done.out)["images"], command[0]
+    assert json.loads(migrate("report", "--json", target).out) == written
+
+
 @pytest.mark.parametrize("option", ["--failed-list", "--skipped-list", "--converted-list"])
 def test_lists_on_standard_output(option: str, tmp_path: Path) -> None:
     shelf = tmp_path / "shelf"

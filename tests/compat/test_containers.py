@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cases import case, container_cases
+from tests.cases import case, container_cases, is_half_removed
 from tests.command import migrate
 from tests.compat.thin_store import build_thin_store
 from tests.peers import ENGINE_PATHS, DockerEngine
@@ -71,7 +71,7 @@ def test_the_image_of_a_container_has_its_file_system(
     engine.load(archive.read_bytes())
     try:
         for facts in case(name).expected["containers"].values():
-            if not facts["image_in_graph"] or facts["state_on_disk"].get("Dead"):
+            if not facts["image_in_graph"] or is_half_removed(facts):
                 continue
             tree = exported(engine.export(f"container/{facts['name']}"))
             wanted = expected(facts["export_members"])

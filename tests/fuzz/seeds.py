@@ -5,20 +5,49 @@ What fuzzing found stands beside it, under `found-*`, and is left alone.
 
 from __future__ import annotations
 
+import base64
 import bz2
 import gzip
 import hashlib
 import lzma
 import tarfile
+import tempfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 from migrate.blobio.compression import zstd_module
+from migrate.documents.image_map import encode_map
+from migrate.report.json import parse_report
+from migrate.report.mapping import map_images
+from tests import disks
 from tests.archives import V1Archive, build_tar, layer_tar, link
-from tests.cases import FIXTURES, registry_cases, save_cases, store_cases
+from tests.cases import FIXTURES, case, registry_cases, save_cases, store_cases
+from tests.command import migrate
 from tests.fuzz.__main__ import CORPUS
+from tests.shelves import write_shelf
+from tests.wrappings import gnu_tar
 
 MOST_BYTES = 40_000
+CHANGES_OF_SOUND = (
+    "btrfs-disks",
+    "containers",
+    "disk-formats",
+    "ext4-disks",
+    "ext4-images",
+    "journals",
+    "partitioned-disks",
+    "registries-v1",
+    "registries-v2",
+    "stores",
+    "thin-pools",
+    "v1-answers",
+    "v2-answers",
+    "xfs-disks",
+    "xfs-images",
+)
+"""Targets whose input says what is changed in something sound."""
 MOST_SEEDS = 24
 
 
@@ -39,35 +68,45 @@ def seeds() -> Iterator[tuple[str, bytes]]:
         yield "compressed-streams", compress(kind.encode() * 100)
     yield "compressed-streams", zstd_module().compress(b"zstd" * 100)
     yield "compressed-streams", gzip.compress(b"one", mtime=0) + gzip.compress(b"two", mtime=0)
-    for dialect in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
-        yield "tars", _tar(dialect)
     yield "tars", layer
     yield (
         "tar-split",
         b'{"type":2,"payload":"aGVhZGVy","position":0}\n{"type":1,"name":"a","size":7,"payload":"AAAAAAAAAAA=","position":1}\n',
     )
     yield "tar-split", b'{"type":1,"name_raw":"/w==","payload":null,"position":0}'
-    for target in ("ext4-images", "xfs-images", "thin-pools", "stores", "registries-v1", "registries-v2"):
+    for dialect in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        yield "tars", _tar(dialect)
+        yield "tar-trees", _tar(dialect)
+    yield "tar-trees", sparse_tar("1.0")
+    yield "tar-trees", sparse_tar("0.1")
+    yield (
+        "lvm-metadata",
+        disks.volume_group("vg", {"pv0": "a" * 32}, {"root": ("", disks.linear(("pv0", 0, 1)))}).encode(),
+    )
+    yield from (("journal-records", content) for content in _records())
+    yield "maps", encode_map(map_images(parse_report(_report())))
+    yield "maps", _report()
+    for target in CHANGES_OF_SOUND:
         for number in range(8):
             yield target, hashlib.sha256(f"{target}{number}".encode()).digest() * (number + 1)
 
 
 def _documents() -> Iterator[tuple[str, bytes]]:
-    for case in save_cases():
-        for name, content in packed_files(str(case.path / "save.tar.xz")):
+    for one in save_cases():
+        for name, content in packed_files(str(one.path / "save.tar.xz")):
             if name.endswith(("/json", ".json", "repositories")):
                 yield "json-documents", content
                 yield ("v1-documents" if name.endswith("/json") else "oci-documents"), content
-    for case in save_cases():
-        yield from (("oci-documents", content) for _, content in packed_files(str(case.path / "configs.tar.xz")))
-    for case in registry_cases():
-        for name, content in packed_files(str(case.path / "registry.tar.xz")):
+    for one in save_cases():
+        yield from (("oci-documents", content) for _, content in packed_files(str(one.path / "configs.tar.xz")))
+    for one in registry_cases():
+        for name, content in packed_files(str(one.path / "registry.tar.xz")):
             if (content.startswith(b"{") and b"fsLayers" in content) or "signatures" in name:
                 yield "schema1-documents", content
             elif content[:1] in b"{[" and len(content) > 2:
                 yield "store-documents", content
-    for case in store_cases():
-        for name, content in packed_files(str(case.path / "store.tar.xz")):
+    for one in store_cases():
+        for name, content in packed_files(str(one.path / "store.tar.xz")):
             if "repositories" in name or name.endswith(("config.json", "config.v2.json")):
                 yield "store-documents", content
     yield "layouts", b'{"schemaVersion":2,"manifests":[]}'
@@ -75,16 +114,11 @@ def _documents() -> Iterator[tuple[str, bytes]]:
 
 
 def _report() -> bytes:
-    import tempfile
-    from pathlib import Path
-
-    from tests.cases import case
-    from tests.command import migrate
-
     with tempfile.TemporaryDirectory() as place:
         archive = case("made-duplicates").write_plain(Path(place))
         migrate("convert", "-q", archive, Path(place) / "layout")
-        return (Path(place) / "layout/migration-report.json").read_bytes()
+        report = (Path(place) / "layout/migration-report.json").read_bytes()
+        return report.replace(place.encode(), b"/shelf")
 
 
 def _archives() -> Iterator[tuple[str, bytes]]:
@@ -106,6 +140,27 @@ def _archives() -> Iterator[tuple[str, bytes]]:
     yield "archives", dual
     yield "targets", dual
     yield from (("layouts", content) for content in (manifest, config))
+
+
+def _records() -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as place:
+        shelf, layout = write_shelf(Path(place) / "shelf", apps=1, builds=1), Path(place) / "layout"
+        migrate("batch", "-q", "--executor", "threads", "--jobs", "1", shelf, layout)
+        for line in (layout / ".migrate/journal.jsonl").read_bytes().splitlines():
+            packed = line.partition(b',"record":"')[2].removesuffix(b'"}')
+            if packed:
+                yield zlib.decompress(base64.b64decode(packed)).replace(place.encode(), b"/shelf")
+
+
+def sparse_tar(version: str) -> bytes:
+    with tempfile.TemporaryDirectory() as place:
+        with (Path(place) / "holes").open("wb") as stream:
+            stream.seek(1 << 20)
+            stream.write(b"end")
+        (Path(place) / "link").symlink_to("holes")
+        target = Path(place) / "tar"
+        gnu_tar("--format=posix", "-S", f"--sparse-version={version}", "--exclude=tar")(Path(place), target)
+        return target.read_bytes().rstrip(b"\0")
 
 
 def _tar(dialect: int) -> bytes:

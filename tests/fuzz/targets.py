@@ -5,40 +5,50 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import hashlib
 import io
+import json
 import os
 import shutil
-import stat
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import httpx
 from fastcrc import crc32
 
+from migrate.batch.batch import BatchRequest, run_batch
+from migrate.batch.journal import RecordReader, iter_lines, pack_record, unpack_record
+from migrate.batch.records import parse_record
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.compose.config import HistoryStep, compose_config
 from migrate.convert.run import Conversion, OpenedSource
+from migrate.distribution import client
 from migrate.documents import containers, docker_root, go_json, jws, oci, registry_v1, schema1
 from migrate.documents.docker_archive import parse_archive_manifest, parse_repositories
+from migrate.documents.image_map import encode_map, parse_map, rows_of_report
 from migrate.documents.json_text import load_json, load_json_lenient
 from migrate.documents.v1_json import LayerDocument
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import LegacyID
-from migrate.model.options import ConvertOptions
+from migrate.model.options import ConvertOptions, ReadOptions
 from migrate.model.progress import SilentProgress
 from migrate.readers.detect import detect, open_source
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
+from migrate.readers.remote_registry import RegistryOverHttp
 from migrate.report.json import encode_report
 from migrate.report.parse import parse_report
 from migrate.rootfs.tar_listing import TarListing
 from migrate.storage.blocks import open_device
 from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.tar_tree import TarTree
 from migrate.storage.thin.btree import BLOCK_SIZE, NODE_CSUM_XOR
 from migrate.storage.thin.pool import SUPERBLOCK_CSUM_XOR, ThinPool
-from migrate.storage.tree import Tree
 from migrate.tar.entries import TarScanner
 from migrate.tar.index import index_tar
 from migrate.tar.inspector import TarInspector
@@ -47,8 +57,12 @@ from migrate.tar.tarsum import VERSIONS, tarsums
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests.cases import case
+from tests.fuzz import disk_targets
+from tests.scripted import Reply, Request
+from tests.shelves import write_shelf
 from tests.unit.readers.devicemapper.images import ERA_FEATURES, make_ext4, make_xfs, xfs_prototype
 from tests.unit.readers.devicemapper.pools import PoolBuilder, pool_xml, restore, write_record
+from tests.v1_server import TOKEN, V1Server
 
 Fuzzed = Callable[[bytes], None]
 DIFF_ID = DiffID(Digest("a" * 64))
@@ -151,6 +165,33 @@ def reports(_: Path) -> Fuzzed:
     return run
 
 
+def maps(_: Path) -> Fuzzed:
+    def run(raw: bytes) -> None:
+        rows = attempt(parse_map, raw)
+        if rows is not None:
+            assert parse_map(encode_map(rows)) == rows
+        attempt(rows_of_report, raw, 1 << 20)
+
+    return run
+
+
+def journal_records(_: Path) -> Fuzzed:
+    """What `parse_record` takes must be packed and read again to the same."""
+
+    def parsed(raw: bytes) -> Any:
+        try:
+            return parse_record(raw, "x")
+        except ValueError:
+            return None
+
+    def run(raw: bytes) -> None:
+        record = parsed(raw)
+        if record is not None:
+            assert unpack_record(pack_record(record).encode(), "x") == record
+
+    return run
+
+
 # --- streams -----------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +243,25 @@ def tar_split(_: Path) -> Fuzzed:
         attempt(lambda: list(iter_records(io.BytesIO(packed))))
         attempt(lambda: list(assemble(io.BytesIO(packed), lambda _: io.BytesIO(b"content"))))
         attempt(lambda: list(iter_records(io.BytesIO(raw))))
+
+    return run
+
+
+def tar_trees(place: Path) -> Fuzzed:
+    """A tar as a tree: links, sparse files of three kinds, pax records."""
+    path = place / "tree.tar"
+
+    def read() -> None:
+        tree = TarTree(os.open(path, os.O_RDONLY), "x")
+        try:
+            disk_targets.walk(tree)
+            tree.problems()
+        finally:
+            tree.close()
+
+    def run(raw: bytes) -> None:
+        path.write_bytes(with_checksums(raw))
+        attempt(read)
 
     return run
 
@@ -284,15 +344,157 @@ def registries_v2(place: Path) -> Fuzzed:
     return _tree(place, case("registry-v2-mixed-2.8").path / "registry.tar.xz")
 
 
-def _tree(place: Path, packed: Path) -> Fuzzed:
+def containers_of_roots(place: Path) -> Fuzzed:
+    """The records of containers, which become images."""
+    packed = case("containers-1.9.1-overlay").path / "store.tar.xz"
+    return _tree(place, packed, "containers/", containers=True)
+
+
+def journals(place: Path) -> Fuzzed:
+    """A batch whose journal has some bytes changed goes on, and what it makes is clean.
+
+    The first two bytes choose a line, the next two a place in its fields or in its unpacked record.
+    """
+    shelf, layout = write_shelf(place / "shelf", apps=1, builds=2), place / "layout"
+    options = ConvertOptions(jobs=1, exact_sizes=True)
+    request = BatchRequest(target=str(layout), options=options, locations=[str(shelf)], executor="threads")
+    run_batch(request, SilentProgress()).close()
+    journal = layout / ".migrate/journal.jsonl"
+    sound = journal.read_bytes().splitlines(keepends=True)
+
+    def changed(line: bytes, at: int, content: bytes) -> bytes:
+        head, mark, packed = line.partition(b',"record":"')
+        if at & 1 and mark:
+            text = zlib.decompress(base64.b64decode(packed.removesuffix(b'"}\n')))
+            at = (at >> 1) % (len(text) + 1)
+            text = text[:at] + content + text[at + len(content) :]
+            return head + mark + base64.b64encode(zlib.compress(text, 1)) + b'"}\n'
+        at = (at >> 1) % (len(head) + 1)
+        return head[:at] + content + head[at + len(content) :] + mark + packed
+
+    def read(path: Path) -> None:
+        reader = RecordReader()
+        try:
+            for line in iter_lines(path):
+                if line.is_source:
+                    reader.read(line.place, str(line.fields["source"]))
+        finally:
+            reader.close()
+
+    def run(raw: bytes) -> None:
+        if len(raw) < 4:
+            return
+        lines = list(sound)
+        which = int.from_bytes(raw[:2], "big") % len(lines)
+        lines[which] = changed(lines[which], int.from_bytes(raw[2:4], "big"), raw[4:])
+        journal.write_bytes(b"".join(lines))
+        attempt(read, journal)
+        if raw[0] & 0x80:
+            attempt(lambda: run_batch(request, SilentProgress()).close())
+            findings = verify(str(layout), 1, SilentProgress())
+            assert findings == [], findings
+
+    return run
+
+
+def v1_answers(place: Path) -> Fuzzed:
+    """A v1 registry of which one answer has some bytes changed, in its head or its body."""
+    with tarfile.open(case("registry-v1-pushed").path / "registry.tar.xz") as packed:
+        packed.extractall(place, filter="fully_trusted")
+    root = next(path.parent for path in sorted(place.rglob("images")) if (path.parent / "repositories").is_dir())
+    return _answers(V1Server(root, token=TOKEN).answer, "docker://127.0.0.1:1/library/busybox", v1=True)
+
+
+def v2_answers(_: Path) -> Fuzzed:
+    """The same of a v2 registry."""
+    layer = gzip.compress(b"\0" * 1024, mtime=0)
+    config = b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}'
+    config %= hashlib.sha256(b"\0" * 1024).hexdigest().encode()
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    described = [
+        {"mediaType": kind, "size": len(blob), "digest": f"sha256:{hashlib.sha256(blob).hexdigest()}"}
+        for blob in (config, layer)
+    ]
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": described[0], "layers": described[1:]})
+    pages = {
+        "/v2/_catalog": Reply(body=b'{"repositories": ["app"]}'),
+        "/v2/app/tags/list": Reply(body=b'{"name": "app", "tags": ["1"]}', headers={"Link": '</v2/x>; rel="last"'}),
+        "/v2/app/manifests/1": Reply(body=manifest.encode(), headers={"Content-Type": kind}),
+        **{
+            f"/v2/app/blobs/{one['digest']}": Reply(body=blob)
+            for one, blob in zip(described, (config, layer), strict=True)
+        },
+    }
+
+    def answer(request: Request) -> Reply:
+        return Reply() if request.path == "/v2/" else pages.get(request.path.partition("?")[0], Reply(404))
+
+    return _answers(answer, "docker://127.0.0.1:1", v1=False)
+
+
+_NO_HEADER = dict.fromkeys(map(ord, "\r\n\0"))
+"""What no HTTP client lets through in the value of a header."""
+
+
+def _answers(sound: Callable[[Request], Reply], location: str, *, v1: bool) -> Fuzzed:
+    state = {"count": 0, "wanted": 0, "at": 0}
+    content = b""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        path = request.url.raw_path.decode("latin-1")
+        reply = sound(
+            Request(request.method, path, {key.title(): value for key, value in request.headers.items()}, b"")
+        )
+        status, headers = reply.status, dict(reply.headers)
+        body = b"" if request.method == "HEAD" else reply.body
+        headers.setdefault("Content-Length", str(len(reply.body)))
+        if state["count"] == state["wanted"]:
+            if state["at"] & 1:
+                names = [*headers, "Content-Length", "WWW-Authenticate", "Link", "Location", "Docker-Content-Digest"]
+                headers[names[(state["at"] >> 1) % len(names)]] = content.decode("latin-1").translate(_NO_HEADER)
+                status = (200, 401, 307, status)[state["at"] & 3] if state["at"] & 0x80 else status
+            else:
+                at = (state["at"] >> 1) % (len(body) + 1)
+                body = body[:at] + content + body[at + len(content) :]
+                headers["Content-Length"] = str(len(body))
+        state["count"] += 1
+        raw_headers = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        return httpx.Response(status, headers=raw_headers, content=body, request=request)
+
+    def open_http(scheme: str, host: str, *, insecure: bool) -> httpx.Client:
+        del insecure
+        return httpx.Client(base_url=f"{scheme}://{host}", transport=httpx.MockTransport(handle))
+
+    client.open_http = open_http  # type: ignore[attr-defined]  # no socket: ten times as many inputs
+    options = ConvertOptions(dry_run=True, jobs=1)
+
+    def plan() -> None:
+        source = RegistryOverHttp(location, ReadOptions(dry_run=True), v1=v1, sleep=lambda _: None)
+        try:
+            Conversion([OpenedSource(location, source)], options=options).run()
+        finally:
+            source.close()
+
+    def run(raw: bytes) -> None:
+        nonlocal content
+        if len(raw) < 4:
+            return
+        state.update(count=0, wanted=raw[0] & 0x1F, at=int.from_bytes(raw[1:3], "big"))
+        content = raw[3:]
+        attempt(plan)
+
+    return run
+
+
+def _tree(place: Path, packed: Path, below: str = "", *, containers: bool = False) -> Fuzzed:
     with tarfile.open(packed) as archive:
         archive.extractall(place, filter="fully_trusted")
     root = next((path for path in (place, *sorted(place.iterdir())) if detect(DirectoryTree(str(path)))), place)
-    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
-    options = ConvertOptions(dry_run=True, salvage=True, jobs=1)
+    files = sorted(path for path in (root / below).rglob("*") if path.is_file() and not path.is_symlink())
+    options = ConvertOptions(dry_run=True, salvage=True, containers=containers, jobs=1)
 
     def plan() -> None:
-        opened = OpenedSource(str(root), open_source(str(root)))
+        opened = OpenedSource(str(root), open_source(str(root), options))
         try:
             Conversion(sources=[opened], options=options).run()
         finally:
@@ -384,7 +586,7 @@ def _device(place: Path, make: Callable[[Path, Path], Path]) -> Fuzzed:
     def read() -> None:
         driver = DevicemapperDriver(DirectoryTree(str(store)))
         try:
-            _walk(driver.layer_tree(LegacyID("0" * 64)))
+            disk_targets.walk(driver.layer_tree(LegacyID("0" * 64)))
         finally:
             driver.close()
 
@@ -403,30 +605,22 @@ def _device(place: Path, make: Callable[[Path, Path], Path]) -> Fuzzed:
     return run
 
 
-def _walk(tree: Tree) -> None:
-    waiting, seen = [b""], 0
-    while waiting:
-        for entry in tree.entries(waiting.pop()):
-            seen += 1
-            assert seen < 50_000, "a tree without an end"
-            if stat.S_ISDIR(entry.mode):
-                waiting.append(entry.path)
-            elif stat.S_ISLNK(entry.mode):
-                attempt(tree.read_link, entry.path)
-            elif stat.S_ISREG(entry.mode) and entry.size < 1 << 24:
-                with tree.open(entry.path) as stream:
-                    while stream.read(1 << 16):
-                        pass
-            attempt(tree.xattrs, entry.path)
-
-
 TARGETS: dict[str, Callable[[Path], Fuzzed]] = {
     "archives": archives,
+    "btrfs-disks": disk_targets.btrfs_disks,
     "compressed-streams": compressed_streams,
+    "containers": containers_of_roots,
+    "disk-formats": disk_targets.disk_formats,
+    "ext4-disks": disk_targets.ext4_disks,
     "ext4-images": ext4_images,
     "json-documents": json_documents,
+    "journal-records": journal_records,
+    "journals": journals,
     "layouts": layouts,
+    "lvm-metadata": disk_targets.lvm_metadata,
+    "maps": maps,
     "oci-documents": oci_documents,
+    "partitioned-disks": disk_targets.partitioned_disks,
     "registries-v1": registries_v1,
     "registries-v2": registries_v2,
     "reports": reports,
@@ -434,9 +628,13 @@ TARGETS: dict[str, Callable[[Path], Fuzzed]] = {
     "store-documents": store_documents,
     "stores": stores,
     "tar-split": tar_split,
+    "tar-trees": tar_trees,
     "tars": tars,
     "targets": targets,
     "thin-pools": thin_pools,
+    "v1-answers": v1_answers,
     "v1-documents": v1_documents,
+    "v2-answers": v2_answers,
+    "xfs-disks": disk_targets.xfs_disks,
     "xfs-images": xfs_images,
 }

@@ -18,7 +18,7 @@ from migrate import api
 from migrate.model.options import ConvertOptions, EmptyLayers, ReadOptions
 from migrate.readers.docker_root import DockerRootSource
 from migrate.storage.directory_tree import DirectoryTree
-from tests.cases import case, container_cases
+from tests.cases import case, container_cases, is_half_removed
 from tests.stores import StoreShelf, stores
 from tests.trees import BareTree
 
@@ -30,7 +30,7 @@ COMMITTED = [
     pytest.param(one.name, container, id=f"{one.name}-{facts['name']}")
     for one in container_cases()
     for container, facts in sorted(one.expected["containers"].items())
-    if ("commit" in facts or "config" in facts.get("commit_by_1_10_3", {})) and not facts["state_on_disk"].get("Dead")
+    if ("commit" in facts or "config" in facts.get("commit_by_1_10_3", {})) and not is_half_removed(facts)
 ]
 """Docker could commit them, and had not begun to remove them."""
 _TYPES = {
@@ -204,7 +204,7 @@ def test_what_docker_cannot_commit_fails_with_a_name(name: str, convert: Any) ->
     containers = case(name).expected["containers"]
     report = convert(name).report
     failed = {failure["legacy_id"]: failure for failure in report["failures"]}
-    dead = {one for one, facts in containers.items() if facts["state_on_disk"].get("Dead")}
+    dead = {one for one, facts in containers.items() if is_half_removed(facts)}
     lost = {one for one, facts in containers.items() if not facts["image_in_graph"]} - dead
 
     assert set(failed) == lost
@@ -216,22 +216,22 @@ def test_what_docker_cannot_commit_fails_with_a_name(name: str, convert: Any) ->
         driver = case(name).expected["driver"]
         assert ("--salvage" if driver in ("vfs", "btrfs") else f"{container}/upper") in failure["message"]
     assert {row["id"] for row in report["containers"]} == lost | dead
+    assert {row["id"] for row in report["containers"] if row["half_removed"]} == dead
     for container in dead:
         assert any(f"({container[:12]}) is left out" in warning for warning in report["warnings"])
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_dead_container_is_converted_if_it_is_named(name: str, stores: StoreShelf, tmp_path: Path) -> None:
+def test_a_half_removed_container_is_converted_if_it_is_named(name: str, stores: StoreShelf, tmp_path: Path) -> None:
     containers = case(name).expected["containers"]
-    dead = [one for one, facts in containers.items() if facts["state_on_disk"].get("Dead")]
-    for container in dead:
+    for container in [one for one, facts in containers.items() if is_half_removed(facts)]:
         target = tmp_path / container[:12]
         done = api.convert([str(stores.path(name))], str(target), ConvertOptions(container=(container[:12],)))
         made = Converted(target)
         if "commit_error" in containers[container] or "commit" not in containers[container]:
             assert done.exit_code == 4
-            assert [failure["error"] for failure in made.report["failures"]] == ["missing-layer"]
-            message = made.report["failures"][0]["message"]
+            assert [failure.error for failure in done.report.failures] == ["missing-layer"]
+            message = done.report.failures[0].message
             assert "container wreck" in message
             assert f"the files that it changed are in {stores.path(name)}/overlay/{container}/upper" in message
             continue

@@ -29,11 +29,27 @@ class Change(NamedTuple):
     entry: TreeEntry | None
 
 
+class Budget:
+    """How many directory entries may be looked at; LimitError from `spend` when there are more."""
+
+    def __init__(self, entries: int | None = None) -> None:
+        self._left = entries
+
+    def spend(self, entries: int) -> None:
+        if self._left is not None:
+            self._left -= entries
+            if self._left < 0:
+                raise LimitError("more directory entries than are looked at for this")
+
+
 def find_changes(
-    new: Tree, old: Tree, leave_out: Callable[[bytes, TreeEntry | None], bool] | None = None
+    new: Tree,
+    old: Tree,
+    leave_out: Callable[[bytes, TreeEntry | None], bool] | None = None,
+    budget: Budget | None = None,
 ) -> list[Change]:
     """See `Comparison.changes`."""
-    return Comparison(new, old).changes(leave_out)
+    return Comparison(new, old, budget).changes(leave_out)
 
 
 def walk_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> Iterator[TreeEntry]:
@@ -59,8 +75,9 @@ def walk_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> Iterat
 class Comparison:
     """Of two trees. `copies` counts the files of `new` that look like those of `old` and are not known to be them."""
 
-    def __init__(self, new: Tree, old: Tree) -> None:
+    def __init__(self, new: Tree, old: Tree, budget: Budget | None = None) -> None:
         self.copies = 0
+        self._budget = budget or Budget()
         self._found: dict[bytes, TreeEntry | None] = {}
         self._new, self._old = new, old
         self._compares_names = new.names_are_cheap and old.names_are_cheap
@@ -104,6 +121,7 @@ class Comparison:
             return
         prefix = new.path + b"/" if new.path else b""
         news, olds = self._new.list_facts(new.path), dict(self._old.list_facts(new.path))
+        self._budget.spend(len(news) + len(olds))
         alike: dict[bytes, bool] = {}  # most files; and whether one is a copy of the other
         for name, facts in news.items():
             before = olds.pop(name, None)
@@ -130,6 +148,7 @@ class Comparison:
     def _compare_names(self, path: bytes) -> None:
         """Two directories on one device: entries are described only where names or inodes differ."""
         news, olds = self._new.list_names(path), self._old.list_names(path)
+        self._budget.spend(len(news) + len(olds))
         if news == olds:
             return
         prefix = path + b"/" if path else b""

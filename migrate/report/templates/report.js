@@ -258,6 +258,14 @@
         { title: "Volumes", class: "wrap", value: (row) => row.volumes.length, render: (row) => row.volumes.length ? el("ul", null, ...row.volumes.map((volume) => el("li", null, `${volume.path}: ${volume.source} `, volume.bytes === null ? el("span", { class: "quiet" }, volume.kind === "bind" ? "bind mount" : "not here") : bytes(volume.bytes)))) : el("span", { class: "quiet" }, "none") },
       ],
     },
+    volumes: {
+      name: "Volumes", rows: data.volumes, text: (row) => [row.path, row.source].join("\n"),
+      columns: [
+        { title: "Path", class: "wrap", value: (row) => row.path },
+        { title: "Size", class: "right", value: (row) => row.bytes ?? -1, render: (row) => row.bytes === null ? "not counted" : bytes(row.bytes) },
+        { title: "Source", class: "wrap", value: (row) => row.source },
+      ],
+    },
     conflicts: {
       name: "Conflicts", rows: data.conflicts, text: (row) => [row.reference, ...[row.kept, ...row.others].flatMap((digest) => [digest, byManifest.get(digest.slice(7))?.source])].join("\n"),
       columns: [

@@ -133,7 +133,7 @@ class _Opener:
 
     def open(self, file: Blocks, kind: str, depth: int) -> Blocks:
         if depth > _LONGEST_CHAIN:
-            raise LimitError(f"{self._where}: more than {_LONGEST_CHAIN} images stand on one another")
+            raise LimitError(f"{self._where}: more than {_LONGEST_CHAIN} images in one chain of backing files")
         if kind == "raw":
             return file
         opener = {

@@ -143,7 +143,7 @@ class Ext4:
             found = {name: number for name, number in names if name in (b".", b"..")}
             parent = found[b".."]
             if found[b"."] != inode.number:
-                raise DamagedError(f"{where}: says that it is inode {found[b'.']}")
+                raise DamagedError(f"{where}: has the inode number {found[b'.']}")
             return Directory(parent, sorted_names([entry for entry in names if entry[0] not in found], where))
 
     def _directory_blocks(self, inode: Inode, where: str) -> Iterator[bytes]:
@@ -244,7 +244,7 @@ class Ext4:
             children = []
             for _, _, block in entries:
                 if block in seen:
-                    raise DamagedError(f"{where}: extent block {block} stands at two places of the tree")
+                    raise DamagedError(f"{where}: extent block {block} is at two places of the tree")
                 seen.add(block)
                 child = self._pages.read_at(self._block_offset(block, where), self._block_size)
                 self._sums.check_extents(inode.number, inode.raw, child, where)
@@ -273,7 +273,7 @@ class Ext4:
             yield start, 1, block
             return
         if block in seen:
-            raise DamagedError(f"{where}: pointer block {block} stands at two places of the map")
+            raise DamagedError(f"{where}: pointer block {block} is at two places of the map")
         seen.add(block)
         raw = self._pages.read_at(self._block_offset(block, where), self._block_size)
         span = (self._block_size // 4) ** (level - 1)

@@ -123,7 +123,7 @@ class ImageTree(Tree):
         parent = chain[-2] if len(chain) > 1 else inode.number
         if directory.parent != parent or inode.number in chain[:-1]:
             raise DamagedError(
-                f"{_shown(path)}: directory {inode.number} stands below inode {parent}, but names {directory.parent} "
+                f"{_shown(path)}: directory {inode.number} is below inode {parent}, but names {directory.parent} "
                 "as its parent"
             )
         return directory

@@ -154,7 +154,7 @@ class Xfs:
         check_sum(raw, _INODE_SUM, where)
         claimed = int.from_bytes(raw[152:160], "big")
         if claimed != number:
-            raise DamagedError(f"{where}: says that it is inode {claimed}")
+            raise DamagedError(f"{where}: has the inode number {claimed}")
 
     def read_directory(self, inode: Inode) -> Directory:
         where = f"XFS directory {inode.number}"
@@ -167,7 +167,7 @@ class Xfs:
             names = collect_names((entry for block in blocks for entry in self._entries(block, where)), where)
             found = {name: number for name, number in names if name in (b".", b"..")}
             if found[b"."] != inode.number:
-                raise DamagedError(f"{where}: says that it is inode {found[b'.']}")
+                raise DamagedError(f"{where}: has the inode number {found[b'.']}")
             return Directory(found[b".."], sorted_names([entry for entry in names if entry[0] not in found], where))
 
     def _shortform(self, inode: Inode, where: str) -> Directory:

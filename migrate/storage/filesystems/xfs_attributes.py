@@ -46,7 +46,7 @@ def read_leaves(read_block: ReadsBlock, v5: bool, where: str) -> Iterator[tuple[
     number = 0
     while True:
         if number in seen or len(seen) > _MOST_LEAVES:
-            raise DamagedError(f"{where}: block {number} stands at two places")
+            raise DamagedError(f"{where}: block {number} is at two places")
         seen.add(number)
         block = read_block(number)
         if block is None:

@@ -89,7 +89,7 @@ class XfsSpace:
         while waiting:
             block, level = waiting.pop()
             if block in seen:
-                raise DamagedError(f"{where}: extent block {block:#x} stands at two places of the tree")
+                raise DamagedError(f"{where}: extent block {block:#x} is at two places of the tree")
             seen.add(block)
             content, children = self._read_btree_node(block, level, where)
             if level == 0:

@@ -69,7 +69,7 @@ def read_node(image: ReadsBlocks, block: int) -> Node:
     if csum != computed:
         raise DamagedError(f"{where}: its checksum is {csum:#010x}, its content gives {computed:#010x}")
     if number != block:
-        raise DamagedError(f"{where}: says that it is block {number}")
+        raise DamagedError(f"{where}: has the block number {number}")
     if flags not in (_INTERNAL, _LEAF):
         raise DamagedError(f"{where}: is no tree node (flags {flags:#x})")
     if entries > most or _HEADER.size + most * (8 + value_size) > BLOCK_SIZE:
@@ -94,7 +94,7 @@ def walk_leaves(image: ReadsBlocks, root: int, value_size: int) -> Iterator[Node
         block, first, end = waiting.pop()
         try:
             if block in seen:
-                raise DamagedError(f"thin-pool metadata, block {block}: stands at two places of one tree")
+                raise DamagedError(f"thin-pool metadata, block {block}: is at two places of one tree")
             seen.add(block)
             node = _read_child(image, block, first, end, value_size)
         except SourceError as exc:

@@ -205,7 +205,7 @@ def read_superblock(metadata: ReadsBlocks) -> Superblock:
     if csum != computed:
         torn.append(f"the superblock's checksum is {csum:#010x}, its content gives {computed:#010x}")
     if number != 0:
-        torn.append(f"the superblock says that it is block {number}")
+        torn.append(f"the superblock has the block number {number}")
     if not _SMALLEST_BLOCK <= sectors <= _LARGEST_BLOCK or sectors % _SMALLEST_BLOCK:
         raise DamagedError(f"the thin pool's block size of {sectors} sectors is impossible")
     if version not in _VERSIONS:

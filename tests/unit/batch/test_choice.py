@@ -94,7 +94,7 @@ def test_a_blob_that_is_gone_is_not_chosen() -> None:
 def test_where_no_blob_is_left_the_image_fails() -> None:
     choice = BlobChoice("gzip", lambda diff_id, blob: False)
     choice.take([row(MADE, Role.MADE)], 0)
-    with pytest.raises(IntegrityError, match="no longer stands"):
+    with pytest.raises(IntegrityError, match="is no longer in the target"):
         choice.blob(DIFF_ID)
 
 

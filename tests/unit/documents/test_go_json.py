@@ -140,9 +140,9 @@ def test_syntax_that_go_accepts(raw: bytes) -> None:
 
 
 def test_errors_say_what_stands_where() -> None:
-    with pytest.raises(DocumentError, match=r"^layer json: not valid JSON: b'\}' at byte 7 where a key should stand$"):
+    with pytest.raises(DocumentError, match=r"^layer json: not valid JSON: b'\}' at byte 7 where a key is expected$"):
         check_syntax(b'{"a":1,}', "layer json")
-    with pytest.raises(DocumentError, match="the end where a comma or the closing bracket should stand"):
+    with pytest.raises(DocumentError, match="the end where a comma or the closing bracket is expected"):
         check_syntax(b"[1", "x")
 
 

@@ -89,7 +89,7 @@ def test_a_journal_keeps_each_option_that_changes_something(name: str) -> None:
 
 @pytest.mark.parametrize("document", [{"colour": "red"}, {"format": "zip"}, {"platform": "linux"}, {"platform": []}])
 def test_a_journal_of_another_version_is_refused(document: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="options that this version of migrate does not know"):
+    with pytest.raises(UsageError, match="options that this version of migrate does not have"):
         parse_options(document)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import shutil
+import sqlite3
 import stat
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -244,14 +248,149 @@ def test_an_image_that_lost_a_layer_is_lost(tmp_path: Path) -> None:
         root.open().read_layer(WEB)
 
 
-@pytest.mark.parametrize("driver", ["vfs", "btrfs"])
-def test_most_of_a_file_system_gone_is_said(driver: str, tmp_path: Path) -> None:
+def removed(root: Root) -> list[str]:
+    """What is said of the one container where it counts as half removed."""
+    (image,) = root.open().listing().containers
+    assert image.container is not None
+    assert image.container.half_removed == any("begun to remove" in warning for warning in image.warnings)
+    return list(image.warnings)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("lost", [".dockerinit", "dev", "etc", "etc/hosts", "proc", "more than half"])
+def test_up_to_docker_1_5_what_is_left_shows_a_removal(driver: str, lost: str, tmp_path: Path) -> None:
     root = Root(tmp_path, driver)
+    tree = root.tree("base")
+    for name in (".dockerinit", "etc/hosts", "dev/console", "proc/x", "a", "b", "c", "d", "e", "f", "g", "h"):
+        write(tree / name)
     changes = root.container()
-    shutil.rmtree(changes / "etc")
+
+    def remove(name: str) -> None:
+        place = changes / name
+        if driver == "overlay":
+            place.parent.mkdir(exist_ok=True)
+            os.mknod(place, stat.S_IFCHR, os.makedev(0, 0))
+        elif place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
+
+    for name in "abc":  # a container can remove these itself
+        remove(name)
+    assert not removed(root)
+    for name in "defgh" if lost == "more than half" else (lost,):
+        remove(name)
+    assert removed(root)
+    # later versions write it down before they remove anything
+    root.record(State={"Dead": False, "StartedAt": "2014-05-06T07:08:09Z"})
+    assert not removed(root)
+    root.record(State={"Dead": True})
+    assert removed(root)
+
+
+def link_graph(path: Path, names: dict[str, str]) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE entity (id text NOT NULL PRIMARY KEY)")
+        database.execute("CREATE TABLE edge (entity_id text NOT NULL, parent_id text NULL, name text NOT NULL)")
+        rows = [("0", None, "/"), ("other", WEB, "alias"), *((one, "0", name) for one, name in names.items())]
+        database.executemany("INSERT INTO edge VALUES (?, ?, ?)", rows)
+        database.commit()
+
+
+@pytest.mark.parametrize(
+    ("names", "is_removed"),
+    [
+        ({WEB: "web"}, False),
+        ({"other": "other"}, True),  # purged before anything is removed
+        ({WEB: "mad_ptolemy"}, True),  # and made up anew at every start of the daemon
+        ({}, False),  # says nothing of any container
+    ],
+)
+def test_up_to_docker_1_5_a_lost_name_shows_a_removal(names: dict[str, str], is_removed: bool, tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.container()
+    link_graph(tmp_path / "linkgraph.db", names)
+    assert bool(removed(root)) == is_removed
+    (tmp_path / "linkgraph.db").write_bytes(b"\x00" * 4096)
+    assert not removed(root)
+
+
+def test_volumes_that_no_container_names_are_found(tmp_path: Path) -> None:
+    root = Root(tmp_path / "root", "aufs")
+    place = root.path
+    for name in ("vfs/dir/aa/f", "vfs/dir/bb/f", "volumes/cc/layer/f", "volumes/new/_data/f", "volumes/used/_data/f"):
+        write(place / name, b"12345")
+    write(place / "vfs/dir/dd/f", b"1")
+    for name in ("dd", "ee"):
+        (place / "volumes" / name).mkdir()
+        (place / "volumes" / name / "_data").symlink_to(f"/data/docker/vfs/dir/{name}")
+    write(place / "volumes" / "bind" / "config.json", b'{"ID":"bind","Path":"/srv","IsBindMount":true}')
+    points = {"/n": {"Name": "used", "Driver": "local"}, "/d": {"Source": "/data/docker/volumes/dd/_data"}}
+    root.container(Volumes={"/a": "/data/docker/vfs/dir/aa"}, MountPoints=points)
+    found = {volume.source: volume.bytes for volume in root.open().orphaned_volumes()}
+    assert found == {
+        f"{place}/vfs/dir/bb": 5,
+        f"{place}/volumes/cc/layer": 5,
+        f"{place}/volumes/new/_data": 5,
+    }
+
+
+def test_trees_of_vfs_are_no_volumes_but_by_their_record(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.container()
+    write(tmp_path / "vfs/dir" / identity("volume") / "f", b"12")
+    assert root.open().orphaned_volumes() == ()
+    write(tmp_path / "volumes" / identity("volume") / "json", b"{}")
+    assert [volume.bytes for volume in root.open().orphaned_volumes()] == [2]
+
+
+def test_sizes_of_what_nobody_asked_for_are_bounded(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    write(root.container() / "new", b"x")
     source = root.open()
-    _, warnings = source.finish_container(listed(source))
-    assert any("Docker had begun to remove it" in warning for warning in warnings)
+    assert source.measure_container(listed(source), 1000).changed_bytes == 1
+    assert root.open().measure_container(listed(source), 3).changed_bytes is None
+    assert source.measure_container(listed(source)).changed_bytes == 1
+    write(tmp_path / "volumes/v/_data/f", b"12")
+    source = root.open()
+    assert [volume.bytes for volume in source.orphaned_volumes(0)] == [None]
+
+
+def test_a_user_who_may_not_read_containers_is_told_before_the_work(tmp_path: Path) -> None:
+    root = Root(tmp_path / "root")
+    tree = root.container()
+    for place in (tree, root.path / "containers" / WEB):
+        (place / "kept").mkdir(mode=0o700)
+        refused = as_another_user(root.path, containers=True)
+        assert str(place / "kept") in refused and "run as root" in refused
+        assert as_another_user(root.path, containers=False) == ""
+        (place / "kept").rmdir()
+    assert as_another_user(root.path, containers=True) == ""
+
+
+def test_a_user_who_may_not_list_containers_is_warned(tmp_path: Path) -> None:
+    root = Root(tmp_path / "root")
+    root.container()
+    (root.path / "containers").chmod(0o700)
+    assert "which containers there are cannot be read" in as_another_user(root.path, containers=False)
+
+
+def as_another_user(root: Path, *, containers: bool) -> str:
+    """What `check_access` and the listing have to say to a user to whom permissions apply."""
+    for path in [root, *root.rglob("*")]:
+        os.chown(path, 1, 1, follow_symlinks=False)
+    program = (
+        "import sys; from pathlib import Path; from tests.roots import open_docker_root\n"
+        "from migrate.errors import PermissionSourceError\n"
+        "source = open_docker_root(Path(sys.argv[1]))\n"
+        "try:\n    source.check_access(containers=bool(sys.argv[2]))\n"
+        "except PermissionSourceError as error:\n    print(error.message)\n"
+        "print(*(text for text in source.listing().warnings if 'which containers' in text), end='')"
+    )
+    words = [sys.executable, "-c", program, str(root), "yes" if containers else ""]
+    limited = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *words]
+    place = Path(__file__).resolve().parents[3]
+    return subprocess.run(limited, capture_output=True, text=True, check=True, cwd=place).stdout
 
 
 def test_changes_that_docker_does_not_see_are_found_in_overlay(tmp_path: Path) -> None:

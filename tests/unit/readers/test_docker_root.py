@@ -109,7 +109,7 @@ def test_a_missing_tag_store_is_warned_of_with_the_tags_of_others(root: RootBuil
 
 def unread(root: RootBuilder, name: str, tags: str, way: str = "no driver that has layers here reads them") -> str:
     count = tags.count(",") + 1
-    return f"{root.path}/{name}: {count} tags stand in it alone and are not read ({tags}); {way}"
+    return f"{root.path}/{name}: {count} tags are only in it and are not read ({tags}); {way}"
 
 
 def test_tags_in_the_file_of_another_driver_are_warned_of_if_they_stand_there_alone(root: RootBuilder) -> None:

@@ -152,7 +152,7 @@ class DevicemapperDriver(GraphDriver):
             yield f"its `id` file cannot be read: {exc.message}"
             return
         if found not in self._catalogue.records:
-            yield f"its device says that it belongs to {found!r}, which the store does not know"
+            yield f"its device names {found!r} as its owner, which is not in the store"
 
     def _usable_record(self, name: str) -> DeviceRecord:
         record = self._catalogue.records.get(name)

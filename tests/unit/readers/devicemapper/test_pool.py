@@ -175,7 +175,7 @@ def test_one_bad_leaf_costs_its_range_only(metadata: Path) -> None:
     ("offset", "content", "message"),
     [
         (4, struct.pack("<I", 3), "flags"),
-        (8, struct.pack("<Q", 9999), "says that it is block"),
+        (8, struct.pack("<Q", 9999), "has the block number"),
         (16, struct.pack("<I", 4_000), "do not fit"),
         (20, struct.pack("<I", 600), "do not fit"),
         (32, struct.pack("<QQ", 5, 5), "ascend"),

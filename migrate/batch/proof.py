@@ -1,0 +1,148 @@
+"""What a journal says of the images of a source, proven by the source's own documents; no layer is read.
+
+A journal is a file in the target, and may have come with it. So before a line of an earlier run counts, the source is
+listed again: its images, their names, chains and lists have to be those of the line's record, and each config has to be
+the one that the documents give with the record's layers. That a layer has the diffID that the record has for it is
+believed, as it is of `.migrate/payloads` (docs/decisions/0004-hints-are-proven.md).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Final
+
+from migrate.batch.journal import Place, RecordReader
+from migrate.batch.records import ImageRecord, SourceRecord
+from migrate.blobio.compression import HEAD_BYTES, detect_compression
+from migrate.compose.image import compose_image
+from migrate.convert.run import Conversion, OpenedSource, PlannedImage
+from migrate.errors import MigrateError, NoImageError, UsageError
+from migrate.model.legacy import LegacyID, LegacyImage
+from migrate.model.options import ConvertOptions
+from migrate.readers.detect import open_source
+
+MOST_COMPRESSED: Final = 64 * 1024 * 1024
+"""Bytes of a compressed archive that is unpacked for its documents; a larger one is believed."""
+
+
+def disproved(sources: Mapping[str, Place], options: ConvertOptions, unfit: Collection[str] = frozenset()) -> set[str]:
+    """Those of `sources`, records by location, whose record is not what the source lists. Raises TargetError.
+
+    `unfit` are those that no worker would open, such as a link to a folder, so that they have no image.
+    """
+    reader = RecordReader()
+
+    def is_wrong(location: str) -> bool:
+        record = reader.read(sources[location], location)
+        return bool(record.images) if location in unfit else not is_proven(location, record, options)
+
+    try:
+        with ThreadPoolExecutor(options.jobs, thread_name_prefix="prove") as pool:
+            wrong = pool.map(is_wrong, sources)
+            return {location for location, found in zip(sources, wrong, strict=True) if found}
+    finally:
+        reader.close()
+
+
+def is_proven(location: str, record: SourceRecord, options: ConvertOptions) -> bool:
+    if "://" in location:
+        return True  # listing an archive there means to fetch all of it
+    try:
+        mode = os.stat(location).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            return not record.images  # a pipe, which no worker opens either
+        if stat.S_ISREG(mode) and not _is_cheap(location):
+            return True
+    except OSError:
+        return not record.images
+    try:
+        source = open_source(location, options)
+    except MigrateError:
+        return not record.images
+    opened = OpenedSource(location, source)
+    try:
+        conversion = Conversion([opened], replace(options, jobs=1))
+        try:
+            conversion.gather()
+        except UsageError:
+            return not record.images
+        if opened.listing is None:
+            return not record.images and (bool(record.failures) or isinstance(opened.error, NoImageError))
+        return _Comparison(conversion.planned, options).fits(record)
+    except MigrateError:
+        return False
+    finally:
+        source.close()
+
+
+def _is_cheap(path: str) -> bool:
+    """False for a file that would have to be unpacked for its documents, and is large."""
+    if os.path.getsize(path) <= MOST_COMPRESSED:
+        return True
+    with open(path, "rb") as file:
+        return detect_compression(file.read(HEAD_BYTES)) == "none"
+
+
+class _Comparison:
+    def __init__(self, planned: Sequence[PlannedImage], options: ConvertOptions) -> None:
+        self._planned = planned
+        self._options = options
+
+    def fits(self, record: SourceRecord) -> bool:
+        """Every image of the record is one of the source, and every image of the source is in it or has failed."""
+        left: dict[str, list[PlannedImage]] = defaultdict(list)
+        for planned in self._planned:
+            left[planned.image.head].append(planned)
+        for image in record.images:
+            listed = left[image.finished.legacy_id]
+            match = next((one for one in listed if self._is_same(one, image)), None)
+            if match is not None:
+                listed.remove(match)
+            elif not any(self._is_same(part, image) for part in self._parts_for(image)):
+                return False
+        failed = {failure.legacy_id for failure in record.failures}
+        is_lost_whole = any(failure.legacy_id is None and not failure.references for failure in record.failures)
+        return is_lost_whole or all(head in failed for head, listed in left.items() if listed)
+
+    def _parts_for(self, image: ImageRecord) -> Iterator[PlannedImage]:
+        """What `--salvage` may have made of a lost image: the part of its chain that ends with this ID, unnamed."""
+        head = image.finished.legacy_id
+        for one in self._planned if self._options.salvage else ():
+            ids = [layer.legacy_id for layer in one.chain]
+            if head in ids and one.image.config is None:
+                part = LegacyImage(head=LegacyID(head))
+                yield PlannedImage(0, one.location, part, one.order, one.chain[: ids.index(head) + 1])
+
+    def _is_same(self, planned: PlannedImage, image: ImageRecord) -> bool:
+        """The facts that cost nothing first: a source may have thousands of images."""
+        finished, listed = image.finished, planned.image
+        rows = [hashed for _, hashed in finished.chain]
+        if (
+            listed.head != finished.legacy_id
+            or set(listed.references) != set(finished.references)
+            or [layer.legacy_id for layer in planned.chain] != [layer.legacy_id for layer, _ in finished.chain]
+            or any(
+                (layer.payload is None) != (hashed is None) for layer, hashed in zip(planned.chain, rows, strict=True)
+            )
+            or (planned.index is None) != (finished.index is None)
+        ):
+            return False
+        if planned.index is not None and finished.index is not None:
+            same = (planned.index.content, planned.index.media_type, set(planned.index.references))
+            if same != (finished.index.content, finished.index.media_type, set(finished.index.references)):
+                return False
+        composed = compose_image(listed, list(zip(planned.chain, rows, strict=True)), self._options)
+        other = finished.composed
+        return (
+            (composed.config, composed.diff_ids, composed.platform, composed.created)
+            == (other.config, other.diff_ids, other.platform, other.created)
+            and (not finished.ready or composed.manifest == other.manifest)
+            and tuple(listed.legacy_digests) == finished.legacy_digests
+            and tuple(listed.containers) == finished.containers
+            and finished.ready == (listed.manifest is not None and composed.certain)
+        )

@@ -1,0 +1,118 @@
+"""What earlier runs put into the target, for archives that left out what their target had.
+
+A layer of 1.10 and later is found by the diffID that its config names. A v1 parent is found by its ID in the target's
+map: the config that it became has the history and the diffIDs of all its layers, and nothing else of a parent goes into
+the image of a child.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import cached_property
+from typing import Any, Final
+
+from migrate.documents.image_map import MappedImage
+from migrate.documents.json_text import encode_json_pretty
+from migrate.documents.oci import parse_config, parse_history
+from migrate.errors import MigrateError
+from migrate.model.digest import DiffID, Digest
+from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer
+from migrate.model.options import EmptyLayers, ReadOptions
+from migrate.readers.base import LegacySource
+from migrate.readers.detect import open_source
+
+_READABLE: Final = ("oci", "registry-storage")
+
+
+class EarlierImages:
+    """Those of a target, which is opened when they are first wanted. All of it is read as any other source."""
+
+    def __init__(
+        self, prefix: str, location: str, mapped: Callable[[], Iterable[MappedImage]], empty_layers: EmptyLayers
+    ) -> None:
+        self.location = location
+        self._prefix = prefix
+        self._mapped = mapped
+        self._keeps_empty = empty_layers is EmptyLayers.KEEP
+        self._made: dict[LegacyID, LegacyLayer] = {}
+
+    @cached_property
+    def source(self) -> LegacySource | None:
+        if self._prefix in _READABLE:
+            with suppress(MigrateError):
+                return open_source(self.location, ReadOptions())
+        return None
+
+    def close(self) -> None:
+        source = self.__dict__.get("source")  # not opened for this
+        if source is not None:
+            source.close()
+
+    @cached_property
+    def _images(self) -> Mapping[Digest, LegacyImage]:
+        """By the digest of their configs."""
+        found: dict[Digest, LegacyImage] = {}
+        if self.source is not None:
+            with suppress(MigrateError):
+                listing = self.source.listing()
+                children = [child for index in listing.indexes for child in index.children]
+                found = {Digest.of(one.config): one for one in (*listing.images, *children) if one.config is not None}
+        return found
+
+    def find_content(self, diff_id: DiffID) -> LegacyLayer | None:
+        """A layer whose config says that it has this diffID; reading it proves that."""
+        layers = (layer for image in self._images.values() for layer in image.chain or ())
+        return next((layer for layer in layers if layer.payload is not None and layer.payload.diff_id == diff_id), None)
+
+    def read_layer(self, legacy_id: LegacyID) -> LegacyLayer | None:
+        """A layer that is an image in the map, or one below it. None also where the map has several images of it."""
+        if legacy_id not in self._made:
+            images = {row.image_id for row in self._rows.get(legacy_id, ())}
+            chains = [chain for image_id in sorted(images) if (chain := self._chain(legacy_id, image_id))]
+            if len(chains) != 1:
+                return None
+            self._made.update((layer.legacy_id, layer) for layer in chains[0])
+        return self._made[legacy_id]
+
+    @cached_property
+    def _rows(self) -> Mapping[str, list[MappedImage]]:
+        rows: dict[str, list[MappedImage]] = {}
+        for row in self._mapped():
+            if row.removed:
+                continue
+            rows.setdefault(row.legacy_id, []).append(row)
+        return rows
+
+    def _chain(self, head: LegacyID, image_id: Digest) -> tuple[LegacyLayer, ...]:
+        """The layers of an image, base first; () where its config does not say all that a child needs."""
+        image = self._images.get(image_id)
+        if image is None or image.config is None or image.chain is None:
+            return ()
+        facts, steps = parse_config(image.config), parse_history(image.config)
+        empty = facts.history_empty or ()
+        if not steps or facts.steps_with_layer != len(image.chain) or (self._keeps_empty and any(empty)):
+            return ()  # which bytes an empty layer had that was dropped, nobody knows any more
+        chain: list[LegacyLayer] = []
+        contents = iter(image.chain)
+        for number, (step, is_empty) in enumerate(zip(steps, empty, strict=True), start=1):
+            below = chain[-1].legacy_id if chain else None
+            own = head if number == len(steps) else _made_up_id(image_id, number)
+            payload = None if is_empty else next(contents).payload
+            chain.append(LegacyLayer(legacy_id=own, json=_v1_json(own, below, step), parent=below, payload=payload))
+        return tuple(chain)
+
+
+def _made_up_id(image_id: Digest, number: int) -> LegacyID:
+    """Of a layer whose own ID no config keeps."""
+    return LegacyID(hashlib.sha256(f"{image_id} {number}".encode()).hexdigest())
+
+
+def _v1_json(legacy_id: LegacyID, parent: LegacyID | None, step: Mapping[str, Any]) -> bytes:
+    """What gives the same step of a history again."""
+    document: dict[str, Any] = {"id": legacy_id, **({"parent": parent} if parent else {})}
+    document |= {name: step[name] for name in ("created", "author", "comment") if step.get(name)}
+    if step.get("created_by"):
+        document["container_config"] = {"Cmd": [step["created_by"]]}
+    return encode_json_pretty(document)
