@@ -1,6 +1,6 @@
 """One blob for each layer of a whole batch, whoever stored which first. Pure.
 
-Only a blob that stands in the target is chosen. In this order: one in the wanted compression; what the target's index
+Only a blob that is in the target is chosen. In this order: one in the wanted compression; what the target's index
 names already; what a merge before this one settled on; what a carried-over manifest names; what a source carried (the
 smallest); what we compressed ourselves.
 """
@@ -38,7 +38,7 @@ class BlobChoice:
     A generation is what lies between two merges. `compression` is that of the run: a blob in another one serves only
     the manifest that it was carried over with, and layers that nothing else is left of. `stands` tells whether the
     target still has a blob: an earlier merge removed those that lost, and their records know nothing of it. `named` are
-    the layers of the images that stand in the target.
+    the layers of the images that are in the target.
     """
 
     def __init__(self, compression: str, stands: Stands = _always, named: Collection[Digest] = ()) -> None:

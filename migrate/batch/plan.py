@@ -68,7 +68,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`tasks` are to be run; `done` stand in the journal already, with the outcome that they had."""
+    """`tasks` are to be run; `done` are in the journal already, with the outcome that they had."""
 
     tasks: tuple[Task, ...]
     done: Mapping[str, Outcome] = field(default_factory=dict)

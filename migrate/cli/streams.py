@@ -30,7 +30,7 @@ def prepare_streams() -> None:
 
 
 def _occupy_closed() -> None:
-    """A file that is opened later must not get the number of a standard stream. What stands there instead can only be
+    """A file that is opened later must not get the number of a standard stream. What is there instead can only be
     used the wrong way round, so that reading and writing fail as they should."""
     for number, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:

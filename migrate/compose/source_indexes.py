@@ -1,4 +1,4 @@
-"""Manifest lists that stand in a source: which of them a target gets, as they are or in other media types. Pure.
+"""Manifest lists that are in a source: which of them a target gets, as they are or in other media types. Pure.
 
 A list is carried over whole where all its images are there and nobody else claims its names. Else its images claim the
 names themselves, each for its platform, and the list that comes of it is a new one.

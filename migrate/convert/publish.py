@@ -48,7 +48,7 @@ class FinishedImage:
 
     `source` is the location of its source, `order` its place in the run, which settles ties. `references` are those of
     the source. `certain` is False where the store's own file system shows something else.
-    `ready`: its manifest stands in the source, so its layer blobs are what they are; `source_digest` is the digest of
+    `ready`: its manifest is in the source, so its layer blobs are what they are; `source_digest` is the digest of
     that one where the image has got other media types. `index` is a manifest list of the source that names it.
     """
 
@@ -413,7 +413,7 @@ class Settlement:
 
     def _commit_indexes(self, target: ImageTarget, children: dict[Digest, ComposedImage]) -> None:
         for reference, members in sorted(self._names.indexes.items()):
-            if any(claim.order >= 0 for claim in members):  # else the index stands there already
+            if any(claim.order >= 0 for claim in members):  # else the index is there already
                 entries = [self._index_entry(claim, children) for claim in members]
                 content, media_type = compose_index(entries, self.options.format)
                 target.commit_index(content, media_type, [reference])

@@ -197,7 +197,7 @@ class Conversion:
         return Outcome(report, code, settlement.present)
 
     def pass_streams(self, store: BlobTarget | None) -> None:
-        """Reads pipes and compressed archives; their large layers stand in `store` then, and were never spooled.
+        """Reads pipes and compressed archives; their large layers are in `store` then, and were never spooled.
 
         Does nothing where only some images are wanted: which layers they need stands at an archive's end. To be called
         before `gather`, or not at all. Raises TargetError only.
@@ -231,7 +231,7 @@ class Conversion:
         self.planned = self._plan()
 
     def take_in(self, store: BlobTarget | None) -> list[FinishedImage]:
-        """From what was gathered to finished images: their layers stand in `store`, but nothing has a name there yet.
+        """From what was gathered to finished images: their layers are in `store`, but nothing has a name there yet.
 
         What could not be converted is in `failures`. Raises TargetError only.
         """

@@ -83,7 +83,7 @@ def _path_on_disk(location: str) -> str | None:
 
 
 def _marks_around(path: str) -> Iterator[_Mark]:
-    """Of what stands at `path`, and of every directory that it lies in."""
+    """Of what is at `path`, and of every directory that it lies in."""
     place = os.path.realpath(path)
     while True:
         mark = _mark_of(place)

@@ -1,1 +1,1 @@
-"""A registry's two faces: the tree that it stores and the protocol that it speaks."""
+"""A registry's two faces: the tree that it stores and the protocol that it uses."""

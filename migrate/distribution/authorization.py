@@ -1,7 +1,7 @@
 """Answering a registry that asks who we are: Basic, or Bearer with a token from its token server.
 
 Source: distribution 2.8 `docs/spec/auth/{token,oauth}.md`. Credentials go to the registry and to the token server that
-it names, the latter only over TLS unless the registry itself speaks plain HTTP; nowhere else. The session passes on
+it names, the latter only over TLS unless the registry itself uses plain HTTP; nowhere else. The session passes on
 only challenges of the registry's own origin.
 """
 

@@ -1,6 +1,6 @@
 """What came from far away once does not come twice.
 
-A layer that is already gzip is read twice: hashed, and copied once it is known that nothing equal stands in the target.
+A layer that is already gzip is read twice: hashed, and copied once it is known that nothing equal is in the target.
 From a directory the second reading costs little. From a bucket or a registry it would be the whole transfer again, so
 the first one leaves the bytes in a temporary file.
 """

@@ -171,7 +171,7 @@ class V1Client:
         return _Access(self._endpoints(answer, repository), token, _checksums(self._document(answer, repository)))
 
     def _endpoints(self, answer: httpx.Response, repository: str) -> tuple[str, ...]:
-        """They speak what the index speaks: https or plain http."""
+        """They use what the index uses: https or plain http."""
         hosts = [host.strip() for host in answer.headers.get("X-Docker-Endpoints", "").split(",") if host.strip()]
         if len(hosts) > _ENDPOINTS:
             raise LimitError(f"{self.host}/{repository}: X-Docker-Endpoints: more than {_ENDPOINTS} hosts")

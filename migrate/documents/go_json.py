@@ -132,7 +132,7 @@ def read_document(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
 
 
 def carried_values(document: Any, what: str) -> dict[str, Any]:
-    """The members of an object that `read_document` gave, for `encode_object` to write back as they stand.
+    """The members of an object that `read_document` gave, for `encode_object` to write back unchanged.
 
     A value is plain or a RawValue. The last of equal keys wins, as in Go's map[string]*json.RawMessage; `null` reads as
     an object without members.
@@ -204,7 +204,7 @@ def _unescape(match: re.Match[str]) -> str:
 
 
 def indented(raw: bytes, what: str) -> Iterator[bytes]:
-    """The lines of a document for reading: strings decoded, every key and every number as it stands there.
+    """The lines of a document for reading: strings decoded, every key and every number as it is there.
 
     DocumentError or LimitError, before the first line, where Go refuses it.
     """

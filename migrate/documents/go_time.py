@@ -39,7 +39,7 @@ def normalise_time(text: str) -> str | None:
 
 
 def _days(year: int, month: int) -> int:
-    return monthrange(year or 4, month)[1]  # the calendar module knows no year 0, which is a leap year
+    return monthrange(year or 4, month)[1]  # the calendar module has no year 0, which is a leap year
 
 
 def _offset(match: re.Match[str]) -> str:

@@ -35,7 +35,7 @@ _PLAIN_OR_GZIP: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExistingImage:
-    """An image that stood in the target before this run. `created` and `diff_ids` are its config's, None and () for an
+    """An image that was in the target before this run. `created` and `diff_ids` are its config's, None and () for an
     index, as is `image_id`, the config's digest.
 
     `size` is its manifest's. An index lists its `children`, each with its own platform and the index's reference.

@@ -95,7 +95,7 @@ class HashedLayer:
 class ComposedImage:
     """A finished image: the exact bytes of its config and manifest, and the layers it names, base first.
 
-    `diff_ids` and `layers` run in parallel; `layers` carry the media types that stand in the manifest.
+    `diff_ids` and `layers` run in parallel; `layers` carry the media types that are in the manifest.
     """
 
     config: bytes

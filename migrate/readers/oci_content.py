@@ -36,7 +36,7 @@ _SCHEMA1_TYPES = frozenset({MediaType.SCHEMA1, MediaType.SCHEMA1_SIGNED})
 
 @dataclass(frozen=True, slots=True)
 class ReadManifest:
-    """A manifest that stands in the archive, parsed, with its exact bytes."""
+    """A manifest that is in the archive, parsed, with its exact bytes."""
 
     content: bytes
     facts: ManifestFacts

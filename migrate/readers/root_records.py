@@ -1,4 +1,4 @@
-"""What stands in a Docker root beside its layers: the tag store, the marks of a migration."""
+"""What is in a Docker root beside its layers: the tag store, the marks of a migration."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_tags(root: Tree, driver: str, drivers: Collection[str]) -> TagStore:
 
 
 def _unread(root: Tree, store_name: str, driver: str | None, known: Collection[TagRecord]) -> str | None:
-    """A warning of the tags that stand in another driver's file alone; `driver` reads it, where there is one."""
+    """A warning of the tags that are in another driver's file alone; `driver` reads it, where there is one."""
     store = _read_tag_store(root, store_name)
     if store.error is not None:
         return f"{store.error.message}; tags that only it has are not known"

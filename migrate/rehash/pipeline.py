@@ -178,7 +178,7 @@ class _Storing(Hashing):
                     self._held_bytes += len(blob)
 
     def _keep(self, layer: Layer, opened: OpenLayer) -> None:
-        """A blob that has to stand in the store as it is, whatever else holds the same tar."""
+        """A blob that has to be in the store as it is, whatever else holds the same tar."""
         claim = layer.job.payload
         stands = claim.digest is not None and claim.size is not None and self._store.has_blob(claim.digest, claim.size)
         if stands or (opened.path is not None and self._store.takes_files):

@@ -15,7 +15,7 @@ from migrate.report.document import Report, ReportImage
 class Share:
     """Uncompressed bytes of one image's layers (of each content once), by what they have in common with the rest.
 
-    `merged` stood in the sources more than once and is stored once now; `shared` stood there once, for several images;
+    `merged` was in the sources more than once and is stored once now; `shared` was there once, for several images;
     `own` is in no other image. The three add up to all of it.
     """
 

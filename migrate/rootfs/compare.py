@@ -136,7 +136,7 @@ def _note(differences: dict[bytes, str], path: bytes, difference: str | None) ->
 
 
 class _Below:
-    """What stands in the tree below a layer, as a Node. Nothing where there is no such tree."""
+    """What is in the tree below a layer, as a Node. Nothing where there is no such tree."""
 
     def __init__(self, tree: Tree | None, shift: Owners) -> None:
         self._tree = tree

@@ -32,7 +32,7 @@ _SPARSE: Final = ord("S")
 class TarEntry(NamedTuple):
     """`kind` is the type flag (`ord("0")` for regular files, also where a tar writes NUL), `mtime` whole seconds.
 
-    Names are bytes as they stand in the tar, a directory's final slash included.
+    Names are bytes as they are in the tar, a directory's final slash included.
     """
 
     name: bytes
@@ -69,7 +69,7 @@ class TarScanner:
         self._extended_size = 0
         self._announced = Announced()
         self.flag = b"0"
-        """The present entry's type flag as it stands in its header."""
+        """The present entry's type flag as it is in its header."""
         self.is_sparse = False
         """The present entry is a GNU sparse file: what follows is not its content, but a form of it without holes."""
 

@@ -136,7 +136,7 @@ def _parse_line(line: bytes, number: int, seen: set[bytes]) -> Iterator[bytes | 
 
 
 def _is_new(record: FileRecord, number: int, seen: set[bytes]) -> bool:
-    """True for a record with content. Docker refuses a name that stands there twice: one content is gone."""
+    """True for a record with content. Docker refuses a name that is there twice: one content is gone."""
     cleaned = _cleaned(record.name)
     if cleaned in seen:
         raise DamagedError(f"record {number}: {_shown(record.name)} is there twice")

@@ -36,7 +36,7 @@ class Files(Protocol):
         """Names of the topmost directories."""
 
     def problems(self) -> Sequence[Problem]:
-        """What stands there but is neither a regular file nor a directory, and damage of the container itself."""
+        """What is there but is neither a regular file nor a directory, and damage of the container itself."""
 
     def open(self, name: str, /) -> BinaryIO:
         """One of `names()`. Raises OSError; `read` of the stream raises OSError or SourceError."""

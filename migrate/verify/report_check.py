@@ -1,4 +1,4 @@
-"""migration-report.json against the layout that it stands in."""
+"""migration-report.json against the layout that it is in."""
 
 from __future__ import annotations
 

@@ -94,6 +94,10 @@ def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Pa
     assert sorted(again) == sorted(zipfile.ZipFile(wheel).namelist())
 
 
+def test_the_readme_shows_no_picture_that_an_index_would_not_find() -> None:
+    assert not re.findall(r"!\[[^]]*\]\((?!https://)", (ROOT / "README.md").read_text("utf-8"))
+
+
 def test_the_dockerfile_is_sound() -> None:
     steps = instructions()
     assert [word for word, _ in steps].count("FROM") == 2

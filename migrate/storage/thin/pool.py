@@ -170,7 +170,7 @@ class ThinPool:
         raise _absent(device_id, losses)
 
     def read_map(self, device_id: int) -> DeviceMap:
-        """The mappings of one device. What of them is damaged stands in `losses`."""
+        """The mappings of one device. What of them is damaged is in `losses`."""
         roots, losses = self._roots
         if device_id not in roots:
             raise _absent(device_id, losses)
