@@ -18,9 +18,26 @@ _PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
+_OLD_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
 
 DEFAULT_HOST = "docker.io"
 DEFAULT_NAMESPACE = "library"
+
+
+def is_tag(text: str) -> bool:
+    """True for what registries accept as a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
+def is_host(text: str) -> bool:
+    """True for a host, with a port or without, as it may be in a name."""
+    return _HOST.fullmatch(text) is not None
+
+
+def is_repository_path(text: str) -> bool:
+    """Wider than any registry's grammar: old registries took capitals. What it refuses could lead a request to
+    another place than it should."""
+    return _OLD_PATH.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True, order=True)

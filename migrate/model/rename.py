@@ -12,9 +12,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from migrate.model.reference import DEFAULT_HOST, Reference
+from migrate.model.reference import DEFAULT_HOST, Reference, is_host
 
-_HOST: Final = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?")
 _REFUSED: Final = re.compile(r"[^a-z0-9._-]+")
 _SEPARATORS: Final = re.compile(r"[._-]+")
 _ALLOWED_SEPARATORS: Final = re.compile(r"\.|_|__|-+")
@@ -63,16 +62,9 @@ def repository_reference(reference: Reference) -> Reference:
 def split_host(name: str) -> tuple[str | None, str]:
     """(host, rest) as Docker splits a name: a first component with a dot or colon, or `localhost`, is a host."""
     first, slash, rest = name.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost") and _is_host(first):
+    if slash and ("." in first or ":" in first or first == "localhost") and is_host(first):
         return first, rest
     return None, name
-
-
-def _is_host(text: str) -> bool:
-    if not _HOST.fullmatch(text):
-        return False
-    labels = text.partition(":")[0].split(".") if not text.startswith("[") else ["v6"]
-    return all(label and label[0] != "-" and label[-1] != "-" for label in labels)
 
 
 def _map_name(name: str) -> str:

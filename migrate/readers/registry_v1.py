@@ -7,7 +7,6 @@ it is read here stands in docs/formats/registry-v1.md.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -44,7 +43,7 @@ from migrate.model.legacy import (
     is_hex_id,
 )
 from migrate.model.options import ReadOptions
-from migrate.model.reference import Reference
+from migrate.model.reference import Reference, is_tag
 from migrate.readers.base import LegacySource
 from migrate.storage.named_files import Entry, NamedFiles, require_readable
 from migrate.storage.tree import OpenedFile
@@ -53,7 +52,6 @@ from migrate.tar.tarsum import VERSIONS, tarsums
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_TAG: Final = re.compile(r"[\w][\w.-]{0,127}", re.ASCII)
 _TAG_FILE: Final = "tag_"
 _DOGESTRY_LAYER: Final = "layer.tar"
 _LAYER_FILES: Final = ("layer", _DOGESTRY_LAYER)
@@ -395,7 +393,7 @@ def _tag(reference: Reference, content: bytes) -> _Tag:
     warnings = []
     if legacy_id != text and legacy_id:
         warnings.append(f"tag {reference}: white space around the image ID was ignored")
-    if not _TAG.fullmatch(reference.tag):
+    if not is_tag(reference.tag):
         warnings.append(f"tag {reference}: not a name that a registry accepts as a tag")
     return _Tag(reference, legacy_id, tuple(warnings))
 

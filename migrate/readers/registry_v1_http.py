@@ -21,12 +21,12 @@ from migrate.documents.registry_v1 import parse_ancestry
 from migrate.documents.v1_json import LayerDocument
 from migrate.errors import LimitError, MigrateError, SourceError, SourceUnreadableError
 from migrate.model.legacy import is_hex_id
+from migrate.model.reference import is_repository_path
 from migrate.storage.named_files import Entry, MissingFileError, NamedFiles
 from migrate.storage.tree import OpenedFile
 
 _Found = TypeVar("_Found")
 _CONNECTIONS: Final = 16
-_NAME: Final = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
 _IMAGE_PATH: Final = re.compile(r"images/([0-9a-f]+)/(json|ancestry|layer|_checksum)")
 
 
@@ -137,7 +137,7 @@ class V1RegistryFiles(NamedFiles):
 
     def _tags_of(self, repository: str) -> dict[str, str] | SourceError:
         try:
-            if not _NAME.fullmatch(repository):
+            if not is_repository_path(repository):
                 raise RegistryAnswerError(f"the search names a repository {shown(repository)}, which is no name")
             tags = self._client.tags(repository)
             if self._tag is not None:

@@ -7,7 +7,6 @@ Documents come over when the source is listed, layers when they are read.
 from __future__ import annotations
 
 import io
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -30,7 +29,7 @@ from migrate.errors import (
 from migrate.model.digest import Digest
 from migrate.model.legacy import LegacyID, LegacyLayer, Origin, PayloadRef, SourceListing, SourceType
 from migrate.model.options import ReadOptions
-from migrate.model.reference import Reference
+from migrate.model.reference import Reference, is_repository_path, is_tag
 from migrate.readers.base import LegacySource
 from migrate.readers.manifest_source import ManifestSource
 from migrate.readers.registry_images import RegistryImages, missing_blob, open_checked
@@ -42,9 +41,6 @@ from migrate.tar.known_blobs import known_blob
 PREFIX: Final = "docker://"
 _NOT_V2: Final = frozenset({400, 404, 405, 410, 501})
 """What servers that know nothing of `/v2/` answer for it."""
-_REPOSITORY: Final = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)
-_TAG: Final = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
-"""Wider than any registry's grammar; what does not fit could lead a request to another place than it should."""
 
 
 class NotV2Error(SourceUnreadableError):
@@ -132,7 +128,7 @@ class RemoteRegistrySource(ManifestSource):
 
     def list_manifests(self, images: RegistryImages, /) -> None:
         for repository in self._repositories():
-            if not _REPOSITORY.fullmatch(repository):
+            if not is_repository_path(repository):
                 images.fail(repository, _no_name(f"the catalog names a repository {shown(repository)}"))
                 continue
             for tag in self._tags(repository, images):
@@ -226,7 +222,7 @@ class RemoteRegistrySource(ManifestSource):
         reference = Reference(repository, tag)
         client = self.client
         try:
-            if not (reference.is_digest or _TAG.fullmatch(tag)):
+            if not (reference.is_digest or is_tag(tag)):
                 raise _no_name(f"{repository} has a tag {shown(tag)}")
             fetched = client.manifest(repository, tag)
             manifest = open_manifest(fetched.content)

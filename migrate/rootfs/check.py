@@ -14,6 +14,7 @@ from migrate.rehash.ports import LayerJob, TarObserver
 from migrate.rootfs.compare import NOT_SHIFTED, LayerCheck, Owners, check_layer, content_crc
 from migrate.rootfs.tar_listing import TarListing
 from migrate.storage.tree import Tree
+from migrate.tar.names import shown_name
 
 _BLOCK = 1024 * 1024
 
@@ -89,7 +90,7 @@ class RootfsCheck:
             parent = layer.legacy_id
         if any(check.copies for check in checks):
             found.update(self._changed_contents(chain[-1].legacy_id, checks))
-        return [f"{_shown(path)}: {found[path]}" for path in sorted(found)]
+        return [f"{shown_name(path)}: {found[path]}" for path in sorted(found)]
 
     def _check(self, layer: LegacyLayer, parent: LegacyID | None) -> LayerCheck:
         if layer.legacy_id not in self._checks:
@@ -139,7 +140,3 @@ class RootfsCheck:
                 if known is not None and known[0] == entry.size and content_crc(tree, entry.path) != known[1]:
                     found[entry.path] = "its content differs"
         return found
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")

@@ -17,6 +17,7 @@ from migrate.readers.graphdrivers.tree_tar import device_numbers
 from migrate.rootfs.expected import ExpectedTree, Node
 from migrate.rootfs.tar_listing import ListedEntry
 from migrate.storage.tree import Tree, TreeEntry
+from migrate.tar.names import shown_name
 
 _BLOCK = 256 * 1024
 Owners = tuple[int, int]
@@ -221,7 +222,7 @@ class _View:
         if higher != self._shift:
             yield f"owner {entry.uid}:{entry.gid} in the store, {node.uid}:{node.gid} in the image"
         if kind == stat.S_IFLNK and (link := self._tree.read_link(entry.path)) != node.link:
-            yield f"leads to {_shown(link)} in the store, to {_shown(node.link)} in the image"
+            yield f"leads to {shown_name(link)} in the store, to {shown_name(node.link)} in the image"
         if kind in (stat.S_IFCHR, stat.S_IFBLK) and (device := device_numbers(entry)) != node.device:
             yield f"device {device[0]}:{device[1]} in the store, {node.device[0]}:{node.device[1]} in the image"
         if kind == stat.S_IFREG:
@@ -242,7 +243,3 @@ class _View:
             return
         if content_crc(self._tree, entry.path) != node.crc:
             yield "its content differs"
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")

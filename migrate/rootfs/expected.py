@@ -13,6 +13,7 @@ from typing import Final
 
 from migrate.blobio.limits import LINK_HOPS
 from migrate.rootfs.tar_listing import ListedEntry
+from migrate.tar.names import shown_name
 
 _WHITEOUT: Final = b".wh."
 _METADATA: Final = b".wh..wh."
@@ -136,7 +137,7 @@ class ExpectedTree:
         target = _join(self._resolve(directory), name)
         node = self.find(target)
         if node is None:
-            self.problems[path] = f"a hard link to {_shown(target)}, which is not there"
+            self.problems[path] = f"a hard link to {shown_name(target)}, which is not there"
             return
         # Docker gives the shared file the owner, the mode and the capability that the link's own header has
         node.uid, node.gid, node.capability, node.known = entry.uid, entry.gid, entry.capability, True
@@ -210,7 +211,3 @@ def _node_of(entry: ListedEntry, path: bytes) -> Node:
 
 def _join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")

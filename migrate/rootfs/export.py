@@ -19,6 +19,7 @@ from migrate.blobio import limits
 from migrate.errors import DamagedError, IntegrityError, LimitError, UnsupportedError, UsageError
 from migrate.model.digest import DiffID, Digest
 from migrate.tar.entries import TarEntry, TarScanner
+from migrate.tar.names import below_root, leads_out, shown_name
 from migrate.tar.writer import END, HeaderEncoder, TarHeader, padding
 
 _READ: Final = 1024 * 1024
@@ -70,11 +71,10 @@ def _feed(scanner: TarScanner, tar: BinaryIO, update: Callable[[bytes], object] 
 
 
 def _clean(name: bytes) -> bytes:
-    """Without a leading `/` or `./` and a final slash. DamagedError for what leads upwards."""
-    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
-    if b".." in parts:
-        raise DamagedError(f"an entry is named {name.decode('utf-8', 'backslashreplace')!r}, out of the image")
-    return b"/".join(parts)
+    """Below the image's root. DamagedError for what Docker refuses to unpack."""
+    if leads_out(name):
+        raise DamagedError(f"an entry is named {shown_name(name)!r}, out of the image")
+    return below_root(name)
 
 
 class _LayerScan(TarScanner):

@@ -11,6 +11,7 @@ from isal.isal_zlib import crc32
 
 from migrate.errors import DamagedError, LimitError, TruncatedError
 from migrate.tar.entries import TarEntry, TarScanner
+from migrate.tar.names import below_root
 
 CHECKED_ENTRIES: Final = 1_000_000
 """Entries of one layer. To check it takes half a kilobyte for each."""
@@ -76,13 +77,13 @@ class TarListing(TarScanner):
         capability = next((value for key, value in entry.xattrs if key == _CAPABILITY), None)
         self._crc = 0
         self._current = (
-            cleaned(entry.name),
+            below_root(entry.name),
             kind,
             entry.mode,
             _owner(entry.uid),
             _owner(entry.gid),
             None if self.is_sparse else entry.size if has_content else 0,
-            cleaned(entry.link) if kind == b"1" else entry.link,
+            below_root(entry.link) if kind == b"1" else entry.link,
             (entry.major, entry.minor),
             capability,
         )
@@ -109,16 +110,3 @@ def _owner(number: int) -> int:
     """The owner that chown(2) gives for `number`: 32 bits of it, and -1 leaves the one that made the file, root."""
     number &= _ID_BITS
     return 0 if number == _ID_BITS else number
-
-
-def cleaned(name: bytes) -> bytes:
-    """A name relative to the root, without empty parts, `.` and `..` (which never leads above the root)."""
-    if not name.startswith((b"/", b".")) and b"//" not in name and b"/." not in name:
-        return name.rstrip(b"/")
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part == b"..":
-            del parts[-1:]
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return b"/".join(parts)

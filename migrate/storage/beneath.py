@@ -11,11 +11,12 @@ from typing import BinaryIO
 
 from migrate.errors import DamagedError, MissingLayerError
 from migrate.storage.tree import Tree
+from migrate.tar.names import below_root
 
 
 def open_beneath(tree: Tree, name: bytes) -> BinaryIO:
     """The regular file that `name` stands for. Raises SourceError."""
-    path = _cleaned(name)
+    path = below_root(name)
     try:
         return tree.open(path)
     except (DamagedError, MissingLayerError):
@@ -23,16 +24,3 @@ def open_beneath(tree: Tree, name: bytes) -> BinaryIO:
         if resolved == path:
             raise
     return tree.open(resolved)
-
-
-def _cleaned(name: bytes) -> bytes:
-    """As Go joins a name to a root: `..` is taken away before anything is looked up, and never leads above the root."""
-    if name[:1] not in (b".", b"/") and b"//" not in name and b"/." not in name:
-        return name.rstrip(b"/")
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part == b"..":
-            parts = parts[:-1]
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return b"/".join(parts)

@@ -9,7 +9,6 @@ The scan runs beside sha256 on every byte of every layer, so a plain header cost
 
 from __future__ import annotations
 
-import posixpath
 import re
 from array import array
 from collections.abc import Callable
@@ -37,6 +36,7 @@ from migrate.tar.header import (
     parse_pax,
     read_fields,
 )
+from migrate.tar.names import below_root, go_clean
 
 _ZEROS: Final = bytes(1024 * 1024)
 _UNSET_SIZES: Final = frozenset((0, 0o77777777777))
@@ -203,9 +203,9 @@ class TarInspector:
         if self._extended is not None:
             self._end_in_extended_header(self._extended)
         if self._paths.collide():
-            self._flag(FLAG_PATH_FORMS, self._paths.first_of_two(_normalised))
+            self._flag(FLAG_PATH_FORMS, self._paths.first_of_two(below_root))
         if self._paths.has_duplicates():
-            self._flag(FLAG_REFUSED, self._paths.first_of_two(_clean), "occurs twice")
+            self._flag(FLAG_REFUSED, self._paths.first_of_two(go_clean), "occurs twice")
         elif self._paths.has_nameless:
             self._flag(FLAG_REFUSED, None, "an entry has no name")
         empty = not self._entries and FLAG_AFTER_END not in self._flags
@@ -399,8 +399,8 @@ class _Paths:
             return
         name = name.rstrip(b"/")
         if b"//" in name or b"/./" in name or b"/../" in name or name.endswith((b"/.", b"/..")):
-            clean = hash(_normalised(name))
-            self._odd_clean[name[:1] == b"/"].append(hash(_clean(name)))
+            clean = hash(below_root(name))
+            self._odd_clean[name[:1] == b"/"].append(hash(go_clean(name)))
             raw = hash(name)
             self._odd.append(clean)
             self._odd_twice |= self._odd_forms.setdefault(clean, raw) != raw
@@ -436,7 +436,7 @@ class _Paths:
             for line in lines.split(b"\n")[1:]:
                 name = line.partition(b"\0")[0].rstrip(b"/")
                 path = key(name)
-                if path in seen and (key is _clean or seen[path] != name):
+                if path in seen and (key is go_clean or seen[path] != name):
                     return name
                 seen.setdefault(path, name)
         return None
@@ -445,18 +445,3 @@ class _Paths:
 def _is_good(key: str, value: bytes) -> bool:
     form = _GOOD_VALUES.get(key)
     return form is None or re.fullmatch(form, value) is not None
-
-
-def _clean(name: bytes) -> bytes:
-    """Go's filepath.Clean."""
-    return posixpath.normpath(name).replace(b"//", b"/") if name else b"."
-
-
-def _normalised(name: bytes) -> bytes:
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part == b"..":
-            del parts[-1:]
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return b"/".join(parts)

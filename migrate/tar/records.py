@@ -51,6 +51,7 @@ _TYPES: Final[Mapping[int, int]] = {
     ord("6"): stat.S_IFIFO,
 }
 _SYMLINK: Final = ord("2")
+_PSEUDO: Final = EXTENDED | frozenset(b"X")  # the X is the pax header of Solaris's tar
 _VOLUME_LABEL: Final = ord("V")
 _GLOBAL: Final = ord("g")
 _PAX: Final = b"xX"
@@ -174,10 +175,10 @@ class _Scan:
                 self._guess(header, kind, content)
                 raise DamagedError(f"{what}: header at byte {position:,}: wrong checksum")
             try:
-                stored = _stored_size(size_field, None if kind in EXTENDED else announced.pax.get("size"))
+                stored = _stored_size(size_field, None if kind in _PSEUDO else announced.pax.get("size"))
             except DamagedError as exc:
                 raise _placed(exc, what, here) from exc
-            if kind in EXTENDED or kind == _VOLUME_LABEL:
+            if kind in _PSEUDO or kind == _VOLUME_LABEL:
                 position = content + _padded(stored)
                 try:
                     if kind != _VOLUME_LABEL and kind != _GLOBAL:
@@ -435,7 +436,7 @@ def _find_header(window: Window, position: int, tops: Collection[bytes], reach: 
             return None
         if header[257:262] == b"ustar" and checksum_is_right(header):
             path = clean_path(header_name(header))
-            if header[156] in EXTENDED or not tops or (path and path.partition(b"/")[0] in tops):
+            if header[156] in _PSEUDO or not tops or (path and path.partition(b"/")[0] in tops):
                 return position
         position += BLOCK
     return None

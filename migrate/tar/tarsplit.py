@@ -10,7 +10,6 @@ from __future__ import annotations
 import binascii
 import io
 import json
-import posixpath
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final, NamedTuple, cast
@@ -20,6 +19,7 @@ from fastcrc import crc64
 from migrate.blobio.compression import open_decompressed
 from migrate.errors import DamagedError, LimitError, TruncatedError
 from migrate.tar.entries import TarEntry, TarScanner
+from migrate.tar.names import go_clean, shown_name
 
 RECORD_BYTES: Final = 64 * 1024 * 1024
 """One line. Writers before tar-split 0.12 put all that follows a tar's end, padding included, into one record."""
@@ -137,26 +137,19 @@ def _parse_line(line: bytes, number: int, seen: set[bytes]) -> Iterator[bytes | 
 
 def _is_new(record: FileRecord, number: int, seen: set[bytes]) -> bool:
     """True for a record with content. Docker refuses a name that is there twice: one content is gone."""
-    cleaned = _cleaned(record.name)
+    cleaned = go_clean(record.name)
     if cleaned in seen:
-        raise DamagedError(f"record {number}: {_shown(record.name)} is there twice")
+        raise DamagedError(f"record {number}: {shown_name(record.name)} is there twice")
     seen.add(cleaned)
     if record.size and len(record.crc) != 8:
-        raise DamagedError(f"record {number}: {_shown(record.name)} has a CRC-64 of {len(record.crc)} bytes")
+        raise DamagedError(f"record {number}: {shown_name(record.name)} has a CRC-64 of {len(record.crc)} bytes")
     return record.size > 0
-
-
-def _cleaned(name: bytes) -> bytes:
-    """Go's filepath.Clean; most names only lose the slash of a directory."""
-    if name[:1] in (b"", b".", b"/") or b"//" in name or b"/." in name:
-        return posixpath.normpath(name or b".")
-    return name[:-1] if name.endswith(b"/") else name
 
 
 def _file_record(value: dict[str, Any], number: int) -> FileRecord:
     name, size = _name(value, number), value.get("size") or 0
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise DamagedError(f"record {number}: {_shown(name)} has the size {size!r}")
+        raise DamagedError(f"record {number}: {shown_name(name)} has the size {size!r}")
     return FileRecord(name, size, _payload(value, number))
 
 
@@ -236,10 +229,6 @@ def _checked_content(record: FileRecord, open_file: OpenFile) -> Iterator[bytes]
 def _check(record: FileRecord, size: int, crc: int) -> None:
     if size != record.size:
         compared = "longer" if size > record.size else "shorter"
-        raise DamagedError(f"{_shown(record.name)} is {compared} than {record.size:,} bytes")
+        raise DamagedError(f"{shown_name(record.name)} is {compared} than {record.size:,} bytes")
     if crc.to_bytes(8, "big") != record.crc:
-        raise DamagedError(f"{_shown(record.name)} has CRC-64 {crc:016x}, and {record.crc.hex()} was recorded")
-
-
-def _shown(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
+        raise DamagedError(f"{shown_name(record.name)} has CRC-64 {crc:016x}, and {record.crc.hex()} was recorded")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from migrate.errors import MigrateError
 from migrate.tar.entries import TarEntry, TarScanner
+from migrate.tar.names import below_root
 
 if TYPE_CHECKING:
     from xxhash import xxh3_128
@@ -124,7 +125,7 @@ class LayerScan(TarScanner):
         value = self._sum_of(header + content)
         layer.content_sum = (layer.content_sum + value) & _WORD
         layer.timed_sum = (layer.timed_sum + value * (2 * mtime + 1)) & _WORD
-        layer.paths.append(vocabulary.path(clean_path(name)))
+        layer.paths.append(vocabulary.path(below_root(name)))
         layer.sizes.append(size)
         if content:
             layer.contents.append(vocabulary.content(content))
@@ -143,16 +144,3 @@ class EntryRoom:
         self.left -= 1
         self.exhausted |= self.left < 0
         return self.left >= 0
-
-
-def clean_path(name: bytes) -> bytes:
-    """`./a//b/` → `a/b`."""
-    if name[:1] not in (b".", b"/") and name[-1:] != b"/" and b"//" not in name and b"/." not in name:
-        return name
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part == b"..":
-            del parts[-1:]
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return b"/".join(parts)

@@ -171,6 +171,15 @@ def test_nothing_is_written_of_a_damaged_image(damage: str) -> None:
     assert output.getvalue() == b""
 
 
+def test_names_lead_where_docker_unpacks_them() -> None:
+    """By name alone, before any link is looked up; above the image there is nothing."""
+    found = export([[("d", FOLDER, b""), ("d/../a", FILE, b"1"), ("/../b", FILE, b"2"), ("//c", LINK, "d/../a")]])
+    assert content_of(found) == {"d": "/", "a": b"1", "b": b"2", "c": b"1"}
+    for name in ("../a", "d/../../a", ".."):
+        with pytest.raises(DamagedError, match="out of the image"):
+            export([[(name, FILE, b"1")]])
+
+
 # --- a model -----------------------------------------------------------------------------------------------------
 
 

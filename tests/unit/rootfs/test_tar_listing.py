@@ -7,7 +7,8 @@ import zlib
 import pytest
 
 from migrate.rootfs import tar_listing
-from migrate.rootfs.tar_listing import ListedEntry, TarListing, cleaned
+from migrate.rootfs.tar_listing import ListedEntry, TarListing
+from migrate.tar.names import below_root
 from migrate.tar.writer import END, HeaderEncoder, TarHeader
 from tests.archives import pax_header
 from tests.layer_tars import edited
@@ -125,7 +126,7 @@ def test_bytes_after_the_end_are_no_entries() -> None:
     [(b"a/b/", b"a/b"), (b"./a", b"a"), (b"/a", b"a"), (b"a//b", b"a/b"), (b"a/./b", b"a/b"), (b"../a/../b", b"b")],
 )
 def test_names_are_cleaned(name: bytes, expected: bytes) -> None:
-    assert cleaned(name) == expected
+    assert below_root(name) == expected
 
 
 def test_entries_are_values() -> None:

@@ -52,6 +52,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def test_a_pax_header_of_solaris_is_one(tmp_path: Path) -> None:
+    """Its tar has the type X where POSIX has x."""
+    long = "n" * 150
+    with tarfile.open(tmp_path / "solaris.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name in (long, "plain"):
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            archive.addfile(info, io.BytesIO(b"text"))
+    content = bytearray((tmp_path / "solaris.tar").read_bytes())
+    assert content[156:157] == b"x"
+    content[156:157] = b"X"
+    header = content[:148] + b" " * 8 + content[156:512]
+    content[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "solaris.tar").write_bytes(content)
+    with open_tree(tmp_path / "solaris.tar") as tree:
+        assert tree.read(long.encode(), 4) == tree.read(b"plain", 4) == b"text"
+        assert len(tree.entries(b"")) == 2 and not tree.problems()
+
+
 def open_tree(tar: Path) -> TarTree:
     return TarTree(os.open(tar, os.O_RDONLY), str(tar))
 

@@ -118,7 +118,7 @@ def test_bad_records_are_damage(record: object) -> None:
         _assemble(_compressed(record), {b"f": b"hello\n"})
 
 
-@pytest.mark.parametrize("names", [("a", "a"), ("a", "./a"), ("a/b", "a//b"), ("a", "b/../a")])
+@pytest.mark.parametrize("names", [("a", "a"), ("a", "./a"), ("a/b", "a//b"), ("a", "b/../a"), ("/a", "//a")])
 def test_a_name_that_stands_there_twice_is_refused_as_docker_refuses_it(names: tuple[str, str]) -> None:
     metadata = _compressed(*(_file(name, 0, None) for name in names))
     with pytest.raises(DamagedError, match="twice"):

@@ -14,8 +14,8 @@ from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID, LegacyLayer, PayloadRef
 from migrate.rehash.ports import LayerJob, OpensPayloads
 from migrate.report.model import SourceInput, build_report
+from migrate.tar.names import below_root
 from migrate.waste.analysis import DeepScan
-from migrate.waste.scan import clean_path
 from tests.unit.report.conftest import by_content, image_input
 
 Files = Mapping[str, bytes | None]
@@ -199,7 +199,7 @@ def test_damage_is_left_to_the_rehasher(damage: bytes) -> None:
 
 def test_clean_paths() -> None:
     pairs = {b"./a": b"a", b"/a//b/": b"a/b", b"a/./b": b"a/b", b"a/../b": b"b", b"../..": b"", b"a/.b": b"a/.b"}
-    assert {name: clean_path(name) for name in pairs} == pairs
+    assert {name: below_root(name) for name in pairs} == pairs
 
 
 def test_entries_of_one_directory_around_its_own_replacement() -> None:
