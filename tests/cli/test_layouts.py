@@ -116,9 +116,9 @@ PREFIXES = ("{folder}", "oci:{folder}", "file://{folder}", "{tar}", "oci-archive
 @pytest.mark.parametrize("case", ["Docker's name", "an index in an index with Docker's name"])
 @pytest.mark.parametrize("form", PREFIXES)
 def test_every_command_takes_every_prefix(form: str, case: str, registry: Registry, tmp_path: Path) -> None:
-    build, name, text = CASES[case]
+    build, as_named, text = CASES[case]
     layout = Layout(tmp_path / "layout")
-    layout.write_index(name(build(layout), text))
+    layout.write_index(as_named(build(layout), text))
     assert migrate("convert", layout.root, tmp_path / "target").code == 0  # has a report and a map, too
     with tarfile.open(tmp_path / "target.tar", "w") as archive:
         archive.add(tmp_path / "target", ".")
@@ -139,12 +139,12 @@ def test_every_command_takes_every_prefix(form: str, case: str, registry: Regist
         outputs[command[0], command[2]] = done.out
     assert outputs["show", NAME] == outputs["show", FULL]
     assert json.loads(outputs["show", NAME])["references"] == [NAME]
-    for command in (("map", location), ("find", location, FULL), ("report", location), ("gc", "--dry-run", location)):
-        done = migrate(*command)
+    for name, *rest in (("map",), ("find", FULL), ("report",), ("gc", "--dry-run")):
+        done = migrate(name, location, *rest)
         if "{tar}" not in form:
-            assert done.code == 0, (command, done.err)
+            assert done.code == 0, (name, done.err)
         else:  # an archive has neither report nor map, and stays as it is
-            assert done.code in (2, 3, 4) and done.errors, command
+            assert done.code in (2, 3, 4) and done.errors, name
 
 
 def test_a_layout_in_a_bucket_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
