@@ -40,7 +40,8 @@ def expand(locations: Iterable[str], lists: Iterable[BinaryIO] = ()) -> list[str
     is reported as failed.
     """
     named = (*locations, *(line for stream in lists for line in read_list(stream)))
-    return distinct_sources(match for text in named for match in _expand(text))
+    paths = (one.removeprefix("file://") for one in named)  # a directory is searched, and a bucket listed
+    return distinct_sources(match for text in paths for match in _expand(text))
 
 
 def find_candidates(named: Iterable[str], *, source_type: str | None = None) -> list[Candidate]:

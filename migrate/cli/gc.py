@@ -32,6 +32,8 @@ def command(location: str, dry_run: bool) -> None:
 
     layout = open_layout(location)
     try:
+        if layout.tree.is_remote:
+            raise UsageError(f"{layout.location}: in a bucket nobody can see whether another run is at work on it")
         if not layout.is_folder:
             raise UsageError(f"{layout.location}: a layout in an archive stays as it is; convert it again without some")
         if not layout.has(LAYOUT_FILE):

@@ -11,7 +11,7 @@ from pathlib import Path
 from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES, read_limited
 from migrate.documents.image_map import MappedImage, merge_rows, parse_map
 from migrate.errors import DocumentError, MigrateError, SourceUnreadableError
-from migrate.layout.names import MAP_NAME, REPORT_NAME, plain_path
+from migrate.layout.names import MAP_NAME, REPORT_NAME, local_path
 from migrate.report.document import Report
 from migrate.report.json import parse_report
 from migrate.report.mapping import map_images
@@ -24,7 +24,7 @@ def read_report(location: str) -> Report:
     """
     if location == "-":
         return _parse(read_limited(sys.stdin.buffer, REPORT_BYTES, "standard input"), "standard input")
-    path = Path(plain_path(location))
+    path = Path(local_path(location))
     if path.is_dir():
         path = path / REPORT_NAME
         if not os.path.lexists(path):
@@ -39,7 +39,7 @@ def find_rows(location: str, wanted: Callable[[str], bool]) -> Sequence[MappedIm
     """The images of the map at `location` that have or had a name that `wanted` takes. Reads the report only where
     there is no map. Raises as `read_map` does.
     """
-    path = Path(plain_path(location))
+    path = Path(local_path(location))
     kept = path / MAP_NAME if path.is_dir() else path if path.name == MAP_NAME else path.parent / MAP_NAME
     if location == "-" or not os.path.lexists(kept):
         rows, _ = read_map(location)
@@ -56,7 +56,7 @@ def read_map(location: str) -> tuple[tuple[MappedImage, ...], Report | None]:
     if location == "-":
         report = read_report(location)
         return map_images(report), report
-    path = Path(plain_path(location))
+    path = Path(local_path(location))
     place = path if path.is_dir() else path.parent
     kept = place / MAP_NAME
     if path.name == MAP_NAME or not os.path.lexists(kept):

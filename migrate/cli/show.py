@@ -135,7 +135,7 @@ def _by_legacy_id(view: LayoutView, images: Sequence[StoredImage], text: str) ->
 def _did_you_mean(images: Sequence[StoredImage], text: str) -> str:
     import difflib
 
-    names = [name for image in images for name in image.references]
+    names = sorted({name for image in images for name in image.references})
     part = [name for name in names if text and text in name]
     close = part[:3] or difflib.get_close_matches(text, names, n=3, cutoff=0.5)
     if close:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from migrate.errors import UsageError
 from migrate.model.digest import Digest
 from migrate.model.reference import Reference
 
@@ -38,6 +39,14 @@ def split_prefix(location: str) -> tuple[str | None, str]:
 def plain_path(location: str) -> str:
     """`location` without its prefix, where it has one."""
     return split_prefix(location)[1]
+
+
+def local_path(location: str) -> str:
+    """The path of a location on this machine, without prefix and `file://`. UsageError for one that is elsewhere."""
+    path = plain_path(location).removeprefix("file://")
+    if "://" in path:
+        raise UsageError(f"{location}: is not on this machine; copy it first, for example with `aws s3 sync`")
+    return path
 
 
 def reference_of(entry: IndexEntry) -> str | None:

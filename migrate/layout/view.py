@@ -25,11 +25,12 @@ from migrate.errors import (
     UnrecognisedSourceError,
 )
 from migrate.layout.catalog import names_of_images
-from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, blob_path, plain_path
+from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, blob_path, local_path, plain_path
 from migrate.layout.walk import Document, one_by_one, read_documents
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Platform
 from migrate.model.reference import Reference
+from migrate.storage.bucket import is_url, open_tree
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.syscalls import target_errors
 from migrate.storage.tar_tree import TarTree
@@ -140,7 +141,7 @@ class Layout:
 
     @property
     def is_folder(self) -> bool:
-        """False in a tar."""
+        """False in a tar or a bucket."""
         return isinstance(self.tree, DirectoryTree)
 
     def blob_sizes(self) -> dict[str, int]:
@@ -157,8 +158,12 @@ class Layout:
 
 
 def open_layout(location: str) -> Layout:
-    """The files at `location`, a directory or a tar; a prefix such as `oci:` is allowed. SourceUnreadableError."""
-    path = Path(plain_path(location))
+    """The files at `location`, a directory, a tar or a URL; a prefix such as `oci:` is allowed. SourceUnreadableError.
+
+    Raises UsageError for a URL that needs what is not installed."""
+    if is_url(plain_path(location).removeprefix("file://")):
+        return Layout(open_tree(plain_path(location)))
+    path = Path(local_path(location))
     try:
         return Layout(DirectoryTree(str(path)) if path.is_dir() else _open_archive(path))
     except OSError as error:

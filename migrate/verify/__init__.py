@@ -17,7 +17,7 @@ from typing import Final
 
 from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
-from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, MAP_NAME, REPORT_NAME, plain_path
+from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, MAP_NAME, REPORT_NAME, local_path
 from migrate.model.progress import Event, Progress
 from migrate.verify.archive import verify_archive
 from migrate.verify.files import STATE_DIRECTORY, DirectoryFiles, Files, TarFiles, read_plain
@@ -50,7 +50,7 @@ def examine(location: str, jobs: int, progress: Progress) -> Verification:
     names) is emitted as a `warning` event too. Raises SourceUnreadableError for what cannot be opened, and
     UnrecognisedSourceError for what is none of these.
     """
-    path = Path(plain_path(location))
+    path = Path(local_path(location))
     findings = Findings(progress)
     before = _state_of(path)
     _read(path, findings, jobs)

@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from migrate.cli.completion import image_names, legacy_ids
+from migrate.layout.view import LayoutView
+from tests.buckets import memory_bucket
 from tests.cases import tar_of
 from tests.command import migrate
 from tests.layouts import Layout, named, named_by_docker
@@ -106,6 +108,58 @@ def test_five_commands_give_one_answer(case: str, wrapping: str, registry: Regis
         (NAME, entry["digest"])
     ]
     assert migrate("verify", tmp_path / "new").code == 0
+
+
+PREFIXES = ("{folder}", "oci:{folder}", "file://{folder}", "{tar}", "oci-archive:{tar}", "docker-archive:{tar}")
+
+
+@pytest.mark.parametrize("case", ["Docker's name", "an index in an index with Docker's name"])
+@pytest.mark.parametrize("form", PREFIXES)
+def test_every_command_takes_every_prefix(form: str, case: str, registry: Registry, tmp_path: Path) -> None:
+    build, as_named, text = CASES[case]
+    layout = Layout(tmp_path / "layout")
+    layout.write_index(as_named(build(layout), text))
+    assert migrate("convert", layout.root, tmp_path / "target").code == 0  # has a report and a map, too
+    with tarfile.open(tmp_path / "target.tar", "w") as archive:
+        archive.add(tmp_path / "target", ".")
+    location = form.format(folder=tmp_path / "target", tar=tmp_path / "target.tar")
+    linux = ("--platform", "linux/amd64")
+    outputs = {}
+    for command in (
+        ("show", location, NAME, *linux, "--json"),
+        ("show", location, FULL, *linux, "--json"),
+        ("export", location, FULL, *linux),
+        ("inspect", location, "--json"),
+        ("verify", location, "--json"),
+        ("plan", "--image", FULL, location, "--quiet"),
+        ("push", "--dry-run", location, f"docker://{registry.host}/all"),
+    ):
+        done = migrate(*command)
+        assert done.code == 0, (command, done.err)
+        outputs[command[0], command[2]] = done.out
+    assert outputs["show", NAME] == outputs["show", FULL]
+    assert json.loads(outputs["show", NAME])["references"] == [NAME]
+    for name, *rest in (("map",), ("find", FULL), ("report",), ("gc", "--dry-run")):
+        done = migrate(name, location, *rest)
+        if "{tar}" not in form:
+            assert done.code == 0, (name, done.err)
+        else:  # an archive has neither report nor map, and stays as it is
+            assert done.code in (2, 3, 4) and done.errors, name
+
+
+def test_a_layout_in_a_bucket_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    layout.write_index(named_by_docker(_nested(layout), FULL))
+    with memory_bucket() as filesystem:
+        filesystem.put(str(layout.root), "/bucket/layout", recursive=True)
+        view = LayoutView("memory://bucket/layout")
+        assert {name for image in view.images() for name in image.references} == {NAME}
+        assert len(view.layers(view.images()[0])) == 1
+        view.close()
+    for command in (("verify", "s3://bucket/x"), ("map", "s3://bucket/x"), ("report", "oci:s3://bucket/x")):
+        done = migrate(*command)
+        assert (done.code, len(done.errors)) == (2, 1)
+        assert "copy it first" in done.err
 
 
 def _references(document: dict[str, Any]) -> Iterator[str]:
