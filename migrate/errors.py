@@ -13,7 +13,7 @@ EXIT_CODES: Final[Mapping[int, str]] = {
     0: "everything converted, sent, found; `verify`: clean",
     1: "a bug in migrate (with a traceback: please report it)",
     2: "the command line is wrong, or its options exclude each other",
-    3: "some images failed or are damaged, the others are written; `verify`: mismatches",
+    3: "images failed or are damaged, others are written; `verify`: mismatches",
     4: "no image could be read from the sources",
     5: "the target failed: disk full, registry refused",
     130: "interrupted; what is complete stays valid, run again to continue",

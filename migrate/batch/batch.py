@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import secrets
@@ -24,11 +25,12 @@ from migrate.batch.recipe import options_document, parse_options, recipe_of
 from migrate.batch.run import TaskRun
 from migrate.batch.search import expand, find_candidates
 from migrate.batch.standing import StandingBlobs, sources_without_blobs
-from migrate.batch.targets import absolute, journal_publisher, open_state, open_worker_target
+from migrate.batch.targets import absolute, copy_journals, journal_publisher, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
 from migrate.convert.run import NOTHING_READ, exit_code, utc_now
 from migrate.convert.source_paths import distinct_sources, refuse_to_write, without_target
 from migrate.errors import TargetError, UsageError
+from migrate.layout.names import plain_path
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress
 from migrate.report.document import Report, SourceRow
@@ -126,7 +128,8 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         locations = [candidate.location for candidate in candidates]
         if request.shard is not None:
             return _shard_outcome(ledger, locations, len(plan.done))
-        return _merge(ledger, locations, request, target, standing, journal, progress, started, plan.done)
+        gone = _gone(ledger, locations, request.locations)
+        return _merge(ledger, locations, request, target, standing, journal, progress, started, plan.done, gone)
 
 
 def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = ()) -> BatchOutcome:
@@ -216,6 +219,7 @@ def _workplace(request: BatchRequest) -> Iterator[tuple[Path, ImageTarget | None
         target: ImageTarget | None = None
         if request.options.dry_run:
             state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="migrate-batch-")))
+            copy_journals(request.target, state)
         else:
             target = open_worker_target(request.target, request.options)
             stack.callback(target.close)
@@ -300,6 +304,26 @@ def _order(request: BatchRequest, recipe: str, state: Path, threads: int) -> Wor
     )
 
 
+def _gone(ledger: Ledger, locations: Collection[str], shelves: Iterable[str]) -> list[str]:
+    """Sources that an earlier run has read below what is named now, and that are there no longer."""
+    here = set(locations)
+    patterns = [plain_path(shelf) for shelf in shelves]
+    return [
+        location
+        for location in sorted(ledger.sources)
+        if location not in here
+        and any(_is_on_shelf(location, pattern) for pattern in patterns)
+        and ("://" in location or not os.path.lexists(location))
+    ]
+
+
+def _is_on_shelf(location: str, shelf: str) -> bool:
+    if location.startswith(f"{shelf.rstrip('/')}/"):
+        return True
+    is_as_deep = "**" in shelf or location.count("/") == shelf.count("/")  # * of a glob matches no slash
+    return is_as_deep and fnmatch.fnmatchcase(location, shelf)
+
+
 def _merge(
     ledger: Ledger,
     locations: Sequence[str],
@@ -310,6 +334,7 @@ def _merge(
     progress: Progress,
     started: str,
     done: Collection[str],
+    gone: Sequence[str] = (),
 ) -> BatchOutcome:
     merge = Merge(
         sources=ledger.merge_sources(locations),
@@ -320,6 +345,7 @@ def _merge(
         report_options=request.report_options,
         older=ledger.others(locations),
         done=frozenset(done),
+        gone=gone,
     )
     with target_errors("a temporary file"):
         spool = cast(BinaryIO, tempfile.TemporaryFile(dir=request.options.temporary_directory))  # noqa: SIM115 - the outcome has it

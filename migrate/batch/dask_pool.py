@@ -23,9 +23,9 @@ from typing import Any, Final
 from migrate.batch.executors import Work, WorkerPool
 from migrate.batch.journal import Entry
 from migrate.batch.plan import Plan, Task
-from migrate.batch.preflight import check_loads, check_mark, check_reports, examine_worker, samples_of
+from migrate.batch.preflight import check_loads, check_mark, check_reports, examine_worker, remove_marks, samples_of
 from migrate.batch.task import WorkOrder, leave_desks, run_task
-from migrate.errors import TargetError, UsageError
+from migrate.errors import MigrateError, TargetError, UsageError
 from migrate.model.progress import Event, Progress
 
 FROM_CONFIGURATION: Final = "auto"
@@ -49,7 +49,9 @@ class DaskPool(WorkerPool):
         self._deaths: tuple[type[BaseException], ...] = (distributed.KilledWorker, CancelledError)
         self._run = secrets.token_hex(4)
         self._number = 0
-        self._proven: set[str] = set()
+        self._checked: set[str] = set()
+        self._order: WorkOrder | None = None
+        self._reserved: str | None = None
         self._alone_since: float | None = None
         self._was_told = False
         self._known: dict[str, int] = {}
@@ -86,29 +88,46 @@ class DaskPool(WorkerPool):
         """Every worker that is there; those that come later are proven by the first thing that they finish."""
         if not plan.tasks:
             return
+        self._order = order
         workers = list(self._threads_by_worker())
         if not workers:
             progress.emit(Event(kind="notice", message="the Dask cluster has no workers yet; waiting"))
             self._was_told = True
             return
-        marks = {worker: f"{self._run}-{number}" for number, worker in enumerate(sorted(workers))}
+        marks = {worker: f"{order.run}-{number}" for number, worker in enumerate(sorted(workers))}
         samples = samples_of(plan.tasks)
         # A worker that cannot load this package cannot even say so when it gets a function of it.
         loads = self._on_each(workers, progress, lambda worker: (_package_loader(),))
         check_loads(loads)
-        reports = self._on_each(workers, progress, lambda worker: (examine_worker, order, samples, marks[worker]))
+        reports = self._on_each(list(loads), progress, lambda worker: (examine_worker, order, samples, marks[worker]))
         check_reports(order, reports, marks)
-        self._proven.update(workers)
 
     def _on_each(
         self, workers: Sequence[str], progress: Progress, work: Callable[[str], tuple[Any, ...]]
     ) -> dict[str, object]:
-        """The result of a call on each worker, or the exception that it ended with."""
+        """The result of a call on each worker, or the exception that it ended with. Workers that leave are left out."""
         calls = {
             worker: self._client.submit(*work(worker), workers=[worker], key=f"migrate-check-{self._key()}", pure=False)
             for worker in workers
         }
-        return {worker: _result_of(worker, call, progress) for worker, call in calls.items()}
+        results = {worker: self._result_of(worker, call, progress) for worker, call in calls.items()}
+        return {worker: result for worker, result in results.items() if worker in self._threads_by_worker()}
+
+    def _result_of(self, worker: str, call: Any, progress: Progress) -> object:
+        began = time.monotonic()
+        was_told = False
+        while True:
+            try:
+                return call.result(timeout=_ASK_SECONDS)
+            except TimeoutError as error:
+                waited = time.monotonic() - began
+                if worker not in self._threads_by_worker() or waited > 3 * _SILENT_SECONDS:
+                    return error
+                if waited > _SILENT_SECONDS and not was_told:
+                    was_told = True
+                    progress.emit(Event(kind="notice", message=f"worker {worker} has not answered yet; waiting"))
+            except Exception as error:  # noqa: BLE001 - whatever a worker answers with is its report
+                return error
 
     def _key(self) -> str:
         self._number += 1
@@ -117,28 +136,50 @@ class DaskPool(WorkerPool):
     # --- tasks ---------------------------------------------------------------------------------------------------
 
     def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[Entry]]:
-        where: dict[str, Any] = {}
-        if avoid:
-            others = [worker for worker in self._threads_by_worker() if worker not in avoid]
-            where = {"workers": others} if others else {}
+        avoided = {*avoid, self._reserved}
+        others = [worker for worker in self._threads_by_worker() if worker not in avoided]
+        return self._send(order, task, others if others and (avoid or self._reserved) else ())
+
+    def _send(self, order: WorkOrder, task: Task, workers: Sequence[str]) -> Future[list[Entry]]:
+        """`workers` are those that shall have it, while one of them is there."""
+        where = {"workers": list(workers), "allow_other_workers": True} if workers else {}
         name = os.path.basename(task.sources[0].location.rstrip("/"))[:60]
         more = f" and {len(task.sources) - 1:,} more" if len(task.sources) > 1 else ""
-        call = self._client.submit(
-            functools.partial(_named_task, self._work),
-            order,
-            task,
-            key=("migrate batch", f"{name}{more}", self._key()),
-            pure=False,
-            retries=0,
-            **where,
-        )
+        try:
+            call = self._client.submit(
+                functools.partial(_named_task, self._work),
+                order,
+                task,
+                key=("migrate batch", f"{name}{more}", self._key()),
+                pure=False,
+                retries=0,
+                **where,
+            )
+        except Exception as error:
+            if self._client.status == "running":
+                raise
+            raise _lost() from error
         future: Future[list[Entry]] = Future()
         future.set_running_or_notify_cancel()
         call.add_done_callback(functools.partial(self._settle, order, future))
         return future
 
+    @property
+    def isolates(self) -> bool:
+        """Where each worker has one thread, one of them can be kept for a task that may end it. Else the task would
+        take with it what the other threads do, and waits until they have nothing to do."""
+        threads = self._threads_by_worker().values()
+        return len(threads) > 1 and max(threads) == 1
+
     def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
-        return self.submit(order, task)
+        self._reserved = min(self._threads_by_worker(), default=None) if self.isolates else None
+        future = self._send(order, task, () if self._reserved is None else (self._reserved,))
+        future.add_done_callback(self._release)
+        return future
+
+    def _release(self, future: Future[list[Entry]]) -> None:
+        del future
+        self._reserved = None
 
     def _settle(self, order: WorkOrder, future: Future[list[Entry]], call: Any) -> None:
         """In a thread of the client."""
@@ -146,9 +187,9 @@ class DaskPool(WorkerPool):
             if call.status == "cancelled":
                 raise CancelledError
             worker, mark, entries = call.result()
-            if worker not in self._proven:
+            if worker not in self._checked:  # also what those that were proven have left with their first task
                 check_mark(order, worker, mark)
-                self._proven.add(worker)
+                self._checked.add(worker)
             future.set_result([replace(entry, worker=worker) for entry in entries])
         except BaseException as error:  # noqa: BLE001 - the coordinator takes it from the future
             future.set_exception(error)
@@ -156,6 +197,7 @@ class DaskPool(WorkerPool):
     def is_death(self, error: BaseException, /) -> bool:
         """A result that was lost with the worker that held it comes as a cancelled call; so does every one that was
         under way when the scheduler was lost, which is TargetError."""
+        self._asked = -_ASK_SECONDS
         self._threads_by_worker()
         return isinstance(error, self._deaths)
 
@@ -175,6 +217,9 @@ class DaskPool(WorkerPool):
         with contextlib.suppress(Exception):  # a cluster that is gone cannot be asked for anything
             if not at_once and self._client.status == "running":
                 self._client.run(leave_desks)
+        if self._order is not None:
+            with contextlib.suppress(MigrateError):
+                remove_marks(self._order)
         if self._is_ours:
             with contextlib.suppress(Exception):
                 self._client.close(timeout=2)
@@ -195,17 +240,6 @@ def _package_loader() -> Callable[[], None]:
         importlib.import_module("migrate.batch.preflight")
 
     return load
-
-
-def _result_of(worker: str, call: Any, progress: Progress) -> object:
-    try:
-        try:
-            return call.result(timeout=_SILENT_SECONDS)
-        except TimeoutError:
-            progress.emit(Event(kind="notice", message=f"worker {worker} has not answered yet; waiting"))
-            return call.result(timeout=2 * _SILENT_SECONDS)
-    except Exception as error:  # noqa: BLE001 - whatever a worker answers with is its report
-        return error
 
 
 _marked_runs: set[str] = set()
@@ -288,8 +322,9 @@ def _in_time(connect: Callable[[], Any], scheduler: str) -> Any:
     thread.join(_CONNECT_SECONDS + 2)
     if not found:
         raise UsageError(f"--scheduler {scheduler}: no Dask scheduler answers there within {_CONNECT_SECONDS:.0f} s")
-    if isinstance(found[0], (OSError, ValueError, TypeError, TimeoutError)):
-        raise UsageError(f"--scheduler {scheduler}: no Dask scheduler answers there ({found[0]})") from found[0]
+    if isinstance(found[0], Exception):  # of any type: an assertion of Dask's where a scheduler file is cut
+        why = str(found[0]) or "its address is missing"
+        raise UsageError(f"--scheduler {scheduler}: no Dask scheduler answers there ({why})") from found[0]
     if isinstance(found[0], BaseException):
         raise found[0]
     return found[0]

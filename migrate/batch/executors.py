@@ -40,8 +40,10 @@ class PoolRequest:
 class WorkerPool(ABC):
     """Where tasks run."""
 
-    isolates = False
-    """True if a task that is submitted alone shares its worker with no other while others run."""
+    @property
+    def isolates(self) -> bool:
+        """True if a task that is submitted alone shares its worker with no other while others run."""
+        return False
 
     @property
     @abstractmethod
@@ -82,7 +84,9 @@ class WorkerPool(ABC):
 class ProcessPool(WorkerPool):
     """Fresh processes from a server that has only the imports: safe beside threads, and quick to start."""
 
-    isolates = True
+    @property
+    def isolates(self) -> bool:
+        return True
 
     def __init__(self, workers: int, work: Work = run_task) -> None:
         self._workers = workers

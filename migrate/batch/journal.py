@@ -145,7 +145,7 @@ def iter_lines(path: Path) -> Iterator[Line]:
 
     Raises TargetError.
     """
-    with target_errors(str(path)), _open_journal(path) as stream:
+    with target_errors(str(path)), open_journal(path) as stream:
         offset = 0
         while raw := stream.readline(_LINE_BYTES):
             line = _parse_line(raw)  # None for the pieces of a line that is too long
@@ -154,14 +154,15 @@ def iter_lines(path: Path) -> Iterator[Line]:
             offset += len(raw)
 
 
-def _open_journal(path: Path) -> BinaryIO:
+def open_journal(path: Path) -> BinaryIO:
+    """For reading, and never through a link."""
     return open(open_regular(str(path), os.O_RDONLY, None, str(path)), "rb")
 
 
 def check_owners(state: Path) -> None:
     """TargetError for a journal that another user made: what it says of names and layers would become images."""
     for path in journal_paths(state):
-        with target_errors(str(path)), _open_journal(path) as stream:
+        with target_errors(str(path)), open_journal(path) as stream:
             owner = os.fstat(stream.fileno()).st_uid
         if owner not in (os.geteuid(), 0) and owner != _owner_of_new_files(state):
             raise TargetError(
@@ -219,7 +220,7 @@ class RecordReader:
             with self._lock:
                 stream = self._files.get(place.path)
                 if stream is None:
-                    stream = self._files[place.path] = _open_journal(place.path)
+                    stream = self._files[place.path] = open_journal(place.path)
             raw = os.pread(stream.fileno(), place.length, place.offset)
         packed = raw.partition(_RECORD)[2].removesuffix(b'"}\n')
         try:

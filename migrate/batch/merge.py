@@ -52,8 +52,8 @@ class MergeSource:
 @dataclass(slots=True)
 class Merge:
     """Ends one batch. `sources` are in the order that settles ties; `older` are places of records that tell of blobs
-    only, `done` the locations of sources that were read before, whose failures have not been told. `run` may be called
-    once."""
+    only, `done` the locations of sources that were read before, whose failures have not been told, and `gone` those of
+    sources that are there no longer. `run` may be called once."""
 
     sources: Sequence[MergeSource]
     options: ConvertOptions
@@ -63,6 +63,7 @@ class Merge:
     report_options: Mapping[str, object] = field(default_factory=dict)
     older: Sequence[tuple[Place, int]] = ()
     done: Collection[str] = frozenset()
+    gone: Sequence[str] = ()
     failures: list[Failure] = field(default_factory=list)
     account: Account = field(default_factory=Account)
     _sources: list[SourceInput] = field(default_factory=list)
@@ -148,6 +149,10 @@ class Merge:
             damaged = sum(row.hashed is not None and row.hashed.damaged for row in record.layers)
             source_input = SourceInput(location=source.location, type=record.type, warnings=note, damaged=damaged)
             self._sources.append(source_input)
+        self._warnings.update(
+            f"{location}: an earlier run read it, and it is there no longer; its images stay in the target"
+            for location in self.gone
+        )
         for place, generation in self.older:  # only what an image of these sources may get has to be proven
             for row in self._reader.read(place, "", images=False).layers:
                 proven = row.hashed is not None and row.hashed.diff_id in wanted

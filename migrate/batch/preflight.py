@@ -27,6 +27,7 @@ SAMPLES: Final = 8
 """Sources of which each worker reads a byte."""
 _SAME: Final = ("deflate", "isal", "orjson")
 """Packages whose version may decide about bytes that are written."""
+_MARK: Final = "preflight-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +107,15 @@ def check_mark(order: WorkOrder, worker: str, mark: str) -> None:
         )
 
 
+def remove_marks(order: WorkOrder) -> None:
+    """At the end: those of tasks that nobody waited for. Other runs may be at work with marks of their own."""
+    if order.target is None:
+        return
+    with closing(open_store(layout_location(order.target), "layout")) as store:
+        left = [name for name in store.names(STATE_DIRECTORY) if name.startswith(f"{_MARK}{order.run}-")]
+        store.remove([f"{STATE_DIRECTORY}/{name}" for name in left])
+
+
 def _unreadable(samples: Sequence[str]) -> str | None:
     for location in samples:
         try:
@@ -142,4 +152,4 @@ def _leave_mark(order: WorkOrder, mark: str) -> str | None:
 
 
 def _mark_name(mark: str) -> str:
-    return f"{STATE_DIRECTORY}/preflight/{mark}"
+    return f"{STATE_DIRECTORY}/{_MARK}{mark}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from migrate.batch.journal import check_owners, journal_paths, open_journal
 from migrate.errors import UsageError
 from migrate.layout.names import plain_path
 from migrate.model.options import ConvertOptions
@@ -74,6 +76,16 @@ def open_state(target: str) -> Iterator[Path]:
                 for piece in bucket.names(f"{_JOURNALS}/{journal}"):
                     stream.write(bucket.read(f"{_JOURNALS}/{journal}/{piece}", _PIECE_BYTES) or b"")
         yield Path(directory)
+
+
+def copy_journals(target: str, directory: Path) -> None:
+    """What the target's journals have, into another directory: a run on them leaves the target as it is."""
+    with open_state(target) as state:
+        check_owners(state)
+        for path in journal_paths(state):
+            copy = directory / path.name
+            with target_errors(str(copy)), open_journal(path) as old, open(copy, "xb") as new:
+                shutil.copyfileobj(old, new)
 
 
 def journal_publisher(target: str | None, journal: str) -> Publish | None:

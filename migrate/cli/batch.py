@@ -102,8 +102,8 @@ def command(**values: Any) -> None:
       find /archives -name '*.tar*' | migrate batch --from-file - new-layout/
       migrate batch --status new-layout/
       migrate batch --retry-failed /archives/ new-layout/
-      migrate batch --scheduler tcp://head:8786 /shared/archives/ /shared/new-layout/
-      migrate batch --shard 3/8 /archives/ new-layout/    then: migrate batch --merge new-layout/
+      migrate batch --scheduler tcp://head:8786 /shared/archives/ /shared/new/
+      migrate batch --shard 3/8 /archives/ new-layout/    then --merge new-layout/
     """
     from migrate.cli import session
     from migrate.cli.terminal import make_progress

@@ -177,7 +177,8 @@ def image_options(command: Command) -> Command:
                 "--compression",
                 Compression,
                 default=Compression.GZIP,
-                help="Of layers. zstd needs --format oci; the bytes of gzip-fast may differ between runs.",
+                help="Of layers. zstd needs --format oci; Docker before 23 and umoci 0.4 cannot read it, nor can "
+                "skopeo 1.9 make a docker-archive of it. The bytes of gzip-fast may differ between runs.",
             ),
             click.option(
                 "--compression-level",

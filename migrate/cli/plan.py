@@ -34,7 +34,7 @@ def command(**values: Any) -> None:
       migrate plan archive.tar
       migrate plan --report - /mnt/old-disk/var/lib/docker | jq .totals
       migrate plan --html plan.html shelf/*.tar
-      migrate plan --deep archive.tar              files that repeat, or that no container sees
+      migrate plan --deep archive.tar     files that repeat or are hidden
     """
     from migrate.cli import session
     from migrate.cli.outputs import Outputs

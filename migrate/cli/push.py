@@ -41,7 +41,7 @@ def command(
     \b
     Examples:
       migrate push new-layout/ docker://registry.example.com
-      migrate push new-layout/ docker://registry.example.com:5000/archive --image 'team/*'
+      migrate push new-layout/ docker://registry.example.com/old --image 'team/*'
       migrate push --dry-run new-layout/ docker://localhost:5000
     """
     from migrate.cli.terminal import make_progress

@@ -50,7 +50,7 @@ from migrate.readers.base import LegacySource, TakeLayer
 from migrate.readers.members import Members
 from migrate.readers.not_a_source import foreign_tar
 from migrate.readers.passing import PassingArchive
-from migrate.storage.tree import Tree
+from migrate.storage.tree import Tree, TreeEntry
 
 if TYPE_CHECKING:
     from migrate.readers.oci_content import OciContent
@@ -555,11 +555,28 @@ def _checked(name: str, location: str) -> str:
     return cleaned
 
 
+def _has_more_than_manifest(tree: Tree, entries: Mapping[str, TreeEntry]) -> bool:
+    from migrate.readers.members import clean_name, is_archive_member
+
+    others = (f"{name}/" if entry.is_folder else name for name, entry in entries.items() if name != MANIFEST)
+    if any(map(is_archive_member, others)):
+        return True
+    with contextlib.suppress(MigrateError):
+        for named in parse_archive_manifest(tree.read(os.fsencode(MANIFEST), limits.JSON_BYTES + 1)):
+            first = ((clean_name(name) or "").partition("/")[0] for name in (named.config, *named.layers))
+            if not entries.keys().isdisjoint(first):
+                return True
+    return False
+
+
 def detect(tree: Tree) -> bool:
-    """True for a directory that holds an unpacked archive. Files are looked into by `readers.detect`."""
+    """True for a directory that holds an unpacked archive. Files are looked into by `readers.detect`.
+
+    Many programs have a file that is called manifest.json: one counts only beside something else of an archive.
+    """
     entries = {os.fsdecode(entry.name): entry for entry in tree.entries(b"")}
     documents = {name for name, entry in entries.items() if entry.is_file or entry.is_link}
-    if MANIFEST in documents or {OCI_LAYOUT, INDEX} <= documents:
+    if {OCI_LAYOUT, INDEX} <= documents or (MANIFEST in documents and _has_more_than_manifest(tree, entries)):
         return True
     folders = [entry.path for entry in islice(entries.values(), limits.ARCHIVE_MEMBERS) if entry.is_folder]
     return any(all(tree.find(folder + part) is not None for part in (b"/layer.tar", b"/json")) for folder in folders)

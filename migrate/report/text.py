@@ -107,6 +107,8 @@ class _Page:
         parts = [f"{outcomes[name]:,} {name}" for name in _OUTCOMES if outcomes[name]]
         if self.facts.done_before:
             parts.append(f"{self.facts.done_before:,} of them done before")
+            if self.report.dry_run:
+                parts.append(f"{len(self.report.sources) - self.facts.done_before:,} left to do")
         return ", ".join(parts) if len(self.report.sources) > 1 or self.facts.done_before else ""
 
     def images(self) -> str:

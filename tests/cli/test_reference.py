@@ -97,6 +97,13 @@ def test_every_command_has_help_with_examples(name: str) -> None:
     assert "Examples:" in result.out
 
 
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_fits_a_terminal_of_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    help_text = migrate(*filter(None, [name]), "--help").out
+    assert [line for line in help_text.splitlines() if len(line) > 80] == []
+
+
 def test_version_and_mistyped_commands() -> None:
     assert re.fullmatch(r"migrate, version \d+\.\d+\.\d+\S*\n", migrate("--version").out)
     result = migrate("convrt")

@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ class Outputs:
             report = folder / "report.json"
             result = migrate("convert", *options, "--report", report, source, target)
             assert result.code == 0, result.err
+        self.carried = folder / "carried"  # of images that come with manifests in Docker's types
+        assert migrate("convert", "--format", "oci", self.layout, self.carried).code == 0
         images: list[dict[str, Any]] = json.loads(report.read_bytes())["images"]
         self.ids = {name: str(image["image_id"]) for image in images for name in image["references"]}
         self.diff_ids = {
@@ -63,9 +66,10 @@ class Outputs:
     def tar_of(self, layout: Path) -> bytes:
         return run("tar", "-C", layout, "-c", ".").stdout
 
-    def tree(self, name: str) -> Tree:
+    @cached_property
+    def first_tree(self) -> Tree:
         target = self.folder / "export.tar"
-        assert migrate("export", self.oci, name, "-o", target).code == 0
+        assert migrate("export", self.oci, self.first, "-o", target).code == 0
         return normal(target.read_bytes())
 
 
@@ -153,7 +157,7 @@ def test_podman_loads_every_image_of_an_archive(form: str, outputs: Outputs, tmp
         container = podman("create", local(outputs.first), "/nothing")
         podman("export", "--output", tmp_path / "tree.tar", container)
         podman("rm", container)
-        assert normal((tmp_path / "tree.tar").read_bytes()) == outputs.tree(outputs.first)
+        assert normal((tmp_path / "tree.tar").read_bytes()) == outputs.first_tree
 
 
 @pytest.mark.parametrize("layout", ["oci", "zstd"])
@@ -176,7 +180,7 @@ def test_buildah_opens_an_image_of_each_archive(outputs: Outputs, tmp_path: Path
             mounted = Path(buildah("mount", container))
             tree = folder_tree(mounted)
             buildah("rm", container)
-            assert tree == outputs.tree(outputs.first)
+            assert tree == outputs.first_tree
         assert set(listed(buildah).values()) == {outputs.ids[outputs.first]}
 
 
@@ -188,6 +192,7 @@ def test_skopeo_finds_each_image_by_its_whole_name(outputs: Outputs, tmp_path: P
     places = [
         f"oci:{outputs.oci}",
         f"oci:{outputs.zstd}",
+        f"oci:{outputs.carried}",
         f"oci-archive:{outputs.oci_archive}",
         f"docker-archive:{outputs.archive}",
     ]
@@ -212,9 +217,11 @@ def test_skopeo_names_an_image_in_the_store_of_podman(outputs: Outputs) -> None:
 
 def test_umoci_lists_and_unpacks_by_the_whole_name(outputs: Outputs, tmp_path: Path) -> None:
     need("umoci")
-    assert sorted(run("umoci", "ls", "--layout", outputs.oci).stdout.decode().split()) == sorted(outputs.ids)
-    run("umoci", "unpack", "--image", f"{outputs.oci}:{outputs.first}", tmp_path / "bundle")
-    assert folder_tree(tmp_path / "bundle" / "rootfs") == outputs.tree(outputs.first)
+    for layout in (outputs.oci, outputs.carried):
+        assert sorted(run("umoci", "ls", "--layout", layout).stdout.decode().split()) == sorted(outputs.ids)
+        bundle = tmp_path / layout.name
+        run("umoci", "unpack", "--image", f"{layout}:{outputs.first}", bundle)
+        assert folder_tree(bundle / "rootfs") == outputs.first_tree
 
 
 @pytest.mark.parametrize("layout", ["layout", "zstd"])
@@ -238,7 +245,7 @@ def test_docker_loads_every_image(outputs: Outputs) -> None:
             container = engine.docker("create", outputs.first, "/nothing").strip()
             tree = normal(run("docker", "-H", f"unix://{engine.socket_path}", "export", container).stdout)
             engine.docker("rm", container)
-            expected = outputs.tree(outputs.first)
+            expected = outputs.first_tree
             assert {name: tree.get(name) for name in expected} == expected
             engine.remove_all()
         assert "invalid tar header" in engine.load(outputs.tar_of(outputs.zstd), check=False)
@@ -264,6 +271,7 @@ def containerd(folder: Path) -> Iterator[Run]:
 
 
 def test_containerd_imports_every_image(outputs: Outputs, tmp_path: Path) -> None:
+    of_an_archive = ""
     with containerd(tmp_path) as ctr:
         for number, tar in enumerate([outputs.layout, outputs.oci, outputs.zstd, outputs.archive, outputs.oci_archive]):
             archive = tar
@@ -271,16 +279,36 @@ def test_containerd_imports_every_image(outputs: Outputs, tmp_path: Path) -> Non
                 archive = tmp_path / "layout.tar"
                 archive.write_bytes(outputs.tar_of(tar))
             ctr("image", "import", "--snapshotter", "native", archive)
-            names = ctr("image", "ls", "-q").split()
+            digests = containerd_digests(ctr)
+            names = list(digests)
             assert sorted(names) == sorted(full(name) for name in outputs.ids)
+            for name, image_id in outputs.ids.items():
+                manifest = json.loads(ctr("content", "get", digests[full(name)]))
+                assert manifest["config"]["digest"] == image_id
+            if tar.is_dir():
+                index = json.loads((tar / "index.json").read_bytes())["manifests"]
+                kept = {one["annotations"]["io.containerd.image.name"]: one["digest"] for one in index}
+                assert digests == kept
+            elif tar == outputs.archive:
+                of_an_archive = digests[full(outputs.first)]
             mounted = tmp_path / f"mounted{number}"
             mounted.mkdir()
             ctr("image", "mount", "--snapshotter", "native", full(outputs.first), mounted)
             try:
-                assert folder_tree(mounted) == outputs.tree(outputs.first)
+                assert folder_tree(mounted) == outputs.first_tree
             finally:
                 ctr("image", "unmount", "--rm", "--snapshotter", "native", mounted)
             ctr("image", "rm", "--sync", *names)
+        for tar in (tmp_path / "layout.tar", outputs.archive):
+            ctr("image", "import", "--snapshotter", "native", tar)
+        # Its own manifest for the archive names what the store holds: the digest is no property of the archive.
+        assert containerd_digests(ctr)[full(outputs.first)] != of_an_archive
+
+
+def containerd_digests(ctr: Run) -> dict[str, str]:
+    """By name."""
+    rows = [line.split() for line in ctr("image", "ls").splitlines()[1:]]
+    return {row[0]: row[2] for row in rows}
 
 
 def test_the_distribution_registry_serves_every_image(outputs: Outputs) -> None:

@@ -377,6 +377,7 @@ def test_where_nothing_is_converted_the_summary_tells_why(tmp_path: Path) -> Non
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     (shelf / "manifest.json").write_bytes(b"[]")
+    (shelf / "repositories").write_bytes(b"{}")
     outcome = run(shelf, tmp_path / "out")
     assert outcome.exit_code == 4
     assert f"Skipped (1 source)\n  {shelf}: holds no image\n" in summary(outcome)

@@ -110,11 +110,16 @@ def test_what_a_manifest_names_belongs_to_its_archive(tmp_path: Path) -> None:
     assert names(search(str(tmp_path)), tmp_path) == [".", "a.tar"]
 
 
-def test_a_stray_manifest_hides_nothing(tmp_path: Path) -> None:
-    for content in (b"[]", b"{", b"[1]"):
-        (tmp_path / "manifest.json").write_bytes(content)
-        (tmp_path / "a.tar").write_bytes(b"x")
-        assert names(search(str(tmp_path)), tmp_path) == [".", "a.tar"]
+LOST = b'[{"Config": "gone.json", "RepoTags": ["app:1"], "Layers": ["gone/layer.tar"]}]'
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b"[1]", b'{"name": "a web page"}', LOST])
+def test_a_stray_manifest_makes_no_source_of_its_directory(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    (tmp_path / "a.tar").write_bytes(b"x")
+    assert names(search(str(tmp_path)), tmp_path) == ["a.tar", "manifest.json"]
+    (tmp_path / "repositories").write_bytes(b"{}")  # beside anything else of an archive it is a part of one
+    assert names(search(str(tmp_path)), tmp_path) == [".", "a.tar"]
 
 
 def test_each_source_counts_once_and_where_it_is_named_first(tmp_path: Path) -> None:
