@@ -1,4 +1,4 @@
-"""A binary stream over pieces that a generator makes as they are asked for."""
+"""A binary stream over pieces that a generator makes as they are needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from migrate.blobio.stream import ByteStream
 
 
 class ChunkStream(ByteStream):
-    """Reads the pieces one after the other; reads give less than asked for only at the end.
+    """Reads the pieces one after the other; reads are short only at the end.
 
     What making a piece raises comes out of the read that needed the next piece. Closing closes a generator.
     """

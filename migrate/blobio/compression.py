@@ -127,7 +127,7 @@ class DecompressedStream(ByteStream):
 
     Reads raise TruncatedError where the stream ends inside a member, DamagedError for bytes that do not decompress or
     follow the last member, LimitError for a bomb; errors of the underlying stream pass through. With `is_lenient`, what
-    follows a gzip stream is passed over, as gzip itself does it, and `trailing` says what it was: tapes and `dd` fill
+    follows a gzip stream is passed over, as gzip itself does it, and `trailing` is what it was: tapes and `dd` fill
     the last block with zeros.
     """
 
@@ -248,9 +248,9 @@ class DecompressedStream(ByteStream):
 
 
 def open_decompressed(stream: BinaryIO, kind: str, what: str, ratio: int | None = None) -> BinaryIO:
-    """The bytes inside `stream`, which is of `kind` (as `detect_compression` says; `none` gives `stream` itself).
+    """The bytes inside `stream`, which is of `kind` (as `detect_compression` gives it; `none` gives `stream` itself).
 
-    `what` begins every error's text. `ratio` stands for `limits.DECOMPRESSION_RATIO`. Errors: see `DecompressedStream`.
+    `what` begins every error's text. `ratio` replaces `limits.DECOMPRESSION_RATIO`. Errors: see `DecompressedStream`.
     """
     if kind == "none":
         return stream

@@ -52,7 +52,7 @@ def open_extent(fd: int, offset: int, size: int, what: str) -> BinaryIO:
 def same_bytes(unread: Extent, read: Extent, check_stop: Callable[[], None]) -> bool | None:
     """Whether two extents of one size hold the same bytes, `read` of which were read a while ago.
 
-    None where that cannot be told cheaply: where `read` would have to come from the disk once more, or something
+    None where that cannot be found cheaply: where `read` would have to come from the disk once more, or something
     cannot be read. A comparison costs a fraction of a hash as long as both are in memory.
     """
     if not _NOT_FROM_DISK or unread.size != read.size:

@@ -64,7 +64,7 @@ class StoredStream(ByteStream):
         self._sha256 = hashlib.sha256()
 
     def digest(self) -> Digest | None:
-        """The digest of what was read, if it was asked for."""
+        """The digest of what was read, if it was wanted."""
         return None if self._sha256 is None else Digest.of_hash(self._sha256)
 
     def read_view(self, view: memoryview, /) -> int:

@@ -29,13 +29,13 @@ ARCHIVE_MEMBERS: Final = 2_000_000
 CHAIN_LENGTH: Final = 10_000
 """Layers of one image. Docker itself stops at 125 or 127."""
 MEASURED_ENTRIES: Final = 50_000
-"""Directory entries that `convert` looks at for the sizes of containers that it was not asked for: under a second."""
+"""Directory entries that `convert` looks at for the sizes of containers that it does not convert: under a second."""
 RUN_LAYERS: Final = 5_000_000
 """Layers of all images of one run, counted in every image: rows of the report. 10,000 images of 127 are a quarter."""
 DOCUMENTS_BYTES: Final = 1024 * 1024 * 1024
 """All layer documents of one archive together, which stay in memory. A million real ones fit."""
 DEEP_ENTRIES: Final = 20_000_000
-"""Tar entries that `plan --deep` remembers, at about 30 bytes each; the analysis says if there were more."""
+"""Tar entries that `plan --deep` remembers, at about 30 bytes each; the analysis shows whether there were more."""
 INDEX_DEPTH: Final = 10_000
 """Indexes inside one another in an OCI layout. Real ones have two."""
 LINK_HOPS: Final = 40

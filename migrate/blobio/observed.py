@@ -1,4 +1,4 @@
-"""A stream that shows every block it hands out, and says when the last one is out."""
+"""A stream that shows every block it hands out, and calls back when the last one is out."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Ending a thread that reads for long: the rehasher says how, and whatever reads for it asks in between.
+"""Ending a thread that reads for long: the rehasher sets how, and whatever reads for it checks in between.
 
 Only the main thread is interrupted by a signal. What runs in another one has to look for itself, deep inside readers
-that know nothing of threads; handing them a callable would put it through every signature on the way.
+that have nothing to do with threads; handing them a callable would put it through every signature on the way.
 """
 
 from __future__ import annotations

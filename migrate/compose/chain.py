@@ -36,7 +36,7 @@ def walk_chain(head: LegacyID, read_layer: ReadLayer) -> tuple[LegacyLayer, ...]
 
 
 def check_chain(chain: Iterable[LegacyLayer]) -> None:
-    """Raises ConflictingLayerError if one legacy ID stands there twice with two different JSONs."""
+    """Raises ConflictingLayerError if one legacy ID is there twice with two different JSONs."""
     seen: dict[LegacyID, bytes] = {}
     for layer in chain:
         if seen.setdefault(layer.legacy_id, layer.json) != layer.json:
@@ -56,7 +56,7 @@ def _read(legacy_id: LegacyID, above: list[LegacyLayer], read_layer: ReadLayer) 
 
 
 def find_heads(parents: dict[LegacyID, LegacyID | None]) -> list[LegacyID]:
-    """The layers that are nobody's parent, sorted; in a cycle without a way in, its lowest ID stands for it."""
+    """The layers that are nobody's parent, sorted; in a cycle without a way in, its lowest ID is taken."""
     named = set(parents.values())
     heads = sorted(legacy_id for legacy_id in parents if legacy_id not in named)
     covered = _ancestors(heads, parents)

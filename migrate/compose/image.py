@@ -71,7 +71,7 @@ def _kept(hashed: HashedLayer | None, options: ConvertOptions) -> HashedLayer | 
 
 
 def _platform(os: str | None, architecture: str | None, variant: str | None, default: Platform) -> Platform:
-    """The platform for index descriptors: what the JSON says, and the default for what it does not say."""
+    """The platform for index descriptors: what the JSON has, and the default for what it lacks."""
     if not architecture:
         return Platform(os=os or default.os, architecture=default.architecture, variant=variant or default.variant)
     return Platform(os=os or default.os, architecture=_ARCHITECTURES.get(architecture, architecture), variant=variant)
@@ -118,7 +118,7 @@ def _warnings(config: bytes, layers: int) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-# --- configs and manifests that stand in the source --------------------------------------------------------------
+# --- configs and manifests that the source holds --------------------------------------------------------------
 
 
 def _carry_over(image: LegacyImage, config: bytes, chain: Chain, options: ConvertOptions) -> ComposedImage:

@@ -20,9 +20,9 @@ from migrate.model.rename import map_reference
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One image that wants one reference. `order` is its place in the run, before all of which stand those that the
+    """One image that wants one reference. `order` is its place in the run, behind those that the
     target held already (negative). `created` is RFC 3339 in any offset, or None. `image_id` is the config's digest in
-    hex, empty for an image of the target whose manifest tells none; `legacy_id` that of an image of this run.
+    hex, empty for an image of the target whose manifest has none; `legacy_id` that of an image of this run.
     `diff_ids` are empty where they are not known."""
 
     reference: Reference
@@ -64,7 +64,7 @@ class Names:
 
 
 def wanted_reference(reference: Reference, created: str | None, options: NameOptions) -> Reference:
-    """The name that an image asks for: its reference after `--rename`, `--tag-template` and today's grammar.
+    """The name that an image should have: its reference after `--rename`, `--tag-template` and today's grammar.
 
     A template takes `{repo}`, `{tag}` and `{created:FORMAT}` (strftime's numbers: %Y %m %d %H %M %S %j; UTC; without a
     format the date), and gives a whole reference, or a tag where it has no `{repo}`. A digest stays what it is.
@@ -167,7 +167,7 @@ def _newest_first(claim: Claim) -> tuple[object, ...]:
 
 def newest_first(created: str | None, image_id: str, manifest: Digest) -> tuple[object, ...]:
     """The order of images that claim one name. The image ID settles ties, because a run that writes nothing has no
-    manifests; those of one image are told apart by their digest."""
+    manifests; those of one image differ by their digest."""
     return (tuple(-part for part in instant(created)), image_id, manifest)
 
 
@@ -188,7 +188,7 @@ def instant(created: str | None) -> tuple[int, int]:
 
 
 def _days(year: int, month: int, day: int) -> int:
-    """Days since 0000-03-01 in the proleptic Gregorian calendar; `datetime` knows neither year 0 nor nanoseconds."""
+    """Days since 0000-03-01 in the proleptic Gregorian calendar; `datetime` has neither year 0 nor nanoseconds."""
     shifted = year - (month <= 2)
     return 365 * shifted + shifted // 4 - shifted // 100 + shifted // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day
 

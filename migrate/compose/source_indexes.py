@@ -49,7 +49,7 @@ class CarriedLists:
             self._children[digest] = frozenset(named - {Digest.of(nested.content) for nested in index.nested})
 
     def replace_manifest(self, old: Digest, new: Descriptor) -> None:
-        """What stands in the lists for a manifest of the source that is not carried over."""
+        """What the lists have for a manifest of the source that is not carried over."""
         self._replaced[old] = new
 
     def decide(self, existing: Mapping[Reference, set[Digest]]) -> None:

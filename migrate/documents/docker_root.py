@@ -14,7 +14,7 @@ from migrate.errors import DocumentError
 
 
 class TagRecord(NamedTuple):
-    """One tag as it stands there: `tag` may be a digest, and nothing says that `legacy_id` is whole or exists."""
+    """One tag as it is stored: `tag` may be a digest, and `legacy_id` may be cut or of no layer."""
 
     name: str
     tag: str

@@ -114,7 +114,7 @@ def read_document(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
     """A document as values: dict, list, str, int, float, bool and None, or the Raw classes and Number above.
 
     The plain values come only where they are provably what Go reads: but for blanks and for what Go escapes for HTML,
-    the document equals what Go would write for them, so no key stands twice, no number and no other escape has another
+    the document equals what Go would write for them, so no key occurs twice, no number and no other escape has another
     spelling, and all is UTF-8. Raises DocumentError where Go refuses the syntax, LimitError where the document is over
     `size` bytes or too deep.
     """
@@ -276,7 +276,7 @@ def _describe(raw: bytes, offset: int) -> str:
 
 
 def _next_wanted(wanted: str, token: int, opened: bytearray) -> str | None:
-    """What may follow `token` (its first byte) where `wanted` stood; None if the token may not stand there."""
+    """What may follow `token` (its first byte) where `wanted` is expected; None if the token may not be there."""
     if wanted == "separator":
         if token == 0x2C:
             return "key" if opened[-1] == 0x7D else "value"

@@ -171,7 +171,7 @@ def decode_strings(value: Any, old: Any) -> Any:
 
 
 def decode_command(value: Any, old: Any) -> Any:
-    """Docker's StrSlice: an array of strings, or one string that stands for such an array."""
+    """Docker's StrSlice: an array of strings, or one string in place of such an array."""
     return [value] if isinstance(value, str) else decode_strings(value, None)
 
 

@@ -129,12 +129,12 @@ def encode_json(value: object) -> bytes:
 
 
 def encode_json_pretty(value: object) -> bytes:
-    """As `encode_told`, with an indentation of two spaces and a final newline."""
-    return encode_told(value, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    """As `encode_report_json`, with an indentation of two spaces and a final newline."""
+    return encode_report_json(value, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def encode_told(value: object, option: int = 0) -> bytes:
-    """JSON that tells of something, keys in the order given: texts that are no Unicode are made safe.
+def encode_report_json(value: object, option: int = 0) -> bytes:
+    """JSON for reports, keys in the order given: texts that are no Unicode are made safe.
 
     DocumentError as from `encode_json`.
     """
@@ -174,5 +174,5 @@ def with_safe_texts(value: object) -> Any:
 
 def safe_text(text: str) -> str:
     """Names of files may hold bytes that are no text, or halves of a surrogate pair, which JSON and UTF-8 cannot hold:
-    U+FFFD stands for each."""
+    U+FFFD is put for each."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

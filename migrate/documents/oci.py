@@ -33,9 +33,9 @@ _DOCKER_TYPES: Final = frozenset({MediaType.DOCKER_MANIFEST, MediaType.DOCKER_LI
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFacts:
-    """What a config says. `history_empty` holds one flag per history step; None where the config has no history.
+    """What is read of a config. `history_empty` holds one flag per history step; None where the config has no history.
 
-    `platform` is None where `os` or `architecture` is missing; `os` and `architecture` stand here as written.
+    `platform` is None where `os` or `architecture` is missing; `os` and `architecture` are as written.
     """
 
     diff_ids: tuple[DiffID, ...]
@@ -48,7 +48,7 @@ class ConfigFacts:
 
     @property
     def steps_with_layer(self) -> int:
-        """How many steps of the history have a layer, by what the history says of itself."""
+        """How many steps of the history have a layer, by the history's own flags."""
         return (self.history_empty or ()).count(False)
 
 
@@ -61,10 +61,10 @@ class ManifestFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexEntry:
-    """One manifest of an index, with what the index says about it.
+    """One manifest of an index, with what the index has about it.
 
     `other` are members that this program does not read, plain or as RawValue, kept for when the entry is written again;
-    a `platform` among them is one that says more than `Platform` can hold.
+    a `platform` among them is one with more than `Platform` can hold.
     """
 
     descriptor: Descriptor

@@ -75,7 +75,7 @@ class Schema1Entry:
 class Schema1Manifest:
     """`entries` run base first, unlike the document. `name`, `tag` and `architecture` are informative.
 
-    `wrong_parents` are the layers that name another parent than the entry below them, where such were asked for.
+    `wrong_parents` are the layers that name another parent than the entry below them, where such are accepted.
     """
 
     name: str
@@ -158,7 +158,7 @@ def parse_schema1(payload: bytes, *, salvage: bool = False) -> Schema1Manifest:
     1.9.0 wrote rightly beside a parent's ID that was wrong (moby #18047).
 
     Raises DocumentError that lists every problem, UnsupportedError for layers named by tarsum, ConflictingLayerError
-    for an ID that stands in two places apart.
+    for an ID in two places apart.
     """
     value = _decode(_MANIFEST, load_json_lenient(payload, "manifest"), "manifest")
     layers, history = value.get("fsLayers") or [], value.get("history") or []

@@ -129,7 +129,7 @@ class LayerDocument(bytes):
     """A layer's json as its source stores it, and what is read from it, each once.
 
     Readers make one for each layer, and it goes with the layer to the config that is made of it. It is its bytes, which
-    are compared, hashed and carried as they stand.
+    are compared, hashed and carried as they are.
     """
 
     _identity: Identity | None = None
@@ -229,7 +229,7 @@ def _text_or_none(value: Any) -> str | None:
 
 
 def parse_settings(raw: bytes, what: str) -> dict[str, Any]:
-    """What stands under `config`, name → value. Raises DocumentError where Docker refuses it."""
+    """What is under `config`, name → value. Raises DocumentError where Docker refuses it."""
     settings: dict[str, Any] = _decode(_SETTINGS, read_document(raw, what), what).get("config") or {}
     return settings
 

@@ -159,7 +159,7 @@ def _read_migration_map(root: Tree) -> Mapping[str, str]:
 class ContainerChanges:
     """`changes` as they go into the layer, or None where all of `tree` is the layer but what `skip` takes out.
 
-    `reasons` say why the layer may not be what Docker makes of the container.
+    `reasons` are why the layer may not be what Docker makes of the container.
     """
 
     tree: Tree
@@ -196,7 +196,7 @@ class ContainerLayers:
         return legacy_id in self.containers.found and legacy_id not in self._graph
 
     def images(self) -> list[LegacyImage]:
-        """One for each container, whether an image can be made of it or not; its layer says why."""
+        """One for each container, whether an image can be made of it or not; reading its layer gives the reason."""
         removals = Removals(self._root, self._driver)
         return [
             self._image(container, removals)
@@ -239,7 +239,7 @@ class ContainerLayers:
         return LegacyLayer(legacy_id=container_id, json=raw, parent=parent, payload=PayloadRef(key=container_id))
 
     def _check(self, container: FoundContainer) -> LegacyID | None:
-        """The image to stand on; None where it is lost, and the container's tree is whole and wanted."""
+        """The image below it; None where it is lost, and the container's tree is whole and wanted."""
         title, record = container.described.title, container.record
         if record is None:
             raise DocumentError(container.problem or "its record (config.json) is lost")

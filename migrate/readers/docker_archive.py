@@ -1,6 +1,6 @@
 """`docker save` archives of every era: v1 only (0.6 to 1.9), dual (1.10 to 24), OCI layout (25 and later).
 
-The era is told by content, as Docker does: `manifest.json` present, then per-layer `json` is never read as v1.
+The era shows in the content, as Docker does: `manifest.json` present, then per-layer `json` is never read as v1.
 Plain or compressed, from a file, an unpacked directory or standard input.
 """
 
@@ -180,9 +180,7 @@ class DockerArchiveSource(LegacySource):
         if self._document_bytes > limits.DOCUMENTS_BYTES:
             total = f"more than {limits.DOCUMENTS_BYTES:,} bytes of layer documents (DOCUMENTS_BYTES)"
             raise LimitError(f"{self.location}: {total}", layer=legacy_id)
-        with contextlib.suppress(
-            DocumentError
-        ):  # where Docker refuses a field, the composer says so; the chain goes on
+        with contextlib.suppress(DocumentError):  # where Docker refuses a field, the composer raises; the chain goes on
             document.facts()
         self._documents[legacy_id] = document
         return document
@@ -337,16 +335,20 @@ class DockerArchiveSource(LegacySource):
         if not found.images and not found.failures:
             return replace(v1, warnings=[*v1.warnings, f"{self.location}: {MANIFEST} names no image; read as v1"])
         if self._salvage:
-            told = f"{self.location}: {MANIFEST} does not name all images; the others are converted from their v1 form"
+            warning = (
+                f"{self.location}: {MANIFEST} does not name all images; the others are converted from their v1 form"
+            )
             return replace(
                 found,
                 images=[*found.images, *rest],
                 failures=[*found.failures, *v1.failures],
-                warnings=[*found.warnings, told],
+                warnings=[*found.warnings, warning],
             )
         shown = ", ".join(str(name) for image in rest for name in image.references or (image.head,))
-        told = f"{self.location}: {MANIFEST} does not name all that is here, and Docker reads nothing else; --salvage"
-        return replace(found, warnings=[*found.warnings, f"{told} converts {shown}"] if rest else found.warnings)
+        warning = (
+            f"{self.location}: {MANIFEST} does not name all that is here, and Docker reads nothing else; --salvage"
+        )
+        return replace(found, warnings=[*found.warnings, f"{warning} converts {shown}"] if rest else found.warnings)
 
     def _with_the_index(self, found: SourceListing) -> SourceListing:
         """`found` of manifest.json, and the images, names and lists that only index.json has.
@@ -534,7 +536,7 @@ def _config_digest(image: LegacyImage) -> Digest | None:
 
 
 def _is_container_image(image: LegacyImage) -> bool:
-    """False for attestations, which have no platform and stand in a list beside the image that they are about."""
+    """False for attestations, which have no platform and are in a list beside the image that they are about."""
     return image.platform is not None and image.platform.os != "unknown"
 
 

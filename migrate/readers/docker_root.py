@@ -1,6 +1,6 @@
 """A Docker root of before 1.10 (`/var/lib/docker`): graph/, a tag store, and one storage driver's layers.
 
-Nothing is mounted, nothing is written, and no daemon is asked. docs/formats/docker-root.md describes how
+Nothing is mounted, nothing is written, and no daemon is needed. docs/formats/docker-root.md describes how
 each part is read.
 """
 
@@ -58,8 +58,7 @@ from migrate.readers.root_records import (
     running_daemon,
     tag_stores,
 )
-from migrate.storage.beneath import open_beneath
-from migrate.storage.tree import OpenedFile, Tree, find_folder
+from migrate.storage.tree import OpenedFile, Tree, find_folder, open_inside
 from migrate.tar import tarsplit
 from migrate.tar.tarsum import TarSumCheck
 
@@ -407,7 +406,7 @@ class DockerRootSource(LegacySource):
         hasher = hashlib.sha256()
         try:
             with self._graph.tree.open(metadata) as stream:
-                for piece in tarsplit.assemble(stoppable(stream), lambda name: open_beneath(tree, name)):
+                for piece in tarsplit.assemble(stoppable(stream), lambda name: open_inside(tree, name)):
                     if diff_id is not None:
                         hasher.update(piece)
                     yield piece

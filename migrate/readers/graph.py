@@ -140,7 +140,7 @@ class Graph:
     def read_parent(self, legacy_id: LegacyID, document: LayerDocument) -> LegacyID | None:
         """The effective parent: the `parent` file, else json `parent`, else the hex of json `parent_id`.
 
-        Docker 1.8.3 and later wrote the file where an image that was pulled stands on a layer that was there before.
+        Docker 1.8.3 and later wrote the file where an image that was pulled has a parent that was there before.
         """
         recorded = self._read_text(legacy_id, "parent")
         if recorded:
@@ -153,7 +153,7 @@ class Graph:
 
     @cached_property
     def parents(self) -> Mapping[LegacyID, LegacyID | None]:
-        """The effective parent of every ID; None too where the JSON cannot be read (reading that layer says why)."""
+        """The effective parent of every ID; None too where the JSON cannot be read (reading the layer shows why)."""
         return dict(self._iter_parents())
 
     def _iter_parents(self) -> Iterator[tuple[LegacyID, LegacyID | None]]:

@@ -20,7 +20,7 @@ from migrate.readers.base import LegacySource
 class LayerRow:
     """One layer. `size` counts its bytes as stored, or in a Docker root its files' bytes as Docker counted them.
 
-    None where only reading would tell.
+    None where only reading would show it.
     """
 
     legacy_id: LegacyID
@@ -32,7 +32,7 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRow:
-    """One image with its chain, base first. `kind` is `legacy`, or `ready` where a config stands in the source."""
+    """One image with its chain, base first. `kind` is `legacy`, or `ready` where the source has a config."""
 
     legacy_id: LegacyID
     references: tuple[str, ...]
@@ -75,7 +75,7 @@ class Inventory:
 
 
 def take_inventory(source: LegacySource, containers: Sequence[LegacyImage] = ()) -> Inventory:
-    """Reads every document of `source` and no layer. What fails stands in `failures`.
+    """Reads every document of `source` and no layer. What fails is in `failures`.
 
     `containers` of the listing are to be shown as the images that can be made of them, too.
     """

@@ -53,7 +53,7 @@ class Members:
     """The members by clean name; of several with one name the last wins, as when Docker unpacks the archive."""
 
     def __init__(self, location: str, found: Iterable[Member], sound: int | None = None) -> None:
-        """The first `sound` members stand before any damage; what stands behind it replaces none of them."""
+        """The first `sound` members are before any damage; what is behind it replaces none of them."""
         self.location = location
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
@@ -113,7 +113,7 @@ class Members:
         return member
 
     def _follow(self, name: str) -> str:
-        """`name` without links. What is not there is taken as it stands."""
+        """`name` without links. What is not there is taken as it is."""
         path = name
         for _ in range(limits.LINK_HOPS + 1):
             if len(path) > _PATH_LENGTH:

@@ -1,4 +1,4 @@
-"""The content-addressed part of an archive: `index.json` and `blobs/sha256/…`, taken over as it stands.
+"""The content-addressed part of an archive: `index.json` and `blobs/sha256/…`, taken over as it is.
 
 Source of the format: OCI image layout specification; Docker 25 and later save images in it.
 """

@@ -34,7 +34,7 @@ class Parts(Protocol):
         """True if this entry of the directory belongs to the source."""
 
     def lists(self, steps: Steps, /) -> bool:
-        """True for a folder whose entries tell by their names, sizes and times that the source has changed."""
+        """True for a folder whose entries show by their names, sizes and times that the source has changed."""
 
 
 class ArchiveParts:
@@ -84,7 +84,7 @@ class RootParts:
         return not is_called_archive(name)
 
     def lists(self, steps: Steps, /) -> bool:
-        """Down to `graph/<id>` and `overlay/<id>`, or `vfs/dir`: below stand the files of layers and containers."""
+        """Down to `graph/<id>` and `overlay/<id>`, or `vfs/dir`: the files of layers and containers are below."""
         return len(steps) <= 2 and steps[0] in self._DRIVERS | self._DOCUMENTS
 
 
@@ -109,7 +109,7 @@ class RegistryV2Parts:
         return name == self._root[0] if self._root else name in ("blobs", "repositories")
 
     def lists(self, steps: Steps, /) -> bool:
-        """`blobs/sha256/<two digits>` tells of blobs that come and go; no repository is called `_uploads`."""
+        """`blobs/sha256/<two digits>` changes with blobs that come and go; no repository is called `_uploads`."""
         depth = len(self._root)
         if tuple(steps[:depth]) != self._root[: len(steps)]:
             return False
@@ -130,7 +130,7 @@ class ManifestFolderParts:
 
 
 class SeveralParts:
-    """A directory that looks like more than one source: nothing is converted before somebody says which."""
+    """A directory that looks like more than one source: nothing is converted before the user chooses one."""
 
     def __init__(self, kinds: Sequence[Parts]) -> None:
         self._kinds = kinds

@@ -1,7 +1,7 @@
 """An archive that can be read only once, from front to back: a pipe, or a compressed file.
 
 Large layers are given away while they come by. The rest, JSON and small layers, is kept in a temporary file, for names
-and configs stand at an archive's end; so is what cannot be told from its place: the blobs of an OCI layout, and layers
+and configs are at an archive's end; so is what its place does not show: the blobs of an OCI layout, and layers
 that are themselves compressed.
 """
 

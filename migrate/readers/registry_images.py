@@ -60,12 +60,12 @@ class ManifestStore(Protocol):
         """Bytes of the blob as stored. MissingLayerError if it is not there; None if nobody looked."""
 
     def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
-        """What is to be said about the signatures of a schema-1 manifest; nothing if all of them verify."""
+        """Warnings about the signatures of a schema-1 manifest; none if all of them verify."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Blob:
-    """A layer blob in the making: its PayloadRef waits until every manifest has said what it knows."""
+    """A layer blob in the making: its PayloadRef is made when every manifest was read."""
 
     digest: Digest
     size: int | None
@@ -263,7 +263,7 @@ class RegistryImages:
         content: bytes,
         warnings: Sequence[str],
     ) -> None:
-        """Carried over whole if it can be; else its good images stand under its name, each for its platform."""
+        """Carried over whole if it can be; else its good images get its name, each for its platform."""
         index = parse_index(content)
         if not index.manifests:
             raise UnsupportedError("index: it names no manifest")
@@ -323,7 +323,7 @@ class RegistryImages:
 
 
 def check_signatures(manifest: OpenedManifest, where: str) -> tuple[str, ...]:
-    """Warnings about the signatures that stand in a JWS."""
+    """Warnings about the signatures in a JWS."""
     if not manifest.signatures:
         return (f"{where}: the manifest is not signed",)
     problems = (signature_problem(manifest.payload, signature) for signature in manifest.signatures)

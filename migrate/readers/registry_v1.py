@@ -1,7 +1,7 @@
 """The storage tree of docker-registry 0.x (the Python one): `images/<id>/…` and `repositories/<ns>/<name>/tag_*`.
 
 Source of the format: docker-registry 0.9.1, `depends/docker-registry-core/docker_registry/core/driver.py:86-165`; how
-it is read here stands in docs/formats/registry-v1.md.
+it is read here is in docs/formats/registry-v1.md.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Tag:
 
 @dataclass(slots=True)
 class _Graph:
-    """What the jsons of all images say; `parents` holds every image that has one."""
+    """The chains by the jsons of all images; `parents` holds every image that has one."""
 
     parents: dict[LegacyID, LegacyID | None] = field(default_factory=dict)
     unfinished: set[LegacyID] = field(default_factory=set)
@@ -96,7 +96,7 @@ class _Graph:
         return self.parents.keys() - self.unfinished
 
     def heads(self) -> set[LegacyID]:
-        """Finished images that no finished image stands on. What only a half upload stands on is a head."""
+        """Finished images that are no finished image's parent. The parent of half uploads alone is a head."""
         covered: set[LegacyID] = set()
         for legacy_id in self.finished():
             parent = self.parents[legacy_id]
@@ -170,7 +170,7 @@ class RegistryV1Source(LegacySource):
         with self._open_layer(legacy_id) as opened:
             payload = Payload(stream=opened.stream, origin=Origin.BLOB, size=opened.size, path=opened.path)
             if legacy_id in self._checked:  # a second reading copies what the first has checked
-                self._tell(payload, self._checked[legacy_id])
+                self._note_mismatch(payload, self._checked[legacy_id])
             else:
                 self._check_on_the_way(layer, opened, payload)
             yield payload
@@ -208,12 +208,12 @@ class RegistryV1Source(LegacySource):
 
         def finish() -> None:
             self._checked[layer.legacy_id] = check.finish()
-            self._tell(payload, self._checked[layer.legacy_id])
+            self._note_mismatch(payload, self._checked[layer.legacy_id])
 
         observed = ObservedStream(opened.stream, opened.size, check.feed, finish)
         payload.stream = observed.as_binary()
 
-    def _tell(self, payload: Payload, mismatch: str | None) -> None:
+    def _note_mismatch(self, payload: Payload, mismatch: str | None) -> None:
         payload.note, payload.damaged = mismatch, mismatch is not None
 
     def _read_json(self, legacy_id: LegacyID) -> LayerDocument:
@@ -329,7 +329,7 @@ class RegistryV1Source(LegacySource):
         return sorted(tags, key=lambda tag: tag.reference), failures
 
     def _tag_files(self, failures: list[Failure]) -> Iterator[tuple[str, Reference]]:
-        """(path, the reference that it stands for) of what is called like a tag's file."""
+        """(path, the reference that it holds) of what is called like a tag's file."""
         if self._is_dogestry():
             yield from self._dogestry_tags()
             return
@@ -466,7 +466,7 @@ class _ChecksumCheck:
         self.feed = self._sha256.update
 
     def finish(self) -> str | None:
-        """None if one of the recorded checksums matches; else a note that says what was expected."""
+        """None if one of the recorded checksums matches; else a note of what was expected."""
         if f"sha256:{self._sha256.hexdigest()}" in self.recorded:
             return None
         wanted = [version for version in VERSIONS if any(line.startswith(f"{version}:") for line in self.recorded)]

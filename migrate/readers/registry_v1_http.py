@@ -115,7 +115,7 @@ class V1RegistryFiles(NamedFiles):
     # --- repositories --------------------------------------------------------------------------------------------
 
     def _all_tags(self) -> dict[tuple[str, str], dict[str, str] | SourceError]:
-        """Tags by (namespace, name), quoted as in the storage. An error stands in place of a repository's tags."""
+        """Tags by (namespace, name), quoted as in the storage. An error is in the place of a repository's tags."""
         if self._tags is None:
             found: dict[tuple[str, str], dict[str, str] | SourceError] = {}
             for repository in self._repositories():

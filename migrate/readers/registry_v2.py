@@ -1,6 +1,6 @@
 """The storage tree of the distribution registry (2.x): `docker/registry/v2/{blobs,repositories}`.
 
-Source of the format: distribution 2.8.3, `registry/storage/paths.go`; how it is read here stands in
+Source of the format: distribution 2.8.3, `registry/storage/paths.go`; how it is read here is in
 docs/formats/registry-v2-schema1.md.
 """
 

@@ -1,6 +1,7 @@
 """A registry that answers over HTTP as a source: `docker://HOST[:PORT][/REPO[:TAG|@DIGEST]]`.
 
-Without a repository the registry's catalog (v1: its search) is asked, without a tag all of the repository's tags.
+Without a repository the registry's catalog (v1: its search) names them, without a tag all of the repository's tags
+are read.
 Documents come over when the source is listed, layers when they are read.
 """
 
@@ -40,7 +41,7 @@ from migrate.tar.known_blobs import known_blob
 
 PREFIX: Final = "docker://"
 _NOT_V2: Final = frozenset({400, 404, 405, 410, 501})
-"""What servers that know nothing of `/v2/` answer for it."""
+"""What servers without `/v2/` answer for it."""
 
 
 class NotV2Error(SourceUnreadableError):

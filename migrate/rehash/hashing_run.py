@@ -1,4 +1,4 @@
-"""Reading every layer of a run once: who fails alone, what opens again, what is told on the way. Keeps nothing."""
+"""Reading every layer of a run once: which fails alone, which is opened again, what progress shows. Keeps nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from migrate.errors import IntegrityError, MigrateError, PayloadRestartError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress
 from migrate.rehash.blobs import HashOnly
+from migrate.rehash.equal_layers import ReadLayers
 from migrate.rehash.layer import STORED_KIND, Layer
 from migrate.rehash.ports import (
     LayerJob,
@@ -18,13 +19,12 @@ from migrate.rehash.ports import (
     observe_all,
 )
 from migrate.rehash.reading import LayerFacts, OpenLayer, TakesBlocks, as_layer_error, layer_name
-from migrate.rehash.twins import ReadLayers
 from migrate.rehash.workers import Workers, batches
 
-_TOLD_BYTES: Final = 8 * 1024 * 1024
-"""A layer larger than this is told of while it is read."""
+_SHOWN_BYTES: Final = 8 * 1024 * 1024
+"""The progress of a layer larger than this is shown while it is read."""
 _ATTEMPTS: Final = 4
-"""How often a payload may be opened that asks for it with PayloadRestartError."""
+"""How often a payload may be opened that raises PayloadRestartError."""
 
 
 class Hashing:
@@ -50,9 +50,9 @@ class Hashing:
     def run(self, layers: Sequence[Layer]) -> None:
         layers = [layer for layer in layers if layer.is_unread]
         self._announce("hash", layers)
-        first, twins = _by_size(layers)
+        first, rest = _by_size(layers)
         self._each(first, lambda layer: self._open(layer, self._hash))
-        self._each(twins, lambda layer: self._open(layer, self._hash))
+        self._each(rest, lambda layer: self._open(layer, self._hash))
 
     def read_passing(self, job: LayerJob) -> Layer:
         """A layer that can be read only once, read; what goes wrong in it is its error."""
@@ -64,7 +64,7 @@ class Hashing:
         self._hash(layer, opened)
 
     def _hash(self, layer: Layer, opened: OpenLayer) -> None:
-        # The digest of a gzip layer that would be taken over tells its size in the target.
+        # The digest of a gzip layer that would be taken over is its size in the target.
         want_digest = opened.kind == "gzip" == STORED_KIND.get(self._options.compression)
         if not self._compare(layer, opened, want_digest=want_digest):
             self._read(layer, opened, HashOnly(opened.known_tar_size()), want_digest=want_digest)
@@ -102,7 +102,7 @@ class Hashing:
         return True
 
     def _open(self, layer: Layer, read: Callable[[Layer, OpenLayer], None]) -> None:
-        """Opens the payload and reads it; again, a few times, where it asks to be opened in its next best form."""
+        """Opens the payload and reads it; again, a few times, where it has to be opened in its next best form."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with layer.job.source.open_payload(layer.job.layer) as payload:
@@ -130,7 +130,7 @@ class Hashing:
         return facts
 
     def _learn(self, layer: Layer, opened: OpenLayer, facts: LayerFacts) -> None:
-        """The first whole look at a layer told this."""
+        """Set on the first complete read of the layer."""
         del opened
         layer.facts = facts
         self._done(layer, facts.stored_size)
@@ -146,22 +146,22 @@ class Hashing:
         self._progress.emit(Event(kind="stage", stage=stage, total_bytes=total, total_items=len(layers)))
 
     def _between_blocks(self, layer: Layer, opened: OpenLayer) -> Callable[[], None]:
-        """What to do between the blocks of a layer: end where the run has ended, tell how far a large one has come."""
+        """What to do between the blocks of a layer: end where the run has ended, show how far a large one has come."""
         check_stop = self._workers.check_stop
         size = layer.job.payload.size
-        if layer.facts is not None or (size is not None and size <= _TOLD_BYTES):
+        if layer.facts is not None or (size is not None and size <= _SHOWN_BYTES):
             return check_stop
 
-        def check_and_tell() -> None:
+        def check_and_show() -> None:
             check_stop()
-            if opened.stored.size - layer.told >= _TOLD_BYTES:
+            if opened.stored.size - layer.shown >= _SHOWN_BYTES:
                 with self._lock:
                     self._advance(layer, opened.stored.size)
 
-        return check_and_tell
+        return check_and_show
 
     def _advance(self, layer: Layer, size: int) -> None:
-        step, layer.told = max(0, size - layer.told), size
+        step, layer.shown = max(0, size - layer.shown), size
         self._progress.emit(Event(kind="advance", name=layer.job.layer.legacy_id, bytes=step))
 
     def _done(self, layer: Layer, size: int) -> None:
@@ -174,10 +174,10 @@ def _by_size(layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
     """The first of every stored size, and those that may be equal to one of them."""
     sizes: set[int] = set()
     first: list[Layer] = []
-    twins: list[Layer] = []
+    rest: list[Layer] = []
     for layer in layers:
         size = layer.job.payload.size
-        (twins if size in sizes else first).append(layer)
+        (rest if size in sizes else first).append(layer)
         if size is not None:
             sizes.add(size)
-    return first, twins
+    return first, rest

@@ -20,7 +20,7 @@ class Layer:
     """A job on its way. `kept` is the blob of a layer that is kept as stored.
 
     `passed` is the blob that a layer left which can be read only once. `place` is where its bytes lie, if the store
-    remembers such places (`rehash.recall`).
+    remembers such places (`rehash.payload_memory`).
     """
 
     job: LayerJob
@@ -32,8 +32,8 @@ class Layer:
     blob: StoredBlob | None = None
     passed: StoredBlob | None = None
     place: str | None = None
-    told: int = 0
-    """Stored bytes that progress was told of."""
+    shown: int = 0
+    """Stored bytes that progress has shown."""
 
     @property
     def is_unread(self) -> bool:

@@ -1,4 +1,4 @@
-"""Which layers are the same, and which bytes stand for them. Pure: values in, values out."""
+"""Which layers are the same, and which bytes are taken for them. Pure: values in, values out."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Unread(Generic[Key]):
 
 @dataclass(frozen=True, slots=True)
 class ReadingPlan(Generic[Key]):
-    """`first` are hashed and compressed in one pass; `twins`, read after them, may turn out to need no blob."""
+    """`first` are hashed and compressed in one pass; `rest`, read after them, may turn out to need no blob."""
 
     first: tuple[Key, ...]
-    twins: tuple[Key, ...]
+    rest: tuple[Key, ...]
 
 
 def plan_reading(
@@ -40,22 +40,22 @@ def plan_reading(
     whose claimed diffID is in `known`, may have a blob already and counts as a twin. Keeps the order of `unread`.
     """
     first: list[Key] = []
-    twins: list[Key] = []
+    rest: list[Key] = []
     claimed: set[DiffID] = set(known)
     sizes: set[int] = set(known_sizes)
     unclaimed_sizes: set[int] = set(known_sizes)
     for layer in unread:
         if layer.diff_id is not None:
-            is_twin = layer.diff_id in claimed or layer.tar_size in unclaimed_sizes
+            is_likely_equal = layer.diff_id in claimed or layer.tar_size in unclaimed_sizes
             claimed.add(layer.diff_id)
         else:
-            is_twin = layer.tar_size in sizes
+            is_likely_equal = layer.tar_size in sizes
             if layer.tar_size is not None:
                 unclaimed_sizes.add(layer.tar_size)
         if layer.tar_size is not None:
             sizes.add(layer.tar_size)
-        (twins if is_twin else first).append(layer.key)
-    return ReadingPlan(tuple(first), tuple(twins))
+        (rest if is_likely_equal else first).append(layer.key)
+    return ReadingPlan(tuple(first), tuple(rest))
 
 
 def choose_blobs(candidates: Iterable[tuple[DiffID, StoredBlob]]) -> dict[DiffID, StoredBlob]:

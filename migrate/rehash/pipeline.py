@@ -4,7 +4,7 @@ The order of work follows from one wish, that the choice of a blob depends on no
 
 1. *examine*: layers that come as gzip or have to be kept, and small ones, are read whole and hashed;
 2. *first*: of the others, one of each size is compressed while it is hashed;
-3. *twins*: the rest is hashed; most of it turns out to have a blob already;
+3. *rest*: the rest is hashed; most of it turns out to have a blob already;
 4. *provide*: what still lacks a blob gets one from a layer that holds its bytes.
 """
 
@@ -25,6 +25,7 @@ from migrate.rehash.blobs import EMPTY_TAR_GZIP, BlobOutput, Collected, Compress
 from migrate.rehash.hashing_run import Hashing
 from migrate.rehash.layer import STORED_KIND, Layer, compression_of, is_dropped, result_of, stored_blob
 from migrate.rehash.merge import Unread, choose_blobs, plan_reading
+from migrate.rehash.payload_memory import PayloadMemory
 from migrate.rehash.ports import (
     BlobTarget,
     JobKey,
@@ -32,7 +33,6 @@ from migrate.rehash.ports import (
     ObserverFactory,
 )
 from migrate.rehash.reading import LayerFacts, OpenLayer, layer_name
-from migrate.rehash.recall import Recall
 from migrate.rehash.workers import Workers, batches
 
 _SMALL_BYTES: Final = 64 * 1024
@@ -56,7 +56,7 @@ def rehash(
     that is read, and so keeps equal ones from being compared instead; `sampler` sees different ones.
 
     Every job has a result: the layer, or the error that it failed with. Without a store nothing is kept, and blobs are
-    only measured if `options.exact_sizes` asks for it. Raises TargetError, and what stops a run.
+    only measured with `options.exact_sizes`. Raises TargetError, and what stops a run.
     """
     if store is None and options.exact_sizes:
         store = MeasuredBlobs()
@@ -92,7 +92,7 @@ class _Storing(Hashing):
         super().__init__(options, progress, observer, workers)
         self._store = store
         self._memory = store.memory
-        self._recall = Recall(store.memory) if store.memory.keeps_payloads else None
+        self._payload_memory = PayloadMemory(store.memory) if store.memory.keeps_payloads else None
         self._compress = block_compressor(options.compression, options.compression_level)
         self._compression = STORED_KIND.get(options.compression, "none")
         self._held: dict[DiffID, bytes | bytearray | memoryview] = {}
@@ -109,9 +109,9 @@ class _Storing(Hashing):
         self._each(coming, lambda layer: self._open(layer, self._examine))
         self._settle(layers)
         unread = [layer for layer in layers if layer.is_unread]
-        first, twins = self._plan(layers, unread)
+        first, rest = self._plan(layers, unread)
         self._each(first, lambda layer: self._open(layer, self._compress_first))
-        self._each(twins, lambda layer: self._open(layer, self._hash))
+        self._each(rest, lambda layer: self._open(layer, self._hash))
         self._provide_all(layers)
 
     # --- 1. examine ----------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class _Storing(Hashing):
 
     def _is_known(self, layer: Layer, opened: OpenLayer) -> bool:
         """True if an earlier run read these bytes, and the blob that came of them is proven: nothing is read then."""
-        facts = None if self._recall is None else self._recall.facts_of(layer, opened)
+        facts = None if self._payload_memory is None else self._payload_memory.facts_of(layer, opened)
         if facts is None or self._new_observer(layer) is not None:
             return False
         if layer.job.payload.keep or facts.kind == "gzip" == self._compression:
@@ -156,8 +156,8 @@ class _Storing(Hashing):
 
     def _learn(self, layer: Layer, opened: OpenLayer, facts: LayerFacts) -> None:
         super()._learn(layer, opened, facts)
-        if self._recall is not None:
-            self._recall.remember(layer, opened)
+        if self._payload_memory is not None:
+            self._payload_memory.remember(layer, opened)
 
     def _read_small(self, layer: Layer, opened: OpenLayer, tar_size: int) -> None:
         """Reads a small tar; the first of equal ones is compressed at once, while there is room for that."""
@@ -180,10 +180,10 @@ class _Storing(Hashing):
     def _keep(self, layer: Layer, opened: OpenLayer) -> None:
         """A blob that has to be in the store as it is, whatever else holds the same tar."""
         claim = layer.job.payload
-        stands = claim.digest is not None and claim.size is not None and self._store.has_blob(claim.digest, claim.size)
-        if stands or (opened.path is not None and self._store.takes_files):
+        stored = claim.digest is not None and claim.size is not None and self._store.has_blob(claim.digest, claim.size)
+        if stored or (opened.path is not None and self._store.takes_files):
             layer.kept = stored_blob(self._read(layer, opened, HashOnly(None), want_digest=True))
-            if not stands and not self._link(opened, layer.kept):
+            if not stored and not self._link(opened, layer.kept):
                 blob = layer.kept
                 self._open(layer, lambda layer, again: self._copy(layer, again, blob))
             return
@@ -211,7 +211,7 @@ class _Storing(Hashing):
                 )
             output.commit()
 
-    # --- 2. first, 3. twins --------------------------------------------------------------------------------------
+    # --- 2. first, 3. rest --------------------------------------------------------------------------------------
 
     def _settle(self, layers: Sequence[Layer]) -> None:
         """Decides on blobs that exist already, before anything is compressed."""
@@ -240,7 +240,7 @@ class _Storing(Hashing):
             known_sizes={facts.tar.size for facts in read} | self._earlier_sizes,
             known={facts.diff_id for facts in read},
         )
-        return [by_key[key] for key in plan.first], [by_key[key] for key in plan.twins]
+        return [by_key[key] for key in plan.first], [by_key[key] for key in plan.rest]
 
     def _compress_first(self, layer: Layer, opened: OpenLayer) -> None:
         with self._store.open_blob() as writer:
@@ -258,7 +258,7 @@ class _Storing(Hashing):
         return Compressed(output, self._compress, self._workers, opened.known_tar_size())
 
     def _decide(self, layer: Layer, diff_id: DiffID, blob: StoredBlob) -> bool:
-        """True if `blob` is the one to stand for `diff_id`, and not one that was there before or is better."""
+        """True if `blob` is the one to take for `diff_id`, and not one that was there before or is better."""
         if is_dropped(layer, self._options) or diff_id in self._blobs or diff_id in self._taken_over:
             return False
         known = self._known(diff_id)
@@ -266,7 +266,7 @@ class _Storing(Hashing):
             return self._blobs.setdefault(diff_id, known or blob) is blob
 
     def _known(self, diff_id: DiffID) -> StoredBlob | None:
-        """A blob of an earlier run, if it still stands."""
+        """A blob of an earlier run, if it is still there."""
         blob = self._memory.known_blob(diff_id, self._options.compression.value)
         return blob if blob is not None and self._store.has_blob(blob.digest, blob.size) else None
 

@@ -69,7 +69,7 @@ class TargetMemory:
         """Bytes of a tar whose blob is remembered."""
 
     def known_payload(self, place: str, /) -> bytes | None:
-        """What a place of a source held when an earlier run read it (`rehash.recall`)."""
+        """What a place of a source held when an earlier run read it (`rehash.payload_memory`)."""
         del place
         return None
 

@@ -35,7 +35,7 @@ class TakesBlocks(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerFacts:
-    """What one whole pass told. `stored_digest` is None where nobody asked for it and it is not the diffID."""
+    """What one whole pass found. `stored_digest` is None where it was not wanted and is not the diffID."""
 
     kind: str
     stored_digest: Digest | None
@@ -63,7 +63,7 @@ def as_layer_error(error: MigrateError | OSError, job: LayerJob) -> MigrateError
 
 
 class OpenLayer:
-    """A payload that stands open: `kind` is known, nothing else was read yet."""
+    """A payload that is open: `kind` is known, nothing else was read yet."""
 
     def __init__(self, job: LayerJob, payload: Payload, max_ratio: int | None = None) -> None:
         self._job = job
@@ -168,7 +168,7 @@ class OpenLayer:
         return DecompressedStream(self.stored.as_binary(), self.kind, self._what, self._max_ratio, is_lenient=True)
 
     def check_claims(self, facts: LayerFacts) -> None:
-        """IntegrityError where `facts` are not what the source's documents say of this payload."""
+        """IntegrityError where `facts` are not what the source's documents have of this payload."""
         claim = self._job.payload
         self._check("size", claim.size, facts.stored_size)
         self._check("size", self.payload.size, facts.stored_size)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from migrate.documents.json_text import encode_told, safe_text
+from migrate.documents.json_text import encode_report_json, safe_text
 from migrate.errors import UsageError
 from migrate.model.digest import Digest
 from migrate.report.document import Report, ReportImage, ReportLayer
@@ -81,7 +81,7 @@ def _template(name: str) -> str:
 
 
 def _island(document: dict[str, Any]) -> str:
-    raw = encode_told(document)
+    raw = encode_report_json(document)
     for character, escaped in _ISLAND_ESCAPES.items():
         raw = raw.replace(character, escaped)
     return raw.decode("utf-8")

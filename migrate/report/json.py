@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from migrate.documents.json_text import encode_json_pretty, encode_told, safe_text
+from migrate.documents.json_text import encode_json_pretty, encode_report_json, safe_text
 from migrate.model.container import Container, Volume
 from migrate.model.digest import Digest
 from migrate.model.image import Platform
@@ -66,7 +66,7 @@ class RowEncoder:
     def encode(self, image: ReportImage) -> bytes:
         if len(self._layer_rows) > _KEPT_ROWS:
             self._layer_rows.clear()
-        text = encode_told(_image_document(image, self._layer_rows), orjson.OPT_INDENT_2)
+        text = encode_report_json(_image_document(image, self._layer_rows), orjson.OPT_INDENT_2)
         separator, self._separator = self._separator, b",\n    "
         return separator + text.replace(b"\n", b"\n    ")
 

@@ -41,7 +41,7 @@ _TYPE_NAMES = {
 class LayerCheck:
     """What one layer showed. `differences`: path → what is wrong. `copies` counts files that are not known to be the
     parent's own, only to look the same. `shift`: how much higher all owners are in the store than in the image. What
-    the tar has a say about is packed: it is seldom asked for again."""
+    the tar names is packed: it is seldom asked for again."""
 
     differences: dict[bytes, str]
     copies: int
@@ -49,7 +49,7 @@ class LayerCheck:
     _packed: bytes
 
     def touched(self) -> set[bytes]:
-        """The paths that the tar has a say about."""
+        """The paths that the tar names."""
         return {path for path, _, _ in self._unpack()}
 
     def contents(self) -> dict[bytes, tuple[int, int]]:

@@ -36,7 +36,7 @@ _KINDS: Final = {
 class Node:
     """A file as it should be; names that are hard links of one another share one.
 
-    `mode` with the file type. None is what nobody can know: the mode and owner of a directory that only its children
+    `mode` with the file type. None is what cannot be known: the mode and owner of a directory that only its children
     name, the size of a sparse file, the content of a file below. `read_from` is the path that the content came from.
     """
 
@@ -60,7 +60,7 @@ FindBelow = Callable[[bytes], Node | None]
 
 
 class ExpectedTree:
-    """Takes a layer's entries, in order; then `find` and `touched` tell what it made."""
+    """Takes a layer's entries, in order; then `find` and `touched` give what it made."""
 
     def __init__(self, below: FindBelow) -> None:
         self._below = below
@@ -93,7 +93,7 @@ class ExpectedTree:
                 self._opaque.add(b"")
 
     def find(self, path: bytes) -> Node | None:
-        """What stands under `path` now, no part of which is a symbolic link."""
+        """What is under `path` now, no part of which is a symbolic link."""
         time, node = self._nodes.get(path, (_BELOW, None))
         parent = path
         while parent:

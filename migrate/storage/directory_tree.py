@@ -263,7 +263,7 @@ class DirectoryTree(Tree):
         return os.dup(self._descriptor)
 
     def _place(self, path: bytes) -> bytes:
-        """A path for calls that know no directory descriptor: its directories are checked, its last part is not."""
+        """A path for calls that take no directory descriptor: its directories are checked, its last part is not."""
         descriptor = self._open_directory(path.rpartition(b"/")[0])
         if not path:
             return b"/proc/self/fd/%d/." % descriptor
@@ -296,7 +296,7 @@ def _capability(place: bytes) -> bytes | None:
 
 
 def translated(error: OSError, where: str) -> SourceError:
-    """The error of ours for what the operating system says about a part of a source."""
+    """The error of ours for an error of the operating system about a part of a source."""
     if error.errno in _ABSENT:
         return MissingLayerError(f"{where}: {error.strerror}")
     if error.errno in _DENIED:

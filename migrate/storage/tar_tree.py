@@ -147,7 +147,7 @@ class TarTree(Tree):
         return found
 
     def _sparse(self, number: int) -> PiecedBlocks:
-        """Where its last piece ends behind the end of the tar, reading it says so."""
+        """Where its last piece ends behind the end of the tar, reading it raises."""
         return PiecedBlocks(self._file, self._entries.pieces[number], self._entries.sizes[number])
 
 

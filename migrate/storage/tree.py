@@ -1,6 +1,6 @@
 """Named files below a root, read-only, whatever wrapping they are in: a directory, a tar, a bucket, a disk image.
 
-Every reader works on a `Tree` and does not know which. A path is bytes relative to the root, components joined by `/`,
+Every reader works on a `Tree`, whichever it is. A path is bytes relative to the root, components joined by `/`,
 no leading slash, b"" for the root itself. No method but `resolve` follows a symbolic link, in any component.
 """
 
@@ -16,8 +16,9 @@ from typing import BinaryIO, NamedTuple, Self
 
 from migrate.blobio.limits import LINK_HOPS, read_limited
 from migrate.blobio.payload import Extent
-from migrate.errors import LimitError, MissingLayerError, SourceError
+from migrate.errors import DamagedError, LimitError, MissingLayerError, SourceError
 from migrate.storage.blocks import Blocks, FileBlocks, StreamBlocks
+from migrate.tar.names import below_root
 
 CAPABILITY = b"security.capability"
 
@@ -26,7 +27,7 @@ class TreeEntry(NamedTuple):
     """One name of a tree. `mode` is st_mode with the file type; `mtime_ns` nanoseconds since 1970, may be negative.
 
     `path` is relative to the tree's root, in bytes, without a leading slash, and b"" for the root itself.
-    `device` tells file systems apart: equal (device, inode) is one inode. A tuple, because there are millions of them.
+    `device` differs between file systems: equal (device, inode) is one inode. A tuple: there are millions.
     """
 
     path: bytes
@@ -81,7 +82,7 @@ class PoolParts:
 
 
 class Tree(ABC):
-    """`location` names the root in errors. May be used from several threads unless the class says otherwise.
+    """`location` names the root in errors. May be used from several threads unless the class excludes it.
 
     Errors are SourceError: MissingLayerError where a name is absent or a component is no folder, DamagedError where
     what is there cannot be what was asked for, PermissionSourceError where this user may not read it.
@@ -268,6 +269,23 @@ class Tree(ABC):
     def shown(self, path: bytes, /) -> str:
         """The name of a path in errors."""
         return f"{self.location.rstrip('/')}/{os.fsdecode(path)}" if path else self.location
+
+
+def open_inside(tree: Tree, name: bytes) -> BinaryIO:
+    """The regular file that a tar's `name` is for, inside the tree and nowhere else. Raises SourceError.
+
+    When the layer was unpacked, the tree was the whole world: a name that goes through a symbolic link went where that
+    link leads inside the tree. So it is here, link by link, as openat2's RESOLVE_IN_ROOT does; a link out of the tree
+    leads to the tree's own root.
+    """
+    path = below_root(name)
+    try:
+        return tree.open(path)
+    except (DamagedError, MissingLayerError):
+        resolved = tree.resolve(path)
+        if resolved == path:
+            raise
+    return tree.open(resolved)
 
 
 def entries_of(directory: bytes, facts: Mapping[bytes, Facts]) -> list[TreeEntry]:

@@ -112,7 +112,7 @@ class TarScanner:
 
     @property
     def is_announced(self) -> bool:
-        """A pax header or a long name stands before an entry that is yet to come."""
+        """A pax header or a long name is before an entry that is yet to come."""
         return bool(self._announced)
 
     def _pass(self, block: memoryview, position: int, length: int) -> int:

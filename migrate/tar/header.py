@@ -1,4 +1,4 @@
-"""The 512 bytes that stand before every entry of a tar: their numbers, and the checksum over them.
+"""The 512 bytes before every entry of a tar: their numbers, and the checksum over them.
 
 POSIX.1-2017 (`pax`, "ustar Interchange Format") and the GNU tar manual describe the format. A layer has tens of
 thousands of headers, and all of them pass here; so what nearly every writer writes is read in few steps.
@@ -20,7 +20,7 @@ BLOCK: Final = 512
 ZERO_BLOCK: Final = bytes(BLOCK)
 REGULAR: Final = ord("0")
 CONTENT_FREE: Final = frozenset(b"123456")
-"""Hard link, symlink, character device, block device, directory, fifo: nothing follows, whatever the size says."""
+"""Hard link, symlink, character device, block device, directory, fifo: nothing follows, whatever the size is."""
 EXTENDED: Final = frozenset(b"xgLK")
 FIELD_ENDS: Final = frozenset(b"\0 ")
 
@@ -116,7 +116,7 @@ def header_name(header: bytes) -> bytes:
 
 @dataclass(slots=True)
 class Announced:
-    """What the pseudo-entries before a header say instead of it.
+    """What the pseudo-entries before a header have instead of it.
 
     As in Go's archive/tar (reader.go, next): of two pax headers the last one alone counts, and a GNU long name or link
     wins over a pax record, whichever of them comes first. GNU tar and bsdtar never write both.

@@ -89,7 +89,7 @@ class Damage:
 
 @dataclass(slots=True)
 class TarIndex:
-    """All members in archive order, `sound` of which stand before the first place that reading went on behind."""
+    """All members in archive order, `sound` of which are before the first place that reading went on behind."""
 
     members: list[Member] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
@@ -144,7 +144,7 @@ def index_tar(fd: int, what: str, is_expected: IsExpected | None = None) -> TarI
 
     An archive cut off between two members has no end marker; this is damage, too. What follows a damaged header cannot
     be trusted; with `is_expected` the next header of such a name is looked for, without it the rest is left out. What
-    stands before is good. A member whose content reaches over the end of the file is listed with its full size, and
+    is before it is good. A member whose content reaches over the end of the file is listed with its full size, and
     reading it is a TruncatedError. Raises LimitError over ARCHIVE_MEMBERS.
     """
     index = TarIndex()

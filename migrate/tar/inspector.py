@@ -1,4 +1,4 @@
-"""What a layer's tar tells while it streams by: is it empty, whole, and the same to every reader?
+"""What shows in a layer's tar while it streams by: is it empty, whole, and the same to every reader?
 
 Follows Go's `archive/tar`, because that decides what Docker accepts: header checksums signed or unsigned, sizes in
 octal or base-256, pax and GNU long-name records, no content behind links, directories and devices, and an end that
@@ -65,7 +65,7 @@ FLAG_LINK_SIZE: Final = "size-without-content"
 FLAG_AFTER_END: Final = "bytes-after-end"
 """Bytes other than zero follow the end-of-archive marker."""
 FLAG_PATH_FORMS: Final = "path-forms"
-"""One path stands twice in different forms, such as `a` and `./a`."""
+"""One path occurs in different forms, such as `a` and `./a`."""
 FLAG_AFTER_STREAM: Final = "bytes-after-compressed"
 """Bytes follow the gzip stream that the layer is stored as; gzip passes over them, Go (and so Docker) refuses them."""
 FLAG_REFUSED: Final = "entries-docker-refuses"
@@ -139,7 +139,7 @@ class TarInspector:
             position += BLOCK
 
     def _is_plain_state(self) -> bool:
-        """True where nothing that came before has a say in how the next header is read."""
+        """True where nothing that came before changes how the next header is read."""
         return not (self._announced or self._pax_is_refused or self._sparse_map or self._zero_blocks)
 
     def _pass_plain_entries(self, block: memoryview, position: int, length: int) -> int:

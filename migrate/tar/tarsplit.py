@@ -1,7 +1,7 @@
 """tar-split metadata (`tar-data.json.gz`): what a tar is made of beside its files' contents, so that it can be rebuilt.
 
 Format: vbatts/tar-split, tar/storage/entry.go and tar/asm; gzip of JSON objects, one a line. Type 2 is a literal piece
-of the tar (headers, padding, the end); type 1 stands for a file's content, which is read from a tree and has to have
+of the tar (headers, padding, the end); type 1 replaces a file's content, which is read from a tree and has to have
 the recorded CRC-64. Every member has a type 1 record, with size 0 where there is no content.
 """
 
@@ -38,7 +38,7 @@ _USUAL_FILE: Final = re.compile(
 
 
 class FileRecord(NamedTuple):
-    """Content of `size` bytes, never 0, that stands under `name` and has the CRC-64 `crc`, 8 bytes big-endian."""
+    """Content of `size` bytes, never 0, that has the name `name` and has the CRC-64 `crc`, 8 bytes big-endian."""
 
     name: bytes
     size: int
@@ -177,7 +177,7 @@ def _base64(text: object, number: int) -> bytes:
 
 
 def _iter_values(line: bytes, number: int) -> Iterator[dict[str, Any]]:
-    """The JSON objects of one line; Go's decoder asks for no line ends between them."""
+    """The JSON objects of one line; Go's decoder needs no line ends between them."""
     text = line.decode("utf-8", "replace").strip("".join(_SPACES))
     position = 0
     while position < len(text):

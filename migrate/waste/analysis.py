@@ -24,7 +24,7 @@ ROWS: Final = 100
 """Rows of each list in the report; totals count everything."""
 _NAMES: Final = 10
 _MARKS: Final = 24
-"""How many of a layer's contents, the largest and some by lot, are asked for in other layers."""
+"""How many of a layer's contents, the largest and some by lot, are looked for in other layers."""
 _CROWD: Final = 30
 _MOST_PAIRS: Final = 20_000
 
@@ -206,7 +206,7 @@ def _bytes(row: Mapping[str, Any]) -> int:
 
 
 def _files(layer: ScannedLayer) -> dict[int, tuple[int, int]]:
-    """path → (content, size) of files with content; of a path that stands twice, the last."""
+    """path → (content, size) of files with content; of a path that occurs twice, the last."""
     return {
         path: (content, size)
         for path, content, size in zip(layer.paths, layer.contents, layer.sizes, strict=True)

@@ -39,7 +39,7 @@ class _Place:
 
 
 class _Node:
-    """A name in the file system as it stands: its size, the layer it comes from, and what is below it."""
+    """A name in the file system as it is: its size, the layer it comes from, and what is below it."""
 
     __slots__ = ("children", "layer", "size")
 
@@ -110,7 +110,7 @@ class _Walk:
             if not path:
                 continue
             directory, _, name = path.rpartition(b"/")
-            if directory != present:  # entries of one directory stand together, and none of them can replace it
+            if directory != present:  # entries of one directory follow each other, and none of them can replace it
                 parent, present = self._directory(directory, undo), directory
             if name == _OPAQUE:
                 yield from self._clear(parent, directory, diff_id, undo)

@@ -1,6 +1,6 @@
 """One layer under `plan --deep`: its entries, as few bytes of memory as will do, taken while the layer is hashed.
 
-Contents are told apart by XXH3-128 (xxHash): not made against an adversary, but nothing is decided by it. Two layers
+Contents are compared by XXH3-128 (xxHash): not made against an adversary, but nothing is decided by it. Two layers
 have an equal content sum where their TarSum (moby `pkg/tarsum`, version 1: every entry's header but its time, its
 attributes, its content, in any order) would be equal.
 """
@@ -87,7 +87,7 @@ class LayerScan(TarScanner):
             return
         try:
             super().feed(block)
-        except MigrateError:  # the rehasher reads the same bytes and says what is wrong with them
+        except MigrateError:  # the rehasher reads the same bytes and raises what is wrong with them
             self._failed = True
 
     def finish(self) -> None:

@@ -15,7 +15,7 @@ _PERCENT: Final = {Compression.GZIP: 35, Compression.GZIP_FAST: 35, Compression.
 
 
 def estimate_bytes(payloads: Iterable[PayloadRef], options: ImageOptions) -> int:
-    """Bytes that the blobs of these layers will take. Layers of unknown size count nothing, claimed twins once."""
+    """Bytes that the blobs of these layers will take. Layers of unknown size count nothing, equal ones once."""
     sizes: dict[object, int] = {}
     for payload in payloads:
         if payload.size is not None:

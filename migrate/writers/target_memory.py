@@ -5,7 +5,7 @@ size; and one line a layer: diffID, `tar`, size of the tar. It is proven before 
 digest, and its decompressed bytes the diffID. Both are read, or have a proof of an earlier run. A stale or torn line
 therefore costs time and never gives a wrong result.
 
-`.migrate/payloads`: what places in sources held (`migrate.rehash.recall`). One line each: the place (64 hex digits),
+`.migrate/payloads`: what places in sources held (`rehash.payload_memory`). One line each: the place (64 hex digits),
 what it held, and the beginning of a sha256 over both, so that a torn or damaged line is none. Lines are appended some
 dozens at a time; those of a killed run's last moments are lost, which costs reading those layers again.
 """

@@ -44,7 +44,7 @@ class Part(NamedTuple):
 class TreeTar:
     """A tar that is ready to be read, once. `parts` may be made while it is read; then `size` is None.
 
-    `doubts` say why Docker's own bytes may differ, `counted` are the bytes of the files in it and of the targets of its
+    `doubts` are why Docker's own bytes may differ, `counted` are the bytes of the files in it and of the targets of its
     symbolic links; where `size` is None both are complete only after the last read.
     """
 

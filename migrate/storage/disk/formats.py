@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _SECTOR: Final = 512
 _LONGEST_CHAIN: Final = 64
-"""Images that stand on one another."""
+"""Images that are based on one another."""
 _DESCRIPTOR_BYTES: Final = 1024 * 1024
 _MOST_EXTENTS: Final = 100_000
 _LARGEST_DISK: Final = 1 << 60

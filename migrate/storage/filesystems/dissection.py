@@ -33,7 +33,7 @@ def _open(name: str, opener: str, stream: BinaryIO) -> Any:
 
 
 def import_dissect(name: str, purpose: str, extra: str) -> Any:
-    """A module of dissect; UnsupportedError that says how to install it."""
+    """A module of dissect; UnsupportedError with how to install it."""
     try:
         return import_module(name)
     except ImportError as exc:

@@ -134,7 +134,7 @@ def sorted_names(names: list[tuple[bytes, int]], where: str) -> tuple[tuple[byte
 
 @contextmanager
 def naming(where: str) -> Iterator[None]:
-    """Turns what slicing and unpacking damaged bytes can raise into a DamagedError that says where."""
+    """Turns what slicing and unpacking damaged bytes can raise into a DamagedError that names the place."""
     try:
         yield
     except FOREIGN as exc:

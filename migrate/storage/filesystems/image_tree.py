@@ -25,8 +25,8 @@ _CAPABILITY: Final = b"security.capability"
 class ImageTree(Tree):
     """A directory of a file system and all below it. Fills Tree; may be used from several threads.
 
-    `number` tells the trees of one pool apart. `top` is the path of the tree's root in the file system; where there is
-    no such directory, MissingLayerError.
+    `number` differs between the trees of one pool. `top` is the path of the tree's root in the file system; where there
+    is no such directory, MissingLayerError.
     """
 
     def __init__(self, file_system: KeptFileSystem, number: int, top: bytes = b"", location: str | None = None) -> None:
@@ -115,7 +115,7 @@ class ImageTree(Tree):
         raise MissingLayerError(f"{_shown(path)}: no such name in the layer's file system")
 
     def _directory(self, chain: tuple[int, ...], path: bytes) -> Directory:
-        """The entries of a directory that stands where its own `..` says: no cycle, no second parent gets by."""
+        """The entries of a directory that is where its own `..` leads: no cycle, no second parent gets by."""
         inode = self._file_system.read_inode(chain[-1])
         if not stat.S_ISDIR(inode.mode):
             raise DamagedError(f"{_shown(path)}: is no directory")

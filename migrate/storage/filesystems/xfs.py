@@ -239,7 +239,7 @@ class Xfs:
             return target[: inode.size]
 
     def _link_piece(self, block: bytes, where: str) -> bytes:
-        """What one extent holds of a target; in version 5 after a header that tells how much."""
+        """What one extent holds of a target; in version 5 after a header with its length."""
         if not self._v5:
             return block
         if block[:4] != _LINK_MAGIC:

@@ -32,7 +32,7 @@ _DETAILS = struct.Struct("<QQII")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Superblock:
-    """`block_size` is that of the data device, in bytes. `problems` say what is wrong with what could be read."""
+    """`block_size` is that of the data device, in bytes. `problems` are what is wrong with what could be read."""
 
     uuid: uuid.UUID
     version: int
@@ -117,7 +117,7 @@ class ThinPool:
             self._require_sound_roots()
 
     def _require_sound_roots(self) -> None:
-        """What a torn superblock says is believed only if all that hangs from it fits together."""
+        """What a torn superblock holds is believed only if all that hangs from it fits together."""
         (details, lost_details), (roots, lost_roots) = self._details, self._roots
         doubts = [str(loss.error) for loss in (*lost_details, *lost_roots)]
         if not doubts and details.keys() != roots.keys():

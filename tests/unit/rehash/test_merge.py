@@ -14,7 +14,7 @@ def unread(key: str, tar_size: int | None = None, diff_id: DiffID | None = None)
 
 
 @pytest.mark.parametrize(
-    ("layers", "first", "twins"),
+    ("layers", "first", "rest"),
     [
         ([unread("a", 5), unread("b", 6), unread("c", 7)], "abc", ""),
         ([unread("a", 5), unread("b", 5), unread("c", 5)], "a", "bc"),
@@ -25,9 +25,9 @@ def unread(key: str, tar_size: int | None = None, diff_id: DiffID | None = None)
         ([unread("a", 1), unread("b", 2, B)], "", "ab"),
     ],
 )
-def test_only_layers_of_one_size_can_be_twins(layers: list[Unread[str]], first: str, twins: str) -> None:
+def test_only_layers_of_one_size_can_be_twins(layers: list[Unread[str]], first: str, rest: str) -> None:
     plan = plan_reading(layers, known_sizes={1}, known={B} if layers[0].tar_size == 1 else set())
-    assert ("".join(plan.first), "".join(plan.twins)) == (first, twins)
+    assert ("".join(plan.first), "".join(plan.rest)) == (first, rest)
 
 
 def test_the_smallest_blob_stands_for_a_tar() -> None:

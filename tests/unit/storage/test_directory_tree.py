@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from migrate.errors import DamagedError, MissingLayerError, SourceError
-from migrate.storage.beneath import open_beneath
 from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.tree import open_inside
 from tests.roots import write
 
 
@@ -42,14 +42,14 @@ def test_no_symbolic_link_is_followed(tree: DirectoryTree, path: bytes) -> None:
     "name", [b"usr/lib/f", b"/usr/lib/f", b"./usr//lib/f", b"lib/f", b"absolute/f", b"a/../lib/f", b"../lib/f"]
 )
 def test_names_of_a_tar_lead_where_they_led_when_it_was_unpacked(tree: DirectoryTree, name: bytes) -> None:
-    with open_beneath(tree, name) as stream:
+    with open_inside(tree, name) as stream:
         assert stream.read() == b"inside"
 
 
 @pytest.mark.parametrize("name", [b"out/secret", b"host/secret", b"secret", b"loop/f", b"loop", b"gone", b"lib"])
 def test_and_never_out_of_the_tree(tree: DirectoryTree, name: bytes) -> None:
     with pytest.raises(SourceError):
-        open_beneath(tree, name)
+        open_inside(tree, name)
 
 
 def test_a_link_above_the_root_ends_at_the_root(tree: DirectoryTree, place: Path) -> None:

@@ -29,7 +29,7 @@ _ID_BYTES: Final = 256
 class DevicemapperDriver(GraphDriver):
     """`directory` is `<root>/devicemapper`; `data` and `metadata` replace the loop files there.
 
-    Nothing of the pool is opened before the first layer is asked for, so that a store whose pool is lost can still be
+    Nothing of the pool is opened before the first layer is read, so that a store whose pool is lost can still be
     listed.
     """
 
@@ -74,7 +74,7 @@ class DevicemapperDriver(GraphDriver):
         return tuple(self._damage.get(legacy_id, ()))
 
     def check_access(self) -> None:
-        """PermissionSourceError where this user may not read the pool; what else is wrong, a layer will say."""
+        """PermissionSourceError where this user may not read the pool; what else is wrong, reading a layer shows."""
         for part in (self._metadata, self._data):
             try:
                 part.image()
@@ -142,7 +142,7 @@ class DevicemapperDriver(GraphDriver):
             yield f"thin device {device_id} maps {mapped:,} blocks, but the pool counted {counted:,}"
 
     def _iter_other_names(self, top: ImageTree) -> Iterator[str]:
-        """Docker writes `id` on a device's first mount, and snapshots inherit it: a layer of the chain stands in it."""
+        """Docker writes `id` on a device's first mount, and snapshots inherit it: it names a layer of the chain."""
         try:
             with top.open(b"id") as stream:
                 found = stream.read(_ID_BYTES).decode("ascii", "backslashreplace").strip()
@@ -270,7 +270,7 @@ def _open_file_system(device: ThinDevice) -> FileSystem:
 def _open_rootfs(file_system: SharedFileSystem, record: DeviceRecord) -> Tree:
     """Without `rootfs/` a layer is empty, but only if Docker had finished its device.
 
-    `initialized` does not tell that: Docker from 1.0 on sets it for the base device only, never for a snapshot
+    `initialized` does not show that: Docker from 1.0 on sets it for the base device only, never for a snapshot
     (createRegisterSnapDevice and MountDevice in moby v1.9.1). So what counts is what is on the device.
     """
     try:

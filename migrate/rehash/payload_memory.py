@@ -1,7 +1,7 @@
 """What a place of a source held when it was last read, so that a repeated run need not read it again.
 
-A place is a piece of a file that stands still: its path, inode, size, and the times of its last change (mtime) and last
-change of any kind (ctime), in nanoseconds, with the piece's offset and length. Git's index, borg's files cache and
+A place is a piece of a file that does not change: its path, inode, size, and the times of its last change (mtime) and
+last change of any kind (ctime), in nanoseconds, with the piece's offset and length. Git's index, borg's files cache and
 restic's parent snapshots rest on the same. What a place held is used only if the blob that it became is in the target
 and is proven to hold that diffID; so a wrong answer takes a file whose bytes changed while all of these did not.
 """
@@ -33,7 +33,7 @@ _SMALL_BYTES: Final = 64 * 1024
 """What is not larger is read again rather than looked up."""
 
 
-class Recall:
+class PayloadMemory:
     """What earlier runs read of the layers of this one, and what this one reads, for later runs."""
 
     def __init__(self, memory: TargetMemory) -> None:
@@ -65,7 +65,7 @@ class Recall:
 
 
 def place_of(payload: Payload) -> str | None:
-    """64 hex digits; None where the bytes do not lie in a file that stands still."""
+    """64 hex digits; None where the bytes are not in a file that does not change."""
     piece: tuple[int, int | None]
     try:
         if payload.extent is not None:
@@ -86,7 +86,7 @@ def place_of(payload: Payload) -> str | None:
 
 def encode_facts(facts: LayerFacts) -> bytes | None:
     """One line of printable text; None for what a later run has to look at again: a layer that is not certain to the
-    byte, is damaged, or of which something is to be said."""
+    byte, is damaged, or of which there is a warning."""
     tar = facts.tar
     if not facts.exact or facts.damaged or facts.note is not None or tar.flags:
         return None

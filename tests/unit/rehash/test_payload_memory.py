@@ -16,8 +16,8 @@ from migrate.model.digest import DiffID, Digest
 from migrate.model.options import Compression, ConvertOptions, Format
 from migrate.model.progress import SilentProgress
 from migrate.readers.detect import open_source
+from migrate.rehash.payload_memory import encode_facts, parse_facts, place_of
 from migrate.rehash.reading import LayerFacts
-from migrate.rehash.recall import encode_facts, parse_facts, place_of
 from migrate.tar.inspector import TarFacts
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
@@ -32,7 +32,7 @@ OPTIONS = ConvertOptions()
 def later(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A minute after the sources were written."""
     real = time.time_ns
-    monkeypatch.setattr("migrate.rehash.recall.time.time_ns", lambda: real() + 60 * 10**9)
+    monkeypatch.setattr("migrate.rehash.payload_memory.time.time_ns", lambda: real() + 60 * 10**9)
     yield
 
 

@@ -18,7 +18,7 @@ from migrate.rehash.reading import LayerFacts, OpenLayer
 _SMALLEST: Final = 256 * 1024
 """What is smaller is hashed in less time than another file is opened."""
 _RIVALS: Final = 4
-"""So many layers of one size are compared with; where there are more, sizes tell little."""
+"""So many layers of one size are compared with; where there are more, equal sizes mean little."""
 
 
 class ReadLayers:
@@ -41,7 +41,7 @@ class ReadLayers:
     def facts_of(
         self, layer: Layer, opened: OpenLayer, check_stop: Callable[[], None], *, want_digest: bool = False
     ) -> LayerFacts | None:
-        """What a pass over `layer` would tell, if its bytes are those of a layer that was read; else None.
+        """What a pass over `layer` would find, if its bytes are those of a layer that was read; else None.
 
         Raises IntegrityError where a document claims something else of them.
         """
