@@ -106,14 +106,19 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         recipe = recipe_of(request.options)
         wants = _wants(candidates, recipe)
         ledger = Ledger.read(state, wants)
-        pool = pools(
-            PoolRequest(
-                executor=request.executor,
-                workers=request.options.jobs,
-                scheduler=request.scheduler,
-                client=request.client,
+        try:
+            pool = pools(
+                PoolRequest(
+                    executor=request.executor,
+                    workers=request.options.jobs,
+                    scheduler=request.scheduler,
+                    client=request.client,
+                )
             )
-        )
+        except UsageError:  # nothing was read, and nothing will be
+            if target is not None:
+                target.abandon()
+            raise
         try:
             plan = _plan(request, ledger, candidates, recipe, pool.workers, standing)
             begins = journal.place()

@@ -27,7 +27,7 @@ from migrate.cli.options import (
     writing_options,
 )
 from migrate.cli.outputs import LISTS, Outputs, option_name
-from migrate.errors import TargetError, UsageError
+from migrate.errors import SourceUnreadableError, TargetError, UsageError
 from migrate.model.progress import Event
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ def command(**values: Any) -> None:
     session.set_up_logging(values)
     _check(values)
     *locations, target = values["arguments"]
+    if locations:
+        session.refuse_swapped(locations, target)
     outputs = Outputs(values, target=target)
     if values["status"]:
         _show_status(target, as_json=values["json_"])
@@ -124,9 +126,18 @@ def command(**values: Any) -> None:
         sys.exit(130)
     try:
         _tell(outcome, target, values, outputs, progress)
+        if outcome.exit_code == SourceUnreadableError.exit_code and not (outcome.head and outcome.head.failures):
+            raise SourceUnreadableError(f"no image was read: {_what_there_was(outcome)}")
     finally:
         outcome.close()
     sys.exit(outcome.exit_code)
+
+
+def _what_there_was(outcome: BatchOutcome) -> str:
+    from migrate.report.units import count
+
+    number = sum(outcome.account.outcomes.values())
+    return f"{count(number, 'file')}, and no source among them" if number else "there is no file to read"
 
 
 def _silence_resource_tracker() -> None:

@@ -43,6 +43,8 @@ def command(location: str, reference: str, paths: tuple[str, ...], output: str, 
 
     if output == "-" and sys.stdout.isatty():
         raise UsageError("a tar is not written to a terminal: give -o FILE, or pipe it into tar")
+    if output != "-" and os.path.isdir(output):
+        raise UsageError(f"--output {output}: is a directory; name a file, or pipe the tar into `tar -x -C {output}`")
     view = LayoutView(location)
     try:
         image = choose_image(view, reference, platform)

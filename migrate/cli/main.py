@@ -14,7 +14,7 @@ from migrate import __version__
 from migrate.cli import INTERRUPTED
 from migrate.cli.messages import tell_end, wants_events
 from migrate.cli.streams import ReaderGoneError, prepare_streams
-from migrate.errors import EXIT_CODES, MigrateError
+from migrate.errors import EXIT_CODES, MigrateError, SourceUnreadableError
 
 COMMANDS = {
     "convert": "Convert every image of the sources into one target.",
@@ -32,6 +32,22 @@ COMMANDS = {
 }
 
 
+_ELSEWHERE = {
+    **dict.fromkeys(("version",), "`migrate --version`"),
+    **dict.fromkeys(("help",), "`migrate --help`, or `migrate COMMAND --help`"),
+    **dict.fromkeys(("load", "import", "save", "pull", "download", "copy"), "`migrate convert SOURCE TARGET`"),
+    **dict.fromkeys(("upload", "sync"), "`migrate push LAYOUT docker://HOST`"),
+    **dict.fromkeys(
+        ("list", "ls", "images", "info"), "`migrate inspect SOURCE`, or `migrate map LAYOUT` for what was converted"
+    ),
+    **dict.fromkeys(("check", "validate", "fsck"), "`migrate verify LAYOUT`"),
+    **dict.fromkeys(("prune", "clean", "rmi"), "`migrate gc LAYOUT`"),
+    **dict.fromkeys(("search",), "`migrate find LAYOUT NAME`"),
+    **dict.fromkeys(("extract", "unpack", "mount"), "`migrate export LAYOUT REF`"),
+    **dict.fromkeys(("rewrite",), "`migrate map LAYOUT --rewrite FILE...`"),
+    **dict.fromkeys(("dry-run", "dryrun"), "`migrate plan SOURCE`"),
+}
+"""Commands of other programs, and what does the same here."""
 _GC_THRESHOLDS = (50_000, 20, 50)
 """Modules and the values of many layers live until the end: looking for garbage among them as often as Python does
 costs a tenth of a run, and of the program's start."""
@@ -74,6 +90,10 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             import difflib
 
+            if args[0] in _ELSEWHERE:
+                raise click.UsageError(f"no such command {args[0]!r}: use {_ELSEWHERE[args[0]]}") from error
+            if args[0].startswith("-"):
+                raise click.UsageError(f"{error.message.rstrip('.')}: options come after the command", ctx) from error
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             if close and "did you mean" not in error.message.lower():
                 raise click.UsageError(f"{error.message} Did you mean {close[0]!r}?", ctx) from error
@@ -118,7 +138,7 @@ def _message(error: click.ClickException) -> str:
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is None:
         return message
-    see = " See" if message.endswith(("?", ")")) else "; see"
+    see = " See" if message.endswith(("?", "?)")) else "; see"
     return f"{message}{see} `{context.command_path} --help`"
 
 
@@ -150,6 +170,9 @@ def _exit_code(step: Callable[[], object]) -> int:
     except MigrateError as error:
         _tell_error(error.message, error.exit_code)
         code = error.exit_code
+    except PermissionError as error:  # of looking at a path, which nobody expected to fail
+        code = SourceUnreadableError.exit_code
+        _tell_error(f"{error.filename}: may not be read by this user: run as root", code)
     except ReaderGoneError:
         code = _READER_GONE
     return code if isinstance(code, int) else 0

@@ -145,7 +145,9 @@ def _find(
     from migrate.errors import UsageError
     from migrate.report.mapping import find_images, find_layers
 
-    found = find_images(images, old_id) if len(old_id) >= 4 else ()
+    found = find_images(images, old_id)
+    if len(old_id) < 4 and not _is_name(found, old_id):
+        found = ()
     if len({image.legacy_id for image in found}) > 1 and not _is_name(found, old_id):
         raise UsageError(f"{old_id} is the beginning of several IDs: {_few(image.legacy_id for image in found)}")
     if found:
@@ -176,9 +178,12 @@ def _hint(report: Report | None, images: Sequence[MappedImage], text: str) -> st
     failed = [row for row in failures if text in row.references or (row.legacy_id or "").startswith(text)]
     if failed:
         return f" It failed: {failed[0].message}"
+    names = [name for image in images for name in (*image.references, *image.names)]
+    named = sorted({name for name in names if text in name})
+    if named:
+        return f" Did you mean {' or '.join(named[:3])}?"
     if len(text) < 4:
         return " Give 4 digits or more."
-    names = [name for image in images for name in (*image.references, *image.names)]
     ids = [image.legacy_id[: max(len(text), 12)] for image in images]
     close = difflib.get_close_matches(text, [*names, *ids], n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else " `migrate map LAYOUT` lists all."

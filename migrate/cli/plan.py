@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from dataclasses import replace
 from typing import Any
@@ -17,6 +19,9 @@ from migrate.cli.options import (
     run_options,
     source_options,
 )
+
+_NEW_PLACE = re.compile(r"(?!.*\.(?:tar|gz|tgz|xz|bz2|zst|img|qcow2|vmdk|vdi|vhdx?|raw)$)[^:]*", re.DOTALL)
+"""What looks like a directory that is to be made, and not like an archive, a disk or the name of an image."""
 
 
 @click.command("plan", cls=GroupedCommand, short_help="Report what a conversion would do; write nothing.")
@@ -41,8 +46,12 @@ def command(**values: Any) -> None:
     from migrate.cli.terminal import make_progress
     from migrate.convert.run import Conversion
     from migrate.convert.source_paths import refuse_to_write
+    from migrate.errors import UsageError
     from migrate.model.image import HashedLayer
 
+    *others, last = values["sources"]
+    if others and all(map(os.path.exists, others)) and not os.path.lexists(last) and _NEW_PLACE.fullmatch(last):
+        raise UsageError(f"{last} does not exist: plan takes sources alone, and no TARGET")
     session.set_up_logging(values)
     options = convert_options(values, dry_run=True)
     outputs = Outputs(values)

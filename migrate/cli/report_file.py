@@ -10,7 +10,7 @@ from pathlib import Path
 
 from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES, read_limited
 from migrate.documents.image_map import MappedImage, merge_rows, parse_map
-from migrate.errors import DocumentError, MigrateError, SourceUnreadableError
+from migrate.errors import DocumentError, MigrateError, SourceUnreadableError, UnrecognisedSourceError
 from migrate.layout.names import MAP_NAME, REPORT_NAME, local_path
 from migrate.report.document import Report
 from migrate.report.json import parse_report
@@ -99,7 +99,7 @@ def _read(path: Path, limit: int) -> bytes:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise SourceUnreadableError(f"{path}: not a regular file")
             if stream.peek(1)[:1].strip() not in (b"{", b""):  # an archive may be larger than memory
-                raise DocumentError(
+                raise UnrecognisedSourceError(
                     f"{path}: not a report. Archives hold none: give --report FILE when you convert, then name it."
                 )
             return read_limited(stream, limit, str(path))

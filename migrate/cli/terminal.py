@@ -216,7 +216,8 @@ class PlainLines(Shown):
             self._end_stage()
         self._tally.take(event)
         if event.kind == "stage":
-            self._write(self._stage_line())
+            if self._tally.has_total or self._tally.stage == "batch":
+                self._write(self._stage_line())
             self._last = self._clock()
             return
         line = message_line(event, self._verbose, Paint(False))

@@ -30,6 +30,7 @@ from migrate.convert.selection import (
     select_failures,
     select_images,
     select_index,
+    unused_exclusions,
 )
 from migrate.convert.source_paths import distinct_sources
 from migrate.errors import (
@@ -167,7 +168,9 @@ class Conversion:
                 if one.source is not None:
                     stack.callback(one.source.close)
             opened = None
-            if target is not None and options.images:  # a pattern that matches nothing leaves no new target behind
+            if target is not None and (
+                options.images or options.exclude or options.container
+            ):  # a pattern that matches nothing leaves no new target behind
                 cls(sources, options).gather()
             earlier = None
             if target is not None and any(one.source and not one.error for one in sources):  # else nothing to write
@@ -182,6 +185,9 @@ class Conversion:
         started = utc_now()
         self.pass_streams(self.target)
         self.gather()
+        listings = [opened.listing for opened in self.sources if opened.listing is not None]
+        unused = unused_exclusions(listings, self.options.exclude)
+        self.warnings += (f"--exclude {pattern}: no image matches" for pattern in unused)
         images = sorted_images(in_format(image, self.options) for image in self.take_in(self.target))
         settlement = Settlement(self.options, self.target, self.progress)
         settlement.settle(lambda: images)
@@ -327,6 +333,8 @@ class Conversion:
                 f"no image matches --image {', '.join(missing)}; `migrate inspect SOURCE` lists what is there"
             )
         listings = [opened.listing for opened in self.sources if opened.listing is not None]
+        if options.exclude and not planned and any(listing.images or listing.indexes for listing in listings):
+            raise UsageError(f"--exclude {', '.join(options.exclude)} leaves no image")
         check_containers(listings, options.container, matched)
         return [image for image in planned if self._walk(image)]
 

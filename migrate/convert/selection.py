@@ -47,6 +47,20 @@ def _without(image: LegacyImage, exclude: Sequence[str]) -> LegacyImage | None:
     return replace(image, references=references)
 
 
+def unused_exclusions(listings: Iterable[SourceListing], exclude: Sequence[str]) -> list[str]:
+    """The patterns of `exclude` that match no image of any source."""
+    left = dict.fromkeys(exclude)
+    for listing in listings:
+        heads = [image.head for image in listing.images]
+        references = [one for image in listing.images for one in image.references]
+        references += [one for index in listing.indexes for one in index.references]
+        references += [one for index in listing.indexes for child in index.children for one in child.references]
+        for pattern in list(left):
+            if _is_named(pattern, references) or any(_is_head(pattern, head) for head in heads):
+                del left[pattern]
+    return list(left)
+
+
 def _left(references: Iterable[Reference], exclude: Sequence[str]) -> tuple[Reference, ...]:
     return tuple(one for one in references if not any(_is_named(pattern, [one]) for pattern in exclude))
 

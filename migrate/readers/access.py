@@ -28,11 +28,11 @@ def check_readable(places: Iterable[str]) -> None:
     first = next(unreadable, None)
     if first is None:
         return
-    count = 1 + sum(1 for _ in unreadable)
-    others = f" (and {count - 1:,} more)" if count > 1 else ""
+    more = sum(1 for _ in unreadable)
+    what = f"{more + 1:,} files and folders may not be read by this user, first {first}" if more else first
+    verb = "" if more else " may not be read by this user"
     raise PermissionSourceError(
-        f"{first}{others}: may not be read by this user; run as root, or on a copy made by root with "
-        "`tar --xattrs --numeric-owner -S`"
+        f"{what}{verb}: run as root, or on a copy made by root with `tar --xattrs --numeric-owner -S`"
     )
 
 

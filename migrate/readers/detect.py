@@ -28,6 +28,7 @@ from migrate.errors import (
 from migrate.layout.names import split_prefix
 from migrate.model.legacy import SourceType
 from migrate.model.options import ReadOptions
+from migrate.readers.access import check_readable
 from migrate.readers.base import LegacySource
 from migrate.readers.finding import find_sources, inside_of
 from migrate.readers.members import is_archive_member
@@ -92,7 +93,11 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
     if "://" in location:
         return _open_url(location, options)
     if stat.S_ISDIR(_mode_of(location)):
-        return open_in_tree(location, DirectoryTree(location), options)
+        try:
+            return open_in_tree(location, DirectoryTree(location), options)
+        except PermissionSourceError:
+            check_readable([location])  # it may be one of thousands
+            raise
     return _open_archive_file(location, options)
 
 
@@ -162,15 +167,15 @@ def _mode_of(location: str) -> int:
         return path.stat().st_mode
     except FileNotFoundError as error:
         if path.is_symlink():
-            raise SourceUnreadableError(f"{path}: is a link to {os.readlink(path)}, which is not there") from error
+            raise SourceUnreadableError(f"{location}: is a link to {os.readlink(path)}, which is not there") from error
         hint = _advice(location)
         raise SourceUnreadableError(
-            f"{path}: there is no such file or directory{f' ({hint})' if hint else ''}"
+            f"{location}: there is no such file or directory{f' ({hint})' if hint else ''}"
         ) from error
     except PermissionError as error:
-        raise PermissionSourceError(f"{path}: may not be read by this user") from error
+        raise PermissionSourceError(f"{location}: may not be read by this user: run as root") from error
     except OSError as error:
-        raise SourceUnreadableError(f"{path}: {error.strerror}") from error
+        raise SourceUnreadableError(f"{location}: {error.strerror}") from error
 
 
 def _advice(location: str) -> str | None:
@@ -178,6 +183,8 @@ def _advice(location: str) -> str | None:
     path, colon, name = location.partition(":")
     if re.match(r"[A-Za-z]:[\\/]", location):
         return f"a Windows path; inside WSL it is /mnt/{path.lower()}/{name[1:]}"
+    if path in ("docker-daemon", "containers-storage"):
+        return f"images of a running engine are read through an archive: `docker save {name} | migrate convert - OUT`"
     if colon and os.path.exists(path):
         return f"images are chosen by --image: write {path} --image {name}"
     return name_of_image(location)
@@ -187,8 +194,9 @@ def _open_archive_file(location: str, options: ReadOptions) -> LegacySource:
     try:
         fd = open_source_file(location)
     except OSError as error:
-        kind = PermissionSourceError if isinstance(error, PermissionError) else SourceUnreadableError
-        raise kind(f"{location}: cannot be opened: {error.strerror}") from error
+        if isinstance(error, PermissionError):
+            raise PermissionSourceError(f"{location}: may not be read by this user: run as root") from error
+        raise SourceUnreadableError(f"{location}: cannot be opened: {error.strerror}") from error
     return open_archive(location, fd, options)
 
 
@@ -238,7 +246,7 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
                 content.close()
                 return found
             if not _wants_archive(options):
-                place = options.inside or f"of type {options.source_type}"
+                place = f"in {options.inside}" if options.inside else f"of type {options.source_type}"
                 raise UnrecognisedSourceError(f"{location}: holds no source {place}")
         index = index_tar(content.fd, location, is_archive_member)
         if index.damages and is_text_copy(_raw_head(content.fd), is_damaged=True):

@@ -300,5 +300,5 @@ def translated(error: OSError, where: str) -> SourceError:
     if error.errno in _ABSENT:
         return MissingLayerError(f"{where}: {error.strerror}")
     if error.errno in _DENIED:
-        return PermissionSourceError(f"{where}: may not be read by this user")
+        return PermissionSourceError(f"{where}: may not be read by this user: run as root")
     return DamagedError(f"{where}: {error.strerror}")

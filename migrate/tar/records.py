@@ -257,7 +257,7 @@ class _Scan:
         size = stored if file_type == stat.S_IFREG else 0
         pieces = None
         if kind == _SPARSE:
-            size, pieces = _number(header[483:495]), _gnu_pieces(fields)
+            size, pieces = _stored_size(header[483:495], None), _gnu_pieces(fields)
         elif b"GNU.sparse." in extended and announced.is_sparse:
             size, pieces, skipped = _pax_pieces(self._window, pax, extended, content, stored)
             content += skipped
@@ -290,8 +290,8 @@ def _gnu_pieces(fields: bytes) -> array[int]:
         start, length = fields[at : at + 12], fields[at + 12 : at + 24]
         if not start.strip(b"\0 ") and not length.strip(b"\0 "):
             break
-        pieces.append(_number(start))
-        pieces.append(_number(length))
+        pieces.append(_stored_size(start, None))
+        pieces.append(_stored_size(length, None))
     return pieces
 
 

@@ -129,7 +129,7 @@ class TarFiles:
 
     def _index(self, path: Path) -> None:
         if not looks_like_tar(os.pread(self._fd, 512, 0)):
-            raise UnrecognisedSourceError(f"{path}: not a tar archive (a compressed one has to be decompressed first)")
+            raise UnrecognisedSourceError(f"{path}: not a tar archive")
         index = index_tar(self._fd, str(path))
         self._members: dict[str, Member] = {}
         self._problems: list[Problem] = []

@@ -8,14 +8,15 @@ from typing import Final
 
 from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest
-from migrate.documents.json_text import load_json
+from migrate.documents.image_map import Rows
+from migrate.documents.json_text import load_json, load_json_lenient
 from migrate.documents.oci import IndexEntry, parse_index
 from migrate.errors import MigrateError
 from migrate.layout.names import IMAGE_NAME, MAP_NAME, REF_NAME, REPORT_NAME, blob_path, reference_of
 from migrate.model.digest import Digest
 from migrate.model.image import MediaType
 from migrate.model.reference import Reference
-from migrate.verify.files import Files, read_document
+from migrate.verify.files import Files, TarFiles, read_document
 from migrate.verify.findings import Findings
 from migrate.verify.hashing import Hashed, hash_files
 from migrate.verify.map_check import check_names as check_kept_names
@@ -70,6 +71,7 @@ class _LayoutCheck:
             if name := reference_of(entry):
                 granted.setdefault(name, set()).update(closure([entry.descriptor.digest], self.walk.children))
         check_kept_names(self.findings, kept, granted, self.walk.images)
+        self._check_entries_of_ours(kept.rows)
         is_ours = report is not None or kept_map is not None
         if is_ours and not has_archive_manifest and any(shape.loadable for shape in self.walk.images.values()):
             self.findings.add("manifest.json", "is missing: `docker load` needs it")
@@ -111,11 +113,25 @@ class _LayoutCheck:
             self.findings.add("oci-layout", 'imageLayoutVersion is not "1.0.0"')
 
     def _missing(self, name: str) -> None:
-        """A run that was ended in its first instant leaves at most one document, and nothing that it could name."""
-        if self.files.names().keys() - {"oci-layout", "index.json"}:
+        """A run that was ended in its first instant leaves at most one document, and nothing that it could name; an
+        archive gets its name when it is whole."""
+        if isinstance(self.files, TarFiles) or self.files.names().keys() - {"oci-layout", "index.json"}:
             self.findings.add(name, "is missing")
         else:
             self.findings.note(name, "is missing: a run was ended before it began to write")
+
+    def _check_entries_of_ours(self, rows: Rows) -> None:
+        """What every entry has that this program wrote, and which others may do without."""
+        ours = {(name, row.manifest_digest) for row in rows if not row.removed for name in row.names}
+        for position, entry in enumerate(self.entries):
+            name = reference_of(entry)
+            if name is None or (name, entry.descriptor.digest) not in ours:
+                continue
+            reference, where = Reference.parse(name), f"index.json manifests[{position}]"
+            if IMAGE_NAME not in entry.annotations and reference.is_valid and not reference.is_digest:
+                self.findings.add(where, f"has lost {IMAGE_NAME}, by which containerd names {name}")
+            if entry.platform is None and entry.descriptor.digest in self.walk.images:
+                self.findings.add(where, f"has lost the platform of {name}")
 
     # --- index.json ----------------------------------------------------------------------------------------------
 
@@ -134,6 +150,7 @@ class _LayoutCheck:
         if index.media_type != MediaType.OCI_INDEX:
             self.findings.add("index.json", f"has the media type {index.media_type!r}")
         self.entries = index.manifests
+        halves = _half_platforms(content)
         seen: dict[tuple[str | None, Digest], int] = {}
         for position, entry in enumerate(index.manifests):
             where = f"index.json manifests[{position}]"
@@ -142,6 +159,8 @@ class _LayoutCheck:
                 self.findings.add(where, f"is the same as manifests[{seen[key]}]")
             seen[key] = position
             self._check_annotations(entry, where)
+            if entry.platform is None and position in halves:
+                self.findings.add(where, "its platform has no os or no architecture")
             self.walk.enter(entry.descriptor, entry.platform, where)
         self._check_shared_names()
 
@@ -266,3 +285,15 @@ class _LayoutCheck:
             seen.add(current)
             yield current
             pending.extend(self.walk.children.get(current, ()))
+
+
+def _half_platforms(content: bytes) -> set[int]:
+    """The places of entries with a platform that lacks one of its two names, which OCI asks for."""
+    document = load_json_lenient(content, "index.json", CATALOG_BYTES)
+    entries = document.get("manifests") if isinstance(document, dict) else None
+    platforms = [entry.get("platform") if isinstance(entry, dict) else None for entry in entries or ()]
+    return {
+        place
+        for place, platform in enumerate(platforms)
+        if isinstance(platform, dict) and platform and not (platform.get("os") and platform.get("architecture"))
+    }

@@ -1,6 +1,7 @@
 """Slips of the hand and habits from other programs: command, exit code, beginning of the first line of the answer.
 
-`A` is an archive with the images team/web:1.0 and app:2, `L` a layout made of it, `D` an empty directory, `T` a text.
+`A` is an archive with the images team/web:1.0 and app:2, `L` a layout made of it, `D` an empty directory, `E` an empty
+file, `T` a text, `R` an empty Docker root.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ SLIPS: list[tuple[str, int, str]] = [
     ("verify T", 4, ""),
     ("report nothing", 4, "nothing: "),
     ("report D", 4, "D: holds no migration-report.json"),
-    ("report T", 3, ""),
+    ("report T", 4, "T: not a report"),
     ("push D docker://127.0.0.1:1", 4, "D: not an OCI image layout"),
     ("push A docker://127.0.0.1:1", 4, "A: not an OCI image layout"),
     ("push L 127.0.0.1:1", 2, "target '127.0.0.1:1': push writes to docker://HOST"),
@@ -161,6 +162,215 @@ SLIPS: list[tuple[str, int, str]] = [
     ("batch --shard 9/2 A out", 2, ""),
     ("batch --from-file nothing out", 2, "--from-file nothing: No such file or directory"),
     ("batch A docker-archive:x.tar", 2, "target docker-archive:x.tar: batch writes an OCI layout"),
+    # more commands, and habits of other programs
+    ("help", 2, "no such command 'help': use `migrate --help`, or `migrate COMMAND --help`"),
+    ("help convert", 2, "no such command 'help': use `migrate --help`, or `migrate COMMAND --help`"),
+    ("version", 2, "no such command 'version': use `migrate --version`"),
+    ("load A", 2, "no such command 'load': use `migrate convert SOURCE TARGET`"),
+    ("save app", 2, "no such command 'save': use `migrate convert SOURCE TARGET`"),
+    ("import A out", 2, "no such command 'import': use `migrate convert SOURCE TARGET`"),
+    ("export L", 2, "missing argument 'REF'; see `migrate export --help`"),
+    ("export L app", 2, r"L: no image app. Did you mean app:2\?"),
+    ("export L app:3 -o x.tar", 2, r"L: no image app:3. Did you mean app:2\?"),
+    ("export L app:2 nothing", 2, "the image has no nothing"),
+    ("export A app:2 -o x.tar", 4, r"A: no OCI layout and no docker archive \(`migrate inspect` shows what a legacy "),
+    ("export L app:2 -o D", 2, "--output D: is a directory; name a file, or pipe the tar into `tar -x -C D`"),
+    ("export L app:2 -o no/x.tar", 5, "no/x.tar: cannot be written: No such file or directory"),
+    ("find L", 2, "missing argument 'NAME'; see `migrate find --help`"),
+    ("find L nothing", 2, r"L: no image has or had the name nothing \(`migrate map LAYOUT` lists all\)"),
+    ("find L app --as-of yesterday", 2, "--as-of yesterday: not a date; write 2014-03-01 or 2014-03-01T12:00:00Z"),
+    ("find L app --as-of 2015", 2, "--as-of 2015: not a date; write 2014-03-01 or 2014-03-01T12:00:00Z"),
+    ("find L app --as-of 2015-13-01", 2, "--as-of 2015-13-01: not a date; write 2014-03-01 or 2014-03-01T12:00:00Z"),
+    ("find nothing app", 4, "nothing: No such file or directory"),
+    ("find A app", 4, "A: not a report. Archives hold none: give --report FILE when you convert, then"),
+    ("gc", 2, "missing argument 'LAYOUT'; see `migrate gc --help`"),
+    ("gc A", 2, "A: a layout in an archive stays as it is; convert it again without some"),
+    ("gc D", 4, "D: not an OCI image layout: it has no oci-layout file"),
+    ("gc nothing", 4, "nothing: No such file or directory"),
+    ("gc T", 4, "T: not a tar archive"),
+    ("gc L --dryrun", 2, r"no such option '--dryrun'. Did you mean '--dry-run'\? See `migrate gc --help`"),
+    ("map A", 4, "A: not a report. Archives hold none: give --report FILE when you convert, then"),
+    ("map D", 4, "D: holds no migration-report.json. Name the target of a finished `migrate conv"),
+    ("map nothing", 4, "nothing: No such file or directory"),
+    ("map L app", 2, r"no image or layer app. Did you mean app:2\?"),
+    ("map L ap", 2, r"no image or layer ap. Did you mean app:2\?"),
+    ("map L --from nothing", 2, "--from nothing: No such file or directory"),
+    ("map L --rewrite", 2, "--rewrite: name the files whose image IDs and names are to be replaced"),
+    ("map L --rewrite nothing.yml", 2, "nothing.yml: No such file or directory"),
+    ("map L --rewrite D", 2, "D: Is a directory"),
+    ("map L --in-place T", 2, "--in-place goes with --rewrite"),
+    ("map L --rewrite --json T", 2, "--rewrite prints a diff: it goes without --json, --csv and --from"),
+    ("map L --json --csv", 2, "--json and --csv exclude each other"),
+    ("show A app:2", 4, r"A: no OCI layout and no docker archive \(`migrate inspect` shows what a legacy "),
+    ("show L app --layer 2", 2, "--layer goes with --files"),
+    ("show L app --files --layer 9", 2, r"L: no image app. Did you mean app:2\?"),
+    ("show L app --raw", 2, "--raw goes with --config or --manifest"),
+    ("show L app --config --manifest", 2, "--config and --manifest exclude each other"),
+    ("show L app --platform windows/amd64", 2, r"L: no image app. Did you mean app:2\?"),
+    (
+        "show L app --platform amd64",
+        2,
+        "invalid value for '--platform': 'amd64' is not OS/ARCH or OS/ARCH/VARIANT, suc",
+    ),
+    ("show D app", 4, r"D: no OCI layout and no docker archive \(`migrate inspect` shows what a legacy "),
+    ("show nothing app", 4, "nothing: No such file or directory"),
+    ("show T app", 4, "T: not a tar archive"),
+    ("inspect nothing.tar", 4, "nothing.tar: there is no such file or directory"),
+    ("inspect E", 4, "E: is empty"),
+    ("convert E out", 4, "E: is empty"),
+    ("plan E", 4, "E: is empty"),
+    ("plan A out", 2, "out does not exist: plan takes sources alone, and no TARGET"),
+    ("plan A --dry-run", 2, "no such option '--dry-run'; see `migrate plan --help`"),
+    ("plan --exact A", 2, r"no such option '--exact'. \(Did you mean one of: '--exact-sizes', '--exclude'\?\)"),
+    ("plan A --report x --html x", 2, "--report x and --html x both write to "),
+    ("verify A", 4, r"A: no OCI layout, docker archive or registry storage of schema-2 images \(verif"),
+    ("verify L --jobs 0", 2, "invalid value for '--jobs' / '-j': 0 is not in the range 1<=x<=1024; see `migr"),
+    ("verify L L", 2, r"got unexpected extra argument \(L\); see `migrate verify --help`"),
+    ("verify docker://h/x", 2, "docker://h/x: is not on this machine; copy it first"),
+    ("verify s3://nothing/x", 2, "s3://nothing/x: is not on this machine; copy it first"),
+    ("report A", 4, "A: not a report. Archives hold none: give --report FILE when you convert, then"),
+    ("report L --json --html -", 2, "--json and --html - both write to standard output: give --html a file"),
+    ("report L --savings -1", 2, "invalid value for '--savings': -1 is not in the range x>=0; see `migrate repor"),
+    ("report L --verify", 2, "--verify goes with --html; `migrate verify LAYOUT` alone prints what it finds"),
+    ("push L docker://h --image", 2, "option '--image' requires an argument"),
+    ("push L docker://h/UPPER", 2, "target docker://h/UPPER: 'UPPER' is not the beginning of a repository's name"),
+    ("push L docker://h:port/x", 2, r"docker://h:port: 'h:port' is no HOST\[:PORT\]"),
+    ("push L docker://h:99999/x", 2, r"docker://h:99999: 'h:99999' is no HOST\[:PORT\]"),
+    ("push L dockr://h", 2, r"target 'dockr://h': push writes to docker://HOST\[:PORT\]\[/PREFIX\] only"),
+    ("push L docker:/h", 2, r"target 'docker:/h': push writes to docker://HOST\[:PORT\]\[/PREFIX\] only"),
+    ("push L h:5000/x", 2, r"target 'h:5000/x': push writes to docker://HOST\[:PORT\]\[/PREFIX\] only"),
+    ("push nothing docker://h", 4, "nothing: No such file or directory"),
+    ("push T docker://h", 4, "T: not a tar archive"),
+    ("batch out", 2, "name the sources before the TARGET, or give --from-file"),
+    ("batch nothing out", 4, r"nothing: there is no such file or directory \(if it is the name of an image: `d"),
+    ("batch D out", 4, "no image was read: there is no file to read"),
+    ("batch T out", 4, "no image was read: 1 file, and no source among them"),
+    ("batch E out", 4, "no image was read: 1 file, and no source among them"),
+    ("batch A A", 2, "the target A is the source A or lies in it, and a source is never written to"),
+    ("batch A T", 5, r"T: is a file; an OCI layout is a directory \(a file is written by oci-archive:F"),
+    ("batch A out.tar", 2, "target 'out.tar': a plain path is the directory of an OCI layout, and this is "),
+    ("batch --jobs 0 A out", 2, "invalid value for '--jobs' / '-j': 0 is not in the range 1<=x<=1024; see `migr"),
+    (
+        "batch --executor fork A out",
+        2,
+        "invalid value for '--executor': 'fork' is not one of 'processes', 'threads'; s",
+    ),
+    ("batch --shard 0/3 A out", 2, "--shard 0/3: write it as I/N with 1 <= I <= N, such as 3/8"),
+    ("batch --shard 3 A out", 2, "--shard 3: write it as I/N with 1 <= I <= N, such as 3/8"),
+    ("batch --shard a/b A out", 2, "--shard a/b: write it as I/N with 1 <= I <= N, such as 3/8"),
+    ("batch --status nothing", 2, "nothing: no journal of a batch there"),
+    ("batch --status D", 2, "D: no journal of a batch there"),
+    ("batch --status L", 2, "L: no journal of a batch there"),
+    ("batch --merge D", 2, "D: no journal of a batch there"),
+    ("batch --merge --status L", 2, "--merge and --status: one at a time"),
+    ("batch --from-file E out", 4, "no image was read: there is no file to read"),
+    ("batch --account D A out", 2, "--account D: Is a directory"),
+    ("batch --account no/x.csv A out", 2, "--account no/x.csv: there is no directory no"),
+    (
+        "batch --failed-list A A out",
+        2,
+        "--failed-list A: this file exists and was not written by that option; name ano",
+    ),
+    ("batch '*.tgz' out", 2, r"\*.tgz: nothing matches"),
+    ("batch R out", 4, "R: graph/ holds no image"),
+    ("batch out A", 2, "out does not exist and A does: the sources come first, then the TARGET"),
+    ("ls A", 2, "no such command 'ls': use `migrate inspect SOURCE`, or `migrate map LAYOUT` fo"),
+    ("images A", 2, "no such command 'images': use `migrate inspect SOURCE`, or `migrate map LAYOUT"),
+    ("copy A out", 2, "no such command 'copy': use `migrate convert SOURCE TARGET`"),
+    ("upload L docker://h", 2, "no such command 'upload': use `migrate push LAYOUT docker://HOST`"),
+    ("check L", 2, "no such command 'check': use `migrate verify LAYOUT`"),
+    ("prune L", 2, "no such command 'prune': use `migrate gc LAYOUT`"),
+    ("search L app", 2, "no such command 'search': use `migrate find LAYOUT NAME`"),
+    ("extract L app:2", 2, "no such command 'extract': use `migrate export LAYOUT REF`"),
+    ("rewrite L T", 2, "no such command 'rewrite': use `migrate map LAYOUT --rewrite FILE...`"),
+    ("dry-run A", 2, "no such command 'dry-run': use `migrate plan SOURCE`"),
+    ("convert --exclude nothing A out", 0, ""),
+    ("convert --exclude 'app:2' --exclude team/web A out", 2, "--exclude app:2, team/web leaves no image"),
+    ("convert --exclude app A out", 0, ""),
+    (
+        "convert --image app --exclude app A out",
+        2,
+        "no image matches --image app; `migrate inspect SOURCE` lists what is there",
+    ),
+    ("convert --image 'app:*' A out", 0, ""),
+    ("convert --image 'app:[12]' A out", 0, ""),
+    (
+        "convert --image 'TEAM/*' A out",
+        2,
+        r"no image matches --image TEAM/\*; `migrate inspect SOURCE` lists what is there",
+    ),
+    ("convert --image '' A out", 2, "no image matches --image ; `migrate inspect SOURCE` lists what is there"),
+    (
+        "convert --image app:2 --image nothing A out",
+        2,
+        "no image matches --image nothing; `migrate inspect SOURCE` lists what is there",
+    ),
+    ("convert --containers A out", 0, ""),
+    (
+        "convert --container abc A out",
+        2,
+        "no container matches --container abc; `migrate inspect SOURCE` lists what is t",
+    ),
+    ("convert --inside x A out", 4, "A: holds no source in x"),
+    ("convert --inside var/lib/docker R out", 4, "R: --inside var/lib/docker: there is no such folder"),
+    ("convert --salvage --strict A out", 0, ""),
+    ("convert --name-untagged x A out", 0, ""),
+    (
+        "convert --name-untagged '{nope}:1' A out",
+        2,
+        r"--name-untagged \{nope\}:1: is NAME:TAG with the fields \{legacy_id\} and \{image_i",
+    ),
+    ("convert --dm-data nothing A out", 0, ""),
+    ("convert --driver zfs R out", 4, "R: graph/ holds no image"),
+    ("convert --jobs 99999 A out", 2, "invalid value for '--jobs' / '-j': 99999 is not in the range 1<=x<=1024; see `"),
+    ("convert A s3:/bucket/x", 2, r"target 's3:/bucket/x': s3: is not a kind of target \(oci, oci-archive, docker-a"),
+    ("convert A docker://host:port/x", 2, r"docker://host:port: 'host:port' is no HOST\[:PORT\]"),
+    ("convert A oci-archive:D", 5, "D: is a directory; an archive is a file"),
+    ("convert A docker-archive:T", 5, r"T: this file exists and was not written by migrate \(--force replaces it\)"),
+    ("convert A docker-archive:", 2, "target 'docker-archive:': no path follows the prefix"),
+    (
+        "convert A registry-storage:T",
+        5,
+        r"T: is a file; a registry's storage is a directory \(a file is written by oci-ar",
+    ),
+    ("convert A registry-storage:", 2, "target 'registry-storage:': no path follows the prefix"),
+    ("convert A L/oci-layout", 5, r"L/oci-layout: is a file; an OCI layout is a directory \(a file is written by oc"),
+    ("convert A oci:T", 5, r"T: is a file; an OCI layout is a directory \(a file is written by oci-archive:F"),
+    ("convert docker://h/UPPER out", 2, "source docker://h/UPPER: 'UPPER' is not a repository's name"),
+    (
+        "convert docker-daemon:app out",
+        4,
+        r"docker-daemon:app: there is no such file or directory \(images of a running eng",
+    ),
+    (
+        "convert containers-storage:app out",
+        4,
+        r"containers-storage:app: there is no such file or directory \(images of a runnin",
+    ),
+    ("convert oci-archive:T out", 4, "T: is neither a tar archive, plain or compressed by gzip, bzip2, xz or zstd, n"),
+    ("convert dir:D out", 4, "D: no folder with a manifest.json of a registry in it"),
+    ("convert ./busybox out", 4, "./busybox: there is no such file or directory"),
+    ("convert A.gz out", 4, "A.gz: there is no such file or directory"),
+    (
+        "convert sha256:0123456789abcdef out",
+        4,
+        r"sha256:0123456789abcdef: there is no such file or directory \(if it is the name",
+    ),
+    ("convert 0123456789ab out", 4, r"0123456789ab: there is no such file or directory \(if it is the name of an imag"),
+    ("convert 'a b' out", 4, "a b: there is no such file or directory"),
+    ("inspect --json T", 4, "T: is neither a tar archive, plain or compressed by gzip, bzip2, xz or zstd, n"),
+    ("inspect --tree D", 4, r"D: neither an unpacked `docker save` archive \(manifest.json, or <id>/json besi"),
+    ("inspect --run-commands A", 2, "--run-commands goes with --containers or --container"),
+    ("inspect --containers A", 0, ""),
+    ("inspect L/index.json", 4, "L/index.json: is neither a tar archive, plain or compressed by gzip, bzip2, xz"),
+    ("inspect L/blobs", 4, r"L/blobs: neither an unpacked `docker save` archive \(manifest.json, or <id>/jso"),
+    ("show L app:2 --files --layer 9", 2, "--layer 9: the image has 1 layer"),
+    ("show L app:2 --platform windows/amd64", 2, "L: app:2 is there, but not for windows/amd64: for linux/amd64"),
+    ("push --jobs 0 L docker://h", 2, "invalid value for '--jobs' / '-j': 0 is not in the range 1<=x<=1024; see `migr"),
+    ("map L 0123456789abcdef", 2, "no image or layer 0123456789abcdef. `migrate map LAYOUT` lists all."),
+    ("map L --rewrite T nothing", 2, "nothing: No such file or directory"),
+    ("find L team", 2, r"L: no image has or had the name team \(`migrate map LAYOUT` lists all\)"),
+    ("find L team/web:2", 2, r"L: no image has or had the name team/web:2 \(`migrate map LAYOUT` lists all\)"),
 ]
 
 
@@ -181,11 +391,46 @@ def test_the_answer(line: str, code: int, first: str, made: Path, tmp_path: Path
         (tmp_path / name).symlink_to(made / name)
     (tmp_path / "D").mkdir()
     (tmp_path / "T").write_text("only text\n")
+    (tmp_path / "E").write_bytes(b"")
+    (tmp_path / "R" / "graph").mkdir(parents=True)
+    (tmp_path / "R" / "repositories-aufs").write_text("{}")
     done = migrate(*shlex.split(line), cwd=tmp_path)
     assert done.code == code, done.err
     if code == 0:
         return
     assert done.errors, done.err
     assert re.match(first, done.errors[0].removeprefix("migrate: error: ")), done.errors[0]
-    left = {path.name for path in tmp_path.iterdir()} - {"A", "L", "D", "T"}
+    left = {path.name for path in tmp_path.iterdir()} - {"A", "L", "D", "T", "E", "R"}
     assert not left, f"a refused command made {left}"
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan", "convert"])
+def test_what_a_user_may_not_read_is_counted(command: str, tmp_path: Path) -> None:
+    """Of a directory, before anything is written; with the remedy."""
+    for folder in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
+        folder.chmod(0o755)
+    tmp_path.chmod(0o777)
+    for number in range(3):
+        image = tmp_path / "root" / "graph" / f"{number:064x}"
+        image.mkdir(parents=True)
+        (image / "json").write_text(f'{{"id": "{number:064x}"}}')
+        image.chmod(0o700)
+    (tmp_path / "root" / "repositories-vfs").write_text("{}")
+    (tmp_path / "root" / "vfs" / "dir").mkdir(parents=True)
+    done = migrate(command, "root", *(["out"] if command == "convert" else []), cwd=tmp_path, user=65_534)
+    assert done.code == 4
+    first = f"root/graph/{0:064x}"
+    assert f"3 files and folders may not be read by this user, first {first}: run as root" in done.errors[0], done.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "line", ["verify locked", "report locked/x", "inspect locked", "show locked x", "plan locked/x"]
+)
+def test_a_directory_that_is_closed(line: str, tmp_path: Path) -> None:
+    for folder in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
+        folder.chmod(0o755)
+    (tmp_path / "locked").mkdir(mode=0o700)
+    done = migrate(*line.split(), cwd=tmp_path, user=65_534)
+    assert done.code == 4
+    assert re.match("migrate: error: locked.*may not be read by this user: run as root", done.errors[0]), done.err

@@ -459,7 +459,7 @@ def _answers(sound: Callable[[Request], Reply], location: str, *, v1: bool) -> F
                 headers["Content-Length"] = str(len(body))
         state["count"] += 1
         raw_headers = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-        return httpx.Response(status, headers=raw_headers, content=body, request=request)
+        return httpx.Response(status, headers=raw_headers, stream=httpx.ByteStream(body), request=request)
 
     def open_http(scheme: str, host: str, *, insecure: bool) -> httpx.Client:
         del insecure

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from migrate import api
+from migrate.cli.main import cli
 from migrate.convert import run
 from migrate.errors import SourceError, SourceUnreadableError, UsageError
 from migrate.model.legacy import SourceType
@@ -27,6 +31,8 @@ from migrate.model.options import (
 )
 from migrate.model.progress import Event
 from migrate.readers.base import LegacySource
+from migrate.report.document import Report
+from migrate.report.json import parse_report
 from tests.archives import V1Archive, layer_tar
 from tests.command import migrate
 from tests.unit.model.test_options import OTHER
@@ -209,3 +215,111 @@ def test_the_reference_has_each_option_and_no_other() -> None:
     assert named == [
         field.name for group in (ReadOptions, ImageOptions, NameOptions, RunOptions) for field in fields(group)
     ]
+
+
+# --- each option, and many together ----------------------------------------------------------------------------------
+
+_NOT_OF_THE_COMMAND = {"temporary_directory", "exact_sizes"}  # a directory beside the target; always on
+_WANTS_OCI = {"carry_manifests"}
+
+
+def _as_arguments(command: str, chosen: dict[str, Any]) -> list[str]:
+    """The command line that asks for the fields of `chosen`."""
+    context = click.Context(cli)
+    found = cli.get_command(context, command)
+    assert found is not None
+    arguments: list[str] = []
+    for option in found.params:
+        if not isinstance(option, click.Option) or option.name not in chosen:
+            continue
+        value = chosen[option.name]
+        flag = max(option.opts, key=len)
+        if option.is_flag:
+            arguments.append(flag if value else option.secondary_opts[0])
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            arguments += [flag, "=".join(one) if isinstance(one, tuple) else str(one)]
+    return arguments
+
+
+def _options_of(command: str) -> list[str]:
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None
+    return sorted({str(param.name) for param in found.params} & OTHER.keys())
+
+
+def _with_what_it_needs(names: Sequence[str]) -> dict[str, Any]:
+    chosen = {name: OTHER[name] for name in names}
+    return chosen | ({"format": Format.OCI} if _WANTS_OCI & chosen.keys() else {})
+
+
+def _result(report: Report) -> tuple[object, ...]:
+    failures = [(one.source, one.error, one.message) for one in report.failures]
+    return report.images, failures, report.warnings, report.conflicts, report.totals
+
+
+def _by_the_command(command: str, chosen: dict[str, Any], archive: Path, target: Path) -> object:
+    places = [str(archive)] if command == "plan" else [str(archive), str(target)]
+    report = target.with_suffix(".json")
+    done = migrate(command, *_as_arguments(command, chosen), "--report", report, *places)
+    if done.code == 2:
+        return done.errors[0].removeprefix("migrate: error: ")
+    return done.code, _result(parse_report(report.read_bytes())) if report.exists() else None
+
+
+def _by_the_interface(command: str, chosen: dict[str, Any], archive: Path, target: Path) -> object:
+    try:
+        options = ConvertOptions(**{"jobs": 1} | chosen)
+        if command == "plan":
+            outcome = api.plan(archive, options)
+        elif command == "convert":
+            outcome = api.convert(archive, target, options)
+        else:
+            done = api.batch(archive, target, options)
+            try:
+                return done.exit_code, _result(done.read_report())
+            finally:
+                done.close()
+    except UsageError as error:
+        return error.message
+    return outcome.exit_code, _result(outcome.report)
+
+
+def _compare(command: str, names: Sequence[str], archive: Path, tmp_path: Path) -> None:
+    chosen = _with_what_it_needs(names)
+    by_command = _by_the_command(command, chosen, archive, tmp_path / "by-command" / "target")
+    by_interface = _by_the_interface(command, chosen, archive, tmp_path / "by-interface" / "target")
+    assert str(by_interface).replace("by-interface", "by-command") == str(by_command)
+    targets = [tmp_path / by / "target" for by in ("by-command", "by-interface")]
+    assert targets[0].exists() == targets[1].exists()
+    if targets[0].exists():
+        assert content(targets[0]) == content(targets[1])
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    for name in ("by-command", "by-interface"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", _options_of("convert"))
+def test_each_option_of_convert(name: str, archive: Path, places: Path) -> None:
+    _compare("convert", [name], archive, places)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("command", ["convert", "plan"])
+def test_many_options_together(command: str, seed: int, archive: Path, places: Path) -> None:
+    names = random.Random(f"{command} {seed}").sample(sorted({*_options_of(command)} - {"dm_data", "dm_metadata"}), 4)
+    _compare(command, names, archive, places)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_many_options_of_a_batch(seed: int, archive: Path, places: Path) -> None:
+    names = random.Random(f"batch {seed}").sample(sorted({*_options_of("batch")} - {"jobs", "source_type"}), 3)
+    _compare("batch", names, archive, places)
+
+
+def test_all_options_are_of_one_of_the_commands() -> None:
+    assert {*_options_of("convert"), *_options_of("plan"), *_NOT_OF_THE_COMMAND} == OTHER.keys()

@@ -297,7 +297,7 @@ class _Opener:
                 f"{self._where}: its {what} is not beside it: {path} (it names {name!r}); put it there, or {_CONVERT}"
             ) from exc
         except PermissionError as exc:
-            raise PermissionSourceError(f"{path}: may not be read by this user") from exc
+            raise PermissionSourceError(f"{path}: may not be read by this user: run as root") from exc
         except OSError as exc:
             raise SourceError(f"{path}: cannot be opened: {exc.strerror}") from exc
         self._image.closing.append(file)

@@ -147,7 +147,7 @@ def test_a_line_that_has_lost_a_field_is_passed_over(tmp_path: Path, kind: str, 
         path.write_bytes(before + json.dumps(line, separators=(",", ":")).encode() + b"\n")
         ledger = Ledger.read(state)
         assert set(ledger.sources) <= {"/a.tar", "/b.tar", "x"}
-        assert ledger.left_over() >= 0
+        assert ledger.left_over() <= len(ledger.sources)
         assert [status.document(0)["journal"] for status in read_status(str(tmp_path))] == ["journal.jsonl"]
         if value is LOST:
             assert (list(ledger.sources), ledger.merges, ledger.runs) == (["/a.tar"], 0, {}), name

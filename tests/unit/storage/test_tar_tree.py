@@ -300,3 +300,34 @@ def test_a_damaged_long_name_costs_its_entry_alone(tmp_path: Path) -> None:
         assert [entry.path for entry in walk(tree)] == [b"a", b"a/" + b"n" * 120, b"a/z"]
         with pytest.raises(DamagedError):
             tree.require_whole(b"a")
+
+
+NUMBERS = {"start": 386, "length": 398, "size": 483, "stored": 124, "mtime": 136, "mode": 100, "uid": 108, "major": 329}
+
+
+@pytest.mark.parametrize("kind", [b"S", b"0", b"3", b"5"])
+@pytest.mark.parametrize("field", NUMBERS)
+@pytest.mark.parametrize("value", [1 << 62, 1 << 63, 1 << 64, (1 << 80) - 1, -1, -(1 << 64)])
+def test_numbers_beyond_all_bounds_are_damage_or_cut_as_linux_does(
+    kind: bytes, field: str, value: int, tmp_path: Path
+) -> None:
+    """GNU's binary numbers of twelve bytes hold far more than any size, place or time has."""
+    member = tarfile.TarInfo("f")
+    member.type, member.size = kind, 512 if kind in b"S0" else 0
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT)[:512])
+    if kind == b"S":
+        header[386:410], header[483:495] = b"00000000000\x0000000001000\x00", b"00000001000\x00"
+    width = 8 if field in ("mode", "uid", "major") else 12
+    number = bytes([0xFF if value < 0 else 0x80]) + (value % (1 << 8 * (width - 1))).to_bytes(width - 1, "big")
+    header[NUMBERS[field] : NUMBERS[field] + width] = number
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(512 * 3))
+    with open_tree(tmp_path / "a.tar") as tree:
+        for entry in walk(tree):
+            assert 0 <= entry.size < 1 << 53
+            if stat.S_ISREG(entry.mode):
+                try:
+                    read(tree, entry.path)
+                except SourceError:
+                    assert field in ("start", "length", "size", "stored")
