@@ -67,7 +67,7 @@ def command(
     view = LayoutView(location)
     try:
         image = choose_image(view, reference, platform)
-        shown = show_parts.Shown(view, image, location, exact_bytes=bytes_, full=no_trunc)
+        shown = show_parts.ImageText(view, image, location, exact_bytes=bytes_, full=no_trunc)
         actions: dict[str | None, Callable[[], None]] = {
             None: lambda: shown.summary(as_json),
             "config": lambda: shown.document(view.config(image), raw),
