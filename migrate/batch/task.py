@@ -98,7 +98,7 @@ def close_workers() -> None:
 
 
 class Worker:
-    """A worker's place: the order, and the open target."""
+    """Works on the sources of one order, into the target that it keeps open."""
 
     def __init__(self, order: WorkOrder) -> None:
         if order.version != __version__:

@@ -99,7 +99,7 @@ ImageWalk = Callable[[], Iterable[FinishedImage]]
 
 @dataclass(slots=True)
 class Publisher:
-    """Settles one run: `settle` once, then `rows` as often as needed. `present` counts the images that were in the
+    """Names and writes the images of one run: `publish` once, then `rows` as often as needed. `present` counts the images that were in the
     target before."""
 
     options: ConvertOptions
