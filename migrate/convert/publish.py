@@ -99,8 +99,10 @@ ImageWalk = Callable[[], Iterable[FinishedImage]]
 
 @dataclass(slots=True)
 class Publisher:
-    """Names and writes the images of one run: `publish` once, then `rows` as often as needed. `present` counts the images that were in the
-    target before."""
+    """Names and writes the images of one run: `publish` once, then `rows` as often as needed.
+
+    `present` counts the images that were in the target before.
+    """
 
     options: ConvertOptions
     target: ImageTarget | None
