@@ -87,6 +87,7 @@ SLIPS: list[tuple[str, int, str]] = [
     ("push --image nothing L docker://127.0.0.1:1", 2, "no image of L matches --image nothing"),
     # sources
     ("convert nothing.tar out", 4, "nothing.tar: there is no such file or directory$"),
+    ("plan 0123456789ab", 4, "0123456789ab: .*of a container: `docker commit 0123456789ab NAME`"),
     ("convert busybox out", 4, "busybox: .*if it is the name of an image: `docker save busybox "),
     ("convert team/web:1.0 out", 4, "team/web:1.0: there is no such file .*docker save team/web:1.0"),
     ("plan ubuntu:14.04", 4, "ubuntu:14.04: there is no such file .*docker save ubuntu:14.04"),
