@@ -63,7 +63,7 @@ def sources_without_blobs(
     sources: Mapping[str, Place], others: Iterable[Place], options: ConvertOptions, existing: ExistingBlobs
 ) -> set[str]:
     """Those of `sources` that have to be read again: a blob that they need is gone or damaged, and no other record has
-    one. Every blob is read.
+    one. Every blob is proven.
 
     `others` are places of records whose layers may be used in place of theirs. Raises TargetError.
     """
@@ -87,12 +87,13 @@ def sources_without_blobs(
         for location, found in rows.items():
             for role, diff_id, blob in found:
                 if right[diff_id, blob]:
-                    if blob.compression == compression:
+                    if blob.compression == compression:  # a blob in another compression is in no manifest of this run
                         served.add(diff_id)
-                elif role is Role.KEPT:
+                elif role is Role.KEPT:  # a manifest of the source names this very blob: no other one can replace it
                     lost.add(location)
                 else:
                     wanting.setdefault(location, set()).add(diff_id)
+        # records of other sources, older ones too, may hold the layer: then nothing has to be read again
         missing = {diff_id for diff_ids in wanting.values() for diff_id in diff_ids} - served
         for place in others if missing else ():
             for row in reader.read(place, "", images=False).layers:

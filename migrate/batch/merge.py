@@ -88,13 +88,13 @@ class Merge:
 
         `rows` is another temporary file. Returns the report without its images. Raises TargetError.
         """
-        self.existing.refresh()
+        self.existing.refresh()  # the workers have written since
         self._choice = choice_for(self.options, self.target, self.existing)
         self.progress.emit(Event(kind="stage", stage="merge", total_items=len(self.sources)))
         try:
             self._gather()
             publisher = Publisher(self.options, self.target, self.progress)
-            if self._stand_in_report_order():
+            if self._stand_in_report_order():  # else the records are read once more, in the order of the report
                 self._rows_early = rows
             publisher.publish(
                 self._images, lambda image: self._count(image, publisher), lambda: self._images(layers=False)

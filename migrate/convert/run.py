@@ -499,9 +499,11 @@ class Conversion:
         borrowed: list[str] = []
         for layer in planned.chain:
             result = None if layer.payload is None else self.result_of(planned, layer)
+            # archives of 1.10 and later leave out layers that the target of the save had; a diffID is proof enough
             if isinstance(result, MissingContentError) and (same := self._same_content(layer)) is not None:
                 borrowed.append(f"layer {layer.legacy_id}: not in this archive; another one has its diffID")
                 result = replace(same, carried=None)
+            # of an earlier run nothing but the random ID is known, which two layers may have
             if planned.elsewhere.get(layer.legacy_id) == self._of_target and isinstance(result, HashedLayer):
                 note = "from the target, where an earlier run put it"
                 result = replace(result, exact=False, note=note, carried=None)
@@ -516,6 +518,7 @@ class Conversion:
             self._check_certain(planned, composed, rows, differences)
             container, found = self._finish_container(planned)
         except MigrateError as error:
+            # `--salvage` makes an image of what is below the lost layer
             planned.lost_layer = LegacyID(error.layer) if error.layer else None
             self._fail(error, planned.location, planned.image)
             return None
