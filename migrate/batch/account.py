@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from migrate.batch.plan import Outcome
+from migrate.batch.plan import SourceOutcome
 from migrate.report.document import Report, SourceRow
 from migrate.report.glance import Glance
 from migrate.report.tables import spreadsheet_cell
@@ -26,7 +26,7 @@ class Account:
     """`outcomes` counts sources, `tally` their layers; `head` is the report without its images, and `glance` what they
     are like. `present` of the images were in the target before."""
 
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    outcomes: Counter[SourceOutcome] = field(default_factory=Counter)
     already_done: int = 0
     tally: LayerTally = field(default_factory=LayerTally)
     head: Report | None = None

@@ -16,15 +16,15 @@ from typing import Any, BinaryIO, cast
 from migrate import __version__
 from migrate.batch.account import Account, AccountRow
 from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
+from migrate.batch.existing_blobs import ExistingBlobs, sources_without_blobs
 from migrate.batch.journal import JournalWriter, check_owners, is_running, journal_name, journal_paths
 from migrate.batch.ledger import Ledger, Wants
 from migrate.batch.merge import Merge
-from migrate.batch.plan import Candidate, Outcome, Plan, Shard, plan_tasks
+from migrate.batch.plan import Candidate, Plan, Shard, SourceOutcome, plan_tasks
 from migrate.batch.proof import disproved
 from migrate.batch.recipe import options_document, parse_options, recipe_of
 from migrate.batch.run import TaskRun
 from migrate.batch.search import expand, find_candidates
-from migrate.batch.standing import StandingBlobs, sources_without_blobs
 from migrate.batch.targets import absolute, copy_journals, journal_publisher, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
 from migrate.convert.run import NOTHING_READ, exit_code, utc_now
@@ -76,7 +76,7 @@ class BatchOutcome:
 
     exit_code: int
     account: Account
-    lists: Mapping[Outcome, Sequence[str]]
+    lists: Mapping[SourceOutcome, Sequence[str]]
     rows: Sequence[AccountRow] = ()
     head: Report | None = None
     spool: BinaryIO | None = None
@@ -102,7 +102,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
     candidates = _candidates(request)
     with _workplace(request) as (state, target, journal):
         check_owners(state)
-        standing = StandingBlobs(target)
+        existing = ExistingBlobs(target)
         recipe = recipe_of(request.options)
         wants = _wants(candidates, recipe)
         ledger = Ledger.read(state, wants)
@@ -120,7 +120,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
                 target.abandon()
             raise
         try:
-            plan = _plan(request, ledger, candidates, recipe, pool.workers, standing)
+            plan = _plan(request, ledger, candidates, recipe, pool.workers, existing)
             begins = journal.place()
             journal.note(_opening(request, plan, recipe, started))
             order = _order(request, recipe, state, max(1, pool.workers // max(1, len(plan.tasks))))
@@ -134,7 +134,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         if request.shard is not None:
             return _shard_outcome(ledger, locations, len(plan.done))
         gone = _gone(ledger, locations, request.locations)
-        return _merge(ledger, locations, request, target, standing, journal, progress, started, plan.done, gone)
+        return _merge(ledger, locations, request, target, existing, journal, progress, started, plan.done, gone)
 
 
 def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = ()) -> BatchOutcome:
@@ -150,12 +150,12 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
         refuse_to_write(list(ledger.sources), files=output_files)
         locations = _distinct(ledger)
         _prove_shards(ledger, locations, options, progress)
-        return _merge(ledger, locations, request, opened, StandingBlobs(opened), journal, progress, started, locations)
+        return _merge(ledger, locations, request, opened, ExistingBlobs(opened), journal, progress, started, locations)
 
 
 def _prove_shards(ledger: Ledger, locations: Sequence[str], options: ConvertOptions, progress: Progress) -> None:
     """Sources that are on the shards' machines alone cannot be asked."""
-    read = [one for one in locations if ledger.sources[one].finished.outcome is not Outcome.SKIPPED]
+    read = [one for one in locations if ledger.sources[one].finished.outcome is not SourceOutcome.SKIPPED]
     here = [location for location in read if "://" not in location and os.path.exists(location)]
     for location in sorted(disproved(ledger.places(here), options)):
         raise TargetError(
@@ -173,7 +173,7 @@ def _distinct(ledger: Ledger) -> list[str]:
     """The sources of a merge, each once: two runs may have called one by two names, and as with one name, what was read
     last counts."""
     current = ledger.current()
-    read = [location for location in current if ledger.sources[location].finished.outcome is not Outcome.SKIPPED]
+    read = [location for location in current if ledger.sources[location].finished.outcome is not SourceOutcome.SKIPPED]
     last_first = sorted(read, key=lambda location: -ledger.sources[location].seconds)
     repeated = set(read) - set(distinct_sources(last_first))
     return [location for location in current if location not in repeated]
@@ -255,7 +255,7 @@ def _plan(
     candidates: Sequence[Candidate],
     recipe: str,
     workers: int,
-    standing: StandingBlobs,
+    existing: ExistingBlobs,
 ) -> Plan:
     """What the journal has finished is done, unless its blobs have gone or were damaged since, or the source lists
     something else."""
@@ -263,7 +263,7 @@ def _plan(
     plan = plan_tasks(candidates, finished, recipe, workers=workers, retry_failed=request.retry_failed)
     locations = [candidate.location for candidate in candidates]
     others = [place for place, _ in ledger.others(locations)]
-    lost = sources_without_blobs(ledger.places(plan.done), others, request.options, standing)
+    lost = sources_without_blobs(ledger.places(plan.done), others, request.options, existing)
     unfit = {candidate.location for candidate in candidates if candidate.unfit is not None}
     lost |= disproved(ledger.places(plan.done.keys() - lost), request.options, unfit)
     if not lost:
@@ -334,7 +334,7 @@ def _merge(
     locations: Sequence[str],
     request: BatchRequest,
     target: ImageTarget | None,
-    standing: StandingBlobs,
+    existing: ExistingBlobs,
     journal: JournalWriter,
     progress: Progress,
     started: str,
@@ -346,7 +346,7 @@ def _merge(
         options=request.options,
         target=target,
         progress=progress,
-        standing=standing,
+        existing=existing,
         report_options=request.report_options,
         older=ledger.others(locations),
         done=frozenset(done),
@@ -382,7 +382,7 @@ def _shard_outcome(ledger: Ledger, locations: Sequence[str], done: int) -> Batch
     lists = _lists(rows)
     account = Account(already_done=done)
     account.outcomes.update({outcome: len(sources) for outcome, sources in lists.items()})
-    return BatchOutcome(3 if lists[Outcome.FAILED] else 0, account, lists, rows)
+    return BatchOutcome(3 if lists[SourceOutcome.FAILED] else 0, account, lists, rows)
 
 
 def _account_rows(ledger: Ledger, locations: Sequence[str], head: Report | None = None) -> list[AccountRow]:
@@ -405,10 +405,10 @@ def _account_rows(ledger: Ledger, locations: Sequence[str], head: Report | None 
     return rows
 
 
-def _lists(rows: Iterable[AccountRow]) -> dict[Outcome, list[str]]:
+def _lists(rows: Iterable[AccountRow]) -> dict[SourceOutcome, list[str]]:
     """A source with damaged layers is converted."""
-    lists: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
+    lists: dict[SourceOutcome, list[str]] = {outcome: [] for outcome in SourceOutcome}
     for row in rows:
         outcome = row.source.outcome or ""
-        lists[Outcome.CONVERTED if outcome == "damaged" else Outcome(outcome)].append(row.source.location)
+        lists[SourceOutcome.CONVERTED if outcome == "damaged" else SourceOutcome(outcome)].append(row.source.location)
     return lists

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
-from migrate.batch.records import LayerRow, Role
+from migrate.batch.records import LayerRecord, Role
 from migrate.errors import IntegrityError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, StoredBlob
@@ -50,7 +50,7 @@ class BlobChoice:
         self._kept: set[Digest] = set()
         self._lost: set[Digest] = set()
 
-    def take(self, rows: Iterable[LayerRow], generation: int, stands: Stands | None = None) -> None:
+    def take(self, rows: Iterable[LayerRecord], generation: int, stands: Stands | None = None) -> None:
         """`stands` is for these rows alone."""
         stands = stands or self._stands
         for row in rows:

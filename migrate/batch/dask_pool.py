@@ -24,7 +24,7 @@ from migrate.batch.executors import Work, WorkerPool
 from migrate.batch.journal import Entry
 from migrate.batch.plan import Plan, Task
 from migrate.batch.preflight import check_loads, check_mark, check_reports, examine_worker, remove_marks, samples_of
-from migrate.batch.task import WorkOrder, leave_desks, run_task
+from migrate.batch.task import WorkOrder, close_workers, run_task
 from migrate.errors import MigrateError, TargetError, UsageError
 from migrate.model.progress import Event, Progress
 
@@ -216,7 +216,7 @@ class DaskPool(WorkerPool):
     def stop(self, *, at_once: bool) -> None:
         with contextlib.suppress(Exception):  # a cluster that is gone cannot be asked for anything
             if not at_once and self._client.status == "running":
-                self._client.run(leave_desks)
+                self._client.run(close_workers)
         if self._order is not None:
             with contextlib.suppress(MigrateError):
                 remove_marks(self._order)

@@ -20,7 +20,7 @@ from typing import Any
 
 from migrate.batch.journal import Entry
 from migrate.batch.plan import Plan, Task
-from migrate.batch.task import WorkOrder, leave_desks, run_task
+from migrate.batch.task import WorkOrder, close_workers, run_task
 from migrate.errors import UsageError
 from migrate.model.progress import Progress
 
@@ -147,7 +147,7 @@ def _begin_process() -> None:
     """Ctrl-C goes to every process of the terminal: the coordinator decides what follows from it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    Finalize(None, leave_desks, exitpriority=10)
+    Finalize(None, close_workers, exitpriority=10)
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
 
 
@@ -190,7 +190,7 @@ class ExecutorPool(WorkerPool):
         if self._is_ours:
             self._executor.shutdown(wait=not at_once, cancel_futures=True)
         if not at_once:
-            leave_desks()
+            close_workers()
 
 
 def open_pool(request: PoolRequest) -> WorkerPool:

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Final
 
 from deflate import zlib_compress
 
-from migrate.batch.plan import Finished, Identity, Outcome, Shard
+from migrate.batch.plan import Finished, Identity, Shard, SourceOutcome
 from migrate.batch.records import SourceRecord, encode_record, parse_record
 from migrate.blobio.limits import CATALOG_BYTES
 from migrate.documents.json_text import check_limits
@@ -55,7 +55,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
     "merged": {"merged": _TEXT, "images": _COUNT, "failures": _COUNT, "journals": (dict,), "recipes": (list,)},
 }
 """What a line of each kind has; its kind is the name of its first field."""
-_OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
+_OUTCOMES: Final = frozenset(outcome.value for outcome in SourceOutcome)
 _LINE_BYTES: Final = CATALOG_BYTES
 """A longer line is none of ours, and is passed over."""
 
@@ -73,7 +73,7 @@ class Entry:
     identity: Identity
     recipe: str
     order: int
-    outcome: Outcome
+    outcome: SourceOutcome
     type: str | None
     content: str
     figures: Mapping[str, int]
@@ -109,7 +109,7 @@ class Line:
     def finished(self) -> Finished:
         fields = self.fields
         identity = Identity(fields["size"], fields["mark"])
-        return Finished(identity, fields["recipe"], Outcome(fields["outcome"]))
+        return Finished(identity, fields["recipe"], SourceOutcome(fields["outcome"]))
 
 
 def pack_record(record: SourceRecord) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from migrate.batch.journal import JOURNAL_NAME, Line, Place, iter_lines, journal_paths
 from migrate.batch.merge import MergeSource
-from migrate.batch.plan import Finished, Outcome
+from migrate.batch.plan import Finished, SourceOutcome
 
 Wants = Callable[[str, Finished], bool]
 """Whether a line about the source is what the reader of the journals is after."""
@@ -169,8 +169,8 @@ class Ledger:
     def recipes(self, locations: Iterable[str]) -> list[str]:
         return sorted({self.sources[location].finished.recipe for location in locations if location in self.sources})
 
-    def outcomes(self) -> dict[Outcome, list[str]]:
-        grouped: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
+    def outcomes(self) -> dict[SourceOutcome, list[str]]:
+        grouped: dict[SourceOutcome, list[str]] = {outcome: [] for outcome in SourceOutcome}
         for location in self.in_order():
             grouped[self.sources[location].finished.outcome].append(location)
         return grouped

@@ -14,12 +14,12 @@ from typing import BinaryIO, Final
 from migrate import __version__
 from migrate.batch.account import Account
 from migrate.batch.choice import BlobChoice
+from migrate.batch.existing_blobs import ExistingBlobs, choice_for
 from migrate.batch.journal import Place, RecordReader
-from migrate.batch.plan import Outcome
+from migrate.batch.plan import SourceOutcome
 from migrate.batch.records import ImageRecord, Role, SourceRecord
-from migrate.batch.standing import StandingBlobs, choice_for
-from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manifest, layer_descriptor
-from migrate.convert.publish import FinishedImage, HashedChain, Settlement, in_format
+from migrate.compose.manifest import CONFIG_TYPE_OF, MANIFEST_TYPE_OF, compose_manifest, layer_descriptor
+from migrate.convert.publish import FinishedImage, HashedChain, Publisher, in_format
 from migrate.convert.run import NOTHING_READ, exit_code, utc_now
 from migrate.documents.image_map import MappedImage
 from migrate.errors import MigrateError
@@ -44,7 +44,7 @@ class MergeSource:
 
     location: str
     place: Place
-    outcome: Outcome
+    outcome: SourceOutcome
     generation: int
     message: str | None = None
 
@@ -59,7 +59,7 @@ class Merge:
     options: ConvertOptions
     target: ImageTarget | None
     progress: Progress
-    standing: StandingBlobs
+    existing: ExistingBlobs
     report_options: Mapping[str, object] = field(default_factory=dict)
     older: Sequence[tuple[Place, int]] = ()
     done: Collection[str] = frozenset()
@@ -88,24 +88,24 @@ class Merge:
 
         `rows` is another temporary file. Returns the report without its images. Raises TargetError.
         """
-        self.standing.refresh()
-        self._choice = choice_for(self.options, self.target, self.standing)
+        self.existing.refresh()  # the workers have written since
+        self._choice = choice_for(self.options, self.target, self.existing)
         self.progress.emit(Event(kind="stage", stage="merge", total_items=len(self.sources)))
         try:
             self._gather()
-            settlement = Settlement(self.options, self.target, self.progress)
-            if self._stand_in_report_order():
+            publisher = Publisher(self.options, self.target, self.progress)
+            if self._stand_in_report_order():  # else the records are read once more, in the order of the report
                 self._rows_early = rows
-            settlement.settle(
-                self._images, lambda image: self._count(image, settlement), lambda: self._images(layers=False)
+            publisher.publish(
+                self._images, lambda image: self._count(image, publisher), lambda: self._images(layers=False)
             )
-            self._end_source(settlement)
-            head = self._head(started, settlement)
-            self.account.present = settlement.present
+            self._end_source(publisher)
+            head = self._head(started, publisher)
+            self.account.present = publisher.present
             for warning in head.warnings:
                 self.progress.emit(Event(kind="warning", message=warning))
             if self._rows_early is None:
-                spool.writelines(iter_report(head, self._rows(settlement)))
+                spool.writelines(iter_report(head, self._rows(publisher)))
             else:
                 rows.seek(0)
                 spool.writelines(frame_rows(head, iter(lambda: rows.read(_PIECE_BYTES), b"")))
@@ -141,11 +141,11 @@ class Merge:
             self._choice.take(record.layers, source.generation)
             wanted.update(row.hashed.diff_id for row in record.layers if row.hashed is not None)
             for failure in record.failures:
-                self._add_failure(failure, is_told=source.location not in self.done)
+                self._add_failure(failure, is_shown=source.location not in self.done)
             self._warnings.update(record.warnings)
             self._containers += (ContainerRow(source=source.location, container=one) for one in record.containers)
             self._volumes += (VolumeRow(source=source.location, volume=one) for one in record.orphaned_volumes)
-            note = (source.message or "holds no image",) if source.outcome is Outcome.SKIPPED else ()
+            note = (source.message or "holds no image",) if source.outcome is SourceOutcome.SKIPPED else ()
             damaged = sum(row.hashed is not None and row.hashed.damaged for row in record.layers)
             source_input = SourceInput(location=source.location, type=record.type, warnings=note, damaged=damaged)
             self._sources.append(source_input)
@@ -156,7 +156,7 @@ class Merge:
         for place, generation in self.older:  # only what an image of these sources may get has to be proven
             for row in self._reader.read(place, "", images=False).layers:
                 proven = row.hashed is not None and row.hashed.diff_id in wanted
-                self._choice.take([row], generation, self.standing.proves if proven else None)
+                self._choice.take([row], generation, self.existing.proves if proven else None)
         if self.target is not None:
             memory, way = self.target.memory, self.options.compression.value
             self._choice.prefer_named(lambda diff_id, named: memory.known_blob(diff_id, way, named))
@@ -207,9 +207,9 @@ class Merge:
         layers = tuple(self._descriptor(diff_id) for diff_id in composed.diff_ids)
         return replace(
             composed,
-            config_media_type=CONFIG_TYPES[self.options.format],
+            config_media_type=CONFIG_TYPE_OF[self.options.format],
             manifest=compose_manifest(composed.config, layers, self.options.format),
-            manifest_media_type=MANIFEST_TYPES[self.options.format],
+            manifest_media_type=MANIFEST_TYPE_OF[self.options.format],
             layers=layers,
         )
 
@@ -223,19 +223,19 @@ class Merge:
     def _fail(self, error: MigrateError, image: ImageRecord, location: str) -> None:
         references = tuple(str(reference) for reference in image.finished.references)
         failure = Failure.of(error, location, references=references, legacy_id=image.finished.legacy_id)
-        self._add_failure(failure, is_told=False)
+        self._add_failure(failure, is_shown=False)
 
-    def _add_failure(self, failure: Failure, *, is_told: bool) -> None:
+    def _add_failure(self, failure: Failure, *, is_shown: bool) -> None:
         self.failures.append(failure)
-        if not is_told:
+        if not is_shown:
             self.progress.emit(failure.event())
 
     # --- report ------------------------------------------------------------------------------------------------
 
-    def _count(self, image: FinishedImage, settlement: Settlement) -> None:
+    def _count(self, image: FinishedImage, publisher: Publisher) -> None:
         """Called for every image that was written, source by source."""
         if image.source != self._counted:
-            self._end_source(settlement)
+            self._end_source(publisher)
             self._counted = image.source
         self._rows_of_source.add(image.row_key)
         if self._rows_early is not None:
@@ -244,7 +244,7 @@ class Merge:
             if hashed is not None:
                 self._layers[layer.legacy_id, hashed.diff_id] = hashed
 
-    def _end_source(self, settlement: Settlement) -> None:
+    def _end_source(self, publisher: Publisher) -> None:
         if self._counted is not None:
             self._written[self._counted] += len(self._rows_of_source)
         self._rows_of_source = set()
@@ -252,13 +252,13 @@ class Merge:
         self._layers = {}
         images, self._of_source = self._of_source, []
         if self._rows_early is not None:
-            self._rows_early.writelines(map(self._encoder.encode, self._report_rows(settlement, images)))
+            self._rows_early.writelines(map(self._encoder.encode, self._report_rows(publisher, images)))
 
     def _stand_in_report_order(self) -> bool:
         """True where the report can be written while the images are, and no record need be read once more for it."""
         return all(one.location < two.location for one, two in pairwise(self.sources))
 
-    def _head(self, started: str, settlement: Settlement) -> Report:
+    def _head(self, started: str, publisher: Publisher) -> Report:
         self.account.head = build_head(
             tool_version=__version__,
             dry_run=self.options.dry_run,
@@ -268,28 +268,28 @@ class Merge:
             sources=self._sources,
             images=self._written,
             tally=self.account.tally,
-            failures=[*self.failures, *settlement.failures],
-            conflicts=settlement.conflicts,
+            failures=[*self.failures, *publisher.failures],
+            conflicts=publisher.conflicts,
             warnings=self._warnings,
             containers=self._containers,
             orphaned_volumes=self._volumes,
         )
         return self.account.head
 
-    def _rows(self, settlement: Settlement) -> Iterator[ReportImage]:
+    def _rows(self, publisher: Publisher) -> Iterator[ReportImage]:
         """Last walk, in the order of the report: by location, and sorted within a source."""
         for source, record in self._records(sorted(self.sources, key=lambda source: source.location)):
             found = (self._try_finish(source, number, image, record, 0) for number, image in enumerate(record.images))
             finished = [image for image in found if image is not None]
-            yield from self._report_rows(settlement, finished)
+            yield from self._report_rows(publisher, finished)
 
-    def _report_rows(self, settlement: Settlement, images: Iterable[FinishedImage]) -> list[ReportImage]:
+    def _report_rows(self, publisher: Publisher, images: Iterable[FinishedImage]) -> list[ReportImage]:
         """Of one source. What is odd about them is told."""
-        rows = sorted(image_rows(settlement.rows(images)), key=image_order)
+        rows = sorted(image_rows(publisher.rows(images)), key=image_order)
         if self.target is not None:
             self._mapped += map(mapped_image, rows)
         if self.account.glance is None:
-            self.account.glance = Glance(settlement.conflicts, several=len(self.sources) > 1)
+            self.account.glance = Glance(publisher.conflicts, several=len(self.sources) > 1)
         for row in rows:
             self.account.glance.add(row)
             for warning in row.warnings:

@@ -21,7 +21,7 @@ _TASKS_PER_WORKER: Final = 8
 """So many tasks a worker at least, while there are enough sources: the last ones must not wait for one long task."""
 
 
-class Outcome(StrEnum):
+class SourceOutcome(StrEnum):
     """What became of one source. `failed` has at least one failure; its other images are converted all the same."""
 
     CONVERTED = "converted"
@@ -55,7 +55,7 @@ class Finished:
 
     identity: Identity
     recipe: str
-    outcome: Outcome
+    outcome: SourceOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Plan:
     """`tasks` are to be run; `done` are in the journal already, with the outcome that they had."""
 
     tasks: tuple[Task, ...]
-    done: Mapping[str, Outcome] = field(default_factory=dict)
+    done: Mapping[str, SourceOutcome] = field(default_factory=dict)
 
     @property
     def sources(self) -> int:
@@ -115,11 +115,11 @@ def plan_tasks(
     """Tasks for what is not finished yet. A source counts as finished if it has not changed since, and was read with
     the same `recipe`; with `retry_failed` only if it did not fail."""
     open_: list[Candidate] = []
-    done: dict[str, Outcome] = {}
+    done: dict[str, SourceOutcome] = {}
     for candidate in candidates:
         known = finished.get(candidate.location)
         is_same = known is not None and known.identity == candidate.identity and known.recipe == recipe
-        if known is None or not is_same or (retry_failed and known.outcome is Outcome.FAILED):
+        if known is None or not is_same or (retry_failed and known.outcome is SourceOutcome.FAILED):
             open_.append(candidate)
         else:
             done[candidate.location] = known.outcome

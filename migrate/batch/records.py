@@ -37,7 +37,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class LayerRow:
+class LayerRecord:
     """One legacy layer of a source; `hashed` is None where the history step never had bytes."""
 
     legacy_id: LegacyID
@@ -61,7 +61,7 @@ class SourceRecord:
     """`containers` are those of which no image was made."""
 
     type: str | None = None
-    layers: tuple[LayerRow, ...] = ()
+    layers: tuple[LayerRecord, ...] = ()
     images: tuple[ImageRecord, ...] = ()
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ def _lines(record: SourceRecord) -> Iterator[dict[str, Any]]:
 def parse_record(content: bytes, source: str, *, images: bool = True, layers: bool = True) -> SourceRecord:
     """ValueError for bytes that `encode_record` did not write. Without `images`, those are passed over; without
     `layers`, those are, and the chains of the images are empty."""
-    rows: list[LayerRow] = []
+    rows: list[LayerRecord] = []
     records: list[ImageRecord] = []
     left_out = (*([] if images else [_IMAGE]), *([] if layers else [_LAYERS]))
     try:
@@ -145,7 +145,7 @@ def _flag(value: Any) -> bool:
 # --- layers ------------------------------------------------------------------------------------------------------
 
 
-def _layer_fields(row: LayerRow) -> list[Any]:
+def _layer_fields(row: LayerRecord) -> list[Any]:
     hashed = row.hashed
     if hashed is None:
         return [row.legacy_id]
@@ -165,10 +165,10 @@ def _layer_fields(row: LayerRow) -> list[Any]:
     ]
 
 
-def _parse_layer(fields: Sequence[Any]) -> LayerRow:
+def _parse_layer(fields: Sequence[Any]) -> LayerRecord:
     legacy_id = LegacyID(_text(fields[0]))
     if len(fields) == 1:
-        return LayerRow(legacy_id, None)
+        return LayerRecord(legacy_id, None)
     _, diff_id, tar_size, empty, blob, origin, exact, note, flags, *later = fields
     flagged, damaged = later or ([], False)  # a journal of an earlier version has neither
     hashed = HashedLayer(
@@ -183,7 +183,7 @@ def _parse_layer(fields: Sequence[Any]) -> LayerRow:
         flagged=tuple((_text(flag), _text(entry)) for flag, entry in flagged),
         damaged=_flag(damaged),
     )
-    return LayerRow(legacy_id, hashed, Role.MADE if blob is None else Role(blob[3]))
+    return LayerRecord(legacy_id, hashed, Role.MADE if blob is None else Role(blob[3]))
 
 
 def _parse_blob(digest: Any, size: Any, compression: Any) -> StoredBlob:
@@ -230,7 +230,7 @@ def _image_fields(record: ImageRecord) -> dict[str, Any]:
     return fields
 
 
-def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRow] | None) -> ImageRecord:
+def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRecord] | None) -> ImageRecord:
     ready = "manifest" in fields
     os, architecture, variant = fields["platform"]
     composed = ComposedImage(

@@ -11,7 +11,7 @@ from typing import Final
 
 from migrate.batch.executors import WorkerPool
 from migrate.batch.journal import Entry, JournalWriter, unpack_record
-from migrate.batch.plan import Outcome, Plan, Task, split
+from migrate.batch.plan import Plan, SourceOutcome, Task, split
 from migrate.batch.task import WorkOrder, failed_entry
 from migrate.errors import MigrateError, UsageError
 from migrate.model.progress import Event, Progress
@@ -32,7 +32,7 @@ class TaskRun:
     pool: WorkerPool
     journal: JournalWriter
     progress: Progress
-    done: Counter[Outcome] = field(default_factory=Counter)
+    done: Counter[SourceOutcome] = field(default_factory=Counter)
     _waiting: deque[Task] = field(default_factory=deque)
     _running: dict[Future[list[Entry]], Task] = field(default_factory=dict)
     _suspects: deque[Task] = field(default_factory=deque)
@@ -129,8 +129,8 @@ class TaskRun:
             self.done[entry.outcome] += 1
             size = entry.identity.size or 0
             self.progress.emit(Event(kind="advance", name=entry.source, bytes=size))
-            if entry.outcome is Outcome.FAILED:
-                self._tell_failures(entry)
+            if entry.outcome is SourceOutcome.FAILED:
+                self._emit_failures(entry)
             self.progress.emit(
                 Event(
                     kind="finished",
@@ -141,7 +141,7 @@ class TaskRun:
                 )
             )
 
-    def _tell_failures(self, entry: Entry) -> None:
+    def _emit_failures(self, entry: Entry) -> None:
         record = unpack_record(entry.packed.encode("ascii"), entry.source, images=False, layers=False)
         for failure in record.failures:
             self.progress.emit(failure.event())

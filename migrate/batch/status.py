@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate.batch.journal import is_running, iter_lines, journal_paths
-from migrate.batch.plan import Outcome
+from migrate.batch.plan import SourceOutcome
 from migrate.batch.targets import open_state
 from migrate.errors import UsageError
 
@@ -58,7 +58,7 @@ class JournalStatus:
             "done_before": self.done_before,
             "bytes": self.planned_bytes,
             "done_bytes": self.done_bytes,
-            **{outcome.value: self.outcomes[outcome.value] for outcome in Outcome},
+            **{outcome.value: self.outcomes[outcome.value] for outcome in SourceOutcome},
             "seconds_left": None if left is None else round(left),
             "last_failure": self.last_failure,
         }
@@ -102,7 +102,7 @@ def _count(status: JournalStatus, fields: Any) -> None:
     status.done_bytes += fields.get("size") or 0
     status.first = status.first or fields.get("finished")
     status.last = fields.get("finished")
-    if fields["outcome"] == Outcome.FAILED:
+    if fields["outcome"] == SourceOutcome.FAILED:
         status.last_failure = fields.get("message")
 
 
@@ -123,7 +123,7 @@ def iter_status_lines(statuses: list[JournalStatus], now: float | None = None) -
         yield f"  {status.done:,} of {count(status.planned, 'source')} ({share}){before}"
         if status.planned_bytes:
             yield f"  {format_size(status.done_bytes)} of {format_size(status.planned_bytes)} read"
-        yield "  " + ", ".join(f"{status.outcomes[outcome.value]:,} {outcome.value}" for outcome in Outcome)
+        yield "  " + ", ".join(f"{status.outcomes[outcome.value]:,} {outcome.value}" for outcome in SourceOutcome)
         left = status.seconds_left(now)
         if left is not None:
             yield f"  about {format_seconds(left)} left"

@@ -16,8 +16,8 @@ from typing import Final
 from migrate import __version__
 from migrate.batch.journal import Entry, pack_record
 from migrate.batch.layers import SMALL_LAYER_BYTES, KnownLayers, SharedBlobs
-from migrate.batch.plan import Candidate, Outcome, Task
-from migrate.batch.records import ImageRecord, LayerRow, Role, SourceRecord
+from migrate.batch.plan import Candidate, SourceOutcome, Task
+from migrate.batch.records import ImageRecord, LayerRecord, Role, SourceRecord
 from migrate.batch.targets import layout_location, open_worker_target
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.publish import FinishedImage
@@ -60,45 +60,45 @@ def run_task(order: WorkOrder, task: Task) -> list[Entry]:
 
     Raises TargetError if the target fails; whatever is wrong with a source is in its entry.
     """
-    desk = _desk(order)
+    worker = _worker(order)
     entries = []
     for candidate in task.sources:
-        entries.append(desk.deal_with(candidate))
-        if desk.blobs.unpublished_bytes >= _PUBLISH_BYTES:
-            desk.blobs.publish()
-    desk.blobs.publish()
+        entries.append(worker.convert(candidate))
+        if worker.blobs.unpublished_bytes >= _PUBLISH_BYTES:
+            worker.blobs.publish()
+    worker.blobs.publish()
     return entries
 
 
-_desks: dict[int, Desk] = {}
-_desks_lock = threading.Lock()
+_workers: dict[int, Worker] = {}
+_workers_lock = threading.Lock()
 
 
-def _desk(order: WorkOrder) -> Desk:
+def _worker(order: WorkOrder) -> Worker:
     """A worker keeps the target open from one task to the next; each thread has its own."""
     thread = threading.get_ident()
-    with _desks_lock:
-        current = _desks.pop(thread, None)
+    with _workers_lock:
+        current = _workers.pop(thread, None)
     if current is not None and current.order != order:
         current.close()
         current = None
-    current = current or Desk(order)
-    with _desks_lock:
-        _desks[thread] = current
+    current = current or Worker(order)
+    with _workers_lock:
+        _workers[thread] = current
     return current
 
 
-def leave_desks() -> None:
+def close_workers() -> None:
     """Lets go of the targets of this process. Called when no task runs."""
-    with _desks_lock:
-        desks = list(_desks.values())
-        _desks.clear()
-    for desk in desks:
-        desk.close()
+    with _workers_lock:
+        workers = list(_workers.values())
+        _workers.clear()
+    for worker in workers:
+        worker.close()
 
 
-class Desk:
-    """A worker's place: the order, and the open target."""
+class Worker:
+    """Works on the sources of one order, into the target that it keeps open."""
 
     def __init__(self, order: WorkOrder) -> None:
         if order.version != __version__:
@@ -117,7 +117,7 @@ class Desk:
             self.earlier = EarlierImages("oci", place, layout.mapped_images, order.options.empty_layers)
         self.blobs = SharedBlobs(target, KnownLayers(store, order.options), order.run)
 
-    def deal_with(self, candidate: Candidate) -> Entry:
+    def convert(self, candidate: Candidate) -> Entry:
         began = time.monotonic()
         result = self._convert(candidate)
         try:
@@ -138,7 +138,7 @@ class Desk:
             packed=packed,
             error=result.error,
             message=result.message,
-            absent=result.outcome is Outcome.FAILED and _is_absent(candidate.location),
+            absent=result.outcome is SourceOutcome.FAILED and _is_absent(candidate.location),
         )
 
     def _convert(self, candidate: Candidate) -> Result:
@@ -152,7 +152,7 @@ class Desk:
         except Exception as error:  # noqa: BLE001 - a bug that one odd source meets must not stop the other thousands
             return _bug(location, error)
         try:
-            return self._take_in(location, source)
+            return self._convert_opened(location, source)
         except Exception as error:
             if isinstance(error, MigrateError) and error.scope == "run":
                 raise
@@ -160,17 +160,19 @@ class Desk:
         finally:
             source.close()
 
-    def _take_in(self, location: str, source: LegacySource) -> Result:
+    def _convert_opened(self, location: str, source: LegacySource) -> Result:
         opened = OpenedSource(location, source)
         conversion = Conversion([opened], self.order.options, earlier=self.earlier)
         try:
             conversion.gather()
         except UsageError as error:
-            return Result(Outcome.SKIPPED, SourceRecord(type=source.source_type.value), error.code, error.message)
+            return Result(SourceOutcome.SKIPPED, SourceRecord(type=source.source_type.value), error.code, error.message)
         if isinstance(opened.error, NoImageError):
-            return Result(Outcome.SKIPPED, SourceRecord(type=source.source_type.value), None, opened.error.message)
+            return Result(
+                SourceOutcome.SKIPPED, SourceRecord(type=source.source_type.value), None, opened.error.message
+            )
         self.blobs.begin(_stored_sizes(conversion))
-        images = conversion.take_in(self.blobs)
+        images = conversion.convert_images(self.blobs)
         rows, numbers = self._rows(conversion, images, source)
         records = [
             ImageRecord(_without_blobs(image), tuple(numbers[_row_key(layer)] for layer, _ in image.chain))
@@ -191,7 +193,7 @@ class Desk:
 
     def _rows(
         self, conversion: Conversion, images: Sequence[FinishedImage], source: LegacySource
-    ) -> tuple[list[LayerRow], dict[RowKey, int]]:
+    ) -> tuple[list[LayerRecord], dict[RowKey, int]]:
         """One row for each legacy layer that was read or found elsewhere, sorted, and the number of each."""
         layers: dict[RowKey, LegacyLayer] = {}
         results: dict[RowKey, HashedLayer | MigrateError | None] = {}
@@ -204,13 +206,13 @@ class Desk:
                 layers.setdefault(_row_key(layer), layer)
                 if layer.payload is not None:
                     results.setdefault(_row_key(layer), conversion.result_of(planned, layer))
-        found: list[tuple[LegacyLayer, LayerRow]] = []
+        found: list[tuple[LegacyLayer, LayerRecord]] = []
         numbers: dict[RowKey, int] = {}
         for key, layer in sorted(layers.items()):
             hashed = results.get(key)
             if not isinstance(hashed, MigrateError):
                 numbers[key] = len(found)
-                found.append((layer, LayerRow(layer.legacy_id, hashed, self._role_of(layer, hashed))))
+                found.append((layer, LayerRecord(layer.legacy_id, hashed, self._role_of(layer, hashed))))
         rows = self._with_carried(found, source)
         for row in rows:
             if row.hashed is not None and row.hashed.blob is not None and row.role is not Role.FOUND:
@@ -226,7 +228,9 @@ class Desk:
             return Role.CARRIED
         return self.blobs.found.get(hashed.diff_id, Role.MADE)
 
-    def _with_carried(self, found: Sequence[tuple[LegacyLayer, LayerRow]], source: LegacySource) -> list[LayerRow]:
+    def _with_carried(
+        self, found: Sequence[tuple[LegacyLayer, LayerRecord]], source: LegacySource
+    ) -> list[LayerRecord]:
         """A blob that the source carries goes into the target even if another worker has stored one for the same tar:
         which of the two stays is decided by the merge, and must not depend on who came first."""
         hashed_rows = [row.hashed for _, row in found if row.hashed is not None]
@@ -257,7 +261,7 @@ class Desk:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    outcome: Outcome
+    outcome: SourceOutcome
     record: SourceRecord
     error: str | None = None
     message: str | None = None
@@ -296,7 +300,7 @@ def _unopened(candidate: Candidate, error: MigrateError) -> Result:
 
 
 def _skipped(error: MigrateError) -> Result:
-    return Result(Outcome.SKIPPED, SourceRecord(), error.code, error.message)
+    return Result(SourceOutcome.SKIPPED, SourceRecord(), error.code, error.message)
 
 
 def _bug(location: str, error: Exception) -> Result:
@@ -306,9 +310,9 @@ def _bug(location: str, error: Exception) -> Result:
 
 def _judged(record: SourceRecord) -> Result:
     if not record.failures:
-        return Result(Outcome.CONVERTED, record)
+        return Result(SourceOutcome.CONVERTED, record)
     first = record.failures[0]
-    return Result(Outcome.FAILED, record, first.error, first.message)
+    return Result(SourceOutcome.FAILED, record, first.error, first.message)
 
 
 def _figures(record: SourceRecord) -> dict[str, int]:
@@ -340,7 +344,7 @@ def failed_entry(order: WorkOrder, candidate: Candidate, error: str, message: st
         identity=candidate.identity,
         recipe=order.recipe,
         order=candidate.order,
-        outcome=Outcome.FAILED,
+        outcome=SourceOutcome.FAILED,
         type=None,
         content=_content_digest(record),
         figures=_figures(record),
@@ -351,4 +355,4 @@ def failed_entry(order: WorkOrder, candidate: Candidate, error: str, message: st
     )
 
 
-__all__: Sequence[str] = ["Desk", "WorkOrder", "failed_entry", "leave_desks", "run_task"]
+__all__: Sequence[str] = ["WorkOrder", "Worker", "close_workers", "failed_entry", "run_task"]

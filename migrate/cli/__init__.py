@@ -20,9 +20,9 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:  # before the command line was ready, or while it was ending
-        from migrate.cli.messages import tell_end
+        from migrate.cli.messages import print_end
 
-        tell_end(INTERRUPTED, 130)
+        print_end(INTERRUPTED, 130)
         _end_interrupted()
     except SystemExit as stop:
         if stop.code != 130:

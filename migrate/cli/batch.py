@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from migrate.cli.completion import Location
-from migrate.cli.messages import tell_end
+from migrate.cli.messages import print_end
 from migrate.cli.options import (
     GroupedCommand,
     convert_options,
@@ -125,7 +125,7 @@ def command(**values: Any) -> None:
         _say_how_to_continue(target)
         sys.exit(130)
     try:
-        _tell(outcome, target, values, outputs, progress)
+        _print_results(outcome, target, values, outputs, progress)
         if outcome.exit_code == SourceUnreadableError.exit_code and not (outcome.head and outcome.head.failures):
             raise SourceUnreadableError(f"no image was read: {_what_there_was(outcome)}")
     finally:
@@ -243,10 +243,12 @@ def _say_how_to_continue(target: str) -> None:
         done = f"{sum(status.done for status in statuses):,} of {sum(s.planned for s in statuses):,} sources are done"
     except (UsageError, TargetError):
         pass
-    tell_end(f"interrupted; {done}; run the same command again to continue", 130)
+    print_end(f"interrupted; {done}; run the same command again to continue", 130)
 
 
-def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: Outputs, progress: Progress) -> None:
+def _print_results(
+    outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: Outputs, progress: Progress
+) -> None:
     from migrate.batch.account import iter_account_csv
     from migrate.batch.batch import unfinished_shards
     from migrate.cli import session
@@ -275,23 +277,23 @@ def _tell(outcome: BatchOutcome, target: str, values: dict[str, Any], outputs: O
     if not outputs.take_stdout:
         account = outcome.account
         facts = RunFacts(present=account.present, done_before=account.already_done, tally=account.tally)
-        session.tell_summary(outcome.head, values, session.next_steps(target), facts, account.glance)
+        session.print_summary(outcome.head, values, session.next_steps(target), facts, account.glance)
 
 
 def _shard_line(outcome: BatchOutcome, target: str, shard: str) -> str:
-    from migrate.batch.plan import Outcome
+    from migrate.batch.plan import SourceOutcome
     from migrate.report.tables import printable
 
-    counts = ", ".join(f"{outcome.account.outcomes[kind]:,} {kind.value}" for kind in Outcome)
+    counts = ", ".join(f"{outcome.account.outcomes[kind]:,} {kind.value}" for kind in SourceOutcome)
     return f"shard {shard}: {counts}; when all shards have ended: migrate batch --merge {printable(target)}"
 
 
 def _write_lists(outcome: BatchOutcome, outputs: Outputs) -> Iterator[str]:
     """Gives warnings: which sources fit into no list."""
-    from migrate.batch.plan import Outcome
+    from migrate.batch.plan import SourceOutcome
     from migrate.batch.search import list_line
 
-    for kind in Outcome:
+    for kind in SourceOutcome:
         option = f"{kind.value}_list"
         if outputs.is_asked(option):
             lines = [list_line(location) for location in outcome.lists[kind]]

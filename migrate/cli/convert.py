@@ -73,5 +73,5 @@ def command(**values: Any) -> None:
         ) as conversion,
     ):
         outcome = conversion.run()
-    session.tell(outcome, values, outputs)
+    session.print_results(outcome, values, outputs)
     sys.exit(outcome.exit_code)

@@ -36,23 +36,19 @@ def command(location: str, reference: str, paths: tuple[str, ...], output: str, 
       migrate export new-layout/ acme/web:1.0 | docker import - web-flat
       migrate export new-layout/ acme/web:1.0 etc/nginx | tar -x
     """
-    from migrate.cli.show import choose_image
+    from migrate.cli.show import choose_image, opened_view
     from migrate.errors import UsageError
-    from migrate.layout.view import LayoutView
     from migrate.rootfs.export import ExportLayer, export_tar
 
     if output == "-" and sys.stdout.isatty():
         raise UsageError("a tar is not written to a terminal: give -o FILE, or pipe it into tar")
     if output != "-" and os.path.isdir(output):
         raise UsageError(f"--output {output}: is a directory; name a file, or pipe the tar into `tar -x -C {output}`")
-    view = LayoutView(location)
-    try:
+    with opened_view(location, reference) as view:
         image = choose_image(view, reference, platform)
         layers = [ExportLayer(layer.diff_id, partial(view.open_tar, layer)) for layer in view.layers(image)]
         with _opened(output) as stream:
             export_tar(layers, stream.write, paths)
-    finally:
-        view.close()
 
 
 def _opened(output: str) -> AbstractContextManager[IO[bytes]]:

@@ -54,10 +54,10 @@ def command(location: str, dry_run: bool) -> None:
                 target.close()
     finally:
         layout.tree.close()
-    _tell(location, garbage, dry_run=dry_run)
+    _print_results(location, garbage, dry_run=dry_run)
 
 
-def _tell(location: str, garbage: Garbage, *, dry_run: bool) -> None:
+def _print_results(location: str, garbage: Garbage, *, dry_run: bool) -> None:
     from migrate.cli.report_file import read_map
     from migrate.errors import MigrateError
     from migrate.report.tables import printable

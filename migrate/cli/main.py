@@ -12,7 +12,7 @@ import click
 
 from migrate import __version__
 from migrate.cli import INTERRUPTED
-from migrate.cli.messages import tell_end, wants_events
+from migrate.cli.messages import print_end, wants_events
 from migrate.cli.streams import ReaderGoneError, prepare_streams
 from migrate.errors import EXIT_CODES, MigrateError, SourceUnreadableError
 
@@ -142,10 +142,10 @@ def _message(error: click.ClickException) -> str:
     return f"{message}{see} `{context.command_path} --help`"
 
 
-def _tell_error(message: str, code: int) -> None:
+def _print_error(message: str, code: int) -> None:
     from migrate.report.tables import printable
 
-    tell_end(message, code, f"migrate: error: {printable(message)}")
+    print_end(message, code, f"migrate: error: {printable(message)}")
 
 
 def _exit_code(step: Callable[[], object]) -> int:
@@ -161,18 +161,18 @@ def _exit_code(step: Callable[[], object]) -> int:
         if not sys.argv[1:]:
             error.show()  # the help of `migrate` alone, which click gives as an error since 8.2
         else:
-            _tell_error(_message(error), code)
+            _print_error(_message(error), code)
     except (KeyboardInterrupt, click.Abort, _StoppedError):
         if not wants_events(sys.argv[1:]):
             click.echo(err=True)  # behind the ^C of a terminal
-        tell_end(INTERRUPTED, 130)
+        print_end(INTERRUPTED, 130)
         code = 130
     except MigrateError as error:
-        _tell_error(error.message, error.exit_code)
+        _print_error(error.message, error.exit_code)
         code = error.exit_code
     except PermissionError as error:  # of looking at a path, which nobody expected to fail
         code = SourceUnreadableError.exit_code
-        _tell_error(f"{error.filename}: may not be read by this user: run as root", code)
+        _print_error(f"{error.filename}: may not be read by this user: run as root", code)
     except ReaderGoneError:
         code = _READER_GONE
     return code if isinstance(code, int) else 0

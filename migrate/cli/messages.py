@@ -21,7 +21,7 @@ def wants_events(arguments: Sequence[str]) -> bool:
     return mode == "json"
 
 
-def tell_end(message: str, exit_code: int, text: str | None = None) -> None:
+def print_end(message: str, exit_code: int, text: str | None = None) -> None:
     """`text` is the line for people, where it says more than `message`."""
     line = f"migrate: {message}" if text is None else text
     if wants_events(sys.argv[1:]):

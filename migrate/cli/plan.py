@@ -75,5 +75,5 @@ def command(**values: Any) -> None:
     if scan is not None:
         diff_ids = {key: layer.diff_id for key, layer in conversion.hashed.items() if isinstance(layer, HashedLayer)}
         outcome.report = replace(outcome.report, deep=scan.analyse(outcome.report, diff_ids))
-    session.tell(outcome, values, outputs)
+    session.print_results(outcome, values, outputs)
     sys.exit(outcome.exit_code)

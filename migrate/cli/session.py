@@ -113,7 +113,7 @@ def next_steps(target: str) -> list[str]:
     return steps
 
 
-def tell(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
+def print_results(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
     """Writes the asked-for reports, then the summary on stdout."""
     from migrate.report.text import RunFacts
 
@@ -125,10 +125,10 @@ def tell(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
     write_page(outcome.report, outputs)
     if not (outputs.take_stdout or outcome.exit_code == 4):  # 4: progress has told all that there is
         steps = next_steps(values["target"]) if "target" in values else [_conversion_of(values["sources"])]
-        tell_summary(outcome.report, values, steps, RunFacts(present=outcome.present))
+        print_summary(outcome.report, values, steps, RunFacts(present=outcome.present))
 
 
-def tell_summary(
+def print_summary(
     report: Report, values: Mapping[str, Any], steps: Sequence[str], facts: RunFacts, glance: Glance | None = None
 ) -> None:
     """On stdout, unless --quiet is given. `steps` are the commands that come next, where something was written."""

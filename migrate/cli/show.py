@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +15,7 @@ from migrate.cli.completion import Location, image_names
 from migrate.cli.options import PlatformType
 
 if TYPE_CHECKING:
+    from migrate.errors import UnrecognisedSourceError
     from migrate.layout.view import LayoutView, StoredImage
     from migrate.model.image import Platform
 
@@ -42,7 +46,8 @@ def command(
     **parts: bool,
 ) -> None:
     """Look into one image of LAYOUT without Docker: an OCI layout (directory or tar) or a docker archive,
-    compressed or not. `migrate inspect` shows legacy sources and registries' storage.
+    compressed or not. Of any other source that `convert` reads (an archive before 1.10, a Docker root, a registry's
+    storage), the image is shown as `convert` would write it.
 
     REF is a name (`docker.io/library/` and `:latest` may be left out), an image ID, a manifest digest, a legacy ID
     where LAYOUT holds a report, or a unique prefix of an ID (4 digits or more).
@@ -57,17 +62,15 @@ def command(
     """
     from migrate.cli import show_parts
     from migrate.errors import UsageError
-    from migrate.layout.view import LayoutView
 
     part = _chosen(parts)
     if raw and part not in ("config", "manifest"):
         raise UsageError("--raw goes with --config or --manifest")
     if layer_number is not None and part != "files":
         raise UsageError("--layer goes with --files")
-    view = LayoutView(location)
-    try:
+    with opened_view(location, reference) as view:
         image = choose_image(view, reference, platform)
-        shown = show_parts.Shown(view, image, location, exact_bytes=bytes_, full=no_trunc)
+        shown = show_parts.ImageText(view, image, view.location, exact_bytes=bytes_, full=no_trunc)
         actions: dict[str | None, Callable[[], None]] = {
             None: lambda: shown.summary(as_json),
             "config": lambda: shown.document(view.config(image), raw),
@@ -78,8 +81,57 @@ def command(
         }
         actions[part]()
         sys.stdout.flush()
+
+
+@contextmanager
+def opened_view(location: str, reference: str) -> Iterator[LayoutView]:
+    """The layout or archive at `location`. Of anything else that `convert` reads, the images that `reference` names
+    are converted into a temporary layout (in TMPDIR) first. Raises UsageError for a name that
+    is not there, and what opening a source does."""
+    from migrate.errors import UnrecognisedSourceError
+    from migrate.layout.view import LayoutView
+
+    try:
+        view = LayoutView(location)
+        view.images()
+    except UnrecognisedSourceError as error:
+        with _converted(location, reference, error) as layout:
+            view = LayoutView(layout)
+            try:
+                yield view
+            finally:
+                view.close()
+        return
+    try:
+        yield view
     finally:
         view.close()
+
+
+@contextmanager
+def _converted(location: str, reference: str, error: UnrecognisedSourceError) -> Iterator[str]:
+    """A temporary layout with the images of a legacy source, or a registry's storage, that `reference` names. `error`
+    is what the location is as a layout; it is raised where it is no source either."""
+    from migrate.cli.options import available_cpus
+    from migrate.convert.run import Conversion
+    from migrate.errors import SourceUnreadableError, UnfitSourceError, UnrecognisedSourceError, UsageError
+    from migrate.model.options import ConvertOptions
+
+    options = ConvertOptions(images=(reference,), jobs=available_cpus())
+    with tempfile.TemporaryDirectory(prefix="migrate-show-") as directory:
+        layout = os.path.join(directory, "layout")
+        try:
+            with Conversion.opened([location], options, layout) as conversion:
+                opening = conversion.sources[0].error
+                if isinstance(opening, (UnrecognisedSourceError, UnfitSourceError)):
+                    raise error
+                outcome = conversion.run()
+        except UsageError as problem:
+            raise UsageError(f"{location}: no image {reference}; `migrate inspect` lists what is there") from problem
+        failures = outcome.report.failures
+        if failures and not outcome.report.images:
+            raise SourceUnreadableError(failures[0].message)
+        yield layout
 
 
 def _chosen(parts: dict[str, bool]) -> str | None:

@@ -35,7 +35,7 @@ _LAYER_TITLES = {
 }
 
 
-class Shown:
+class ImageText:
     """One image on its way to standard output."""
 
     def __init__(self, view: LayoutView, image: StoredImage, location: str, *, exact_bytes: bool, full: bool) -> None:

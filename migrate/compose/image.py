@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from migrate.compose.config import HistoryStep, compose_config, fill_platform
-from migrate.compose.manifest import CONFIG_TYPES, MANIFEST_TYPES, compose_manifest, layer_descriptor
+from migrate.compose.manifest import CONFIG_TYPE_OF, MANIFEST_TYPE_OF, compose_manifest, layer_descriptor
 from migrate.documents.go_json import carried_values, encode_object, fold_key, read_document
 from migrate.documents.json_text import check_limits
 from migrate.documents.oci import ConfigFacts, parse_config, parse_manifest
@@ -84,9 +84,9 @@ def _finish(
     descriptors = _descriptors(layers, options)
     return ComposedImage(
         config=config,
-        config_media_type=CONFIG_TYPES[options.format],
+        config_media_type=CONFIG_TYPE_OF[options.format],
         manifest=b"" if descriptors is None else compose_manifest(config, descriptors, options.format),
-        manifest_media_type=MANIFEST_TYPES[options.format],
+        manifest_media_type=MANIFEST_TYPE_OF[options.format],
         diff_ids=tuple(layer.diff_id for layer in layers),
         layers=descriptors or (),
         platform=platform,

@@ -13,8 +13,8 @@ from migrate.model.digest import Digest
 from migrate.model.image import Descriptor, MediaType, StoredBlob
 from migrate.model.options import Format
 
-CONFIG_TYPES: Final = {Format.DOCKER: MediaType.DOCKER_CONFIG, Format.OCI: MediaType.OCI_CONFIG}
-MANIFEST_TYPES: Final = {Format.DOCKER: MediaType.DOCKER_MANIFEST, Format.OCI: MediaType.OCI_MANIFEST}
+CONFIG_TYPE_OF: Final = {Format.DOCKER: MediaType.DOCKER_CONFIG, Format.OCI: MediaType.OCI_CONFIG}
+MANIFEST_TYPE_OF: Final = {Format.DOCKER: MediaType.DOCKER_MANIFEST, Format.OCI: MediaType.OCI_MANIFEST}
 _LAYER_TYPES: Final = {
     (Format.DOCKER, "none"): MediaType.DOCKER_LAYER,
     (Format.DOCKER, "gzip"): MediaType.DOCKER_LAYER_GZIP,
@@ -35,7 +35,7 @@ def layer_descriptor(blob: StoredBlob, format: Format) -> Descriptor:
 
 def compose_manifest(config: bytes, layers: Sequence[Descriptor], format: Format) -> bytes:
     """The manifest's bytes; `layers` are base first. LimitError for one that nothing would read again."""
-    descriptor = Descriptor(media_type=CONFIG_TYPES[format], digest=Digest.of(config), size=len(config))
-    manifest = encode_manifest(descriptor, layers, MANIFEST_TYPES[format])
+    descriptor = Descriptor(media_type=CONFIG_TYPE_OF[format], digest=Digest.of(config), size=len(config))
+    manifest = encode_manifest(descriptor, layers, MANIFEST_TYPE_OF[format])
     check_limits(manifest, "the image's manifest")
     return manifest

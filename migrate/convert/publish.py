@@ -98,9 +98,11 @@ ImageWalk = Callable[[], Iterable[FinishedImage]]
 
 
 @dataclass(slots=True)
-class Settlement:
-    """Settles one run: `settle` once, then `rows` as often as needed. `present` counts the images that were in the
-    target before."""
+class Publisher:
+    """Names and writes the images of one run: `publish` once, then `rows` as often as needed.
+
+    `present` counts the images that were in the target before.
+    """
 
     options: ConvertOptions
     target: ImageTarget | None
@@ -116,7 +118,7 @@ class Settlement:
     _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
     _signatures: dict[Digest, set[str]] = field(default_factory=lambda: defaultdict(set))
 
-    def settle(
+    def publish(
         self,
         images: ImageWalk,
         written: Callable[[FinishedImage], None] | None = None,

@@ -21,7 +21,7 @@ from migrate.blobio.payload import Payload
 from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
 from migrate.convert.earlier import EarlierImages
-from migrate.convert.publish import FinishedImage, Settlement, in_format, sorted_images
+from migrate.convert.publish import FinishedImage, Publisher, in_format, sorted_images
 from migrate.convert.selection import (
     ambiguous_prefixes,
     check_containers,
@@ -188,10 +188,10 @@ class Conversion:
         listings = [opened.listing for opened in self.sources if opened.listing is not None]
         unused = unused_exclusions(listings, self.options.exclude)
         self.warnings += (f"--exclude {pattern}: no image matches" for pattern in unused)
-        images = sorted_images(in_format(image, self.options) for image in self.take_in(self.target))
-        settlement = Settlement(self.options, self.target, self.progress)
-        settlement.settle(lambda: images)
-        report = self._report(started, images, settlement)
+        images = sorted_images(in_format(image, self.options) for image in self.convert_images(self.target))
+        publisher = Publisher(self.options, self.target, self.progress)
+        publisher.publish(lambda: images)
+        report = self._report(started, images, publisher)
         for name, message in report.all_warnings():
             self.progress.emit(Event(kind="warning", name=name, message=message))
         code = exit_code(report)
@@ -200,7 +200,7 @@ class Conversion:
         elif self.target is not None:
             self.target.add_to_map(map(mapped_image, report.images))
             self.target.finish(encode_report(report))
-        return Outcome(report, code, settlement.present)
+        return Outcome(report, code, publisher.present)
 
     def pass_streams(self, store: BlobTarget | None) -> None:
         """Reads pipes and compressed archives; their large layers are in `store` then, and were never spooled.
@@ -236,7 +236,7 @@ class Conversion:
         self._list_sources()
         self.planned = self._plan()
 
-    def take_in(self, store: BlobTarget | None) -> list[FinishedImage]:
+    def convert_images(self, store: BlobTarget | None) -> list[FinishedImage]:
         """From what was gathered to finished images: their layers are in `store`, but nothing has a name there yet.
 
         What could not be converted is in `failures`. Raises TargetError only.
@@ -499,9 +499,11 @@ class Conversion:
         borrowed: list[str] = []
         for layer in planned.chain:
             result = None if layer.payload is None else self.result_of(planned, layer)
+            # archives of 1.10 and later leave out layers that the target of the save had; a diffID is proof enough
             if isinstance(result, MissingContentError) and (same := self._same_content(layer)) is not None:
                 borrowed.append(f"layer {layer.legacy_id}: not in this archive; another one has its diffID")
                 result = replace(same, carried=None)
+            # of an earlier run nothing but the random ID is known, which two layers may have
             if planned.elsewhere.get(layer.legacy_id) == self._of_target and isinstance(result, HashedLayer):
                 note = "from the target, where an earlier run put it"
                 result = replace(result, exact=False, note=note, carried=None)
@@ -516,6 +518,7 @@ class Conversion:
             self._check_certain(planned, composed, rows, differences)
             container, found = self._finish_container(planned)
         except MigrateError as error:
+            # `--salvage` makes an image of what is below the lost layer
             planned.lost_layer = LegacyID(error.layer) if error.layer else None
             self._fail(error, planned.location, planned.image)
             return None
@@ -625,8 +628,8 @@ class Conversion:
 
     # --- report ------------------------------------------------------------------------------------------------
 
-    def _report(self, started: str, images: Sequence[FinishedImage], settlement: Settlement) -> Report:
-        rows = list(settlement.rows(images))
+    def _report(self, started: str, images: Sequence[FinishedImage], publisher: Publisher) -> Report:
+        rows = list(publisher.rows(images))
         return build_report(
             tool_version=__version__,
             dry_run=self.options.dry_run,
@@ -635,8 +638,8 @@ class Conversion:
             options=self.report_options,
             sources=self._source_rows(rows),
             images=rows,
-            failures=[*self.failures, *settlement.failures],
-            conflicts=settlement.conflicts,
+            failures=[*self.failures, *publisher.failures],
+            conflicts=publisher.conflicts,
             warnings=[*self.warnings, *(self._rootfs.warnings() if self._rootfs is not None else ())],
             containers=self.containers,
             orphaned_volumes=self.volumes,

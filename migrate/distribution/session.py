@@ -121,6 +121,7 @@ class RegistrySession:
             try:
                 last = self._follow(method, url, scope, headers or {}, body, also)
                 broken = None
+                # an answer that nobody streams is read here, so that a connection that breaks in its body counts, too
                 if not (stream and last.status_code in accept):
                     last = self._loaded(last)
                 if last.status_code in accept:
@@ -130,9 +131,11 @@ class RegistrySession:
                 last, broken = None, exc
                 attempt += 1
                 slow += isinstance(exc, httpx.ReadTimeout)
+                # where answers do not come in time, or nothing listens, more attempts only make the user wait
                 if slow >= SLOW_ANSWERS or (isinstance(exc, httpx.ConnectError) and attempt >= connects):
                     break
                 continue
+            # the first 401 says where tokens come from, and a token may expire; neither costs an attempt
             if last.status_code == 401 and scope is not None and refreshed < 2 and self._is_own(last.request.url):
                 refreshed += 1
                 self._authorizer.refresh(last.headers, scope, also)

@@ -180,9 +180,7 @@ class LayoutView:
         if not self._is_archive and not self._files.has(INDEX):
             self.close()
             raise UnrecognisedSourceError(
-                f"{self.location}: no OCI layout and no docker archive"
-                " (`migrate inspect` shows what a legacy source or a registry's storage holds, and `migrate convert`"
-                " makes a layout of it)"
+                f"{self.location}: no OCI layout, no docker archive, and nothing else that `migrate inspect` reads"
             )
 
     def close(self) -> None:

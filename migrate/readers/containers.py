@@ -32,7 +32,7 @@ from migrate.model.reference import Reference
 from migrate.readers.access import may_read_trusted
 from migrate.readers.graph import Graph
 from migrate.readers.graphdrivers.aufs import is_metadata
-from migrate.readers.graphdrivers.changes import Budget, Change, differ, find_changes, walk_tree
+from migrate.readers.graphdrivers.changes import Budget, Change, Comparison, differ, walk_tree
 from migrate.readers.graphdrivers.choose import PLACES
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
@@ -157,19 +157,21 @@ def _read_migration_map(root: Tree) -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerChanges:
-    """`changes` as they go into the layer, or None where all of `tree` is the layer but what `skip` takes out.
+    """`changes` as they go into the layer, or None where all of `tree` is the layer but what `skip` takes out. `unsure`
+    as `tar_of_changes` has it.
 
     `reasons` are why the layer may not be what Docker makes of the container.
     """
 
     tree: Tree
     changes: Sequence[Change] | None = None
+    unsure: int = 0
     skip: Callable[[bytes], bool] | None = None
     reasons: tuple[str, ...] = ()
 
     def tar(self) -> TreeTar:
         if self.changes is not None:
-            return tar_of_changes(self.tree, self.changes)
+            return tar_of_changes(self.tree, self.changes, self.unsure)
         return tar_of_tree(self.tree, self.skip)
 
     def entries(self) -> Iterator[TreeEntry]:
@@ -336,20 +338,28 @@ class ContainerLayers:
                 return True
             return found is not None and entry is not None and found.is_made_by_docker(entry)
 
-        changes = find_changes(tree, base, is_left_out, budget)
+        comparison = Comparison(tree, base, budget)
+        changes = comparison.changes(is_left_out)
+        unsure = comparison.copies if tree.has_whole_seconds or base.has_whole_seconds else 0
         if found is not None:
             changes = found.without_empty_parents(changes, base)
         reasons = [*_left_out(left_out), *self._hidden(tree)]
         base.close()
-        return ContainerChanges(tree=tree, changes=changes, reasons=tuple(reasons))
+        return ContainerChanges(tree=tree, changes=changes, unsure=unsure, reasons=tuple(reasons))
 
     def _hidden(self, tree: Tree) -> Iterator[str]:
-        """What this user does not see of an overlay: attributes of the kernel's own, on a disk of this machine."""
-        if isinstance(tree, UnionTree) and self._root.local_path(b"") is not None and not may_read_trusted():
+        """What is not seen of an overlay: attributes of the kernel's own, on a disk of this machine by this user, or in
+        a tar that was written without them."""
+        if not isinstance(tree, UnionTree):
+            return
+        again = "what was in them before may be in the image again"
+        if tree.has_no_xattrs:
             yield (
-                "only root sees which directories the container replaced as a whole: what was in them before may be "
-                "in the image again"
+                "the tar has no extended attributes, which say what directories the container replaced as a whole: "
+                f"{again}; `tar --xattrs --xattrs-include='*'` keeps them"
             )
+        elif self._root.local_path(b"") is not None and not may_read_trusted():
+            yield f"only root sees which directories the container replaced as a whole: {again}"
 
     def measure(self, container: Container, budget: Budget) -> Container:
         """As LegacySource."""

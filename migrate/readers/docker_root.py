@@ -190,6 +190,11 @@ class DockerRootSource(LegacySource):
         if elsewhere:
             others = ", ".join(name for name in sorted(self._counts) if name != self._driver.name)
             yield f"{len(elsewhere):,} layers are not in {self._driver.name} and are left out (look in {others})"
+        if self._root.has_no_xattrs and not all(map(self._graph.has_tar_split, self._graph.contents.ids)):
+            yield (
+                f"{self._root.location}: has no extended attributes: capabilities of files, if there were any, are not "
+                "in layers that are made anew; `tar --xattrs --xattrs-include='*'` keeps them"
+            )
         yield from self._root.problems()
         yield from self._driver.find_problems()
 

@@ -204,6 +204,9 @@ class Graph:
         if diff_id is not None and (path := self._find(legacy_id, ".migration-tardata")) is not None:
             yield path, diff_id
 
+    def has_tar_split(self, legacy_id: LegacyID) -> bool:
+        return self._find(legacy_id, "tar-data.json.gz") is not None
+
     def archive(self, legacy_id: LegacyID) -> bytes | None:
         """The path of the tar as Docker 0.3 to 0.5 pulled it, compressed in any way in spite of its name (moby 0.3,
         image.go)."""

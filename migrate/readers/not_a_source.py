@@ -37,6 +37,7 @@ _ROOT_FOLDERS: Final = frozenset(
     {"bin", "dev", "etc", "home", "lib", "opt", "proc", "root", "sbin", "tmp", "usr", "var"}
 )
 _SUFFIXES: Final = (".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst")
+_ID: Final = re.compile(r"[0-9a-f]{12}|[0-9a-f]{64}")
 _IMAGE_NAME: Final = re.compile(r"[a-z0-9]+(?:[._/:-][a-zA-Z0-9_.-]+)*")
 
 
@@ -128,7 +129,10 @@ def name_of_image(location: str) -> str | None:
         or not _IMAGE_NAME.fullmatch(location)
     ):
         return None
-    return f"if it is the name of an image: `docker save {location} | migrate convert - OUT`"
+    saved = f"if it is the name of an image: `docker save {location} | migrate convert - OUT`"
+    if _ID.fullmatch(location):
+        saved += f"; of a container: `docker commit {location} NAME`, and the same with NAME"
+    return saved
 
 
 def _is_root_file_system(names: Collection[str]) -> bool:

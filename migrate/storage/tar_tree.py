@@ -56,6 +56,10 @@ class TarTree(Tree):
         """True where no time in the tar has a fraction of a second: it was written in a form that has none."""
         return not self._entries.has_fractions
 
+    @property
+    def has_no_xattrs(self) -> bool:
+        return not self._entries.xattrs
+
     def problems(self) -> Sequence[str]:
         return self._entries.problems()
 

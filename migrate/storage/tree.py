@@ -144,6 +144,11 @@ class Tree(ABC):
         """True where the wrapping has lost the fractions of a second of all times."""
         return False
 
+    @property
+    def has_no_xattrs(self) -> bool:
+        """True where the wrapping has no extended attribute at all, and may have lost them."""
+        return False
+
     def problems(self) -> Sequence[str]:
         """What is wrong with the wrapping as a whole, one line each."""
         return ()
@@ -344,6 +349,10 @@ class SubTree(Tree):
     @property
     def has_whole_seconds(self) -> bool:
         return self._tree.has_whole_seconds
+
+    @property
+    def has_no_xattrs(self) -> bool:
+        return self._tree.has_no_xattrs
 
     def problems(self) -> Sequence[str]:
         return self._tree.problems()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from migrate.cli.messages import tell_end, wants_events
+from migrate.cli.messages import print_end, wants_events
 from tests.archives import V1Archive, layer_tar
 from tests.command import Result, migrate
 
@@ -186,7 +186,7 @@ def test_the_last_progress_option_counts(
 ) -> None:
     assert wants_events(arguments.split()) == expected
     monkeypatch.setattr(sys, "argv", ["migrate", *arguments.split()])
-    tell_end("interrupted; run again", 130)
+    print_end("interrupted; run again", 130)
     written = capsys.readouterr().err
     if expected:
         assert json.loads(written) == {"event": "error", "exit_code": 130, "message": "interrupted; run again"}

@@ -210,7 +210,7 @@ def test_an_archive_on_standard_output_is_nothing_but_that(kind: str, shelf: Pat
 def test_standard_output_takes_one_thing(option: str, shelf: Path, tmp_path: Path) -> None:
     result = migrate("batch", option, "-", shelf, "out", cwd=tmp_path)
     assert result.code == 0
-    assert " converted" not in result.out
+    assert "\n  sources " not in result.out, "the summary"
     assert not (tmp_path / "-").exists()
     if option == "--converted-list":
         assert result.out == "".join(f"{shelf}/{number}.tar\n" for number in range(3))

@@ -19,7 +19,7 @@ __all__ = ["stores"]
 pytestmark = pytest.mark.peer
 STORE = "store-1.9.1-pulled-overlay"
 """Docker's tar-split has a checksum of every file, so what a layer is made of shows whether it was hit."""
-FLIPS = 60
+FLIPS = 20
 """In each wrapping."""
 
 

@@ -8,13 +8,17 @@ import pytest
 
 from tests import disks, wrapped, wrappings
 from tests.roots import RootBuilder, identity
+from tests.stores import StoreShelf, stores
 from tests.unit.readers.devicemapper.images import make_ext4
 from tests.unit.readers.devicemapper.pools import PoolBuilder, write_record
 from tests.wrapped import Facts, facts, identities
 
+__all__ = ["stores"]
+
 pytestmark = pytest.mark.peer
 SIZE = 32 * disks.MIB
 PV = "c" * 32
+CONTAINERS = "containers-1.9.1-vfs"
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +108,44 @@ def disk(root: Path, tmp_path: Path) -> Path:
     return tmp_path / "disk.img"
 
 
+@pytest.fixture(scope="module")
+def with_containers(stores: StoreShelf, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root of the vfs driver, each tree of which became the file system of a thin device, with all times."""
+    place = tmp_path_factory.mktemp("containers")
+    root = place / "docker"
+    disks.run("cp", "-a", stores.path(CONTAINERS), root)
+    trees = sorted((root / "vfs").rename(place / "vfs").joinpath("dir").iterdir())
+    (root / "repositories-vfs").rename(root / "repositories-devicemapper")
+    for record in root.glob("containers/*/config*.json"):
+        record.write_bytes(record.read_bytes().replace(b'"Driver":"vfs"', b'"Driver":"devicemapper"'))
+    store = root / "devicemapper"
+    (store / "devicemapper").mkdir(parents=True)
+    pool = PoolBuilder(store / "devicemapper")
+    for device, tree in enumerate(trees, start=1):
+        image = disks.blank(place / "image", 2 * disks.MIB)
+        disks.run("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-I", "256", image)
+        with disks.mounted(image) as top:
+            disks.run("cp", "-a", tree, top / "rootfs")
+            (top / "id").write_text(tree.name)
+        pool.add(device, image)
+        write_record(store, tree.name, device, image.stat().st_size, pool.transaction)
+        image.unlink()
+    pool.write_metadata()
+    return root
+
+
+def test_containers_on_thin_devices(with_containers: Path, stores: StoreShelf, tmp_path: Path) -> None:
+    """The same images, as they are and from a tar."""
+    wrappings.ALL["gnu-pax-sparse"](with_containers, tmp_path / "backup.tar")
+    expected = facts(stores.path(CONTAINERS))
+    assert sum("container/" in str(image[1]) for image in expected["images"]) > 5
+    for source in (with_containers, tmp_path / "backup.tar"):
+        found = facts(source)
+        assert identities(found) == identities(expected)
+        assert found["containers"] == expected["containers"]
+
+
 def test_direct_lvm(disk: Path, plain: Facts, tmp_path: Path) -> None:
     disks.convert(disk, tmp_path / "disk.qcow2", "qcow2")
     found = wrapped.unprivileged([disk, tmp_path / "disk.qcow2"])
-    assert [identities(one) for one in found.values()] == [identities(plain)] * 2
+    assert [identities(one) for one in found] == [identities(plain)] * 2

@@ -8,12 +8,11 @@ import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import disks, wrapped, wrappings
-from tests.cases import case, store_cases
+from tests.cases import case
 from tests.command import migrate
 from tests.stores import StoreShelf, stores
 from tests.wrapped import Facts, facts, identities
@@ -21,7 +20,6 @@ from tests.wrapped import Facts, facts, identities
 __all__ = ["stores"]
 
 pytestmark = pytest.mark.peer  # mkfs, mount, qemu-img, sfdisk, bsdtar and busybox; root, to restore the stores
-STORES = [store.name for store in store_cases()]
 REPACKED = [
     *(("store-1.9.1-overlay", writer) for writer in wrappings.ALL),
     *(("store-1.3.3-vfs", writer) for writer in ("gnu-pax-sparse", "gnu", "bsdtar-pax")),
@@ -37,25 +35,6 @@ def plain(stores: StoreShelf) -> Callable[[str], Facts]:
     return cache(lambda name: facts(stores.path(name)))
 
 
-@pytest.fixture(scope="module")
-def packed() -> dict[str, Facts]:
-    sources = {name: case(name).path / "store.tar.xz" for name in STORES}
-    found = wrapped.unprivileged(list(sources.values()))
-    return {name: found[str(source)] for name, source in sources.items()}
-
-
-@pytest.mark.parametrize("name", STORES)
-def test_a_shipped_tar_is_its_directory(plain: Callable[[str], Facts], packed: dict[str, Facts], name: str) -> None:
-    assert packed[name] == plain(name)
-
-
-@pytest.mark.parametrize("name", ["registry-v1-pushed", "registry-v2-mixed-2.8", "registry-v2-schema1-2.1.1-damaged"])
-def test_a_tar_of_a_registrys_storage(tmp_path: Path, name: str) -> None:
-    packed = case(name).path / "registry.tar.xz"
-    disks.run("tar", "-xJf", packed, "-C", tmp_path)
-    assert facts(packed) == facts(tmp_path)
-
-
 def test_a_docker_save_archive_below_a_folder(tmp_path: Path) -> None:
     (tmp_path / "unpacked/app").mkdir(parents=True)
     plain = case("save-1.9.1-single").write_plain(tmp_path)
@@ -64,29 +43,12 @@ def test_a_docker_save_archive_below_a_folder(tmp_path: Path) -> None:
     assert identities(facts(tmp_path / "again.tar")) == identities(facts(plain))
 
 
-def without_exactness(image: list[Any]) -> list[Any]:
-    return image[:3] + image[4:]
-
-
 @pytest.mark.parametrize(("name", "writer"), REPACKED)
 def test_a_tar_of_any_writer_gives_the_same_images(
     plain: Callable[[str], Facts], stores: StoreShelf, tmp_path: Path, name: str, writer: str
 ) -> None:
     wrappings.ALL[writer](stores.path(name), tmp_path / "backup.tar")
-    found = facts(tmp_path / "backup.tar")
-    expected = plain(name)
-    if writer in wrappings.WITH_ALL:
-        assert found == expected
-    elif writer not in wrappings.IN_WHOLE_SECONDS:
-        # what the writer left out, such as capabilities, makes images not exact, and no bytes different
-        assert [without_exactness(image) for image in identities(found)] == [
-            without_exactness(image) for image in identities(expected)
-        ]
-    else:
-        assert [image[:2] for image in found["images"]] == [image[:2] for image in expected["images"]]
-        for image, same in zip(found["images"], expected["images"], strict=True):
-            assert image[2] == same[2] or image[3] is False  # another image than Docker's is never called exact
-        assert found["failures"] == expected["failures"]
+    wrapped.same_images(facts(tmp_path / "backup.tar"), plain(name), writer)
 
 
 def test_lost_fractions_of_a_second_are_in_the_note(stores: StoreShelf, tmp_path: Path) -> None:
@@ -184,7 +146,7 @@ def test_partitions(
     disks.FILE_SYSTEMS["ext2"](tmp_path / "boot", empty, 4 * disks.MIB)
     disk = tmp_path / "disk.img"
     disks.partitioned([swap, empty, empty, file_systems(ON_DISK[0], "ext4")], disk, label)
-    assert wrapped.unprivileged([disk])[str(disk)] == plain(ON_DISK[0])
+    assert wrapped.unprivileged([disk])[0] == plain(ON_DISK[0])
     result = migrate("inspect", disk)
     assert result.code == 0
     for line in ("partition 1", ": swap", f"partition {6 if label == 'dos' else 4}", ": ext4"):
@@ -220,7 +182,7 @@ def test_images_without_privileges(plain: Callable[[str], Facts], disk: Path, tm
     images = [tmp_path / form for form in ("qcow2-compressed", "vmdk-stream", "vhdx")]
     for image in images:
         disks.convert(disk, image, image.name)
-    assert list(wrapped.unprivileged(images).values()) == [plain(ON_DISK[0])] * 3
+    assert wrapped.unprivileged(images) == [plain(ON_DISK[0])] * 3
 
 
 def test_a_compressed_raw_image(plain: Callable[[str], Facts], disk: Path, tmp_path: Path) -> None:
@@ -352,6 +314,37 @@ def test_what_is_on_a_disk_and_not_read_is_named(tmp_path: Path, place: int, mag
         result = migrate("plan", image)
         assert result.code == 4
         assert message in result.err
+
+
+def test_an_encrypted_disk_image_is_named(tmp_path: Path) -> None:
+    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    disks.run(
+        *("qemu-img", "create", "-q", "--object", "secret,id=s,data=abc", "-f", "qcow2", "-o", options),
+        *(tmp_path / "disk.qcow2", "4M"),
+    )
+    result = migrate("plan", tmp_path / "disk.qcow2")
+    assert result.code == 4
+    assert "is encrypted; decrypt it with `qemu-img convert`" in result.err
+
+
+@pytest.mark.parametrize("form", ["vmdk-split", "vmdk-split-flat", "vmdk-flat"])
+def test_a_missing_part_of_an_image_is_named(disk: Path, tmp_path: Path, form: str) -> None:
+    disks.convert(disk, tmp_path / "old.vmdk", form)
+    (part,) = (path for path in tmp_path.iterdir() if path.name != "old.vmdk")
+    part.rename(tmp_path / "elsewhere")
+    result = migrate("plan", tmp_path / "old.vmdk")
+    assert result.code == 4
+    assert f"its extent is not beside it: {part}" in result.err and "put it there" in result.err
+
+
+def test_a_disk_without_anything_known_lists_what_it_has(tmp_path: Path) -> None:
+    disks.partitioned(
+        [disks.blank(tmp_path / "a", disks.MIB), disks.blank(tmp_path / "b", disks.MIB)], tmp_path / "d", "dos"
+    )
+    result = migrate("inspect", tmp_path / "d")
+    assert result.code == 4
+    for line in ("partition 1 (MBR) (1,048,576 bytes): nothing that is known", "partition 2 (MBR)"):
+        assert line in result.err
 
 
 def test_a_missing_extra_is_named(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import pytest
 from migrate.batch.batch import BatchRequest, run_batch
 from migrate.batch.dask_pool import DaskPool
 from migrate.batch.executors import PoolRequest, WorkerPool
-from migrate.batch.plan import Outcome
+from migrate.batch.plan import SourceOutcome
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, SilentProgress
 from tests import poison
@@ -148,7 +148,7 @@ class TestDask:
 
             progress = KillsOneWorker(dask.workers[0], 20)
             outcome = run_batch(request(shelf, tmp_path / "dask"), progress, pools)
-        assert len(outcome.lists[Outcome.CONVERTED]) == 120
+        assert len(outcome.lists[SourceOutcome.CONVERTED]) == 120
         assert progress.finished == 120
         assert migrate("batch", shelf, tmp_path / "local").code == 0
         assert files_of(tmp_path / "dask").keys() == files_of(tmp_path / "local").keys()
@@ -164,7 +164,7 @@ class TestDask:
                 return DaskPool.connect(dask.address, poison.work)
 
             outcome = run_batch(request(shelf, tmp_path / "dask"), SilentProgress(), pools)
-        assert [Path(path).name for path in outcome.lists[Outcome.FAILED]] == ["poison.tar"]
+        assert [Path(path).name for path in outcome.lists[SourceOutcome.FAILED]] == ["poison.tar"]
         assert outcome.head is not None
         assert [failure.error for failure in outcome.head.failures] == ["worker-died"]
         (shelf / "poison.tar").unlink()

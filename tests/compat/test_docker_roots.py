@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from migrate.model.legacy import LegacyID
-from migrate.readers.graphdrivers.changes import find_changes
+from migrate.readers.graphdrivers.changes import Comparison
 from migrate.storage.directory_tree import DirectoryTree
 from tests.archives import V1Archive, layer_tar
 from tests.command import migrate
@@ -72,7 +72,7 @@ def test_a_capability_on_a_file_that_nobody_may_execute_is_a_change(engine: Dock
     plain, parent = data / f"vfs/dir/{mount}/plain", data / f"vfs/dir/{below}"
     os.setxattr(plain, "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))
     listed = engine.docker("diff", container)
-    ours = find_changes(DirectoryTree(str(plain.parent)), DirectoryTree(str(parent)))
+    ours = Comparison(DirectoryTree(str(plain.parent)), DirectoryTree(str(parent))).changes()
     engine.docker("rm", container)
     engine.remove_all()
     assert listed.split() == ["C", "/plain"]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrate.compose.chain import walk_chain
-from migrate.readers.graphdrivers.changes import find_changes
+from migrate.readers.graphdrivers.changes import Comparison
 from migrate.readers.graphdrivers.listings import Listings, RememberedTree
 from migrate.rootfs.check import RootfsCheck
 from migrate.storage.directory_tree import DirectoryTree
@@ -118,7 +118,7 @@ def test_both_ways_of_comparing_are_dockers(old: Spec, new: Spec) -> None:
         by_name = [DirectoryTree(f"{place}/{name}") for name in ("new", "old")]
         by_facts = [RememberedTree(DirectoryTree(f"{place}/{name}"), Listings()) for name in ("new", "old")]
         for trees in (by_name, by_facts):
-            changes = find_changes(*trees)
+            changes = Comparison(*trees).changes()
             assert [change.path for change in changes] == sorted(expected)
             assert {change.path: change.entry is None for change in changes} == expected
 

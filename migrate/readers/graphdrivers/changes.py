@@ -42,16 +42,6 @@ class Budget:
                 raise LimitError("more directory entries than are looked at for this")
 
 
-def find_changes(
-    new: Tree,
-    old: Tree,
-    leave_out: Callable[[bytes, TreeEntry | None], bool] | None = None,
-    budget: Budget | None = None,
-) -> list[Change]:
-    """See `Comparison.changes`."""
-    return Comparison(new, old, budget).changes(leave_out)
-
-
 def walk_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> Iterator[TreeEntry]:
     """Every entry but the root, a directory before what it holds, names in bytewise order (Go's filepath.Walk).
 

@@ -88,6 +88,10 @@ class RememberedTree(Tree):
     def has_whole_seconds(self) -> bool:
         return self._tree.has_whole_seconds
 
+    @property
+    def has_no_xattrs(self) -> bool:
+        return self._tree.has_no_xattrs
+
     def require_whole(self, path: bytes, *, names: bool = False) -> None:
         self._tree.require_whole(path, names=names)
 

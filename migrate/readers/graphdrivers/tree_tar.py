@@ -84,7 +84,7 @@ def tar_of_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> Tree
 
 
 def tar_of_changes(tree: Tree, changes: Iterable[Change], unsure: int = 0) -> TreeTar:
-    """What changed in `tree`, as `find_changes` lists it. Raises SourceError, here or when read.
+    """What changed in `tree`, as `Comparison.changes` lists it. Raises SourceError, here or when read.
 
     `unsure`: files that were taken as unchanged by their size and a time in whole seconds.
     """

@@ -54,6 +54,10 @@ class UnionTree(Tree):
     def has_whole_seconds(self) -> bool:
         return self.upper.has_whole_seconds or self.lower.has_whole_seconds
 
+    @property
+    def has_no_xattrs(self) -> bool:
+        return self.upper.has_no_xattrs
+
     def require_whole(self, path: bytes, *, names: bool = False) -> None:
         for tree in (self.upper, self.lower):
             tree.require_whole(path, names=names)

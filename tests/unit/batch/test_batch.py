@@ -17,7 +17,7 @@ import pytest
 
 from migrate.batch.batch import BatchOutcome, BatchRequest, merge_batch, run_batch, unfinished_shards
 from migrate.batch.executors import PoolRequest, ProcessPool, WorkerPool, open_pool
-from migrate.batch.plan import Outcome, Shard
+from migrate.batch.plan import Shard, SourceOutcome
 from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import TargetError, UsageError
 from migrate.model.options import Compression, ConvertOptions, Format, OnConflict
@@ -95,9 +95,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_file_is_accounted_for(shelf: Path, tmp_path: Path) -> None:
     outcome = run(shelf, tmp_path / "out")
     names = {kind: [Path(path).name for path in paths] for kind, paths in outcome.lists.items()}
-    assert names[Outcome.FAILED] == ["cut.tar"]
-    assert names[Outcome.SKIPPED] == ["readme.txt"]
-    assert len(names[Outcome.CONVERTED]) == 13
+    assert names[SourceOutcome.FAILED] == ["cut.tar"]
+    assert names[SourceOutcome.SKIPPED] == ["readme.txt"]
+    assert len(names[SourceOutcome.CONVERTED]) == 13
     assert outcome.exit_code == 3
     assert outcome.head is not None
     assert {row.location for row in outcome.head.sources} == {path for each in outcome.lists.values() for path in each}
@@ -204,7 +204,7 @@ def test_what_was_read_last_counts_whatever_its_name_then(tmp_path: Path, monkey
         run(tmp_path / name / "a.tar", tmp_path / "parts", shard=Shard(1, 1))
     merged = keep(merge_batch(str(tmp_path / "parts"), SilentProgress()))
     assert merged.exit_code == 0
-    assert +merged.account.outcomes == {Outcome.CONVERTED: 1}
+    assert +merged.account.outcomes == {SourceOutcome.CONVERTED: 1}
 
 
 def test_shards_and_merge_make_the_same_as_one_run(shelf: Path, tmp_path: Path) -> None:
@@ -235,8 +235,8 @@ def test_a_worker_that_dies_costs_only_its_source(shelf: Path, tmp_path: Path) -
     (mine / "app2" / "once.tar").write_bytes(archive("once"))
     progress = Recorder()
     outcome = keep(run_batch(request(mine, tmp_path / "out", jobs=2), progress, poisoned))
-    assert [Path(path).name for path in outcome.lists[Outcome.FAILED]] == ["poison.tar", "cut.tar"]
-    assert len(outcome.lists[Outcome.CONVERTED]) == 14
+    assert [Path(path).name for path in outcome.lists[SourceOutcome.FAILED]] == ["poison.tar", "cut.tar"]
+    assert len(outcome.lists[SourceOutcome.CONVERTED]) == 14
     assert outcome.head is not None
     assert "worker-died" in {failure.error for failure in outcome.head.failures}
     assert (mine / "app1" / ".poison.tar.met").read_bytes() == b"xx"
@@ -340,9 +340,9 @@ def test_every_entry_of_a_directory_is_accounted_for(tmp_path: Path) -> None:
     outcome = run(shelf, tmp_path / "out")
     names = {kind: [Path(path).name for path in paths] for kind, paths in outcome.lists.items()}
     assert names == {
-        Outcome.CONVERTED: ["shelf", "beside.tar"],
-        Outcome.FAILED: ["absent.tar"],
-        Outcome.SKIPPED: ["absent.txt", "pipe.tar", "round", "target"],
+        SourceOutcome.CONVERTED: ["shelf", "beside.tar"],
+        SourceOutcome.FAILED: ["absent.tar"],
+        SourceOutcome.SKIPPED: ["absent.txt", "pipe.tar", "round", "target"],
     }
     assert outcome.head is not None
     (failure,) = outcome.head.failures
@@ -352,7 +352,7 @@ def test_every_entry_of_a_directory_is_accounted_for(tmp_path: Path) -> None:
     (shelf / "absent.tar").unlink()
     (shelf / "absent.tar").write_bytes(archive("absent"))
     again = run(shelf, tmp_path / "out")
-    assert [Path(path).name for path in again.lists[Outcome.FAILED]] == []
+    assert [Path(path).name for path in again.lists[SourceOutcome.FAILED]] == []
     assert again.account.already_done == 6
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import pytest
 
 from migrate.batch.choice import BlobChoice
-from migrate.batch.records import LayerRow, Role
+from migrate.batch.records import LayerRecord, Role
 from migrate.errors import IntegrityError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, HashedLayer, StoredBlob
@@ -19,12 +19,12 @@ def blob(name: str, size: int = 10, compression: str = "gzip") -> StoredBlob:
     return StoredBlob(digest=Digest.of(name.encode()), size=size, compression=compression)
 
 
-def row(stored: StoredBlob, role: Role) -> LayerRow:
+def row(stored: StoredBlob, role: Role) -> LayerRecord:
     hashed = HashedLayer(diff_id=DIFF_ID, tar_size=1, empty=False, blob=stored, origin="archive")
-    return LayerRow(LegacyID("x"), hashed, role)
+    return LayerRecord(LegacyID("x"), hashed, role)
 
 
-def choose(*rows: LayerRow, generation: int = 0) -> BlobChoice:
+def choose(*rows: LayerRecord, generation: int = 0) -> BlobChoice:
     choice = BlobChoice("gzip")
     for each in rows:
         choice.take([each], generation)
@@ -71,7 +71,7 @@ def test_what_an_earlier_merge_settled_on_stays() -> None:
 
 def test_layers_without_a_blob_have_no_say() -> None:
     hashed = HashedLayer(diff_id=DIFF_ID, tar_size=1_024, empty=True, blob=None, origin="archive")
-    choice = choose(LayerRow(LegacyID("e"), hashed), LayerRow(LegacyID("t"), None))
+    choice = choose(LayerRecord(LegacyID("e"), hashed), LayerRecord(LegacyID("t"), None))
     with pytest.raises(IntegrityError):
         choice.blob(DIFF_ID)
 

@@ -22,7 +22,7 @@ from migrate.batch.journal import (
     pack_record,
 )
 from migrate.batch.ledger import Ledger
-from migrate.batch.plan import Identity, Outcome, Shard
+from migrate.batch.plan import Identity, Shard, SourceOutcome
 from migrate.batch.records import SourceRecord
 from migrate.batch.status import read_status
 from migrate.errors import LimitError, TargetError
@@ -30,7 +30,7 @@ from migrate.storage.syscalls import FileSystem
 from tests.faults import FaultyFileSystem, raises
 
 
-def entry(name: str, outcome: Outcome = Outcome.CONVERTED, order: int = 0, recipe: str = "r") -> Entry:
+def entry(name: str, outcome: SourceOutcome = SourceOutcome.CONVERTED, order: int = 0, recipe: str = "r") -> Entry:
     return Entry(
         source=name,
         identity=Identity(10, "mtime 5"),
@@ -42,8 +42,8 @@ def entry(name: str, outcome: Outcome = Outcome.CONVERTED, order: int = 0, recip
         figures={"images": 1, "failed": 0, "layers": 2, "tar_bytes": 3},
         seconds=0.5,
         packed=pack_record(SourceRecord(type="docker-archive", warnings=(name,))),
-        error="chain" if outcome is Outcome.FAILED else None,
-        message='no "record":" here' if outcome is Outcome.FAILED else None,
+        error="chain" if outcome is SourceOutcome.FAILED else None,
+        message='no "record":" here' if outcome is SourceOutcome.FAILED else None,
     )
 
 
@@ -56,7 +56,7 @@ def write(state: Path, *entries: Entry, shard: Shard | None = None) -> Path:
 
 
 def test_a_line_is_json_with_the_figures_first_and_the_record_last(tmp_path: Path) -> None:
-    path = write(tmp_path, entry("/a.tar"), entry("/b\udcff.tar", Outcome.FAILED, 1))
+    path = write(tmp_path, entry("/a.tar"), entry("/b\udcff.tar", SourceOutcome.FAILED, 1))
     lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert [line["source"] for line in lines] == ["/a.tar", "/b\udcff.tar"]
     assert [line["outcome"] for line in lines] == ["converted", "failed"]
@@ -65,7 +65,7 @@ def test_a_line_is_json_with_the_figures_first_and_the_record_last(tmp_path: Pat
 
 
 def test_records_are_read_by_place(tmp_path: Path) -> None:
-    path = write(tmp_path, entry("/a.tar"), entry("/b.tar", Outcome.FAILED))
+    path = write(tmp_path, entry("/a.tar"), entry("/b.tar", SourceOutcome.FAILED))
     reader = RecordReader()
     found = {line.fields["source"]: reader.read(line.place, "x") for line in iter_lines(path)}
     reader.close()
@@ -122,7 +122,7 @@ def merged(ends: dict[str, int]) -> dict[str, object]:
 def whole_line(state: Path, kind: str) -> dict[str, Any]:
     journal = JournalWriter(state, None)
     if kind == "source":
-        journal.append(entry("/b.tar", Outcome.FAILED))
+        journal.append(entry("/b.tar", SourceOutcome.FAILED))
     else:
         journal.note(OPENING if kind == "run" else merged({"journal.jsonl": 1}))
     journal.close()
@@ -174,14 +174,14 @@ def test_one_run_at_a_time_writes_a_journal(tmp_path: Path) -> None:
 
 
 def test_the_last_line_of_a_source_counts(tmp_path: Path) -> None:
-    write(tmp_path, entry("/a.tar", Outcome.FAILED), entry("/b.tar", order=1))
+    write(tmp_path, entry("/a.tar", SourceOutcome.FAILED), entry("/b.tar", order=1))
     write(tmp_path, entry("/a.tar"), shard=None)
     write(tmp_path, entry("/c.tar", order=2), shard=Shard(2, 3))
     assert [path.name for path in journal_paths(tmp_path)] == ["journal-2-of-3.jsonl", "journal.jsonl"]
     ledger = Ledger.read(tmp_path)
     assert list(ledger.in_order()) == ["/a.tar", "/b.tar", "/c.tar"]
-    assert ledger.finished()["/a.tar"].outcome is Outcome.CONVERTED
-    assert ledger.outcomes()[Outcome.CONVERTED] == ["/a.tar", "/b.tar", "/c.tar"]
+    assert ledger.finished()["/a.tar"].outcome is SourceOutcome.CONVERTED
+    assert ledger.outcomes()[SourceOutcome.CONVERTED] == ["/a.tar", "/b.tar", "/c.tar"]
 
 
 def test_a_merge_begins_a_generation(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_merge_closes_what_it_has_read_of_every_journal(tmp_path: Path) -> Non
 
 
 def test_of_two_journals_the_newer_line_of_a_source_counts(tmp_path: Path) -> None:
-    path = write(tmp_path, entry("/a.tar", Outcome.FAILED))
+    path = write(tmp_path, entry("/a.tar", SourceOutcome.FAILED))
     journal = JournalWriter(tmp_path, None)
     journal.note(merged({path.name: path.stat().st_size}))
     journal.close()
@@ -228,15 +228,15 @@ def test_of_two_journals_the_newer_line_of_a_source_counts(tmp_path: Path) -> No
     ledger = Ledger.read(tmp_path)
     assert ledger.sources["/a.tar"].place.path == shard
     assert [place.path for place, _ in ledger.replaced] == [path]
-    assert ledger.finished()["/a.tar"].outcome is Outcome.CONVERTED
+    assert ledger.finished()["/a.tar"].outcome is SourceOutcome.CONVERTED
 
 
 def test_a_line_that_is_wanted_counts_before_a_newer_one(tmp_path: Path) -> None:
     """Two journals that were written within a second of each other do not tell which came first."""
-    path = write(tmp_path, entry("/a.tar"), entry("/a.tar", Outcome.FAILED), entry("/a.tar", recipe="other"))
+    path = write(tmp_path, entry("/a.tar"), entry("/a.tar", SourceOutcome.FAILED), entry("/a.tar", recipe="other"))
     shard = write(tmp_path, entry("/a.tar", recipe="other"), shard=Shard(1, 2))
     ledger = Ledger.read(tmp_path, lambda source, known: known.recipe == "r")
-    assert ledger.finished()["/a.tar"].outcome is Outcome.FAILED
+    assert ledger.finished()["/a.tar"].outcome is SourceOutcome.FAILED
     assert sorted(place.path for place, _ in ledger.replaced) == [shard, path, path]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migrate.batch.plan import Candidate, Finished, Identity, Outcome, Shard, Task, plan_tasks, split
+from migrate.batch.plan import Candidate, Finished, Identity, Shard, SourceOutcome, Task, plan_tasks, split
 from migrate.errors import UsageError
 
 MIB = 1024 * 1024
@@ -40,13 +40,13 @@ def test_there_are_tasks_for_every_worker_while_there_are_sources(count: int, wo
 def test_what_is_finished_and_unchanged_is_not_read_again() -> None:
     shelf = [candidate(number) for number in range(5)]
     finished = {
-        shelf[0].location: Finished(shelf[0].identity, "r", Outcome.CONVERTED),
-        shelf[1].location: Finished(Identity(1_000, "mtime 2"), "r", Outcome.CONVERTED),
-        shelf[2].location: Finished(shelf[2].identity, "other options", Outcome.CONVERTED),
-        shelf[3].location: Finished(shelf[3].identity, "r", Outcome.FAILED),
+        shelf[0].location: Finished(shelf[0].identity, "r", SourceOutcome.CONVERTED),
+        shelf[1].location: Finished(Identity(1_000, "mtime 2"), "r", SourceOutcome.CONVERTED),
+        shelf[2].location: Finished(shelf[2].identity, "other options", SourceOutcome.CONVERTED),
+        shelf[3].location: Finished(shelf[3].identity, "r", SourceOutcome.FAILED),
     }
     plan = plan_tasks(shelf, finished, "r", workers=1)
-    assert plan.done == {shelf[0].location: Outcome.CONVERTED, shelf[3].location: Outcome.FAILED}
+    assert plan.done == {shelf[0].location: SourceOutcome.CONVERTED, shelf[3].location: SourceOutcome.FAILED}
     assert [task.sources[0].order for task in plan.tasks] == [1, 2, 4]
     again = plan_tasks(shelf, finished, "r", workers=1, retry_failed=True)
     assert [task.sources[0].order for task in again.tasks] == [1, 2, 3, 4]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate.batch.journal import pack_record, unpack_record
-from migrate.batch.records import ImageRecord, LayerRow, Role, SourceRecord, encode_record, parse_record
+from migrate.batch.records import ImageRecord, LayerRecord, Role, SourceRecord, encode_record, parse_record
 from migrate.convert.publish import FinishedImage
 from migrate.model.container import Container, Volume
 from migrate.model.digest import DiffID, Digest
@@ -28,7 +28,7 @@ def digest(text: str) -> Digest:
     return Digest.of(text.encode())
 
 
-def row(name: str, role: Role = Role.MADE, *, empty: bool = False) -> LayerRow:
+def row(name: str, role: Role = Role.MADE, *, empty: bool = False) -> LayerRecord:
     blob = None if empty else StoredBlob(digest=digest(f"blob {name}"), size=len(name), compression="gzip")
     hashed = HashedLayer(
         diff_id=DiffID(digest(name)),
@@ -40,10 +40,10 @@ def row(name: str, role: Role = Role.MADE, *, empty: bool = False) -> LayerRow:
         note="made anew \ud800",
         flags=("odd",),
     )
-    return LayerRow(LegacyID(name), hashed, role)
+    return LayerRecord(LegacyID(name), hashed, role)
 
 
-def image(rows: tuple[LayerRow, ...], chain: tuple[int, ...], *, ready: bool = False) -> ImageRecord:
+def image(rows: tuple[LayerRecord, ...], chain: tuple[int, ...], *, ready: bool = False) -> ImageRecord:
     composed = ComposedImage(
         config=b'{"a":"\xff"}',
         config_media_type="config",
@@ -72,7 +72,7 @@ def image(rows: tuple[LayerRow, ...], chain: tuple[int, ...], *, ready: bool = F
     return ImageRecord(finished, chain)
 
 
-ROWS = (row("a"), row("b", Role.CARRIED), row("e", empty=True), LayerRow(LegacyID("t"), None), row("k", Role.KEPT))
+ROWS = (row("a"), row("b", Role.CARRIED), row("e", empty=True), LayerRecord(LegacyID("t"), None), row("k", Role.KEPT))
 FAILURE = Failure(source=SOURCE, references=("x:1",), legacy_id="t", layer=None, error="chain", message="gone \udc80")
 
 

@@ -10,10 +10,10 @@ import pytest
 from migrate.batch import layers
 from migrate.batch import task as batch_task
 from migrate.batch.layers import KnownLayer, KnownLayers
-from migrate.batch.plan import Candidate, Outcome
+from migrate.batch.plan import Candidate, SourceOutcome
 from migrate.batch.records import Role
 from migrate.batch.search import look_at
-from migrate.batch.task import Desk, WorkOrder
+from migrate.batch.task import Worker, WorkOrder
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.options import Compression, ConvertOptions
@@ -56,21 +56,21 @@ def order(target: Path, run: str = "a" * 16) -> WorkOrder:
     return WorkOrder(run=run, recipe="r", target=str(target), state=str(target / ".migrate"), options=OPTIONS)
 
 
-def deal(order: WorkOrder, *candidates: Candidate) -> list[Outcome]:
+def deal(order: WorkOrder, *candidates: Candidate) -> list[SourceOutcome]:
     """One worker with these sources."""
-    desk = Desk(order)
+    worker = Worker(order)
     try:
-        outcomes = [desk.deal_with(candidate).outcome for candidate in candidates]
-        desk.blobs.publish()
+        outcomes = [worker.convert(candidate).outcome for candidate in candidates]
+        worker.blobs.publish()
         return outcomes
     finally:
-        desk.close()
+        worker.close()
 
 
 @pytest.mark.parametrize("size", [400, 400_000])
 def test_one_worker_compresses_a_layer_once(tmp_path: Path, counted: type[CountingLayout], size: int) -> None:
     candidates = [archive(tmp_path, name, size) for name in ("one", "two", "three")]
-    assert deal(order(tmp_path / "out"), *candidates) == [Outcome.CONVERTED] * 3
+    assert deal(order(tmp_path / "out"), *candidates) == [SourceOutcome.CONVERTED] * 3
     assert counted.begun == 4
 
 
@@ -131,8 +131,8 @@ def test_a_large_layer_is_known_before_its_source_is_done(
     tmp_path: Path, counted: type[CountingLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layers, "_LARGE_BYTES", 100)
-    first = Desk(order(tmp_path / "out"))
-    first.deal_with(archive(tmp_path, "one"))
+    first = Worker(order(tmp_path / "out"))
+    first.convert(archive(tmp_path, "one"))
     deal(order(tmp_path / "out"), archive(tmp_path, "two"))
     first.blobs.publish()
     first.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from migrate.model.legacy import LegacyID
-from migrate.readers.graphdrivers.changes import find_changes
+from migrate.readers.graphdrivers.changes import Comparison
 from migrate.readers.graphdrivers.devicemapper.driver import DevicemapperDriver
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tree import Tree
@@ -68,7 +68,7 @@ def test_child_costs_what_differs(store: Path) -> None:
 def test_comparison_reads_no_contents(store: Path) -> None:
     driver = DevicemapperDriver(DirectoryTree(str(store)))
     child, parent = driver.layer_tree(CHILD), driver.layer_tree(PARENT)
-    changes = find_changes(child, parent)
+    changes = Comparison(child, parent).changes()
     metadata = driver.bytes_read
     assert [change.path for change in changes] == [b"dir07", b"dir07/file0700", b"dir07/file0799"]
     assert changes[2].entry is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from migrate.readers.graphdrivers.changes import find_changes, walk_tree
+from migrate.readers.graphdrivers.changes import Comparison, walk_tree
 from migrate.readers.graphdrivers.listings import Listings, RememberedTree
 from migrate.readers.graphdrivers.union import UnionTree
 from migrate.storage.directory_tree import DirectoryTree
@@ -42,7 +42,8 @@ class Compare:
     def changes(self) -> list[tuple[str, str]]:
         new, old = self._tree(self.new), self._tree(self.old)
         return [
-            ("delete" if change.entry is None else "keep", change.path.decode()) for change in find_changes(new, old)
+            ("delete" if change.entry is None else "keep", change.path.decode())
+            for change in Comparison(new, old).changes()
         ]
 
     def kept(self) -> list[str]:
@@ -156,7 +157,7 @@ def test_a_capability_counts_in_a_tree_that_lists_nothing_at_once(compare: Compa
     compare.both("a/g")
     os.setxattr(compare.new / "a/f", "security.capability", CAPABILITY)
     new, old = (UnionTree(DirectoryTree(str(place)), EmptyTree(0)) for place in (compare.new, compare.old))
-    assert [change.path for change in find_changes(new, old)] == [b"a", b"a/f"]
+    assert [change.path for change in Comparison(new, old).changes()] == [b"a", b"a/f"]
 
 
 def test_shared_inodes_are_passed_over(compare: Compare) -> None:
@@ -196,7 +197,10 @@ def test_names_are_bytes(compare: Compare) -> None:
     write(Path(os.fsdecode(os.fsencode(compare.new) + b"/\xff")))
     write(compare.new / "é")
     tree = DirectoryTree(str(compare.new))
-    assert [change.path for change in find_changes(tree, DirectoryTree(str(compare.old)))] == ["é".encode(), b"\xff"]
+    assert [change.path for change in Comparison(tree, DirectoryTree(str(compare.old))).changes()] == [
+        "é".encode(),
+        b"\xff",
+    ]
 
 
 def test_deep_trees_need_no_deep_stack(compare: Compare) -> None:

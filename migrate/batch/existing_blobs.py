@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from migrate.batch.choice import BlobChoice
 from migrate.batch.journal import Place, RecordReader
-from migrate.batch.records import LayerRow, Role
+from migrate.batch.records import LayerRecord, Role
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.options import ConvertOptions, ImageOptions
@@ -15,7 +15,7 @@ from migrate.rehash.layer import STORED_KIND
 from migrate.writers.base import ImageTarget
 
 
-class StandingBlobs:
+class ExistingBlobs:
     """The blobs of a target, as they are now. In a dry run nothing was stored, and everything counts."""
 
     def __init__(self, target: ImageTarget | None) -> None:
@@ -51,23 +51,23 @@ class StandingBlobs:
         return right
 
 
-def choice_for(options: ImageOptions, target: ImageTarget | None, standing: StandingBlobs) -> BlobChoice:
+def choice_for(options: ImageOptions, target: ImageTarget | None, existing: ExistingBlobs) -> BlobChoice:
     """A choice among what is in the target."""
     compression = STORED_KIND.get(options.compression, "none")
-    if target is None or standing.sizes is None:
+    if target is None or existing.sizes is None:
         return BlobChoice(compression)
-    return BlobChoice(compression, standing.holds, target.named_layers())
+    return BlobChoice(compression, existing.holds, target.named_layers())
 
 
 def sources_without_blobs(
-    sources: Mapping[str, Place], others: Iterable[Place], options: ConvertOptions, standing: StandingBlobs
+    sources: Mapping[str, Place], others: Iterable[Place], options: ConvertOptions, existing: ExistingBlobs
 ) -> set[str]:
     """Those of `sources` that have to be read again: a blob that they need is gone or damaged, and no other record has
-    one. Every blob is read.
+    one. Every blob is proven.
 
     `others` are places of records whose layers may be used in place of theirs. Raises TargetError.
     """
-    if not sources or standing.sizes is None:
+    if not sources or existing.sizes is None:
         return set()
     compression = STORED_KIND.get(options.compression, "none")
     served: set[DiffID] = set()
@@ -83,23 +83,24 @@ def sources_without_blobs(
         }
         pairs = {(diff_id, blob) for found in rows.values() for _, diff_id, blob in found}
         with ThreadPoolExecutor(options.jobs, thread_name_prefix="prove") as pool:
-            right = dict(zip(pairs, pool.map(lambda pair: standing.proves(*pair), pairs), strict=True))
+            right = dict(zip(pairs, pool.map(lambda pair: existing.proves(*pair), pairs), strict=True))
         for location, found in rows.items():
             for role, diff_id, blob in found:
                 if right[diff_id, blob]:
-                    if blob.compression == compression:
+                    if blob.compression == compression:  # a blob in another compression is in no manifest of this run
                         served.add(diff_id)
-                elif role is Role.KEPT:
+                elif role is Role.KEPT:  # a manifest of the source names this very blob: no other one can replace it
                     lost.add(location)
                 else:
                     wanting.setdefault(location, set()).add(diff_id)
+        # records of other sources, older ones too, may hold the layer: then nothing has to be read again
         missing = {diff_id for diff_ids in wanting.values() for diff_id in diff_ids} - served
         for place in others if missing else ():
             for row in reader.read(place, "", images=False).layers:
                 pair = _pair(row)
                 if pair is None or pair[0] not in missing or pair[1].compression != compression:
                     continue
-                if standing.proves(*pair):
+                if existing.proves(*pair):
                     missing.discard(pair[0])
                     served.add(pair[0])
     finally:
@@ -107,5 +108,5 @@ def sources_without_blobs(
     return lost | {location for location, diff_ids in wanting.items() if not diff_ids <= served}
 
 
-def _pair(row: LayerRow) -> tuple[DiffID, StoredBlob] | None:
+def _pair(row: LayerRecord) -> tuple[DiffID, StoredBlob] | None:
     return None if row.hashed is None or row.hashed.blob is None else (row.hashed.diff_id, row.hashed.blob)
