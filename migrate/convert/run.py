@@ -63,7 +63,7 @@ from migrate.report.mapping import mapped_image
 from migrate.report.model import ImageInput, SourceInput, build_report
 from migrate.report.units import count, format_size
 from migrate.writers.base import ImageTarget
-from migrate.writers.free_space import check_room
+from migrate.writers.free_space import check_room, check_room_for_streams
 from migrate.writers.open_target import open_target, parse_target
 
 if TYPE_CHECKING:
@@ -214,6 +214,8 @@ class Conversion:
             if opened.source is not None and opened.source.is_read_once
         ]
         if streaming and not (self.options.images or self.options.exclude):
+            locations = (self.sources[index].location for index, _ in streaming)
+            check_room_for_streams(locations, store, self.options)
             with PassingLayers(store, self.options, self.progress, self.observer, self._sampler) as passing:
                 for index, source in streaming:
                     self._pass_stream(index, source, passing)

@@ -110,7 +110,7 @@ def spool_whole(location: str, fd: int, read: Callable[[int], bytes], directory:
     """
     spool = Spool(directory, location)
     try:
-        _check_room(location, fd, spool)
+        check_room(location, fd, spool)
         checked = 0
         while True:
             with unreadable(location):
@@ -120,7 +120,7 @@ def spool_whole(location: str, fd: int, read: Callable[[int], bytes], directory:
             spool.append_sparse(block)
             if spool.size - checked >= _CHECKED:
                 checked = spool.size
-                _check_room(location, fd, spool)
+                check_room(location, fd, spool)
     finally:
         spool.close()
 
@@ -130,7 +130,7 @@ _CHECKED: Final = 4 * 1024 * 1024
 """After so many bytes the room is looked at again."""
 
 
-def _check_room(location: str, fd: int, spool: Spool) -> None:
+def check_room(location: str, fd: int, spool: Spool) -> None:
     status, free = os.fstat(fd), spool.free_bytes()
     if not stat.S_ISREG(status.st_mode):
         return

@@ -95,10 +95,10 @@ class Glance:
         self.inexact += not image.exact
         self.unnamed += not image.names
         self.damaged += any(layer.damaged for layer in image.layers)
-        self.manifests.add(image.manifest_digest or image.image_id)
+        identity = image.manifest_digest or image.image_id  # a plan that compressed nothing has no manifest
+        self.manifests.add(identity)
         for message in image.warnings:
             where = f"{image.source}: " if self._several and image.source not in message else ""
             self.warnings.add(image.title, message, f"{where}{image.title}: {message}")
-        if image.manifest_digest is not None and image.manifest_digest in self._disputed:
-            claimant = Claimant(image.source, image.created, image.names)
-            self.claimants.setdefault(image.manifest_digest, claimant)
+        if identity in self._disputed:
+            self.claimants.setdefault(identity, Claimant(image.source, image.created, image.names))

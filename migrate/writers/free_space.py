@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Final
 
@@ -29,15 +30,24 @@ def check_room(payloads: Iterable[PayloadRef], target: BlobTarget | None, option
     free = None if target is None or options.force else target.free_bytes()
     if free is None:
         return
-    needed = estimate_bytes(payloads, options)
+    _refuse_over(estimate_bytes(payloads, options), free, target)
+
+
+def check_room_for_streams(paths: Iterable[str], target: BlobTarget | None, options: ConvertOptions) -> None:
+    """As `check_room`, before archives are read whose layers nobody has listed. The blobs of a compressed file take
+    about what the file takes; several may hold the same layers, so the largest counts. What is no file counts nothing.
+    """
+    free = None if target is None or options.force else target.free_bytes()
+    if free is not None:
+        sizes = (os.path.getsize(path) for path in paths if os.path.isfile(path))
+        _refuse_over(max(sizes, default=0), free, target)
+
+
+def _refuse_over(needed: int, free: int, target: BlobTarget | None) -> None:
     if target is not None and needed > free:
         needed -= target.held_bytes()
     if needed > free:
         raise TargetError(
-            f"the target lacks room: about {_megabytes(needed)} will be needed and {_megabytes(free)} are free"
+            f"the target lacks room: about {needed:,} bytes will be needed and {free:,} are free"
             " (make room, or go on with --force)"
         )
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"

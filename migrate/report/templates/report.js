@@ -192,7 +192,7 @@
     const found = data.layers.map(([legacy, content]) => named[content] || legacy.includes(digits));
     return (image) => image.layers.some((index) => found[index]);
   }
-  const byManifest = new Map(data.images.map((image) => [image.manifest, image]));
+  const byManifest = new Map(data.images.map((image) => [image.manifest || image.image, image]));
   function claimant(digest, reference) {
     const image = byManifest.get(digest.slice(7)), now = image?.names.filter((name) => name !== reference) ?? [];
     const state = image ? `${image.source}, made ${(image.created || "at an unknown time").slice(0, 10)}` : "in the target before this run";

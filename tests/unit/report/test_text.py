@@ -46,6 +46,14 @@ def test_savings_failures_conflicts_and_warnings(report: Report) -> None:
     assert "Warnings (3)\n  first\n  second\n  one.tar: acme/app:1: odd tar" in text
 
 
+def test_the_conflicts_of_a_plan_name_its_sources(report: Report) -> None:
+    """Nothing is compressed, so there are no manifests: the claimants of a name are known by their image IDs."""
+    images = tuple(dataclasses.replace(image, manifest_digest=None) for image in report.images)
+    claimed = dataclasses.replace(report.conflicts[0], kept=images[0].image_id, others=(images[1].image_id,))
+    text = render_text(dataclasses.replace(report, dry_run=True, images=images, conflicts=(claimed,)))
+    assert "in the target before this run" not in text
+
+
 def test_what_was_there_already_and_equal_images_are_told_apart(report: Report) -> None:
     first, *rest = report.images
     again = dataclasses.replace(first, source="two.tar")
