@@ -250,6 +250,7 @@ class Conversion:
         finished = [done for image in planned if (done := self._compose(image)) is not None]
         self._fail_lost_lists(planned, finished)
         self._measure_containers(finished)
+        self.warnings += self._rootfs.warnings() if self._rootfs is not None else ()
         return finished + self._salvage(planned, finished)
 
     def _measure_containers(self, finished: Sequence[FinishedImage]) -> None:
@@ -642,7 +643,7 @@ class Conversion:
             images=rows,
             failures=[*self.failures, *publisher.failures],
             conflicts=publisher.conflicts,
-            warnings=[*self.warnings, *(self._rootfs.warnings() if self._rootfs is not None else ())],
+            warnings=self.warnings,
             containers=self.containers,
             orphaned_volumes=self.volumes,
         )

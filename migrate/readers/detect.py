@@ -54,6 +54,7 @@ from migrate.tar.index import (
     FileWindow,
     HeadWindow,
     Member,
+    MemberKind,
     has_member,
     index_tar,
     iter_members,
@@ -74,6 +75,7 @@ _PREFIXED = {
 }
 _SNIFFED_HEAD = 1024 * 1024
 _SNIFFED_MEMBERS = 4_096
+_BLOB_OF_FOLDER = re.compile(r"(?:\./)?(?:sha256__)?[0-9a-f]{64}")
 _LISTED = 5
 _DAMAGED_HEAD = 64 * 1024
 """An archive whose first header is damaged is recognised by the next one, if it is that near."""
@@ -280,27 +282,50 @@ def _begin_records(fd: int, location: str) -> tuple[bool, Iterator[Record | Dama
 
     records = iter_records(FileWindow(fd, location), location)
     begin: list[Record | Damage] = []
+    has_manifest = False
     try:
         for found in islice(records, _SNIFFED_MEMBERS):
             begin.append(found)
             if isinstance(found, Damage):
                 break
-            if _is_own_member(os.fsdecode(found.name)):
-                return True, None
+            name = os.fsdecode(found.name)
+            if stat.S_ISREG(found.mode) and _is_blob_of_folder(name):
+                return False, chain(begin, records)
+            if _is_own_member(name):
+                has_manifest = True
+                if not _is_manifest(name):
+                    break
     except SourceError:
-        return False, None
-    return False, chain(begin, records)
+        return has_manifest, None
+    return (True, None) if has_manifest else (False, chain(begin, records))
 
 
 def _begins_as_archive(head: bytes) -> bool:
     """The same of the first bytes of a stream."""
+    has_manifest = False
     try:
         for member in iter_members(HeadWindow(head), "head"):
-            if isinstance(member, Member) and _is_own_member(member.name):
-                return True
+            if not isinstance(member, Member):
+                continue
+            if member.kind is MemberKind.FILE and _is_blob_of_folder(member.name):
+                return False
+            if _is_own_member(member.name):
+                has_manifest = True
+                if not _is_manifest(member.name):
+                    return True
     except SourceError:
         pass
-    return False
+    return has_manifest
+
+
+def _is_manifest(name: str) -> bool:
+    """True for a name that a folder with a registry's manifest has at its top as well."""
+    return name.removeprefix("./") == "manifest.json"
+
+
+def _is_blob_of_folder(name: str) -> bool:
+    """True for a blob beside a registry's manifest, in a tar of the content of skopeo's `dir:` or of an export."""
+    return _BLOB_OF_FOLDER.fullmatch(name) is not None
 
 
 def _is_damaged(head: bytes) -> bool:

@@ -6,10 +6,12 @@ each part is read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -197,6 +199,29 @@ class DockerRootSource(LegacySource):
             )
         yield from self._root.problems()
         yield from self._driver.find_problems()
+        yield from self._iter_shifts()
+
+    def _iter_shifts(self) -> Iterator[str]:
+        """By how much a daemon with user namespaces shifted the owners of layers that have to be made anew.
+
+        With tar-split the owners are those of the tar; without, those of the files, and the top of a layer, which
+        belongs to the first user of the container, shows what was added to it. A thin device is not opened for that.
+        """
+        if self._driver.name == "devicemapper":
+            return
+        tops: Counter[tuple[int, int]] = Counter()
+        for legacy_id in self._graph.contents.ids:
+            if self._driver.has_layer(legacy_id) and next(self._graph.tar_splits(legacy_id), None) is None:
+                with contextlib.suppress(SourceError):
+                    top = self._driver.layer_tree(legacy_id).stat(b"")
+                    tops[top.uid, top.gid] += 1
+        for (users, groups), layers in tops.most_common(1):
+            if users and groups and layers * 2 > tops.total():
+                yield (
+                    f"{layers:,} layers have no tar-split, and all owners in them are {users:,} (users) and "
+                    f"{groups:,} (groups) higher than in the containers, as with user namespaces: they are made anew "
+                    "with the owners that the files have"
+                )
 
     def _iter_leftovers(self) -> Iterator[str]:
         leftovers = self._graph.contents.leftovers

@@ -7,6 +7,7 @@ named by their digest: bare (skopeo), or with `sha256__` before it (Artifactory)
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
 from migrate.readers.manifest_source import StoredManifestSource
 from migrate.readers.registry_images import RegistryImages, open_checked
+from migrate.storage.bucket import is_url
 from migrate.storage.named_files import NamedFiles
 
 MANIFEST: Final = "manifest.json"
@@ -161,20 +163,23 @@ class ManifestFolderSource(StoredManifestSource):
         images.add("", references, digest, manifest, warnings)
 
     def _names(self, found: _Found, manifest: OpenedManifest) -> tuple[list[Reference], list[str]]:
-        """By the place in the tree, NAME/TAG; of a single folder what a manifest of schema 1 states."""
+        """By the place in the tree, NAME/TAG. Of a single folder, and of one in a place that is no name of its image,
+        what a manifest of schema 1 states."""
         stated = None
         if is_schema1(load_json_lenient(manifest.payload, found.path)) and not is_index(manifest.payload):
             schema1 = parse_schema1(manifest.payload)
             stated = Reference(schema1.name, schema1.tag) if schema1.name and schema1.tag else None
         if found.is_child:
             return [], []
-        if not found.folder:
-            if stated is not None and stated.is_valid:
-                return [stated], []
-            return [], [f"{self.location}: {found.manifest} states no name, and one folder alone gives none"]
         name, _, tag = found.folder.rpartition("/")
-        if not name:
+        if not name and found.folder and (os.path.isdir(self.location) or is_url(self.location)):
             name = posixpath.basename(self.location.rstrip("/"))
+        if stated is not None and stated.is_valid:
+            last = posixpath.basename(stated.name)
+            if not name or (posixpath.basename(name) != last and tag != stated.tag):
+                return [stated], []  # one folder, or one that lies anywhere
+        if not name:
+            return [], [f"{self.location}: {found.path} states no name, and one folder alone gives none"]
         if stated is not None and f"/{name}".endswith(f"/{stated.name}"):
             name = stated.name  # without the name of the repository in Artifactory, which no client uses
         return [Reference(name, tag)], []

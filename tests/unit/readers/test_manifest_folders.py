@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from migrate.model.legacy import SourceType
 from migrate.model.options import ConvertOptions, ReadOptions
 from migrate.readers.detect import detect, open_source
 from migrate.report.document import Report
+from migrate.storage.bucket import open_filesystem
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.writers.discard import Discard
 from tests.archives import layer_json, layer_tar, legacy_id
@@ -23,7 +26,7 @@ LISTS = "application/vnd.docker.distribution.manifest.list.v2+json"
 SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
 
-def plan(location: Path, source_type: SourceType | None = None) -> Report:
+def plan(location: Path | str, source_type: SourceType | None = None) -> Report:
     source = open_source(str(location), ReadOptions(dry_run=True, source_type=source_type))
     report = Conversion([OpenedSource(source.location, source)], ConvertOptions(dry_run=True), Discard()).run().report
     source.close()
@@ -251,3 +254,46 @@ def test_an_archive_of_such_a_folder_is_named_for_what_it_is(tmp_path: Path) -> 
     shutil.make_archive(str(tmp_path / "archive"), "tar", tmp_path / "dir")
     report = plan(tmp_path / "archive.tar")
     assert "is a registry's manifest" in report.failures[0].message
+
+
+def schema1_dir(content: RegistryContent, folder: Path) -> None:
+    put(folder / "manifest.json", in_envelope(content.schema1("a", "b")))
+    put(folder / "version", b"Directory Transport Version: 1.1\n")
+    for digest, blob in content.blobs.items():
+        put(folder / digest[7:], blob)
+
+
+def schema1_layout(content: RegistryContent, folder: Path) -> None:
+    manifest = in_envelope(content.schema1("a", "b"))
+    content.blobs[str(Digest.of(manifest))] = manifest
+    name = {"org.opencontainers.image.ref.name": "app:1.0"}
+    entry = {"mediaType": SIGNED, "digest": str(Digest.of(manifest)), "size": len(manifest), "annotations": name}
+    put(folder / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+    put(folder / "index.json", json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode())
+    for digest, blob in content.blobs.items():
+        put(folder / "blobs/sha256" / digest[7:], blob)
+
+
+@pytest.mark.parametrize("build", [schema1_dir, schema1_layout])
+@pytest.mark.parametrize(
+    "wrapping", ["tar of the folder", "tar of its content", "gzip of its content", "tar deep inside", "gzip", "bucket"]
+)
+def test_schema_1_in_any_wrapping(
+    build: Callable[[RegistryContent, Path], None], wrapping: str, tmp_path: Path
+) -> None:
+    content = RegistryContent()
+    folder = tmp_path / "backup" / "images" / "one"
+    build(content, folder)
+    wanted = names(plan(folder))
+    assert list(wanted) == ["app:1.0"]
+    location = str(tmp_path / "wrapped")
+    if wrapping == "bucket":
+        filesystem, prefix = open_filesystem(f"memory://{tmp_path.name}/one")
+        filesystem.put(str(folder), prefix, recursive=True)
+        location = f"memory://{tmp_path.name}/one"
+    else:
+        kind = "w:gz" if wrapping.startswith("gzip") else "w"
+        name = "." if wrapping.endswith("content") else "backup/images/one" if wrapping == "tar deep inside" else "one"
+        with tarfile.open(location, kind) as archive:  # type: ignore[call-overload]
+            archive.add(folder, name)
+    assert names(plan(location)) == wanted
