@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from migrate.report.document import Report
-from migrate.report.html import render_html
+from migrate.report.html import Verified, render_html
 from migrate.report.units import format_size
 from tests.cases import case
 from tests.command import migrate
@@ -280,6 +281,57 @@ def test_the_first_screen_answers(browser: WebDriver, tmp_path: Path) -> None:
         assert "in images" in browser.find_element(By.ID, "found-all").text
     search_all(browser, "no such thing")
     assert browser.find_element(By.ID, "found-all").text == "nothing found"
+
+
+def test_the_search_finds_images_by_their_inner_layers(browser: WebDriver, tmp_path: Path) -> None:
+    report = large_report(60, 4)
+    show(browser, report, tmp_path)
+    layer = report.images[7].layers[1]
+    holders = [image for image in report.images if layer in image.layers]
+    assert layer.diff_id is not None
+    for words in (layer.legacy_id, str(layer.diff_id), layer.diff_id.hex[:16]):
+        search_all(browser, words)
+        found = browser.find_element(By.ID, "found-all").text
+        assert f"{len(holders)} in images" in found, (words, found)
+
+
+def test_what_a_verification_found_is_on_the_first_screen(browser: WebDriver, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(render_html(sample_report(), Verified(3, ())), "utf-8")
+    show_file(browser, page)
+    assert "of 3 images was recomputed" in browser.find_element(By.CSS_SELECTOR, ".verified").text
+    assert accessibility_violations(browser) == []
+    finding = {"where": f"blobs/{HOSTILE}", "message": "its bytes have another digest"}
+    page.write_text(render_html(sample_report(), Verified(3, [finding])), "utf-8")
+    show_file(browser, page)
+    assert "found 1 mismatch" in browser.find_element(By.CSS_SELECTOR, ".verified").text
+    assert f"blobs/{HOSTILE}" in browser.execute_script("return document.body.textContent")
+    assert browser.execute_script("return window.hacked") is None
+    assert errors(browser) == []
+
+
+def test_conflicts_name_source_and_present_name(browser: WebDriver, tmp_path: Path) -> None:
+    report = sample_report()
+    kept, other = report.images[:2]
+    assert kept.manifest_digest is not None and other.manifest_digest is not None
+    conflict = dataclasses.replace(report.conflicts[0], kept=kept.manifest_digest, others=(other.manifest_digest,))
+    images = (kept, dataclasses.replace(other, names=()), *report.images[2:])
+    show(browser, dataclasses.replace(report, images=images, conflicts=(conflict,)), tmp_path)
+    text = browser.find_element(By.ID, "conflicts").text
+    assert f"{other.source}, made {(other.created or 'at an unknown time')[:10]}" in text
+    assert "has no name now" in text
+
+
+def test_printed_ids_are_whole(browser: WebDriver, tmp_path: Path) -> None:
+    show(browser, sample_report(), tmp_path)
+    shown = "return getComputedStyle(document.querySelector('[data-table=images] .id .start')).display"
+    assert browser.execute_script(shown) != "none"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert browser.execute_script(shown) == "none"
+    whole = "return getComputedStyle(document.querySelector('[data-table=images] .id'), '::before').content"
+    assert re.search(r"[0-9a-f]{64}", browser.execute_script(whole))
+    assert browser.execute_script("return document.documentElement.scrollWidth - innerWidth") <= 0
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def search_all(browser: WebDriver, words: str) -> None:
