@@ -130,7 +130,9 @@ def try_calls(kind: str, fault: int | None, place: Path, step: int = 1, first: i
         if fault is None:
             _killed(convert, shelf, target, at)
         else:
-            tally.silent += _refused(convert, shelf, target, at, fault, where)
+            is_silent = _refused(convert, shelf, target, at, fault, where)
+            assert not is_silent or images_of(target) == expected, f"{where}: nobody was told"
+            tally.silent += is_silent
         assert is_clean(target), where
         convert(shelf, target)
         assert images_of(target) == expected, f"{where}: completed to something else"
