@@ -17,6 +17,7 @@ from migrate.report.units import count, format_seconds, format_share, format_siz
 from migrate.report.waste_text import render_deep
 
 _LIST_LIMIT = 20
+_CONFLICTS_SHOWN = 5
 _CLAIMANTS_SHOWN = 4
 _OUTCOMES = ("converted", "damaged", "failed", "skipped")
 
@@ -193,8 +194,9 @@ class _Page:
 
     def conflicts(self) -> str:
         rows = self.report.conflicts
-        lines = [line for row in rows[:_LIST_LIMIT] for line in self.conflict(row)]
-        return self.section(f"Conflicts ({len(rows):,})", lines, len(rows), "conflict", Style.YELLOW)
+        lines = [line for row in rows[:_CONFLICTS_SHOWN] for line in self.conflict(row)]
+        title = f"Conflicts ({len(rows):,})"
+        return self.section(title, lines, len(rows), "conflict", Style.YELLOW, _CONFLICTS_SHOWN)
 
     def conflict(self, row: Conflict) -> Iterator[str]:
         yield f"  {printable(row.reference)} ({printable(str(row.platform))})"
@@ -266,10 +268,12 @@ class _Page:
             return ""
         return "\n".join([self.heading("Next"), *(f"  {printable(command)}" for command in commands)])
 
-    def section(self, title: str, lines: Sequence[str], total: int, unit: str, style: Style) -> str:
+    def section(
+        self, title: str, lines: Sequence[str], total: int, unit: str, style: Style, shown: int = _LIST_LIMIT
+    ) -> str:
         if not lines:
             return ""
-        return "\n".join([self.heading(title, style), *lines, *self.more(total - _LIST_LIMIT, unit)])
+        return "\n".join([self.heading(title, style), *lines, *self.more(total - shown, unit)])
 
     def heading(self, title: str, *styles: Style) -> str:
         return self.paint(title, Style.BOLD, *styles)

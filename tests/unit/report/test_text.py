@@ -67,6 +67,15 @@ def test_what_was_there_already_and_equal_images_are_told_apart(report: Report) 
     assert "1 failed, 5 of them done before\n" in render_text(report, facts=RunFacts(done_before=5))
 
 
+def test_few_of_many_conflicts_are_listed(report: Report) -> None:
+    conflict = report.conflicts[0]
+    many = tuple(dataclasses.replace(conflict, reference=f"acme/app{number}:1") for number in range(40))
+    text = render_text(dataclasses.replace(report, conflicts=many))
+    assert text.count("IMAGE ") == 5
+    assert "Conflicts (40)\n" in text
+    assert "… and 35 more conflicts in the JSON report" in text
+
+
 def test_a_run_without_a_layer_has_no_figures(report: Report) -> None:
     nothing = dataclasses.replace(
         report,
