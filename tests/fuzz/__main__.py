@@ -15,11 +15,22 @@ from pathlib import Path
 CORPUS = Path(__file__).parent / "corpus"
 BOUNDED = {
     "archives": 600,
+    "btrfs-disks": 30,
+    "containers": 8,
+    "disk-formats": 60,
+    "ext4-disks": 20,
     "ext4-images": 120,
+    "journals": 30,
+    "lvm-metadata": 600,
+    "partitioned-disks": 200,
     "registries-v1": 90,
     "registries-v2": 40,
     "stores": 40,
+    "tar-trees": 600,
     "thin-pools": 500,
+    "v1-answers": 200,
+    "v2-answers": 100,
+    "xfs-disks": 15,
     "xfs-images": 90,
 }
 """Runs of `--bounded`; 2,000 for every other target."""
