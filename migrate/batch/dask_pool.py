@@ -323,7 +323,7 @@ def _in_time(connect: Callable[[], Any], scheduler: str) -> Any:
     if not found:
         raise UsageError(f"--scheduler {scheduler}: no Dask scheduler answers there within {_CONNECT_SECONDS:.0f} s")
     if isinstance(found[0], Exception):  # of any type: an assertion of Dask's where a scheduler file is cut
-        why = str(found[0]) or "its address is missing"
+        why = str(found[0]) or type(found[0]).__name__
         raise UsageError(f"--scheduler {scheduler}: no Dask scheduler answers there ({why})") from found[0]
     if isinstance(found[0], BaseException):
         raise found[0]

@@ -172,20 +172,21 @@ def test_a_worker_that_cannot_work_is_named_before_the_first_task(
     assert not list((target / ".migrate").glob("preflight*"))
 
 
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def attempt_in_haste(shelf: Path, target: Path, scheduler: str) -> tuple[int, str]:
     """What nobody answers is given up after two seconds instead of ten."""
-    monkeypatch.setattr(dask_pool, "_CONNECT_SECONDS", 2.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dask_pool, "_CONNECT_SECONDS", 2.0)
+        return attempt(shelf, target, scheduler=scheduler)
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["dashboard", "silent"])
-def test_a_port_of_something_else_is_named_at_once(answers: bool, hasty: None, shared: Shared, tmp_path: Path) -> None:
+def test_a_port_of_something_else_is_named_at_once(answers: bool, shared: Shared, tmp_path: Path) -> None:
     port = free_port()
     with server_at(port, answers=answers):
-        code, message = attempt(shared.shelf, tmp_path / "out", scheduler=f"tcp://127.0.0.1:{port}")
+        code, message = attempt_in_haste(shared.shelf, tmp_path / "out", f"tcp://127.0.0.1:{port}")
     assert code == 2
     assert ("a web server answers there" if answers else "no Dask scheduler answers there") in message
-    assert shared.run(tmp_path / "out") == (0, "")  # no lock is left
+    assert attempt(shared.shelf, tmp_path / "out", executor="threads") == (0, "")  # no lock is left
 
 
 @pytest.mark.parametrize(
@@ -204,19 +205,17 @@ def test_a_scheduler_that_is_not_named_rightly_is_a_usage_error(
     ["tls://PLACE", "tcp://no-such-host.invalid:8786", "tcp://127.0.0.1:port", "gopher://PLACE"],
     ids=["plain", "host", "port", "protocol"],
 )
-def test_an_address_of_no_scheduler_is_one_line(scheduler: str, hasty: None, shared: Shared, tmp_path: Path) -> None:
+def test_an_address_of_no_scheduler_is_one_line(scheduler: str, shared: Shared, tmp_path: Path) -> None:
     place = shared.dask.address.partition("://")[2]
-    code, message = attempt(shared.shelf, tmp_path / "out", scheduler=scheduler.replace("PLACE", place))
+    code, message = attempt_in_haste(shared.shelf, tmp_path / "out", scheduler.replace("PLACE", place))
     assert code == 2 and "no Dask scheduler answers there" in message
-    assert shared.run(tmp_path / "out") == (0, "")
+    assert attempt(shared.shelf, tmp_path / "out", executor="threads") == (0, "")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"address": "tcp://127.0.0.1:9"}'], ids=["cut", "other", "gone"])
-def test_a_scheduler_file_that_leads_nowhere_is_one_line(
-    content: str, hasty: None, shared: Shared, tmp_path: Path
-) -> None:
+def test_a_scheduler_file_that_leads_nowhere_is_one_line(content: str, shared: Shared, tmp_path: Path) -> None:
     (tmp_path / "scheduler.json").write_text(content)
-    code, message = attempt(shared.shelf, tmp_path / "out", scheduler=str(tmp_path / "scheduler.json"))
+    code, message = attempt_in_haste(shared.shelf, tmp_path / "out", str(tmp_path / "scheduler.json"))
     assert code == 2 and "no Dask scheduler answers there" in message
 
 
