@@ -136,7 +136,7 @@ def journal_paths(state: Path) -> list[Path]:
     """All journals of a target: its own, and those of shards."""
     try:
         return sorted(state / name for name in os.listdir(state) if _NAMES.fullmatch(name))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -185,7 +185,7 @@ def _hint(report: Report | None, images: Sequence[MappedImage], text: str) -> st
     if len(text) < 4:
         return " Give 4 digits or more."
     ids = [image.legacy_id[: max(len(text), 12)] for image in images]
-    close = difflib.get_close_matches(text, [*names, *ids], n=3, cutoff=0.6)
+    close = difflib.get_close_matches(text, dict.fromkeys([*names, *ids]), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else " `migrate map LAYOUT` lists all."
 
 

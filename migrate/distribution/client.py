@@ -51,6 +51,9 @@ _LINK_BYTES: Final = 64 * 1024
 
 Access = Literal["pull", "push"]
 
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")
+"""How the text of an OSError begins: of no use to a person."""
+
 
 @dataclass(frozen=True, slots=True)
 class FetchedManifest:
@@ -84,7 +87,7 @@ def open_session(host: str, path: str, *, insecure: bool = False, sleep: Sleep =
             raise
         except RegistryAnswerError as exc:
             session.close()
-            failures.append(f"{scheme}: {exc.message.removeprefix(f'{host}: ')}")
+            failures.append(f"{scheme}: {_ERRNO.sub('', exc.message.removeprefix(f'{host}: '))}")
             if exc.status is not None or isinstance(exc, UntrustedCertificateError):
                 raise
         else:

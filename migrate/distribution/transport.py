@@ -54,6 +54,9 @@ def check_host(host: str) -> None:
         valid = parts.hostname is not None and parts.port != 0
     except ValueError:
         valid = False
+    if "@" in host:
+        name = host.rpartition("@")[2]
+        raise UsageError(f"docker://{name}: no user name and password go into it: run `docker login {name}` first")
     if not valid:
         raise _no_host(host)
 

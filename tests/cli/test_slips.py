@@ -163,6 +163,13 @@ SLIPS: list[tuple[str, int, str]] = [
     ("batch --shard 9/2 A out", 2, ""),
     ("batch --from-file nothing out", 2, "--from-file nothing: No such file or directory"),
     ("batch A docker-archive:x.tar", 2, "target docker-archive:x.tar: batch writes an OCI layout"),
+    ("batch A --status", 2, "--status takes the TARGET and no sources|A: no journal"),
+    ("batch --status A", 2, "A: no journal of a batch there"),
+    ("push L docker://user:pw@h/x", 2, "docker://h: no user name and password go into it: run `docker login h` first"),
+    ("map L team/web@sha256:00", 2, "no image or layer team/web@sha256:00. Did you mean team/web:1.0.$"),
+    ("export L team/web:1.0 ../etc", 3, "an entry is named '../etc', out of the image"),
+    ("convert A out --jobs", 2, "option '--jobs' requires an argument"),
+    ("convert A,L out", 4, "A,L: there is no such file or directory"),
     # more commands, and habits of other programs
     ("help", 2, "no such command 'help': use `migrate --help`, or `migrate COMMAND --help`"),
     ("help convert", 2, "no such command 'help': use `migrate --help`, or `migrate COMMAND --help`"),
