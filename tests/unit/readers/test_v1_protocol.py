@@ -204,7 +204,7 @@ def test_a_layer_goes_on_where_it_broke_off(small: V1Server) -> None:
     def cut(request: Request, reply: Reply) -> Reply:
         if not request.path.endswith("/layer") or request.method == "HEAD":
             return reply
-        return Reply(reply.status, reply.body, reply.headers, cut=cuts.pop(request.path.split("/")[3], None))
+        return Reply(reply.status, reply.body, reply.headers, cut=cuts.pop(request.path.split("/")[3], reply.cut))
 
     small.spoil = cut
     with scripted_server(small.answer) as (host, seen):
