@@ -81,7 +81,7 @@ class Merge:
     _encoder: RowEncoder = field(default_factory=RowEncoder)
     _mapped: list[MappedImage] = field(default_factory=list)
     _of_source: list[FinishedImage] = field(default_factory=list)
-    _rows_of_source: set[tuple[str, str, Digest]] = field(default_factory=set)
+    _rows_of_source: set[tuple[str, str, Digest, bool]] = field(default_factory=set)
 
     def run(self, started: str, spool: BinaryIO, rows: BinaryIO) -> Report:
         """Writes the images and the index into the target, then the report, whose bytes also go to `spool`.

@@ -73,9 +73,9 @@ class FinishedImage:
         return sorted({*self.references, *(self.index.references if self.index is not None else ())})
 
     @property
-    def row_key(self) -> tuple[str, LegacyID, Digest]:
-        """Equal for what is one image in the report."""
-        return (self.source, self.legacy_id, self.identity)
+    def row_key(self) -> tuple[str, LegacyID, Digest, bool]:
+        """Equal for what is one image in the report: never one that is certain, and one that is not."""
+        return (self.source, self.legacy_id, self.identity, self.certain)
 
     @property
     def identity(self) -> Digest:
@@ -147,7 +147,7 @@ class Publisher:
     def rows(self, images: Iterable[FinishedImage]) -> Iterator[ImageInput]:
         """The report's input for the images that were written, in the order given. An image that its source names more
         than once, by itself and in lists, is one row."""
-        rows: dict[tuple[str, LegacyID, Digest], ImageInput] = {}
+        rows: dict[tuple[str, LegacyID, Digest, bool], ImageInput] = {}
         for image in images:
             if not self.is_refused(image):
                 key, row = image.row_key, self._row(image)

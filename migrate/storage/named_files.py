@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 from typing import Final
 
@@ -45,8 +46,6 @@ class NamedFiles:
         self.is_remote = tree.is_remote
         self._tree = tree
         self._folders: dict[str, bytes | None] = {"": b""}
-        root = tree.local_path(b"")
-        self._root = None if root is None else os.fsencode(os.path.realpath(root))
 
     def entries(self, folder: str, /) -> list[Entry]:
         """The names in `folder`, sorted; none if it is absent."""
@@ -196,6 +195,12 @@ class NamedFiles:
                 done, target = [], self._below_root(path, target)
             waiting.extend(target.split(b"/")[::-1])
         return b"/".join(done)
+
+    @cached_property
+    def _root(self) -> bytes | None:
+        """Found when it is needed: it takes a look at every folder above, for each directory that is searched."""
+        root = self._tree.local_path(b"")
+        return None if root is None else os.fsencode(os.path.realpath(root))
 
     def _below_root(self, path: str, target: bytes) -> bytes:
         """An absolute link, as a path below the root."""
