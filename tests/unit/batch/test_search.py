@@ -375,5 +375,5 @@ def test_objects_that_are_no_files_are_told(tmp_path: Path) -> None:
     found = search(f"file://{tmp_path}")
     assert {Path(candidate.location).name: candidate.unfit for candidate in found} == {
         "a.tar": None,
-        "pipe": "neither a file nor a directory",
+        "pipe": "a pipe, which batch does not read",
     }
