@@ -1,10 +1,10 @@
 # migrate in an image of its own:
 #   docker build -t migrate .
 #   docker run --rm -v /mnt/old-disk:/source:ro -v "$PWD/new:/target" migrate convert /source/var/lib/docker /target/layout
-# For a build that can be repeated, pin the base by its digest:
-#   docker build --build-arg BASE=python:3.12-slim@sha256:… -t migrate .
+# The base is pinned, so that a build can be repeated. A later one, with Debian's updates:
+#   docker buildx imagetools inspect python:3.12-slim-bookworm, then --build-arg BASE=python:3.12-slim-bookworm@sha256:…
 # It runs as root, because the files of a Docker root belong to root; for archives, add --user "$(id -u):$(id -g)".
-ARG BASE=python:3.12-slim
+ARG BASE=python:3.12.14-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254
 FROM ${BASE} AS build
 WORKDIR /src
 COPY pyproject.toml hatch_build.py README.md LICENSE requirements/ci.lock ./

@@ -101,6 +101,8 @@ def test_the_readme_shows_no_picture_that_an_index_would_not_find() -> None:
 def test_the_dockerfile_is_sound() -> None:
     steps = instructions()
     assert [word for word, _ in steps].count("FROM") == 2
+    (base,) = (rest for word, rest in steps if word == "ARG" and rest.startswith("BASE="))
+    assert re.fullmatch(r"BASE=python:[0-9.]+-slim-[a-z]+@sha256:[0-9a-f]{64}", base)
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for word, rest in steps:
         if word == "COPY" and not rest.startswith("--from"):

@@ -83,8 +83,8 @@ def test_the_image_of_a_container_has_its_file_system(
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
-def test_devicemapper_gives_the_same(kind: str, stores: StoreShelf, tmp_path: Path) -> None:
-    name = "containers-1.9.1-vfs"
+@pytest.mark.parametrize("name", [one.name for one in container_cases() if one.name.endswith("-vfs")])
+def test_devicemapper_gives_the_same(name: str, kind: str, stores: StoreShelf, tmp_path: Path) -> None:
     facts = case(name).expected["containers"]
     chosen = {
         one: container["name"] for one, container in facts.items() if container["name"] in ("axe", "mason", "smith")
