@@ -213,3 +213,30 @@ def test_every_decision_is_in_their_list() -> None:
     decisions = ROOT / "docs" / "decisions"
     named = re.findall(r"\((\d\S+\.md)\)", (decisions / "README.md").read_text("utf-8"))
     assert named == sorted(page.name for page in decisions.glob("[0-9]*.md"))
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of each row of every table, without the heads."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    heads = {index - 1 for index, line in enumerate(lines) if re.fullmatch(r"[|:-]+", line)}
+    body = [line for index, line in enumerate(lines) if index not in heads and index - 1 not in heads]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in body]
+
+
+def test_every_cell_of_the_comparison_has_a_source() -> None:
+    tables, _, sources = (ROOT / "docs" / "comparison.md").read_text("utf-8").partition("## Sources")
+    columns = re.findall(r"^\*\*(\w): ", sources, re.M)
+    listed = re.findall(r"^- \[(\w\d+)\]", sources, re.M)
+    rows = rows_of(tables)
+    assert len(rows) > 40 and len(listed) == len(set(listed))
+    for _, *cells in rows:
+        for letter, cell in zip(columns, cells, strict=True):
+            assert cell == "–" or re.search(rf"\[{letter}\d*\]", cell), cell
+    assert set(re.findall(r"\[(\w\d+)\]", tables)) == set(listed)
+
+
+def test_every_row_about_tools_states_how_it_was_found_out() -> None:
+    rows = rows_of((ROOT / "docs" / "howto" / "tools.md").read_text("utf-8"))
+    assert len(rows) > 20
+    for *_, found in rows:
+        assert re.match(r"[THS] \S", found), found
