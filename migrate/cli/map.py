@@ -179,7 +179,7 @@ def _hint(report: Report | None, images: Sequence[MappedImage], text: str) -> st
     if failed:
         return f" It failed: {failed[0].message}"
     names = [name for image in images for name in (*image.references, *image.names)]
-    named = sorted({name for name in names if text in name})
+    named = sorted({name for name in names if text in name}, key=lambda name: (not name.startswith(f"{text}:"), name))
     if named:
         return f" Did you mean {' or '.join(named[:3])}?"
     if len(text) < 4:

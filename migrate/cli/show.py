@@ -188,7 +188,7 @@ def _did_you_mean(images: Sequence[StoredImage], text: str) -> str:
     import difflib
 
     names = sorted({name for image in images for name in image.references})
-    part = [name for name in names if text and text in name]
+    part = sorted((name for name in names if text and text in name), key=lambda name: not name.startswith(f"{text}:"))
     close = part[:3] or difflib.get_close_matches(text, names, n=3, cutoff=0.5)
     if close:
         return f" Did you mean {' or '.join(close)}?"

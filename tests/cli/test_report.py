@@ -73,7 +73,7 @@ def test_html_to_a_file_and_to_standard_output(layout: Path, tmp_path: Path) -> 
         (None, 4, "holds no migration-report.json. Name the target of a finished `migrate convert`"),
         (b"{}", 3, "report.tool.name: not a text"),
         (b"{not json", 3, "not JSON"),
-        (b"name.tar\0" * 100, 3, "Archives hold none: give --report FILE when you convert"),
+        (b"name.tar\0" * 100, 4, "Archives hold none: give --report FILE when you convert"),
         (b'{"schema_version": 9}', 3, "schema_version 9; this program reads up to 1"),
     ],
 )
