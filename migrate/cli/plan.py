@@ -20,8 +20,8 @@ from migrate.cli.options import (
     source_options,
 )
 
-_NEW_PLACE = re.compile(r"(?!.*\.(?:tar|gz|tgz|xz|bz2|zst|img|qcow2|vmdk|vdi|vhdx?|raw)$)[^:]*", re.DOTALL)
-"""What looks like a directory that is to be made, and not like an archive, a disk or the name of an image."""
+_NEW_PLACE = re.compile(r"(?:.*/)?[^/.:]+/?", re.DOTALL)
+"""What looks like a directory that is to be made: its name has no dot, as archives and disks have, and no colon."""
 
 
 @click.command("plan", cls=GroupedCommand, short_help="Report what a conversion would do; write nothing.")
