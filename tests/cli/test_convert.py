@@ -339,7 +339,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         )
         assert "Traceback" not in done.stderr
         assert done.returncode == 4
-        assert f"migrate: error: {source}: cannot be opened: Permission denied" in done.stderr.splitlines()
+        assert f"migrate: error: {source}: may not be read by this user: run as root" in done.stderr.splitlines()
 
 
 # --- names that several images claim ---------------------------------------------------------------------------------
