@@ -64,7 +64,7 @@ from migrate.report.model import ImageInput, SourceInput, build_report
 from migrate.report.units import count, format_size
 from migrate.writers.base import ImageTarget
 from migrate.writers.free_space import check_room, check_room_for_streams
-from migrate.writers.open_target import open_target, parse_target
+from migrate.writers.open_target import name_warnings, open_target, parse_target
 
 if TYPE_CHECKING:
     from migrate.rootfs.check import RunCheck
@@ -178,7 +178,8 @@ class Conversion:
                 stack.callback(opened.close)
                 earlier = EarlierImages(*parse_target(target), opened.mapped_images, options.empty_layers)
                 stack.callback(earlier.close)
-            yield cls(sources, options, opened, earlier=earlier, **rest)
+            warnings = name_warnings(target) if opened is not None and target is not None else []
+            yield cls(sources, options, opened, earlier=earlier, warnings=warnings, **rest)
 
     def run(self) -> Outcome:
         """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""

@@ -171,9 +171,7 @@ def _mode_of(location: str) -> int:
         if path.is_symlink():
             raise SourceUnreadableError(f"{location}: is a link to {os.readlink(path)}, which is not there") from error
         hint = _advice(location)
-        raise SourceUnreadableError(
-            f"{location}: there is no such file or directory{f' ({hint})' if hint else ''}"
-        ) from error
+        raise SourceUnreadableError(f"{location}: {error.strerror}{f' ({hint})' if hint else ''}") from error
     except PermissionError as error:
         raise PermissionSourceError(f"{location}: may not be read by this user: run as root") from error
     except OSError as error:

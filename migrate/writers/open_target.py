@@ -19,6 +19,7 @@ _KINDS = tuple(prefix for prefix in PATH_PREFIXES if prefix != "dir")
 _PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 _ARCHIVE = re.compile(r".*[^/]\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2?|txz|tzst)", re.IGNORECASE | re.DOTALL)
+_COMPRESSED = re.compile(r"(.*[^/])\.(t?gz|bz2|tbz2?|t?xz|zst|tzst|lz4|lzma|br|zip|7z)", re.IGNORECASE | re.DOTALL)
 
 
 def open_target(text: str, options: ConvertOptions) -> ImageTarget:
@@ -71,6 +72,16 @@ def target_url(text: str) -> str | None:
     """The URL of a target in a bucket, None for one that is elsewhere."""
     url = plain_path(text)
     return url if "://" in url and not url.startswith(REGISTRY_PREFIX) else None
+
+
+def name_warnings(text: str) -> list[str]:
+    """What a target's name promises and the file does not hold: archives are written without compression."""
+    prefix, path = parse_target(text)
+    match = _COMPRESSED.fullmatch(path)
+    if match is None or not prefix.endswith("-archive"):
+        return []
+    plain = match[1] if match[1].lower().endswith(".tar") else f"{match[1]}.tar"
+    return [f"{path}: a plain tar in spite of this name; name it {plain}, or pipe {prefix}:- into a compressor"]
 
 
 def parse_target(text: str) -> tuple[str, str]:

@@ -139,7 +139,7 @@ def test_inspect(archive: Path, tmp_path: Path) -> None:
         api.inspect(archive, source_type="registry-v1")
     with pytest.raises(UsageError, match="source type zip: not one of docker-archive, docker-root, "):
         api.inspect(archive, source_type="zip")
-    with pytest.raises(SourceError, match="there is no such file"):
+    with pytest.raises(SourceError, match="No such file or directory"):
         api.inspect(tmp_path / "absent")
 
 
@@ -148,7 +148,7 @@ def test_a_source_that_cannot_be_read_is_a_failure_and_not_an_exception(archive:
     assert (outcome.exit_code, len(outcome.report.images)) == (3, 2)
     (failure,) = outcome.report.failures
     assert failure.source == str(tmp_path / "absent.tar")
-    assert "there is no such file" in failure.message
+    assert "No such file or directory" in failure.message
 
 
 def test_a_conflict_is_reported(archive: Path, tmp_path: Path) -> None:
