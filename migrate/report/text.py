@@ -105,7 +105,8 @@ class _Page:
     def sources(self) -> str:
         """How many there are of each outcome, where one figure is not enough."""
         outcomes = Counter(source.outcome or "" for source in self.report.sources)
-        parts = [f"{outcomes[name]:,} {name}" for name in _OUTCOMES if outcomes[name]]
+        done = "would be converted" if self.report.dry_run and not self.facts.done_before else "converted"
+        parts = [f"{outcomes[name]:,} {done if name == 'converted' else name}" for name in _OUTCOMES if outcomes[name]]
         if self.facts.done_before:
             parts.append(f"{self.facts.done_before:,} of them done before")
             if self.report.dry_run:
@@ -225,10 +226,10 @@ class _Page:
         message = row.message.removeprefix(f"{row.source}: ")
         if name and row.source not in message:
             name = f"{name}  ({row.source})"
-        yield f"  {printable(name or row.source)}"
-        yield wrap(f"{row.error}: {message}", self.width, indent="      ")
+        yield wrap(name or row.source, self.width, indent="  ")
+        yield wrap(f"{row.error}: {message}", self.width, indent="    ")
         if row.layer is not None and row.layer not in row.message:
-            yield f"      layer {printable(row.layer)}"
+            yield f"    layer {printable(row.layer)}"
 
     def warnings(self) -> str:
         kinds = Kinds()

@@ -283,6 +283,27 @@ def test_the_first_screen_answers(browser: WebDriver, tmp_path: Path) -> None:
     assert browser.find_element(By.ID, "found-all").text == "nothing found"
 
 
+@pytest.mark.parametrize("width", [820, 1366])
+def test_nothing_is_squeezed(width: int, browser: WebDriver, tmp_path: Path) -> None:
+    """The controls are one line, and names have room: a table that is too wide scrolls."""
+    show(browser, large_report(40, 4), tmp_path, (width, 1180))
+    middles = "return [...document.querySelectorAll('.controls > :not(:empty), .controls > input')].map((element) => {"
+    middles += " const box = element.getBoundingClientRect(); return (box.top + box.bottom) / 2; })"
+    found = browser.execute_script(middles)
+    assert len(found) == 4 and max(found) - min(found) < 4
+    narrow = "return [...document.querySelectorAll('.wrap')].filter((cell) => cell.matches('td, th')"
+    narrow += " && cell.offsetWidth < 155).map((cell) => cell.textContent)"
+    assert browser.execute_script(narrow) == []
+
+
+def test_users_of_a_layer_are_named_once(browser: WebDriver, tmp_path: Path) -> None:
+    report = sample_report()
+    images = tuple(dataclasses.replace(image, references=("acme/app:1",)) for image in report.images)
+    show(browser, dataclasses.replace(report, images=images), tmp_path)
+    assert rows(browser, "duplicates")[0].text.count("acme/app:1") == 1
+    assert "more" not in rows(browser, "duplicates")[0].text
+
+
 def test_the_search_finds_images_by_their_inner_layers(browser: WebDriver, tmp_path: Path) -> None:
     report = large_report(60, 4)
     show(browser, report, tmp_path)

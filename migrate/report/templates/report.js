@@ -18,6 +18,11 @@
   }
   const plural = (count, one) => `${number(count)} ${one}${count === 1 ? "" : "s"}`;
   const title = (image) => image.references[0] || image.legacy.slice(0, 12);
+  const users = (row) => {
+    const names = row.users.map((index) => title(data.images[index])), shown = [...new Set(names)].slice(0, 3);
+    const more = row.user_count - names.filter((name) => shown.includes(name)).length;
+    return shown.join(", ") + (more ? ` and ${number(more)} more` : "");
+  };
 
   // --- elements: text nodes only, so that no name from a source is ever markup -----------------------------------
   function el(tag, attributes, ...children) {
@@ -244,7 +249,7 @@
         { title: "Copies", numeric: true, value: (row) => row.copies, render: (row) => number(row.copies) },
         { title: "Size", numeric: true, value: (row) => row.size, render: (row) => bytes(row.size) },
         { title: "Share", render: (row) => meter([["merged", row.saved]], Math.max(1, data.duplicates[0].saved), `${size(row.saved)} saved`) },
-        { title: "Used by", class: "wrap", render: (row) => row.users.slice(0, 3).map((index) => title(data.images[index])).join(", ") + (row.user_count > 3 ? ` and ${number(row.user_count - 3)} more` : "") },
+        { title: "Used by", class: "wrap", render: users },
         { title: "Legacy IDs", class: "wrap", render: (row) => el("code", null, row.ids.slice(0, 4).map((text) => text.slice(0, 12)).join(" ") + (row.ids.length > 4 ? ` and ${number(row.ids.length - 4)} more` : "")) },
       ],
     },

@@ -62,6 +62,15 @@ def test_a_source_and_options_are_escaped_in_markup(report: Report) -> None:
     assert "&lt;i&gt;" in page
 
 
+def test_commands_in_the_verdict_are_set_as_code(report: Report) -> None:
+    whole = dataclasses.replace(
+        report, failures=(), totals=dataclasses.replace(report.totals, images_failed=0, damaged_layers=0)
+    )
+    page = render_html(whole)
+    assert "until <code>migrate verify</code> of the target finds nothing" in page
+    assert "`migrate verify`" not in page
+
+
 def test_each_layer_stands_once(report: Report) -> None:
     document = page_document(report)
     assert len(document["contents"]) == 5  # base, app, web, the empty tar, a step without a layer

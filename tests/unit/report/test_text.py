@@ -42,7 +42,7 @@ def test_savings_failures_conflicts_and_warnings(report: Report) -> None:
     assert "4.00 MB       2  4.00 MB  cae662172fd4" in text
     assert "Conflicts (1)\n  acme/app:2 (linux/amd64)\n    IMAGE " in text
     assert "has no name now" in text
-    assert "Failures (1)\n  acme/broken:1  (two.tar)\n      missing-layer: the layer's bytes are not" in text
+    assert "Failures (1)\n  acme/broken:1  (two.tar)\n    missing-layer: the layer's bytes are not" in text
     assert "Warnings (3)\n  first\n  second\n  one.tar: acme/app:1: odd tar" in text
 
 
@@ -148,6 +148,21 @@ def test_lines_fit(width: int) -> None:
     assert all(len(word) > 60 for line in long for word in [max(line.split(), key=len)]), long
 
 
+def test_a_failure_of_an_image_without_a_name_fits_eighty_columns(report: Report) -> None:
+    """Its ID and a layer's member are each nearly a line, and are still whole."""
+    image, member = "0d" * 32, f"{'f6' * 32}/layer.tar"
+    failure = dataclasses.replace(
+        report.failures[0],
+        source="shelf/copied-halfway.tar",
+        references=(),
+        legacy_id=image,
+        message=f"shelf/copied-halfway.tar: member {member}: the archive ends after 108,032 of its 300,032 bytes",
+    )
+    text = render_text(dataclasses.replace(report, failures=(failure,)), width=80)
+    assert image in text and member in text
+    assert [line for line in text.splitlines() if display_width(line) > 80] == []
+
+
 def test_names_from_archives_send_no_escapes() -> None:
     text = render_text(sample_report(hostile="\x1b]0;owned\x07"))
     assert "\x1b" not in text
@@ -173,6 +188,7 @@ def test_a_dry_run_says_so(report: Report) -> None:
     )
     text = render_text(dry)
     assert text.startswith("migrate 0.1.0 · dry run, nothing was written · 2 sources\n")
+    assert "  sources 1 would be converted, 1 failed\n" in text
     assert "3 would be written" in text
     assert "blobs   not computed" in text
 
