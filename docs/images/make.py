@@ -1,6 +1,6 @@
 """Makes the pictures of the documentation: `python docs/images/make.py`, from the fixtures of real engines.
 
-Needs the extras `dev`, and Debian's chromium, chromium-driver, tmux and poppler-utils. Terminal pictures are what a
+Needs the extras `dev`, and Debian's chromium, chromium-driver, tmux and xz-utils. Terminal pictures are what a
 real terminal showed (tmux), report pictures what a real browser showed.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from selenium.webdriver.chrome.webdriver import WebDriver
 
 IMAGES = Path(__file__).resolve().parent
 FIXTURES = IMAGES.parents[1] / "legacy_fixtures"
+FORMAT = "webp"
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -31,35 +33,59 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
+    "--disable-lcd-text",
 )
 COLOURS = {"31": "#ff7b72", "32": "#7ee787", "33": "#e3b341", "36": "#79c0ff"}
 SESSIONS = {
-    "convert": (80, "migrate convert shelf/*.tar new-layout/"),
-    "inspect": (120, "migrate inspect --tree shelf/1.9.1-multi.tar"),
-    "plan-deep": (120, "migrate plan --deep --progress none shelf/*.tar"),
-    "show-layers": (80, "migrate show new-layout/ team/web:1.0 --layers | head -n 16"),
-    "map": (120, "migrate map new-layout/ | head -n 20"),
+    "convert": "migrate convert old-host/ shelf/*.tar new-layout/",
+    "plan": "migrate plan old-host/ shelf/*.tar",
+    "batch": "migrate batch shelf/ many/",
+    "inspect": "migrate inspect shelf/1.9.1-multi.tar",
 }
+WIDE_SESSIONS = {
+    "inspect-tree": "migrate inspect --tree shelf/1.9.1-multi.tar",
+    "plan-deep": "migrate plan --deep --progress none shelf/*.tar",
+    "show-layers": "migrate show new-layout/ team/web:1.0 --layers | head -n 16",
+    "map": "migrate map new-layout/ | head -n 20",
+}
+SIZES = {"phone": (390, 1700), "tablet": (820, 1400), "laptop": (1280, 1500)}
+A4 = (794, 1123)
 
 
 def main() -> None:
+    for old in IMAGES.glob("*.webp"):
+        old.unlink()
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
-        make_shelf(work / "shelf")
+        make_sources(work)
         with start_browser(work / "profile") as browser:
-            for name, (width, command) in SESSIONS.items():
-                terminal_picture(browser, work, name, width, command)
+            for name, command in SESSIONS.items():
+                for width in (80, 120):
+                    terminal_picture(browser, work, f"{name}-{width}", width, command)
+                    if (target := command.split()[-1]) in ("new-layout/", "many/") and width == 80:
+                        shutil.rmtree(work / target)
+            for name, command in WIDE_SESSIONS.items():
+                terminal_picture(browser, work, name, 120, command)
             subprocess.run(["migrate", "report", "new-layout/", "--html", "report.html"], cwd=work, check=True)
-            report_pictures(browser, work)
+            report_pictures(browser, (work / "report.html").as_uri())
 
 
-def make_shelf(shelf: Path) -> None:
-    """The saves of real engines as the plain archives that they were."""
+def make_sources(work: Path) -> None:
+    """The saves of real engines as the plain archives that they were, one of them cut off, and a Docker root."""
+    shelf = work / "shelf"
     shelf.mkdir()
     for case in sorted(FIXTURES.glob("save-*-multi")) + sorted(FIXTURES.glob("save-*-app")):
-        plain = shelf / f"{case.name.removeprefix('save-')}.tar"
-        with plain.open("wb") as target:
-            subprocess.run(["xz", "-dc", case / "save.tar.xz"], stdout=target, check=True)
+        unpack(case / "save.tar.xz", shelf / f"{case.name.removeprefix('save-')}.tar")
+    unpack(FIXTURES / "save-1.6.2-repo" / "save.tar.xz", shelf / "copied-halfway.tar")
+    os.truncate(shelf / "copied-halfway.tar", (shelf / "copied-halfway.tar").stat().st_size // 2)
+    (work / "old-host").mkdir()
+    store = FIXTURES / "containers-1.6.2-overlay" / "store.tar.xz"
+    subprocess.run(["tar", "-xf", store, "-C", work / "old-host"], check=True)
+
+
+def unpack(source: Path, target: Path) -> None:
+    with target.open("wb") as stream:
+        subprocess.run(["xz", "-dc", source], stdout=stream, check=True)
 
 
 def start_browser(profile: Path) -> WebDriver:
@@ -73,35 +99,29 @@ def start_browser(profile: Path) -> WebDriver:
 # --- the report --------------------------------------------------------------------------------------------------
 
 
-def report_pictures(browser: WebDriver, work: Path) -> None:
-    page = (work / "report.html").as_uri()
-    for name, width, height, scheme in (
-        ("report-phone", 390, 1700, "light"),
-        ("report-laptop", 1280, 1500, "light"),
-        ("report-dark", 1280, 1100, "dark"),
-    ):
-        emulate(browser, width, height, scheme)
-        browser.get(page)
-        save(browser, name)
-    emulate(browser, 1280, 900, "light")
+def report_pictures(browser: WebDriver, page: str) -> None:
+    for name, (width, height) in SIZES.items():
+        for scheme in ("light", "dark"):
+            emulate(browser, width, height, scheme)
+            browser.get(page)
+            save(browser, f"report-{name}-{scheme}", quality=65)
+    emulate(browser, *A4, "light", media="print")
     browser.get(page)
-    pdf = work / "report.pdf"
-    pdf.write_bytes(base64.b64decode(browser.print_page()))
-    subprocess.run(["pdftoppm", "-r", "60", "-png", "-l", "2", pdf, IMAGES / "report-print"], check=True)
-    for numbered in IMAGES.glob("report-print-*.png"):
-        numbered.rename(IMAGES / re.sub(r"-0*(\d+)\.png$", r"-\1.png", numbered.name))
+    browser.execute_script("document.body.style.margin = '14mm'")  # those of the paper
+    save(browser, "report-print", quality=65)
 
 
-def emulate(browser: WebDriver, width: int, height: int, scheme: str) -> None:
+def emulate(browser: WebDriver, width: int, height: int, scheme: str, media: str = "screen") -> None:
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
 
 
-def save(browser: WebDriver, name: str) -> None:
-    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
-    (IMAGES / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+def save(browser: WebDriver, name: str, quality: int = 100) -> None:
+    """100 loses nothing, and is the smallest for text on one colour."""
+    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": FORMAT, "quality": quality})
+    (IMAGES / f"{name}.{FORMAT}").write_bytes(base64.b64decode(shot["data"]))
 
 
 # --- terminals ---------------------------------------------------------------------------------------------------
@@ -176,7 +196,7 @@ def apply_code(state: dict[str, str], code: str) -> None:
 
 
 if __name__ == "__main__":
-    for tool in ("tmux", "pdftoppm", "chromium"):
+    for tool in ("tmux", "xz", "chromium"):
         if shutil.which(tool) is None:
             sys.exit(f"{tool} is missing")
     main()
