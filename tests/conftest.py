@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from tests.peers import DockerEngine, docker_engine
 
+os.environ.pop("COLUMNS", None)  # of the terminal in which the tests run; pytest-xdist hands it on
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("local", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")

@@ -189,7 +189,6 @@ def _in_shell(line: str) -> tuple[int, str]:
 
 def test_the_first_command_prints_what_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
     command, shown = re.findall(r"^```(?:sh)?\n(.*?)^```", PAGES[0].read_text("utf-8"), re.M | re.S)[:2]
     (words,) = stages(command.replace("legacy_fixtures/", f"{ROOT}/legacy_fixtures/"))
     done = migrate(*words)
