@@ -106,22 +106,26 @@ def is_whole(layers: list[Layer], number: int) -> bool:
 
 
 def convert(content: bytes, directory: Path) -> Outcome | None:
-    """None where the source as a whole was refused. The target is clean in any case."""
+    """None where the source as a whole was refused. The target is clean, or absent where no image could be read."""
     source, target = directory / "archive.tar", directory / "layout"
     source.write_bytes(content)
     options = ConvertOptions(jobs=1, salvage=True)
     layout = OciLayout(target, options)
-    opened = None
+    opened = outcome = None
     try:
         opened = open_source(str(source))
-        return Conversion([OpenedSource(str(source), opened)], options, layout).run()
+        outcome = Conversion([OpenedSource(str(source), opened)], options, layout).run()
     except MigrateError:
-        return None
+        layout.abandon()
     finally:
         layout.close()
         if opened is not None:
             opened.close()
+    if outcome is None or outcome.exit_code == 4:
+        assert not target.exists()
+    else:
         assert verify(str(target), 1, SilentProgress()) == []
+    return outcome
 
 
 def named(outcome: Outcome) -> tuple[set[str], set[str]]:
