@@ -6,6 +6,7 @@ On CI a missing peer is an error; elsewhere the tests that need it are skipped w
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -153,8 +154,16 @@ def wait_until(process: subprocess.Popen[bytes], probe: Any, log: str) -> None:
     raise AssertionError(f"the server did not start:\n{Path(log).read_text()[-3000:]}")
 
 
+_PORTS = itertools.count(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that no other test process gets: each has a thousand below those that the kernel gives out by itself."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("ports have no end")

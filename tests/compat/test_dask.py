@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, SilentProgress
 from tests import poison
 from tests.command import migrate
+from tests.peers import free_port
 from tests.shelves import archive, files_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,13 +34,6 @@ class Cluster:
     address: str
     scheduler: subprocess.Popen[bytes]
     workers: list[subprocess.Popen[bytes]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
