@@ -29,6 +29,8 @@ _REMOVED_AT_ONCE: Final = 1_000
 _MOST_PIECES: Final = 16
 _PIECE_BYTES: Final = 256 * 1024 * 1024
 """Larger pieces of a record stay by themselves."""
+_MOST_OWN: Final = 10_000
+"""So many names of objects that this run has put are kept; a run that reads nothing puts a few."""
 _TEMPORARY: Final = "a temporary file"
 
 
@@ -44,6 +46,7 @@ class BucketStore(Store):
             raise TargetError(exc.message) from exc
         self._lock = threading.Lock()
         self._unwritten: dict[str, bytes] = {}
+        self._own: set[str] = set()
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -102,18 +105,22 @@ class BucketStore(Store):
         return str(tag) if tag else None
 
     def versions(self, folder: str, /) -> dict[str, tuple[int, str]]:
+        return {
+            name: (int(facts["size"] or 0), str(facts["ETag"]))
+            for name, facts in self._find(self._key(folder)).items()
+            if facts.get("ETag")
+        }
+
+    def _find(self, top: str) -> dict[str, Mapping[str, Any]]:
+        """All objects whose keys begin with `top`, by their names in the store."""
         try:
-            found = self._fs.find(self._key(folder), detail=True)
+            found = self._fs.find(top, detail=True)
         except FileNotFoundError:
             return {}
         except Exception as exc:
-            raise self._error(folder, exc) from exc
-        top = f"{self._prefix.strip('/')}/"
-        return {
-            str(key).lstrip("/").removeprefix(top): (int(facts["size"] or 0), str(facts["ETag"]))
-            for key, facts in found.items()
-            if facts.get("ETag")
-        }
+            raise self._error("", exc) from exc
+        prefix = f"{self._prefix.strip('/')}/"
+        return {str(key).lstrip("/").removeprefix(prefix): facts for key, facts in found.items()}
 
     def _listing(self, folder: str) -> list[tuple[str, Mapping[str, Any]]]:
         top = self._key(folder) if folder else self._prefix
@@ -141,6 +148,7 @@ class BucketStore(Store):
     def put_new(self, name: str, content: bytes, /) -> None:
         try:
             self._fs.pipe_file(self._key(name), content, mode="create")
+            self._note_own([name])
         except FileExistsError:
             return
         except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
@@ -152,6 +160,12 @@ class BucketStore(Store):
             self._fs.pipe_file(self._key(name), content)
         except Exception as exc:
             raise self._error(name, exc) from exc
+        self._note_own([name])
+
+    def _note_own(self, names: Iterable[str]) -> None:
+        with self._lock:
+            if len(self._own) < _MOST_OWN:
+                self._own.update(names)
 
     def flush(self) -> None:
         with self._lock:
@@ -162,6 +176,7 @@ class BucketStore(Store):
             self._fs.pipe({self._key(name): content for name, content in unwritten.items()})
         except Exception as exc:
             raise self._error(next(iter(unwritten)), exc) from exc
+        self._note_own(unwritten)
 
     def remove(self, names: Iterable[str], /) -> None:
         wanted = list(names)
@@ -219,14 +234,12 @@ class BucketStore(Store):
         content = b"".join(self.read_many(pieces, limit).values())
         return content if len(content) <= limit else b""
 
-    def abandon(self) -> None:
+    def abandon(self, is_unused: Callable[[], bool], /) -> None:
+        """A bucket does not show whether another run is at work: one object that is not known to be this store's own,
+        and all of them stay."""
         self.close()
-        try:
-            self._fs.rm(self._prefix, recursive=True)
-        except FileNotFoundError:
-            return
-        except Exception as exc:
-            raise self._error("", exc) from exc
+        if is_unused() and self._find(self._prefix).keys() <= self._own:
+            self.remove(self._own)
 
     def close(self) -> None:
         with self._lock:
@@ -237,6 +250,7 @@ class BucketStore(Store):
         if not replace:
             try:
                 self._fs.put_file(path, self._key(name), mode="create")
+                self._note_own([name])
                 return
             except FileExistsError:
                 return
@@ -247,6 +261,7 @@ class BucketStore(Store):
             self._fs.put_file(path, self._key(name))
         except Exception as exc:
             raise self._error(name, exc) from exc
+        self._note_own([name])
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}"

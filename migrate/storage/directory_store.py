@@ -499,10 +499,10 @@ class DirectoryStore(Store):
         self._sync_folders()
         self._raise_error()
 
-    def abandon(self) -> None:
+    def abandon(self, is_unused: Callable[[], bool], /) -> None:
         self.flush()
         with self.lock():
-            removed = self.is_alone()
+            removed = self.is_alone() and is_unused()
             for name in sorted(self.names(), key=lambda name: name == STATE_DIRECTORY) if removed else ():
                 if name not in NOT_OURS:
                     with target_errors(self.shown(name)):

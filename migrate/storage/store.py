@@ -197,9 +197,12 @@ class Store(ABC):
         return f"{self.location}/{name}" if name else self.location
 
     @abstractmethod
-    def abandon(self) -> None:
+    def abandon(self, is_unused: Callable[[], bool], /) -> None:
         """Closes the store, and removes all that this run has put into it, and the root where this run has made it.
-        Only for a root that was empty before; leaves everything while another run is at work on the target."""
+
+        Only for a root that was empty before. Leaves everything where another run is at work on the target, or has been
+        meanwhile: `is_unused`, called under the lock, is False where the target has what such a run leaves.
+        """
 
     @abstractmethod
     def close(self) -> None:

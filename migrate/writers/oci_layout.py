@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 FINISHING: Final = f"{STATE_DIRECTORY}/finishing"
 """Is there while manifest.json may be ahead of index.json."""
+_SHARD_JOURNAL: Final = "journal-"
+"""How the names of their journals begin (batch/journal.py)."""
 _OURS: Final = frozenset({"oci-layout", "blobs", "index.json", "manifest.json", MAP_NAME, REPORT_NAME, STATE_DIRECTORY})
 _ALLOWED: Final = NOT_OURS | {STATE_DIRECTORY}
 
@@ -177,7 +179,12 @@ class OciLayout(ImageTarget):
     def abandon(self) -> None:
         if self._is_new:
             self.memory.close()
-            self.store.abandon()
+            self.store.abandon(self._is_unused)
+
+    def _is_unused(self) -> bool:
+        """No other run has put an image into it, nor, as a shard of a batch, its journal."""
+        shards = (name for name in self.store.names(STATE_DIRECTORY) if name.startswith(_SHARD_JOURNAL))
+        return self.store.read("index.json", CATALOG_BYTES) in (None, encode_index(())) and not any(shards)
 
     def close(self) -> None:
         self.memory.close()

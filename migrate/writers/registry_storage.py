@@ -161,7 +161,7 @@ class RegistryStorage(ImageTarget):
     def abandon(self) -> None:
         if self._is_new:
             self.memory.close()
-            self.store.abandon()
+            self.store.abandon(lambda: not self.store.names(f"{ROOT}/repositories"))
 
     def close(self) -> None:
         self.memory.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,7 @@ class InBucket(Kind):
     def files(self, path: Path) -> Path:
         """The objects, copied to files."""
         copy = path.with_name(f"{path.name}-copied")
+        shutil.rmtree(copy, ignore_errors=True)
         filesystem = importlib.import_module("fsspec").filesystem("memory")
         for name, content in objects(filesystem, f"bucket{path}").items():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +109,9 @@ KINDS: dict[str, Callable[[ExitStack], Kind]] = {
 WRITTEN = sorted(KINDS.keys() - {"discard"})
 KEPT = sorted(KINDS.keys() - {"discard", "registry"})
 """What a later run finds as this one left it. A registry is asked about blobs only when they are sent."""
+
+KEPT_BY_SEVERAL = [name for name in KEPT if "archive" not in name]
+"""An archive has one run at a time."""
 
 
 @pytest.fixture
@@ -258,6 +263,43 @@ def test_an_unwritable_place(kind: Kind, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(TargetError):
         kind.open(tmp_path / "file" / "target")
+
+
+@pytest.fixture(params=sorted(KEPT_BY_SEVERAL))
+def shared(request: pytest.FixtureRequest, make_kind: Callable[[str], Kind]) -> Kind:
+    return make_kind(request.param)
+
+
+def test_a_run_that_gives_up_takes_nothing_of_one_that_has_ended(shared: Kind, tmp_path: Path) -> None:
+    path = tmp_path / "target"
+    first, second = shared.open(path), shared.open(path)
+    put_image(second, [A, B], "b:1")
+    second.finish(REPORT)
+    second.close()
+    before = shared.content(path)
+    first.abandon()
+    assert shared.content(path) == before
+    assert shared.clean(path)
+
+
+def test_a_run_that_gives_up_leaves_the_blobs_of_one_at_work(shared: Kind, tmp_path: Path) -> None:
+    path = tmp_path / "target"
+    first, second = shared.open(path), shared.open(path)
+    put_layer(second, A)
+    second.flush()
+    first.abandon()
+    put_image(second, [A], "a:1")
+    second.finish(REPORT)
+    second.close()
+    assert shared.clean(path)
+
+
+def test_a_run_that_gives_up_leaves_nothing_of_its_own(shared: Kind, tmp_path: Path) -> None:
+    target = shared.open(tmp_path / "target")
+    put_layer(target, A)
+    target.flush()
+    target.abandon()
+    assert not shared.files(tmp_path / "target").exists() or shared.content(tmp_path / "target") == {}
 
 
 def test_a_damaged_blob_of_the_right_size_is_written_anew(kept: Kind, tmp_path: Path) -> None:

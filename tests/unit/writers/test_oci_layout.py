@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from migrate.batch.journal import journal_name
+from migrate.batch.plan import Shard
 from migrate.blobio.stopping import stopped_by
 from migrate.documents.oci import IndexEntry, encode_index
 from migrate.errors import InterruptedRunError, TargetError
@@ -596,3 +598,12 @@ def test_no_blob_goes_that_a_run_at_work_may_have_found(tmp_path: Path) -> None:
     alone.close()
     assert clean(tmp_path)
     assert not (tmp_path / "blobs" / "sha256" / B.descriptor.digest.hex).exists()
+
+
+def test_a_run_that_gives_up_leaves_what_a_shard_of_a_batch_has_read(tmp_path: Path) -> None:
+    """A shard has its images in its journal, and not in index.json."""
+    target = OciLayout(tmp_path / "out", ConvertOptions())
+    journal = tmp_path / "out" / ".migrate" / journal_name(Shard(1, 2))
+    journal.write_bytes(b"{}\n")
+    target.abandon()
+    assert journal.exists() and (tmp_path / "out" / "index.json").exists()
