@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +48,8 @@ def cluster(directory: Path, *, workers: int = 2, scheduler_file: Path | None = 
         "DASK_DISTRIBUTED__DASHBOARD__LINK": "",
     }
 
-    def start(*words: str) -> subprocess.Popen[bytes]:
-        with open(directory / "dask.log", "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                cwd=directory,
-                start_new_session=True,
-            )
-        stack.callback(_end, process)
-        return process
-
     with ExitStack() as stack:
+        start = partial(start_dask, stack, directory, environment)
         file = () if scheduler_file is None else ("--scheduler-file", str(scheduler_file))
         scheduler = start("scheduler", "--host", address, "--no-dashboard", "--no-show", *file)
         started = [
@@ -68,6 +57,23 @@ def cluster(directory: Path, *, workers: int = 2, scheduler_file: Path | None = 
         ]
         _wait_for_workers(address, workers)
         yield Cluster(address, scheduler, started)
+
+
+def start_dask(
+    stack: ExitStack, directory: Path, environment: Mapping[str, str], *words: str
+) -> subprocess.Popen[bytes]:
+    """`dask scheduler` or `dask worker`, ended with `stack`; its messages go to `dask.log` in `directory`."""
+    with open(directory / "dask.log", "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            cwd=directory,
+            start_new_session=True,
+        )
+    stack.callback(_end, process)
+    return process
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

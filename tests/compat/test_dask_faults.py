@@ -27,7 +27,8 @@ from migrate.errors import MigrateError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
 from tests.command import Result, migrate
-from tests.compat.test_dask import ROOT, Cluster, cluster, free_port, write_shelf
+from tests.compat.test_dask import ROOT, Cluster, cluster, write_shelf
+from tests.peers import free_port
 from tests.shelves import files_of
 
 pytestmark = [

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import pytest
 
 from migrate.model.progress import SilentProgress
 from migrate.verify import verify
-from tests.compat.test_dask import ROOT, _end, free_port, write_shelf
+from tests.compat.test_dask import ROOT, start_dask, write_shelf
+from tests.peers import free_port
 
 pytestmark = pytest.mark.peer
 PAGE = (ROOT / "docs/howto/cluster.md").read_text()
@@ -39,21 +41,10 @@ def test_the_example_of_the_page(tmp_path: Path) -> None:
     address = f"tls://127.0.0.1:{free_port()}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_CONFIG": str(tmp_path / "config")}
 
-    def start(*words: str) -> None:
-        with open(tmp_path / "dask.log", "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"distributed.cli.dask_{words[0]}", *words[1:], "--no-dashboard"],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                cwd=tmp_path,
-                start_new_session=True,
-            )
-        stack.callback(_end, process)
-
     with ExitStack() as stack:
-        start("scheduler", "--protocol", "tls", "--host", address, "--no-show")
-        start("worker", address, "--nthreads", "1", "--host", "127.0.0.1")
+        start = partial(start_dask, stack, tmp_path, environment)
+        start("scheduler", "--protocol", "tls", "--host", address, "--no-show", "--no-dashboard")
+        start("worker", address, "--nthreads", "1", "--host", "127.0.0.1", "--no-dashboard")
         done = subprocess.run(
             [sys.executable, "-m", "migrate", "batch", "-q", "--scheduler", address, shelf, tmp_path / "layout"],
             env=environment,
