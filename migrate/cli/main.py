@@ -33,8 +33,8 @@ COMMANDS = {
 
 
 _ELSEWHERE = {
-    **dict.fromkeys(("version",), "`migrate --version`"),
-    **dict.fromkeys(("help",), "`migrate --help`, or `migrate COMMAND --help`"),
+    "version": "`migrate --version`",
+    "help": "`migrate --help`, or `migrate COMMAND --help`",
     **dict.fromkeys(("load", "import", "save", "pull", "download", "copy"), "`migrate convert SOURCE TARGET`"),
     **dict.fromkeys(("upload", "sync"), "`migrate push LAYOUT docker://HOST`"),
     **dict.fromkeys(
@@ -42,9 +42,9 @@ _ELSEWHERE = {
     ),
     **dict.fromkeys(("check", "validate", "fsck"), "`migrate verify LAYOUT`"),
     **dict.fromkeys(("prune", "clean", "rmi"), "`migrate gc LAYOUT`"),
-    **dict.fromkeys(("search",), "`migrate find LAYOUT NAME`"),
+    "search": "`migrate find LAYOUT NAME`",
     **dict.fromkeys(("extract", "unpack", "mount"), "`migrate export LAYOUT REF`"),
-    **dict.fromkeys(("rewrite",), "`migrate map LAYOUT --rewrite FILE...`"),
+    "rewrite": "`migrate map LAYOUT --rewrite FILE...`",
     **dict.fromkeys(("dry-run", "dryrun"), "`migrate plan SOURCE`"),
 }
 """Commands of other programs, and what does the same here."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from migrate.cli.completion import Location, legacy_ids
+from migrate.cli.messages import names_with
 
 if TYPE_CHECKING:
     from migrate.documents.image_map import MappedImage
@@ -179,9 +180,8 @@ def _hint(report: Report | None, images: Sequence[MappedImage], text: str) -> st
     if failed:
         return f" It failed: {failed[0].message}"
     names = [name for image in images for name in (*image.references, *image.names)]
-    named = sorted({name for name in names if text in name}, key=lambda name: (not name.startswith(f"{text}:"), name))
-    if named:
-        return f" Did you mean {' or '.join(named[:3])}?"
+    if named := names_with(text, names):
+        return f" Did you mean {' or '.join(named)}?"
     if len(text) < 4:
         return " Give 4 digits or more."
     ids = [image.legacy_id[: max(len(text), 12)] for image in images]

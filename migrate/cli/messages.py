@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 
@@ -36,3 +36,9 @@ def encode_event(fields: dict[str, object]) -> str:
     from migrate.documents.json_text import with_safe_texts
 
     return json.dumps(with_safe_texts(fields))
+
+
+def names_with(text: str, names: Iterable[str]) -> list[str]:
+    """Up to three of the names that hold `text`, the tags of a repository of this name first."""
+    found = {name for name in names if text and text in name}
+    return sorted(found, key=lambda name: (not name.startswith(f"{text}:"), name))[:3]

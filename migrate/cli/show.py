@@ -187,9 +187,10 @@ def _by_legacy_id(view: LayoutView, images: Sequence[StoredImage], text: str) ->
 def _did_you_mean(images: Sequence[StoredImage], text: str) -> str:
     import difflib
 
+    from migrate.cli.messages import names_with
+
     names = sorted({name for image in images for name in image.references})
-    part = sorted((name for name in names if text and text in name), key=lambda name: not name.startswith(f"{text}:"))
-    close = part[:3] or difflib.get_close_matches(text, names, n=3, cutoff=0.5)
+    close = names_with(text, names) or difflib.get_close_matches(text, names, n=3, cutoff=0.5)
     if close:
         return f" Did you mean {' or '.join(close)}?"
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

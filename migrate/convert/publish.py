@@ -29,7 +29,7 @@ from migrate.model.container import Container
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, Descriptor, HashedLayer, MediaType
 from migrate.model.legacy import Failure, LegacyID, LegacyLayer, ReadyIndex
-from migrate.model.options import ConvertOptions, Format, OnConflict
+from migrate.model.options import ConvertOptions, OnConflict
 from migrate.model.progress import Event, Progress
 from migrate.model.reference import Reference
 from migrate.report.document import Conflict
@@ -85,7 +85,7 @@ class FinishedImage:
 
 def in_format(image: FinishedImage, options: ConvertOptions) -> FinishedImage:
     """`image` in the media types of `--format oci`, where its source has a manifest in Docker's types ready for it."""
-    if not image.ready or options.format is not Format.OCI or options.carry_manifests:
+    if not image.ready or not options.changes_manifests:
         return image
     composed, old = image_in_oci_types(image.composed), image.composed.manifest_digest
     if composed is image.composed:
@@ -130,7 +130,7 @@ class Publisher:
         walks over the same images without their chains, which names do not depend on.
         """
         walk = chainless or images
-        self._lists.in_oci_types = self.options.format is Format.OCI and not self.options.carry_manifests
+        self._lists.in_oci_types = self.options.changes_manifests
         self._names = self._assign(walk())
         if self.options.name_untagged is not None:
             self._name_untagged(walk(), self.options.name_untagged)

@@ -187,8 +187,9 @@ class Conversion:
         self.pass_streams(self.target)
         self.gather()
         listings = [opened.listing for opened in self.sources if opened.listing is not None]
-        unused = unused_exclusions(listings, self.options.exclude)
-        self.warnings += (f"--exclude {pattern}: no image matches" for pattern in unused)
+        if self.options.exclude:
+            unused = unused_exclusions(listings, self.options.exclude)
+            self.warnings += (f"--exclude {pattern}: no image matches" for pattern in unused)
         images = sorted_images(in_format(image, self.options) for image in self.convert_images(self.target))
         publisher = Publisher(self.options, self.target, self.progress)
         publisher.publish(lambda: images)
@@ -395,13 +396,21 @@ class Conversion:
                 raise
         index, layer = found
         planned.elsewhere[legacy_id] = index
-        location = self.earlier.location if index == self._of_target and self.earlier else self.sources[index].location
-        return replace(layer, warnings=(*layer.warnings, f"layer {legacy_id}: taken from {location}"))
+        return replace(
+            layer, warnings=(*layer.warnings, f"layer {legacy_id}: taken from {self._place(index).location}")
+        )
 
     @property
     def _of_target(self) -> int:
         """The index of the target, where it is read as a source."""
         return len(self.sources)
+
+    def _place(self, index: int) -> OpenedSource | EarlierImages:
+        """A source of the run, or the target as one."""
+        if index < len(self.sources):
+            return self.sources[index]
+        assert self.earlier is not None
+        return self.earlier
 
     def _find_elsewhere(self, planned: PlannedImage, legacy_id: LegacyID) -> tuple[int, LegacyLayer] | None:
         """The layer and the index of the source that has it. What v1 archives and roots have goes first: beside a
@@ -416,9 +425,10 @@ class Conversion:
                         rank = v1 if legacy_id in opened.listing.layers else others
                         rank.setdefault(layer.json, (index, layer))
         found = v1 or others
-        if not found and self.earlier is not None and (layer_ := self.earlier.read_layer(legacy_id)) is not None:
-            return self._of_target, layer_
-        return next(iter(found.values())) if len(found) == 1 else None
+        if found or self.earlier is None:
+            return next(iter(found.values())) if len(found) == 1 else None
+        of_target = self.earlier.read_layer(legacy_id)
+        return None if of_target is None else (self._of_target, of_target)
 
     def _same_content(self, layer: LegacyLayer) -> HashedLayer | None:
         """Another layer of the run that has the diffID which this one's config names; its own bytes are missing."""
@@ -459,9 +469,7 @@ class Conversion:
         for image in planned:
             for layer in image.chain:
                 index = image.elsewhere.get(layer.legacy_id, image.source_index)
-                source = (
-                    self.earlier.source if index == self._of_target and self.earlier else self.sources[index].source
-                )
+                source = self._place(index).source
                 assert source is not None
                 place = (index, id(layer))  # `--all` has the same objects in thousands of chains
                 if layer.payload is not None and (place not in seen or image.image.container is not None):

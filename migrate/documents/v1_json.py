@@ -124,6 +124,11 @@ class Identity(NamedTuple):
     parent: str | None
     parent_id: str | None
 
+    @property
+    def any_parent(self) -> str | None:
+        """`parent`; in the jsons that Docker 1.8.3 and 1.9 made of pulled images, the hex part of `parent_id`."""
+        return self.parent or (self.parent_id or "").removeprefix("sha256:") or None
+
 
 class LayerDocument(bytes):
     """A layer's json as its source stores it, and what is read from it, each once.

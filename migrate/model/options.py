@@ -148,6 +148,11 @@ class ImageOptions:
     strict: bool = False
     check_rootfs: bool | None = None
 
+    @property
+    def changes_manifests(self) -> bool:
+        """Manifests that a source has ready get the media types of `--format oci`."""
+        return self.format is Format.OCI and not self.carry_manifests
+
     def check_images(self) -> None:
         """UsageError for options that the format does not fit, and for a level that the compression has not."""
         if self.compression is Compression.ZSTD and self.format is not Format.OCI:

@@ -8,7 +8,8 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -280,39 +281,46 @@ def _begin_records(fd: int, location: str) -> tuple[bool, Iterator[Record | Dama
 
     records = iter_records(FileWindow(fd, location), location)
     begin: list[Record | Damage] = []
-    has_manifest = False
-    try:
-        for found in islice(records, _SNIFFED_MEMBERS):
-            begin.append(found)
-            if isinstance(found, Damage):
-                break
-            name = os.fsdecode(found.name)
-            if stat.S_ISREG(found.mode) and _is_blob_of_folder(name):
-                return False, chain(begin, records)
-            if _is_own_member(name):
-                has_manifest = True
-                if not _is_manifest(name):
-                    break
-    except SourceError:
-        return has_manifest, None
-    return (True, None) if has_manifest else (False, chain(begin, records))
+    broken = False
+
+    def entries() -> Iterator[tuple[str, bool]]:
+        nonlocal broken
+        try:
+            for found in islice(records, _SNIFFED_MEMBERS):
+                begin.append(found)
+                if isinstance(found, Damage):
+                    return
+                yield os.fsdecode(found.name), stat.S_ISREG(found.mode)
+        except SourceError:
+            broken = True
+
+    is_archive = _are_of_archive(entries())
+    return is_archive, None if is_archive or broken else chain(begin, records)
 
 
 def _begins_as_archive(head: bytes) -> bool:
     """The same of the first bytes of a stream."""
+
+    def entries() -> Iterator[tuple[str, bool]]:
+        with suppress(SourceError):
+            for member in iter_members(HeadWindow(head), "head"):
+                if isinstance(member, Member):
+                    yield member.name, member.kind is MemberKind.FILE
+
+    return _are_of_archive(entries())
+
+
+def _are_of_archive(entries: Iterable[tuple[str, bool]]) -> bool:
+    """Of the first entries of a tar: (name, whether it is a regular file). A manifest.json counts where no blob of a
+    registry's folder comes before the next name that only `docker save` gives."""
     has_manifest = False
-    try:
-        for member in iter_members(HeadWindow(head), "head"):
-            if not isinstance(member, Member):
-                continue
-            if member.kind is MemberKind.FILE and _is_blob_of_folder(member.name):
-                return False
-            if _is_own_member(member.name):
-                has_manifest = True
-                if not _is_manifest(member.name):
-                    return True
-    except SourceError:
-        pass
+    for name, is_file in entries:
+        if is_file and _is_blob_of_folder(name):
+            return False
+        if _is_own_member(name):
+            has_manifest = True
+            if not _is_manifest(name):
+                break
     return has_manifest
 
 

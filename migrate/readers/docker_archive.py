@@ -180,9 +180,8 @@ class DockerArchiveSource(LegacySource):
         if self._document_bytes > limits.DOCUMENTS_BYTES:
             total = f"more than {limits.DOCUMENTS_BYTES:,} bytes of layer documents (DOCUMENTS_BYTES)"
             raise LimitError(f"{self.location}: {total}", layer=legacy_id)
-        with contextlib.suppress(
-            DocumentError, LimitError
-        ):  # where Docker refuses a field, the composer raises; the chain goes on
+        # where Docker refuses a field, the composer raises; the chain goes on
+        with contextlib.suppress(DocumentError, LimitError):
             document.facts()
         self._documents[legacy_id] = document
         return document

@@ -370,9 +370,7 @@ class RegistryV1Source(LegacySource):
 
 
 def _effective_parent(document: LayerDocument) -> LegacyID | None:
-    """`parent`; in the jsons that Docker 1.8.3 and 1.9 made of pulled images, the hex part of `parent_id`."""
-    _, parent, parent_id = document.identity()
-    found = parent or (parent_id or "").removeprefix("sha256:")
+    found = document.identity().any_parent
     return LegacyID(found) if found else None
 
 

@@ -194,8 +194,7 @@ class V1RegistryFiles(NamedFiles):
         document = self._jsons[image_id]
         if isinstance(document, ImageJson):
             with suppress(MigrateError):
-                _, parent, parent_id = LayerDocument(document.content).identity()
-                found = parent or (parent_id or "").removeprefix("sha256:")
+                found = LayerDocument(document.content).identity().any_parent or ""
                 if is_hex_id(found):
                     self._homes.setdefault(found, self._homes[image_id])
                     return found

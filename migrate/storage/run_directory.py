@@ -20,7 +20,7 @@ from migrate.storage.syscalls import DIRECTORY, FileSystem, open_folder, open_re
 _RUN_NAME = re.compile(r"tmp-[0-9a-f]{16}")
 _OWNER: Final = "owner"
 _LOCK_FILE: Final = os.O_RDWR | os.O_CREAT
-_NO_LOCKS: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+NO_LOCKS: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """Errors of file systems that have no locks. There, leftovers stay, and two runs at once are the user's affair."""
 
 
@@ -61,7 +61,7 @@ class RunDirectory:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
             except OSError as exc:
-                if exc.errno not in _NO_LOCKS:
+                if exc.errno not in NO_LOCKS:
                     raise
             yield
         finally:

@@ -5,7 +5,6 @@ Nothing that a document says is believed: a blob's name is its sha256, a layer's
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import stat
@@ -19,8 +18,10 @@ from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
 from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, MAP_NAME, REPORT_NAME, local_path
 from migrate.model.progress import Event, Progress
+from migrate.storage.run_directory import NO_LOCKS
+from migrate.storage.store import STATE_DIRECTORY
 from migrate.verify.archive import verify_archive
-from migrate.verify.files import STATE_DIRECTORY, DirectoryFiles, Files, TarFiles, read_plain
+from migrate.verify.files import DirectoryFiles, Files, TarFiles, read_plain
 from migrate.verify.findings import Finding, Findings, Verification
 from migrate.verify.layout import verify_layout
 from migrate.verify.map_check import read_kept
@@ -29,7 +30,6 @@ from migrate.verify.registry import REGISTRY_ROOT, verify_registry
 __all__ = ["Finding", "Verification", "examine", "verify"]
 
 LIVE: Final = "a run is at work on the target; it is read again, and the run has to wait before it changes any document"
-_NO_LOCKS: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _STARTED = frozenset({"blobs", STATE_DIRECTORY, "lost+found"})
 """What a run that was ended in its first instant may leave of a layout. Our state comes before all else."""
 
@@ -111,7 +111,7 @@ def _flock(fd: int, how: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as exc:
-        if exc.errno not in _NO_LOCKS:
+        if exc.errno not in NO_LOCKS:
             raise
     return True
 

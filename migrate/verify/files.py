@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple
 
 from migrate.blobio.extents import open_extent
 from migrate.blobio.limits import SMALL_FILE_BYTES, read_limited
 from migrate.errors import SourceUnreadableError, UnrecognisedSourceError
+from migrate.storage.store import STATE_DIRECTORY
 from migrate.tar.index import Member, MemberKind, index_tar, looks_like_tar
 
-STATE_DIRECTORY = ".migrate"
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -28,22 +29,34 @@ class Problem(NamedTuple):
     message: str
 
 
-class Files(Protocol):
+class Files(ABC):
+    """Sets `_names`, `_directories` and `_problems` when it is made."""
+
+    _names: Mapping[str, int]
+    _directories: set[str]
+    _problems: list[Problem]
+
     def names(self) -> Mapping[str, int]:
         """Regular files by their path, and their size in bytes. Sorted; the state in `.migrate/` is left out."""
+        return self._names
 
     def directories(self) -> set[str]:
         """Names of the topmost directories."""
+        return self._directories
 
     def problems(self) -> Sequence[Problem]:
         """What is there but is neither a regular file nor a directory, and damage of the container itself."""
+        return self._problems
 
+    @abstractmethod
     def open(self, name: str, /) -> BinaryIO:
         """One of `names()`. Raises OSError; `read` of the stream raises OSError or SourceError."""
 
+    @abstractmethod
     def state(self, name: str, /) -> bytes | None:
         """The first bytes of `.migrate/<name>`, None where there is no such file."""
 
+    @abstractmethod
     def close(self) -> None: ...
 
 
@@ -65,29 +78,20 @@ def read_plain(path: Path, limit: int) -> bytes | None:
     return content if len(content) <= limit else None
 
 
-class DirectoryFiles:
+class DirectoryFiles(Files):
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._names: dict[str, int] = {}
-        self._problems: list[Problem] = []
-        self._directories: set[str] = set()
+        names: dict[str, int] = {}
+        self._problems, self._directories = [], set()
         for name, status in sorted(_walk(root, "")):
             if stat.S_ISDIR(status):
                 if "/" not in name:
                     self._directories.add(name)
             elif stat.S_ISREG(status):
-                self._names[name] = (root / name).lstat().st_size
+                names[name] = (root / name).lstat().st_size
             else:
                 self._problems.append(Problem(name, "is neither a regular file nor a directory"))
-
-    def names(self) -> Mapping[str, int]:
-        return self._names
-
-    def directories(self) -> set[str]:
-        return self._directories
-
-    def problems(self) -> Sequence[Problem]:
-        return self._problems
+        self._names = names
 
     def open(self, name: str, /) -> BinaryIO:
         return os.fdopen(os.open(self._root / name, _FLAGS), "rb", buffering=0)
@@ -115,7 +119,7 @@ def _walk(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
                     yield name, kind
 
 
-class TarFiles:
+class TarFiles(Files):
     def __init__(self, path: Path, name: Path | None = None) -> None:
         """`name` is what errors call it, where that is not `path`."""
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not make us wait
@@ -132,9 +136,8 @@ class TarFiles:
             raise UnrecognisedSourceError(f"{path}: not a tar archive")
         index = index_tar(self._fd, str(path))
         self._members: dict[str, Member] = {}
-        self._problems: list[Problem] = []
-        self._directories: set[str] = set()
-        self._problems += [Problem(str(path), damage.error.message) for damage in index.damages]
+        self._directories = set()
+        self._problems = [Problem(str(path), damage.error.message) for damage in index.damages]
         for member in index.members:
             name = member.name.removeprefix("./").rstrip("/")
             if member.kind is MemberKind.DIRECTORY:
@@ -146,15 +149,6 @@ class TarFiles:
             else:
                 self._members[name] = member
         self._names = {name: self._members[name].size for name in sorted(self._members)}
-
-    def names(self) -> Mapping[str, int]:
-        return self._names
-
-    def directories(self) -> set[str]:
-        return self._directories
-
-    def problems(self) -> Sequence[Problem]:
-        return self._problems
 
     def open(self, name: str, /) -> BinaryIO:
         member = self._members[name]

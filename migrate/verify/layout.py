@@ -288,7 +288,7 @@ class _LayoutCheck:
 
 
 def _half_platforms(content: bytes) -> set[int]:
-    """The places of entries with a platform that lacks one of its two names, which OCI asks for."""
+    """The places of entries with a platform that lacks one of the two names that OCI requires."""
     document = load_json_lenient(content, "index.json", CATALOG_BYTES)
     entries = document.get("manifests") if isinstance(document, dict) else None
     platforms = [entry.get("platform") if isinstance(entry, dict) else None for entry in entries or ()]
