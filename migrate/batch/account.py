@@ -1,4 +1,4 @@
-"""What a batch tells at its end: every source accounted for."""
+"""The account of a batch at its end: what became of every source."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Known:
 
     def replaces(self, other: Known) -> bool:
         """What this run has written itself goes first. A journal is in the order of time; between two of them, merges
-        tell, and else their machines' clocks."""
+        decide, and else their machines' clocks."""
         if self.is_own != other.is_own:
             return self.is_own
         if self.is_wanted != other.is_wanted:

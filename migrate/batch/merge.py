@@ -52,7 +52,7 @@ class MergeSource:
 @dataclass(slots=True)
 class Merge:
     """Ends one batch. `sources` are in the order that settles ties; `older` are places of records that tell of blobs
-    only, `done` the locations of sources that were read before, whose failures have not been told, and `gone` those of
+    only, `done` the locations of sources that were read before, whose failures have not been shown, and `gone` those of
     sources that are there no longer. `run` may be called once."""
 
     sources: Sequence[MergeSource]

@@ -71,7 +71,7 @@ def read_limited(stream: BinaryIO, limit: int, what: str) -> bytes:
     """All of `stream`, or LimitError if it holds more than `limit` bytes."""
     pieces: list[bytes] = []
     length = 0
-    # In pieces that grow: a raw stream would make room for the whole limit first, and give less than what it is asked.
+    # In pieces that grow: a raw stream would make room for the whole limit first, and then gives less.
     while length <= limit and (piece := stream.read(min(limit + 1 - length, max(64 * 1024, length)))):
         pieces.append(piece)
         length += len(piece)

@@ -123,7 +123,7 @@ def print_results(outcome: Outcome, values: dict[str, Any], outputs: Outputs) ->
         outputs.write("report", [encode_report(outcome.report)])
         keep_map(outcome.report, values)
     write_page(outcome.report, outputs)
-    if not (outputs.take_stdout or outcome.exit_code == 4):  # 4: progress has told all that there is
+    if not (outputs.take_stdout or outcome.exit_code == 4):  # 4: progress has shown all that there is
         steps = next_steps(values["target"]) if "target" in values else [_conversion_of(values["sources"])]
         print_summary(outcome.report, values, steps, RunFacts(present=outcome.present))
 

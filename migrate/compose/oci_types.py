@@ -53,7 +53,7 @@ def _in_oci_type(descriptor: Descriptor) -> Descriptor:
 
 
 def index_in_oci_types(content: bytes, media_type: str, replaced: Mapping[Digest, Descriptor]) -> tuple[bytes, str]:
-    """The list with the manifests that stand in `replaced` for those of their old digests, and its type; as it was
+    """The list with the manifests of `replaced` in place of those with their old digests, and its type; as it was
     where nothing of it changes."""
     old = parse_index(content).manifests
     names = {str(digest): str(descriptor.digest) for digest, descriptor in replaced.items()}

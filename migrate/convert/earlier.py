@@ -93,7 +93,7 @@ class EarlierImages:
         facts, steps = parse_config(image.config), parse_history(image.config)
         empty = facts.history_empty or ()
         if not steps or facts.steps_with_layer != len(image.chain) or (self._keeps_empty and any(empty)):
-            return ()  # which bytes an empty layer had that was dropped, nobody knows any more
+            return ()  # the bytes of an empty layer that was dropped are lost
         chain: list[LegacyLayer] = []
         contents = iter(image.chain)
         for number, (step, is_empty) in enumerate(zip(steps, empty, strict=True), start=1):

@@ -70,7 +70,7 @@ def open_client(host: str, *, insecure: bool = False, sleep: Sleep = time.sleep)
 
 
 def open_session(host: str, path: str, *, insecure: bool = False, sleep: Sleep = time.sleep) -> RegistrySession:
-    """Requests to `host[:port]`, which is asked for `path` at once to find the scheme that it uses.
+    """Requests to `host[:port]`, one of which is made for `path` at once to find the scheme.
 
     HTTPS; plain HTTP only for loopback, or where `insecure` allows it, which also takes any certificate. Raises
     UsageError, RegistryAnswerError.

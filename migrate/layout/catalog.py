@@ -106,7 +106,7 @@ def existing_image(
     config: ConfigFacts,
     children: Iterable[ExistingImage],
 ) -> ExistingImage:
-    """What an entry of a target's index.json tells a later run; `facts` are None where not known."""
+    """An entry of a target's index.json, for a later run; `facts` are None where not known."""
     return ExistingImage(
         reference=None if name is None else Reference.parse(name),
         manifest_digest=entry.descriptor.digest,

@@ -41,7 +41,7 @@ _TYPE_NAMES = {
 class LayerCheck:
     """What one layer showed. `differences`: path → what is wrong. `copies` counts files that are not known to be the
     parent's own, only to look the same. `shift`: how much higher all owners are in the store than in the image. What
-    the tar names is packed: it is seldom asked for again."""
+    the tar names is packed: it is seldom needed again."""
 
     differences: dict[bytes, str]
     copies: int

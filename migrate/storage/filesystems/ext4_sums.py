@@ -92,7 +92,7 @@ class Ext4Sums:
 
 def _index_begin(block: bytes) -> int | None:
     """Where the index begins in a block that has one: its entries, one of which reaches to the block's end, are there
-    for kernels that do not know of it. None for a block of names, where the checksum is behind the last entry."""
+    for kernels without it. None for a block of names, where the checksum is behind the last entry."""
     whole = len(block) & 0xFFFF
     if int.from_bytes(block[4:6], "little") == whole:
         return 8
