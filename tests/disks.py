@@ -37,31 +37,30 @@ def mounted(image: Path, *options: str, place: Path | None = None) -> Iterator[P
 def unmount(place: Path) -> None:
     """In every mount namespace: one that a process made meanwhile has the mount, too, and as long as any has it, the
     file system is in use, and the image lacks what the kernel still holds."""
-    [(device, _)] = [mount for mount in _mounts("self") if mount[1] == os.fspath(place)]
     run("sync", "-f", place)
     run("umount", place)
-    for process, path in _mounted_elsewhere(device):
-        run("nsenter", f"--mount=/proc/{process}/ns/mnt", "umount", path)
-    assert not list(_mounted_elsewhere(device)), f"{place} is still mounted"
+    for process in _having_mounted(place):
+        run("nsenter", f"--mount=/proc/{process}/ns/mnt", "umount", place)
+    assert not list(_having_mounted(place)), f"{place} is still mounted"
 
 
-def _mounts(process: str) -> list[tuple[str, str]]:
-    """(device's number, mount point) as one process sees them; none of one that has ended."""
+def _mount_points(process: str) -> list[str]:
+    """As one process sees them; none of one that has ended."""
     try:
         lines = Path(f"/proc/{process}/mountinfo").read_text(errors="surrogateescape").splitlines()
     except OSError:
         return []
-    return [(fields[2], fields[4].encode().decode("unicode_escape")) for fields in map(str.split, lines)]
+    return [line.split()[4].encode().decode("unicode_escape") for line in lines]
 
 
-def _mounted_elsewhere(device: str) -> Iterator[tuple[str, str]]:
-    """(process, mount point), one for each namespace that has the device mounted."""
+def _having_mounted(place: Path) -> Iterator[str]:
+    """One process for each namespace that has something mounted there. Known by the path, which belongs to one test:
+    the number of a loop device is given to the next test as soon as it is free."""
     seen = set()
     for process in filter(str.isdecimal, os.listdir("/proc")):
-        for number, path in _mounts(process):
-            if number == device and (namespace := _namespace(process)) not in seen:
-                seen.add(namespace)
-                yield process, path
+        if os.fspath(place) in _mount_points(process) and (namespace := _namespace(process)) not in seen:
+            seen.add(namespace)
+            yield process
 
 
 def _namespace(process: str) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,33 +62,36 @@ def test_other_names_of_targets(target: str, made: Path) -> None:
     assert "in spite of" not in migrate("convert", "--dry-run", "A", target, cwd=made).out
 
 
+@pytest.fixture
+def everybodys_folder() -> Iterator[Path]:
+    """Outside pytest's own folder, which each pytest that starts closes to other users again."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("command", ["inspect", "plan", "convert"])
-def test_what_a_user_may_not_read_is_counted(command: str, tmp_path: Path) -> None:
+def test_what_a_user_may_not_read_is_counted(command: str, everybodys_folder: Path) -> None:
     """Of a directory, before anything is written; with the remedy."""
-    for folder in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
-        folder.chmod(0o755)
-    tmp_path.chmod(0o777)
     for number in range(3):
-        image = tmp_path / "root" / "graph" / f"{number:064x}"
+        image = everybodys_folder / "root" / "graph" / f"{number:064x}"
         image.mkdir(parents=True)
         (image / "json").write_text(f'{{"id": "{number:064x}"}}')
         image.chmod(0o700)
-    (tmp_path / "root" / "repositories-vfs").write_text("{}")
-    (tmp_path / "root" / "vfs" / "dir").mkdir(parents=True)
-    done = migrate(command, "root", *(["out"] if command == "convert" else []), cwd=tmp_path, user=65_534)
+    (everybodys_folder / "root" / "repositories-vfs").write_text("{}")
+    (everybodys_folder / "root" / "vfs" / "dir").mkdir(parents=True)
+    done = migrate(command, "root", *(["out"] if command == "convert" else []), cwd=everybodys_folder, user=65_534)
     assert done.code == 4
     first = f"root/graph/{0:064x}"
     assert f"3 files and folders may not be read by this user, first {first}: run as root" in done.errors[0], done.err
-    assert not (tmp_path / "out").exists()
+    assert not (everybodys_folder / "out").exists()
 
 
 @pytest.mark.parametrize(
     "line", ["verify locked", "report locked/x", "inspect locked", "show locked x", "plan locked/x"]
 )
-def test_a_directory_that_is_closed(line: str, tmp_path: Path) -> None:
-    for folder in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
-        folder.chmod(0o755)
-    (tmp_path / "locked").mkdir(mode=0o700)
-    done = migrate(*line.split(), cwd=tmp_path, user=65_534)
+def test_a_directory_that_is_closed(line: str, everybodys_folder: Path) -> None:
+    (everybodys_folder / "locked").mkdir(mode=0o700)
+    done = migrate(*line.split(), cwd=everybodys_folder, user=65_534)
     assert done.code == 4
     assert re.match("migrate: error: locked.*may not be read by this user: run as root", done.errors[0]), done.err
