@@ -38,6 +38,8 @@ DEEP_ENTRIES: Final = 20_000_000
 """Tar entries that `plan --deep` remembers, at about 30 bytes each; the analysis shows whether there were more."""
 INDEX_DEPTH: Final = 10_000
 """Indexes inside one another in an OCI layout. Real ones have two."""
+WRAPPING_DEPTH: Final = 3
+"""Archives, tars and disk images inside one another, as a disk in a virtual machine's archive in a backup."""
 LINK_HOPS: Final = 40
 """Symbolic links followed inside an archive for one name, as the Linux kernel counts."""
 DECOMPRESSION_RATIO: Final = 1_100

@@ -136,7 +136,7 @@ def source_options(command: Command) -> Command:
             click.option(
                 "--inside",
                 metavar="PATH",
-                help="Where in a directory, a tar or a disk image the source is, such as var/lib/docker.",
+                help="Where in a directory, a tar or a disk the source is: a folder such as var/lib/docker, or a file.",
             ),
             click.option(
                 "--driver", help="Storage driver of a Docker root that holds several (aufs, overlay, vfs, …)."

@@ -96,12 +96,13 @@ def _changes(changes: Changes) -> Mapping[str, Changes]:
 class ReadOptions:
     """How a source is read, and what a reader may need besides its location.
 
-    `source_type`: None recognises the source by its content. `inside`: the path of the source in a directory, tar or
-    disk image. `driver`: the storage driver of a Docker root that has several. `dm_data`, `dm_metadata`: paths of a
-    thin pool's devices or of their images. `insecure`: registries may use plain HTTP and any certificate. `max_ratio`:
-    data that decompresses to more than so many times its size is refused (None: 1100). `salvage`: the intact lower
-    layers of damaged images are converted too. In a `dry_run` nothing is written; each layer is read once, so readers
-    keep no copy of a download. Temporary files are made in `temporary_directory` (None: that of the system).
+    `source_type`: None recognises the source by its content. `inside`: the path of the source, a directory or a file,
+    in a directory, tar or disk image. `driver`: the storage driver of a Docker root that has several. `dm_data`,
+    `dm_metadata`: paths of a thin pool's devices or of their images. `insecure`: registries may use plain HTTP and any
+    certificate. `max_ratio`: data that decompresses to more than so many times its size is refused (None: 1100).
+    `salvage`: the intact lower layers of damaged images are converted too. In a `dry_run` nothing is written; each
+    layer is read once, so readers keep no copy of a download. Temporary files are made in `temporary_directory` (None:
+    that of the system).
     """
 
     source_type: SourceType | None = None

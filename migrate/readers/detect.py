@@ -42,7 +42,7 @@ from migrate.readers.not_a_source import (
     name_of_image,
     twice_compressed,
 )
-from migrate.readers.wrapping import Opener, spool_whole
+from migrate.readers.wrapping import Opener, bytes_left, is_regular_file, may_be_disk, spool_whole
 from migrate.storage.blocks import FileBlocks
 from migrate.storage.bucket import is_url, open_filesystem, open_tree
 from migrate.storage.directory_tree import DirectoryTree
@@ -109,8 +109,10 @@ def open_in_tree(location: str, tree: Tree, options: ReadOptions) -> LegacySourc
     try:
         inside = inside_of(options)
         if inside is not None:
+            if is_regular_file(tree, inside):
+                return _opener(options).open_wrapped(tree, inside)
             if not tree.is_folder(inside):
-                raise SourceUnreadableError(f"{location}: --inside {options.inside}: there is no such folder")
+                raise SourceUnreadableError(f"{location}: --inside {options.inside}: there is no such folder or file")
             below = SubTree(tree, inside, tree.close)
             return open_in_tree(tree.shown(inside), below, replace(options, inside=None))
         return _OPENERS[options.source_type or _only_type(location, tree)](location, tree, options)
@@ -210,8 +212,12 @@ def _open_archive_stream(options: ReadOptions) -> LegacySource:
     return open_archive(STDIN, fd, options)
 
 
-def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
-    """The archive behind `fd`, which is taken over."""
+def _opener(options: ReadOptions, depth: int = 0) -> Opener:
+    return Opener(open_in_tree, open_archive, detect, options, depth)
+
+
+def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -> LegacySource:
+    """The archive, tar or disk behind `fd`, which is taken over. `depth`: how many files it is inside of."""
     from migrate.readers.docker_archive import DockerArchiveSource
     from migrate.readers.members import TarMembers
     from migrate.readers.passing import PassingArchive
@@ -230,11 +236,13 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
             if not looks_like_tar(head) and not _looks_like_image(content.head(_SNIFFED_HEAD)):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=True)
             content = _spool(location, content, options)
-        if _may_be_disk(head, content):
-            path = None if location == STDIN else location
-            source = Opener(open_in_tree, detect, options).open_disk(location, content.fd, path)
+        blocks = FileBlocks(os.dup(content.fd), location)
+        if may_be_disk(blocks):
+            path = None if location == STDIN or depth else location
+            source = _opener(options, depth).open_disk(location, blocks, path)
             content.close()
             return source
+        blocks.close()
         if _is_damaged(head):
             is_archive, records = has_member(content.head(_DAMAGED_HEAD), _is_own_member), None
         else:
@@ -242,7 +250,7 @@ def open_archive(location: str, fd: int, options: ReadOptions) -> LegacySource:
         if not _wants_archive(options) or not is_archive:
             if not looks_like_tar(head) and not has_member(content.head(_DAMAGED_HEAD), is_archive_member):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=False)
-            found = Opener(open_in_tree, detect, options).open_tar(location, content.fd, records)
+            found = _opener(options, depth).open_tar(location, content.fd, records)
             if found is not None:
                 content.close()
                 return found
@@ -351,26 +359,10 @@ def _looks_like_image(head: bytes) -> bool:
     return looks_like_image(head)
 
 
-def _may_be_disk(head: bytes, content: Seekable) -> bool:
-    """A partition may begin with zeros, which are the end marker of an empty tar, too."""
-    if looks_like_tar(head) and any(head):
-        return False
-    from migrate.storage.disk.formats import probe_format
-    from migrate.storage.disk.volumes import looks_like_disk
-
-    blocks = FileBlocks(os.dup(content.fd), "disk")
-    try:
-        return probe_format(blocks) != "raw" or looks_like_disk(blocks)
-    except SourceError:
-        return False
-    finally:
-        blocks.close()
-
-
 def _spool(location: str, stream: PlainStream, options: ReadOptions) -> Seekable:
     """All of a stream in a temporary file, to be read by position."""
     try:
-        fd = spool_whole(location, stream.fd, stream.read, options.temporary_directory)
+        fd = spool_whole(location, lambda _: bytes_left(stream.fd), stream.read, options.temporary_directory)
     finally:
         stream.close()
     return Seekable(fd, os.lseek(fd, 0, os.SEEK_END))

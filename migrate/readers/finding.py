@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
+from migrate.blobio.compression import detect_compression, open_decompressed
 from migrate.blobio.stopping import check_stop
 from migrate.errors import SourceError
 from migrate.model.legacy import SourceType, is_hex_id
 from migrate.model.options import ReadOptions
 from migrate.storage.tree import Tree
+from migrate.tar.header import BLOCK
+from migrate.tar.index import looks_like_tar
 
 Detect = Callable[[Tree], Sequence[SourceType]]
 """The types of source that a tree is, by the names at its top."""
@@ -27,6 +32,11 @@ WELL_KNOWN: Final = (
     b"srv/registry",
     b"registry",
 )
+_MOST_FILES: Final = 20_000
+"""Files whose first bytes a search looks at."""
+_HEAD_BYTES: Final = 128 * 1024
+"""All that tells a file system: that of btrfs begins at 64 KiB."""
+_BLOCK_BYTES: Final = 4096
 _MOST_FOLDERS: Final = 200_000
 """Folders that a search looks at."""
 _DEEPEST: Final = 12
@@ -90,5 +100,51 @@ def _search(tree: Tree, detect: Detect) -> list[Found]:
                 continue
         if folder.count(b"/") + 1 < _DEEPEST:
             prefix = folder + b"/" if folder else b""
-            waiting.extend(prefix + name for name in sorted(facts) if facts[name][0] & 0o170000 == 0o040000)
+            waiting.extend(prefix + name for name in sorted(facts) if stat.S_IFMT(facts[name][0]) == stat.S_IFDIR)
     return [one for one in found if one.source_type in _STORES] or found
+
+
+def find_wrappings(tree: Tree, ratio: int | None) -> list[bytes]:
+    """The regular files of a tree that are archives, tars or disk images themselves, by their first bytes."""
+    found: list[bytes] = []
+    waiting = deque([b""])
+    looked_at = 0
+    while waiting and looked_at < _MOST_FILES:
+        check_stop()
+        folder = waiting.popleft()
+        prefix = folder + b"/" if folder else b""
+        try:
+            kinds = tree.list_kinds(folder)
+        except SourceError:
+            continue
+        files = sorted(prefix + name for name, kind in kinds.items() if kind == stat.S_IFREG)
+        looked_at += len(files)
+        found += [path for path in files[:_MOST_FILES] if _is_wrapping(tree, path, ratio)]
+        if folder.count(b"/") + 1 < _DEEPEST:
+            waiting.extend(sorted(prefix + name for name, kind in kinds.items() if kind == stat.S_IFDIR))
+    return found
+
+
+def _is_wrapping(tree: Tree, path: bytes, ratio: int | None) -> bool:
+    """False also for what cannot be read."""
+    try:
+        head = _read_head(tree, path, None, ratio)
+        if (compression := detect_compression(head)) != "none":
+            head = _read_head(tree, path, compression, ratio)
+    except (OSError, SourceError):
+        return False
+    if looks_like_tar(head) and any(head[:BLOCK]):
+        return True
+    from migrate.storage.disk.formats import looks_like_image
+
+    return looks_like_image(head)
+
+
+def _read_head(tree: Tree, path: bytes, compression: str | None, ratio: int | None) -> bytes:
+    """The first bytes of a file, or of what it has compressed; those before a damage."""
+    head = b""
+    with tree.open(path) as stream, suppress(SourceError):
+        plain = stream if compression is None else open_decompressed(stream, compression, tree.shown(path), ratio)
+        while len(head) < _HEAD_BYTES and (more := plain.read(min(_BLOCK_BYTES, _HEAD_BYTES - len(head)))):
+            head += more
+    return head

@@ -22,6 +22,8 @@ _MAGIC: Final = {
     b"\x89LZO\0": "compressed by lzop: `lzop -dc FILE | migrate convert - OUT`",
     b"\x1f\x9d": "compressed by compress: `uncompress -c FILE | migrate convert - OUT`",
     b"hsqs": "a SquashFS image: `unsquashfs` it, and name the directory",
+    b"]\0\0": "compressed by lzma: `xz --format=lzma -dc FILE | migrate convert - OUT`",
+    b"xFSdump0": "a dump of an XFS file system: `xfsrestore -f FILE DIRECTORY`, and name the root in it",
     b"070701": "a cpio archive, which no Docker writes",
     b"\x7fELF": "a program",
 }
@@ -56,15 +58,18 @@ def altered_form(head: bytes) -> str | None:
             "save it again with `docker save -o FILE NAME`"
         )
     start = _find_tar(head)
-    if start:
-        text = (
-            head[:start].splitlines()[0][:80].decode("utf-8", "backslashreplace") if head[:start].splitlines() else ""
-        )
+    if not start:
+        return None
+    lines = head[:start].decode("utf-8", "replace").splitlines()
+    if not lines or not lines[0].isprintable() or "\ufffd" in lines[0]:
         return (
-            f"a tar archive with {start:,} bytes of something else before it ({text!r}): "
-            f"`tail -c +{start + 1} FILE | migrate convert - OUT`"
+            f"a tar archive with {start:,} bytes of something else before it, such as a later part of an archive that "
+            "was split: `cat PARTS | migrate convert - OUT`"
         )
-    return None
+    return (
+        f"a tar archive with {start:,} bytes of something else before it ({lines[0][:80]!r}): "
+        f"`tail -c +{start + 1} FILE | migrate convert - OUT`"
+    )
 
 
 def twice_compressed(plain_head: bytes) -> str | None:

@@ -15,7 +15,7 @@ from migrate.blobio.stream import ByteStream
 from migrate.errors import DamagedError, SourceUnreadableError, TruncatedError, UnsupportedError
 from migrate.model.legacy import Origin
 from migrate.readers.members import PASSED, Members, TarMembers, clean_name, is_archive_member
-from migrate.readers.wrapping import check_room
+from migrate.readers.wrapping import bytes_left, check_room
 from migrate.tar.header import BLOCK
 from migrate.tar.index import Damage, Member, MemberKind, TarIndex, iter_members, looks_like_tar
 
@@ -61,7 +61,7 @@ class PassingArchive:
         spool = Spool(self._directory, self._location)
         try:
             if take is None:
-                check_room(self._location, self._stream.fd, spool)  # all of it is kept
+                check_room(self._location, bytes_left(self._stream.fd), spool)  # all of it is kept
             window = _Forward(self._stream, self._location)
             index = TarIndex()
             try:

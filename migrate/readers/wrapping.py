@@ -1,20 +1,32 @@
-"""Sources inside a file: a tar of a directory, a disk image, a block device."""
+"""Sources inside a file: a tar of a directory, a disk image, a block device, and such files inside one another."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from migrate.blobio.limits import WRAPPING_DEPTH
 from migrate.blobio.spool import Spool, unreadable
-from migrate.errors import AmbiguousSourceError, NoImageError, SourceError, SourceUnreadableError, TargetError
+from migrate.errors import (
+    AmbiguousSourceError,
+    NoImageError,
+    SourceError,
+    SourceUnreadableError,
+    TargetError,
+    UnrecognisedSourceError,
+)
 from migrate.model.options import ReadOptions
 from migrate.readers.base import LegacySource
-from migrate.readers.finding import Detect, Found, find_sources, inside_of, types_at
-from migrate.storage.blocks import FileBlocks
+from migrate.readers.finding import Detect, Found, find_sources, find_wrappings, inside_of, types_at
+from migrate.readers.not_a_source import foreign_folder
+from migrate.storage.blocks import Blocks
 from migrate.storage.tree import SubTree, Tree
+from migrate.tar.header import BLOCK
+from migrate.tar.index import looks_like_tar
 
 if TYPE_CHECKING:
     from migrate.tar.index import Damage
@@ -22,6 +34,8 @@ if TYPE_CHECKING:
 
 OpenTree = Callable[[str, Tree, ReadOptions], LegacySource]
 """(what the user named, the source's tree, which is taken over, options)"""
+OpenFile = Callable[[str, int, ReadOptions, int], LegacySource]
+"""(what errors name it, a descriptor, which is taken over, options, how many files it is inside of)"""
 
 
 class Place(NamedTuple):
@@ -36,10 +50,16 @@ class Place(NamedTuple):
 
 
 class Opener:
-    def __init__(self, open_tree: OpenTree, detect: Detect, options: ReadOptions) -> None:
+    """`depth`: how many files the one that is opened is inside of."""
+
+    def __init__(
+        self, open_tree: OpenTree, open_file: OpenFile, detect: Detect, options: ReadOptions, depth: int = 0
+    ) -> None:
         self._open_tree = open_tree
+        self._open_file = open_file
         self._detect = detect
         self._options = options
+        self._depth = depth
 
     def open_tar(self, location: str, fd: int, records: Iterable[Record | Damage] | None = None) -> LegacySource | None:
         """The source in a plain tar, None where there is none. The descriptor is still the caller's, and has to stay
@@ -49,40 +69,111 @@ class Opener:
         with unreadable(location):
             tree = TarTree(os.dup(fd), location, records)
         try:
-            places = [Place(tree, found) for found in self._found(tree)]
-            if not places:
+            if places := [Place(tree, found) for found in self._found(tree)]:
+                return self._open(location, places, tree.close)
+            source = self._open_file_in(location, tree)
+            if source is None:
                 tree.close()
-                return None
-            return self._open(location, places, tree.close)
+            return source
         except BaseException:
             tree.close()
             raise
 
-    def open_disk(self, location: str, fd: int, path: str | None) -> LegacySource:
-        """The source on a disk. `path`: of the image, beside which its other files are. The descriptor is still the
-        caller's."""
+    def open_wrapped(self, tree: Tree, path: bytes) -> LegacySource:
+        """The source in a regular file of `tree`, which is taken over: an archive, a tar or a disk image itself.
+
+        A disk image is read where it is. Anything else becomes a temporary file: it may be compressed, and its readers
+        need a descriptor.
+        """
+        name = tree.shown(path)
+        if self._depth >= WRAPPING_DEPTH:
+            raise SourceUnreadableError(
+                f"{name}: is inside {self._depth} other files (WRAPPING_DEPTH): take it out, and name it"
+            )
+        options = replace(self._options, inside=None)
+        with unreadable(name):
+            blocks, size = tree.open_blocks(path), tree.stat(path).size
+            is_disk = may_be_disk(blocks)
+        if is_disk:
+            opener = Opener(self._open_tree, self._open_file, self._detect, options, self._depth + 1)
+            return opener.open_disk(name, blocks, None, tree.close)
+        blocks.close()
+        with unreadable(name), tree.open(path) as stream:
+            fd = spool_whole(name, lambda done: size - done, stream.read, options.temporary_directory)
+        os.lseek(fd, 0, os.SEEK_SET)
+        source = self._open_file(name, fd, options, self._depth + 1)
+        tree.close()
+        return source
+
+    def _open_file_in(self, location: str, tree: Tree) -> LegacySource | None:
+        """The source in the file of `tree` that the options name, or in the only one that holds a source; None where
+        none does. Where there is one, `tree` is taken over."""
+        inside = inside_of(self._options)
+        if inside is not None:
+            return self.open_wrapped(tree, inside) if is_regular_file(tree, inside) else None
+        files = find_wrappings(tree, self._options.max_ratio) if foreign_folder(tree) is None else []
+        if len(files) > 1:
+            files = self._holding_sources(location, tree, files)
+        return self.open_wrapped(tree, files[0]) if files else None
+
+    def _holding_sources(self, location: str, tree: Tree, files: Sequence[bytes]) -> list[bytes]:
+        """The file that holds a source, if any does, or may hold one, and cannot be read. Raises AmbiguousSourceError
+        at the second: this may be an archive of hundreds."""
+        found: list[bytes] = []
+        for path in files:
+            try:
+                with closing(self.open_wrapped(SubTree(tree, b""), path)) as source:
+                    source.listing()
+            except (NoImageError, UnrecognisedSourceError):
+                continue
+            except SourceError:
+                pass  # opening it again gives the reason, where it is the only one
+            found.append(path)
+            if len(found) > 1:
+                listed = ", ".join(map(tree.shown, found))
+                raise AmbiguousSourceError(
+                    f"{location}: holds more than one archive or disk with a source: {listed}; choose one with "
+                    "--inside PATH, or unpack it, and run `migrate batch` on the directory"
+                )
+        return found
+
+    def open_disk(
+        self, location: str, image_file: Blocks, path: str | None, close_outer: Callable[[], None] = lambda: None
+    ) -> LegacySource:
+        """The source on a disk, whose image is taken over. `path`: of the image, beside which its other files are.
+        `close_outer` is called when the source is closed."""
         from migrate.storage.disk.disk_tree import DiskTree
         from migrate.storage.disk.formats import open_image
         from migrate.storage.disk.volumes import read_contents
 
+        def close() -> None:
+            image.close()
+            close_outer()
+
         with unreadable(location):
-            image = open_image(FileBlocks(os.dup(fd), location), path)
+            image = open_image(image_file, location, path)
         try:
             with unreadable(location):
                 contents = read_contents(image.blocks)
             places: list[Place] = []
+            files: list[Tree] = []
             errors: list[str] = []
             for volume in contents.file_systems:
                 try:
                     tree = DiskTree(contents, volume, f"{location}, {volume.name}")
                     places.extend(Place(tree, found) for found in self._found(tree))
+                    inside = inside_of(self._options)
+                    if inside is not None and is_regular_file(tree, inside):
+                        files.append(tree)
                 except SourceError as error:
                     errors.append(error.message)
+            if len(files) == 1 and not places and inside is not None:
+                return self.open_wrapped(SubTree(files[0], b"", close), inside)
             if not places:
                 raise _nothing_on_disk(
                     location, image.format, [volume.description for volume in contents.volumes], errors
                 )
-            return self._open(location, places, image.close)
+            return self._open(location, places, close)
         except BaseException:
             image.close()
             raise
@@ -93,24 +184,49 @@ class Opener:
         wanted = self._options.source_type
         return [one for one in found if wanted is None or one.source_type == wanted]
 
-    def _open(self, location: str, places: Sequence[Place], closing: Callable[[], None]) -> LegacySource:
+    def _open(self, location: str, places: Sequence[Place], close: Callable[[], None]) -> LegacySource:
         if len(places) > 1:
             listed = "; ".join(place.shown for place in places)
             raise AmbiguousSourceError(f"{location}: holds more than one source: {listed}; choose with --inside PATH")
         tree, (path, source_type) = places[0]
         options = replace(self._options, source_type=source_type, inside=None)
-        return self._open_tree(location, SubTree(tree, path, closing), options)
+        return self._open_tree(location, SubTree(tree, path, close), options)
 
 
-def spool_whole(location: str, fd: int, read: Callable[[int], bytes], directory: str | None) -> int:
+def may_be_disk(blocks: Blocks) -> bool:
+    """Whether this is a disk image, or a raw disk or partition with something that is known. A partition may begin with
+    zeros, which are the end marker of an empty tar, too."""
+    head = blocks.read_at(0, min(blocks.size, BLOCK))
+    if looks_like_tar(head) and any(head):
+        return False
+    from migrate.storage.disk.formats import probe_format
+    from migrate.storage.disk.volumes import looks_like_disk
+
+    try:
+        return probe_format(blocks) != "raw" or looks_like_disk(blocks)
+    except SourceError:
+        return False
+
+
+def is_regular_file(tree: Tree, path: bytes) -> bool:
+    """False also where it cannot be found out."""
+    try:
+        entry = tree.find(path)
+    except SourceError:
+        return False
+    return entry is not None and entry.is_file
+
+
+def spool_whole(location: str, left: Callable[[int], int], read: Callable[[int], bytes], directory: str | None) -> int:
     """A descriptor of a temporary file with all that `read` gives. Blocks of zeros take no room in it.
 
-    TargetError where the file system of the temporary file has not even room for what is left of `fd` as it is: at the
-    beginning, and again on the way. How many bytes it will be is not known before: zeros need no room.
+    `left`: how many bytes, as they are in the source, are still to be read when so many are in the temporary file.
+    TargetError where its file system has not even room for these: at the beginning, and again on the way. How many
+    bytes it will be is not known before: zeros need no room, and a compressed source becomes more.
     """
     spool = Spool(directory, location)
     try:
-        check_room(location, fd, spool)
+        check_room(location, left(0), spool)
         checked = 0
         while True:
             with unreadable(location):
@@ -120,7 +236,7 @@ def spool_whole(location: str, fd: int, read: Callable[[int], bytes], directory:
             spool.append_sparse(block)
             if spool.size - checked >= _CHECKED:
                 checked = spool.size
-                check_room(location, fd, spool)
+                check_room(location, left(spool.size), spool)
     finally:
         spool.close()
 
@@ -130,11 +246,15 @@ _CHECKED: Final = 4 * 1024 * 1024
 """After so many bytes the room is looked at again."""
 
 
-def check_room(location: str, fd: int, spool: Spool) -> None:
-    status, free = os.fstat(fd), spool.free_bytes()
-    if not stat.S_ISREG(status.st_mode):
-        return
-    left = status.st_size - os.lseek(fd, 0, os.SEEK_CUR)
+def bytes_left(fd: int) -> int:
+    """Of a regular file behind the place where it is read; 0 of anything else, which does not have a size."""
+    status = os.fstat(fd)
+    return status.st_size - os.lseek(fd, 0, os.SEEK_CUR) if stat.S_ISREG(status.st_mode) else 0
+
+
+def check_room(location: str, left: int, spool: Spool) -> None:
+    """TargetError where there is no room for `left` more bytes in the file system of the temporary file."""
+    free = spool.free_bytes()
     if left > free:
         done = f"{spool.size:,} bytes of it are there, and " if spool.size else ""
         raise TargetError(

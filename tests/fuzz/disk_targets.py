@@ -101,7 +101,7 @@ def no_checksums(_: set[int]) -> Iterator[tuple[int, bytes]]:
 
 def read_disk(fd: int, *, trees: bool = True) -> None:
     try:
-        image = open_image(FileBlocks(os.dup(fd), "disk"), None)
+        image = open_image(FileBlocks(os.dup(fd), "disk"), "disk", None)
     except MigrateError:
         return
     try:

@@ -111,14 +111,15 @@ class HeadBlocks:
         """Nothing is open here."""
 
 
-def open_image(file: FileBlocks, path: str | None) -> DiskImage:
-    """The disk in an image file, which is taken over. `path`: of the file, None where it has none (standard input)."""
-    image = DiskImage("raw", file, [path or file.location], [file])
+def open_image(file: Blocks, location: str, path: str | None) -> DiskImage:
+    """The disk in an image file, which is taken over. `path`: of the file, None where it has none: standard input, or a
+    file inside another."""
+    image = DiskImage("raw", file, [path or location], [file])
     try:
         image.format = probe_format(file)
         image.blocks = _Opener(image, path).open(file, image.format, 0)
         if image.blocks.size > _LARGEST_DISK:
-            raise DamagedError(f"{file.location}: a disk of {image.blocks.size:,} bytes")
+            raise DamagedError(f"{location}: a disk of {image.blocks.size:,} bytes")
     except BaseException:
         image.close()
         raise
