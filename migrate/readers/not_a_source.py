@@ -24,6 +24,8 @@ _MAGIC: Final = {
     b"hsqs": "a SquashFS image: `unsquashfs` it, and name the directory",
     b"]\0\0": "compressed by lzma: `xz --format=lzma -dc FILE | migrate convert - OUT`",
     b"xFSdump0": "a dump of an XFS file system: `xfsrestore -f FILE DIRECTORY`, and name the root in it",
+    b"VMA\0": "a backup of Proxmox: `vma extract FILE DIRECTORY`, and name the disk in it",
+    b"partclone-image": "an image of partclone (Clonezilla): `partclone.restore -C -s FILE -O disk.img`, name disk.img",
     b"070701": "a cpio archive, which no Docker writes",
     b"\x7fELF": "a program",
 }

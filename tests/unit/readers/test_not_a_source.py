@@ -71,6 +71,11 @@ ROOT = tar_of(**{"./bin/sh": b"x", "./etc/hosts": b"h", "./usr/x": b"", "./var/x
         (lambda: lzma.compress(gzip.compress(saved())), UnfitSourceError, "twice"),
         (lambda: zipped(saved()), UnrecognisedSourceError, "zip"),
         (lambda: b"\n<!DOCTYPE html><html>login" + bytes(600), UnrecognisedSourceError, "HTML"),
+        (lambda: lzma.compress(saved(), lzma.FORMAT_ALONE), UnrecognisedSourceError, "xz --format=lzma"),
+        (lambda: b"xFSdump0" + bytes(600), UnrecognisedSourceError, "xfsrestore"),
+        (lambda: b"VMA\0" + bytes(600), UnrecognisedSourceError, "vma extract"),
+        (lambda: gzip.compress(b"partclone-image" + bytes(600)), UnrecognisedSourceError, "partclone.restore"),
+        (lambda: b"\0\1\2" * 200 + saved(), UnfitSourceError, "later part"),
         (lambda: b"\x7fELF" + bytes(600), UnrecognisedSourceError, "program"),
     ],
 )
