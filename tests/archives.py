@@ -8,6 +8,7 @@ import json
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 Members = list[tuple[str, bytes | tarfile.TarInfo]]
 
@@ -89,3 +90,13 @@ def pax_header(key: bytes, value: bytes) -> bytes:
     header = tarfile.TarInfo("pax")
     header.type, header.size = b"x", len(record)
     return header.tobuf(tarfile.USTAR_FORMAT) + record + bytes(-len(record) % 512)
+
+
+def unpack(archive: tarfile.TarFile, place: Path, *, without_slash: bool = False) -> None:
+    """Everything as the archive has it. Python 3.11 before 3.11.4, which Debian has, knows no filters, and Python 3.14
+    has one by default. `without_slash`: names from the root go below `place`."""
+    members = archive.getmembers()
+    for member in members:
+        member.name = member.name.lstrip("/") if without_slash else member.name
+    as_it_is = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
+    archive.extractall(place, members, **as_it_is)  # type: ignore[arg-type]

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
+from tests.archives import unpack
 from tests.cases import Case
 from tests.peers import free_port, need
 
@@ -39,7 +40,7 @@ def extract_tree(case: Case, directory: Path) -> Path:
     root = directory / case.name
     root.mkdir()
     with tarfile.open(case.path / "registry.tar.xz") as archive:
-        archive.extractall(root, filter="tar")
+        unpack(archive, root)
     return root
 
 

@@ -16,6 +16,7 @@ from migrate.model.options import ConvertOptions, ReadOptions
 from migrate.readers.detect import open_source
 from migrate.readers.inventory import take_inventory
 from migrate.report.json import report_document
+from tests.archives import unpack
 from tests.command import migrate
 from tests.tool_shapes import SHAPES
 
@@ -29,14 +30,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         raw = build()
         (place / f"{number:02}-packed").write_bytes(raw)
         with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
-            archive.extractall(place / f"{number:02}-unpacked", filter=_below)
+            unpack(archive, place / f"{number:02}-unpacked", without_slash=True)
     return place
-
-
-def _below(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo:
-    del place
-    member.name = member.name.lstrip("/")
-    return member
 
 
 Answer = tuple[list[Any], list[Any]]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import disks
-from tests.archives import V1Archive
+from tests.archives import V1Archive, unpack
 from tests.command import migrate
 
 Wrap = Callable[[dict[str, bytes]], bytes]
@@ -49,7 +49,7 @@ def store(place: Path) -> bytes:
     """A disk with a registry's storage, whose one image is that of `saved("app")`."""
     layers = place / "unpacked"
     with tarfile.open(fileobj=io.BytesIO(saved("app"))) as archive:
-        archive.extractall(layers, filter="data")
+        unpack(archive, layers)
     [tagged] = json.loads((layers / "repositories").read_bytes())["app"].values()
     folder = place / "files" / "srv" / "registry"
     (folder / "repositories" / "library" / "app").mkdir(parents=True)

@@ -19,6 +19,7 @@ import pytest
 
 from migrate import __version__
 from migrate.cli.main import COMMANDS
+from tests.archives import unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = f"docker_legacy_migrate-{__version__}"
@@ -85,7 +86,7 @@ def test_the_program_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
 def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=ROOT)
     with tarfile.open(tmp_path / f"{NAME}.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        unpack(archive, tmp_path)
     run(sys.executable, "-m", "twine", "check", "--strict", tmp_path / f"{NAME}.tar.gz", wheel)
     source = tmp_path / NAME
     assert not (source / "legacy_fixtures").exists()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from migrate.blobio.compression import zstd_module
-from tests.archives import V1Archive
+from tests.archives import V1Archive, unpack
 from tests.unit.rehash.sources import make_tar
 
 GZIP: list[str] = []
@@ -78,7 +78,7 @@ def test_the_way_in_changes_nothing(archive: bytes, tmp_path: Path) -> None:
     first = convert(tmp_path / "first", source)
     directory = tmp_path / "unpacked"
     with tarfile.open(source) as tar:
-        tar.extractall(directory, filter="data")
+        unpack(tar, directory)
     assert convert(tmp_path / "directory", directory) == first
     assert convert(tmp_path / "stdin", "-", stdin=archive) == first
     for suffix, pack in PACKED.items():

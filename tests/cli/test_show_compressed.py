@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.archives import unpack
 from tests.command import migrate
 from tests.shelves import archive
 
@@ -32,7 +33,7 @@ def test_compressed_archives_show_what_plain_ones_do(kind: str, pack: Callable[[
 def test_what_cannot_be_shown_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(archive("a"))
     with tarfile.open(tmp_path / "a.tar") as opened:
-        opened.extractall(tmp_path / "unpacked", filter="tar")
+        unpack(opened, tmp_path / "unpacked")
     assert migrate("show", tmp_path / "unpacked", "team/a:b0").code == 0
     (tmp_path / "text.gz").write_bytes(gzip.compress(b"text"))
     (tmp_path / "empty").mkdir()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import os
-import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.archives import unpack
 from tests.cases import case
 from tests.command import migrate
 from tests.roots import RootBuilder, identity, write
@@ -34,7 +35,8 @@ def compressed_archive(directory: Path) -> Path:
 
 def unpacked_archive(directory: Path) -> Path:
     target = directory / "unpacked"
-    shutil.unpack_archive(archive(directory), target, filter="tar")
+    with tarfile.open(archive(directory)) as opened:
+        unpack(opened, target)
     return target
 
 

@@ -19,6 +19,7 @@ from migrate.readers.base import LegacySource
 from migrate.readers.detect import detect, open_in_tree
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tree import Tree
+from tests.archives import unpack
 from tests.cases import case
 from tests.trees import BareTree
 
@@ -40,7 +41,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("source")
     content = lzma.decompress((case(name).path / CASES[name]).read_bytes())
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        archive.extractall(path, filter="fully_trusted")
+        unpack(archive, path)
     return next(found for found in (path, *sorted(path.iterdir())) if detect(DirectoryTree(str(found))))
 
 

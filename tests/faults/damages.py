@@ -17,6 +17,7 @@ from migrate.errors import MigrateError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
 from migrate.verify import verify
+from tests.archives import unpack
 from tests.cases import Case, container_cases, registry_cases, save_cases, store_cases
 
 Damage = Callable[[random.Random, bytes], bytes]
@@ -84,7 +85,7 @@ class Sources:
             else:
                 packed = "registry.tar.xz" if case.name.startswith("registry") else "store.tar.xz"
                 with tarfile.open(case.path / packed) as archive:
-                    archive.extractall(folder, filter="fully_trusted")
+                    unpack(archive, folder)
                 self._found[case.name] = _root_in(folder)
         return self._found[case.name]
 

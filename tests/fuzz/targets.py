@@ -56,6 +56,7 @@ from migrate.tar.tarsplit import assemble, iter_records
 from migrate.tar.tarsum import VERSIONS, tarsums
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
+from tests.archives import unpack
 from tests.cases import case
 from tests.fuzz import disk_targets
 from tests.scripted import Reply, Request
@@ -400,7 +401,7 @@ def journals(place: Path) -> Fuzzed:
 def v1_answers(place: Path) -> Fuzzed:
     """A v1 registry of which one answer has some bytes changed, in its head or its body."""
     with tarfile.open(case("registry-v1-pushed").path / "registry.tar.xz") as packed:
-        packed.extractall(place, filter="fully_trusted")
+        unpack(packed, place)
     root = next(path.parent for path in sorted(place.rglob("images")) if (path.parent / "repositories").is_dir())
     return _answers(V1Server(root, token=TOKEN).answer, "docker://127.0.0.1:1/library/busybox", v1=True)
 
@@ -488,7 +489,7 @@ def _answers(sound: Callable[[Request], Reply], location: str, *, v1: bool) -> F
 
 def _tree(place: Path, packed: Path, below: str = "", *, containers: bool = False) -> Fuzzed:
     with tarfile.open(packed) as archive:
-        archive.extractall(place, filter="fully_trusted")
+        unpack(archive, place)
     root = next((path for path in (place, *sorted(place.iterdir())) if detect(DirectoryTree(str(path)))), place)
     files = sorted(path for path in (root / below).rglob("*") if path.is_file() and not path.is_symlink())
     options = ConvertOptions(dry_run=True, salvage=True, containers=containers, jobs=1)

@@ -27,7 +27,7 @@ from migrate.report.text import render_text
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests import poison
-from tests.archives import V1Archive, layer_json, layer_tar, legacy_id
+from tests.archives import V1Archive, layer_json, layer_tar, legacy_id, unpack
 from tests.cases import case
 from tests.registries import extract_tree
 from tests.shelves import archive, files_of, journal_of, sources_in, write_shelf
@@ -313,7 +313,7 @@ def test_every_kind_of_source_as_convert_takes_them(tmp_path: Path) -> None:
     for name in ("registry-v1-pushed", "registry-v2-mixed-2.8.2", "registry-v2-schema1-2.1.1"):
         extract_tree(case(name), shelf)
     with tarfile.open(case("store-1.9.1-vfs").path / "store.tar.xz") as store:
-        store.extractall(shelf / "root", filter="tar")
+        unpack(store, shelf / "root")
     for name in ("save-1.9.1-repo", "save-1.6.2-repo"):
         case(name).write_plain(shelf)
     outcome = run(shelf, tmp_path / "batch", jobs=3)
@@ -329,7 +329,7 @@ def test_every_entry_of_a_directory_is_accounted_for(tmp_path: Path) -> None:
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     with tarfile.open(fileobj=io.BytesIO(archive("unpacked"))) as unpacked:
-        unpacked.extractall(shelf, filter="tar")
+        unpack(unpacked, shelf)
     (shelf / "beside.tar").write_bytes(archive("beside"))
     (shelf / "absent.tar").symlink_to(".git/annex/absent")
     (shelf / "absent.txt").symlink_to(".git/annex/absent")
