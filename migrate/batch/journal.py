@@ -310,8 +310,8 @@ class JournalWriter:
         self._write(_encode(fields) + b"\n")
 
     def _write(self, line: bytes) -> None:
+        write_all(self._files, self._fd, line, str(self.path))
         with target_errors(str(self.path)):
-            write_all(self._files, self._fd, line)
             if self._clock() - self._synced >= _SYNC_SECONDS:
                 self.sync()
 
@@ -349,7 +349,7 @@ class JournalWriter:
         with target_errors(str(self.path)):
             size = os.fstat(self._fd).st_size
             if size and os.pread(self._fd, 1, size - 1) != b"\n":
-                write_all(self._files, self._fd, b"\n")
+                write_all(self._files, self._fd, b"\n", str(self.path))
 
 
 def _encode(fields: Mapping[str, Any]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeVarTuple, Unpack
 
 from migrate.errors import IntegrityError, MigrateError, PayloadRestartError
 from migrate.model.options import ConvertOptions
@@ -25,6 +25,10 @@ _SHOWN_BYTES: Final = 8 * 1024 * 1024
 """The progress of a layer larger than this is shown while it is read."""
 _ATTEMPTS: Final = 4
 """How often a payload may be opened that raises PayloadRestartError."""
+
+
+Arguments = TypeVarTuple("Arguments")
+Read = Callable[[Layer, OpenLayer], None]
 
 
 class Hashing:
@@ -51,13 +55,13 @@ class Hashing:
         layers = [layer for layer in layers if layer.is_unread]
         self._announce("hash", layers)
         first, rest = _by_size(layers)
-        self._each(first, lambda layer: self._open(layer, self._hash))
-        self._each(rest, lambda layer: self._open(layer, self._hash))
+        self._each(first, self._hash)
+        self._each(rest, self._hash)
 
     def read_passing(self, job: LayerJob) -> Layer:
         """A layer that can be read only once, read; what goes wrong in it is its error."""
         layer = Layer(job)
-        self._try(layer, lambda layer: self._open(layer, self.pass_by))
+        self._try(layer, self._open, self.pass_by)
         return layer
 
     def pass_by(self, layer: Layer, opened: OpenLayer) -> None:
@@ -79,19 +83,19 @@ class Hashing:
             self._learn(layer, opened, facts)
         return facts is not None
 
-    def _each(self, layers: Sequence[Layer], step: Callable[[Layer], None]) -> None:
-        """`step` for every layer; what goes wrong in it is the layer's error, unless it concerns the whole run."""
+    def _each(self, layers: Sequence[Layer], read: Read) -> None:
+        """Opens and reads every layer; what goes wrong is the layer's error, unless it concerns the whole run."""
 
         def guarded(layer: Layer) -> None:
             self._workers.check_stop()
-            self._try(layer, step)
+            self._try(layer, self._open, read)
 
         self._workers.each(batches(layers, lambda layer: layer.job.payload.size), guarded)
 
-    def _try(self, layer: Layer, step: Callable[[Layer], None]) -> bool:
+    def _try(self, layer: Layer, step: Callable[[Layer, Unpack[Arguments]], None], *arguments: *Arguments) -> bool:
         """False where an error in `step` became the layer's; an error that concerns the whole run comes out."""
         try:
-            step(layer)
+            step(layer, *arguments)
         except MigrateError as exc:
             if exc.scope == "run":
                 raise
@@ -101,7 +105,7 @@ class Hashing:
             return False
         return True
 
-    def _open(self, layer: Layer, read: Callable[[Layer, OpenLayer], None]) -> None:
+    def _open(self, layer: Layer, read: Read) -> None:
         """Opens the payload and reads it; again, a few times, where it has to be opened in its next best form."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:

@@ -106,12 +106,12 @@ class _Storing(Hashing):
         self._earlier_sizes = set(self._memory.known_sizes())
         coming = [layer for layer in layers if layer.is_unread]
         self._announce("compress", coming)
-        self._each(coming, lambda layer: self._open(layer, self._examine))
+        self._each(coming, self._examine)
         self._settle(layers)
         unread = [layer for layer in layers if layer.is_unread]
         first, rest = self._plan(layers, unread)
-        self._each(first, lambda layer: self._open(layer, self._compress_first))
-        self._each(rest, lambda layer: self._open(layer, self._hash))
+        self._each(first, self._compress_first)
+        self._each(rest, self._hash)
         self._provide_all(layers)
 
     # --- 1. examine ----------------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ class _Storing(Hashing):
         return self._try(layer, step)
 
     def _compress_again(self, layer: Layer) -> bool:
-        return self._try(layer, lambda layer: self._open(layer, self._compress_first))
+        return self._try(layer, self._open, self._compress_first)
 
     def _write_whole(self, content: bytes | bytearray | memoryview) -> StoredBlob:
         with self._store.open_blob() as writer:

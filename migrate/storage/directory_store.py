@@ -194,8 +194,8 @@ class _NewFile:
             self._fd, self._temporary = self._store._create()
             held, self._held, self._held_bytes = self._held, [], 0
             if held:
-                self._store._write_to(self._fd, b"".join(held))
-        self._store._write_to(self._fd, block)
+                write_all(self._store.files, self._fd, b"".join(held), self._store.write_failed)
+        write_all(self._store.files, self._fd, block, self._store.write_failed)
         return length
 
     def publish(self, name: str, /, *, replace: bool = True) -> None:
@@ -223,8 +223,7 @@ class _AppendedFile:
         self._fd = fd
 
     def append(self, block: bytes, /) -> None:
-        with target_errors(self._store.shown(self._name)):
-            write_all(self._store.files, self._fd, block)
+        write_all(self._store.files, self._fd, block, self._store.shown(self._name))
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -257,6 +256,7 @@ class DirectoryStore(Store):
         directories above it that were made for this store, the deepest first."""
         self._made = made
         self.location = str(root)
+        self.write_failed = f"{self.location}: writing failed"
         self.files = files
         self._durable = durable
         self._lock = threading.Lock()
@@ -442,21 +442,15 @@ class DirectoryStore(Store):
     def _write_temporary(self, content: bytes) -> str:
         fd, temporary = self._create()
         try:
-            self._write_to(fd, content)
+            write_all(self.files, fd, content, self.write_failed)
         except BaseException:
             self._discard(fd, temporary)
             raise
         self._close(fd)
         return temporary
 
-    def _write_to(self, fd: int, block: bytes | bytearray | memoryview) -> None:
-        try:
-            write_all(self.files, fd, block)
-        except OSError as exc:
-            raise target_error(exc, f"{self.location}: writing failed") from exc
-
     def _close(self, fd: int) -> None:
-        with target_errors(f"{self.location}: writing failed"):
+        with target_errors(self.write_failed):
             self.files.close(fd)
 
     def _discard(self, fd: int, temporary: str) -> None:

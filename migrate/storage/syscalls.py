@@ -123,14 +123,17 @@ def _syncfs(fd: int) -> bool:
     return True
 
 
-def write_all(files: FileSystem, fd: int, block: bytes | bytearray | memoryview) -> None:
-    """Writes every byte of `block`, however short the single writes are."""
-    written = files.write(fd, block)
-    while written < len(block):
-        if written == 0:
-            raise OSError(errno.EIO, "the system wrote no byte")
-        rest = memoryview(block)[written:]
-        written += files.write(fd, rest)
+def write_all(files: FileSystem, fd: int, block: bytes | bytearray | memoryview, what: str) -> None:
+    """Writes every byte of `block`, however short the single writes are. Raises TargetError; `what` begins it."""
+    try:
+        written = files.write(fd, block)
+        while written < len(block):
+            if written == 0:
+                raise OSError(errno.EIO, "the system wrote no byte")
+            rest = memoryview(block)[written:]
+            written += files.write(fd, rest)
+    except OSError as exc:
+        raise target_error(exc, what) from exc
 
 
 def open_regular(name: str, flags: int, directory: int | None, what: str, files: FileSystem = FILE_SYSTEM) -> int:

@@ -137,7 +137,7 @@ class ArchiveSpool:
         with target_errors(str(self.directory)), self._new_file(_SCRATCH) as fd:
             self._files.unlink(_SCRATCH, self.store.root_fd)
             with open(f"/proc/self/fd/{fd}", "rb", buffering=0) as stream:
-                yield partial(write_all, self._files, fd), stream
+                yield partial(write_all, self._files, fd, what=str(self.directory)), stream
 
     @contextlib.contextmanager
     def _new_file(self, name: str) -> Iterator[int]:

@@ -246,14 +246,12 @@ def _digest_of(stream: BinaryIO, size: int) -> Digest | None:
 
 
 class _StoredBlobWriter:
-    __slots__ = ("_blobs", "_file")
+    __slots__ = ("_blobs", "_file", "write")
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
         self._file = blobs.store.new_file()
-
-    def write(self, block: bytes | bytearray | memoryview, /) -> object:
-        return self._file.write(block)
+        self.write = self._file.write
 
     def commit(self, digest: Digest, /) -> None:
         blobs = self._blobs
