@@ -27,7 +27,7 @@ from migrate.errors import ConflictError
 from migrate.layout.catalog import ExistingImage
 from migrate.model.container import Container
 from migrate.model.digest import Digest
-from migrate.model.image import ComposedImage, Descriptor, HashedLayer, MediaType
+from migrate.model.image import ComposedImage, Descriptor, HashedLayer, MediaType, Platform
 from migrate.model.legacy import Failure, LegacyID, LegacyLayer, ReadyIndex
 from migrate.model.options import ConvertOptions, OnConflict
 from migrate.model.progress import Event, Progress
@@ -113,6 +113,7 @@ class Publisher:
     _names: Names = field(default_factory=Names)
     _untagged: dict[Digest, Reference] = field(default_factory=dict)
     _lists: CarriedLists = field(default_factory=CarriedLists)
+    _platforms: dict[Digest, Platform] = field(default_factory=dict)
     _known: set[Digest] = field(default_factory=set)
     _existing: dict[Digest, ExistingImage] = field(default_factory=dict)
     _in_indexes: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
@@ -148,15 +149,18 @@ class Publisher:
         """The report's input for the images that were written, in the order given. An image that its source names more
         than once, by itself and in lists, is one row."""
         rows: dict[tuple[str, LegacyID, Digest, bool], ImageInput] = {}
+        listed: set[tuple[str, LegacyID, Digest, bool]] = set()
         for image in images:
             if not self.is_refused(image):
                 key, row = image.row_key, self._row(image)
                 if key not in rows:
                     rows[key] = row
-                elif image.index is None:
+                elif image.index is None or key in listed:  # of two lists the first counts
                     rows[key] = _together(rows[key], row)
                 else:  # a list says for which platform its image is, where the config may be silent or wrong
                     rows[key] = _together(row, rows[key])
+                if image.index is not None:
+                    listed.add(key)
         yield from rows.values()
 
     def _row(self, image: FinishedImage) -> ImageInput:
@@ -214,6 +218,7 @@ class Publisher:
             own = self._places(image.references, image.composed.created)
             claims += (_claim(image, reference) for reference in sorted(own))
             if image.index is not None:
+                self._platforms.setdefault(image.identity, image.composed.platform)
                 asked = self._places(image.index.references, image.composed.created)
                 self._lists.see(image.identity, own, image.index, asked)
                 listed += ((image.index, _claim(image, reference)) for reference in sorted(asked - own))
@@ -410,7 +415,10 @@ class Publisher:
 
     def _commit_image(self, image: FinishedImage) -> None:
         if self.target is not None:
-            self.target.commit(image.composed, sorted(self._names.by_digest.get(image.identity, ())))
+            composed, platform = image.composed, self._platforms.get(image.identity)
+            if platform is not None and platform != composed.platform:  # as in the report: a list is right (`rows`)
+                composed = replace(composed, platform=platform)
+            self.target.commit(composed, sorted(self._names.by_digest.get(image.identity, ())))
         self.progress.emit(Event(kind="image", name=str(image.identity)))
 
     def _commit_indexes(self, target: ImageTarget, children: dict[Digest, ComposedImage]) -> None:

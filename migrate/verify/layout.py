@@ -72,6 +72,12 @@ class _LayoutCheck:
                 granted.setdefault(name, set()).update(closure([entry.descriptor.digest], self.walk.children))
         check_kept_names(self.findings, kept, granted, self.walk.images)
         self._check_entries_of_ours(kept.rows)
+        stated = {(row.manifest_digest, row.platform) for row in kept.rows}
+        for manifest, platform, where, message in self.walk.other_platforms:
+            if (manifest, str(platform)) in stated:  # a list of the source that could not be carried over had it so
+                self.findings.note(where, message)
+            else:
+                self.findings.add(where, message)
         is_ours = report is not None or kept_map is not None
         if is_ours and not has_archive_manifest and any(shape.loadable for shape in self.walk.images.values()):
             self.findings.add("manifest.json", "is missing: `docker load` needs it")

@@ -63,6 +63,8 @@ class Walk:
     configs: dict[Digest, ConfigFacts | None] = field(default_factory=dict)
     uses: dict[Digest, list[LayerUse]] = field(default_factory=dict)
     met: set[Digest] = field(default_factory=set)
+    other_platforms: list[tuple[Digest, Platform, str, str]] = field(default_factory=list)
+    """Of entries of index.json with another platform than the config's: manifest, platform, place and message."""
 
     def enter(self, descriptor: Descriptor, platform: Platform | None, where: str) -> None:
         """A manifest or index that an index names, and all below it."""
@@ -80,7 +82,7 @@ class Walk:
             below = self._read(descriptor)
         shape = self.images.get(digest)
         if shape is not None:
-            self._check_platform(shape, platform, where)
+            self._check_platform(digest, shape, platform, where)
         return below
 
     def check_descriptor(self, descriptor: Descriptor, where: str, *, optional: bool = False) -> bool:
@@ -191,14 +193,16 @@ class Walk:
         if stated != descriptor.media_type:
             self.findings.add(where, f"is called {descriptor.media_type} but calls itself {stated}")
 
-    def _check_platform(self, shape: ImageShape, platform: Platform | None, where: str) -> None:
+    def _check_platform(self, digest: Digest, shape: ImageShape, platform: Platform | None, where: str) -> None:
         own = shape.platform
         if own is None or platform is None:  # v1 JSON may name none: then the index says what the user gave
             return
         if (own.os.lower(), _go_name(own.architecture)) != (platform.os.lower(), _go_name(platform.architecture)):
-            nested = not where.startswith("index.json")  # another's index, carried over as it was
-            report = self.findings.note if nested else self.findings.add
-            report(where, f"the platform should be {own}, as in the config, and is {platform}")
+            message = f"the platform should be {own}, as in the config, and is {platform}"
+            if where.startswith("index.json"):
+                self.other_platforms.append((digest, platform, where, message))
+            else:  # another's index, carried over as it was
+                self.findings.note(where, message)
 
     # --- layers --------------------------------------------------------------------------------------------------
 

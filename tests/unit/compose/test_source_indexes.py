@@ -12,8 +12,10 @@ import pytest
 
 from migrate.convert.run import Conversion, OpenedSource
 from migrate.model.options import ConvertOptions
+from migrate.model.progress import SilentProgress
 from migrate.readers.detect import open_source
 from migrate.report.json import encode_report
+from migrate.verify import verify
 from migrate.writers.open_target import open_target
 from tests.archives import V1Archive
 from tests.cases import case
@@ -125,6 +127,31 @@ def test_a_list_that_loses_an_image_leaves_its_name_to_the_others(tree: Path, tm
     assert names(tmp_path / "out")["team/deep/er/twins:own"] == AMD64
     (image,) = [image for image in report["images"] if "team/deep/er/twins:own" in image["references"]]
     assert other in " ".join(image["warnings"])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_a_lost_list_says_of_a_platform_is_no_mistake_of_the_target(
+    tree: Path, tmp_path: Path, whole: bool
+) -> None:
+    """A list may name a platform that the config of its image does not: the one that is left keeps it, unless another
+    list that is whole has the image, too."""
+    other = MIXED.expected["images"]["team/app:s2-1.10.3"]["manifest_digest"]
+    add_list(tree, "team/deep/er/twins", "own", {AMD64: "s390x", other: "arm"})
+    lost = blob(tree, sorted(set(layers(tree, other)) - set(layers(tree, AMD64)))[0])
+    lost.write_bytes(b"")
+    if not whole:
+        manifests = tree / "docker/registry/v2/repositories/team/deep/er/twins/_manifests"
+        shutil.rmtree(manifests / "tags/list")
+        shutil.rmtree(manifests / "revisions/sha256" / MIXED.expected["images"][LIST]["manifest_digest"][7:])
+    target = tmp_path / "out"
+    convert([tree], target)
+    index = json.loads((target / "index.json").read_bytes())
+    mine = [entry for entry in index["manifests"] if entry["digest"] == AMD64]
+    assert {entry["platform"]["architecture"] for entry in mine} == {"amd64" if whole else "s390x"}
+    assert verify(str(target), 1, SilentProgress()) == []
+    mine[0]["platform"]["architecture"] = "riscv64"
+    (target / "index.json").write_text(json.dumps(index))
+    assert any("riscv64" in finding.message for finding in verify(str(target), 1, SilentProgress()))
 
 
 def test_a_list_that_loses_all_is_a_failure_by_its_name(tree: Path, tmp_path: Path) -> None:
