@@ -15,9 +15,10 @@ from typing import Any, BinaryIO, cast
 
 from migrate import __version__
 from migrate.batch.account import Account, AccountRow
+from migrate.batch.completion import Completion, candidates_of
 from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
 from migrate.batch.existing_blobs import ExistingBlobs, sources_without_blobs
-from migrate.batch.journal import JournalWriter, check_owners, is_running, journal_name, journal_paths
+from migrate.batch.journal import JournalWriter, Place, check_owners, is_running, journal_name, journal_paths
 from migrate.batch.ledger import Ledger, Wants
 from migrate.batch.merge import Merge
 from migrate.batch.plan import Candidate, Plan, Shard, SourceOutcome, plan_tasks
@@ -25,8 +26,16 @@ from migrate.batch.proof import disproved
 from migrate.batch.recipe import options_document, parse_options, recipe_of
 from migrate.batch.run import TaskRun
 from migrate.batch.search import expand, find_candidates
-from migrate.batch.targets import absolute, copy_journals, journal_publisher, open_state, open_worker_target
+from migrate.batch.targets import (
+    absolute,
+    copy_journals,
+    journal_publisher,
+    layout_location,
+    open_state,
+    open_worker_target,
+)
 from migrate.batch.task import WorkOrder
+from migrate.convert.earlier import EarlierImages
 from migrate.convert.run import NOTHING_READ, exit_code, utc_now
 from migrate.convert.source_paths import distinct_sources, refuse_to_write, without_target
 from migrate.errors import TargetError, UsageError
@@ -128,13 +137,25 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         except BaseException:
             pool.stop(at_once=True)
             raise
-        TaskRun(order, plan, pool, journal, progress).run()
-        ledger = Ledger.read(state, wants, begins)
+        completion = Completion(
+            sources={candidate.location: candidate for candidate in candidates},
+            read=lambda: Ledger.read(state, wants, begins),
+            order=order,
+            open_pool=lambda: pool,
+            journal=journal,
+            progress=progress,
+            earlier=_earlier(request, target),
+        )
+        with _stopped(pool):
+            tasks = TaskRun(order, plan, pool, journal, progress)
+            tasks.run()
+            ledger = completion.run(tasks.untold)
         locations = [candidate.location for candidate in candidates]
+        done = plan.done.keys() - completion.again
         if request.shard is not None:
-            return _shard_outcome(ledger, locations, len(plan.done))
+            return _shard_outcome(ledger, locations, len(done))
         gone = _gone(ledger, locations, request.locations)
-        return _merge(ledger, locations, request, target, existing, journal, progress, started, plan.done, gone)
+        return _merge(ledger, locations, request, target, existing, journal, progress, started, done, gone)
 
 
 def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = ()) -> BatchOutcome:
@@ -150,7 +171,52 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
         refuse_to_write(list(ledger.sources), files=output_files)
         locations = _distinct(ledger)
         _prove_shards(ledger, locations, options, progress)
-        return _merge(ledger, locations, request, opened, ExistingBlobs(opened), journal, progress, started, locations)
+        ledger, again = _complete_shards(ledger, locations, request, state, opened, journal, progress)
+        done = set(locations) - again
+        return _merge(ledger, locations, request, opened, ExistingBlobs(opened), journal, progress, started, done)
+
+
+def _complete_shards(
+    ledger: Ledger,
+    locations: Sequence[str],
+    request: BatchRequest,
+    state: Path,
+    target: ImageTarget | None,
+    journal: JournalWriter,
+    progress: Progress,
+) -> tuple[Ledger, set[str]]:
+    """What sources of one shard lack may be in those of another; only sources that are here can be read once more."""
+    begins = journal.place()
+    here = [location for location in locations if "://" in location or os.path.exists(location)]
+    with ExitStack() as stack:
+        completion = Completion(
+            sources=candidates_of(ledger, here),
+            read=lambda: _read_shards(state, begins),
+            order=_order(request, recipe_of(request.options), state, 1),
+            open_pool=lambda: stack.enter_context(_stopped(open_pool(PoolRequest(workers=request.options.jobs)))),
+            journal=journal,
+            progress=progress,
+            earlier=_earlier(request, target),
+        )
+        return completion.run(), completion.again
+
+
+def _earlier(request: BatchRequest, target: ImageTarget | None) -> EarlierImages | None:
+    """What earlier runs put into the target."""
+    if target is None:
+        return None
+    return EarlierImages("oci", layout_location(request.target), target.mapped_images, request.options.empty_layers)
+
+
+@contextmanager
+def _stopped(pool: WorkerPool) -> Iterator[WorkerPool]:
+    """Ended with its work, and within a second if that was interrupted or has failed."""
+    at_once = True
+    try:
+        yield pool
+        at_once = False
+    finally:
+        pool.stop(at_once=at_once)
 
 
 def _prove_shards(ledger: Ledger, locations: Sequence[str], options: ConvertOptions, progress: Progress) -> None:
@@ -279,10 +345,11 @@ def _wants(candidates: Sequence[Candidate], recipe: str) -> Wants:
     return lambda source, known: known.recipe == recipe and known.identity == identities.get(source)
 
 
-def _read_shards(state: Path) -> Ledger:
-    """The journals as a merge takes them: what was read with the options of the latest runs comes before the rest."""
+def _read_shards(state: Path, own: Place | None = None) -> Ledger:
+    """The journals as a merge takes them: what was read with the options of the latest runs comes before the rest, and
+    what it wrote itself, from `own` on, before those."""
     recipes = {opening["recipe"] for opening in Ledger.read(state).runs.values()}
-    return Ledger.read(state, lambda _, known: known.recipe in recipes)
+    return Ledger.read(state, lambda _, known: known.recipe in recipes, own)
 
 
 def _opening(request: BatchRequest, plan: Plan, recipe: str, started: str) -> dict[str, Any]:

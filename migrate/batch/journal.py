@@ -66,7 +66,8 @@ class Entry:
 
     `worker` is the name of the one that read it, where workers have names, and `tries` counts those that were given it.
     `absent`: the worker found nothing at the source's place. `content` is a digest over the IDs and references that
-    the source lists. `packed` is its record.
+    the source lists. `packed` is its record. `missing` are the layers that it lacks; `again`: it was read once more,
+    with what the rest of the batch has of them.
     """
 
     source: str
@@ -84,6 +85,8 @@ class Entry:
     worker: str | None = None
     tries: int = 1
     absent: bool = False
+    missing: tuple[str, ...] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +122,16 @@ def pack_record(record: SourceRecord) -> str:
     return base64.b64encode(zlib_compress(content, 1)).decode("ascii")
 
 
-def unpack_record(packed: bytes, source: str, *, images: bool = True, layers: bool = True) -> SourceRecord:
+def unpack_record(
+    packed: bytes, source: str, *, images: bool = True, layers: bool = True, held: bool = False
+) -> SourceRecord:
     """ValueError for what `pack_record` did not make."""
     try:
         content = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), CATALOG_BYTES + 1)
         check_limits(content, "its record", CATALOG_BYTES)  # before it is parsed: it may be a bomb
     except (zlib.error, LimitError) as exc:
         raise ValueError(f"{source}: {exc}") from exc
-    return parse_record(content, source, images=images, layers=layers)
+    return parse_record(content, source, images=images, layers=layers, held=held)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -199,7 +204,7 @@ def _is_complete(fields: Mapping[str, Any], *, has_record: bool) -> bool:
         return False
     if kind == "source":
         is_named = type(fields.get("worker", "")) is str and type(fields.get("tries", 1)) is int
-        return is_named and fields["outcome"] in _OUTCOMES
+        return is_named and fields.get("again", True) is True and fields["outcome"] in _OUTCOMES
     if kind == "run":
         return True
     return all(type(end) is int for end in fields["journals"].values()) and all(
@@ -214,7 +219,9 @@ class RecordReader:
         self._files: dict[Path, BinaryIO] = {}
         self._lock = threading.Lock()
 
-    def read(self, place: Place, source: str, *, images: bool = True, layers: bool = True) -> SourceRecord:
+    def read(
+        self, place: Place, source: str, *, images: bool = True, layers: bool = True, held: bool = False
+    ) -> SourceRecord:
         """Raises TargetError for a record that is damaged."""
         with target_errors(str(place.path)):
             with self._lock:
@@ -224,7 +231,7 @@ class RecordReader:
             raw = os.pread(stream.fileno(), place.length, place.offset)
         packed = raw.partition(_RECORD)[2].removesuffix(b'"}\n')
         try:
-            return unpack_record(packed, source, images=images, layers=layers)
+            return unpack_record(packed, source, images=images, layers=layers, held=held)
         except ValueError as exc:
             raise TargetError(
                 f"{place.path}: the record of {source} is damaged ({exc}); move the journal away to begin again"
@@ -299,6 +306,7 @@ class JournalWriter:
             "seconds": entry.seconds,
             **({} if entry.worker is None else {"worker": entry.worker}),
             **({} if entry.tries == 1 else {"tries": entry.tries}),
+            **({"again": True} if entry.again else {}),
             "error": entry.error,
             "message": entry.message,
             "finished": int(time.time()),

@@ -101,7 +101,8 @@ class Ledger:
     def _take_source(self, line: Line) -> None:
         fields = line.fields
         message = fields.get("message")
-        self.lines[line.place.path] = self.lines.get(line.place.path, 0) + 1
+        if not fields.get("again"):
+            self.lines[line.place.path] = self.lines.get(line.place.path, 0) + 1
         finished = line.finished()
         known = Known(
             finished=finished,

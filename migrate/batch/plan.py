@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import Final
 
 from migrate.errors import UsageError
+from migrate.model.image import HashedLayer
+from migrate.model.legacy import LegacyID
 
 TASK_BYTES: Final = 32 * 1024 * 1024
 """Small sources share a task until they make this many bytes; a larger source is a task of its own."""
@@ -39,14 +41,24 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Loan:
+    """What the rest of a batch has of what a source lacks: v1 layers, by the source to read them from, and layers that
+    are in the target already. Layers that only earlier runs put into the target are not in it."""
+
+    layers: Mapping[LegacyID, str] = field(default_factory=dict)
+    contents: tuple[HashedLayer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One thing that may be a source. `order` is its place in the command line's expansion; `unfit` tells why it is
-    none that can be opened."""
+    none that can be opened. `loan` is for a source that was read before, by itself."""
 
     location: str
     identity: Identity
     order: int
     unfit: str | None = None
+    loan: Loan | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ from dataclasses import replace
 from typing import Final
 
 from migrate.batch.journal import Place, RecordReader
+from migrate.batch.lending import lent_layers
 from migrate.batch.records import ImageRecord, SourceRecord
 from migrate.blobio.compression import HEAD_BYTES, detect_compression
 from migrate.compose.image import compose_image
-from migrate.convert.run import Conversion, OpenedSource, PlannedImage
+from migrate.convert.run import Conversion, Lent, OpenedSource, PlannedImage
 from migrate.errors import MigrateError, NoImageError, UsageError
 from migrate.model.legacy import LegacyID, LegacyImage
 from migrate.model.options import ConvertOptions
@@ -31,22 +32,28 @@ MOST_COMPRESSED: Final = 64 * 1024 * 1024
 
 
 def disproved(sources: Mapping[str, Place], options: ConvertOptions, unfit: Collection[str] = frozenset()) -> set[str]:
-    """Those of `sources`, records by location, whose record is not what the source lists. Raises TargetError.
+    """Those of `sources`, records by location, whose record is not what the source lists, or that took layers from a
+    source that is none of the others. Raises TargetError.
 
     `unfit` are those that no worker would open, such as a link to a folder, so that they have no image.
     """
     reader = RecordReader()
+    lent: dict[str, set[str]] = {}
 
     def is_wrong(location: str) -> bool:
         record = reader.read(sources[location], location)
+        if record.lent:
+            lent[location] = set(record.lent.values())
         return bool(record.images) if location in unfit else not is_proven(location, record, options)
 
     try:
         with ThreadPoolExecutor(options.jobs, thread_name_prefix="prove") as pool:
             wrong = pool.map(is_wrong, sources)
-            return {location for location, found in zip(sources, wrong, strict=True) if found}
+            found = {location for location, is_found in zip(sources, wrong, strict=True) if is_found}
     finally:
         reader.close()
+    sound = sources.keys() - found
+    return found | {location for location, lenders in lent.items() if not lenders <= sound}
 
 
 def is_proven(location: str, record: SourceRecord, options: ConvertOptions) -> bool:
@@ -64,20 +71,26 @@ def is_proven(location: str, record: SourceRecord, options: ConvertOptions) -> b
         source = open_source(location, options)
     except MigrateError:
         return not record.images
-    opened = OpenedSource(location, source)
     try:
-        conversion = Conversion([opened], replace(options, jobs=1))
-        try:
-            conversion.gather()
-        except UsageError:
-            return not record.images
-        if opened.listing is None:
-            return not record.images and (bool(record.failures) or isinstance(opened.error, NoImageError))
-        return _Comparison(conversion.planned, options).fits(record)
+        with lent_layers(record.lent, options) as layers:
+            conversion = Conversion([OpenedSource(location, source)], replace(options, jobs=1), lent=Lent(layers))
+            return _is_listed(conversion, record, options)
     except MigrateError:
         return False
     finally:
         source.close()
+
+
+def _is_listed(conversion: Conversion, record: SourceRecord, options: ConvertOptions) -> bool:
+    """Whether the one source of a conversion lists what the record has."""
+    try:
+        conversion.gather()
+    except UsageError:
+        return not record.images
+    opened = conversion.sources[0]
+    if opened.listing is None:
+        return not record.images and (bool(record.failures) or isinstance(opened.error, NoImageError))
+    return _Comparison(conversion.planned, options).fits(record)
 
 
 def _is_cheap(path: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from migrate.model.reference import Reference
 _ROWS_A_LINE: Final = 1_000
 _IMAGE: Final = b'{"image":'
 _LAYERS: Final = b'{"layers":'
+_HELD: Final = b'{"held":'
 
 
 class Role(StrEnum):
@@ -56,9 +57,20 @@ class ImageRecord:
     chain: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class HeldLayer:
+    """A layer with v1 JSON, which other sources of the batch may lack. `mark` is the beginning of the digest of that
+    JSON. `is_v1` is false for JSON beside a manifest.json, which other programs made up."""
+
+    legacy_id: LegacyID
+    mark: str
+    is_v1: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRecord:
-    """`containers` are those of which no image was made."""
+    """`containers` are those of which no image was made. `missing` are IDs and diffIDs of layers that failed images
+    lack, `held` the layers that other sources may take, and `lent` those that were taken from other sources."""
 
     type: str | None = None
     layers: tuple[LayerRecord, ...] = ()
@@ -67,6 +79,9 @@ class SourceRecord:
     warnings: tuple[str, ...] = ()
     containers: tuple[Container, ...] = ()
     orphaned_volumes: tuple[Volume, ...] = ()
+    missing: tuple[str, ...] = ()
+    held: tuple[HeldLayer, ...] = ()
+    lent: Mapping[LegacyID, str] = field(default_factory=dict)
 
 
 def encode_record(record: SourceRecord) -> bytes:
@@ -82,27 +97,37 @@ def _lines(record: SourceRecord) -> Iterator[dict[str, Any]]:
         yield {"layers": [_layer_fields(row) for row in record.layers[start : start + _ROWS_A_LINE]]}
     for image in record.images:
         yield {"image": _image_fields(image)}
+    if record.held:
+        yield {"held": [[layer.legacy_id, layer.mark, layer.is_v1] for layer in record.held]}
     yield {
         "type": record.type,
         "failures": [_failure_fields(failure) for failure in record.failures],
         "warnings": list(record.warnings),
         "containers": [asdict(container) for container in record.containers],
         "orphaned_volumes": [asdict(volume) for volume in record.orphaned_volumes],
+        **({"missing": list(record.missing)} if record.missing else {}),
+        **({"lent": dict(record.lent)} if record.lent else {}),
     }
 
 
-def parse_record(content: bytes, source: str, *, images: bool = True, layers: bool = True) -> SourceRecord:
+def parse_record(
+    content: bytes, source: str, *, images: bool = True, layers: bool = True, held: bool = False
+) -> SourceRecord:
     """ValueError for bytes that `encode_record` did not write. Without `images`, those are passed over; without
-    `layers`, those are, and the chains of the images are empty."""
+    `layers`, those are, and the chains of the images are empty; `held` are read only where they are wanted."""
     rows: list[LayerRecord] = []
     records: list[ImageRecord] = []
-    left_out = (*([] if images else [_IMAGE]), *([] if layers else [_LAYERS]))
+    lendable: list[HeldLayer] = []
+    left_out = (*([] if images else [_IMAGE]), *([] if layers else [_LAYERS]), *([] if held else [_HELD]))
     try:
         lines = [json.loads(line) for line in content.splitlines() if not line.startswith(left_out)]
         for line in lines:
             rows += [_parse_layer(fields) for fields in line.get("layers", ())]
             if "image" in line:
                 records.append(_parse_image(line["image"], source, rows if layers else None))
+            lendable += [
+                HeldLayer(LegacyID(_text(one)), _text(mark), _flag(v1)) for one, mark, v1 in line.get("held", ())
+            ]
         last = lines[-1]
         return SourceRecord(
             type=_text_or_none(last["type"]),
@@ -112,6 +137,9 @@ def parse_record(content: bytes, source: str, *, images: bool = True, layers: bo
             warnings=_each(last["warnings"], str),
             containers=tuple(map(_parse_container, last.get("containers", ()))),
             orphaned_volumes=tuple(map(_parse_volume, last.get("orphaned_volumes", ()))),
+            missing=_each(last.get("missing", []), str),
+            held=tuple(lendable),
+            lent={LegacyID(_text(one)): _text(place) for one, place in last.get("lent", {}).items()},
         )
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as exc:
         raise ValueError(f"{source}: not a record of a batch: {exc!r}") from exc

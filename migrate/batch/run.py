@@ -1,4 +1,7 @@
-"""The middle of a batch: tasks go to workers, what comes back goes into the journal."""
+"""The middle of a batch: tasks go to workers, what comes back goes into the journal.
+
+Sources that lack layers of other sources are read once more when all were read.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Final
 from migrate.batch.executors import WorkerPool
 from migrate.batch.journal import Entry, JournalWriter, unpack_record
 from migrate.batch.plan import Plan, SourceOutcome, Task, split
+from migrate.batch.records import SourceRecord
 from migrate.batch.task import WorkOrder, failed_entry
 from migrate.errors import MigrateError, UsageError
 from migrate.model.progress import Event, Progress
@@ -25,14 +29,17 @@ _WAIT_SECONDS: Final = 0.5
 
 @dataclass(slots=True)
 class TaskRun:
-    """Runs the tasks of a plan. `run` may be called once."""
+    """Runs the tasks of a plan. `run` may be called once. `stage` is that of its events: in any but `batch` sources are
+    read once more, and what becomes of them is not told, nor written down where their worker died."""
 
     order: WorkOrder
     plan: Plan
     pool: WorkerPool
     journal: JournalWriter
     progress: Progress
-    done: Counter[SourceOutcome] = field(default_factory=Counter)
+    stage: str = "batch"
+    untold: set[str] = field(default_factory=set)
+    """Sources that lack layers, which others may have: their failures are not known yet."""
     _waiting: deque[Task] = field(default_factory=deque)
     _running: dict[Future[list[Entry]], Task] = field(default_factory=dict)
     _suspects: deque[Task] = field(default_factory=deque)
@@ -41,13 +48,12 @@ class TaskRun:
     _avoided: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def run(self) -> None:
-        """Returns when every source has its line in the journal. Raises TargetError, and KeyboardInterrupt within a
-        second; either leaves what is finished in the journal."""
+        """Returns when every source has its line in the journal. Raises TargetError and KeyboardInterrupt; either
+        leaves what is finished in the journal."""
         self.progress.emit(
-            Event(kind="stage", stage="batch", total_bytes=self.plan.bytes, total_items=self.plan.sources)
+            Event(kind="stage", stage=self.stage, total_bytes=self.plan.bytes, total_items=self.plan.sources)
         )
         self._waiting.extend(self.plan.tasks)
-        at_once = True
         try:
             while self._waiting or self._running or self._suspects:
                 self._submit()
@@ -55,9 +61,7 @@ class TaskRun:
                 for future in done:
                     self._take(future)
                 self.pool.watch(len(self._running), self.progress)
-            at_once = False
         finally:
-            self.pool.stop(at_once=at_once)
             self.journal.sync()
 
     def _submit(self) -> None:
@@ -125,23 +129,24 @@ class TaskRun:
     def _finish(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             tries = 1 + self._strikes[entry.source] + len(self._avoided.get(entry.source, ()))
-            self.journal.append(replace(entry, tries=max(entry.tries, tries)))
-            self.done[entry.outcome] += 1
+            is_first = self.stage == "batch"
             size = entry.identity.size or 0
+            if is_first or entry.again:  # else no worker could read it once more, and its first reading counts
+                self.journal.append(replace(entry, tries=max(entry.tries, tries)))
             self.progress.emit(Event(kind="advance", name=entry.source, bytes=size))
-            if entry.outcome is SourceOutcome.FAILED:
-                self._emit_failures(entry)
-            self.progress.emit(
-                Event(
-                    kind="finished",
-                    name=entry.source,
-                    outcome=entry.outcome.value,
-                    message=entry.message or "",
-                    bytes=size,
-                )
-            )
+            if is_first and entry.missing:
+                self.untold.add(entry.source)
+            elif is_first:
+                record = unpack_record(entry.packed.encode("ascii"), entry.source, images=False, layers=False)
+                tell(self.progress, entry.source, entry.outcome, entry.message, size, record)
 
-    def _emit_failures(self, entry: Entry) -> None:
-        record = unpack_record(entry.packed.encode("ascii"), entry.source, images=False, layers=False)
+
+def tell(
+    progress: Progress, location: str, outcome: SourceOutcome, message: str | None, size: int, record: SourceRecord
+) -> None:
+    """Events of what became of a source."""
+    if outcome is SourceOutcome.FAILED:
         for failure in record.failures:
-            self.progress.emit(failure.event())
+            progress.emit(failure.event())
+    event = Event(kind="finished", name=location, outcome=outcome.value, message=message or "", bytes=size)
+    progress.emit(event)

@@ -84,7 +84,8 @@ def _read(path: Path) -> JournalStatus:
             status.merged = fields["merged"]
         elif line.is_source:
             outcomes[fields["source"]] = fields["outcome"]
-            _count(status, fields)
+            if not fields.get("again"):
+                _count(status, fields)
     status.outcomes.update(outcomes.values())
     return status
 

@@ -9,14 +9,15 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from migrate import __version__
 from migrate.batch.journal import Entry, pack_record
 from migrate.batch.layers import SMALL_LAYER_BYTES, KnownLayers, SharedBlobs
-from migrate.batch.plan import Candidate, SourceOutcome, Task
+from migrate.batch.lending import held_layers, lent, lent_layers
+from migrate.batch.plan import Candidate, Loan, SourceOutcome, Task
 from migrate.batch.records import ImageRecord, LayerRecord, Role, SourceRecord
 from migrate.batch.targets import layout_location, open_worker_target
 from migrate.convert.earlier import EarlierImages
@@ -24,7 +25,7 @@ from migrate.convert.publish import FinishedImage
 from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import IntegrityError, LimitError, MigrateError, NoImageError, UnrecognisedSourceError, UsageError
 from migrate.model.image import HashedLayer, StoredBlob
-from migrate.model.legacy import Failure, LegacyLayer
+from migrate.model.legacy import Failure, LegacyID, LegacyLayer
 from migrate.model.options import ConvertOptions
 from migrate.readers.base import LegacySource
 from migrate.readers.detect import open_source
@@ -133,6 +134,8 @@ class Worker:
             outcome=result.outcome,
             type=result.record.type,
             content=_content_digest(result.record),
+            missing=result.record.missing,
+            again=candidate.loan is not None,
             figures=_figures(result.record),
             seconds=round(time.monotonic() - began, 3),
             packed=packed,
@@ -152,7 +155,12 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - a bug that one odd source meets must not stop the other thousands
             return _bug(location, error)
         try:
-            return self._convert_opened(location, source)
+            loan = candidate.loan or Loan()
+            with lent_layers(loan.layers, self.order.options) as layers:
+                earlier = None if candidate.loan is None else self.earlier
+                opened = OpenedSource(location, source)
+                conversion = Conversion([opened], self.order.options, earlier=earlier, lent=lent(loan, layers))
+                return self._convert_opened(conversion, source)
         except Exception as error:
             if isinstance(error, MigrateError) and error.scope == "run":
                 raise
@@ -160,20 +168,22 @@ class Worker:
         finally:
             source.close()
 
-    def _convert_opened(self, location: str, source: LegacySource) -> Result:
-        opened = OpenedSource(location, source)
-        conversion = Conversion([opened], self.order.options, earlier=self.earlier)
+    def _convert_opened(self, conversion: Conversion, source: LegacySource) -> Result:
+        opened = conversion.sources[0]
         try:
             conversion.gather()
         except UsageError as error:
-            return Result(SourceOutcome.SKIPPED, SourceRecord(type=source.source_type.value), error.code, error.message)
+            held = held_layers(conversion, source)
+            record = SourceRecord(type=source.source_type.value, held=held)
+            return Result(SourceOutcome.SKIPPED, record, error.code, error.message)
         if isinstance(opened.error, NoImageError):
             return Result(
                 SourceOutcome.SKIPPED, SourceRecord(type=source.source_type.value), None, opened.error.message
             )
         self.blobs.begin(_stored_sizes(conversion))
         images = conversion.convert_images(self.blobs)
-        rows, numbers = self._rows(conversion, images, source)
+        self.blobs.found.update(dict.fromkeys(conversion.lent.contents, Role.FOUND))
+        rows, numbers = self._rows(conversion, images)
         records = [
             ImageRecord(_without_blobs(image), tuple(numbers[_row_key(layer)] for layer, _ in image.chain))
             for image in images
@@ -186,17 +196,21 @@ class Worker:
             warnings=tuple(conversion.warnings),
             containers=tuple(row.container for row in conversion.containers),
             orphaned_volumes=tuple(row.volume for row in conversion.volumes),
+            missing=tuple(sorted(conversion.missing)),
+            held=held_layers(conversion, source),
+            lent=_lent(conversion),
         )
         return _judged(record)
 
     # --- layers ------------------------------------------------------------------------------------------------
 
     def _rows(
-        self, conversion: Conversion, images: Sequence[FinishedImage], source: LegacySource
+        self, conversion: Conversion, images: Sequence[FinishedImage]
     ) -> tuple[list[LayerRecord], dict[RowKey, int]]:
         """One row for each legacy layer that was read or found elsewhere, sorted, and the number of each."""
         layers: dict[RowKey, LegacyLayer] = {}
         results: dict[RowKey, HashedLayer | MigrateError | None] = {}
+        places: dict[RowKey, LegacySource | None] = {}
         for image in images:
             for layer, result in image.chain:
                 layers.setdefault(_row_key(layer), layer)
@@ -204,6 +218,8 @@ class Worker:
         for planned in conversion.planned:
             for layer in planned.chain:
                 layers.setdefault(_row_key(layer), layer)
+                place = planned.elsewhere.get(layer.legacy_id, planned.source_index)
+                places.setdefault(_row_key(layer), conversion.place(place).source)
                 if layer.payload is not None:
                     results.setdefault(_row_key(layer), conversion.result_of(planned, layer))
         found: list[tuple[LegacyLayer, LayerRecord]] = []
@@ -213,7 +229,7 @@ class Worker:
             if not isinstance(hashed, MigrateError):
                 numbers[key] = len(found)
                 found.append((layer, LayerRecord(layer.legacy_id, hashed, self._role_of(layer, hashed))))
-        rows = self._with_carried(found, source)
+        rows = self._with_carried(found, places)
         for row in rows:
             if row.hashed is not None and row.hashed.blob is not None and row.role is not Role.FOUND:
                 self.blobs.stored(row.hashed, row.hashed.blob, row.role)
@@ -229,7 +245,7 @@ class Worker:
         return self.blobs.found.get(hashed.diff_id, Role.MADE)
 
     def _with_carried(
-        self, found: Sequence[tuple[LegacyLayer, LayerRecord]], source: LegacySource
+        self, found: Sequence[tuple[LegacyLayer, LayerRecord]], places: Mapping[RowKey, LegacySource | None]
     ) -> list[LayerRecord]:
         """A blob that the source carries goes into the target even if another worker has stored one for the same tar:
         which of the two stays is decided by the merge, and must not depend on who came first."""
@@ -240,7 +256,8 @@ class Worker:
             hashed = row.hashed
             if hashed is not None and hashed.blob is not None and row.role in (Role.MADE, Role.FOUND):
                 carried = best.get(hashed.diff_id)
-                if carried is not None and carried == hashed.carried:
+                source = places.get(_row_key(layer))
+                if carried is not None and carried == hashed.carried and source is not None:
                     self._copy(source, layer, carried)
                     self.blobs.remember_blob(hashed.diff_id, carried)
                     row = replace(row, hashed=replace(hashed, blob=carried), role=Role.CARRIED)
@@ -273,6 +290,16 @@ RowKey = tuple[str, str]
 def _row_key(layer: LegacyLayer) -> RowKey:
     """Two images may give one legacy ID to different bytes (archives whose layer names are no IDs)."""
     return (layer.legacy_id, "" if layer.payload is None else layer.payload.key)
+
+
+def _lent(conversion: Conversion) -> dict[LegacyID, str]:
+    """What was taken from other sources of the batch, and not from the target."""
+    return {
+        legacy_id: conversion.place(index).location
+        for planned in conversion.planned
+        for legacy_id, index in sorted(planned.elsewhere.items())
+        if index > 0
+    }
 
 
 def _stored_sizes(conversion: Conversion) -> set[int]:

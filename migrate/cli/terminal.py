@@ -21,7 +21,11 @@ from migrate.report.units import count, format_seconds, format_share, format_siz
 MODES = ("auto", "bar", "plain", "json", "none")
 PLAIN_INTERVAL = 5.0
 JSON_INTERVAL = 0.5
-_ITEMS = {"compress": "layer", "hash": "layer", "verify": "blob", "push": "blob", "batch": "source", "merge": "source"}
+_ITEMS = {
+    **dict.fromkeys(("compress", "hash"), "layer"),
+    **dict.fromkeys(("verify", "push"), "blob"),
+    **dict.fromkeys(("batch", "complete", "merge"), "source"),
+}
 """What the stages of a run count."""
 _RATE_WINDOW = 10.0
 _WIDTH_WITHOUT_TERMINAL = 120

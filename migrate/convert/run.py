@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from migrate import __version__
 from migrate.blobio import limits
@@ -114,6 +114,15 @@ class PlannedImage:
     elsewhere: dict[LegacyID, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What another run, or part of it, has of what the sources lack: v1 layers, by the source that they are read from,
+    and the contents that the target has already."""
+
+    layers: Mapping[LegacyID, OpenedSource] = field(default_factory=dict)
+    contents: Mapping[DiffID, HashedLayer] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Outcome:
     """What a run gives: its report, the exit code of the command (`migrate.errors.EXIT_CODES`), and how many of the
@@ -126,7 +135,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Conversion:
-    """One run. `run` may be called once."""
+    """One run. `run` may be called once. `missing` are the IDs and diffIDs of layers that failed images lack."""
 
     sources: Sequence[OpenedSource]
     options: ConvertOptions
@@ -135,6 +144,8 @@ class Conversion:
     report_options: Mapping[str, object] = field(default_factory=dict)
     observer: ObserverFactory | None = None
     earlier: EarlierImages | None = None
+    lent: Lent = field(default_factory=Lent)
+    missing: set[str] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     planned: Sequence[PlannedImage] = ()
@@ -393,24 +404,26 @@ class Conversion:
                 raise
             found = self._find_elsewhere(planned, legacy_id)
             if found is None:
+                self.missing.add(legacy_id)
                 raise
         index, layer = found
         planned.elsewhere[legacy_id] = index
-        return replace(
-            layer, warnings=(*layer.warnings, f"layer {legacy_id}: taken from {self._place(index).location}")
-        )
+        return replace(layer, warnings=(*layer.warnings, f"layer {legacy_id}: taken from {self.place(index).location}"))
+
+    _OF_TARGET: ClassVar[int] = -1
+    """The index of the target, where it is read as a source."""
+
+    def place(self, index: int) -> OpenedSource | EarlierImages:
+        """A source of the run, one that lends layers, or the target as one."""
+        if index == self._OF_TARGET:
+            assert self.earlier is not None
+            return self.earlier
+        own = len(self.sources)
+        return self.sources[index] if index < own else self._lenders[index - own]
 
     @property
-    def _of_target(self) -> int:
-        """The index of the target, where it is read as a source."""
-        return len(self.sources)
-
-    def _place(self, index: int) -> OpenedSource | EarlierImages:
-        """A source of the run, or the target as one."""
-        if index < len(self.sources):
-            return self.sources[index]
-        assert self.earlier is not None
-        return self.earlier
+    def _lenders(self) -> list[OpenedSource]:
+        return list({id(opened): opened for opened in self.lent.layers.values()}.values())
 
     def _find_elsewhere(self, planned: PlannedImage, legacy_id: LegacyID) -> tuple[int, LegacyLayer] | None:
         """The layer and the index of the source that has it. What v1 archives and roots have goes first: beside a
@@ -425,17 +438,22 @@ class Conversion:
                         rank = v1 if legacy_id in opened.listing.layers else others
                         rank.setdefault(layer.json, (index, layer))
         found = v1 or others
-        if found or self.earlier is None:
+        if found:
             return next(iter(found.values())) if len(found) == 1 else None
-        of_target = self.earlier.read_layer(legacy_id)
-        return None if of_target is None else (self._of_target, of_target)
+        lender = self.lent.layers.get(legacy_id)
+        if lender is not None and lender.source is not None:
+            with suppress(MigrateError):
+                index = len(self.sources) + [id(one) for one in self._lenders].index(id(lender))
+                return index, lender.source.read_layer(legacy_id)
+        of_target = None if self.earlier is None else self.earlier.read_layer(legacy_id)
+        return None if of_target is None else (self._OF_TARGET, of_target)
 
     def _same_content(self, layer: LegacyLayer) -> HashedLayer | None:
         """Another layer of the run that has the diffID which this one's config names; its own bytes are missing."""
         wanted = layer.payload.diff_id if layer.payload is not None else None
         rows = (row for row in self.hashed.values() if isinstance(row, HashedLayer) and row.diff_id == wanted)
         usable = (row for row in rows if row.blob is not None or self.options.dry_run)
-        return None if wanted is None else next(usable, None)
+        return None if wanted is None else next(usable, self.lent.contents.get(wanted))
 
     def _hash_content_of_target(self, store: BlobTarget | None) -> Hashed:
         """The layers whose bytes are missing and which the target has, by their diffIDs."""
@@ -449,7 +467,7 @@ class Conversion:
                     continue
                 wanted = layer.payload.diff_id if layer.payload is not None else None
                 if wanted is not None and (found := self.earlier.find_content(wanted)) is not None:
-                    job = LayerJob(self._of_target, self.earlier.source, found)
+                    job = LayerJob(self._OF_TARGET, self.earlier.source, found)
                     jobs[job.key] = job
         return rehash(list(jobs.values()), store, self.options, self.progress) if jobs else {}
 
@@ -469,7 +487,7 @@ class Conversion:
         for image in planned:
             for layer in image.chain:
                 index = image.elsewhere.get(layer.legacy_id, image.source_index)
-                source = self._place(index).source
+                source = self.place(index).source
                 assert source is not None
                 place = (index, id(layer))  # `--all` has the same objects in thousands of chains
                 if layer.payload is not None and (place not in seen or image.image.container is not None):
@@ -516,10 +534,12 @@ class Conversion:
                 borrowed.append(f"layer {layer.legacy_id}: not in this archive; another one has its diffID")
                 result = replace(same, carried=None)
             # of an earlier run nothing but the random ID is known, which two layers may have
-            if planned.elsewhere.get(layer.legacy_id) == self._of_target and isinstance(result, HashedLayer):
+            if planned.elsewhere.get(layer.legacy_id) == self._OF_TARGET and isinstance(result, HashedLayer):
                 note = "from the target, where an earlier run put it"
                 result = replace(result, exact=False, note=note, carried=None)
             if isinstance(result, MigrateError):
+                if isinstance(result, MissingContentError) and layer.payload and layer.payload.diff_id:
+                    self.missing.add(str(layer.payload.diff_id))
                 planned.lost_layer = layer.legacy_id
                 self._fail(result, planned.location, planned.image, layer=layer.legacy_id)
                 return None

@@ -1,0 +1,108 @@
+"""Between run and merge: sources that lack layers are read once more, with what the rest of the batch has of them.
+
+It goes on for as long as that makes progress, since a source may have a layer whose parent is in a third one. What
+comes out depends on the records, and not on the order of work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from migrate.batch.executors import WorkerPool
+from migrate.batch.journal import JournalWriter, RecordReader
+from migrate.batch.ledger import Ledger
+from migrate.batch.lending import Lenders
+from migrate.batch.plan import Candidate, Loan, SourceOutcome, plan_tasks
+from migrate.batch.run import TaskRun, tell
+from migrate.batch.task import WorkOrder
+from migrate.convert.earlier import EarlierImages
+from migrate.model.digest import DiffID, Digest
+from migrate.model.legacy import LegacyID
+from migrate.model.progress import Progress
+
+_STAGE = "complete"
+
+
+@dataclass(slots=True)
+class Completion:
+    """`sources` are those of the batch, in their order, and `read` gives the journals as they are now. `earlier` are
+    the images of the target, None where there is none. `open_pool` is called when something is to be done. `run` may be
+    called once."""
+
+    sources: Mapping[str, Candidate]
+    read: Callable[[], Ledger]
+    order: WorkOrder
+    open_pool: Callable[[], WorkerPool]
+    journal: JournalWriter
+    progress: Progress
+    earlier: EarlierImages | None = None
+    again: set[str] = field(default_factory=set)
+    """Sources that were read once more."""
+    _wanted: dict[str, set[str]] = field(default_factory=dict)
+    _tried: dict[str, Loan] = field(default_factory=dict)
+
+    def run(self, untold: Collection[str] = ()) -> Ledger:
+        """The journals at the end. What became of the sources `untold`, and of those that were read, is told. Raises
+        TargetError, and what a run raises."""
+        ledger = self.read()
+        reader = RecordReader()
+        try:
+            while candidates := self._next(ledger, reader):
+                self.again |= {candidate.location for candidate in candidates}
+                pool = self.open_pool()
+                plan = plan_tasks(candidates, {}, self.order.recipe, workers=pool.workers)
+                TaskRun(self.order, plan, pool, self.journal, self.progress, _STAGE).run()
+                ledger = self.read()
+            for location in (one for one in self.sources if one in self.again or one in untold):
+                known = ledger.sources[location]
+                record = reader.read(known.place, location, images=False, layers=False)
+                size = known.finished.identity.size or 0
+                tell(self.progress, location, known.finished.outcome, known.message, size, record)
+        finally:
+            reader.close()
+        return ledger
+
+    def _next(self, ledger: Ledger, reader: RecordReader) -> list[Candidate]:
+        """The sources that lack layers which somebody has, and which were not lent to them before."""
+        places = {location: known.place for location in self.sources if (known := ledger.sources.get(location))}
+        lacking: dict[str, set[str]] = {}
+        for location, place in places.items():
+            if ledger.sources[location].finished.outcome is SourceOutcome.FAILED:
+                record = reader.read(place, location, images=False, layers=False)
+                if record.missing:
+                    lacking[location] = self._wanted.setdefault(location, set())
+                    lacking[location].update(record.missing, record.lent)
+        if not lacking:
+            return []
+        wanted: set[str] = set()
+        for location, place in places.items():
+            record = reader.read(place, location, images=False, layers=False)
+            wanted.update(record.missing, record.lent)
+        lenders = Lenders(wanted.union(*lacking.values()))
+        for location, place in places.items():
+            record = reader.read(place, location, images=False, held=True)
+            lenders.take(location, record, dry_run=self.order.target is None)
+        candidates = []
+        for location, lacked in lacking.items():
+            loan = lenders.loan(location, sorted(lacked))
+            is_lent = bool(loan.layers or loan.contents) or self._target_has_any(lacked)
+            if is_lent and loan != self._tried.get(location):
+                self._tried[location] = loan
+                candidates.append(replace(self.sources[location], loan=loan))
+        return candidates
+
+    def _target_has_any(self, missing: Collection[str]) -> bool:
+        return self.earlier is not None and any(_has(self.earlier, one) for one in sorted(missing))
+
+
+def _has(earlier: EarlierImages, missing: str) -> bool:
+    if missing.startswith("sha256:"):
+        return earlier.find_content(DiffID(Digest.parse(missing))) is not None
+    return earlier.read_layer(LegacyID(missing)) is not None
+
+
+def candidates_of(ledger: Ledger, locations: Sequence[str]) -> dict[str, Candidate]:
+    """Sources as the journals have them."""
+    found = ((location, ledger.sources[location]) for location in locations)
+    return {location: Candidate(location, known.finished.identity, known.order) for location, known in found}
