@@ -415,9 +415,10 @@ class Publisher:
 
     def _commit_image(self, image: FinishedImage) -> None:
         if self.target is not None:
-            composed, platform = image.composed, self._platforms.get(image.identity)
-            if platform is not None and platform != composed.platform:  # as in the report: a list is right (`rows`)
-                composed = replace(composed, platform=platform)
+            composed, listed = image.composed, self._platforms.get(image.identity)
+            # What a lost list said of it is worth less than what a whole one says, which the report has (`rows`).
+            if listed not in (None, composed.platform) and composed.platform != parse_config(composed.config).platform:
+                composed = replace(composed, platform=listed)
             self.target.commit(composed, sorted(self._names.by_digest.get(image.identity, ())))
         self.progress.emit(Event(kind="image", name=str(image.identity)))
 
