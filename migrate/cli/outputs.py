@@ -7,7 +7,6 @@ import os
 import re
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, Final
@@ -165,6 +164,8 @@ def replaced_file(path: str) -> Iterator[IO[bytes]]:
         mask = os.umask(0)
         os.umask(mask)
         status = os.stat(real) if os.path.lexists(real) else None
+        import tempfile  # most runs need none
+
         descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(real), prefix=".migrate-")
         try:
             with open(descriptor, "wb", buffering=1 << 20) as stream:

@@ -7,7 +7,6 @@ import os
 import re
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -419,6 +418,8 @@ def _open_url(location: str, options: ReadOptions) -> LegacySource:
 
 def _open_object(location: str, options: ReadOptions) -> LegacySource | None:
     """The archive in a single object, brought to a temporary file first, as its members are read in any order."""
+    import tempfile  # most runs need none
+
     filesystem, path = open_filesystem(location)
     with tempfile.NamedTemporaryFile(prefix="migrate-", dir=options.temporary_directory) as spool:
         try:

@@ -7,7 +7,6 @@ Dialects as in `index`, and sparse files in each of the four forms that GNU tar 
 
 from __future__ import annotations
 
-import base64
 import binascii
 import os
 import re
@@ -16,7 +15,6 @@ from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from deflate import adler32
 
@@ -356,8 +354,10 @@ def _xattrs(pax: Mapping[str, bytes]) -> Mapping[bytes, bytes]:
         if key.startswith(_SCHILY):
             found[os.fsencode(key[len(_SCHILY) :])] = value
         elif key.startswith(_LIBARCHIVE):
+            from urllib.parse import unquote_to_bytes  # hardly any tar has such records
+
             try:
-                plain = base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+                plain = binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
             except (binascii.Error, ValueError) as exc:
                 raise DamagedError(f"the record {key!r} is not base64") from exc
             found.setdefault(unquote_to_bytes(os.fsencode(key[len(_LIBARCHIVE) :])), plain)

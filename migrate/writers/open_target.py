@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from typing import TYPE_CHECKING
@@ -103,6 +102,8 @@ def parse_target(text: str) -> tuple[str, str]:
         return "oci", text
     other, colon, _ = text.partition(":")
     if colon and _PREFIX.fullmatch(other) and not os.path.exists(text):
+        import difflib  # for errors alone
+
         close = difflib.get_close_matches(other, _KINDS, n=1)
         hint = f"did you mean {close[0]}:?" if close else f"a directory of that name is ./{text}"
         raise UsageError(f"target {text!r}: {other}: is not a kind of target ({', '.join(_KINDS)}, docker://); {hint}")
