@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -17,6 +18,20 @@ _READ: Final = os.O_RDONLY | os.O_CLOEXEC
 _NOATIME: Final = getattr(os, "O_NOATIME", 0)
 NOT_WAITING: Final = os.O_NOFOLLOW | os.O_NONBLOCK
 """For names that a source gives: no symbolic link, and a FIFO does not make us wait."""
+
+_SECOND: Final = 1_000_000_000
+_TICK: Final = 100_000_000
+
+
+def settled_state(status: os.stat_result) -> tuple[int, int, int, int] | None:
+    """(inode, size, mtime, ctime) of a file, which are others after every later change of it. None where a change may
+    come that has the same: the last one is less than two seconds ago where times are whole seconds, and else less than
+    a tenth of one, which is ten ticks of the slowest clock that Linux takes times from."""
+    changed = max(status.st_mtime_ns, status.st_ctime_ns)
+    ago = 2 * _SECOND if not (status.st_mtime_ns % _SECOND and status.st_ctime_ns % _SECOND) else _TICK
+    if not status.st_nlink or time.time_ns() - changed < ago:
+        return None
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def open_source_file(path: str | bytes | os.PathLike[str], flags: int = 0, directory: int | None = None) -> int:

@@ -22,6 +22,7 @@ from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import compose_image
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.publish import FinishedImage, Publisher, in_format, sorted_images
+from migrate.convert.repeat import run_key
 from migrate.convert.selection import (
     ambiguous_prefixes,
     check_containers,
@@ -65,6 +66,7 @@ from migrate.report.units import count, format_size
 from migrate.writers.base import ImageTarget
 from migrate.writers.free_space import check_room, check_room_for_streams
 from migrate.writers.open_target import name_warnings, open_target, parse_target
+from migrate.writers.run_memory import repeat_run
 
 if TYPE_CHECKING:
     from migrate.rootfs.check import RunCheck
@@ -146,6 +148,9 @@ class Conversion:
     earlier: EarlierImages | None = None
     lent: Lent = field(default_factory=Lent)
     missing: set[str] = field(default_factory=set)
+    locations: Sequence[str] = ()
+    key: str | None = None
+    repeated: Report | None = None
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     planned: Sequence[PlannedImage] = ()
@@ -173,6 +178,12 @@ class Conversion:
         and TargetError."""
         if target is not None:
             parse_target(target)
+        key = None
+        if target is not None and parse_target(target)[0] == "oci" and rest.get("observer") is None:
+            key = run_key(locations, options, rest.get("report_options", {}))
+            if key is not None and (repeated := _repeat(parse_target(target)[1], key)) is not None:
+                yield cls((), options, locations=locations, repeated=repeated, **rest)
+                return
         sources = open_sources(locations, options)
         with ExitStack() as stack:
             for one in sources:
@@ -187,13 +198,25 @@ class Conversion:
             if target is not None and any(one.source and not one.error for one in sources):  # else nothing to write
                 opened = open_target(target, options)
                 stack.callback(opened.close)
+                opened.begin_run()
                 earlier = EarlierImages(*parse_target(target), opened.mapped_images, options.empty_layers)
                 stack.callback(earlier.close)
             warnings = name_warnings(target) if opened is not None and target is not None else []
-            yield cls(sources, options, opened, earlier=earlier, warnings=warnings, **rest)
+            yield cls(
+                sources,
+                options,
+                opened,
+                earlier=earlier,
+                warnings=warnings,
+                locations=locations,
+                key=key if all(one.source is not None and one.source.reads_one_file for one in sources) else None,
+                **rest,
+            )
 
     def run(self) -> Outcome:
         """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""
+        if self.repeated is not None:
+            return self._show_repeated(self.repeated)
         started = utc_now()
         self.pass_streams(self.target)
         self.gather()
@@ -205,15 +228,32 @@ class Conversion:
         publisher = Publisher(self.options, self.target, self.progress)
         publisher.publish(lambda: images)
         report = self._report(started, images, publisher)
-        for name, message in report.all_warnings():
-            self.progress.emit(Event(kind="warning", name=name, message=message))
+        self._warn(report)
         code = exit_code(report)
         if self.target is not None and code == NOTHING_READ:
             self.target.abandon()
         elif self.target is not None:
             self.target.add_to_map(map(mapped_image, report.images))
+            if self.key is not None and not (report.conflicts or code):
+                again = run_key(self.locations, self.options, self.report_options)
+                if again == self.key:  # no source has changed meanwhile
+                    self.target.remember_run(again)
             self.target.finish(encode_report(report))
         return Outcome(report, code, publisher.present)
+
+    def _warn(self, report: Report) -> None:
+        for name, message in report.all_warnings():
+            self.progress.emit(Event(kind="warning", name=name, message=message))
+
+    def _show_repeated(self, report: Report) -> Outcome:
+        """What a run that was done before shows of its images, which are all there."""
+        for location in distinct_sources(self.locations):
+            self.progress.emit(Event(kind="source", name=plain_path(location)))
+        images = sorted({image.manifest_digest or image.image_id for image in report.images})
+        for identity in images:
+            self.progress.emit(Event(kind="image", name=str(identity)))
+        self._warn(report)
+        return Outcome(report, exit_code(report), len(images))
 
     def pass_streams(self, store: BlobTarget | None) -> None:
         """Reads pipes and compressed archives; their large layers are in `store` then, and were never spooled.
@@ -709,6 +749,14 @@ class Conversion:
             failure = replace(failure, message=f"{failure.message}; --salvage gives no part of this image")
         self.failures.append(failure)
         self.progress.emit(failure.event())
+
+
+def _repeat(target: str, key: str) -> Report | None:
+    """The report of a run that was done before, and changes nothing; it is in the target."""
+    from migrate.report.parse import parse_report
+
+    raw = repeat_run(target, key, utc_now(), utc_now)
+    return None if raw is None else parse_report(raw)
 
 
 def _with_estimates(hashed: Hashed, estimate: SizeEstimate) -> Hashed:

@@ -53,6 +53,11 @@ class LegacySource(ABC):
         """True for a source that can be read from front to back only, such as a pipe."""
         return False
 
+    @property
+    def reads_one_file(self) -> bool:
+        """True where all that is read of the source is the file at its location."""
+        return False
+
     def stream_layers(self, take: TakeLayer, /) -> None:
         """Calls `take` with large layers as they come by, each with a payload that lives no longer than the call; a
         layer so taken cannot be opened later. Only where `is_read_once`, and before `listing`, or not at all: then

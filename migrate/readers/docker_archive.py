@@ -47,7 +47,7 @@ from migrate.model.legacy import (
 )
 from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource, TakeLayer
-from migrate.readers.members import Members
+from migrate.readers.members import Members, TarMembers
 from migrate.readers.not_a_source import foreign_tar
 from migrate.readers.passing import PassingArchive
 from migrate.storage.tree import Tree, TreeEntry
@@ -82,6 +82,10 @@ class DockerArchiveSource(LegacySource):
     @property
     def is_read_once(self) -> bool:
         return isinstance(self._archive, PassingArchive)
+
+    @property
+    def reads_one_file(self) -> bool:
+        return isinstance(self._archive, TarMembers | PassingArchive)
 
     def stream_layers(self, take: TakeLayer, /) -> None:
         if isinstance(self._archive, PassingArchive):

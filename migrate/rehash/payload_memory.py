@@ -11,18 +11,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
 from typing import Final
 
 from migrate.blobio.payload import Payload
+from migrate.blobio.source_files import settled_state
 from migrate.model.digest import DiffID, Digest
 from migrate.rehash.layer import Layer
 from migrate.rehash.ports import TargetMemory
 from migrate.rehash.reading import LayerFacts, OpenLayer
 from migrate.tar.inspector import TarFacts
 
-_SETTLED_NS: Final = 2_000_000_000
-"""A file that changed less than two seconds ago may change again without its times telling."""
 _FACTS: Final = re.compile(
     rb"([0-9a-f]{64}) ([0-9]{1,19}) ([0-9a-f]{64}|-) ([0-9]{1,19})"
     rb" ([a-z0-9]{1,8}) ([01]) ([a-z-]{1,16})"
@@ -77,10 +75,10 @@ def place_of(payload: Payload) -> str | None:
             return None
     except OSError:
         return None
-    changed = max(status.st_mtime_ns, status.st_ctime_ns)
-    if not status.st_nlink or time.time_ns() - changed < _SETTLED_NS:
+    state = settled_state(status)
+    if state is None:
         return None
-    facts = (os.fsencode(path), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, *piece)
+    facts = (os.fsencode(path), *state, *piece)
     return hashlib.sha256(repr(facts).encode("ascii")).hexdigest()
 
 

@@ -11,7 +11,7 @@ import io
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, BinaryIO, ClassVar, Final, cast
 
@@ -110,6 +110,11 @@ class BucketStore(Store):
             for name, facts in self._find(self._key(folder)).items()
             if facts.get("ETag")
         }
+
+    def iter_versions(self) -> Iterator[tuple[str, int, str | None]]:
+        for name, facts in self._find(self._prefix).items():
+            tag = facts.get("ETag")
+            yield name, int(facts["size"] or 0), str(tag) if tag else None
 
     def _find(self, top: str) -> dict[str, Mapping[str, Any]]:
         """All objects whose keys begin with `top`, by their names in the store."""

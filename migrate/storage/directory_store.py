@@ -325,6 +325,25 @@ class DirectoryStore(Store):
             raise target_error(exc, self.shown(name)) from exc
         return version_of(status)
 
+    def iter_versions(self) -> Iterator[tuple[str, int, str | None]]:
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            with target_errors(self.shown(folder)):
+                with self._folders.lock:
+                    fd = os.dup(self._folders.fd(folder))
+                try:
+                    with os.scandir(fd) as entries:
+                        for entry in entries:
+                            name = f"{folder}/{entry.name}" if folder else entry.name
+                            if entry.is_dir(follow_symlinks=False):
+                                waiting.append(name)
+                            else:
+                                status = entry.stat(follow_symlinks=False)
+                                yield name, status.st_size, version_of(status)
+                finally:
+                    os.close(fd)
+
     def read_record(self, name: str, limit: int, /, *, private: bool = False) -> bytes:
         folder, _, last = name.rpartition("/")
         try:

@@ -7,7 +7,7 @@ its bytes are there, and what has the name before is replaced in one step.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import BinaryIO, ClassVar, Protocol, Self
 
@@ -121,6 +121,11 @@ class Store(ABC):
         lists many files."""
         del folder
         return {}
+
+    @abstractmethod
+    def iter_versions(self) -> Iterator[tuple[str, int, str | None]]:
+        """(name, bytes, version) of every file, and of whatever else has a name, in any order. The version is None
+        where it could change without another one, and of what is no regular file."""
 
     # --- writing -------------------------------------------------------------------------------------------------
 

@@ -56,6 +56,13 @@ class ImageTarget(BlobTarget):
         """The name that the target gives an image; the same for a name that it gave. A registry's have no host."""
         return reference
 
+    def begin_run(self) -> None:
+        """Notes what the target holds, where `remember_run` may be called later."""
+
+    def remember_run(self, key: str, /) -> None:
+        """To be called before `finish` of a run without failures and conflicts: `writers.run_memory` shall know that
+        it is done, where doing it again would change nothing."""
+
     def mapped_images(self) -> Sequence[MappedImage]:
         """What all earlier runs converted into the target, as far as it keeps that."""
         return ()

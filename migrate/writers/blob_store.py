@@ -97,7 +97,8 @@ class BlobStore:
         """Of all blobs, whose names begin alike."""
         return self.store.versions(self.path_of(Digest("0" * 64)).partition("/sha256/")[0])
 
-    def _is_proven(self, digest: Digest, size: int, version: str | None = None) -> bool:
+    def is_proven(self, digest: Digest, size: int, version: str | None = None) -> bool:
+        """True if the blob had its digest when its file had this version, which is the present one if none is given."""
         return self.proofs is not None and self.proofs.has(digest, size, version or self._version(digest))
 
     def _version(self, digest: Digest) -> str | None:
@@ -125,9 +126,7 @@ class BlobStore:
     def put(self, content: bytes, digest: Digest) -> None:
         """A small blob: a config, a manifest."""
         size = len(content)
-        if digest in self._sizes or (
-            self._is_proven(digest, size) if self.store.reads_cost else self.has(digest, size)
-        ):
+        if digest in self._sizes or (self.is_proven(digest, size) if self.store.reads_cost else self.has(digest, size)):
             return
         self.store.put(self.path_of(digest), content)
         self.added(digest, size)
@@ -213,7 +212,7 @@ class BlobStore:
         if self._is_new(digest):
             return False
         version = self._version(digest)
-        if self._is_proven(digest, size, version):
+        if self.is_proven(digest, size, version):
             return True
         try:
             stream = self.store.open(self.path_of(digest))

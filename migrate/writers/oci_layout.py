@@ -29,6 +29,7 @@ from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
 from migrate.writers.base import ImageTarget
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.proofs import Proofs
+from migrate.writers.run_memory import RunMemory
 from migrate.writers.target_map import TargetMap
 from migrate.writers.target_memory import RecordedMemory
 from migrate.writers.target_store import open_store
@@ -63,6 +64,8 @@ class OciLayout(ImageTarget):
         self._options = options
         self._catalog = Catalog(options.on_conflict, options.platform)
         self._is_new = False
+        self._run_key: str | None = None
+        self._state_before: str | None = None
         self.store = store or open_store(location, "an OCI layout", files)
         try:
             self._check_place()
@@ -72,6 +75,7 @@ class OciLayout(ImageTarget):
             proofs = Proofs(self.store, believe=not options.check_existing)
             self._blobs = BlobStore(self.store, proofs=proofs)
             self.memory = RecordedMemory(self._blobs, options)
+            self._runs = RunMemory(self.store)
         except BaseException:
             self.store.close()
             raise
@@ -165,6 +169,35 @@ class OciLayout(ImageTarget):
                     file.write(piece)
                 file.publish(REPORT_NAME)
             self.store.flush()
+            self._note_run()
+
+    def begin_run(self) -> None:
+        if not self._is_new:
+            with self.store.lock():
+                self._state_before = self._runs.state()
+
+    def remember_run(self, key: str, /) -> None:
+        self._run_key = key
+
+    def _note_run(self) -> None:
+        """Another run finds what this one leaves. It leaves the same again where this one found nothing, and where this
+        one has changed nothing: what a target holds takes part in who gets a name. The report takes part in nothing."""
+        if self._run_key is None or not self.store.is_alone():
+            return
+        self.memory.close()  # the record of layers is part of the state, and in a bucket proofs are made now
+        state = self._runs.state(self._is_proven)
+        if state is not None and (self._is_new or state == self._state_before):
+            self._runs.note(self._run_key, state)
+
+    def _is_proven(self, name: str, size: int, version: str) -> bool:
+        """Nothing is proven of files that are no blobs: this run has written them, or read all of them."""
+        folder, _, last = name.rpartition("/")
+        if folder != "blobs/sha256":
+            return True
+        try:
+            return self._blobs.is_proven(Digest(last), size, version)
+        except ValueError:  # no name of a blob
+            return False
 
     def _replace_documents(self, archive_manifest: bytes, index: bytes, version: str | None) -> None:
         """manifest.json, then index.json; a marker is there while a run may have been ended between the two."""

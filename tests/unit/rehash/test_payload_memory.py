@@ -32,7 +32,7 @@ OPTIONS = ConvertOptions()
 def later(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A minute after the sources were written."""
     real = time.time_ns
-    monkeypatch.setattr("migrate.rehash.payload_memory.time.time_ns", lambda: real() + 60 * 10**9)
+    monkeypatch.setattr("migrate.blobio.source_files.time.time_ns", lambda: real() + 60 * 10**9)
     yield
 
 

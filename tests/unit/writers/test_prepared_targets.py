@@ -39,6 +39,7 @@ LAYOUT_NAMES = [
     ".migrate/lock",
     ".migrate/layers",
     ".migrate/payloads",
+    ".migrate/runs",
     ".migrate/finishing",
 ]
 REGISTRY_NAMES = [
@@ -112,6 +113,7 @@ KINDS = ["link to a file", "link to a folder", "dangling link", "FIFO", "socket"
 
 def write(target: ImageTarget) -> None:
     """Everything that a run may do with a target."""
+    target.begin_run()
     try:
         for each in (A, B):
             if target.memory.known_blob(each.diff_id, "gzip") is None:
@@ -120,6 +122,7 @@ def write(target: ImageTarget) -> None:
         target.memory.remember_size(A.diff_id, 10_240)
         target.memory.remember_payload("0" * 64, b"facts")
         target.existing_images()
+        target.remember_run("0" * 64)
         target.finish(b'{"images": []}')
     finally:
         target.close()
