@@ -84,6 +84,11 @@ class OpenedSource:
     error: MigrateError | None = None
     listing: SourceListing | None = None
 
+    @property
+    def is_one_file(self) -> bool:
+        """True where nothing is read of the source but the file at its location: no disk below it has another one."""
+        return self.source is not None and self.source.reads_one_file and self.source.location == self.location
+
 
 def open_sources(locations: Sequence[str], options: ReadOptions) -> list[OpenedSource]:
     """Opens each source once. One that cannot be opened has its error instead. Raises UsageError."""
@@ -209,7 +214,7 @@ class Conversion:
                 earlier=earlier,
                 warnings=warnings,
                 locations=locations,
-                key=key if all(one.source is not None and one.source.reads_one_file for one in sources) else None,
+                key=key if all(one.is_one_file for one in sources) else None,
                 **rest,
             )
 

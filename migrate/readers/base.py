@@ -55,7 +55,7 @@ class LegacySource(ABC):
 
     @property
     def reads_one_file(self) -> bool:
-        """True where all that is read of the source is the file at its location."""
+        """True where all that is read of the source is the file at `location`."""
         return False
 
     def stream_layers(self, take: TakeLayer, /) -> None:
