@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from migrate.errors import TargetError
-from migrate.storage.run_directory import RunDirectory
+from migrate.storage.run_directory import RunDirectory, is_run_directory
 from migrate.storage.store import NOT_OURS, STATE_DIRECTORY, Store
 from migrate.storage.syscalls import (
     CREATE,
@@ -326,6 +326,7 @@ class DirectoryStore(Store):
         return version_of(status)
 
     def iter_versions(self) -> Iterator[tuple[str, int, str | None]]:
+        """Without the temporary files of runs, which come and go."""
         waiting = [""]
         while waiting:
             folder = waiting.pop()
@@ -336,11 +337,11 @@ class DirectoryStore(Store):
                     with os.scandir(fd) as entries:
                         for entry in entries:
                             name = f"{folder}/{entry.name}" if folder else entry.name
-                            if entry.is_dir(follow_symlinks=False):
-                                waiting.append(name)
-                            else:
+                            if not entry.is_dir(follow_symlinks=False):
                                 status = entry.stat(follow_symlinks=False)
                                 yield name, status.st_size, version_of(status)
+                            elif folder != STATE_DIRECTORY or not is_run_directory(entry.name):
+                                waiting.append(name)
                 finally:
                     os.close(fd)
 

@@ -48,7 +48,13 @@ class RunMemory:
 
     def state(self, is_proven: IsProven | None = None) -> str | None:
         """Of all files but the report, and the records of `.migrate` that decide nothing. None where a file could
-        change unseen, or is not proven."""
+        change unseen, or is not proven, or has gone meanwhile."""
+        try:
+            return self._sum(is_proven)
+        except TargetError:
+            return None
+
+    def _sum(self, is_proven: IsProven | None) -> str | None:
         total = 0
         for name, size, version in self._store.iter_versions():
             if name == REPORT_NAME or (name.startswith(f"{STATE_DIRECTORY}/") and not name.startswith(LAYERS)):

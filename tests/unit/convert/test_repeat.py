@@ -166,8 +166,8 @@ def _on_file(name: str, change: Callable[[Path], object]) -> Change:
 
 
 OF_TARGET: dict[str, Change] = {
-    **{f"blob {number} is gone": _on_blob(number, Path.unlink) for number in range(8)},
-    **{f"a bit of blob {number} is another": _on_blob(number, _flip) for number in range(8)},
+    **{f"blob {number} is gone": _on_blob(number, Path.unlink) for number in (0, 4, 7)},
+    **{f"a bit of blob {number} is another": _on_blob(number, _flip) for number in (0, 4, 7)},
     **{f"{name} is gone": _on_file(name, Path.unlink) for name in DOCUMENTS if name != "index.json"},
     **{f"{name} is another file": _on_file(name, _replace) for name in DOCUMENTS},
     "a blob that nobody knows": lambda _, target: (target / "blobs" / "sha256" / ("0" * 64)).write_bytes(b"x"),
@@ -367,7 +367,7 @@ def test_a_repeated_run_that_is_killed_at_any_call(source: Path, target: Path) -
     assert number > 5
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_repeated_run_on_a_target_that_fails_at_any_call(number: int, source: Path, target: Path) -> None:
     before = content(target)
     failed = 0
