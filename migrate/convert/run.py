@@ -184,7 +184,7 @@ class Conversion:
         if target is not None:
             parse_target(target)
         key = None
-        if target is not None and parse_target(target)[0] == "oci" and rest.get("observer") is None:
+        if target is not None and parse_target(target)[0] == "oci" and not rest.keys() - {"progress", "report_options"}:
             key = run_key(locations, options, rest.get("report_options", {}))
             if key is not None and (repeated := _repeat(parse_target(target)[1], key)) is not None:
                 yield cls((), options, locations=locations, repeated=repeated, **rest)

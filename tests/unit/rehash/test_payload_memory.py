@@ -90,8 +90,10 @@ def test_an_interrupted_run_is_resumed_without_reading_its_layers(tmp_path: Path
     assert blobs(target) == whole
 
 
-def test_a_file_that_has_just_changed_is_not_remembered(tmp_path: Path) -> None:
+def test_a_file_that_has_just_changed_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = archive(tmp_path / "a.tar"), tmp_path / "layout"
+    changed = source.stat().st_ctime_ns
+    monkeypatch.setattr("migrate.blobio.source_files.time.time_ns", lambda: changed + 1)
     assert convert(source, target) > 2 * LAYER
     assert not (target / PAYLOADS).exists()
     assert convert(source, target) > 2 * LAYER
