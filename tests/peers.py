@@ -154,7 +154,10 @@ def wait_until(process: subprocess.Popen[bytes], probe: Any, log: str) -> None:
     raise AssertionError(f"the server did not start:\n{Path(log).read_text()[-3000:]}")
 
 
-_PORTS = itertools.count(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+_RUN = int(os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid():x}")[:8], 16)
+"""Another one for each run: two may be on one machine."""
+_PORTS = itertools.count(20_000 + 1_000 * ((2 * _RUN + _WORKER) % 12))
 
 
 def free_port() -> int:
