@@ -1,6 +1,9 @@
 """This tool beside its peers and beside the limit, interleaved, on a corpus made on the spot.
 
-    python -m benchmarks [--rounds 5] [--mib 520] [--only PATTERN] [--directory DIR] [--jobs 2] [--json FILE]
+    python -m benchmarks [--rounds 5] [--mib 520] [--only PATTERN] [--beside DIR] [--directory DIR] [--jobs 2]
+                         [--json FILE]
+
+With `--beside`, each measurement of this tool is followed by the same one of the version whose checkout is in DIR.
 
 Needs about ten times `--mib` of room in DIR. Peers that are not installed are left out. Prints Markdown tables of
 medians; ratios are taken within a round, and their median is printed. Nothing else should run on the machine. What a
@@ -20,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.corpus import Corpus, make_corpora
@@ -39,6 +42,29 @@ class Contest:
     measure: Callable[[], Sample]
     inputs: list[Path]
     output: Path | None = None
+
+
+def _beside(contests: list[Contest], checkout: Path) -> list[Contest]:
+    """Each contest of this tool, and behind it the same one with the modules of `checkout`."""
+
+    def other(measure: Callable[[], Sample]) -> Callable[[], Sample]:
+        def measured() -> Sample:
+            before = dict(os.environ)
+            os.environ.update(PYTHONPATH=str(checkout), PYTHONSAFEPATH="1")  # not the modules of this folder
+            try:
+                return measure()
+            finally:
+                os.environ.clear()
+                os.environ.update(before)
+
+        return measured
+
+    found = []
+    for contest in contests:
+        found.append(contest)
+        if contest.name.startswith("migrate"):
+            found.append(replace(contest, name=f"{contest.name}{OTHER}", measure=other(contest.measure)))
+    return found
 
 
 def contests_for(corpus: Corpus, directory: Path, jobs: int, engine: Engine | None) -> list[Contest]:
@@ -118,6 +144,7 @@ LIMITS = {
     "migrate verify": "limit: gunzip",
 }
 PEER = "skopeo, dual"
+OTHER = ", other version"
 
 
 def table(corpus: Corpus, series: dict[str, Series]) -> str:
@@ -136,6 +163,16 @@ def table(corpus: Corpus, series: dict[str, Series]) -> str:
         rows.append(
             f"| {name} | {one.wall():.2f} | {one.cpu():.2f} | {peak} | {size} | {against_peer} | {against_limit} |"
         )
+    return "\n".join(rows)
+
+
+def beside_table(series: dict[str, Series]) -> str:
+    """Ratios within a round: below 100 %, this version needs less than the other one."""
+    rows = ["| | this / the other version, wall | CPU |", "|---|---|---|"]
+    for name, one in series.items():
+        other = series.get(f"{name}{OTHER}")
+        if other is not None:
+            rows.append(f"| {name} | {_ratio(one, other, percent=True).replace(' / ', ' | ')} |")
     return "\n".join(rows)
 
 
@@ -166,6 +203,7 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=520)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", default="", help="a regular expression: what to measure")
+    parser.add_argument("--beside", type=Path, default=None, help="a checkout of another version")
     parser.add_argument("--directory", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args()
@@ -177,9 +215,13 @@ def main() -> None:
             for corpus in make_corpora(directory, given.mib):
                 contests = contests_for(corpus, directory, given.jobs, engine)
                 contests = [contest for contest in contests if re.search(given.only, contest.name)]
+                if given.beside is not None:
+                    contests = _beside(contests, given.beside.resolve())
                 series = measure(contests, given.rounds)
                 remove(directory / "verified")
                 print(f"\n{table(corpus, series)}", flush=True)
+                if given.beside is not None:
+                    print(f"\n{beside_table(series)}", flush=True)
                 results[corpus.name] = {
                     name: [[sample.wall, sample.cpu, sample.peak] for sample in one.samples]
                     for name, one in series.items()
