@@ -95,8 +95,10 @@ def entries_for(
     descriptor: Descriptor, platform: Platform | None, references: Sequence[Reference]
 ) -> dict[tuple[str, Digest], IndexEntry]:
     """The index.json entries of an image or index, by name and digest: one for each reference, or one without."""
-    entries = (entry_for(descriptor, platform, reference) for reference in references or (None,))
-    return {(reference_of(entry) or "", descriptor.digest): entry for entry in entries}
+    return {
+        ("" if reference is None else str(reference), descriptor.digest): entry_for(descriptor, platform, reference)
+        for reference in references or (None,)
+    }
 
 
 def existing_image(
