@@ -82,9 +82,11 @@ def plan(
     """Reads and hashes everything in `sources` and writes nothing, as `migrate plan` does.
 
     The report is that of a conversion with `dry_run` set. Without `options.exact_sizes` nothing is compressed: sizes of
-    blobs are estimates in bytes, their digests and those of manifests are None. Raises UsageError and ConflictError.
+    blobs are estimates in bytes, their digests and those of manifests are None. Raises ConflictError, and UsageError
+    also for `force`, `link` and `check_existing`, which are about a target.
     """
     options = replace(options or ConvertOptions(), dry_run=True)
+    options.check_without_target()
     with Conversion.opened(_locations(sources), options, progress=progress or SilentProgress()) as conversion:
         return conversion.run()
 

@@ -215,6 +215,12 @@ class RunOptions:
     link: Link = Link.AUTO
     check_existing: bool = False
 
+    def check_without_target(self) -> None:
+        """UsageError for options that are about a target, where a run has none."""
+        given = {"--force": self.force, "--link": self.link is not Link.AUTO, "--check-existing": self.check_existing}
+        if named := [name for name, is_given in given.items() if is_given]:
+            raise UsageError(f"{', '.join(named)}: about the target, and a plan has none")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions(ReadOptions, ImageOptions, NameOptions, RunOptions):

@@ -323,3 +323,15 @@ def test_many_options_of_a_batch(seed: int, archive: Path, places: Path) -> None
 
 def test_all_options_are_of_one_of_the_commands() -> None:
     assert {*_options_of("convert"), *_options_of("plan"), *_NOT_OF_THE_COMMAND} == OTHER.keys()
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RunOptions)])
+def test_a_plan_refuses_options_about_a_target(tmp_path: Path, name: str) -> None:
+    source = tmp_path / "a.tar"
+    source.write_bytes(V1Archive().build())
+    options = replace(ConvertOptions(), **{name: OTHER[name]})
+    if name in ("jobs", "exact_sizes"):
+        api.plan(source, options)
+        return
+    with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')}: about the target, and a plan has none$"):
+        api.plan(source, options)
