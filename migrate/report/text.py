@@ -14,7 +14,6 @@ from migrate.report.savings import LayerUse
 from migrate.report.tables import Column, Paint, Style, printable, render_table, short_digest, wrap
 from migrate.report.tally import LayerTally
 from migrate.report.units import count, format_seconds, format_share, format_size
-from migrate.report.waste_text import render_deep
 
 _LIST_LIMIT = 20
 _CONFLICTS_SHOWN = 5
@@ -191,6 +190,8 @@ class _Page:
     def deep(self) -> str:
         if self.report.deep is None:
             return ""
+        from migrate.report.waste_text import render_deep
+
         return render_deep(self.report.deep, width=self.width, size=self.size, paint=self.paint)
 
     def conflicts(self) -> str:
