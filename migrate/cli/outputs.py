@@ -159,8 +159,6 @@ def replaced_file(path: str) -> Iterator[IO[bytes]]:
     """A new file, which takes the place of the old one when the context is left without an error: with its mode and
     owner; a link stays, and what it leads to is replaced. Raises TargetError.
     """
-    import tempfile
-
     real = os.path.realpath(path)
     try:
         mask = os.umask(0)
