@@ -64,9 +64,9 @@ def image(
         Descriptor(media_type=DOCKER_CONFIG, digest=Digest.of(config), size=len(config)), descriptors, DOCKER_MANIFEST
     )
     return ComposedImage(
-        config=config,
+        config_document=config,
         config_media_type=DOCKER_CONFIG,
-        manifest=manifest,
+        manifest_document=manifest,
         manifest_media_type=DOCKER_MANIFEST,
         diff_ids=[layer.diff_id for layer in layers],
         layers=descriptors,

@@ -208,7 +208,7 @@ class Merge:
         return replace(
             composed,
             config_media_type=CONFIG_TYPE_OF[self.options.format],
-            manifest=compose_manifest(composed.config, layers, self.options.format),
+            manifest_document=compose_manifest(composed.config, layers, self.options.format),
             manifest_media_type=MANIFEST_TYPE_OF[self.options.format],
             layers=layers,
         )

@@ -262,9 +262,9 @@ def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRec
     ready = "manifest" in fields
     os, architecture, variant = fields["platform"]
     composed = ComposedImage(
-        config=base64.b64decode(fields["config"]),
+        config_document=base64.b64decode(fields["config"]),
         config_media_type=_text(fields["config_type"]),
-        manifest=base64.b64decode(fields["manifest"]) if ready else b"",
+        manifest_document=base64.b64decode(fields["manifest"]) if ready else b"",
         manifest_media_type=_text(fields["manifest_type"]),
         diff_ids=tuple(DiffID(Digest(diff_id)) for diff_id in fields["diff_ids"]),
         layers=tuple(

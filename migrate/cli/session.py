@@ -118,9 +118,12 @@ def print_results(outcome: Outcome, values: dict[str, Any], outputs: Outputs) ->
     from migrate.report.text import RunFacts
 
     if outputs.is_asked("report"):
-        from migrate.report.json import encode_report
+        from dataclasses import replace
 
-        outputs.write("report", [encode_report(outcome.report)])
+        from migrate.report.json import iter_report
+
+        report = outcome.report
+        outputs.write("report", iter_report(replace(report, images=()), report.images))
         keep_map(outcome.report, values)
     write_page(outcome.report, outputs)
     if not (outputs.take_stdout or outcome.exit_code == 4):  # 4: progress has shown all that there is

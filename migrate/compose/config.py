@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from migrate.documents.go_json import RawValue, encode_object, fold_key
+from migrate.documents.go_json import RawValue, encode, encode_object, fold_key
 from migrate.documents.go_time import ZERO_TIME
 from migrate.documents.v1_json import V1Json
 from migrate.model.digest import DiffID
@@ -61,12 +61,29 @@ def compose_config(
 
     `platform`, where given, fills in `os` and `architecture` that the JSON lacks; Docker does not, so the ID changes.
     """
+    head, middle, tail = config_frame(carried, has_layers=bool(diff_ids), platform=platform)
+    return head + b",".join(map(encode_step, history)) + middle + b",".join(map(encode_diff_id, diff_ids)) + tail
+
+
+def encode_step(step: HistoryStep) -> bytes:
+    return encode(step.members())
+
+
+def encode_diff_id(diff_id: DiffID) -> bytes:
+    return encode(str(diff_id))
+
+
+def config_frame(
+    carried: Mapping[str, Any], *, has_layers: bool, platform: Platform | None = None
+) -> tuple[bytes, bytes, bytes]:
+    """The config's bytes before the steps of its history, between those and the diffIDs, and behind them."""
     members = dict(carried) if platform is None else fill_platform(carried, platform)
-    members["rootfs"] = {"type": "layers"}
-    if diff_ids:
-        members["rootfs"]["diff_ids"] = [str(diff_id) for diff_id in diff_ids]
-    members["history"] = [step.members() for step in history]
-    return encode_object(members)
+    # no JSON holds control characters
+    members["rootfs"] = RawValue(b'{"type":"layers","diff_ids":[\2]}' if has_layers else b'{"type":"layers"}\2')
+    members["history"] = RawValue(b"[\1]")
+    head, _, rest = encode_object(members).partition(b"\1")
+    middle, _, tail = rest.partition(b"\2")
+    return head, middle, tail
 
 
 def fill_platform(members: Mapping[str, Any], platform: Platform) -> dict[str, Any]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-from migrate.compose.config import HistoryStep, compose_config, fill_platform
-from migrate.compose.manifest import CONFIG_TYPE_OF, MANIFEST_TYPE_OF, compose_manifest, layer_descriptor
+from migrate.compose.config import HistoryStep, config_frame, encode_diff_id, encode_step, fill_platform
+from migrate.compose.manifest import CONFIG_TYPE_OF, MANIFEST_TYPE_OF, config_descriptor, layer_descriptor
 from migrate.documents.go_json import carried_values, encode_object, fold_key, read_document
 from migrate.documents.json_text import check_limits
-from migrate.documents.oci import ConfigFacts, parse_config, parse_manifest
+from migrate.documents.oci import ConfigFacts, encode_layer, manifest_frame, parse_config, parse_manifest
 from migrate.documents.v1_json import LayerDocument
 from migrate.errors import ComposeError, DocumentError, IntegrityError, LimitError
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Platform
+from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Pieces, Platform
 from migrate.model.legacy import LegacyImage, LegacyLayer
-from migrate.model.options import ConvertOptions, EmptyLayers
+from migrate.model.options import ConvertOptions, EmptyLayers, Format
 
 Chain = Sequence[tuple[LegacyLayer, HashedLayer | None]]
 """Base first. The second is None where the history step has no layer at all."""
@@ -28,46 +28,83 @@ _ARCHITECTURES: Final = {"x86_64": "amd64"}
 """What Docker 0.6 and 0.7 wrote → Go's name (moby 0.6.7 graph.go)."""
 
 
-def compose_image(image: LegacyImage, chain: Chain, options: ConvertOptions) -> ComposedImage:
+class SharedParts:
+    """What the images of one run share of their documents: the steps of their histories, the diffIDs and descriptors of
+    their layers. Each is encoded once; so are those of an image that stands on another one."""
+
+    def __init__(self) -> None:
+        self._steps: dict[tuple[int, bool], tuple[LegacyLayer, bytes]] = {}  # objects too: their IDs must stay theirs
+        self._layers: dict[int, tuple[HashedLayer, bytes, Descriptor | None, bytes]] = {}
+        self._lists: dict[tuple[bytes, bytes], list[bytes]] = {}
+
+    def step(self, layer: LegacyLayer, *, empty_layer: bool) -> bytes:
+        """Raises DocumentError for JSON that Docker refuses."""
+        known = self._steps.get((id(layer), empty_layer))
+        if known is None:
+            facts = LayerDocument.of(layer.json).facts()
+            known = layer, encode_step(HistoryStep.of(facts, empty_layer=empty_layer))
+            self._steps[id(layer), empty_layer] = known
+        return known[1]
+
+    def layer(self, layer: HashedLayer, format: Format) -> tuple[HashedLayer, bytes, Descriptor | None, bytes]:
+        """It, its diffID, and its descriptor as a value and encoded; None and b"" where it has no blob."""
+        known = self._layers.get(id(layer))
+        if known is None:
+            descriptor = None if layer.blob is None else layer_descriptor(layer.blob, format)
+            row = b"" if descriptor is None else encode_layer(descriptor, MANIFEST_TYPE_OF[format])
+            known = self._layers[id(layer)] = layer, encode_diff_id(layer.diff_id), descriptor, row
+        return known
+
+    def joined(self, pieces: list[bytes], between: bytes) -> tuple[list[bytes], int, bytes]:
+        """The part of a document that `pieces` make: the beginning of a list that other images have, too."""
+        key = (between, pieces[0] if pieces else b"")
+        known = self._lists.setdefault(key, pieces)
+        if known[: len(pieces)] != pieces[: len(known)]:
+            known = self._lists[key] = pieces
+        known += pieces[len(known) :]
+        return known, len(pieces), between
+
+
+def compose_image(
+    image: LegacyImage, chain: Chain, options: ConvertOptions, shared: SharedParts | None = None
+) -> ComposedImage:
     """Raises DocumentError (naming the layer) for JSON that Docker refuses, IntegrityError where a carried-over config
     or manifest does not name the chain's layers, ComposeError where there is no way to write the image down.
 
     In a dry run that makes no blobs, `manifest` is empty and `layers` is ().
     """
+    shared = shared or SharedParts()
     if image.config is not None:
-        return _carry_over(image, image.config, chain, options)
-    return _build(image, chain, options)
+        return _carry_over(image, image.config, chain, options, shared)
+    return _build(image, chain, options, shared)
 
 
-def _build(image: LegacyImage, chain: Chain, options: ConvertOptions) -> ComposedImage:
+def _build(image: LegacyImage, chain: Chain, options: ConvertOptions, shared: SharedParts) -> ComposedImage:
     if not chain:
         raise ComposeError(f"image {image.head}: no layer and no history")
-    documents = [LayerDocument.of(layer.json) for layer, _ in chain]
-    carried: dict[str, Any] = {}
-    for document, (layer, _) in zip(documents, chain, strict=True):
-        try:  # the top layer's one reading serves both
-            carried = document.carried_members() if document is documents[-1] else {}
-            document.facts()
-        except (DocumentError, LimitError) as exc:
-            raise exc.at_layer(layer.legacy_id, f"layer {layer.legacy_id}: ") from exc
-    kept = [_kept(hashed, options) for _, hashed in chain]
-    history = [
-        HistoryStep.of(document.facts(), empty_layer=hashed is None)
-        for document, hashed in zip(documents, kept, strict=True)
-    ]
-    layers = [hashed for hashed in kept if hashed is not None]
-    top = documents[-1].facts()
+    drops = options.empty_layers is EmptyLayers.DROP
+    steps: list[bytes] = []
+    layers: list[HashedLayer] = []
+    top_layer = chain[-1][0]
+    document = LayerDocument.of(top_layer.json)
+    layer = top_layer
+    try:
+        for layer, hashed in chain:
+            if layer is top_layer:  # its one reading serves both
+                carried = document.carried_members()
+                top = document.facts()
+            dropped = hashed is None or (drops and hashed.empty)
+            steps.append(shared.step(layer, empty_layer=dropped))
+            if hashed is not None and not dropped:
+                layers.append(hashed)
+    except (DocumentError, LimitError) as exc:
+        raise exc.at_layer(layer.legacy_id, f"layer {layer.legacy_id}: ") from exc
     platform = image.platform or _platform(top.os, top.architecture, None, options.platform)
-    config = compose_config(
-        carried, history, [layer.diff_id for layer in layers], platform if options.fill_platform else None
-    )
-    return _finish(config, layers, platform, top.created, options)
-
-
-def _kept(hashed: HashedLayer | None, options: ConvertOptions) -> HashedLayer | None:
-    if hashed is None or (hashed.empty and options.empty_layers is EmptyLayers.DROP):
-        return None
-    return hashed
+    filled = platform if options.fill_platform else None
+    head, middle, tail = config_frame(carried, has_layers=bool(layers), platform=filled)
+    diff_ids = [shared.layer(layer, options.format)[1] for layer in layers]
+    config = Pieces(head, shared.joined(steps, b","), middle, shared.joined(diff_ids, b","), tail)
+    return _finish(config, layers, platform, top.created, options, shared)
 
 
 def _platform(os: str | None, architecture: str | None, variant: str | None, default: Platform) -> Platform:
@@ -78,14 +115,28 @@ def _platform(os: str | None, architecture: str | None, variant: str | None, def
 
 
 def _finish(
-    config: bytes, layers: Sequence[HashedLayer], platform: Platform, created: str | None, options: ConvertOptions
+    document: bytes | Pieces,
+    layers: Sequence[HashedLayer],
+    platform: Platform,
+    created: str | None,
+    options: ConvertOptions,
+    shared: SharedParts,
 ) -> ComposedImage:
+    config = bytes(document)
     check_limits(config, "the image's config")  # before it is written: nothing would read it again
-    descriptors = _descriptors(layers, options)
+    described = [shared.layer(layer, options.format) for layer in layers]
+    descriptors = _descriptors(described, options)
+    manifest: bytes | Pieces = b""
+    if descriptors is not None:
+        frame = manifest_frame(
+            config_descriptor(config, options.format), MANIFEST_TYPE_OF[options.format], has_layers=bool(layers)
+        )
+        manifest = Pieces(frame[0], shared.joined([row for _, _, _, row in described], frame[1]), frame[2])
+        check_limits(bytes(manifest), "the image's manifest")
     return ComposedImage(
-        config=config,
+        config_document=document,
         config_media_type=CONFIG_TYPE_OF[options.format],
-        manifest=b"" if descriptors is None else compose_manifest(config, descriptors, options.format),
+        manifest_document=manifest,
         manifest_media_type=MANIFEST_TYPE_OF[options.format],
         diff_ids=tuple(layer.diff_id for layer in layers),
         layers=descriptors or (),
@@ -95,15 +146,17 @@ def _finish(
     )
 
 
-def _descriptors(layers: Sequence[HashedLayer], options: ConvertOptions) -> tuple[Descriptor, ...] | None:
+def _descriptors(
+    described: Sequence[tuple[HashedLayer, bytes, Descriptor | None, bytes]], options: ConvertOptions
+) -> tuple[Descriptor, ...] | None:
     """None in a dry run that makes no blobs."""
     descriptors = []
-    for layer in layers:
-        if layer.blob is None:
+    for layer, _, descriptor, _ in described:
+        if descriptor is None:
             if options.dry_run:
                 return None
             raise ComposeError(f"layer with diffID {layer.diff_id} was not stored as a blob")
-        descriptors.append(layer_descriptor(layer.blob, options.format))
+        descriptors.append(descriptor)
     return tuple(descriptors)
 
 
@@ -121,7 +174,9 @@ def _warnings(config: bytes, layers: int) -> tuple[str, ...]:
 # --- configs and manifests that the source holds --------------------------------------------------------------
 
 
-def _carry_over(image: LegacyImage, config: bytes, chain: Chain, options: ConvertOptions) -> ComposedImage:
+def _carry_over(
+    image: LegacyImage, config: bytes, chain: Chain, options: ConvertOptions, shared: SharedParts
+) -> ComposedImage:
     facts = parse_config(config)
     layers = [hashed for _, hashed in chain if hashed is not None]
     try:
@@ -129,19 +184,24 @@ def _carry_over(image: LegacyImage, config: bytes, chain: Chain, options: Conver
     except IntegrityError as error:
         if not (options.salvage and image.manifest is not None and len(layers) == len(facts.diff_ids)):
             raise
-        return _with_true_diff_ids(image, config, layers, options, error)
+        return _with_true_diff_ids(image, config, layers, options, error, shared)
     _check_history(image, facts)
     platform = image.platform or _platform(facts.os, facts.architecture, facts.variant, options.platform)
     if image.manifest is not None:
         return _carry_over_manifest(image, config, facts, platform)
     if options.fill_platform and facts.platform is None:
         config = encode_object(fill_platform(carried_values(read_document(config, "config"), "config"), platform))
-    composed = _finish(config, layers, platform, facts.created, options)
+    composed = _finish(config, layers, platform, facts.created, options, shared)
     return replace(composed, warnings=(*composed.warnings, *_history_warnings(facts)))
 
 
 def _with_true_diff_ids(
-    image: LegacyImage, config: bytes, layers: Sequence[HashedLayer], options: ConvertOptions, error: IntegrityError
+    image: LegacyImage,
+    config: bytes,
+    layers: Sequence[HashedLayer],
+    options: ConvertOptions,
+    error: IntegrityError,
+    shared: SharedParts,
 ) -> ComposedImage:
     """`--salvage`: the config with the diffIDs that its layers have, and a manifest for it.
 
@@ -154,7 +214,7 @@ def _with_true_diff_ids(
     corrected = encode_object(members)
     facts = parse_config(corrected)
     platform = image.platform or _platform(facts.os, facts.architecture, facts.variant, options.platform)
-    composed = _finish(corrected, layers, platform, facts.created, options)
+    composed = _finish(corrected, layers, platform, facts.created, options, shared)
     warning = f"salvaged: {error.message}; the new config names the diffIDs that its layers have"
     return replace(composed, warnings=(*composed.warnings, warning), certain=False)
 
@@ -204,9 +264,9 @@ def _carry_over_manifest(image: LegacyImage, config: bytes, facts: ConfigFacts, 
         )
     diff_ids: tuple[DiffID, ...] = facts.diff_ids
     return ComposedImage(
-        config=config,
+        config_document=config,
         config_media_type=manifest.config.media_type,
-        manifest=image.manifest.content,
+        manifest_document=image.manifest.content,
         manifest_media_type=image.manifest.media_type,
         diff_ids=diff_ids,
         layers=manifest.layers,

@@ -33,9 +33,12 @@ def layer_descriptor(blob: StoredBlob, format: Format) -> Descriptor:
     return Descriptor(media_type=media_type, digest=blob.digest, size=blob.size)
 
 
+def config_descriptor(config: bytes, format: Format) -> Descriptor:
+    return Descriptor(media_type=CONFIG_TYPE_OF[format], digest=Digest.of(config), size=len(config))
+
+
 def compose_manifest(config: bytes, layers: Sequence[Descriptor], format: Format) -> bytes:
     """The manifest's bytes; `layers` are base first. LimitError for one that nothing would read again."""
-    descriptor = Descriptor(media_type=CONFIG_TYPE_OF[format], digest=Digest.of(config), size=len(config))
-    manifest = encode_manifest(descriptor, layers, MANIFEST_TYPE_OF[format])
+    manifest = encode_manifest(config_descriptor(config, format), layers, MANIFEST_TYPE_OF[format])
     check_limits(manifest, "the image's manifest")
     return manifest

@@ -41,7 +41,7 @@ def image_in_oci_types(image: ComposedImage) -> ComposedImage:
     return replace(
         image,
         config_media_type=new_config.media_type,
-        manifest=rewrite_manifest(image.manifest, new_config, layers, media_type),
+        manifest_document=rewrite_manifest(image.manifest, new_config, layers, media_type),
         manifest_media_type=media_type,
         layers=layers,
     )

@@ -80,7 +80,7 @@ class FinishedImage:
     @property
     def identity(self) -> Digest:
         """What tells two images apart: the manifest, or the config where a dry run made no manifest."""
-        return self.composed.manifest_digest if self.composed.manifest else self.composed.image_id
+        return self.composed.manifest_digest if self.composed.has_manifest else self.composed.image_id
 
 
 def in_format(image: FinishedImage, options: ConvertOptions) -> FinishedImage:

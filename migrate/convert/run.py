@@ -19,7 +19,7 @@ from migrate import __version__
 from migrate.blobio import limits
 from migrate.blobio.payload import Payload
 from migrate.compose.chain import check_chain, walk_chain
-from migrate.compose.image import compose_image
+from migrate.compose.image import SharedParts, compose_image
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.publish import FinishedImage, Publisher, in_format, sorted_images
 from migrate.convert.repeat import run_key
@@ -59,7 +59,7 @@ from migrate.rehash.pipeline import PassingLayers, rehash
 from migrate.rehash.ports import BlobTarget, JobKey, LayerJob, ObserverFactory, OncePayload, TarObserver, observe_all
 from migrate.rehash.size_estimate import SizeEstimate
 from migrate.report.document import ContainerRow, Report, VolumeRow
-from migrate.report.json import encode_report
+from migrate.report.json import iter_report
 from migrate.report.mapping import mapped_image
 from migrate.report.model import ImageInput, SourceInput, build_report
 from migrate.report.units import count, format_size
@@ -164,6 +164,7 @@ class Conversion:
     volumes: list[VolumeRow] = field(default_factory=list)
     _container_layers: set[JobKey] = field(default_factory=set)
     _rootfs: RunCheck | None = None
+    _shared: SharedParts = field(default_factory=SharedParts)
     _layers_planned: int = 0
     _estimate: SizeEstimate | None = None
     _passed: Mapping[JobKey, Layer] = field(default_factory=dict)
@@ -243,7 +244,7 @@ class Conversion:
                 again = run_key(self.locations, self.options, self.report_options)
                 if again == self.key:  # no source has changed meanwhile
                     self.target.remember_run(again)
-            self.target.finish(encode_report(report))
+            self.target.finish_in_pieces(iter_report(replace(report, images=()), report.images))
         return Outcome(report, code, publisher.present)
 
     def _warn(self, report: Report) -> None:
@@ -590,7 +591,7 @@ class Conversion:
                 return None
             rows.append((layer, result))
         try:
-            composed = compose_image(planned.image, rows, self.options)
+            composed = compose_image(planned.image, rows, self.options, self._shared)
             differences = self._rootfs_differences(planned)
             self._check_certain(planned, composed, rows, differences)
             container, found = self._finish_container(planned)

@@ -14,7 +14,7 @@ import orjson
 from migrate.blobio.limits import JSON_BYTES, JSON_DEPTH, JSON_ITEMS
 from migrate.errors import DocumentError, LimitError
 
-_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|$)|[\[{]|[\]}]', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
@@ -36,14 +36,15 @@ def check_limits(raw: bytes, what: str, size: int = JSON_BYTES) -> None:
 
 
 def _depth_exceeds(raw: bytes, limit: int) -> bool:
+    if b"\\" in raw:  # every other quotation mark begins a string, once those that are escaped are gone
+        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     depth = 0
-    for match in _STRUCTURE.finditer(raw):
-        first = raw[match.start()]
-        if first in b"[{":
+    for bracket in b"".join(raw.split(b'"')[::2]).translate(None, _NO_BRACKETS):
+        if bracket in b"[{":
             depth += 1
             if depth > limit:
                 return True
-        elif first in b"]}":
+        else:
             depth -= 1
     return False
 

@@ -291,13 +291,25 @@ def _encode_entry(entry: IndexEntry) -> dict[str, Any]:
 
 def encode_manifest(config: Descriptor, layers: Sequence[Descriptor], media_type: str) -> bytes:
     """An image manifest. Docker's type gets Docker's key order and indentation, so that its bytes are Docker's."""
-    document = {
-        "schemaVersion": 2,
-        "mediaType": media_type,
-        "config": _encode_descriptor(config),
-        "layers": [_encode_descriptor(layer) for layer in layers],
-    }
-    return _encode(document, media_type)
+    head, between, tail = manifest_frame(config, media_type, has_layers=bool(layers))
+    return head + between.join(encode_layer(layer, media_type) for layer in layers) + tail
+
+
+def manifest_frame(config: Descriptor, media_type: str, *, has_layers: bool) -> tuple[bytes, bytes, bytes]:
+    """A manifest's bytes before its layers (`encode_layer`), between two of them, and behind them."""
+    document = {"schemaVersion": 2, "mediaType": media_type, "config": _encode_descriptor(config), "layers": []}
+    head, _, tail = _encode(document, media_type).rpartition(b"[]")
+    if not has_layers:
+        return head + b"[]" + tail, b"", b""
+    if media_type in _DOCKER_TYPES:
+        return head + b"[\n      ", b",\n      ", b"\n   ]" + tail
+    return head + b"[", b",", b"]" + tail
+
+
+def encode_layer(layer: Descriptor, media_type: str) -> bytes:
+    """A layer's descriptor as it is in a manifest of this type."""
+    encoded = _encode(_encode_descriptor(layer), media_type)
+    return encoded.replace(b"\n", b"\n      ") if media_type in _DOCKER_TYPES else encoded
 
 
 def rewrite_manifest(raw: bytes, config: Descriptor, layers: Sequence[Descriptor], media_type: str) -> bytes:

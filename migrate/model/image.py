@@ -91,16 +91,33 @@ class HashedLayer:
     estimate: int | None = field(default=None, compare=False)
 
 
+class Pieces:
+    """A document that is put together when its bytes are needed: those of images that stand on one another are nearly
+    the same, and a long chain has too many to keep them all.
+
+    A part is bytes, or the first items of a list that grows only at its end, with the bytes between them.
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, *parts: bytes | tuple[list[bytes], int, bytes]) -> None:
+        self._parts = parts
+
+    def __bytes__(self) -> bytes:
+        return b"".join(part if isinstance(part, bytes) else part[2].join(part[0][: part[1]]) for part in self._parts)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComposedImage:
     """A finished image: the exact bytes of its config and manifest, and the layers it names, base first.
 
-    `diff_ids` and `layers` run in parallel; `layers` carry the media types that are in the manifest.
+    `manifest_document` is b"" where a dry run made none. `diff_ids` and `layers` run in parallel; `layers` carry the
+    media types that are in the manifest.
     """
 
-    config: bytes
+    config_document: bytes | Pieces
     config_media_type: str
-    manifest: bytes
+    manifest_document: bytes | Pieces
     manifest_media_type: str
     diff_ids: Sequence[DiffID]
     layers: Sequence[Descriptor]
@@ -116,3 +133,15 @@ class ComposedImage:
         # Names, order, target and report ask for these a dozen times for each image.
         object.__setattr__(self, "image_id", ImageID(Digest.of(self.config)))
         object.__setattr__(self, "manifest_digest", Digest.of(self.manifest))
+
+    @property
+    def config(self) -> bytes:
+        return bytes(self.config_document)
+
+    @property
+    def manifest(self) -> bytes:
+        return bytes(self.manifest_document)
+
+    @property
+    def has_manifest(self) -> bool:
+        return self.manifest_document != b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -60,15 +61,29 @@ class RowEncoder:
     """Makes the rows of a report's list of images, one after the other."""
 
     def __init__(self) -> None:
-        self._layer_rows: dict[ReportLayer, dict[str, Any]] = {}
+        self._layer_rows: dict[int, tuple[ReportLayer, bytes]] = {}  # rows too: their IDs must stay theirs
         self._separator = b"\n    "
 
     def encode(self, image: ReportImage) -> bytes:
         if len(self._layer_rows) > _KEPT_ROWS:
             self._layer_rows.clear()
-        text = encode_report_json(_image_document(image, self._layer_rows), orjson.OPT_INDENT_2)
+        text = _indented(_image_document(replace(image, layers=()), {}), 4)
         separator, self._separator = self._separator, b",\n    "
-        return separator + text.replace(b"\n", b"\n    ")
+        if not image.layers:
+            return separator + text
+        head, _, tail = text.partition(b'\n      "layers": []')
+        known = self._layer_rows
+        layers = b",\n        ".join([(known.get(id(layer)) or self._keep(layer))[1] for layer in image.layers])
+        return b"".join((separator, head, b'\n      "layers": [\n        ', layers, b"\n      ]", tail))
+
+    def _keep(self, layer: ReportLayer) -> tuple[ReportLayer, bytes]:
+        kept = self._layer_rows[id(layer)] = layer, _indented(_layer_document(layer), 8)
+        return kept
+
+
+def _indented(document: dict[str, Any], depth: int) -> bytes:
+    """As it is in a report, so many blanks to the right."""
+    return encode_report_json(document, orjson.OPT_INDENT_2).replace(b"\n", b"\n" + b" " * depth)
 
 
 def report_document(report: Report, *, images: bool = True) -> dict[str, Any]:

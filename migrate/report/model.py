@@ -175,14 +175,13 @@ def image_rows(images: Iterable[ImageInput]) -> Iterator[ReportImage]:
     cache: dict[ReportLayer, ReportLayer] = {}  # images share most of their layers: one row object each
     made: dict[tuple[int, int], tuple[LegacyLayer, HashedLayer, ReportLayer]] = {}  # it keeps the objects alive
     for entry in images:
-        stored = {descriptor.digest for descriptor in entry.image.layers}
         layers: list[ReportLayer] = []
         for legacy, hashed in entry.chain:
             known = made.get((id(legacy), id(hashed)))
             if known is not None:
                 layers.append(known[2])
                 continue
-            row = _layer_row(legacy, hashed, stored)
+            row = _layer_row(legacy, hashed, entry.image)
             row = cache.setdefault(row, row)
             layers.append(row)
             if hashed is not None and not hashed.empty:  # whether an empty one was dropped, the image decides
@@ -193,7 +192,7 @@ def image_rows(images: Iterable[ImageInput]) -> Iterator[ReportImage]:
             references=tuple(sorted(entry.references)),
             legacy_id=entry.legacy_id,
             image_id=entry.image.image_id,
-            manifest_digest=entry.image.manifest_digest if entry.image.manifest else None,
+            manifest_digest=entry.image.manifest_digest if entry.image.has_manifest else None,
             platform=entry.image.platform,
             created=entry.image.created,
             exact=entry.certain and all(hashed is None or hashed.exact for _, hashed in entry.chain),
@@ -206,13 +205,13 @@ def image_rows(images: Iterable[ImageInput]) -> Iterator[ReportImage]:
         )
 
 
-def _layer_row(legacy: LegacyLayer, hashed: HashedLayer | None, stored: set[Digest]) -> ReportLayer:
+def _layer_row(legacy: LegacyLayer, hashed: HashedLayer | None, image: ComposedImage) -> ReportLayer:
     if hashed is None:
         return ReportLayer(
             legacy_id=legacy.legacy_id, diff_id=None, blob_digest=None, tar_size=0, blob_size=0, empty=True, origin=None
         )
     blob = hashed.blob
-    dropped = hashed.empty and (blob is None or blob.digest not in stored)
+    dropped = hashed.empty and (blob is None or all(layer.digest != blob.digest for layer in image.layers))
     return ReportLayer(
         legacy_id=legacy.legacy_id,
         diff_id=hashed.diff_id,

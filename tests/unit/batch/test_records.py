@@ -45,9 +45,9 @@ def row(name: str, role: Role = Role.MADE, *, empty: bool = False) -> LayerRecor
 
 def image(rows: tuple[LayerRecord, ...], chain: tuple[int, ...], *, ready: bool = False) -> ImageRecord:
     composed = ComposedImage(
-        config=b'{"a":"\xff"}',
+        config_document=b'{"a":"\xff"}',
         config_media_type="config",
-        manifest=b"{}" if ready else b"",
+        manifest_document=b"{}" if ready else b"",
         manifest_media_type="manifest",
         diff_ids=tuple(rows[number].hashed.diff_id for number in chain if rows[number].hashed),  # type: ignore[union-attr]
         layers=(Descriptor(media_type="layer", digest=digest("l"), size=3),) if ready else (),
@@ -123,7 +123,7 @@ def test_the_images_of_a_record_know_no_blob() -> None:
     record = SourceRecord(layers=ROWS, images=(image(ROWS, (0,)),))
     (parsed,) = parse_record(encode_record(record), SOURCE).images
     assert parsed.finished.composed.layers == ()
-    assert replace(parsed.finished.composed, manifest=b"").manifest == parsed.finished.composed.manifest
+    assert replace(parsed.finished.composed, manifest_document=b"").manifest == parsed.finished.composed.manifest
 
 
 # --- records that somebody else wrote --------------------------------------------------------------------------------

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from migrate.compose.image import compose_image
+from migrate.compose.image import SharedParts, compose_image
 from migrate.documents.oci import parse_config, parse_manifest
 from migrate.errors import ComposeError, DocumentError, IntegrityError, LimitError
 from migrate.model.digest import DiffID, Digest
@@ -50,6 +52,39 @@ def history_flags(image: ComposedImage) -> tuple[bool, ...] | None:
 def ready_config(*diff_ids: DiffID, **members: Any) -> bytes:
     rootfs = {"type": "layers", "diff_ids": [str(diff_id) for diff_id in diff_ids]}
     return json.dumps({**members, "rootfs": rootfs}, indent=1).encode()
+
+
+# --- images that stand on one another ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", [Format.DOCKER, Format.OCI])
+@pytest.mark.parametrize("empty_layers", list(EmptyLayers))
+def test_what_images_share_changes_none_of_their_bytes(format: Format, empty_layers: EmptyLayers) -> None:
+    """Chains of every length, in every order of lengths, with branches, empty layers and steps without a layer."""
+    options = ConvertOptions(format=format, empty_layers=empty_layers)
+    trunk = rows(*map(str, range(40)), empty=("0", "7", "39"))
+    trunk[11] = (trunk[11][0], None)
+    branch = [*trunk[:20], *rows(*(f"b{number}" for number in range(20)), empty=("b0",))]
+    chains = [chain[:length] for chain in (trunk, branch) for length in range(1, 41)]
+    random.Random(1).shuffle(chains)
+    shared = SharedParts()
+    together = [compose_image(LegacyImage(head=LegacyID("head")), chain, options, shared) for chain in chains]
+    for chain, image in zip(chains, together, strict=True):
+        alone = compose_image(LegacyImage(head=LegacyID("head")), chain, options)
+        assert (image.config, image.manifest) == (alone.config, alone.manifest)
+        assert image.image_id == Digest.of(image.config) and image.manifest_digest == Digest.of(image.manifest)
+
+
+def test_images_of_one_chain_take_memory_by_their_number_and_not_by_their_layers() -> None:
+    def held(length: int) -> int:
+        chain, shared = rows(*map(str, range(length))), SharedParts()
+        tracemalloc.start()
+        kept = [compose_image(LegacyImage(head=LegacyID("head")), chain[: n + 1], DROP, shared) for n in range(length)]
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return size if kept else 0
+
+    assert held(200) < 3 * held(100)  # all their bytes would be four times as many
 
 
 # --- from v1 JSON --------------------------------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from migrate.model.options import Format
 def test_an_index_names_its_children_in_order(format: Format, media_type: str) -> None:
     children = [
         ComposedImage(
-            config=b"{}",
+            config_document=b"{}",
             config_media_type="c",
-            manifest=f"manifest for {architecture}".encode(),
+            manifest_document=f"manifest for {architecture}".encode(),
             manifest_media_type="m",
             diff_ids=(),
             layers=(),

@@ -26,6 +26,12 @@ def test_what_is_no_json_is_a_document_error_that_names_the_document(raw: bytes)
         pytest.param(b"[" * 10_000 + b"]" * 10_000, "JSON_DEPTH", id="arrays"),
         pytest.param(b'{"a":' * 1_001 + b"1" + b"}" * 1_001, "JSON_DEPTH", id="objects"),
         pytest.param(b"[" * 1_000_000, "JSON_DEPTH", id="unclosed"),
+        pytest.param(
+            rb'["\\\\",' + b"[" * 1_000 + b"]" * 1_001, "JSON_DEPTH", id="behind a backslash at a string's end"
+        ),
+        pytest.param(
+            rb'["\\\"",' + b"[" * 1_000 + b"]" * 1_001, "JSON_DEPTH", id="behind a quotation mark in a string"
+        ),
         pytest.param(b"[" + b"0," * 1_000_000 + b"0]", "JSON_ITEMS", id="values"),
         pytest.param(b"[" + b"[]," * 600_000 + b"0]", "JSON_ITEMS", id="empty arrays"),
     ],

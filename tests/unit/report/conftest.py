@@ -58,9 +58,9 @@ def image_input(
         source=source,
         legacy_id=legacy_id(layers[-1][0]),
         image=ComposedImage(
-            config=f"config {names} {references}".encode(),
+            config_document=f"config {names} {references}".encode(),
             config_media_type=MediaType.DOCKER_CONFIG,
-            manifest=f"manifest {names} {references}".encode(),
+            manifest_document=f"manifest {names} {references}".encode(),
             manifest_media_type=MediaType.DOCKER_MANIFEST,
             diff_ids=[layer.diff_id for layer in stored],
             layers=[

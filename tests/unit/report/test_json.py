@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from migrate.errors import DocumentError
 from migrate.report.document import Report
-from migrate.report.json import encode_report, parse_report
+from migrate.report.json import encode_report, iter_report, parse_report
 
 from .conftest import legacy_id, sample_report
 
@@ -67,6 +68,11 @@ def test_field_names_are_those_of_the_contract(report: Report) -> None:
 def test_reading_back_gives_the_same_report(report: Report) -> None:
     raw = encode_report(report)
     assert encode_report(parse_report(raw)) == raw
+
+
+def test_a_report_in_pieces_has_the_same_bytes(report: Report) -> None:
+    for whole in (report, replace(report, images=()), sample_report(hostile='\udcff\n  "layers": []')):
+        assert b"".join(iter_report(replace(whole, images=()), whole.images)) == encode_report(whole)
 
 
 def test_names_that_are_no_text_stay_readable() -> None:

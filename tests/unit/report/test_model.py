@@ -141,5 +141,5 @@ def test_a_manifest_that_could_not_be_made_has_no_digest() -> None:
     layer = dataclasses.replace(hashed("a", 10), blob=None)
     source = SourceInput(location="a", type="docker-archive", layers=by_content({"one": layer}))
     made = image_input("a", [("one", layer)])
-    without = dataclasses.replace(made, image=dataclasses.replace(made.image, manifest=b""))
+    without = dataclasses.replace(made, image=dataclasses.replace(made.image, manifest_document=b""))
     assert _report([source], [without]).images[0].manifest_digest is None
