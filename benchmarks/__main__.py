@@ -1,13 +1,14 @@
 """This tool beside its peers and beside the limit, interleaved, on a corpus made on the spot.
 
-    python -m benchmarks [--rounds 5] [--mib 520] [--only PATTERN] [--beside DIR] [--directory DIR] [--jobs 2]
-                         [--json FILE]
+    python -m benchmarks [--rounds 5] [--mib 520] [--images 10000] [--many 100000] [--only PATTERN] [--beside DIR]
+                         [--directory DIR] [--jobs 2] [--json FILE]
 
-With `--beside`, each measurement of this tool is followed by the same one of the version whose checkout is in DIR.
+With `--beside`, each measurement of a corpus is followed by the same one of the version whose checkout is in DIR.
 
-Needs about ten times `--mib` of room in DIR. Peers that are not installed are left out. Prints Markdown tables of
-medians; ratios are taken within a round, and their median is printed. Nothing else should run on the machine. What a
-command reads is in the page cache before its clock starts.
+Needs about ten times `--mib` of room in DIR, and 5 GB for `--many` tiny images. Peers that are not installed are left
+out. Prints Markdown tables of medians, and one of all goals (benchmarks/goals.py): for ways in, second runs, compressed
+content, tiny images, memory, the start and push. Ratios are taken within a round, and their median is printed. Nothing
+else should run on the machine. What a command reads is in the page cache before its clock starts.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.corpus import Corpus, make_corpora
+from benchmarks.goals import MIGRATE, QUIET, Bench, Goal, measure_goals, of_corpus
+from benchmarks.goals import table as goals_table
 from benchmarks.measure import Engine, Sample, Series, docker_engine, remove, run, size_of, warm
-
-MIGRATE = [sys.executable, "-m", "migrate"]
-QUIET = ["-q", "--progress", "none"]
 
 
 @dataclass
@@ -202,6 +202,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--mib", type=int, default=520)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--images", type=int, default=10_000, help="tiny images, for speed")
+    parser.add_argument("--many", type=int, default=100_000, help="tiny images, for the peak of memory")
     parser.add_argument("--only", default="", help="a regular expression: what to measure")
     parser.add_argument("--beside", type=Path, default=None, help="a checkout of another version")
     parser.add_argument("--directory", type=Path, default=None)
@@ -209,25 +211,36 @@ def main() -> None:
     given = parser.parse_args()
     print(machine())
     results = {}
+    goals: list[Goal] = []
     with tempfile.TemporaryDirectory(prefix="migrate-bench-", dir=given.directory) as name:
         directory = Path(name)
         with docker_engine(directory) as engine:
-            for corpus in make_corpora(directory, given.mib):
+            corpora = make_corpora(directory, given.mib)
+            for corpus in corpora:
                 contests = contests_for(corpus, directory, given.jobs, engine)
                 contests = [contest for contest in contests if re.search(given.only, contest.name)]
                 if given.beside is not None:
                     contests = _beside(contests, given.beside.resolve())
                 series = measure(contests, given.rounds)
                 remove(directory / "verified")
-                print(f"\n{table(corpus, series)}", flush=True)
-                if given.beside is not None:
-                    print(f"\n{beside_table(series)}", flush=True)
+                if series:
+                    print(f"\n{table(corpus, series)}", flush=True)
+                    if given.beside is not None:
+                        print(f"\n{beside_table(series)}", flush=True)
+                goals += of_corpus(corpus, series)
                 results[corpus.name] = {
                     name: [[sample.wall, sample.cpu, sample.peak] for sample in one.samples]
                     for name, one in series.items()
                 }
+        bench = Bench(directory, given.rounds, given.jobs, given.images, given.many, given.only)
+        for goal in measure_goals(bench, corpora[0]):
+            print(goal.row(), file=sys.stderr, flush=True)
+            goals.append(goal)
+    print(f"\n{goals_table(goals)}", flush=True)
     if given.json is not None:
-        given.json.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+        given.json.write_text(
+            json.dumps({"machine": machine(), "results": results, "goals": list(map(asdict, goals))}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import stat
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,6 +131,11 @@ def _write_layer(path: Path, packages: Iterator[list[Path]], wanted: int, chance
                     tar.addfile(entry, content)
                 if tar.offset >= wanted:
                     break
+    return layer_of(path)
+
+
+def layer_of(path: Path) -> Layer:
+    """The tar at `path`."""
     content_digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(MIB):
@@ -170,18 +175,30 @@ def _files_and_links(paths: Iterable[Path], seen: set[Path]) -> list[Path]:
 
 def write_archive(path: Path, layers: list[Layer], name: str, *, with_manifest: bool) -> None:
     """One image, `bench/<name>:latest`, whose chain is `layers`."""
-    ids = [hashlib.sha256(f"{name} {number}".encode()).hexdigest() for number in range(len(layers))]
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, (legacy_id, layer) in enumerate(zip(ids, layers, strict=True)):
-            _add(tar, f"{legacy_id}/VERSION", b"1.0")
-            _add(tar, f"{legacy_id}/json", _layer_json(ids, number))
-            entry = tarfile.TarInfo(f"{legacy_id}/layer.tar")
-            entry.size = layer.size
-            with layer.path.open("rb") as content:
-                tar.addfile(entry, content)
+        ids = _write_chain(tar, layers, name)
         if with_manifest:
             _add_manifest(tar, layers, ids, name)
         _add(tar, "repositories", json.dumps({f"bench/{name}": {"latest": ids[-1]}}).encode())
+
+
+def write_images(path: Path, images: Mapping[str, list[Layer]]) -> None:
+    """One image for each name, in the form of Docker before 1.10: equal layers have an ID for each."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        tops = {name: {"latest": _write_chain(tar, layers, name)[-1]} for name, layers in images.items()}
+        _add(tar, "repositories", json.dumps(tops).encode())
+
+
+def _write_chain(tar: tarfile.TarFile, layers: list[Layer], name: str) -> list[str]:
+    ids = [hashlib.sha256(f"{name} {number}".encode()).hexdigest() for number in range(len(layers))]
+    for number, (legacy_id, layer) in enumerate(zip(ids, layers, strict=True)):
+        _add(tar, f"{legacy_id}/VERSION", b"1.0")
+        _add(tar, f"{legacy_id}/json", _layer_json(ids, number))
+        entry = tarfile.TarInfo(f"{legacy_id}/layer.tar")
+        entry.size = layer.size
+        with layer.path.open("rb") as content:
+            tar.addfile(entry, content)
+    return ids
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

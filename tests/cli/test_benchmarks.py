@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.corpus import Layer, write_archive
+from benchmarks.corpus import Layer, layer_of, write_archive, write_images
+from benchmarks.goals import Bench, Goal, second_runs, table
 from benchmarks.tiny import write_archives, write_one
 from tests.command import migrate
 from tests.unit.rehash.sources import make_tar
@@ -52,3 +53,29 @@ def test_the_limit_is_told_in_seconds(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "benchmarks.limit", step, "2", f"{path},{path}"]
         told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         assert set(told) == {"wall", "cpu"}
+
+
+def test_images_that_share_layers_share_them_in_the_target(tmp_path: Path) -> None:
+    tars = []
+    for number in range(3):
+        (tmp_path / f"{number}.tar").write_bytes(make_tar(number))
+        tars.append(layer_of(tmp_path / f"{number}.tar"))
+    write_images(tmp_path / "a.tar", {"bench/a": tars[:2], "bench/b": [tars[0], tars[2]]})
+    assert migrate("convert", tmp_path / "a.tar", tmp_path / "out").code == 0
+    report = json.loads((tmp_path / "out" / "migration-report.json").read_bytes())
+    assert [image["names"] for image in report["images"]] == [["bench/a:latest"], ["bench/b:latest"]]
+    assert (report["totals"]["legacy_layers"], report["totals"]["unique_layers"]) == (4, 3)
+
+
+def test_each_goal_is_one_that_holds_or_one_that_is_missed(tmp_path: Path) -> None:
+    most, least = Goal("a", 24.9, 25, " %"), Goal("b", 1.29, 1.3, least=True)
+    assert (most.holds, least.holds) == (True, False)
+    assert table([most, least]).splitlines()[-2:] == [
+        "| a | 24.9 % | ≤ 25 % | holds |  |",
+        "| b | 1.29 | ≥ 1.3 | missed |  |",
+    ]
+    write_one(tmp_path / "one", 3)
+    bench = Bench(tmp_path, rounds=1, jobs=1, images=3, many=3)
+    (goal,) = second_runs(bench, "3 images", tmp_path / "one" / "all.tar", 25)
+    assert goal.name == "second run, 3 images, of the first"
+    assert goal.figure > 0 and not bench.out.exists()
