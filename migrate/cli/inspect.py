@@ -21,6 +21,7 @@ from migrate.cli.options import source_options
 @click.option(
     "--run-commands", is_flag=True, help="With these: print a script of `docker run` commands with their old options."
 )
+@click.option("--salvage", is_flag=True, help="List what `convert --salvage` reads beyond the rest, too.")
 @click.option("--tree", is_flag=True, help="Draw the layer tree, as the old `docker images --tree` did.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON on standard output.")
 @click.option("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units.")

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -85,31 +85,32 @@ def command(
 
 @contextmanager
 def opened_view(location: str, reference: str) -> Iterator[LayoutView]:
-    """The layout or archive at `location`. Of anything else that `convert` reads, the images that `reference` names
-    are converted into a temporary layout (in TMPDIR) first. Raises UsageError for a name that
-    is not there, and what opening a source does."""
-    from migrate.errors import UnrecognisedSourceError
+    """The layout or archive at `location`. Of anything else that `convert` reads, and of archives whose manifest.json
+    does not lead to all of an image, the images that `reference` names are converted into a temporary layout (in
+    TMPDIR) first. Raises UsageError for a name that is not there, and what opening a source does."""
+    from migrate.errors import MigrateError, SourceError, UnrecognisedSourceError
     from migrate.layout.view import LayoutView
 
-    try:
-        view = LayoutView(location)
-        view.images()
-    except UnrecognisedSourceError as error:
-        with _converted(location, reference, error) as layout:
-            view = LayoutView(layout)
+    with ExitStack() as stack:
+        layout = None
+        try:
+            view = stack.enter_context(closing(LayoutView(location)))
+        except UnrecognisedSourceError as error:
+            layout = stack.enter_context(_converted(location, reference, error))
+        else:
             try:
-                yield view
-            finally:
-                view.close()
-        return
-    try:
-        yield view
-    finally:
-        view.close()
+                is_whole = view.leads_to(reference)
+            except SourceError:
+                layout = stack.enter_context(_converted(location, reference, None))
+            else:
+                if not is_whole:
+                    with suppress(MigrateError):  # what is missing is named when the archive itself is shown
+                        layout = stack.enter_context(_converted(location, reference, None))
+        yield view if layout is None else stack.enter_context(closing(LayoutView(layout)))
 
 
 @contextmanager
-def _converted(location: str, reference: str, error: UnrecognisedSourceError) -> Iterator[str]:
+def _converted(location: str, reference: str, error: UnrecognisedSourceError | None) -> Iterator[str]:
     """A temporary layout with the images of a legacy source, or a registry's storage, that `reference` names. `error`
     is what the location is as a layout; it is raised where it is no source either."""
     from migrate.cli.options import available_cpus
@@ -123,7 +124,7 @@ def _converted(location: str, reference: str, error: UnrecognisedSourceError) ->
         try:
             with Conversion.opened([location], options, layout) as conversion:
                 opening = conversion.sources[0].error
-                if isinstance(opening, (UnrecognisedSourceError, UnfitSourceError)):
+                if error is not None and isinstance(opening, (UnrecognisedSourceError, UnfitSourceError)):
                     raise error
                 outcome = conversion.run()
         except UsageError as problem:

@@ -191,6 +191,14 @@ class LayoutView:
         rows = self._archive_images() if self._is_archive else self._layout_images()
         return sorted(rows, key=lambda row: (not row.references, row.references, row.manifest or Digest("0" * 64)))
 
+    def leads_to(self, reference: str) -> bool:
+        """False for an archive whose manifest.json has no such image, or names layers that are not there. Raises
+        SourceError for one of another kind."""
+        if not self._is_archive:
+            return True
+        found = find_image(self.images(), reference)
+        return bool(found) and all(self._files.has(file) for image in found for file in image.layers)
+
     def config(self, image: StoredImage) -> bytes:
         return self._files.read(image.config, "config")
 

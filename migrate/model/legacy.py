@@ -60,7 +60,8 @@ class PayloadRef:
     fails the layer with IntegrityError on a mismatch. `keep` asks for the stored bytes, unchanged, as the blob, because
     a manifest that is taken over names them; then `media_type` is that manifest's word for the layer. `estimate` is for
     display and forecasts only: bytes of the layer's files, as somebody once counted them. `disputed`: configs claim
-    different diffIDs, so that none of them can be asked of the bytes.
+    different diffIDs, so that none of them can be asked of the bytes. `absent` is the reason why the source has no
+    bytes.
     """
 
     key: str
@@ -71,6 +72,7 @@ class PayloadRef:
     media_type: str | None = None
     estimate: int | None = None
     disputed: bool = False
+    absent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,6 +51,7 @@ from migrate.readers.members import Members, TarMembers
 from migrate.readers.not_a_source import foreign_tar
 from migrate.readers.passing import PassingArchive
 from migrate.storage.tree import Tree, TreeEntry
+from migrate.tar.known_blobs import known_blob
 
 if TYPE_CHECKING:
     from migrate.readers.oci_content import OciContent
@@ -76,7 +77,6 @@ class DockerArchiveSource(LegacySource):
         self._v1_ids: list[str] | None = None
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._documents: dict[LegacyID, LayerDocument] = {}
-        self._missing: dict[str, MissingContentError] = {}
         self._document_bytes = 0
 
     @property
@@ -196,9 +196,8 @@ class DockerArchiveSource(LegacySource):
         if claim.key.startswith(_FURTHER):
             number, _, key = claim.key.removeprefix(_FURTHER).partition("/")
             return self._further[int(number)].open_payload(replace(layer, payload=replace(claim, key=key)))
-        if claim.key in self._missing:
-            error = self._missing[claim.key]
-            raise MissingContentError(error.message, layer=error.layer)
+        if claim.absent is not None:
+            raise MissingContentError(claim.absent, layer=layer.legacy_id)
         if claim.digest is not None and claim.key not in self._members:
             from migrate.readers.registry_images import known_payload
 
@@ -469,13 +468,14 @@ class DockerArchiveSource(LegacySource):
         try:
             ref = self._ready_ref(name, legacy_id, diff_id)
         except MissingContentError as error:
-            self._missing[str(diff_id)] = error
-            ref = PayloadRef(key=str(diff_id))
+            is_known = known_blob(diff_id) is not None  # an empty tar, which is made
+            absent = None if is_known else error.message
+            ref = PayloadRef(key=str(diff_id), digest=diff_id if is_known else None, absent=absent)
         return LegacyLayer(
             legacy_id=legacy_id,
             json=b"",
             parent=None,
-            payload=PayloadRef(key=ref.key, size=ref.size, diff_id=diff_id),
+            payload=replace(ref, diff_id=diff_id),
         )
 
     def _config_warnings(self, entry: ArchiveManifestEntry, config: bytes) -> tuple[str, ...]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from migrate.compose.chain import walk_chain
 from migrate.documents.oci import parse_config
 from migrate.documents.v1_json import LayerDocument
-from migrate.errors import MigrateError
+from migrate.errors import MigrateError, MissingContentError
 from migrate.model.container import Container, RunCommand, Volume
+from migrate.model.digest import DiffID
 from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
 from migrate.model.rename import map_reference
 from migrate.readers.base import LegacySource
@@ -83,9 +84,13 @@ def take_inventory(source: LegacySource, containers: Sequence[LegacyImage] = ())
     images: list[ImageRow] = []
     failures = list(listing.failures)
     layers: dict[LegacyID, LayerRow] = {}
-    for image in [*listing.images, *_listed_images(listing.indexes), *containers]:
+    listed = [*listing.images, *_listed_images(listing.indexes), *containers]
+    payloads = [layer.payload for image in listed for layer in image.chain or () if layer.payload is not None]
+    contents = {payload.diff_id for payload in payloads if payload.absent is None}
+    for image in listed:
         try:
             chain = image.chain if image.chain is not None else walk_chain(image.head, source.read_layer)
+            _check_present(chain, contents)
             row = _image_row(image, chain)
         except MigrateError as error:
             failure = Failure.of(error, source.location, references=image.references, legacy_id=image.head)
@@ -110,6 +115,13 @@ def take_inventory(source: LegacySource, containers: Sequence[LegacyImage] = ())
         warnings=tuple(listing.warnings),
         wrapping=tuple(listing.wrapping),
     )
+
+
+def _check_present(chain: Iterable[LegacyLayer], contents: Collection[DiffID | None]) -> None:
+    """Raises MissingContentError for a layer whose bytes are not in the source, nor another one of its diffID."""
+    for layer in chain:
+        if layer.payload is not None and layer.payload.absent is not None and layer.payload.diff_id not in contents:
+            raise MissingContentError(layer.payload.absent, layer=layer.legacy_id)
 
 
 def _listed_images(indexes: Iterable[ReadyIndex]) -> Iterator[LegacyImage]:
