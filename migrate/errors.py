@@ -1,6 +1,6 @@
-"""One tree of exceptions. Each family knows its exit code and its scope.
+"""One tree of exceptions. Each family has an exit code and a scope.
 
-The scope says what is lost: one image ("image"), one whole source ("source") or the run ("run").
+The scope is what is lost: one image ("image"), one whole source ("source") or the run ("run").
 The CLI turns an error into an exit code; nothing below the CLI prints or exits.
 """
 
@@ -76,7 +76,7 @@ class SourceUnreadableError(SourceError):
 
 
 class UnrecognisedSourceError(SourceUnreadableError):
-    """No reader knows this kind of content."""
+    """No reader is for this kind of content."""
 
     code = "unrecognised"
 
@@ -112,7 +112,7 @@ class TruncatedError(SourceError):
 
 
 class DamagedError(SourceError):
-    """The bytes are there but are not what their format asks for."""
+    """The bytes are there but are not what their format requires."""
 
     code = "damaged"
 
@@ -190,13 +190,13 @@ class NotExactError(IntegrityError):
 
 
 class ComposeError(MigrateError):
-    """A config or manifest cannot be made from what the source says."""
+    """A config or manifest cannot be made from what the source has."""
 
     code = "compose"
 
 
 class ConflictError(MigrateError):
-    """Two images claim one reference and `--on-conflict fail` was asked for."""
+    """Two images claim one reference and `--on-conflict fail` was given."""
 
     code = "conflict"
     scope = "run"
@@ -214,7 +214,7 @@ class TargetError(MigrateError):
 
 
 class InterruptedRunError(MigrateError):
-    """The user or the system asked the run to stop."""
+    """The user or the system stopped the run."""
 
     code = "interrupted"
     exit_code = 130

@@ -52,7 +52,7 @@ _SHARD_NAME = re.compile(r"journal-(\d+)-of-(\d+)\.jsonl")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRequest:
-    """What the user asks for. `lists` are open streams of locations, one a line. `options.jobs` counts workers.
+    """What the user wants. `lists` are open streams of locations, one a line. `options.jobs` counts workers.
 
     `client` is a Dask client or cluster, or an executor, that stays the caller's; else `scheduler` is the address or
     the file of a Dask scheduler, or `auto`, and else `executor` names workers of this machine. `output_files` are what
@@ -106,7 +106,7 @@ OpenPool = Callable[[PoolRequest], WorkerPool]
 
 
 def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_pool) -> BatchOutcome:
-    """Raises UsageError, TargetError and KeyboardInterrupt; what is finished then stands in the journal."""
+    """Raises UsageError, TargetError and KeyboardInterrupt; what is finished is in the journal then."""
     started = utc_now()
     candidates = _candidates(request)
     with _workplace(request) as (state, target, journal):
@@ -220,7 +220,7 @@ def _stopped(pool: WorkerPool) -> Iterator[WorkerPool]:
 
 
 def _prove_shards(ledger: Ledger, locations: Sequence[str], options: ConvertOptions, progress: Progress) -> None:
-    """Sources that are on the shards' machines alone cannot be asked."""
+    """Sources that are on the shards' machines alone cannot be looked at."""
     read = [one for one in locations if ledger.sources[one].finished.outcome is not SourceOutcome.SKIPPED]
     here = [location for location in read if "://" not in location and os.path.exists(location)]
     for location in sorted(disproved(ledger.places(here), options)):
@@ -310,7 +310,7 @@ def _candidates(request: BatchRequest) -> list[Candidate]:
     read = [*named, *opened, *request.options.pool_files]
     refuse_to_write(read, target=request.target, files=request.output_files)
     shard = request.shard
-    if request.is_remote or shard is not None:  # which may stand in other directories
+    if request.is_remote or shard is not None:  # which may be in other directories
         found = [replace(candidate, location=absolute(candidate.location)) for candidate in found]
     return found if shard is None else [candidate for candidate in found if shard.holds(candidate.location)]
 
@@ -339,7 +339,7 @@ def _plan(
 
 
 def _wants(candidates: Sequence[Candidate], recipe: str) -> Wants:
-    """Lines of the sources as they stand there now, read as this run reads them. Two journals may know of one source,
+    """Lines of the sources as they are there now, read as this run reads them. Two journals may know of one source,
     and their seconds do not tell which line is the newer one."""
     identities = {candidate.location: candidate.identity for candidate in candidates}
     return lambda source, known: known.recipe == recipe and known.identity == identities.get(source)

@@ -32,7 +32,7 @@ FROM_CONFIGURATION: Final = "auto"
 """The scheduler that Dask's configuration names: DASK_SCHEDULER_ADDRESS, DASK_SCHEDULER_FILE, or a file of it."""
 _CONNECT_SECONDS: Final = 10.0
 _SILENT_SECONDS: Final = 10.0
-"""So long nothing may happen without a line that says why."""
+"""So long nothing may happen without a line with the reason."""
 _ASK_SECONDS: Final = 1.0
 _BACKLOG: Final = 64
 """Tasks that wait at the scheduler at least: an adaptive cluster grows by what waits, not by what runs."""
@@ -59,7 +59,7 @@ class DaskPool(WorkerPool):
 
     @classmethod
     def connect(cls, scheduler: str, work: Work = run_task) -> DaskPool:
-        """`scheduler`: an address, a scheduler file, or `auto` for what Dask's configuration says."""
+        """`scheduler`: an address, a scheduler file, or `auto` for what is in Dask's configuration."""
         return cls(_connect(scheduler), is_ours=True, work=work)
 
     @property
@@ -67,7 +67,7 @@ class DaskPool(WorkerPool):
         return max(1, sum(self._threads_by_worker().values()))
 
     def _threads_by_worker(self) -> dict[str, int]:
-        """Of the workers that are there now, asked for once in a while. TargetError where the scheduler is lost."""
+        """Of the workers that are there now, listed once in a while. TargetError where the scheduler is lost."""
         if self._client.status != "running":  # else the client would wait for a connection for ever
             raise _lost()
         if time.monotonic() - self._asked >= _ASK_SECONDS:
@@ -96,7 +96,7 @@ class DaskPool(WorkerPool):
             return
         marks = {worker: f"{order.run}-{number}" for number, worker in enumerate(sorted(workers))}
         samples = samples_of(plan.tasks)
-        # A worker that cannot load this package cannot even say so when it gets a function of it.
+        # A worker that cannot load this package cannot even report that when it gets a function of it.
         loads = self._on_each(workers, progress, lambda worker: (_package_loader(),))
         check_loads(loads)
         reports = self._on_each(list(loads), progress, lambda worker: (examine_worker, order, samples, marks[worker]))
@@ -214,7 +214,7 @@ class DaskPool(WorkerPool):
             progress.emit(Event(kind="notice", message=message))
 
     def stop(self, *, at_once: bool) -> None:
-        with contextlib.suppress(Exception):  # a cluster that is gone cannot be asked for anything
+        with contextlib.suppress(Exception):  # a cluster that is gone does not answer
             if not at_once and self._client.status == "running":
                 self._client.run(close_workers)
         if self._order is not None:

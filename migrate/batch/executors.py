@@ -1,6 +1,6 @@
 """Where tasks run: processes, threads or a Dask cluster, each behind `concurrent.futures.Executor`.
 
-A pool is an executor that can be opened again after a death, and that knows deaths from other failures.
+A pool is an executor that can be opened again after a death, and that distinguishes deaths from other failures.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class ExecutorPool(WorkerPool):
 
 
 def open_pool(request: PoolRequest) -> WorkerPool:
-    """The pool that a batch asks for. UsageError for a cluster that cannot be reached, or a client of another kind."""
+    """The pool for a batch. UsageError for a cluster that cannot be reached, or a client of another kind."""
     if request.client is not None:
         return _pool_of(request.client)
     if request.scheduler is not None:

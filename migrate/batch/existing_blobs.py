@@ -41,7 +41,7 @@ class ExistingBlobs:
         return pair not in self._suspect or self.proves(diff_id, blob)
 
     def proves(self, diff_id: DiffID, blob: StoredBlob) -> bool:
-        """True for a blob whose bytes have its digest and hold the layer: what a journal says is only a hint."""
+        """True for a blob whose bytes have its digest and hold the layer: what a journal has is only a hint."""
         if self._target is None or self.sizes is None or (diff_id, blob.digest) in self._proven:
             return True
         if self.sizes.get(blob.digest.hex) != blob.size or (diff_id, blob.digest) in self._refuted:

@@ -2,7 +2,7 @@
 
 A line begins with what people and programs want to know (docs/howto/batch.md lists the fields) and ends with the
 source's record, packed, from which the merge makes images without opening the source again. A line counts once its
-newline stands there; what a killed run left unfinished is passed over.
+newline is there; what a killed run left unfinished is passed over.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _LINE_BYTES: Final = CATALOG_BYTES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One finished source. `figures` are counts and sizes in bytes; `error` and `message` tell the first failure.
+    """One finished source. `figures` are counts and sizes in bytes; `error` and `message` are of the first failure.
 
     `worker` is the name of the one that read it, where workers have names, and `tries` counts those that were given it.
     `absent`: the worker found nothing at the source's place. `content` is a digest over the IDs and references that
@@ -91,7 +91,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a line of a journal stands."""
+    """Where a line of a journal is."""
 
     path: Path
     offset: int
@@ -165,7 +165,7 @@ def open_journal(path: Path) -> BinaryIO:
 
 
 def check_owners(state: Path) -> None:
-    """TargetError for a journal that another user made: what it says of names and layers would become images."""
+    """TargetError for a journal that another user made: its names and layers would become images."""
     for path in journal_paths(state):
         with target_errors(str(path)), open_journal(path) as stream:
             owner = os.fstat(stream.fileno()).st_uid

@@ -27,7 +27,7 @@ _FOLDER: Final = f"{STATE_DIRECTORY}/known"
 _LINE: Final = re.compile(rb"([a-z]+) ([0-9a-f]{64}) ([0-9]{1,19}) (gzip|zstd|none) ([0-9a-f]{16})\n")
 SMALL_LAYER_BYTES: Final = 64 * 1024
 """The rehasher reads smaller layers whole before it looks for a blob; of larger ones it wants to know beforehand
-whether that can be worth it, which their size tells."""
+whether that can be worth it, which follows from their size."""
 _LARGE_BYTES: Final = 8 * 1024 * 1024
 _CACHED: Final = 50_000
 """Layers that a worker keeps in memory; it looks the others up again."""
@@ -43,7 +43,7 @@ class KnownLayer:
 
 
 class KnownLayers:
-    """The index of a target, for layers that are compressed as `options` ask for."""
+    """The index of a target, for layers that are compressed as in `options`."""
 
     def __init__(self, store: Store, options: ImageOptions) -> None:
         self._store = store
@@ -96,7 +96,7 @@ class SharedBlobs(BlobTarget, TargetMemory):
         self._trusted: dict[Digest, int] = {}
         self._unpublished: dict[DiffID, KnownLayer] = {}
         self.unpublished_bytes = 0
-        """Of blobs that no other worker knows of yet."""
+        """Of blobs that no other worker has heard of yet."""
         self._new_sizes: set[int] = set()
         self._sizes: set[int] = set()
         self._met: set[int] = set()
@@ -191,7 +191,7 @@ class SharedBlobs(BlobTarget, TargetMemory):
     # --- sharing -------------------------------------------------------------------------------------------------
 
     def stored(self, layer: HashedLayer, blob: StoredBlob, role: Role) -> None:
-        """`blob` was put into the target; `publish` tells the others. One in another compression than the run's, which
+        """`blob` was put into the target; `publish` announces it. One in another compression than the run's, which
         a manifest brought along, is left out: who finds it would make none, and the first to come would decide."""
         if blob.compression != self._known.compression:
             with self._lock:

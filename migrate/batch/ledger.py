@@ -93,7 +93,7 @@ class Ledger:
                 self._closed[journal].append(end)
 
     def _generation(self, place: Place) -> int:
-        """How many merges had not read the line. Only what a merge says about it tells: a shard has a journal to
+        """How many merges had not read the line. Only the line of a merge has that: a shard has a journal to
         itself, with no line of any merge in it."""
         closed = self._closed.get(place.path.name, [])
         return self.merges - (len(closed) - bisect_right(closed, place.offset))
@@ -135,7 +135,7 @@ class Ledger:
         return {location: self.sources[location].place for location in locations}
 
     def others(self, locations: Iterable[str]) -> list[tuple[Place, int]]:
-        """Every record but the last ones of `locations`. Whatever became of their sources, what they say of a layer
+        """Every record but the last ones of `locations`. Whatever became of their sources, what they have of a layer
         counts: a merge may have settled on it, or a worker found it in the target."""
         own = set(locations)
         others = [(known.place, known.generation) for location, known in self.sources.items() if location not in own]
@@ -178,5 +178,5 @@ class Ledger:
 
 
 def _merges_first(path: Path) -> tuple[bool, str]:
-    """What merges say of the shards' journals stands in the one that no shard has."""
+    """What merges note about the shards' journals is in the one that no shard has."""
     return (path.name != JOURNAL_NAME, path.name)

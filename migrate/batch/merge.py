@@ -40,7 +40,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class MergeSource:
-    """One source of the batch, by its line in the journal. `generation` counts the merges that stand before it."""
+    """One source of the batch, by its line in the journal. `generation` counts the merges before it."""
 
     location: str
     place: Place
@@ -51,7 +51,7 @@ class MergeSource:
 
 @dataclass(slots=True)
 class Merge:
-    """Ends one batch. `sources` are in the order that settles ties; `older` are places of records that tell of blobs
+    """Ends one batch. `sources` are in the order that settles ties; `older` are places of records with blobs
     only, `done` the locations of sources that were read before, whose failures have not been shown, and `gone` those of
     sources that are there no longer. `run` may be called once."""
 

@@ -33,7 +33,7 @@ class SourceOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What tells whether a source is still the one that was read: its size in bytes (None for directories) and a mark
+    """By what a source is still the one that was read: its size in bytes (None for directories) and a mark
     of its last change (a file's mtime in ns, an object's ETag, the digest of a directory's listing)."""
 
     size: int | None
@@ -51,7 +51,7 @@ class Loan:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One thing that may be a source. `order` is its place in the command line's expansion; `unfit` tells why it is
+    """One thing that may be a source. `order` is its place in the command line's expansion; `unfit`: why it is
     none that can be opened. `loan` is for a source that was read before, by itself."""
 
     location: str
@@ -63,7 +63,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What the journal knows about a source: where it stood, how it was read (`recipe`), what became of it."""
+    """What the journal has about a source: where it was, how it was read (`recipe`), what became of it."""
 
     identity: Identity
     recipe: str

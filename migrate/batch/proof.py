@@ -1,4 +1,4 @@
-"""What a journal says of the images of a source, proven by the source's own documents; no layer is read.
+"""What a journal has of the images of a source, proven by the source's own documents; no layer is read.
 
 A journal is a file in the target, and may have come with it. So before a line of an earlier run counts, the source is
 listed again: its images, their names, chains and lists have to be those of the line's record, and each config has to be

@@ -23,7 +23,7 @@ from migrate.model.progress import Event, Progress
 _STRIKES: Final = 2
 """So many deaths of workers are put down to a source; then it has failed."""
 _TRIED_WORKERS: Final = 3
-"""So many workers may say that they do not find a source that is there; then it has failed."""
+"""So many workers may fail to find a source that is there; then it has failed."""
 _WAIT_SECONDS: Final = 0.5
 
 

@@ -116,7 +116,7 @@ def _search(path: str, source_type: str | None) -> Iterator[str]:
             names = sorted(list_source(place), reverse=True)
         except OSError:
             if not types:
-                yield place  # opening it will tell why it cannot be read
+                yield place  # opening it gives the reason
             continue
         parts = parts_of(Path(place), types)
         children = [os.path.join(place, name) for name in names if name != STATE_DIRECTORY and not parts.has(name)]
@@ -135,7 +135,7 @@ def _types_of(path: str) -> list[SourceType]:
 
 
 def _expand_url(url: str) -> Iterator[tuple[str, Identity, str | None]]:
-    """An object, what is below a prefix, or a glob, through fsspec; with the identity that the listing tells."""
+    """An object, what is below a prefix, or a glob, through fsspec; with the identity from the listing."""
     filesystem, path = open_url(url)
     if url.startswith(("http://", "https://")):  # no listings there
         yield url, _identify_page(filesystem, path), None
@@ -156,7 +156,7 @@ def _expand_url(url: str) -> Iterator[tuple[str, Identity, str | None]]:
 def _identify_page(filesystem: Any, path: str) -> Identity:
     try:
         return _object_identity(filesystem.info(path))
-    except Exception as exc:  # noqa: BLE001 - the worker that opens it will say what is wrong
+    except Exception as exc:  # noqa: BLE001 - the worker that opens it gives the error
         return Identity(None, f"unreadable {type(exc).__name__}")
 
 
@@ -171,7 +171,7 @@ def open_url(url: str) -> tuple[Any, str]:
 
 
 def look_at(location: str, source_type: str | None = None, *, is_named: bool = True) -> tuple[Identity, str | None]:
-    """What stands at the path now, and why no worker shall open it: it would wait for ever, or find nothing.
+    """What is at the path now, and why no worker shall open it: it would wait for ever, or find nothing.
 
     Without `is_named`, the path was found in a directory. What is lost there, by its name an archive, is opened all the
     same, and so fails. Never raises: what cannot be looked at has an identity, too.

@@ -18,8 +18,8 @@ from migrate.errors import UsageError
 @dataclass(slots=True)
 class JournalStatus:
     """One journal. `planned` and `done` count sources of its latest run, `done_before` those that it found done, and
-    `outcomes` all that the journal knows. Sizes are bytes of what the run reads, `first` and `last` seconds since 1970
-    of its lines. `started` is None for a journal that only says what was merged."""
+    `outcomes` all that the journal has. Sizes are bytes of what the run reads, `first` and `last` seconds since 1970
+    of its lines. `started` is None for a journal that only has what was merged."""
 
     name: str
     running: bool
@@ -36,7 +36,7 @@ class JournalStatus:
     last_failure: str | None = None
 
     def seconds_left(self, now: float) -> float | None:
-        """From the sources done since the run began; None where nothing tells."""
+        """From the sources done since the run began; None where that is unknown."""
         done_now = self.done - self.done_before
         if not self.running or self.first is None or not done_now:
             return None

@@ -64,7 +64,7 @@ def open_worker_target(target: str, options: ConvertOptions) -> OciLayout:
 
 @contextmanager
 def open_state(target: str) -> Iterator[Path]:
-    """A directory with the journals of the target: its own `.migrate/`, or a copy of what stands in the bucket."""
+    """A directory with the journals of the target: its own `.migrate/`, or a copy of what is in the bucket."""
     location = layout_location(target)
     if not is_bucket(location):
         yield Path(location) / STATE_DIRECTORY

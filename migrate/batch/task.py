@@ -1,4 +1,4 @@
-"""What a worker does: it opens sources, puts their layers into the shared target, and says what it found.
+"""What a worker does: it opens sources, puts their layers into the shared target, and returns what it found.
 
 Everything here runs in another process, maybe on another machine; orders and results are small and can be pickled.
 """
@@ -317,7 +317,7 @@ def _without_blobs(image: FinishedImage) -> FinishedImage:
 
 
 def _unopened(candidate: Candidate, error: MigrateError) -> Result:
-    """A file that no reader knows is none of ours; an empty one that is called an archive once was one."""
+    """A file that no reader is for is none of ours; an empty one that is called an archive once was one."""
     if error.scope == "run":
         raise error
     lost = candidate.identity.size == 0 and is_called_archive(candidate.location)

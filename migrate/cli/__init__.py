@@ -30,7 +30,7 @@ def main() -> None:
         _end_interrupted()
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-            signal.signal(number, signal.SIG_IGN)  # the result stands; what is left is the interpreter's own end
+            signal.signal(number, signal.SIG_IGN)  # the result is there; what is left is the interpreter's own end
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

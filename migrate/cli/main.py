@@ -54,7 +54,7 @@ costs a tenth of a run, and of the program's start."""
 _EXIT_CODES = "\n".join(["\b", "Exit codes:", *(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())])
 """Below the help of every command. `\\b` keeps click from wrapping the lines."""
 _READER_GONE = 141
-"""128 + SIGPIPE: what a shell says of a program that the signal ended."""
+"""128 + SIGPIPE: the exit code that a shell gives a program that the signal ended."""
 
 
 class _StoppedError(Exception):

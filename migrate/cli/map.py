@@ -121,7 +121,7 @@ def _lines(listed: str | None) -> list[str]:
 def _find_all(
     report: Report | None, images: Sequence[MappedImage], wanted: Iterable[str]
 ) -> tuple[Sequence[MappedImage], list[MappedLayer]]:
-    """In the order asked for, each once. UsageError names every word that was not found."""
+    """In the order of the words, each once. UsageError names every word that was not found."""
     from migrate.errors import UsageError
 
     found: dict[object, MappedImage] = {}
@@ -162,7 +162,7 @@ def _find(
 
 
 def _is_name(found: Iterable[MappedImage], text: str) -> bool:
-    """One name can stand for several images: one for each platform, or the losers of a conflict."""
+    """One name can be that of several images: one for each platform, or the losers of a conflict."""
     ids = [image.legacy_id for image in found]
     return not any(one.startswith(text) for one in ids)
 

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 
 def wants_events(arguments: Sequence[str]) -> bool:
-    """True where `--progress json` stands among the arguments of a command: nothing but JSON lines may be written.
+    """True where `--progress json` is among the arguments of a command: nothing but JSON lines may be written.
 
-    Of the arguments as they stand, for the error can be that they cannot be parsed.
+    Of the arguments as they are, for the error can be that they cannot be parsed.
     """
     mode = ""
     for argument, following in pairwise([*arguments, ""]):
@@ -22,7 +22,7 @@ def wants_events(arguments: Sequence[str]) -> bool:
 
 
 def print_end(message: str, exit_code: int, text: str | None = None) -> None:
-    """`text` is the line for people, where it says more than `message`."""
+    """`text` is the line for people, where it has more than `message`."""
     line = f"migrate: {message}" if text is None else text
     if wants_events(sys.argv[1:]):
         line = encode_event({"event": "error", "exit_code": exit_code, "message": message})

@@ -113,7 +113,7 @@ def choice(
 
 
 def given_options() -> dict[str, str]:
-    """The options that stand on the command line, by the names of their parameters."""
+    """The options that are on the command line, by the names of their parameters."""
     context = click.get_current_context()
     return {
         param.name: max(param.opts, key=len)
@@ -260,7 +260,7 @@ def image_options(command: Command) -> Command:
 
 
 def run_options(command: Command) -> Command:
-    """How the run goes and what it tells; none of these changes a byte of the images."""
+    """How the run goes and what it shows; none of these changes a byte of the images."""
     for option in reversed(
         [
             unreported("--jobs", "-j", type=JOBS, metavar="N", help="Workers [the CPUs it may use]."),

@@ -65,7 +65,7 @@ class Outputs:
         return option in self._paths
 
     def write(self, option: str, pieces: Iterable[bytes]) -> None:
-        """To the file of `option`, which was asked for. Raises TargetError, and UsageError as at the beginning."""
+        """To the file of `option`, which was given. Raises TargetError, and UsageError as at the beginning."""
         path = self._paths[option]
         if path == STDOUT:
             sys.stdout.buffer.writelines(_as_shown(option, pieces))

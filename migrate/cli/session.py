@@ -1,4 +1,4 @@
-"""What convert, plan and batch do around a conversion: open sources, run, and tell the result."""
+"""What convert, plan and batch do around a conversion: open sources, run, and show the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SOURCES_NAMED = 3
 
 
 def set_up_logging(values: dict[str, Any]) -> None:
-    """What libraries have to say, such as those that talk to object stores. Their warnings come unasked."""
+    """Log lines of libraries, such as those for object stores. Their warnings are shown in any case."""
     as_events = values["progress"] == "json"
     if not values["verbose"] and not as_events:
         return
@@ -114,7 +114,7 @@ def next_steps(target: str) -> list[str]:
 
 
 def print_results(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
-    """Writes the asked-for reports, then the summary on stdout."""
+    """Writes the reports that were chosen, then the summary on stdout."""
     from migrate.report.text import RunFacts
 
     if outputs.is_asked("report"):

@@ -136,7 +136,7 @@ def _converted(location: str, reference: str, error: UnrecognisedSourceError | N
 
 
 def _chosen(parts: dict[str, bool]) -> str | None:
-    """The one part that was asked for. UsageError for several, as only one is shown."""
+    """The one part that was chosen. UsageError for several, as only one is shown."""
     from migrate.errors import UsageError
 
     asked = [part for part, is_asked in parts.items() if is_asked]
@@ -179,7 +179,7 @@ def _by_legacy_id(view: LayoutView, images: Sequence[StoredImage], text: str) ->
         return []
     try:
         rows = find_images(read_map(view.location)[0], text)
-    except MigrateError:  # a layout needs no map; what is wrong with one, `migrate map` says
+    except MigrateError:  # a layout needs no map; `migrate map` gives the error of a bad one
         return []
     digests = {row.manifest_digest for row in rows if row.names} or {row.manifest_digest for row in rows}
     return [image for image in images if image.manifest in digests]

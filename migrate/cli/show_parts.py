@@ -217,7 +217,7 @@ class _Lister(TarScanner):
 
 
 def _report_layers(location: str, image: StoredImage) -> Mapping[Digest, ReportLayer]:
-    """What the layout's report says of the image's layers; nothing where there is no report."""
+    """What the layout's report has of the image's layers; nothing where there is no report."""
     try:
         report = read_report(location)
     except MigrateError:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ReaderGoneError(Exception):
-    """Whoever read standard output has ended (`| head`): there is nobody left to tell."""
+    """Whoever read standard output has ended (`| head`): nobody reads on."""
 
 
 def prepare_streams() -> None:
@@ -74,7 +74,7 @@ class _Output(io.FileIO):
 
 
 class _Errors(io.FileIO):
-    """The exit code tells how a run went, also where nobody can read what it says."""
+    """The exit code is right also where nobody can read the output."""
 
     def write(self, block: Buffer, /) -> int:
         try:

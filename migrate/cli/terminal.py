@@ -72,7 +72,7 @@ class ShownProgress(Protocol):
 def make_progress(
     mode: str, quiet: bool = False, verbose: int = 0, stream: TextIO | None = None, clock: Clock = time.monotonic
 ) -> ShownProgress:
-    """`mode` is one of MODES. `quiet` shows nothing but failures, and JSON lines that were asked for; `verbose` adds
+    """`mode` is one of MODES. `quiet` shows nothing but failures, and JSON lines, if they were chosen; `verbose` adds
     every layer, image and warning to bar and plain lines."""
     stream = sys.stderr if stream is None else stream
     if mode == "json":
@@ -87,7 +87,7 @@ def make_progress(
 
 
 class Tally:
-    """Where the present stage stands. Rates are those of the last seconds, so that they follow the disk."""
+    """How far the present stage is. Rates are those of the last seconds, so that they follow the disk."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

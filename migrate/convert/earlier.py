@@ -62,7 +62,7 @@ class EarlierImages:
         return found
 
     def find_content(self, diff_id: DiffID) -> LegacyLayer | None:
-        """A layer whose config says that it has this diffID; reading it proves that."""
+        """A layer that has this diffID by its config; reading it proves that."""
         layers = (layer for image in self._images.values() for layer in image.chain or ())
         return next((layer for layer in layers if layer.payload is not None and layer.payload.diff_id == diff_id), None)
 
@@ -86,7 +86,7 @@ class EarlierImages:
         return rows
 
     def _chain(self, head: LegacyID, image_id: Digest) -> tuple[LegacyLayer, ...]:
-        """The layers of an image, base first; () where its config does not say all that a child needs."""
+        """The layers of an image, base first; () where its config lacks something that a child needs."""
         image = self._images.get(image_id)
         if image is None or image.config is None or image.chain is None:
             return ()

@@ -79,7 +79,7 @@ class FinishedImage:
 
     @property
     def identity(self) -> Digest:
-        """What tells two images apart: the manifest, or the config where a dry run made no manifest."""
+        """By what two images are distinguished: the manifest, or the config where a dry run made no manifest."""
         return self.composed.manifest_digest if self.composed.has_manifest else self.composed.image_id
 
 
@@ -157,7 +157,7 @@ class Publisher:
                     rows[key] = row
                 elif image.index is None or key in listed:  # of two lists the first counts
                     rows[key] = _together(rows[key], row)
-                else:  # a list says for which platform its image is, where the config may be silent or wrong
+                else:  # a list has the platform of its image, where the config may be silent or wrong
                     rows[key] = _together(row, rows[key])
                 if image.index is not None:
                     listed.add(key)
@@ -184,7 +184,7 @@ class Publisher:
         )
 
     def names_of(self, image: FinishedImage) -> list[Reference]:
-        """The references that the image has in the target, of those that it asked for or got instead."""
+        """The references that the image has in the target, of those that it claimed or got instead."""
         granted = self._names.by_digest.get(image.identity, set()) | self._in_indexes.get(image.identity, set())
         wanted = self._wanted(image)
         if self.options.on_conflict is OnConflict.KEEP_ALL:
@@ -416,7 +416,7 @@ class Publisher:
     def _commit_image(self, image: FinishedImage) -> None:
         if self.target is not None:
             composed, listed = image.composed, self._platforms.get(image.identity)
-            # What a lost list said of it is worth less than what a whole one says, which the report has (`rows`).
+            # What a lost list has of it counts less than what a whole one has, which the report has (`rows`).
             if listed not in (None, composed.platform) and composed.platform != parse_config(composed.config).platform:
                 composed = replace(composed, platform=listed)
             self.target.commit(composed, sorted(self._names.by_digest.get(image.identity, ())))

@@ -1,4 +1,4 @@
-"""From sources to one target: the only module that knows every step.
+"""From sources to one target: the only module with every step.
 
 reader → chain → rehash → compose → writer → report. A failure takes its image with it and no other; only the target's
 own failure, or an interruption, ends the run.
@@ -264,7 +264,7 @@ class Conversion:
     def pass_streams(self, store: BlobTarget | None) -> None:
         """Reads pipes and compressed archives; their large layers are in `store` then, and were never spooled.
 
-        Does nothing where only some images are wanted: which layers they need stands at an archive's end. To be called
+        Does nothing where only some images are wanted: their layers are known at an archive's end. To be called
         before `gather`, or not at all. Raises TargetError only.
         """
         streaming = [
@@ -439,7 +439,7 @@ class Conversion:
         """From the image's own source, or else from another one of the run.
 
         Docker up to 1.9 wrote and loaded archives without the layers that the other side had, and went by the ID. Its
-        64 random digits are proof enough; where two sources say different things of one, neither is believed.
+        64 random digits are proof enough; where two sources differ about one, neither is believed.
         """
         own = self.sources[planned.source_index].source
         assert own is not None
@@ -652,7 +652,7 @@ class Conversion:
         return RunCheck(holding, self.options.check_rootfs)
 
     def _rootfs_differences(self, planned: PlannedImage) -> list[str]:
-        """Of the image that a container stands on, too. What the container changed was itself read from the trees that
+        """Of the image below a container, too. What the container changed was itself read from the trees that
         it would be compared with."""
         chain = planned.chain if planned.image.container is None else planned.chain[:-1]
         if planned.elsewhere:
@@ -766,7 +766,7 @@ def _repeat(target: str, key: str) -> Report | None:
 
 
 def _with_estimates(hashed: Hashed, estimate: SizeEstimate) -> Hashed:
-    """Of equal layers one was sampled, and it stands for all."""
+    """Of equal layers one was sampled, and its figures count for all."""
     rows = {key: row for key, row in hashed.items() if isinstance(row, HashedLayer)}
     sampled = {row.diff_id: key for key, row in rows.items() if estimate.has_sampled(key)}
     sizes = {
@@ -777,7 +777,7 @@ def _with_estimates(hashed: Hashed, estimate: SizeEstimate) -> Hashed:
 
 
 def _without_claim(job: LayerJob) -> LayerJob:
-    """Two configs say different things of one layer: each is held against what the layer is, and one of them fails."""
+    """Two configs differ about one layer: each is compared with the layer itself, and one of them fails."""
     unclaimed = replace(job.payload, diff_id=None, disputed=True)
     return LayerJob(job.source_index, job.source, replace(job.layer, payload=unclaimed))
 
@@ -799,7 +799,7 @@ def _ambiguous(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> Iterat
 
 
 def _left_behind(location: str, containers: Sequence[Container]) -> str:
-    """One warning for all containers of a source that were not asked for, and the command that takes them."""
+    """One warning for all containers of a source that were not chosen, and the command that takes them."""
     changed = [container.changed_bytes for container in containers if container.changed_bytes]
     several = len(containers) > 1
     unknown = sum(container.changed_bytes is None for container in containers)

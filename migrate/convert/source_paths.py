@@ -1,4 +1,4 @@
-"""Where sources stand on disk: two names of one source are one, and nothing is ever written to one."""
+"""Where sources are on the disk: two names of one source are one, and nothing is ever written to one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from migrate.layout.names import plain_path
 from migrate.writers.open_target import target_path, target_url
 
 _Mark = tuple[int, int]
-"""Device and inode: no hard link, symbolic link or bind mount hides what a name stands for."""
+"""Device and inode: no hard link, symbolic link or bind mount hides which file a name leads to."""
 
 _LOCAL = ("file://", "local://")
 """What fsspec takes for a path on this disk."""
@@ -98,7 +98,7 @@ def _marks_around(path: str) -> Iterator[_Mark]:
 def _mark_of(path: str) -> _Mark | None:
     try:
         status = os.stat(path)
-    except (OSError, ValueError):  # what is not there cannot be written to; opening it will say what is wrong
+    except (OSError, ValueError):  # what is not there cannot be written to; opening it gives the error
         return None
     return status.st_dev, status.st_ino
 

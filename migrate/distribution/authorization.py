@@ -1,4 +1,4 @@
-"""Answering a registry that asks who we are: Basic, or Bearer with a token from its token server.
+"""Logging in to a registry: Basic, or Bearer with a token from its token server.
 
 Source: distribution 2.8 `docs/spec/auth/{token,oauth}.md`. Credentials go to the registry and to the token server that
 it names, the latter only over TLS unless the registry itself uses plain HTTP; nowhere else. The session passes on
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _CHALLENGE: Final = re.compile(r'(?<![A-Za-z_])([A-Za-z_]++)=(?:"((?:[^"\\]|\\.)*+)"|([^\s,"]++))')
 """A name is tried at its first letter only, and nothing is tried twice: the time is linear in the header's length."""
 _PASSWORD_KINDS: Final = ("basic", "token")
-"""Challenges answered by a password: the index of the v1 protocol asked for `Token`, and took a password for it."""
+"""Challenges answered by a password: the index of the v1 protocol demanded `Token`, and took a password for it."""
 CHALLENGE_BYTES: Final = 8 * 1024
 """Of a `WWW-Authenticate` header, as much as servers usually accept of all headers together."""
 _CLIENT_ID: Final = "docker-legacy-migrate"
@@ -43,7 +43,7 @@ class AuthorizationError(SourceError):
 
 
 class Authorizer:
-    """Keeps one token for each scope, and fetches it when the registry first asks."""
+    """Keeps one token for each scope, and fetches it when the registry first demands one."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Authorizer:
         self._headers: dict[tuple[Scope, Scope | None], str] = {}
 
     def challenged(self, headers: Mapping[str, str]) -> None:
-        """Remembers what the registry asks for, so that the next request can bring it. AuthorizationError if too long.
+        """Remembers what the registry demands, so that the next request can bring it. AuthorizationError if too long.
 
         `headers` are those of the registry's own answer.
         """
@@ -74,7 +74,7 @@ class Authorizer:
 
     @property
     def wants_password(self) -> bool:
-        """True if the registry itself has asked for a password, and for no token."""
+        """True if the registry itself has demanded a password, and no token."""
         return self._challenge is not None and self._challenge[0] in _PASSWORD_KINDS
 
     def headers(self, scope: Scope, also: Scope | None = None) -> dict[str, str]:
@@ -152,7 +152,7 @@ class Authorizer:
         return token
 
     def _ask(self, realm: str, method: str, arguments: Mapping[str, Any]) -> tuple[int, str, bytes]:
-        """Status, reason and body of the answer, which is asked for again as the registry's are."""
+        """Status, reason and body of the answer; repeated after failures, as for the registry's."""
         import httpx
 
         attempt = slow = 0

@@ -1,4 +1,4 @@
-"""The distribution protocol: what a registry can be asked for, and told.
+"""The distribution protocol: what can be read from a registry, and sent to it.
 
 Source: distribution 2.8 `docs/spec/api.md` and the OCI distribution specification 1.1. With `session`, `uploads`,
 `download`, `authorization` and `credentials` beside it, the only place that talks to registries.
@@ -152,7 +152,7 @@ class RegistryClient:
         return sorted(set(self._pages(f"/v2/{repository}/tags/list?n={_PAGE}", (repository, "pull"), "tags")))
 
     def catalog(self) -> list[str]:
-        """All repositories, where the registry tells."""
+        """All repositories, where the registry lists them."""
         return sorted(set(self._pages(f"/v2/_catalog?n={_PAGE}", ("", "pull"), "repositories")))
 
     def _pages(self, path: str, scope: Scope, key: str) -> Iterator[str]:

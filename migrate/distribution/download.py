@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _PROGRESS: Final = 1024 * 1024
 """Bytes that have to come after a broken connection before it is forgotten: a server that hangs up after each byte
-would otherwise be asked for ever."""
+would otherwise be tried for ever."""
 
 
 def stated_length(answer: httpx.Response) -> int | None:
@@ -24,7 +24,7 @@ def stated_length(answer: httpx.Response) -> int | None:
 
 
 class BlobDownload(ByteStream):
-    """Reads the answer of `request(offset)`; when the connection breaks it asks for the rest, once for each pause.
+    """Reads the answer of `request(offset)`; when the connection breaks it requests the rest, once for each pause.
 
     The pauses begin anew after each _PROGRESS bytes.
 

@@ -23,7 +23,7 @@ Sleep = Callable[[float], object]
 
 
 def pause(sleep: Sleep, answer: httpx.Response | None, attempt: int) -> None:
-    """Waits before another attempt, `attempt` counting from 0; as long as `answer` says, where it says anything."""
+    """Waits before another attempt, `attempt` counting from 0; as long as `answer` demands, where it does."""
     wanted = _retry_after(answer.headers.get("Retry-After")) if answer is not None else None
     usual = PAUSES[min(attempt, len(PAUSES) - 1)]
     sleep(usual if wanted is None else min(wanted, _LONGEST_PAUSE))

@@ -1,6 +1,6 @@
 """One registry over HTTP: requests that are authorised, tried again and counted.
 
-Answers 429 and 5xx and broken connections are tried again, after growing pauses or when `Retry-After` says.
+Answers 429 and 5xx and broken connections are tried again, after growing pauses or at the time of `Retry-After`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RegistryAnswerError(SourceError):
 
 
 class UnreachableError(RegistryAnswerError):
-    """Nobody answers, however often we ask; what is asked for next will hardly do better."""
+    """Nobody answers, however often it is tried; the next request will hardly do better."""
 
 
 class UntrustedCertificateError(RegistryAnswerError):
@@ -90,7 +90,7 @@ class RegistrySession:
             if not self._is_own(answer.request.url):
                 raise self.refused(answer, path)
             self._authorizer.challenged(answer.headers)
-            if self._authorizer.wants_password:  # a proxy may ask for one wherever a request goes
+            if self._authorizer.wants_password:  # a proxy may demand one wherever a request goes
                 self.send("GET", path, ("", "pull"))
 
     def send(
@@ -135,7 +135,7 @@ class RegistrySession:
                 if slow >= SLOW_ANSWERS or (isinstance(exc, httpx.ConnectError) and attempt >= connects):
                     break
                 continue
-            # the first 401 says where tokens come from, and a token may expire; neither costs an attempt
+            # the first 401 has where tokens come from, and a token may expire; neither costs an attempt
             if last.status_code == 401 and scope is not None and refreshed < 2 and self._is_own(last.request.url):
                 refreshed += 1
                 self._authorizer.refresh(last.headers, scope, also)
@@ -284,7 +284,7 @@ def quoted(text: str) -> str:
 
 
 def _errors_of(answer: httpx.Response) -> str:
-    """What the registry says about it: `: CODE: message`, or nothing."""
+    """The reason that the registry gives: `: CODE: message`, or nothing."""
     if answer.request.method == "HEAD":
         return ""
     try:

@@ -1,4 +1,4 @@
-"""Uploading blobs: at once where they are small, else in chunks that go on where the registry says they stopped."""
+"""Uploading blobs: at once where they are small, else in chunks, which go on where the registry has come."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RANGE: Final = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
 
 
 class BlobUpload:
-    """One blob on its way into one repository. `holds_blob` asks whether it has arrived after all."""
+    """One blob on its way into one repository. `holds_blob` finds out whether it has arrived after all."""
 
     def __init__(
         self, session: RegistrySession, repository: str, digest: Digest, size: int, holds_blob: Callable[[], bool]
@@ -96,7 +96,7 @@ class BlobUpload:
             return self._begin(), 0
         found = _RANGE.fullmatch(answer.headers.get("Range", ""))
         last = int(found[1]) if found else 0
-        # "0-0" stands for nothing as well as for one byte.
+        # "0-0" means nothing as well as one byte.
         return self._session.location(answer, location), last + 1 if last else 0
 
     def _check_again(self, answer: httpx.Response | None, url: str, attempt: int, also: tuple[int, ...]) -> None:

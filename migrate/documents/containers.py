@@ -113,7 +113,7 @@ def parse_container(raw: bytes, what: str, host_raw: bytes | None = None) -> Con
 
 def _state(state: Fields) -> str:
     """The word that `docker inspect` of 1.9 has for it (moby 1.9, daemon/state.go, StateString)."""
-    if state.flag("Dead"):  # first: nothing else that a record says makes such a container whole
+    if state.flag("Dead"):  # first: whatever else its record has, such a container is not whole
         return "dead"
     if state.flag("Running"):
         return "paused" if state.flag("Paused") else "restarting" if state.flag("Restarting") else "running"

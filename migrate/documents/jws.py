@@ -1,7 +1,7 @@
 """Checking the signatures of schema-1 manifests: ECDSA and RSA over `protected.payload`, with the embedded key.
 
-Source: libtrust `ec_key.go`, `rsa_key.go` and `jsonsign.go`; RFC 7515 and RFC 7518. A signature that verifies says that
-nobody changed the manifest since the holder of that key signed it. Who holds the key nothing says: Docker made a key
+Source: libtrust `ec_key.go`, `rsa_key.go` and `jsonsign.go`; RFC 7515 and RFC 7518. A good signature proves that
+nobody changed the manifest since the holder of that key signed it. Nothing shows who holds the key: Docker made a key
 for each client, and never established trust in it.
 """
 

@@ -198,7 +198,7 @@ def is_manifest(content: bytes) -> bool:
 
 
 def is_schema1(value: Any) -> bool:
-    """True for a decoded manifest document that says schemaVersion 1, in any spelling that Go takes."""
+    """True for a decoded manifest document with schemaVersion 1, in any spelling that Go takes."""
     if not isinstance(value, dict):
         return False
     versions = [version for key, version in value.items() if fold_key(key) == "schemaversion"]

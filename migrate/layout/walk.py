@@ -13,10 +13,10 @@ from migrate.model.digest import Digest
 from migrate.model.image import INDEX_TYPES
 
 ReadBlobs = Callable[[Sequence[Digest]], Mapping[Digest, "bytes | MigrateError"]]
-"""Reads small blobs. Absent ones are left out; each error stands in place of the content. The walk checks digests."""
+"""Reads small blobs. Absent ones are left out; each error is in the place of the content. The walk checks digests."""
 
 _AT_ONCE: Final = 256
-"""Documents asked for in one call: a bucket reads them in parallel, and they are in memory together."""
+"""Documents read in one call: a bucket reads them in parallel, and they are in memory together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,7 +130,7 @@ class ComposedImage:
     manifest_digest: Digest = field(init=False)
 
     def __post_init__(self) -> None:
-        # Names, order, target and report ask for these a dozen times for each image.
+        # Names, order, target and report use these a dozen times for each image.
         object.__setattr__(self, "image_id", ImageID(Digest.of(self.config)))
         object.__setattr__(self, "manifest_digest", Digest.of(self.manifest))
 

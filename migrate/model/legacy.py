@@ -28,7 +28,7 @@ def is_hex_id(text: str) -> bool:
 
 
 def is_safe_name(text: str) -> bool:
-    """True for a name that can stand for a layer in an archive: one path component, no control characters."""
+    """True for a name that a layer can have in an archive: one path component, no control characters."""
     return text not in (".", "..") and _SAFE_NAME.fullmatch(text) is not None
 
 
@@ -60,7 +60,7 @@ class PayloadRef:
     fails the layer with IntegrityError on a mismatch. `keep` asks for the stored bytes, unchanged, as the blob, because
     a manifest that is taken over names them; then `media_type` is that manifest's word for the layer. `estimate` is for
     display and forecasts only: bytes of the layer's files, as somebody once counted them. `disputed`: configs claim
-    different diffIDs, so that none of them can be asked of the bytes. `absent` is the reason why the source has no
+    different diffIDs, so that the bytes cannot be compared with one of them. `absent` is the reason why the source has no
     bytes.
     """
 
@@ -103,7 +103,7 @@ class LegacyImage:
     """An image as its source names it.
 
     `chain`, base first, is given where the source lists an image's layers itself (manifest.json, schema 1); else the
-    parents of `head` are walked. `config` is given where a config stands in the source: it is used byte for byte, and
+    parents of `head` are walked. `config` is given where the source has a config: it is used byte for byte, and
     each layer's diffID must be the one it names. `manifest` in addition is carried over unchanged.
     `containers` are the IDs of containers made from this image, `container` is the one that it is made of, where there
     is no such image yet. `legacy_digests` are those of manifests that named it and cannot stay as they are. `warnings`

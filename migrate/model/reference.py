@@ -52,7 +52,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """`repo:tag`, `repo@sha256:…` or `repo` (tag `latest`); never fails, `is_valid` tells."""
+        """`repo:tag`, `repo@sha256:…` or `repo` (tag `latest`); never fails: see `is_valid`."""
         name, at, digest = text.partition("@")
         if at:
             return cls(name, digest)

@@ -2,7 +2,7 @@
 
 Registries before 2014 and Docker before 1.7 took names that today's reference grammar (distribution,
 `reference/regexp.go`) refuses: capitals, leading underscores, runs of separators, blanks. docs/reference/names.md
-states the rule that stands here.
+has the same rule for users.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The port that every reader fills."""
+"""The interface of every reader."""
 
 from __future__ import annotations
 

@@ -267,7 +267,7 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
 
 
 def _wants_archive(options: ReadOptions) -> bool:
-    """False where the options ask for a source of another type, or in another place, than an archive is."""
+    """False where the options choose a source of another type, or in another place, than an archive is."""
     return options.inside is None and options.source_type in (None, SourceType.DOCKER_ARCHIVE)
 
 

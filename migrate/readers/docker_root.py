@@ -269,7 +269,7 @@ class DockerRootSource(LegacySource):
         )
 
     def check_access(self, *, containers: bool = False) -> None:
-        """PermissionSourceError where this user may not read all of the graph and of its layers; asked for once."""
+        """PermissionSourceError where this user may not read all of the graph and of its layers; looked at once."""
         with self._access:
             if containers not in self._access_checked:
                 self._access_checked.add(containers)

@@ -35,7 +35,7 @@ WELL_KNOWN: Final = (
 _MOST_FILES: Final = 20_000
 """Files whose first bytes a search looks at."""
 _HEAD_BYTES: Final = 128 * 1024
-"""All that tells a file system: that of btrfs begins at 64 KiB."""
+"""Enough for the superblock of every file system: that of btrfs begins at 64 KiB."""
 _BLOCK_BYTES: Final = 4096
 _MOST_FOLDERS: Final = 200_000
 """Folders that a search looks at."""

@@ -1,6 +1,6 @@
 """The graph of a Docker root: `graph/<id>/`, one directory for every layer and image, as Docker 0.1 to 1.9 wrote it.
 
-moby 0.6 to 1.9, graph/graph.go and image/image.go; docs/formats/docker-root.md says which version wrote which file.
+moby 0.6 to 1.9, graph/graph.go and image/image.go; docs/formats/docker-root.md has which version wrote which file.
 """
 
 from __future__ import annotations

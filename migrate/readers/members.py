@@ -256,7 +256,7 @@ class TreeMembers(Members):
                 raise SourceUnreadableError(message) from error
             name = prefix.rstrip("/")
             self.unlisted[name] = message
-            if not is_hex_id(name):  # a layer's directory costs the images that need the layer, and they say so
+            if not is_hex_id(name):  # a layer's directory costs the images that need the layer, each with its error
                 self.problems.append(Problem(name, SourceError.code, message))
             return
         for member in found:

@@ -94,7 +94,7 @@ class PassingArchive:
             while chunk := content.read_block(_CHUNK):
                 spool.append(chunk)
         except TruncatedError:
-            window.ended = True  # the member is listed with its full size: reading it says that it is cut off
+            window.ended = True  # the member is listed with its full size: reading it finds that it is cut off
         return member._replace(offset=offset)
 
 

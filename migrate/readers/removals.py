@@ -1,6 +1,6 @@
 """Which containers of a Docker root Docker had begun to remove.
 
-From 1.6 on the record says so (`Dead`, before anything is removed). Up to 1.5 nothing does, but the removal left traces
+From 1.6 on the record has `Dead`, before anything is removed. Up to 1.5 it has nothing, but the removal left traces
 (moby 1.3, daemon/delete.go): the names went first, then the layer, entry by entry with vfs, then the record.
 """
 

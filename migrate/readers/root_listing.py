@@ -17,7 +17,7 @@ from migrate.readers.root_records import TagStore
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootFacts:
     """What the listing is made of. `parents` holds every ID of the graph; `elsewhere` those that only another driver
-    has the layer of, with `warnings` that say so."""
+    has the layer of, with `warnings` of each."""
 
     location: str
     parents: Mapping[LegacyID, LegacyID | None]

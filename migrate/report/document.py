@@ -168,7 +168,7 @@ class Report:
     tool_name: str = field(default=TOOL_NAME)
 
     def all_warnings(self) -> Iterator[tuple[str, str]]:
-        """What is odd, after what it is about: a source, an image, or nothing where the sentence says so itself."""
+        """What is odd, after what it is about: a source, an image, or nothing where it is in the sentence."""
         yield from (("", text) for text in self.warnings)
         for source in self.sources:
             yield from ((source.location, text) for text in source.warnings)

@@ -204,7 +204,7 @@ def _image(image: ReportImage, use: LayerUse, rows: _LayerRows) -> dict[str, Any
 
 
 def _content(layer: ReportLayer) -> dict[str, Any]:
-    """Fields that say nothing (null, false, no flags) are left out: the file is read by its own script only."""
+    """Empty fields (null, false, no flags) are left out: the file is read by its own script only."""
     fields = {
         "diff": _hex(layer.diff_id),
         "blob": _hex(layer.blob_digest),

@@ -13,7 +13,7 @@ from migrate.report.document import Report, ReportImage, ReportLayer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MappedLayer:
-    """A legacy layer that is part of images but none itself; `images` are those that stand on it."""
+    """A legacy layer that is part of images but none itself; `images` are those that have it below them."""
 
     layer: ReportLayer
     images: tuple[MappedImage, ...]

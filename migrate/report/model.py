@@ -62,7 +62,7 @@ class SourceInput:
 class ImageInput:
     """One image that was written, or would have been. `source` is the location of its source.
 
-    `chain` runs base first; None stands beside a layer that never had bytes. `references` are those of the source;
+    `chain` runs base first; None is in the place of a layer that never had bytes. `references` are those of the source;
     `names` those that the image has in the target, after renames and conflicts. `exact` follows from the layers,
     and from `certain`: False where a check of the whole image found a difference.
     """

@@ -80,7 +80,7 @@ class Rewriter:
         return Rewritten(_WORD.sub(replace, text), count, tuple(doubts))
 
     def _new_words(self, match: re.Match[str], before: str) -> Iterator[str]:
-        """What the word may become; `before` is what stands before it on its line."""
+        """What the word may become; `before` is what comes before it on its line."""
         if match["digest"]:
             yield from (f"sha256:{new}" for new in self.digests.get(match["digest"], ()))
         elif match["pinned"]:

@@ -81,7 +81,7 @@ def display_width(text: str) -> int:
 
 
 def shorten(text: str, width: int) -> str:
-    """At most `width` cells, cut in the middle: both ends of a name tell something."""
+    """At most `width` cells, cut in the middle: both ends of a name matter."""
     if display_width(text) <= width:
         return text
     if width < 2:

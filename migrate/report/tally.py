@@ -9,7 +9,7 @@ from migrate.model.image import HashedLayer
 from migrate.report.document import Duplicate, Totals
 
 SourceLayers = Mapping[tuple[str, DiffID], HashedLayer]
-"""The layers of one source, by legacy ID and content: in some an ID stands for two contents, and both are kept."""
+"""The layers of one source, by legacy ID and content: in some sources one ID has two contents, and both are kept."""
 
 
 class LayerTally:

@@ -1,7 +1,7 @@
 """The file system that a layer's tar makes of the tree below it, as Docker 1.9 and 1.10 unpack it.
 
 moby 1.10, pkg/archive/diff.go (UnpackLayer) and archive.go (createTarFile). Only what the layer touches is kept; for
-the rest the tree below is asked.
+all other names are looked for in the tree below.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ class BucketTree(Tree):
     def _fetch(self, paths: Sequence[bytes]) -> Mapping[bytes, bytes | SourceError]:
         from concurrent.futures import ThreadPoolExecutor  # whoever has no bucket needs not wait for its import
 
-        # not fsspec's own `cat` of many: it asks for each object first whether it is there
+        # not fsspec's own `cat` of many: it looks first whether each object is there
         with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
             return dict(zip(paths, pool.map(self._fetch_one, paths), strict=True))
 

@@ -1,8 +1,8 @@
 """A file tree in a directory of this machine, read without following a symbolic link in any component.
 
-Every directory is opened by name beneath its parent's descriptor, with O_NOFOLLOW; the descriptors on the way to the
+Every directory is opened by name below its parent's descriptor, with O_NOFOLLOW; the descriptors on the way to the
 last directory are kept, so that a walk costs one open per directory. Access times stay as they are where the system
-lets this user ask for that (O_NOATIME).
+allows this user that (O_NOATIME).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class NewFile(Protocol):
 
     def publish(self, name: str, /, *, replace: bool = True) -> None:
         """The complete file shall be called `name`, durably after the store's next `flush`. Without `replace` a file of
-        that name may stay as it is: the caller knows that it holds the same."""
+        that name may stay as it is: it holds the same."""
 
     def __enter__(self) -> Self: ...
 
@@ -215,7 +215,7 @@ class Store(ABC):
 
 
 def _read_up_to(stream: BinaryIO, most: int) -> bytes:
-    """An unbuffered stream may give less than is asked for."""
+    """An unbuffered stream may give less than was requested."""
     blocks: list[bytes] = []
     while most > 0 and (block := stream.read(min(most, _BLOCK))):
         blocks.append(block)

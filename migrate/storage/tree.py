@@ -85,7 +85,7 @@ class Tree(ABC):
     """`location` names the root in errors. May be used from several threads unless the class excludes it.
 
     Errors are SourceError: MissingLayerError where a name is absent or a component is no folder, DamagedError where
-    what is there cannot be what was asked for, PermissionSourceError where this user may not read it.
+    what is there is of another kind, PermissionSourceError where this user may not read it.
     """
 
     location: str

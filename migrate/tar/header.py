@@ -93,7 +93,7 @@ def parse_number(text: bytes) -> int:
 def is_name_prefix(magic: bytes, prefix: bytes) -> bool:
     """Whether the field `prefix` holds the beginning of the name; `magic` is the header from its magic on.
 
-    Go before 1.8 wrote a prefix into headers with GNU's magic, where two times belong; later Go tells them apart, so.
+    Go before 1.8 wrote a prefix into headers with GNU's magic, where two times belong; later Go sees it, so does this.
     """
     if magic.startswith(b"ustar\0"):
         return True
@@ -159,7 +159,7 @@ class Announced:
 def parse_pax(content: bytes, what: str) -> dict[str, bytes]:
     """The records of a pax header (`<length> <key>=<value>\\n`), values raw. DamagedError for a malformed one.
 
-    One without a value says nothing, as Go's archive/tar reads it (reader.go, mergePAX), nor does one before it.
+    One without a value has no effect, as Go's archive/tar reads it (reader.go, mergePAX), nor does one before it.
     """
     usual = _USUAL_RECORDS(content)
     if usual is not None:

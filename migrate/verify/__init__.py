@@ -1,6 +1,6 @@
 """Step 6: re-open what was written and recompute every number from bytes.
 
-Nothing that a document says is believed: a blob's name is its sha256, a layer's diffID that of what it unpacks to.
+Nothing is believed because a document has it: a blob's name is its sha256, a layer's diffID that of what it unpacks to.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _verify_kind(path: Path, files: Files, findings: Findings, jobs: int) -> Non
     elif ("repositories" in present and "blobs" in present) or (not names and tops == _STARTED_REGISTRY):
         documents = (read_plain(path / MAP_NAME, CATALOG_BYTES), read_plain(path / REPORT_NAME, REPORT_BYTES))
         kind = partial(verify_registry, kept=read_kept(*documents, findings))
-    if kind is not None or not path.is_dir():  # a directory of anything else has links, too, and they tell nothing
+    if kind is not None or not path.is_dir():  # a directory of anything else has links, too, which mean nothing here
         for problem in problems:
             findings.add(problem.where, problem.message)
     if kind is not None:

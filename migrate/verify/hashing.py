@@ -30,7 +30,7 @@ _MEMBER_HEADS: Final = {"gzip": 10, "zstd": 9}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hashed:
-    """`digest` is None where the file cannot be read; `diff_id` where it does not unpack. `error` says why."""
+    """`digest` is None where the file cannot be read; `diff_id` where it does not unpack. `error` has the reason."""
 
     digest: Digest | None
     diff_id: DiffID | None = None
@@ -182,7 +182,7 @@ class _HashedStream:
 
 
 def _iter_parts(source: _HashedStream, head_bytes: int) -> Iterator[bytes | None]:
-    """The blob cut where its first `head_bytes` bytes stand again; None, and the end, where a part would be large."""
+    """The blob cut where its first `head_bytes` bytes occur again; None, and the end, where a part would be large."""
     pending = source.read(_BLOCK)
     head = pending[:head_bytes]
     while block := source.read(_BLOCK):

@@ -203,7 +203,7 @@ class _LayoutCheck:
             return None
 
     def _check_row(self, row: ArchiveManifestEntry, where: str) -> None:
-        """An image as `docker load` sees it: its own config and layers, whatever index.json says."""
+        """An image as `docker load` sees it: its own config and layers, whatever is in index.json."""
         digest = self._named_blob(row.config, f"{where} Config")
         layers = [self._named_blob(name, f"{where} Layers[{place}]") for place, name in enumerate(row.layers)]
         for tag in row.repo_tags:

@@ -25,7 +25,7 @@ _COMPRESSIONS: Final = {
     MediaType.OCI_LAYER_ZSTD: "zstd",
 }
 _Named = tuple[Descriptor, Platform | None, str]
-"""What an index names, the platform that it says, and where."""
+"""What an index names, the platform that it gives, and where."""
 _ELSEWHERE: Final = ("foreign", "nondistributable")
 """In the media type of a layer whose bytes its publisher keeps."""
 
@@ -195,7 +195,7 @@ class Walk:
 
     def _check_platform(self, digest: Digest, shape: ImageShape, platform: Platform | None, where: str) -> None:
         own = shape.platform
-        if own is None or platform is None:  # v1 JSON may name none: then the index says what the user gave
+        if own is None or platform is None:  # v1 JSON may name none: then the index has what the user gave
             return
         if (own.os.lower(), _go_name(own.architecture)) != (platform.os.lower(), _go_name(platform.architecture)):
             message = f"the platform should be {own}, as in the config, and is {platform}"

@@ -34,7 +34,7 @@ _LOCK: Final = "owner"
 _ARCHIVE: Final = "archive.tar"
 _SCRATCH: Final = "layer.tar"
 _OWNER: Final = "migrate"
-"""The user name in every header: it tells an archive of ours, which a second run may replace, from any other file."""
+"""The user name in every header: an archive with it is ours, and a second run may replace it."""
 
 
 class ArchiveSpool:

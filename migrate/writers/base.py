@@ -1,4 +1,4 @@
-"""The port that every target fills."""
+"""The interface of every target."""
 
 from __future__ import annotations
 

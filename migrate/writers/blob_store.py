@@ -164,7 +164,7 @@ class BlobStore:
         return False
 
     def _clone(self, path: str, name: str, is_right: Callable[[BinaryIO], bool]) -> bool:
-        """A file system that could not clone one blob is not asked for the next."""
+        """Where a file system could not clone one blob, the next one is not tried."""
         try:
             device = os.stat(path).st_dev
         except OSError:
@@ -177,7 +177,7 @@ class BlobStore:
         return cloned
 
     def read_many(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
-        """Small blobs. Those that are absent, larger than JSON_BYTES or not what their name says are left out."""
+        """Small blobs. Those that are absent, larger than JSON_BYTES or not what their name promises are left out."""
         names = {self.path_of(digest): digest for digest in digests}
         found = self.store.read_many(list(names), JSON_BYTES)
         return {names[name]: content for name, content in found.items() if Digest.of(content) == names[name]}
@@ -201,7 +201,7 @@ class BlobStore:
         return digest in self._damaged
 
     def _is_new(self, digest: Digest) -> bool:
-        """True for what was not there when the store was first asked: most of what a conversion writes."""
+        """True for what was not there when the store was first looked at: most of what a conversion writes."""
         if self._found is None and self._lists:
             names = self.store.names(self.path_of(digest).rpartition("/")[0])
             self._lists = len(names) <= _MOST_FOUND

@@ -1,6 +1,6 @@
 """Archives: docker-save's form (`docker-archive:FILE`) and an OCI layout in a tar (`oci-archive:FILE`).
 
-Both are spooled blob by blob and written in one go, the old file standing until the new one is whole. Equal content
+Both are spooled blob by blob and written in one go; the old file stays until the new one is whole. Equal content
 gives equal bytes; so no report is inside.
 """
 
@@ -119,7 +119,7 @@ class OciArchive(_Archive):
 
 class DockerArchive(_Archive):
     """`manifest.json`, `<image ID>.json`, `<diffID>.tar`, the form that `docker load`, podman and
-    skopeo read. Each distinct layer stands once, uncompressed, as a regular file.
+    skopeo read. Each distinct layer is there once, uncompressed, as a regular file.
 
     No `repositories`: engines that need one also need a directory for each legacy ID, and those are gone.
     """

@@ -83,7 +83,7 @@ class Pusher:
             self._push_tags(manifests, names)
 
     def preview(self, manifests: Mapping[Digest, PushedManifest], names: Sequence[PushedName]) -> PushPreview:
-        """What `push` would do now. Only asks the registry what it has."""
+        """What `push` would do now. Reads what the registry has, and sends nothing."""
         with _as_target_error():
             places = _blob_places(self._missing_manifests(manifests, names))
             missing = self._each([partial(self._lacking, *place) for place in places])

@@ -34,7 +34,7 @@ from migrate.writers.registry_storage import UNTAGGED
 
 
 class RegistryTarget(ImageTarget):
-    """Opening it asks the registry whether it is one.
+    """Opening it makes sure that a registry answers.
 
     Tags of the registry that the run names are moved, as `docker push` moves them; all others stay.
     """

@@ -13,7 +13,7 @@ class RegistryNames:
     """Names that differ elsewhere can meet in a registry, where they have no host: the second is refused, not lost."""
 
     def __init__(self, way_out: str) -> None:
-        """`way_out` tells a user what to do about two images of one name."""
+        """`way_out`: what a user can do about two images of one name."""
         self._way_out = way_out
         self._owners: dict[Reference, tuple[Digest, Reference]] = {}
 

@@ -1,7 +1,7 @@
 """aufs: `aufs/diff/<id>` is the layer alone, with its whiteouts as files. Before Docker 0.7, `graph/<id>/layer` was.
 
 Docker 0.7 and later moved `graph/<id>/layer` to `aufs/diff/<id>`, and where that failed, left an absolute symbolic link
-there. It is followed to where it points beneath this root, wherever the root now is, and nowhere else.
+there. It is followed to where it points below this root, wherever the root now is, and nowhere else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The port that every storage driver of a Docker root fills: one layer, one file tree."""
+"""The interface of every storage driver of a Docker root: one layer, one file tree."""
 
 from __future__ import annotations
 

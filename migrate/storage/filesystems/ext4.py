@@ -184,7 +184,7 @@ class Ext4:
 
     def read_xattrs(self, inode: Inode) -> dict[bytes, bytes]:
         if len(inode.raw) == _OLD_INODE_SIZE and not any(inode.raw[104:108]) and not any(inode.raw[118:120]):
-            return {}  # most files, and every file of two layers is asked for when they are compared
+            return {}  # most files, and every file of two layers is looked at when they are compared
         where = f"the extended attributes of ext4 inode {inode.number}"
         found: dict[bytes, bytes] = {}
         with naming(where):

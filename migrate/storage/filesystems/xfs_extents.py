@@ -27,7 +27,7 @@ _NODE_SUM: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XfsSpace:
-    """The file system as groups of blocks. `group_bits` is how far the group stands to the left in a block's number."""
+    """The file system as groups of blocks. `group_bits` is how far to the left the group is in a block's number."""
 
     pages: PagedReader
     block_size: int
