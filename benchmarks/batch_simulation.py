@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from migrate.batch.choice import BlobChoice
-from migrate.batch.journal import Entry, JournalWriter, pack_record
+from migrate.batch.journal import JournalEntry, JournalWriter, pack_record
 from migrate.batch.ledger import Ledger
 from migrate.batch.plan import Candidate, Identity, Outcome, plan_tasks
 from migrate.batch.records import LayerRow, Role, SourceRecord
@@ -57,7 +57,7 @@ def write_journal(workspace: Path, sources: int) -> dict[str, Any]:
     packed = pack_record(SourceRecord(type="docker-archive", warnings=(filler,)))
     for number in range(sources):
         journal.append(
-            Entry(
+            JournalEntry(
                 source=location(number),
                 identity=Identity(150_000, f"mtime {number}"),
                 recipe="0123456789abcdef",

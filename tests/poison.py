@@ -6,12 +6,12 @@ import os
 import signal
 from pathlib import Path
 
-from migrate.batch.journal import Entry
+from migrate.batch.journal import JournalEntry
 from migrate.batch.plan import Task
 from migrate.batch.task import WorkOrder, run_task
 
 
-def work(order: WorkOrder, task: Task) -> list[Entry]:
+def work(order: WorkOrder, task: Task) -> list[JournalEntry]:
     """`poison…` kills its worker each time; `once…` only the first time, which a file beside it remembers."""
     for source in task.sources:
         path = Path(source.location)

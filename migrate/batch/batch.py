@@ -18,7 +18,7 @@ from migrate.batch.account import Account, AccountRow
 from migrate.batch.completion import Completion, candidates_of
 from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
 from migrate.batch.existing_blobs import ExistingBlobs, sources_without_blobs
-from migrate.batch.journal import JournalWriter, Place, check_owners, is_running, journal_name, journal_paths
+from migrate.batch.journal import JournalWriter, LinePlace, check_owners, is_running, journal_name, journal_paths
 from migrate.batch.ledger import Ledger, Wants
 from migrate.batch.merge import Merge
 from migrate.batch.plan import Candidate, Plan, Shard, SourceOutcome, plan_tasks
@@ -345,7 +345,7 @@ def _wants(candidates: Sequence[Candidate], recipe: str) -> Wants:
     return lambda source, known: known.recipe == recipe and known.identity == identities.get(source)
 
 
-def _read_shards(state: Path, own: Place | None = None) -> Ledger:
+def _read_shards(state: Path, own: LinePlace | None = None) -> Ledger:
     """The journals as a merge takes them: what was read with the options of the latest runs comes before the rest, and
     what it wrote itself, from `own` on, before those."""
     recipes = {opening["recipe"] for opening in Ledger.read(state).runs.values()}

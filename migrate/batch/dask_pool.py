@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from migrate.batch.executors import Work, WorkerPool
-from migrate.batch.journal import Entry
+from migrate.batch.journal import JournalEntry
 from migrate.batch.plan import Plan, Task
 from migrate.batch.preflight import check_loads, check_mark, check_reports, examine_worker, remove_marks, samples_of
 from migrate.batch.task import WorkOrder, close_workers, run_task
@@ -135,12 +135,12 @@ class DaskPool(WorkerPool):
 
     # --- tasks ---------------------------------------------------------------------------------------------------
 
-    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[Entry]]:
+    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[JournalEntry]]:
         avoided = {*avoid, self._reserved}
         others = [worker for worker in self._threads_by_worker() if worker not in avoided]
         return self._send(order, task, others if others and (avoid or self._reserved) else ())
 
-    def _send(self, order: WorkOrder, task: Task, workers: Sequence[str]) -> Future[list[Entry]]:
+    def _send(self, order: WorkOrder, task: Task, workers: Sequence[str]) -> Future[list[JournalEntry]]:
         """`workers` are those that shall have it, while one of them is there."""
         where = {"workers": list(workers), "allow_other_workers": True} if workers else {}
         name = os.path.basename(task.sources[0].location.rstrip("/"))[:60]
@@ -159,7 +159,7 @@ class DaskPool(WorkerPool):
             if self._client.status == "running":
                 raise
             raise _lost() from error
-        future: Future[list[Entry]] = Future()
+        future: Future[list[JournalEntry]] = Future()
         future.set_running_or_notify_cancel()
         call.add_done_callback(functools.partial(self._settle, order, future))
         return future
@@ -171,17 +171,17 @@ class DaskPool(WorkerPool):
         threads = self._threads_by_worker().values()
         return len(threads) > 1 and max(threads) == 1
 
-    def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
+    def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[JournalEntry]]:
         self._reserved = min(self._threads_by_worker(), default=None) if self.isolates else None
         future = self._send(order, task, () if self._reserved is None else (self._reserved,))
         future.add_done_callback(self._release)
         return future
 
-    def _release(self, future: Future[list[Entry]]) -> None:
+    def _release(self, future: Future[list[JournalEntry]]) -> None:
         del future
         self._reserved = None
 
-    def _settle(self, order: WorkOrder, future: Future[list[Entry]], call: Any) -> None:
+    def _settle(self, order: WorkOrder, future: Future[list[JournalEntry]], call: Any) -> None:
         """In a thread of the client."""
         try:
             if call.status == "cancelled":
@@ -246,7 +246,7 @@ _marked_runs: set[str] = set()
 """The runs for which this worker has left its mark: once is enough, however many tasks it gets."""
 
 
-def _named_task(work: Work, order: WorkOrder, task: Task) -> tuple[str, str, list[Entry]]:
+def _named_task(work: Work, order: WorkOrder, task: Task) -> tuple[str, str, list[JournalEntry]]:
     """Runs on the worker: its address, the mark that it leaves in the target, and the task's entries."""
     worker: str = _distributed().get_worker().address
     mark = f"{order.run}-{abs(hash(worker)):x}"

@@ -18,13 +18,13 @@ from multiprocessing.connection import wait as wait_for
 from multiprocessing.util import Finalize
 from typing import Any
 
-from migrate.batch.journal import Entry
+from migrate.batch.journal import JournalEntry
 from migrate.batch.plan import Plan, Task
 from migrate.batch.task import WorkOrder, close_workers, run_task
 from migrate.errors import UsageError
 from migrate.model.progress import Progress
 
-Work = Callable[[WorkOrder, Task], list[Entry]]
+Work = Callable[[WorkOrder, Task], list[JournalEntry]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +62,11 @@ class WorkerPool(ABC):
         """Called while `waiting` tasks are not finished. Raises TargetError once the pool is lost."""
 
     @abstractmethod
-    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[Entry]]:
+    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[JournalEntry]]:
         """Opens the pool where needed. `avoid`: names of workers that shall not have the task, if there are others."""
 
     @abstractmethod
-    def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
+    def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[JournalEntry]]:
         """On a worker whose death costs no other task. At most one such task runs at a time."""
 
     @abstractmethod
@@ -100,7 +100,7 @@ class ProcessPool(WorkerPool):
     def workers(self) -> int:
         return self._workers
 
-    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[Entry]]:
+    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[JournalEntry]]:
         del avoid
         try:
             self._pool = self._pool or self._open(self._workers)
@@ -109,7 +109,7 @@ class ProcessPool(WorkerPool):
             self._pool = None
             return self.submit(order, task)
 
-    def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
+    def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[JournalEntry]]:
         try:
             self._alone = self._alone or self._open(1)
             return self._alone.submit(self._work, order, task)
@@ -176,11 +176,11 @@ class ExecutorPool(WorkerPool):
     def workers(self) -> int:
         return self._workers
 
-    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[Entry]]:
+    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[JournalEntry]]:
         del avoid
         return self._executor.submit(self._work, order, task)
 
-    def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[Entry]]:
+    def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[JournalEntry]]:
         return self.submit(order, task)
 
     def is_death(self, error: BaseException, /) -> bool:

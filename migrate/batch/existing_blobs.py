@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from migrate.batch.choice import BlobChoice
-from migrate.batch.journal import Place, RecordReader
+from migrate.batch.journal import LinePlace, RecordReader
 from migrate.batch.records import LayerRecord, Role
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
@@ -60,7 +60,7 @@ def choice_for(options: ImageOptions, target: ImageTarget | None, existing: Exis
 
 
 def sources_without_blobs(
-    sources: Mapping[str, Place], others: Iterable[Place], options: ConvertOptions, existing: ExistingBlobs
+    sources: Mapping[str, LinePlace], others: Iterable[LinePlace], options: ConvertOptions, existing: ExistingBlobs
 ) -> set[str]:
     """Those of `sources` that have to be read again: a blob that they need is gone or damaged, and no other record has
     one. Every blob is proven.

@@ -29,7 +29,7 @@ from migrate.batch.records import SourceRecord, encode_record, parse_record
 from migrate.blobio.limits import CATALOG_BYTES
 from migrate.documents.json_text import check_limits
 from migrate.errors import LimitError, TargetError
-from migrate.storage.syscalls import DIRECTORY, FILE_SYSTEM, FileSystem, open_regular, target_errors, write_all
+from migrate.storage.syscalls import DIRECTORY, SYSTEM_CALLS, SystemCalls, open_regular, target_errors, write_all
 
 JOURNAL_NAME: Final = "journal.jsonl"
 _NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")
@@ -61,7 +61,7 @@ _LINE_BYTES: Final = CATALOG_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class JournalEntry:
     """One finished source. `figures` are counts and sizes in bytes; `error` and `message` are of the first failure.
 
     `worker` is the name of the one that read it, where workers have names, and `tries` counts those that were given it.
@@ -90,7 +90,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LinePlace:
     """Where a line of a journal is."""
 
     path: Path
@@ -103,7 +103,7 @@ class Line:
     """A line as read, without its record. `fields` of kind `run` open a run, of kind `merged` close one."""
 
     fields: Mapping[str, Any]
-    place: Place
+    place: LinePlace
 
     @property
     def is_source(self) -> bool:
@@ -155,7 +155,7 @@ def iter_lines(path: Path) -> Iterator[Line]:
         while raw := stream.readline(_LINE_BYTES):
             line = _parse_line(raw)  # None for the pieces of a line that is too long
             if line is not None:
-                yield Line(line, Place(path, offset, len(raw)))
+                yield Line(line, LinePlace(path, offset, len(raw)))
             offset += len(raw)
 
 
@@ -220,7 +220,7 @@ class RecordReader:
         self._lock = threading.Lock()
 
     def read(
-        self, place: Place, source: str, *, images: bool = True, layers: bool = True, held: bool = False
+        self, place: LinePlace, source: str, *, images: bool = True, layers: bool = True, held: bool = False
     ) -> SourceRecord:
         """Raises TargetError for a record that is damaged."""
         with target_errors(str(place.path)):
@@ -263,7 +263,7 @@ class JournalWriter:
         shard: Shard | None,
         publish: Callable[[bytes], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        files: FileSystem = FILE_SYSTEM,
+        files: SystemCalls = SYSTEM_CALLS,
     ) -> None:
         self._files = files
         self.path = state / journal_name(shard)
@@ -287,12 +287,12 @@ class JournalWriter:
             raise
         self._synced = self._published_at = clock()
 
-    def place(self) -> Place:
+    def place(self) -> LinePlace:
         """Where the next line will be."""
         with target_errors(str(self.path)):
-            return Place(self.path, os.fstat(self._fd).st_size, 0)
+            return LinePlace(self.path, os.fstat(self._fd).st_size, 0)
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: JournalEntry) -> None:
         fields = {
             "source": entry.source,
             "outcome": entry.outcome.value,

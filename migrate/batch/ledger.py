@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from migrate.batch.journal import JOURNAL_NAME, Line, Place, iter_lines, journal_paths
+from migrate.batch.journal import JOURNAL_NAME, Line, LinePlace, iter_lines, journal_paths
 from migrate.batch.merge import MergeSource
 from migrate.batch.plan import Finished, SourceOutcome
 
@@ -22,7 +22,7 @@ class Known:
     """The line of one source that counts. It was finished `seconds` after 1970 and took `duration` of them."""
 
     finished: Finished
-    place: Place
+    place: LinePlace
     order: int
     generation: int
     message: str | None
@@ -54,19 +54,19 @@ class Ledger:
     for. `ends` tells, by the names of the journals, how many bytes of each were read."""
 
     sources: dict[str, Known] = field(default_factory=dict)
-    replaced: list[tuple[Place, int]] = field(default_factory=list)
+    replaced: list[tuple[LinePlace, int]] = field(default_factory=list)
     runs: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
     lines: dict[Path, int] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
     merges: int = 0
     _wants: Wants | None = None
-    _own: Place | None = None
+    _own: LinePlace | None = None
     _closed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     _taken: list[tuple[Mapping[str, int], frozenset[str]]] = field(default_factory=list)
     """Of each merge, how far it has read each journal, and the recipes of the sources that it took in."""
 
     @classmethod
-    def read(cls, state: Path, wants: Wants | None = None, own: Place | None = None) -> Ledger:
+    def read(cls, state: Path, wants: Wants | None = None, own: LinePlace | None = None) -> Ledger:
         """Of several lines of a source the newest counts, and one that `wants` accepts before all others. What a run
         has written from `own` on counts before those.
 
@@ -92,7 +92,7 @@ class Ledger:
             for journal, end in ends.items():
                 self._closed[journal].append(end)
 
-    def _generation(self, place: Place) -> int:
+    def _generation(self, place: LinePlace) -> int:
         """How many merges had not read the line. Only the line of a merge has that: a shard has a journal to
         itself, with no line of any merge in it."""
         closed = self._closed.get(place.path.name, [])
@@ -131,10 +131,10 @@ class Ledger:
     def finished(self) -> dict[str, Finished]:
         return {location: known.finished for location, known in self.sources.items()}
 
-    def places(self, locations: Iterable[str]) -> dict[str, Place]:
+    def places(self, locations: Iterable[str]) -> dict[str, LinePlace]:
         return {location: self.sources[location].place for location in locations}
 
-    def others(self, locations: Iterable[str]) -> list[tuple[Place, int]]:
+    def others(self, locations: Iterable[str]) -> list[tuple[LinePlace, int]]:
         """Every record but the last ones of `locations`. Whatever became of their sources, what they have of a layer
         counts: a merge may have settled on it, or a worker found it in the target."""
         own = set(locations)

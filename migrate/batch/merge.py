@@ -15,7 +15,7 @@ from migrate import __version__
 from migrate.batch.account import Account
 from migrate.batch.choice import BlobChoice
 from migrate.batch.existing_blobs import ExistingBlobs, choice_for
-from migrate.batch.journal import Place, RecordReader
+from migrate.batch.journal import LinePlace, RecordReader
 from migrate.batch.plan import SourceOutcome
 from migrate.batch.records import ImageRecord, Role, SourceRecord
 from migrate.compose.manifest import CONFIG_TYPE_OF, MANIFEST_TYPE_OF, compose_manifest, layer_descriptor
@@ -43,7 +43,7 @@ class MergeSource:
     """One source of the batch, by its line in the journal. `generation` counts the merges before it."""
 
     location: str
-    place: Place
+    place: LinePlace
     outcome: SourceOutcome
     generation: int
     message: str | None = None
@@ -61,7 +61,7 @@ class Merge:
     progress: Progress
     existing: ExistingBlobs
     report_options: Mapping[str, object] = field(default_factory=dict)
-    older: Sequence[tuple[Place, int]] = ()
+    older: Sequence[tuple[LinePlace, int]] = ()
     done: Collection[str] = frozenset()
     gone: Sequence[str] = ()
     failures: list[Failure] = field(default_factory=list)

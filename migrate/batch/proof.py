@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
 
-from migrate.batch.journal import Place, RecordReader
+from migrate.batch.journal import LinePlace, RecordReader
 from migrate.batch.lending import lent_layers
 from migrate.batch.records import ImageRecord, SourceRecord
 from migrate.blobio.compression import HEAD_BYTES, detect_compression
@@ -31,7 +31,9 @@ MOST_COMPRESSED: Final = 64 * 1024 * 1024
 """Bytes of a compressed archive that is unpacked for its documents; a larger one is believed."""
 
 
-def disproved(sources: Mapping[str, Place], options: ConvertOptions, unfit: Collection[str] = frozenset()) -> set[str]:
+def disproved(
+    sources: Mapping[str, LinePlace], options: ConvertOptions, unfit: Collection[str] = frozenset()
+) -> set[str]:
     """Those of `sources`, records by location, whose record is not what the source lists, or that took layers from a
     source that is none of the others. Raises TargetError.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from migrate.batch.executors import WorkerPool
-from migrate.batch.journal import Entry, JournalWriter, unpack_record
+from migrate.batch.journal import JournalEntry, JournalWriter, unpack_record
 from migrate.batch.plan import Plan, SourceOutcome, Task, split
 from migrate.batch.records import SourceRecord
 from migrate.batch.task import WorkOrder, failed_entry
@@ -41,9 +41,9 @@ class TaskRun:
     untold: set[str] = field(default_factory=set)
     """Sources that lack layers, which others may have: their failures are not known yet."""
     _waiting: deque[Task] = field(default_factory=deque)
-    _running: dict[Future[list[Entry]], Task] = field(default_factory=dict)
+    _running: dict[Future[list[JournalEntry]], Task] = field(default_factory=dict)
     _suspects: deque[Task] = field(default_factory=deque)
-    _alone: Future[list[Entry]] | None = None
+    _alone: Future[list[JournalEntry]] | None = None
     _strikes: Counter[str] = field(default_factory=Counter)
     _avoided: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
@@ -76,7 +76,7 @@ class TaskRun:
             self._alone = self.pool.submit_alone(self.order, task)
             self._running[self._alone] = task
 
-    def _take(self, future: Future[list[Entry]]) -> None:
+    def _take(self, future: Future[list[JournalEntry]]) -> None:
         task = self._running.pop(future)
         alone = future is self._alone
         if alone:
@@ -108,7 +108,7 @@ class TaskRun:
                 message = f"{source.location}: {_STRIKES} workers died on it (killed, out of memory, or crashed)"
                 self._finish([failed_entry(self.order, source, "worker-died", message)])
 
-    def _seen(self, task: Task, entries: Iterable[Entry]) -> Iterator[Entry]:
+    def _seen(self, task: Task, entries: Iterable[JournalEntry]) -> Iterator[JournalEntry]:
         """A source that a worker does not find, but that is here, is the worker's fault: it goes to another one."""
         candidates = {candidate.location: candidate for candidate in task.sources}
         for entry in entries:
@@ -126,7 +126,7 @@ class TaskRun:
                 entry = failed_entry(self.order, candidates[entry.source], "worker", message)
             yield entry
 
-    def _finish(self, entries: Iterable[Entry]) -> None:
+    def _finish(self, entries: Iterable[JournalEntry]) -> None:
         for entry in entries:
             tries = 1 + self._strikes[entry.source] + len(self._avoided.get(entry.source, ()))
             is_first = self.stage == "batch"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from migrate import __version__
-from migrate.batch.journal import Entry, pack_record
+from migrate.batch.journal import JournalEntry, pack_record
 from migrate.batch.layers import SMALL_LAYER_BYTES, KnownLayers, SharedBlobs
 from migrate.batch.lending import held_layers, lent, lent_layers
 from migrate.batch.plan import Candidate, Loan, SourceOutcome, Task
@@ -56,7 +56,7 @@ class WorkOrder:
     version: str = __version__
 
 
-def run_task(order: WorkOrder, task: Task) -> list[Entry]:
+def run_task(order: WorkOrder, task: Task) -> list[JournalEntry]:
     """Deals with the sources of `task`; their blobs are on the disk when it returns.
 
     Raises TargetError if the target fails; whatever is wrong with a source is in its entry.
@@ -118,7 +118,7 @@ class Worker:
             self.earlier = EarlierImages("oci", place, layout.mapped_images, order.options.empty_layers)
         self.blobs = SharedBlobs(target, KnownLayers(store, order.options), order.run)
 
-    def convert(self, candidate: Candidate) -> Entry:
+    def convert(self, candidate: Candidate) -> JournalEntry:
         began = time.monotonic()
         result = self._convert(candidate)
         try:
@@ -126,7 +126,7 @@ class Worker:
         except LimitError as error:
             result = _judged(SourceRecord(failures=(Failure.of(error, candidate.location),)))
             packed = pack_record(result.record)
-        return Entry(
+        return JournalEntry(
             source=candidate.location,
             identity=candidate.identity,
             recipe=self.order.recipe,
@@ -363,10 +363,10 @@ def _content_digest(record: SourceRecord) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def failed_entry(order: WorkOrder, candidate: Candidate, error: str, message: str) -> Entry:
+def failed_entry(order: WorkOrder, candidate: Candidate, error: str, message: str) -> JournalEntry:
     """The entry of a source that no worker could deal with."""
     record = SourceRecord(failures=(Failure(source=candidate.location, error=error, message=message),))
-    return Entry(
+    return JournalEntry(
         source=candidate.location,
         identity=candidate.identity,
         recipe=order.recipe,

@@ -60,7 +60,7 @@ class PayloadRef:
     fails the layer with IntegrityError on a mismatch. `keep` asks for the stored bytes, unchanged, as the blob, because
     a manifest that is taken over names them; then `media_type` is that manifest's word for the layer. `estimate` is for
     display and forecasts only: bytes of the layer's files, as somebody once counted them. `disputed`: configs claim
-    different diffIDs, so that the bytes cannot be compared with one of them. `absent` is the reason why the source has no
+    different diffIDs, so that the bytes are compared with none of them. `absent` is the reason why the source has no
     bytes.
     """
 

@@ -38,7 +38,7 @@ OpenFile = Callable[[str, int, ReadOptions, int], LegacySource]
 """(what errors name it, a descriptor, which is taken over, options, how many files it is inside of)"""
 
 
-class Place(NamedTuple):
+class FoundSource(NamedTuple):
     """A find: where, of what type, and the tree that it is in."""
 
     tree: Tree
@@ -69,7 +69,7 @@ class Opener:
         with unreadable(location):
             tree = TarTree(os.dup(fd), location, records)
         try:
-            if places := [Place(tree, found) for found in self._found(tree)]:
+            if places := [FoundSource(tree, found) for found in self._found(tree)]:
                 return self._open(location, places, tree.close)
             source = self._open_file_in(location, tree)
             if source is None:
@@ -155,13 +155,13 @@ class Opener:
         try:
             with unreadable(location):
                 contents = read_contents(image.blocks)
-            places: list[Place] = []
+            places: list[FoundSource] = []
             files: list[Tree] = []
             errors: list[str] = []
             for volume in contents.file_systems:
                 try:
                     tree = DiskTree(contents, volume, f"{location}, {volume.name}")
-                    places.extend(Place(tree, found) for found in self._found(tree))
+                    places.extend(FoundSource(tree, found) for found in self._found(tree))
                     inside = inside_of(self._options)
                     if inside is not None and is_regular_file(tree, inside):
                         files.append(tree)
@@ -184,7 +184,7 @@ class Opener:
         wanted = self._options.source_type
         return [one for one in found if wanted is None or one.source_type == wanted]
 
-    def _open(self, location: str, places: Sequence[Place], close: Callable[[], None]) -> LegacySource:
+    def _open(self, location: str, places: Sequence[FoundSource], close: Callable[[], None]) -> LegacySource:
         if len(places) > 1:
             listed = "; ".join(place.shown for place in places)
             raise AmbiguousSourceError(f"{location}: holds more than one source: {listed}; choose with --inside PATH")

@@ -27,8 +27,8 @@ from migrate.storage.run_directory import RunDirectory, is_run_directory
 from migrate.storage.store import NOT_OURS, STATE_DIRECTORY, Store
 from migrate.storage.syscalls import (
     CREATE,
-    FILE_SYSTEM,
-    FileSystem,
+    SYSTEM_CALLS,
+    SystemCalls,
     WrongKindError,
     open_folder,
     open_regular,
@@ -53,7 +53,7 @@ _FATAL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 """After these a copy fails as a link does."""
 
 
-def make_durable_directory(path: Path, files: FileSystem = FILE_SYSTEM) -> list[Path]:
+def make_durable_directory(path: Path, files: SystemCalls = SYSTEM_CALLS) -> list[Path]:
     """`path` and what is missing above it; each new name is on the disk on return. Gives what was made, the deepest
     first. Raises OSError."""
     made: list[Path] = []
@@ -106,7 +106,7 @@ class _Folders:
     `unsynced` are folders in which a name is not yet durable. With `owner`, a folder of another user is refused.
     """
 
-    def __init__(self, location: str, root_fd: int, files: FileSystem, owner: int | None) -> None:
+    def __init__(self, location: str, root_fd: int, files: SystemCalls, owner: int | None) -> None:
         self.lock = threading.RLock()
         self.unsynced: dict[str, None] = {}
         self._location = location
@@ -245,7 +245,7 @@ class DirectoryStore(Store):
     def __init__(
         self,
         root: str | Path,
-        files: FileSystem = FILE_SYSTEM,
+        files: SystemCalls = SYSTEM_CALLS,
         *,
         root_fd: int | None = None,
         durable: bool = True,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from migrate.storage.store import STATE_DIRECTORY
-from migrate.storage.syscalls import DIRECTORY, FileSystem, open_folder, open_regular, remove_tree
+from migrate.storage.syscalls import DIRECTORY, SystemCalls, open_folder, open_regular, remove_tree
 
 _RUN_NAME = re.compile(r"tmp-[0-9a-f]{16}")
 _OWNER: Final = "owner"
@@ -35,7 +35,7 @@ class RunDirectory:
     Raises OSError, and TargetError where something else is in its place.
     """
 
-    def __init__(self, location: str, root_fd: int, files: FileSystem) -> None:
+    def __init__(self, location: str, root_fd: int, files: SystemCalls) -> None:
         self._shown = f"{location}/{STATE_DIRECTORY}"
         self._files = files
         with contextlib.suppress(FileExistsError):

@@ -60,7 +60,7 @@ def wrong_kind(what: str, mode: int, wanted: str) -> WrongKindError:
     return WrongKindError(f"{what}: {found} is there instead of {wanted}; it is not followed, opened or replaced")
 
 
-class FileSystem:
+class SystemCalls:
     """The system calls that change a target, a method each, so that a test can make any of them fail or be the last."""
 
     def open(self, path: str, flags: int, directory: int | None = None) -> int:
@@ -104,7 +104,7 @@ class FileSystem:
         fcntl.ioctl(target, 0x40049409, source)  # FICLONE of linux/fs.h
 
 
-FILE_SYSTEM: Final = FileSystem()
+SYSTEM_CALLS: Final = SystemCalls()
 
 
 def _syncfs(fd: int) -> bool:
@@ -123,7 +123,7 @@ def _syncfs(fd: int) -> bool:
     return True
 
 
-def write_all(files: FileSystem, fd: int, block: bytes | bytearray | memoryview, what: str) -> None:
+def write_all(files: SystemCalls, fd: int, block: bytes | bytearray | memoryview, what: str) -> None:
     """Writes every byte of `block`, however short the single writes are. Raises TargetError; `what` begins it."""
     try:
         written = files.write(fd, block)
@@ -136,7 +136,7 @@ def write_all(files: FileSystem, fd: int, block: bytes | bytearray | memoryview,
         raise target_error(exc, what) from exc
 
 
-def open_regular(name: str, flags: int, directory: int | None, what: str, files: FileSystem = FILE_SYSTEM) -> int:
+def open_regular(name: str, flags: int, directory: int | None, what: str, files: SystemCalls = SYSTEM_CALLS) -> int:
     """A descriptor of a regular file, which is never reached through a link. Never waits, whatever is there.
 
     Raises WrongKindError for anything but a regular file, and OSError.
@@ -169,7 +169,7 @@ def open_folder(name: str, directory: int, what: str) -> int:
         raise
 
 
-def remove_tree(name: str, directory: int, files: FileSystem, last: str = "") -> None:
+def remove_tree(name: str, directory: int, files: SystemCalls, last: str = "") -> None:
     """The folder `name` with all that is in it; its file `last` goes after all others. Follows no link. OSError."""
     fd = os.open(name, DIRECTORY, dir_fd=directory)
     try:

@@ -55,7 +55,7 @@ def assemble(metadata: BinaryIO, open_file: OpenFile) -> Iterator[bytes]:
     Raises DamagedError where the metadata or a file is not what was recorded, LimitError for a line over RECORD_BYTES,
     and whatever `open_file` raises.
     """
-    for record in iter_records(metadata):
+    for record in iter_tar_split(metadata):
         if not isinstance(record, FileRecord):
             yield record
         elif record.size < _BLOCK:
@@ -92,7 +92,7 @@ def read_sizes(metadata: BinaryIO) -> Sizes:
 def link_bytes(metadata: BinaryIO) -> int:
     """The bytes of all targets of symbolic links in the tar. Raises what `assemble` does, and TruncatedError."""
     links = _LinkBytes("the tar")
-    for record in iter_records(metadata):
+    for record in iter_tar_split(metadata):
         if not isinstance(record, FileRecord):
             links.feed(memoryview(record))
             continue
@@ -109,7 +109,7 @@ class _LinkBytes(TarScanner):
             self.total += len(entry.link)
 
 
-def iter_records(metadata: BinaryIO) -> Iterator[bytes | FileRecord]:
+def iter_tar_split(metadata: BinaryIO) -> Iterator[bytes | FileRecord]:
     """Literal pieces and files with content, in order. Raises DamagedError or LimitError."""
     seen: set[bytes] = set()
     for number, line in enumerate(_iter_lines(metadata), 1):

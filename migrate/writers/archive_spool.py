@@ -19,8 +19,8 @@ from migrate.errors import TargetError
 from migrate.storage.directory_store import DirectoryStore, make_durable_directory, remove_empty
 from migrate.storage.syscalls import (
     CREATE,
-    FILE_SYSTEM,
-    FileSystem,
+    SYSTEM_CALLS,
+    SystemCalls,
     open_folder,
     open_regular,
     remove_tree,
@@ -45,7 +45,7 @@ class ArchiveSpool:
     reached through a link: others may be able to write to the directory in which the archive is made.
     """
 
-    def __init__(self, target: str, *, force: bool, files: FileSystem = FILE_SYSTEM) -> None:
+    def __init__(self, target: str, *, force: bool, files: SystemCalls = SYSTEM_CALLS) -> None:
         self.target = target
         self._files = files
         self._path = Path(target)

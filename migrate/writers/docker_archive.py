@@ -25,7 +25,7 @@ from migrate.model.image import ComposedImage, Descriptor
 from migrate.model.options import Compression, ConvertOptions
 from migrate.model.reference import Reference
 from migrate.rehash.ports import BlobWriter
-from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
+from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls
 from migrate.writers.archive_spool import ArchiveSpool, DeterministicTar
 from migrate.writers.base import ImageTarget
 from migrate.writers.blob_store import BlobStore
@@ -37,7 +37,7 @@ _BLOB_FOLDERS: Final = ("blobs", "blobs/sha256")
 class _Archive(ImageTarget):
     """Spools blobs, remembers images and indexes; the subclasses write the tar."""
 
-    def __init__(self, path: str, options: ConvertOptions, *, files: FileSystem = FILE_SYSTEM) -> None:
+    def __init__(self, path: str, options: ConvertOptions, *, files: SystemCalls = SYSTEM_CALLS) -> None:
         self._spool = ArchiveSpool(path, force=options.force, files=files)
         self._lock = threading.Lock()
         self._catalog = Catalog(options.on_conflict, options.platform)
@@ -127,7 +127,7 @@ class DockerArchive(_Archive):
     wants_compression: ClassVar[Compression | None] = Compression.NONE
     """Layers are stored as plain tars, so compressing them would be for nothing."""
 
-    def __init__(self, path: str, options: ConvertOptions, *, files: FileSystem = FILE_SYSTEM) -> None:
+    def __init__(self, path: str, options: ConvertOptions, *, files: SystemCalls = SYSTEM_CALLS) -> None:
         super().__init__(path, options, files=files)
         self._diff_ids: dict[str, DiffID] = {}
 

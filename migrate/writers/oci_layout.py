@@ -25,7 +25,7 @@ from migrate.model.options import ConvertOptions
 from migrate.model.reference import Reference
 from migrate.rehash.ports import BlobWriter
 from migrate.storage.store import NOT_OURS, STATE_DIRECTORY, Store
-from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
+from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls
 from migrate.writers.base import ImageTarget
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.proofs import Proofs
@@ -58,7 +58,7 @@ class OciLayout(ImageTarget):
         location: str | Path,
         options: ConvertOptions,
         *,
-        files: FileSystem = FILE_SYSTEM,
+        files: SystemCalls = SYSTEM_CALLS,
         store: Store | None = None,
     ) -> None:
         self._options = options

@@ -28,7 +28,7 @@ _LINE: Final = re.compile(rb"^[0-9a-f]{32}$", re.MULTILINE)
 _LINES: Final = 64
 
 
-class Record:
+class RecordFile:
     """Lines that all runs on a target append to, in a file that is opened when the first one is appended.
 
     Up to `waiting` lines are kept until they are written together: a killed run loses them. A `private` record is
@@ -77,7 +77,7 @@ class Proofs:
     """May be used from several threads. Without `believe`, proofs are made and none is believed."""
 
     def __init__(self, store: Store, *, believe: bool = True) -> None:
-        self._record = Record(store, PROOFS, waiting=_LINES, private=True)
+        self._record = RecordFile(store, PROOFS, waiting=_LINES, private=True)
         self._believe = believe
         self._known: set[bytes] | None = None
         self._lock = threading.Lock()

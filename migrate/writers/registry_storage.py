@@ -37,7 +37,7 @@ from migrate.rehash.ports import BlobWriter
 from migrate.storage.bucket import open_tree
 from migrate.storage.named_files import NamedFiles
 from migrate.storage.store import NOT_OURS, STATE_DIRECTORY, Store
-from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
+from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls
 from migrate.writers.base import ImageTarget
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.proofs import Proofs
@@ -82,7 +82,7 @@ class RegistryStorage(ImageTarget):
         location: str,
         options: ConvertOptions,
         *,
-        files: FileSystem = FILE_SYSTEM,
+        files: SystemCalls = SYSTEM_CALLS,
         store: Store | None = None,
     ) -> None:
         self.location = location

@@ -21,8 +21,8 @@ from migrate.errors import TargetError
 from migrate.layout.names import REPORT_NAME
 from migrate.storage.bucket import is_url
 from migrate.storage.store import STATE_DIRECTORY, Store
-from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
-from migrate.writers.proofs import Record
+from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls
+from migrate.writers.proofs import RecordFile
 from migrate.writers.target_memory import LAYERS
 from migrate.writers.target_store import open_store
 
@@ -103,12 +103,12 @@ class RunMemory:
         version = self._store.version(REPORT_NAME)
         return None if version is None else hashlib.sha256(version.encode("ascii", "replace")).hexdigest()
 
-    def _record(self) -> Record:
-        return Record(self._store, RUNS, private=True)
+    def _record(self) -> RecordFile:
+        return RecordFile(self._store, RUNS, private=True)
 
 
 def repeat_run(
-    location: str, key: str, started: str, finish: Callable[[], str], files: FileSystem = FILE_SYSTEM
+    location: str, key: str, started: str, finish: Callable[[], str], files: SystemCalls = SYSTEM_CALLS
 ) -> bytes | None:
     """The report of a run on the layout at `location`, a path or URL, if an earlier run with the same key left
     everything as it would. None, and nothing is made or written, where the run has to be done. Raises TargetError."""

@@ -29,7 +29,7 @@ from migrate.model.options import Compression, ImageOptions
 from migrate.rehash.ports import TargetMemory
 from migrate.storage.store import STATE_DIRECTORY
 from migrate.writers.blob_store import BlobStore
-from migrate.writers.proofs import Record
+from migrate.writers.proofs import RecordFile
 
 LAYERS: Final = f"{STATE_DIRECTORY}/layers"
 PAYLOADS: Final = f"{STATE_DIRECTORY}/payloads"
@@ -56,8 +56,8 @@ class RecordedMemory(TargetMemory):
         self._sizes: dict[DiffID, int] = {}
         self._payloads: dict[bytes, bytes] | None = None
         self._lock = threading.Lock()
-        self._layer_record = Record(blobs.store, LAYERS)
-        self._payload_record = Record(blobs.store, PAYLOADS, waiting=_LINES, private=True)
+        self._layer_record = RecordFile(blobs.store, LAYERS)
+        self._payload_record = RecordFile(blobs.store, PAYLOADS, waiting=_LINES, private=True)
 
     def is_right(self, diff_id: DiffID, blob: StoredBlob, /) -> bool:
         if not self._blobs.has(blob.digest, blob.size):

@@ -9,10 +9,10 @@ from migrate.errors import TargetError
 from migrate.storage.bucket import is_url
 from migrate.storage.directory_store import DirectoryStore, make_durable_directory
 from migrate.storage.store import Store
-from migrate.storage.syscalls import FILE_SYSTEM, FileSystem, target_errors
+from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls, target_errors
 
 
-def open_store(location: str | Path, kind: str, files: FileSystem = FILE_SYSTEM) -> Store:
+def open_store(location: str | Path, kind: str, files: SystemCalls = SYSTEM_CALLS) -> Store:
     """`kind` is the target's, for errors: "an OCI layout". Raises TargetError, and UsageError for a URL that needs what
     is not installed."""
     text = str(location)

@@ -19,7 +19,7 @@ from migrate.model.image import Descriptor, Platform
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
 from migrate.model.reference import Reference
-from migrate.storage.syscalls import FILE_SYSTEM, FileSystem
+from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls
 from migrate.verify import verify
 from migrate.writers.base import ImageTarget
 from migrate.writers.discard import Discard
@@ -397,4 +397,4 @@ def test_an_archive_has_an_entry_for_each_folder_before_what_is_in_it(
 
 
 def test_the_default_file_system_is_the_systems_own() -> None:
-    assert type(FILE_SYSTEM) is FileSystem
+    assert type(SYSTEM_CALLS) is SystemCalls

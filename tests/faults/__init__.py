@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from migrate.storage.syscalls import FileSystem
+from migrate.storage.syscalls import SystemCalls
 
 KILLED = 137
 
 
-class FaultyFileSystem(FileSystem):
+class FaultyFileSystem(SystemCalls):
     """Counts calls; before call number `at` it runs `fault`, which raises or does not return."""
 
     def __init__(self, at: int | None = None, fault: Callable[[], None] | None = None) -> None:
@@ -116,14 +116,14 @@ def kills() -> None:
     os._exit(KILLED)
 
 
-class ShortWrites(FileSystem):
+class ShortWrites(SystemCalls):
     """Writes a few bytes a call, as the system may."""
 
     def write(self, fd: int, block: bytes | bytearray | memoryview) -> int:
         return super().write(fd, memoryview(block)[:7])
 
 
-class FullDisk(FileSystem):
+class FullDisk(SystemCalls):
     """Takes `room` bytes, the last write in part, and is full until `room` is raised."""
 
     def __init__(self, room: int) -> None:
@@ -138,7 +138,7 @@ class FullDisk(FileSystem):
 
 
 @dataclass
-class Diary(FileSystem):
+class Diary(SystemCalls):
     """Remembers in which order data and names reached the disk, by inode."""
 
     events: list[tuple[str, str]] = field(default_factory=list)

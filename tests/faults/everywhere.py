@@ -17,23 +17,23 @@ from migrate.batch.batch import BatchRequest, run_batch
 from migrate.errors import MigrateError, TargetError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
-from migrate.storage.syscalls import FileSystem
+from migrate.storage.syscalls import SystemCalls
 from migrate.verify import verify
 from tests.faults import KILLED
 from tests.shelves import archive
 
 ERRORS: Final = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
-_CALLS: Final = tuple(name for name, value in vars(FileSystem).items() if callable(value) and name != "close")
+_CALLS: Final = tuple(name for name, value in vars(SystemCalls).items() if callable(value) and name != "close")
 
 
 @contextmanager
 def every_call(fault: Callable[[int], None]) -> Iterator[None]:
-    """`fault` is called, with its number, before each call of any FileSystem of this process."""
+    """`fault` is called, with its number, before each call of any SystemCalls of this process."""
     lock, count = threading.Lock(), 0
-    sound = {name: getattr(FileSystem, name) for name in _CALLS}
+    sound = {name: getattr(SystemCalls, name) for name in _CALLS}
 
     def wrapped(name: str) -> Callable[..., Any]:
-        def call(self: FileSystem, *arguments: Any, **named: Any) -> Any:
+        def call(self: SystemCalls, *arguments: Any, **named: Any) -> Any:
             nonlocal count
             with lock:
                 count += 1
@@ -44,12 +44,12 @@ def every_call(fault: Callable[[int], None]) -> Iterator[None]:
         return call
 
     for name in _CALLS:
-        setattr(FileSystem, name, wrapped(name))
+        setattr(SystemCalls, name, wrapped(name))
     try:
         yield
     finally:
         for name, method in sound.items():
-            setattr(FileSystem, name, method)
+            setattr(SystemCalls, name, method)
 
 
 def convert_to(prefix: str) -> Callable[[Path, Path], None]:

@@ -52,7 +52,7 @@ from migrate.storage.thin.pool import SUPERBLOCK_CSUM_XOR, ThinPool
 from migrate.tar.entries import TarScanner
 from migrate.tar.index import index_tar
 from migrate.tar.inspector import TarInspector
-from migrate.tar.tarsplit import assemble, iter_records
+from migrate.tar.tarsplit import assemble, iter_tar_split
 from migrate.tar.tarsum import VERSIONS, tarsums
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
@@ -241,9 +241,9 @@ def tar_split(_: Path) -> Fuzzed:
 
     def run(raw: bytes) -> None:
         packed = gzip.compress(raw, 1)
-        attempt(lambda: list(iter_records(io.BytesIO(packed))))
+        attempt(lambda: list(iter_tar_split(io.BytesIO(packed))))
         attempt(lambda: list(assemble(io.BytesIO(packed), lambda _: io.BytesIO(b"content"))))
-        attempt(lambda: list(iter_records(io.BytesIO(raw))))
+        attempt(lambda: list(iter_tar_split(io.BytesIO(raw))))
 
     return run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from migrate.errors import SourceError, UnsupportedError
-from migrate.storage.disk.volumes import FILE_SYSTEMS, DiskContents, Volume
+from migrate.storage.disk.volumes import FILE_SYSTEMS, DiskContents, DiskVolume
 from migrate.storage.filesystems.btrfs import BtrfsTree
 from migrate.storage.filesystems.image_tree import ImageTree
 from migrate.storage.filesystems.kept import KeptFileSystem
@@ -16,13 +16,13 @@ from migrate.storage.tree import PoolParts, SubTree, Tree
 class DiskTree(SubTree):
     """`location` names the volume in errors. Raises SourceError where its file system cannot be opened."""
 
-    def __init__(self, disk: DiskContents, volume: Volume, location: str) -> None:
+    def __init__(self, disk: DiskContents, volume: DiskVolume, location: str) -> None:
         self._disk = disk
         self._volume = volume
         self._doubt: str | None = None
         super().__init__(self._open(volume, location), b"")
 
-    def _open(self, volume: Volume, location: str) -> Tree:
+    def _open(self, volume: DiskVolume, location: str) -> Tree:
         if volume.blocks is None or volume.kind not in FILE_SYSTEMS:
             raise UnsupportedError(f"{location}: {volume.description}")
         try:

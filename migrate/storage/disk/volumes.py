@@ -28,7 +28,7 @@ _ADVICE: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
+class DiskVolume:
     """A place of the disk that can hold a file system. `kind` as `probe_kind` gives it, None where that is unknown.
 
     `group` is the LVM group that it is in, "" for none.
@@ -54,13 +54,13 @@ class Volume:
 
 @dataclass(slots=True)
 class DiskContents:
-    volumes: list[Volume] = field(default_factory=list)
+    volumes: list[DiskVolume] = field(default_factory=list)
     pools: dict[str, list[PoolParts]] = field(default_factory=dict)
     """By LVM group."""
     problems: list[str] = field(default_factory=list)
 
     @property
-    def file_systems(self) -> list[Volume]:
+    def file_systems(self) -> list[DiskVolume]:
         return [volume for volume in self.volumes if volume.kind in FILE_SYSTEMS and volume.blocks is not None]
 
 
@@ -86,11 +86,11 @@ def read_contents(disk: Blocks) -> DiskContents:
         for name, blocks in group.volumes.items():
             shown = f"LVM volume {group.name}/{name}"
             if isinstance(blocks, SourceError):
-                found.volumes.append(Volume(shown, 0, None, None, group.name, blocks))
+                found.volumes.append(DiskVolume(shown, 0, None, None, group.name, blocks))
             else:
                 found.volumes.append(_probed(shown, blocks, group.name))
         found.volumes.extend(
-            Volume(f"LVM thin pool {group.name}/{pool.name}", pool.data.size, "thin pool", None, group.name)
+            DiskVolume(f"LVM thin pool {group.name}/{pool.name}", pool.data.size, "thin pool", None, group.name)
             for pool in group.pools
         )
     return found
@@ -104,7 +104,7 @@ def looks_like_disk(blocks: Blocks) -> bool:
         return False
 
 
-def _iter_places(disk: Blocks, found: DiskContents) -> Iterator[Volume]:
+def _iter_places(disk: Blocks, found: DiskContents) -> Iterator[DiskVolume]:
     """The disk itself where a file system or an LVM label is on it, and its partitions."""
     table = read_partitions(disk)
     whole = _probed("the whole disk", disk)
@@ -123,11 +123,11 @@ def _iter_places(disk: Blocks, found: DiskContents) -> Iterator[Volume]:
         yield _probed(name, BlocksPart(disk, partition.start, partition.size))
 
 
-def _probed(name: str, blocks: Blocks, group: str = "") -> Volume:
+def _probed(name: str, blocks: Blocks, group: str = "") -> DiskVolume:
     try:
         kind = probe_kind(blocks)
         if kind is None and is_physical_volume(blocks):
             kind = "lvm"
-        return Volume(name, blocks.size, kind, blocks, group)
+        return DiskVolume(name, blocks.size, kind, blocks, group)
     except SourceError as exc:
-        return Volume(name, blocks.size, None, None, group, exc)
+        return DiskVolume(name, blocks.size, None, None, group, exc)

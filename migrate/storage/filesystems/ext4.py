@@ -21,7 +21,7 @@ from migrate.storage.filesystems.filesystem import (
     LINK_BYTES,
     XATTR_BYTES,
     Directory,
-    Extent,
+    FileExtent,
     Inode,
     check_name,
     collect_names,
@@ -200,7 +200,7 @@ class Ext4:
                 found.update(_xattrs(raw, first=32, base=0, where=where))
         return found
 
-    def read_extents(self, inode: Inode) -> Sequence[Extent]:
+    def read_extents(self, inode: Inode) -> Sequence[FileExtent]:
         where = f"ext4 inode {inode.number}"
         if stat.S_ISLNK(inode.mode) and _is_fast_link(inode):
             return ()
@@ -212,10 +212,10 @@ class Ext4:
             )
             return self._joined(mapped, where)
 
-    def _joined(self, mapped: Iterator[tuple[int, int, int]], where: str) -> list[Extent]:
+    def _joined(self, mapped: Iterator[tuple[int, int, int]], where: str) -> list[FileExtent]:
         """(first block of the file, count, block on the device), ascending → extents; neighbours become one."""
         size = self._block_size
-        joined: list[Extent] = []
+        joined: list[FileExtent] = []
         end = 0
         for start, count, block in mapped:
             if start * size < end:
@@ -225,9 +225,9 @@ class Ext4:
             self._block_offset(block + count - 1, where)
             last = joined[-1] if joined else None
             if last and last.start + last.length == start * size and last.offset + last.length == offset:
-                joined[-1] = Extent(last.start, last.length + count * size, last.offset)
+                joined[-1] = FileExtent(last.start, last.length + count * size, last.offset)
             else:
-                joined.append(Extent(start * size, count * size, offset))
+                joined.append(FileExtent(start * size, count * size, offset))
             if len(joined) > FILE_EXTENTS:
                 raise LimitError(f"{where}: more than {FILE_EXTENTS:,} extents (FILE_EXTENTS)")
         return joined

@@ -53,7 +53,7 @@ class Inode(NamedTuple):
     raw: bytes
 
 
-class Extent(NamedTuple):
+class FileExtent(NamedTuple):
     """A piece of a file, in bytes: `start` in the file, `offset` on the device. What no extent covers is zeros."""
 
     start: int
@@ -95,11 +95,11 @@ class FileSystem(Protocol):
     def read_directory(self, inode: Inode, /) -> Directory: ...
     def read_link(self, inode: Inode, /) -> bytes: ...
     def read_xattrs(self, inode: Inode, /) -> Mapping[bytes, bytes]: ...
-    def read_extents(self, inode: Inode, /) -> Sequence[Extent]:
+    def read_extents(self, inode: Inode, /) -> Sequence[FileExtent]:
         """Ascending, without overlap. Empty for what lies in the inode itself (links and directories only)."""
 
 
-def extents_as_blocks(device: Blocks, extents: Sequence[Extent], size: int) -> PiecedBlocks:
+def extents_as_blocks(device: Blocks, extents: Sequence[FileExtent], size: int) -> PiecedBlocks:
     """A file's content by position."""
     pieces = PieceMap()
     for extent in extents:

@@ -17,7 +17,7 @@ from migrate.errors import DamagedError, UnsupportedError
 
 if TYPE_CHECKING:
     from migrate.storage.blocks import Blocks
-    from migrate.storage.filesystems.filesystem import Extent
+    from migrate.storage.filesystems.filesystem import FileExtent
 
 _MAGIC: Final = b"\xc0\x3b\x39\x98"
 _DESCRIPTOR, _COMMIT, _REVOKE = 1, 2, 5
@@ -82,7 +82,7 @@ class ReplayedBlocks:
         """The blocks belong to whoever opened them."""
 
 
-def replay_journal(device: Blocks, journal: Sequence[Extent], unit: int, mounted: int) -> ReplayedBlocks:
+def replay_journal(device: Blocks, journal: Sequence[FileExtent], unit: int, mounted: int) -> ReplayedBlocks:
     """`journal` is where the journal's file lies, `unit` the file system's block size, `mounted` when it was mounted
     last, in seconds since 1970: older transactions are of an earlier use.
 
@@ -104,7 +104,7 @@ def _damaged(sequence: int, what: str) -> DamagedError:
 
 
 class _Journal:
-    def __init__(self, device: Blocks, extents: Sequence[Extent], unit: int, mounted: int) -> None:
+    def __init__(self, device: Blocks, extents: Sequence[FileExtent], unit: int, mounted: int) -> None:
         self._newest = mounted
         self._device = device
         self._unit = unit

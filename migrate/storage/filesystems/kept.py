@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from migrate.storage.blocks import Blocks
-    from migrate.storage.filesystems.filesystem import Directory, Extent, FileSystem, Inode
+    from migrate.storage.filesystems.filesystem import Directory, FileExtent, FileSystem, Inode
 
 MOST_KEPT: Final = 100_000
 """Of either. A full table is emptied and fills again."""
@@ -65,5 +65,5 @@ class KeptFileSystem:
     def read_xattrs(self, inode: Inode) -> Mapping[bytes, bytes]:
         return self._inner.read_xattrs(inode)
 
-    def read_extents(self, inode: Inode) -> Sequence[Extent]:
+    def read_extents(self, inode: Inode) -> Sequence[FileExtent]:
         return self._inner.read_extents(inode)

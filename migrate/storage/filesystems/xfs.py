@@ -21,7 +21,7 @@ from migrate.storage.filesystems.filesystem import (
     FOREIGN,
     LINK_BYTES,
     Directory,
-    Extent,
+    FileExtent,
     Inode,
     check_name,
     collect_names,
@@ -264,7 +264,7 @@ class Xfs:
                 read_leaves(lambda block: read_piece(self._pages, extents, block * size, size), self._v5, where)
             )
 
-    def read_extents(self, inode: Inode) -> Sequence[Extent]:
+    def read_extents(self, inode: Inode) -> Sequence[FileExtent]:
         where = f"XFS inode {inode.number}"
         if _format(inode) == LOCAL and not stat.S_ISREG(inode.mode):
             return ()

@@ -15,7 +15,7 @@ from typing import Final
 from fastcrc import crc32
 
 from migrate.errors import DamagedError, LimitError
-from migrate.storage.filesystems.filesystem import FILE_EXTENTS, Extent
+from migrate.storage.filesystems.filesystem import FILE_EXTENTS, FileExtent
 from migrate.storage.filesystems.paged import PagedReader
 
 LOCAL, EXTENTS, BTREE = 1, 2, 3
@@ -45,7 +45,7 @@ class XfsSpace:
             raise DamagedError(f"{where}: names block {block:#x}, which the file system does not have")
         return linear * self.block_size
 
-    def fork_extents(self, fork: bytes, kind: int, count: int, where: str) -> list[Extent]:
+    def fork_extents(self, fork: bytes, kind: int, count: int, where: str) -> list[FileExtent]:
         """The extents of a fork of form `kind`, `count` of them where they lie in the inode itself."""
         if kind == EXTENTS:
             if count * 16 > len(fork):
@@ -57,9 +57,9 @@ class XfsSpace:
             raise DamagedError(f"{where}: has no extents (format {kind})")
         return self._joined(records, where)
 
-    def _joined(self, records: Iterator[bytes], where: str) -> list[Extent]:
+    def _joined(self, records: Iterator[bytes], where: str) -> list[FileExtent]:
         size = self.block_size
-        joined: list[Extent] = []
+        joined: list[FileExtent] = []
         end = 0
         for block_of_records in records:
             for high, low in struct.iter_unpack(">QQ", block_of_records):
@@ -72,7 +72,7 @@ class XfsSpace:
                 offset = self.offset(block, where)
                 if self.offset(block + count - 1, where) != offset + (count - 1) * size:
                     raise DamagedError(f"{where}: an extent leaves its allocation group")
-                joined.append(Extent(start * size, count * size, offset))
+                joined.append(FileExtent(start * size, count * size, offset))
                 if len(joined) > FILE_EXTENTS:
                     raise LimitError(f"{where}: more than {FILE_EXTENTS:,} extents (FILE_EXTENTS)")
         return joined
@@ -117,7 +117,7 @@ def check_sum(raw: bytes, place: int, where: str) -> None:
         raise DamagedError(f"{where}: its checksum does not match its content")
 
 
-def read_piece(pages: PagedReader, extents: Sequence[Extent], start: int, size: int) -> bytes | None:
+def read_piece(pages: PagedReader, extents: Sequence[FileExtent], start: int, size: int) -> bytes | None:
     """`size` bytes of a file from `start`, which may lie in several extents; None where nothing is stored."""
     pieces = []
     at = max(0, bisect_right(extents, start, key=lambda extent: extent.start) - 1)

@@ -11,9 +11,9 @@ import pytest
 
 from migrate.batch import journal
 from migrate.batch.journal import (
-    Entry,
+    JournalEntry,
     JournalWriter,
-    Place,
+    LinePlace,
     RecordReader,
     check_owners,
     is_running,
@@ -26,12 +26,14 @@ from migrate.batch.plan import Identity, Shard, SourceOutcome
 from migrate.batch.records import SourceRecord
 from migrate.batch.status import read_status
 from migrate.errors import LimitError, TargetError
-from migrate.storage.syscalls import FileSystem
+from migrate.storage.syscalls import SystemCalls
 from tests.faults import FaultyFileSystem, raises
 
 
-def entry(name: str, outcome: SourceOutcome = SourceOutcome.CONVERTED, order: int = 0, recipe: str = "r") -> Entry:
-    return Entry(
+def entry(
+    name: str, outcome: SourceOutcome = SourceOutcome.CONVERTED, order: int = 0, recipe: str = "r"
+) -> JournalEntry:
+    return JournalEntry(
         source=name,
         identity=Identity(10, "mtime 5"),
         recipe=recipe,
@@ -47,7 +49,7 @@ def entry(name: str, outcome: SourceOutcome = SourceOutcome.CONVERTED, order: in
     )
 
 
-def write(state: Path, *entries: Entry, shard: Shard | None = None) -> Path:
+def write(state: Path, *entries: JournalEntry, shard: Shard | None = None) -> Path:
     journal = JournalWriter(state, shard)
     for each in entries:
         journal.append(each)
@@ -276,7 +278,7 @@ def test_a_journal_that_is_no_file_is_one_error_and_never_waited_for(kind: str, 
         lambda: list(iter_lines(path)),
         lambda: Ledger.read(tmp_path),
         lambda: check_owners(tmp_path),
-        lambda: RecordReader().read(Place(path, 0, 10), "x"),
+        lambda: RecordReader().read(LinePlace(path, 0, 10), "x"),
     ):
         with pytest.raises(TargetError, match=r"journal\.jsonl: a .* is there instead of a file"):
             use()
@@ -309,7 +311,7 @@ def test_a_record_that_could_not_be_read_again_is_not_written() -> None:
 def test_an_error_at_any_call_that_changes_a_journal(number: int, tmp_path: Path) -> None:
     """What was appended before is read again, and the next run appends behind it."""
 
-    def run(state: Path, files: FileSystem) -> None:
+    def run(state: Path, files: SystemCalls) -> None:
         journal = JournalWriter(state, None, files=files, clock=iter(range(0, 1_000, 2)).__next__)
         try:
             for name in ("/a.tar", "/b.tar", "/c.tar"):
@@ -328,6 +330,6 @@ def test_an_error_at_any_call_that_changes_a_journal(number: int, tmp_path: Path
             assert exc.exit_code == 5 and os.strerror(number) in exc.message
         else:
             assert at >= counted.calls - 1, f"the error of call {at} was lost"  # the last sync, when it is closed
-        run(state, FileSystem())
+        run(state, SystemCalls())
         found = [line.fields["source"] for line in iter_lines(state / "journal.jsonl")]
         assert found[-3:] == ["/a.tar", "/b.tar", "/c.tar"]

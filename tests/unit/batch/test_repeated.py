@@ -17,7 +17,7 @@ import pytest
 
 from migrate.batch.batch import BatchRequest, merge_batch, run_batch, unfinished_shards
 from migrate.batch.executors import ExecutorPool, PoolRequest, WorkerPool, open_pool
-from migrate.batch.journal import Entry, pack_record, unpack_record
+from migrate.batch.journal import JournalEntry, pack_record, unpack_record
 from migrate.batch.plan import Shard, Task
 from migrate.batch.task import WorkOrder
 from migrate.convert.run import Conversion, OpenedSource
@@ -359,7 +359,7 @@ class Interrupted(ExecutorPool):
 
     _submitted = 0
 
-    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[Entry]]:
+    def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[JournalEntry]]:
         self._submitted += 1
         if self._submitted > 1:
             raise KeyboardInterrupt

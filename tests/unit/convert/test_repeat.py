@@ -25,7 +25,7 @@ from migrate.model.progress import Event, SilentProgress
 from migrate.report.json import encode_report
 from migrate.storage.bucket_store import BucketStore
 from migrate.storage.directory_store import DirectoryStore
-from migrate.storage.syscalls import FileSystem
+from migrate.storage.syscalls import SystemCalls
 from migrate.verify import verify
 from migrate.writers.run_memory import RUNS, dated, repeat_run
 from tests.archives import V1Archive, layer_tar
@@ -335,7 +335,7 @@ def test_a_run_beside_another_one_is_not_remembered(source: Path, tmp_path: Path
 # --- faults ------------------------------------------------------------------------------------------------------
 
 
-def _repeat(source: Path, target: Path, files: FileSystem) -> bytes | None:
+def _repeat(source: Path, target: Path, files: SystemCalls) -> bytes | None:
     key = run_key([str(source)], OPTIONS, {})
     assert key is not None
     return repeat_run(str(target), key, LATER[0], lambda: LATER[1], files)

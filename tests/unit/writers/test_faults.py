@@ -17,7 +17,7 @@ from migrate.errors import TargetError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
 from migrate.storage.bucket_store import BucketStore
-from migrate.storage.syscalls import FileSystem
+from migrate.storage.syscalls import SystemCalls
 from migrate.verify import verify
 from migrate.writers.base import ImageTarget
 from migrate.writers.docker_archive import DockerArchive, OciArchive
@@ -42,7 +42,7 @@ OPTIONS = ConvertOptions()
 BASE, MIDDLE, TOP = layer("base"), layer("middle", os.urandom(200_000)), layer("top", compress=False)
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT]
 
-TARGETS: dict[str, Callable[[Path, FileSystem], ImageTarget]] = {
+TARGETS: dict[str, Callable[[Path, SystemCalls], ImageTarget]] = {
     "layout": lambda path, files: OciLayout(path, OPTIONS, files=files),
     "registry-storage": lambda path, files: RegistryStorage(str(path), OPTIONS, files=files),
     "oci-archive": lambda path, files: OciArchive(str(path), OPTIONS, files=files),
@@ -73,11 +73,11 @@ def convert(target: ImageTarget) -> None:
 class Kind:
     """One kind of target in the file system, with what an undisturbed run makes of it in how many calls."""
 
-    open: Callable[[Path, FileSystem], ImageTarget]
+    open: Callable[[Path, SystemCalls], ImageTarget]
     calls: int
     expected: dict[str, bytes]
 
-    def convert(self, path: Path, files: FileSystem) -> None:
+    def convert(self, path: Path, files: SystemCalls) -> None:
         convert(self.open(path, files))
 
 
@@ -123,7 +123,7 @@ def undisturbed(name: str, path: Path) -> Kind:
 def check_recovery(kind: Kind, path: Path, at: int) -> None:
     """Whatever happened, what is there is clean, and the same run again completes it and leaves nothing behind."""
     assert clean(path), f"after a fault at call {at}"
-    kind.convert(path, FileSystem())
+    kind.convert(path, SystemCalls())
     assert snapshot(path) == kind.expected, f"completed after a fault at call {at}"
     assert not list((path / ".migrate").glob("tmp-*"))
     assert os.listdir(path.parent) == [path.name], f"a spool stayed after a fault at call {at}"

@@ -24,7 +24,7 @@ from migrate.model.image import Descriptor, Platform, StoredBlob
 from migrate.model.options import Compression, ConvertOptions, Link, OnConflict
 from migrate.model.progress import SilentProgress
 from migrate.model.reference import Reference
-from migrate.storage.syscalls import FileSystem
+from migrate.storage.syscalls import SystemCalls
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests.images import AMD64, LayerBytes, image, layer, layer_of, put_image, put_layer
@@ -527,7 +527,7 @@ def test_what_is_known_is_not_written_twice(tmp_path: Path) -> None:
 # --- links -----------------------------------------------------------------------------------------------------------
 
 
-class Reflinks(FileSystem):
+class Reflinks(SystemCalls):
     """As btrfs and xfs do it; the test's own file system may not."""
 
     def reflink(self, source: int, target: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from migrate.errors import TargetError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
-from migrate.storage.syscalls import FileSystem
+from migrate.storage.syscalls import SystemCalls
 from migrate.verify import verify
 from migrate.writers.base import ImageTarget
 from migrate.writers.docker_archive import DockerArchive, OciArchive
@@ -178,7 +178,7 @@ def test_a_spool_of_another_user_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "images.tar").exists()
 
 
-class Swapping(FileSystem):
+class Swapping(SystemCalls):
     """Before its call number `at`, somebody puts a link in the place of a folder of the target."""
 
     def __init__(self, folder: Path, outside: Path, at: int) -> None:

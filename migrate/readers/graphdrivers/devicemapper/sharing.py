@@ -13,7 +13,7 @@ from migrate.storage.filesystems.journal import ReplayedBlocks
 from migrate.storage.filesystems.kept import MOST_KEPT, KeptFileSystem
 
 if TYPE_CHECKING:
-    from migrate.storage.filesystems.filesystem import Directory, Extent, FileSystem, Inode
+    from migrate.storage.filesystems.filesystem import Directory, FileExtent, FileSystem, Inode
     from migrate.storage.thin.device import ThinDevice
 
 
@@ -88,7 +88,7 @@ class SharedFileSystem(KeptFileSystem):
         return known if len(known) == len(places) else None
 
 
-def _pieces(extent: Extent, block_size: int) -> list[int]:
+def _pieces(extent: FileExtent, block_size: int) -> list[int]:
     """The first byte of the extent in every pool block that it touches."""
     end = extent.offset + extent.length
     following = range((extent.offset // block_size + 1) * block_size, end, block_size)
