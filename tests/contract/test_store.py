@@ -241,6 +241,30 @@ def test_where_times_are_whole_seconds_a_new_file_has_no_version(tmp_path: Path)
         assert (version_of(status) is not None) is known
 
 
+def test_every_file_and_its_version(opened: Open) -> None:
+    store, other = opened(), opened()
+    other.put("b/c/d", b"of a run that is at work")
+    write(store, "a", b"12345")
+    store.put("b/c/e", b"")
+    store.flush()
+    found = {name: (size, version) for name, size, version in store.iter_versions()}
+    assert {name: size for name, (size, _) in found.items() if name in ("a", "b/c/e")} == {"a": 5, "b/c/e": 0}
+    assert all(version == store.version(name) for name, (_, version) in found.items())
+    assert not [name for name in found if "tmp-" in name]
+    other.close()
+    store.close()
+
+
+def test_what_is_no_regular_file_has_no_version(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "file").write_bytes(b"x")
+    os.mkfifo(tmp_path / "fifo")
+    store = DirectoryStore(tmp_path)
+    found = {name: version for name, _, version in store.iter_versions()}
+    store.close()
+    assert found == {"link": None, "fifo": None, "file": version_of((tmp_path / "file").stat())}
+
+
 def test_many_threads(opened: Open) -> None:
     store = opened()
     names = [f"folder{number % 70}/file{number}" for number in range(1_500)]
