@@ -8,6 +8,7 @@ the image of a child.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -23,7 +24,8 @@ from migrate.model.options import EmptyLayers, ReadOptions
 from migrate.readers.base import LegacySource
 from migrate.readers.detect import open_source
 
-_READABLE: Final = ("oci", "registry-storage")
+_ARCHIVES: Final = ("docker-archive", "oci-archive")
+_READABLE: Final = ("oci", "registry-storage", *_ARCHIVES)
 
 
 class EarlierImages:
@@ -40,7 +42,9 @@ class EarlierImages:
 
     @cached_property
     def source(self) -> LegacySource | None:
-        if self._prefix in _READABLE:
+        # An archive keeps its name until the new one is whole. What is no file, such as a pipe, has nothing of before.
+        is_there = self._prefix not in _ARCHIVES or os.path.isfile(self.location)
+        if self._prefix in _READABLE and is_there:
             with suppress(MigrateError):
                 return open_source(self.location, ReadOptions())
         return None

@@ -98,6 +98,22 @@ def test_layers_are_taken_from_the_target(build: object, command: str, forgets: 
     assert api.verify(target) == []
 
 
+@pytest.mark.parametrize("kind", ["docker-archive", "oci-archive"])
+def test_layers_are_taken_from_an_archive_that_is_the_target(kind: str, tmp_path: Path) -> None:
+    """By diffID. An archive has no map, so of a v1 parent nothing is found, and the archive stays as it is."""
+    target = f"{kind}:{tmp_path / 't.tar'}"
+    assert api.convert(modern(tmp_path / "base.tar", "base", "middle"), target, ConvertOptions()).exit_code == 0
+    whole = images(api.plan(modern(tmp_path / "whole.tar", *NAMES)).report)
+    part = modern(tmp_path / "part.tar", *NAMES, without=("base", "middle"))
+    outcome = api.convert(part, target, ConvertOptions())
+    assert (outcome.exit_code, images(outcome.report)) == (0, whole)
+    assert api.verify(tmp_path / "t.tar") == []
+    before = (tmp_path / "t.tar").read_bytes()
+    old = v1(tmp_path / "old.tar", *NAMES, without=("base", "middle"))
+    assert api.convert(old, target, ConvertOptions()).exit_code == 4
+    assert (tmp_path / "t.tar").read_bytes() == before
+
+
 def test_a_target_with_two_images_of_one_id_proves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "t"
     for comment in ("one", "another"):
