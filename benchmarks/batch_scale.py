@@ -62,13 +62,13 @@ def events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
 
 def measure(shelf: Path, target: Path, jobs: int) -> dict[str, Any]:
     """One run from nothing: seconds of the wall clock in all and for the merge, CPU seconds of all its processes (which
-    other work on the machine changes little), and the coordinator's peak memory."""
+    other work on the machine changes little), and the peak memory of the coordinator and of its largest worker."""
     shutil.rmtree(target, ignore_errors=True)
     os.sync()
     began = time.monotonic()
     ticks: dict[int, int] = {}
     with batch(shelf, target, jobs) as process:
-        peak = 0
+        peak = worker = 0
         merging = sampled = began
         for event in events(process):
             now = time.monotonic()
@@ -76,7 +76,8 @@ def measure(shelf: Path, target: Path, jobs: int) -> dict[str, Any]:
                 merging = now
             if now - sampled > 0.25 or event["event"] == "stage":
                 sampled = now
-                ticks |= ticks_of(process.pid)
+                ticks |= (used := ticks_of(process.pid))
+                worker = max([worker, *(peak_of(child) for child in used if child != process.pid)])
             peak = max(peak, peak_of(process.pid))
         code = process.wait()
     ended = time.monotonic()
@@ -87,6 +88,7 @@ def measure(shelf: Path, target: Path, jobs: int) -> dict[str, Any]:
         "merge_seconds": round(ended - merging, 2),
         "cpu_seconds": round(sum(ticks.values()) / os.sysconf("SC_CLK_TCK"), 2),
         "coordinator_bytes": peak,
+        "worker_bytes": worker,
     }
 
 

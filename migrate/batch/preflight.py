@@ -131,7 +131,8 @@ def _read_byte(location: str) -> None:
     if "://" in location:
         import fsspec
 
-        filesystem, path = fsspec.core.url_to_fs(location)
+        # as open_filesystem does: the worker reads its archives with the same file system
+        filesystem, path = fsspec.core.url_to_fs(location, use_listings_cache=False)
         filesystem.info(path)
     elif os.path.isdir(location):
         os.listdir(location)

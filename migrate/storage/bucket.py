@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,8 +53,9 @@ def open_filesystem(location: str) -> tuple[Any, str]:
     except ImportError as exc:
         raise UsageError(f"{location}: needs fsspec: pip install 'docker-legacy-migrate[s3]'") from exc
     try:
+        _forget_other_settings(fsspec.get_filesystem_class(location.partition("://")[0]))
         # Listings are read once by BucketTree and must not be older than the run.
-        filesystem, prefix = fsspec.core.url_to_fs(location, use_listings_cache=False, skip_instance_cache=True)
+        filesystem, prefix = fsspec.core.url_to_fs(location, use_listings_cache=False)
     except ImportError as exc:
         raise UsageError(f"{location}: {exc}") from exc
     except ValueError as exc:
@@ -61,6 +63,19 @@ def open_filesystem(location: str) -> tuple[Any, str]:
     except Exception as exc:  # drivers that connect at once, such as FTP's, raise what their libraries do
         raise SourceUnreadableError(f"{location}: cannot be opened: {exc}") from exc
     return filesystem, str(prefix).rstrip("/")
+
+
+_settings: dict[type, dict[str, str]] = {}
+
+
+def _forget_other_settings(driver: Any) -> None:
+    """fsspec keeps one file system for each thread, with its connections: making one for S3 takes longer than to read
+    a small archive. It was made with the endpoint and credentials of that time, so a program that has changed its
+    environment since gets a new one."""
+    settings = dict(os.environ)
+    if _settings.setdefault(driver, settings) != settings:
+        _settings[driver] = settings
+        driver.clear_instance_cache()
 
 
 class BucketTree(Tree):

@@ -110,3 +110,13 @@ def test_urls_are_told_from_paths(location: str, url: bool) -> None:
 def test_a_scheme_that_nobody_knows_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="nonsense"):
         open_filesystem("nonsense://x/y")
+
+
+def test_a_file_system_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for other places; but not for a program that has changed endpoint or credentials meanwhile."""
+    first, _ = open_filesystem(f"memory://{tmp_path.name}/one")
+    assert open_filesystem(f"memory://{tmp_path.name}/two")[0] is first
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    other, _ = open_filesystem(f"memory://{tmp_path.name}/one")
+    assert other is not first
+    assert open_filesystem(f"memory://{tmp_path.name}/two")[0] is other
