@@ -466,15 +466,19 @@ def _answers(sound: Callable[[Request], Reply], location: str, *, v1: bool) -> F
         del insecure
         return httpx.Client(base_url=f"{scheme}://{host}", transport=httpx.MockTransport(handle))
 
-    client.open_http = open_http  # type: ignore[attr-defined]  # no socket: ten times as many inputs
     options = ConvertOptions(dry_run=True, jobs=1)
 
     def plan() -> None:
-        source = RegistryOverHttp(location, ReadOptions(dry_run=True), v1=v1, sleep=lambda _: None)
+        real = client.open_http  # type: ignore[attr-defined]
+        client.open_http = open_http  # type: ignore[attr-defined]  # no socket: ten times as many inputs
         try:
-            Conversion([OpenedSource(location, source)], options=options).run()
+            source = RegistryOverHttp(location, ReadOptions(dry_run=True), v1=v1, sleep=lambda _: None)
+            try:
+                Conversion([OpenedSource(location, source)], options=options).run()
+            finally:
+                source.close()
         finally:
-            source.close()
+            client.open_http = real  # type: ignore[attr-defined]  # for the other tests of this process
 
     def run(raw: bytes) -> None:
         nonlocal content

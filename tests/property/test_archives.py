@@ -183,7 +183,9 @@ def test_archives_with_a_manifest(layers: list[Layer], data: st.DataObject) -> N
 
 
 def unpacked(layer: Layer) -> bytes:
-    content = layer.content() or b""
+    content = layer.content()
+    if content is None:  # what was there before it got lost: not nothing, which would follow from its digest
+        return layer_tar("lost")
     if layer.tar == "gzip":
         return gzip.decompress(content)
     return lzma.decompress(content) if layer.tar == "xz" else content
