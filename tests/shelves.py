@@ -4,10 +4,32 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from migrate.batch.batch import BatchRequest
+from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
+from migrate.model.options import ConvertOptions
+from migrate.model.progress import Event
 from tests.archives import V1Archive, layer_json, layer_tar, legacy_id
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event, /) -> None:
+        self.events.append(event)
+
+
+def threads(asked: PoolRequest) -> WorkerPool:
+    return open_pool(replace(asked, executor="threads"))
+
+
+def request(shelf: Path, target: Path, jobs: int = 2, **changes: object) -> BatchRequest:
+    options = ConvertOptions(jobs=jobs, exact_sizes=True)
+    return replace(BatchRequest(target=str(target), options=options, locations=[str(shelf)]), **changes)  # type: ignore[arg-type]
 
 
 def archive(app: str, build: int = 0, *, created: str = "2014-05-06T07:08:09Z") -> bytes:

@@ -182,15 +182,16 @@ class Conversion:
     ) -> Iterator[Conversion]:
         """A run over what the locations name; `rest` are further fields. Closes sources and target. Raises UsageError
         and TargetError."""
-        if target is not None:
-            parse_target(target)
+        prefix, place = ("", "") if target is None else parse_target(target)
         key = None
-        if target is not None and parse_target(target)[0] == "oci" and not rest.keys() - {"progress", "report_options"}:
+        if prefix == "oci" and not rest.keys() - {"progress", "report_options"}:
             key = run_key(locations, options, rest.get("report_options", {}))
-            if key is not None and (repeated := _repeat(parse_target(target)[1], key)) is not None:
+            if key is not None and (repeated := _repeat(place, key)) is not None:
                 yield cls((), options, locations=locations, repeated=repeated, **rest)
                 return
         sources = open_sources(locations, options)
+        if not all(one.is_one_file for one in sources):
+            key = None
         with ExitStack() as stack:
             for one in sources:
                 if one.source is not None:
@@ -204,8 +205,9 @@ class Conversion:
             if target is not None and any(one.source and not one.error for one in sources):  # else nothing to write
                 opened = open_target(target, options)
                 stack.callback(opened.close)
-                opened.begin_run()
-                earlier = EarlierImages(*parse_target(target), opened.mapped_images, options.empty_layers)
+                if key is not None:
+                    opened.begin_run()
+                earlier = EarlierImages(prefix, place, opened.mapped_images, options.empty_layers)
                 stack.callback(earlier.close)
             warnings = name_warnings(target) if opened is not None and target is not None else []
             yield cls(
@@ -215,7 +217,7 @@ class Conversion:
                 earlier=earlier,
                 warnings=warnings,
                 locations=locations,
-                key=key if all(one.is_one_file for one in sources) else None,
+                key=key,
                 **rest,
             )
 

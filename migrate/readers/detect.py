@@ -48,13 +48,13 @@ from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.named_files import NamedFiles, require_readable
 from migrate.storage.syscalls import target_error
 from migrate.storage.tree import SubTree, Tree
-from migrate.tar.header import BLOCK
 from migrate.tar.index import (
     Damage,
     FileWindow,
     HeadWindow,
     Member,
     MemberKind,
+    begins_tar,
     has_member,
     index_tar,
     iter_members,
@@ -235,17 +235,18 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
             if not looks_like_tar(head) and not _looks_like_image(content.head(_SNIFFED_HEAD)):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=True)
             content = _spool(location, content, options)
-        blocks = FileBlocks(os.dup(content.fd), location)
-        if may_be_disk(blocks):
-            path = None if location == STDIN or depth else location
-            source = _opener(options, depth).open_disk(location, blocks, path)
-            content.close()
-            return source
-        blocks.close()
-        if _is_damaged(head):
-            is_archive, records = has_member(content.head(_DAMAGED_HEAD), _is_own_member), None
-        else:
+        if begins_tar(head):
             is_archive, records = _begin_records(content.fd, location)
+        else:
+            blocks = FileBlocks(os.dup(content.fd), location)
+            if may_be_disk(blocks):
+                path = None if location == STDIN or depth else location
+                source = _opener(options, depth).open_disk(location, blocks, path)
+                content.close()
+                return source
+            blocks.close()
+            # perhaps a tar that has lost its first header, to zeros perhaps
+            is_archive, records = has_member(content.head(_DAMAGED_HEAD), _is_own_member), None
         if not _wants_archive(options) or not is_archive:
             if not looks_like_tar(head) and not has_member(content.head(_DAMAGED_HEAD), is_archive_member):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=False)
@@ -339,11 +340,6 @@ def _is_manifest(name: str) -> bool:
 def _is_blob_of_folder(name: str) -> bool:
     """True for a blob beside a registry's manifest, in a tar of the content of skopeo's `dir:` or of an export."""
     return _BLOB_OF_FOLDER.fullmatch(name) is not None
-
-
-def _is_damaged(head: bytes) -> bool:
-    """Whether a tar that begins with `head` has lost its first header, to zeros perhaps."""
-    return not looks_like_tar(head) or not any(head[:BLOCK])
 
 
 def _is_own_member(name: str) -> bool:

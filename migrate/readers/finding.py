@@ -15,8 +15,7 @@ from migrate.errors import SourceError
 from migrate.model.legacy import SourceType, is_hex_id
 from migrate.model.options import ReadOptions
 from migrate.storage.tree import Tree
-from migrate.tar.header import BLOCK
-from migrate.tar.index import looks_like_tar
+from migrate.tar.index import begins_tar
 
 Detect = Callable[[Tree], Sequence[SourceType]]
 """The types of source that a tree is, by the names at its top."""
@@ -133,7 +132,7 @@ def _is_wrapping(tree: Tree, path: bytes, ratio: int | None) -> bool:
             head = _read_head(tree, path, compression, ratio)
     except (OSError, SourceError):
         return False
-    if looks_like_tar(head) and any(head[:BLOCK]):
+    if begins_tar(head):
         return True
     from migrate.storage.disk.formats import looks_like_image
 

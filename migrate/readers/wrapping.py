@@ -26,7 +26,7 @@ from migrate.readers.not_a_source import foreign_folder
 from migrate.storage.blocks import Blocks
 from migrate.storage.tree import SubTree, Tree
 from migrate.tar.header import BLOCK
-from migrate.tar.index import looks_like_tar
+from migrate.tar.index import begins_tar
 
 if TYPE_CHECKING:
     from migrate.tar.index import Damage
@@ -196,8 +196,7 @@ class Opener:
 def may_be_disk(blocks: Blocks) -> bool:
     """Whether this is a disk image, or a raw disk or partition with something that is known. A partition may begin with
     zeros, which are the end marker of an empty tar, too."""
-    head = blocks.read_at(0, min(blocks.size, BLOCK))
-    if looks_like_tar(head) and any(head):
+    if begins_tar(blocks.read_at(0, min(blocks.size, BLOCK))):
         return False
     from migrate.storage.disk.formats import probe_format
     from migrate.storage.disk.volumes import looks_like_disk

@@ -167,6 +167,11 @@ def looks_like_tar(head: bytes) -> bool:
     return len(block) == BLOCK and (block == ZERO_BLOCK or checksum_is_right(block))
 
 
+def begins_tar(head: bytes) -> bool:
+    """True if `head` starts with a tar header: not with an end marker, as a damaged tar or a disk may."""
+    return looks_like_tar(head) and any(head[:BLOCK])
+
+
 class HeadWindow:
     """The first bytes of a tar."""
 

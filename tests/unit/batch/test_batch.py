@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from migrate.batch.batch import BatchOutcome, BatchRequest, merge_batch, run_batch, unfinished_shards
+from migrate.batch.batch import BatchOutcome, merge_batch, run_batch, unfinished_shards
 from migrate.batch.executors import PoolRequest, ProcessPool, WorkerPool, open_pool
 from migrate.batch.plan import Shard, SourceOutcome
 from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import TargetError, UsageError
 from migrate.model.options import Compression, ConvertOptions, Format, OnConflict
-from migrate.model.progress import Event, SilentProgress
+from migrate.model.progress import SilentProgress
 from migrate.readers.detect import open_source
 from migrate.report.text import render_text
 from migrate.verify import verify
@@ -30,28 +30,11 @@ from tests import poison
 from tests.archives import V1Archive, layer_json, layer_tar, legacy_id, unpack
 from tests.cases import case
 from tests.registries import extract_tree
-from tests.shelves import archive, files_of, journal_of, sources_in, write_shelf
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event, /) -> None:
-        self.events.append(event)
-
-
-def threads(asked: PoolRequest) -> WorkerPool:
-    return open_pool(replace(asked, executor="threads"))
+from tests.shelves import Recorder, archive, files_of, journal_of, request, sources_in, threads, write_shelf
 
 
 def poisoned(asked: PoolRequest) -> WorkerPool:
     return ProcessPool(asked.workers, poison.work)
-
-
-def request(shelf: Path, target: Path, jobs: int = 2, **changes: object) -> BatchRequest:
-    options = ConvertOptions(jobs=jobs, exact_sizes=True)
-    return replace(BatchRequest(target=str(target), options=options, locations=[str(shelf)]), **changes)  # type: ignore[arg-type]
 
 
 def run(shelf: Path, target: Path, jobs: int = 2, **changes: object) -> BatchOutcome:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -12,36 +11,18 @@ import pytest
 
 from migrate import api
 from migrate.batch.account import AccountRow
-from migrate.batch.batch import BatchOutcome, BatchRequest, merge_batch, run_batch
-from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
+from migrate.batch.batch import BatchOutcome, merge_batch, run_batch
 from migrate.batch.plan import Shard, SourceOutcome
 from migrate.model.options import ConvertOptions, EmptyLayers
-from migrate.model.progress import Event, SilentProgress
+from migrate.model.progress import SilentProgress
 from migrate.report.document import Report
 from tests.archives import V1Archive, layer_json, legacy_id
 from tests.cli.test_partial_archives import modern, v1
-from tests.shelves import files_of, journal_of
+from tests.shelves import Recorder, files_of, journal_of, request, threads
 
 Build = Callable[..., Path]
 
 NAMES = ("base", "middle", "top")
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event, /) -> None:
-        self.events.append(event)
-
-
-def threads(asked: PoolRequest) -> WorkerPool:
-    return open_pool(replace(asked, executor="threads"))
-
-
-def request(shelf: Path, target: Path, jobs: int = 2, **changes: object) -> BatchRequest:
-    options = ConvertOptions(jobs=jobs, exact_sizes=True)
-    return replace(BatchRequest(target=str(target), options=options, locations=[str(shelf)]), **changes)  # type: ignore[arg-type]
 
 
 def run(shelf: Path, target: Path, jobs: int = 2, **changes: object) -> tuple[BatchOutcome, Report]:

@@ -16,10 +16,9 @@ from migrate.batch.batch import BatchRequest, merge_batch, run_batch
 from migrate.batch.plan import Shard
 from migrate.errors import TargetError
 from migrate.model.options import ConvertOptions
-from migrate.model.progress import Event, SilentProgress
+from migrate.model.progress import SilentProgress
 from migrate.verify import verify
-from tests.shelves import archive, files_of
-from tests.unit.batch.test_batch import threads
+from tests.shelves import Recorder, archive, files_of, threads
 
 Lines = list[dict[str, Any]]
 Change = Callable[[dict[str, Any], Lines], object]
@@ -146,13 +145,8 @@ def test_a_merge_says_that_sources_are_not_here(tmp_path: Path) -> None:
     source.write_bytes(archive("app"))
     run_batch(request(source, target, Shard(1, 1)), SilentProgress(), threads).close()
     source.unlink()
-    seen: list[Event] = []
-
-    class Recorder:
-        def emit(self, event: Event, /) -> None:
-            seen.append(event)
-
-    merge_batch(str(target), Recorder()).close()
-    assert [event.message for event in seen if "not here" in event.message]
+    seen = Recorder()
+    merge_batch(str(target), seen).close()
+    assert [event.message for event in seen.events if "not here" in event.message]
     names = [entry["annotations"] for entry in orjson.loads((target / "index.json").read_bytes())["manifests"]]
     assert len(names) == 2

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from migrate.batch.batch import BatchRequest, merge_batch, run_batch, unfinished_shards
-from migrate.batch.executors import ExecutorPool, PoolRequest, WorkerPool, open_pool
+from migrate.batch.executors import ExecutorPool
 from migrate.batch.journal import JournalEntry, pack_record, unpack_record
 from migrate.batch.plan import Shard, Task
 from migrate.batch.task import WorkOrder
@@ -31,15 +31,11 @@ from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
 from tests.archives import V1Archive, layer_json, layer_tar, legacy_id
 from tests.cases import case
-from tests.shelves import files_of, journal_of, sources_in
+from tests.shelves import files_of, journal_of, sources_in, threads
 
 BASE = layer_tar("base.txt", content=bytes(random.Random(1).choices(range(32, 64), k=30_000)))
 GZIP, PLAIN = ConvertOptions(exact_sizes=True), ConvertOptions(exact_sizes=True, compression=Compression.NONE)
 ZSTD = ConvertOptions(exact_sizes=True, compression=Compression.ZSTD, format=Format.OCI)
-
-
-def threads(asked: PoolRequest) -> WorkerPool:
-    return open_pool(replace(asked, executor="threads"))
 
 
 def batch(
