@@ -15,7 +15,7 @@ from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Platform
 from migrate.model.options import TEMPLATE_FIELD, UNTAGGED_FIELD, NameOptions, OnConflict
 from migrate.model.reference import Reference
-from migrate.model.rename import map_reference
+from migrate.model.rename import map_reference, repository_reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,32 +63,35 @@ class Names:
     conflicts: list[NameConflict] = field(default_factory=list)
 
 
-def wanted_reference(reference: Reference, created: str | None, options: NameOptions) -> Reference:
-    """The name that an image should have: its reference after `--rename`, `--tag-template` and today's grammar.
+def wanted_reference(
+    reference: Reference, created: str | None, options: NameOptions, *, hosts: bool = True
+) -> Reference:
+    """The name that an image should have: its reference after `--rename`, `--tag-template` and today's grammar, and
+    without its host where the target's names have no `hosts`.
 
     A template takes `{repo}`, `{tag}` and `{created:FORMAT}` (strftime's numbers: %Y %m %d %H %M %S %j; UTC; without a
     format the date), and gives a whole reference, or a tag where it has no `{repo}`. A digest stays what it is.
     """
-    template = options.tag_template
     reference = map_reference(reference, options.renames)
-    if template is None or reference.is_digest:
-        return reference
+    if options.tag_template is not None and not reference.is_digest:
 
-    def value(match: re.Match[str]) -> str:
-        if match[1] == "created":
-            return _format_time(created, match[2] or "%Y%m%d")
-        return reference.name if match[1] == "repo" else reference.tag
+        def value(match: re.Match[str]) -> str:
+            if match[1] == "created":
+                return _format_time(created, match[2] or "%Y%m%d")
+            return reference.name if match[1] == "repo" else reference.tag
 
-    text = TEMPLATE_FIELD.sub(value, template)
-    return map_reference(Reference.parse(text) if "{repo}" in template else replace(reference, tag=text))
+        text = TEMPLATE_FIELD.sub(value, options.tag_template)
+        whole = "{repo}" in options.tag_template
+        reference = map_reference(Reference.parse(text) if whole else replace(reference, tag=text))
+    return reference if hosts else repository_reference(reference)
 
 
-def untagged_reference(template: str, legacy_id: str, image_id: str) -> Reference:
+def untagged_reference(template: str, legacy_id: str, image_id: str, *, hosts: bool = True) -> Reference:
     """The name that `--name-untagged` gives an image: `{legacy_id}` and `{image_id}` (hex), whole or so many characters
-    of them, put into the template, under today's grammar."""
+    of them, put into the template, under today's grammar; `hosts` as above."""
     values = {"legacy_id": legacy_id, "image_id": image_id}
     text = UNTAGGED_FIELD.sub(lambda match: values[match[1]][: int(match[2] or len(values[match[1]]))], template)
-    return map_reference(Reference.parse(text))
+    return (map_reference if hosts else repository_reference)(Reference.parse(text))
 
 
 def _format_time(created: str | None, form: str) -> str:

@@ -34,13 +34,10 @@ class CarriedLists:
     _replaced: dict[Digest, Descriptor] = field(default_factory=dict)
     _finished: set[Digest] = field(default_factory=set)
     _written: dict[Digest, ReadyIndex] = field(default_factory=dict)
-    _claimed: dict[Reference, set[Digest]] = field(default_factory=lambda: defaultdict(set))
 
-    def see(self, image: Digest, claims: Iterable[Reference], index: ReadyIndex | None, names: set[Reference]) -> None:
-        """An image, the names it claims by itself, and its list with the names of that."""
+    def see(self, image: Digest, index: ReadyIndex | None = None, names: Iterable[Reference] = ()) -> None:
+        """An image, and the list that names it with the names of that."""
         self._finished.add(image)
-        for reference in claims:
-            self._claimed[reference].add(image)
         if index is not None:
             digest = Digest.of(index.content)
             self._lists[digest] = index
@@ -52,8 +49,8 @@ class CarriedLists:
         """What the lists have for a manifest of the source that is not carried over."""
         self._replaced[old] = new
 
-    def decide(self, existing: Mapping[Reference, set[Digest]]) -> None:
-        """`existing`: the images that the target holds already under a name."""
+    def decide(self, claimed: Mapping[Reference, set[Digest]]) -> None:
+        """`claimed`: the images that claim a name by themselves, or have it in the target already."""
         owners: dict[Reference, set[Digest]] = defaultdict(set)
         for digest, names in self._names.items():
             for name in names:
@@ -62,7 +59,7 @@ class CarriedLists:
             missing = [child for child in self._children[digest] if self._in_target(child) not in self._finished]
             if missing:
                 self.split[digest] = f"{', '.join(map(str, sorted(missing)))} could not be converted"
-            elif any(self._is_contested(name, digest, owners, existing) for name in self._names[digest]):
+            elif any(self._is_contested(name, digest, owners, claimed) for name in self._names[digest]):
                 self.split[digest] = "other images claim its name"
 
     def _is_contested(
@@ -70,9 +67,9 @@ class CarriedLists:
         name: Reference,
         digest: Digest,
         owners: Mapping[Reference, set[Digest]],
-        existing: Mapping[Reference, set[Digest]],
+        claimed: Mapping[Reference, set[Digest]],
     ) -> bool:
-        rivals = self._claimed.get(name, set()) | existing.get(name, set())
+        rivals = claimed.get(name, set())
         return len(owners[name]) > 1 or bool(rivals - self.children(self._lists[digest]))
 
     def _in_target(self, manifest: Digest) -> Digest:

@@ -205,10 +205,13 @@ class Publisher:
         return wanted
 
     def _places(self, references: Iterable[Reference], created: str | None) -> set[Reference]:
-        return {self._local(wanted_reference(reference, created, self.options)) for reference in references}
+        return {
+            wanted_reference(reference, created, self.options, hosts=self._hosts_in_names) for reference in references
+        }
 
-    def _local(self, reference: Reference) -> Reference:
-        return reference if self.target is None else self.target.local_reference(reference)
+    @property
+    def _hosts_in_names(self) -> bool:
+        return self.target is None or self.target.names_have_hosts
 
     def _assign(self, images: Iterable[FinishedImage]) -> Names:
         claims: list[Claim] = []
@@ -220,12 +223,13 @@ class Publisher:
             if image.index is not None:
                 self._platforms.setdefault(image.identity, image.composed.platform)
                 asked = self._places(image.index.references, image.composed.created)
-                self._lists.see(image.identity, own, image.index, asked)
+                self._lists.see(image.identity, image.index, asked)
                 listed += ((image.index, _claim(image, reference)) for reference in sorted(asked - own))
             else:
-                self._lists.see(image.identity, own, None, set())
+                self._lists.see(image.identity)
         existing = self._without_superseded(list(self._existing_claims()), [*claims, *(claim for _, claim in listed)])
-        self._lists.decide(_by_reference(existing))
+        if self._platforms:  # a list was seen, perhaps one without a name
+            self._lists.decide(_by_reference([*existing, *claims]))
         claims += (claim for index, claim in listed if self._lists.is_split(index))
         # A name of a list that is carried over leads to the list alone, which names the image that claims it, too.
         for index, references in self._lists.whole():
@@ -277,8 +281,8 @@ class Publisher:
         claims: dict[Digest, Claim] = {}
         for image in images:
             if image.identity not in named and image.identity not in claims:
-                text = untagged_reference(template, image.legacy_id, image.composed.image_id.hex)
-                claims[image.identity] = _claim(image, self._local(text))
+                ids = (image.legacy_id, image.composed.image_id.hex)
+                claims[image.identity] = _claim(image, untagged_reference(template, *ids, hosts=self._hosts_in_names))
         before = self._without_superseded(list(self._existing_claims()), claims.values())
         before = [claim for claim in before if claim.reference not in taken]
         for claim in before:

@@ -182,6 +182,8 @@ def ambiguous_prefixes(listings: Iterable[SourceListing], patterns: Sequence[str
     """ID prefixes that more than one legacy ID starts with (and that are no reference), with those IDs."""
     known: set[str] = set()
     names: set[str] = set()
+    if not any(map(_is_id_prefix, patterns)):
+        return {}
     for listing in listings:
         known.update(listing.layers)
         known.update(image.head for image in listing.images)

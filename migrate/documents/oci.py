@@ -25,7 +25,10 @@ from migrate.documents.json_text import encode_json, encode_json_pretty, shown
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, MediaType, Platform
+from migrate.model.reference import Reference
 
+REF_NAME: Final = "org.opencontainers.image.ref.name"
+IMAGE_NAME: Final = "io.containerd.image.name"
 OCI_LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
 _DOCKER_TYPES: Final = frozenset({MediaType.DOCKER_MANIFEST, MediaType.DOCKER_LIST})
@@ -71,6 +74,20 @@ class IndexEntry:
     platform: Platform | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     other: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str | None:
+        """The image's name, None where it has none.
+
+        This program writes the whole name as the reference name. Docker 25 and later and containerd write only the tag
+        there, and the whole name, with its registry, as the image name; that one is given in Docker's short form.
+        Source: containerd's and Docker's exporters (moby image/tarexport/save.go since 25).
+        """
+        name = self.annotations.get(REF_NAME)
+        if name and (":" in name or "/" in name):
+            return name
+        full = self.annotations.get(IMAGE_NAME)
+        return str(Reference.parse(full).familiar()) if full else name or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from migrate.blobio.limits import JSON_BYTES
 from migrate.compose.image import DOCKER_MAX_LAYERS
 from migrate.compose.names import newest_first
 from migrate.documents.docker_archive import ArchiveManifestEntry
-from migrate.documents.oci import IndexEntry, parse_config
+from migrate.documents.oci import IMAGE_NAME, REF_NAME, IndexEntry, parse_config
 from migrate.errors import SourceError
-from migrate.layout.names import IMAGE_NAME, REF_NAME, blob_path, reference_of
+from migrate.layout.names import blob_path
 from migrate.layout.walk import Document, ReadBlobs, read_documents
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import CONFIG_TYPES, ComposedImage, Descriptor, MediaType, Platform
@@ -140,7 +140,7 @@ def merge_entries(
     lost_pairs = set(lost)
     merged: dict[tuple[str, Digest], IndexEntry] = {}
     for entry in (*theirs, *ours):
-        name = reference_of(entry)
+        name = entry.name
         if name is not None and (name, entry.descriptor.digest) in lost_pairs:
             entry, name = without_reference(entry), None
         merged[(name or "", entry.descriptor.digest)] = entry
@@ -167,7 +167,7 @@ def archive_entries(
     tags: dict[Digest, set[str]] = {}
     for entry in entries:
         digest = entry.descriptor.digest
-        named = _loadable_tag(reference_of(entry))
+        named = _loadable_tag(entry.name)
         children = [leaf for leaf in _leaves(digest, facts.children) if leaf in facts.images]
         for child in children:
             tags.setdefault(child, set())
@@ -235,13 +235,13 @@ def names_of_images(
 ) -> dict[Digest, set[str]]:
     """The names that lead to each manifest and index: its own, and those of the indexes above it."""
     names: dict[Digest, set[str]] = {}
-    pending = [(entry, reference_of(entry)) for entry in entries]
+    pending = [(entry, entry.name) for entry in entries]
     while pending:
         entry, name = pending.pop()
         digest = entry.descriptor.digest
         if name is not None and name not in names.setdefault(digest, set()):
             names[digest].add(name)
-            pending += [(child, reference_of(child) or name) for child in children.get(digest, ())]
+            pending += [(child, child.name or name) for child in children.get(digest, ())]
     return names
 
 
@@ -299,7 +299,7 @@ class Catalog:
             inner = [existing(child, name) for child in children]
             return existing_image(entry, name, self.images.get(digest), configs.get(digest, ConfigFacts()), inner)
 
-        return [existing(entry, reference_of(entry), below[entry.descriptor.digest]) for entry in self._found]
+        return [existing(entry, entry.name, below[entry.descriptor.digest]) for entry in self._found]
 
     def named_layers(self, read: ReadBlobs) -> set[Digest]:
         """Layer blobs of every image that is known, those that this run found among them."""
@@ -377,10 +377,10 @@ class Catalog:
         for mine, digest in self._entries:
             if mine:
                 ours.setdefault(mine, []).append(digest)
-        known = {(reference_of(entry), entry.descriptor.digest) for entry in self._found}
+        known = {(entry.name, entry.descriptor.digest) for entry in self._found}
         lost: list[tuple[str, Digest]] = []
         for entry in theirs:
-            name, digest = reference_of(entry), entry.descriptor.digest
+            name, digest = entry.name, entry.descriptor.digest
             if name is None or name not in ours or digest in ours[name]:
                 continue
             if digest not in superseded and self._on_conflict is OnConflict.KEEP_ALL:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from migrate.documents.oci import IndexEntry
 from migrate.errors import DamagedError
-from migrate.layout.names import reference_of
 from migrate.layout.walk import Document
 from migrate.model.digest import Digest
 
@@ -36,7 +35,7 @@ def plan_garbage(
     Raises DamagedError where an image with a name cannot be read: nothing can be said of what it needs.
     """
     found = {document.digest: document for document in documents}
-    kept = tuple(entry for entry in entries if reference_of(entry) is not None)
+    kept = tuple(entry for entry in entries if entry.name is not None)
     needed = _needed(kept, found)
     images = [digest for digest, document in found.items() if digest not in needed and document.manifest is not None]
     blobs = {Digest(name): size for name, size in blob_sizes.items() if _HEX.fullmatch(name)}

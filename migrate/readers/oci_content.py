@@ -12,7 +12,7 @@ from migrate.blobio.limits import CATALOG_BYTES
 from migrate.documents.oci import IndexEntry, ManifestFacts, parse_config, parse_index
 from migrate.documents.schema1 import OpenedManifest
 from migrate.errors import DocumentError, IntegrityError, MigrateError, MissingLayerError, SourceError
-from migrate.layout.names import INDEX, blob_path, reference_of
+from migrate.layout.names import INDEX, blob_path
 from migrate.layout.walk import Document, one_by_one, read_documents
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import CONFIG_TYPES, Descriptor, MediaType, Platform
@@ -99,7 +99,7 @@ class OciContent:
         documents = {found.digest: found for found in read_documents(entries, one_by_one(self._read_if_there))}
         names: dict[Digest, set[Reference]] = {}
         for entry in entries:
-            name = reference_of(entry)
+            name = entry.name
             names.setdefault(entry.descriptor.digest, set()).update([] if name is None else [Reference.parse(name)])
         images: list[LegacyImage] = []
         indexes: list[ReadyIndex] = []
@@ -123,7 +123,7 @@ class OciContent:
         """Manifests of schema 1, which regctl copies into layouts as they are."""
         images = RegistryImages(_Schema1Blobs(self.location, self._members), salvage=self._salvage)
         for entry in entries:
-            name, digest = reference_of(entry), entry.descriptor.digest
+            name, digest = entry.name, entry.descriptor.digest
             try:
                 content = self._members.read(blob_path(digest))
                 opened = open_checked(content, digest, f"{self.location}: manifest {digest}")

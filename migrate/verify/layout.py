@@ -10,9 +10,9 @@ from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest
 from migrate.documents.image_map import Rows
 from migrate.documents.json_text import load_json, load_json_lenient
-from migrate.documents.oci import IndexEntry, parse_index
+from migrate.documents.oci import IMAGE_NAME, REF_NAME, IndexEntry, parse_index
 from migrate.errors import MigrateError
-from migrate.layout.names import IMAGE_NAME, MAP_NAME, REF_NAME, REPORT_NAME, blob_path, reference_of
+from migrate.layout.names import MAP_NAME, REPORT_NAME, blob_path
 from migrate.model.digest import Digest
 from migrate.model.image import MediaType
 from migrate.model.reference import Reference
@@ -68,7 +68,7 @@ class _LayoutCheck:
             check_report(self.walk, report, hashed, kept.removed)
         granted: dict[str, set[Digest]] = {}
         for entry in self.entries:
-            if name := reference_of(entry):
+            if name := entry.name:
                 granted.setdefault(name, set()).update(closure([entry.descriptor.digest], self.walk.children))
         check_kept_names(self.findings, kept, granted, self.walk.images)
         self._check_entries_of_ours(kept.rows)
@@ -130,7 +130,7 @@ class _LayoutCheck:
         """What every entry has that this program wrote, and which others may do without."""
         ours = {(name, row.manifest_digest) for row in rows if not row.removed for name in row.names}
         for position, entry in enumerate(self.entries):
-            name = reference_of(entry)
+            name = entry.name
             if name is None or (name, entry.descriptor.digest) not in ours:
                 continue
             reference, where = Reference.parse(name), f"index.json manifests[{position}]"
@@ -173,7 +173,7 @@ class _LayoutCheck:
     def _check_shared_names(self) -> None:
         digests: dict[str, set[Digest]] = {}
         for entry in self.entries:
-            name = reference_of(entry)
+            name = entry.name
             if name is not None:
                 digests.setdefault(name, set()).add(entry.descriptor.digest)
         for name, claimed in sorted(digests.items()):
@@ -258,7 +258,7 @@ class _LayoutCheck:
         """Config and layers of every image, and the names that lead to it, also through an index."""
         images: dict[tuple[str, tuple[str, ...]], set[str]] = {}
         for entry in self.entries:
-            name = reference_of(entry)
+            name = entry.name
             for manifest in self._leaves(entry.descriptor.digest):
                 key = self._key(manifest)
                 if key is not None:
@@ -271,7 +271,7 @@ class _LayoutCheck:
         """The loadable names that lead to this image and to no other."""
         names: set[str] = set()
         for entry in self.entries:
-            name = reference_of(entry)
+            name = entry.name
             if name and entry.descriptor.digest in self.walk.images and self._key(entry.descriptor.digest) == key:
                 reference = Reference.parse(name)
                 if reference.is_valid and not reference.is_digest and str(reference) == name:

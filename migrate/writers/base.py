@@ -23,6 +23,8 @@ class ImageTarget(BlobTarget):
 
     wants_compression: ClassVar[Compression | None] = None
     """Of a format that has one way to store layers, whatever `--compression` is."""
+    names_have_hosts: ClassVar[bool] = True
+    """False for a registry: its names have no host, so names that differ in the host alone are one."""
 
     @abstractmethod
     def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
@@ -51,10 +53,6 @@ class ImageTarget(BlobTarget):
     def existing_images(self) -> Sequence[ExistingImage]:
         """What the target holds already, so that a name is never taken from an image in silence."""
         return ()
-
-    def local_reference(self, reference: Reference, /) -> Reference:
-        """The name that the target gives an image; the same for a name that it gave. A registry's have no host."""
-        return reference
 
     def begin_run(self) -> None:
         """Notes what the target holds, where `remember_run` may be called later."""

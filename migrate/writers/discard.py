@@ -10,7 +10,6 @@ from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage
 from migrate.model.options import Compression
 from migrate.model.reference import Reference
-from migrate.model.rename import repository_reference
 from migrate.rehash.ports import BlobWriter
 from migrate.writers.base import ImageTarget
 
@@ -52,8 +51,7 @@ class DiscardArchive(Discard):
 class DiscardRepositories(Discard):
     """In place of a registry, whose names have no host."""
 
-    def local_reference(self, reference: Reference, /) -> Reference:
-        return repository_reference(reference)
+    names_have_hosts = False
 
 
 class _CountedBlob:

@@ -8,7 +8,7 @@ from functools import partial
 
 from migrate.documents.oci import IndexEntry
 from migrate.errors import DamagedError, MigrateError, SourceUnreadableError
-from migrate.layout.names import LAYOUT_FILE, blob_path, reference_of
+from migrate.layout.names import LAYOUT_FILE, blob_path
 from migrate.layout.view import Layout
 from migrate.layout.walk import Document
 from migrate.model.digest import Digest
@@ -56,7 +56,7 @@ def _choose(
     chosen: list[tuple[IndexEntry, Reference]] = []
     left_out = 0
     for entry in entries:
-        name = reference_of(entry)
+        name = entry.name
         if name is not None:
             reference = Reference.parse(name)
             if not patterns or any(reference.matches(pattern) for pattern in patterns):

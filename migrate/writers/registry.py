@@ -102,10 +102,6 @@ class RegistryTarget(ImageTarget):
         self._store.close()
         shutil.rmtree(self._spool, ignore_errors=True)
 
-    def local_reference(self, reference: Reference, /) -> Reference:
-        """Without a host and in today's grammar; the prefix, which all names share, is left out."""
-        return repository_reference(reference)
-
     def place(self, reference: Reference, /) -> Reference:
         """The whole name that an image gets in the registry, prefix included."""
         return placed(self._prefix, reference)

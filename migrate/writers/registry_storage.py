@@ -167,10 +167,6 @@ class RegistryStorage(ImageTarget):
         self.memory.close()
         self.store.close()
 
-    def local_reference(self, reference: Reference, /) -> Reference:
-        """The name under which this target keeps an image: without a host, within today's grammar."""
-        return repository_reference(reference)
-
     def free_bytes(self) -> int | None:
         return self.store.free_bytes()
 
@@ -178,7 +174,7 @@ class RegistryStorage(ImageTarget):
         with self._lock:
             self._contents[digest] = content
             for reference in references:
-                self._names.claim(self.local_reference(reference), digest, reference)
+                self._names.claim(repository_reference(reference), digest, reference)
 
     def mapped_images(self) -> Sequence[MappedImage]:
         return self._map.rows()
