@@ -218,7 +218,7 @@ def _opener(options: ReadOptions, depth: int = 0) -> Opener:
 def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -> LegacySource:
     """The archive, tar or disk behind `fd`, which is taken over. `depth`: how many files it is inside of."""
     from migrate.readers.docker_archive import DockerArchiveSource
-    from migrate.readers.members import TarMembers
+    from migrate.readers.members import open_tar_members
     from migrate.readers.passing import PassingArchive
 
     content: Seekable | PlainStream = open_plain(fd, location, options.max_ratio)
@@ -260,7 +260,7 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
         index = index_tar(content.fd, location, is_archive_member)
         if index.damages and is_text_copy(_raw_head(content.fd), is_damaged=True):
             raise UnfitSourceError(f"{location}: {TEXT_COPY}")
-        members = TarMembers(location, content.fd, content.size, index)
+        members = open_tar_members(location, content.fd, content.size, index)
         return DockerArchiveSource(location, members, salvage=options.salvage)
     except BaseException:
         content.close()

@@ -14,13 +14,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cached_property
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from migrate.blobio import limits
 from migrate.blobio.payload import Payload
-from migrate.compose.chain import find_heads
+from migrate.compose.chain import find_heads, walk_chain
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
 from migrate.documents.oci import parse_config
 from migrate.documents.v1_json import LayerDocument
@@ -31,7 +30,9 @@ from migrate.errors import (
     MigrateError,
     MissingContentError,
     MissingLayerError,
+    MissingParentError,
     SourceError,
+    SourceUnreadableError,
 )
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import (
@@ -51,6 +52,7 @@ from migrate.readers.members import Members, TarMembers
 from migrate.readers.not_a_source import foreign_tar
 from migrate.readers.passing import PassingArchive
 from migrate.storage.tree import Tree, TreeEntry
+from migrate.tar.index import Member
 from migrate.tar.known_blobs import known_blob
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ REPOSITORIES = "repositories"
 INDEX = "index.json"
 OCI_LAYOUT = "oci-layout"
 _FURTHER = "//"
-"""What the key of a payload begins with that is in a further archive of the file: no member has such a name."""
+"""What the key of a payload begins with that is in a further archive of the file: no member has such a name. The key of
+one that came by in a stream begins with one `/`."""
 
 
 class DockerArchiveSource(LegacySource):
@@ -70,10 +73,19 @@ class DockerArchiveSource(LegacySource):
 
     source_type = SourceType.DOCKER_ARCHIVE
 
-    def __init__(self, location: str, members: Members | PassingArchive, *, salvage: bool = False) -> None:
+    def __init__(
+        self,
+        location: str,
+        members: Members | PassingArchive,
+        *,
+        salvage: bool = False,
+        file: list[DockerArchiveSource] | None = None,
+    ) -> None:
+        """`file`: where this is a further archive of a file, all that it holds."""
         self.location = location
         self._salvage = salvage
         self._archive = members
+        self._file = [] if file is None else file
         self._v1_ids: list[str] | None = None
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._documents: dict[LegacyID, LayerDocument] = {}
@@ -89,11 +101,7 @@ class DockerArchiveSource(LegacySource):
 
     def stream_layers(self, take: TakeLayer, /) -> None:
         if isinstance(self._archive, PassingArchive):
-            self._archive.read_through(lambda name, payload: take(self._passing_layer(name, payload), payload))
-
-    def _passing_layer(self, name: str, payload: Payload) -> LegacyLayer:
-        ref = PayloadRef(key=name, size=payload.size)
-        return LegacyLayer(legacy_id=_layer_name(name), json=b"", parent=None, payload=ref)
+            self._archive.read_through(lambda member, payload: take(_passing_layer(member, payload), payload))
 
     @property
     def _members(self) -> Members:
@@ -101,16 +109,55 @@ class DockerArchiveSource(LegacySource):
             return self._archive.read_through(None)
         return self._archive
 
-    @cached_property
-    def _further(self) -> list[DockerArchiveSource]:
-        """The archives that follow in the same file. Names of members are those of one archive each."""
-        return [DockerArchiveSource(self.location, one, salvage=self._salvage) for one in self._members.further]
+    @property
+    def _archives(self) -> list[DockerArchiveSource]:
+        """All that are in the file, one behind the other, this one among them. Each has members of its own."""
+        if not self._file:
+            self._file.append(self)
+            for members in self._members.further:
+                self._file.append(DockerArchiveSource(self.location, members, salvage=self._salvage, file=self._file))
+        return self._file
 
     def listing(self) -> SourceListing:
+        found = SourceListing(images=[])
+        errors: list[SourceUnreadableError] = []
+        for archive in self._archives:
+            try:
+                found = _together(found, archive._list_own())
+            except SourceUnreadableError as error:
+                errors.append(error)
+        if len(errors) == len(self._archives):
+            raise errors[0]
+        return replace(found, failures=[*found.failures, *(Failure.of(error, self.location) for error in errors)])
+
+    def _list_own(self) -> SourceListing:
+        """The archive's own images. In a further archive, every layer is one of the whole file."""
         found = self._list_first()
-        for number, archive in enumerate(self._further):
-            found = _with_another(found, archive.listing(), number)
-        return found
+        if self is self._archives[0]:
+            return found
+        images: list[LegacyImage] = []
+        failures = [*found.failures]
+        for image in found.images:
+            try:
+                images.append(self._in_file(image))
+            except MigrateError as error:
+                failures.append(Failure.of(error, self.location, references=image.references, legacy_id=image.head))
+        indexes = [replace(one, children=tuple(map(self._in_file, one.children))) for one in found.indexes]
+        return replace(found, images=images, failures=failures, indexes=indexes)
+
+    def _in_file(self, image: LegacyImage) -> LegacyImage:
+        if image.chain is not None:
+            return replace(image, chain=tuple(map(self._layer_in_file, image.chain)))
+        try:
+            return replace(image, chain=walk_chain(image.head, self._find_v1_layer))
+        except (MissingLayerError, MissingContentError, MissingParentError):
+            return image  # another source of the run may have what is missing
+
+    def _layer_in_file(self, layer: LegacyLayer) -> LegacyLayer:
+        number = self._archives.index(self)
+        if layer.payload is None or layer.payload.key.startswith("/") or not number:
+            return layer
+        return replace(layer, payload=replace(layer.payload, key=f"{_FURTHER}{number}/{layer.payload.key}"))
 
     def _list_first(self) -> SourceListing:
         failures = [
@@ -147,14 +194,19 @@ class DockerArchiveSource(LegacySource):
         return known
 
     def _find_v1_layer(self, legacy_id: LegacyID) -> LegacyLayer:
-        """In the first of the file's archives that has it, as when Docker loads one after the other."""
+        """Of this archive, or else of another one in the file, as when Docker loads one after the other: a random ID is
+        proof enough, where they do not differ about its json."""
         try:
-            return self._read_v1_layer(legacy_id)
-        except MissingLayerError:
-            for number, archive in enumerate(self._further):
-                with contextlib.suppress(MissingLayerError):
-                    return _of_another(archive.read_layer(legacy_id), number)
-            raise
+            return self._layer_in_file(self._read_v1_layer(legacy_id))
+        except (MissingLayerError, MissingContentError):
+            found: dict[bytes, LegacyLayer] = {}
+            for archive in self._archives if is_hex_id(legacy_id) else ():
+                with contextlib.suppress(MigrateError):
+                    layer = archive._layer_in_file(archive._read_v1_layer(legacy_id))
+                    found.setdefault(layer.json, layer)
+            if len(found) != 1:
+                raise
+            return next(iter(found.values()))
 
     def _read_v1_layer(self, legacy_id: LegacyID) -> LegacyLayer:
         document = self._read_document(legacy_id)
@@ -195,7 +247,7 @@ class DockerArchiveSource(LegacySource):
         claim = layer.payload
         if claim.key.startswith(_FURTHER):
             number, _, key = claim.key.removeprefix(_FURTHER).partition("/")
-            return self._further[int(number)].open_payload(replace(layer, payload=replace(claim, key=key)))
+            return self._archives[int(number)].open_payload(replace(layer, payload=replace(claim, key=key)))
         if claim.absent is not None:
             raise MissingContentError(claim.absent, layer=layer.legacy_id)
         if claim.digest is not None and claim.key not in self._members:
@@ -228,7 +280,7 @@ class DockerArchiveSource(LegacySource):
             raise MissingContentError(f"{self.location}: {name} is missing", layer=legacy_id) from error
         except SourceError as error:
             raise error.at_layer(legacy_id) from error
-        return PayloadRef(key=member.name, size=member.size)
+        return PayloadRef(key=self._members.key_of(member), size=member.size)
 
     def _ready_ref(self, name: str, legacy_id: str, diff_id: DiffID) -> PayloadRef:
         """Buildpacks write a file of 0 bytes for a layer that the engine has already."""
@@ -264,7 +316,7 @@ class DockerArchiveSource(LegacySource):
                 tagged[legacy_id].append(name)
                 warnings.append(f"{self.location}: the name {name} is that of a folder, as Docker 1.0 and 1.1 saved it")
         for reference, legacy_id in references:
-            whole = _whole_id(legacy_id, parents)
+            whole = self._whole_id(legacy_id, parents)
             if whole is not None:
                 tagged[whole].append(reference)
                 if whole != legacy_id:
@@ -286,6 +338,20 @@ class DockerArchiveSource(LegacySource):
             stated = self._read_document(legacy_id).identity(self.location).id
             if stated is not None and is_hex_id(stated):
                 return Reference.parse(legacy_id)
+        return None
+
+    def _whole_id(self, legacy_id: LegacyID, own: Mapping[LegacyID, object]) -> LegacyID | None:
+        """The layer that a name is for: of this archive, or of another one in the file. Up to 1.9 Docker looked IDs up
+        by any prefix that only one of them has."""
+        if legacy_id in own:
+            return legacy_id
+        if not _SHORT_ID.fullmatch(legacy_id) and not is_hex_id(legacy_id):
+            return None
+        others = {LegacyID(one) for archive in self._archives for one in archive._ids()}
+        for known in (own, others):
+            found = [one for one in known if one.startswith(legacy_id)]
+            if found:
+                return found[0] if len(found) == 1 else None
         return None
 
     def _stated_parent(self, legacy_id: LegacyID) -> LegacyID | None:
@@ -486,41 +552,20 @@ class DockerArchiveSource(LegacySource):
         return ()
 
 
-def _of_another(layer: LegacyLayer, number: int) -> LegacyLayer:
-    """A layer of the file's further archive `number`, as one of the whole file."""
-    if layer.payload is None:
-        return layer
-    return replace(layer, payload=replace(layer.payload, key=f"{_FURTHER}{number}/{layer.payload.key}"))
+def _passing_layer(member: Member, payload: Payload) -> LegacyLayer:
+    ref = PayloadRef(key=Members.key_of(member), size=payload.size)
+    return LegacyLayer(legacy_id=_layer_name(member.name), json=b"", parent=None, payload=ref)
 
 
-def _with_another(found: SourceListing, other: SourceListing, number: int) -> SourceListing:
-    """Both listings. An image that both have in the v1 form is one image with the names of both."""
-    v1 = {image.head: image for image in found.images if image.chain is None}
-    ready = [image for image in found.images if image.chain is not None]
-    for image in other.images:
-        if image.chain is not None:
-            ready.append(replace(image, chain=tuple(_of_another(layer, number) for layer in image.chain)))
-        elif image.head in v1:
-            names = {*v1[image.head].references, *image.references}
-            v1[image.head] = replace(v1[image.head], references=tuple(sorted(names)))
-        else:
-            v1[image.head] = image
+def _together(one: SourceListing, other: SourceListing) -> SourceListing:
     return replace(
-        found,
-        images=[*v1.values(), *ready],
-        indexes=[*found.indexes, *other.indexes],
-        layers=sorted({*found.layers, *other.layers}),
-        failures=[*found.failures, *other.failures],
-        warnings=[*found.warnings, *other.warnings],
+        one,
+        images=[*one.images, *other.images],
+        indexes=[*one.indexes, *other.indexes],
+        layers=sorted({*one.layers, *other.layers}),
+        failures=[*one.failures, *other.failures],
+        warnings=[*one.warnings, *other.warnings],
     )
-
-
-def _whole_id(legacy_id: LegacyID, known: Mapping[LegacyID, object]) -> LegacyID | None:
-    """The layer that a name is for. Up to 1.9 Docker looked IDs up by any prefix that only one of them has."""
-    if legacy_id in known:
-        return legacy_id
-    found = [one for one in known if one.startswith(legacy_id)] if _SHORT_ID.fullmatch(legacy_id) else []
-    return found[0] if len(found) == 1 else None
 
 
 def _layer_warnings(legacy_id: str, stated: str | None) -> Iterator[str]:

@@ -31,8 +31,9 @@ from migrate.tar.index import Member, MemberKind, TarIndex
 
 _UNSAFE = re.compile(r"^/(?![^/]+\Z)|[\x00-\x1f]")
 PASSED = -1
-"""The offset of a member whose content came by in a stream and was not kept."""
-_DOCUMENTS = frozenset({"manifest.json", "repositories", "index.json"})
+"""The offset of the first member whose content came by in a stream and was not kept; the next have lower ones."""
+DOCUMENTS = frozenset({"manifest.json", "repositories", "index.json", "oci-layout"})
+"""Members of which an archive has one each, and which its program wrote last."""
 _PATH_LENGTH = 4_096
 """PATH_MAX: no engine unpacks a longer one."""
 _DEEPEST = 8
@@ -172,6 +173,11 @@ class Members:
     def open(self, name: str) -> AbstractContextManager[Payload]:
         return self._open_file(self.resolve(name))
 
+    @staticmethod
+    def key_of(member: Member) -> str:
+        """What the payload of a member is known by: its name, or for what came by in a stream which one it was."""
+        return f"/{PASSED - member.offset}" if member.offset <= PASSED else member.name
+
     def _open_file(self, member: Member) -> AbstractContextManager[Payload]:
         raise NotImplementedError
 
@@ -184,7 +190,6 @@ class TarMembers(Members):
 
     def __init__(self, location: str, fd: int, size: int, index: TarIndex) -> None:
         """`fd` is taken over."""
-        index, *others = index.archives(_DOCUMENTS) if index.places else [index]
         self._fd = fd
         self._size = size
         self._state = self._file_state()
@@ -193,17 +198,11 @@ class TarMembers(Members):
             if not index.members:
                 raise SourceUnreadableError(damage.error.message) from damage.error
             self.problems.append(Problem("", damage.error.code, damage.message))
-        self.further = [TarMembers(location, fd, size, other) for other in others]
-        if others:
-            more = "another archive follows" if len(others) == 1 else f"{len(others)} other archives follow"
-            self.warnings.append(
-                f"{location}: {more} in the same file, which Docker does not read; it is converted too"
-            )
 
     @contextmanager
     def _open_file(self, member: Member) -> Iterator[Payload]:
         what = f"{self.location}: member {member.name}"
-        if member.offset == PASSED:
+        if member.offset <= PASSED:
             raise SourceError(f"{what}: was read when it came by, and not kept")
         if member.offset + member.size > self._size:
             there = max(0, self._size - member.offset)
@@ -219,7 +218,7 @@ class TarMembers(Members):
 
     def _read_file(self, member: Member) -> bytes:
         """The same in one system call, where that gives all: an archive may have ten thousands of small documents."""
-        if member.offset != PASSED and member.offset + member.size <= self._size:
+        if member.offset > PASSED and member.offset + member.size <= self._size:
             with contextlib.suppress(OSError):
                 content = os.pread(self._fd, member.size, member.offset)
                 if len(content) == member.size and self._file_state() == self._state:
@@ -234,6 +233,16 @@ class TarMembers(Members):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def open_tar_members(location: str, fd: int, size: int, index: TarIndex) -> TarMembers:
+    """The members of the file's first archive; `further` has those of the others. `fd` is taken over."""
+    members = TarMembers(location, fd, size, index)
+    if not index.places and members.duplicates.isdisjoint(DOCUMENTS):
+        return members
+    from migrate.readers.several_archives import split_archives  # few files need it
+
+    return split_archives(location, fd, size, index)
 
 
 class TreeMembers(Members):
@@ -328,4 +337,12 @@ def _shown(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
-__all__ = ["Members", "Problem", "TarMembers", "TreeMembers", "clean_name", "is_archive_member"]
+__all__ = [
+    "Members",
+    "Problem",
+    "TarMembers",
+    "TreeMembers",
+    "clean_name",
+    "is_archive_member",
+    "open_tar_members",
+]

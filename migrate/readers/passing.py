@@ -14,7 +14,7 @@ from migrate.blobio.spool import PlainStream, Spool, unreadable
 from migrate.blobio.stream import ByteStream
 from migrate.errors import DamagedError, SourceUnreadableError, TruncatedError, UnsupportedError
 from migrate.model.legacy import Origin
-from migrate.readers.members import PASSED, Members, TarMembers, clean_name, is_archive_member
+from migrate.readers.members import PASSED, Members, clean_name, is_archive_member, open_tar_members
 from migrate.readers.wrapping import bytes_left, check_room
 from migrate.tar.header import BLOCK
 from migrate.tar.index import Damage, Member, MemberKind, TarIndex, iter_members, looks_like_tar
@@ -23,8 +23,8 @@ LARGE = 1024 * 1024
 """Layers from this size on are worth not being kept."""
 _CHUNK = 1024 * 1024
 
-TakeMember = Callable[[str, Payload], None]
-"""Gets a layer's clean member name and its payload, which lives no longer than the call."""
+TakeMember = Callable[[Member, Payload], None]
+"""Gets a layer's member, with its clean name, and its payload, which lives no longer than the call."""
 
 
 class PassingArchive:
@@ -36,6 +36,7 @@ class PassingArchive:
         self._directory = directory
         self._members: Members | None = None
         self._error: SourceUnreadableError | None = None
+        self._passed = 0
 
     def read_through(self, take: TakeMember | None) -> Members:
         """All members. Raises SourceUnreadableError, again on every call, and TargetError."""
@@ -66,15 +67,13 @@ class PassingArchive:
             index = TarIndex()
             try:
                 for member in index.without_damage(iter_members(window, self._location, is_archive_member)):
-                    if any(damage.is_end for damage in index.damages):
-                        take = None  # it may be another archive, whose layers can have the same names
                     index.members.append(self._pass(member, window, spool, take))
                 window.drain()  # only its end proves a compressed stream
             except (TruncatedError, UnsupportedError, DamagedError) as error:
                 if window.is_damaged:
                     raise
                 index.damages.append(Damage(error))
-            members = TarMembers(self._location, spool.detach(), spool.size, index)
+            members = open_tar_members(self._location, spool.detach(), spool.size, index)
             if self._stream.trailing is not None:
                 members.warnings.append(f"{self._location}: {self._stream.trailing}")
             return members
@@ -87,8 +86,10 @@ class PassingArchive:
         name = clean_name(member.name)
         content = window.open_content(member)
         if take is not None and name and _is_layer(name) and member.size >= LARGE and content.looks_like_tar():
-            take(name, Payload(stream=content.as_binary(), origin=Origin.ARCHIVE.value, size=member.size))
-            return member._replace(offset=PASSED)
+            passing = member._replace(name=name, offset=PASSED - self._passed)
+            self._passed += 1
+            take(passing, Payload(stream=content.as_binary(), origin=Origin.ARCHIVE.value, size=member.size))
+            return passing
         offset = spool.size
         try:
             while chunk := content.read_block(_CHUNK):

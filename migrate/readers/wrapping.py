@@ -19,6 +19,7 @@ from migrate.errors import (
     TargetError,
     UnrecognisedSourceError,
 )
+from migrate.model.legacy import SourceType
 from migrate.model.options import ReadOptions
 from migrate.readers.base import LegacySource
 from migrate.readers.finding import Detect, Found, find_sources, find_wrappings, inside_of, types_at
@@ -36,6 +37,9 @@ OpenTree = Callable[[str, Tree, ReadOptions], LegacySource]
 """(what the user named, the source's tree, which is taken over, options)"""
 OpenFile = Callable[[str, int, ReadOptions, int], LegacySource]
 """(what errors name it, a descriptor, which is taken over, options, how many files it is inside of)"""
+
+
+_AT_TOP: Final = Found(b"", SourceType.DOCKER_ARCHIVE)
 
 
 class FoundSource(NamedTuple):
@@ -62,14 +66,19 @@ class Opener:
         self._depth = depth
 
     def open_tar(self, location: str, fd: int, records: Iterable[Record | Damage] | None = None) -> LegacySource | None:
-        """The source in a plain tar, None where there is none. The descriptor is still the caller's, and has to stay
-        open meanwhile. `records` as TarTree takes them."""
+        """The source in a plain tar, None where there is none, or the tar is an archive itself, which may have another
+        one behind it. The descriptor is still the caller's, and has to stay open meanwhile. `records` as TarTree takes
+        them."""
         from migrate.storage.tar_tree import TarTree
 
         with unreadable(location):
             tree = TarTree(os.dup(fd), location, records)
         try:
-            if places := [FoundSource(tree, found) for found in self._found(tree)]:
+            places = [FoundSource(tree, found) for found in self._found(tree)]
+            if [place.found for place in places] == [_AT_TOP] and self._options.inside is None:
+                tree.close()
+                return None
+            if places:
                 return self._open(location, places, tree.close)
             source = self._open_file_in(location, tree)
             if source is None:

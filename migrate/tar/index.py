@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from migrate.blobio import limits
+from migrate.blobio.compression import detect_compression
 from migrate.errors import DamagedError, LimitError, SourceError, TruncatedError, UnsupportedError
 from migrate.tar.header import (
     BLOCK,
@@ -32,6 +33,10 @@ _WINDOW = 64 * 1024
 _PAGE = 4096
 _BEHIND_END = 16 * 1024 * 1024
 """How far behind an end marker members are looked for: it may be a sector that a rescue tool filled with zeros."""
+_COMPRESSED = (
+    "{what}: {kind} data begins at byte {place:,}, behind the archive's end, perhaps another archive: "
+    "cut it off into a file of its own, and name that as a source, too"
+)
 
 
 class MemberKind(StrEnum):
@@ -74,7 +79,7 @@ from those inside a layer."""
 class Damage:
     """Where and why the headers stop making sense, and the byte from which they make sense again (None: nowhere).
 
-    `is_end`: what was read over is an end marker, and so perhaps no damage: another archive may follow.
+    `is_end`: what was read over may be an archive's end, behind which another one follows, and then is no damage.
     """
 
     error: SourceError
@@ -96,32 +101,6 @@ class TarIndex:
     sound: int | None = None
     places: list[int] = field(default_factory=list)
     """How many members were found before each place that reading went on behind; these are the first damages."""
-
-    def archives(self, documents: Collection[str]) -> list[TarIndex]:
-        """This index, or one for each archive where the file holds several, one behind the other.
-
-        `documents` are the members that an archive has once, and has last when its program wrote it. An end marker
-        behind one of them ends an archive, as does one behind which a document is there again; any other is a place
-        that was overwritten by zeros.
-        """
-        found = [TarIndex()]
-        begin = 0
-        for number, damage in enumerate(self.damages):
-            if number >= len(self.places):
-                found[-1].damages.append(damage)
-                continue
-            place, behind = (*self.places[number : number + 2], len(self.members))[:2]
-            before = [member.name.removeprefix("./") for member in self.members[begin:place]]
-            after = {member.name.removeprefix("./") for member in self.members[place:behind]}
-            if damage.is_end and before and (before[-1] in documents or not after.isdisjoint({*before} & {*documents})):
-                found[-1].members = self.members[begin:place]
-                found.append(TarIndex())
-                begin = place
-            else:
-                found[-1].damages.append(damage)
-                found[-1].sound = place - begin if found[-1].sound is None else found[-1].sound
-        found[-1].members = self.members[begin:]
-        return found
 
     def without_damage(self, found: Iterator[Member | Damage]) -> Iterator[Member]:
         """The members of what `iter_members` yields; the damage is taken down. The caller keeps the members."""
@@ -233,16 +212,30 @@ def iter_members(window: Window, what: str, is_expected: IsExpected | None = Non
             error = exc
         if is_expected is None:
             return
-        resumed = _find_header(window, scan.behind, is_expected, _BEHIND_END if error is None else None, what)
+        is_end = error is None or isinstance(error, _LoneBlockError)
+        behind, block, end = scan.behind, b"", None
+        if is_end:
+            end = behind + _BEHIND_END
+            behind, block = _skip_zeros(window, behind, end)
+        if len(block) == BLOCK and checksum_is_right(block):
+            resumed: int | None = behind
+        elif error is None and (kind := detect_compression(block)) != "none":
+            yield Damage(UnsupportedError(_COMPRESSED.format(what=what, kind=kind, place=behind)), None, is_end)
+            return
+        else:
+            resumed = _find_header(window, behind, is_expected, end if error is None else None, what)
         if resumed is None:
             if error is None:
                 return
             raise error
-        is_end = error is None
         if error is None:
             error = DamagedError(f"{what}: zeros at byte {scan.behind - BLOCK:,}, where the archive does not end")
         yield Damage(error, resumed, is_end)
         position = resumed
+
+
+class _LoneBlockError(DamagedError):
+    """A block of zeros where an end marker has two."""
 
 
 class _Scan:
@@ -271,7 +264,9 @@ class _Scan:
                     raise TruncatedError(f"{what}: ends without the end-of-archive marker, so members may be lost")
                 if not header.strip(b"\0"):
                     if window.read(content, BLOCK).strip(b"\0"):
-                        raise DamagedError(f"{what}: a single block of zeros at byte {position}, which ends no archive")
+                        raise _LoneBlockError(
+                            f"{what}: a single block of zeros at byte {position}, which ends no archive"
+                        )
                     return  # the end marker, or what a cut left of it: no member is lost
                 if len(header) < BLOCK:
                     raise TruncatedError(f"{what}: ends in the middle of a header, at byte {position}")
@@ -297,13 +292,26 @@ class _Scan:
             self.behind = content
 
 
-def _find_header(window: Window, position: int, is_expected: IsExpected, reach: int | None, what: str) -> int | None:
-    """Where the next member begins, at most `reach` bytes on.
+def _skip_zeros(window: Window, position: int, end: int) -> tuple[int, bytes]:
+    """Where the first block that is not of zeros begins, and it; empty where there is none before `end`."""
+    while position < end:
+        try:
+            block = window.read(position, BLOCK)
+        except _UnreadableError:
+            position = (position // _PAGE + 1) * _PAGE
+            continue
+        if block.strip(b"\0") or not block:
+            return position, block
+        position += BLOCK
+    return position, b""
+
+
+def _find_header(window: Window, position: int, is_expected: IsExpected, end: int | None, what: str) -> int | None:
+    """Where the next member begins, before `end`.
 
     The content of a member whose header is lost is passed header by header where it is a tar itself, so that nothing
     in its files is taken for a header.
     """
-    end = None if reach is None else position + reach
     while end is None or position < end:
         try:
             header = window.read(position, BLOCK)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from migrate import api
 from migrate.model.digest import Digest
 from migrate.report.document import Report
-from tests.archives import V1Archive, build_tar, layer_tar, legacy_id
+from tests.archives import Members, V1Archive, build_tar, layer_json, layer_tar, legacy_id
+from tests.command import migrate
 
 Builder = Callable[..., bytes]
 LARGE = 2 * 1024 * 1024
@@ -45,6 +49,80 @@ def modern(name: str, *layers: str, content: bytes = b"") -> bytes:
     )
 
 
+def numbered(name: str, *layers: str, content: bytes = b"", first: bool = False) -> bytes:
+    """Folders 0/, 1/ and c.json in every one, as other tools than Docker name them; manifest.json last or first."""
+    tars = [layer_tar(f"{name}-{layer}", content=content or name.encode()) for layer in layers]
+    diff_ids = [str(Digest.of(tar)) for tar in tars]
+    config = {"config": {"Env": [f"A={name}"]}, "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+    paths = [f"{number}/layer.tar" for number in range(len(tars))]
+    manifest = json.dumps([{"Config": "c.json", "RepoTags": [f"app:{name}"], "Layers": paths}], indent=1).encode()
+    members: Members = [*zip(paths, tars, strict=True)]
+    members.append(("c.json", json.dumps(config, indent=2).encode()))
+    document: Members = [("manifest.json", manifest)]
+    return build_tar(document + members if first else members + document)
+
+
+def manifest_first(name: str, *layers: str, content: bytes = b"") -> bytes:
+    return numbered(name, *layers, content=content, first=True)
+
+
+def same_names(name: str, *layers: str, content: bytes = b"") -> bytes:
+    """A v1 archive whose IDs are in every one, with other layers behind them; `repositories` is in the middle."""
+    below: str | None = None
+    members: Members = []
+    for number, layer in enumerate(layers):
+        tar = layer_tar(f"{name}-{layer}", content=content or name.encode())
+        members += [(f"l{number}/layer.tar", tar), (f"l{number}/json", layer_json(f"l{number}", below, comment=name))]
+        below = f"l{number}"
+        if not number:
+            members.append(("repositories", json.dumps({"app": {name: f"l{len(layers) - 1}"}}).encode()))
+    return build_tar(members)
+
+
+def both_forms(name: str, *layers: str, content: bytes = b"") -> bytes:
+    """As Docker 1.10 to 24 saved: v1 folders, a config named by its digest, manifest.json and repositories."""
+    tars = {layer: layer_tar(f"{name}-{layer}", content=content or name.encode()) for layer in layers}
+    diff_ids = [str(Digest.of(tar)) for tar in tars.values()]
+    config = json.dumps({"os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}}).encode()
+    archive = V1Archive()
+    for (layer, tar), below in zip(tars.items(), (None, *layers), strict=False):
+        archive.layer(layer, below, tar=tar)
+    archive.tag("app", name, legacy_id(layers[-1]))
+    paths = [f"{legacy_id(layer)}/layer.tar" for layer in layers]
+    entry: dict[str, Any] = {"Config": f"{Digest.of(config).hex}.json", "RepoTags": [f"app:{name}"], "Layers": paths}
+    archive.members += [(entry["Config"], config), ("manifest.json", json.dumps([entry]).encode())]
+    return archive.build()
+
+
+def oci(name: str, *layers: str, content: bytes = b"") -> bytes:
+    tars = [layer_tar(f"{name}-{layer}", content=content or name.encode()) for layer in layers]
+    config = {
+        "os": "linux",
+        "architecture": "amd64",
+        "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar)) for tar in tars]},
+    }
+    blobs = [json.dumps(config).encode(), *tars]
+    kinds = ["config.v1+json", *["layer.v1.tar"] * len(tars)]
+    described = [
+        {"mediaType": f"application/vnd.oci.image.{kind}", "digest": str(Digest.of(blob)), "size": len(blob)}
+        for kind, blob in zip(kinds, blobs, strict=True)
+    ]
+    manifest = json.dumps({"schemaVersion": 2, "config": described[0], "layers": described[1:]}).encode()
+    entry = {
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": str(Digest.of(manifest)),
+        "size": len(manifest),
+        "annotations": {"org.opencontainers.image.ref.name": f"app:{name}"},
+    }
+    return build_tar(
+        [
+            *((f"blobs/sha256/{Digest.of(blob).hex}", blob) for blob in (*blobs, manifest)),
+            ("index.json", json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()),
+            ("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'),
+        ]
+    )
+
+
 def names(report: Report) -> dict[str, str]:
     return {name: str(image.image_id) for image in report.images for name in image.references}
 
@@ -54,9 +132,9 @@ def shortest(archive: bytes) -> bytes:
     return archive.rstrip(b"\0").ljust((len(archive.rstrip(b"\0")) + 511) // 512 * 512, b"\0") + bytes(1024)
 
 
-@pytest.mark.parametrize("cut", [bytes, shortest])
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
-@pytest.mark.parametrize("size", [10, LARGE])
+@pytest.mark.parametrize(
+    ("cut", "pack", "size"), [(bytes, gzip.compress, 10), (shortest, bytes, 10), (shortest, gzip.compress, LARGE)]
+)
 @pytest.mark.parametrize("builders", [(v1, v1), (modern, modern), (v1, modern), (modern, v1), (v1, modern, v1)])
 def test_all_archives_of_a_file_are_converted(
     builders: tuple[Builder, ...], size: int, pack: Builder, cut: Builder, tmp_path: Path
@@ -91,3 +169,138 @@ def test_zeros_within_an_archive_are_damage_still(tmp_path: Path) -> None:
     outcome = api.plan(tmp_path / "a.tar")
     assert outcome.exit_code in (3, 4)
     assert any("where the archive does not end" in failure.message for failure in outcome.report.failures)
+
+
+def ended(zeros: int) -> Builder:
+    """With so many blocks of zeros at its end: 0 as `tar --concatenate` leaves it."""
+    return lambda archive: shortest(archive)[:-1024] + bytes(512 * zeros)
+
+
+FORMS = {
+    "v1": v1,
+    "v1, same names": same_names,
+    "modern": modern,
+    "numbered": numbered,
+    "manifest first": manifest_first,
+    "both": both_forms,
+    "oci": oci,
+}
+JOINS = [
+    ("numbered", "numbered"),
+    ("v1, same names", "v1, same names"),
+    ("manifest first", "manifest first"),
+    ("both", "both", "both"),
+    ("oci", "oci"),
+    ("v1", "numbered"),
+    ("numbered", "v1, same names"),
+    ("v1, same names", "both"),
+    ("oci", "v1"),
+    ("both", "oci", "numbered"),
+]
+
+
+def joined(forms: tuple[str, ...], end: Builder, tmp_path: Path, size: int = 10) -> tuple[bytes, dict[str, str]]:
+    """The archives in one, and the image ID of each name where it is alone."""
+    alone: dict[str, str] = {}
+    whole = b""
+    for number, form in enumerate(forms):
+        archive = FORMS[form](f"{number}", "base", "top", content=bytes([number + 65]) * size)
+        (tmp_path / f"{number}.tar").write_bytes(archive)
+        alone |= names(api.plan(tmp_path / f"{number}.tar").report)
+        whole += end(archive)
+    assert len(alone) == len(forms)
+    return whole + bytes(1024), alone
+
+
+@pytest.mark.parametrize("forms", JOINS, ids=" + ".join)
+def test_each_archive_is_converted_by_its_own_members(forms: tuple[str, ...], tmp_path: Path) -> None:
+    zeros = (1, 2, 20)[JOINS.index(forms) % 3]
+    whole, alone = joined(forms, ended(zeros), tmp_path)
+    (tmp_path / "all").write_bytes(whole)
+    outcome = api.plan(tmp_path / "all")
+    assert (outcome.exit_code, outcome.report.failures, names(outcome.report)) == (0, (), alone)
+    assert sum("which Docker does not read" in text for text in outcome.report.warnings) == 1
+
+
+@pytest.mark.parametrize("forms", [forms for forms in JOINS if len(set(forms)) == 1], ids=" + ".join)
+def test_so_is_each_without_an_end_marker_before_it(forms: tuple[str, ...], tmp_path: Path) -> None:
+    whole, alone = joined(forms, ended(0), tmp_path)
+    (tmp_path / "all").write_bytes(whole)
+    outcome = api.plan(tmp_path / "all")
+    assert (outcome.exit_code, outcome.report.failures, names(outcome.report)) == (0, (), alone)
+    assert sum("Docker reads the last member of every name" in text for text in outcome.report.warnings) == 1
+
+
+@pytest.mark.parametrize("zeros", [0, 2])
+@pytest.mark.parametrize("form", ["numbered", "v1, same names", "both"])
+def test_layers_of_one_name_that_come_by_are_kept_apart(form: str, zeros: int, tmp_path: Path) -> None:
+    whole, alone = joined((form,) * 3, ended(zeros), tmp_path, LARGE)
+    (tmp_path / "all").write_bytes(gzip.compress(whole, 1))
+    outcome = api.convert(tmp_path / "all", tmp_path / "t")
+    assert (outcome.exit_code, names(outcome.report)) == (0, alone)
+    assert api.verify(tmp_path / "t") == []
+
+
+def test_every_command_finds_all_archives(tmp_path: Path) -> None:
+    whole, alone = joined(("both", "numbered", "v1"), ended(2), tmp_path)
+    source = tmp_path / "all"
+    source.write_bytes(whole)
+    listed = json.loads(migrate("inspect", source, "--json").out)
+    assert ({name for row in listed["images"] for name in row["references"]}, listed["failures"]) == ({*alone}, [])
+    assert migrate("batch", source, tmp_path / "b", "-j", "1", "--executor", "threads").code == 0
+    assert migrate("convert", "-", tmp_path / "t", stdin=whole).code == 0
+    assert (tmp_path / "b/index.json").read_bytes() == (tmp_path / "t/index.json").read_bytes()
+    for name, identity in alone.items():
+        assert json.loads(migrate("show", source, name, "--json").out)["image_id"] == identity
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gzip", "bzip2", "xz"])
+def test_what_is_compressed_behind_an_archive_is_named(pack: Builder, tmp_path: Path) -> None:
+    (tmp_path / "all").write_bytes(numbered("0", "base") + pack(numbered("1", "base")))
+    outcome = api.plan(tmp_path / "all")
+    (failure,) = outcome.report.failures
+    assert (outcome.exit_code, [*names(outcome.report)]) == (3, ["app:0"])
+    assert f"data begins at byte {len(numbered('0', 'base')):,}, behind the archive's end" in failure.message
+
+
+def test_a_tar_without_an_image_behind_an_archive_is_named(tmp_path: Path) -> None:
+    first, other = numbered("0", "base"), layer_tar("etc/passwd", "bin/sh")
+    for whole in (first + other, first + other + numbered("1", "base")):
+        (tmp_path / "all").write_bytes(whole)
+        outcome = api.plan(tmp_path / "all")
+        assert (outcome.exit_code, len(outcome.report.images)) == (0, 1 if whole.endswith(other) else 2)
+        assert len(outcome.report.warnings) == 1
+
+
+@pytest.mark.parametrize("size", [10, LARGE])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_documents_that_a_tool_appended_are_those_of_one_archive(pack: Builder, size: int, tmp_path: Path) -> None:
+    """As Docker has it, the last of a name counts, also of layers that come by."""
+    content = b"A" * size
+    first, tar = numbered("0", "base", "top", content=content), layer_tar("other", content=content)
+    config = {"os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}
+    diff_ids = [str(Digest.of(layer_tar("0-base", content=content))), str(Digest.of(tar))]
+    config["rootfs"] = {"type": "layers", "diff_ids": diff_ids}
+    entry = {"Config": "d.json", "RepoTags": ["app:new"], "Layers": ["0/layer.tar", "1/layer.tar"]}
+    more = [
+        ("1/layer.tar", tar),
+        ("d.json", json.dumps(config).encode()),
+        ("manifest.json", json.dumps([entry]).encode()),
+    ]
+    (tmp_path / "all").write_bytes(pack(ended(0)(first) + build_tar(more)))
+    outcome = api.convert(tmp_path / "all", tmp_path / "t")
+    assert (outcome.exit_code, [*names(outcome.report)]) == (0, ["app:new"])
+    assert [str(layer.diff_id) for layer in outcome.report.images[0].layers] == diff_ids
+    assert any("manifest.json occurs more than once" in text for text in outcome.report.warnings)
+
+
+def test_a_second_archive_that_needs_the_first(tmp_path: Path) -> None:
+    """Layers that its save left out, and a name for what only the first has."""
+    first, second = V1Archive(), V1Archive()
+    base = first.layer("base")
+    first.tag("app", "first", base)
+    second.layer("top", "base")
+    second.tags = {"app": {"top": legacy_id("top"), "base": base}}
+    (tmp_path / "all").write_bytes(first.build() + second.build())
+    outcome = api.plan(tmp_path / "all")
+    assert (outcome.exit_code, sorted(names(outcome.report))) == (0, ["app:base", "app:first", "app:top"])

@@ -1,0 +1,147 @@
+"""Several archives in one file, one behind the other: `cat a.tar b.tar`, or `tar --concatenate --file a.tar b.tar`.
+
+Docker reads the first alone where an end marker is between them, and without one the last member of every name. Three
+things look alike: an archive with a place that a rescue tool filled with zeros, one to which other documents were
+appended, and one with something behind it that is no archive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from migrate.compose.chain import walk_chain
+from migrate.errors import MigrateError
+from migrate.readers.docker_archive import DockerArchiveSource
+from migrate.readers.members import DOCUMENTS, TarMembers, clean_name, is_archive_member
+from migrate.tar.index import Damage, Member, MemberKind, TarIndex
+
+_ATTEMPTS = 20
+"""How many places in a row are tried, between which no archive is."""
+
+
+def split_archives(location: str, fd: int, size: int, index: TarIndex) -> TarMembers:
+    """The members of the first archive in the file, with those of the others as `further`. `fd` is taken over."""
+    file = _File(location, fd, size)
+    apart, warnings = file.split_at_ends(index)
+    archives = [one for whole in apart for one in file.split_at_documents(whole)]
+    first, *others = map(file.members, archives)
+    first.further = list(others)
+    if len(apart) > 1:
+        more = "another archive follows" if len(apart) == 2 else f"{len(apart) - 1} other archives follow"
+        warnings.append(f"{more} in the same file, which Docker does not read; it is converted too")
+    if len(archives) > len(apart):
+        warnings.append(
+            f"{len(archives)} archives are in this file, of which some have no end marker behind them: Docker reads the"
+            " last member of every name; all are converted, each by its own members"
+        )
+    first.warnings += [f"{location}: {warning}" for warning in warnings]
+    return first
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    location: str
+    fd: int
+    size: int
+
+    def members(self, index: TarIndex) -> TarMembers:
+        return TarMembers(self.location, self.fd, self.size, index)
+
+    def split_at_ends(self, index: TarIndex) -> tuple[list[TarIndex], list[str]]:
+        """One index for each archive with an end marker before it, and warnings.
+
+        Everything behind an end marker that is no archive is left out: the content of a layer whose header zeros have
+        hidden, or another tar.
+        """
+        first, *rest = _segments(index)
+        found = [TarIndex(first[1])]
+        left_out: Damage | None = None
+        for damage, members in rest:
+            assert damage is not None
+            if left_out is not None:
+                damage = replace(left_out, resumed=damage.resumed, is_end=damage.is_end)
+                left_out = None
+            last = found[-1]
+            if damage.is_end and not self._is_archive(members):
+                left_out = damage
+            elif damage.is_end and self._are_apart(last.members, members):
+                found.append(TarIndex(members))
+            else:
+                last.damages.append(damage)
+                last.sound = len(last.members) if last.sound is None else last.sound
+                last.members += members
+        last = found[-1]
+        if left_out is None or left_out.resumed is None:
+            last.damages += [left_out] if left_out is not None else []
+            last.damages += index.damages[len(index.places) :]
+            return found, []
+        return found, [f"what follows its end, at byte {left_out.resumed:,}, is a tar without an image"]
+
+    def _is_archive(self, members: Sequence[Member]) -> bool:
+        return any(is_archive_member(member.name) for member in members) or self._is_whole(members)
+
+    def _are_apart(self, before: Sequence[Member], after: Sequence[Member]) -> bool:
+        """True where an end marker is one, False where it is damage: then either half lacks something of the other."""
+        first, second = ([clean_name(member.name) for member in members] for members in (before, after))
+        if not DOCUMENTS.isdisjoint({*first} & {*second}):
+            return True
+        wholes = [self._is_whole(members) for members in (before, after)]
+        ends = bool(first) and first[-1] in DOCUMENTS and not DOCUMENTS.issuperset({*second})
+        return all(wholes) or (ends and (any(wholes) or not self._is_whole([*before, *after])))
+
+    def split_at_documents(self, index: TarIndex) -> list[TarIndex]:
+        """One index for each archive without an end marker before it: where a document is there more than once, and
+        every part of the file is an archive that lacks nothing."""
+        names = [clean_name(member.name) or "" for member in index.members]
+        repeated = {name for name in DOCUMENTS if names.count(name) > 1}
+        edges = {*_edges(names), len(names)} if repeated and not index.damages else ()
+        found: list[TarIndex] = []
+        begin = failed = 0
+        seen: set[str] = set()
+        for end in range(1, len(names) + 1) if edges else ():
+            seen.add(names[end - 1])
+            comes_again = end < len(names) and names[end] in seen and index.members[end].kind is MemberKind.FILE
+            if not (comes_again or end in edges) or repeated.isdisjoint(seen):
+                continue
+            if self._is_whole(index.members[begin:end]):
+                found.append(TarIndex(index.members[begin:end]))
+                begin, failed = end, 0
+                seen.clear()
+            elif (failed := failed + 1) == _ATTEMPTS:
+                break
+        return found if begin == len(names) and len(found) > 1 else [index]
+
+    def _is_whole(self, members: Sequence[Member]) -> bool:
+        """True where these members are an archive, and its documents lead to nothing that is not there."""
+        source = DockerArchiveSource(self.location, self.members(TarIndex(list(members))))
+        try:
+            listing = source.listing()
+            for image in listing.images:
+                chain = walk_chain(image.head, source.read_layer) if image.chain is None else image.chain
+                if any(layer.payload is not None and layer.payload.absent is not None for layer in chain):
+                    return False
+        except MigrateError:
+            return False
+        return bool(listing.images or listing.indexes) and not listing.failures
+
+
+def _segments(index: TarIndex) -> Iterator[tuple[Damage | None, list[Member]]]:
+    """The members before and between the places that reading went on behind, each with the damage before it."""
+    places = [0, *index.places, len(index.members)]
+    for number, damage in enumerate([None, *index.damages[: len(index.places)]]):
+        yield damage, index.members[places[number] : places[number + 1]]
+
+
+def _edges(names: Sequence[str]) -> Iterator[int]:
+    """Where a row of different documents begins or ends."""
+    row: set[str] = set()
+    for place, name in enumerate(names):
+        is_document = name in DOCUMENTS
+        if is_document and name not in row:
+            if not row:
+                yield place
+            row.add(name)
+        elif row:
+            yield place
+            row = {name} if is_document else set()
