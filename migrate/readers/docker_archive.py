@@ -11,7 +11,7 @@ import os
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import chain, islice
@@ -169,11 +169,9 @@ class DockerArchiveSource(LegacySource):
             found = self._list_manifest()
             if INDEX in self._members:
                 found = self._with_the_index(found)
-            found = self._with_the_rest(found)
+            found = self._with_the_rest(found, MANIFEST)
         elif OCI_LAYOUT in self._members and INDEX in self._members:
-            found = self._oci_content().listing()
-            if not (found.images or found.indexes or found.failures):  # an empty index hides nothing
-                found = self._list_v1()
+            found = self._with_the_rest(self._oci_content().listing(), INDEX)
         else:
             found = self._list_v1()
         if not (found.images or found.indexes or found.failures or failures):
@@ -383,8 +381,8 @@ class DockerArchiveSource(LegacySource):
             for name in sorted(self._members.repeated)
         ]
 
-    def _with_the_rest(self, found: SourceListing) -> SourceListing:
-        """`found` of manifest.json, and what `repositories` and the v1 folders hold beyond it.
+    def _with_the_rest(self, found: SourceListing, document: str) -> SourceListing:
+        """`found` of `document`, and what `repositories` and the v1 folders hold beyond it.
 
         Tools of before 1.10 changed archives of Docker 1.10 in the v1 form and left manifest.json as it was. Docker
         looks at nothing else where it is; where it names no image, there is nothing that it could hide.
@@ -393,6 +391,8 @@ class DockerArchiveSource(LegacySource):
             return found
         listed = {layer.legacy_id for image in found.images for layer in image.chain or ()}
         names = {reference for image in found.images for reference in image.references}
+        stated = {*names, *(reference for index in found.indexes for reference in index.references)}
+        stated.update(Reference.parse(name) for failure in found.failures for name in failure.references)
         v1 = self._list_v1()
         rest = [
             replace(image, references=new)
@@ -400,25 +400,52 @@ class DockerArchiveSource(LegacySource):
             if (new := tuple(name for name in image.references if name not in names))
             or (image.head not in listed and f"{image.head}/json" in self._members)
         ]
-        if not rest and not v1.failures:
+        # from Docker 25 on `repositories` has digests of blobs for IDs
+        lost = [one for one in v1.failures if not stated.issuperset(map(Reference.parse, one.references or ("",)))]
+        if not rest and not lost:
             return found
-        if not found.images and not found.failures:
-            return replace(v1, warnings=[*v1.warnings, f"{self.location}: {MANIFEST} names no image; read as v1"])
+        if not (found.images or found.indexes or found.failures):
+            return replace(v1, warnings=[*v1.warnings, f"{self.location}: {document} names no image; read as v1"])
         if self._salvage:
             warning = (
-                f"{self.location}: {MANIFEST} does not name all images; the others are converted from their v1 form"
+                f"{self.location}: {document} does not name all images; the others are converted from their v1 form"
             )
+            images, others = self._named_by_both(found.images, rest)
             return replace(
                 found,
-                images=[*found.images, *rest],
-                failures=[*found.failures, *v1.failures],
+                images=[*images, *others],
+                failures=[*found.failures, *lost],
                 warnings=[*found.warnings, warning],
             )
-        shown = ", ".join(str(name) for image in rest for name in image.references or (image.head,))
-        warning = (
-            f"{self.location}: {MANIFEST} does not name all that is here, and Docker reads nothing else; --salvage"
-        )
-        return replace(found, warnings=[*found.warnings, f"{warning} converts {shown}"] if rest else found.warnings)
+        shown = [str(name) for image in rest for name in image.references or (image.head,)]
+        warnings = [f"{self.location}: {document} does not name all that is here, and Docker reads nothing else"]
+        warnings[0] += f"; --salvage converts {', '.join(shown)}" if shown else ""
+        warnings += [failure.message for failure in lost]
+        return replace(found, warnings=[*found.warnings, *warnings])
+
+    def _named_by_both(
+        self, images: Sequence[LegacyImage], rest: Sequence[LegacyImage]
+    ) -> tuple[list[LegacyImage], list[LegacyImage]]:
+        """`images`, and those of `rest` that are none of them. One that has the layers of just one of `images` is that
+        image, under further names."""
+        named = list(images)
+        others: list[LegacyImage] = []
+        for one in rest:
+            chain: list[LegacyID] = []
+            with contextlib.suppress(MigrateError):
+                chain = [layer.legacy_id for layer in walk_chain(one.head, self.read_layer)]
+            same = [
+                number
+                for number, image in enumerate(named)
+                if chain and image.head == one.head and [layer.legacy_id for layer in image.chain or ()] == chain
+            ]
+            if len(same) == 1:
+                image = named[same[0]]
+                references = tuple(sorted({*image.references, *one.references}))
+                named[same[0]] = replace(image, references=references)
+            else:
+                others.append(one)
+        return named, others
 
     def _with_the_index(self, found: SourceListing) -> SourceListing:
         """`found` of manifest.json, and the images, names and lists that only index.json has.

@@ -170,6 +170,45 @@ def test_an_archive_of_both_forms_hides_nothing(tmp_path: Path) -> None:
     assert (code, list(by_name(report)), report.warnings) == (0, ["new:1"], ())
 
 
+def test_a_further_name_of_an_image_is_a_name_of_that_image(tmp_path: Path) -> None:
+    """`repositories` has another tag for the folder of its top layer: no second image is made of the v1 form."""
+
+    def rename(archive: V1Archive) -> None:
+        archive.members = [one for one in archive.members if legacy_id("base") in one[0]]
+        archive.tags = {"store/renamed": {"1": legacy_id("base")}}
+
+    source = stale(tmp_path, [BASE], rename)
+    _, report = plan(source)
+    assert any("--salvage converts store/renamed:1" in warning for warning in report.warnings)
+    code, report = plan(source, salvage=True)
+    (image,) = report.images
+    assert (code, image.references) == (0, ("old:1", "store/renamed:1"))
+
+
+@pytest.mark.parametrize("salvage", [False, True])
+def test_a_name_for_what_is_not_here_is_named(salvage: bool, tmp_path: Path) -> None:
+    def name_nothing(archive: V1Archive) -> None:
+        archive.members = [one for one in archive.members if legacy_id("base") in one[0]]
+        archive.tags = {"old": {"1": "b" * 64}, "new": {"1": "c" * 64}}  # `old` is in manifest.json, too
+
+    code, report = plan(stale(tmp_path, [BASE], name_nothing), salvage=salvage)
+    assert (code, list(by_name(report))) == (3 if salvage else 0, ["old:1"])
+    texts = [failure.message for failure in report.failures] if salvage else report.warnings
+    assert [text for text in texts if "which the archive does not hold" in text and "new:1 names" in text]
+    assert not any("old:1 names" in text for text in texts)
+
+
+def test_an_index_that_cannot_be_read_hides_nothing(tmp_path: Path) -> None:
+    archive = V1Archive()
+    archive.tag("app", "1", archive.layer("base"))
+    documents = [("index.json", b'{"schemaVersion":2}'), ("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')]
+    (tmp_path / "a.tar").write_bytes(archive.build(documents))
+    code, report = plan(tmp_path / "a.tar")
+    assert (code, any("--salvage converts app:1" in warning for warning in report.warnings)) == (4, True)
+    code, report = plan(tmp_path / "a.tar", salvage=True)
+    assert (code, list(by_name(report))) == (3, ["app:1"])
+
+
 @pytest.mark.parametrize("salvage", [False, True])
 def test_an_empty_manifest_hides_nothing(salvage: bool, tmp_path: Path) -> None:
     code, report = plan(stale(tmp_path, []), salvage=salvage)
