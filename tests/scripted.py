@@ -69,7 +69,8 @@ def scripted_server(answer: Answer, tls: ServerCertificate | None = None) -> Ite
         def _reply(self, reply: Reply) -> None:
             self.wfile.write(reply.raw or b"")
             self.send_response(reply.status)
-            for key, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
+            length = {} if "Transfer-Encoding" in reply.headers else {"Content-Length": str(len(reply.body))}
+            for key, value in {**length, **reply.headers}.items():
                 self.send_header(key, value)
             self.end_headers()
             if self.command != "HEAD":

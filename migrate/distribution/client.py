@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final, Literal
 
 from migrate.distribution.authorization import AuthorizationError
-from migrate.distribution.download import BlobDownload, stated_length
+from migrate.distribution.download import AGAIN, BlobDownload, stated_length
 from migrate.distribution.retries import ATTEMPTS, PAUSES, Sleep
 from migrate.distribution.session import (
     RegistryAnswerError,
@@ -64,13 +64,15 @@ class FetchedManifest:
     digest: Digest | None
 
 
-def open_client(host: str, *, insecure: bool = False, sleep: Sleep = time.sleep) -> RegistryClient:
+def open_client(host: str, *, insecure: bool = False, base: str = "", sleep: Sleep = time.sleep) -> RegistryClient:
     """A client for `host[:port]`. Raises UsageError, RegistryAnswerError."""
-    return RegistryClient(open_session(host, "/v2/", insecure=insecure, sleep=sleep))
+    return RegistryClient(open_session(host, "/v2/", insecure=insecure, base=base, sleep=sleep))
 
 
-def open_session(host: str, path: str, *, insecure: bool = False, sleep: Sleep = time.sleep) -> RegistrySession:
-    """Requests to `host[:port]`, one of which is made for `path` at once to find the scheme.
+def open_session(
+    host: str, path: str, *, insecure: bool = False, base: str = "", sleep: Sleep = time.sleep
+) -> RegistrySession:
+    """Requests to `host[:port]`, below `base` there, one of which is made for `path` at once to find the scheme.
 
     HTTPS; plain HTTP only for loopback, or where `insecure` allows it, which also takes any certificate. Raises
     UsageError, RegistryAnswerError.
@@ -79,7 +81,7 @@ def open_session(host: str, path: str, *, insecure: bool = False, sleep: Sleep =
     schemes = ("https", "http") if insecure or is_loopback(host) else ("https",)
     failures = []
     for scheme in schemes:
-        session = RegistrySession(host, open_http(scheme, host, insecure=insecure), sleep=sleep)
+        session = RegistrySession(host, open_http(scheme, host, insecure=insecure, base=base), sleep=sleep)
         try:
             session.ping(path, attempts=1 if scheme != schemes[-1] else ATTEMPTS)
         except AuthorizationError:
@@ -135,7 +137,7 @@ class RegistryClient:
 
         def request(offset: int) -> httpx.Response:
             headers = {"Range": f"bytes={offset}-"} if offset else {}
-            accept = (200, 206) if offset else (200,)
+            accept = AGAIN if offset else (200,)
             return self._session.send("GET", path, (repository, "pull"), accept=accept, headers=headers, stream=True)
 
         path = f"/v2/{repository}/blobs/{digest}"

@@ -27,6 +27,7 @@ except ImportError:  # the extra [registry] is not installed; open_http reports 
 _BLOCK: Final = 1024 * 1024
 _OF_THE_TRANSFER: Final = frozenset({b"content-encoding", b"transfer-encoding"})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_API_HEADERS: Final = frozenset({"docker-distribution-api-version", "x-docker-registry-version"})
 _HOPS: Final = 10
 """Redirects followed for one request, as many as Go's client follows."""
 
@@ -84,14 +85,16 @@ class RegistrySession:
         self._authorizer = Authorizer(http, lambda: find_credentials(host), sleep=sleep)
 
     def ping(self, path: str, attempts: int = ATTEMPTS) -> None:
-        """Finds out whether `path` (`/v2/`) is there. A 401 of the registry's own is a good answer."""
+        """Finds out whether `path` (`/v2/`) is there. A 401 of the registry's own is a good answer, a web page none."""
         answer = self.send("GET", path, None, accept=(200, 401), attempts=attempts, connects=2)
         if answer.status_code == 401:
             if not self._is_own(answer.request.url):
                 raise self.refused(answer, path)
             self._authorizer.challenged(answer.headers)
             if self._authorizer.wants_password:  # a proxy may demand one wherever a request goes
-                self.send("GET", path, ("", "pull"))
+                answer = self.send("GET", path, ("", "pull"))
+        if answer.status_code == 200 and not _is_of_registry(answer, path):
+            raise RegistryAnswerError(f"{self.host}: GET {path}: 200, with a page that is no registry's", status=200)
 
     def send(
         self,
@@ -250,14 +253,18 @@ class RegistrySession:
         return self.relative(location)
 
     def relative(self, location: str) -> str:
-        """Registries behind a proxy may name themselves with the wrong scheme or port; another host stays another."""
+        """Registries behind a proxy may name themselves with the wrong scheme or port; another host stays another.
+
+        The result is for `send`, whose addresses begin behind the client's base.
+        """
         try:
             parts, _ = urlsplit(location), httpx.URL(location)
         except (ValueError, httpx.InvalidURL) as exc:
             raise RegistryAnswerError(f"{self.host}: the answer names an address that is none: {location!r}") from exc
         if parts.netloc and parts.hostname != urlsplit(f"//{self.host}").hostname:
             return location
-        return f"{parts.path}?{parts.query}" if parts.query else parts.path
+        path = parts.path.removeprefix(self._http.base_url.path.rstrip("/"))
+        return f"{path}?{parts.query}" if parts.query else path
 
     def close(self) -> None:
         self._http.close()
@@ -277,6 +284,15 @@ def _blocks(source: IO[bytes], count: int) -> Iterator[bytes]:
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def _is_of_registry(answer: httpx.Response, path: str) -> bool:
+    """False for the page that some servers give in place of everything. Docker 1.9 looked for the header of v2 alone,
+    which not all registries send, and took any answer for one of v1."""
+    if not _API_HEADERS.isdisjoint(name.lower() for name in answer.headers):
+        return True
+    body = answer.content.strip()
+    return not body or (body.startswith(b"{") if path.endswith("/v2/") else not body.startswith(b"<"))
 
 
 def quoted(text: str) -> str:

@@ -22,8 +22,10 @@ _CERTIFICATES: Final = ("/etc/docker/certs.d", "~/.docker/certs.d")
 _CONNECTIONS: Final = 32
 
 
-def open_http(scheme: str, host: str, *, insecure: bool) -> httpx.Client:
-    """Trusts the system's certificates and those of `/etc/docker/certs.d/HOST/`. Follows no redirect.
+def open_http(scheme: str, host: str, *, insecure: bool, base: str = "") -> httpx.Client:
+    """`base`: the path below which the registry is, such as `artifactory/api/docker/local`.
+
+    Trusts the system's certificates and those of `/etc/docker/certs.d/HOST/`. Follows no redirect.
 
     UsageError without httpx, and for what cannot be a host.
     """
@@ -33,7 +35,7 @@ def open_http(scheme: str, host: str, *, insecure: bool) -> httpx.Client:
 
     try:
         client = httpx.Client(
-            base_url=f"{scheme}://{host}",
+            base_url=f"{scheme}://{host}/{base}",
             verify=_certificates(host, insecure),
             timeout=httpx.Timeout(120, connect=15),
             limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),

@@ -7,19 +7,21 @@ repository and by the registries that hold it (`X-Docker-Endpoints`). Those get 
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from migrate.blobio.limits import STATED_BYTES, parse_whole
-from migrate.distribution.download import BlobDownload, stated_length
-from migrate.distribution.retries import PAUSES
-from migrate.distribution.session import RegistryAnswerError, RegistrySession, Scope, quoted
+from migrate.distribution.download import AGAIN, BlobDownload, stated_length
+from migrate.distribution.retries import ATTEMPTS, PAUSES
+from migrate.distribution.session import RegistryAnswerError, RegistrySession, Scope, UnreachableError, quoted
 from migrate.distribution.transport import check_host
 from migrate.documents.json_text import load_json
-from migrate.documents.registry_v1 import parse_checksums
-from migrate.errors import LimitError, UsageError
+from migrate.documents.registry_v1 import parse_checksums, parse_tags
+from migrate.errors import LimitError, MigrateError, UsageError
 
 if TYPE_CHECKING:
     import httpx
@@ -29,7 +31,15 @@ _ENDPOINTS: Final = 10
 _TOKEN_BYTES: Final = 8 * 1024
 _SEARCH_PAGES: Final = 10_000
 _PAGE: Final = 100
+_NO_HEAD: Final = (400, 403, 405, 501)
+_NO_INDEX: Final = (400, 404, 405, 410, 501)
+"""What a registry that is no index answers for an index's page."""
+_SHORT_ID: Final = re.compile(r"[0-9a-f]{6,15}")
 _CHECKSUM_HEADERS: Final = ("X-Docker-Payload-Checksum", "X-Docker-Checksum-Payload", "X-Docker-Checksum")
+
+
+class UnstatedSizeError(RegistryAnswerError):
+    """There is a layer, and its size is not known before it has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +53,12 @@ class ImageJson:
 
 @dataclass(frozen=True, slots=True)
 class _Access:
-    """How one repository is read. `endpoints` are prefixes of URLs, "" for the registry itself."""
+    """How one repository is read. `endpoints` are prefixes of URLs, "" for the server itself. `recorded` has what the
+    index lists: image ID → its checksum, "" where it has none."""
 
     endpoints: tuple[str, ...] = ("",)
     token: str | None = None
-    checksums: Mapping[str, str] = field(default_factory=dict)
+    recorded: Mapping[str, str] = field(default_factory=dict)
 
 
 class V1Client:
@@ -80,12 +91,16 @@ class V1Client:
         raise LimitError(f"{self.host}/v1/search: more than {_SEARCH_PAGES:,} pages")
 
     def tags(self, repository: str) -> dict[str, str]:
-        """Image IDs by tag."""
+        """Image IDs by tag, as the server has them: what is none is for the caller to find out.
+
+        The index of Docker Hub gave the first digits of an ID only; they are one where its list has one that fits.
+        """
         answer = self._get(repository, f"/v1/repositories/{quoted(repository)}/tags".replace("%2F", "/"))
-        document = self._document(answer, f"{repository}: tags")
-        if not (isinstance(document, dict) and all(isinstance(value, str) for value in document.values())):
+        tags = parse_tags(self._document(answer, f"{repository}: tags"))
+        if tags is None:
             raise RegistryAnswerError(f"{self.host}/{repository}: the answer holds no tags")
-        return document
+        known = self._access(repository).recorded
+        return {tag: _whole_id(image_id, known) for tag, image_id in tags.items()}
 
     def ancestry(self, repository: str, image_id: str) -> bytes | None:
         """A JSON array of IDs, the image itself first; None if the registry has none."""
@@ -97,25 +112,28 @@ class V1Client:
         if answer.status_code == 404:
             return None
         stated = [answer.headers.get(name, "") for name in _CHECKSUM_HEADERS]
-        stated.append(self._access(repository).checksums.get(image_id, ""))
+        stated.append(self._access(repository).recorded.get(image_id, ""))
         checksums = [checksum for text in stated for checksum in parse_checksums(text.encode())]
         size = parse_whole(answer.headers.get("X-Docker-Size", "").encode(), STATED_BYTES)
         return ImageJson(answer.content, size, tuple(dict.fromkeys(checksums)))
 
     def layer_size(self, repository: str, image_id: str) -> int | None:
-        """Bytes of the layer as stored, by a HEAD request; None if there is no layer."""
-        answer = self._get(repository, f"/v1/images/{image_id}/layer", method="HEAD", accept=(200, 404))
+        """Bytes of the layer as stored, by a HEAD request; None if there is no layer. UnstatedSizeError."""
+        accept = (200, *_NO_HEAD, 404)
+        answer = self._get(repository, f"/v1/images/{image_id}/layer", method="HEAD", accept=accept)
+        if answer.status_code == 404:
+            return None
         size = stated_length(answer)
-        if answer.status_code == 200 and size is None:
-            raise RegistryAnswerError(f"{self.host}: layer {image_id}: the registry states no size of it")
-        return size if answer.status_code == 200 else None
+        if answer.status_code != 200 or size is None:
+            raise UnstatedSizeError(f"{self.host}: layer {image_id}: the registry states no size of it")
+        return size
 
     def open_layer(self, repository: str, image_id: str, size: int | None) -> BlobDownload:
         """The layer as a stream that goes on after a broken connection. `size`: where the answer states none."""
 
         def request(offset: int) -> httpx.Response:
             headers = {"Range": f"bytes={offset}-"} if offset else {}
-            accept = (200, 206) if offset else (200,)
+            accept = AGAIN if offset else (200,)
             path = f"/v1/images/{image_id}/layer"
             return self._get(repository, path, accept=accept, headers=headers, stream=True)
 
@@ -136,21 +154,54 @@ class V1Client:
         accept: tuple[int, ...] = (200,),
         headers: Mapping[str, str] | None = None,
         stream: bool = False,
+        renewed: bool = False,
     ) -> httpx.Response:
-        """From the first of the repository's registries that answers."""
+        """From the first of the repository's registries that answers; with a new token, where the first is too old."""
         access = self._access(repository)
         sent = dict(headers or {})
         if access.token is not None:
             sent["Authorization"] = f"Token {access.token}"
         scope: Scope | None = (repository, "pull") if access.token is None else None
         failure: RegistryAnswerError | None = None
-        for endpoint in access.endpoints:
+        # The server itself comes last: behind a proxy a registry may name itself as only the proxy can reach it.
+        own = () if "" in access.endpoints else ("",)
+        for endpoint in (*access.endpoints, *own):
+            if endpoint in own and not isinstance(failure, UnreachableError):
+                break
             try:
-                return self._session.send(method, endpoint + path, scope, accept=accept, headers=sent, stream=stream)
+                answer = self._session.send(
+                    method,
+                    endpoint + path,
+                    scope,
+                    accept=(200,) if endpoint in own else accept,
+                    headers=sent,
+                    stream=stream,
+                    connects=1 if own else ATTEMPTS,
+                )
+            except UnreachableError as exc:
+                failure = failure or exc
             except RegistryAnswerError as exc:
-                failure = exc
+                failure = failure if endpoint in own else exc
+            else:
+                if endpoint != access.endpoints[0]:
+                    self._prefer(repository, access, endpoint)
+                return answer
         assert failure is not None
+        if failure.status == 401 and access.token is not None and not renewed:
+            with self._lock:
+                if self._accesses.get(repository) is access:
+                    del self._accesses[repository]
+            return self._get(
+                repository, path, method=method, accept=accept, headers=headers, stream=stream, renewed=True
+            )
         raise failure
+
+    def _prefer(self, repository: str, access: _Access, endpoint: str) -> None:
+        """The next request begins with what has answered this one."""
+        others = [other for other in access.endpoints if other != endpoint]
+        with self._lock:
+            if self._accesses.get(repository) is access:
+                self._accesses[repository] = replace(access, endpoints=(endpoint, *others))
 
     def _access(self, repository: str) -> _Access:
         with self._lock:
@@ -159,16 +210,16 @@ class V1Client:
             return self._accesses[repository]
 
     def _ask_index(self, repository: str) -> _Access:
-        """A registry that is no index may not have this page; then it is read as it is."""
+        """A registry that is no index may not have this page, or no list on it; then it is read as it is."""
         path = f"/v1/repositories/{quoted(repository)}/images".replace("%2F", "/")
         sent = {"X-Docker-Token": "true"}
-        answer = self._session.send("GET", path, (repository, "pull"), accept=(200, 404), headers=sent)
-        if answer.status_code == 404:
+        answer = self._session.send("GET", path, (repository, "pull"), accept=(200, *_NO_INDEX), headers=sent)
+        if answer.status_code != 200:
             return _Access()
         token = answer.headers.get("X-Docker-Token")
         if token is not None and (len(token) > _TOKEN_BYTES or not (token.isascii() and token.isprintable())):
             raise RegistryAnswerError(f"{self.host}/{repository}: X-Docker-Token: not a token")
-        return _Access(self._endpoints(answer, repository), token, _checksums(self._document(answer, repository)))
+        return _Access(self._endpoints(answer, repository), token, self._recorded(answer))
 
     def _endpoints(self, answer: httpx.Response, repository: str) -> tuple[str, ...]:
         """They use what the index uses: https or plain http."""
@@ -183,15 +234,24 @@ class V1Client:
         prefixes = ("" if host == self.host else f"{answer.request.url.scheme}://{host}" for host in hosts)
         return tuple(dict.fromkeys(prefixes)) or ("",)
 
+    def _recorded(self, answer: httpx.Response) -> dict[str, str]:
+        """What an index recorded of a repository's images. Their checksums are worth having, and not needed."""
+        found: Any = None
+        with suppress(MigrateError):
+            found = self._document(answer, "images")
+        return {
+            item["id"]: item["checksum"] if isinstance(item.get("checksum"), str) else ""
+            for item in (found if isinstance(found, list) else ())
+            if isinstance(item, dict) and isinstance(item.get("id"), str)
+        }
+
     def _document(self, answer: httpx.Response, what: str) -> Any:
         return load_json(answer.content, f"{self.host}: {what}")
 
 
-def _checksums(document: Any) -> dict[str, str]:
-    """What an index recorded of a repository's images, by ID."""
-    found = document if isinstance(document, list) else []
-    return {
-        item["id"]: item["checksum"]
-        for item in found
-        if isinstance(item, dict) and isinstance(item.get("id"), str) and isinstance(item.get("checksum"), str)
-    }
+def _whole_id(image_id: str, known: Iterable[str]) -> str:
+    """The one ID of `known` that begins so; else what is given."""
+    if not _SHORT_ID.fullmatch(image_id):
+        return image_id
+    fitting = [one for one in known if one.startswith(image_id)]
+    return fitting[0] if len(fitting) == 1 else image_id

@@ -6,7 +6,9 @@ Source of the formats: docker-registry 0.9.1, `depends/docker-registry-core/dock
 
 from __future__ import annotations
 
-from migrate.documents.json_text import load_json
+from typing import Any
+
+from migrate.documents.json_text import load_json, shown
 from migrate.errors import DocumentError, MigrateError
 
 
@@ -23,6 +25,19 @@ def parse_checksums(raw: bytes) -> tuple[str, ...]:
         return (text,)
     found = value if isinstance(value, list) else [value]
     return tuple(item.strip() for item in found if isinstance(item, str))
+
+
+def parse_tags(document: Any) -> dict[str, str] | None:
+    """Image IDs by tag, of a registry's answer: an object, or a list of `{"name", "layer"}` as the index of Docker Hub
+    gave. None where it is neither. A value that is no text stays, as messages show it: it is no ID."""
+    if isinstance(document, list):
+        pairs = [(item.get("name"), item.get("layer", item.get("id"))) for item in document if isinstance(item, dict)]
+        if len(pairs) < len(document) or not all(isinstance(name, str) for name, _ in pairs):
+            return None
+        document = dict(pairs)
+    if not isinstance(document, dict):
+        return None
+    return {tag: value if isinstance(value, str) else shown(value) for tag, value in document.items()}
 
 
 def parse_ancestry(raw: bytes) -> tuple[str, ...]:

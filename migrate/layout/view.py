@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,7 @@ from migrate.documents.docker_archive import parse_archive_manifest
 from migrate.documents.oci import IndexEntry, parse_config, parse_index
 from migrate.errors import (
     DocumentError,
+    MigrateError,
     MissingLayerError,
     SourceError,
     SourceUnreadableError,
@@ -188,13 +190,22 @@ class LayoutView:
 
     def images(self) -> Sequence[StoredImage]:
         """Every image once, the named ones first, sorted by their names."""
+        return self._images
+
+    @cached_property
+    def _images(self) -> Sequence[StoredImage]:
         rows = self._archive_images() if self._is_archive else self._layout_images()
         return sorted(rows, key=lambda row: (not row.references, row.references, row.manifest or Digest("0" * 64)))
 
     def leads_to(self, reference: str) -> bool:
-        """False for an archive whose manifest.json has no such image, or names layers that are not there. Raises
-        SourceError for one of another kind."""
+        """False for an archive whose manifest.json has no such image, or names layers that are not there, and for a
+        layout with a document that is not understood, which may be of schema 1. Raises SourceError for an archive of
+        another kind."""
         if not self._is_archive:
+            try:
+                self.images()
+            except MigrateError:
+                return False
             return True
         found = find_image(self.images(), reference)
         return bool(found) and all(self._files.has(file) for image in found for file in image.layers)

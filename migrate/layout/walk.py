@@ -8,13 +8,15 @@ from typing import Final
 
 from migrate.blobio import limits
 from migrate.documents.oci import IndexEntry, ManifestFacts, parse_index, parse_manifest
+from migrate.documents.schema1 import is_index
 from migrate.errors import IntegrityError, LimitError, MigrateError, MissingLayerError
 from migrate.model.digest import Digest
-from migrate.model.image import INDEX_TYPES
+from migrate.model.image import INDEX_TYPES, MediaType
 
 ReadBlobs = Callable[[Sequence[Digest]], Mapping[Digest, "bytes | MigrateError"]]
 """Reads small blobs. Absent ones are left out; each error is in the place of the content. The walk checks digests."""
 
+_IMAGE_TYPES: Final = frozenset({MediaType.OCI_MANIFEST, MediaType.DOCKER_MANIFEST})
 _AT_ONCE: Final = 256
 """Documents read in one call: a bucket reads them in parallel, and they are in memory together."""
 
@@ -85,7 +87,8 @@ def _document(entry: IndexEntry, content: bytes | MigrateError | None) -> Docume
             raise content
         if (actual := Digest.of(content)) != digest:
             raise IntegrityError(f"blob {digest} has the digest {actual}")
-        if entry.descriptor.media_type in INDEX_TYPES:
+        media_type = entry.descriptor.media_type
+        if media_type in INDEX_TYPES or (media_type not in _IMAGE_TYPES and is_index(content)):
             return Document(entry=entry, content=content, children=parse_index(content).manifests)
         return Document(entry=entry, content=content, manifest=parse_manifest(content))
     except MigrateError as error:

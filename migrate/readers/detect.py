@@ -75,7 +75,7 @@ _PREFIXED = {
 }
 _SNIFFED_HEAD = 1024 * 1024
 _SNIFFED_MEMBERS = 4_096
-_BLOB_OF_FOLDER = re.compile(r"(?:\./)?(?:sha256__)?[0-9a-f]{64}")
+_BLOB_OF_FOLDER = re.compile(r"(?:\./)?(?:sha256(?:__|:|-))?[0-9a-f]{64}(?:\.tar(?:\.gz)?)?")
 _LISTED = 5
 _DAMAGED_HEAD = 64 * 1024
 """An archive whose first header is damaged is recognised by the next one, if it is that near."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +18,14 @@ from typing import Final
 from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.json_text import load_json_lenient
 from migrate.documents.schema1 import OpenedManifest, is_index, is_manifest, is_schema1, open_manifest, parse_schema1
-from migrate.errors import DocumentError, LimitError, MigrateError, SourceError, SourceUnreadableError
+from migrate.errors import (
+    DocumentError,
+    LimitError,
+    MigrateError,
+    MissingLayerError,
+    SourceError,
+    SourceUnreadableError,
+)
 from migrate.model.digest import Digest
 from migrate.model.legacy import SourceType
 from migrate.model.options import ReadOptions
@@ -26,7 +33,8 @@ from migrate.model.reference import Reference
 from migrate.readers.manifest_source import StoredManifestSource
 from migrate.readers.registry_images import RegistryImages, open_checked
 from migrate.storage.bucket import is_url
-from migrate.storage.named_files import NamedFiles
+from migrate.storage.named_files import Entry, NamedFiles
+from migrate.tar.known_blobs import known_blob
 
 MANIFEST: Final = "manifest.json"
 LIST: Final = "list.manifest.json"
@@ -34,12 +42,16 @@ _FOLDERS: Final = 200_000
 _DETECTED_FOLDERS: Final = 1_000
 _DEPTH: Final = 12
 _BLOB: Final = re.compile(r"(?:sha256(?:__|:|-))?([0-9a-f]{64})(?:\.tar(?:\.gz)?)?")
+_NAMED_BLOB: Final = re.compile(r"sha256(?:__|:)([0-9a-f]{64})(\.marker)?")
+"""As Artifactory calls them; a marker is in the place of a blob that it has not fetched."""
+_METADATA: Final = ".artifactory-metadata"
 _CHILD: Final = re.compile(r"([0-9a-f]{64})\.manifest\.json")
 _CHILD_FOLDER: Final = re.compile(r"sha256(?:__|:|-)([0-9a-f]{64})")
 
 
 def detect(files: NamedFiles) -> bool:
-    """True for a tree in which every folder with files holds such a manifest. The look is bounded."""
+    """True for a tree in which every folder with files holds such a manifest, or Artifactory's blobs alone. The look is
+    bounded."""
     holds_any = False
     pending = [("", 0)]
     for _ in range(_DETECTED_FOLDERS):
@@ -47,13 +59,26 @@ def detect(files: NamedFiles) -> bool:
             return holds_any
         folder, depth = pending.pop()
         entries = files.entries(folder)
-        folders = [entry.name for entry in entries if entry.is_folder]
-        has_files = len(folders) < len(entries)
-        if depth > _DEPTH or (has_files and not holds_manifest(files, folder)):
+        names = [entry.name for entry in entries if not (entry.is_folder or entry.name.startswith("."))]
+        if depth > _DEPTH or (names and not (_are_blobs(names) or holds_manifest(files, folder))):
             return False
-        holds_any |= has_files
-        pending += [(f"{folder}/{name}".lstrip("/"), depth + 1) for name in folders if not name.startswith((".", "_"))]
+        holds_any |= bool(names)
+        pending += [(path, depth + 1) for path in _folders_of_images(folder, entries)]
     return holds_any
+
+
+def _are_blobs(names: Iterable[str]) -> bool:
+    return all(_NAMED_BLOB.fullmatch(name) for name in names)
+
+
+def _folders_of_images(folder: str, entries: Iterable[Entry]) -> list[str]:
+    """The folders in `folder` but for those that tools keep for themselves."""
+    names = [entry.name for entry in entries if entry.is_folder]
+    return [
+        f"{folder}/{name}".lstrip("/")
+        for name in names
+        if not (name.startswith((".", "_")) or name.endswith(_METADATA))
+    ]
 
 
 def holds_manifest(files: NamedFiles, folder: str) -> bool:
@@ -92,9 +117,20 @@ class ManifestFolderSource(StoredManifestSource):
         super().__init__(location, files, options)
         self._blobs: dict[str, str] = {}
         self._children: dict[str, str] = {}
+        self._markers: dict[str, str] = {}
+        self._without_manifest: dict[str, frozenset[str]] = {}
+        self._beside_manifest: set[str] = set()
+        self._wanted: set[str] = set()
 
     def blob_path(self, digest: Digest, /) -> str | None:
-        return self._blobs.get(digest.hex)
+        self._wanted.add(digest.hex)
+        path = self._blobs.get(digest.hex)
+        if path is None and digest.hex in self._markers and known_blob(digest) is None:
+            marker = self._markers[digest.hex]
+            raise MissingLayerError(
+                f"blob {digest} is missing: {marker} is there for what Artifactory has not fetched", layer=digest.hex
+            )
+        return path
 
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         del repository
@@ -109,9 +145,14 @@ class ManifestFolderSource(StoredManifestSource):
     def list_manifests(self, images: RegistryImages, /) -> None:
         found = sorted(self._find(images), key=lambda entry: (entry.is_child, entry.path))
         if not found:
-            raise SourceUnreadableError(f"{self.location}: no folder with a {MANIFEST} of a registry in it")
+            blobs = f", only {len(self._blobs):,} blobs" if self._blobs else ""
+            raise SourceUnreadableError(f"{self.location}: no folder with a {MANIFEST} of a registry in it{blobs}")
         for entry in found:
             self._add(entry, images)
+        for folder, blobs_there in self._without_manifest.items():
+            if not (self._wanted - self._beside_manifest) & blobs_there:
+                text = f"{folder}: {len(blobs_there):,} blobs and no {MANIFEST}, which has their order and the config"
+                images.fail(folder, SourceError(text))
 
     def _find(self, images: RegistryImages) -> Iterator[_Found]:
         """All folders with a manifest; remembers where each blob is on the way."""
@@ -132,16 +173,22 @@ class ManifestFolderSource(StoredManifestSource):
             files = [entry.name for entry in entries if not entry.is_folder]
             self._note_files(folder, files)
             yield from (_Found(folder, name) for name in (LIST, MANIFEST) if name in files)
-            inner = [entry.name for entry in entries if entry.is_folder and not entry.name.startswith((".", "_"))]
-            pending += [f"{folder}/{name}".lstrip("/") for name in inner]
+            pending += _folders_of_images(folder, entries)
 
     def _note_files(self, folder: str, files: Sequence[str]) -> None:
         own = _CHILD_FOLDER.fullmatch(posixpath.basename(folder))
         if own is not None and MANIFEST in files:
             self._children.setdefault(own[1], f"{folder}/{MANIFEST}")
+        named = frozenset(blob[1] for name in files if (blob := _NAMED_BLOB.fullmatch(name)))
+        if {MANIFEST, LIST} & {*files}:
+            self._beside_manifest |= named
+        elif named:
+            self._without_manifest[folder] = named
         for name in files:
             path = f"{folder}/{name}".lstrip("/")
-            if blob := _BLOB.fullmatch(name):
+            if (marker := _NAMED_BLOB.fullmatch(name)) and marker[2]:
+                self._markers.setdefault(marker[1], path)
+            elif blob := _BLOB.fullmatch(name):
                 self._blobs.setdefault(blob[1], path)
             elif child := _CHILD.fullmatch(name):
                 self._children.setdefault(child[1], path)
@@ -172,6 +219,11 @@ class ManifestFolderSource(StoredManifestSource):
         if found.is_child:
             return [], []
         name, _, tag = found.folder.rpartition("/")
+        if ":" in tag or "@" in tag:  # `skopeo sync` gives a folder the whole last part of the name
+            whole = Reference.parse(found.folder)
+            if whole.is_digest:
+                return [], []
+            name, tag = whole.name, whole.tag
         if not name and found.folder and (os.path.isdir(self.location) or is_url(self.location)):
             name = posixpath.basename(self.location.rstrip("/"))
         if stated is not None and stated.is_valid:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from migrate.blobio.compression import detect_compression
+from migrate.distribution.layout import ROOTS
 from migrate.errors import NoImageError, SourceError, SourceUnreadableError, UnfitSourceError
 from migrate.model.legacy import is_hex_id
 from migrate.storage.tree import Tree
@@ -31,6 +32,7 @@ _MAGIC: Final = {
 }
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 _MARKUP: Final = re.compile(rb"\s*<(?:!doctype\s+html|html|\?xml)", re.IGNORECASE)
+_BLOB_FOLDER: Final = re.compile(r"[0-9a-f]{2}|[0-9a-f]{64}")
 _USTAR: Final = 257
 _SEARCHED: Final = 64 * 1024
 _LINES: Final = 32
@@ -121,11 +123,29 @@ def foreign_folder(tree: Tree) -> str | None:
             return "aufs/ of a Docker root: name the directory above it"
         if any(is_hex_id(name) for name in names):
             return "perhaps a part of a Docker root (the directories of a storage driver): name the root above it"
+        if (part := _part_of_storage(tree, names)) is not None:
+            return part
     except SourceError:
         return None
     if ".dockerenv" in names or ".dockerinit" in names:
         return _EXPORT
     return _ROOT_FILE_SYSTEM if _is_root_file_system(names) else None
+
+
+def _part_of_storage(tree: Tree, names: Collection[str]) -> str | None:
+    """What of a registry's storage a directory is, where the rest is not below it."""
+    for root in ROOTS:
+        place = f"{root}/" if root else ""
+        if tree.is_folder(f"{place}repositories".encode()):
+            return (
+                f"a registry's storage that has only names: the layers are in {place}blobs/ (v2) or {place}images/ "
+                "(v1), which is not there"
+            )
+    if "_manifests" in names or "_layers" in names or any(tree.is_folder(f"{name}/_manifests".encode()) for name in names):
+        return "a part of a registry's storage without its blobs: name the directory that holds docker/registry/v2/"
+    if names == {"sha256"} and any(_BLOB_FOLDER.fullmatch(os.fsdecode(name)) for name in tree.list_names(b"sha256")):
+        return "blobs/ of a registry's storage, or a part of it: name the directory above it"
+    return None
 
 
 def name_of_image(location: str) -> str | None:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from migrate.blobio.limits import CATALOG_BYTES
+from migrate.documents.json_text import load_json_lenient
 from migrate.documents.oci import IndexEntry, ManifestFacts, parse_config, parse_index
-from migrate.documents.schema1 import OpenedManifest
+from migrate.documents.schema1 import OpenedManifest, is_schema1, open_manifest
 from migrate.errors import DocumentError, IntegrityError, MigrateError, MissingLayerError, SourceError
 from migrate.layout.names import INDEX, blob_path
 from migrate.layout.walk import Document, one_by_one, read_documents
@@ -93,10 +94,10 @@ class OciContent:
             message = f"{self.location}: {INDEX}: {error.message}"
             failure = Failure.of(error, self.location, message=message)
             return SourceListing(images=[], failures=[failure])
-        schema1 = [entry for entry in entries if entry.descriptor.media_type in _SCHEMA1_TYPES]
+        documents = {found.digest: found for found in read_documents(entries, one_by_one(self._read_if_there))}
+        schema1 = [entry for entry in entries if self._leads_to_schema1(entry, documents)]
         older = self._list_schema1(schema1)
         entries = [entry for entry in entries if entry not in schema1]
-        documents = {found.digest: found for found in read_documents(entries, one_by_one(self._read_if_there))}
         names: dict[Digest, set[Reference]] = {}
         for entry in entries:
             name = entry.name
@@ -119,8 +120,33 @@ class OciContent:
             failures=[*failures, *older.failures],
         )
 
+    def _leads_to_schema1(self, entry: IndexEntry, documents: Mapping[Digest, Document]) -> bool:
+        """Whether it, or an entry of an index that it names, is a manifest of schema 1: by its content, as tools write
+        it with several media types, or with none."""
+        pending, seen = [entry], set[Digest]()
+        while pending:
+            one = pending.pop()
+            digest = one.descriptor.digest
+            if digest in seen or digest not in documents:
+                continue
+            seen.add(digest)
+            found = documents[digest]
+            if found.error is not None and (
+                one.descriptor.media_type in _SCHEMA1_TYPES or self._is_schema1(found.digest)
+            ):
+                return True
+            pending += found.children
+        return False
+
+    def _is_schema1(self, digest: Digest) -> bool:
+        try:
+            payload = open_manifest(self._read_if_there(digest) or b"").payload
+            return is_schema1(load_json_lenient(payload, "manifest"))
+        except MigrateError:
+            return False
+
     def _list_schema1(self, entries: Sequence[IndexEntry]) -> SourceListing:
-        """Manifests of schema 1, which regctl copies into layouts as they are."""
+        """Manifests of schema 1, which regctl copies into layouts as they are, and indexes with one among theirs."""
         images = RegistryImages(_Schema1Blobs(self.location, self._members), salvage=self._salvage)
         for entry in entries:
             name, digest = entry.name, entry.descriptor.digest
@@ -241,7 +267,10 @@ class _Schema1Blobs:
 
     def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
         del repository
-        return self.members.read(blob_path(digest), limit)
+        content = self.members.read(blob_path(digest), limit)
+        if Digest.of(content) != digest:
+            raise IntegrityError(f"{self.location}: blob {digest} has the digest {Digest.of(content)}")
+        return content
 
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         del repository

@@ -267,31 +267,50 @@ class RegistryImages:
         index = parse_index(content)
         if not index.manifests:
             raise UnsupportedError("index: it names no manifest")
-        self.children |= {(repository, entry.descriptor.digest) for entry in index.manifests}
         drafts: list[_Draft] = []
         lost: list[tuple[IndexEntry, MigrateError]] = []
-        for entry in index.manifests:
-            try:
-                drafts.append(self._child(repository, entry))
-            except MigrateError as error:
-                lost.append((entry, error))
+        nested = self._add_children(repository, index.manifests, drafts, lost)
         if not drafts:
             raise lost[0][1]
-        if not lost and all(draft.image.manifest is not None for draft in drafts):
+        if not lost and not nested and all(draft.image.manifest is not None for draft in drafts):
             known, _ = self._indexes.setdefault((content, index.media_type), ([], drafts))
             known += [reference for reference in references if reference not in known]
             self._warnings += warnings
             return
         notes = [*warnings, *self._lost_children(repository, references, digest, lost)]
+        if nested:
+            names = ", ".join(map(str, references)) or _untagged(repository, digest)
+            notes.append(f"{names}: an index with {nested} indexes in it: each of its images has the name")
         for draft in drafts:
             self._merge(draft, references, notes, digest)
 
-    def _child(self, repository: str, entry: IndexEntry) -> _Draft:
-        digest = entry.descriptor.digest
-        manifest = self._store.read_manifest(repository, digest)
-        if is_index(manifest.payload):
-            raise UnsupportedError(f"index: manifest {digest} is an index itself")
-        return self._draft(repository, digest, manifest, entry.platform)
+    def _add_children(
+        self,
+        repository: str,
+        entries: Iterable[IndexEntry],
+        drafts: list[_Draft],
+        lost: list[tuple[IndexEntry, MigrateError]],
+    ) -> int:
+        """The images that `entries` lead to, into `drafts`, and what cannot be read, into `lost`; how many indexes are
+        among them."""
+        nested: set[Digest] = set()
+        pending = [*entries][::-1]
+        while pending:
+            entry = pending.pop()
+            digest = entry.descriptor.digest
+            self.children.add((repository, digest))
+            if digest in nested:
+                continue
+            try:
+                manifest = self._store.read_manifest(repository, digest)
+                if is_index(manifest.payload):
+                    nested.add(digest)
+                    pending += parse_index(manifest.payload).manifests[::-1]
+                else:
+                    drafts.append(self._draft(repository, digest, manifest, entry.platform))
+            except MigrateError as error:
+                lost.append((entry, error))
+        return len(nested)
 
     def _lost_children(
         self,

@@ -7,6 +7,8 @@ it is read here is in docs/formats/registry-v1.md.
 from __future__ import annotations
 
 import hashlib
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ from migrate.errors import (
     SourceError,
     SourceUnreadableError,
     TruncatedError,
+    UnsupportedError,
 )
 from migrate.model.legacy import (
     Failure,
@@ -53,8 +56,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _TAG_FILE: Final = "tag_"
+_LAYER: Final = "layer"
 _DOGESTRY_LAYER: Final = "layer.tar"
-_LAYER_FILES: Final = ("layer", _DOGESTRY_LAYER)
+_LAYER_FILE: Final = re.compile(r"layer(\.tar)?(\.(gz|bz2|xz|zst|lz4))?")
+"""Also as later versions of dogestry (lz4) and people packed them to save room."""
 _DEFAULT_NAMESPACE: Final = "library"
 _HEAD_BYTES: Final = 16
 
@@ -71,9 +76,17 @@ def detect(files: NamedFiles) -> bool:
 
 def _is_image_folder(files: NamedFiles, name: str) -> bool:
     try:
-        return any(files.size(f"images/{name}/{part}") is not None for part in ("json", "ancestry", *_LAYER_FILES))
+        return any(files.size(f"images/{name}/{part}") is not None for part in ("json", "ancestry")) or bool(
+            _layer_files(files, name)
+        )
     except SourceError:  # closed to us; another one may be open
         return False
+
+
+def _layer_files(files: NamedFiles, name: str) -> list[str]:
+    """The names of an image's layer, the usual one first; of a server none are listed."""
+    found = [entry.name for entry in files.entries(f"images/{name}") if not entry.is_folder]
+    return sorted((one for one in found if _LAYER_FILE.fullmatch(one)), key=len)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +162,20 @@ class RegistryV1Source(LegacySource):
 
     def _read_layer(self, legacy_id: LegacyID) -> LegacyLayer:
         document = self._read_json(legacy_id)
-        folder = f"images/{legacy_id}"
         warnings = self._unfinished_warning(legacy_id)
-        size = self._files.size(f"{folder}/{self._layer_file}")
+        size = self._files.size(self._layer_path(legacy_id))
         if size is None:
             raise MissingContentError(f"image {legacy_id}: the layer file is missing", layer=legacy_id)
-        if size == 0:
+        certain = self._files.sizes_are_certain
+        if size == 0 and certain:
             raise TruncatedError(f"image {legacy_id}: the layer file has 0 bytes", layer=legacy_id)
         return LegacyLayer(
             legacy_id=legacy_id,
             json=document,
             parent=_effective_parent(document),
-            payload=PayloadRef(key=legacy_id, size=size),
+            payload=PayloadRef(key=legacy_id, size=size)
+            if certain
+            else PayloadRef(key=legacy_id, estimate=size or None),
             warnings=(*warnings, *_identity_warning(legacy_id, document)),
         )
 
@@ -168,34 +183,44 @@ class RegistryV1Source(LegacySource):
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
         legacy_id = layer.legacy_id
         with self._open_layer(legacy_id) as opened:
-            payload = Payload(stream=opened.stream, origin=Origin.BLOB, size=opened.size, path=opened.path)
+            size = opened.size or None  # not known of what a server sends in chunks
+            payload = Payload(stream=opened.stream, origin=Origin.BLOB, size=size, path=opened.path)
             if legacy_id in self._checked:  # a second reading copies what the first has checked
                 self._note_mismatch(payload, self._checked[legacy_id])
             else:
                 self._check_on_the_way(layer, opened, payload)
             yield payload
 
-    @property
-    def _layer_file(self) -> str:
-        return _DOGESTRY_LAYER if self._is_dogestry() else "layer"
+    def _layer_path(self, legacy_id: LegacyID) -> str:
+        """Where the layer is, or would be. UnsupportedError for one that is packed as nothing that is read."""
+        folder = f"images/{legacy_id}"
+        usual = f"{folder}/{_DOGESTRY_LAYER if self._is_dogestry() else _LAYER}"
+        if self._files.size(usual) is not None:
+            return usual
+        found = _layer_files(self._files, legacy_id)
+        if found and all(name.endswith(".lz4") for name in found):
+            raise UnsupportedError(
+                f"image {legacy_id}: its layer is {found[0]}, and lz4 is not read: `lz4 -d --rm {found[0]}`",
+                layer=legacy_id,
+            )
+        return next((f"{folder}/{name}" for name in found if not name.endswith(".lz4")), usual)
 
     def _is_dogestry(self) -> bool:
         """True for the tree that dogestry wrote to S3: `images/<id>/layer.tar`, `repositories/<name>/<tag>`."""
         if self._dogestry is None:
-            self._dogestry = self._find_layer_file() == _DOGESTRY_LAYER
+            self._dogestry = (self._find_layer_file() or _LAYER).startswith(_DOGESTRY_LAYER)
         return self._dogestry
 
     def _find_layer_file(self) -> str | None:
         """The name that the first layer has which can be found."""
         for entry in self._files.entries("images"):
-            for name in _LAYER_FILES:
-                with suppress(SourceError):  # reported when the image is read
-                    if is_hex_id(entry.name) and self._files.size(f"images/{entry.name}/{name}") is not None:
-                        return name
+            with suppress(SourceError):  # reported when the image is read
+                if is_hex_id(entry.name) and (found := _layer_files(self._files, entry.name)):
+                    return found[0]
         return None
 
     def _open_layer(self, legacy_id: LegacyID) -> AbstractContextManager[OpenedFile]:
-        return self._replay.opened(legacy_id, lambda: self._files.open(f"images/{legacy_id}/{self._layer_file}"))
+        return self._replay.opened(legacy_id, lambda: self._files.open(self._layer_path(legacy_id)))
 
     def close(self) -> None:
         self._files.close()
@@ -210,7 +235,7 @@ class RegistryV1Source(LegacySource):
             self._checked[layer.legacy_id] = check.finish()
             self._note_mismatch(payload, self._checked[layer.legacy_id])
 
-        observed = ObservedStream(opened.stream, opened.size, check.feed, finish)
+        observed = ObservedStream(opened.stream, opened.size or sys.maxsize, check.feed, finish)
         payload.stream = observed.as_binary()
 
     def _note_mismatch(self, payload: Payload, mismatch: str | None) -> None:
@@ -261,6 +286,8 @@ class RegistryV1Source(LegacySource):
             )
             for head in heads
         ]
+        if images and not self._files.entries("repositories"):
+            graph.warnings.append(f"{self.location}: no repositories/: names and tags are not in this tree")
         unused = sorted(graph.unfinished - by_head.keys())
         halves = [f"image {legacy_id}: its upload was never finished (_inprogress)" for legacy_id in unused]
         return SourceListing(

@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 from migrate.blobio.limits import CHAIN_LENGTH
 from migrate.distribution.session import RegistryAnswerError
-from migrate.distribution.v1_client import ImageJson, V1Client
+from migrate.distribution.v1_client import ImageJson, UnstatedSizeError, V1Client
 from migrate.documents.json_text import encode_json, shown
 from migrate.documents.registry_v1 import parse_ancestry
 from migrate.documents.v1_json import LayerDocument
-from migrate.errors import LimitError, MigrateError, SourceError, SourceUnreadableError
+from migrate.errors import LimitError, MigrateError, SourceError, SourceUnreadableError, TruncatedError
 from migrate.model.legacy import is_hex_id
 from migrate.model.reference import is_repository_path
 from migrate.storage.named_files import Entry, MissingFileError, NamedFiles
@@ -34,6 +34,7 @@ class V1RegistryFiles(NamedFiles):
     """One registry, one of its repositories, or one tag. The network is first used by the first method called."""
 
     is_remote = True
+    sizes_are_certain = False
 
     def __init__(self, location: str, client: V1Client, repository: str | None, tag: str | None) -> None:
         self.location = location
@@ -68,6 +69,7 @@ class V1RegistryFiles(NamedFiles):
         return []
 
     def size(self, path: str, /) -> int | None:
+        """Of a layer it is what the server states, 0 where it states nothing."""
         found = _IMAGE_PATH.fullmatch(path)
         if found is None or found[2] != "layer":
             content = self.read(path, CHAIN_LENGTH * 1024)
@@ -75,7 +77,10 @@ class V1RegistryFiles(NamedFiles):
         document = self._json(found[1])
         if document is not None and document.layer_size:
             return document.layer_size
-        return self._client.layer_size(self._homes[found[1]], found[1])
+        try:
+            return self._client.layer_size(self._homes[found[1]], found[1])
+        except UnstatedSizeError:
+            return 0
 
     def read(self, path: str, limit: int, /) -> bytes | None:
         content = self._read(path)
@@ -107,7 +112,9 @@ class V1RegistryFiles(NamedFiles):
             exc.layer = found[1]
             raise
         with download:
-            yield OpenedFile(cast(BinaryIO, download), download.size or size or 0)
+            if download.is_empty():
+                raise TruncatedError(f"image {found[1]}: the layer that came has 0 bytes", layer=found[1])
+            yield OpenedFile(cast(BinaryIO, download), download.size or 0)
 
     def close(self) -> None:
         self._client.close()
@@ -150,7 +157,7 @@ class V1RegistryFiles(NamedFiles):
             return exc
         for image_id in tags.values():
             self._homes.setdefault(image_id.strip(), repository)
-        return {tag: image_id for tag, image_id in tags.items() if "/" not in tag}
+        return tags
 
     # --- images --------------------------------------------------------------------------------------------------
 
@@ -239,8 +246,9 @@ class V1RegistryFiles(NamedFiles):
 
     def _tag_file(self, path: str) -> bytes | None:
         match path.split("/"):
-            case ["repositories", namespace, name, file] if file.startswith("tag_"):
+            case ["repositories", namespace, name, *rest] if rest and rest[0].startswith("tag_"):
+                tag = "/".join(rest).removeprefix("tag_")  # a server may give any text
                 tags = self._all_tags().get((namespace, name), {})
-                if not isinstance(tags, SourceError) and file.removeprefix("tag_") in tags:
-                    return tags[file.removeprefix("tag_")].encode()
+                if not isinstance(tags, SourceError) and tag in tags:
+                    return tags[tag].encode()
         return None

@@ -122,7 +122,10 @@ class RegistryV2Source(StoredManifestSource):
             try:
                 tagged = self._read_tags(repository, images)
                 linked |= {(repository, digest) for digest in tagged}
-                untagged += [(repository, digest) for digest in self._untagged(repository, tagged, images)]
+                own = [(repository, digest) for digest in self._untagged(repository, tagged, images)]
+                untagged += own
+                if own and Entry("tags", True) not in self._files.entries(self._manifests(repository)):
+                    images.warn(f"{repository}: no _manifests/tags/: its tags are not in this tree")
             except SourceError as error:
                 images.fail(repository, error)
             self._note_uploads(repository, images)

@@ -1,5 +1,7 @@
 """A registry that answers over HTTP as a source: `docker://HOST[:PORT][/REPO[:TAG|@DIGEST]]`.
 
+A registry below a path, as in Artifactory and Nexus, is named with its version: `docker://HOST/PATH/v1/REPO`.
+
 Without a repository the registry's catalog (v1: its search) names them, without a tag all of the repository's tags
 are read.
 Documents come over when the source is listed, layers when they are read.
@@ -8,9 +10,10 @@ Documents come over when the source is listed, layers when they are read.
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import BinaryIO, Final, cast
 
 from migrate.blobio.payload import Payload
@@ -40,12 +43,17 @@ from migrate.storage.tree import OpenedFile
 from migrate.tar.known_blobs import known_blob
 
 PREFIX: Final = "docker://"
-_NOT_V2: Final = frozenset({400, 404, 405, 410, 501})
-"""What servers without `/v2/` answer for it."""
+_NOT_V2: Final = frozenset({200, 400, 403, 404, 405, 406, 410, 501})
+"""What servers without `/v2/` answer for it; 200 where a page came that is no registry's."""
+_BASE: Final = re.compile(r"[^/]+/(.+?)/v[12](?:/|$)")
 
 
 class NotV2Error(SourceUnreadableError):
     """The server is there, but its answer for `/v2/` is that it has no such page."""
+
+
+class NoRegistryError(SourceUnreadableError):
+    """The server speaks neither protocol."""
 
 
 class RegistryOverHttp(LegacySource):
@@ -67,6 +75,7 @@ class RegistryOverHttp(LegacySource):
         self._options = options
         self._sleep = sleep
         self._v1 = v1
+        self._is_listed = False
         self._source: RemoteRegistrySource | RegistryV1Source = RemoteRegistrySource(location, options, sleep=sleep)
 
     @property
@@ -74,14 +83,25 @@ class RegistryOverHttp(LegacySource):
         return self._source.source_type
 
     def listing(self) -> SourceListing:
-        if self._v1 and not isinstance(self._source, RegistryV1Source):
-            self._source = self._open_v1("not tried")
-        try:
+        if self._is_listed:
             return self._source.listing()
-        except NotV2Error as exc:
-            self._source.close()
-            self._source = self._open_v1(exc.message)
-            return self._source.listing()
+        self._is_listed = True
+        if base := find_base(self.location):
+            with suppress(NoRegistryError):  # then it is a part of a repository's name
+                return self._list_at(base)
+        return self._list_at("")
+
+    def _list_at(self, base: str) -> SourceListing:
+        no_v2 = "not tried"
+        if not self._v1:
+            self._source = RemoteRegistrySource(self.location, self._options, base=base, sleep=self._sleep)
+            try:
+                return self._source.listing()
+            except NotV2Error as exc:
+                self._source.close()
+                no_v2 = exc.message
+        self._source = self._open_v1(base, no_v2)
+        return self._source.listing()
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
         return self._source.read_layer(legacy_id)
@@ -92,13 +112,13 @@ class RegistryOverHttp(LegacySource):
     def close(self) -> None:
         self._source.close()
 
-    def _open_v1(self, no_v2: str) -> RegistryV1Source:
-        host, repository, tag = split_location(self.location)
+    def _open_v1(self, base: str, no_v2: str) -> RegistryV1Source:
+        host, repository, tag = split_location(self.location, base)
         try:
-            session = open_session(host, PING, insecure=self._options.insecure, sleep=self._sleep)
+            session = open_session(host, PING, insecure=self._options.insecure, base=base, sleep=self._sleep)
         except SourceError as exc:
             reason = f"not a registry of the v2 protocol ({no_v2}), nor of v1 ({exc.message})"
-            raise SourceUnreadableError(f"{self.location}: {reason}") from exc
+            raise NoRegistryError(f"{self.location}: {reason}") from exc
         if tag is not None and tag.startswith("sha256:"):
             session.close()
             raise SourceUnreadableError(f"{self.location}: {host} has only the v1 protocol, which has no digests")
@@ -117,10 +137,13 @@ class RemoteRegistrySource(ManifestSource):
         options: ReadOptions | None = None,
         *,
         connect: Callable[..., RegistryClient] = open_client,
+        base: str = "",
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
+        """`base`: the path below which the registry is, a part of `location`."""
         super().__init__(location, options, is_remote=True)
-        self._host, self._repository, self._tag = split_location(location)
+        self._host, self._repository, self._tag = split_location(location, base)
+        self._base = base
         self._insecure = bool(options and options.insecure)
         self._connect = connect
         self._sleep = sleep
@@ -166,7 +189,7 @@ class RemoteRegistrySource(ManifestSource):
     def client(self) -> RegistryClient:
         if self._client is None:
             try:
-                self._client = self._connect(self._host, insecure=self._insecure, sleep=self._sleep)
+                self._client = self._connect(self._host, insecure=self._insecure, base=self._base, sleep=self._sleep)
             except SourceError as exc:
                 if isinstance(exc, RegistryAnswerError) and exc.status in _NOT_V2:
                     raise NotV2Error(exc.message) from exc
@@ -237,16 +260,24 @@ class RemoteRegistrySource(ManifestSource):
         images.add(repository, [] if reference.is_digest else [reference], digest, manifest)
 
 
-def split_location(location: str) -> tuple[str, str | None, str | None]:
-    """`docker://HOST[:PORT][/REPO[:TAG|@DIGEST]]` → (host, repository or None, tag or None). UsageError otherwise."""
+def find_base(location: str) -> str:
+    """The path in `docker://HOST/PATH/v1/REPO` (or `v2`); "" where there is none."""
+    found = _BASE.match(location.removeprefix(PREFIX))
+    return found[1] if found is not None and is_repository_path(found[1]) else ""
+
+
+def split_location(location: str, base: str = "") -> tuple[str, str | None, str | None]:
+    """`docker://HOST[:PORT][/REPO[:TAG|@DIGEST]]` → (host, repository or None, tag or None). UsageError otherwise.
+
+    `base`: as `find_base` gives it, not a part of the repository's name."""
     host, _, rest = location.removeprefix(PREFIX).partition("/")
-    rest = rest.strip("/")
+    rest = rest[len(f"{base}/v1") if base else 0 :].strip("/")
     if not host:
         raise UsageError(f"source {location}: name a host")
     if not rest:
         return host, None, None
     reference = Reference.parse(rest)
-    if not Reference(f"{host}/{reference.name}", reference.tag).is_valid and not reference.is_valid:
+    if not (is_repository_path(reference.name) and (reference.is_digest or is_tag(reference.tag))):
         raise UsageError(f"source {location}: {rest!r} is not a repository's name")
     has_tag = rest != reference.name
     return host, reference.name, reference.tag if has_tag else None

@@ -40,6 +40,8 @@ class NamedFiles:
     """For several threads. Every method raises SourceError."""
 
     is_remote: bool
+    sizes_are_certain = True
+    """False where a size is only stated, and what comes may have another."""
 
     def __init__(self, tree: Tree) -> None:
         self.location = tree.location

@@ -115,7 +115,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert migrate("convert", plain, f"docker-archive:{work}/images.tar", "-q").code == 0
     content = RegistryContent()
     manifest = content.schema1("base", "app")
-    for place, prefix in (("skopeo-dir", ""), ("artifactory-export/app/1.0", "sha256__")):
+    for place, prefix in (("skopeo-dir", ""), ("skopeo-sync/app:1.0", ""), ("artifactory-export/app/1.0", "sha256__")):
         (work / place).mkdir(parents=True)
         (work / place / "manifest.json").write_bytes(manifest)
         for digest, blob in content.blobs.items():

@@ -462,9 +462,9 @@ def _answers(sound: Callable[[Request], Reply], location: str, *, v1: bool) -> F
         raw_headers = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         return httpx.Response(status, headers=raw_headers, stream=httpx.ByteStream(body), request=request)
 
-    def open_http(scheme: str, host: str, *, insecure: bool) -> httpx.Client:
+    def open_http(scheme: str, host: str, *, insecure: bool, base: str = "") -> httpx.Client:
         del insecure
-        return httpx.Client(base_url=f"{scheme}://{host}", transport=httpx.MockTransport(handle))
+        return httpx.Client(base_url=f"{scheme}://{host}/{base}", transport=httpx.MockTransport(handle))
 
     options = ConvertOptions(dry_run=True, jobs=1)
 

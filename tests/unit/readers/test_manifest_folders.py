@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from migrate.convert.run import Conversion, OpenedSource
+from migrate.errors import UnfitSourceError
 from migrate.model.digest import Digest
 from migrate.model.legacy import SourceType
 from migrate.model.options import ConvertOptions, ReadOptions
@@ -20,7 +24,7 @@ from migrate.storage.bucket import open_filesystem
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.writers.discard import Discard
 from tests.archives import layer_json, layer_tar, legacy_id
-from tests.registry_content import RegistryContent, in_envelope
+from tests.registry_content import DOCKER_MANIFEST, RegistryContent, in_envelope
 
 LISTS = "application/vnd.docker.distribution.manifest.list.v2+json"
 SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
@@ -159,16 +163,82 @@ def test_a_shelf_with_other_files_is_no_tree_of_folders(extra: str, tmp_path: Pa
     assert detect(DirectoryTree(str(root))) == []
 
 
+def test_a_tree_with_the_properties_that_artifactory_exports_beside_it(tmp_path: Path) -> None:
+    _, root = artifactory_tree(tmp_path)
+    wanted = names(plan(root))
+    for place in ("app", "app/1.0", "app/1.0/manifest.json", "team/other/2.0"):
+        put(root / f"{place}.artifactory-metadata" / "properties.xml", b"<properties/>")
+    put(root / ".jfrog/repository.catalog", b"{}")
+    put(root / "_uploads/half", b"x")
+    put(root / "app/1.0/.DS_Store", b"x")
+    report = plan(root)
+    assert names(report) == wanted and not report.failures
+
+
+def test_blobs_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    content, root = artifactory_tree(tmp_path)
+    wanted = names(plan(root))
+    for folder in ("app/1.0", "app/retagged", "team/other/2.0"):
+        for digest in content.blobs:
+            (root / folder / f"sha256__{digest[7:]}").unlink(missing_ok=True)
+    for digest, blob in content.blobs.items():
+        put(root / "shared/blobs" / f"sha256__{digest[7:]}", blob)
+    report = plan(root)
+    assert names(report) == wanted and not report.failures
+
+
+@pytest.mark.parametrize("shares_blobs", [False, True])
+def test_a_folder_of_blobs_without_a_manifest_is_a_loss(shares_blobs: bool, tmp_path: Path) -> None:
+    _, root = artifactory_tree(tmp_path)
+    (root / "app/1.0/manifest.json").unlink()
+    if not shares_blobs:
+        shutil.rmtree(root / "app/retagged")
+    report = plan(root)
+    assert "app:1.0" not in names(report) and "team/other:2.0" in names(report)
+    (failure,) = report.failures
+    assert failure.references == ("app/1.0",) and "blobs and no manifest.json" in failure.message
+    for place in (root / "app", root / "team"):
+        shutil.rmtree(place)
+    put(root / "app/1.0" / f"sha256__{'0' * 64}", b"x")
+    assert "no folder with a manifest.json of a registry in it, only 1 blobs" in plan(root).failures[0].message
+
+
+def test_a_blob_that_artifactory_has_not_fetched(tmp_path: Path) -> None:
+    content, root = artifactory_tree(tmp_path)
+    layer = json.loads(content.schema2("c"))["layers"][0]["digest"][7:]
+    for path in root.rglob(f"sha256__{layer}"):
+        path.rename(path.with_name(f"{path.name}.marker"))
+    (failure,) = plan(root).failures
+    assert failure.references == ("team/other:2.0",) and f"sha256__{layer}.marker is there" in failure.message
+
+
+def test_the_folders_of_skopeo_sync(tmp_path: Path) -> None:
+    content = RegistryContent()
+    manifest = content.schema2("c")
+    places = ["app:1.0", "team/app:1.0", "registry.example.com/team/app:2", f"app@{Digest.of(manifest)}"]
+    for place in places:
+        put(tmp_path / "dir" / place / "manifest.json", manifest)
+        put(tmp_path / "dir" / place / "version", b"Directory Transport Version: 1.1\n")
+        for digest, blob in content.blobs.items():
+            put(tmp_path / "dir" / place / digest[7:], blob)
+    report = plan(tmp_path / "dir")
+    assert sorted(names(report)) == sorted(places[:3]) and len(report.images) == 1 and not report.failures
+
+
 # --- dogestry ----------------------------------------------------------------------------------------------------
 
 
-def test_the_tree_that_dogestry_wrote(tmp_path: Path) -> None:
-    root = tmp_path / "dogestry"
+def dogestry_images(root: Path, file: str = "layer.tar", pack: Callable[[bytes], bytes] = lambda tar: tar) -> None:
     for below, name in zip((None, "a", "b"), ("a", "b", "c"), strict=False):
         folder = root / "images" / legacy_id(name)
         put(folder / "json", layer_json(legacy_id(name), legacy_id(below) if below else None))
         put(folder / "VERSION", b"1.0")
-        put(folder / "layer.tar", layer_tar(name))
+        put(folder / file, pack(layer_tar(name)))
+
+
+def test_the_tree_that_dogestry_wrote(tmp_path: Path) -> None:
+    root = tmp_path / "dogestry"
+    dogestry_images(root)
     put(root / "repositories/app/latest", legacy_id("c").encode())
     put(root / "repositories/team/deep/app/1.0", legacy_id("b").encode())
     put(root / "repositories/app/gone", b"0" * 64)
@@ -176,6 +246,37 @@ def test_the_tree_that_dogestry_wrote(tmp_path: Path) -> None:
     assert sorted(names(report)) == ["app:latest", "team/deep/app:1.0"]
     assert [failure.references for failure in report.failures] == [("app:gone",)]
     assert [len(image.layers) for image in report.images if image.references] == [3, 2]
+
+
+@pytest.mark.parametrize("which", ["all", "one", "in the place of a registry's"])
+def test_layers_that_were_packed_where_they_are(which: str, tmp_path: Path) -> None:
+    root, packed = tmp_path / "plain", tmp_path / "packed"
+    dogestry_images(root)
+    put(root / "repositories/app/latest", legacy_id("c").encode())
+    shutil.copytree(root, packed)
+    for name in ("b",) if which == "one" else ("a", "b", "c"):
+        layer = packed / "images" / legacy_id(name) / "layer.tar"
+        put(layer.with_name("layer.gz" if which.startswith("in") else "layer.tar.gz"), gzip.compress(layer_tar(name)))
+        layer.unlink()
+    if which.startswith("in"):
+        shutil.rmtree(packed / "repositories")
+        put(packed / "repositories/library/app/tag_latest", legacy_id("c").encode())
+    report = plan(packed)
+    assert names(report) == names(plan(root)) and not report.failures
+
+
+def test_layers_in_lz4_are_named(tmp_path: Path) -> None:
+    dogestry_images(tmp_path, "layer.tar.lz4", lambda tar: b"\x04\x22\x4d\x18" + tar)
+    put(tmp_path / "repositories/app/latest", legacy_id("c").encode())
+    (failure,) = plan(tmp_path).failures
+    assert failure.references == ("app:latest",) and "layer.tar.lz4, and lz4 is not read: `lz4 -d" in failure.message
+
+
+def test_images_without_repositories(tmp_path: Path) -> None:
+    dogestry_images(tmp_path)
+    report = plan(tmp_path)
+    assert [len(image.layers) for image in report.images] == [3] and not report.failures
+    assert any("no repositories/: names and tags are not in this tree" in warning for warning in report.warnings)
 
 
 # --- a registry's storage of which a part is lost ----------------------------------------------------------------
@@ -194,6 +295,42 @@ def test_a_storage_without_repositories(below: str, tmp_path: Path) -> None:
     assert {str(image.image_id) for image in report.images} == set(whole.values()) and not report.failures
     assert any("no repositories/" in warning for warning in report.warnings)
     assert all(any("found among the blobs" in text for text in image.warnings) for image in report.images)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("", "has only names: the layers are in docker/registry/v2/blobs/ (v2)"),
+        ("docker/registry/v2", "has only names: the layers are in blobs/ (v2) or images/ (v1)"),
+        ("docker/registry/v2/repositories", "a part of a registry's storage without its blobs"),
+        ("docker/registry/v2/repositories/app", "a part of a registry's storage without its blobs"),
+    ],
+)
+def test_names_without_blobs_are_named_for_what_they_are(place: str, said: str, tmp_path: Path) -> None:
+    content = RegistryContent()
+    content.add("app", "1.0", content.schema1("a", "b"))
+    root = content.write_tree(tmp_path / "tree")
+    shutil.rmtree(root / "docker/registry/v2/blobs")
+    with pytest.raises(UnfitSourceError, match=re.escape(said)):
+        open_source(str(root / place))
+
+
+def test_blobs_named_without_the_directory_above_them(tmp_path: Path) -> None:
+    content = RegistryContent()
+    content.add("app", "1.0", content.schema1("a", "b"))
+    root = content.write_tree(tmp_path / "tree")
+    with pytest.raises(UnfitSourceError, match="name the directory above it"):
+        open_source(str(root / "docker/registry/v2/blobs"))
+
+
+def test_a_repository_without_its_tags(tmp_path: Path) -> None:
+    content = RegistryContent()
+    content.add("app", "1.0", content.schema1("a", "b"))
+    root = content.write_tree(tmp_path / "tree")
+    shutil.rmtree(root / "docker/registry/v2/repositories/app/_manifests/tags")
+    report = plan(root)
+    assert len(report.images) == 1 and not names(report)
+    assert any("app: no _manifests/tags/: its tags are not in this tree" in warning for warning in report.warnings)
 
 
 def test_a_repository_without_its_manifests(tmp_path: Path) -> None:
@@ -248,6 +385,50 @@ def test_a_layout_that_holds_schema_1(signed: bool, tmp_path: Path) -> None:
     assert not report.images and [failure.references for failure in report.failures] == [("team/app:old",)]
 
 
+SCHEMA1_TYPES = [
+    "application/vnd.docker.distribution.manifest.v1+json",
+    SIGNED,
+    "application/json",
+    None,
+    "application/vnd.oci.image.manifest.v1+json",
+    LISTS,
+]
+
+
+@pytest.mark.parametrize("media_type", SCHEMA1_TYPES)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_schema_1_under_any_media_type_and_in_an_index(
+    media_type: str | None, signed: bool, depth: int, tmp_path: Path
+) -> None:
+    content = RegistryContent()
+    payload = content.schema1("a", "b")
+    document = in_envelope(payload) if signed else payload
+    wanted = expected(content, payload, tmp_path)
+    other = content.schema2("c")
+    content.blobs[str(Digest.of(other))] = other
+
+    def entry(document: bytes, kind: str | None, architecture: str | None = None) -> dict[str, Any]:
+        content.blobs[str(Digest.of(document))] = document
+        found: dict[str, Any] = {"digest": str(Digest.of(document)), "size": len(document)}
+        if kind is not None:
+            found["mediaType"] = kind
+        return found if architecture is None else found | {"platform": {"os": "linux", "architecture": architecture}}
+
+    top = entry(document, media_type, "amd64")
+    for _ in range(depth):
+        beside = entry(other, DOCKER_MANIFEST, "arm64")
+        below = {"schemaVersion": 2, "manifests": [top, beside]}
+        top = entry(json.dumps(below).encode(), LISTS)
+    top["annotations"] = {"org.opencontainers.image.ref.name": "app:old"}
+    schema1_layout(content, tmp_path / "layout")
+    put(tmp_path / "layout/index.json", json.dumps({"schemaVersion": 2, "manifests": [top]}).encode())
+    report = plan(tmp_path / "layout")
+    assert not report.failures
+    assert {str(image.image_id) for image in report.images if image.references == ("app:old",)} >= {wanted}
+    assert len(report.images) == 1 + bool(depth)
+
+
 def test_an_archive_of_such_a_folder_is_named_for_what_it_is(tmp_path: Path) -> None:
     content = RegistryContent()
     put(tmp_path / "dir/manifest.json", content.schema2("a"))
@@ -260,7 +441,7 @@ def schema1_dir(content: RegistryContent, folder: Path) -> None:
     put(folder / "manifest.json", in_envelope(content.schema1("a", "b")))
     put(folder / "version", b"Directory Transport Version: 1.1\n")
     for digest, blob in content.blobs.items():
-        put(folder / digest[7:], blob)
+        put(folder / f"{digest[7:]}.tar", blob)  # as skopeo called them at first
 
 
 def schema1_layout(content: RegistryContent, folder: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from migrate.report.document import Report
 from migrate.writers.discard import Discard
 from tests.archives import layer_json, layer_tar, legacy_id
 from tests.cases import registry_cases
+from tests.peers import free_port
 from tests.registries import extract_tree
+from tests.registry_content import RegistryContent
 from tests.scripted import Reply, Request, scripted_server
 from tests.v1_registry import CHECKSUMS, V1Tree
 from tests.v1_server import TOKEN, V1Server
@@ -223,8 +226,9 @@ def instead(part: str, reply: Reply) -> Spoil:
 
 
 ALL_LOST: dict[str, tuple[Spoil, str]] = {
-    "tags are no object": (instead("/tags", Reply(body=b"[]")), "the answer holds no tags"),
-    "tags are no IDs": (instead("/tags", Reply(body=b'{"1.0": 5}')), "the answer holds no tags"),
+    "tags are no object": (instead("/tags", Reply(body=b'"1.0"')), "the answer holds no tags"),
+    "tags are a list of something else": (instead("/tags", Reply(body=b'["1.0"]')), "the answer holds no tags"),
+    "tags are no IDs": (instead("/tags", Reply(body=b'{"1.0": 5}')), "no tag leads to an image"),
     "tags are no JSON": (instead("/tags", Reply(body=b"<html>")), "JSON"),
     "no such repository": (instead("/tags", Reply(404)), "404"),
     "no tag": (instead("/tags", Reply(body=b"{}")), "no tag leads to an image"),
@@ -299,6 +303,237 @@ def test_names_that_could_lead_elsewhere(small: V1Server) -> None:
         report = plan(over_http(host))
     assert list(tagged(report)) == [("app:1.0",)] and len(report.failures) == 3
     assert not any("x=1" in request.path or "v2/x" in request.path for request in seen)
+
+
+# --- other servers -----------------------------------------------------------------------------------------------
+
+
+PAGE = Reply(body=b"<!DOCTYPE html><html></html>", headers={"Content-Type": "text/html"})
+NO_V2 = {
+    "a page in place of everything": PAGE,
+    "some text": Reply(body=b"OK"),
+    "forbidden": Reply(403),
+    "not allowed": Reply(405),
+    "moved to a page": Reply(302, headers={"Location": "/login"}),
+}
+
+
+PINGS = [Reply(body=b"true"), Reply(), Reply(body=b"{}"), Reply(body=b"OK"), Reply(body=b'"0.6.9"')]
+
+
+@pytest.mark.parametrize(("reply", "ping"), [*zip(NO_V2.values(), PINGS, strict=True)], ids=NO_V2)
+def test_what_servers_answer_for_v2_that_have_only_v1(small: V1Server, reply: Reply, ping: Reply) -> None:
+    def answer(request: Request) -> Reply:
+        if request.path == "/v1/_ping":
+            return ping
+        if request.path == "/login":
+            return PAGE
+        return reply if request.path.startswith("/v2/") else small.answer(request)
+
+    with scripted_server(answer) as (host, _):
+        assert len(tagged(plan(over_http(host)))) == 2
+
+
+def test_a_web_server_is_no_registry() -> None:
+    with scripted_server(lambda _: PAGE) as (host, _):
+        with pytest.raises(SourceUnreadableError, match=r"/v2/: 200, .* nor of v1 .*/v1/_ping: 200, with a page"):
+            list_images(host)
+
+
+@pytest.mark.parametrize("digits", [8, 64])
+def test_tags_as_the_hub_listed_them(small: V1Server, digits: int) -> None:
+    """A list, with the first digits of the IDs, which its list of images has in full."""
+
+    def spoil(request: Request, reply: Reply) -> Reply:
+        if request.path.endswith("/tags") and reply.status == 200:
+            tags = [{"layer": value[:digits], "name": tag} for tag, value in json.loads(reply.body).items()]
+            return Reply(body=json.dumps([*tags, {"layer": "0" * digits, "name": "gone"}]).encode())
+        if request.path.endswith("/images"):
+            return Reply(body=json.dumps([{"id": legacy_id(name)} for name in NAMES]).encode())
+        return reply
+
+    small.spoil = spoil
+    with scripted_server(small.answer) as (host, _):
+        report = plan(over_http(host, "/app"))
+    assert list(tagged(report)) == [("app:1.0",)]
+    assert [failure.references for failure in report.failures] == [("app:gone",)]
+
+
+def test_one_tag_that_is_none_costs_no_other(small: V1Server) -> None:
+    tags = {"1.0": TOP, "number": 5, "object": {"id": TOP}, "empty": "", "with/slash": TOP, "cut": TOP[:40]}
+    small.spoil = instead("/repositories/app/tags", Reply(body=json.dumps(tags).encode()))
+    with scripted_server(small.answer) as (host, _):
+        report = plan(over_http(host, "/app"))
+    assert {name for names in tagged(report) for name in names} >= {"app:1.0"}
+    lost = {name for failure in report.failures for name in failure.references}
+    assert lost == {"app:number", "app:object", "app:empty", "app:cut"}
+    assert any("with/slash" in str(image) for image in report.images)
+
+
+@pytest.mark.parametrize(
+    ("base", "version", "rest"),
+    [
+        ("artifactory/api/docker/Docker-Local", "v1", "/app:1.0"),
+        ("artifactory/api/docker/Docker-Local", "v2", ""),
+        ("repository/hosted", "v1", ""),
+        ("repository/hosted", "v2", "/app"),
+    ],
+)
+def test_a_registry_below_a_path(small: V1Server, base: str, version: str, rest: str, tmp_path: Path) -> None:
+    content = RegistryContent()
+    content.add("app", "1.0", content.schema1("base", "middle", "top"))
+    real = small.answer if version == "v1" else content.answer
+
+    def answer(request: Request) -> Reply:
+        path = request.path.removeprefix(f"/{base}")
+        return Reply(404) if path == request.path else real(replace(request, path=path))
+
+    with scripted_server(answer) as (host, _):
+        report = plan(over_http(host, f"/{base}/{version}{rest}"))
+    assert "app:1.0" in {name for names in tagged(report) for name in names} and not report.failures
+
+
+def test_a_repository_with_a_version_in_its_name(small: V1Server) -> None:
+    tree = V1Tree(small.root)
+    tree.add_tag("team/v1/app", "1.0", legacy_id("top"))
+    with scripted_server(small.answer) as (host, _):
+        assert list(tagged(plan(over_http(host, "/team/v1/app")))) == [("team/v1/app:1.0",)]
+
+
+def test_a_registry_that_the_index_names_and_nobody_can_reach(small: V1Server) -> None:
+    """An old registry behind a proxy names itself as the proxy sees it."""
+    small.endpoints = f"127.0.0.1:{free_port()}"
+    with scripted_server(small.answer) as (host, seen):
+        assert list(tagged(plan(over_http(host, "/app")))) == [("app:1.0",)]
+    assert seen
+
+
+def test_a_token_that_has_expired_is_fetched_again(small: V1Server) -> None:
+    small.token = "first"
+
+    def spoil(request: Request, reply: Reply) -> Reply:
+        if request.path.endswith("/layer"):
+            small.token = "second"
+        return reply
+
+    small.spoil = spoil
+    with scripted_server(small.answer) as (host, seen):
+        assert list(tagged(plan(over_http(host, "/app")))) == [("app:1.0",)]
+    assert sum(request.path.endswith("/images") for request in seen) >= 2
+
+
+# --- how layers come ---------------------------------------------------------------------------------------------
+
+
+def coded(reply: Reply) -> Reply:
+    return Reply(reply.status, gzip.compress(reply.body, mtime=0), {**reply.headers, "Content-Encoding": "gzip"})
+
+
+def with_headers(reply: Reply, **headers: str) -> Reply:
+    return replace(reply, headers={**reply.headers, **{name.replace("_", "-"): text for name, text in headers.items()}})
+
+
+WAYS: dict[str, Callable[[Request, Reply], Reply]] = {
+    "compressed once more": lambda request, reply: coded(reply) if request.method == "GET" else reply,
+    "stated to be compressed": lambda _, reply: with_headers(reply, Content_Encoding="gzip"),
+    "in chunks": lambda _, reply: in_chunks(reply),
+    "no HEAD": lambda request, reply: Reply(405) if request.method == "HEAD" else reply,
+    "HEAD without a length": lambda request, reply: in_chunks(reply) if request.method == "HEAD" else reply,
+    "HEAD states no bytes": lambda request, reply: Reply() if request.method == "HEAD" else reply,
+}
+
+
+def in_chunks(reply: Reply) -> Reply:
+    body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (reply.body[:50], reply.body[50:]) if part)
+    return Reply(reply.status, body + b"0\r\n\r\n", {**reply.headers, "Transfer-Encoding": "chunked"})
+
+
+@pytest.mark.parametrize(
+    ("way", "stated"),
+    [
+        *((way, "nothing") for way in WAYS),
+        ("in chunks", "too small"),
+        ("in chunks", "too large"),
+        ("as ever", "too large"),
+    ],
+)
+def test_however_a_layer_comes(small: V1Server, way: str, stated: str) -> None:
+    """And whatever size the server states before: checksums decide."""
+
+    def spoil(request: Request, reply: Reply) -> Reply:
+        if request.path.endswith("/layer"):
+            return WAYS[way](request, reply) if way in WAYS else reply
+        if request.path.endswith("/json"):
+            sizes = {"nothing": "", "too small": "7", "too large": "70000"}
+            return with_headers(reply, X_Docker_Size=sizes[stated])
+        return reply
+
+    with scripted_server(small.answer) as (host, _):
+        expected = tagged(plan(over_http(host)))
+    small.spoil = spoil
+    with scripted_server(small.answer) as (host, _):
+        found = plan(over_http(host))
+    assert tagged(found) == expected and not found.failures
+
+
+def test_a_layer_of_many_blocks_of_unknown_size_is_checked_to_its_end(tmp_path: Path) -> None:
+    tree = V1Tree(tmp_path / "tree", compression="none", checksum="sha256")
+    tree.add_image(legacy_id("a"), layer_json(legacy_id("a"), None), layer_tar("a") + bytes(3_000_000))
+    tree.add_tag("app", "1", legacy_id("a"))
+    server = V1Server(tree.root, states_size=False)
+    server.spoil = lambda request, reply: in_chunks(reply) if request.path.endswith("/layer") else reply
+    with scripted_server(server.answer) as (host, _):
+        assert [note for _, note in tagged(plan(over_http(host))).values()] == [[]]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_layer_without_a_byte(small: V1Server, chunked: bool) -> None:
+    empty = in_chunks(Reply()) if chunked else Reply()
+    small.spoil = instead(f"{MIDDLE}/layer", empty)
+    with scripted_server(small.answer) as (host, _):
+        report = plan(over_http(host))
+    assert list(tagged(report)) == [("team/app:base",)]
+    assert any("0 bytes" in failure.message and "app:1.0" in failure.references for failure in report.failures)
+
+
+RESUMED: dict[str, Callable[[Reply, bytes], Reply]] = {
+    "ignores the range": lambda _, whole: Reply(body=whole),
+    "refuses the range": lambda _, whole: Reply(416),
+    "gives more than the rest": lambda _, whole: Reply(206, whole[10:], {"Content-Range": f"bytes 10-9/{len(whole)}"}),
+    "states no range": lambda reply, whole: Reply(206, whole[40:]),
+}
+
+
+@pytest.mark.parametrize("resumed", RESUMED.values(), ids=RESUMED)
+def test_servers_that_cannot_go_on(small: V1Server, resumed: Callable[[Reply, bytes], Reply]) -> None:
+    cut = {legacy_id(name): 40 for name in NAMES}
+
+    def spoil(request: Request, reply: Reply) -> Reply:
+        if not request.path.endswith("/layer") or request.method == "HEAD":
+            return reply
+        image_id = request.path.split("/")[3]
+        if "Range" in request.headers:
+            return resumed(reply, (small.root / "images" / image_id / "layer").read_bytes())
+        return replace(reply, cut=cut.pop(image_id, None))
+
+    small.spoil = spoil
+    with scripted_server(small.answer) as (host, _):
+        report = plan(over_http(host, "/app"))
+    assert list(tagged(report)) == [("app:1.0",)] and not report.failures and not cut
+
+
+def test_a_rest_that_begins_too_late_is_no_rest(small: V1Server) -> None:
+    def spoil(request: Request, reply: Reply) -> Reply:
+        if request.path.endswith(f"{MIDDLE}/layer") and request.method == "GET":
+            late = Reply(206, reply.body[20:], {"Content-Range": "bytes 60-99/100"})
+            return late if "Range" in request.headers else replace(reply, cut=40)
+        return reply
+
+    small.spoil = spoil
+    with scripted_server(small.answer) as (host, _):
+        report = plan(over_http(host))
+    assert list(tagged(report)) == [("team/app:base",)]
+    assert any("goes on at byte 60, where 40 are there" in failure.message for failure in report.failures)
 
 
 def test_a_server_that_speaks_neither() -> None:
