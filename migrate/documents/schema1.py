@@ -11,7 +11,8 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -151,14 +152,17 @@ def decode_base64url(text: str, where: str) -> bytes:
 # --- the payload -------------------------------------------------------------------------------------------------
 
 
-def parse_schema1(payload: bytes, *, salvage: bool = False) -> Schema1Manifest:
+def parse_schema1(
+    payload: bytes, *, salvage: bool = False, find_blob: Callable[[str], Digest | None] = lambda _: None
+) -> Schema1Manifest:
     """The manifest after the fix-up that every client applies: of neighbours with one ID the base-ward one stays.
 
     With `salvage`, wrong parents are no problem: the layers and their order are in `fsLayers`, which Docker 1.8.0 to
-    1.9.0 wrote rightly beside a parent's ID that was wrong (moby #18047).
+    1.9.0 wrote rightly beside a parent's ID that was wrong (moby #18047). `find_blob` is called with what names a layer
+    by something else than sha256.
 
-    Raises DocumentError that lists every problem, UnsupportedError for layers named by tarsum, ConflictingLayerError
-    for an ID in two places apart.
+    Raises DocumentError that lists every problem, UnsupportedError for layers named by a tarsum that `find_blob` has
+    nothing for, ConflictingLayerError for an ID in two places apart.
     """
     value = _decode(_MANIFEST, load_json_lenient(payload, "manifest"), "manifest")
     layers, history = value.get("fsLayers") or [], value.get("history") or []
@@ -170,7 +174,7 @@ def parse_schema1(payload: bytes, *, salvage: bool = False) -> Schema1Manifest:
     entries = [
         entry
         for index in range(len(layers))
-        if (entry := _entry(index, layers[index].get("blobSum", ""), history[index].get("v1Compatibility"), problems))
+        if (entry := _entry(index, layers[index], history[index].get("v1Compatibility"), find_blob, problems))
         is not None
     ]
     _refuse(problems)
@@ -211,7 +215,13 @@ def is_index(content: bytes) -> bool:
     return isinstance(document, dict) and "manifests" in map(fold_key, document) and not is_schema1(document)
 
 
-def _entry(index: int, blob_sum: str, text: str | None, problems: list[str]) -> Schema1Entry | None:
+def _entry(
+    index: int,
+    layer: Mapping[str, Any],
+    text: str | None,
+    find_blob: Callable[[str], Digest | None],
+    problems: list[str],
+) -> Schema1Entry | None:
     if text is None:
         problems.append(f"history[{index}]: v1Compatibility is missing")
         return None
@@ -221,7 +231,7 @@ def _entry(index: int, blob_sum: str, text: str | None, problems: list[str]) -> 
     except MigrateError as exc:
         problems.append(f"history[{index}].v1Compatibility: {exc.message}")
         return None
-    digest = _blob_digest(blob_sum, index, problems)
+    digest = _blob_digest(layer.get("blobSum", ""), index, find_blob, problems)
     if image.throwaway is None:
         problems.append(f"history[{index}].v1Compatibility: throwaway is neither true nor false")
     if image.id is None or not _HEX_64.fullmatch(image.id):
@@ -234,16 +244,20 @@ def _entry(index: int, blob_sum: str, text: str | None, problems: list[str]) -> 
     return None
 
 
-def _blob_digest(blob_sum: str, index: int, problems: list[str]) -> Digest | None:
+def _blob_digest(
+    blob_sum: str, index: int, find_blob: Callable[[str], Digest | None], problems: list[str]
+) -> Digest | None:
+    with suppress(ValueError):
+        return Digest.parse(blob_sum)
+    found = find_blob(blob_sum)
+    if found is not None:
+        return found
     if blob_sum.startswith("tarsum"):
         raise UnsupportedError(
             f"manifest: fsLayers[{index}]: blobSum {blob_sum[:120]} is a tarsum, by which no blob can be found"
         )
-    try:
-        return Digest.parse(blob_sum)
-    except ValueError:
-        problems.append(f"fsLayers[{index}]: blobSum {shown(blob_sum)} is not a sha256 digest")
-        return None
+    problems.append(f"fsLayers[{index}]: blobSum {shown(blob_sum)} is not a sha256 digest")
+    return None
 
 
 def _checked_chain(entries: Sequence[Schema1Entry]) -> tuple[list[Schema1Entry], list[str]]:

@@ -68,6 +68,9 @@ class ManifestSource(LegacySource):
             raise IntegrityError(f"blob {digest} does not match its digest: got {Digest.of(content)}", layer=digest.hex)
         return content
 
+    def find_blob(self, repository: str, name: str, /) -> Digest | None:
+        return None
+
     def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
         del repository
         return check_signatures(manifest, f"manifest {digest}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import Final
 
 from migrate.blobio.compression import detect_compression
@@ -33,6 +34,7 @@ _MAGIC: Final = {
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 _MARKUP: Final = re.compile(rb"\s*<(?:!doctype\s+html|html|\?xml)", re.IGNORECASE)
 _BLOB_FOLDER: Final = re.compile(r"[0-9a-f]{2}|[0-9a-f]{64}")
+_LOOKED_INTO: Final = 1_000
 _USTAR: Final = 257
 _SEARCHED: Final = 64 * 1024
 _LINES: Final = 32
@@ -141,7 +143,8 @@ def _part_of_storage(tree: Tree, names: Collection[str]) -> str | None:
                 f"a registry's storage that has only names: the layers are in {place}blobs/ (v2) or {place}images/ "
                 "(v1), which is not there"
             )
-    if "_manifests" in names or "_layers" in names or any(tree.is_folder(f"{name}/_manifests".encode()) for name in names):
+    own = any(tree.is_folder(os.fsencode(name) + b"/_manifests") for name in islice(names, _LOOKED_INTO))
+    if own or "_manifests" in names or "_layers" in names:
         return "a part of a registry's storage without its blobs: name the directory that holds docker/registry/v2/"
     if names == {"sha256"} and any(_BLOB_FOLDER.fullmatch(os.fsdecode(name)) for name in tree.list_names(b"sha256")):
         return "blobs/ of a registry's storage, or a part of it: name the directory above it"

@@ -285,6 +285,9 @@ class _Schema1Blobs:
             return len(made)
         return self.members.resolve(blob_path(digest)).size
 
+    def find_blob(self, repository: str, name: str, /) -> Digest | None:
+        return None
+
     def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
         del repository
         return check_signatures(manifest, f"manifest {digest}")

@@ -59,6 +59,10 @@ class ManifestStore(Protocol):
     def blob_size(self, repository: str, digest: Digest, /) -> int | None:
         """Bytes of the blob as stored. MissingLayerError if it is not there; None if nobody looked."""
 
+    def find_blob(self, repository: str, name: str, /) -> Digest | None:
+        """The blob that the repository has under another name than its sha256, such as a tarsum, which is compared with
+        its bytes when they are read."""
+
     def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
         """Warnings about the signatures of a schema-1 manifest; none if all of them verify."""
 
@@ -159,7 +163,9 @@ class RegistryImages:
         return self._carried_over(repository, manifest.payload, platform)
 
     def _schema1(self, repository: str, digest: Digest, opened: OpenedManifest, platform: Platform | None) -> _Draft:
-        manifest = parse_schema1(opened.payload, salvage=self._salvage)
+        manifest = parse_schema1(
+            opened.payload, salvage=self._salvage, find_blob=lambda name: self._store.find_blob(repository, name)
+        )
         blobs: list[_Blob | None] = []
         for entry in manifest.entries:
             if entry.throwaway:

@@ -6,30 +6,36 @@ docs/formats/registry-v2-schema1.md.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
+from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
-from migrate.distribution.layout import ROOTS, blob_path, layer_link, repository_path, revision_link
+from migrate.blobio.payload import Payload
+from migrate.distribution.layout import ROOTS, alias_link, blob_path, layer_link, repository_path, revision_link
 from migrate.distribution.repositories import iter_repositories
 from migrate.documents.json_text import load_json_lenient
 from migrate.documents.jws import signature_problem
 from migrate.documents.schema1 import OpenedManifest, is_index, is_manifest, is_schema1, parse_schema1, parse_signature
 from migrate.errors import (
+    DamagedError,
     MigrateError,
     SourceError,
     SourceUnreadableError,
 )
 from migrate.model.digest import Digest
-from migrate.model.legacy import SourceType
+from migrate.model.legacy import LegacyLayer, SourceType
 from migrate.model.options import ReadOptions
 from migrate.model.reference import Reference
 from migrate.readers.manifest_source import StoredManifestSource
 from migrate.readers.registry_images import RegistryImages, open_checked
 from migrate.storage.named_files import Entry, NamedFiles, require_readable
+from migrate.tar.tarsum import VERSIONS, tarsums
 
+_HASHES: Final = ("sha384", "sha512")
 _BLOB_FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 _MANIFEST_BYTES: Final = 4 * 1024 * 1024
 """Blobs of up to this are looked into for manifests whose links are lost; registries take none that is larger."""
@@ -66,17 +72,65 @@ class RegistryV2Source(StoredManifestSource):
     def __init__(self, location: str, files: NamedFiles, options: ReadOptions | None = None) -> None:
         super().__init__(location, files, options)
         self._root: str | None = None
+        self._of_2_1_0: set[str] = set()
+        self._other_names: dict[Digest, set[str]] = {}
+        self._mismatches: dict[Digest, str | None] = {}
 
     def blob_path(self, digest: Digest, /) -> str:
         return self._rooted(blob_path(digest))
 
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         if not self._is_linked(repository, digest):
-            raise DeletedManifestError(f"manifest {digest} was deleted: no link in _manifests/revisions/ or _layers/")
+            message = f"manifest {digest} was deleted: no link in _manifests/revisions/ or _layers/"
+            if Entry("revisions", True) in self._files.entries(self._manifests(repository)):
+                raise DeletedManifestError(message)
+            if not self._salvage:
+                raise DeletedManifestError(f"{message}; there is no revisions/ at all: --salvage reads what tags name")
         content = self._files.read(self.blob_path(digest), JSON_BYTES)
         if content is None:
             raise DeletedManifestError(f"manifest {digest}: its blob is missing")
         return open_checked(content, digest, f"manifest blob {digest}")
+
+    def find_blob(self, repository: str, name: str, /) -> Digest | None:
+        path = alias_link(repository, name)
+        content = None if path is None else self._files.read(self._rooted(path), SMALL_FILE_BYTES)
+        try:
+            digest = Digest.parse((content or b"").decode("utf-8", "replace").strip())
+        except ValueError:
+            return None
+        self._other_names.setdefault(digest, set()).add(name)
+        return digest
+
+    @contextmanager
+    def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
+        with super().open_payload(layer) as payload:
+            if layer.payload is not None and layer.payload.digest is not None:
+                payload.note = self._mismatch(layer.payload.digest)
+                payload.damaged = payload.note is not None
+            yield payload
+
+    def _mismatch(self, digest: Digest) -> str | None:
+        """What does not fit of a blob's other names: a link proves nothing. Looked at once, before the blob is used."""
+        names = self._other_names.pop(digest, None)
+        if names is not None:
+            wrong = [name for name in sorted(names) if name not in self._sums(digest, name)]
+            self._mismatches[digest] = f"is linked as {' and as '.join(wrong)}, which it is not" if wrong else None
+        return self._mismatches.get(digest)
+
+    def _sums(self, digest: Digest, name: str) -> Collection[str]:
+        """The blob's sum, or sums, of the kind that `name` is; none where that kind is not known."""
+        kind = name.partition(":")[0]
+        what = f"blob {digest}"
+        with self._files.open(self.blob_path(digest)) as opened:
+            if kind in _HASHES:
+                return (f"{kind}:{hashlib.file_digest(opened.stream, kind).hexdigest()}",)
+            head = opened.stream.read(HEAD_BYTES)
+        if kind not in VERSIONS:
+            return ()
+        with self._files.open(self.blob_path(digest)) as opened, suppress(DamagedError):  # reading it finds that
+            tar = open_decompressed(opened.stream, detect_compression(head), what)
+            return tarsums(tar, b"", [kind], what)[kind]  # without the image's json (moby 1.5, graph/manifest.go)
+        return ()
 
     def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
         if manifest.signatures:
@@ -216,8 +270,12 @@ class RegistryV2Source(StoredManifestSource):
 
     def _untagged(self, repository: str, tagged: set[Digest], images: RegistryImages) -> Iterator[Digest]:
         """Revisions that no tag names and that were not deleted."""
-        for entry in self._files.entries(f"{self._manifests(repository)}/revisions/sha256"):
-            digest = _digest_or_none(entry.name)
+        folders = [f"{self._manifests(repository)}/revisions/sha256"]
+        if repository in self._of_2_1_0:  # what was pushed without a signature has no folder there
+            tags = f"{self._manifests(repository)}/tags"
+            folders += [f"{tags}/{entry.name}/index/sha256" for entry in self._files.entries(tags) if entry.is_folder]
+        names = [entry.name for folder in folders for entry in self._files.entries(folder)]
+        for digest in map(_digest_or_none, dict.fromkeys(names)):
             if digest is None or digest in tagged:
                 continue
             try:
@@ -251,8 +309,12 @@ class RegistryV2Source(StoredManifestSource):
 
     def _is_linked(self, repository: str, digest: Digest) -> bool:
         """Registry 2.1.0 wrote the links of manifests into `_layers/`; versions 2.1.1 to 2.8 look in both places."""
-        links = (revision_link(repository, digest), layer_link(repository, digest))
-        return any(self._files.size(self._rooted(link)) is not None for link in links)
+        if self._files.size(self._rooted(revision_link(repository, digest))) is not None:
+            return True
+        if self._files.size(self._rooted(layer_link(repository, digest))) is None:
+            return False
+        self._of_2_1_0.add(repository)
+        return True
 
     def _note_uploads(self, repository: str, images: RegistryImages) -> None:
         try:

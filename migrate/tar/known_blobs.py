@@ -1,5 +1,7 @@
 """Blobs whose bytes follow from their digest: the tar without entries, as Docker and others compressed it.
 
+Taken from pigz 2.6, zopfli, skopeo 1.9, zstd 1.5, libdeflate and ISA-L; zlib is asked itself.
+
 Nearly every image has a step that changes no file, so that one lost blob of 32 bytes would cost them all.
 """
 
@@ -9,16 +11,65 @@ import gzip
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import product
 from typing import Final
 
 from migrate.model.digest import Digest
 
-_GO_DEFLATED: Final = bytes.fromhex("621805a360148c5800080000ffff2eafb5ef00040000")
-"""1,024 zeros as Go's compress/flate writes them, with CRC-32 and length."""
-_GO_HEADERS: Final = tuple(bytes.fromhex(text) for text in ("1f8b080000096e8800ff", "1f8b08000000000000ff"))
-"""distribution's constant (registry/handlers, digestSHA256GzippedEmptyTar), which has a time; and Go's own header."""
+_TIMES: Final = (bytes(4), bytes.fromhex("00096e88"))
+"""None; and the time that Go's gzip wrote where it had none, as in distribution's constant (registry/handlers,
+digestSHA256GzippedEmptyTar) and in what skopeo, podman and buildah write."""
+_HINTS: Final = (0, 2, 4)
+"""None, best and fastest."""
+_SYSTEMS: Final = (3, 255)
+"""Unix, unknown."""
 _TAR_SIZES: Final = (0, 1024, 10_240)
 """No bytes at all, the end of a tar, and the block that GNU tar fills with it."""
+_DEFLATED: Final = {
+    1024: (
+        "621805a360148c5800080000ffff",  # Go
+        "621805a360148c5800000000ffff0300",  # klauspost/pgzip: skopeo, podman, buildah
+        "62601885a370148e5408000000ffff0300",  # the same, levels 1 and 2
+        "631805a360148c580000",  # libdeflate, ISA-L
+        "631805a360148c586d00",  # ISA-L, level 3
+        "6318b160148c82510000",  # zopfli, pigz -11
+        "63601805a321301a0223350400",  # pigz -1
+    ),
+    10_240: (
+        "ecc0010d000000c220fba736c737180000000000000000009073000000ffff0300",
+        "ecc10109000000c2b0f74f6d0e61ac0000000000000000008037030000ffff0300",
+        "edc1010d000000c220fba736c7376000000000000000000040ce01",
+        "edcd010d0000008230fba73607db097026499224499270381c0e87c3e170381c0e87c3d168341a8d46a3d172c703",
+        "edc1010d000000c220fba736c73760e4000000000000000000c001",
+        "edd0010d000000c2a0f74f6d0e37884061c0800103060c183060c0800103060c183060c0800103060c183060c0800103060c183060c0"
+        "800103060cbc0d0c",
+    ),
+}
+"""The tars as compressors other than zlib write them."""
+_ZSTD_FRAMES: Final = {
+    # klauspost/compress (skopeo, podman, buildah), at its four levels, and the zstd command: from a pipe, of a file
+    1024: (
+        *(f"28b52ffd04{level}400000000000000000000045000000015400022df509cdac85f0" for level in (60, 68, 70, 78)),
+        *(f"28b52ffd04{level}4d00001000000100fb2b8005cdac85f0" for level in (48, 58)),
+        *(f"28b52ffd00{level}4d00001000000100fb2b8005" for level in (48, 58)),
+        "28b52ffd6400034d00001000000100fb2b8005cdac85f0",
+        "28b52ffd6000034d00001000000100fb2b8005",
+        "28b52ffd046845000008000100fc2b2004cdac85f0",
+        "28b52ffd60000345000008000100fca99c10",
+        "28b52ffd60000345000008000100fc2b2004",
+    ),
+    10_240: (
+        *(f"28b52ffd04{level}4000000000000000000000450000000154000231f587bcbd7ed6" for level in (60, 68, 70, 78)),
+        *(f"28b52ffd04{level}4d00001000000100fb870758bcbd7ed6" for level in (48, 58)),
+        *(f"28b52ffd00{level}4d00001000000100fb870758" for level in (48, 58)),
+        "28b52ffd6400274d00001000000100fb870758bcbd7ed6",
+        "28b52ffd6000274d00001000000100fb870758",
+        "28b52ffd046845000008000100fc870742bcbd7ed6",
+        "28b52ffd6000274d000008000100fc07de0901",
+        "28b52ffd60002745000008000100fc870742",
+    ),
+    0: ("28b52ffd240001000099e9d851", "28b52ffd2000010000"),
+}
 
 
 def known_blob(digest: Digest) -> bytes | None:
@@ -32,15 +83,18 @@ def _blobs() -> Mapping[Digest, bytes]:
 
 
 def _iter_blobs() -> Iterator[bytes]:
-    yield from (header + _GO_DEFLATED for header in _GO_HEADERS)
     for size in _TAR_SIZES:
         tar = bytes(size)
         yield tar
-        for level in range(10):
-            compressor = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
-            deflated = compressor.compress(tar) + compressor.flush()
-            tail = zlib.crc32(tar).to_bytes(4, "little") + size.to_bytes(4, "little")
-            for extra in (0, 2, 4):  # the hint for fastest and best, and the system: Unix or unknown
-                for system in (3, 255):
-                    yield bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, extra, system)) + deflated + tail
+        tail = zlib.crc32(tar).to_bytes(4, "little") + size.to_bytes(4, "little")
+        for deflated in {*_zlib_streams(tar), *map(bytes.fromhex, _DEFLATED.get(size, ()))}:
+            for time, hint, system in product(_TIMES, _HINTS, _SYSTEMS):
+                yield b"\x1f\x8b\x08\0" + time + bytes((hint, system)) + deflated + tail
         yield gzip.compress(tar, mtime=0)
+        yield from map(bytes.fromhex, _ZSTD_FRAMES.get(size, ()))
+
+
+def _zlib_streams(tar: bytes) -> Iterator[bytes]:
+    for level in range(10):
+        compressor = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+        yield compressor.compress(tar) + compressor.flush()

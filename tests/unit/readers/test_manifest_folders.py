@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
 import json
 import re
 import shutil
@@ -22,6 +24,7 @@ from migrate.readers.detect import detect, open_source
 from migrate.report.document import Report
 from migrate.storage.bucket import open_filesystem
 from migrate.storage.directory_tree import DirectoryTree
+from migrate.tar.tarsum import tarsums
 from migrate.writers.discard import Discard
 from tests.archives import layer_json, layer_tar, legacy_id
 from tests.registry_content import DOCKER_MANIFEST, RegistryContent, in_envelope
@@ -30,8 +33,8 @@ LISTS = "application/vnd.docker.distribution.manifest.list.v2+json"
 SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
 
-def plan(location: Path | str, source_type: SourceType | None = None) -> Report:
-    source = open_source(str(location), ReadOptions(dry_run=True, source_type=source_type))
+def plan(location: Path | str, source_type: SourceType | None = None, *, salvage: bool = False) -> Report:
+    source = open_source(str(location), ReadOptions(dry_run=True, source_type=source_type, salvage=salvage))
     report = Conversion([OpenedSource(source.location, source)], ConvertOptions(dry_run=True), Discard()).run().report
     source.close()
     return report
@@ -333,6 +336,19 @@ def test_a_repository_without_its_tags(tmp_path: Path) -> None:
     assert any("app: no _manifests/tags/: its tags are not in this tree" in warning for warning in report.warnings)
 
 
+def test_tags_whose_revisions_are_lost(tmp_path: Path) -> None:
+    content = RegistryContent()
+    content.add("app", "1.0", content.schema1("a", "b"))
+    root = content.write_tree(tmp_path / "tree")
+    wanted = names(plan(root))
+    revisions = root / "docker/registry/v2/repositories/app/_manifests/revisions"
+    next(revisions.rglob("link")).unlink()
+    assert not plan(root).images and not plan(root, salvage=True).images
+    shutil.rmtree(revisions)
+    assert "--salvage" in plan(root).failures[0].message and not plan(root).images
+    assert names(plan(root, salvage=True)) == wanted
+
+
 def test_a_repository_without_its_manifests(tmp_path: Path) -> None:
     content = RegistryContent()
     content.add("app", "1.0", content.schema2("a", "b"))
@@ -357,6 +373,100 @@ def test_a_manifest_without_a_link_in_a_whole_storage_stays_deleted(tmp_path: Pa
     shutil.rmtree(manifests / "tags/1.0")
     shutil.rmtree(manifests / "revisions/sha256" / digest[7:])
     assert list(names(plan(root))) == ["app:2.0"] and len(plan(root).images) == 1
+
+
+# --- what registries 2.0 and 2.1.0 wrote -------------------------------------------------------------------------
+
+
+def move_links(root: Path, *, every: int = 1) -> None:
+    """The links of manifests to where registry 2.1.0 wrote them."""
+    links = sorted(root.glob("docker/registry/v2/repositories/**/_manifests/revisions/sha256/*/link"))
+    assert links
+    for link in links[::every]:
+        place = link.parents[4] / "_layers/sha256" / link.parent.name / "link"
+        put(place, link.read_bytes())
+        shutil.rmtree(link.parent)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("wrapping", ["", "docker", "docker/registry", "docker/registry/v2", "tar", "bucket"])
+def test_links_of_manifests_among_those_of_layers(every: int, wrapping: str, tmp_path: Path) -> None:
+    content = RegistryContent()
+    root = tmp_path / "tree"
+    for name in ("app", "team/app", "team/app/deeper/one"):
+        for tag in ("1.0", "2.0"):
+            content.add(name, tag, content.schema1(name.replace("/", "-"), tag))
+    content.write_tree(root)
+    wanted = names(plan(root))
+    assert len(wanted) == 6
+    move_links(root, every=every)
+    location: Path | str = root / wrapping
+    if wrapping == "tar":
+        location = shutil.make_archive(str(tmp_path / "tree"), "gztar", tmp_path, "tree")
+    elif wrapping == "bucket":
+        location = f"memory://{tmp_path.name}/registry"
+        filesystem, prefix = open_filesystem(location)
+        filesystem.put(str(root), prefix, recursive=True)
+    report = plan(location)
+    assert names(report) == wanted and not report.failures
+
+
+def test_what_registry_2_1_0_had_under_a_tag_before(tmp_path: Path) -> None:
+    """Where it is linked in `_layers/` alone, only the tag's history leads to it; a link that is gone was deleted."""
+    content = RegistryContent()
+    digests = [content.add("app", "1.0", content.schema1(name)) for name in ("first", "second", "deleted", "last")]
+    root = content.write_tree(tmp_path / "tree")
+    repository = root / "docker/registry/v2/repositories/app"
+    for digest in digests:
+        put(repository / f"_manifests/tags/1.0/index/sha256/{digest[7:]}/link", digest.encode())
+        if digest != digests[2]:
+            put(repository / f"_layers/sha256/{digest[7:]}/link", digest.encode())
+    shutil.rmtree(repository / "_manifests/revisions")
+    report = plan(root)
+    assert len(report.images) == 3 and list(names(report)) == ["app:1.0"] and not report.failures
+
+
+def other_name(kind: str, blob: bytes) -> str:
+    if kind.startswith("tarsum"):
+        return tarsums(io.BytesIO(gzip.decompress(blob)), b"", [kind], "test")[kind][0]
+    return f"{kind}:{hashlib.new(kind, blob).hexdigest()}"
+
+
+@pytest.mark.parametrize("outcome", ["right", "wrong link", "no link"])
+@pytest.mark.parametrize(
+    ("kind", "folder"),
+    [
+        ("tarsum.v1+sha256", "tarsum/v1/sha256"),
+        ("tarsum+sha256", "tarsum/v0/sha256"),
+        ("tarsum.dev+sha256", "tarsum/dev/sha256"),
+        ("sha512", "sha512"),
+        ("sha384", "sha384"),
+    ],
+)
+def test_layers_that_registry_2_0_links_by_another_name(kind: str, folder: str, outcome: str, tmp_path: Path) -> None:
+    content = RegistryContent()
+    plain = content.schema1("a", "b")
+    wanted = expected(content, plain, tmp_path)
+    document = json.loads(plain)
+    digest = document["fsLayers"][0]["blobSum"]
+    name = other_name(kind, content.blobs[digest])
+    document["fsLayers"][0]["blobSum"] = name
+    content.add("app", "1.0", json.dumps(document).encode())
+    root = content.write_tree(tmp_path / "tree")
+    linked = document["fsLayers"][1]["blobSum"] if outcome == "wrong link" else digest
+    if outcome != "no link":
+        place = root / "docker/registry/v2/repositories/app/_layers" / folder / name.partition(":")[2]
+        put(place / "link", linked.encode())
+    report = plan(root)
+    if outcome == "no link":
+        assert not report.images and [failure.references for failure in report.failures] == [("app:1.0",)]
+        return
+    (image,) = report.images
+    damaged = [row for row in image.layers if row.damaged]
+    if outcome == "right":
+        assert str(image.image_id) == wanted and image.exact and not damaged
+    else:
+        assert not image.exact and damaged and f"is linked as {name}" in str(damaged[0].note)
 
 
 # --- OCI layouts with schema 1 -----------------------------------------------------------------------------------
