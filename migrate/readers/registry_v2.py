@@ -35,6 +35,7 @@ from migrate.readers.registry_images import RegistryImages, open_checked
 from migrate.storage.named_files import Entry, NamedFiles, require_readable
 from migrate.tar.tarsum import VERSIONS, tarsums
 
+_BLOCK: Final = 1024 * 1024
 _HASHES: Final = ("sha384", "sha512")
 _BLOB_FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 _MANIFEST_BYTES: Final = 4 * 1024 * 1024
@@ -123,7 +124,10 @@ class RegistryV2Source(StoredManifestSource):
         what = f"blob {digest}"
         with self._files.open(self.blob_path(digest)) as opened:
             if kind in _HASHES:
-                return (f"{kind}:{hashlib.file_digest(opened.stream, kind).hexdigest()}",)
+                found = hashlib.new(kind)
+                while block := opened.stream.read(_BLOCK):
+                    found.update(block)
+                return (f"{kind}:{found.hexdigest()}",)
             head = opened.stream.read(HEAD_BYTES)
         if kind not in VERSIONS:
             return ()
