@@ -280,31 +280,33 @@ class Target:
 
 @dataclass(frozen=True)
 class Result:
-    """What a target holds: a digest over all bytes of the layout but the report, and what became of each source by its
+    """What a target holds: the digests of all files of the layout but the report, and what became of each source by its
     place on the shelf."""
 
-    digest: str
+    digests: Mapping[str, str]
     outcomes: Mapping[str, str]
 
     @classmethod
     def read(cls, target: Target, source: str) -> Result:
         files = target.files()
         report = json.loads(files.pop("migration-report.json"))
-        digest = hashlib.sha256()
-        for name, content in sorted(files.items()):
-            if not name.startswith(".migrate/"):
-                digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+        digests = {
+            name: hashlib.sha256(content).hexdigest()
+            for name, content in files.items()
+            if not name.startswith(".migrate/")
+        }
         outcomes = {
             row["location"].removeprefix(source): f"{row['outcome']} {row['images']}" for row in report["sources"]
         }
-        return cls(digest.hexdigest(), outcomes)
+        return cls(digests, outcomes)
 
     def faults(self, expected: Result, count: int, finished: int) -> list[str]:
         """What is not as in `expected`, where `count` sources must be there and were finished `finished` times."""
         lost = [name for name, outcome in self.outcomes.items() if expected.outcomes.get(name) != outcome]
         missing = count - len(self.outcomes)
+        other = self.digests.items() ^ expected.digests.items()
         found = {
-            "other bytes": self.digest != expected.digest,
+            f"other bytes in {', '.join(sorted(dict(other))[:3])}": other,
             f"{missing} sources lost": missing,
             f"{len(lost)} with another outcome": lost,
             f"{finished - count} read twice": finished > count,
