@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from migrate.blobio.limits import CATALOG_BYTES
-from migrate.documents.json_text import encode_json_pretty, safe_text, shown
+from migrate.documents.json_text import encode_json_pretty, shown
 from migrate.errors import DocumentError, LimitError
 from migrate.model.digest import Digest, ImageID
 
@@ -97,15 +97,15 @@ def encode_map(rows: Iterable[MappedImage]) -> bytes:
 
 def row_document(row: MappedImage) -> dict[str, Any]:
     document: dict[str, Any] = {
-        "legacy_id": safe_text(row.legacy_id),
+        "legacy_id": row.legacy_id,
         "image_id": str(row.image_id),
         "manifest_digest": None if row.manifest_digest is None else str(row.manifest_digest),
-        "references": [safe_text(name) for name in row.references],
-        "names": [safe_text(name) for name in row.names],
+        "references": list(row.references),
+        "names": list(row.names),
         "containers": list(row.containers),
         "platform": row.platform,
         "created": row.created,
-        "sources": [safe_text(source) for source in row.sources],
+        "sources": list(row.sources),
         "legacy_digests": [str(digest) for digest in row.legacy_digests],
     }
     return {**document, "removed": True} if row.removed else document

@@ -23,6 +23,8 @@ class SourceRow:
 
     `outcome` is `failed` (with at least one failure), `damaged`, `converted` or `skipped` (without an image). `error`
     is the code of its first failure, `reason` a sentence for people. All three are None in reports of earlier versions.
+    `uri` leads to the file where `location` has bytes that are no text, which no JSON holds (RFC 8089; of a relative
+    path, a relative reference).
     """
 
     location: str
@@ -33,6 +35,7 @@ class SourceRow:
     outcome: str | None = None
     error: str | None = None
     reason: str | None = None
+    uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,7 +145,7 @@ def _source_document(source: SourceRow) -> dict[str, Any]:
         "images": source.images,
         "failed": source.failed,
     }
-    for name in ("outcome", "error", "reason"):
+    for name in ("outcome", "error", "reason", "uri"):
         value = getattr(source, name)
         if value is not None:
             document[name] = safe_text(value)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from migrate.documents.image_map import MappedImage, merge_rows
+from migrate.documents.json_text import safe_text
 from migrate.model.digest import ImageID
 from migrate.model.reference import Reference
 from migrate.report.document import Report, ReportImage, ReportLayer
@@ -25,16 +26,17 @@ def map_images(report: Report) -> tuple[MappedImage, ...]:
 
 
 def mapped_image(image: ReportImage) -> MappedImage:
+    """All texts are as the map will have them, so that a row is the same before and after it is written."""
     return MappedImage(
-        legacy_id=image.legacy_id,
+        legacy_id=safe_text(image.legacy_id),
         image_id=image.image_id,
         manifest_digest=image.manifest_digest,
-        references=tuple(sorted(image.references)),
-        names=tuple(sorted(image.names)),
+        references=tuple(sorted(map(safe_text, image.references))),
+        names=tuple(sorted(map(safe_text, image.names))),
         containers=tuple(sorted(image.containers)),
         legacy_digests=tuple(sorted(image.legacy_digests)),
         platform=str(image.platform),
-        sources=(image.source,),
+        sources=(safe_text(image.source),),
         created=image.created,
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from migrate.documents.json_text import safe_text
 from migrate.model.container import Container
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, HashedLayer
@@ -262,7 +264,14 @@ def _source_row(source: SourceInput, images: int, failures: Sequence[Failure]) -
         outcome=outcome,
         error=error,
         reason=reason,
+        uri=None if safe_text(source.location) == source.location else _uri_of(source.location),
     )
+
+
+def _uri_of(path: str) -> str:
+    from urllib.parse import quote_from_bytes
+
+    return f"{'file://' if path.startswith('/') else ''}{quote_from_bytes(os.fsencode(path))}"
 
 
 def _sorted_conflict(conflict: Conflict) -> Conflict:

@@ -177,7 +177,7 @@ def _parse_source(node: _Node) -> SourceRow:
         images=node.field("images").number(),
         failed=node.field("failed").number(),
         warnings=_parse_texts(node.field("warnings")),
-        **{name: node.field(name).text() for name in ("outcome", "error", "reason") if node.has(name)},
+        **{name: node.field(name).text() for name in ("outcome", "error", "reason", "uri") if node.has(name)},
     )
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import orjson
 import pytest
@@ -184,6 +185,22 @@ def test_files_as_json_and_rows_as_csv(workspace: Path) -> None:
     assert [(row["name"], row["link"]) for row in rows] == [("etc/caf�", None), ("caf�-link", "to/caf�")]
     images = list(csv.DictReader(io.StringIO(run("map --csv @.out", workspace).out)))
     assert {image["sources"] for image in images} == {"caf�.tar", "caf�.v1"}
+
+
+@pytest.mark.parametrize("command", ["convert", "batch"])
+def test_a_second_run_leaves_the_map_and_the_report_leads_to_the_file(
+    command: str, workspace: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    maps = []
+    for _ in range(2):
+        assert migrate(command, "-q", f"{ODD}.tar", f"{ODD}.v1", target, cwd=workspace).code == 3
+        maps.append((target / "migration-map.json").read_bytes())
+    assert maps[0] == maps[1]
+    rows = orjson.loads((target / "migration-report.json").read_bytes())["sources"]
+    found = [os.path.basename(unquote_to_bytes(row["uri"].removeprefix("file://"))) for row in rows]
+    assert found == [os.fsencode(f"{ODD}.tar"), os.fsencode(f"{ODD}.v1")]
+    assert all(os.path.exists(os.path.join(os.fsencode(workspace), name)) for name in found)
 
 
 def test_the_lists_of_a_batch_keep_the_bytes(workspace: Path) -> None:
