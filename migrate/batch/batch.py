@@ -305,7 +305,7 @@ def _candidates(request: BatchRequest) -> list[Candidate]:
     """Sources of the request, before anything is opened or written."""
     expanded = expand(request.locations, request.lists)
     named = without_target(expanded, request.target) or expanded
-    found = find_candidates(named, source_type=request.options.source_type)
+    found = find_candidates(named, source_type=request.options.source_type, insecure=request.options.insecure)
     opened = [candidate.location for candidate in found if candidate.unfit is None]
     read = [*named, *opened, *request.options.pool_files]
     refuse_to_write(read, target=request.target, files=request.output_files)

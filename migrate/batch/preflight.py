@@ -20,6 +20,7 @@ from migrate.batch.targets import layout_location
 from migrate.batch.task import WorkOrder
 from migrate.blobio.limits import SMALL_FILE_BYTES
 from migrate.errors import MigrateError, TargetError, UsageError
+from migrate.layout.names import REGISTRY_PREFIX
 from migrate.storage.store import STATE_DIRECTORY
 from migrate.writers.target_store import open_store
 
@@ -128,6 +129,8 @@ def _unreadable(samples: Sequence[str]) -> str | None:
 
 
 def _read_byte(location: str) -> None:
+    if location.startswith(REGISTRY_PREFIX):
+        return  # the worker that reads it finds that
     if "://" in location:
         import fsspec
 

@@ -10,15 +10,18 @@ import io
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from migrate.batch.plan import Candidate, Identity
 from migrate.blobio.source_files import list_source
 from migrate.convert.source_paths import distinct_sources
-from migrate.errors import MigrateError, SourceUnreadableError, UsageError
+from migrate.errors import MigrateError, SourceError, SourceUnreadableError, UsageError
+from migrate.layout.names import REGISTRY_PREFIX
 from migrate.model.legacy import SourceType
-from migrate.readers.detect import detect
+from migrate.model.options import ReadOptions
+from migrate.readers.detect import detect, open_source
 from migrate.readers.parts import Parts, is_called_archive, parts_of
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.store import STATE_DIRECTORY
@@ -44,10 +47,15 @@ def expand(locations: Iterable[str], lists: Iterable[BinaryIO] = ()) -> list[str
     return distinct_sources(match for text in paths for match in _expand(text))
 
 
-def find_candidates(named: Iterable[str], *, source_type: str | None = None) -> list[Candidate]:
-    """Everything that may be a source, each once, in the order of `named` and sorted within a directory."""
+def find_candidates(named: Iterable[str], *, source_type: str | None = None, insecure: bool = False) -> list[Candidate]:
+    """Everything that may be a source, each once, in the order of `named` and sorted within a directory.
+
+    `insecure`: as ReadOptions has it, for registries."""
     found: dict[str, tuple[Identity, str | None]] = {}
     for text in named:
+        if text.startswith(REGISTRY_PREFIX):
+            found.setdefault(text, (_identify_registry(text, source_type, insecure), None))
+            continue
         if "://" in text:
             found |= {url: (identity, unfit) for url, identity, unfit in _expand_url(text) if url not in found}
             continue
@@ -151,6 +159,22 @@ def _expand_url(url: str) -> Iterator[tuple[str, Identity, str | None]]:
     for name in names:
         unfit = None if found[name].get("type", "file") == "file" else "neither a file nor a directory"
         yield f"{scheme}://{str(name).removeprefix(f'{scheme}://')}", _object_identity(found[name]), unfit
+
+
+def _identify_registry(location: str, source_type: str | None, insecure: bool) -> Identity:
+    """By all that it lists: a registry has no mark of its last change."""
+    options = ReadOptions(
+        dry_run=True, insecure=insecure, source_type=None if source_type is None else SourceType(source_type)
+    )
+    try:
+        with closing(open_source(location, options)) as source:
+            listing = source.listing()
+    except SourceError as exc:  # the worker that opens it gives the error
+        return Identity(None, f"unreadable {exc.code}")
+    digest = hashlib.sha256()
+    for one in (*listing.images, *listing.indexes, *listing.failures, *listing.warnings):
+        digest.update(repr(one).encode("utf-8", "surrogateescape"))
+    return Identity(None, f"registry {digest.hexdigest()}")
 
 
 def _identify_page(filesystem: Any, path: str) -> Identity:

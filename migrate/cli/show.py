@@ -89,10 +89,15 @@ def opened_view(location: str, reference: str) -> Iterator[LayoutView]:
     does not lead to all of an image, the images that `reference` names are converted into a temporary layout (in
     TMPDIR) first. Raises UsageError for a name that is not there, and what opening a source does."""
     from migrate.errors import MigrateError, SourceError, UnrecognisedSourceError
+    from migrate.layout.names import REGISTRY_PREFIX
     from migrate.layout.view import LayoutView
 
     with ExitStack() as stack:
         layout = None
+        if location.startswith(REGISTRY_PREFIX):
+            layout = stack.enter_context(_converted(location, reference, None))
+            yield stack.enter_context(closing(LayoutView(layout)))
+            return
         try:
             view = stack.enter_context(closing(LayoutView(location)))
         except UnrecognisedSourceError as error:

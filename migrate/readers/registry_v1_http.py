@@ -19,7 +19,14 @@ from migrate.distribution.v1_client import ImageJson, UnstatedSizeError, V1Clien
 from migrate.documents.json_text import encode_json, shown
 from migrate.documents.registry_v1 import parse_ancestry
 from migrate.documents.v1_json import LayerDocument
-from migrate.errors import LimitError, MigrateError, SourceError, SourceUnreadableError, TruncatedError
+from migrate.errors import (
+    LimitError,
+    MigrateError,
+    MissingContentError,
+    SourceError,
+    SourceUnreadableError,
+    TruncatedError,
+)
 from migrate.model.legacy import is_hex_id
 from migrate.model.reference import is_repository_path
 from migrate.storage.named_files import Entry, MissingFileError, NamedFiles
@@ -109,6 +116,8 @@ class V1RegistryFiles(NamedFiles):
         try:
             download = self._client.open_layer(self._homes[found[1]], found[1], size)
         except RegistryAnswerError as exc:
+            if exc.status == 404:
+                raise MissingContentError(f"image {found[1]}: the layer is missing", layer=found[1]) from exc
             exc.layer = found[1]
             raise
         with download:
