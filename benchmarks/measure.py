@@ -39,6 +39,9 @@ class Series:
     def cpu(self) -> float:
         return statistics.median(sample.cpu for sample in self.samples)
 
+    def least_cpu(self) -> float:
+        return min(sample.cpu for sample in self.samples)
+
     def peak(self) -> float:
         return max(sample.peak for sample in self.samples)
 
