@@ -51,9 +51,8 @@ class Layer:
         return self
 
 
-def result_of(layer: Layer, options: ImageOptions) -> HashedLayer | MigrateError:
-    if layer.error is not None:
-        return layer.error
+def hashed_layer(layer: Layer, options: ImageOptions) -> HashedLayer:
+    """What became of a layer without an error."""
     facts = layer.facts
     assert facts is not None
     return HashedLayer(

@@ -24,7 +24,7 @@ from migrate.model.options import Compression, ConvertOptions
 from migrate.model.progress import Event, Progress
 from migrate.rehash.blobs import EMPTY_TAR_GZIP, BlobOutput, Collected, Compressed, Copied, HashOnly, MeasuredBlobs
 from migrate.rehash.equal_layers import ReadLayers
-from migrate.rehash.layer import STORED_KIND, Layer, compression_of, is_dropped, result_of, stored_blob
+from migrate.rehash.layer import STORED_KIND, Layer, compression_of, hashed_layer, is_dropped, stored_blob
 from migrate.rehash.merge import Unread, choose_blobs, plan_reading
 from migrate.rehash.payload_memory import PayloadMemory
 from migrate.rehash.ports import (
@@ -79,7 +79,10 @@ def rehash(
             _Hashing(options, progress, observer, workers, sampler).run(layers)
         else:
             _Storing(store, options, progress, observer, workers).run(layers)
-    return {layer.job.key: result_of(layer, options) for layer in sorted(layers, key=lambda layer: layer.job.key)}
+    return {
+        layer.job.key: layer.error or hashed_layer(layer, options)
+        for layer in sorted(layers, key=lambda layer: layer.job.key)
+    }
 
 
 def _largest_first(job: LayerJob) -> tuple[float, JobKey]:
