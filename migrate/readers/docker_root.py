@@ -216,7 +216,7 @@ class DockerRootSource(LegacySource):
                     top = self._driver.layer_tree(legacy_id).stat(b"")
                     tops[top.uid, top.gid] += 1
         for (users, groups), layers in tops.most_common(1):
-            if users and groups and layers * 2 > tops.total():
+            if (users or groups) and layers * 2 > tops.total():
                 yield (
                     f"{layers:,} layers have no tar-split, and all owners in them are {users:,} (users) and "
                     f"{groups:,} (groups) higher than in the containers, as with user namespaces: they are made anew "

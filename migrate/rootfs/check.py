@@ -11,7 +11,7 @@ from migrate.model.legacy import LegacyID, LegacyLayer
 from migrate.readers.base import LegacySource
 from migrate.readers.graphdrivers.changes import walk_tree
 from migrate.rehash.ports import LayerJob, TarObserver
-from migrate.rootfs.compare import NOT_SHIFTED, LayerCheck, Owners, check_layer, content_crc
+from migrate.rootfs.compare import NOT_SHIFTED, LayerCheck, Shift, check_layer, content_crc
 from migrate.rootfs.tar_listing import TarListing
 from migrate.storage.tree import Tree
 from migrate.tar.names import shown_name
@@ -51,16 +51,14 @@ class RootfsCheck:
         self._source = source
         self._listings: dict[LegacyID, TarListing] = {}
         self._checks: dict[LegacyID, LayerCheck] = {}
-        self._shift: Owners = NOT_SHIFTED
+        self._shift = NOT_SHIFTED
 
     def warnings(self) -> list[str]:
         """The amount, or the amounts, by which the owners of the layers checked so far are shifted."""
-        shifts = sorted({check.shift for check in self._checks.values()} - {NOT_SHIFTED})
-        return [
-            f"{self._source.location}: all owners are {users:,} (users) and {groups:,} (groups) higher in the store "
-            "than in the images, as with user namespaces; that is no difference"
-            for users, groups in shifts
-        ]
+        found = {check.shift for check in self._checks.values()} - {NOT_SHIFTED}
+        more = {shift[:2] for shift in found if shift[2:] != shift[:2]}
+        shown = [shift for shift in sorted(found) if shift[2:] != shift[:2] or shift[:2] not in more]
+        return [f"{self._source.location}: {_shown_shift(shift)}" for shift in shown]
 
     def observer_for(self, layer: LegacyLayer) -> TarListing:
         """Takes down what the layer holds, while it is hashed."""
@@ -140,3 +138,13 @@ class RootfsCheck:
                 if known is not None and known[0] == entry.size and content_crc(tree, entry.path) != known[1]:
                     found[entry.path] = "its content differs"
         return found
+
+
+def _shown_shift(shift: Shift) -> str:
+    above = ""
+    if shift[2:] != shift[:2]:
+        above = f" (those from 65,536 on {shift.high_users:,} and {shift.high_groups:,})"
+    return (
+        f"all owners are {shift.users:,} (users) and {shift.groups:,} (groups){above} higher in the store than in the "
+        "images, as with user namespaces; that is no difference"
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import marshal
 import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 from isal.isal_zlib import crc32
 
@@ -21,9 +23,37 @@ from migrate.tar.names import shown_name
 
 _BLOCK = 256 * 1024
 Owners = tuple[int, int]
-"""What is added to each user's and each group's number in the store."""
-NOT_SHIFTED: Owners = (0, 0)
+"""What is added to a user's and a group's number."""
+_HIGH = 65_536
+"""The first range of a daemon's subordinate IDs has so many, unless somebody has changed that (useradd, subuid(5))."""
 _FEWEST_SHIFTED = 2
+
+
+class Shift(NamedTuple):
+    """What is added to each user's and each group's number in the store, and to those from _HIGH on, which may be in
+    another range of the daemon's."""
+
+    users: int = 0
+    groups: int = 0
+    high_users: int = 0
+    high_groups: int = 0
+
+    def at(self, uid: int, gid: int) -> Owners:
+        return (
+            self.high_users if uid >= _HIGH else self.users,
+            self.high_groups if gid >= _HIGH else self.groups,
+        )
+
+    def taken_off(self, uid: int, gid: int) -> Owners:
+        """The owner that the image has, of one in the store."""
+        user, group = uid - self.users, gid - self.groups
+        return (
+            user if 0 <= user < _HIGH else uid - self.high_users,
+            group if 0 <= group < _HIGH else gid - self.high_groups,
+        )
+
+
+NOT_SHIFTED = Shift()
 _SOCKET_BECOMES = (stat.S_IFSOCK, stat.S_IFIFO, stat.S_IFREG)
 """Docker's copies of a layer turn sockets into other things, or lose them."""
 _TYPE_NAMES = {
@@ -45,7 +75,7 @@ class LayerCheck:
 
     differences: dict[bytes, str]
     copies: int
-    shift: Owners
+    shift: Shift
     _packed: bytes
 
     def touched(self) -> set[bytes]:
@@ -62,31 +92,60 @@ class LayerCheck:
 
 
 def check_layer(
-    entries: Callable[[], Iterable[ListedEntry]], tree: Tree, parent: Tree | None, known: Owners = NOT_SHIFTED
+    entries: Callable[[], Iterable[ListedEntry]], tree: Tree, parent: Tree | None, known: Shift = NOT_SHIFTED
 ) -> LayerCheck:
     """`entries` gives the tar's entries, as often as it is called; `known` is the shift of other layers of the store.
 
-    A store of a daemon with user namespaces has all owners shifted by one amount: where most of the owners differ by
-    the same one, it is taken off, and what then differs is a difference. Raises SourceError where a tree cannot be
-    read.
+    A store of a daemon with user namespaces has all owners shifted by one amount, or those from _HIGH on by another:
+    where most of the owners differ by the same one, it is taken off, and what then differs is a difference. Raises
+    SourceError where a tree cannot be read.
     """
     check, owners = _check_shifted(entries(), tree, parent, known)
-    shift = _common_shift(owners)
-    return check if shift in (None, known) else _check_shifted(entries(), tree, parent, shift)[0]
+    shift = owners.common_shift(known)
+    return check if shift == known else _check_shifted(entries(), tree, parent, shift)[0]
 
 
-def _common_shift(owners: Counter[Owners]) -> Owners | None:
-    """The amount of more than half of the owners, and of two at least, as one may have been changed by hand."""
-    if not owners:
+class _FoundOwners:
+    """How much higher the owners in the store are than in the image, and how many of them by so much."""
+
+    def __init__(self) -> None:
+        self._low: Counter[Owners] = Counter()
+        self._high_users: Counter[int] = Counter()
+        self._high_groups: Counter[int] = Counter()
+
+    def note(self, entry: TreeEntry, uid: int, gid: int) -> Owners:
+        """`uid` and `gid` are those in the image."""
+        higher = (entry.uid - uid, entry.gid - gid)
+        if uid >= _HIGH:
+            self._high_users[higher[0]] += 1
+        if gid >= _HIGH:
+            self._high_groups[higher[1]] += 1
+        if uid < _HIGH and gid < _HIGH:
+            self._low[higher] += 1
+        return higher
+
+    def common_shift(self, known: Shift) -> Shift:
+        """`known` where the owners show nothing else."""
+        low = _most(self._low) or (known.users, known.groups)
+        high = (known.high_users, known.high_groups) if low == (known.users, known.groups) else low
+        users, groups = _most(self._high_users), _most(self._high_groups)
+        return Shift(*low, high[0] if users is None else users, high[1] if groups is None else groups)
+
+
+_Amount = TypeVar("_Amount")
+
+
+def _most(found: Counter[_Amount]) -> _Amount | None:
+    """What more than half have, and two at least, as one may have been changed by hand."""
+    if not found:
         return None
-    (shift, count), *_ = owners.most_common(1)
-    return shift if count >= _FEWEST_SHIFTED and count * 2 > owners.total() else None
+    (amount, count), *_ = found.most_common(1)
+    return amount if count >= _FEWEST_SHIFTED and count * 2 > found.total() else None
 
 
 def _check_shifted(
-    entries: Iterable[ListedEntry], tree: Tree, parent: Tree | None, shift: Owners
-) -> tuple[LayerCheck, Counter[Owners]]:
-    """With it: how much higher the owners in the store are, and how many of them by so much."""
+    entries: Iterable[ListedEntry], tree: Tree, parent: Tree | None, shift: Shift
+) -> tuple[LayerCheck, _FoundOwners]:
     expected = ExpectedTree(_Below(parent, shift))
     expected.take(entries)
     view = _View(tree, shift)
@@ -95,10 +154,10 @@ def _check_shifted(
         _note(differences, path, view.difference(path, expected.find(path)))
     top = lookup(tree, b"")
     if top is not None and not expected.is_touched(b""):
-        view.owners[top.uid, top.gid] += 1
+        view.owners.note(top, 0, 0)
     for path in _showing_through(expected, tree):
         differences[path] = "in the store only"
-    owners = view.owners.copy()
+    owners = copy.deepcopy(view.owners)  # what is not in the tar has no owner of its own
     changed, copies = _changed(tree, parent)
     for path, entry in changed:
         if not expected.is_touched(path) and path not in differences:
@@ -139,7 +198,7 @@ def _note(differences: dict[bytes, str], path: bytes, difference: str | None) ->
 class _Below:
     """What is in the tree below a layer, as a Node. Nothing where there is no such tree."""
 
-    def __init__(self, tree: Tree | None, shift: Owners) -> None:
+    def __init__(self, tree: Tree | None, shift: Shift) -> None:
         self._tree = tree
         self._shift = shift
         self._capability = tree.read_capability if tree is not None else None
@@ -150,10 +209,11 @@ class _Below:
         entry = lookup(self._tree, path)
         if entry is None:
             return None
+        uid, gid = self._shift.taken_off(entry.uid, entry.gid)
         return Node(
             mode=entry.mode,
-            uid=entry.uid - self._shift[0],
-            gid=entry.gid - self._shift[1],
+            uid=uid,
+            gid=gid,
             size=entry.size if stat.S_ISREG(entry.mode) else 0,
             link=self._tree.read_link(path) if stat.S_ISLNK(entry.mode) else b"",
             device=device_numbers(entry),
@@ -186,10 +246,10 @@ def _showing_through(expected: ExpectedTree, tree: Tree) -> Iterator[bytes]:
 class _View:
     """The store's side."""
 
-    def __init__(self, tree: Tree, shift: Owners) -> None:
+    def __init__(self, tree: Tree, shift: Shift) -> None:
         self._tree = tree
         self._shift = shift
-        self.owners: Counter[Owners] = Counter()
+        self.owners = _FoundOwners()
         self._capability = tree.read_capability
 
     def difference(
@@ -217,9 +277,7 @@ class _View:
             return
         if kind != stat.S_IFLNK and entry.mode != node.mode:
             yield f"mode {entry.mode & 0o7777:04o} in the store, {node.mode & 0o7777:04o} in the image"
-        higher = (entry.uid - node.uid, entry.gid - node.gid)
-        self.owners[higher] += 1
-        if higher != self._shift:
+        if self.owners.note(entry, node.uid, node.gid) != self._shift.at(node.uid, node.gid):
             yield f"owner {entry.uid}:{entry.gid} in the store, {node.uid}:{node.gid} in the image"
         if kind == stat.S_IFLNK and (link := self._tree.read_link(entry.path)) != node.link:
             yield f"leads to {shown_name(link)} in the store, to {shown_name(node.link)} in the image"

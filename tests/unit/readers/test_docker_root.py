@@ -1065,17 +1065,28 @@ def test_permission_is_an_error_of_the_source() -> None:
     assert PermissionSourceError.scope == "source"
 
 
-@pytest.mark.parametrize("driver", ["vfs", "overlay", "aufs", "btrfs"])
-def test_shifted_owners_of_layers_made_anew_are_named_once(driver: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("driver", "users", "groups"),
+    [
+        ("vfs", 231_072, 165_536),
+        ("overlay", 231_072, 165_536),
+        ("aufs", 100_000, 0),
+        ("btrfs", 0, 100_000),
+        ("vfs", 1_000_000, 1_000_000),
+    ],
+)
+def test_shifted_owners_of_layers_made_anew_are_named_once(
+    driver: str, users: int, groups: int, tmp_path: Path
+) -> None:
     root = RootBuilder(tmp_path, driver)
     for name, parent in (("base", None), ("middle", "base"), ("top", "middle")):
         tree = root.add(name, parent)
         write(tree / "etc" / name, b"x")
         for path in (tree, *tree.rglob("*")):
-            os.chown(path, 231072, 165536)
+            os.chown(path, users, groups)
     found = [warning for warning in root.open().listing().warnings if "user namespaces" in warning]
     assert len(found) == 1
-    assert "3 layers" in found[0] and "231,072 (users) and 165,536 (groups)" in found[0]
+    assert "3 layers" in found[0] and f"{users:,} (users) and {groups:,} (groups)" in found[0]
 
 
 def test_owners_that_are_not_shifted_are_not_named(tmp_path: Path) -> None:

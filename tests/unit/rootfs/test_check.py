@@ -302,6 +302,48 @@ def test_owners_that_are_all_shifted_by_one_amount_are_named_once(root: RootBuil
     assert f" {users:,} (users) and {groups:,} (groups) higher" in warning
 
 
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [((100_000, 100_000), (300_000, 400_000)), ((165_536, 231_072), (1_000_000, 165_537)), ((0, 0), (70_000, 80_000))],
+)
+def test_a_second_range_of_subordinate_ids_has_an_amount_of_its_own(
+    root: RootBuilder, low: tuple[int, int], high: tuple[int, int]
+) -> None:
+    """As where a directory service gives users numbers of seven digits."""
+    write(root.add(FIRST) / "bin/one", b"one")
+    for name in ("a", "b", "c"):
+        write(root.tree(FIRST) / "home" / name, name.encode())
+        os.chown(root.tree(FIRST) / "home" / name, 70_000, 90_000)
+    os.chown(root.tree(FIRST) / "home", 70_000, 0)
+    root.add_tar_split(FIRST, root.read(FIRST))
+    write(copy_up(root) / "bin/two", b"three")
+    root.add_tar_split(SECOND, root.read(SECOND))
+    top = root.path / root.driver
+    done: set[int] = set()
+    for path in (top, *top.rglob("*")):
+        facts = path.lstat()
+        if facts.st_ino not in done:
+            done.add(facts.st_ino)
+            uid = facts.st_uid + (high if facts.st_uid >= 65_536 else low)[0]
+            os.lchown(path, uid, facts.st_gid + (high if facts.st_gid >= 65_536 else low)[1])
+    source = root.open()
+    check = RunCheck({0: source}, True)
+    assert check.differences(0, walk_chain(identity(SECOND), source.read_layer)) == []
+    (warning,) = check.warnings()
+    assert f"{low[0]:,} (users) and {low[1]:,} (groups) (those from 65,536 on {high[0]:,} and {high[1]:,})" in warning
+
+
+@pytest.mark.parametrize(("users", "groups"), [(100_000, 0), (0, 100_000), (165_536, 1_000_000)])
+def test_users_and_groups_are_shifted_by_amounts_of_their_own(root: RootBuilder, users: int, groups: int) -> None:
+    two_layers_with_owners(root)
+    shift_owners(root, users, groups)
+    source = root.open()
+    check = RunCheck({0: source}, True)
+    assert check.differences(0, walk_chain(identity(SECOND), source.read_layer)) == []
+    (warning,) = check.warnings()
+    assert f"{users:,} (users) and {groups:,} (groups) higher" in warning
+
+
 def test_what_else_differs_in_a_shifted_store_is_found(root: RootBuilder) -> None:
     two_layers_with_owners(root)
     shift_owners(root, 100_000, 100_000)
