@@ -289,7 +289,7 @@ class Result:
     @classmethod
     def read(cls, target: Target, source: str) -> Result:
         files = target.files()
-        report = json.loads(files.pop("migration-report.json"))
+        report = json.loads(files.pop("migration-report.json", b'{"sources": []}'))
         digests = {
             name: hashlib.sha256(content).hexdigest()
             for name, content in files.items()
@@ -306,7 +306,7 @@ class Result:
         missing = count - len(self.outcomes)
         other = self.digests.items() ^ expected.digests.items()
         found = {
-            f"other bytes in {', '.join(sorted(dict(other))[:3])}": other,
+            f"{len(dict(other))} files with other bytes, {min(dict(other), default='')}": other,
             f"{missing} sources lost": missing,
             f"{len(lost)} with another outcome": lost,
             f"{finished - count} read twice": finished > count,
@@ -397,7 +397,7 @@ def try_way(
         current = trial()
         row: dict[str, Any] = {"way": way.name} | current.whole()
         result = Result.read(target, source)
-        current.count = len(result.outcomes)
+        current.count = len(result.outcomes) if expected is None else len(expected.outcomes)
         faults = result.faults(expected or result, current.count, row["finished"])
         row |= {"sources": current.count, "faults": faults, "killed": {}}
         for victim in way.kills:

@@ -27,6 +27,7 @@ from migrate.batch.preflight import check_loads, check_mark, check_reports, exam
 from migrate.batch.task import WorkOrder, close_workers, run_task
 from migrate.errors import MigrateError, TargetError, UsageError
 from migrate.model.progress import Event, Progress
+from migrate.report.tables import printable
 
 FROM_CONFIGURATION: Final = "auto"
 """The scheduler that Dask's configuration names: DASK_SCHEDULER_ADDRESS, DASK_SCHEDULER_FILE, or a file of it."""
@@ -143,7 +144,7 @@ class DaskPool(WorkerPool):
     def _send(self, order: WorkOrder, task: Task, workers: Sequence[str]) -> Future[list[JournalEntry]]:
         """`workers` are those that shall have it, while one of them is there."""
         where = {"workers": list(workers), "allow_other_workers": True} if workers else {}
-        name = os.path.basename(task.sources[0].location.rstrip("/"))[:60]
+        name = printable(os.path.basename(task.sources[0].location.rstrip("/")))[:60]  # a key has to be text
         more = f" and {len(task.sources) - 1:,} more" if len(task.sources) > 1 else ""
         try:
             call = self._client.submit(

@@ -45,7 +45,9 @@ class Client:
         del callback_timeout
         return self.threads
 
-    def submit(self, *work: Any, workers: list[str] | None = None, **options: Any) -> Call:
+    def submit(self, *work: Any, key: tuple[str, ...], workers: list[str] | None = None, **options: Any) -> Call:
+        assert "".join(key).encode()  # Dask loses its connection over a key that is no UTF-8
+        assert all(part.isprintable() for part in key)
         assert options.get("allow_other_workers", False) == (workers is not None)  # none of them may be there later
         self.allowed.append(workers)
         self.calls.append(Call())
@@ -73,3 +75,10 @@ def test_a_worker_that_does_not_see_a_source_does_not_get_it_again() -> None:
     client = Client({"a": 1, "b": 1})
     DaskPool(client).submit(ORDER, TASK, avoid=["a"])
     assert client.allowed == [["b"]]
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.tar", "two\nlines.tar", "\x1b[2J.tar", "caf\u00e9.tar", "x" * 300, "/"])
+def test_the_name_of_a_task_is_text_whatever_its_source_is_called(name: str) -> None:
+    client = Client({"a": 1})
+    DaskPool(client).submit(ORDER, Task(0, (Candidate(f"/shelf/{name}", Identity(1, "mark"), 0),)))
+    assert len(client.calls) == 1
