@@ -57,10 +57,12 @@ def versions() -> dict[str, str]:
 
 
 def samples_of(tasks: Sequence[Task]) -> list[str]:
-    """Some of the sources of a run, spread over all of them."""
+    """Some of the sources of a run, spread over all of them; what cannot be read here, such as a link to nothing, is not
+    the fault of a worker."""
     candidates: list[Candidate] = [candidate for task in tasks for candidate in task.sources if candidate.unfit is None]
     step = max(1, len(candidates) // SAMPLES)
-    return [candidate.location for candidate in candidates[::step]][:SAMPLES]
+    some = [candidate.location for candidate in candidates[::step]][:SAMPLES]
+    return [location for location in some if _unreadable([location]) is None]
 
 
 def check_loads(reports: Mapping[str, object]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from migrate.batch.dask_pool import DaskPool
 from migrate.batch.plan import Candidate, Identity, Task
+from migrate.batch.preflight import samples_of
 from migrate.batch.task import WorkOrder
 from migrate.model.options import ConvertOptions
 
@@ -82,3 +84,13 @@ def test_the_name_of_a_task_is_text_whatever_its_source_is_called(name: str) -> 
     client = Client({"a": 1})
     DaskPool(client).submit(ORDER, Task(0, (Candidate(f"/shelf/{name}", Identity(1, "mark"), 0),)))
     assert len(client.calls) == 1
+
+
+def test_no_worker_has_to_read_what_cannot_be_read_here(tmp_path: Path) -> None:
+    names = ["archive.tar", "folder", "lost.tar", "gone.tar", "loop.tar"]
+    (tmp_path / "archive.tar").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "lost.tar").symlink_to("nowhere")
+    (tmp_path / "loop.tar").symlink_to("loop.tar")
+    sources = [Candidate(str(tmp_path / name), Identity(1, "mark"), place) for place, name in enumerate(names)]
+    assert samples_of([Task(0, tuple(sources))]) == [str(tmp_path / name) for name in names[:2]]
