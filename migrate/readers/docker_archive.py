@@ -560,7 +560,7 @@ class DockerArchiveSource(LegacySource):
         legacy_id = _layer_name(name)
         try:
             ref = self._ready_ref(name, legacy_id, diff_id)
-        except MissingContentError as error:
+        except (MissingContentError, DamagedError) as error:  # damaged is a link that leads to no file
             is_known = known_blob(diff_id) is not None  # an empty tar, which is made
             absent = None if is_known else error.message
             ref = PayloadRef(key=str(diff_id), digest=diff_id if is_known else None, absent=absent)
@@ -620,7 +620,7 @@ def _is_container_image(image: LegacyImage) -> bool:
 def _layer_name(name: str) -> LegacyID:
     """`<id>/layer.tar` → the ID; `blobs/sha256/<hex>` and `<hex>.tar.gz` → the hex."""
     directory, _, base = name.rpartition("/")
-    if base == "layer.tar" and directory:
+    if (base == "layer.tar" or base.startswith("layer.tar.")) and directory:
         return LegacyID(posixpath.basename(directory))
     return LegacyID(base.partition(".")[0] or base)
 

@@ -256,7 +256,7 @@ class DockerRootSource(LegacySource):
         written = document.identity().id
         warnings: tuple[str, ...] = ()
         if legacy_id in self._graph.salvaged:
-            made = self._graph.salvaged[legacy_id] or "its json was empty, and is made of v1Compatibility"
+            made = self._graph.salvaged[legacy_id] or "its json was lost, and is made of v1Compatibility"
             warnings = (f"graph/{legacy_id}: salvaged: {made}",)
         elif written not in (None, legacy_id):
             warnings = (f"graph/{legacy_id}: its JSON has another id, {written}",)

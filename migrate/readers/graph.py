@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, STATED_BYTES, parse_whole
 from migrate.documents.docker_root import parse_checksum_map
@@ -24,6 +25,8 @@ from migrate.storage.tree import Tree
 
 _SCRATCH = ("_tmp", ":tmp:", ":garbage:")
 _TARSUM = re.compile(r"tarsum(?:\.v1|\.dev)?\+sha256:[0-9a-f]{64}")
+_BLANK = b"\0 \t\r\n"
+"""What a file consists of that a power cut has emptied, and what may be around the text in one that is whole."""
 _MIGRATOR = (".migration-diffid", ".migration-size", ".migration-tardata")
 
 
@@ -79,52 +82,74 @@ class Graph:
         """The layer's `json`, verbatim. MissingLayerError if the graph has no such ID, DocumentError without `json`."""
         document = self._documents.get(legacy_id)
         if document is None:
-            document = LayerDocument(self._read_json(legacy_id))
+            document = self._read_json(legacy_id)
             if self._document_bytes + len(document) <= KEPT_BYTES:
                 self._documents[legacy_id] = document
                 self._document_bytes += len(document)
         return document
 
-    def _read_json(self, legacy_id: LegacyID) -> bytes:
+    def _read_json(self, legacy_id: LegacyID) -> LayerDocument:
         if legacy_id not in self:
             raise MissingLayerError(f"{self.tree.location}: there is no {legacy_id}", layer=legacy_id)
         path = _path(legacy_id, "json")
         try:
-            raw = self.tree.read(path, JSON_BYTES)
-        except MissingLayerError as error:
-            raise DocumentError(f"{self.tree.shown(path)}: this image has lost its JSON", layer=legacy_id) from error
-        if raw.strip(b"\0"):
-            return raw
+            document = LayerDocument(self.tree.read(path, JSON_BYTES))
+            if not document.strip(_BLANK):
+                raise DocumentError(f"{self.tree.shown(path)}: has {len(document)} bytes of JSON")
+            document.identity(self.tree.shown(path))
+            return document
+        except MissingLayerError:
+            error = DocumentError(f"{self.tree.shown(path)}: this image has lost its JSON")
+        except DocumentError as exc:
+            error = exc
         made = self._make_json(legacy_id)
         if made is None or not self._salvage:
             way = "" if made is None else ", as a power cut leaves it; --salvage makes it from what else is recorded"
-            raise DocumentError(f"{self.tree.shown(path)}: has {len(raw)} bytes of JSON{way}", layer=legacy_id)
-        return made
+            raise DocumentError(error.message + way, layer=legacy_id) from error
+        document, self.salvaged[legacy_id] = made
+        return document
 
-    def _make_json(self, legacy_id: LegacyID) -> bytes | None:
+    def _make_json(self, legacy_id: LegacyID) -> tuple[LayerDocument, str] | None:
         """Of a pulled layer `v1Compatibility`, which is the registry's json and gives the same image; of others the
-        chain alone, as the drivers record it: what the layer was made by is lost."""
-        pulled = self._read_text(legacy_id, "v1Compatibility")
-        if pulled:
-            self.salvaged[legacy_id] = ""
-            return pulled.encode()
+        chain alone, as the drivers record it: what the layer was made by is lost. With what is to be known of it."""
+        pulled = LayerDocument((self._read_text(legacy_id, "v1Compatibility") or "").encode())
+        with suppress(DocumentError):
+            pulled.identity()
+            return pulled, ""
         parent = self._read_text(legacy_id, "parent") or self._driver_parent(legacy_id)
         if parent is None:
             return None
-        self.salvaged[legacy_id] = "its json is lost in a power cut, and with it what the layer was made by"
-        return encode_json({"id": legacy_id, **({"parent": parent} if parent else {})})
+        made = encode_json({"id": legacy_id, **({"parent": parent} if parent else {})})
+        return LayerDocument(made), "its json is lost in a power cut, and with it what the layer was made by"
 
     def _driver_parent(self, legacy_id: LegacyID) -> str | None:
-        """The parent by aufs's list of ancestors or overlay's `lower-id`; an empty text for a base layer of aufs."""
-        for name in (f"aufs/layers/{legacy_id}", f"overlay/{legacy_id}/lower-id"):
-            try:
-                content = self._root.read(name.encode(), JSON_BYTES) if self._root is not None else b""
-            except SourceError:
+        """The parent by aufs's lists of ancestors or overlay's `lower-id`; an empty text for a base layer of aufs."""
+        recorded = self._aufs_parents.get(legacy_id, set())
+        if recorded:
+            return next(iter(recorded)) if len(recorded) == 1 else None
+        lower = self._read_root(f"overlay/{legacy_id}/lower-id").strip()
+        return lower if lower in self else None
+
+    @cached_property
+    def _aufs_parents(self) -> Mapping[str, set[str]]:
+        """By every list of ancestors in which a layer is, of which its own may be lost as well; an empty text where it
+        is the last. An empty list proves nothing: a base layer has one, and a power cut leaves one."""
+        found: dict[str, set[str]] = {}
+        for legacy_id in self.contents.ids:
+            chain = [legacy_id, *self._read_root(f"aufs/layers/{legacy_id}").split()]
+            if len(chain) == 1 or not all(map(is_hex_id, chain)):
                 continue
-            first = content.decode("ascii", "replace").partition("\n")[0].strip()
-            if first in self or (not first and name.startswith("aufs")):
-                return first
-        return None
+            for layer, parent in pairwise([*chain, ""]):
+                found.setdefault(layer, set()).add(parent)
+        return found
+
+    def _read_root(self, path: str) -> str:
+        """A small file of a driver; empty where it cannot be read."""
+        try:
+            content = self._root.read(path.encode(), JSON_BYTES) if self._root is not None else b""
+        except SourceError:
+            return ""
+        return content.decode("ascii", "replace")
 
     @cached_property
     def _by_registry_id(self) -> Mapping[str, LegacyID]:
@@ -237,7 +262,7 @@ class Graph:
     def _read_text(self, legacy_id: LegacyID, name: str) -> str | None:
         try:
             limit = JSON_BYTES if name == "v1Compatibility" else SMALL_FILE_BYTES
-            return self.tree.read(_path(legacy_id, name), limit).decode("utf-8", "replace").strip()
+            return self.tree.read(_path(legacy_id, name), limit).strip(_BLANK).decode("utf-8", "replace")
         except MissingLayerError:
             return None
 

@@ -184,13 +184,15 @@ def test_an_id_that_is_no_random_number_proves_nothing(tmp_path: Path) -> None:
     assert list(images(api.plan(parts).report)) == ["base:1"]
 
 
-def test_a_dangling_link_whose_content_is_elsewhere_in_the_archive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["../gone/layer.tar", "/gone", "../../../etc/passwd", "layer.tar", "../two"])
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_a_dangling_link_whose_content_is_elsewhere_in_the_archive(kind: bytes, target: str, tmp_path: Path) -> None:
     tar = layer_tar("same")
     config = {"os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar))] * 2}}
     entry = {"Config": "c.json", "RepoTags": ["app:1"], "Layers": ["one/layer.tar", "two/layer.tar"]}
     members: list[tuple[str, bytes | tarfile.TarInfo]] = [
         ("one/layer.tar", tar),
-        link("two/layer.tar", "../gone/layer.tar"),
+        link("two/layer.tar", target, kind),
         ("c.json", json.dumps(config).encode()),
         ("manifest.json", json.dumps([entry]).encode()),
     ]

@@ -237,19 +237,28 @@ def root_of(tmp_path: Path, driver: str = "aufs") -> RootBuilder:
     return root
 
 
-def empty_json(root: RootBuilder, name: str, size: int = 0) -> None:
-    (root.path / "graph" / identity(name) / "json").write_bytes(bytes(size))
+def empty_json(root: RootBuilder, name: str) -> None:
+    (root.path / "graph" / identity(name) / "json").write_bytes(b"")
 
 
-@pytest.mark.parametrize("size", [0, 512])
-@pytest.mark.parametrize("lost", ["base", "middle", "top"])
-def test_aufs_has_the_chain_of_a_layer_without_json(lost: str, size: int, tmp_path: Path) -> None:
-    root = root_of(tmp_path)
-    _, whole = plan(root.path)
+def list_ancestors(root: RootBuilder) -> None:
     ancestors = {"base": "", "middle": identity("base"), "top": f"{identity('middle')}\n{identity('base')}"}
     for name, text in ancestors.items():
         write(root.path / "aufs/layers" / identity(name), text.encode() + b"\n" * bool(text))
-    empty_json(root, lost, size)
+
+
+@pytest.mark.parametrize(
+    ("lost", "content"),
+    [("base", b""), ("middle", bytes(512)), ("top", b'{"id":"ab","par'), ("middle", b"{" + bytes(99)), ("top", None)],
+)
+def test_aufs_has_the_chain_of_a_layer_without_json(lost: str, content: bytes | None, tmp_path: Path) -> None:
+    root = root_of(tmp_path)
+    _, whole = plan(root.path)
+    list_ancestors(root)
+    path = root.path / "graph" / identity(lost) / "json"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
     code, report = plan(root.path)
     assert code in (3, 4)
     assert any("--salvage makes it" in failure.message for failure in report.failures)
@@ -258,6 +267,32 @@ def test_aufs_has_the_chain_of_a_layer_without_json(lost: str, size: int, tmp_pa
     assert (code, image.exact) == (0, False)
     assert [layer.diff_id for layer in image.layers] == [layer.diff_id for layer in right.layers]
     assert any("salvaged" in warning and identity(lost) in warning for warning in image.warnings)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(65), identity("base").encode()[:40]])
+@pytest.mark.parametrize(("lost", "is_listed"), [("base", True), ("middle", True), ("top", False)])
+def test_a_list_of_aufs_that_is_lost_as_well_proves_nothing(
+    lost: str, is_listed: bool, content: bytes, tmp_path: Path
+) -> None:
+    """The lists of the layers above have the same, where there are such; no layer becomes a base for that."""
+    root = root_of(tmp_path)
+    list_ancestors(root)
+    empty_json(root, lost)
+    write(root.path / "aufs/layers" / identity(lost), content)
+    code, report = plan(root.path, salvage=True)
+    assert (code, "app:1" in by_name(report)) == ((0, True) if is_listed else (3, False))
+    assert all(len(image.layers) == 3 for name, image in by_name(report).items() if name == "app:1")
+
+
+@pytest.mark.parametrize("name", ["v1Compatibility", "parent"])
+def test_zeros_in_place_of_what_else_is_recorded_are_nothing(name: str, tmp_path: Path) -> None:
+    root = root_of(tmp_path)
+    list_ancestors(root)
+    (root.path / "graph" / identity("middle") / name).write_bytes(bytes(64))
+    assert plan(root.path)[0] == 0
+    empty_json(root, "middle")
+    code, report = plan(root.path, salvage=True)
+    assert (code, len(by_name(report)["app:1"].layers)) == (0, 3)
 
 
 def test_overlay_may_have_the_parent(tmp_path: Path) -> None:
