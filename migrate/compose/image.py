@@ -42,7 +42,7 @@ class SharedParts:
         known = self._steps.get((id(layer), empty_layer))
         if known is None:
             facts = LayerDocument.of(layer.json).facts()
-            known = layer, encode_step(HistoryStep.of(facts, empty_layer=empty_layer))
+            known = layer, _shrunk(encode_step(HistoryStep.of(facts, empty_layer=empty_layer)))
             self._steps[id(layer), empty_layer] = known
         return known[1]
 
@@ -51,8 +51,8 @@ class SharedParts:
         known = self._layers.get(id(layer))
         if known is None:
             descriptor = None if layer.blob is None else layer_descriptor(layer.blob, format)
-            row = b"" if descriptor is None else encode_layer(descriptor, MANIFEST_TYPE_OF[format])
-            known = self._layers[id(layer)] = layer, encode_diff_id(layer.diff_id), descriptor, row
+            row = b"" if descriptor is None else _shrunk(encode_layer(descriptor, MANIFEST_TYPE_OF[format]))
+            known = self._layers[id(layer)] = layer, _shrunk(encode_diff_id(layer.diff_id)), descriptor, row
         return known
 
     def joined(self, pieces: list[bytes], between: bytes) -> tuple[list[bytes], int, bytes]:
@@ -63,6 +63,11 @@ class SharedParts:
             known = self._lists[key] = pieces
         known += pieces[len(known) :]
         return known, len(pieces), between
+
+
+def _shrunk(encoded: bytes) -> bytes:
+    """A copy for keeping: what orjson has encoded takes 4 KiB of memory, however short it is."""
+    return bytes(memoryview(encoded))
 
 
 def compose_image(
