@@ -41,8 +41,9 @@ class SharedParts:
         """Raises DocumentError for JSON that Docker refuses."""
         known = self._steps.get((id(layer), empty_layer))
         if known is None:
-            facts = LayerDocument.of(layer.json).facts()
-            known = layer, _shrunk(encode_step(HistoryStep.of(facts, empty_layer=empty_layer)))
+            document = LayerDocument.of(layer.json)
+            known = layer, _shrunk(encode_step(HistoryStep.of(document.facts(), empty_layer=empty_layer)))
+            document.forget()
             self._steps[id(layer), empty_layer] = known
         return known[1]
 

@@ -93,6 +93,16 @@ def in_format(image: FinishedImage, options: ConvertOptions) -> FinishedImage:
     return replace(image, composed=composed, source_digest=old, legacy_digests=(*image.legacy_digests, old))
 
 
+def without_documents(images: Iterable[FinishedImage]) -> Iterator[FinishedImage]:
+    """The images with no more of the layers of their chains than the report wants of them: their IDs."""
+    bare: dict[LegacyID, LegacyLayer] = {}
+    for image in images:
+        for layer, _ in image.chain:
+            if layer.legacy_id not in bare:
+                bare[layer.legacy_id] = LegacyLayer(legacy_id=layer.legacy_id, json=b"", parent=None, payload=None)
+        yield replace(image, chain=tuple((bare[layer.legacy_id], hashed) for layer, hashed in image.chain))
+
+
 ImageWalk = Callable[[], Iterable[FinishedImage]]
 """Gives the same images in the same order each time it is called."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from migrate.blobio.payload import Payload
 from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import SharedParts, compose_image
 from migrate.convert.earlier import EarlierImages
-from migrate.convert.publish import FinishedImage, Publisher, in_format, sorted_images
+from migrate.convert.publish import FinishedImage, Publisher, in_format, sorted_images, without_documents
 from migrate.convert.repeat import run_key
 from migrate.convert.selection import (
     ambiguous_prefixes,
@@ -61,7 +61,7 @@ from migrate.rehash.size_estimate import SizeEstimate
 from migrate.report.document import ContainerRow, Report, VolumeRow
 from migrate.report.json import iter_report
 from migrate.report.mapping import mapped_image
-from migrate.report.model import ImageInput, SourceInput, build_report
+from migrate.report.model import SourceInput, build_report
 from migrate.report.units import count, format_size
 from migrate.writers.base import ImageTarget
 from migrate.writers.free_space import check_room, check_room_for_streams
@@ -83,6 +83,14 @@ class OpenedSource:
     source: LegacySource | None = None
     error: MigrateError | None = None
     listing: SourceListing | None = None
+    type: str | None = None
+
+    def close(self) -> None:
+        """Closes the source and lets go of it: what it holds of many images takes much memory."""
+        if self.source is not None:
+            self.type = self.source.source_type.value
+            self.source.close()
+            self.source = self.listing = None
 
     @property
     def is_one_file(self) -> bool:
@@ -194,8 +202,7 @@ class Conversion:
             key = None
         with ExitStack() as stack:
             for one in sources:
-                if one.source is not None:
-                    stack.callback(one.source.close)
+                stack.callback(one.close)
             opened = None
             if target is not None and (
                 options.images or options.exclude or options.container
@@ -232,10 +239,8 @@ class Conversion:
         if self.options.exclude:
             unused = unused_exclusions(listings, self.options.exclude)
             self.warnings += (f"--exclude {pattern}: no image matches" for pattern in unused)
-        images = sorted_images(in_format(image, self.options) for image in self.convert_images(self.target))
-        publisher = Publisher(self.options, self.target, self.progress)
-        publisher.publish(lambda: images)
-        report = self._report(started, images, publisher)
+        listings.clear()
+        report, present = self._publish(started, self.convert_images(self.target))
         self._warn(report)
         code = exit_code(report)
         if self.target is not None and code == NOTHING_READ:
@@ -247,7 +252,18 @@ class Conversion:
                 if again == self.key:  # no source has changed meanwhile
                     self.target.remember_run(again)
             self.target.finish_in_pieces(iter_report(replace(report, images=()), report.images))
-        return Outcome(report, code, publisher.present)
+        return Outcome(report, code, present)
+
+    def _publish(self, started: str, finished: Iterable[FinishedImage]) -> tuple[Report, int]:
+        """The report, and how many of the images were there before. No source is read any more."""
+        images = sorted_images(in_format(image, self.options) for image in without_documents(finished))
+        del finished
+        self.planned, self.hashed, self._passed, self._shared = (), {}, {}, SharedParts()
+        for opened in self.sources:
+            opened.close()
+        publisher = Publisher(self.options, self.target, self.progress)
+        publisher.publish(lambda: images)
+        return self._report(started, images, publisher), publisher.present
 
     def _warn(self, report: Report) -> None:
         for name, message in report.all_warnings():
@@ -709,15 +725,15 @@ class Conversion:
     # --- report ------------------------------------------------------------------------------------------------
 
     def _report(self, started: str, images: Sequence[FinishedImage], publisher: Publisher) -> Report:
-        rows = list(publisher.rows(images))
+        written = [image for image in images if not publisher.is_refused(image)]
         return build_report(
             tool_version=__version__,
             dry_run=self.options.dry_run,
             started=started,
             finished=utc_now(),
             options=self.report_options,
-            sources=self._source_rows(rows),
-            images=rows,
+            sources=self._source_rows(written),
+            images=publisher.rows(written),
             failures=[*self.failures, *publisher.failures],
             conflicts=publisher.conflicts,
             warnings=self.warnings,
@@ -725,16 +741,16 @@ class Conversion:
             orphaned_volumes=self.volumes,
         )
 
-    def _source_rows(self, rows: Sequence[ImageInput]) -> list[SourceInput]:
+    def _source_rows(self, written: Iterable[FinishedImage]) -> list[SourceInput]:
         layers: dict[str, dict[tuple[str, DiffID], HashedLayer]] = defaultdict(dict)
-        for row in rows:
-            for layer, hashed in row.chain:
+        for image in written:
+            for layer, hashed in image.chain:
                 if hashed is not None:
-                    layers[row.source][layer.legacy_id, hashed.diff_id] = hashed
+                    layers[image.source][layer.legacy_id, hashed.diff_id] = hashed
         return [
             SourceInput(
                 location=opened.location,
-                type=opened.source.source_type.value if opened.source is not None else None,
+                type=opened.type,
                 layers=layers[opened.location],
                 damaged=sum(layer.damaged for layer in layers[opened.location].values()),
             )

@@ -178,6 +178,11 @@ class LayerDocument(bytes):
             members = carried_values(document, what)
         return {key: value for key, value in members.items() if key not in _DROPPED_KEYS}
 
+    def forget(self) -> None:
+        """Lets go of what was read: of the values of thousands of layers, those of the next ones are all that is
+        wanted. Reading them again takes another look at the bytes."""
+        self._identity = self._facts = None
+
     def checksum(self) -> str | None:
         """The key `checksum`, which Docker 1.4 wrote into the JSON of layers that it pushed; None without one. A
         reading of its own: hardly any layer has it."""
