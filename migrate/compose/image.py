@@ -28,14 +28,25 @@ _ARCHITECTURES: Final = {"x86_64": "amd64"}
 """What Docker 0.6 and 0.7 wrote → Go's name (moby 0.6.7 graph.go)."""
 
 
+_KEPT_PARTS: Final = 20_000
+"""More than the layers of the longest chain (CHAIN_LENGTH)."""
+
+
 class SharedParts:
     """What the images of one run share of their documents: the steps of their histories, the diffIDs and descriptors of
-    their layers. Each is encoded once; so are those of an image that stands on another one."""
+    their layers. Each is encoded once; so are those of an image that stands on another one. Of a run with very many
+    layers, the last ones are kept."""
 
     def __init__(self) -> None:
         self._steps: dict[tuple[int, bool], tuple[LegacyLayer, bytes]] = {}  # objects too: their IDs must stay theirs
         self._layers: dict[int, tuple[HashedLayer, bytes, Descriptor | None, bytes]] = {}
         self._lists: dict[tuple[bytes, bytes], list[bytes]] = {}
+
+    def limit(self) -> None:
+        """To be called between two images."""
+        if max(len(self._steps), len(self._layers)) > _KEPT_PARTS:
+            for parts in (self._steps, self._layers, self._lists):
+                parts.clear()
 
     def step(self, layer: LegacyLayer, *, empty_layer: bool) -> bytes:
         """Raises DocumentError for JSON that Docker refuses."""
@@ -80,6 +91,7 @@ def compose_image(
     In a dry run that makes no blobs, `manifest` is empty and `layers` is ().
     """
     shared = shared or SharedParts()
+    shared.limit()
     if image.config is not None:
         return _carry_over(image, image.config, chain, options, shared)
     return _build(image, chain, options, shared)

@@ -179,9 +179,8 @@ class LayerDocument(bytes):
         return {key: value for key, value in members.items() if key not in _DROPPED_KEYS}
 
     def forget(self) -> None:
-        """Lets go of what was read: of the values of thousands of layers, those of the next ones are all that is
-        wanted. Reading them again takes another look at the bytes."""
-        self._identity = self._facts = None
+        """Lets go of what was read, which takes more memory than the bytes; it can be read again."""
+        vars(self).clear()
 
     def checksum(self) -> str | None:
         """The key `checksum`, which Docker 1.4 wrote into the JSON of layers that it pushed; None without one. A
