@@ -76,15 +76,39 @@ def test_what_images_share_changes_none_of_their_bytes(format: Format, empty_lay
 
 
 def test_images_of_one_chain_take_memory_by_their_number_and_not_by_their_layers() -> None:
-    def held(length: int) -> int:
-        chain, shared = rows(*map(str, range(length))), SharedParts()
-        tracemalloc.start()
-        kept = [compose_image(LegacyImage(head=LegacyID("head")), chain[: n + 1], DROP, shared) for n in range(length)]
-        size, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return size if kept else 0
+    chain, shared = rows(*map(str, range(200))), SharedParts()
+    tracemalloc.start()
+    kept = [compose_image(LegacyImage(head=LegacyID("head")), chain[: n + 1], DROP, shared) for n in range(200)]
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < sum(len(image.config) + len(image.manifest) for image in kept) / 5
 
-    assert held(200) < 3 * held(100)  # all their bytes would be four times as many
+
+def held_by_images(count: int, shared: SharedParts) -> int:
+    """Bytes that `count` images of one layer each have in memory, their layers left out."""
+    chains = [rows(str(number)) for number in range(count)]
+    tracemalloc.start()
+    kept = [compose_image(LegacyImage(head=LegacyID("head")), chain, DROP, shared) for chain in chains]
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return size if kept else 0
+
+
+def test_a_tiny_image_takes_hardly_more_memory_than_its_documents() -> None:
+    """The encoder's buffers are larger than what they hold."""
+    assert held_by_images(200, SharedParts()) < 200 * 5_000
+
+
+def test_what_many_images_could_share_is_kept_of_the_last_ones_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migrate.compose.image._KEPT_PARTS", 20)
+    options, shared = ConvertOptions(), SharedParts()
+    trunk = rows(*map(str, range(8)))
+    chains = [[*trunk[: number % 8], *rows(f"own {number}")] for number in range(100)]
+    for chain in chains:
+        image = compose_image(LegacyImage(head=LegacyID("head")), chain, options, shared)
+        alone = compose_image(LegacyImage(head=LegacyID("head")), chain, options)
+        assert (image.config, image.manifest) == (alone.config, alone.manifest)
+    assert held_by_images(1, shared) < 20_000 and len(shared._steps) <= 20 + len(trunk) + 1
 
 
 # --- from v1 JSON --------------------------------------------------------------------------------------------------
