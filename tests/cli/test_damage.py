@@ -314,8 +314,7 @@ def convert_meddled(source: Path, target: Path, change: Any) -> dict[str, Any]:
         outcome = Conversion([opened], options, layout, Meddler(change)).run()
     finally:
         layout.close()
-        assert opened.source is not None
-        opened.source.close()
+        opened.close()
     assert outcome.exit_code in (3, 4)
     if outcome.exit_code == 4:
         assert not target.exists()

@@ -282,8 +282,7 @@ def archives(place: Path) -> Fuzzed:
             Conversion(sources=[opened], options=options, target=target).run()
         finally:
             target.close()
-            assert opened.source is not None
-            opened.source.close()
+            opened.close()
 
     def run(raw: bytes) -> None:
         source.write_bytes(with_checksums(raw))
@@ -503,8 +502,7 @@ def _tree(place: Path, packed: Path, below: str = "", *, containers: bool = Fals
         try:
             Conversion(sources=[opened], options=options).run()
         finally:
-            assert opened.source is not None
-            opened.source.close()
+            opened.close()
 
     def run(raw: bytes) -> None:
         if len(raw) < 4:

@@ -66,8 +66,7 @@ def convert(shelf: Path, layout: Path, locations: Sequence[str] = ()) -> None:
     Conversion(sources, options, target).run()
     target.close()
     for opened in sources:
-        assert opened.source is not None
-        opened.source.close()
+        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -371,8 +371,7 @@ def convert(target: Path, sources: Sequence[Path], options: ConvertOptions) -> N
     Conversion(opened, options, layout).run()
     layout.close()
     for each in opened:
-        assert each.source is not None
-        each.source.close()
+        each.close()
 
 
 def named_files(target: Path) -> dict[str, bytes]:

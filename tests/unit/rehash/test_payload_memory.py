@@ -54,8 +54,7 @@ def convert(source: Path, target: Path, options: ConvertOptions = OPTIONS) -> in
         outcome = Conversion(sources=[opened], options=options, target=layout).run()
     finally:
         layout.close()
-        assert opened.source is not None
-        opened.source.close()
+        opened.close()
     assert outcome.exit_code == 0
     return bytes_read() - before
 
