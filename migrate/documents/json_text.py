@@ -87,10 +87,12 @@ def load_cut_object(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
     """
     check_limits(raw, what, size)
     closers, good, depth, is_value = 0, 0, 0, False
+    before: bytes | None = None
     for match in _TOKEN.finditer(raw):
         text, sign, other = match.groups()
-        if other is not None:
+        if other is not None or (sign == b"}" and before == b","):
             break
+        before = sign
         if text is not None:
             if is_value:
                 good, closers, is_value = match.end(), depth, False

@@ -58,6 +58,8 @@ from migrate.tar.known_blobs import known_blob
 if TYPE_CHECKING:
     from migrate.readers.oci_content import OciContent
 
+_FOLDER_NAME = re.compile(r"((?:[^/]+/)+[^/:]+:[^/:]+)/json")
+"""The json in a folder of folders that is called `team/app:1`, as Docker 1.0 and 1.1 saved an image of that name."""
 _SHORT_ID = re.compile(r"[0-9a-f]{6,63}")
 MANIFEST = "manifest.json"
 REPOSITORIES = "repositories"
@@ -297,6 +299,8 @@ class DockerArchiveSource(LegacySource):
                 for name in names
                 if is_safe_name(name) and (f"{name}/json" in self._members or f"{name}/layer.tar" in self._members)
             }
+            named = filter(None, (_FOLDER_NAME.fullmatch(member.name) for member in self._members))
+            found.update(match[1] for match in named if f"{match[1]}/layer.tar" in self._members)
             self._v1_ids = sorted(found.union(filter(is_hex_id, self._members.unlisted)))
         return self._v1_ids
 
@@ -329,8 +333,8 @@ class DockerArchiveSource(LegacySource):
 
     def _name_of_folder(self, legacy_id: LegacyID) -> Reference | None:
         """The name that a folder has instead of an ID: `docker save NAME:TAG` of 1.0 and 1.1 (moby #6857)."""
-        name, colon, _ = legacy_id.rpartition(":")
-        if not (name and colon):
+        name, _, tag = legacy_id.rpartition(":")
+        if not (name and tag):
             return None
         with contextlib.suppress(MigrateError):
             stated = self._read_document(legacy_id).identity(self.location).id

@@ -103,27 +103,27 @@ class StoredManifestSource(ManifestSource):
         del repository
         path = self.blob_path(digest)
         size = None if path is None else self._files.size(path)
-        if size is not None:
-            return size
         made = known_blob(digest)
-        if made is None:
+        if made is not None:
+            return len(made)
+        if size is None:
             raise missing_blob(digest)
-        return len(made)
+        return size
 
     @contextmanager
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
         assert layer.payload is not None and layer.payload.digest is not None
         digest = layer.payload.digest
         path = self.blob_path(digest)
+        made = known_payload(digest)
         try:
-            if path is None:
+            if path is None or (made is not None and self._files.size(path) != made.size):  # 0 bytes after a power cut
                 raise MissingFileError(f"{self.location}: no file is named by {digest}")
             with self._replay.opened(digest.hex, lambda: self._files.open(path)) as opened:
                 yield Payload(
                     stream=opened.stream, origin=Origin.BLOB, size=opened.size, extent=opened.extent, path=opened.path
                 )
         except MissingFileError as exc:
-            made = known_payload(digest)
             if made is None:
                 raise missing_blob(digest) from exc
             yield made

@@ -38,7 +38,7 @@ def test_a_prefix_of_two_ids_names_neither(tmp_path: Path) -> None:
     assert (code, len(report["images"]), report["failures"][0]["references"]) == (3, 2, ["app:1"])
 
 
-@pytest.mark.parametrize("name", ["busybox:latest", "ubuntu:14.04"])
+@pytest.mark.parametrize("name", ["busybox:latest", "ubuntu:14.04", "team/app:1", "host.example:5000/a/b/app:1_x"])
 def test_a_folder_that_has_a_name_for_an_id(name: str, tmp_path: Path) -> None:
     base, top = legacy_id("base"), legacy_id("top")
     members = [
@@ -64,13 +64,15 @@ def test_a_layer_without_content_is_called_so(tmp_path: Path) -> None:
     assert f"{legacy_id('base')}/layer.tar is missing" in failure["message"]
 
 
-def test_the_names_before_a_cut_are_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lost", "rest"), [(20, b""), (1, b",}"), (2, b",}}")])
+def test_the_names_before_a_cut_are_used(lost: int, rest: bytes, tmp_path: Path) -> None:
     archive = V1Archive()
     for name in ("one", "two"):
         archive.tag(name, "1", archive.layer(name))
     whole = b'{"one":{"1":"%b"},"two":{"1":"%b"}}' % tuple(legacy_id(name).encode() for name in ("one", "two"))
     archive.tags = {}
-    code, report = plan(archive.build([("repositories", whole[:-20])]), tmp_path)
+    code, report = plan(archive.build([("repositories", whole[:-lost] + rest)]), tmp_path)
     assert code == 3
-    assert sorted(image["references"] for image in report["images"]) == [[], ["one:1"]]
+    names = sorted(image["references"] for image in report["images"])
+    assert names == ([[], ["one:1"]] if lost == 20 else [["one:1"], ["two:1"]])
     assert "before that place are read" in report["failures"][0]["message"]

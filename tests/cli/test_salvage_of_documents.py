@@ -72,6 +72,17 @@ def layout(content: RegistryContent, root: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("kept", [0, 12])
+def test_it_is_made_too_where_a_power_cut_has_emptied_it(kept: int, tmp_path: Path) -> None:
+    content = RegistryContent()
+    manifest = json.loads(content.schema1("base", "top"))
+    manifest["fsLayers"][0]["blobSum"] = digest = content.blob(GO)
+    content.add("app", "1", json.dumps(manifest).encode())
+    content.blobs[digest] = GO[:kept]
+    code, report = plan(content.write_tree(tmp_path / "r"))
+    assert (code, [layer.empty for layer in report.images[0].layers]) == (0, [False, True])
+
+
 def test_another_blob_that_is_lost_stays_lost(tmp_path: Path) -> None:
     content = RegistryContent()
     content.add("app", "1", content.schema2("base"))
