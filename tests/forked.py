@@ -15,7 +15,7 @@ from typing import Any
 _LIBRARIES = (
     *("batch.batch", "verify", "report.html", "report.text", "writers.oci_layout", "readers.docker_root"),
     *("cli.run_commands", "cli.inventory_text", "readers.not_a_source", "readers.registry_v1", "readers.registry_v2"),
-    *("readers.docker_archive", "writers.docker_archive", "writers.registry_storage", "readers.graphdrivers.vfs"),
+    *("readers.docker_archive", "writers.docker_archive", "writers.registry_storage", "readers.graphdrivers.choose"),
 )
 """With these, a user who may not read Python's own files can run most commands."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from migrate.documents.v1_json import Identity, LayerDocument, V1Json
+from migrate.documents.v1_json import LayerDocument, LayerIdentity, V1Json
 
 
 def parse_v1_json(raw: bytes, what: str = "layer json") -> V1Json:
     return LayerDocument(raw).facts(what)
 
 
-def parse_identity(raw: bytes, what: str = "layer json") -> Identity:
+def parse_identity(raw: bytes, what: str = "layer json") -> LayerIdentity:
     return LayerDocument(raw).identity(what)
 
 

@@ -1,1 +1,1 @@
-"""Streams: hashing, compression, limits, atomic files, tar. Knows no image format."""
+"""Streams: hashing, compression, limits, atomic files, tar. Independent of image formats."""

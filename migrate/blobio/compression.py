@@ -8,6 +8,7 @@ the number of workers nor on the machine.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO, Final, Protocol
 
 from migrate.blobio import limits
@@ -74,52 +75,27 @@ def zstd_module() -> Any:
     return zstd
 
 
-def _gzip_member() -> _Decompressor:
-    from isal import igzip_lib
+def _decompressor(kind: str) -> tuple[Callable[[], _Decompressor], tuple[type[Exception], ...]]:
+    """What begins a member, frame or stream of this kind, and what reading one that is damaged can raise."""
+    match kind:
+        case "gzip":
+            from isal import igzip_lib, isal_zlib
 
-    member: _Decompressor = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-    return member
+            gzip_member = partial(igzip_lib.IgzipDecompressor, flag=igzip_lib.DECOMP_GZIP)
+            isal_error: Any = isal_zlib.IsalError
+            return gzip_member, (isal_error, ValueError, OSError, EOFError)
+        case "zstd":
+            zstd = zstd_module()
+            return zstd.ZstdDecompressor, (zstd.ZstdError, ValueError, EOFError)
+        case "xz":
+            import lzma
 
+            xz_stream = partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+            return xz_stream, (lzma.LZMAError, OSError, ValueError, EOFError)
+        case _:
+            import bz2
 
-def _zstd_frame() -> _Decompressor:
-    frame: _Decompressor = zstd_module().ZstdDecompressor()
-    return frame
-
-
-def _bzip2_stream() -> _Decompressor:
-    import bz2
-
-    return bz2.BZ2Decompressor()
-
-
-def _xz_stream() -> _Decompressor:
-    import lzma
-
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-
-
-_OPENERS: Final[dict[str, Callable[[], _Decompressor]]] = {
-    "gzip": _gzip_member,
-    "bzip2": _bzip2_stream,
-    "xz": _xz_stream,
-    "zstd": _zstd_frame,
-}
-
-
-def _foreign_errors(kind: str) -> tuple[type[Exception], ...]:
-    """What a decompressor of this kind raises for bytes that it does not understand."""
-    if kind == "gzip":
-        from isal import isal_zlib
-
-        isal_error: Any = isal_zlib.IsalError
-        return (isal_error, ValueError, OSError, EOFError)
-    if kind == "zstd":
-        return (zstd_module().ZstdError, ValueError, EOFError)
-    if kind == "xz":
-        import lzma
-
-        return (lzma.LZMAError, OSError, ValueError, EOFError)
-    return (OSError, ValueError, EOFError)
+            return bz2.BZ2Decompressor, (OSError, ValueError, EOFError)
 
 
 class DecompressedStream(ByteStream):
@@ -140,8 +116,7 @@ class DecompressedStream(ByteStream):
         self._ratio = limits.DECOMPRESSION_RATIO if ratio is None else ratio
         self._kind = kind
         self._what = what
-        self._open = _OPENERS[kind]
-        self._errors = _foreign_errors(kind)
+        self._open, self._errors = _decompressor(kind)
         self._member: _Decompressor | None = None
         self._input = b""
         self._bytes_in = 0
@@ -167,7 +142,11 @@ class DecompressedStream(ByteStream):
         try:
             block = member.decompress(given, limit)
         except self._errors as exc:
-            raise self._translate(exc) from exc
+            if self._kind == "xz" and "memory usage limit" in str(exc).lower():
+                raise LimitError(
+                    f"{self._what}: xz wants more than the limit of {_XZ_MEMORY:,} bytes of memory"
+                ) from exc
+            raise DamagedError(f"{self._what}: damaged {self._kind} stream ({exc})") from exc
         if member.eof:
             self._input = member.unused_data
             self._member = None
@@ -241,11 +220,6 @@ class DecompressedStream(ByteStream):
         self._bytes_in += len(block)
         return block
 
-    def _translate(self, exc: Exception) -> LimitError | DamagedError:
-        if self._kind == "xz" and "memory usage limit" in str(exc).lower():
-            return LimitError(f"{self._what}: xz wants more than the limit of {_XZ_MEMORY:,} bytes of memory")
-        return DamagedError(f"{self._what}: damaged {self._kind} stream ({exc})")
-
 
 def open_decompressed(stream: BinaryIO, kind: str, what: str, ratio: int | None = None) -> BinaryIO:
     """The bytes inside `stream`, which is of `kind` (as `detect_compression` gives it; `none` gives `stream` itself).
@@ -268,13 +242,19 @@ def block_compressor(compression: Compression, level: int | None = None) -> Bloc
     run), none copies.
     """
     chosen = _DEFAULT_LEVEL[compression] if level is None else level
-    if compression is Compression.NONE:
-        return lambda block: block
-    return {
-        Compression.GZIP: _libdeflate,
-        Compression.GZIP_FAST: _isal,
-        Compression.ZSTD: _zstd,
-    }[compression](chosen)
+    match compression:
+        case Compression.NONE:
+            return lambda block: block
+        case Compression.GZIP:
+            return _libdeflate(chosen)
+        case Compression.GZIP_FAST:
+            from isal import isal_zlib
+
+            gzip_fast: Callable[[memoryview, int, int], bytes] = isal_zlib.compress
+            return lambda block: gzip_fast(block, chosen, 31)
+        case Compression.ZSTD:
+            zstd: Callable[[memoryview, int], bytes] = zstd_module().compress
+            return lambda block: zstd(block, chosen)
 
 
 def _libdeflate(level: int) -> BlockCompressor:
@@ -294,15 +274,3 @@ def _libdeflate(level: int) -> BlockCompressor:
         return compress(block, 0)
 
     return compress_or_store
-
-
-def _isal(level: int) -> BlockCompressor:
-    from isal import isal_zlib
-
-    compress: Callable[[memoryview, int, int], bytes] = isal_zlib.compress
-    return lambda block: compress(block, level, 31)
-
-
-def _zstd(level: int) -> BlockCompressor:
-    compress: Callable[[memoryview, int], bytes] = zstd_module().compress
-    return lambda block: compress(block, level)

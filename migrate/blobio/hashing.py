@@ -14,7 +14,7 @@ from migrate.model.digest import Digest
 
 _PEEK_BYTES: Final = 4096
 _SMALL_BYTES: Final = 64 * 1024
-"""An extent up to this size is read at once, by whoever looks at its beginning."""
+"""An extent up to this size is read at once when its beginning is looked at."""
 _COPY_BYTES: Final = 1024 * 1024
 
 

@@ -24,14 +24,12 @@ class ObservedStream(ByteStream):
 
     def read_view(self, view: memoryview, /) -> int:
         count = read_into(self._source, view)
-        self._seen(view[:count], wanted=len(view))
-        return count
-
-    def _seen(self, block: memoryview, wanted: int) -> None:
+        block = view[:count]
         if len(block):
             self._observe(block)
             self._left -= len(block)
-        ended = self._left <= 0 or (not len(block) and wanted > 0)
+        ended = self._left <= 0 or (not len(block) and len(view) > 0)
         if ended and self._finish is not None:
             finish, self._finish = self._finish, None
             finish()
+        return count

@@ -22,7 +22,7 @@ from migrate.errors import SourceError, SourceUnreadableError, TargetError
 
 _CHUNK = 1024 * 1024
 _ZEROS = bytes(_CHUNK)
-HEAD_BYTES = 512
+_HEAD_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Seekable:
     fd: int
     size: int
 
-    def head(self, size: int = HEAD_BYTES) -> bytes:
+    def head(self, size: int = _HEAD_BYTES) -> bytes:
         return os.pread(self.fd, size, 0)
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class PlainStream:
         self._head = b""
         self.what = what
 
-    def head(self, size: int = HEAD_BYTES) -> bytes:
+    def head(self, size: int = _HEAD_BYTES) -> bytes:
         """The first bytes, which `read` gives again. Raises SourceUnreadableError where not even they can be had."""
         with unreadable(self.what):
             while len(self._head) < size and (more := self._stream.read(size - len(self._head))):
@@ -86,7 +86,7 @@ def open_plain(fd: int, what: str, ratio: int | None = None) -> Seekable | Plain
         with unreadable(what):
             status = os.fstat(fd)
             buffered = io.BufferedReader(_DescriptorStream(fd, what), _CHUNK)
-            kind = detect_compression(buffered.peek(HEAD_BYTES)[:HEAD_BYTES])
+            kind = detect_compression(buffered.peek(_HEAD_BYTES)[:_HEAD_BYTES])
             if kind != "none":
                 readahead = ReadAhead(cast(BinaryIO, buffered), kind, what, ratio)
                 return PlainStream(fd, readahead.as_binary(), readahead, what)
@@ -110,7 +110,7 @@ def unreadable(what: str) -> Iterator[None]:
 
 
 class Spool:
-    """An unlinked temporary file to append to, in `directory` or where TMPDIR says. Raises TargetError."""
+    """An unlinked temporary file to append to, in `directory` or TMPDIR. Raises TargetError."""
 
     def __init__(self, directory: str | None, what: str) -> None:
         self._what = what
@@ -159,7 +159,7 @@ class Spool:
 
 
 class _DescriptorStream(ByteStream):
-    """Reads a descriptor that somebody else closes; read errors name the place."""
+    """Reads a descriptor without closing it; read errors name the place."""
 
     def __init__(self, fd: int, what: str) -> None:
         self._fd = fd

@@ -38,7 +38,7 @@ def check_stop() -> None:
 
 
 def stoppable(stream: BinaryIO) -> BinaryIO:
-    """Asks before each read from `stream`, for a reader that takes much input before it gives anything."""
+    """`stream` with a `check_stop` before each read, for a reader that takes much input before it gives anything."""
     return _StoppableStream(stream).as_binary()
 
 

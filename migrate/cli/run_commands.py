@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 
 from migrate.model.container import Volume
-from migrate.readers.inventory import ContainerRow
+from migrate.readers.inventory import ContainerEntry
 from migrate.report.tables import printable
 
 _HEAD = """\
@@ -19,7 +19,7 @@ _HEAD = """\
 """
 
 
-def render_run_commands(rows: tuple[ContainerRow, ...], location: str) -> str:
+def render_run_commands(rows: tuple[ContainerEntry, ...], location: str) -> str:
     """One `docker run` for each container, after the commands that fill its volumes."""
     lines = [_HEAD.format(location=printable(location))]
     for row in rows:
@@ -27,7 +27,7 @@ def render_run_commands(rows: tuple[ContainerRow, ...], location: str) -> str:
     return "\n".join(lines)
 
 
-def _iter_lines(row: ContainerRow) -> Iterator[str]:
+def _iter_lines(row: ContainerEntry) -> Iterator[str]:
     container = row.container
     yield printable(f"# {container.title}, {container.state}, of image {row.run.image_name or container.image}")
     for volume in container.volumes:

@@ -82,7 +82,9 @@ def parse_repositories(raw: bytes) -> tuple[tuple[tuple[Reference, LegacyID], ..
     for name, tags in document.items():
         try:
             for tag, value in _members(tags, f"repositories: {shown(name)}").items():
-                found.append((Reference(name, tag), _legacy_id(value, f"repositories: {shown(name)}, {shown(tag)}")))
+                if not isinstance(value, str):
+                    raise DocumentError(f"repositories: {shown(name)}, {shown(tag)}: not the ID of an image")
+                found.append((Reference(name, tag), LegacyID(value)))
         except DocumentError as error:
             problems.append(error.message)
     return tuple(found), tuple(problems)
@@ -100,9 +102,3 @@ def _members(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise DocumentError(f"{where}: not an object")
     return value
-
-
-def _legacy_id(value: Any, where: str) -> LegacyID:
-    if not isinstance(value, str):
-        raise DocumentError(f"{where}: not the ID of an image")
-    return LegacyID(value)

@@ -86,7 +86,7 @@ class RawObject:
         while (match := _KEY.match(raw, position)) is not None:
             start = match.end()
             end = _value_end(raw, start)
-            yield decode_string(match[1]), start, end
+            yield decode_literal(match[1]), start, end
             position = _skip_whitespace(raw, end) + 1
 
 
@@ -151,12 +151,8 @@ def encode_object(members: Mapping[str, Any]) -> bytes:
     keys = sorted(members)
     if not any(isinstance(value, RawValue) for value in members.values()):
         return encode({key: members[key] for key in keys})
-    encoded = [encode(key) + b":" + _encode_member(members[key]) for key in keys]
-    return b"{" + b",".join(encoded) + b"}"
-
-
-def _encode_member(value: Any) -> bytes:
-    return value if isinstance(value, RawValue) else encode(value)
+    values = (value if isinstance(value, RawValue) else encode(value) for value in map(members.__getitem__, keys))
+    return b"{" + b",".join(encode(key) + b":" + value for key, value in zip(keys, values, strict=True)) + b"}"
 
 
 def compact(raw: bytes) -> bytes:
@@ -183,7 +179,7 @@ def _escape_html(encoded: bytes) -> bytes:
     return encoded
 
 
-def decode_string(literal: bytes) -> str:
+def decode_literal(literal: bytes) -> str:
     """The text of a string literal without its quotes. Bytes that are not UTF-8 and lone surrogates: U+FFFD each."""
     if b"\\" not in literal:
         try:
@@ -221,7 +217,7 @@ def indented(raw: bytes, what: str) -> Iterator[bytes]:
             line = b"  " * level
         opened = mark in (b"{", b"[")
         level += opened
-        line += orjson.dumps(decode_string(string[1:-1])) if string else mark or scalar
+        line += orjson.dumps(decode_literal(string[1:-1])) if string else mark or scalar
         if mark == b",":
             yield line + b"\n"
             line = b"  " * level
@@ -334,7 +330,7 @@ def _value_at(raw: bytes, start: int, end: int) -> Any:
     first = raw[start]
     if first == 0x22:
         literal = raw[start + 1 : end - 1]
-        return EscapedString(decode_string(literal)) if b"\\" in literal else decode_string(literal)
+        return EscapedString(decode_literal(literal)) if b"\\" in literal else decode_literal(literal)
     if first == 0x7B:
         return RawObject(raw, start)
     if first == 0x5B:

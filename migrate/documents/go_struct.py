@@ -12,6 +12,7 @@ from typing import Any
 
 from migrate.documents.go_json import EscapedString, Number, RawArray, RawObject, fold_key, in_int64
 from migrate.documents.go_time import normalise_time
+from migrate.errors import DocumentError
 
 Decode = Callable[[Any, Any], Any]
 """(value, what an earlier equal key gave, or None) → decoded value, or MismatchError. `null` comes here, too."""
@@ -98,8 +99,16 @@ class Struct:
         return encoded
 
 
+def decode_document(struct: Struct, document: Any, what: str) -> dict[str, Any]:
+    """`Struct.decode` of a whole document, which errors call `what`. Raises DocumentError."""
+    try:
+        return struct.decode(document)
+    except MismatchError as exc:
+        raise DocumentError(f"{what}: {exc}") from exc
+
+
 def decode_structs(struct: Struct, expected: str = "an array of objects") -> Decode:
-    """A slice of structs; `null` in it is one whose fields were never set. `expected` is the word for it in errors."""
+    """A slice of structs; `null` in it is one whose fields were never set. `expected` names it in errors."""
 
     def decode(value: Any, old: Any) -> Any:
         del old

@@ -31,18 +31,12 @@ def normalise_time(text: str) -> str | None:
     if match is None:
         return None
     year, month, day, hour, minute, second = (int(match[index]) for index in range(1, 7))
-    if not (1 <= month <= 12 and 1 <= day <= _days(year, month) and hour < 24 and minute < 60 and second < 60):
+    if not (1 <= month <= 12 and hour < 24 and minute < 60 and second < 60):
+        return None
+    if not 1 <= day <= monthrange(year or 4, month)[1]:  # the calendar module has no year 0, which is a leap year
         return None
     fraction = (match[7] or "")[:9].rstrip("0")
     stamp = f"{match[1]}-{match[2]}-{match[3]}T{hour:02}:{match[5]}:{match[6]}"
-    return f"{stamp}{'.' if fraction else ''}{fraction}{_offset(match)}"
-
-
-def _days(year: int, month: int) -> int:
-    return monthrange(year or 4, month)[1]  # the calendar module has no year 0, which is a leap year
-
-
-def _offset(match: re.Match[str]) -> str:
-    sign, hours, minutes = match[8], match[9], match[10]
-    total = int(hours or 0) * 60 + int(minutes or 0)
-    return f"{sign}{total // 60:02}:{total % 60:02}" if total else "Z"
+    offset = int(match[9] or 0) * 60 + int(match[10] or 0)
+    zone = f"{match[8]}{offset // 60:02}:{offset % 60:02}" if offset else "Z"
+    return f"{stamp}{'.' if fraction else ''}{fraction}{zone}"

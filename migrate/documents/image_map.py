@@ -51,24 +51,19 @@ def merge_rows(rows: Iterable[MappedImage]) -> Rows:
     """One row for each legacy ID, image ID and manifest, with all that any of `rows` has of it; sorted."""
     merged: dict[tuple[str, ImageID, Digest | None], MappedImage] = {}
     for row in rows:
-        known = merged.get(row.key)
-        merged[row.key] = row if known is None else _together(known, row)
+        known = merged.setdefault(row.key, row)
+        if known != row:
+            merged[row.key] = replace(
+                known,
+                references=tuple(sorted({*known.references, *row.references})),
+                names=tuple(sorted({*known.names, *row.names})),
+                containers=tuple(sorted({*known.containers, *row.containers})),
+                sources=tuple(sorted({*known.sources, *row.sources})),
+                legacy_digests=tuple(sorted({*known.legacy_digests, *row.legacy_digests})),
+                created=known.created or row.created,
+                removed=known.removed and row.removed,
+            )
     return tuple(sorted(merged.values(), key=lambda row: tuple(map(str, row.key))))
-
-
-def _together(one: MappedImage, other: MappedImage) -> MappedImage:
-    if one == other:
-        return one
-    return replace(
-        one,
-        references=tuple(sorted({*one.references, *other.references})),
-        names=tuple(sorted({*one.names, *other.names})),
-        containers=tuple(sorted({*one.containers, *other.containers})),
-        sources=tuple(sorted({*one.sources, *other.sources})),
-        legacy_digests=tuple(sorted({*one.legacy_digests, *other.legacy_digests})),
-        created=one.created or other.created,
-        removed=one.removed and other.removed,
-    )
 
 
 def rename_rows(
@@ -200,14 +195,3 @@ def _report_row(image: Any, where: str) -> MappedImage:
     parts = [platform.get(name) for name in ("os", "architecture", "variant")] if isinstance(platform, dict) else []
     text = "/".join(part for part in parts if isinstance(part, str) and part)
     return _parse_row({**image, "platform": text, "sources": [image.get("source")]}, where)
-
-
-__all__ = [
-    "MappedImage",
-    "encode_map",
-    "merge_rows",
-    "parse_map",
-    "rename_rows",
-    "row_document",
-    "rows_of_report",
-]

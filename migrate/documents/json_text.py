@@ -1,4 +1,4 @@
-"""The generic door to JSON: under named limits, and with errors of ours.
+"""JSON read and written under named limits, with this program's errors.
 
 For documents whose bytes are only read. Where bytes are carried over and hashed, see `go_json`.
 """
@@ -153,12 +153,12 @@ def encode_report_json(value: object, option: int = 0) -> bytes:
 
 def _encode(value: object, option: int) -> bytes:
     try:
-        return orjson.dumps(value, _as_it_stands, option)
+        return orjson.dumps(value, _ready_json, option)
     except orjson.JSONEncodeError as exc:
         raise DocumentError(f"cannot be written as JSON: {exc}") from exc
 
 
-def _as_it_stands(value: object) -> orjson.Fragment:
+def _ready_json(value: object) -> orjson.Fragment:
     if not isinstance(value, bytes):
         raise TypeError(type(value).__name__)
     return orjson.Fragment(value.decode("utf-8", "replace"))

@@ -61,37 +61,25 @@ def _verify(signature: Signature, signed: bytes) -> None:
 def _public_key(header: Mapping[str, Any]) -> Any:
     chain = header.get("x5c")
     if isinstance(chain, list) and chain and isinstance(chain[0], str):
-        return _certificate_key(chain[0])
+        from cryptography import x509
+
+        return x509.load_der_x509_certificate(base64.b64decode(chain[0])).public_key()
     jwk = header.get("jwk")
     if not isinstance(jwk, dict):
         raise DocumentError("it has no key")
     if jwk.get("kty") == "EC":
-        return _ec_key(jwk)
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        name = jwk.get("crv")
+        curve = _CURVES.get(name) if isinstance(name, str) else None
+        if curve is None:
+            raise DocumentError(f"curve {shown(name)} is not known")
+        return ec.EllipticCurvePublicNumbers(_number(jwk, "x"), _number(jwk, "y"), getattr(ec, curve)()).public_key()
     if jwk.get("kty") == "RSA":
-        return _rsa_key(jwk)
+        from cryptography.hazmat.primitives.asymmetric import rsa
+
+        return rsa.RSAPublicNumbers(_number(jwk, "e"), _number(jwk, "n")).public_key()
     raise DocumentError(f"key type {shown(jwk.get('kty'))} is not known")
-
-
-def _certificate_key(text: str) -> Any:
-    from cryptography import x509
-
-    return x509.load_der_x509_certificate(base64.b64decode(text)).public_key()
-
-
-def _ec_key(jwk: Mapping[str, Any]) -> Any:
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    name = jwk.get("crv")
-    curve = _CURVES.get(name) if isinstance(name, str) else None
-    if curve is None:
-        raise DocumentError(f"curve {shown(name)} is not known")
-    return ec.EllipticCurvePublicNumbers(_number(jwk, "x"), _number(jwk, "y"), getattr(ec, curve)()).public_key()
-
-
-def _rsa_key(jwk: Mapping[str, Any]) -> Any:
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    return rsa.RSAPublicNumbers(_number(jwk, "e"), _number(jwk, "n")).public_key()
 
 
 def _number(jwk: Mapping[str, Any], name: str) -> int:

@@ -213,18 +213,15 @@ def parse_manifest(raw: bytes) -> ManifestFacts:
     if "manifests" in document or "layers" not in document:
         raise DocumentError("manifest: not an image manifest: it has no layers")
     config = _descriptor(document.get("config"), "manifest: config")
+    # OCI lets a manifest go without `mediaType`.
+    is_docker = config.media_type == MediaType.DOCKER_CONFIG
     return ManifestFacts(
-        media_type=document.get("mediaType") or _guess_manifest_type(config),
+        media_type=document.get("mediaType") or (MediaType.DOCKER_MANIFEST if is_docker else MediaType.OCI_MANIFEST),
         config=config,
         layers=tuple(
             _descriptor(layer, f"manifest: layers[{index}]") for index, layer in enumerate(document["layers"] or ())
         ),
     )
-
-
-def _guess_manifest_type(config: Descriptor) -> str:
-    """OCI lets a manifest go without `mediaType`."""
-    return MediaType.DOCKER_MANIFEST if config.media_type == MediaType.DOCKER_CONFIG else MediaType.OCI_MANIFEST
 
 
 def parse_index(raw: bytes, limit: int = JSON_BYTES) -> IndexFacts:
@@ -236,24 +233,23 @@ def parse_index(raw: bytes, limit: int = JSON_BYTES) -> IndexFacts:
     return IndexFacts(
         media_type=document.get("mediaType") or MediaType.OCI_INDEX,
         manifests=tuple(
-            _index_entry(entry, f"index: manifests[{index}]") for index, entry in enumerate(document["manifests"] or ())
+            IndexEntry(
+                descriptor=_descriptor(entry, f"index: manifests[{index}]"),
+                platform=_platform(entry.get("platform") or {}),
+                annotations=entry.get("annotations") or {},
+                other=entry["other"],
+            )
+            for index, entry in enumerate(document["manifests"] or ())
         ),
-    )
-
-
-def _index_entry(entry: Mapping[str, Any], where: str) -> IndexEntry:
-    return IndexEntry(
-        descriptor=_descriptor(entry, where),
-        platform=_platform(entry.get("platform") or {}),
-        annotations=entry.get("annotations") or {},
-        other=entry["other"],
     )
 
 
 def _other_members(entry: Any) -> Mapping[str, Any]:
     known, other = _split_members(entry, _ENTRY)
-    platform = known.get("platform")
-    return other | {"platform": platform} if _says_more(platform) else other
+    platform = _read_raw(known.get("platform"))
+    if isinstance(platform, (dict, RawObject)) and any(_PLATFORM.find(key) is None for key, _ in platform.items()):
+        return other | {"platform": known["platform"]}
+    return other
 
 
 def _split_members(value: Any, struct: Struct) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -273,11 +269,6 @@ def _read_raw(value: Any) -> Any:
     return read_document(value, "value") if isinstance(value, RawValue) else value
 
 
-def _says_more(platform: Any) -> bool:
-    document = _read_raw(platform)
-    return isinstance(document, (dict, RawObject)) and any(_PLATFORM.find(key) is None for key, _ in document.items())
-
-
 def _platform(platform: Mapping[str, Any]) -> Platform | None:
     os, architecture = platform.get("os"), platform.get("architecture")
     if not (os and architecture):
@@ -287,12 +278,11 @@ def _platform(platform: Mapping[str, Any]) -> Platform | None:
 
 def encode_index(entries: Iterable[IndexEntry], media_type: str = MediaType.OCI_INDEX) -> bytes:
     """An index in the order given; keys in the specification's order. Docker's type gets Docker's indentation."""
-    document = {
-        "schemaVersion": 2,
-        "mediaType": media_type,
-        "manifests": [_encode_entry(entry) for entry in entries],
-    }
-    return _encode(document, media_type)
+    return _encode(_index_document(entries, media_type), media_type)
+
+
+def _index_document(entries: Iterable[IndexEntry], media_type: str) -> dict[str, Any]:
+    return {"schemaVersion": 2, "mediaType": media_type, "manifests": [_encode_entry(entry) for entry in entries]}
 
 
 def _encode_entry(entry: IndexEntry) -> dict[str, Any]:
@@ -348,11 +338,7 @@ def rewrite_manifest(raw: bytes, config: Descriptor, layers: Sequence[Descriptor
 
 def rewrite_index(raw: bytes, entries: Iterable[IndexEntry], media_type: str) -> bytes:
     """`raw`, an index, with this type and these entries in place of its own; all other members are kept."""
-    document = {
-        "schemaVersion": 2,
-        "mediaType": media_type,
-        "manifests": [_encode_entry(entry) for entry in entries],
-    }
+    document = _index_document(entries, media_type)
     return _encode(document | _split_members(read_document(raw, "index", CATALOG_BYTES), _INDEX)[1], media_type)
 
 

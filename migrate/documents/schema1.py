@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from migrate.documents.go_json import fold_key
-from migrate.documents.go_struct import Field, MismatchError, Struct, decode_int64, decode_string, decode_structs
+from migrate.documents.go_struct import Field, Struct, decode_document, decode_int64, decode_string, decode_structs
 from migrate.documents.json_text import load_json, load_json_lenient, shown
 from migrate.documents.v1_json import LayerDocument
 from migrate.errors import ConflictingLayerError, DocumentError, MigrateError, UnsupportedError
@@ -92,7 +92,7 @@ class Schema1Manifest:
 def open_manifest(document: bytes) -> OpenedManifest:
     """Takes the payload out of a JWS; a document without `signatures` is its own payload. Raises DocumentError.
 
-    Nothing but schema 1 was ever signed so: an envelope around another kind is somebody's attempt, and refused.
+    Nothing but schema 1 was ever signed so: an envelope around another kind is refused.
     """
     value = load_json_lenient(document, "manifest")
     signatures = value.get("signatures") if isinstance(value, dict) else None
@@ -119,7 +119,7 @@ def parse_signature(raw: bytes) -> Signature:
 
 
 def _signature(value: Any, where: str) -> Signature:
-    fields = _decode(_SIGNATURE, value, where)
+    fields = decode_document(_SIGNATURE, value, where)
     header, protected, signature = fields.get("header"), fields.get("protected"), fields.get("signature")
     if not isinstance(header, dict) or protected is None or signature is None:
         raise DocumentError(f"{where}: header, protected or signature is missing")
@@ -164,7 +164,7 @@ def parse_schema1(
     Raises DocumentError that lists every problem, UnsupportedError for layers named by a tarsum that `find_blob` has
     nothing for, ConflictingLayerError for an ID in two places apart.
     """
-    value = _decode(_MANIFEST, load_json_lenient(payload, "manifest"), "manifest")
+    value = decode_document(_MANIFEST, load_json_lenient(payload, "manifest"), "manifest")
     layers, history = value.get("fsLayers") or [], value.get("history") or []
     if not layers or "history" not in value:
         raise DocumentError("manifest: no layers")
@@ -283,10 +283,3 @@ def _checked_chain(entries: Sequence[Schema1Entry]) -> tuple[list[Schema1Entry],
 def _refuse(problems: Sequence[str]) -> None:
     if problems:
         raise DocumentError(f"manifest: {'; '.join(problems)}")
-
-
-def _decode(struct: Struct, value: Any, where: str) -> dict[str, Any]:
-    try:
-        return struct.decode(value)
-    except MismatchError as exc:
-        raise DocumentError(f"{where}: {exc}") from exc

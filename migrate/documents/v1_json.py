@@ -6,7 +6,7 @@ Structs of moby (image/image.go, container.Config) in Docker 1.10 to 24; see doc
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 from migrate.documents.go_json import RawObject, carried_values, fold_key, read_document
 from migrate.documents.go_struct import (
     Field,
-    MismatchError,
     Struct,
     decode_bool,
     decode_command,
+    decode_document,
     decode_int64,
     decode_int64_pointer,
     decode_name_set,
@@ -117,7 +117,7 @@ class V1Json:
     throwaway: bool | None
 
 
-class Identity(NamedTuple):
+class LayerIdentity(NamedTuple):
     """What chains are made of. None: absent, null, empty or no text."""
 
     id: str | None
@@ -137,14 +137,14 @@ class LayerDocument(bytes):
     are compared, hashed and carried as they are.
     """
 
-    _identity: Identity | None = None
+    _identity: LayerIdentity | None = None
     _facts: V1Json | None = None
 
     @classmethod
     def of(cls, raw: bytes) -> LayerDocument:
         return raw if isinstance(raw, cls) else cls(raw)
 
-    def identity(self, what: str = _WHAT) -> Identity:
+    def identity(self, what: str = _WHAT) -> LayerIdentity:
         """Read without a look at the other fields. DocumentError where the JSON itself is broken."""
         if self._identity is None:
             raw = bytes(self)  # orjson takes no subclass
@@ -152,9 +152,9 @@ class LayerDocument(bytes):
             if fields is None:
                 document = read_document(raw, what)
                 with suppress(DocumentError):  # a field that Docker refuses; whoever wants the facts gets the error
-                    self._facts = _facts(document, _decode(_IMAGE, document, what))
+                    self._facts = _facts(document, decode_document(_IMAGE, document, what))
                 fields = _other_fields(document)
-            self._identity = Identity(*(_text_or_none(fields.get(key)) for key in Identity._fields))
+            self._identity = LayerIdentity(*(_text_or_none(fields.get(key)) for key in LayerIdentity._fields))
         return self._identity
 
     def facts(self, what: str = _WHAT) -> V1Json:
@@ -190,10 +190,10 @@ class LayerDocument(bytes):
     def _read(self, what: str) -> tuple[Any, dict[str, Any]]:
         """The document, and what Docker's structs take from it; sets the rest."""
         document = read_document(bytes(self), what)
-        image = _decode(_IMAGE, document, what)
+        image = decode_document(_IMAGE, document, what)
         if self._facts is None:
             self._facts = _facts(document, image)
-            self._identity = Identity(self._facts.id, self._facts.parent, self._facts.parent_id)
+            self._identity = LayerIdentity(self._facts.id, self._facts.parent, self._facts.parent_id)
         return document, image
 
 
@@ -227,7 +227,7 @@ def _identity_fields(raw: bytes, what: str) -> Mapping[str, Any] | None:
     except DocumentError:
         return None
     if isinstance(document, dict) and all(
-        key in document for key, count in zip(Identity._fields, counts, strict=True) if count
+        key in document for key, count in zip(LayerIdentity._fields, counts, strict=True) if count
     ):
         return document
     return _other_fields(document)
@@ -239,7 +239,7 @@ def _text_or_none(value: Any) -> str | None:
 
 def parse_settings(raw: bytes, what: str) -> dict[str, Any]:
     """What is under `config`, name → value. Raises DocumentError where Docker refuses it."""
-    settings: dict[str, Any] = _decode(_SETTINGS, read_document(raw, what), what).get("config") or {}
+    settings: dict[str, Any] = decode_document(_SETTINGS, read_document(raw, what), what).get("config") or {}
     return settings
 
 
@@ -248,26 +248,11 @@ def encode_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return _CONFIG.encode(settings)
 
 
-def _decode(struct: Struct, document: Any, what: str) -> dict[str, Any]:
-    try:
-        return struct.decode(document)
-    except MismatchError as exc:
-        raise DocumentError(f"{what}: {exc}") from exc
-
-
 def _needs_fallback(docker_version: str) -> bool:
     """True for a version below 1.8.3, compared as Docker does: components that are no number count as 0."""
-    version = [_version_number(part) for part in docker_version.split(".")]
-    length = max(len(version), len(_FIRST_WITHOUT_FALLBACK))
-    return _padded(version, length) < _padded(_FIRST_WITHOUT_FALLBACK, length)
-
-
-def _version_number(part: str) -> int:
-    return int(part) if _VERSION_NUMBER.fullmatch(part) else 0
-
-
-def _padded(version: Sequence[int], length: int) -> list[int]:
-    return [*version, *[0] * (length - len(version))]
+    version = [int(part) if _VERSION_NUMBER.fullmatch(part) else 0 for part in docker_version.split(".")]
+    limit = [*_FIRST_WITHOUT_FALLBACK, *[0] * (len(version) - len(_FIRST_WITHOUT_FALLBACK))]
+    return [*version, *[0] * (len(limit) - len(version))] < limit
 
 
 def _other_fields(document: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""May this user read all of a source? Asked before hours of work, not after."""
+"""Checks that this user may read all of a source, before hours of work and not after."""
 
 from __future__ import annotations
 

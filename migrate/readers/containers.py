@@ -10,7 +10,8 @@ import re
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final
 
 from migrate.blobio.limits import JSON_BYTES
@@ -80,32 +81,19 @@ class FoundContainer:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Containers:
-    """All containers, by ID. `by_image`: what a record names as its image → container IDs."""
-
-    found: Mapping[LegacyID, FoundContainer] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
-
-    @property
-    def by_image(self) -> Mapping[str, tuple[str, ...]]:
-        images: dict[str, list[str]] = defaultdict(list)
-        for container in self.found.values():
-            if container.image:
-                images[container.image].append(container.id)
-        return {image: tuple(ids) for image, ids in images.items()}
-
-
-def read_containers(root: Tree) -> Containers:
-    """Every container's record. What is wrong with one is among the problems, and keeps no other from being read."""
+def _read_containers(root: Tree) -> tuple[dict[LegacyID, FoundContainer], list[str]]:
+    """All containers, by ID, and what is wrong with their records; one of them keeps no other from being read."""
     try:
         containers = find_folder(root, b"containers")
         if containers is None:
-            return Containers()
+            return {}, []
         containers.entries(b"")
     except SourceError as error:
-        return Containers(problems=(f"which containers there are cannot be read: {error.message}",))
-    migrated = _read_migration_map(root)
+        return {}, [f"which containers there are cannot be read: {error.message}"]
+    try:
+        migrated = parse_migration_map(root.read(_MIGRATION_MAP, JSON_BYTES), root.shown(_MIGRATION_MAP))
+    except SourceError:
+        migrated = {}
     found: dict[LegacyID, FoundContainer] = {}
     problems: list[str] = []
     for folder in list_folders(containers):
@@ -113,12 +101,15 @@ def read_containers(root: Tree) -> Containers:
         found[container.id] = container
         record_problems = container.record.problems if container.record is not None else ()
         problems += [f"container {container.id}: {one}" for one in (container.problem, *record_problems) if one]
-    return Containers(found=found, problems=tuple(problems))
+    return found, problems
 
 
 def _read_container(containers: Tree, folder: bytes, migrated: Mapping[str, str]) -> FoundContainer:
     container = LegacyID(os.fsdecode(folder))
-    host = _read_host(containers, folder)
+    try:
+        host = containers.read(folder + b"/hostconfig.json", JSON_BYTES)
+    except SourceError:  # its options are shown to people, and change no image
+        host = None
     records: list[ContainerRecord] = []
     problem: str | None = None
     for name in _RECORDS:
@@ -131,25 +122,12 @@ def _read_container(containers: Tree, folder: bytes, migrated: Mapping[str, str]
             problem = error.message
     if not records:
         return FoundContainer(id=container, problem=problem)
+    # Docker 1.10 writes image IDs into its own record, and leaves the legacy ID in the older one.
     images = [record.image for record in records if record.image]
     image = next((image for image in images if not image.startswith("sha256:")), None)
     if image is None:
         image = next((migrated.get(image, image) for image in images), "")
     return FoundContainer(id=container, image=image, record=records[0], problem=problem)
-
-
-def _read_host(containers: Tree, folder: bytes) -> bytes | None:
-    try:
-        return containers.read(folder + b"/hostconfig.json", JSON_BYTES)
-    except SourceError:  # its options are shown to people, and change no image
-        return None
-
-
-def _read_migration_map(root: Tree) -> Mapping[str, str]:
-    try:
-        return parse_migration_map(root.read(_MIGRATION_MAP, JSON_BYTES), root.shown(_MIGRATION_MAP))
-    except SourceError:
-        return {}
 
 
 # --- what a container changed ----------------------------------------------------------------------------------------
@@ -185,7 +163,7 @@ class ContainerLayers:
     """The layers of a root's containers. May be used from several threads."""
 
     def __init__(self, root: Tree, graph: Graph, driver: GraphDriver, *, salvage: bool) -> None:
-        self.containers = read_containers(root)
+        self.found, self._record_problems = _read_containers(root)
         self._root = root
         self._graph = graph
         self._driver = driver
@@ -194,40 +172,56 @@ class ContainerLayers:
         self._warnings: dict[LegacyID, tuple[str, ...]] = {}
         self._tops: dict[bytes, Tree | None] = {}
 
+    @property
+    def by_image(self) -> Mapping[str, tuple[str, ...]]:
+        """What a record names as its image → container IDs."""
+        images: dict[str, list[str]] = defaultdict(list)
+        for container in self.found.values():
+            if container.image:
+                images[container.image].append(container.id)
+        return {image: tuple(ids) for image, ids in images.items()}
+
     def __contains__(self, legacy_id: object) -> bool:
-        return legacy_id in self.containers.found and legacy_id not in self._graph
+        return legacy_id in self.found and legacy_id not in self._graph
 
     def images(self) -> list[LegacyImage]:
         """One for each container, whether an image can be made of it or not; reading its layer gives the reason."""
         removals = Removals(self._root, self._driver)
-        return [
-            self._image(container, removals)
-            for container in self.containers.found.values()
-            if container.id not in self._graph
-            and (container.record is not None or self._driver.has_layer(container.id))
-        ]
-
-    def _image(self, container: FoundContainer, removals: Removals) -> LegacyImage:
-        removed = None if container.record is None else removals.trace(container.id, container.record)
-        return LegacyImage(
-            head=container.id,
-            references=(Reference(f"container/{container.name}", "latest"),),
-            container=replace(container.described, half_removed=removed is not None),
-            warnings=tuple(_state_warnings(container.described.state, removed)),
-        )
+        images: list[LegacyImage] = []
+        for container in self.found.values():
+            if container.id in self._graph or (container.record is None and not self._driver.has_layer(container.id)):
+                continue
+            removed = None if container.record is None else removals.trace(container.id, container.record)
+            warnings: list[str] = []
+            if container.described.state in ("running", "paused", "restarting"):
+                warnings.append("it was running when this disk was last written: files may be half written")
+            if removed is not None:
+                warnings.append(
+                    f"Docker had begun to remove it ({removed}): this may be a part of its files, and deletions it "
+                    "never made"
+                )
+            images.append(
+                LegacyImage(
+                    head=container.id,
+                    references=(Reference(f"container/{container.name}", "latest"),),
+                    container=replace(container.described, half_removed=removed is not None),
+                    warnings=tuple(warnings),
+                )
+            )
+        return images
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong with records, and with containers that are passed over."""
-        twins = [container for container in self.containers.found if container in self._graph]
+        twins = [container for container in self.found if container in self._graph]
         return (
-            *self.containers.problems,
+            *self._record_problems,
             *(f"container {one}: graph/ has an image of the same ID; the container is passed over" for one in twins),
         )
 
     def read_layer(self, container_id: LegacyID) -> LegacyLayer:
         """The layer on top of the container's image. SourceError or ChainError where there is no image to make."""
-        container = self.containers.found[container_id]
+        container = self.found[container_id]
         try:
             parent = self._check(container)
             architecture = system = None
@@ -259,6 +253,7 @@ class ContainerLayers:
                 f"{self._driver.name}, --driver {driver} reads the other one",
                 layer=container.id,
             )
+        # Drivers that keep whole trees can give an image without the one below it; overlay's upper alone is none.
         image = LegacyID(container.image)
         lost = self._lost_ancestor(image)
         if lost is None:
@@ -295,10 +290,6 @@ class ContainerLayers:
             return "its thin device holds the whole file system: --salvage makes an image of one layer of it"
         return f"{place} holds its whole file system: --salvage makes an image of one layer of it"
 
-    def _has_upper(self, container_id: LegacyID) -> bool:
-        path = os.fsencode(f"overlay/{container_id}/upper")
-        return self._driver.name == "overlay" and self._root.is_folder(path)
-
     def _tree(self, container_id: LegacyID) -> Tree:
         if self._driver.name == "aufs" and not self._driver.has_layer(container_id):
             # Docker 0.6; where 0.7 could not move the directory, a link in aufs/diff leads here
@@ -312,8 +303,9 @@ class ContainerLayers:
         try:
             found = self._changes(layer, budget)
         except SourceError as error:
-            message = f"{self.containers.found[layer.legacy_id].described.title}: {error.message}"
-            if isinstance(error, MissingLayerError) and self._has_upper(layer.legacy_id):
+            message = f"{self.found[layer.legacy_id].described.title}: {error.message}"
+            upper = os.fsencode(f"overlay/{layer.legacy_id}/upper")
+            if isinstance(error, MissingLayerError) and self._driver.name == "overlay" and self._root.is_folder(upper):
                 message += f"; {self._remains(layer.legacy_id)}"
             raise type(error)(message, layer=layer.legacy_id) from error
         self._warnings[layer.legacy_id] = found.reasons
@@ -327,6 +319,7 @@ class ContainerLayers:
         if layer.parent is None:
             marked = [entry.path for entry in walk_tree(tree) if _is_marked(entry.path)]
             return ContainerChanges(tree=tree, skip=_is_marked, reasons=tuple(_left_out(marked)))
+        # Docker compares a container with `<id>-init`, which has the files that it puts into every container itself.
         init = LegacyID(f"{container_id}-init")
         base = self._driver.layer_tree(init if self._driver.has_layer(init) else layer.parent)
         found = None if self._driver.has_layer(init) else InitFiles(tree)
@@ -408,7 +401,7 @@ class ContainerLayers:
 
     def run_command(self, container: Container, image: str) -> RunCommand:
         """As LegacySource."""
-        record = self.containers.found[LegacyID(container.id)].record
+        record = self.found[LegacyID(container.id)].record
         if record is None:
             return RunCommand(words=("docker", "run", image))
         names = volume_names(record, (volume.path for volume in container.volumes if volume.kind == "volume"))
@@ -420,12 +413,24 @@ class ContainerLayers:
 
     def _volumes(self, container_id: LegacyID, budget: Budget) -> tuple[Volume, ...]:
         """By path in the container."""
-        record = self.containers.found[container_id].record
-        return () if record is None else tuple(self._volume(mount, record, budget) for mount in record.mounts)
+        record = self.found[container_id].record
+        if record is None:
+            return ()
+        volumes: list[Volume] = []
+        for mount in record.mounts:
+            path = self._volume_place(mount, record)
+            if path is not None:
+                volumes.append(self._volume_at(path, mount.destination, budget))
+            else:
+                source = mount.source or mount.name
+                volumes.append(
+                    Volume(path=mount.destination, source=source, bytes=None, kind="volume" if mount.name else "bind")
+                )
+        return tuple(volumes)
 
     def orphaned_volumes(self, budget: Budget) -> tuple[Volume, ...]:
         """As LegacySource."""
-        records = [container.record for container in self.containers.found.values() if container.record is not None]
+        records = [container.record for container in self.found.values() if container.record is not None]
         named = {self._volume_place(mount, record) for record in records for mount in record.mounts}
         try:
             found = sorted(place for place in self._volume_places() if place not in named)
@@ -468,17 +473,13 @@ class ContainerLayers:
         tree = self._tops.get(top)
         return (self._root, path) if tree is None else (tree, below)
 
-    def _volume(self, mount: MountRecord, record: ContainerRecord, budget: Budget) -> Volume:
-        path = self._volume_place(mount, record)
-        if path is None:
-            source = mount.source or mount.name
-            return Volume(path=mount.destination, source=source, bytes=None, kind="volume" if mount.name else "bind")
-        return self._volume_at(path, mount.destination, budget)
-
     def _volume_at(self, path: bytes, destination: str, budget: Budget) -> Volume:
-        if path not in self._volume_sizes:
-            self._volume_sizes[path] = self._size(path, budget)
         tree, below = self._place(path)
+        if path not in self._volume_sizes:
+            self._volume_sizes[path] = None
+            with suppress(SourceError):
+                if tree.is_folder(below):
+                    self._volume_sizes[path] = _total(walk_tree(tree.subtree(below)), budget)
         return Volume(path=destination, source=tree.shown(below), bytes=self._volume_sizes[path])
 
     def _volume_place(self, mount: MountRecord, record: ContainerRecord) -> bytes | None:
@@ -516,20 +517,6 @@ class ContainerLayers:
             return None
         tree, rest = self._place(path)
         return path if tree.is_folder(rest) or _IN_ROOT.search(f"/{below}") else None
-
-    def _size(self, path: bytes, budget: Budget) -> int | None:
-        try:
-            tree, below = self._place(path)
-            return _total(walk_tree(tree.subtree(below)), budget) if tree.is_folder(below) else None
-        except SourceError:
-            return None
-
-
-def _state_warnings(state: str, removed: str | None) -> Iterator[str]:
-    if state in ("running", "paused", "restarting"):
-        yield "it was running when this disk was last written: files may be half written"
-    if removed is not None:
-        yield f"Docker had begun to remove it ({removed}): this may be a part of its files, and deletions it never made"
 
 
 def _left_out(paths: Sequence[bytes]) -> Iterator[str]:

@@ -91,7 +91,12 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
     if prefix is not None:
         options = replace(options, source_type=_PREFIXED[prefix])
     if location == STDIN:
-        return _open_archive_stream(options)
+        try:
+            fd = os.dup(sys.stdin.fileno())
+            os.read(fd, 0)  # fails on what is not open for reading: closed, or a directory
+        except OSError as error:
+            raise SourceUnreadableError(f"standard input: cannot be read: {error.strerror}") from error
+        return open_archive(STDIN, fd, options)
     if "://" in location:
         return _open_url(location, options)
     if stat.S_ISDIR(_mode_of(location)):
@@ -100,7 +105,13 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
         except PermissionSourceError:
             check_readable([location])  # it may be one of thousands
             raise
-    return _open_archive_file(location, options)
+    try:
+        fd = open_source_file(location)
+    except PermissionError as error:
+        raise PermissionSourceError(f"{location}: may not be read by this user: run as root") from error
+    except OSError as error:
+        raise SourceUnreadableError(f"{location}: cannot be opened: {error.strerror}") from error
+    return open_archive(location, fd, options)
 
 
 def open_in_tree(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
@@ -114,7 +125,7 @@ def open_in_tree(location: str, tree: Tree, options: ReadOptions) -> LegacySourc
                 raise SourceUnreadableError(f"{location}: --inside {options.inside}: there is no such folder or file")
             below = SubTree(tree, inside, tree.close)
             return open_in_tree(tree.shown(inside), below, replace(options, inside=None))
-        return _OPENERS[options.source_type or _only_type(location, tree)](location, tree, options)
+        return _open_as(options.source_type or _only_type(location, tree), location, tree, options)
     except BaseException:
         tree.close()
         raise
@@ -128,13 +139,13 @@ def detect(tree: Tree) -> list[SourceType]:
     if manifest_folders.holds_manifest(files, ""):
         return [SourceType.DIR]
     claims: dict[SourceType, Callable[[], bool]] = {
-        SourceType.DOCKER_ARCHIVE: lambda: docker_archive.detect(tree),
-        SourceType.DOCKER_ROOT: lambda: tree.keeps_attributes and docker_root.detect(tree),
-        SourceType.REGISTRY_V1: lambda: registry_v1.detect(files),
-        SourceType.REGISTRY_V2: lambda: registry_v2.detect(files),
+        SourceType.DOCKER_ARCHIVE: lambda: docker_archive.is_archive(tree),
+        SourceType.DOCKER_ROOT: lambda: tree.keeps_attributes and docker_root.is_docker_root(tree),
+        SourceType.REGISTRY_V1: lambda: registry_v1.is_registry_v1(files),
+        SourceType.REGISTRY_V2: lambda: registry_v2.is_registry_v2(files),
     }
     found = [source_type for source_type, claimed in claims.items() if claimed()]
-    return found or ([SourceType.DIR] if manifest_folders.detect(files) else [])
+    return found or ([SourceType.DIR] if manifest_folders.are_manifest_folders(files) else [])
 
 
 def _only_type(location: str, tree: Tree) -> SourceType:
@@ -192,25 +203,6 @@ def _advice(location: str) -> str | None:
     return name_of_image(location)
 
 
-def _open_archive_file(location: str, options: ReadOptions) -> LegacySource:
-    try:
-        fd = open_source_file(location)
-    except OSError as error:
-        if isinstance(error, PermissionError):
-            raise PermissionSourceError(f"{location}: may not be read by this user: run as root") from error
-        raise SourceUnreadableError(f"{location}: cannot be opened: {error.strerror}") from error
-    return open_archive(location, fd, options)
-
-
-def _open_archive_stream(options: ReadOptions) -> LegacySource:
-    try:
-        fd = os.dup(sys.stdin.fileno())
-        os.read(fd, 0)  # fails on what is not open for reading: closed, or a directory
-    except OSError as error:
-        raise SourceUnreadableError(f"standard input: cannot be read: {error.strerror}") from error
-    return open_archive(STDIN, fd, options)
-
-
 def _opener(options: ReadOptions, depth: int = 0) -> Opener:
     return Opener(open_in_tree, open_archive, detect, options, depth)
 
@@ -229,10 +221,13 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
         if not head:
             raise UnrecognisedSourceError(f"{location}: is empty")
         if isinstance(content, PlainStream):
+            # An archive is read as it comes, and only its small layers are kept; all else is spooled whole.
             if _wants_archive(options) and _is_archive(content.head(_SNIFFED_HEAD)):
                 passing = PassingArchive(location, content, options.temporary_directory)
                 return DockerArchiveSource(location, passing, salvage=options.salvage)
-            if not looks_like_tar(head) and not _looks_like_image(content.head(_SNIFFED_HEAD)):
+            from migrate.storage.disk.formats import looks_like_image
+
+            if not looks_like_tar(head) and not looks_like_image(content.head(_SNIFFED_HEAD)):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=True)
             content = _spool(location, content, options)
         if begins_tar(head):
@@ -247,6 +242,7 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
             blocks.close()
             # perhaps a tar that has lost its first header, to zeros perhaps
             is_archive, records = has_member(content.head(_DAMAGED_HEAD), _is_own_member), None
+        # A tar of a folder with a source in it, or of such tars or disks.
         if not _wants_archive(options) or not is_archive:
             if not looks_like_tar(head) and not has_member(content.head(_DAMAGED_HEAD), is_archive_member):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=False)
@@ -274,7 +270,14 @@ def _wants_archive(options: ReadOptions) -> bool:
 
 def _is_archive(head: bytes) -> bool:
     """Whether the first bytes of a stream are those of a `docker save` archive."""
-    return _begins_as_archive(head) or (
+
+    def entries() -> Iterator[tuple[str, bool]]:
+        with suppress(SourceError):
+            for member in iter_members(HeadWindow(head), "head"):
+                if isinstance(member, Member):
+                    yield member.name, member.kind is MemberKind.FILE
+
+    return _are_of_archive(entries()) or (
         not looks_like_tar(head) and has_member(head[:_DAMAGED_HEAD], is_archive_member)
     )
 
@@ -306,40 +309,20 @@ def _begin_records(fd: int, location: str) -> tuple[bool, Iterator[Record | Dama
     return is_archive, None if is_archive or broken else chain(begin, records)
 
 
-def _begins_as_archive(head: bytes) -> bool:
-    """The same of the first bytes of a stream."""
-
-    def entries() -> Iterator[tuple[str, bool]]:
-        with suppress(SourceError):
-            for member in iter_members(HeadWindow(head), "head"):
-                if isinstance(member, Member):
-                    yield member.name, member.kind is MemberKind.FILE
-
-    return _are_of_archive(entries())
-
-
 def _are_of_archive(entries: Iterable[tuple[str, bool]]) -> bool:
     """Of the first entries of a tar: (name, whether it is a regular file). A manifest.json counts where no blob of a
     registry's folder comes before the next name that only `docker save` gives."""
     has_manifest = False
     for name, is_file in entries:
-        if is_file and _is_blob_of_folder(name):
+        # a blob beside a registry's manifest, in a tar of the content of skopeo's `dir:` or of an export
+        if is_file and _BLOB_OF_FOLDER.fullmatch(name):
             return False
         if _is_own_member(name):
             has_manifest = True
-            if not _is_manifest(name):
+            # a folder with a registry's manifest has a manifest.json at its top as well
+            if name.removeprefix("./") != "manifest.json":
                 break
     return has_manifest
-
-
-def _is_manifest(name: str) -> bool:
-    """True for a name that a folder with a registry's manifest has at its top as well."""
-    return name.removeprefix("./") == "manifest.json"
-
-
-def _is_blob_of_folder(name: str) -> bool:
-    """True for a blob beside a registry's manifest, in a tar of the content of skopeo's `dir:` or of an export."""
-    return _BLOB_OF_FOLDER.fullmatch(name) is not None
 
 
 def _is_own_member(name: str) -> bool:
@@ -348,14 +331,8 @@ def _is_own_member(name: str) -> bool:
     return is_archive_member(name) and top not in ("repositories", "blobs", "blobs/sha256")
 
 
-def _looks_like_image(head: bytes) -> bool:
-    from migrate.storage.disk.formats import looks_like_image
-
-    return looks_like_image(head)
-
-
 def _spool(location: str, stream: PlainStream, options: ReadOptions) -> Seekable:
-    """All of a stream in a temporary file, to be read by position."""
+    """All of a stream in a temporary file, as members are read by position."""
     try:
         fd = spool_whole(location, lambda _: bytes_left(stream.fd), stream.read, options.temporary_directory)
     finally:
@@ -429,44 +406,27 @@ def _open_object(location: str, options: ReadOptions) -> LegacySource | None:
         return open_archive(location, os.open(spool.name, os.O_RDONLY | os.O_CLOEXEC), options)
 
 
-# --- readers, imported when needed -------------------------------------------------------------------------------
+def _open_as(source_type: SourceType, location: str, tree: Tree, options: ReadOptions) -> LegacySource:
+    """Each reader is imported when it is needed: most runs need one."""
+    match source_type:
+        case SourceType.DOCKER_ARCHIVE:
+            from migrate.readers.docker_archive import DockerArchiveSource
+            from migrate.readers.members import TreeMembers
 
+            return DockerArchiveSource(location, TreeMembers(location, tree), salvage=options.salvage)
+        case SourceType.DOCKER_ROOT:
+            from migrate.readers.docker_root import DockerRootSource
 
-def _open_unpacked_archive(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
-    from migrate.readers.docker_archive import DockerArchiveSource
-    from migrate.readers.members import TreeMembers
+            return DockerRootSource(location, tree, options)
+        case SourceType.REGISTRY_V1:
+            from migrate.readers.registry_v1 import RegistryV1Source
 
-    return DockerArchiveSource(location, TreeMembers(location, tree), salvage=options.salvage)
+            return RegistryV1Source(location, NamedFiles(tree), options)
+        case SourceType.REGISTRY_V2:
+            from migrate.readers.registry_v2 import RegistryV2Source
 
+            return RegistryV2Source(location, NamedFiles(tree), options)
+        case SourceType.DIR:
+            from migrate.readers.manifest_folders import ManifestFolderSource
 
-def _open_docker_root(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
-    from migrate.readers.docker_root import DockerRootSource
-
-    return DockerRootSource(location, tree, options)
-
-
-def _open_registry_v1(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
-    from migrate.readers.registry_v1 import RegistryV1Source
-
-    return RegistryV1Source(location, NamedFiles(tree), options)
-
-
-def _open_registry_v2(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
-    from migrate.readers.registry_v2 import RegistryV2Source
-
-    return RegistryV2Source(location, NamedFiles(tree), options)
-
-
-def _open_manifest_folders(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
-    from migrate.readers.manifest_folders import ManifestFolderSource
-
-    return ManifestFolderSource(location, NamedFiles(tree), options)
-
-
-_OPENERS: dict[SourceType, Callable[[str, Tree, ReadOptions], LegacySource]] = {
-    SourceType.DOCKER_ARCHIVE: _open_unpacked_archive,
-    SourceType.DOCKER_ROOT: _open_docker_root,
-    SourceType.REGISTRY_V1: _open_registry_v1,
-    SourceType.REGISTRY_V2: _open_registry_v2,
-    SourceType.DIR: _open_manifest_folders,
-}
+            return ManifestFolderSource(location, NamedFiles(tree), options)

@@ -11,7 +11,7 @@ import os
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import chain, islice
@@ -34,6 +34,7 @@ from migrate.errors import (
     SourceError,
     SourceUnreadableError,
 )
+from migrate.layout.names import ARCHIVE_MANIFEST, INDEX, LAYOUT_FILE
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import (
     Failure,
@@ -48,7 +49,7 @@ from migrate.model.legacy import (
 )
 from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource, TakeLayer
-from migrate.readers.members import Members, TarMembers
+from migrate.readers.members import Members, TarMembers, clean_name, is_archive_member
 from migrate.readers.not_a_source import foreign_tar
 from migrate.readers.passing import PassingArchive
 from migrate.storage.tree import Tree, TreeEntry
@@ -61,10 +62,7 @@ if TYPE_CHECKING:
 _FOLDER_NAME = re.compile(r"((?:[^/]+/)+[^/:]+:[^/:]+)/json")
 """The json in a folder of folders that is called `team/app:1`, as Docker 1.0 and 1.1 saved an image of that name."""
 _SHORT_ID = re.compile(r"[0-9a-f]{6,63}")
-MANIFEST = "manifest.json"
 REPOSITORIES = "repositories"
-INDEX = "index.json"
-OCI_LAYOUT = "oci-layout"
 _FURTHER = "//"
 """What the key of a payload begins with that is in a further archive of the file: no member has such a name. The key of
 one that came by in a stream begins with one `/`."""
@@ -167,12 +165,13 @@ class DockerArchiveSource(LegacySource):
             for problem in self._members.problems
             if problem.fatal
         ]
-        if MANIFEST in self._members:
+        # The era shows in the documents: manifest.json since 1.10, index.json alone in OCI layouts, neither before.
+        if ARCHIVE_MANIFEST in self._members:
             found = self._list_manifest()
             if INDEX in self._members:
                 found = self._with_the_index(found)
-            found = self._with_the_rest(found, MANIFEST)
-        elif OCI_LAYOUT in self._members and INDEX in self._members:
+            found = self._with_the_rest(found, ARCHIVE_MANIFEST)
+        elif LAYOUT_FILE in self._members and INDEX in self._members:
             found = self._with_the_rest(self._oci_content().listing(), INDEX)
         else:
             found = self._list_v1()
@@ -183,15 +182,25 @@ class DockerArchiveSource(LegacySource):
             indexes=found.indexes,
             layers=found.layers,
             failures=[*found.failures, *failures],
-            warnings=[*found.warnings, *self._members.warnings, *self._duplicate_warnings()],
+            warnings=[
+                *found.warnings,
+                *self._members.warnings,
+                *(
+                    f"{self.location}: member {name} occurs more than once; the last one is used, as Docker does"
+                    for name in sorted(self._members.duplicates)
+                ),
+                *(
+                    f"{self.location}: member {name} occurs again behind the damage; the first one is used"
+                    for name in sorted(self._members.repeated)
+                ),
+            ],
         )
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
         """A v1 layer: the directory's name is its ID, whatever `id` the json states (as Docker's load has it)."""
-        known = self._layers.get(legacy_id)
-        if known is None:
-            known = self._layers[legacy_id] = self._find_v1_layer(legacy_id)
-        return known
+        if legacy_id not in self._layers:
+            self._layers[legacy_id] = self._find_v1_layer(legacy_id)
+        return self._layers[legacy_id]
 
     def _find_v1_layer(self, legacy_id: LegacyID) -> LegacyLayer:
         """Of this archive, or else of another one in the file, as when Docker loads one after the other: a random ID is
@@ -214,12 +223,18 @@ class DockerArchiveSource(LegacySource):
             stated, parent, _ = document.identity(f"{self.location}: {legacy_id}/json")
         except MigrateError as error:
             raise error.at_layer(legacy_id) from error
+        warnings: list[str] = []
+        if stated is not None and stated != legacy_id:
+            warnings.append(f"layer {legacy_id}: its json states another id, {stated}; the directory's name is used")
+        if not (is_hex_id(legacy_id) and len(legacy_id) == 64):
+            kind = "has 16 digits" if is_hex_id(legacy_id) else "is not 64 hex digits"
+            warnings.append(f"layer {legacy_id}: its ID {kind}")
         return LegacyLayer(
             legacy_id=legacy_id,
             json=document,
             parent=LegacyID(parent) if parent else None,
             payload=self._payload_ref(f"{legacy_id}/layer.tar", legacy_id),
-            warnings=tuple(_layer_warnings(legacy_id, stated)),
+            warnings=tuple(warnings),
         )
 
     def _read_document(self, legacy_id: LegacyID) -> LayerDocument:
@@ -229,7 +244,10 @@ class DockerArchiveSource(LegacySource):
         try:
             document = LayerDocument(self._members.read(f"{legacy_id}/json"))
         except MissingLayerError as error:
-            raise self._without_json(legacy_id, error) from error
+            if f"{legacy_id}/layer.tar" in self._members:
+                message = f"{self.location}: layer {legacy_id} has a layer.tar but no json"
+                raise DamagedError(message, layer=legacy_id) from error
+            raise MissingLayerError(f"{self.location}: there is no layer {legacy_id}", layer=legacy_id) from error
         except SourceError as error:
             raise error.at_layer(legacy_id) from error
         self._document_bytes += len(document)
@@ -268,11 +286,6 @@ class DockerArchiveSource(LegacySource):
 
     # --- v1 ----------------------------------------------------------------------------------------------------
 
-    def _without_json(self, legacy_id: str, error: MissingLayerError) -> SourceError:
-        if f"{legacy_id}/layer.tar" in self._members:
-            return DamagedError(f"{self.location}: layer {legacy_id} has a layer.tar but no json", layer=legacy_id)
-        return MissingLayerError(f"{self.location}: there is no layer {legacy_id}", layer=legacy_id)
-
     def _payload_ref(self, name: str, legacy_id: str) -> PayloadRef:
         try:
             member = self._members.resolve(name)
@@ -281,15 +294,6 @@ class DockerArchiveSource(LegacySource):
         except SourceError as error:
             raise error.at_layer(legacy_id) from error
         return PayloadRef(key=self._members.key_of(member), size=member.size)
-
-    def _ready_ref(self, name: str, legacy_id: str, diff_id: DiffID) -> PayloadRef:
-        """Buildpacks write a file of 0 bytes for a layer that the engine has already."""
-        ref = self._payload_ref(name, legacy_id)
-        if ref.size == 0 and diff_id != Digest.of(b""):
-            raise MissingContentError(
-                f"{self.location}: {name} has 0 bytes, in place of the layer with diffID {diff_id}", layer=legacy_id
-            )
-        return ref
 
     def _ids(self) -> list[str]:
         if self._v1_ids is None:
@@ -305,13 +309,19 @@ class DockerArchiveSource(LegacySource):
         return self._v1_ids
 
     def _list_v1(self) -> SourceListing:
-        references, failures, warnings = self._read_repositories()
+        references, failures = self._read_repositories()
+        warnings: list[str] = []
         parents: dict[LegacyID, LegacyID | None] = {}
         for legacy_id in map(LegacyID, self._ids()):
             try:
                 parents[legacy_id] = self.read_layer(legacy_id).parent
-            except MigrateError:  # the image that needs the layer fails when its chain is walked
-                parents[legacy_id] = self._stated_parent(legacy_id)
+            except MigrateError:
+                # The image that needs the layer fails when its chain is walked. What its json states as the parent
+                # still counts: the parent is no head because of a lost layer.
+                parents[legacy_id] = None
+                with contextlib.suppress(MigrateError):
+                    parent = self._read_document(legacy_id).identity(self.location).parent
+                    parents[legacy_id] = LegacyID(parent) if parent else None
         tagged: dict[LegacyID, list[Reference]] = defaultdict(list)
         for legacy_id in parents:
             if (name := self._name_of_folder(legacy_id)) is not None:
@@ -327,6 +337,7 @@ class DockerArchiveSource(LegacySource):
                 message = f"{self.location}: {reference} names {legacy_id}, which the archive does not hold"
                 missing = MissingLayerError(message, layer=legacy_id)
                 failures.append(Failure.of(missing, self.location, references=[reference], legacy_id=legacy_id))
+        # An image below another one is listed only where it has a name of its own.
         heads = set(find_heads(parents)) | set(tagged)
         images = [LegacyImage(head=head, references=tuple(sorted(tagged[head]))) for head in sorted(heads)]
         return SourceListing(images=images, layers=sorted(parents), failures=failures, warnings=warnings)
@@ -356,16 +367,9 @@ class DockerArchiveSource(LegacySource):
                 return found[0] if len(found) == 1 else None
         return None
 
-    def _stated_parent(self, legacy_id: LegacyID) -> LegacyID | None:
-        """The parent of a layer whose content is lost: it is no head for that."""
-        with contextlib.suppress(MigrateError):
-            parent = self._read_document(legacy_id).identity(self.location).parent
-            return LegacyID(parent) if parent else None
-        return None
-
-    def _read_repositories(self) -> tuple[list[tuple[Reference, LegacyID]], list[Failure], list[str]]:
+    def _read_repositories(self) -> tuple[Sequence[tuple[Reference, LegacyID]], list[Failure]]:
         if REPOSITORIES not in self._members:
-            return [], [], []
+            return [], []
         try:
             found, problems = parse_repositories(self._members.read(REPOSITORIES))
         except (DocumentError, SourceError) as error:
@@ -374,16 +378,7 @@ class DockerArchiveSource(LegacySource):
             Failure(source=self.location, error=DocumentError.code, message=f"{self.location}: {problem}")
             for problem in problems
         ]
-        return list(found), failures, []
-
-    def _duplicate_warnings(self) -> list[str]:
-        return [
-            f"{self.location}: member {name} occurs more than once; the last one is used, as Docker does"
-            for name in sorted(self._members.duplicates)
-        ] + [
-            f"{self.location}: member {name} occurs again behind the damage; the first one is used"
-            for name in sorted(self._members.repeated)
-        ]
+        return found, failures
 
     def _with_the_rest(self, found: SourceListing, document: str) -> SourceListing:
         """`found` of `document`, and what `repositories` and the v1 folders hold beyond it.
@@ -461,7 +456,12 @@ class DockerArchiveSource(LegacySource):
         index = self._oci_content().listing()
         claimed = {reference.full() for image in found.images for reference in image.references}
         claimed |= {Reference.parse(name).full() for failure in found.failures for name in failure.references}
-        lists = [one for one in index.indexes if sum(map(_is_container_image, one.children)) > 1]
+        # Attestations have no platform, or an unknown one, and are in a list beside the image that they are about.
+        lists = [
+            one
+            for one in index.indexes
+            if sum(child.platform is not None and child.platform.os != "unknown" for child in one.children) > 1
+        ]
         listed = {_config_digest(child) for one in lists for child in one.children}
         names_of_lists = {reference.full() for one in lists for reference in one.references}
         images: dict[Digest | None, list[LegacyImage]] = defaultdict(list)
@@ -470,6 +470,7 @@ class DockerArchiveSource(LegacySource):
             own = tuple(name for name in image.references if key not in listed or name.full() not in names_of_lists)
             if own or key not in listed:
                 images[key].append(replace(image, references=own))
+        # What is in manifest.json gets only the names that it does not have there; what is not is added.
         in_manifest = frozenset(images)
         for image in index.images:
             key = _config_digest(image)
@@ -493,7 +494,7 @@ class DockerArchiveSource(LegacySource):
             warnings=[
                 *found.warnings,
                 *(
-                    f"{self.location}: {INDEX} names an image that is left out: {failure.message}"
+                    f"{self.location}: index.json names an image that is left out: {failure.message}"
                     for failure, own in zip(index.failures, names, strict=True)
                     if not own
                 ),
@@ -504,7 +505,7 @@ class DockerArchiveSource(LegacySource):
 
     def _list_manifest(self) -> SourceListing:
         try:
-            content = self._members.read(MANIFEST)
+            content = self._members.read(ARCHIVE_MANIFEST)
             from migrate.documents.schema1 import is_manifest
 
             if is_manifest(content):
@@ -513,7 +514,7 @@ class DockerArchiveSource(LegacySource):
                 )
             entries = parse_archive_manifest(content)
         except (DocumentError, SourceError) as error:
-            failure = Failure.of(error, self.location, message=f"{self.location}: {MANIFEST}: {error.message}")
+            failure = Failure.of(error, self.location, message=f"{self.location}: manifest.json: {error.message}")
             return SourceListing(images=[], failures=[failure])
         oci = self._oci_content() if INDEX in self._members else None
         images: list[LegacyImage] = []
@@ -527,12 +528,13 @@ class DockerArchiveSource(LegacySource):
 
     def _read_entry(self, entry: ArchiveManifestEntry, oci: OciContent | None) -> LegacyImage:
         if not entry.config:
-            raise DocumentError(f"{self.location}: {MANIFEST} has an entry without a Config")
+            raise DocumentError(f"{self.location}: manifest.json has an entry without a Config")
         config = self._members.read(_checked(entry.config, self.location))
         facts = parse_config(config)
         if len(facts.diff_ids) != len(entry.layers):
             stated, listed = len(facts.diff_ids), len(entry.layers)
-            raise DocumentError(f"{self.location}: {entry.config} names {stated} layers, {MANIFEST} names {listed}")
+            raise DocumentError(f"{self.location}: {entry.config} names {stated} layers, manifest.json names {listed}")
+        # Docker 25 and later keep the image's own manifest in the layout beside it, which is carried over.
         manifest = oci.find_manifest(Digest.of(config), entry.layers) if oci is not None else None
         if manifest is not None and oci is not None:
             image = oci.read_image(manifest)
@@ -558,12 +560,17 @@ class DockerArchiveSource(LegacySource):
         )
 
     def _ready_layer(self, name: str, diff_id: DiffID) -> LegacyLayer:
-        """A layer that is left out, "because the target has it", is listed all the same: its diffID says what it is,
+        """A layer that is left out, "because the target has it", is listed all the same: its diffID identifies it,
         and a layer of the run with that diffID is as good."""
         name = _checked(name, self.location)
         legacy_id = _layer_name(name)
         try:
-            ref = self._ready_ref(name, legacy_id, diff_id)
+            ref = self._payload_ref(name, legacy_id)
+            # Buildpacks write a file of 0 bytes for a layer that the engine has already.
+            if ref.size == 0 and diff_id != Digest.of(b""):
+                raise MissingContentError(
+                    f"{self.location}: {name} has 0 bytes, in place of the layer with diffID {diff_id}", layer=legacy_id
+                )
         except (MissingContentError, DamagedError) as error:  # damaged is a link that leads to no file
             is_known = known_blob(diff_id) is not None  # an empty tar, which is made
             absent = None if is_known else error.message
@@ -599,14 +606,6 @@ def _together(one: SourceListing, other: SourceListing) -> SourceListing:
     )
 
 
-def _layer_warnings(legacy_id: str, stated: str | None) -> Iterator[str]:
-    if stated is not None and stated != legacy_id:
-        yield f"layer {legacy_id}: its json states another id, {stated}; the directory's name is used"
-    if not (is_hex_id(legacy_id) and len(legacy_id) == 64):
-        kind = "has 16 digits" if is_hex_id(legacy_id) else "is not 64 hex digits"
-        yield f"layer {legacy_id}: its ID {kind}"
-
-
 def _references(entry: ArchiveManifestEntry) -> tuple[Reference, ...]:
     return tuple(sorted({Reference.parse(tag) for tag in entry.repo_tags}))
 
@@ -614,11 +613,6 @@ def _references(entry: ArchiveManifestEntry) -> tuple[Reference, ...]:
 def _config_digest(image: LegacyImage) -> Digest | None:
     """What an image of manifest.json and one of index.json have in common if they are the same."""
     return None if image.config is None else Digest.of(image.config)
-
-
-def _is_container_image(image: LegacyImage) -> bool:
-    """False for attestations, which have no platform and are in a list beside the image that they are about."""
-    return image.platform is not None and image.platform.os != "unknown"
 
 
 def _layer_name(name: str) -> LegacyID:
@@ -630,36 +624,32 @@ def _layer_name(name: str) -> LegacyID:
 
 
 def _checked(name: str, location: str) -> str:
-    from migrate.readers.members import clean_name
-
     cleaned = clean_name(name)
     if not cleaned:
-        raise DamagedError(f"{location}: {MANIFEST} names {name!r}, which is outside the archive")
+        raise DamagedError(f"{location}: manifest.json names {name!r}, which is outside the archive")
     return cleaned
 
 
 def _has_more_than_manifest(tree: Tree, entries: Mapping[str, TreeEntry]) -> bool:
-    from migrate.readers.members import clean_name, is_archive_member
-
-    others = (f"{name}/" if entry.is_folder else name for name, entry in entries.items() if name != MANIFEST)
+    others = (f"{name}/" if entry.is_folder else name for name, entry in entries.items() if name != ARCHIVE_MANIFEST)
     if any(map(is_archive_member, others)):
         return True
     with contextlib.suppress(MigrateError):
-        for named in parse_archive_manifest(tree.read(os.fsencode(MANIFEST), limits.JSON_BYTES + 1)):
+        for named in parse_archive_manifest(tree.read(os.fsencode(ARCHIVE_MANIFEST), limits.JSON_BYTES + 1)):
             first = ((clean_name(name) or "").partition("/")[0] for name in (named.config, *named.layers))
             if not entries.keys().isdisjoint(first):
                 return True
     return False
 
 
-def detect(tree: Tree) -> bool:
+def is_archive(tree: Tree) -> bool:
     """True for a directory that holds an unpacked archive. Files are looked into by `readers.detect`.
 
     Many programs have a file that is called manifest.json: one counts only beside something else of an archive.
     """
     entries = {os.fsdecode(entry.name): entry for entry in tree.entries(b"")}
     documents = {name for name, entry in entries.items() if entry.is_file or entry.is_link}
-    if {OCI_LAYOUT, INDEX} <= documents or (MANIFEST in documents and _has_more_than_manifest(tree, entries)):
+    if {LAYOUT_FILE, INDEX} <= documents or (ARCHIVE_MANIFEST in documents and _has_more_than_manifest(tree, entries)):
         return True
     folders = [entry.path for entry in islice(entries.values(), limits.ARCHIVE_MEMBERS) if entry.is_folder]
     return any(all(tree.find(folder + part) is not None for part in (b"/layer.tar", b"/json")) for folder in folders)

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -52,8 +52,8 @@ from migrate.readers.graphdrivers.changes import Budget, Comparison
 from migrate.readers.graphdrivers.choose import choose_driver, count_layers
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.readers.graphdrivers.tree_tar import TreeTar, tar_of_changes, tar_of_tree
-from migrate.readers.root_listing import RootFacts, list_images
 from migrate.readers.root_records import (
+    list_images,
     new_format_drivers,
     read_tags,
     remapped_roots,
@@ -70,7 +70,7 @@ CHECKED_DRIVERS: Final = ("btrfs", "overlay", "vfs")
 """Drivers whose layers are whole trees on disk: an image can be compared with its tree for little."""
 
 
-def detect(tree: Tree) -> bool:
+def is_docker_root(tree: Tree) -> bool:
     """True for a directory with a graph of legacy IDs, a tag store, or the images of Docker 1.10 and later."""
     if new_format_drivers(tree):
         return True
@@ -96,7 +96,11 @@ class DockerRootSource(LegacySource):
             raise SourceUnreadableError(_nothing_here(tree))
         self._graph = Graph(graph, tree, salvage=options.salvage)
         ids = self._graph.contents.ids
-        self._counts = count_layers(tree, ids) or self._count_archives()
+        self._counts = count_layers(tree, ids)
+        if not self._counts:
+            # Every tree is lost. Docker 0.3 to 0.5, which kept archives beside them, had no driver but aufs.
+            archives = sum(self._graph.archive(legacy_id) is not None for legacy_id in ids)
+            self._counts = {"aufs": archives} if archives else {}
         self._driver = choose_driver(tree, self._counts, len(ids), options)
         self._salvage = options.salvage
         self._layers: dict[LegacyID, LegacyLayer] = {}
@@ -118,22 +122,24 @@ class DockerRootSource(LegacySource):
 
     @cached_property
     def _listing(self) -> SourceListing:
-        elsewhere = self._held_by_another_driver()
+        elsewhere: frozenset[LegacyID] = frozenset()
+        # Where no other driver has layers, one that this driver does not have is a loss.
+        if any(name != self._driver.name for name in self._counts):
+            ids = self._graph.contents.ids
+            elsewhere = frozenset(one for one in ids if not self._driver.has_layer(one) and self._archive(one) is None)
         listing = list_images(
-            RootFacts(
-                location=self.location,
-                parents=self._graph.parents,
-                elsewhere=elsewhere,
-                tags=read_tags(self._root, self._driver.name, self._counts),
-                containers=self._containers.containers.by_image,
-                container_images=self._containers.images(),
-                warnings=(
-                    *self._iter_warnings(elsewhere),
-                    *self._iter_leftovers(),
-                    *self._containers.problems,
-                    *(f"{self.location}: {name} is not read: {_REMAPPED_ROOT}" for name in remapped_roots(self._root)),
-                ),
-            )
+            location=self.location,
+            parents=self._graph.parents,
+            elsewhere=elsewhere,
+            tags=read_tags(self._root, self._driver.name, self._counts),
+            containers=self._containers.by_image,
+            container_images=self._containers.images(),
+            warnings=(
+                *self._iter_warnings(elsewhere),
+                *self._iter_leftovers(),
+                *self._containers.problems,
+                *(f"{self.location}: {name} is not read: {_REMAPPED_ROOT}" for name in remapped_roots(self._root)),
+            ),
         )
         contents = self._root.contents()
         return replace(listing, wrapping=(*contents, f"source: {self._root.location}")) if contents else listing
@@ -156,19 +162,6 @@ class DockerRootSource(LegacySource):
 
     def finish_container(self, container: Container, /) -> tuple[Container, tuple[str, ...]]:
         return self._containers.finish(container)
-
-    def _held_by_another_driver(self) -> frozenset[LegacyID]:
-        """Layers that are not this driver's business. Where no other driver has any, a missing layer is a loss."""
-        others = [name for name in self._counts if name != self._driver.name]
-        if not others:
-            return frozenset()
-        ids = self._graph.contents.ids
-        return frozenset(one for one in ids if not self._driver.has_layer(one) and self._archive(one) is None)
-
-    def _count_archives(self) -> Mapping[str, int]:
-        """As `count_layers`, where every tree is lost: Docker 0.3 to 0.5, which kept archives, knew aufs only."""
-        archives = sum(self._graph.archive(legacy_id) is not None for legacy_id in self._graph.contents.ids)
-        return {"aufs": archives} if archives else {}
 
     def _archive(self, legacy_id: LegacyID) -> bytes | None:
         """The layer's archive, where aufs has lost the tree that Docker reads."""
@@ -229,7 +222,7 @@ class DockerRootSource(LegacySource):
             yield f"graph/: half-written images or scratch files in {_few(scratch)} are ignored"
         if strange := [name for name in leftovers if not is_scratch(name)]:
             yield f"graph/: {len(strange):,} names that are no image ignored: {_few(strange)}"
-        containers = self._containers.containers.found
+        containers = self._containers.found
         known = {*self._graph.contents.ids, *containers, *(f"{name}-init" for name in containers)}
         known |= self._containers.volume_names()
         if loose := [name for name in self._driver.layer_ids() if name not in known]:
@@ -242,14 +235,11 @@ class DockerRootSource(LegacySource):
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
         """Every image of a chain gets the same object: 2,000 images of 50 layers hold 2,000 documents, not 100,000."""
-        layer = self._layers.get(legacy_id)
-        if layer is None:
-            layer = self._layers[legacy_id] = self._read_layer(legacy_id)
-        return layer
-
-    def _read_layer(self, legacy_id: LegacyID) -> LegacyLayer:
+        if (known := self._layers.get(legacy_id)) is not None:
+            return known
         if legacy_id in self._containers:
-            return self._containers.read_layer(legacy_id)
+            layer = self._layers[legacy_id] = self._containers.read_layer(legacy_id)
+            return layer
         self._graph.tree.require_whole(os.fsencode(legacy_id), names=True)
         document = self._graph.read_json(legacy_id)
         parent = self._graph.read_parent(legacy_id, document)
@@ -260,13 +250,14 @@ class DockerRootSource(LegacySource):
             warnings = (f"graph/{legacy_id}: salvaged: {made}",)
         elif written not in (None, legacy_id):
             warnings = (f"graph/{legacy_id}: its JSON has another id, {written}",)
-        return LegacyLayer(
+        layer = self._layers[legacy_id] = LegacyLayer(
             legacy_id=legacy_id,
             json=document,
             parent=parent,
             payload=PayloadRef(key=legacy_id, estimate=self._graph.layer_size(legacy_id)),
             warnings=warnings,
         )
+        return layer
 
     def check_access(self, *, containers: bool = False) -> None:
         """PermissionSourceError where this user may not read all of the graph and of its layers; looked at once."""
@@ -274,29 +265,23 @@ class DockerRootSource(LegacySource):
             if containers not in self._access_checked:
                 self._access_checked.add(containers)
                 try:
-                    self._check_access(containers=containers)
+                    graph = self._graph.tree.local_path(b"")
+                    ids = list(self._graph.contents.ids)
+                    places = [] if graph is None else [graph]
+                    if containers:
+                        records = self._root.local_path(b"containers")
+                        places += [] if records is None else [records]
+                        ids += [LegacyID(f"{one}{end}") for one in self._containers.found for end in ("-init", "")]
+                    if places:
+                        check_readable([*places, *self._driver.places(ids)])
+                    self._driver.check_access()
                 except PermissionSourceError as error:
                     self._access_refused = error
         if self._access_refused is not None:
             raise self._access_refused
 
-    def _check_access(self, *, containers: bool) -> None:
-        graph = self._graph.tree.local_path(b"")
-        ids = list(self._graph.contents.ids)
-        places = [] if graph is None else [graph]
-        if containers:
-            records = self._root.local_path(b"containers")
-            places += [] if records is None else [records]
-            ids += [LegacyID(f"{one}{end}") for one in self._containers.containers.found for end in ("-init", "")]
-        if places:
-            check_readable([*places, *self._driver.places(ids)])
-        self._driver.check_access()
-
-    def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
-        return self._open_payload(layer)
-
     @contextmanager
-    def _open_payload(self, layer: LegacyLayer) -> Iterator[Payload]:
+    def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
         self.check_access()
         archive = self._archive(layer.legacy_id)
         if archive is not None:
@@ -318,6 +303,7 @@ class DockerRootSource(LegacySource):
         else:
             tree = self._layer_tree(layer.legacy_id, trees)
             payload = self._assembled_or_anew(layer, tree, trees)
+        # A layer that is made by comparison with the one below has the damage of both.
         doubts = self._driver.layer_doubts(layer.legacy_id)
         below = layer.parent if layer.legacy_id not in self._containers else LegacyID(f"{layer.legacy_id}-init")
         made_of = [layer.legacy_id, *([below] if below and payload.origin == Origin.DIFF else [])]
@@ -370,6 +356,7 @@ class DockerRootSource(LegacySource):
                 # sound metadata of a tar of no bytes at all: Docker believes it, and pushes the layer without its files
                 self._failed[metadata] = "it describes a tar of 0 bytes, while the store holds files of this layer"
                 continue
+            # Where Docker's own metadata did not fit, these are what a migration wrote, with the diffID of its bytes.
             pieces = self._assemble(layer.legacy_id, metadata, diff_id, tree)
             misfits = self._misfits(layer.legacy_id)
             notes = [*misfits, "put together from the tar-split of an earlier migration"] if misfits else []
@@ -383,7 +370,8 @@ class DockerRootSource(LegacySource):
                 damaged=bool(self._has_misfits(layer.legacy_id) or wrong_sizes),
                 note="; ".join(notes) or None,
             )
-        return self._made_anew(layer, tree, trees)
+        lost = self._graph.salvaged.get(layer.legacy_id)
+        return self._read_later(layer, self._tar_anew(layer, tree, trees), [lost] if lost else [])
 
     def _misfits(self, legacy_id: LegacyID) -> list[str]:
         return [
@@ -445,6 +433,7 @@ class DockerRootSource(LegacySource):
         except PermissionSourceError:
             raise
         except SourceError as error:
+            # The bytes handed out so far are wrong, too: the caller opens the layer again, and gets the next best.
             self._failed[metadata] = error.message
             raise PayloadRestartError(
                 f"{self._graph.tree.shown(metadata)}: {error.message}", layer=legacy_id
@@ -469,10 +458,6 @@ class DockerRootSource(LegacySource):
         payload.stream = ObservedStream(opened.stream, opened.size, sha256.update, finish).as_binary()
         return payload
 
-    def _made_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
-        lost = self._graph.salvaged.get(layer.legacy_id)
-        return self._read_later(layer, self._tar_anew(layer, tree, trees), [lost] if lost else [])
-
     def _read_later(self, layer: LegacyLayer, tar: TreeTar, reasons: Sequence[str] = ()) -> Payload:
         payload = Payload(stream=open_chunks(iter(())), origin=Origin.DIFF.value, size=tar.size)
         payload.stream = open_chunks(self._read_anew(layer, tar, payload, reasons))
@@ -491,16 +476,6 @@ class DockerRootSource(LegacySource):
         in_seconds = tree.has_whole_seconds or parent.has_whole_seconds
         return tar_of_changes(tree, changes, comparison.copies if in_seconds else 0)
 
-    def _may_be_counted_otherwise(self, layer: LegacyLayer, surplus: int) -> bool:
-        """True where more bytes can be recorded than a tar made anew has, and nothing be lost.
-
-        What is compared with its parent's tree may hold files that were there before, unchanged, which Docker counted.
-        Before 0.7, which had aufs only, it counted a block of 4096 bytes for each directory as well.
-        """
-        if self._driver.holds_whole_trees:
-            return layer.parent is not None
-        return surplus >= _DIRECTORY_BYTES
-
     def _read_anew(
         self, layer: LegacyLayer, tar: TreeTar, payload: Payload, known: Sequence[str]
     ) -> Generator[bytes, None, None]:
@@ -510,7 +485,11 @@ class DockerRootSource(LegacySource):
         files, links = tar.counted()
         wrong_size = _wrong_size("layersize", self._recorded_size(layer), files, lambda: links)
         surplus = self._recorded_size(layer) - files - links
-        if surplus > 0 and self._may_be_counted_otherwise(layer, surplus):
+        # More bytes can be recorded than a tar made anew has, and nothing be lost: what is compared with its parent's
+        # tree may hold files that were there before, unchanged, which Docker counted. Before 0.7, which had aufs only,
+        # it counted a block of 4096 bytes for each directory as well.
+        whole = self._driver.holds_whole_trees
+        if surplus > 0 and (layer.parent is not None if whole else surplus >= _DIRECTORY_BYTES):
             wrong_size = None
         if wrong_size:
             reasons.append(wrong_size)

@@ -47,14 +47,14 @@ _SIGNS: Final = frozenset(
 """One of these names, or an ID, is at the top of every source; a folder without is not looked at any further."""
 
 
-class Found(NamedTuple):
+class FoundPlace(NamedTuple):
     path: bytes
     source_type: SourceType
 
 
-def find_sources(tree: Tree, detect: Detect) -> list[Found]:
+def find_sources(tree: Tree, detect: Detect) -> list[FoundPlace]:
     """Those at well-known places; where there are none, all that a search meets first on each way down."""
-    found: list[Found] = []
+    found: list[FoundPlace] = []
     for place in WELL_KNOWN:
         # A registry's storage is recognised at each of the folders above it: the topmost one is its place.
         if not any(place.startswith(one.path + b"/" if one.path else b"") for one in found):
@@ -69,19 +69,19 @@ def inside_of(options: ReadOptions) -> bytes | None:
     return b"/".join(part for part in os.fsencode(options.inside).split(b"/") if part not in (b"", b"."))
 
 
-def types_at(tree: Tree, path: bytes, detect: Detect) -> list[Found]:
+def types_at(tree: Tree, path: bytes, detect: Detect) -> list[FoundPlace]:
     """What the folder at `path` is; nothing where it is none, or cannot be read."""
     try:
         if path and not tree.is_folder(path):
             return []
         folder = tree.subtree(path) if path else tree
-        return [Found(path, kind) for kind in detect(folder)]
+        return [FoundPlace(path, kind) for kind in detect(folder)]
     except SourceError:
         return []
 
 
-def _search(tree: Tree, detect: Detect) -> list[Found]:
-    found: list[Found] = []
+def _search(tree: Tree, detect: Detect) -> list[FoundPlace]:
+    found: list[FoundPlace] = []
     waiting = deque([b""])
     for _ in range(_MOST_FOLDERS):
         if not waiting:

@@ -179,14 +179,13 @@ class Graph:
     @cached_property
     def parents(self) -> Mapping[LegacyID, LegacyID | None]:
         """The effective parent of every ID; None too where the JSON cannot be read (reading the layer shows why)."""
-        return dict(self._iter_parents())
-
-    def _iter_parents(self) -> Iterator[tuple[LegacyID, LegacyID | None]]:
+        found: dict[LegacyID, LegacyID | None] = {}
         for legacy_id in self.contents.ids:
             try:
-                yield legacy_id, self.read_parent(legacy_id, self.read_json(legacy_id))
+                found[legacy_id] = self.read_parent(legacy_id, self.read_json(legacy_id))
             except (DocumentError, DamagedError, LimitError, MissingLayerError):
-                yield legacy_id, None
+                found[legacy_id] = None
+        return found
 
     def layer_size(self, legacy_id: LegacyID) -> int | None:
         """`layersize`: the bytes of the layer's files as its writer counted them. None where there is none, or -1."""
@@ -196,8 +195,8 @@ class Graph:
     def tarsum(self, legacy_id: LegacyID, raw: bytes) -> str | None:
         """The recorded tarsum of the layer's tar: `checksum` of Docker 1.5, the JSON's key of 1.4. None without one.
 
-        `sha256:…`, which 1.6 and later wrote there, is of the blob that was pushed or pulled last. Nobody can make that
-        one's compressed bytes again, so it proves nothing.
+        `sha256:…`, which 1.6 and later wrote there, is of the blob that was pushed or pulled last. Its compressed bytes
+        cannot be made again, so there is nothing to compare it with.
         """
         of_json = LayerDocument.of(raw).checksum() if b"tarsum" in raw else None
         for recorded in (self._read_text(legacy_id, "checksum"), of_json):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,8 +11,7 @@ from migrate.documents.oci import parse_config
 from migrate.documents.v1_json import LayerDocument
 from migrate.errors import MigrateError, MissingContentError
 from migrate.model.container import Container, RunCommand, Volume
-from migrate.model.digest import DiffID
-from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing
+from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, SourceListing
 from migrate.model.rename import map_reference
 from migrate.readers.base import LegacySource
 
@@ -50,7 +49,7 @@ class ImageRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerRow:
+class ContainerEntry:
     """A container. `reference` is the name of the image that `convert --containers` makes of it."""
 
     container: Container
@@ -68,7 +67,7 @@ class Inventory:
     source_type: str
     images: tuple[ImageRow, ...]
     layers: dict[LegacyID, LayerRow]
-    containers: tuple[ContainerRow, ...]
+    containers: tuple[ContainerEntry, ...]
     orphaned_volumes: tuple[Volume, ...]
     failures: tuple[Failure, ...]
     warnings: tuple[str, ...]
@@ -84,13 +83,22 @@ def take_inventory(source: LegacySource, containers: Sequence[LegacyImage] = ())
     images: list[ImageRow] = []
     failures = list(listing.failures)
     layers: dict[LegacyID, LayerRow] = {}
-    listed = [*listing.images, *_listed_images(listing.indexes), *containers]
+    of_lists = [
+        replace(child, references=tuple(sorted({*child.references, *index.references})))
+        for index in listing.indexes
+        for child in index.children
+    ]
+    listed = [*listing.images, *of_lists, *containers]
     payloads = [layer.payload for image in listed for layer in image.chain or () if layer.payload is not None]
     contents = {payload.diff_id for payload in payloads if payload.absent is None}
     for image in listed:
         try:
             chain = image.chain if image.chain is not None else walk_chain(image.head, source.read_layer)
-            _check_present(chain, contents)
+            for layer in chain:
+                # A layer that was left out is no loss where another one has its diffID.
+                claim = layer.payload
+                if claim is not None and claim.absent is not None and claim.diff_id not in contents:
+                    raise MissingContentError(claim.absent, layer=layer.legacy_id)
             row = _image_row(image, chain)
         except MigrateError as error:
             failure = Failure.of(error, source.location, references=image.references, legacy_id=image.head)
@@ -117,26 +125,14 @@ def take_inventory(source: LegacySource, containers: Sequence[LegacyImage] = ())
     )
 
 
-def _check_present(chain: Iterable[LegacyLayer], contents: Collection[DiffID | None]) -> None:
-    """Raises MissingContentError for a layer whose bytes are not in the source, nor another one of its diffID."""
-    for layer in chain:
-        if layer.payload is not None and layer.payload.absent is not None and layer.payload.diff_id not in contents:
-            raise MissingContentError(layer.payload.absent, layer=layer.legacy_id)
-
-
-def _listed_images(indexes: Iterable[ReadyIndex]) -> Iterator[LegacyImage]:
-    """The images of manifest lists, under the names of their list."""
-    for index in indexes:
-        for child in index.children:
-            yield replace(child, references=tuple(sorted({*child.references, *index.references})))
-
-
-def _iter_containers(source: LegacySource, listing: SourceListing) -> Iterator[ContainerRow]:
+def _iter_containers(source: LegacySource, listing: SourceListing) -> Iterator[ContainerEntry]:
     for image in sorted(listing.containers, key=lambda image: (image.references, image.head)):
         if image.container is not None:
             container = source.measure_container(image.container)
             reference = str(map_reference(image.references[0]))
-            yield ContainerRow(container=container, reference=reference, run=source.run_container(container, reference))
+            yield ContainerEntry(
+                container=container, reference=reference, run=source.run_container(container, reference)
+            )
 
 
 def inventory_document(inventory: Inventory) -> dict[str, Any]:
@@ -144,9 +140,37 @@ def inventory_document(inventory: Inventory) -> dict[str, Any]:
     return {
         "location": inventory.location,
         "type": inventory.source_type,
-        "images": [_image_document(image) for image in inventory.images],
-        "layers": [_layer_document(layer) for _, layer in sorted(inventory.layers.items())],
-        "containers": [_container_document(row) for row in inventory.containers],
+        "images": [
+            {
+                "references": list(image.references),
+                "legacy_id": image.legacy_id,
+                "kind": image.kind,
+                "platform": image.platform,
+                "created": image.created,
+                "size": image.size,
+                "containers": list(image.containers),
+                "layers": [layer.legacy_id for layer in image.layers],
+            }
+            for image in inventory.images
+        ],
+        "layers": [
+            {
+                "legacy_id": layer.legacy_id,
+                "parent": layer.parent,
+                "size": layer.size,
+                "created": layer.created,
+                "created_by": layer.created_by,
+            }
+            for _, layer in sorted(inventory.layers.items())
+        ],
+        "containers": [
+            {
+                **{name: value for name, value in asdict(row.container).items() if name != "unseen"},
+                "reference": row.reference,
+                "run": list(row.run.words),
+            }
+            for row in inventory.containers
+        ],
         "orphaned_volumes": [{"path": one.source, "bytes": one.bytes} for one in inventory.orphaned_volumes],
         "failures": [
             {
@@ -160,37 +184,6 @@ def inventory_document(inventory: Inventory) -> dict[str, Any]:
         ],
         "warnings": list(inventory.warnings),
         "wrapping": list(inventory.wrapping),
-    }
-
-
-def _image_document(image: ImageRow) -> dict[str, Any]:
-    return {
-        "references": list(image.references),
-        "legacy_id": image.legacy_id,
-        "kind": image.kind,
-        "platform": image.platform,
-        "created": image.created,
-        "size": image.size,
-        "containers": list(image.containers),
-        "layers": [layer.legacy_id for layer in image.layers],
-    }
-
-
-def _container_document(row: ContainerRow) -> dict[str, Any]:
-    return {
-        **{name: value for name, value in asdict(row.container).items() if name != "unseen"},
-        "reference": row.reference,
-        "run": list(row.run.words),
-    }
-
-
-def _layer_document(layer: LayerRow) -> dict[str, Any]:
-    return {
-        "legacy_id": layer.legacy_id,
-        "parent": layer.parent,
-        "size": layer.size,
-        "created": layer.created,
-        "created_by": layer.created_by,
     }
 
 
@@ -221,16 +214,13 @@ def _image_row(image: LegacyImage, chain: tuple[LegacyLayer, ...]) -> ImageRow:
 def _layer_row(layer: LegacyLayer, parent: LegacyID | None) -> LayerRow:
     """`parent` is the layer below in a chain that the source lists itself."""
     document = LayerDocument.of(layer.json).facts() if layer.json else None
+    size: int | None = 0
+    if layer.payload is not None:
+        size = layer.payload.estimate if layer.payload.size is None else layer.payload.size
     return LayerRow(
         legacy_id=layer.legacy_id,
         parent=layer.parent or parent,
-        size=_size(layer),
+        size=size,
         created=document.created if document else None,
         created_by=document.created_by if document else None,
     )
-
-
-def _size(layer: LegacyLayer) -> int | None:
-    if layer.payload is None:
-        return 0
-    return layer.payload.estimate if layer.payload.size is None else layer.payload.size

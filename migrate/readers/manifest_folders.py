@@ -49,7 +49,7 @@ _CHILD: Final = re.compile(r"([0-9a-f]{64})\.manifest\.json")
 _CHILD_FOLDER: Final = re.compile(r"sha256(?:__|:|-)([0-9a-f]{64})")
 
 
-def detect(files: NamedFiles) -> bool:
+def are_manifest_folders(files: NamedFiles) -> bool:
     """True for a tree in which every folder with files holds such a manifest, or Artifactory's blobs alone. The look is
     bounded."""
     holds_any = False

@@ -41,7 +41,7 @@ _DEEPEST = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class LeftOut:
     """A member that is left out, and why. `fatal` ones make the run's result incomplete."""
 
     name: str
@@ -56,7 +56,7 @@ class Members:
     def __init__(self, location: str, found: Iterable[Member], sound: int | None = None) -> None:
         """The first `sound` members are before any damage; what is behind it replaces none of them."""
         self.location = location
-        self.problems: list[Problem] = []
+        self.problems: list[LeftOut] = []
         self.warnings: list[str] = []
         self.further: list[Members] = []
         """Those of the archives that follow in the same file."""
@@ -75,7 +75,7 @@ class Members:
         if name is None:
             shown = member.name.encode("utf-8", "backslashreplace").decode()
             self.problems.append(
-                Problem(
+                LeftOut(
                     shown, "unsafe-name", f"{self.location}: member {shown!r} is named outside the archive; left out"
                 )
             )
@@ -106,7 +106,11 @@ class Members:
             current = self._follow(name)
             member = self._members.get(current)
             if member is None:
-                self._check_listed(current)
+                directory = current
+                while directory and self.unlisted:
+                    directory = posixpath.dirname(directory)
+                    if directory in self.unlisted:
+                        raise SourceError(self.unlisted[directory])
                 via = "" if current == name else f" (named by {name})"
                 raise MissingLayerError(f"{self.location}: there is no member {_shown(current)}{via}")
             if member.kind is not MemberKind.FILE:
@@ -145,13 +149,6 @@ class Members:
                 if member is not None and member.kind in (MemberKind.SYMLINK, MemberKind.HARDLINK):
                     return "/".join(done[:-1]), member, "/".join(waiting[::-1])
         return "/".join(done), None, ""
-
-    def _check_listed(self, name: str) -> None:
-        directory = name
-        while directory and self.unlisted:
-            directory = posixpath.dirname(directory)
-            if directory in self.unlisted:
-                raise SourceError(self.unlisted[directory])
 
     def read(self, name: str, limit: int = limits.JSON_BYTES) -> bytes:
         """A small member whole. Raises LimitError over `limit` bytes."""
@@ -197,7 +194,7 @@ class TarMembers(Members):
         for damage in index.damages:
             if not index.members:
                 raise SourceUnreadableError(damage.error.message) from damage.error
-            self.problems.append(Problem("", damage.error.code, damage.message))
+            self.problems.append(LeftOut("", damage.error.code, damage.message))
 
     @contextmanager
     def _open_file(self, member: Member) -> Iterator[Payload]:
@@ -258,7 +255,7 @@ class TreeMembers(Members):
 
     def _walk(self, prefix: str) -> Iterator[Member]:
         try:
-            found = self._list(prefix)
+            found = [self._member(entry) for entry in self._tree.entries(os.fsencode(prefix.rstrip("/")))]
         except SourceError as error:
             message = f"cannot be listed: {error.message}"
             if not prefix:
@@ -266,15 +263,12 @@ class TreeMembers(Members):
             name = prefix.rstrip("/")
             self.unlisted[name] = message
             if not is_hex_id(name):  # a layer's directory costs the images that need the layer, each with its error
-                self.problems.append(Problem(name, SourceError.code, message))
+                self.problems.append(LeftOut(name, SourceError.code, message))
             return
         for member in found:
             yield member
             if member.kind is MemberKind.DIRECTORY and member.name.count("/") < _DEEPEST:
                 yield from self._walk(f"{member.name}/")
-
-    def _list(self, prefix: str) -> list[Member]:
-        return [self._member(entry) for entry in self._tree.entries(os.fsencode(prefix.rstrip("/")))]
 
     def _member(self, entry: TreeEntry) -> Member:
         name = os.fsdecode(entry.path)
@@ -335,14 +329,3 @@ def clean_name(name: str) -> str | None:
 def _shown(name: str) -> str:
     """A link's text may be anything, unlike a member's name."""
     return name if name.isprintable() else repr(name)
-
-
-__all__ = [
-    "Members",
-    "Problem",
-    "TarMembers",
-    "TreeMembers",
-    "clean_name",
-    "is_archive_member",
-    "open_tar_members",
-]

@@ -1,4 +1,4 @@
-"""What cannot be read as it is, by name: what people give to this program in place of a source, and what to do then."""
+"""Files and folders that are given in place of a source: what they are, and what to do with them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LOOKED_INTO: Final = 1_000
 _USTAR: Final = 257
 _SEARCHED: Final = 64 * 1024
 _LINES: Final = 32
-"""So many ends of lines, each of them CR LF, are no chance in compressed bytes."""
+"""So many ends of lines, each of them CR LF, do not occur by chance in compressed bytes."""
 _LINES_OF_DAMAGED: Final = 3
 """The same in a tar whose headers are not where they should be."""
 _ROOT_FOLDERS: Final = frozenset(

@@ -6,6 +6,7 @@ Source of the format: OCI image layout specification; Docker 25 and later save i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from migrate.blobio.limits import CATALOG_BYTES
@@ -63,24 +64,19 @@ class OciContent:
         Docker 25.0.0 wrote layers in random order into it; such a manifest is none that can be taken over.
         """
         if self._by_config is None:
-            self._by_config = self._collect()
+            self._by_config = {}
+            entries: Sequence[IndexEntry] = ()
+            with suppress(SourceError):  # manifest.json and the configs suffice; the index only gives manifests to keep
+                entries = self._entries()
+            for document in read_documents(entries, one_by_one(self._read_if_there)):
+                if document.manifest is not None:
+                    manifest = ReadManifest(document.content, document.manifest, document.entry.platform)
+                    self._by_config.setdefault(manifest.facts.config.digest, []).append(manifest)
         wanted = [name.rpartition("/")[2] for name in layers]
         for manifest in self._by_config.get(config, ()):
             if [layer.digest.hex for layer in manifest.facts.layers] == wanted:
                 return manifest
         return None
-
-    def _collect(self) -> dict[Digest, list[ReadManifest]]:
-        found: dict[Digest, list[ReadManifest]] = {}
-        try:
-            entries = self._entries()
-        except SourceError:
-            return {}  # manifest.json and the configs suffice; the index only gives manifests to keep
-        for document in read_documents(entries, one_by_one(self._read_if_there)):
-            if document.manifest is not None:
-                manifest = ReadManifest(document.content, document.manifest, document.entry.platform)
-                found.setdefault(manifest.facts.config.digest, []).append(manifest)
-        return found
 
     def _entries(self) -> Sequence[IndexEntry]:
         return parse_index(self._members.read(INDEX, CATALOG_BYTES), CATALOG_BYTES).manifests
@@ -158,17 +154,17 @@ class OciContent:
             else:
                 images.add("", [] if name is None else [Reference.parse(name)], digest, opened)
         listing = images.listing()
-        return replace(listing, images=[self._with_names(image) for image in listing.images])
 
-    def _with_names(self, image: LegacyImage) -> LegacyImage:
-        """The image with its layers' keys as the archive opens them."""
-        chain = [
-            layer
-            if layer.payload is None or layer.payload.digest is None
-            else replace(layer, payload=replace(layer.payload, key=_blob_key(self._members, layer.payload.digest)))
-            for layer in image.chain or ()
-        ]
-        return replace(image, chain=tuple(chain))
+        def with_key(layer: LegacyLayer) -> LegacyLayer:
+            claim = layer.payload
+            if claim is None or claim.digest is None:
+                return layer
+            return replace(layer, payload=replace(claim, key=_blob_key(self._members, claim.digest)))
+
+        return replace(
+            listing,
+            images=[replace(image, chain=tuple(map(with_key, image.chain or ()))) for image in listing.images],
+        )
 
     def _read_index(
         self, top: Digest, documents: Mapping[Digest, Document], references: tuple[Reference, ...]
@@ -208,7 +204,10 @@ class OciContent:
     def read_image(self, manifest: ReadManifest) -> LegacyImage:
         """The image that `manifest` names, its config and manifest to be carried over byte for byte."""
         facts = manifest.facts
-        config = self._read_blob(facts.config)
+        config = self._members.read(blob_path(facts.config.digest))
+        actual = Digest.of(config)
+        if actual != facts.config.digest:
+            raise IntegrityError(f"{self.location}: blob {facts.config.digest} has the digest {actual}")
         is_image = facts.config.media_type in CONFIG_TYPES
         config_facts = parse_config(config) if is_image else None
         diff_ids: Sequence[DiffID | None] = [None] * len(facts.layers)
@@ -249,13 +248,6 @@ class OciContent:
     def _read_if_there(self, digest: Digest) -> bytes | None:
         name = blob_path(digest)
         return self._members.read(name) if name in self._members else None
-
-    def _read_blob(self, descriptor: Descriptor) -> bytes:
-        content = self._members.read(blob_path(descriptor.digest))
-        actual = Digest.of(content)
-        if actual != descriptor.digest:
-            raise IntegrityError(f"{self.location}: blob {descriptor.digest} has the digest {actual}")
-        return content
 
 
 @dataclass(frozen=True, slots=True)

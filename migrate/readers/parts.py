@@ -6,17 +6,19 @@ The rest are strangers: an archive that lies beside the members of an unpacked o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from migrate.blobio.limits import JSON_BYTES
 from migrate.blobio.source_files import open_source_file
 from migrate.distribution.layout import ROOTS
-from migrate.documents.docker_archive import parse_archive_manifest
+from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest
 from migrate.errors import MigrateError
+from migrate.layout.names import ARCHIVE_MANIFEST
 from migrate.model.legacy import SourceType
-from migrate.readers.docker_archive import MANIFEST
 from migrate.readers.members import clean_name, is_archive_member
 
 ARCHIVE_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -29,42 +31,38 @@ def is_called_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-class Parts(Protocol):
+class Parts(ABC):
+    @abstractmethod
     def has(self, name: str, /) -> bool:
         """True if this entry of the directory belongs to the source."""
 
     def lists(self, steps: Steps, /) -> bool:
         """True for a folder whose entries show by their names, sizes and times that the source has changed."""
+        del steps
+        return True
 
 
-class ArchiveParts:
+class ArchiveParts(Parts):
     """An unpacked `docker save` archive: folders of layers, and what manifest.json names, whatever it is called."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._named = frozenset(_first_steps(path))
+        found: Sequence[ArchiveManifestEntry] = ()
+        with (
+            suppress(OSError, MigrateError),
+            open(open_source_file(path / ARCHIVE_MANIFEST), "rb") as stream,
+        ):
+            found = parse_archive_manifest(stream.read(JSON_BYTES + 1))
+        named = (name for entry in found for name in (entry.config, *entry.layers))
+        self._named = frozenset((clean_name(name) or "").partition("/")[0] for name in named)
 
     def has(self, name: str, /) -> bool:
         if name in self._named or is_archive_member(name) or is_archive_member(f"{name}/"):
             return True
         return any(os.path.lexists(self._path / name / member) for member in ("json", "layer.tar"))
 
-    def lists(self, steps: Steps, /) -> bool:
-        return True
 
-
-def _first_steps(path: Path) -> Iterator[str]:
-    try:
-        with open(open_source_file(path / MANIFEST), "rb") as stream:
-            found = parse_archive_manifest(stream.read(JSON_BYTES + 1))
-    except (OSError, MigrateError):
-        return
-    for entry in found:
-        for name in (entry.config, *entry.layers):
-            yield (clean_name(name) or "").partition("/")[0]
-
-
-class RootParts:
+class RootParts(Parts):
     """A Docker root. Whatever an engine may have put there is part of it, but for files that are called archives, and
     folders that no engine made."""
 
@@ -88,17 +86,14 @@ class RootParts:
         return len(steps) <= 2 and steps[0] in self._DRIVERS | self._DOCUMENTS
 
 
-class RegistryV1Parts:
+class RegistryV1Parts(Parts):
     """A v1 registry's storage: its layers are files, so that all folders hold documents."""
 
     def has(self, name: str, /) -> bool:
         return name in ("images", "repositories")
 
-    def lists(self, steps: Steps, /) -> bool:
-        return True
 
-
-class RegistryV2Parts:
+class RegistryV2Parts(Parts):
     """A v2 registry's storage, from wherever in it the directory begins."""
 
     def __init__(self, path: Path) -> None:
@@ -119,17 +114,14 @@ class RegistryV2Parts:
         return "_uploads" not in inner
 
 
-class ManifestFolderParts:
+class ManifestFolderParts(Parts):
     """Folders with a manifest and its blobs each: all of it belongs to the source."""
 
     def has(self, name: str, /) -> bool:
         return not name.startswith((".", "_"))
 
-    def lists(self, steps: Steps, /) -> bool:
-        return True
 
-
-class SeveralParts:
+class SeveralParts(Parts):
     """A directory that looks like more than one source: nothing is converted before the user chooses one."""
 
     def __init__(self, kinds: Sequence[Parts]) -> None:
@@ -144,17 +136,12 @@ class SeveralParts:
 
 def parts_of(path: Path, types: Sequence[SourceType]) -> Parts:
     """`types` are those that claim the directory (`detect`), or the one that the user named."""
-    kinds: dict[SourceType, Parts] = {}
-    for kind in types:
-        match kind:
-            case SourceType.DOCKER_ARCHIVE:
-                kinds[kind] = ArchiveParts(path)
-            case SourceType.DOCKER_ROOT:
-                kinds[kind] = RootParts(path)
-            case SourceType.REGISTRY_V1:
-                kinds[kind] = RegistryV1Parts()
-            case SourceType.REGISTRY_V2:
-                kinds[kind] = RegistryV2Parts(path)
-            case SourceType.DIR:
-                kinds[kind] = ManifestFolderParts()
-    return next(iter(kinds.values())) if len(kinds) == 1 else SeveralParts(list(kinds.values()))
+    makers: dict[SourceType, Callable[[], Parts]] = {
+        SourceType.DOCKER_ARCHIVE: lambda: ArchiveParts(path),
+        SourceType.DOCKER_ROOT: lambda: RootParts(path),
+        SourceType.REGISTRY_V1: RegistryV1Parts,
+        SourceType.REGISTRY_V2: lambda: RegistryV2Parts(path),
+        SourceType.DIR: ManifestFolderParts,
+    }
+    kinds = [makers[kind]() for kind in dict.fromkeys(types)]
+    return kinds[0] if len(kinds) == 1 else SeveralParts(kinds)

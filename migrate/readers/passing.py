@@ -15,7 +15,7 @@ from migrate.blobio.stream import ByteStream
 from migrate.errors import DamagedError, SourceUnreadableError, TruncatedError, UnsupportedError
 from migrate.model.legacy import Origin
 from migrate.readers.members import PASSED, Members, clean_name, is_archive_member, open_tar_members
-from migrate.readers.wrapping import bytes_left, check_room
+from migrate.readers.wrapping import bytes_left, check_spool_room
 from migrate.tar.header import BLOCK
 from migrate.tar.index import Damage, Member, MemberKind, TarIndex, iter_members, looks_like_tar
 
@@ -62,7 +62,7 @@ class PassingArchive:
         spool = Spool(self._directory, self._location)
         try:
             if take is None:
-                check_room(self._location, bytes_left(self._stream.fd), spool)  # all of it is kept
+                check_spool_room(self._location, bytes_left(self._stream.fd), spool)  # all of it is kept
             window = _Forward(self._stream, self._location)
             index = TarIndex()
             try:
@@ -85,7 +85,14 @@ class PassingArchive:
             return member
         name = clean_name(member.name)
         content = window.open_content(member)
-        if take is not None and name and _is_layer(name) and member.size >= LARGE and content.looks_like_tar():
+        if (
+            take is not None
+            and name
+            and name.endswith(".tar")
+            and not name.startswith("blobs/")
+            and member.size >= LARGE
+            and content.looks_like_tar()
+        ):
             passing = member._replace(name=name, offset=PASSED - self._passed)
             self._passed += 1
             take(passing, Payload(stream=content.as_binary(), origin=Origin.ARCHIVE.value, size=member.size))
@@ -99,12 +106,8 @@ class PassingArchive:
         return member._replace(offset=offset)
 
 
-def _is_layer(name: str) -> bool:
-    return name.endswith(".tar") and not name.startswith("blobs/")
-
-
 class _Forward:
-    """A window that only moves on (see `tarindex.Window`)."""
+    """A window that only moves on (see `tar.index.Window`)."""
 
     def __init__(self, stream: PlainStream, what: str) -> None:
         self._stream = stream

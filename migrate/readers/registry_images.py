@@ -14,10 +14,9 @@ from migrate.blobio.limits import JSON_BYTES
 from migrate.blobio.payload import Payload
 from migrate.documents.json_text import load_json_lenient
 from migrate.documents.jws import signature_problem
-from migrate.documents.oci import ConfigFacts, IndexEntry, ManifestFacts, parse_config, parse_index, parse_manifest
+from migrate.documents.oci import IndexEntry, parse_config, parse_index, parse_manifest
 from migrate.documents.schema1 import (
     OpenedManifest,
-    Schema1Manifest,
     is_index,
     is_schema1,
     open_manifest,
@@ -57,7 +56,7 @@ class ManifestStore(Protocol):
         """A child of a list, checked against its digest."""
 
     def blob_size(self, repository: str, digest: Digest, /) -> int | None:
-        """Bytes of the blob as stored. MissingLayerError if it is not there; None if nobody looked."""
+        """Bytes of the blob as stored. MissingLayerError if it is not there; None if that was not looked up."""
 
     def find_blob(self, repository: str, name: str, /) -> Digest | None:
         """The blob that the repository has under another name than its sha256, such as a tarsum, which is compared with
@@ -168,12 +167,16 @@ class RegistryImages:
         )
         blobs: list[_Blob | None] = []
         for entry in manifest.entries:
+            # A throwaway step has no layer of its own; its blob is the empty tar, which need not be there.
             if entry.throwaway:
                 blobs.append(None)
                 continue
             blobs.append(self._blob(repository, entry.blob_sum, layer=entry.legacy_id))
             self._claims[entry.blob_sum].legacy = True
-        chain = _schema1_chain(manifest)
+        chain = tuple(
+            LegacyLayer(legacy_id=entry.legacy_id, json=entry.json, parent=entry.parent, payload=None)
+            for entry in manifest.entries
+        )
         image = LegacyImage(
             head=chain[-1].legacy_id,
             chain=chain,
@@ -199,7 +202,11 @@ class RegistryImages:
                 f"manifest names {len(manifest.layers)} layers, its config {len(facts.diff_ids)} diffIDs"
             )
         blobs = tuple(self._kept_blob(repository, layer) for layer in manifest.layers)
-        self._claim(manifest, facts)
+        for layer, diff_id in zip(manifest.layers, facts.diff_ids, strict=True):
+            claims = self._claims[layer.digest]
+            claims.keep = True
+            claims.media_type = claims.media_type or layer.media_type
+            claims.diff_ids.add(diff_id)
         chain = tuple(
             LegacyLayer(legacy_id=LegacyID(layer.digest.hex), json=b"", parent=None, payload=None)
             for layer in manifest.layers
@@ -236,18 +243,11 @@ class RegistryImages:
         self._claims[digest] = _Claims(size)
         return _Blob(digest, size)
 
-    def _claim(self, manifest: ManifestFacts, facts: ConfigFacts) -> None:
-        for layer, diff_id in zip(manifest.layers, facts.diff_ids, strict=True):
-            claims = self._claims[layer.digest]
-            claims.keep = True
-            claims.media_type = claims.media_type or layer.media_type
-            claims.diff_ids.add(diff_id)
-
     def _payload(self, digest: Digest, claims: _Claims) -> PayloadRef:
         """One PayloadRef a blob, however many manifests name it.
 
-        A config's word for the diffID goes along only where it is the only word, and no schema-1 image would fail with
-        it if it were wrong; the composer compares each config with what was found in any case.
+        The diffID that a config states is used only where all configs state the same one, and no schema-1 image would
+        fail if it were wrong; the composer compares each config with what was found in any case.
         """
         certain = len(claims.diff_ids) == 1 and not claims.legacy
         return PayloadRef(
@@ -276,8 +276,10 @@ class RegistryImages:
         drafts: list[_Draft] = []
         lost: list[tuple[IndexEntry, MigrateError]] = []
         nested = self._add_children(repository, index.manifests, drafts, lost)
+        # A list of which every image is lost fails as a whole, with the first reason.
         if not drafts:
             raise lost[0][1]
+        # Schema-1 images get new manifests, so that a list which names one cannot be kept byte for byte.
         if not lost and not nested and all(draft.image.manifest is not None for draft in drafts):
             known, _ = self._indexes.setdefault((content, index.media_type), ([], drafts))
             known += [reference for reference in references if reference not in known]
@@ -383,13 +385,6 @@ def missing_blob(digest: Digest) -> MissingLayerError:
 
 def _untagged(repository: str, digest: Digest) -> str:
     return f"{repository}@{digest}"
-
-
-def _schema1_chain(manifest: Schema1Manifest) -> tuple[LegacyLayer, ...]:
-    return tuple(
-        LegacyLayer(legacy_id=entry.legacy_id, json=entry.json, parent=entry.parent, payload=None)
-        for entry in manifest.entries
-    )
 
 
 def _finished(draft: _Draft, payloads: dict[Digest, PayloadRef]) -> LegacyImage:

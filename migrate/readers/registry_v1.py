@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from functools import cached_property
+from typing import Final
 from urllib.parse import unquote
 
 from migrate.blobio.compression import detect_compression, open_decompressed
@@ -52,9 +53,6 @@ from migrate.storage.named_files import Entry, NamedFiles, require_readable
 from migrate.storage.tree import OpenedFile
 from migrate.tar.tarsum import VERSIONS, tarsums
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 _TAG_FILE: Final = "tag_"
 _LAYER: Final = "layer"
 _DOGESTRY_LAYER: Final = "layer.tar"
@@ -64,7 +62,7 @@ _DEFAULT_NAMESPACE: Final = "library"
 _HEAD_BYTES: Final = 16
 
 
-def detect(files: NamedFiles) -> bool:
+def is_registry_v1(files: NamedFiles) -> bool:
     """True for a directory that holds `images/` with hexadecimal IDs, or `images/` beside `repositories/`."""
     if Entry("images", True) not in files.entries(""):
         return False
@@ -144,7 +142,6 @@ class RegistryV1Source(LegacySource):
         self._jsons: dict[LegacyID, LayerDocument] = {}
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._json_bytes = 0
-        self._dogestry: bool | None = None
 
     def listing(self) -> SourceListing:
         if self._listing is None:
@@ -155,12 +152,8 @@ class RegistryV1Source(LegacySource):
         return self._listing
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
-        layer = self._layers.get(legacy_id)
-        if layer is None:
-            layer = self._layers[legacy_id] = self._read_layer(legacy_id)
-        return layer
-
-    def _read_layer(self, legacy_id: LegacyID) -> LegacyLayer:
+        if (known := self._layers.get(legacy_id)) is not None:
+            return known
         document = self._read_json(legacy_id)
         warnings = self._unfinished_warning(legacy_id)
         size = self._files.size(self._layer_path(legacy_id))
@@ -169,15 +162,19 @@ class RegistryV1Source(LegacySource):
         certain = self._files.sizes_are_certain
         if size == 0 and certain:
             raise TruncatedError(f"image {legacy_id}: the layer file has 0 bytes", layer=legacy_id)
-        return LegacyLayer(
+        written = document.identity().id
+        if written and written != legacy_id:
+            warnings += (f"image {legacy_id}: its json has the id {written!r}; the folder's name counts",)
+        layer = self._layers[legacy_id] = LegacyLayer(
             legacy_id=legacy_id,
             json=document,
             parent=_effective_parent(document),
             payload=PayloadRef(key=legacy_id, size=size)
             if certain
             else PayloadRef(key=legacy_id, estimate=size or None),
-            warnings=(*warnings, *_identity_warning(legacy_id, document)),
+            warnings=warnings,
         )
+        return layer
 
     @contextmanager
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
@@ -185,16 +182,27 @@ class RegistryV1Source(LegacySource):
         with self._open_layer(legacy_id) as opened:
             size = opened.size or None  # not known of what a server sends in chunks
             payload = Payload(stream=opened.stream, origin=Origin.BLOB, size=size, path=opened.path)
+
+            def note_mismatch() -> None:
+                payload.note, payload.damaged = self._checked[legacy_id], self._checked[legacy_id] is not None
+
+            def finish() -> None:
+                self._checked[legacy_id] = check.finish()
+                note_mismatch()
+
             if legacy_id in self._checked:  # a second reading copies what the first has checked
-                self._note_mismatch(payload, self._checked[legacy_id])
+                note_mismatch()
             else:
-                self._check_on_the_way(layer, opened, payload)
+                check = _ChecksumCheck(self._files, legacy_id, layer.json, lambda: self._open_layer(legacy_id))
+                if check.recorded:
+                    observed = ObservedStream(opened.stream, size or sys.maxsize, check.feed, finish)
+                    payload.stream = observed.as_binary()
             yield payload
 
     def _layer_path(self, legacy_id: LegacyID) -> str:
         """Where the layer is, or would be. UnsupportedError for one that is packed as nothing that is read."""
         folder = f"images/{legacy_id}"
-        usual = f"{folder}/{_DOGESTRY_LAYER if self._is_dogestry() else _LAYER}"
+        usual = f"{folder}/{_DOGESTRY_LAYER if self._is_dogestry else _LAYER}"
         if self._files.size(usual) is not None:
             return usual
         found = _layer_files(self._files, legacy_id)
@@ -205,19 +213,15 @@ class RegistryV1Source(LegacySource):
             )
         return next((f"{folder}/{name}" for name in found if not name.endswith(".lz4")), usual)
 
+    @cached_property
     def _is_dogestry(self) -> bool:
-        """True for the tree that dogestry wrote to S3: `images/<id>/layer.tar`, `repositories/<name>/<tag>`."""
-        if self._dogestry is None:
-            self._dogestry = (self._find_layer_file() or _LAYER).startswith(_DOGESTRY_LAYER)
-        return self._dogestry
-
-    def _find_layer_file(self) -> str | None:
-        """The name that the first layer has which can be found."""
+        """True for the tree that dogestry wrote to S3: `images/<id>/layer.tar`, `repositories/<name>/<tag>`. The first
+        layer that can be found shows it."""
         for entry in self._files.entries("images"):
             with suppress(SourceError):  # reported when the image is read
                 if is_hex_id(entry.name) and (found := _layer_files(self._files, entry.name)):
-                    return found[0]
-        return None
+                    return found[0].startswith(_DOGESTRY_LAYER)
+        return False
 
     def _open_layer(self, legacy_id: LegacyID) -> AbstractContextManager[OpenedFile]:
         return self._replay.opened(legacy_id, lambda: self._files.open(self._layer_path(legacy_id)))
@@ -225,21 +229,6 @@ class RegistryV1Source(LegacySource):
     def close(self) -> None:
         self._files.close()
         self._replay.close()
-
-    def _check_on_the_way(self, layer: LegacyLayer, opened: OpenedFile, payload: Payload) -> None:
-        check = _ChecksumCheck(self._files, layer.legacy_id, layer.json, lambda: self._open_layer(layer.legacy_id))
-        if not check.recorded:
-            return
-
-        def finish() -> None:
-            self._checked[layer.legacy_id] = check.finish()
-            self._note_mismatch(payload, self._checked[layer.legacy_id])
-
-        observed = ObservedStream(opened.stream, opened.size or sys.maxsize, check.feed, finish)
-        payload.stream = observed.as_binary()
-
-    def _note_mismatch(self, payload: Payload, mismatch: str | None) -> None:
-        payload.note, payload.damaged = mismatch, mismatch is not None
 
     def _read_json(self, legacy_id: LegacyID) -> LayerDocument:
         if legacy_id in self._jsons:
@@ -276,13 +265,27 @@ class RegistryV1Source(LegacySource):
             if tag.legacy_id in graph.folders:
                 by_head.setdefault(LegacyID(tag.legacy_id), []).append(tag)
             else:
-                failures.append(_dangling(tag, self.location))
+                if is_hex_id(tag.legacy_id):
+                    legacy_id, problem = LegacyID(tag.legacy_id), f"image {tag.legacy_id} is not in the registry"
+                elif tag.legacy_id:
+                    legacy_id = None
+                    problem = f"{tag.legacy_id[:80]!r} is not an image ID (64 or 16 hexadecimal digits)"
+                else:
+                    legacy_id, problem = None, "the tag file is empty"
+                error = MissingLayerError(f"tag {tag.reference}: {problem}")
+                failures.append(Failure.of(error, self.location, references=[tag.reference], legacy_id=legacy_id))
         untagged = graph.heads() - by_head.keys()
-        heads = sorted([*by_head, *untagged], key=lambda head: (_first_reference(by_head.get(head, ())), head))
+        first = {head: str(own[0].reference) for head, own in by_head.items()}
+        heads = sorted([*by_head, *untagged], key=lambda head: (head not in first, first.get(head, ""), head))
         ancestries = self._files.read_many([f"images/{head}/ancestry" for head in heads], SMALL_FILE_BYTES)
         images = [
-            _image(
-                head, by_head.get(head, ()), _ancestry_warning(graph, head, ancestries.get(f"images/{head}/ancestry"))
+            LegacyImage(
+                head=head,
+                references=tuple(tag.reference for tag in by_head.get(head, ())),
+                warnings=(
+                    *(warning for tag in by_head.get(head, ()) for warning in tag.warnings),
+                    *_ancestry_warning(graph, head, ancestries.get(f"images/{head}/ancestry")),
+                ),
             )
             for head in heads
         ]
@@ -351,13 +354,14 @@ class RegistryV1Source(LegacySource):
             content = contents.get(path)
             if isinstance(content, SourceError):
                 failures.append(Failure.of(content, self.location, references=[str(reference)]))
-            elif content is not None and not _describes_another_tag(reference.tag, content):
+            # `tag<name>_json` describes tag <name>; for a name that begins with `_` it looks like a tag of its own
+            elif content is not None and not (reference.tag.endswith("_json") and content.lstrip()[:1] == b"{"):
                 tags.append(_tag(reference, content))
         return sorted(tags, key=lambda tag: tag.reference), failures
 
     def _tag_files(self, failures: list[Failure]) -> Iterator[tuple[str, Reference]]:
         """(path, the reference that it holds) of what is called like a tag's file."""
-        if self._is_dogestry():
+        if self._is_dogestry:
             yield from self._dogestry_tags()
             return
         for namespace in self._folders("repositories"):
@@ -368,7 +372,9 @@ class RegistryV1Source(LegacySource):
                 failures.append(Failure.of(exc, self.location, references=[unquote(namespace, errors="replace")]))
                 continue
             for repository in repositories:
-                name = _repository_name(namespace, repository)
+                name = unquote(repository, errors="replace")
+                if namespace != _DEFAULT_NAMESPACE:  # which is implied, as in `docker pull host:5000/busybox`
+                    name = f"{unquote(namespace, errors='replace')}/{name}"
                 try:
                     entries = self._files.entries(f"{place}/{repository}")
                 except SourceError as exc:
@@ -401,17 +407,6 @@ def _effective_parent(document: LayerDocument) -> LegacyID | None:
     return LegacyID(found) if found else None
 
 
-def _repository_name(namespace: str, repository: str) -> str:
-    """As a client names it: components unquoted; `library` is implied, as in `docker pull host:5000/busybox`."""
-    name = unquote(repository, errors="replace")
-    return name if namespace == _DEFAULT_NAMESPACE else f"{unquote(namespace, errors='replace')}/{name}"
-
-
-def _describes_another_tag(tag: str, content: bytes) -> bool:
-    """`tag<name>_json` describes tag <name>; for a name with a leading underscore it looks like a tag of its own."""
-    return tag.endswith("_json") and content.lstrip()[:1] == b"{"
-
-
 def _tag(reference: Reference, content: bytes) -> _Tag:
     text = content.decode("utf-8", "replace")
     legacy_id = text.strip()
@@ -423,30 +418,8 @@ def _tag(reference: Reference, content: bytes) -> _Tag:
     return _Tag(reference, legacy_id, tuple(warnings))
 
 
-def _dangling(tag: _Tag, location: str) -> Failure:
-    if not tag.legacy_id:
-        message = f"tag {tag.reference}: the tag file is empty"
-    elif not is_hex_id(tag.legacy_id):
-        message = f"tag {tag.reference}: {tag.legacy_id[:80]!r} is not an image ID (64 or 16 hexadecimal digits)"
-    else:
-        message = f"tag {tag.reference}: image {tag.legacy_id} is not in the registry"
-    legacy_id = LegacyID(tag.legacy_id) if is_hex_id(tag.legacy_id) else None
-    return Failure.of(MissingLayerError(message), location, references=[tag.reference], legacy_id=legacy_id)
-
-
-def _first_reference(tags: Sequence[_Tag]) -> tuple[bool, str]:
-    return (not tags, str(tags[0].reference) if tags else "")
-
-
-def _image(head: LegacyID, tags: Sequence[_Tag], ancestry_warning: tuple[str, ...]) -> LegacyImage:
-    warnings = tuple(warning for tag in tags for warning in tag.warnings)
-    return LegacyImage(
-        head=head, references=tuple(tag.reference for tag in tags), warnings=(*warnings, *ancestry_warning)
-    )
-
-
 def _ancestry_warning(graph: _Graph, head: LegacyID, raw: bytes | SourceError | None) -> tuple[str, ...]:
-    """The parents in the jsons decide; Docker followed `ancestry`, so a difference is worth a word."""
+    """The parents in the jsons decide; Docker followed `ancestry`, so a difference is reported."""
     if raw is None or head not in graph.parents:
         return ()
     try:
@@ -458,13 +431,6 @@ def _ancestry_warning(graph: _Graph, head: LegacyID, raw: bytes | SourceError | 
     if list(recorded) == graph.ancestry(head):
         return ()
     return (f"image {head}: its ancestry file is not the chain of parents in the jsons, which was followed",)
-
-
-def _identity_warning(legacy_id: LegacyID, document: LayerDocument) -> tuple[str, ...]:
-    written = document.identity().id
-    if written and written != legacy_id:
-        return (f"image {legacy_id}: its json has the id {written!r}; the folder's name counts",)
-    return ()
 
 
 class _ChecksumCheck:
@@ -492,13 +458,15 @@ class _ChecksumCheck:
 
     def finish(self) -> str | None:
         """None if one of the recorded checksums matches; else a note of what was expected."""
-        if f"sha256:{self._sha256.hexdigest()}" in self.recorded:
+        found_sha256 = f"sha256:{self._sha256.hexdigest()}"
+        if found_sha256 in self.recorded:
             return None
         wanted = [version for version in VERSIONS if any(line.startswith(f"{version}:") for line in self.recorded)]
         found = self._tarsums(wanted)
         if not self.recorded.isdisjoint(found):
             return None
-        return f"does not match the registry's recorded checksum ({self._mismatch(found)})"
+        expected, got = " or ".join(sorted(self.recorded)), " or ".join(sorted([found_sha256, *found]))
+        return f"does not match the registry's recorded checksum (expected {expected}, got {got})"
 
     def _tarsums(self, versions: Sequence[str]) -> list[str]:
         what = f"image {self._legacy_id}: layer"
@@ -512,11 +480,3 @@ class _ChecksumCheck:
                 raise exc.at_layer(self._legacy_id) from exc
             except DamagedError:
                 return []  # a tar without a tarsum here may be one that Docker accepted: no sum, but no failure
-
-    def _mismatch(self, found: Sequence[str]) -> str:
-        got = [f"sha256:{self._sha256.hexdigest()}", *found]
-        return f"expected {_joined(self.recorded)}, got {_joined(got)}"
-
-
-def _joined(checksums: Iterable[str]) -> str:
-    return " or ".join(sorted(checksums))

@@ -61,7 +61,9 @@ class V1RegistryFiles(NamedFiles):
         if not steps:
             return [Entry("images", True), Entry("repositories", True)]
         if steps[0] == "images":
-            return self._image_entries(steps[1:])
+            if len(steps) == 1:
+                return [Entry(image_id, True) for image_id in self._image_ids()]
+            return [Entry("json", False)] if self._jsons.get(steps[1]) is not None else []
         names = self._all_tags()
         match steps[1:]:
             case []:
@@ -170,11 +172,6 @@ class V1RegistryFiles(NamedFiles):
 
     # --- images --------------------------------------------------------------------------------------------------
 
-    def _image_entries(self, steps: Sequence[str]) -> list[Entry]:
-        if not steps:
-            return [Entry(image_id, True) for image_id in self._image_ids()]
-        return [Entry("json", False)] if self._jsons.get(steps[0]) is not None else []
-
     def _image_ids(self) -> list[str]:
         """What the tags lead to, by each image's ancestry and by the parents that the JSONs name."""
         if self._images is not None:
@@ -185,7 +182,11 @@ class V1RegistryFiles(NamedFiles):
         known: dict[str, None] = dict.fromkeys(level)
         self._fetch(level, self._ancestries, self._client.ancestry)
         for head in level:
-            for image_id in self._ancestry_of(head):
+            raw = self._ancestries[head]
+            ids: Sequence[str] = ()
+            with suppress(MigrateError):  # the source reports what is wrong with it
+                ids = parse_ancestry(raw) if isinstance(raw, bytes) else ()
+            for image_id in filter(is_hex_id, ids[:CHAIN_LENGTH]):
                 self._homes.setdefault(image_id, self._homes[head])
                 known.setdefault(image_id)
         level = list(known)
@@ -197,13 +198,6 @@ class V1RegistryFiles(NamedFiles):
             raise SourceUnreadableError(f"{self.location}: no tag leads to an image")
         self._images = sorted(known)
         return self._images
-
-    def _ancestry_of(self, head: str) -> list[str]:
-        raw = self._ancestries[head]
-        with suppress(MigrateError):
-            ids = parse_ancestry(raw) if isinstance(raw, bytes) else ()
-            return [image_id for image_id in ids[:CHAIN_LENGTH] if is_hex_id(image_id)]
-        return []  # the source reports what is wrong with it
 
     def _parent_of(self, image_id: str) -> str:
         """`image_id` itself where it has no parent that can be read."""
@@ -240,7 +234,13 @@ class V1RegistryFiles(NamedFiles):
     def _read(self, path: str) -> bytes | None:
         found = _IMAGE_PATH.fullmatch(path)
         if found is None:
-            return self._tag_file(path)
+            match path.split("/"):
+                case ["repositories", namespace, name, *rest] if rest and rest[0].startswith("tag_"):
+                    tag = "/".join(rest).removeprefix("tag_")  # a server may give any text
+                    tags = self._all_tags().get((namespace, name), {})
+                    if not isinstance(tags, SourceError) and tag in tags:
+                        return tags[tag].encode()
+            return None
         if found[2] == "ancestry":
             raw = self._ancestries.get(found[1])
             if isinstance(raw, SourceError):
@@ -252,12 +252,3 @@ class V1RegistryFiles(NamedFiles):
         if found[2] == "json":
             return document.content
         return encode_json(list(document.checksums)) if document.checksums else None
-
-    def _tag_file(self, path: str) -> bytes | None:
-        match path.split("/"):
-            case ["repositories", namespace, name, *rest] if rest and rest[0].startswith("tag_"):
-                tag = "/".join(rest).removeprefix("tag_")  # a server may give any text
-                tags = self._all_tags().get((namespace, name), {})
-                if not isinstance(tags, SourceError) and tag in tags:
-                    return tags[tag].encode()
-        return None

@@ -42,21 +42,16 @@ _MANIFEST_BYTES: Final = 4 * 1024 * 1024
 """Blobs of up to this are looked into for manifests whose links are lost; registries take none that is larger."""
 
 
-def detect(files: NamedFiles) -> bool:
+def is_registry_v2(files: NamedFiles) -> bool:
     """True for a registry's root directory, or a directory below it down to `v2/`."""
-    return any(_is_root(files, root) for root in ROOTS)
-
-
-def _is_root(files: NamedFiles, root: str) -> bool:
-    parts = files.entries(root)
-    if Entry("blobs", True) not in parts:
-        return False
-    return Entry("repositories", True) in parts or _has_blob_folders(files, f"{root}/blobs/sha256".lstrip("/"))
-
-
-def _has_blob_folders(files: NamedFiles, folder: str) -> bool:
-    """True for `blobs/sha256/` of a registry, whose folders have two hexadecimal digits."""
-    return any(_BLOB_FOLDER.fullmatch(entry.name) for entry in files.entries(folder))
+    for root in ROOTS:
+        parts = files.entries(root)
+        if Entry("blobs", True) in parts and (
+            Entry("repositories", True) in parts
+            or any(_BLOB_FOLDER.fullmatch(entry.name) for entry in files.entries(f"{root}/blobs/sha256".lstrip("/")))
+        ):
+            return True
+    return False
 
 
 class DeletedManifestError(SourceError):
@@ -188,7 +183,9 @@ class RegistryV2Source(StoredManifestSource):
                 images.fail(repository, error)
             self._note_uploads(repository, images)
         linked |= set(untagged)
+        # After all tags, so that what a tagged list names is not an image of its own as well.
         self._add_untagged(untagged, images)
+        # Where links are lost, manifests can still be found among the blobs; else an unlinked one was deleted.
         if not repositories or without:
             self._add_unlinked({digest for _, digest in linked}, images)
 
@@ -217,11 +214,16 @@ class RegistryV2Source(StoredManifestSource):
         for digest, manifest in found:
             if any(child == digest for _, child in images.children):
                 continue
-            name = _stated_name(manifest)
+            references: list[Reference] = []
             warning = f"manifest {digest}: found among the blobs, linked to no repository"
-            if name is not None:
-                warning += f"; {name} is the name that it states, and may not be its last"
-            images.add("", [] if name is None else [name], digest, manifest, [warning])
+            if is_schema1(load_json_lenient(manifest.payload, "manifest")):
+                with suppress(MigrateError):
+                    stated = parse_schema1(manifest.payload)
+                    name = Reference(stated.name, stated.tag)
+                    if name.is_valid:
+                        references.append(name)
+                        warning += f"; {name} is the name that it states, and may not be its last"
+            images.add("", references, digest, manifest, [warning])
 
     def _manifest_blobs(self) -> Iterator[tuple[Digest, OpenedManifest]]:
         base = self._rooted("blobs/sha256")
@@ -352,17 +354,6 @@ def _parse_link(content: bytes | SourceError | None, reference: Reference) -> tu
     if text.strip() != text:
         return digest, [f"tag {reference}: white space around the digest in current/link was ignored"]
     return digest, []
-
-
-def _stated_name(manifest: OpenedManifest) -> Reference | None:
-    """The name and tag in a manifest of schema 1."""
-    if not is_schema1(load_json_lenient(manifest.payload, "manifest")):
-        return None
-    with suppress(MigrateError):
-        stated = parse_schema1(manifest.payload)
-        reference = Reference(stated.name, stated.tag)
-        return reference if reference.is_valid else None
-    return None
 
 
 def _digest_or_none(name: str) -> Digest | None:

@@ -113,7 +113,7 @@ class RegistryOverHttp(LegacySource):
         self._source.close()
 
     def _open_v1(self, base: str, no_v2: str) -> RegistryV1Source:
-        host, repository, tag = split_location(self.location, base)
+        host, repository, tag = split_registry_location(self.location, base)
         try:
             session = open_session(host, PING, insecure=self._options.insecure, base=base, sleep=self._sleep)
         except SourceError as exc:
@@ -142,7 +142,7 @@ class RemoteRegistrySource(ManifestSource):
     ) -> None:
         """`base`: the path below which the registry is, a part of `location`."""
         super().__init__(location, options, is_remote=True)
-        self._host, self._repository, self._tag = split_location(location, base)
+        self._host, self._repository, self._tag = split_registry_location(location, base)
         self._base = base
         self._insecure = bool(options and options.insecure)
         self._connect = connect
@@ -266,7 +266,7 @@ def find_base(location: str) -> str:
     return found[1] if found is not None and is_repository_path(found[1]) else ""
 
 
-def split_location(location: str, base: str = "") -> tuple[str, str | None, str | None]:
+def split_registry_location(location: str, base: str = "") -> tuple[str, str | None, str | None]:
     """`docker://HOST[:PORT][/REPO[:TAG|@DIGEST]]` → (host, repository or None, tag or None). UsageError otherwise.
 
     `base`: as `find_base` gives it, not a part of the repository's name."""

@@ -39,22 +39,8 @@ class Removals:
             return "its record says Dead"
         if record.can_be_dead:
             return None
-        return self._lost_name(container, record) or self._lost_files(container)
-
-    def _lost_name(self, container: LegacyID, record: ContainerRecord) -> str | None:
-        if not (record.name and self._names) or record.name in self._names.get(container, ()):
-            return None
-        return "its name is no longer in linkgraph.db"
-
-    @cached_property
-    def _names(self) -> Mapping[str, frozenset[str]]:
-        """Nothing where they cannot be read: then the files alone count."""
-        try:
-            return parse_link_graph(self._root.read(_NAMES, JSON_BYTES), self._root.shown(_NAMES))
-        except SourceError:
-            return {}
-
-    def _lost_files(self, container: LegacyID) -> str | None:
+        if record.name and self._names and record.name not in self._names.get(container, ()):
+            return "its name is no longer in linkgraph.db"
         init = LegacyID(f"{container}-init")
         if not self._driver.holds_whole_trees or self._driver.name == "devicemapper":  # a thin device goes as a whole
             return None
@@ -72,3 +58,11 @@ class Removals:
         if len(gone) * 2 > len(names):
             return f"{len(gone)} of the {len(names)} names at the top of its image are gone"
         return None
+
+    @cached_property
+    def _names(self) -> Mapping[str, frozenset[str]]:
+        """Nothing where they cannot be read: then the files alone count."""
+        try:
+            return parse_link_graph(self._root.read(_NAMES, JSON_BYTES), self._root.shown(_NAMES))
+        except SourceError:
+            return {}

@@ -1,15 +1,18 @@
-"""What is in a Docker root beside its layers: the tag store, the marks of a migration."""
+"""What is in a Docker root beside its layers: the tag store, the marks of a migration, and the images that follow."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, parse_whole
 from migrate.documents.docker_root import TagRecord, parse_tag_store
-from migrate.errors import SourceError
+from migrate.errors import DocumentError, MissingLayerError, SourceError
+from migrate.model.digest import Digest
+from migrate.model.legacy import Failure, LegacyID, LegacyImage, SourceListing
 from migrate.model.reference import Reference
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tree import Tree, find_folder
@@ -48,6 +51,7 @@ def read_tags(root: Tree, driver: str, drivers: Collection[str]) -> TagStore:
         found = TagStore(problems=(f"{root.location}/repositories-{driver} is not there: no image has a tag",))
     else:
         found = _read_tag_store(root, own)
+    # A driver that has no layers here cannot be chosen, so that its tags can only be reported.
     readable = {f"repositories-{name}": name for name in drivers if name != driver}
     if "repositories-aufs" not in present and "aufs" in drivers:
         readable[_BARE] = "aufs"
@@ -106,21 +110,16 @@ def running_daemon(root: Tree) -> str | None:
     if place is None:
         return None
     for tree in [root, *([DirectoryTree("/var/run")] if os.path.realpath(place) == "/var/lib/docker" else [])]:
-        pid = _read_pid(tree)
-        if pid is not None and _is_running(pid):
+        try:
+            pid = parse_whole(tree.read(_PID, SMALL_FILE_BYTES).strip(), _LARGEST_PID)
+        except SourceError:
+            continue
+        if pid and _is_running(pid):  # 0 is no process but a group of them, which always runs
             return (
                 f"{tree.shown(_PID)} names the running process {pid}: stop Docker first, what it writes meanwhile may "
                 "be missed"
             )
     return None
-
-
-def _read_pid(tree: Tree) -> int | None:
-    """None where there is none. 0 and below are no process but groups of them, which always run."""
-    try:
-        return parse_whole(tree.read(_PID, SMALL_FILE_BYTES).strip(), _LARGEST_PID) or None
-    except SourceError:
-        return None
 
 
 def _is_running(pid: int) -> bool:
@@ -139,3 +138,69 @@ def list_folders(tree: Tree) -> list[bytes]:
         return [entry.name for entry in tree.entries(b"") if entry.is_folder]
     except SourceError:
         return []
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def list_images(
+    *,
+    location: str,
+    parents: Mapping[LegacyID, LegacyID | None],
+    elsewhere: frozenset[LegacyID],
+    tags: TagStore,
+    containers: Mapping[str, tuple[str, ...]],
+    container_images: Sequence[LegacyImage],
+    warnings: Sequence[str],
+) -> SourceListing:
+    """The tagged images, the untagged heads, and those that containers were made from; always in the same order.
+
+    `parents` holds every ID of the graph; `elsewhere` those that only another driver has the layer of. `containers`:
+    what a record names as its image → container IDs.
+    """
+    references: dict[LegacyID, list[Reference]] = defaultdict(list)
+    failures: list[Failure] = []
+    for record in tags.tags:
+        legacy_id, reference = LegacyID(record.legacy_id), Reference(record.name, record.tag)
+        if legacy_id in parents:
+            references[legacy_id].append(reference)
+        else:
+            message = f"{location}: {reference} names {legacy_id!r}, which is not in graph/"
+            similar = sorted(one for one in parents if legacy_id and one.startswith(legacy_id))[:3]
+            if similar:
+                message += f"; Docker reads whole IDs only, this one could be short for {' or '.join(similar)}"
+            error = MissingLayerError(message)
+            failures.append(Failure.of(error, location, references=[reference], legacy_id=legacy_id or None))
+    if tags.error is not None:
+        lost = f"{tags.error.message}; every tag is lost with it"
+        failures.append(Failure.of(tags.error, location, message=lost))
+    failures += [Failure.of(DocumentError(loss), location) for loss in tags.losses]
+    made_of: dict[LegacyID, tuple[str, ...]] = {}
+    unknown: list[str] = []
+    for image, ids in sorted(containers.items()):
+        if (legacy_id := LegacyID(image)) in parents:
+            made_of[legacy_id] = ids
+        else:
+            noun, verb = ("container", "was") if len(ids) == 1 else ("containers", "were")
+            unknown.append(f"{noun} {', '.join(ids)} {verb} made from image {image}, which is not in graph/")
+    own = [legacy_id for legacy_id in sorted(parents) if legacy_id not in elsewhere]
+    has_children = {parent for legacy_id in own if (parent := parents[legacy_id])}
+    # An image is listed where it has a name, where a container needs it, or where nothing is on top of it.
+    heads = sorted({*references, *made_of, *(one for one in own if one not in has_children)})
+    return SourceListing(
+        images=[
+            LegacyImage(
+                head=head,
+                references=tuple(sorted(references.get(head, ()))),
+                containers=made_of.get(head, ()),
+                legacy_digests=tuple(
+                    sorted({Digest.parse(one.tag) for one in references.get(head, ()) if one.is_digest})
+                ),
+            )
+            for head in heads
+        ],
+        layers=own,
+        containers=container_images,
+        failures=failures,
+        warnings=(*warnings, *tags.problems, *unknown),
+    )

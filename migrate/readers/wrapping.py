@@ -22,7 +22,7 @@ from migrate.errors import (
 from migrate.model.legacy import SourceType
 from migrate.model.options import ReadOptions
 from migrate.readers.base import LegacySource
-from migrate.readers.finding import Detect, Found, find_sources, find_wrappings, inside_of, types_at
+from migrate.readers.finding import Detect, FoundPlace, find_sources, find_wrappings, inside_of, types_at
 from migrate.readers.not_a_source import foreign_folder
 from migrate.storage.blocks import Blocks
 from migrate.storage.tree import SubTree, Tree
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 
 OpenTree = Callable[[str, Tree, ReadOptions], LegacySource]
 """(what the user named, the source's tree, which is taken over, options)"""
-OpenFile = Callable[[str, int, ReadOptions, int], LegacySource]
+OpenDescriptor = Callable[[str, int, ReadOptions, int], LegacySource]
 """(what errors name it, a descriptor, which is taken over, options, how many files it is inside of)"""
 
 
-_AT_TOP: Final = Found(b"", SourceType.DOCKER_ARCHIVE)
+_AT_TOP: Final = FoundPlace(b"", SourceType.DOCKER_ARCHIVE)
 
 
 class FoundSource(NamedTuple):
     """A find: where, of what type, and the tree that it is in."""
 
     tree: Tree
-    found: Found
+    found: FoundPlace
 
     @property
     def shown(self) -> str:
@@ -57,7 +57,7 @@ class Opener:
     """`depth`: how many files the one that is opened is inside of."""
 
     def __init__(
-        self, open_tree: OpenTree, open_file: OpenFile, detect: Detect, options: ReadOptions, depth: int = 0
+        self, open_tree: OpenTree, open_file: OpenDescriptor, detect: Detect, options: ReadOptions, depth: int = 0
     ) -> None:
         self._open_tree = open_tree
         self._open_file = open_file
@@ -80,10 +80,18 @@ class Opener:
                 return None
             if places:
                 return self._open(location, places, tree.close)
-            source = self._open_file_in(location, tree)
-            if source is None:
-                tree.close()
-            return source
+            # Next the file that the options name, or the only one that holds a source.
+            inside = inside_of(self._options)
+            if inside is not None:
+                files = [inside] if is_regular_file(tree, inside) else []
+            else:
+                files = find_wrappings(tree, self._options.max_ratio) if foreign_folder(tree) is None else []
+            if len(files) > 1:
+                files = self._holding_sources(location, tree, files)
+            if files:
+                return self.open_wrapped(tree, files[0])
+            tree.close()
+            return None
         except BaseException:
             tree.close()
             raise
@@ -103,6 +111,7 @@ class Opener:
         with unreadable(name):
             blocks, size = tree.open_blocks(path), tree.stat(path).size
             is_disk = may_be_disk(blocks)
+        # A disk image is read in place, through the file that holds it.
         if is_disk:
             opener = Opener(self._open_tree, self._open_file, self._detect, options, self._depth + 1)
             return opener.open_disk(name, blocks, None, tree.close)
@@ -113,17 +122,6 @@ class Opener:
         source = self._open_file(name, fd, options, self._depth + 1)
         tree.close()
         return source
-
-    def _open_file_in(self, location: str, tree: Tree) -> LegacySource | None:
-        """The source in the file of `tree` that the options name, or in the only one that holds a source; None where
-        none does. Where there is one, `tree` is taken over."""
-        inside = inside_of(self._options)
-        if inside is not None:
-            return self.open_wrapped(tree, inside) if is_regular_file(tree, inside) else None
-        files = find_wrappings(tree, self._options.max_ratio) if foreign_folder(tree) is None else []
-        if len(files) > 1:
-            files = self._holding_sources(location, tree, files)
-        return self.open_wrapped(tree, files[0]) if files else None
 
     def _holding_sources(self, location: str, tree: Tree, files: Sequence[bytes]) -> list[bytes]:
         """The file that holds a source, if any does, or may hold one, and cannot be read. Raises AmbiguousSourceError
@@ -168,6 +166,7 @@ class Opener:
             files: list[Tree] = []
             errors: list[str] = []
             for volume in contents.file_systems:
+                # One file system that cannot be read costs no other; the reasons are given where no source is found.
                 try:
                     tree = DiskTree(contents, volume, f"{location}, {volume.name}")
                     places.extend(FoundSource(tree, found) for found in self._found(tree))
@@ -179,15 +178,18 @@ class Opener:
             if len(files) == 1 and not places and inside is not None:
                 return self.open_wrapped(SubTree(files[0], b"", close), inside)
             if not places:
-                raise _nothing_on_disk(
-                    location, image.format, [volume.description for volume in contents.volumes], errors
+                volumes = "; ".join(volume.description for volume in contents.volumes)
+                why = f" ({'; '.join(errors)})" if errors else ""
+                raise NoImageError(
+                    f"{location}: no Docker root was found on this disk ({image.format}){why}; it has: "
+                    f"{volumes or 'no partition and no file system'}"
                 )
             return self._open(location, places, close)
         except BaseException:
             image.close()
             raise
 
-    def _found(self, tree: Tree) -> list[Found]:
+    def _found(self, tree: Tree) -> list[FoundPlace]:
         inside = inside_of(self._options)
         found = find_sources(tree, self._detect) if inside is None else types_at(tree, inside, self._detect)
         wanted = self._options.source_type
@@ -234,7 +236,7 @@ def spool_whole(location: str, left: Callable[[int], int], read: Callable[[int],
     """
     spool = Spool(directory, location)
     try:
-        check_room(location, left(0), spool)
+        check_spool_room(location, left(0), spool)
         checked = 0
         while True:
             with unreadable(location):
@@ -244,7 +246,7 @@ def spool_whole(location: str, left: Callable[[int], int], read: Callable[[int],
             spool.append_sparse(block)
             if spool.size - checked >= _CHECKED:
                 checked = spool.size
-                check_room(location, left(spool.size), spool)
+                check_spool_room(location, left(spool.size), spool)
     finally:
         spool.close()
 
@@ -260,7 +262,7 @@ def bytes_left(fd: int) -> int:
     return status.st_size - os.lseek(fd, 0, os.SEEK_CUR) if stat.S_ISREG(status.st_mode) else 0
 
 
-def check_room(location: str, left: int, spool: Spool) -> None:
+def check_spool_room(location: str, left: int, spool: Spool) -> None:
     """TargetError where there is no room for `left` more bytes in the file system of the temporary file."""
     free = spool.free_bytes()
     if left > free:
@@ -269,9 +271,3 @@ def check_room(location: str, left: int, spool: Spool) -> None:
             f"{location}: is unpacked into a temporary file: {done}what is left has {left:,} bytes as it is, for which "
             f"there are {free:,} bytes of room; set TMPDIR to a place with more, or unpack it yourself"
         )
-
-
-def _nothing_on_disk(location: str, form: str, volumes: Sequence[str], errors: Sequence[str]) -> SourceUnreadableError:
-    seen = "; ".join(volumes) or "no partition and no file system"
-    why = f" ({'; '.join(errors)})" if errors else ""
-    return NoImageError(f"{location}: no Docker root was found on this disk ({form}){why}; it has: {seen}")

@@ -14,22 +14,30 @@ from migrate.errors import MissingLayerError, PermissionSourceError, SourceError
 
 
 class Blocks(Protocol):
-    """Bytes read by position, from any thread: a disk, a file system image, a loop file. `size` in bytes."""
+    """Bytes read by position, from any thread: a disk, a file system image, a loop file. `size` in bytes.
 
-    @property
-    def size(self) -> int: ...
+    A class that inherits from this fills one of the two ways to read, and has the other.
+    """
+
+    size: int
 
     def read_at(self, offset: int, size: int, /) -> bytes:
         """Exactly `size` bytes. TruncatedError where the end comes before, SourceError where it cannot be read."""
+        content = bytearray(size)
+        self.read_into(memoryview(content), offset)
+        return bytes(content)
 
     def read_into(self, view: memoryview, offset: int, /) -> None:
         """The same into a buffer, which is filled."""
+        view[:] = self.read_at(offset, len(view))
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Lets go of what is open. Nothing is, where the bytes belong to another object."""
+        return
 
 
-class FileBlocks:
-    """A file or block device, or `size` bytes of it from `offset`. Fills Blocks; the descriptor is taken over.
+class FileBlocks(Blocks):
+    """A file or block device, or `size` bytes of it from `offset`. The descriptor is taken over.
 
     Without `size`, all that follows `offset`; of a block device, too, which has no size of its own.
     """
@@ -84,8 +92,8 @@ class FileBlocks:
         return TruncatedError(f"{self.location}: ends at byte {self.size:,}, but is in use up to byte {end:,}")
 
 
-class StreamBlocks:
-    """A stream that can be sought, of `size` bytes. Fills Blocks; the stream is taken over."""
+class StreamBlocks(Blocks):
+    """A stream that can be sought, of `size` bytes. The stream is taken over."""
 
     def __init__(self, stream: BinaryIO, location: str, size: int) -> None:
         self.location = location
@@ -93,9 +101,6 @@ class StreamBlocks:
         self.bytes_read = 0
         self._stream = stream
         self._lock = threading.Lock()
-
-    def read_into(self, view: memoryview, offset: int) -> None:
-        view[:] = self.read_at(offset, len(view))
 
     def read_at(self, offset: int, size: int) -> bytes:
         check_stop()

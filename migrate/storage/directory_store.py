@@ -75,7 +75,7 @@ def make_durable_directory(path: Path, files: SystemCalls = SYSTEM_CALLS) -> lis
 
 
 def remove_empty(directories: Iterable[Path]) -> None:
-    """Those that `make_durable_directory` has made, as far as nobody else has put something there."""
+    """Removes what `make_durable_directory` has made; a folder that is no longer empty stays, and those above it."""
     with contextlib.suppress(OSError):
         for directory in directories:
             directory.rmdir()
@@ -137,7 +137,10 @@ class _Folders:
                     self.unsynced[parent] = None
             fd = open_folder(name, above, what)
         try:
-            self._check_owner(fd, what)
+            if self._owner is not None and (found := os.fstat(fd).st_uid) != self._owner:
+                raise TargetError(
+                    f"{what}: belongs to user {found}, and not to this one ({self._owner}); remove it first"
+                )
         except BaseException:
             os.close(fd)
             raise
@@ -159,10 +162,6 @@ class _Folders:
     def close(self) -> None:
         while self._open:
             os.close(self._open.popitem()[1])
-
-    def _check_owner(self, fd: int, what: str) -> None:
-        if self._owner is not None and (found := os.fstat(fd).st_uid) != self._owner:
-            raise TargetError(f"{what}: belongs to user {found}, and not to this one ({self._owner}); remove it first")
 
 
 def _inode(fd: int) -> tuple[int, int]:
@@ -204,7 +203,8 @@ class _NewFile:
             self._store.put(name, b"".join(self._held))
         else:
             fd, self._fd = self._fd, -1
-            self._store._enqueue(fd, self._temporary, name, self.size)
+            self._store._close(fd)
+            self._store._add(self._temporary, name, self.size)
 
     def __enter__(self) -> _NewFile:
         return self
@@ -286,7 +286,10 @@ class DirectoryStore(Store):
 
     def open(self, name: str, /) -> BinaryIO | None:
         try:
-            return open(self._open_fd(name), "rb", buffering=0)
+            folder, _, last = name.rpartition("/")
+            with self._folders.lock:
+                fd = open_regular(last, os.O_RDONLY, self._folders.fd(folder), self.shown(name))
+            return open(fd, "rb", buffering=0)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as exc:
@@ -362,11 +365,6 @@ class DirectoryStore(Store):
             # a hard link would let another user give the record's name to any file of this one
             ours = ours and _is_private(status, owners, stat.S_IWGRP | stat.S_IWOTH) and status.st_nlink == 1
             return stream.readall() if status.st_size <= limit and (ours or not private) else b""
-
-    def _open_fd(self, name: str) -> int:
-        folder, _, last = name.rpartition("/")
-        with self._folders.lock:
-            return open_regular(last, os.O_RDONLY, self._folders.fd(folder), self.shown(name))
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -484,12 +482,8 @@ class DirectoryStore(Store):
 
     # --- groups --------------------------------------------------------------------------------------------------
 
-    def _enqueue(self, fd: int, temporary: str, name: str, size: int) -> None:
-        """The complete file behind `fd` (closed here) shall be called `name`."""
-        self._close(fd)
-        self._add(temporary, name, size)
-
     def _add(self, temporary: str, name: str, size: int) -> None:
+        """The complete file `temporary` shall be called `name`."""
         with self._lock:
             self._pending.append((temporary, name, size))
             self._pending_bytes += size
@@ -520,16 +514,13 @@ class DirectoryStore(Store):
             for name in sorted(self.names(), key=lambda name: name == STATE_DIRECTORY) if removed else ():
                 if name not in NOT_OURS:
                     with target_errors(self.shown(name)):
-                        self._remove_any(name)
+                        if stat.S_ISDIR(os.stat(name, dir_fd=self.root_fd, follow_symlinks=False).st_mode):
+                            remove_tree(name, self.root_fd, self.files)
+                        else:
+                            self.files.unlink(name, self.root_fd)
         self.close()
         if removed:
             remove_empty(self._made)
-
-    def _remove_any(self, name: str) -> None:
-        if stat.S_ISDIR(os.stat(name, dir_fd=self.root_fd, follow_symlinks=False).st_mode):
-            remove_tree(name, self.root_fd, self.files)
-        else:
-            self.files.unlink(name, self.root_fd)
 
     def close(self) -> None:
         if self._closed:
@@ -585,7 +576,7 @@ class DirectoryStore(Store):
 
     @contextlib.contextmanager
     def _kept_errors(self) -> Iterator[None]:
-        """What goes wrong is kept for whoever comes next, because a thread has nobody to raise it to."""
+        """Keeps an error, which the next call raises: the thread that syncs has no caller."""
         try:
             yield
         except OSError as exc:

@@ -23,7 +23,7 @@ from migrate.blobio.source_files import NOT_WAITING, open_source_file
 from migrate.blobio.stopping import check_stop
 from migrate.errors import DamagedError, LimitError, MissingLayerError, PermissionSourceError, SourceError
 from migrate.storage.blocks import FileBlocks
-from migrate.storage.tree import Facts, OpenedFile, Tree, TreeEntry, entries_of
+from migrate.storage.tree import CAPABILITY, Facts, OpenedFile, Tree, TreeEntry, entries_of
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -31,7 +31,7 @@ _NO_FILE = {errno.ELOOP: "a symbolic link", errno.ENXIO: "a socket"}
 _REFUSED = (OSError, ValueError)
 """What a call of the system raises; a ValueError for a name with a NUL byte."""
 _DENIED = (errno.EACCES, errno.EPERM)
-CAPABILITY = "security.capability"
+_CAPABILITY = CAPABILITY.decode()
 _FIRST_READ = 64 * 1024
 """Most documents are smaller, and one call reads them."""
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
@@ -240,7 +240,8 @@ class DirectoryTree(Tree):
         wanted = path.split(b"/") if path else []
         self._current = None
         if not self._descriptors:
-            self._descriptors.append(self._open_root())
+            root = self._descriptor
+            self._descriptors.append(open_source_file(self.location, os.O_DIRECTORY) if root is None else os.dup(root))
         common = 0
         for old, new in zip(self._parts, wanted, strict=False):
             if old != new:
@@ -256,11 +257,6 @@ class DirectoryTree(Tree):
             self._parts.append(part)
         self._current = path
         return self._descriptors[-1]
-
-    def _open_root(self) -> int:
-        if self._descriptor is None:
-            return open_source_file(self.location, os.O_DIRECTORY)
-        return os.dup(self._descriptor)
 
     def _place(self, path: bytes) -> bytes:
         """A path for calls that take no directory descriptor: its directories are checked, its last part is not."""
@@ -286,9 +282,9 @@ def _kind(entry: os.DirEntry[str]) -> int:
 
 def _capability(place: bytes) -> bytes | None:
     try:
-        if CAPABILITY not in os.listxattr(place, follow_symlinks=False):
+        if _CAPABILITY not in os.listxattr(place, follow_symlinks=False):
             return None
-        return os.getxattr(place, CAPABILITY, follow_symlinks=False)
+        return os.getxattr(place, _CAPABILITY, follow_symlinks=False)
     except OSError as error:
         if error.errno not in (errno.ENOTSUP, errno.ENODATA):
             raise

@@ -17,7 +17,7 @@ from typing import Final
 
 from migrate.blobio.limits import LINK_HOPS
 from migrate.errors import DamagedError, MissingLayerError, SourceError, SourceUnreadableError
-from migrate.storage.tree import OpenedFile, Tree
+from migrate.storage.tree import OpenedFile, Tree, TreeEntry
 
 _KNOWN_FOLDERS: Final = 200_000
 
@@ -72,11 +72,7 @@ class NamedFiles:
 
     def size(self, path: str, /) -> int | None:
         """Bytes of the file; None if there is no such file."""
-        real = self._candidate(path)
-        entry = None if real is None else self._tree.find(real)
-        if entry is not None and entry.is_link:
-            real = self._resolve(path)
-            entry = None if real is None else self._tree.find(real)
+        _, entry = self._find(path)
         return entry.size if entry is not None and entry.is_file else None
 
     def read(self, path: str, limit: int, /) -> bytes | None:
@@ -114,26 +110,29 @@ class NamedFiles:
     @contextmanager
     def open(self, path: str, /) -> Iterator[OpenedFile]:
         """The file as a stream. MissingFileError if it is absent."""
-        with self._tree.opened(self._find_file(path)) as opened:
+        real, entry = self._find(path)
+        if real is None or entry is None:
+            raise MissingFileError(f"{self._shown(path)}: no such file")
+        if not entry.is_file:
+            raise MissingFileError(f"{self._shown(path)}: not a regular file")
+        with self._tree.opened(real) as opened:
             yield opened
 
     def close(self) -> None:
         self._folders = {"": b""}
         self._tree.close()
 
-    def _find_file(self, path: str) -> bytes:
+    # --- links ---------------------------------------------------------------------------------------------------
+
+    def _find(self, path: str) -> tuple[bytes | None, TreeEntry | None]:
+        """Where `path` leads, and what is there. One look where its folder is known; only links and odd names are
+        resolved from the root."""
         real = self._candidate(path)
         entry = None if real is None else self._tree.find(real)
         if entry is not None and entry.is_link:
             real = self._resolve(path)
             entry = None if real is None else self._tree.find(real)
-        if real is None or entry is None:
-            raise MissingFileError(f"{self._shown(path)}: no such file")
-        if not entry.is_file:
-            raise MissingFileError(f"{self._shown(path)}: not a regular file")
-        return real
-
-    # --- links ---------------------------------------------------------------------------------------------------
+        return real, entry
 
     def _leads_to_folder(self, link: bytes) -> bool:
         try:
@@ -145,7 +144,7 @@ class NamedFiles:
     def _candidate(self, path: str) -> bytes | None:
         """Where the file would be, with its folder resolved and its own name not; None if that folder is absent."""
         folder, _, name = path.rpartition("/")
-        if not _is_plain(name):
+        if name in ("", ".", ".."):
             return self._resolve(path)
         real = self._folder(folder)
         return None if real is None else (real + b"/" + os.fsencode(name) if real else os.fsencode(name))
@@ -155,19 +154,9 @@ class NamedFiles:
         if folder not in self._folders:
             if len(self._folders) >= _KNOWN_FOLDERS:
                 self._folders = {"": b""}
-            self._folders[folder] = self._find_folder(folder)
+            real, entry = self._find(folder)
+            self._folders[folder] = real if entry is not None and entry.is_folder else None
         return self._folders[folder]
-
-    def _find_folder(self, folder: str) -> bytes | None:
-        """One look at a folder whose parent is known; only links and odd names are resolved from the root."""
-        candidate = self._candidate(folder)
-        entry = None if candidate is None else self._tree.find(candidate)
-        if candidate is None or entry is None:
-            return None
-        if not entry.is_link:
-            return candidate if entry.is_folder else None
-        real = self._resolve(os.fsdecode(candidate))
-        return real if real is not None and self._tree.is_folder(real) else None
 
     def _resolve(self, path: str) -> bytes | None:
         """The path without links; None where a part of it is absent."""
@@ -215,10 +204,6 @@ class NamedFiles:
 
     def _shown(self, path: str) -> str:
         return f"{self.location.rstrip('/')}/{path}"
-
-
-def _is_plain(name: str) -> bool:
-    return name not in ("", ".", "..")
 
 
 def require_readable(files: NamedFiles) -> None:

@@ -8,20 +8,18 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from migrate.blobio.stream import ByteStream
 from migrate.errors import DamagedError
-
-if TYPE_CHECKING:
-    from migrate.storage.blocks import Blocks
+from migrate.storage.blocks import Blocks
 
 _ZEROS: Final = bytes(1024 * 1024)
 
 _END: Final = 1 << 63
 
 
-class BlocksPart:
+class BlocksPart(Blocks):
     """`size` bytes of other blocks from `start`: a partition, or a file that lies in one piece. Does not own them."""
 
     def __init__(self, blocks: Blocks, start: int, size: int) -> None:
@@ -30,18 +28,12 @@ class BlocksPart:
         self.size = size
 
     def read_into(self, view: memoryview, offset: int, /) -> None:
-        self._require(offset, len(view))
+        require_inside(offset, len(view), self.size)
         self.blocks.read_into(view, self.start + offset)
 
     def read_at(self, offset: int, size: int, /) -> bytes:
-        self._require(offset, size)
-        return self.blocks.read_at(self.start + offset, size)
-
-    def _require(self, offset: int, size: int) -> None:
         require_inside(offset, size, self.size)
-
-    def close(self) -> None:
-        """Nothing is open here."""
+        return self.blocks.read_at(self.start + offset, size)
 
 
 class PieceMap:
@@ -75,10 +67,8 @@ class PieceMap:
         return None, self.starts[at + 1] - position if at + 1 < len(self.starts) else -1
 
 
-class _ComposedBlocks(ABC):
+class _ComposedBlocks(Blocks, ABC):
     """Blocks whose bytes are at places of other blocks, which it does not own, or are zeros."""
-
-    size: int
 
     @abstractmethod
     def find(self, position: int, /) -> tuple[Blocks | None, int, int]:
@@ -101,12 +91,7 @@ class _ComposedBlocks(ABC):
         blocks, place, room = self.find(offset)
         if blocks is not None and size <= room:
             return blocks.read_at(place, size)
-        content = bytearray(size)
-        self.read_into(memoryview(content), offset)
-        return bytes(content)
-
-    def close(self) -> None:  # noqa: B027 - the other blocks are not its own
-        """Nothing is open here."""
+        return super().read_at(offset, size)
 
 
 class PiecedBlocks(_ComposedBlocks):

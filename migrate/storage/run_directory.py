@@ -44,7 +44,10 @@ class RunDirectory:
         self._name = f"tmp-{os.urandom(8).hex()}"
         try:
             with self.exclusive_lock():
-                self._remove_leftovers()
+                for name in self._all():
+                    if self._is_dead(name):
+                        with contextlib.suppress(OSError):
+                            remove_tree(name, self._state_fd, self._files, last=_OWNER)
                 files.make_directory(self._name, self._state_fd)
                 self.fd = os.open(self._name, DIRECTORY, dir_fd=self._state_fd)
                 self._owner_fd = files.open(_OWNER, _LOCK_FILE | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, self.fd)
@@ -77,12 +80,6 @@ class RunDirectory:
     def is_alone(self) -> bool:
         """False while another run is at work on the target. To be called under the shared lock. Raises OSError."""
         return all(name == self._name or self._is_dead(name) for name in self._all())
-
-    def _remove_leftovers(self) -> None:
-        for name in self._all():
-            if self._is_dead(name):
-                with contextlib.suppress(OSError):
-                    remove_tree(name, self._state_fd, self._files, last=_OWNER)
 
     def _all(self) -> list[str]:
         return [name for name in os.listdir(self._state_fd) if is_run_directory(name)]

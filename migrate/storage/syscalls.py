@@ -83,7 +83,19 @@ class SystemCalls:
 
     def sync_file_system(self, fd: int) -> bool:
         """Everything dirty on the file system of `fd`; False where the kernel would not report write errors."""
-        return _syncfs(fd)
+        import ctypes
+
+        release = os.uname().release.split(".")
+        number = tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in release[:2])
+        if number < (5, 8):  # before Linux 5.8 syncfs swallows write errors
+            return False
+        library = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(library, "syncfs"):
+            return False
+        if library.syncfs(fd) != 0:
+            number_of_error = ctypes.get_errno()
+            raise OSError(number_of_error, os.strerror(number_of_error))
+        return True
 
     def rename(self, old: str, new: str, old_directory: int, new_directory: int) -> None:
         os.rename(old, new, src_dir_fd=old_directory, dst_dir_fd=new_directory)
@@ -105,22 +117,6 @@ class SystemCalls:
 
 
 SYSTEM_CALLS: Final = SystemCalls()
-
-
-def _syncfs(fd: int) -> bool:
-    import ctypes
-
-    release = os.uname().release.split(".")
-    number = tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in release[:2])
-    if number < (5, 8):  # before Linux 5.8 syncfs swallows write errors
-        return False
-    library = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(library, "syncfs"):
-        return False
-    if library.syncfs(fd) != 0:
-        number_of_error = ctypes.get_errno()
-        raise OSError(number_of_error, os.strerror(number_of_error))
-    return True
 
 
 def write_all(files: SystemCalls, fd: int, block: bytes | bytearray | memoryview, what: str) -> None:

@@ -196,7 +196,10 @@ class _Entries:
     def read(self, records: Iterable[Record | Damage]) -> None:
         for found in records:
             if isinstance(found, Damage):
-                self._take_damage(found)
+                if len(self._damages) >= _MOST_DAMAGES:
+                    raise LimitError(f"{self._location}: damaged in more than {_MOST_DAMAGES:,} places")
+                self._damages.append(found.message)
+                self._damage = found.error.message
                 continue
             if self._damage is not None and found.path is not None:
                 self._mark(found.path)
@@ -220,17 +223,11 @@ class _Entries:
                 found.append(f"{where}: {len(names):,} {why}, left out: {shown}{', …' * (len(names) > _MOST_NAMED)}")
         return found
 
-    def _take_damage(self, damage: Damage) -> None:
-        if len(self._damages) >= _MOST_DAMAGES:
-            raise LimitError(f"{self._location}: damaged in more than {_MOST_DAMAGES:,} places")
-        self._damages.append(damage.message)
-        self._damage = damage.error.message
-
     def _mark(self, path: bytes | None) -> None:
         """Between the last entry before the damage and `path`, the first behind it, entries may be lost.
 
         A tar is written folder by folder, so these were in one of the folders at or above either. Of those above
-        both only the deepest is taken: whoever reads what is in the others misses the whole name of what is gone.
+        both only the deepest is taken: a reader of the others misses the whole name of what is gone.
         """
         before, behind = _folders_of(self._last or b""), _folders_of(path or b"")
         if self._last in self.folders:

@@ -1,7 +1,8 @@
 """The entries of a tar while it streams by: name, attributes, and content piece by piece.
 
-For looking at layers, not for judging them (`tarstream` does that): it reads as Go's `archive/tar` and Docker do, and
-an entry whose header cannot be read is a DamagedError. Formats: POSIX.1-2017 `ustar` and `pax`, GNU tar's long names.
+For looking at layers, not for judging them (`tar.inspector` does that): it reads as Go's `archive/tar` and Docker do,
+and an entry whose header cannot be read is a DamagedError. Formats: POSIX.1-2017 `ustar` and `pax`, GNU tar's long
+names.
 """
 
 from __future__ import annotations
@@ -66,7 +67,6 @@ class TarScanner:
         self._sparse_map = False
         self._extended: bytearray | None = None
         self._extended_kind = 0
-        self._extended_size = 0
         self._announced = Announced()
         self.flag = b"0"
         """The present entry's type flag as it is in its header."""
@@ -154,7 +154,15 @@ class TarScanner:
                 raise ValueError("a negative or too large size")
             self._zero_blocks = 0
             if kind in EXTENDED:
-                self._begin_extended(kind, size)
+                if size > TAR_HEADER_BYTES:
+                    raise LimitError(
+                        f"{self._what}: an extended tar header of {size:,} bytes, over the limit of "
+                        f"{TAR_HEADER_BYTES:,}"
+                    )
+                self._extended, self._extended_kind = bytearray(), kind
+                self._content, self._padding = size, -size % BLOCK
+                if not size:
+                    self._end_extended(b"")
             else:
                 self._sparse_map = kind == _SPARSE and header[482] != 0  # its map goes on
                 self._begin_entry(kind, size, header_name(header), fields)
@@ -185,16 +193,6 @@ class TarScanner:
         self.on_entry(entry)
         if not self._content:
             self._end_entry()
-
-    def _begin_extended(self, kind: int, size: int) -> None:
-        if size > TAR_HEADER_BYTES:
-            raise LimitError(
-                f"{self._what}: an extended tar header of {size:,} bytes, over the limit of {TAR_HEADER_BYTES:,}"
-            )
-        self._extended, self._extended_kind = bytearray(), kind
-        self._content, self._padding = size, -size % BLOCK
-        if not size:
-            self._end_extended(b"")
 
     def _end_extended(self, content: bytes) -> None:
         self._extended = None

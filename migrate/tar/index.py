@@ -71,8 +71,8 @@ class Member(NamedTuple):
 
 
 IsExpected = Callable[[str], bool]
-"""True for a name that a member of such an archive can have: where headers are damaged, it tells a member's header
-from those inside a layer."""
+"""True for a name that a member of such an archive can have: where headers are damaged, it distinguishes a member's
+header from those inside a layer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,16 +131,13 @@ class TarInspector:
             if position + BLOCK > length:
                 self._carry = bytes(block[position:])
                 return
-            if self._is_plain_state():
+            # The short way is for headers that nothing before them changes.
+            if not (self._announced or self._pax_is_refused or self._sparse_map or self._zero_blocks):
                 position = self._pass_plain_entries(block, position, length)
                 if self._skip or position + BLOCK > length:
                     continue
             self._take(bytes(block[position : position + BLOCK]))
             position += BLOCK
-
-    def _is_plain_state(self) -> bool:
-        """True where nothing that came before changes how the next header is read."""
-        return not (self._announced or self._pax_is_refused or self._sparse_map or self._zero_blocks)
 
     def _pass_plain_entries(self, block: memoryview, position: int, length: int) -> int:
         """The short way over ordinary headers: stops before the first that needs `_take`. Same reading, less work."""
@@ -201,7 +198,12 @@ class TarInspector:
         if self._sparse_map:
             raise TruncatedError(f"{self._what}: the tar ends inside a sparse map, at byte {self._size:,}")
         if self._extended is not None:
-            self._end_in_extended_header(self._extended)
+            # The padding of an extended header is missing, and the entry that it announces. Inside a tar a malformed
+            # header is an error; here nothing is lost with it, but Docker refuses the layer.
+            try:
+                self._apply(self._extended)
+            except DamagedError as error:
+                self._flag(FLAG_REFUSED, None, f"the tar ends behind a damaged header: {error.message}")
         if self._paths.collide():
             self._flag(FLAG_PATH_FORMS, self._paths.first_of_two(below_root))
         if self._paths.has_duplicates():
@@ -215,16 +217,6 @@ class TarInspector:
     def _flag(self, flag: str, name: bytes | None, reason: str = "") -> None:
         shown = "" if name is None else repr(name[:_SHOWN_BYTES].decode("utf-8", "backslashreplace"))
         self._flags.setdefault(flag, " ".join(filter(None, (shown, reason))))
-
-    def _end_in_extended_header(self, extended: _ExtendedHeader) -> None:
-        """The tar ends without the padding of an extended header, and without the entry that it announces.
-
-        A malformed one is an error inside a tar; here nothing is lost with it, but Docker refuses the layer.
-        """
-        try:
-            self._apply(extended)
-        except DamagedError as error:
-            self._flag(FLAG_REFUSED, None, f"the tar ends behind a damaged header: {error.message}")
 
     def _pass_content(self, block: memoryview, position: int, length: int) -> int:
         taken = min(self._skip, length - position)
@@ -252,7 +244,10 @@ class TarInspector:
             return
         if self._zero_blocks:
             raise DamagedError(f"{self._what}: a tar header follows a single block of zeros")
-        self._check_sum(header)
+        if not checksum_is_right(header):
+            if not self._entries and self._size <= len(_ZEROS):
+                raise DamagedError(f"{self._what}: not a tar (its first header has no valid checksum)")
+            raise DamagedError(f"{self._what}: a tar header's checksum does not match, after {self._entries:,} entries")
         kind = header[156]
         size = self._size_in(header)
         if kind in EXTENDED:
@@ -281,13 +276,6 @@ class TarInspector:
             self._sparse_map = True
         self._padding = -size % BLOCK
         self._skip = size + self._padding
-
-    def _check_sum(self, header: bytes) -> None:
-        if checksum_is_right(header):
-            return
-        if not self._entries and self._size <= len(_ZEROS):
-            raise DamagedError(f"{self._what}: not a tar (its first header has no valid checksum)")
-        raise DamagedError(f"{self._what}: a tar header's checksum does not match, after {self._entries:,} entries")
 
     def _size_in(self, header: bytes) -> int:
         try:
@@ -378,9 +366,6 @@ class _Paths:
             if same and b"/./" not in text and b"/../" not in steps and not text.endswith((b"/.", b"/..")):
                 self._dotted.extend([hash(name[2:]) for name in names])
                 return
-        self._add_each(names)
-
-    def _add_each(self, names: list[bytes]) -> None:
         for name in names:
             self._add(name.partition(b"\0")[0])  # no reader looks at the bytes behind a NUL
 

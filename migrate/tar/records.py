@@ -117,7 +117,8 @@ def iter_records(window: Window, what: str) -> Iterator[Record | Damage]:
         except (DamagedError, TruncatedError) as exc:
             error = exc
         resumed = scan.guess
-        if resumed is None or not _is_header(window.read(resumed, BLOCK)):
+        following = b"" if resumed is None else window.read(resumed, BLOCK)
+        if len(following) < BLOCK or (any(following) and not checksum_is_right(following)):
             resumed = _find_header(window, scan.behind, tops, _BEHIND_END if error is None else None)
         if error is None and resumed is not None:
             error = DamagedError(f"{what}: zeros at byte {scan.behind - BLOCK:,}, where the archive does not end")
@@ -417,10 +418,6 @@ def _time(text: bytes) -> int:
         raise DamagedError(f"the time {text[:40]!r}")
     value = int(match[2]) * 1_000_000_000 + int((match[3] or b"")[:9].ljust(9, b"0"))
     return -value if match[1] else value
-
-
-def _is_header(block: bytes) -> bool:
-    return len(block) == BLOCK and (not any(block) or checksum_is_right(block))
 
 
 def _find_header(window: Window, position: int, tops: Collection[bytes], reach: int | None) -> int | None:

@@ -21,7 +21,7 @@ from migrate.errors import DamagedError, LimitError, TruncatedError
 from migrate.tar.entries import TarEntry, TarScanner
 from migrate.tar.names import go_clean, shown_name
 
-RECORD_BYTES: Final = 64 * 1024 * 1024
+LINE_BYTES: Final = 64 * 1024 * 1024
 """One line. Writers before tar-split 0.12 put all that follows a tar's end, padding included, into one record."""
 _BLOCK = 256 * 1024
 _ZEROS: Final = memoryview(bytes(1024 * 1024))
@@ -52,7 +52,7 @@ OpenFile = Callable[[bytes], BinaryIO]
 def assemble(metadata: BinaryIO, open_file: OpenFile) -> Iterator[bytes]:
     """The tar's bytes, in pieces. `metadata` is the compressed file.
 
-    Raises DamagedError where the metadata or a file is not what was recorded, LimitError for a line over RECORD_BYTES,
+    Raises DamagedError where the metadata or a file is not what was recorded, LimitError for a line over LINE_BYTES,
     and whatever `open_file` raises.
     """
     for record in iter_tar_split(metadata):
@@ -130,7 +130,16 @@ def _parse_line(line: bytes, number: int, seen: set[bytes]) -> Iterator[bytes | 
         if kind == _SEGMENT:
             yield _payload(value, number)
         elif kind == _FILE:
-            record = _file_record(value, number)
+            raw_name, name, size = value.get("name_raw"), value.get("name", ""), value.get("size") or 0
+            if raw_name:
+                name = _base64(raw_name, number)
+            elif isinstance(name, str):
+                name = name.encode("utf-8", "replace")
+            else:
+                raise DamagedError(f"record {number}: its name is {name!r}")
+            if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+                raise DamagedError(f"record {number}: {shown_name(name)} has the size {size!r}")
+            record = FileRecord(name, size, _payload(value, number))
             if _is_new(record, number, seen):
                 yield record
 
@@ -144,22 +153,6 @@ def _is_new(record: FileRecord, number: int, seen: set[bytes]) -> bool:
     if record.size and len(record.crc) != 8:
         raise DamagedError(f"record {number}: {shown_name(record.name)} has a CRC-64 of {len(record.crc)} bytes")
     return record.size > 0
-
-
-def _file_record(value: dict[str, Any], number: int) -> FileRecord:
-    name, size = _name(value, number), value.get("size") or 0
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise DamagedError(f"record {number}: {shown_name(name)} has the size {size!r}")
-    return FileRecord(name, size, _payload(value, number))
-
-
-def _name(value: dict[str, Any], number: int) -> bytes:
-    raw, name = value.get("name_raw"), value.get("name", "")
-    if raw:
-        return _base64(raw, number)
-    if not isinstance(name, str):
-        raise DamagedError(f"record {number}: its name is {name!r}")
-    return name.encode("utf-8", "replace")
 
 
 def _payload(value: dict[str, Any], number: int) -> bytes:
@@ -196,9 +189,9 @@ def _iter_lines(metadata: BinaryIO) -> Iterator[bytes]:
     """As strict as Go's gzip, which takes neither an empty file nor zeros behind the last member for an end."""
     lines = io.BufferedReader(cast(io.RawIOBase, open_decompressed(metadata, "gzip", "the metadata")), _LINES_BUFFER)
     try:
-        while line := lines.readline(RECORD_BYTES + 1):
-            if len(line) > RECORD_BYTES:
-                raise LimitError(f"a record is larger than the limit of {RECORD_BYTES:,} bytes")
+        while line := lines.readline(LINE_BYTES + 1):
+            if len(line) > LINE_BYTES:
+                raise LimitError(f"a record is larger than the limit of {LINE_BYTES:,} bytes")
             yield line
     except TruncatedError as error:
         raise DamagedError(error.message) from error

@@ -12,7 +12,8 @@ import posixpath
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-BLOCK: Final = 512
+from migrate.tar.header import BLOCK
+
 END: Final = bytes(2 * BLOCK)
 _NAME, _PREFIX = 100, 155
 _LAST_SECOND_NS = ((1 << 33) - 1) * 10**9

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from migrate.compose.config import HistoryStep, compose_config
 from migrate.documents.docker_archive import parse_archive_manifest, parse_repositories
-from migrate.documents.go_json import carried_values, check_syntax, compact, decode_string, encode, encode_object
+from migrate.documents.go_json import carried_values, check_syntax, compact, decode_literal, encode, encode_object
 from migrate.documents.go_json import read_document as go_document
 from migrate.documents.go_time import normalise_time
 from migrate.documents.json_text import load_json, load_json_lenient
@@ -168,12 +168,12 @@ def test_a_config_reads_back_and_is_stable(document: dict[str, Any]) -> None:
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
 def test_strings_read_back(text: str) -> None:
-    assert decode_string(encode(text)[1:-1]) == text
+    assert decode_literal(encode(text)[1:-1]) == text
 
 
 @given(literal=st.binary(max_size=20).filter(lambda raw: b"\\" not in raw))
 def test_every_byte_that_is_no_text_becomes_one_replacement(literal: bytes) -> None:
-    text = decode_string(literal)
+    text = decode_literal(literal)
     assert text.replace("\ufffd", "").encode() in literal or "\ufffd" in text
     assert len(text) <= len(literal)
 

@@ -99,9 +99,10 @@ class Comparison:
             if new_is_directory and old is not None and old_is_directory:
                 self._compare_directories(new, old)
             elif new_is_directory:
-                self._add_all(new.path)
+                for entry in self._new.entries(new.path):
+                    self._add(entry)
             elif old_is_directory:  # a block device or a socket in a directory's place: the bit test at work
-                self._delete_all(new.path)
+                self._found.update((entry.path, None) for entry in self._old.entries(new.path))
         return self._found
 
     def _compare_directories(self, new: TreeEntry, old: TreeEntry) -> None:
@@ -124,16 +125,13 @@ class Comparison:
             else:
                 self._compare(TreeEntry(prefix + name, *facts), TreeEntry(prefix + name, *before))
         if alike:
-            for name in self._other_capabilities(new.path) & alike.keys():
-                self._found[prefix + name] = TreeEntry(prefix + name, *news[name])
-                del alike[name]
+            now, then = self._new.list_capabilities(new.path), self._old.list_capabilities(new.path)
+            for name in (now.keys() | then.keys()) & alike.keys():
+                if now.get(name) != then.get(name):
+                    self._found[prefix + name] = TreeEntry(prefix + name, *news[name])
+                    del alike[name]
         self.copies += sum(alike.values())
         self._found.update((prefix + name, None) for name in olds)
-
-    def _other_capabilities(self, directory: bytes) -> set[bytes]:
-        """Names of entries whose `security.capability` is not the same in both trees."""
-        new, old = self._new.list_capabilities(directory), self._old.list_capabilities(directory)
-        return {name for name in new.keys() | old.keys() if new.get(name) != old.get(name)}
 
     def _compare_names(self, path: bytes) -> None:
         """Two directories on one device: entries are described only where names or inodes differ."""
@@ -165,13 +163,6 @@ class Comparison:
         self._found[entry.path] = entry
         if stat.S_ISDIR(entry.mode):
             self._pending.append((entry, None))
-
-    def _add_all(self, path: bytes) -> None:
-        for entry in self._new.entries(path):
-            self._add(entry)
-
-    def _delete_all(self, path: bytes) -> None:
-        self._found.update((entry.path, None) for entry in self._old.entries(path))
 
 
 def differ(new: TreeEntry, old: TreeEntry) -> bool:

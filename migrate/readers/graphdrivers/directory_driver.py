@@ -66,3 +66,17 @@ class DirectoryDriver(GraphDriver):
 
     def _tree(self, legacy_id: LegacyID, place: Place) -> Tree:
         return RememberedTree(place.tree.subtree(place.path), self._listings.of(legacy_id))
+
+
+class BtrfsDriver(DirectoryDriver):
+    """`btrfs/subvolumes/<id>` is a snapshot of the parent, then changed; plain file access reads it."""
+
+    name = "btrfs"
+    folder = "btrfs/subvolumes"
+
+
+class VfsDriver(DirectoryDriver):
+    """`vfs/dir/<id>` is a whole copy of the file system."""
+
+    name = "vfs"
+    folder = "vfs/dir"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import BinaryIO, Final
+from collections.abc import Mapping
+from typing import Final
 
-from migrate.storage.tree import Facts, Tree, TreeEntry, entries_of
+from migrate.storage.tree import Facts, SubTree, Tree
 
 KEPT_ENTRIES: Final = 60_000
 """Entries of all remembered layers together, some 400 bytes each. The two that were used last are kept in any case."""
@@ -43,19 +43,13 @@ class ListingCache:
             return listings
 
 
-class RememberedTree(Tree):
+class RememberedTree(SubTree):
     """A tree whose listings are kept. What it adds to `listings` is seen by every tree that shares them."""
 
     def __init__(self, tree: Tree, listings: Listings) -> None:
-        self.location = tree.location
-        self._tree = tree
+        super().__init__(tree, b"", tree.close)
+        self.names_are_cheap = False  # whole copies share no inode, so that every entry is described in any case
         self._listings = listings
-
-    def stat(self, path: bytes) -> TreeEntry:
-        return self._tree.stat(path)
-
-    def entries(self, path: bytes) -> Sequence[TreeEntry]:
-        return entries_of(path, self.list_facts(path))
 
     def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
         found = self._listings.directories.get(path)
@@ -64,12 +58,6 @@ class RememberedTree(Tree):
             self._listings.directories[path] = found
             self._listings.entries += len(found)
         return found
-
-    def read_link(self, path: bytes) -> bytes:
-        return self._tree.read_link(path)
-
-    def xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
-        return self._tree.xattrs(path)
 
     def read_capability(self, path: bytes) -> bytes | None:
         directory, _, name = path.rpartition(b"/")
@@ -80,20 +68,3 @@ class RememberedTree(Tree):
         if found is None:
             found = self._listings.capabilities[path] = self._tree.list_capabilities(path)
         return found
-
-    def open(self, path: bytes) -> BinaryIO:
-        return self._tree.open(path)
-
-    @property
-    def has_whole_seconds(self) -> bool:
-        return self._tree.has_whole_seconds
-
-    @property
-    def has_no_xattrs(self) -> bool:
-        return self._tree.has_no_xattrs
-
-    def require_whole(self, path: bytes, *, names: bool = False) -> None:
-        self._tree.require_whole(path, names=names)
-
-    def close(self) -> None:
-        self._tree.close()

@@ -23,11 +23,9 @@ class OverlayDriver(DirectoryDriver):
         return super()._find(name + b"/root") or super()._find(name + b"/upper")
 
     def _tree(self, legacy_id: LegacyID, place: Place) -> Tree:
-        tree = place.tree.subtree(place.path)
-        return tree if place.path.endswith(b"/root") else UnionTree(tree, self._lower_tree(legacy_id, place))
-
-    def _lower_tree(self, legacy_id: LegacyID, place: Place) -> Tree:
-        folder = place.tree
+        folder, tree = place.tree, place.tree.subtree(place.path)
+        if place.path.endswith(b"/root"):
+            return tree
         path = place.path.removesuffix(b"upper") + b"lower-id"
         lower = folder.read(path, SMALL_FILE_BYTES).decode("utf-8", "replace").strip()
         if not is_safe_name(lower):
@@ -35,4 +33,4 @@ class OverlayDriver(DirectoryDriver):
         root = lower.encode() + b"/root"
         if not folder.is_folder(root):
             raise MissingLayerError(f"{folder.shown(root)}: the layer below {legacy_id} is not there", layer=legacy_id)
-        return folder.subtree(root)
+        return UnionTree(tree, folder.subtree(root))

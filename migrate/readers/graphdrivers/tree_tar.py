@@ -64,18 +64,15 @@ class TreeTar:
         for header, entry in self.parts:
             yield header
             if entry is not None:
-                yield from self._content(entry)
-
-    def _content(self, entry: TreeEntry) -> Generator[bytes, None, None]:
-        left = entry.size
-        with self.tree.open(entry.path) as stream:
-            while left > 0 and (block := stream.read(min(left, _BLOCK))):
-                left -= len(block)
-                yield block
-        if left:
-            name = entry.path.decode("utf-8", "backslashreplace")
-            raise DamagedError(f"{name}: ends {left:,} bytes before its size of {entry.size:,}")
-        yield tarwriter.padding(entry.size)
+                left = entry.size
+                with self.tree.open(entry.path) as stream:
+                    while left > 0 and (block := stream.read(min(left, _BLOCK))):
+                        left -= len(block)
+                        yield block
+                if left:
+                    name = entry.path.decode("utf-8", "backslashreplace")
+                    raise DamagedError(f"{name}: ends {left:,} bytes before its size of {entry.size:,}")
+                yield tarwriter.padding(entry.size)
 
 
 def tar_of_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> TreeTar:
@@ -93,12 +90,9 @@ def tar_of_changes(tree: Tree, changes: Iterable[Change], unsure: int = 0) -> Tr
     planned = list(itertools.islice(parts, PLANNED_PARTS + 1))
     if len(planned) > PLANNED_PARTS:
         return TreeTar(tree, itertools.chain(planned, parts), None, headers.doubts, headers.counted)
-    size = sum(len(part.header) + _padded(part.entry) for part in planned)
+    contents = [part.entry.size for part in planned if part.entry is not None]
+    size = sum(len(part.header) for part in planned) + sum(one + len(tarwriter.padding(one)) for one in contents)
     return TreeTar(tree, planned, size, headers.doubts, headers.counted)
-
-
-def _padded(entry: TreeEntry | None) -> int:
-    return 0 if entry is None else entry.size + len(tarwriter.padding(entry.size))
 
 
 class _Headers:
@@ -120,7 +114,9 @@ class _Headers:
     def parts(self, changes: Iterable[Change]) -> Iterator[Part]:
         for path, entry in changes:
             if entry is None:
-                yield Part(self._whiteout(path), None)
+                self._whiteouts += 1
+                directory, slash, name = path.rpartition(b"/")
+                yield Part(self._encoder.encode(TarHeader(directory + slash + _WHITEOUT + name)), None)
                 continue
             header = self._header(entry)
             has_content = header.typeflag == tarwriter.REGULAR and header.size > 0
@@ -138,11 +134,6 @@ class _Headers:
             files = _count(self._unsure, "file")
             found.append(f"{files} taken as unchanged by size and time, of which this source has whole seconds alone")
         return tuple(found)
-
-    def _whiteout(self, path: bytes) -> bytes:
-        self._whiteouts += 1
-        directory, slash, name = path.rpartition(b"/")
-        return self._encoder.encode(TarHeader(directory + slash + _WHITEOUT + name))
 
     def _header(self, entry: TreeEntry) -> TarHeader:
         kind = stat.S_IFMT(entry.mode)

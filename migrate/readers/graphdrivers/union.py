@@ -29,9 +29,9 @@ class UnionTree(Tree):
 
     def entries(self, path: bytes) -> Sequence[TreeEntry]:
         entries: dict[bytes, TreeEntry] = {}
-        if self._shows_lower(path) and self._is_directory(self.lower, path):
+        if self._shows_lower(path) and self.lower.is_folder(path):
             entries = {entry.path: entry for entry in self.lower.entries(path)}
-        if self._is_directory(self.upper, path):
+        if self.upper.is_folder(path):
             for entry in self.upper.entries(path):
                 if _is_whiteout(entry):
                     entries.pop(entry.path, None)
@@ -67,7 +67,7 @@ class UnionTree(Tree):
         self.lower.close()
 
     def _find(self, path: bytes) -> tuple[Tree, TreeEntry]:
-        entry = _lstat(self.upper, path)
+        entry = self.upper.find(path)
         if entry is not None and not _is_whiteout(entry):
             return self.upper, entry
         if entry is None and self._shows_lower(path.rpartition(b"/")[0]):
@@ -84,29 +84,12 @@ class UnionTree(Tree):
             directory = directory.rpartition(b"/")[0]
         opaque = self._opaque.get(directory, False)
         for place in reversed(unknown):
-            self._opaque[place] = opaque = opaque or self._hides(place)
+            entry = None if opaque else self.upper.find(place)
+            if entry is not None:
+                xattrs = self.upper.xattrs(place) if entry.is_folder else {}
+                opaque = not entry.is_folder or any(xattrs.get(name) == b"y" for name in _OPAQUE)
+            self._opaque[place] = opaque
         return not opaque
-
-    def _hides(self, directory: bytes) -> bool:
-        entry = _lstat(self.upper, directory)
-        if entry is None:
-            return False
-        if not stat.S_ISDIR(entry.mode):
-            return True
-        xattrs = self.upper.xattrs(directory)
-        return any(xattrs.get(name) == b"y" for name in _OPAQUE)
-
-    @staticmethod
-    def _is_directory(tree: Tree, path: bytes) -> bool:
-        entry = _lstat(tree, path)
-        return entry is not None and stat.S_ISDIR(entry.mode)
-
-
-def _lstat(tree: Tree, path: bytes) -> TreeEntry | None:
-    try:
-        return tree.stat(path)
-    except MissingLayerError:
-        return None
 
 
 def _is_whiteout(entry: TreeEntry) -> bool:

@@ -23,11 +23,7 @@ class ZfsDriver(DirectoryDriver):
 
     def _find(self, name: bytes) -> Place | None:
         place = super()._find(name)
-        return place if place is not None and _is_filled(place) else None
-
-
-def _is_filled(place: Place) -> bool:
-    """False for an empty directory on the file system of `zfs/graph` itself, on which nothing is mounted."""
-    if place.tree.list_names(place.path):
-        return True
-    return place.tree.stat(place.path).device != place.tree.stat(b"").device
+        if place is None or place.tree.list_names(place.path):
+            return place
+        # nothing is mounted on an empty directory of the file system of `zfs/graph` itself
+        return place if place.tree.stat(place.path).device != place.tree.stat(b"").device else None

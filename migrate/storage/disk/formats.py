@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from migrate.blobio.source_files import NOT_WAITING, open_source_file
 from migrate.blobio.stopping import check_stop
@@ -27,14 +27,11 @@ from migrate.errors import (
     TruncatedError,
     UnsupportedError,
 )
-from migrate.storage.blocks import FileBlocks
+from migrate.storage.blocks import Blocks, FileBlocks
 from migrate.storage.disk.volumes import looks_like_disk
 from migrate.storage.filesystems.dissection import import_dissect
 from migrate.storage.filesystems.filesystem import FOREIGN
 from migrate.storage.pieces import BlocksPart, JoinedBlocks, open_blocks
-
-if TYPE_CHECKING:
-    from migrate.storage.blocks import Blocks
 
 _SECTOR: Final = 512
 _LONGEST_CHAIN: Final = 64
@@ -94,7 +91,7 @@ def looks_like_image(head: bytes) -> bool:
     return probe_format(blocks) != "raw" or looks_like_disk(blocks)
 
 
-class HeadBlocks:
+class HeadBlocks(Blocks):
     """The first bytes of something longer; what comes behind them reads as zeros."""
 
     def __init__(self, head: bytes) -> None:
@@ -103,12 +100,6 @@ class HeadBlocks:
 
     def read_at(self, offset: int, size: int, /) -> bytes:
         return self._head[offset : offset + size].ljust(size, b"\0")
-
-    def read_into(self, view: memoryview, offset: int, /) -> None:
-        view[:] = self.read_at(offset, len(view))
-
-    def close(self) -> None:
-        """Nothing is open here."""
 
 
 def open_image(file: Blocks, location: str, path: str | None) -> DiskImage:
@@ -137,17 +128,19 @@ class _Opener:
             raise LimitError(f"{self._where}: more than {_LONGEST_CHAIN} images in one chain of backing files")
         if kind == "raw":
             return file
-        opener = {
-            "qcow2": self._qcow2,
-            "vmdk": self._vmdk,
-            "vdi": self._vdi,
-            "vhd": self._vhd,
-            "vhdx": self._vhdx,
-        }.get(kind)
-        if opener is None:
-            raise UnsupportedError(f"{self._where}: is a {kind} image, which is not read; {_CONVERT}")
         with _understanding(self._where, kind):
-            return opener(file, depth)
+            match kind:
+                case "qcow2":
+                    return self._qcow2(file, depth)
+                case "vmdk":
+                    return self._vmdk(file)
+                case "vdi":
+                    return self._vdi(file)
+                case "vhd":
+                    return self._vhd(file)
+                case "vhdx":
+                    return self._vhdx(file)
+        raise UnsupportedError(f"{self._where}: is a {kind} image, which is not read; {_CONVERT}")
 
     def _qcow2(self, file: Blocks, depth: int) -> Blocks:
         head = file.read_at(0, min(file.size, 4096))
@@ -171,7 +164,8 @@ class _Opener:
             if not 0 < name_size <= 1023:
                 raise DamagedError(f"{self._where}: the name of its backing file has {name_size:,} bytes")
             name = os.fsdecode(file.read_at(name_place, name_size))
-            backing = self._open_beside(name, "backing file", depth, _backing_format(file, version))
+            beside = self._open_file_beside(name, "backing file")
+            backing = self.open(beside, _backing_format(file, version) or probe_format(beside), depth + 1)
         opened = _hypervisor("qcow2").QCow2(
             open_blocks(file),
             backing_file=None
@@ -180,7 +174,7 @@ class _Opener:
         )
         return ImageBlocks(opened.open, size, self._where)
 
-    def _vmdk(self, file: Blocks, depth: int) -> Blocks:
+    def _vmdk(self, file: Blocks) -> Blocks:
         if file.read_at(0, 4) != b"# Di":
             return self._sparse_extent(file)
         text = file.read_at(0, min(file.size, _DESCRIPTOR_BYTES)).rstrip(b"\0").decode("utf-8", "replace")
@@ -203,7 +197,6 @@ class _Opener:
             end += length
         if not end:
             raise DamagedError(f"{self._where}: the descriptor names no extent")
-        del depth
         for start, length, blocks, there in parts:
             if there + length > blocks.size:
                 raise TruncatedError(f"{self._where}: the extent at byte {start:,} has less than its {length:,} bytes")
@@ -236,8 +229,7 @@ class _Opener:
                 "snapshots, or join them with `qemu-img convert -O raw`, and convert the result"
             )
 
-    def _vdi(self, file: Blocks, depth: int) -> Blocks:
-        del depth
+    def _vdi(self, file: Blocks) -> Blocks:
         head = file.read_at(0, min(file.size, 512))
         (kind,) = struct.unpack_from("<I", head, 0x4C)
         (size,) = struct.unpack_from("<Q", head, 0x170)
@@ -247,10 +239,10 @@ class _Opener:
             )
         return ImageBlocks(_hypervisor("vdi").VDI(open_blocks(file)).open, size, self._where)
 
-    def _vhd(self, file: Blocks, depth: int) -> Blocks:
-        del depth
+    def _vhd(self, file: Blocks) -> Blocks:
         footer = file.read_at(file.size - _SECTOR, _SECTOR)
-        if footer[:8] != b"conectix" or not _vhd_sum_is_right(footer):
+        (stated,) = struct.unpack_from(">I", footer, 64)
+        if footer[:8] != b"conectix" or stated != ~sum(footer[:64] + footer[68:]) & 0xFFFFFFFF:
             raise DamagedError(f"{self._where}: the VHD's footer is not at its end, or damaged; was it cut off?")
         size, kind = struct.unpack_from(">Q", footer, 48)[0], struct.unpack_from(">I", footer, 60)[0]
         if kind == 2:
@@ -259,8 +251,7 @@ class _Opener:
             raise UnsupportedError(f"{self._where}: is a VHD on top of another one; merge them, and convert the result")
         return ImageBlocks(lambda: _hypervisor("vhd").VHD(open_blocks(file)), size, self._where)
 
-    def _vhdx(self, file: Blocks, depth: int) -> Blocks:
-        del depth
+    def _vhdx(self, file: Blocks) -> Blocks:
         headers = [file.read_at(place, 4096) for place in (0x10000, 0x20000)]
         sound = [raw for raw in headers if raw[:4] == b"head"]
         if not sound:
@@ -277,10 +268,6 @@ class _Opener:
                 f"{self._where}: is a VHDX on top of another one; merge them, and convert the result"
             )
         return ImageBlocks(lambda: opened, int(opened.size), self._where)
-
-    def _open_beside(self, name: str, what: str, depth: int, kind: str | None) -> Blocks:
-        file = self._open_file_beside(name, what)
-        return self.open(file, kind or probe_format(file), depth + 1)
 
     def _open_file_beside(self, name: str, what: str) -> FileBlocks:
         """By its last component, in the folder of the image that was named; a link there is followed no more than any
@@ -306,7 +293,7 @@ class _Opener:
         return file
 
 
-class ImageBlocks:
+class ImageBlocks(Blocks):
     """The disk in an image, read through dissect. One read at a time: its streams have one position.
 
     A part that the image file does not have is a TruncatedError, never shorter bytes.
@@ -330,17 +317,11 @@ class ImageBlocks:
             raise TruncatedError(f"{self._where}: byte {offset + len(content):,} of the disk is not in the image")
         return content
 
-    def read_into(self, view: memoryview, offset: int, /) -> None:
-        view[:] = self.read_at(offset, len(view))
-
     def _read(self, offset: int, size: int) -> bytes:
         check_stop()
         with self._lock, _understanding(self._where, f"byte {offset:,} of the disk"):
             self._stream.seek(offset, io.SEEK_SET)
             return bytes(self._stream.read(size))
-
-    def close(self) -> None:
-        """The image's files belong to `DiskImage`."""
 
 
 class _Grains:
@@ -392,8 +373,3 @@ def _backing_format(file: Blocks, version: int) -> str | None:
             return file.read_at(at + 8, min(size, 64)).decode("ascii", "replace").replace("vpc", "vhd")
         at += 8 + (size + 7) // 8 * 8
     return None
-
-
-def _vhd_sum_is_right(footer: bytes) -> bool:
-    (stated,) = struct.unpack_from(">I", footer, 64)
-    return bool(stated == ~sum(footer[:64] + footer[68:]) & 0xFFFFFFFF)

@@ -36,8 +36,6 @@ _DEEPEST: Final = 8
 """Volumes within volumes."""
 _TOKEN: Final = re.compile(r'#[^\n]*|"((?:[^"\\]|\\.)*)"|(-?\d+(?:\.\d+)?)|([A-Za-z0-9_.+/@:-]+)|([{}=,\[\]])|\s+')
 
-Value = "str | int | list[Value] | Section"
-
 
 class Section(dict[str, "str | int | list[object] | Section"]):
     """A section of the text metadata."""

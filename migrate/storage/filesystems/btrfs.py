@@ -17,10 +17,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, BinaryIO, Final, NamedTuple, cast
+from operator import attrgetter
+from typing import BinaryIO, Final, NamedTuple, cast
 
 from fastcrc import crc32
 
+from migrate.blobio.compression import zstd_module
 from migrate.blobio.stopping import check_stop
 from migrate.blobio.stream import ByteStream
 from migrate.errors import DamagedError, LimitError, MissingLayerError, SourceError, UnsupportedError
@@ -42,7 +44,7 @@ _KNOWN_FEATURES: Final = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x100 | 0x
 _STRIPED: Final = 0x8 | 0x40 | 0x80 | 0x100
 _TOP: Final = 5
 """The tree of the top subvolume."""
-_INODE_ITEM, _INODE_REF, _XATTR, _DIR_INDEX, _EXTENT_DATA = 1, 12, 24, 96, 108
+_INODE_ITEM, _XATTR, _DIR_INDEX, _EXTENT_DATA = 1, 24, 96, 108
 _ROOT_ITEM, _ROOT_BACKREF, _CHUNK = 132, 144, 228
 _EMPTY_FOLDER: Final = 2
 """The inode that is shown where a snapshot has a name of another subvolume that is not its own."""
@@ -65,15 +67,15 @@ _KEPT_FOLDERS: Final = 4_096
 _KEPT_PATHS: Final = 200_000
 _DEEPEST: Final = 8
 
-Key = tuple[int, int, int]
+ItemKey = tuple[int, int, int]
 """(object, type, offset)"""
-_FIRST_KEY: Final[Key] = (0, 0, 0)
-_LAST_KEY: Final[Key] = (_LAST, 255, _LAST)
+_FIRST_KEY: Final[ItemKey] = (0, 0, 0)
+_LAST_KEY: Final[ItemKey] = (_LAST, 255, _LAST)
 
 
 class _Node(NamedTuple):
     level: int
-    keys: list[Key]
+    keys: list[ItemKey]
     places: list[tuple[int, int]]
     """of a leaf: where each item's data is in `raw`, and its size; of another node: block and generation"""
     raw: bytes
@@ -100,6 +102,10 @@ class _Extent(NamedTuple):
     decoded: int
     compression: int
     data: bytes | None
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
 
 
 class BtrfsTree(Tree):
@@ -272,7 +278,9 @@ class _Pool:
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks
-        raw = _read_superblock(blocks)
+        raw = blocks.read_at(SUPERBLOCK, _SUPER_BYTES)
+        if raw[64:72] != MAGIC:
+            raise DamagedError("holds no btrfs superblock")
         self._checksum = _checksum_of(struct.unpack_from("<H", raw, 196)[0])
         if self._checksum is not None and self._checksum(raw[32:]) != raw[: len(self._checksum(b""))]:
             raise DamagedError("the btrfs superblock does not have its checksum")
@@ -319,10 +327,10 @@ class _Pool:
         for _, offset, raw in self._walk(root, (number, kind, 0), (number, kind, _LAST), kind):
             yield offset, raw
 
-    def _walk(self, root: int, first: Key, last: Key, kind: int) -> Iterator[tuple[int, int, bytes]]:
+    def _walk(self, root: int, first: ItemKey, last: ItemKey, kind: int) -> Iterator[tuple[int, int, bytes]]:
         """Items from `first` to `last` of one kind: (object, offset, data). A child's level is below its parent's, and
         its keys are where the parent has them, so that any input ends."""
-        waiting: list[tuple[int, int | None, Key, Key]] = [(root, None, _FIRST_KEY, _LAST_KEY)]
+        waiting: list[tuple[int, int | None, ItemKey, ItemKey]] = [(root, None, _FIRST_KEY, _LAST_KEY)]
         while waiting:
             place, level, lowest, highest = waiting.pop()
             node = self.node(place)
@@ -369,7 +377,7 @@ class _Pool:
         form = _POINTER if level else _ITEM
         if _HEADER_BYTES + count * form.size > len(raw):
             raise DamagedError(f"{where}: {count:,} entries do not fit")
-        keys: list[Key] = []
+        keys: list[ItemKey] = []
         places: list[tuple[int, int]] = []
         for object_id, kind, offset, first, second in form.iter_unpack(
             raw[_HEADER_BYTES : _HEADER_BYTES + count * form.size]
@@ -440,7 +448,7 @@ class _FileStream(ByteStream):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._position = max(0, {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence] + offset)
-        self._next = max(0, bisect_right(self._extents, self._position, key=_start) - 1)
+        self._next = max(0, bisect_right(self._extents, self._position, key=attrgetter("start")) - 1)
         return self._position
 
     def read_view(self, view: memoryview, /) -> int:
@@ -451,7 +459,7 @@ class _FileStream(ByteStream):
         return count
 
     def _read_piece(self, view: memoryview) -> int:
-        while self._next < len(self._extents) and self._position >= _end(self._extents[self._next]):
+        while self._next < len(self._extents) and self._position >= self._extents[self._next].end:
             self._next += 1
         extent = self._extents[self._next] if self._next < len(self._extents) else None
         if extent is None or extent.start > self._position:
@@ -485,14 +493,6 @@ class _FileStream(ByteStream):
         return self._decoded[1]
 
 
-def _start(extent: _Extent) -> int:
-    return extent.start
-
-
-def _end(extent: _Extent) -> int:
-    return extent.start + extent.length
-
-
 def _decode(extent: _Extent, data: bytes, sector: int = 4096) -> bytes:
     """Exactly `decoded` bytes; what is stored may be shorter than its sectors, and then zeros follow."""
     if not extent.compression:
@@ -503,8 +503,8 @@ def _decode(extent: _Extent, data: bytes, sector: int = 4096) -> bytes:
         elif extent.compression == 2:
             content = _decode_lzo(data, sector, extent.decoded)
         else:
-            content = _zstd().ZstdDecompressor().decompress(data, extent.decoded)
-    except (zlib.error, struct.error, ValueError, EOFError, IndexError, _zstd().ZstdError) as exc:
+            content = zstd_module().ZstdDecompressor().decompress(data, extent.decoded)
+    except (zlib.error, struct.error, ValueError, EOFError, IndexError, zstd_module().ZstdError) as exc:
         raise DamagedError(f"a compressed piece at byte {extent.start:,} cannot be decoded: {exc}") from exc
     return bytes(content[: extent.decoded]).ljust(extent.decoded, b"\0")
 
@@ -525,16 +525,6 @@ def _decode_lzo(data: bytes, sector: int, size: int) -> bytes:
     return bytes(content)
 
 
-def _zstd() -> Any:
-    import sys
-
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd
-
-
 def _checksum_of(kind: int) -> Callable[[bytes], bytes] | None:
     """None for xxHash without the extra that reads it: then nothing is checked."""
     if kind == 0:
@@ -550,10 +540,3 @@ def _checksum_of(kind: int) -> Callable[[bytes], bytes] | None:
     if kind == 3:
         return lambda content: hashlib.blake2b(content, digest_size=32).digest()
     raise UnsupportedError(f"the btrfs file system has checksums of the unknown kind {kind}")
-
-
-def _read_superblock(blocks: Blocks) -> bytes:
-    raw = blocks.read_at(SUPERBLOCK, _SUPER_BYTES)
-    if raw[64:72] != MAGIC:
-        raise DamagedError("holds no btrfs superblock")
-    return raw

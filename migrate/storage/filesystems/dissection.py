@@ -1,4 +1,4 @@
-"""The door to dissect, which the extras `devicemapper` and `disk` install; nothing else of migrate imports it.
+"""dissect, which the extras `devicemapper` and `disk` install; no other module of migrate imports it.
 
 dissect opens a disk image, and a file system: the superblocks of every version and the geometry that follows from them.
 What a layer is made of to the byte (inodes, directories, extents, attributes, times) is read by `ext4` and `xfs` here,
@@ -7,8 +7,6 @@ bounded and checked; docs/formats/devicemapper.md lists where dissect's own walk
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, BinaryIO, cast
 
@@ -16,20 +14,17 @@ from migrate.errors import DamagedError, UnsupportedError
 from migrate.storage.filesystems.filesystem import naming
 
 
-def open_extfs(stream: BinaryIO) -> Any:
-    """dissect's ExtFS: superblock (`sb`) and geometry."""
-    return _open("extfs", "ExtFS", stream)
-
-
-def open_xfs(stream: BinaryIO) -> Any:
-    """dissect's XFS: superblock (`sb`) and geometry."""
-    return _open("xfs", "XFS", stream)
-
-
-def _open(name: str, opener: str, stream: BinaryIO) -> Any:
+def open_dissected(name: str, opener: str, stream: BinaryIO) -> Any:
+    """`opener` of the package dissect.`name`, such as ExtFS: superblock (`sb`) and geometry."""
     package = import_dissect(f"dissect.{name}", "reading ext4 or XFS", "devicemapper")
-    with naming(f"the {name} superblock"), _foreign(name):
-        return getattr(package, opener)(stream)
+    error = cast("type[Exception]", import_module(f"dissect.{name}.exceptions").Error)
+    with naming(f"the {name} superblock"):
+        try:
+            return getattr(package, opener)(stream)
+        except NotImplementedError as exc:
+            raise UnsupportedError(f"the {name} file system is of a kind that is not read: {exc}") from exc
+        except error as exc:
+            raise DamagedError(f"the file system cannot be opened: {exc}") from exc
 
 
 def import_dissect(name: str, purpose: str, extra: str) -> Any:
@@ -40,14 +35,3 @@ def import_dissect(name: str, purpose: str, extra: str) -> Any:
         raise UnsupportedError(
             f"{purpose} needs the Python package {name}: pip install 'docker-legacy-migrate[{extra}]' ({exc})"
         ) from exc
-
-
-@contextmanager
-def _foreign(name: str) -> Iterator[None]:
-    error = cast("type[Exception]", import_module(f"dissect.{name}.exceptions").Error)
-    try:
-        yield
-    except NotImplementedError as exc:
-        raise UnsupportedError(f"the {name} file system is of a kind that is not read: {exc}") from exc
-    except error as exc:
-        raise DamagedError(f"the file system cannot be opened: {exc}") from exc

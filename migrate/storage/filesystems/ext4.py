@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from migrate.errors import DamagedError, LimitError, UnsupportedError
-from migrate.storage.filesystems.dissection import open_extfs
+from migrate.storage.filesystems.dissection import open_dissected
 from migrate.storage.filesystems.ext4_sums import Ext4Sums
 from migrate.storage.filesystems.filesystem import (
     DIRECTORY_BYTES,
@@ -66,7 +66,7 @@ class Ext4:
     root = ROOT_INODE
 
     def __init__(self, device: Blocks) -> None:
-        opened = open_extfs(open_blocks(device))
+        opened = open_dissected("extfs", "ExtFS", open_blocks(device))
         self.device = device
         self._pages = PagedReader(device)
         self._block_size = int(opened.block_size)
@@ -83,7 +83,11 @@ class Ext4:
         self._journal_inode = int(superblock.s_journal_inum)
         self._mounted = int(superblock.s_mtime)
         self.needs_recovery = bool(superblock.s_feature_incompat & _RECOVER)
-        self.doubt: str | None = _doubt(int(superblock.s_state), bool(superblock.s_feature_compat & _HAS_JOURNAL))
+        self.doubt: str | None = None
+        if superblock.s_state & _STATE_ERRORS:
+            self.doubt = f"holds errors that the kernel found: {_INCOMPLETE}"
+        elif not superblock.s_feature_compat & _HAS_JOURNAL and not superblock.s_state & _STATE_UNMOUNTED:
+            self.doubt = f"was in use when it was copied, and has no journal: {_INCOMPLETE}"
         self._check_features(superblock)
 
     def recovered(self) -> Ext4:
@@ -122,16 +126,13 @@ class Ext4:
         group, index = divmod(number - 1, self._inodes_per_group)
         table = self._tables.get(group)
         if table is None:
-            table = self._tables[group] = self._inode_table(group)
+            raw = self._pages.read_at(self._groups_offset + group * self._descriptor_size, self._descriptor_size)
+            self._sums.check_group(group, raw)
+            block = int.from_bytes(raw[8:12], "little")
+            if self._wide:
+                block |= int.from_bytes(raw[40:44], "little") << 32
+            table = self._tables[group] = self._block_offset(block, f"ext4 group {group}")
         return table + index * self._inode_size
-
-    def _inode_table(self, group: int) -> int:
-        raw = self._pages.read_at(self._groups_offset + group * self._descriptor_size, self._descriptor_size)
-        self._sums.check_group(group, raw)
-        block = int.from_bytes(raw[8:12], "little")
-        if self._wide:
-            block |= int.from_bytes(raw[40:44], "little") << 32
-        return self._block_offset(block, f"ext4 group {group}")
 
     def read_directory(self, inode: Inode) -> Directory:
         where = f"ext4 directory {inode.number}"
@@ -327,15 +328,6 @@ def _decode(number: int, raw: bytes) -> Inode:
         nlink=links,
         raw=raw if _extra_body(raw)[:4] == _XATTR_MAGIC else raw[:_OLD_INODE_SIZE],  # nothing more is needed of it
     )
-
-
-def _doubt(state: int, has_journal: bool) -> str | None:
-    """What the superblock records of the way that the file system was left in (s_state)."""
-    if state & _STATE_ERRORS:
-        return f"holds errors that the kernel found: {_INCOMPLETE}"
-    if not has_journal and not state & _STATE_UNMOUNTED:
-        return f"was in use when it was copied, and has no journal: {_INCOMPLETE}"
-    return None
 
 
 def _is_fast_link(inode: Inode) -> bool:

@@ -14,12 +14,11 @@ from migrate.storage.filesystems.filesystem import (
 )
 from migrate.storage.filesystems.kept import KeptFileSystem
 from migrate.storage.pieces import PiecedBlocks, open_blocks
-from migrate.storage.tree import Facts, Tree, TreeEntry, entries_of
+from migrate.storage.tree import CAPABILITY, Facts, Tree, TreeEntry, entries_of
 
 PATH_DEPTH: Final = 2048
 """Components of one path. A path of PATH_MAX bytes has no more."""
 _MOST_PATHS: Final = 200_000
-_CAPABILITY: Final = b"security.capability"
 
 
 class ImageTree(Tree):
@@ -54,14 +53,11 @@ class ImageTree(Tree):
             found[name] = (mode, uid, gid, size, mtime_ns, rdev, device, number, nlink)
         return found
 
-    def read_capability(self, path: bytes) -> bytes | None:
-        return self.xattrs(path).get(_CAPABILITY)
-
     def list_capabilities(self, path: bytes) -> Mapping[bytes, bytes]:
         read_inode, read_xattrs = self._file_system.read_inode, self._file_system.read_xattrs
         found: dict[bytes, bytes] = {}
         for name, number in self._directory(self._chain(path), path).names:
-            value = read_xattrs(read_inode(number)).get(_CAPABILITY)
+            value = read_xattrs(read_inode(number)).get(CAPABILITY)
             if value is not None:
                 found[name] = value
         return found
@@ -144,10 +140,6 @@ class EmptyTree(Tree):
     def entries(self, path: bytes) -> Sequence[TreeEntry]:
         self.stat(path)
         return ()
-
-    def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
-        self.stat(path)
-        return {}
 
     def read_link(self, path: bytes) -> bytes:
         self.stat(path)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from fastcrc import crc32
 
 from migrate.errors import DamagedError, UnsupportedError
+from migrate.storage.blocks import Blocks
 
 if TYPE_CHECKING:
-    from migrate.storage.blocks import Blocks
     from migrate.storage.filesystems.filesystem import FileExtent
 
 _MAGIC: Final = b"\xc0\x3b\x39\x98"
@@ -46,7 +46,7 @@ class Replacement:
     escaped: bool
 
 
-class ReplayedBlocks:
+class ReplayedBlocks(Blocks):
     """Blocks as they would be after the journal was replayed. `replaced` is by file system block."""
 
     def __init__(self, blocks: Blocks, replaced: Mapping[int, Replacement], unit: int) -> None:
@@ -69,17 +69,9 @@ class ReplayedBlocks:
             end = min(offset + len(view), (block + 1) * unit)
             view[start - offset : end - offset] = content[start - block * unit : end - block * unit]
 
-    def read_at(self, offset: int, size: int) -> bytes:
-        content = bytearray(size)
-        self.read_into(memoryview(content), offset)
-        return bytes(content)
-
     def replaces(self, offset: int) -> bool:
         """Whether the byte comes from the journal."""
         return offset // self._unit in self._replaced
-
-    def close(self) -> None:
-        """The blocks belong to whoever opened them."""
 
 
 def replay_journal(device: Blocks, journal: Sequence[FileExtent], unit: int, mounted: int) -> ReplayedBlocks:
@@ -164,7 +156,11 @@ class _Journal:
                 tags, revocations, sequence = [], [], sequence + 1 & 0xFFFFFFFF
             at, left = self._following(at), left - 1
             if kind == _REVOKE:
-                revocations.extend(self._revocations(raw))
+                (used,) = struct.unpack_from(">I", raw, _HEADER.size)
+                form = struct.Struct(">Q" if self._wide else ">I")
+                begin, room = _HEADER.size + 4, min(used, len(raw)) - _HEADER.size - 4
+                whole = raw[begin : begin + max(0, room) // form.size * form.size]
+                revocations.extend(block for (block,) in form.iter_unpack(whole))
             for tag in self._tags(raw) if kind == _DESCRIPTOR else ():
                 if not self._has_checksum(at, sequence, tag):
                     damage = damage or f"block {at} of the log, for block {tag.block} of the file system,"
@@ -174,7 +170,7 @@ class _Journal:
 
     def _require_end(self, at: int, left: int, sequence: int) -> None:
         """DamagedError where transactions were committed that cannot be reached: a part of the log between is damaged,
-        or was written while the disk was copied piece by piece. The kernel passes over them without a word."""
+        or was written while the disk was copied piece by piece. The kernel passes over them without an error."""
         while at and left > 0:
             magic, kind, found = _HEADER.unpack(self._device.read_at(self._blocks[at], _HEADER.size))
             if magic == _MAGIC and kind == _COMMIT and (found - sequence & 0xFFFFFFFF) < 1 << 31:
@@ -203,13 +199,6 @@ class _Journal:
             return True
         computed = crc32.iscsi(sequence.to_bytes(4, "big") + self._read(at), self._seed) ^ 0xFFFFFFFF
         return computed & tag.mask == tag.checksum
-
-    def _revocations(self, raw: bytes) -> list[int]:
-        (used,) = struct.unpack_from(">I", raw, _HEADER.size)
-        end = min(used, len(raw))
-        form = ">Q" if self._wide else ">I"
-        width = struct.calcsize(form)
-        return [struct.unpack_from(form, raw, at)[0] for at in range(_HEADER.size + 4, end - width + 1, width)]
 
     def _is_sound(self, kind: int, raw: bytes) -> bool:
         """With checksums: descriptors and revocations end in one, a commit block has it after its header."""

@@ -24,15 +24,12 @@ class PagedReader:
     def read_at(self, offset: int, size: int) -> bytes:
         first, inside = divmod(offset, _PAGE)
         require_inside(offset, size, self.size)
-        if inside + size <= _PAGE:
-            return self._page(first)[inside : inside + size]
-        return self._device.read_at(offset, size)
-
-    def _page(self, number: int) -> bytes:
-        page = self._pages.get(number)
+        if inside + size > _PAGE:
+            return self._device.read_at(offset, size)
+        page = self._pages.get(first)
         if page is None:
-            page = self._device.read_at(number * _PAGE, min(_PAGE, self.size - number * _PAGE))
+            page = self._device.read_at(first * _PAGE, min(_PAGE, self.size - first * _PAGE))
             if len(self._pages) >= _MOST_PAGES:  # plain and safe between threads; a refill costs little
                 self._pages.clear()
-            self._pages[number] = page
-        return page
+            self._pages[first] = page
+        return page[inside : inside + size]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from migrate.errors import DamagedError, LimitError, UnsupportedError
 from migrate.storage.filesystems import xfs_log
-from migrate.storage.filesystems.dissection import open_xfs
+from migrate.storage.filesystems.dissection import open_dissected
 from migrate.storage.filesystems.filesystem import (
     DIRECTORY_BYTES,
     FOREIGN,
@@ -59,7 +59,7 @@ class Xfs:
     doubt: str | None = None  # what was in use is refused
 
     def __init__(self, device: Blocks) -> None:
-        opened = open_xfs(open_blocks(device))
+        opened = open_dissected("xfs", "XFS", open_blocks(device))
         superblock = opened.sb
         self.device = device
         self._pages = PagedReader(device)
@@ -107,7 +107,7 @@ class Xfs:
         if not start:
             raise UnsupportedError("the XFS log lies on another device")
         first = self._space.offset(start, "the XFS log")
-        size = xfs_log.BLOCK
+        size = xfs_log.LOG_BLOCK
         with naming("the XFS log"):
             clean = xfs_log.was_unmounted(
                 lambda at: self._pages.read_at(first + at * size, size), blocks * self._block_size // size
@@ -134,7 +134,10 @@ class Xfs:
         if magic != _INODE_MAGIC:
             raise DamagedError(f"{where}: its magic is {magic!r}")
         if version >= 3:
-            self._check_sum(number, raw, where)
+            check_sum(raw, _INODE_SUM, where)
+            claimed = int.from_bytes(raw[152:160], "big")
+            if claimed != number:
+                raise DamagedError(f"{where}: has the inode number {claimed}")
         links = new_links if version > 1 else old_links
         if not mode or not links:
             raise DamagedError(f"{where}: has a name but is deleted")
@@ -149,12 +152,6 @@ class Xfs:
             nlink=links,
             raw=raw,
         )
-
-    def _check_sum(self, number: int, raw: bytes, where: str) -> None:
-        check_sum(raw, _INODE_SUM, where)
-        claimed = int.from_bytes(raw[152:160], "big")
-        if claimed != number:
-            raise DamagedError(f"{where}: has the inode number {claimed}")
 
     def read_directory(self, inode: Inode) -> Directory:
         where = f"XFS directory {inode.number}"
@@ -233,30 +230,29 @@ class Xfs:
             target = b""
             for extent in self.read_extents(inode):
                 length = min(extent.length, LINK_BYTES + self._block_size)
-                target += self._link_piece(self._pages.read_at(extent.offset, length), where)
+                block = self._pages.read_at(extent.offset, length)
+                if self._v5:  # each extent begins with a header, which has the length of its part of the target
+                    if block[:4] != _LINK_MAGIC:
+                        raise DamagedError(f"{where}: a block with the magic {block[:4]!r}")
+                    check_sum(block, _LINK_SUM, where)
+                    block = block[_LINK_HEADER : _LINK_HEADER + int.from_bytes(block[8:12], "big")]
+                target += block
             if len(target) < inode.size:
                 raise DamagedError(f"{where}: {inode.size - len(target):,} of its bytes are not stored")
             return target[: inode.size]
 
-    def _link_piece(self, block: bytes, where: str) -> bytes:
-        """What one extent holds of a target; in version 5 after a header with its length."""
-        if not self._v5:
-            return block
-        if block[:4] != _LINK_MAGIC:
-            raise DamagedError(f"{where}: a block with the magic {block[:4]!r}")
-        check_sum(block, _LINK_SUM, where)
-        return block[_LINK_HEADER : _LINK_HEADER + int.from_bytes(block[8:12], "big")]
-
     def read_xattrs(self, inode: Inode) -> Mapping[bytes, bytes]:
         where = f"the extended attributes of XFS inode {inode.number}"
         with naming(where):
-            fork = self._attribute_fork(inode)
+            offset = inode.raw[82] * 8
+            fork = inode.raw[_fork_start(inode.raw) + offset :] if offset else b""
             if not fork:
                 return {}
             kind = inode.raw[83]
             if kind == LOCAL:
                 return dict(parse_shortform(fork, where))
-            extents = list(self._space.fork_extents(fork, kind, _attribute_extents(inode), where))
+            count = int.from_bytes(inode.raw[76:80] if _has_large_counts(inode) else inode.raw[80:82], "big")
+            extents = self._space.fork_extents(fork, kind, count, where)
             if not extents:  # a fork that the kernel made room for, without an attribute
                 return {}
             size = self._block_size
@@ -269,17 +265,15 @@ class Xfs:
         if _format(inode) == LOCAL and not stat.S_ISREG(inode.mode):
             return ()
         with naming(where):
-            if _flags(inode) & _REALTIME and stat.S_ISREG(inode.mode):
+            flags = int.from_bytes(inode.raw[90:92], "big")
+            if flags & _REALTIME and stat.S_ISREG(inode.mode):
                 raise UnsupportedError(f"{where}: its content lies on a realtime device, which is not read")
-            return self._space.fork_extents(self._data_fork(inode), _format(inode), _data_extents(inode), where)
+            count = int.from_bytes(inode.raw[24:32] if _has_large_counts(inode) else inode.raw[76:80], "big")
+            return self._space.fork_extents(self._data_fork(inode), _format(inode), count, where)
 
     def _data_fork(self, inode: Inode) -> bytes:
         start, offset = _fork_start(inode.raw), inode.raw[82] * 8
         return inode.raw[start : start + offset] if offset else inode.raw[start:]
-
-    def _attribute_fork(self, inode: Inode) -> bytes:
-        offset = inode.raw[82] * 8
-        return inode.raw[_fork_start(inode.raw) + offset :] if offset else b""
 
 
 def _fork_start(raw: bytes) -> int:
@@ -290,24 +284,12 @@ def _format(inode: Inode) -> int:
     return inode.raw[5]
 
 
-def _flags(inode: Inode) -> int:
-    return int.from_bytes(inode.raw[90:92], "big")
-
-
 def _flags2(raw: bytes) -> int:
     return int.from_bytes(raw[120:128], "big")
 
 
 def _has_large_counts(inode: Inode) -> bool:
     return inode.raw[4] >= 3 and bool(_flags2(inode.raw) & _FLAG2_NREXT64)
-
-
-def _data_extents(inode: Inode) -> int:
-    return int.from_bytes(inode.raw[24:32] if _has_large_counts(inode) else inode.raw[76:80], "big")
-
-
-def _attribute_extents(inode: Inode) -> int:
-    return int.from_bytes(inode.raw[76:80] if _has_large_counts(inode) else inode.raw[80:82], "big")
 
 
 def _mtime(stamp: int, bigtime: bool) -> int:

@@ -55,7 +55,8 @@ def read_leaves(read_block: ReadsBlock, v5: bool, where: str) -> Iterator[tuple[
             check_sum(block, _SUM, f"{where}: block {number}")
         following, _, magic = struct.unpack_from(">IIH", block)
         if magic in _NODE_MAGICS:
-            number = _first_child(block, v5)
+            # a node's entries (hash, block) follow its header: count, level and, in version 5, padding
+            (number,) = struct.unpack_from(">I", block, (64 if v5 else 16) + 4)
             continue
         if magic not in _LEAF_MAGICS:
             raise DamagedError(f"{where}: block {number} has the magic {magic:#x}")
@@ -63,12 +64,6 @@ def read_leaves(read_block: ReadsBlock, v5: bool, where: str) -> Iterator[tuple[
         if not following:
             return
         number = following
-
-
-def _first_child(block: bytes, v5: bool) -> int:
-    """A node's entries (hash, block) follow its header: count, level and, in version 5, padding."""
-    (child,) = struct.unpack_from(">I", block, (64 if v5 else 16) + 4)
-    return int(child)
 
 
 def _leaf_entries(block: bytes, read_block: ReadsBlock, v5: bool, where: str) -> Iterator[tuple[bytes, bytes]]:

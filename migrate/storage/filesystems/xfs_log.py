@@ -13,7 +13,7 @@ from typing import Final
 
 from migrate.errors import DamagedError
 
-BLOCK: Final = 512
+LOG_BLOCK: Final = 512
 _MAGIC: Final = b"\xfe\xed\xba\xbe"
 _HEADER = struct.Struct(">4sIIIQQIII")
 _SIZE_PLACE: Final = 320
@@ -32,10 +32,8 @@ def was_unmounted(read: ReadsLog, length: int) -> bool:
         raise DamagedError("the XFS log holds no record")
     head = length
     if newest != oldest:
-        low, high = (
-            0,
-            length - 1,
-        )  # block `low` is of the newest round, block `high` of the one before, or never written
+        # block `low` is of the newest round, block `high` of the one before, or never written
+        low, high = 0, length - 1
         while high - low > 1:
             middle = (low + high) // 2
             if _round(read(middle)) == newest:
@@ -52,18 +50,14 @@ def _round(block: bytes) -> int:
 
 def _ends_with_unmount(read: ReadsLog, length: int, head: int) -> bool:
     """The last record before `head` is an unmount, and nothing follows it."""
-    for back in range(1, min(length, _LONGEST_RECORD // BLOCK + 16) + 1):
+    for back in range(1, min(length, _LONGEST_RECORD // LOG_BLOCK + 16) + 1):
         place = (head - back) % length
         block = read(place)
         if block[:4] == _MAGIC:
             _, _, version, size, _, _, _, _, operations = _HEADER.unpack_from(block)
-            headers = _header_blocks(block) if version & 2 else 1
-            reaches = headers + -(-size // BLOCK)
+            (longest,) = struct.unpack_from(">I", block, _SIZE_PLACE) if version & 2 else (0,)
+            headers = max(1, -(-min(int(longest), _LONGEST_RECORD) // _HEADER_COVERS))
+            reaches = headers + -(-size // LOG_BLOCK)
             operation = read((place + headers) % length)
             return operations == 1 and reaches == back and bool(operation[9] & _UNMOUNT)
     raise DamagedError("the XFS log holds no record before its head")
-
-
-def _header_blocks(block: bytes) -> int:
-    (size,) = struct.unpack_from(">I", block, _SIZE_PLACE)
-    return max(1, -(-min(int(size), _LONGEST_RECORD) // _HEADER_COVERS))

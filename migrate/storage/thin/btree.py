@@ -31,7 +31,7 @@ class ReadsBlocks(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class BTreeNode:
     """A sound node. `keys` ascend; `values` holds `value_size` bytes for each of them."""
 
     block: int
@@ -60,7 +60,7 @@ def block_checksum(raw: bytes, xor: int) -> int:
     return crc32.iscsi(raw[4:]) ^ 0xFFFFFFFF ^ xor
 
 
-def read_node(image: ReadsBlocks, block: int) -> Node:
+def read_node(image: ReadsBlocks, block: int) -> BTreeNode:
     """Reads and checks one node. DamagedError names the block and what is wrong; TruncatedError where there is none."""
     raw = image.read_at(block * BLOCK_SIZE, BLOCK_SIZE)
     csum, flags, number, entries, most, value_size, _ = _HEADER.unpack_from(raw)
@@ -80,10 +80,10 @@ def read_node(image: ReadsBlocks, block: int) -> Node:
     if any(keys[at] >= keys[at + 1] for at in range(entries - 1)):
         raise DamagedError(f"{where}: its keys do not ascend")
     start = _HEADER.size + most * 8
-    return Node(block, flags == _LEAF, keys, value_size, raw[start : start + entries * value_size])
+    return BTreeNode(block, flags == _LEAF, keys, value_size, raw[start : start + entries * value_size])
 
 
-def walk_leaves(image: ReadsBlocks, root: int, value_size: int) -> Iterator[Node | Loss]:
+def walk_leaves(image: ReadsBlocks, root: int, value_size: int) -> Iterator[BTreeNode | Loss]:
     """Every leaf of the tree, in ascending order of keys, and a Loss for every part that is damaged.
 
     No block is read twice and every child lies within its parent's keys, so that any input ends.
@@ -108,7 +108,7 @@ def walk_leaves(image: ReadsBlocks, root: int, value_size: int) -> Iterator[Node
         waiting.extend(reversed(list(children)))
 
 
-def _read_child(image: ReadsBlocks, block: int, first: int, end: int, value_size: int) -> Node:
+def _read_child(image: ReadsBlocks, block: int, first: int, end: int, value_size: int) -> BTreeNode:
     node = read_node(image, block)
     if node.leaf and node.value_size != value_size:
         raise DamagedError(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from migrate.storage.blocks import Blocks
 from migrate.storage.pieces import fill_with_zeros, require_inside
 
 if TYPE_CHECKING:
-    from migrate.storage.blocks import Blocks
     from migrate.storage.thin.pool import DeviceMap
 
 
-class ThinDevice:
+class ThinDevice(Blocks):
     """`size` in bytes, as Docker activated the device; `block_size` is the pool's.
 
     Neighbouring blocks that also lie side by side in the pool are read in one go. Errors are SourceError: DamagedError
@@ -42,12 +42,7 @@ class ThinDevice:
             target, room = self._locate(offset)
             if target is not None and size <= room:
                 return self.data.read_at(target, size)
-        content = bytearray(size)
-        self.read_into(memoryview(content), offset)
-        return bytes(content)
-
-    def close(self) -> None:
-        """The pool's data belong to whoever opened them."""
+        return super().read_at(offset, size)
 
     def pool_position(self, offset: int) -> int | None:
         """Where the byte lies in the pool, None if unmapped. Equal positions in two snapshots are one byte."""

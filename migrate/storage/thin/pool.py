@@ -114,19 +114,16 @@ class ThinPool:
         self._metadata = metadata
         self.superblock = read_superblock(metadata)
         if not self.superblock.sound:
-            self._require_sound_roots()
-
-    def _require_sound_roots(self) -> None:
-        """What a torn superblock holds is believed only if all that hangs from it fits together."""
-        (details, lost_details), (roots, lost_roots) = self._details, self._roots
-        doubts = [str(loss.error) for loss in (*lost_details, *lost_roots)]
-        if not doubts and details.keys() != roots.keys():
-            doubts = ["the trees of details and of mappings name other devices"]
-        if doubts:
-            raise DamagedError(
-                f"the thin pool's superblock is torn ({'; '.join(self.superblock.problems)}) and does not lead to "
-                f"sound trees either: {doubts[0]}"
-            )
+            # What a torn superblock holds is used only if both trees that it leads to fit together.
+            (details, lost_details), (roots, lost_roots) = self._details, self._roots
+            doubts = [str(loss.error) for loss in (*lost_details, *lost_roots)]
+            if not doubts and details.keys() != roots.keys():
+                doubts = ["the trees of details and of mappings name other devices"]
+            if doubts:
+                raise DamagedError(
+                    f"the thin pool's superblock is torn ({'; '.join(self.superblock.problems)}) and does not lead to "
+                    f"sound trees either: {doubts[0]}"
+                )
 
     @cached_property
     def _details(self) -> tuple[dict[int, DeviceDetails], list[Loss]]:

@@ -15,7 +15,7 @@ from migrate.documents.go_json import (
     carried_values,
     check_syntax,
     compact,
-    decode_string,
+    decode_literal,
     encode,
     encode_object,
     fold_key,
@@ -170,7 +170,7 @@ def test_errors_say_what_stands_where() -> None:
     ],
 )
 def test_strings_are_decoded_as_go_decodes_them(literal: bytes, text: str) -> None:
-    assert decode_string(literal) == text
+    assert decode_literal(literal) == text
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from migrate.model.legacy import LegacyID
 from migrate.model.options import ConvertOptions, ReadOptions
 from migrate.model.reference import Reference
 from migrate.readers.detect import open_source
-from migrate.readers.docker_root import detect
+from migrate.readers.docker_root import is_docker_root
 from migrate.readers.graphdrivers.union import UnionTree
 from migrate.readers.graphdrivers.zfs import ZfsDriver
 from migrate.storage.directory_tree import DirectoryTree
@@ -472,7 +472,7 @@ def new_format(path: Path) -> None:
 
 def test_a_root_with_the_new_format_only_names_the_way_out(root: RootBuilder) -> None:
     new_format(root.path)
-    assert detect(DirectoryTree(str(root.path)))
+    assert is_docker_root(DirectoryTree(str(root.path)))
     with pytest.raises(SourceUnreadableError, match=r"image/overlay2.*docker save"):
         root.open()
 
@@ -491,7 +491,7 @@ def test_the_old_graph_beside_the_new_format_still_converts(root: RootBuilder) -
 def test_other_directories_are_not_detected(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         (tmp_path / name).mkdir()
-    assert not detect(DirectoryTree(str(tmp_path)))
+    assert not is_docker_root(DirectoryTree(str(tmp_path)))
 
 
 # --- layers ------------------------------------------------------------------------------------------------------
@@ -843,7 +843,7 @@ def test_layers_inside_the_graph_are_aufs_of_before_0_7(tmp_path: Path) -> None:
     write(tree / "f")
     tree.rename(root.path / "graph" / identity("base") / "layer")
     shutil.rmtree(root.path / "aufs")
-    assert detect(DirectoryTree(str(root.path)))
+    assert is_docker_root(DirectoryTree(str(root.path)))
     assert root.open().driver.name == "aufs"
     assert names(root.read("base")) == ["f"]
 
@@ -954,7 +954,7 @@ def test_a_part_that_was_moved_and_linked_to_is_read_where_it_is(
     (root.path / part).rename(moved)
     place = root.path / part
     place.symlink_to(moved if absolute else os.path.relpath(moved, place.parent))
-    assert detect(DirectoryTree(str(root.path)))
+    assert is_docker_root(DirectoryTree(str(root.path)))
     assert read_everything(root) == before
     assert [image.containers for image in root.open().listing().images] == [("c" * 64,)]
 
@@ -976,7 +976,7 @@ def test_nothing_in_the_source_changes_not_even_access_times(root: RootBuilder) 
     for path in paths:
         os.utime(path, ns=(10**18, path.lstat().st_mtime_ns), follow_symlinks=False)
     before = snapshot(paths)
-    assert detect(DirectoryTree(str(root.path)))
+    assert is_docker_root(DirectoryTree(str(root.path)))
     read_everything(root)
     assert snapshot(paths) == before
     assert sorted(paths) == sorted([root.path, *root.path.rglob("*")])

@@ -9,7 +9,7 @@ import pytest
 from migrate.errors import MigrateError
 from migrate.model.legacy import LegacyID
 from migrate.model.options import ReadOptions
-from migrate.readers.docker_root import DockerRootSource, detect
+from migrate.readers.docker_root import DockerRootSource, is_docker_root
 from migrate.storage.directory_tree import DirectoryTree
 from tests.cases import store_cases
 from tests.roots import open_docker_root
@@ -79,7 +79,7 @@ def test_unstable_layers_have_dockers_entries_and_are_the_same_twice(stores: Sto
 @pytest.mark.parametrize("name", STORES)
 def test_the_listing_names_what_docker_migrated(stores: StoreShelf, name: str) -> None:
     store = StoreCase(name)
-    assert detect(DirectoryTree(str(stores.path(name))))
+    assert is_docker_root(DirectoryTree(str(stores.path(name))))
     listing = _open(stores, name).listing()
     heads = {str(reference): image.head for image in listing.images for reference in image.references}
     lost = {reference for failure in listing.failures for reference in failure.references}

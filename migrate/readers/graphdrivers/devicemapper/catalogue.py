@@ -67,17 +67,16 @@ def read_catalogue(directory: Tree) -> Catalogue:
 
 
 def _read_records(metadata: Tree) -> dict[str, DeviceRecord | SourceError]:
-    names = [os.fsdecode(entry.name) for entry in metadata.entries(b"") if not entry.is_folder]
-    devices = [name for name in names if not (name.startswith(".") or name.endswith(".migrated"))]
-    return {name: _record_or_error(metadata, os.fsencode(name)) for name in devices if name not in _NOT_DEVICES}
-
-
-def _record_or_error(metadata: Tree, name: bytes) -> DeviceRecord | SourceError:
-    where = metadata.shown(name)
-    try:
-        return _parse_record(load_json(metadata.read(name, JSON_BYTES), where), where)
-    except SourceError as exc:
-        return exc
+    found: dict[str, DeviceRecord | SourceError] = {}
+    for entry in metadata.entries(b""):
+        name, where = os.fsdecode(entry.name), metadata.shown(entry.name)
+        if entry.is_folder or name.startswith(".") or name.endswith(".migrated") or name in _NOT_DEVICES:
+            continue
+        try:
+            found[name] = _parse_record(load_json(metadata.read(entry.name, JSON_BYTES), where), where)
+        except SourceError as exc:
+            found[name] = exc
+    return found
 
 
 def _read_unsplit(pool: Tree, name: bytes) -> dict[str, DeviceRecord | SourceError]:

@@ -15,7 +15,6 @@ from migrate.readers.graphdrivers.devicemapper.catalogue import BASE, DeviceReco
 from migrate.readers.graphdrivers.devicemapper.sharing import ParsedInodes, SharedFileSystem
 from migrate.readers.graphdrivers.driver import GraphDriver
 from migrate.storage.blocks import Blocks, FileBlocks, open_device
-from migrate.storage.filesystems.filesystem import FileSystem
 from migrate.storage.filesystems.image_tree import EmptyTree, ImageTree
 from migrate.storage.filesystems.probe import open_file_system, probe_kind
 from migrate.storage.thin.device import ThinDevice
@@ -112,7 +111,12 @@ class DevicemapperDriver(GraphDriver):
         record = self._usable_record(name)
         try:
             device = self.open_device(name)
-            inner = _open_file_system(device)
+            kind = probe_kind(device)
+            if kind is None:
+                raise DamagedError("holds no file system that Docker made (neither ext4 nor xfs)")
+            if kind not in ("ext4", "xfs"):
+                raise UnsupportedError(f"holds a {kind} file system; ext4 and xfs are read")
+            inner = open_file_system(device, kind)
             file_system = SharedFileSystem(inner, self._parsed, device)
             tree = _open_rootfs(file_system, record)
         except SourceError as exc:
@@ -129,10 +133,7 @@ class DevicemapperDriver(GraphDriver):
             yield from self._pool.superblock.problems
         for loss in device_map.losses:
             yield f"a part of its mapping is lost: {loss.error}"
-        yield from self._iter_other_counts(device_id, device_map)
-
-    def _iter_other_counts(self, device_id: int, device_map: DeviceMap) -> Iterator[str]:
-        """The details count the mapped blocks once more. Where they are damaged, the mappings alone are enough."""
+        # The details count the mapped blocks once more. Where they are damaged, the mappings alone are enough.
         try:
             counted, mapped = self._pool.details(device_id).mapped_blocks, device_map.mapped_blocks
         except SourceError as exc:
@@ -164,20 +165,16 @@ class DevicemapperDriver(GraphDriver):
             raise MissingLayerError(f"layer {name}: its device was being deleted", layer=name)
         if self._users[record.device_id] > 1:
             raise DamagedError(f"layer {name}: another layer claims thin device {record.device_id} too", layer=name)
-        self._require_committed(name, record)
-        return record
-
-    def _require_committed(self, name: str, record: DeviceRecord) -> None:
         pending = self._catalogue.transaction
-        if pending is None or (pending.name, pending.device_id) != (name, record.device_id):
-            return
-        reached = self._pool.superblock.transaction_id
-        if pending.transaction_id > reached:
-            raise MissingLayerError(
-                f"layer {name}: its device was being made in transaction {pending.transaction_id}, "
-                f"but the pool is at {reached}",
-                layer=name,
-            )
+        if pending is not None and (pending.name, pending.device_id) == (name, record.device_id):
+            reached = self._pool.superblock.transaction_id
+            if pending.transaction_id > reached:
+                raise MissingLayerError(
+                    f"layer {name}: its device was being made in transaction {pending.transaction_id}, "
+                    f"but the pool is at {reached}",
+                    layer=name,
+                )
+        return record
 
     @cached_property
     def _pool(self) -> ThinPool:
@@ -256,15 +253,6 @@ class _PoolPart:
         with self._lock:
             if self._image is not None:
                 self._image.close()
-
-
-def _open_file_system(device: ThinDevice) -> FileSystem:
-    kind = probe_kind(device)
-    if kind in ("ext4", "xfs"):
-        return open_file_system(device, kind)
-    if kind is None:
-        raise DamagedError("holds no file system that Docker made (neither ext4 nor xfs)")
-    raise UnsupportedError(f"holds a {kind} file system; ext4 and xfs are read")
 
 
 def _open_rootfs(file_system: SharedFileSystem, record: DeviceRecord) -> Tree:

@@ -13,7 +13,7 @@ from migrate.storage.filesystems.journal import ReplayedBlocks
 from migrate.storage.filesystems.kept import MOST_KEPT, KeptFileSystem
 
 if TYPE_CHECKING:
-    from migrate.storage.filesystems.filesystem import Directory, FileExtent, FileSystem, Inode
+    from migrate.storage.filesystems.filesystem import Directory, FileSystem, Inode
     from migrate.storage.thin.device import ThinDevice
 
 
@@ -70,26 +70,19 @@ class SharedFileSystem(KeptFileSystem):
         return self._position(self._inner.inode_offset(number))
 
     def _parse_directory(self, inode: Inode) -> Directory:
-        key = self._directory_key(inode)
+        # The key is where the inode and every piece of its content are; None if any of it is not certain.
+        offsets = [self._inner.inode_offset(inode.number)]
+        block = self._thin.block_size
+        for extent in self._inner.read_extents(inode):
+            # the first byte of the extent in every pool block that it touches
+            following = range((extent.offset // block + 1) * block, extent.offset + extent.length, block)
+            offsets.extend([extent.offset, *following])
+        places = [self._position(offset) for offset in offsets]
+        known = tuple(place for place in places if place is not None)
+        key = known if len(known) == len(places) else None
         directory = None if key is None else self._parsed.directory(key)
         if directory is None:
             directory = self._inner.read_directory(inode)
             if key is not None:
                 directory = self._parsed.keep_directory(key, directory)
         return directory
-
-    def _directory_key(self, inode: Inode) -> tuple[int, ...] | None:
-        """Where the inode and every piece of its content lie; None if any of it is not certain."""
-        offsets = [self._inner.inode_offset(inode.number)]
-        for extent in self._inner.read_extents(inode):
-            offsets.extend(_pieces(extent, self._thin.block_size))
-        places = [self._position(offset) for offset in offsets]
-        known = tuple(place for place in places if place is not None)
-        return known if len(known) == len(places) else None
-
-
-def _pieces(extent: FileExtent, block_size: int) -> list[int]:
-    """The first byte of the extent in every pool block that it touches."""
-    end = extent.offset + extent.length
-    following = range((extent.offset // block_size + 1) * block_size, end, block_size)
-    return [extent.offset, *following]
