@@ -512,17 +512,7 @@ class DockerRootSource(LegacySource):
         return self._driver.name in CHECKED_DRIVERS
 
     def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Tree] | None:
-        if not self._driver.holds_whole_trees:
-            return None
-        return self._open_rootfs(legacy_id)
-
-    @contextmanager
-    def _open_rootfs(self, legacy_id: LegacyID) -> Iterator[Tree]:
-        tree = self._driver.layer_tree(legacy_id)
-        try:
-            yield tree
-        finally:
-            tree.close()
+        return self._driver.layer_tree(legacy_id) if self._driver.holds_whole_trees else None
 
     def close(self) -> None:
         self._driver.close()

@@ -181,7 +181,12 @@ class RegistryV2Source(StoredManifestSource):
                     images.warn(f"{repository}: no _manifests/tags/: its tags are not in this tree")
             except SourceError as error:
                 images.fail(repository, error)
-            self._note_uploads(repository, images)
+            try:
+                uploads = self._files.entries(self._rooted(f"{repository_path(repository)}/_uploads"))
+                if uploads:
+                    images.warn(f"{repository}: {len(uploads)} unfinished uploads are ignored")
+            except SourceError as error:
+                images.warn(f"{repository}: unfinished uploads were not counted: {error.message}")
         linked |= set(untagged)
         # After all tags, so that what a tagged list names is not an image of its own as well.
         self._add_untagged(untagged, images)
@@ -321,15 +326,6 @@ class RegistryV2Source(StoredManifestSource):
             return False
         self._of_2_1_0.add(repository)
         return True
-
-    def _note_uploads(self, repository: str, images: RegistryImages) -> None:
-        try:
-            uploads = self._files.entries(self._rooted(f"{repository_path(repository)}/_uploads"))
-        except SourceError as error:
-            images.warn(f"{repository}: unfinished uploads were not counted: {error.message}")
-            return
-        if uploads:
-            images.warn(f"{repository}: {len(uploads)} unfinished uploads are ignored")
 
     def _manifests(self, repository: str) -> str:
         return self._rooted(f"{repository_path(repository)}/_manifests")

@@ -72,11 +72,8 @@ class DirectoryTree(Tree):
 
     def read_link(self, path: bytes) -> bytes:
         directory, _, name = path.rpartition(b"/")
-        try:
-            with self._lock:
-                return os.readlink(name, dir_fd=self._open_directory(directory))
-        except _REFUSED as error:
-            self._fail(path, error)
+        with self._reading(path):
+            return os.readlink(name, dir_fd=self._open_directory(directory))
 
     def xattrs(self, path: bytes) -> Mapping[bytes, bytes]:
         try:
@@ -134,46 +131,31 @@ class DirectoryTree(Tree):
         return FileBlocks(self._open_file(path), self.shown(path))
 
     def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:
-        try:
-            with self._lock:
-                descriptor = self._open_directory(path)
-                return {
-                    name.encode(_ENCODING, _ERRORS): _facts(os.stat(name, dir_fd=descriptor, follow_symlinks=False))
-                    for name in os.listdir(descriptor)
-                }
-        except _REFUSED as error:
-            self._fail(path, error)
+        with self._reading(path):
+            descriptor = self._open_directory(path)
+            return {
+                name.encode(_ENCODING, _ERRORS): _facts(os.stat(name, dir_fd=descriptor, follow_symlinks=False))
+                for name in os.listdir(descriptor)
+            }
 
     def list_names(self, path: bytes) -> Mapping[bytes, int]:
-        try:
-            with self._lock, os.scandir(self._open_directory(path)) as entries:
-                return {entry.name.encode(_ENCODING, _ERRORS): entry.inode() for entry in entries}
-        except _REFUSED as error:
-            self._fail(path, error)
+        with self._reading(path), os.scandir(self._open_directory(path)) as entries:
+            return {entry.name.encode(_ENCODING, _ERRORS): entry.inode() for entry in entries}
 
     def list_kinds(self, path: bytes) -> Mapping[bytes, int]:
-        try:
-            with self._lock, os.scandir(self._open_directory(path)) as entries:
-                return {entry.name.encode(_ENCODING, _ERRORS): _kind(entry) for entry in entries}
-        except _REFUSED as error:
-            self._fail(path, error)
+        with self._reading(path), os.scandir(self._open_directory(path)) as entries:
+            return {entry.name.encode(_ENCODING, _ERRORS): _kind(entry) for entry in entries}
 
     def read_capability(self, path: bytes) -> bytes | None:
-        try:
-            with self._lock:
-                return _capability(self._place(path))
-        except _REFUSED as error:
-            self._fail(path, error)
+        with self._reading(path):
+            return _capability(self._place(path))
 
     def list_capabilities(self, path: bytes) -> Mapping[bytes, bytes]:
-        try:
-            with self._lock:
-                descriptor = self._open_directory(path)
-                place = b"/proc/self/fd/%d/" % descriptor
-                names = [name.encode(_ENCODING, _ERRORS) for name in os.listdir(descriptor)]
-                found = {name: _capability(place + name) for name in names}
-        except _REFUSED as error:
-            self._fail(path, error)
+        with self._reading(path):
+            descriptor = self._open_directory(path)
+            place = b"/proc/self/fd/%d/" % descriptor
+            names = [name.encode(_ENCODING, _ERRORS) for name in os.listdir(descriptor)]
+            found = {name: _capability(place + name) for name in names}
         return {name: value for name, value in found.items() if value is not None}
 
     def close(self) -> None:
@@ -187,11 +169,8 @@ class DirectoryTree(Tree):
 
     def subtree(self, path: bytes) -> DirectoryTree:
         """Needs this tree no longer."""
-        try:
-            with self._lock:
-                return DirectoryTree(self.shown(path), os.dup(self._open_directory(path)))
-        except _REFUSED as error:
-            self._fail(path, error)
+        with self._reading(path):
+            return DirectoryTree(self.shown(path), os.dup(self._open_directory(path)))
 
     def follow(self, path: bytes) -> DirectoryTree:
         """Needs this tree no longer. A link is followed wherever it leads on this machine."""
@@ -208,6 +187,15 @@ class DirectoryTree(Tree):
         self.close()
 
     # --- descriptors ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _reading(self, path: bytes) -> Iterator[None]:
+        """One thread at a time, as the descriptors are shared; what the system refuses is an error about `path`."""
+        try:
+            with self._lock:
+                yield
+        except _REFUSED as error:
+            self._fail(path, error)
 
     def _open_file(self, path: bytes) -> int:
         descriptor = self._find_file(path)

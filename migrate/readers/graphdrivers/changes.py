@@ -171,11 +171,9 @@ def differ(new: TreeEntry, old: TreeEntry) -> bool:
         return False
     if new[1:4] != old[1:4] or new.rdev != old.rdev:
         return True
-    return not old.mode & _DIRECTORY_BIT and (new.size != old.size or not _same_time(new.mtime_ns, old.mtime_ns))
-
-
-def _same_time(new: int, old: int) -> bool:
-    """A time without a fraction of a second may have lost it on its way through a tar."""
-    if new // _SECOND != old // _SECOND:
+    if old.mode & _DIRECTORY_BIT:
         return False
-    return new == old or new % _SECOND == 0 or old % _SECOND == 0
+    if new.size != old.size or new.mtime_ns // _SECOND != old.mtime_ns // _SECOND:
+        return True
+    # A time without a fraction of a second may have lost it on its way through a tar.
+    return new.mtime_ns != old.mtime_ns and bool(new.mtime_ns % _SECOND and old.mtime_ns % _SECOND)

@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from migrate.errors import DamagedError, LimitError, SourceError, UnsupportedError
 from migrate.storage.pieces import JoinedBlocks, StripedBlocks
@@ -37,25 +37,28 @@ _DEEPEST: Final = 8
 _TOKEN: Final = re.compile(r'#[^\n]*|"((?:[^"\\]|\\.)*)"|(-?\d+(?:\.\d+)?)|([A-Za-z0-9_.+/@:-]+)|([{}=,\[\]])|\s+')
 
 
+_Member = TypeVar("_Member")
+
+
 class Section(dict[str, "str | int | list[object] | Section"]):
     """A section of the text metadata."""
 
     def number(self, key: str) -> int:
-        value = self.get(key)
-        if not isinstance(value, int) or value < 0:
+        value = self._member(key, int, "number")
+        if value < 0:
             raise DamagedError(f"the LVM metadata have no number {key}")
         return value
 
     def text(self, key: str) -> str:
-        value = self.get(key)
-        if not isinstance(value, str):
-            raise DamagedError(f"the LVM metadata have no text {key}")
-        return value
+        return self._member(key, str, "text")
 
     def section(self, key: str) -> Section:
+        return self._member(key, Section, "section")
+
+    def _member(self, key: str, kind: type[_Member], what: str) -> _Member:
         value = self.get(key)
-        if not isinstance(value, Section):
-            raise DamagedError(f"the LVM metadata have no section {key}")
+        if not isinstance(value, kind):
+            raise DamagedError(f"the LVM metadata have no {what} {key}")
         return value
 
     def sections(self) -> Iterator[tuple[str, Section]]:
@@ -101,7 +104,7 @@ def read_physical_volume(blocks: Blocks) -> PhysicalVolume:
         _, areas = _locations(raw, at)
     except (struct.error, UnicodeDecodeError) as exc:
         raise DamagedError(f"the LVM label cannot be understood: {exc}") from exc
-    texts = [text for start, size in areas if (text := _read_text(blocks, start, size)) is not None]
+    texts = [text for start, _ in areas if (text := _read_text(blocks, start)) is not None]
     newest = max(
         texts,
         key=lambda text: ((match := re.search(r"\bseqno\s*=\s*(\d{1,9})", text)) and int(match[1])) or 0,
@@ -319,7 +322,7 @@ def _locations(raw: bytes, at: int) -> tuple[int, list[tuple[int, int]]]:
         found.append((offset, size))
 
 
-def _read_text(blocks: Blocks, start: int, size: int) -> str | None:
+def _read_text(blocks: Blocks, start: int) -> str | None:
     """The metadata in one area, which is a ring behind its first sector. None where they are damaged or absent."""
     try:
         raw = blocks.read_at(start, _SECTOR)
@@ -327,7 +330,6 @@ def _read_text(blocks: Blocks, start: int, size: int) -> str | None:
         offset, length, text_crc, flags = _RAW_LOCATION.unpack_from(raw, _METADATA_HEADER.size)
         if magic != _MAGIC or here != start or _crc(raw[4:]) != crc or flags & 1 or not 0 < length <= _METADATA_BYTES:
             return None
-        del size
         if not _SECTOR <= offset < area or length > area - _SECTOR:
             return None
         first = blocks.read_at(start + offset, min(length, area - offset))

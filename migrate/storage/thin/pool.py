@@ -38,7 +38,6 @@ class Superblock:
     version: int
     time: int
     transaction_id: int
-    held_root: int
     data_mapping_root: int
     device_details_root: int
     block_size: int
@@ -192,7 +191,7 @@ def read_superblock(metadata: ReadsBlocks) -> Superblock:
     """Block 0. DamagedError if it is none, UnsupportedError for a later format; a wrong checksum is only a problem."""
     raw = metadata.read_at(0, BLOCK_SIZE)
     values = _SUPERBLOCK.unpack_from(raw)
-    csum, flags, number, uuid_bytes, magic, version, time, transaction, held = values[:9]
+    csum, flags, number, uuid_bytes, magic, version, time, transaction = values[:8]
     mappings, details, sectors = values[11:14]
     incompatible = values[18]
     if magic != SUPERBLOCK_MAGIC:
@@ -216,7 +215,6 @@ def read_superblock(metadata: ReadsBlocks) -> Superblock:
         version=version,
         time=time,
         transaction_id=transaction,
-        held_root=held,
         data_mapping_root=mappings,
         device_details_root=details,
         block_size=sectors * SECTOR,
