@@ -136,6 +136,7 @@ def _iter_mounts(record: Fields) -> Iterator[MountRecord]:
         found[destination] = MountRecord(
             destination=destination, source=source, writable=writable.flag(destination, default=True)
         )
+    # The newer form goes last, and so replaces what `Volumes` has for the same path.
     points = record.at("MountPoints")
     for destination in points.names():
         point = points.at(destination)

@@ -322,6 +322,7 @@ def encode_layer(layer: Descriptor, media_type: str) -> bytes:
 def rewrite_manifest(raw: bytes, config: Descriptor, layers: Sequence[Descriptor], media_type: str) -> bytes:
     """`raw`, an image manifest, with this type and these descriptors in place of its own, which are as many. All other
     members, those of the descriptors too, are kept."""
+    # Annotations and the like stay: of the manifest, and of each descriptor, by its place.
     known, other = _split_members(read_document(raw, "manifest"), _MANIFEST)
     old_layers = list(_read_raw(known.get("layers")) or ())
     document = {

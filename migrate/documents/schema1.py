@@ -101,6 +101,7 @@ def open_manifest(document: bytes) -> OpenedManifest:
     if not isinstance(signatures, list) or not signatures:
         raise DocumentError("manifest: signatures: not a filled array")
     parsed = tuple(_signature(item, f"manifest: signatures[{index}]") for index, item in enumerate(signatures))
+    # Each signature states where the payload ends and what follows it; another cut would be another payload.
     cuts = {_cut(signature.protected) for signature in parsed}
     if len(cuts) > 1:
         raise DocumentError("manifest: its signatures do not agree on the payload")
@@ -178,6 +179,7 @@ def parse_schema1(
         is not None
     ]
     _refuse(problems)
+    # The document has the top layer first.
     entries.reverse()
     chain, wrong_parents = _checked_chain(entries)
     if not salvage:

@@ -149,6 +149,7 @@ class LayerDocument(bytes):
         if self._identity is None:
             raw = bytes(self)  # orjson takes no subclass
             fields = _identity_fields(raw, what)
+            # The short way is not certain of this document, so that Go's own way is taken, which has the facts as well.
             if fields is None:
                 document = read_document(raw, what)
                 with suppress(DocumentError):  # a field that Docker refuses; whoever wants the facts gets the error

@@ -121,6 +121,7 @@ class Members:
         """`name` without links. What is not there is taken as it is."""
         path = name
         for _ in range(limits.LINK_HOPS + 1):
+            # Each link can make the path longer, so that a few of them would fill the memory.
             if len(path) > _PATH_LENGTH:
                 raise DamagedError(
                     f"{self.location}: {_shown(name[:80])} leads to a name over {_PATH_LENGTH:,} letters"

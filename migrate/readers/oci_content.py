@@ -90,6 +90,7 @@ class OciContent:
             message = f"{self.location}: {INDEX}: {error.message}"
             failure = Failure.of(error, self.location, message=message)
             return SourceListing(images=[], failures=[failure])
+        # All manifests and indexes first, each once: a name may be at several places, and indexes hold each other.
         documents = {found.digest: found for found in read_documents(entries, one_by_one(self._read_if_there))}
         schema1 = [entry for entry in entries if self._leads_to_schema1(entry, documents)]
         older = self._list_schema1(schema1)

@@ -404,6 +404,7 @@ class DirectoryStore(Store):
     def take_over(self, path: str, name: str, is_right: Callable[[BinaryIO], bool], /, *, hard: bool) -> bool:
         self._raise_error()
         temporary = self._new_name()
+        # A link that cannot be made (another file system, no reflinks) is no error: the caller copies instead.
         try:
             if hard:
                 self.files.hard_link(path, temporary, self._run.fd)
@@ -493,10 +494,12 @@ class DirectoryStore(Store):
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="target-sync", daemon=True)
                 self._thread.start()
+        # Outside the lock: the queue holds two groups, and waits here for the thread when the disk is slow.
         self._groups.put(group)
         self._name_synced()
 
     def flush(self) -> None:
+        # First the groups that the thread has, then what is not yet a group; names only once all bytes are on the disk.
         self._groups.join()
         self._raise_error()
         with self._lock:
@@ -511,6 +514,7 @@ class DirectoryStore(Store):
         self.flush()
         with self.lock():
             removed = self.is_alone() and is_unused()
+            # `.migrate` goes last: as long as it is there, its lock keeps other runs out.
             for name in sorted(self.names(), key=lambda name: name == STATE_DIRECTORY) if removed else ():
                 if name not in NOT_OURS:
                     with target_errors(self.shown(name)):

@@ -96,6 +96,7 @@ class NamedFiles:
                     candidates[real] = path
         for real, content in self._tree.read_many(list(candidates), limit).items():
             contents[candidates[real]] = content
+        # A tree follows no link and calls it no regular file: those few are resolved, and read one by one.
         links = [path for path, content in contents.items() if isinstance(content, DamagedError)]
         for path in links:
             del contents[path]

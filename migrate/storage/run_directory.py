@@ -44,6 +44,7 @@ class RunDirectory:
         self._name = f"tmp-{os.urandom(8).hex()}"
         try:
             with self.exclusive_lock():
+                # Under the shared lock no other run is between making its directory and locking it.
                 for name in self._all():
                     if self._is_dead(name):
                         with contextlib.suppress(OSError):

@@ -261,6 +261,7 @@ class _Entries:
             if names is None:
                 self._below_others.append(path)
                 return
+        # As when the tar is unpacked: a second entry of a folder changes the folder, and keeps what is in it.
         before = names.get(name)
         if before is not None:
             if stat.S_ISDIR(record.mode) and stat.S_ISDIR(self.modes[before]):
@@ -322,6 +323,7 @@ class _Entries:
             return
         above, _, base = (file or b"").rpartition(b"/")
         number = self.folders.get(above, {}).get(base) if file else None
+        # A hard link may come before its file, and is made when all entries are known.
         if number is None or stat.S_ISDIR(self.modes[number]):
             if not last:
                 self._waiting.append((path, target))

@@ -106,6 +106,7 @@ class Comparison:
         return self._found
 
     def _compare_directories(self, new: TreeEntry, old: TreeEntry) -> None:
+        # On one device equal inodes are one file, unchanged; on two, facts alone can show that a file is a copy.
         same_device = new.device == old.device
         if same_device and self._compares_names:
             self._compare_names(new.path)

@@ -146,6 +146,7 @@ class _Headers:
             self._link_bytes += len(link)
         elif kind == stat.S_IFREG:
             size = entry.size
+        # Of an inode with several names the first has the content, and the others are hard links to it, as in Docker.
         if kind != stat.S_IFDIR and entry.nlink > 1:
             first = self._first_names.setdefault(entry.inode, name)
             if first is not name:

@@ -166,6 +166,7 @@ class _Opener:
             name = os.fsdecode(file.read_at(name_place, name_size))
             beside = self._open_file_beside(name, "backing file")
             backing = self.open(beside, _backing_format(file, version) or probe_format(beside), depth + 1)
+        # The image may be larger than its backing file, and what that does not have is zeros.
         opened = _hypervisor("qcow2").QCow2(
             open_blocks(file),
             backing_file=None

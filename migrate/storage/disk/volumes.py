@@ -107,6 +107,7 @@ def looks_like_disk(blocks: Blocks) -> bool:
 def _iter_places(disk: Blocks, found: DiskContents) -> Iterator[DiskVolume]:
     """The disk itself where a file system or an LVM label is on it, and its partitions."""
     table = read_partitions(disk)
+    # A file system may fill the disk and have what looks like a table in its boot sector: then both are listed.
     whole = _probed("the whole disk", disk)
     if whole.kind is not None and (table is None or whole.kind in (*FILE_SYSTEMS, "lvm")):
         yield whole

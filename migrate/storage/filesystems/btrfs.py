@@ -262,6 +262,7 @@ class BtrfsTree(Tree):
                 found.append(_Extent(start, decoded, 0, 0, 0, decoded, compression, raw[_EXTENT.size :]))
                 end = start + decoded
                 continue
+            # An item may use a part of a stored extent alone: `length` bytes behind the first `skip` of it.
             place, stored, skip, length = _PLACE.unpack_from(raw, _EXTENT.size)
             end = start + length
             if kind == _REGULAR and place:
@@ -288,7 +289,7 @@ class _Pool:
         self.root, chunk_root, log_root = struct.unpack_from("<QQQ", raw, 80)
         devices, self.sector, self._node_bytes = struct.unpack_from("<QII", raw, 136)
         (features,) = struct.unpack_from("<Q", raw, 188)
-        if features & 0x400 and any(raw[571:587]):
+        if features & 0x400 and any(raw[571:587]):  # METADATA_UUID: the nodes have kept the first one
             self._fsid = raw[571:587]
         if devices != 1:
             raise UnsupportedError(
@@ -306,6 +307,7 @@ class _Pool:
             raise DamagedError(f"the btrfs superblock names nodes of {self._node_bytes:,} bytes")
         self._starts: list[int] = []
         self._chunks: list[tuple[int, int, tuple[int, ...]]] = []
+        # The superblock has the chunks in which the tree of chunks is, and that tree has all others.
         (size,) = struct.unpack_from("<I", raw, 160)
         with naming("the chunks of the btrfs superblock"):
             self._take_system_chunks(raw[811 : 811 + min(size, 2048)])
@@ -356,6 +358,7 @@ class _Pool:
         places, room = self._places(place)
         if room < self._node_bytes:
             raise DamagedError(f"{where}: reaches beyond its chunk")
+        # With the profile DUP every node is on the device twice: the second copy counts where the first is damaged.
         error: SourceError | None = None
         for copy in places:
             try:

@@ -91,6 +91,7 @@ class DeviceMap:
         if at >= 0 and block < self.starts[at] + self.lengths[at]:
             inside = block - self.starts[at]
             return self.targets[at] + inside, self.lengths[at] - inside
+        # Unmapped up to the next run; a loss ends it as well, as what is behind its beginning is unknown.
         ends = [loss.first for loss in self.losses if loss.first > block]
         if at + 1 < len(self.starts):
             ends.append(self.starts[at + 1])

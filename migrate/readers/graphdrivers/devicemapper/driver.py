@@ -182,6 +182,7 @@ class DevicemapperDriver(GraphDriver):
 
     def _find_pool(self) -> PoolParts | None:
         """The thin pool on the root's own disk that has the devices of this store, as with direct-lvm."""
+        # A disk may have the pools of other programs too: the one counts that has most of this store's devices.
         ids = self._users.keys()
         found: list[PoolParts] = []
         most = 0
