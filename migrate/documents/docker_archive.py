@@ -76,8 +76,10 @@ def parse_repositories(raw: bytes) -> tuple[tuple[tuple[Reference, LegacyID], ..
     except DocumentError as error:
         document = _members(load_cut_object(raw, "repositories"), "repositories")
         problems.append(f"{error.message}; the names before that place are read, those behind it are lost")
-    if _has_outer_key(document):
-        document = _members(document["Repositories"], "repositories: Repositories")
+    # The shape of a root's tag store, unless "Repositories" holds tags itself and so is a repository of that name.
+    inner = document.get("Repositories", "")
+    if inner is None or (isinstance(inner, dict) and not any(isinstance(value, str) for value in inner.values())):
+        document = _members(inner, "repositories: Repositories")
     found: list[tuple[Reference, LegacyID]] = []
     for name, tags in document.items():
         try:
@@ -88,12 +90,6 @@ def parse_repositories(raw: bytes) -> tuple[tuple[tuple[Reference, LegacyID], ..
         except DocumentError as error:
             problems.append(error.message)
     return tuple(found), tuple(problems)
-
-
-def _has_outer_key(document: Mapping[str, Any]) -> bool:
-    """True for the tag store's shape, unless "Repositories" holds tags and so is a repository of that name."""
-    inner = document.get("Repositories", "")
-    return inner is None or (isinstance(inner, dict) and not any(isinstance(value, str) for value in inner.values()))
 
 
 def _members(value: Any, where: str) -> Mapping[str, Any]:

@@ -33,6 +33,7 @@ _STRING_OR_WHITESPACE = re.compile(rb'("(?:[^"\\]++|\\.)*+")|[ \t\r\n]++', re.DO
 _ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u(....)|(.))", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SHORT_ESCAPES: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_LONG_ESCAPES: Final = {b"\\b": b"\\u0008", b"\\f": b"\\u000c"}
 _ENCODED_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _INT64_LITERAL = re.compile(rb"-?[0-9]{1,19}")
 
@@ -164,12 +165,8 @@ def encode(value: object) -> bytes:
     """Plain values as Go's json.Marshal writes them; dict keys keep their order. No float that Go spells otherwise."""
     encoded = orjson.dumps(value)
     if b"\\b" in encoded or b"\\f" in encoded:
-        encoded = _ENCODED_ESCAPE.sub(_long_escape, encoded)
+        encoded = _ENCODED_ESCAPE.sub(lambda match: _LONG_ESCAPES.get(match[0], match[0]), encoded)
     return _escape_html(encoded)
-
-
-def _long_escape(match: re.Match[bytes]) -> bytes:
-    return {b"\\b": b"\\u0008", b"\\f": b"\\u000c"}.get(match[0], match[0])
 
 
 def _escape_html(encoded: bytes) -> bytes:

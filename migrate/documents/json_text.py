@@ -74,7 +74,9 @@ def load_json_lenient(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
         return load_json(raw, what, size)
     except DocumentError:
         text = raw.decode("utf-8", "replace")
-    return _load(_ESCAPE.sub(_without_surrogate, text) if _SURROGATE.search(text) else text, what)
+    if _SURROGATE.search(text):
+        text = _ESCAPE.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
+    return _load(text, what)
 
 
 _TOKEN = re.compile(rb'\s*(?:("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*")|([{}:,])|(.))', re.DOTALL)
@@ -108,10 +110,6 @@ def load_cut_object(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
     if not good:
         raise DocumentError(f"{what}: nothing of it can be read")
     return load_json_lenient(raw[:good] + b"}" * closers, what, size)
-
-
-def _without_surrogate(match: re.Match[str]) -> str:
-    return "\\ufffd" if match[1] else match[0]
 
 
 def shown(value: object) -> str:

@@ -66,7 +66,11 @@ class NamedFiles:
             if is_folder and len(self._folders) < _KNOWN_FOLDERS:
                 self._folders[prefix + name] = real + b"/" + raw if real else raw
             elif kind == stat.S_IFLNK:
-                is_folder = self._leads_to_folder(real + b"/" + raw if real else raw)
+                try:
+                    target = self._resolve(os.fsdecode(real + b"/" + raw if real else raw))
+                    is_folder = target is not None and self._tree.is_folder(target)
+                except SourceError:
+                    is_folder = True  # so that opening it gives the reason
             entries.append(Entry(name, is_folder))
         return sorted(entries, key=attrgetter("name"))
 
@@ -135,13 +139,6 @@ class NamedFiles:
             entry = None if real is None else self._tree.find(real)
         return real, entry
 
-    def _leads_to_folder(self, link: bytes) -> bool:
-        try:
-            real = self._resolve(os.fsdecode(link))
-            return real is not None and self._tree.is_folder(real)
-        except SourceError:
-            return True
-
     def _candidate(self, path: str) -> bytes | None:
         """Where the file would be, with its folder resolved and its own name not; None if that folder is absent."""
         folder, _, name = path.rpartition("/")
@@ -183,8 +180,10 @@ class NamedFiles:
             if hops > LINK_HOPS:
                 raise DamagedError(f"{self._shown(path)}: more than {LINK_HOPS} symbolic links in it (LINK_HOPS)")
             target = self._tree.read_link(entry.path)
-            if target.startswith(b"/"):
-                done, target = [], self._below_root(path, target)
+            if target.startswith(b"/"):  # an absolute link, to be read as a path below the root
+                if self._root is None or not (target + b"/").startswith(self._root.rstrip(b"/") + b"/"):
+                    raise self._leads_out(path, os.fsdecode(target))
+                done, target = [], target[len(self._root) :]
             waiting.extend(target.split(b"/")[::-1])
         return b"/".join(done)
 
@@ -193,12 +192,6 @@ class NamedFiles:
         """Found when it is needed: it takes a look at every folder above, for each directory that is searched."""
         root = self._tree.local_path(b"")
         return None if root is None else os.fsencode(os.path.realpath(root))
-
-    def _below_root(self, path: str, target: bytes) -> bytes:
-        """An absolute link, as a path below the root."""
-        if self._root is not None and (target + b"/").startswith(self._root.rstrip(b"/") + b"/"):
-            return target[len(self._root) :]
-        raise self._leads_out(path, os.fsdecode(target))
 
     def _leads_out(self, path: str, target: str) -> DamagedError:
         return DamagedError(f"{self._shown(path)}: a symbolic link leads out of the tree, to {target}")

@@ -126,7 +126,11 @@ class TarInspector:
                 if self._skip:
                     return
             if self._zero_blocks == 2:
-                self._after_end(block[position:])
+                for start in range(position, length, len(_ZEROS)):
+                    part = block[start : start + len(_ZEROS)]
+                    if part != _ZEROS[: len(part)]:
+                        self._flag(FLAG_AFTER_END, None)
+                        break
                 return
             if position + BLOCK > length:
                 self._carry = bytes(block[position:])
@@ -228,13 +232,6 @@ class TarInspector:
             self._apply(extended)
         return position + taken
 
-    def _after_end(self, rest: memoryview) -> None:
-        for start in range(0, len(rest), len(_ZEROS)):
-            part = rest[start : start + len(_ZEROS)]
-            if part != _ZEROS[: len(part)]:
-                self._flag(FLAG_AFTER_END, None)
-                return
-
     def _take(self, header: bytes) -> None:
         if self._sparse_map:
             self._sparse_map = header[504] != 0
@@ -314,7 +311,9 @@ class TarInspector:
         size = records.get("size")
         if any(b"\0" in value if key in _PAX_TEXTS else "\0" in key for key, value in records.items()):
             self._flag(FLAG_REFUSED, self._announced.name, "has a NUL in a pax record")  # strconv.go, validPAXRecord
-        self._pax_is_refused = not all(map(_is_good, records.keys(), records.values()))  # the last header counts
+        self._pax_is_refused = any(  # the last header counts
+            key in _GOOD_VALUES and not re.fullmatch(_GOOD_VALUES[key], value) for key, value in records.items()
+        )
         self._pax_size = None
         if size is not None:
             number = parse_whole(size[size[:1] in (b"+", b"-") :])
@@ -425,8 +424,3 @@ class _Paths:
                     return name
                 seen.setdefault(path, name)
         return None
-
-
-def _is_good(key: str, value: bytes) -> bool:
-    form = _GOOD_VALUES.get(key)
-    return form is None or re.fullmatch(form, value) is not None

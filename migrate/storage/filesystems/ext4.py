@@ -94,7 +94,7 @@ class Ext4:
         """The file system as it is once its journal is replayed, which happens in memory."""
         if not self._journal_inode:
             raise UnsupportedError("the ext4 journal was not replayed, and lies on another device")
-        # The journal's own file does not change while the file system is in use, so that it can be read before the replay.
+        # The journal's own file does not change while the file system is in use, so it can be read before the replay.
         journal = self.read_extents(self.read_inode(self._journal_inode))
         replayed = Ext4(replay_journal(self.device, journal, self._block_size, self._mounted))
         replayed.doubt = "; ".join(filter(None, (_REPLAYED, replayed.doubt)))

@@ -162,8 +162,10 @@ class _Journal:
                 whole = raw[begin : begin + max(0, room) // form.size * form.size]
                 revocations.extend(block for (block,) in form.iter_unpack(whole))
             for tag in self._tags(raw) if kind == _DESCRIPTOR else ():
-                if not self._has_checksum(at, sequence, tag):
-                    damage = damage or f"block {at} of the log, for block {tag.block} of the file system,"
+                if self._summed:
+                    computed = crc32.iscsi(sequence.to_bytes(4, "big") + self._read(at), self._seed) ^ 0xFFFFFFFF
+                    if computed & tag.mask != tag.checksum:
+                        damage = damage or f"block {at} of the log, for block {tag.block} of the file system,"
                 tags.append((tag.block, Replacement(self._blocks[at], tag.escaped)))
                 at, left = self._following(at), left - 1
         self._require_end(at, left, sequence)
@@ -192,13 +194,6 @@ class _Journal:
             if flags & _LAST_TAG:
                 return
             at += size + (0 if flags & _SAME_UUID else 16)
-
-    def _has_checksum(self, at: int, sequence: int, tag: _Tag) -> bool:
-        """Whether the block as it lies in the log is the one that its tag is about."""
-        if not self._summed:
-            return True
-        computed = crc32.iscsi(sequence.to_bytes(4, "big") + self._read(at), self._seed) ^ 0xFFFFFFFF
-        return computed & tag.mask == tag.checksum
 
     def _is_sound(self, kind: int, raw: bytes) -> bool:
         """With checksums: descriptors and revocations end in one, a commit block has it after its header."""

@@ -96,7 +96,16 @@ def walk_leaves(image: ReadsBlocks, root: int, value_size: int) -> Iterator[BTre
             if block in seen:
                 raise DamagedError(f"thin-pool metadata, block {block}: is at two places of one tree")
             seen.add(block)
-            node = _read_child(image, block, first, end, value_size)
+            node = read_node(image, block)
+            if node.leaf and node.value_size != value_size:
+                raise DamagedError(
+                    f"thin-pool metadata, block {block}: values of {node.value_size} bytes instead of {value_size}"
+                )
+            if len(node.keys) and not (first <= node.keys[0] and node.keys[-1] < end):
+                raise DamagedError(
+                    f"thin-pool metadata, block {block}: keys {node.keys[0]} to {node.keys[-1]} lie outside its "
+                    f"parent's {first} to {end}"
+                )
         except SourceError as exc:
             yield Loss(first, end, exc)
             continue
@@ -106,20 +115,6 @@ def walk_leaves(image: ReadsBlocks, root: int, value_size: int) -> Iterator[BTre
         bounds = [*node.keys, end]
         children = zip(node.numbers(), bounds, bounds[1:], strict=False)
         waiting.extend(reversed(list(children)))
-
-
-def _read_child(image: ReadsBlocks, block: int, first: int, end: int, value_size: int) -> BTreeNode:
-    node = read_node(image, block)
-    if node.leaf and node.value_size != value_size:
-        raise DamagedError(
-            f"thin-pool metadata, block {block}: values of {node.value_size} bytes instead of {value_size}"
-        )
-    if len(node.keys) and not (first <= node.keys[0] and node.keys[-1] < end):
-        raise DamagedError(
-            f"thin-pool metadata, block {block}: keys {node.keys[0]} to {node.keys[-1]} lie outside its parent's "
-            f"{first} to {end}"
-        )
-    return node
 
 
 def _integers(raw: bytes) -> array[int]:
