@@ -45,7 +45,7 @@ LINK_HOPS: Final = 40
 DECOMPRESSION_RATIO: Final = 1_100
 """Bytes out per byte in (`--max-ratio`). DEFLATE cannot go over 1,032; xz, bzip2 and zstd can, on zeros."""
 STORED_RATIO: Final = 25_000
-"""The same for blobs of a target: a zstd frame of ours takes 48 bytes for 1 MiB of zeros."""
+"""The same for blobs of a target: a zstd frame that this program writes takes 48 bytes for 1 MiB of zeros."""
 DECOMPRESSION_GRACE: Final = 64 * 1024 * 1024
 """Output below this is never counted as a bomb."""
 SMALL_FILE_BYTES: Final = 1024 * 1024

@@ -46,7 +46,7 @@ class ContainerRecord:
     `name` is without its slash. `image` is the legacy ID of its image, or `sha256:…` once Docker 1.10 has rewritten the
     record; `image_name` what was typed. `settings` is None where Docker refuses the record's `Config`. `root` is the
     Docker root's path on the machine where Docker ran, "" where the record does not show it. `config` and `host` are
-    the record's `Config` and `hostconfig.json` for those who want a field of theirs. `can_be_dead`: Docker wrote
+    the record's `Config` and `hostconfig.json` for other fields of theirs. `can_be_dead`: Docker wrote
     whether it had begun to remove the container, as 1.6 and later do.
     """
 

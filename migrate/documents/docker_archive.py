@@ -36,7 +36,7 @@ _decode_images = decode_structs(
 
 def parse_archive_manifest(raw: bytes, limit: int = JSON_BYTES) -> tuple[ArchiveManifestEntry, ...]:
     """The entries of `manifest.json` (Docker >= 1.10), read as Go reads it: one that lacks its config has an empty name
-    for it, and the others are as good as without it. Raises DocumentError or LimitError."""
+    for it, and the others are read. Raises DocumentError or LimitError."""
     document = read_document(raw, "manifest.json", limit)
     try:
         if document is None:
@@ -68,7 +68,7 @@ def parse_repositories(raw: bytes) -> tuple[tuple[tuple[Reference, LegacyID], ..
 
     Both shapes: name → tag → ID, as in an archive, and the same under an outer "Repositories" key, as in a Docker root.
     A tag with a colon is a digest. Of a document that is cut or damaged, the tags before that place are read. Raises
-    DocumentError or LimitError where it is none at all.
+    DocumentError or LimitError where it is of another kind.
     """
     problems: list[str] = []
     try:

@@ -2,7 +2,7 @@
 
 Docker splits a layer's JSON into raw values and writes them back (formats of Go 1.5 to 1.23; moby image/v1/imagev1.go),
 so numbers keep their spelling, equal keys in nested objects both stay, and bytes that are not UTF-8 pass. No library
-for JSON in Python does that. A scanner of ours reads any document that Go accepts; where a document is proved to be
+for JSON in Python does that. A scanner here reads any document that Go accepts; where a document is proved to be
 in Go's own canonical form, orjson does the same work in a fraction of the time (`read_document`).
 """
 

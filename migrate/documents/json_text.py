@@ -124,7 +124,7 @@ def shown(value: object) -> str:
 def encode_json(value: object) -> bytes:
     """Compact JSON, keys in the order given; bytes in it (`go_json.RawValue`) are JSON already.
 
-    DocumentError for what a document held and JSON of ours cannot: values nested deeper than 254, numbers over 64 bits.
+    DocumentError for what this program does not write as JSON: values nested deeper than 254, numbers over 64 bits.
     """
     return _encode(value, 0)
 

@@ -253,7 +253,7 @@ class ContainerLayers:
                 f"{self._driver.name}, --driver {driver} reads the other one",
                 layer=container.id,
             )
-        # Drivers that keep whole trees can give an image without the one below it; overlay's upper alone is none.
+        # Drivers that keep whole trees can give an image without the one below it; overlay's upper alone cannot.
         image = LegacyID(container.image)
         lost = self._lost_ancestor(image)
         if lost is None:

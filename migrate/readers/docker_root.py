@@ -382,7 +382,7 @@ class DockerRootSource(LegacySource):
         ]
 
     def _has_misfits(self, legacy_id: LegacyID) -> bool:
-        """True where there is tar-split that disagrees; an empty file, as a power cut leaves it, is none."""
+        """True where there is tar-split that disagrees; an empty file, as a power cut leaves it, does not count."""
         tree = self._graph.tree
         return any(path in self._failed and tree.stat(path).size for path, _ in self._graph.tar_splits(legacy_id))
 

@@ -53,7 +53,7 @@ class FoundPlace(NamedTuple):
 
 
 def find_sources(tree: Tree, detect: Detect) -> list[FoundPlace]:
-    """Those at well-known places; where there are none, all that a search meets first on each way down."""
+    """Those at well-known places; without any, all that a search meets first on each way down."""
     found: list[FoundPlace] = []
     for place in WELL_KNOWN:
         # A registry's storage is recognised at each of the folders above it: the topmost one is its place.
@@ -70,7 +70,7 @@ def inside_of(options: ReadOptions) -> bytes | None:
 
 
 def types_at(tree: Tree, path: bytes, detect: Detect) -> list[FoundPlace]:
-    """What the folder at `path` is; nothing where it is none, or cannot be read."""
+    """What the folder at `path` is; nothing where no source is there, or it cannot be read."""
     try:
         if path and not tree.is_folder(path):
             return []

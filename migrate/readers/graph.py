@@ -232,7 +232,7 @@ class Graph:
         return self._find(legacy_id, "tar-data.json.gz") is not None
 
     def archive(self, legacy_id: LegacyID) -> bytes | None:
-        """The path of the tar as Docker 0.3 to 0.5 pulled it, compressed in any way in spite of its name (moby 0.3,
+        """The path of the tar as Docker 0.3 to 0.5 pulled it, compressed in any way whatever its name (moby 0.3,
         image.go)."""
         return self._find(legacy_id, "layer.tar.xz")
 

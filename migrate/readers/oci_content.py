@@ -61,7 +61,7 @@ class OciContent:
     def find_manifest(self, config: Digest, layers: Sequence[str]) -> ReadManifest | None:
         """The manifest of the index that names exactly this config and these layers, in this order.
 
-        Docker 25.0.0 wrote layers in random order into it; such a manifest is none that can be taken over.
+        Docker 25.0.0 wrote layers in random order into it; such a manifest cannot be taken over.
         """
         if self._by_config is None:
             self._by_config = {}

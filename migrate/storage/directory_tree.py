@@ -97,7 +97,7 @@ class DirectoryTree(Tree):
     def read_many(self, paths: Sequence[bytes], limit: int) -> Mapping[bytes, bytes | SourceError]:
         contents: dict[bytes, bytes | SourceError] = {}
         for path in paths:
-            try:  # many of them may be absent, which costs no error of ours here
+            try:  # many of them may be absent, so that no exception of this program is made for each
                 descriptor = self._find_file(path)
                 if descriptor is not None:
                     contents[path] = self._read_all(descriptor, path, limit)
@@ -280,7 +280,7 @@ def _capability(place: bytes) -> bytes | None:
 
 
 def translated(error: OSError, where: str) -> SourceError:
-    """The error of ours for an error of the operating system about a part of a source."""
+    """The SourceError for an error of the operating system about a part of a source."""
     if error.errno in _ABSENT:
         return MissingLayerError(f"{where}: {error.strerror}")
     if error.errno in _DENIED:

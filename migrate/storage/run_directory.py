@@ -86,7 +86,7 @@ class RunDirectory:
         return [name for name in os.listdir(self._state_fd) if is_run_directory(name)]
 
     def _is_dead(self, name: str) -> bool:
-        """True if nobody holds the owner's lock. Creation is under the shared lock, so an absent file means dead."""
+        """True if no process has the owner's lock. Creation is under the shared lock, so an absent file means dead."""
         try:
             fd = os.open(name, DIRECTORY, dir_fd=self._state_fd)
         except OSError:

@@ -135,7 +135,7 @@ class Tree(ABC):
             return None
 
     def is_folder(self, path: bytes, /) -> bool:
-        """True for a folder; a link to one is none."""
+        """True for a folder; False for a link to one."""
         entry = self.find(path)
         return entry is not None and entry.is_folder
 

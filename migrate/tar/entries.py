@@ -220,7 +220,7 @@ def _origin(fields: bytes, is_device: bool) -> tuple[bytes, bytes, int, int]:
 
 
 def _as_announced(entry: TarEntry, announced: Announced) -> TarEntry:
-    """The entry as what was announced corrects it. ValueError for numbers that are none."""
+    """The entry as what was announced corrects it. ValueError where a number is malformed."""
     records = announced.pax
     texts = {
         "name": announced.name,

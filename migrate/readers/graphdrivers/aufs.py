@@ -37,5 +37,5 @@ class AufsDriver(DirectoryDriver):
 
 
 def is_metadata(path: bytes) -> bool:
-    """True for aufs's own files at a layer's top, which Docker leaves out; an opaque marker is none of them."""
+    """True for aufs's own files at a layer's top, which Docker leaves out; an opaque marker is not one of them."""
     return path.startswith(_METADATA) and b"/" not in path and path != _OPAQUE

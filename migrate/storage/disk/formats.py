@@ -348,7 +348,7 @@ def _hypervisor(name: str) -> Any:
 
 @contextmanager
 def _understanding(where: str, what: str) -> Iterator[None]:
-    """Turns what dissect raises into an error of ours; its own are subclasses of Exception and of nothing else."""
+    """Turns what dissect raises into a DamagedError; its own errors are subclasses of Exception and of nothing else."""
     try:
         yield
     except (SourceError, KeyboardInterrupt, SystemExit):

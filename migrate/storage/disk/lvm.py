@@ -223,7 +223,7 @@ class _Group:
         name = segment.text("thin_pool")
         segments = _segments(self._volumes.section(name))
         if len(segments) != 1:
-            raise DamagedError(f"its pool {name} is none")
+            raise DamagedError(f"its pool {name} is not a thin pool")
         parts = self._pool_parts(name, segments[0], depth)
         pool = ThinPool(parts.metadata)
         device_map = pool.read_map(segment.number("device_id"))

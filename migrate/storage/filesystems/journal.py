@@ -78,7 +78,7 @@ def replay_journal(device: Blocks, journal: Sequence[FileExtent], unit: int, mou
     """`journal` is where the journal's file lies, `unit` the file system's block size, `mounted` when it was mounted
     last, in seconds since 1970: older transactions are of an earlier use.
 
-    Raises DamagedError where the journal is none or is damaged, UnsupportedError for features that are not known.
+    Raises DamagedError where there is no journal or it is damaged, UnsupportedError for features that are not known.
     """
     return ReplayedBlocks(device, _Journal(device, journal, unit, mounted).replay(), unit)
 

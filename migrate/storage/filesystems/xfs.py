@@ -1,8 +1,8 @@
 """XFS, versions 4 and 5, on any blocks.
 
 Source of the format: "XFS Algorithms & Data Structures" (xfs.org); Linux, fs/xfs/libxfs/xfs_format.h,
-xfs_da_format.h. All integers are big-endian. Where things lie is the business of `xfs_extents`,
-attributes of `xfs_attributes`, the log's state of `xfs_log`.
+xfs_da_format.h. All integers are big-endian. `xfs_extents` has the places of blocks,
+`xfs_attributes` the attributes, `xfs_log` the state of the log.
 """
 
 from __future__ import annotations

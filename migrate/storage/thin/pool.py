@@ -189,7 +189,7 @@ def _absent(device_id: int, losses: list[Loss]) -> SourceError:
 
 
 def read_superblock(metadata: ReadsBlocks) -> Superblock:
-    """Block 0. DamagedError if it is none, UnsupportedError for a later format; a wrong checksum is only a problem."""
+    """Block 0. DamagedError for anything else, UnsupportedError for a later format; a wrong sum is only a problem."""
     raw = metadata.read_at(0, BLOCK_SIZE)
     values = _SUPERBLOCK.unpack_from(raw)
     csum, flags, number, uuid_bytes, magic, version, time, transaction = values[:8]
