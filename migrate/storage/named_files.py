@@ -134,8 +134,8 @@ class NamedFiles:
         resolved from the root."""
         real = self._candidate(path)
         entry = None if real is None else self._tree.find(real)
-        if entry is not None and entry.is_link:
-            real = self._resolve(path)
+        if real is not None and entry is not None and entry.is_link:
+            real = self._resolve(os.fsdecode(real))
             entry = None if real is None else self._tree.find(real)
         return real, entry
 

@@ -166,7 +166,7 @@ def test_metadata_in_several_gzip_members_is_read_to_the_end() -> None:
 
 
 def test_a_line_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tarsplit, "RECORD_BYTES", 1000)
+    monkeypatch.setattr(tarsplit, "LINE_BYTES", 1000)
     with pytest.raises(LimitError, match="1,000"):
         _assemble(_compressed(_segment(b"x" * 1000)), {})
 
