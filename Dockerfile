@@ -19,5 +19,6 @@ RUN sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' ci.lock > constraints.txt \
 
 FROM ${BASE}
 COPY --from=build /opt/migrate /opt/migrate
+ENV PATH=/opt/migrate/bin:$PATH
 ENTRYPOINT ["/opt/migrate/bin/migrate"]
 CMD ["--help"]

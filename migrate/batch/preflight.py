@@ -57,8 +57,8 @@ def versions() -> dict[str, str]:
 
 
 def samples_of(tasks: Sequence[Task]) -> list[str]:
-    """Some of the sources of a run, spread over all of them. What cannot be read here, such as a link to nothing, is left
-    out: it is not the fault of a worker."""
+    """Some of the sources of a run, spread over all of them. What cannot be read here, such as a link to nothing, is no
+    fault of a worker, and left out."""
     candidates: list[Candidate] = [candidate for task in tasks for candidate in task.sources if candidate.unfit is None]
     step = max(1, len(candidates) // SAMPLES)
     some = [candidate.location for candidate in candidates[::step]][:SAMPLES]
