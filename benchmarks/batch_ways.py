@@ -265,7 +265,7 @@ class Target:
         if self._bucket is not None:
             top = f"{self.location.removeprefix('s3://')}/"
             self._bucket.invalidate_cache()
-            return {name.removeprefix(top): content for name, content in self._bucket.cat(top, recursive=True).items()}
+            return {name.removeprefix(top): self._bucket.cat_file(name) for name in self._bucket.find(top)}
         top = Path(self.location)
         return {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()}
 

@@ -228,10 +228,11 @@ def _prove_shards(ledger: Ledger, locations: Sequence[str], options: ConvertOpti
             f"{ledger.sources[location].place.path}: what it has of {location} is not what that source lists (it may"
             " have changed since); run its shard again"
         )
-    if len(here) < len(locations):
-        message = (
-            f"{len(locations) - len(here):,} sources are not here: their images and names are those of the journals"
-        )
+    known = set(here)
+    absent = [location for location in read if location not in known and ledger.sources[location].images]
+    if absent:
+        are, their = ("source is", "its") if len(absent) == 1 else ("sources are", "their")
+        message = f"{len(absent):,} {are} not here: {their} images and names are those of the journals"
         progress.emit(Event(kind="notice", message=message))
 
 

@@ -6,6 +6,7 @@ parsed only; what follows in a pipe is run as far as the tools are Debian's own.
 
 from __future__ import annotations
 
+import importlib
 import lzma
 import os
 import re
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -201,6 +203,21 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_programs_and_configurations_can_be_read() -> None:
+    yaml: Any = importlib.import_module("yaml")
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(r"^```(yaml|python)\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+    ]
+    assert {language for language, _ in blocks} == {"yaml", "python"}
+    for language, text in blocks:
+        if language == "yaml":
+            assert all(isinstance(document, dict) for document in yaml.safe_load_all(text)), text
+        else:
+            compile(text, "a page", "exec")
 
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:

@@ -141,12 +141,22 @@ def test_a_merge_of_shards_proves_what_is_here(name: str, shelf: Path, tmp_path:
 
 
 def test_a_merge_says_that_sources_are_not_here(tmp_path: Path) -> None:
-    source, target = tmp_path / "a.tar", tmp_path / "target"
-    source.write_bytes(archive("app"))
-    run_batch(request(source, target, Shard(1, 1)), SilentProgress(), threads).close()
-    source.unlink()
-    seen = Recorder()
-    merge_batch(str(target), seen).close()
-    assert [event.message for event in seen.events if "not here" in event.message]
+    shelf, target = tmp_path / "shelf", tmp_path / "target"
+    shelf.mkdir()
+    (shelf / "a.tar").write_bytes(archive("app"))
+    (shelf / "empty.tar").touch()
+    (shelf / "lost.tar").symlink_to("nowhere")
+    (shelf / "readme.txt").write_bytes(b"text")
+    run_batch(request(shelf, target, Shard(1, 1)), SilentProgress(), threads).close()
+
+    def merged() -> list[str]:
+        seen = Recorder()
+        merge_batch(str(target), seen).close()
+        return [event.message for event in seen.events if "not here" in event.message]
+
+    assert merged() == []  # what gave no image is not missed
+    for path in shelf.iterdir():
+        path.unlink()
+    assert merged() == ["1 source is not here: its images and names are those of the journals"]
     names = [entry["annotations"] for entry in orjson.loads((target / "index.json").read_bytes())["manifests"]]
     assert len(names) == 2
