@@ -200,7 +200,7 @@ def _carry_over(
     try:
         _check_diff_ids(image, chain, facts)
     except IntegrityError as error:
-        if not (options.salvage and image.manifest is not None and len(layers) == len(facts.diff_ids)):
+        if not (options.salvage and image.manifest is not None and facts.steps_with_layer <= len(layers)):
             raise
         return _with_true_diff_ids(image, config, layers, options, error, shared)
     _check_history(image, facts)

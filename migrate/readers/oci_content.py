@@ -213,12 +213,13 @@ class OciContent:
         config_facts = parse_config(config) if is_image else None
         diff_ids: Sequence[DiffID | None] = [None] * len(facts.layers)
         if config_facts is not None and any("tar" in layer.media_type for layer in facts.layers):
-            if len(config_facts.diff_ids) != len(facts.layers):
+            is_right = len(config_facts.diff_ids) == len(facts.layers)
+            if not (is_right or self._salvage):
                 raise DocumentError(
                     f"{self.location}: manifest {manifest.digest} names {len(facts.layers)} layers, "
                     f"its config {len(config_facts.diff_ids)}"
                 )
-            diff_ids = config_facts.diff_ids
+            diff_ids = config_facts.diff_ids if is_right else diff_ids
         chain = tuple(self._ready_layer(layer, diff_id) for layer, diff_id in zip(facts.layers, diff_ids, strict=True))
         return LegacyImage(
             head=chain[-1].legacy_id if chain else LegacyID(facts.config.digest.hex),

@@ -197,16 +197,18 @@ class RegistryImages:
             raise UnsupportedError(f"manifest: not an image: its config is of type {manifest.config.media_type!r}")
         config = self._store.read_blob(repository, manifest.config.digest, JSON_BYTES)
         facts = parse_config(config)
-        if len(facts.diff_ids) != len(manifest.layers):
+        is_right = len(facts.diff_ids) == len(manifest.layers)
+        if not (is_right or self._salvage):
             raise IntegrityError(
                 f"manifest names {len(manifest.layers)} layers, its config {len(facts.diff_ids)} diffIDs"
             )
         blobs = tuple(self._kept_blob(repository, layer) for layer in manifest.layers)
-        for layer, diff_id in zip(manifest.layers, facts.diff_ids, strict=True):
+        for number, layer in enumerate(manifest.layers):
             claims = self._claims[layer.digest]
             claims.keep = True
             claims.media_type = claims.media_type or layer.media_type
-            claims.diff_ids.add(diff_id)
+            if is_right:
+                claims.diff_ids.add(facts.diff_ids[number])
         chain = tuple(
             LegacyLayer(legacy_id=LegacyID(layer.digest.hex), json=b"", parent=None, payload=None)
             for layer in manifest.layers

@@ -112,6 +112,25 @@ def test_wrong_parents_in_schema_1(tmp_path: Path) -> None:
     assert {failure.error for failure in plan(source, salvage=True, strict=True)[1].failures} == {"not-exact"}
 
 
+@pytest.mark.parametrize("place", ["registry", "layout"])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_diff_ids_of_another_number_than_layers(count: int, place: str, tmp_path: Path) -> None:
+    content = RegistryContent()
+    manifest = json.loads(content.schema2("base", "top"))
+    config = json.loads(content.blobs[manifest["config"]["digest"]])
+    true_ids = config["rootfs"]["diff_ids"]
+    config["rootfs"]["diff_ids"] = [*true_ids, true_ids[0]][:count]
+    for history in (config.pop("history"), [{"created_by": "x"}] * 3):
+        raw = json.dumps({**config, "history": history}).encode()
+        manifest["config"].update(digest=content.blob(raw), size=len(raw))
+        content.add("app", str(len(history)), json.dumps(manifest).encode())
+    source = content.write_tree(tmp_path / "r") if place == "registry" else layout(content, tmp_path / "r")
+    assert plan(source)[0] == 4
+    code, report = plan(source, salvage=True)
+    (image,) = report.images  # that whose history has as many steps: of the other nothing is proven
+    assert (code, image.exact, [str(layer.diff_id) for layer in image.layers]) == (3, False, true_ids)
+
+
 def test_wrong_diff_ids_in_a_config(tmp_path: Path) -> None:
     content = RegistryContent()
     right = content.schema2("base", "top")
