@@ -115,8 +115,6 @@ def next_steps(target: str) -> list[str]:
 
 def print_results(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
     """Writes the reports that were chosen, then the summary on stdout."""
-    from migrate.report.text import RunFacts
-
     if outputs.is_asked("report"):
         from dataclasses import replace
 
@@ -126,7 +124,10 @@ def print_results(outcome: Outcome, values: dict[str, Any], outputs: Outputs) ->
         outputs.write("report", iter_report(replace(report, images=()), report.images))
         keep_map(outcome.report, values)
     write_page(outcome.report, outputs)
-    if not (outputs.take_stdout or outcome.exit_code == 4):  # 4: progress has shown all that there is
+    # 4: progress has shown all that there is
+    if not (outputs.take_stdout or outcome.exit_code == 4 or values["quiet"]):
+        from migrate.report.text import RunFacts
+
         steps = next_steps(values["target"]) if "target" in values else [_conversion_of(values["sources"])]
         print_summary(outcome.report, values, steps, RunFacts(present=outcome.present))
 

@@ -46,6 +46,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameConflict:
+    """Claims of one name on one platform, of which `kept` has it; None where no image of the target had it before."""
+
     reference: Reference
     platform: Platform
     kept: Claim | None

@@ -57,6 +57,8 @@ class ConfigFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestFacts:
+    """What is read of a manifest; `layers` base first."""
+
     media_type: str
     config: Descriptor
     layers: tuple[Descriptor, ...]
@@ -92,6 +94,8 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexFacts:
+    """What is read of an index."""
+
     media_type: str
     manifests: tuple[IndexEntry, ...]
 

@@ -8,7 +8,6 @@ from typing import Final
 
 from migrate.blobio import limits
 from migrate.documents.oci import IndexEntry, ManifestFacts, parse_index, parse_manifest
-from migrate.documents.schema1 import is_index
 from migrate.errors import IntegrityError, LimitError, MigrateError, MissingLayerError
 from migrate.model.digest import Digest
 from migrate.model.image import INDEX_TYPES, MediaType
@@ -88,7 +87,7 @@ def _document(entry: IndexEntry, content: bytes | MigrateError | None) -> Docume
         if (actual := Digest.of(content)) != digest:
             raise IntegrityError(f"blob {digest} has the digest {actual}")
         media_type = entry.descriptor.media_type
-        if media_type in INDEX_TYPES or (media_type not in _IMAGE_TYPES and is_index(content)):
+        if media_type in INDEX_TYPES or (media_type not in _IMAGE_TYPES and _is_index(content)):
             return Document(entry=entry, content=content, children=parse_index(content).manifests)
         return Document(entry=entry, content=content, manifest=parse_manifest(content))
     except MigrateError as error:
@@ -111,3 +110,9 @@ def one_by_one(read: Callable[[Digest], bytes | None]) -> ReadBlobs:
         return found
 
     return read_all
+
+
+def _is_index(content: bytes) -> bool:
+    from migrate.documents.schema1 import is_index  # nearly all layouts have media types, and need none of that module
+
+    return is_index(content)

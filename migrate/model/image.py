@@ -51,6 +51,8 @@ class Platform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
+    """What a manifest or index has about a blob; `size` in bytes."""
+
     media_type: str
     digest: Digest
     size: int
