@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import json
 import logging
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from typing import Any, Final
@@ -23,7 +24,16 @@ from typing import Any, Final
 from migrate.batch.executors import Work, WorkerPool
 from migrate.batch.journal import JournalEntry
 from migrate.batch.plan import Plan, Task
-from migrate.batch.preflight import check_loads, check_mark, check_reports, examine_worker, remove_marks, samples_of
+from migrate.batch.preflight import (
+    check_loads,
+    check_mark,
+    check_report,
+    check_reports,
+    examine_worker,
+    remove_marks,
+    samples_of,
+    versions,
+)
 from migrate.batch.task import WorkOrder, close_workers, run_task
 from migrate.errors import MigrateError, TargetError, UsageError
 from migrate.model.progress import Event, Progress
@@ -31,10 +41,13 @@ from migrate.report.tables import printable
 
 FROM_CONFIGURATION: Final = "auto"
 """The scheduler that Dask's configuration names: DASK_SCHEDULER_ADDRESS, DASK_SCHEDULER_FILE, or a file of it."""
-_CONNECT_SECONDS: Final = 10.0
+_CONNECT_SECONDS: Final = 7.0
 _SILENT_SECONDS: Final = 10.0
 """So long nothing may happen without a line with the reason."""
 _ASK_SECONDS: Final = 1.0
+_FILE_BYTES: Final = 16 * 1024 * 1024
+"""Of a scheduler file, which lists the workers, too."""
+_PORTS: Final = 65_536
 _BACKLOG: Final = 64
 """Tasks that wait at the scheduler at least: an adaptive cluster grows by what waits, not by what runs."""
 
@@ -47,14 +60,18 @@ class DaskPool(WorkerPool):
         self._client = client
         self._is_ours = is_ours
         self._work = work
-        self._deaths: tuple[type[BaseException], ...] = (distributed.KilledWorker, CancelledError)
+        self._versions = versions()
+        self._killed: type[BaseException] = distributed.KilledWorker
         self._run = secrets.token_hex(4)
         self._number = 0
         self._checked: set[str] = set()
         self._order: WorkOrder | None = None
         self._reserved: str | None = None
         self._alone_since: float | None = None
-        self._was_told = False
+        self._scheduler: str | None = None
+        self._moved = time.monotonic()
+        self._told = 0.0
+        self._seen: dict[str, tuple[object, float]] = {}
         self._known: dict[str, int] = {}
         self._asked = -_ASK_SECONDS
 
@@ -87,13 +104,14 @@ class DaskPool(WorkerPool):
 
     def prove(self, order: WorkOrder, plan: Plan, progress: Progress) -> None:
         """Every worker that is there; those that come later are proven by the first thing that they finish."""
+        self._scheduler = self._identity(0)["id"]
         if not plan.tasks:
             return
         self._order = order
         workers = list(self._threads_by_worker())
+        self._moved = time.monotonic()
         if not workers:
             progress.emit(Event(kind="notice", message="the Dask cluster has no workers yet; waiting"))
-            self._was_told = True
             return
         marks = {worker: f"{order.run}-{number}" for number, worker in enumerate(sorted(workers))}
         samples = samples_of(plan.tasks)
@@ -148,7 +166,7 @@ class DaskPool(WorkerPool):
         more = f" and {len(task.sources) - 1:,} more" if len(task.sources) > 1 else ""
         try:
             call = self._client.submit(
-                functools.partial(_named_task, self._work),
+                functools.partial(_named_task, self._work, self._versions),
                 order,
                 task,
                 key=("migrate batch", f"{name}{more}", self._key()),
@@ -184,6 +202,7 @@ class DaskPool(WorkerPool):
 
     def _settle(self, order: WorkOrder, future: Future[list[JournalEntry]], call: Any) -> None:
         """In a thread of the client."""
+        self._moved = time.monotonic()
         try:
             if call.status == "cancelled":
                 raise CancelledError
@@ -195,24 +214,57 @@ class DaskPool(WorkerPool):
         except BaseException as error:  # noqa: BLE001 - the coordinator takes it from the future
             future.set_exception(error)
 
-    def is_death(self, error: BaseException, /) -> bool:
+    def deaths(self, error: BaseException, /) -> int:
         """A result that was lost with the worker that held it comes as a cancelled call; so does every one that was
-        under way when the scheduler was lost, which is TargetError."""
+        under way when the scheduler was lost, which is TargetError. Dask itself gives a task to further workers
+        before it reports a death."""
         self._asked = -_ASK_SECONDS
         self._threads_by_worker()
-        return isinstance(error, self._deaths)
+        if isinstance(error, self._killed):
+            return int(getattr(error, "allowed_failures", 0)) + 1
+        if isinstance(error, CancelledError):
+            if self._identity(0)["id"] != self._scheduler:  # another one at the same place, which has none of the tasks
+                raise _lost()
+            return 1
+        return 0
 
     def watch(self, waiting: int, progress: Progress) -> None:
-        """TargetError where the scheduler is lost; a line where tasks wait for workers that are not there."""
-        if self._threads_by_worker() or not waiting:
-            self._alone_since, self._was_told = None, False
-            return
+        """TargetError where the scheduler is lost; a line where tasks wait for workers that are not there, or that have
+        stopped."""
+        threads = self._threads_by_worker()
         now = time.monotonic()
-        self._alone_since = self._alone_since or now
-        if not self._was_told and now - self._alone_since >= _SILENT_SECONDS:
-            self._was_told = True
-            message = f"the Dask cluster has no workers; {waiting:,} tasks wait for the first one (Ctrl-C ends the run)"
+        self._alone_since = None if threads else self._alone_since or now
+        idle = ("the Dask cluster has no workers", self._alone_since) if self._alone_since else self._stopped(now)
+        if not waiting or idle is None:
+            self._told = 0.0
+            return
+        message, since = idle
+        silence = now - max(since, self._moved)
+        if silence >= max(_SILENT_SECONDS, 3 * self._told):
+            self._told = silence
+            message = f"{message}; {waiting:,} tasks wait, {silence:.0f} s so far (Ctrl-C ends the run)"
             progress.emit(Event(kind="notice", message=message))
+
+    def _stopped(self, now: float) -> tuple[str, float] | None:
+        """Workers that do not answer, or that Dask has stopped, and since when; looked for once no task ends. Others
+        may be busy with something large."""
+        if now - self._moved < _SILENT_SECONDS / 4:
+            self._seen = {}
+            return None
+        workers = self._identity(-1)["workers"]
+        for worker, facts in workers.items():
+            if self._seen.get(worker, (None, 0.0))[0] != facts["last_seen"]:
+                self._seen[worker] = facts["last_seen"], now
+        # each sends a sign of life every half a second, and every n / 200 seconds where they are many
+        silent = [worker for worker in workers if now - self._seen[worker][1] > _SILENT_SECONDS / 2 + len(workers) / 50]
+        if silent:
+            return f"{_named(silent)} not answered lately", min(self._seen[worker][1] for worker in silent)
+        paused = [worker for worker, facts in workers.items() if facts["status"] == "paused"]
+        return (f"{_named(paused)} been paused by Dask, whose memory limit is near", self._moved) if paused else None
+
+    def _identity(self, workers: int) -> Any:
+        """What the scheduler gives of itself and of that many of its workers; -1: all."""
+        return self._client.scheduler_info(n_workers=workers)
 
     def stop(self, *, at_once: bool) -> None:
         with contextlib.suppress(Exception):  # a cluster that is gone does not answer
@@ -224,6 +276,11 @@ class DaskPool(WorkerPool):
         if self._is_ours:
             with contextlib.suppress(Exception):
                 self._client.close(timeout=2)
+
+
+def _named(workers: Sequence[str]) -> str:
+    more = f" and {len(workers) - 1:,} more have" if len(workers) > 1 else " has"
+    return f"worker {min(workers)}{more}"
 
 
 def _lost() -> TargetError:
@@ -247,14 +304,20 @@ _marked_runs: set[str] = set()
 """The runs for which this worker has left its mark: once is enough, however many tasks it gets."""
 
 
-def _named_task(work: Work, order: WorkOrder, task: Task) -> tuple[str, str, list[JournalEntry]]:
-    """Runs on the worker: its address, the mark that it leaves in the target, and the task's entries."""
+def _named_task(
+    work: Work, own: Mapping[str, str], order: WorkOrder, task: Task
+) -> tuple[str, str, list[JournalEntry]]:
+    """Runs on the worker: its address, the mark that it leaves in the target, and the task's entries. `own` are the
+    versions of the command."""
     worker: str = _distributed().get_worker().address
     mark = f"{order.run}-{abs(hash(worker)):x}"
     if order.run not in _marked_runs:
-        examine_worker(order, (), mark)
+        check_report(worker, examine_worker(order, (), mark), own)
         _marked_runs.add(order.run)
-    return worker, mark, work(order, task)
+    try:
+        return worker, mark, work(order, task)
+    except TargetError as error:  # a disk that is full, maybe here alone
+        raise type(error)(f"worker {worker}: {error.message}") from error
 
 
 # --- connecting --------------------------------------------------------------------------------------------------
@@ -274,6 +337,8 @@ def _connect(scheduler: str) -> Any:
         if name.partition(".")[0] in ("distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     keywords: dict[str, Any] = {"timeout": _CONNECT_SECONDS, "set_as_default": False}
+    address: str | None = scheduler
+    file: str | None = None
     if scheduler == FROM_CONFIGURATION:
         config: Any = importlib.import_module("dask.config")
         address, file = config.get("scheduler-address", None), config.get("scheduler-file", None)
@@ -281,34 +346,60 @@ def _connect(scheduler: str) -> Any:
             raise UsageError(
                 "--scheduler auto: Dask's configuration names no scheduler; set DASK_SCHEDULER_ADDRESS, or give one"
             )
-        keywords |= {"address": address} if address else {"scheduler_file": file}
     elif "://" not in scheduler and (scheduler.endswith(".json") or os.path.isfile(scheduler)):
-        if not os.path.isfile(scheduler):
-            raise UsageError(f"--scheduler {scheduler}: there is no such scheduler file")
-        keywords["scheduler_file"] = scheduler
+        address, file = None, scheduler
+    given = str(address or file or "")
+    named = f"--scheduler {scheduler}" if given == scheduler else f"--scheduler {scheduler} ({given})"
+    if address or not file:
+        _check_address(named, str(address))
+        keywords["address"] = address
     else:
-        keywords["address"] = scheduler
-    _refuse_web_server(scheduler)
-    return _in_time(lambda: distributed.Client(**keywords), scheduler)
+        _check_address(named, _address_in(named, str(file)))
+        keywords["scheduler_file"] = file
+    # A client that has failed would wait for itself when it goes, and write of that: `stop` closes the others.
+    silent = type("Client", (distributed.Client,), {"__del__": lambda self: None})
+    return _in_time(lambda: silent(**keywords), named)
 
 
-def _refuse_web_server(scheduler: str) -> None:
-    """The dashboard's port answers in HTTP, for which the client would wait for ever."""
-    _, separator, place = scheduler.partition("://")
-    host, _, port = place.rpartition(":")
-    if not separator or not port.isdigit():
+def _address_in(named: str, file: str) -> str:
+    """A file that is not there is not waited for, as Dask does."""
+    try:
+        with open(file, "rb") as stream:
+            return str(json.loads(stream.read(_FILE_BYTES))["address"])
+    except FileNotFoundError as exc:
+        raise UsageError(f"{named}: there is no such scheduler file") from exc
+    except OSError as exc:
+        raise UsageError(f"{named}: the scheduler file cannot be read: {exc.strerror or exc}") from exc
+    except (ValueError, TypeError, KeyError) as exc:
+        raise UsageError(
+            f"{named}: is no scheduler file: it has no address; `dask scheduler --scheduler-file FILE` writes one"
+        ) from exc
+
+
+def _check_address(named: str, address: str) -> None:
+    """UsageError for what is no address, and for a web server, as the dashboard is, for which the client would wait."""
+    scheme, separator, place = address.partition("://")
+    host, _, port = (place if separator else address).rstrip("/").rpartition(":")
+    if scheme in ("http", "https"):
+        raise UsageError(
+            f"{named}: is the address of a web server, such as the cluster's dashboard; a scheduler's begins with"
+            " tcp:// or tls://, and its port is 8786 by default"
+        )
+    if (not separator or scheme in ("tcp", "tls")) and not (host and port.isdecimal() and int(port) < _PORTS):
+        raise UsageError(f"{named}: is no address of a scheduler, such as tcp://HOST:8786 or tls://HOST:8786")
+    if not port.isdecimal():
         return
     with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=2) as probe:
         probe.settimeout(1.0)
         probe.sendall(b"GET / HTTP/1.0\r\n\r\n")
         if probe.recv(5) == b"HTTP/":
             raise UsageError(
-                f"--scheduler {scheduler}: a web server answers there, such as the cluster's dashboard; the scheduler"
-                " itself listens at another port, 8786 by default"
+                f"{named}: a web server answers there, such as the cluster's dashboard; the scheduler itself listens at"
+                " another port, 8786 by default"
             )
 
 
-def _in_time(connect: Callable[[], Any], scheduler: str) -> Any:
+def _in_time(connect: Callable[[], Any], named: str) -> Any:
     """The client's own timeout does not hold for every way in which a peer can be silent."""
     found: list[Any] = []
 
@@ -320,12 +411,12 @@ def _in_time(connect: Callable[[], Any], scheduler: str) -> Any:
 
     thread = threading.Thread(target=run, name="dask-connect", daemon=True)
     thread.start()
-    thread.join(_CONNECT_SECONDS + 2)
+    thread.join(_CONNECT_SECONDS + 1)
     if not found:
-        raise UsageError(f"--scheduler {scheduler}: no Dask scheduler answers there within {_CONNECT_SECONDS:.0f} s")
+        raise UsageError(f"{named}: no Dask scheduler answers there within {_CONNECT_SECONDS:.0f} s")
     if isinstance(found[0], Exception):  # of any type: an assertion of Dask's where a scheduler file is cut
-        why = str(found[0]) or type(found[0]).__name__
-        raise UsageError(f"--scheduler {scheduler}: no Dask scheduler answers there ({why})") from found[0]
+        why = " ".join(str(found[0]).split()) or type(found[0]).__name__
+        raise UsageError(f"{named}: no Dask scheduler answers there ({why})") from found[0]
     if isinstance(found[0], BaseException):
         raise found[0]
     return found[0]

@@ -21,7 +21,7 @@ from typing import Any
 from migrate.batch.journal import JournalEntry
 from migrate.batch.plan import Plan, Task
 from migrate.batch.task import WorkOrder, close_workers, run_task
-from migrate.errors import UsageError
+from migrate.errors import TargetError, UsageError
 from migrate.model.progress import Progress
 
 Work = Callable[[WorkOrder, Task], list[JournalEntry]]
@@ -70,8 +70,8 @@ class WorkerPool(ABC):
         """On a worker whose death costs no other task. At most one such task runs at a time."""
 
     @abstractmethod
-    def is_death(self, error: BaseException, /) -> bool:
-        """True if a worker died under the task, and not the task itself failed."""
+    def deaths(self, error: BaseException, /) -> int:
+        """How many workers died under the task; 0 if the task itself failed."""
 
     @abstractmethod
     def stop(self, *, at_once: bool) -> None:
@@ -117,8 +117,8 @@ class ProcessPool(WorkerPool):
             self._alone = None
             return self.submit_alone(order, task)
 
-    def is_death(self, error: BaseException, /) -> bool:
-        return isinstance(error, BrokenExecutor)
+    def deaths(self, error: BaseException, /) -> int:
+        return int(isinstance(error, BrokenExecutor))
 
     def stop(self, *, at_once: bool) -> None:
         pools = [pool for pool in (self._pool, self._alone) if pool is not None]
@@ -178,13 +178,19 @@ class ExecutorPool(WorkerPool):
 
     def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[JournalEntry]]:
         del avoid
-        return self._executor.submit(self._work, order, task)
+        try:
+            return self._executor.submit(self._work, order, task)
+        except RuntimeError as error:  # its processes are lost, or it is shut down
+            raise TargetError(
+                f"the executor takes no more tasks ({error}); what is finished is in the journal, and the same call"
+                " with a new one goes on from there"
+            ) from error
 
     def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[JournalEntry]]:
         return self.submit(order, task)
 
-    def is_death(self, error: BaseException, /) -> bool:
-        return isinstance(error, BrokenExecutor)
+    def deaths(self, error: BaseException, /) -> int:
+        return int(isinstance(error, BrokenExecutor))
 
     def stop(self, *, at_once: bool) -> None:
         if self._is_ours:

@@ -137,13 +137,14 @@ class SharedBlobs(BlobTarget, TargetMemory):
     # --- memory ------------------------------------------------------------------------------------------
 
     def known_blob(
-        self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None
+        self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None, tar_size: int | None = None
     ) -> StoredBlob | None:
         del among
         with self._lock:
             known = self._cache.get(diff_id)
         if known is None:
-            known = self._look_up(diff_id, compression)
+            is_announced = tar_size is None or tar_size > SMALL_LAYER_BYTES
+            known = self._look_up(diff_id, compression, is_announced=is_announced)
         if known is None:
             return None
         with self._lock:
@@ -173,9 +174,9 @@ class SharedBlobs(BlobTarget, TargetMemory):
         if is_early:
             self._known.add_size(tar_size)
 
-    def _look_up(self, diff_id: DiffID, compression: str) -> KnownLayer | None:
+    def _look_up(self, diff_id: DiffID, compression: str, *, is_announced: bool) -> KnownLayer | None:
         """What a worker of this run wrote is believed; what an earlier run wrote is proven by the target."""
-        known = self._known.find(diff_id)
+        known = self._known.find(diff_id) if is_announced else None
         if known is not None and known.run == self._run:
             return known
         memory = self._target.memory
@@ -185,7 +186,8 @@ class SharedBlobs(BlobTarget, TargetMemory):
         if blob is None:
             return None
         proven = KnownLayer(blob, known.role if known is not None and known.blob == blob else Role.FOUND, self._run)
-        self._known.add(diff_id, proven)
+        if is_announced:
+            self._known.add(diff_id, proven)
         return proven
 
     # --- sharing -------------------------------------------------------------------------------------------------

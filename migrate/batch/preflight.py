@@ -21,6 +21,7 @@ from migrate.batch.task import WorkOrder
 from migrate.blobio.limits import SMALL_FILE_BYTES
 from migrate.errors import MigrateError, TargetError, UsageError
 from migrate.layout.names import REGISTRY_PREFIX
+from migrate.storage.bucket import open_filesystem
 from migrate.storage.store import STATE_DIRECTORY
 from migrate.writers.target_store import open_store
 
@@ -81,18 +82,23 @@ def check_reports(order: WorkOrder, reports: Mapping[str, object], marks: Mappin
     for worker, report in sorted(reports.items()):
         if not isinstance(report, WorkerReport):
             raise UsageError(f"worker {worker}: cannot work: {type(report).__name__}: {report}")
-        for name, version in own.items():
-            if report.versions.get(name) != version:
-                there = report.versions.get(name, "not installed")
-                raise UsageError(
-                    f"worker {worker}: has {name} {there}, and here it is {version}; the result would depend on which"
-                    " of them did the work: install the same everywhere"
-                )
-        if report.unreadable is not None:
-            raise UsageError(f"worker {worker}: cannot read the sources: {report.unreadable}")
-        if report.target is not None:
-            raise TargetError(f"worker {worker}: cannot write into the target: {report.target}")
+        check_report(worker, report, own)
         check_mark(order, worker, marks[worker])
+
+
+def check_report(worker: str, report: WorkerReport, own: Mapping[str, str]) -> None:
+    """`own` are the versions of the command. Raises UsageError and TargetError."""
+    for name, version in own.items():
+        if report.versions.get(name) != version:
+            there = report.versions.get(name, "not installed")
+            raise UsageError(
+                f"worker {worker}: has {name} {there}, and the command has {version}; the result would depend on which"
+                " of them did the work: install the same everywhere"
+            )
+    if report.unreadable is not None:
+        raise UsageError(f"worker {worker}: cannot read the sources: {report.unreadable}")
+    if report.target is not None:
+        raise TargetError(f"worker {worker}: cannot write into the target: {report.target}")
 
 
 def check_mark(order: WorkOrder, worker: str, mark: str) -> None:
@@ -134,10 +140,7 @@ def _read_byte(location: str) -> None:
     if location.startswith(REGISTRY_PREFIX):
         return  # the worker that reads it finds that
     if "://" in location:
-        import fsspec
-
-        # as open_filesystem does: the worker reads its archives with the same file system
-        filesystem, path = fsspec.core.url_to_fs(location, use_listings_cache=False)
+        filesystem, path = open_filesystem(location)
         filesystem.info(path)
     elif os.path.isdir(location):
         os.listdir(location)

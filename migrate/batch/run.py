@@ -21,7 +21,7 @@ from migrate.errors import MigrateError, UsageError
 from migrate.model.progress import Event, Progress
 
 _STRIKES: Final = 2
-"""So many deaths of workers are put down to a source; then it has failed."""
+"""So many workers may die on a source while they have nothing else; then it has failed."""
 _TRIED_WORKERS: Final = 3
 """So many workers may fail to find a source that is there; then it has failed."""
 _WAIT_SECONDS: Final = 0.5
@@ -44,7 +44,10 @@ class TaskRun:
     _running: dict[Future[list[JournalEntry]], Task] = field(default_factory=dict)
     _suspects: deque[Task] = field(default_factory=deque)
     _alone: Future[list[JournalEntry]] | None = None
+    _tries: Counter[str] = field(default_factory=Counter)
+    """Workers that were given the source, until it has finished."""
     _strikes: Counter[str] = field(default_factory=Counter)
+    """Those that died because of it, and not maybe because of another one."""
     _avoided: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def run(self) -> None:
@@ -69,12 +72,16 @@ class TaskRun:
         limit = self.pool.backlog
         while self._waiting and len(self._running) < limit:
             task = self._waiting.popleft()
-            avoid = self._avoided[task.sources[0].location] if len(task.sources) == 1 else ()
-            self._running[self.pool.submit(self.order, task, avoid)] = task
+            avoid = self._avoided.get(task.sources[0].location, ()) if len(task.sources) == 1 else ()
+            self._note(task, self.pool.submit(self.order, task, avoid))
         if self._suspects and self._alone is None and (self.pool.isolates or not self._running):
             task = self._suspects.popleft()
             self._alone = self.pool.submit_alone(self.order, task)
-            self._running[self._alone] = task
+            self._note(task, self._alone)
+
+    def _note(self, task: Task, future: Future[list[JournalEntry]]) -> None:
+        self._running[future] = task
+        self._tries.update(source.location for source in task.sources)
 
     def _take(self, future: Future[list[JournalEntry]]) -> None:
         task = self._running.pop(future)
@@ -84,8 +91,8 @@ class TaskRun:
         error = CancelledError() if future.cancelled() else future.exception()
         if error is None:
             self._finish(self._seen(task, future.result()))
-        elif self.pool.is_death(error):
-            self._suspect(task)
+        elif deaths := self.pool.deaths(error):
+            self._suspect(task, deaths, alone=alone)
         elif isinstance(error, MigrateError) and error.scope != "run":
             self._finish(failed_entry(self.order, source, error.code, error.message) for source in task.sources)
         elif isinstance(error, ImportError):
@@ -93,19 +100,22 @@ class TaskRun:
         else:
             raise error
 
-    def _suspect(self, task: Task) -> None:
-        """A worker died, and every task that it may have held is under suspicion. Each of their sources is tried again
-        by itself; one that ends its worker there as well was it."""
+    def _suspect(self, task: Task, deaths: int, *, alone: bool) -> None:
+        """Workers died, and every task that they may have held is under suspicion. Each of their sources is tried again
+        by itself. Only what happens there counts against it: before, another source may have ended the worker."""
         for single in split(task):
             source = single.sources[0]
-            self._strikes[source.location] += 1
-            if self._strikes[source.location] < _STRIKES:
+            self._tries[source.location] += deaths - 1
+            if alone:
+                self._strikes[source.location] += deaths
+            strikes = self._strikes[source.location]
+            if strikes < _STRIKES:
                 self._suspects.append(single)
                 self.progress.emit(
                     Event(kind="notice", name=source.location, message="a worker died; trying the source by itself")
                 )
             else:
-                message = f"{source.location}: {_STRIKES} workers died on it (killed, out of memory, or crashed)"
+                message = f"{source.location}: {strikes} workers died on it (killed, out of memory, or crashed)"
                 self._finish([failed_entry(self.order, source, "worker-died", message)])
 
     def _seen(self, task: Task, entries: Iterable[JournalEntry]) -> Iterator[JournalEntry]:
@@ -128,7 +138,7 @@ class TaskRun:
 
     def _finish(self, entries: Iterable[JournalEntry]) -> None:
         for entry in entries:
-            tries = 1 + self._strikes[entry.source] + len(self._avoided.get(entry.source, ()))
+            tries = self._tries.pop(entry.source)
             is_first = self.stage == "batch"
             size = entry.identity.size or 0
             if is_first or entry.again:  # else no worker could read it once more, and its first reading counts

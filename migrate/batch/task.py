@@ -9,8 +9,12 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from migrate import __version__
@@ -33,12 +37,17 @@ from migrate.readers.parts import is_called_archive
 from migrate.rehash.blobs import BlobOutput, MeasuredBlobs
 from migrate.rehash.merge import choose_blobs
 from migrate.rehash.ports import BlobTarget
+from migrate.storage.bucket import is_url
 from migrate.storage.directory_store import DirectoryStore
 from migrate.storage.store import Store
 
 _PUBLISH_BYTES: Final = 32 * 1024 * 1024
 """New blobs of so many bytes are worth a flush in the middle of a task, so that other workers learn of them."""
 _COPY_BYTES: Final = 1024 * 1024
+_OPENED_AHEAD: Final = 4
+"""Objects that are on their way from a bucket while one is converted."""
+
+Opening = Callable[[], LegacySource]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +72,11 @@ def run_task(order: WorkOrder, task: Task) -> list[JournalEntry]:
     """
     worker = _worker(order)
     entries = []
-    for candidate in task.sources:
-        entries.append(worker.convert(candidate))
-        if worker.blobs.unpublished_bytes >= _PUBLISH_BYTES:
-            worker.blobs.publish()
+    with closing(worker.iter_openings(task.sources)) as openings:
+        for candidate, opening in openings:
+            entries.append(worker.convert(candidate, opening))
+            if worker.blobs.unpublished_bytes >= _PUBLISH_BYTES:
+                worker.blobs.publish()
     worker.blobs.publish()
     return entries
 
@@ -105,22 +115,52 @@ class Worker:
         if order.version != __version__:
             raise UsageError(f"a worker has version {__version__}, the command {order.version}; they must be the same")
         self.order = order
+        self._openers: ThreadPoolExecutor | None = None
         target: BlobTarget = MeasuredBlobs()
         self.earlier: EarlierImages | None = None
         if order.target is None:  # a dry run, whose workers are all on this machine
             store: Store = DirectoryStore(order.state, durable=False)
-            self.close = store.close
+            self._close_target = store.close
         else:
             target = layout = open_worker_target(order.target, order.options)
             store = layout.store
-            self.close = layout.close
+            self._close_target = layout.close
             place = layout_location(order.target)
             self.earlier = EarlierImages("oci", place, layout.mapped_images, order.options.empty_layers)
         self.blobs = SharedBlobs(target, KnownLayers(store, order.options), order.run)
 
-    def convert(self, candidate: Candidate) -> JournalEntry:
+    def iter_openings(self, candidates: Iterable[Candidate]) -> Generator[tuple[Candidate, Opening], None, None]:
+        """Each with what opens it. Objects of a bucket come here while those before them are converted: a store takes
+        longer to answer than a small archive takes to be read."""
+        waiting: deque[tuple[Candidate, Opening | Future[LegacySource]]] = deque()
+        rest = iter(candidates)
+        try:
+            while True:
+                while len(waiting) <= _OPENED_AHEAD and (candidate := next(rest, None)) is not None:
+                    waiting.append((candidate, self._opening(candidate)))
+                if not waiting:
+                    return
+                candidate, opening = waiting.popleft()
+                yield candidate, opening.result if isinstance(opening, Future) else opening
+        finally:
+            for _, opening in waiting:
+                if isinstance(opening, Future) and not opening.cancel():
+                    opening.add_done_callback(_close_opened)
+
+    def _opening(self, candidate: Candidate) -> Opening | Future[LegacySource]:
+        if candidate.unfit is not None or not is_url(candidate.location):
+            return partial(open_source, candidate.location, self.order.options)
+        self._openers = self._openers or ThreadPoolExecutor(_OPENED_AHEAD, thread_name_prefix="open")
+        return self._openers.submit(open_source, candidate.location, self.order.options)
+
+    def close(self) -> None:
+        if self._openers is not None:
+            self._openers.shutdown(wait=False, cancel_futures=True)
+        self._close_target()
+
+    def convert(self, candidate: Candidate, opening: Opening) -> JournalEntry:
         began = time.monotonic()
-        result = self._convert(candidate)
+        result = self._convert(candidate, opening)
         try:
             packed = pack_record(result.record)
         except LimitError as error:
@@ -144,12 +184,12 @@ class Worker:
             absent=result.outcome is SourceOutcome.FAILED and _is_absent(candidate.location),
         )
 
-    def _convert(self, candidate: Candidate) -> Result:
+    def _convert(self, candidate: Candidate, opening: Opening) -> Result:
         location = candidate.location
         if candidate.unfit is not None:
             return _skipped(UnrecognisedSourceError(f"{location}: {candidate.unfit}"))
         try:
-            source = open_source(location, self.order.options)
+            source = opening()
         except MigrateError as error:
             return _unopened(candidate, error)
         except Exception as error:  # noqa: BLE001 - a bug that one odd source meets must not stop the other thousands
@@ -274,6 +314,11 @@ class Worker:
             if output.stored() != blob:
                 raise IntegrityError(f"layer {layer.legacy_id}: changed while it was read", layer=layer.legacy_id)
             output.commit()
+
+
+def _close_opened(opened: Future[LegacySource]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result().close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
@@ -12,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from migrate.blobio.source_files import open_source_file
 from migrate.blobio.spool import PlainStream, Seekable, open_plain
@@ -43,7 +42,7 @@ from migrate.readers.not_a_source import (
 )
 from migrate.readers.wrapping import Opener, bytes_left, is_regular_file, may_be_disk, spool_whole
 from migrate.storage.blocks import FileBlocks
-from migrate.storage.bucket import is_url, open_filesystem, open_tree
+from migrate.storage.bucket import bring_object, is_url, open_tree
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.named_files import NamedFiles, require_readable
 from migrate.storage.syscalls import target_error
@@ -393,16 +392,12 @@ def _open_object(location: str, options: ReadOptions) -> LegacySource | None:
     """The archive in a single object, brought to a temporary file first, as its members are read in any order."""
     import tempfile  # most runs need none
 
-    filesystem, path = open_filesystem(location)
-    with tempfile.NamedTemporaryFile(prefix="migrate-", dir=options.temporary_directory) as spool:
+    with tempfile.NamedTemporaryFile(prefix="migrate-", dir=options.temporary_directory, buffering=0) as spool:
         try:
-            if not filesystem.isfile(path):
+            if not bring_object(location, cast(BinaryIO, spool)):
                 return None
-            filesystem.get_file(path, spool.name)
-        except Exception as exc:
-            if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise target_error(exc, "a temporary file") from exc
-            raise SourceUnreadableError(f"{location}: cannot be brought here: {type(exc).__name__}: {exc}") from exc
+        except OSError as exc:
+            raise target_error(exc, "a temporary file") from exc
         return open_archive(location, os.open(spool.name, os.O_RDONLY | os.O_CLOEXEC), options)
 
 

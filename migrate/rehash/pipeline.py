@@ -310,14 +310,15 @@ class _Storing(_Hashing):
             if layer.job.payload.keep and not self._store.has_blob(blob.digest, blob.size):
                 return False
             layer.kept = blob if layer.job.payload.keep else None
-        if layer.kept is None and not self._has_blob_for(facts.diff_id):
+        if layer.kept is None and not self._has_blob_for(facts):
             return False
         layer.facts = facts
         self._done(layer, facts.stored_size)
         return True
 
-    def _has_blob_for(self, diff_id: DiffID) -> bool:
-        known = self._blobs.get(diff_id) or self._known(diff_id)
+    def _has_blob_for(self, facts: LayerFacts) -> bool:
+        diff_id = facts.diff_id
+        known = self._blobs.get(diff_id) or self._known(diff_id, facts.tar.size)
         if known is not None:
             with self._lock:
                 self._blobs.setdefault(diff_id, known)
@@ -338,7 +339,7 @@ class _Storing(_Hashing):
             sink = Collected(tar_size)
             facts = self._read(layer, opened, sink)
             content = sink.content()
-        if tar_size in self._earlier_sizes and self._has_blob_for(facts.diff_id):
+        if tar_size in self._earlier_sizes and self._has_blob_for(facts):
             return
         if facts.diff_id not in self._held and self._held_bytes < _HELD_BYTES:
             blob = self._compress(memoryview(content))
@@ -417,7 +418,7 @@ class _Storing(_Hashing):
             with self._sink(output, opened) as sink:
                 facts = self._read(layer, opened, sink)
                 sink.finish()
-            if self._decide(layer, facts.diff_id, output.stored()):
+            if self._decide(layer, facts, output.stored()):
                 output.commit()
                 self._remember(facts.diff_id, output.stored(), facts.tar.size)
 
@@ -426,17 +427,18 @@ class _Storing(_Hashing):
             return Copied(output)
         return Compressed(output, self._compress, self._workers, opened.known_tar_size())
 
-    def _decide(self, layer: Layer, diff_id: DiffID, blob: StoredBlob) -> bool:
-        """True if `blob` is the one to take for `diff_id`, and not one that was there before or is better."""
+    def _decide(self, layer: Layer, facts: LayerFacts, blob: StoredBlob) -> bool:
+        """True if `blob` is the one to take for the layer, and not one that was there before or is better."""
+        diff_id = facts.diff_id
         if is_dropped(layer, self._options) or diff_id in self._blobs or diff_id in self._taken_over:
             return False
-        known = self._known(diff_id)
+        known = self._known(diff_id, facts.tar.size)
         with self._lock:
             return self._blobs.setdefault(diff_id, known or blob) is blob
 
-    def _known(self, diff_id: DiffID) -> StoredBlob | None:
+    def _known(self, diff_id: DiffID, tar_size: int | None = None) -> StoredBlob | None:
         """A blob of an earlier run, if it is still there."""
-        blob = self._memory.known_blob(diff_id, self._options.compression.value)
+        blob = self._memory.known_blob(diff_id, self._options.compression.value, tar_size=tar_size)
         return blob if blob is not None and self._store.has_blob(blob.digest, blob.size) else None
 
     def _remember(self, diff_id: DiffID, blob: StoredBlob, tar_size: int) -> None:
@@ -464,7 +466,8 @@ class _Storing(_Hashing):
 
     def _provide(self, diff_id: DiffID, same: Sequence[Layer]) -> None:
         """Gets the blob for `diff_id` from the first of its holders that can still give it."""
-        known = self._known(diff_id)
+        facts = same[0].facts
+        known = self._known(diff_id, None if facts is None else facts.tar.size)
         if known is not None:
             self._blobs[diff_id] = known
             return
@@ -513,7 +516,7 @@ class _Storing(_Hashing):
                 sink.finish()
             if is_dropped(layer, self._options):
                 return
-            layer.passed = self._known(facts.diff_id) or output.stored()
+            layer.passed = self._known(facts.diff_id, facts.tar.size) or output.stored()
             if layer.passed == output.stored() and not self._store.has_blob(layer.passed.digest, layer.passed.size):
                 output.commit()
 

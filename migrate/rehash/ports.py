@@ -47,10 +47,11 @@ class TargetMemory:
     """True if `known_payload` can give anything."""
 
     def known_blob(
-        self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None
+        self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None, tar_size: int | None = None
     ) -> StoredBlob | None:
-        """The blob of this layer, compressed in this way; only one of `among`, if that is given."""
-        del diff_id, compression, among
+        """The blob of this layer, compressed in this way; only one of `among`, if that is given. `tar_size` is that of
+        the layer, where it is known: a small one may be quicker to make than to find."""
+        del diff_id, compression, tar_size, among
         return None
 
     def is_right(self, diff_id: DiffID, blob: StoredBlob, /) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import Any, BinaryIO, Final, NoReturn, cast
 
 from migrate.blobio.stream import ByteStream
 from migrate.errors import (
@@ -21,9 +22,11 @@ from migrate.errors import (
     UsageError,
 )
 from migrate.storage.directory_tree import DirectoryTree
+from migrate.storage.ranges import RANGE_BYTES, RangeStream
 from migrate.storage.tree import Facts, OpenedFile, Tree, TreeEntry, entries_of
 
-_READ_BLOCK: Final = 8 * 1024 * 1024
+_FIRST_BYTES: Final = 1024 * 1024
+"""An object that is not larger takes one request."""
 _KEPT_BYTES: Final = 64 * 1024 * 1024
 """All small objects that are kept in memory, together."""
 _BATCH: Final = 256
@@ -52,8 +55,15 @@ def open_filesystem(location: str) -> tuple[Any, str]:
         import fsspec
     except ImportError as exc:
         raise UsageError(f"{location}: needs fsspec: pip install 'docker-legacy-migrate[s3]'") from exc
+    scheme, _, place = location.partition("://")
     try:
-        _forget_other_settings(fsspec.get_filesystem_class(location.partition("://")[0]))
+        driver = fsspec.get_filesystem_class(scheme)
+        _forget_other_settings(driver)
+        store = scheme, place.partition("/")[0], os.getpid()
+        with _lock:
+            shared = _shared.get(store)
+        if shared is not None:
+            return shared, str(shared._strip_protocol(location)).rstrip("/")
         # Listings are read once by BucketTree and must not be older than the run.
         filesystem, prefix = fsspec.core.url_to_fs(location, use_listings_cache=False)
     except ImportError as exc:
@@ -62,20 +72,104 @@ def open_filesystem(location: str) -> tuple[Any, str]:
         raise UsageError(f"{location}: {exc}") from exc
     except Exception as exc:  # drivers that connect at once, such as FTP's, raise what their libraries do
         raise SourceUnreadableError(f"{location}: cannot be opened: {exc}") from exc
+    if _gives_ranges(filesystem):
+        with _lock:
+            _shared[store] = filesystem
     return filesystem, str(prefix).rstrip("/")
 
 
+_lock = threading.Lock()
+_shared: dict[tuple[str, str, int], Any] = {}
+"""File systems that any thread may use, by scheme, bucket and process. fsspec itself keeps one for each thread: to make
+one for S3 takes longer than to read a small archive, and 10 MB."""
 _settings: dict[type, dict[str, str]] = {}
 
 
 def _forget_other_settings(driver: Any) -> None:
-    """fsspec keeps one file system for each thread, with its connections: making one for S3 takes longer than to read
-    a small archive. It was made with the endpoint and credentials of that time, so a program that has changed its
-    environment since gets a new one."""
+    """What was made with the endpoint and credentials of another time: a program that has changed its environment since
+    gets a new file system."""
     settings = dict(os.environ)
-    if _settings.setdefault(driver, settings) != settings:
-        _settings[driver] = settings
-        driver.clear_instance_cache()
+    with _lock:
+        if _settings.setdefault(driver, settings) != settings:
+            _settings[driver] = settings
+            _shared.clear()
+            driver.clear_instance_cache()
+
+
+def open_object(filesystem: Any, key: str, size: int) -> BinaryIO:
+    """An object whose size is known. Raises whatever the file system raises, and so does what is returned."""
+    if size <= RANGE_BYTES:  # one request; without a range, newer drivers send one more for the size
+        return io.BytesIO(_cat(filesystem, key, 0, size) if size else b"")
+    if _gives_ranges(filesystem):
+        return RangeStream(lambda start, end: _cat(filesystem, key, start, end), size).as_binary()
+    return cast(BinaryIO, filesystem.open(key, "rb", block_size=RANGE_BYTES, cache_type="readahead"))
+
+
+def bring_object(location: str, spool: BinaryIO) -> bool:
+    """Writes the object at a URL into an empty file without a buffer; False if there is none of that name, but maybe a
+    folder. Raises UsageError and SourceUnreadableError, and OSError where the file is on a full disk."""
+    filesystem, key = open_filesystem(location)
+    try:
+        return _bring(filesystem, key, spool)
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _not_brought(location, exc) from exc
+    except Exception as exc:
+        raise _not_brought(location, exc) from exc
+
+
+def _bring(filesystem: Any, key: str, spool: BinaryIO) -> bool:
+    if not _gives_ranges(filesystem):
+        if filesystem.isfile(key):
+            filesystem.get_file(key, spool.name)
+            return True
+        return False
+    try:
+        first = _cat(filesystem, key, 0, _FIRST_BYTES)
+    except FileNotFoundError:
+        return False
+    except Exception:  # noqa: BLE001 - some refuse a range of an empty object; the next call has the reason otherwise
+        first = None
+    if first is not None and len(first) < _FIRST_BYTES:
+        _write(spool, first)
+        return True
+    try:
+        before = filesystem.info(key)
+    except FileNotFoundError:
+        return False
+    if before.get("type", "file") != "file":
+        return False
+    with open_object(filesystem, key, int(before["size"] or 0)) as stream:
+        while block := stream.read(RANGE_BYTES):
+            _write(spool, block)
+    if _version(filesystem.info(key)) != _version(before):
+        raise OSError("it was replaced while it was read")
+    return True
+
+
+def _write(spool: BinaryIO, block: bytes) -> None:
+    """All of it: a file without a buffer may take a part."""
+    view = memoryview(block)
+    while len(view):
+        view = view[spool.write(view) :]
+
+
+def _version(facts: Mapping[str, Any]) -> tuple[object, ...]:
+    return tuple(facts.get(name) for name in ("size", "ETag", "etag", "LastModified", "mtime", "generation"))
+
+
+def _not_brought(location: str, exc: Exception) -> SourceUnreadableError:
+    return SourceUnreadableError(f"{location}: cannot be brought here: {type(exc).__name__}: {exc}")
+
+
+def _gives_ranges(filesystem: Any) -> bool:
+    """True of drivers that send any number of requests at once; a web server may answer each with the whole file."""
+    return bool(getattr(filesystem, "async_impl", False)) and "http" not in filesystem.protocol
+
+
+def _cat(filesystem: Any, key: str, start: int, end: int) -> bytes:
+    return bytes(filesystem.cat_file(key, start=start, end=end))
 
 
 class BucketTree(Tree):
@@ -126,10 +220,7 @@ class BucketTree(Tree):
     def open(self, path: bytes, /) -> BinaryIO:
         size = self._file_size(path)
         try:
-            if size <= _READ_BLOCK:  # one request instead of two
-                stream: Any = io.BytesIO(self._fs.cat_file(self._key(path)))
-            else:
-                stream = self._fs.open(self._key(path), "rb", block_size=_READ_BLOCK, cache_type="readahead")
+            stream = open_object(self._fs, self._key(path), size)
         except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
             self._fail(exc, path)
         return _ObjectStream(stream, self.shown(path)).as_binary()
@@ -195,7 +286,8 @@ class BucketTree(Tree):
 
     def _fetch_one(self, path: bytes) -> bytes | SourceError:
         try:
-            return bytes(self._fs.cat_file(self._key(path)))
+            size = self._index().sizes[path]
+            return _cat(self._fs, self._key(path), 0, size) if size else b""
         except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
             return _translated(exc, self.shown(path))
 

@@ -8,6 +8,7 @@ fails if somebody else has replaced the file meanwhile.
 from __future__ import annotations
 
 import io
+import os
 import secrets
 import tempfile
 import threading
@@ -17,14 +18,19 @@ from typing import IO, Any, BinaryIO, ClassVar, Final, cast
 
 from migrate.blobio.limits import SMALL_FILE_BYTES
 from migrate.errors import SourceUnreadableError, TargetError
-from migrate.storage.bucket import open_filesystem
+from migrate.storage.bucket import open_filesystem, open_object
 from migrate.storage.store import Store
 from migrate.storage.syscalls import target_errors
 
 _AT_ONCE: Final = 256
 """Small objects that are held in memory, to be written together."""
+_WAITING_BYTES: Final = 16 * 1024 * 1024
+"""Of all of them."""
 _CONNECTIONS: Final = 16
-_READ_BLOCK: Final = 8 * 1024 * 1024
+_PART_BYTES: Final = 16 * 1024 * 1024
+_PARTS: Final = 10_000
+"""An upload in parts has no more of them; drivers hold several in memory."""
+_PARTS_AT_ONCE: Final = 3
 _REMOVED_AT_ONCE: Final = 1_000
 _MOST_PIECES: Final = 16
 _PIECE_BYTES: Final = 256 * 1024 * 1024
@@ -46,25 +52,32 @@ class BucketStore(Store):
             raise TargetError(exc.message) from exc
         self._lock = threading.Lock()
         self._unwritten: dict[str, bytes] = {}
+        self._new: dict[str, bytes] = {}
+        """Those that are only to be created, and come before the others."""
+        self._waiting_bytes = 0
         self._own: set[str] = set()
 
     # --- reading -------------------------------------------------------------------------------------------------
 
     def open(self, name: str, /) -> BinaryIO | None:
+        with self._lock:
+            content = self._new.get(name)
+        if content is not None:
+            return io.BytesIO(content)
         try:
             facts = self._fs.info(self._key(name))
             if facts.get("type", "file") != "file":
                 return None
-            if int(facts["size"] or 0) <= SMALL_FILE_BYTES:  # one request
-                return io.BytesIO(self._fs.cat_file(self._key(name)))
-            stream = self._fs.open(self._key(name), "rb", block_size=_READ_BLOCK, cache_type="readahead")
+            stream = open_object(self._fs, self._key(name), int(facts["size"] or 0))
         except FileNotFoundError:
             return None
         except Exception as exc:
             raise self._error(name, exc) from exc
-        return cast(BinaryIO, _ObjectReader(stream))
+        return stream if isinstance(stream, io.BytesIO) else cast(BinaryIO, _ObjectReader(stream))
 
     def read(self, name: str, limit: int, /) -> bytes | None:
+        if name in self._new:
+            return super().read(name, limit)
         try:
             content = bytes(self._fs.cat_file(self._key(name), start=0, end=limit + 1))
         except FileNotFoundError:
@@ -141,12 +154,18 @@ class BucketStore(Store):
     # --- writing -------------------------------------------------------------------------------------------------
 
     def new_file(self) -> _SpooledFile:
-        return _SpooledFile(self._upload)
+        return _SpooledFile(self._upload, self._put_small)
 
     def put(self, name: str, content: bytes, /) -> None:
         with self._lock:
-            self._unwritten[name] = content
-            full = len(self._unwritten) >= _AT_ONCE
+            self._unwritten.pop(name, None)
+        self._wait(self._unwritten, name, content)
+
+    def _wait(self, waiting: dict[str, bytes], name: str, content: bytes) -> None:
+        with self._lock:
+            waiting.setdefault(name, content)
+            self._waiting_bytes += len(content)
+            full = len(waiting) >= _AT_ONCE or self._waiting_bytes >= _WAITING_BYTES
         if full:
             self.flush()
 
@@ -174,7 +193,13 @@ class BucketStore(Store):
 
     def flush(self) -> None:
         with self._lock:
+            new, self._new = self._new, {}
             unwritten, self._unwritten = self._unwritten, {}
+            self._waiting_bytes = 0
+        if new:
+            with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
+                for _ in pool.map(self.put_new, new, new.values()):
+                    pass
         if not unwritten:
             return
         try:
@@ -249,12 +274,20 @@ class BucketStore(Store):
     def close(self) -> None:
         with self._lock:
             self._unwritten.clear()
+            self._new.clear()
+
+    def _put_small(self, name: str, content: bytes) -> None:
+        self._wait(self._new, name, content)
 
     def _upload(self, path: str, name: str, *, replace: bool) -> None:
         """The object with the bytes of a file of this machine."""
+        parts: dict[str, int] = {}
+        if "s3" in self._fs.protocol:  # whose driver would hold 500 MB
+            size = os.path.getsize(path)
+            parts = {"chunksize": max(_PART_BYTES, -(-size // _PARTS)), "max_concurrency": _PARTS_AT_ONCE}
         if not replace:
             try:
-                self._fs.put_file(path, self._key(name), mode="create")
+                self._fs.put_file(path, self._key(name), mode="create", **parts)
                 self._note_own([name])
                 return
             except FileExistsError:
@@ -263,7 +296,7 @@ class BucketStore(Store):
                 if _is_precondition(exc):
                     return
         try:  # also in buckets without conditional writes
-            self._fs.put_file(path, self._key(name))
+            self._fs.put_file(path, self._key(name), **parts)
         except Exception as exc:
             raise self._error(name, exc) from exc
         self._note_own([name])
@@ -334,8 +367,9 @@ class _Pieces:
 class _SpooledFile:
     """A file that waits on this machine until its name is known. `TMPDIR` is where."""
 
-    def __init__(self, upload: Callable[..., None]) -> None:
+    def __init__(self, upload: Callable[..., None], put_small: Callable[[str, bytes], None]) -> None:
         self._upload = upload
+        self._put_small = put_small
         self._file: IO[bytes] | None = None
         self.size = 0
 
@@ -349,8 +383,16 @@ class _SpooledFile:
 
     def publish(self, name: str, /, *, replace: bool = True) -> None:
         with target_errors(_TEMPORARY):
-            path = self._opened().name
-        self._upload(path, name, replace=replace)
+            file = self._opened()
+            if not replace and self.size <= SMALL_FILE_BYTES:
+                file.seek(0)
+                small = file.read()
+            else:
+                small = None
+        if small is None:
+            self._upload(file.name, name, replace=replace)
+        else:
+            self._put_small(name, small)
 
     def _opened(self) -> IO[bytes]:
         if self._file is None:

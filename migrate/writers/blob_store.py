@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Final
 
-from migrate.blobio.limits import JSON_BYTES
+from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
 from migrate.errors import TargetError
 from migrate.layout.names import blob_path
 from migrate.model.digest import DiffID, Digest
@@ -200,6 +200,12 @@ class BlobStore:
         """True if something else was found under the blob's name."""
         return digest in self._damaged
 
+    def is_absent(self, digest: Digest, size: int) -> bool:
+        """True for a small blob of a remote target that was not there when its blobs were listed. To look for it takes
+        longer than to send it, and a second one is not taken."""
+        is_listed = self.proofs is not None and self.store.reads_cost and size <= SMALL_FILE_BYTES
+        return is_listed and digest not in self._sizes and self._version(digest) is None
+
     def _is_new(self, digest: Digest) -> bool:
         """True for what was not there when the store was first looked at: most of what a conversion writes."""
         if self._found is None and self._lists:
@@ -255,7 +261,7 @@ class _StoredBlobWriter:
     def commit(self, digest: Digest, /) -> None:
         blobs = self._blobs
         size = self._file.size
-        if not blobs.has(digest, size):
+        if blobs.is_absent(digest, size) or not blobs.has(digest, size):
             self._file.publish(blobs.path_of(digest), replace=blobs.is_damaged(digest))
             blobs.added(digest, size)
 

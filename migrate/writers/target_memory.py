@@ -83,9 +83,10 @@ class RecordedMemory(TargetMemory):
     # --- layers --------------------------------------------------------------------------------------------------
 
     def known_blob(
-        self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None
+        self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None, tar_size: int | None = None
     ) -> StoredBlob | None:
         """Of several, the smallest, whichever was written first."""
+        del tar_size
         with self._lock:
             found = self._read_layers().get((diff_id, compression), ())
         for blob in sorted(found, key=lambda blob: (blob.size, blob.digest)):

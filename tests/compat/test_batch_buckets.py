@@ -134,6 +134,8 @@ def test_writes_are_conditional_where_the_store_can(bucket: Any) -> None:
         with store.new_file() as file:
             file.write(content)
             file.publish("blob", replace=False)
+        assert store.read("blob", 100) == content  # before it is sent
+        store.flush()
         assert store.read("blob", 100) == b"new"
 
     store.replace("index.json", b"1")

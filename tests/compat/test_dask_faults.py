@@ -191,20 +191,34 @@ def test_a_port_of_something_else_is_named_at_once(answers: bool, shared: Shared
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "said"),
-    [("missing.json", "there is no such scheduler file"), ("auto", "Dask's configuration names no scheduler")],
+    ("scheduler", "variables", "said"),
+    [
+        ("missing.json", {}, "there is no such scheduler file"),
+        ("auto", {}, "Dask's configuration names no scheduler"),
+        ("auto", {"scheduler-address": "garbage"}, "auto (garbage): is no address of a scheduler"),
+        ("auto", {"scheduler-address": "http://head:8787/status"}, "is the address of a web server"),
+        ("auto", {"scheduler-file": "/nowhere/file"}, "auto (/nowhere/file): there is no such scheduler file"),
+        ("", {}, "is no address of a scheduler"),
+        ("head", {}, "is no address of a scheduler"),
+        ("tcp://head", {}, "is no address of a scheduler"),
+        ("tcp://127.0.0.1:port", {}, "is no address of a scheduler"),
+        ("tcp://127.0.0.1:99999", {}, "is no address of a scheduler"),
+        ("http://head:8786", {}, "is the address of a web server"),
+    ],
 )
 def test_a_scheduler_that_is_not_named_rightly_is_a_usage_error(
-    scheduler: str, said: str, shared: Shared, tmp_path: Path
+    scheduler: str, variables: dict[str, str], said: str, tmp_path: Path
 ) -> None:
-    code, message = attempt(shared.shelf, tmp_path / "out", scheduler=scheduler)
+    config: Any = importlib.import_module("dask.config")
+    with config.set(variables):
+        code, message = attempt(tmp_path / "a.tar", tmp_path / "out", scheduler=scheduler)
     assert code == 2 and said in message
 
 
 @pytest.mark.parametrize(
     "scheduler",
-    ["tls://PLACE", "tcp://no-such-host.invalid:8786", "tcp://127.0.0.1:port", "gopher://PLACE"],
-    ids=["plain", "host", "port", "protocol"],
+    ["tls://PLACE", "tcp://no-such-host.invalid:8786", "gopher://PLACE"],
+    ids=["plain", "host", "protocol"],
 )
 def test_an_address_of_no_scheduler_is_one_line(scheduler: str, shared: Shared, tmp_path: Path) -> None:
     place = shared.dask.address.partition("://")[2]
@@ -213,11 +227,22 @@ def test_an_address_of_no_scheduler_is_one_line(scheduler: str, shared: Shared, 
     assert attempt(shared.shelf, tmp_path / "out", executor="threads") == (0, "")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"address": "tcp://127.0.0.1:9"}'], ids=["cut", "other", "gone"])
-def test_a_scheduler_file_that_leads_nowhere_is_one_line(content: str, shared: Shared, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is no scheduler file"),
+        ("{", "is no scheduler file"),
+        ("[]", "is no scheduler file"),
+        ("{}", "is no scheduler file"),
+        ('{"address": "head"}', "is no address of a scheduler"),
+        ('{"address": "tcp://127.0.0.1:9"}', "no Dask scheduler answers there"),
+    ],
+    ids=["empty", "cut", "list", "other", "address", "gone"],
+)
+def test_a_scheduler_file_that_leads_nowhere_is_one_line(content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "scheduler.json").write_text(content)
-    code, message = attempt_in_haste(shared.shelf, tmp_path / "out", str(tmp_path / "scheduler.json"))
-    assert code == 2 and "no Dask scheduler answers there" in message
+    code, message = attempt_in_haste(tmp_path / "a.tar", tmp_path / "out", str(tmp_path / "scheduler.json"))
+    assert code == 2 and said in message
 
 
 def test_a_scheduler_that_dies_ends_the_run_in_one_line(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_a_worker_that_dies_costs_only_its_source(shelf: Path, tmp_path: Path) -
     assert len(outcome.lists[SourceOutcome.CONVERTED]) == 14
     assert outcome.head is not None
     assert "worker-died" in {failure.error for failure in outcome.head.failures}
-    assert (mine / "app1" / ".poison.tar.met").read_bytes() == b"xx"
+    assert (mine / "app1" / ".poison.tar.met").read_bytes() in (b"xx", b"xxx")  # one death may have been the other's
     finished = [event.name for event in progress.events if event.kind == "finished"]
     assert len(finished) == len(set(finished)) == 17
     (mine / "app1" / "poison.tar").unlink()

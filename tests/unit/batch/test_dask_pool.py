@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from migrate.batch import dask_pool
 from migrate.batch.dask_pool import DaskPool
-from migrate.batch.plan import Candidate, Identity, Task
+from migrate.batch.plan import Candidate, Identity, Plan, Task
 from migrate.batch.preflight import samples_of
 from migrate.batch.task import WorkOrder
+from migrate.errors import TargetError
 from migrate.model.options import ConvertOptions
+from migrate.model.progress import SilentProgress
+from tests.shelves import Recorder
 
 ORDER = WorkOrder(run="0" * 16, recipe="r", target=None, state="/", options=ConvertOptions())
 TASK = Task(0, (Candidate("/shelf/a.tar", Identity(1, "mark"), 0),))
@@ -94,3 +100,89 @@ def test_no_worker_has_to_read_what_cannot_be_read_here(tmp_path: Path) -> None:
     (tmp_path / "loop.tar").symlink_to("loop.tar")
     sources = [Candidate(str(tmp_path / name), Identity(1, "mark"), place) for place, name in enumerate(names)]
     assert samples_of([Task(0, tuple(sources))]) == [str(tmp_path / name) for name in names[:2]]
+
+
+# --- silence -----------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Scheduler(Client):
+    """One whose workers are `busy`, `stopped`, `paused` or gone."""
+
+    def __init__(self, clock: Clock, workers: dict[str, str]) -> None:
+        super().__init__(dict.fromkeys(workers, 1))
+        self.id = "Scheduler-1"
+        self._clock = clock
+        self._workers = workers
+
+    def scheduler_info(self, n_workers: int) -> Any:
+        def seen(state: str) -> float:
+            return 0.0 if state == "stopped" else self._clock.now
+
+        def facts(state: str) -> dict[str, object]:
+            return {"last_seen": seen(state), "status": "paused" if state == "paused" else "running"}
+
+        workers = {worker: facts(state) for worker, state in self._workers.items() if n_workers}
+        return {"id": self.id, "workers": workers}
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        ({}, "the Dask cluster has no workers"),
+        ({"a": "stopped", "b": "busy"}, "worker a has not answered lately"),
+        ({"c": "stopped", "a": "stopped", "b": "busy"}, "worker a and 1 more have not answered lately"),
+        ({"a": "paused"}, "worker a has been paused by Dask, whose memory limit is near"),
+        ({"a": "busy"}, None),
+    ],
+)
+def test_tasks_that_wait_are_told_of_within_ten_seconds_or_so_and_then_more_rarely(
+    workers: dict[str, str], message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, progress = Clock(), Recorder()
+    monkeypatch.setattr(dask_pool, "time", clock)
+    pool = DaskPool(Scheduler(clock, workers))
+    for _ in range(2 * 300):
+        clock.now += 0.5
+        pool.watch(3, progress)
+    told = [event.message.partition("; ") for event in progress.events]
+    assert {reason for reason, _, _ in told} == ({message} if message else set())
+    seconds = [int(rest.split()[3]) for _, _, rest in told]
+    assert not message or (10 <= seconds[0] <= 15 and seconds[1] >= 3 * seconds[0] and len(seconds) == 4)
+
+
+def test_nothing_is_told_while_tasks_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, progress = Clock(), Recorder()
+    monkeypatch.setattr(dask_pool, "time", clock)
+    client = Scheduler(clock, {"a": "stopped", "b": "busy"})
+    pool = DaskPool(client)
+    for _ in range(100):
+        clock.now += 2
+        pool.submit(ORDER, TASK)
+        client.calls[-1].end()
+        pool.watch(3, progress)
+    assert progress.events == []
+
+
+def test_a_scheduler_that_was_started_again_has_lost_the_tasks() -> None:
+    client = Scheduler(Clock(), {"a": "busy"})
+    pool = DaskPool(client)
+    pool.prove(ORDER, Plan(()), SilentProgress())
+    assert pool.deaths(CancelledError()) == 1  # of a worker that had the result
+    client.id = "Scheduler-2"
+    with pytest.raises(TargetError, match="the Dask scheduler is lost"):
+        pool.deaths(CancelledError())
+
+
+def test_deaths_are_counted_as_dask_counts_them() -> None:
+    distributed: Any = importlib.import_module("distributed")
+    pool = DaskPool(Client({"a": 1}))
+    assert pool.deaths(distributed.KilledWorker("task", None, 3)) == 4
+    assert pool.deaths(OSError()) == 0

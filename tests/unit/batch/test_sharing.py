@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from migrate.batch import layers
 from migrate.batch import task as batch_task
 from migrate.batch.layers import KnownLayer, KnownLayers
-from migrate.batch.plan import Candidate, SourceOutcome
+from migrate.batch.plan import Candidate, Identity, SourceOutcome
 from migrate.batch.records import Role
 from migrate.batch.search import look_at
 from migrate.batch.task import Worker, WorkOrder
+from migrate.errors import DamagedError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.options import Compression, ConvertOptions
 from migrate.rehash.ports import BlobWriter
+from migrate.storage.bucket_store import BucketStore
 from migrate.storage.directory_store import DirectoryStore
 from migrate.writers.oci_layout import OciLayout
-from tests.archives import V1Archive, layer_tar
+from tests.archives import V1Archive, layer_tar, legacy_id
+from tests.buckets import memory_bucket
 
 OPTIONS = ConvertOptions(exact_sizes=True)
 
@@ -60,7 +67,7 @@ def deal(order: WorkOrder, *candidates: Candidate) -> list[SourceOutcome]:
     """One worker with these sources."""
     worker = Worker(order)
     try:
-        outcomes = [worker.convert(candidate).outcome for candidate in candidates]
+        outcomes = [worker.convert(*opened).outcome for opened in worker.iter_openings(candidates)]
         worker.blobs.publish()
         return outcomes
     finally:
@@ -132,8 +139,80 @@ def test_a_large_layer_is_known_before_its_source_is_done(
 ) -> None:
     monkeypatch.setattr(layers, "_LARGE_BYTES", 100)
     first = Worker(order(tmp_path / "out"))
-    first.convert(archive(tmp_path, "one"))
+    for opened in first.iter_openings([archive(tmp_path, "one")]):
+        first.convert(*opened)
     deal(order(tmp_path / "out"), archive(tmp_path, "two"))
     first.blobs.publish()
     first.close()
     assert counted.begun == 3
+
+
+# --- in buckets --------------------------------------------------------------------------------------------------
+
+
+def test_a_small_new_layer_costs_a_bucket_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    with memory_bucket() as bucket:
+        requests: Counter[str] = Counter()
+        for name in ("open", "read", "version", "put_now", "put_new"):
+            monkeypatch.setattr(BucketStore, name, counting(requests, name, getattr(BucketStore, name)))
+        names = [f"n{number}" for number in range(20)]
+        for name in names:
+            made = V1Archive()
+            for layer in range(4):
+                made.layer(f"{name}-{layer}", f"{name}-{layer - 1}" if layer else None, tar=layer_tar(f"{name}{layer}"))
+            made.tag("app", name, legacy_id(f"{name}-3"))
+            bucket.pipe(f"/shelf/{name}.tar", made.build())
+        candidates = [Candidate(f"memory://shelf/{name}.tar", Identity(1, "mark"), 0) for name in names]
+        given = replace(order(Path("/out")), target="memory://out")
+        requests.clear()
+        assert set(deal(given, *candidates)) == {SourceOutcome.CONVERTED}
+    assert requests.pop("put_new") == 4 * len(names) + 2  # oci-layout, index.json
+    assert requests.total() < 20, requests
+
+
+def counting(requests: Counter[str], name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(*words: Any, **options: Any) -> Any:
+        requests[name] += 1
+        return call(*words, **options)
+
+    return counted
+
+
+@pytest.mark.parametrize("end", [20, 3], ids=["all", "given up"])
+def test_objects_are_opened_ahead_in_their_order_and_closed(end: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    closed: list[str] = []
+
+    class Source:
+        def __init__(self, location: str) -> None:
+            self.location = location
+
+        def close(self) -> None:
+            closed.append(self.location)
+
+    def open_source(location: str, options: object) -> Source:
+        opened.append(location)
+        if location.endswith("7.tar"):
+            raise DamagedError("no archive")
+        return Source(location)
+
+    monkeypatch.setattr(batch_task, "open_source", open_source)
+    names = [f"{'s3://' if number % 3 else '/'}in/{number}.tar" for number in range(20)]
+    with memory_bucket():
+        worker = Worker(replace(order(Path("/out")), target="memory://out"))
+        openings = worker.iter_openings([Candidate(name, Identity(1, "mark"), 0) for name in names])
+        for number, (candidate, opening) in enumerate(openings):
+            assert candidate.location == names[number]
+            if number == end:
+                break
+            assert len(opened) <= number + 6
+            if number in (7, 17):
+                with pytest.raises(DamagedError):
+                    opening()
+            else:
+                opening().close()
+        openings.close()
+        assert worker._openers is not None
+        worker._openers.shutdown()  # and waits for what is under way
+        worker.close()
+    assert sorted(closed) == sorted(name for name in opened if not name.endswith("7.tar"))

@@ -124,9 +124,9 @@ class RememberingStore(MemoryStore, TargetMemory):
         self.remembered: dict[tuple[DiffID, str], StoredBlob] = {}
 
     def known_blob(
-        self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None
+        self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None, tar_size: int | None = None
     ) -> StoredBlob | None:
-        del among
+        del tar_size, among
         return self.remembered.get((diff_id, compression))
 
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:

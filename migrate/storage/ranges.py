@@ -1,0 +1,94 @@
+"""An object of a bucket as a stream: ranges of it, several of them under way at once.
+
+One connection to a store gives a part of what the network could carry, and a store answers many at once. What is held
+in memory is bounded, whatever the size of the object.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+from migrate.blobio.stopping import check_stop
+from migrate.blobio.stream import ByteStream
+
+RANGE_BYTES: Final = 8 * 1024 * 1024
+"""Of one request: a smaller one spends more of its time waiting, and stores charge for each."""
+UNDER_WAY: Final = 4
+"""Ranges that are fetched at once, and held in memory."""
+
+
+class RangeStream(ByteStream):
+    """An object of `size` bytes, of which `fetch(start, end)` gives a part from any thread. Reading on from one range
+    to the next fetches more of them ahead: whoever looks at the beginning alone pays for one.
+
+    Raises OSError for a range that has another length, and what `fetch` raises.
+    """
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
+        self._fetch = fetch
+        self._size = size
+        self._position = 0
+        self._threads: ThreadPoolExecutor | None = None
+        self._ranges: deque[tuple[int, Future[bytes]]] = deque()
+        """One after the other, with their places; the first one is read from."""
+        self._ahead = 1
+
+    def read_block(self, limit: int, /) -> bytes:
+        check_stop()
+        if self._position >= self._size:
+            return b""
+        while self._ranges and self._ranges[0][0] + RANGE_BYTES <= self._position:
+            self._ranges.popleft()
+            self._ahead = min(2 * self._ahead, UNDER_WAY)
+        self._order()
+        start, future = self._ranges[0]
+        block = future.result()
+        at = self._position - start
+        part = block if at == 0 and limit >= len(block) else block[at : at + limit]
+        self._position += len(part)
+        return part
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
+        if self._ranges and not 0 <= self._position - self._ranges[0][0] <= len(self._ranges) * RANGE_BYTES:
+            self._forget()
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        if not self.closed:
+            self._forget()
+            if self._threads is not None:
+                self._threads.shutdown(wait=False, cancel_futures=True)
+        super().close()
+
+    def _order(self) -> None:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(UNDER_WAY, thread_name_prefix="ranges")
+        while len(self._ranges) < self._ahead:
+            start = self._ranges[-1][0] + RANGE_BYTES if self._ranges else self._position
+            if start >= self._size:
+                break
+            self._ranges.append((start, self._threads.submit(self._whole, start)))
+
+    def _whole(self, start: int) -> bytes:
+        end = min(start + RANGE_BYTES, self._size)
+        block = self._fetch(start, end)
+        if len(block) != end - start:  # it has changed, or the store gives no ranges
+            raise OSError(f"{len(block):,} bytes came of the {end - start:,} from byte {start:,} on")
+        return block
+
+    def _forget(self) -> None:
+        for _, future in self._ranges:
+            future.cancel()
+        self._ranges.clear()
+        self._ahead = 1
