@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from migrate.batch.choice import BlobChoice
 from migrate.batch.journal import JournalEntry, JournalWriter, pack_record
 from migrate.batch.ledger import Ledger
-from migrate.batch.plan import Candidate, Identity, Outcome, plan_tasks
+from migrate.batch.plan import Candidate, Outcome, SourceIdentity, plan_tasks
 from migrate.batch.records import LayerRow, Role, SourceRecord
 from migrate.compose.names import Claim, assign_names
 from migrate.documents.docker_archive import encode_archive_manifest
@@ -59,7 +59,7 @@ def write_journal(workspace: Path, sources: int) -> dict[str, Any]:
         journal.append(
             JournalEntry(
                 source=location(number),
-                identity=Identity(150_000, f"mtime {number}"),
+                identity=SourceIdentity(150_000, f"mtime {number}"),
                 recipe="0123456789abcdef",
                 order=number,
                 outcome=Outcome.CONVERTED if number % 1_000 else Outcome.FAILED,
@@ -78,7 +78,7 @@ def read_journal(workspace: Path, sources: int) -> dict[str, Any]:
     """What a run that continues does before its first task: the ledger, and the plan over all sources."""
     ledger = Ledger.read(workspace)
     candidates = [
-        Candidate(location(number), Identity(150_000, f"mtime {number}"), number) for number in range(sources)
+        Candidate(location(number), SourceIdentity(150_000, f"mtime {number}"), number) for number in range(sources)
     ]
     plan = plan_tasks(candidates, ledger.finished(), "0123456789abcdef", workers=8, retry_failed=True)
     return {"lines": len(ledger.sources), "to_do": plan.sources}

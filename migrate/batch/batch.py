@@ -19,9 +19,9 @@ from migrate.batch.completion import Completion, candidates_of
 from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
 from migrate.batch.existing_blobs import ExistingBlobs, sources_without_blobs
 from migrate.batch.journal import JournalWriter, LinePlace, check_owners, is_running, journal_name, journal_paths
-from migrate.batch.ledger import Ledger, Wants
+from migrate.batch.ledger import Ledger
 from migrate.batch.merge import Merge
-from migrate.batch.plan import Candidate, Plan, Shard, SourceOutcome, plan_tasks
+from migrate.batch.plan import Candidate, Finished, Plan, Shard, SourceOutcome, plan_tasks
 from migrate.batch.proof import disproved
 from migrate.batch.recipe import options_document, parse_options, recipe_of
 from migrate.batch.run import TaskRun
@@ -113,7 +113,13 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         check_owners(state)
         existing = ExistingBlobs(target)
         recipe = recipe_of(request.options)
-        wants = _wants(candidates, recipe)
+        identities = {candidate.location: candidate.identity for candidate in candidates}
+
+        def wants(source: str, known: Finished) -> bool:
+            """Lines of the sources as they are there now, read as this run reads them. Two journals may have a line of
+            one source, and their seconds do not show which line is the newer one."""
+            return known.recipe == recipe and known.identity == identities.get(source)
+
         ledger = Ledger.read(state, wants)
         try:
             pool = pools(
@@ -149,7 +155,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         with _stopped(pool):
             tasks = TaskRun(order, plan, pool, journal, progress)
             tasks.run()
-            ledger = completion.run(tasks.untold)
+            ledger = completion.run(tasks.undecided)
         locations = [candidate.location for candidate in candidates]
         done = plan.done.keys() - completion.again
         if request.shard is not None:
@@ -169,8 +175,28 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
     with _workplace(request) as (state, opened, journal):
         ledger = _read_shards(state)
         refuse_to_write(list(ledger.sources), files=output_files)
-        locations = _distinct(ledger)
-        _prove_shards(ledger, locations, options, progress)
+        # Each source once: two runs may have called one by two names, and as with one name, what was read last counts.
+        current = ledger.current()
+        read = [
+            location for location in current if ledger.sources[location].finished.outcome is not SourceOutcome.SKIPPED
+        ]
+        last_first = sorted(read, key=lambda location: -ledger.sources[location].seconds)
+        repeated = set(read) - set(distinct_sources(last_first))
+        locations = [location for location in current if location not in repeated]
+        # Sources that are on the shards' machines alone cannot be proven.
+        read = [one for one in locations if ledger.sources[one].finished.outcome is not SourceOutcome.SKIPPED]
+        here = [location for location in read if "://" not in location and os.path.exists(location)]
+        for location in sorted(disproved(ledger.places(here), options)):
+            raise TargetError(
+                f"{ledger.sources[location].place.path}: what it has of {location} is not what that source lists (it"
+                " may have changed since); run its shard again"
+            )
+        known = set(here)
+        absent = [location for location in read if location not in known and ledger.sources[location].images]
+        if absent:
+            are, their = ("source is", "its") if len(absent) == 1 else ("sources are", "their")
+            message = f"{len(absent):,} {are} not here: {their} images and names are those of the journals"
+            progress.emit(Event(kind="notice", message=message))
         ledger, again = _complete_shards(ledger, locations, request, state, opened, journal, progress)
         done = set(locations) - again
         return _merge(ledger, locations, request, opened, ExistingBlobs(opened), journal, progress, started, done)
@@ -217,33 +243,6 @@ def _stopped(pool: WorkerPool) -> Iterator[WorkerPool]:
         at_once = False
     finally:
         pool.stop(at_once=at_once)
-
-
-def _prove_shards(ledger: Ledger, locations: Sequence[str], options: ConvertOptions, progress: Progress) -> None:
-    """Sources that are on the shards' machines alone cannot be looked at."""
-    read = [one for one in locations if ledger.sources[one].finished.outcome is not SourceOutcome.SKIPPED]
-    here = [location for location in read if "://" not in location and os.path.exists(location)]
-    for location in sorted(disproved(ledger.places(here), options)):
-        raise TargetError(
-            f"{ledger.sources[location].place.path}: what it has of {location} is not what that source lists (it may"
-            " have changed since); run its shard again"
-        )
-    known = set(here)
-    absent = [location for location in read if location not in known and ledger.sources[location].images]
-    if absent:
-        are, their = ("source is", "its") if len(absent) == 1 else ("sources are", "their")
-        message = f"{len(absent):,} {are} not here: {their} images and names are those of the journals"
-        progress.emit(Event(kind="notice", message=message))
-
-
-def _distinct(ledger: Ledger) -> list[str]:
-    """The sources of a merge, each once: two runs may have called one by two names, and as with one name, what was read
-    last counts."""
-    current = ledger.current()
-    read = [location for location in current if ledger.sources[location].finished.outcome is not SourceOutcome.SKIPPED]
-    last_first = sorted(read, key=lambda location: -ledger.sources[location].seconds)
-    repeated = set(read) - set(distinct_sources(last_first))
-    return [location for location in current if location not in repeated]
 
 
 def _common_options(target: str, state: Path) -> tuple[ConvertOptions, Mapping[str, object]]:
@@ -339,13 +338,6 @@ def _plan(
     return plan_tasks(candidates, finished, recipe, workers=workers, retry_failed=request.retry_failed)
 
 
-def _wants(candidates: Sequence[Candidate], recipe: str) -> Wants:
-    """Lines of the sources as they are there now, read as this run reads them. Two journals may know of one source,
-    and their seconds do not tell which line is the newer one."""
-    identities = {candidate.location: candidate.identity for candidate in candidates}
-    return lambda source, known: known.recipe == recipe and known.identity == identities.get(source)
-
-
 def _read_shards(state: Path, own: LinePlace | None = None) -> Ledger:
     """The journals as a merge takes them: what was read with the options of the latest runs comes before the rest, and
     what it wrote itself, from `own` on, before those."""
@@ -385,16 +377,18 @@ def _gone(ledger: Ledger, locations: Collection[str], shelves: Iterable[str]) ->
         location
         for location in sorted(ledger.sources)
         if location not in here
-        and any(_is_on_shelf(location, pattern) for pattern in patterns)
+        and any(
+            (
+                location.startswith(f"{pattern.rstrip('/')}/")
+                or (
+                    ("**" in pattern or location.count("/") == pattern.count("/"))  # * of a glob matches no slash
+                    and fnmatch.fnmatchcase(location, pattern)
+                )
+            )
+            for pattern in patterns
+        )
         and ("://" in location or not os.path.lexists(location))
     ]
-
-
-def _is_on_shelf(location: str, shelf: str) -> bool:
-    if location.startswith(f"{shelf.rstrip('/')}/"):
-        return True
-    is_as_deep = "**" in shelf or location.count("/") == shelf.count("/")  # * of a glob matches no slash
-    return is_as_deep and fnmatch.fnmatchcase(location, shelf)
 
 
 def _merge(

@@ -1,7 +1,7 @@
-"""One blob for each layer of a whole batch, whoever stored which first. Pure.
+"""One blob for each layer of a whole batch, independent of which was stored first. Pure.
 
 Only a blob that is in the target is chosen. In this order: one in the wanted compression; what the target's index
-names already; what a merge before this one settled on; what a carried-over manifest names; what a source carried (the
+names already; what an earlier merge chose; what a carried-over manifest names; what a source carried (the
 smallest); what we compressed ourselves.
 """
 
@@ -23,41 +23,38 @@ _Candidate = tuple[bool, bool, int, int, StoredBlob]
 """In another compression; not named by the index; generation; rank of its role; the blob."""
 
 
-Stands = Callable[[DiffID, StoredBlob], bool]
+IsThere = Callable[[DiffID, StoredBlob], bool]
 """Whether the target has the blob of a layer."""
-
-
-def _always(diff_id: DiffID, blob: StoredBlob) -> bool:
-    del diff_id, blob
-    return True
 
 
 class BlobChoice:
     """Takes the layers of all records, in any order.
 
     A generation is what lies between two merges. `compression` is that of the run: a blob in another one serves only
-    the manifest that it was carried over with, and layers that nothing else is left of. `stands` tells whether the
-    target still has a blob: an earlier merge removed those that lost, and their records know nothing of it. `named` are
-    the layers of the images that are in the target.
+    the manifest that it was carried over with, and layers that nothing else is left of. `is_there` is true while the
+    target has a blob: an earlier merge removed those that were not chosen, and their records still name them. `named`
+    are the layers of the images that are in the target.
     """
 
-    def __init__(self, compression: str, stands: Stands = _always, named: Collection[Digest] = ()) -> None:
+    def __init__(
+        self, compression: str, is_there: IsThere = lambda diff_id, blob: True, named: Collection[Digest] = ()
+    ) -> None:
         self._compression = compression
-        self._stands = stands
+        self._is_there = is_there
         self._named = named
         self._best: dict[DiffID, _Candidate] = {}
         self._others: set[Digest] = set()
         self._kept: set[Digest] = set()
         self._lost: set[Digest] = set()
 
-    def take(self, rows: Iterable[LayerRecord], generation: int, stands: Stands | None = None) -> None:
-        """`stands` is for these rows alone."""
-        stands = stands or self._stands
+    def take(self, rows: Iterable[LayerRecord], generation: int, is_there: IsThere | None = None) -> None:
+        """`is_there` is for these rows alone."""
+        is_there = is_there or self._is_there
         for row in rows:
             if row.hashed is None or row.hashed.blob is None:
                 continue
             blob = row.hashed.blob
-            if not stands(row.hashed.diff_id, blob):
+            if not is_there(row.hashed.diff_id, blob):
                 self._lost.add(blob.digest)
                 continue
             if row.role is Role.KEPT:
@@ -79,7 +76,7 @@ class BlobChoice:
         for diff_id, (is_foreign, is_unnamed, _, _, best) in sorted(self._best.items()) if named else ():
             if is_foreign or is_unnamed or best.digest in self._kept:
                 blob = find(diff_id, named)
-                if blob is not None and blob.compression == self._compression and self._stands(diff_id, blob):
+                if blob is not None and blob.compression == self._compression and self._is_there(diff_id, blob):
                     self._consider(diff_id, (False, False, _BEFORE_ALL, 0, blob))
 
     def blob(self, diff_id: DiffID) -> StoredBlob:
@@ -96,7 +93,7 @@ class BlobChoice:
                 raise _gone(f"layer blob {layer.digest}")
 
     def losers(self) -> Iterator[Digest]:
-        """Blobs that stand in the target for nothing, sorted."""
+        """Blobs in the target that no image needs, sorted."""
         chosen = {candidate[-1].digest for candidate in self._best.values()} if self._others else set()
         yield from sorted(self._others - chosen - self._kept)
 

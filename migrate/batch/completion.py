@@ -14,7 +14,7 @@ from migrate.batch.journal import JournalWriter, RecordReader
 from migrate.batch.ledger import Ledger
 from migrate.batch.lending import Lenders
 from migrate.batch.plan import Candidate, Loan, SourceOutcome, plan_tasks
-from migrate.batch.run import TaskRun, tell
+from migrate.batch.run import TaskRun, emit_outcome
 from migrate.batch.task import WorkOrder
 from migrate.convert.earlier import EarlierImages
 from migrate.model.digest import DiffID, Digest
@@ -42,8 +42,8 @@ class Completion:
     _wanted: dict[str, set[str]] = field(default_factory=dict)
     _tried: dict[str, Loan] = field(default_factory=dict)
 
-    def run(self, untold: Collection[str] = ()) -> Ledger:
-        """The journals at the end. What became of the sources `untold`, and of those that were read, is told. Raises
+    def run(self, undecided: Collection[str] = ()) -> Ledger:
+        """The journals at the end. Emits the outcomes of the sources `undecided` and of those that were read. Raises
         TargetError, and what a run raises."""
         ledger = self.read()
         reader = RecordReader()
@@ -54,17 +54,17 @@ class Completion:
                 plan = plan_tasks(candidates, {}, self.order.recipe, workers=pool.workers)
                 TaskRun(self.order, plan, pool, self.journal, self.progress, _STAGE).run()
                 ledger = self.read()
-            for location in (one for one in self.sources if one in self.again or one in untold):
+            for location in (one for one in self.sources if one in self.again or one in undecided):
                 known = ledger.sources[location]
                 record = reader.read(known.place, location, images=False, layers=False)
                 size = known.finished.identity.size or 0
-                tell(self.progress, location, known.finished.outcome, known.message, size, record)
+                emit_outcome(self.progress, location, known.finished.outcome, known.message, size, record)
         finally:
             reader.close()
         return ledger
 
     def _next(self, ledger: Ledger, reader: RecordReader) -> list[Candidate]:
-        """The sources that lack layers which somebody has, and which were not lent to them before."""
+        """The sources that lack layers which others have, and which were not lent to them before."""
         places = {location: known.place for location in self.sources if (known := ledger.sources.get(location))}
         lacking: dict[str, set[str]] = {}
         for location, place in places.items():
@@ -75,6 +75,7 @@ class Completion:
                     lacking[location].update(record.missing, record.lent)
         if not lacking:
             return []
+        # lenders lack layers themselves, which have to come from a third source
         wanted: set[str] = set()
         for location, place in places.items():
             record = reader.read(place, location, images=False, layers=False)
@@ -86,20 +87,17 @@ class Completion:
         candidates = []
         for location, lacked in lacking.items():
             loan = lenders.loan(location, sorted(lacked))
-            is_lent = bool(loan.layers or loan.contents) or self._target_has_any(lacked)
+            is_lent = bool(loan.layers or loan.contents)
+            if self.earlier is not None and not is_lent:
+                ids = [LegacyID(one) for one in sorted(lacked) if not one.startswith("sha256:")]
+                diff_ids = [DiffID(Digest.parse(one)) for one in sorted(lacked) if one.startswith("sha256:")]
+                is_lent = any(self.earlier.read_layer(one) for one in ids) or any(
+                    self.earlier.find_content(one) for one in diff_ids
+                )
             if is_lent and loan != self._tried.get(location):
                 self._tried[location] = loan
                 candidates.append(replace(self.sources[location], loan=loan))
         return candidates
-
-    def _target_has_any(self, missing: Collection[str]) -> bool:
-        return self.earlier is not None and any(_has(self.earlier, one) for one in sorted(missing))
-
-
-def _has(earlier: EarlierImages, missing: str) -> bool:
-    if missing.startswith("sha256:"):
-        return earlier.find_content(DiffID(Digest.parse(missing))) is not None
-    return earlier.read_layer(LegacyID(missing)) is not None
 
 
 def candidates_of(ledger: Ledger, locations: Sequence[str]) -> dict[str, Candidate]:

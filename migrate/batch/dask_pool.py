@@ -37,7 +37,7 @@ from migrate.batch.preflight import (
 from migrate.batch.task import WorkOrder, close_workers, run_task
 from migrate.errors import MigrateError, TargetError, UsageError
 from migrate.model.progress import Event, Progress
-from migrate.report.tables import printable
+from migrate.model.text import printable
 
 FROM_CONFIGURATION: Final = "auto"
 """The scheduler that Dask's configuration names: DASK_SCHEDULER_ADDRESS, DASK_SCHEDULER_FILE, or a file of it."""

@@ -127,20 +127,17 @@ class ProcessPool(WorkerPool):
             processes = list((getattr(pool, "_processes", None) or {}).values())
             pool.shutdown(wait=not at_once, cancel_futures=True)
             if at_once:
-                _end(processes)
+                # The target is safe against this at any instant; waiting for a worker in the middle of a layer is not
+                # needed.
+                for process in processes:
+                    process.terminate()
+                for process in processes:
+                    process.join(1)
+                    if process.is_alive():
+                        process.kill()
 
     def _open(self, workers: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(workers, mp_context=self._context, initializer=_begin_process)
-
-
-def _end(processes: list[Any]) -> None:
-    """The target is safe against this at any instant; waiting for a worker in the middle of a layer is not needed."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(1)
-        if process.is_alive():
-            process.kill()
 
 
 def _begin_process() -> None:
@@ -152,7 +149,7 @@ def _begin_process() -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose coordinator was killed would wait for its next task for ever."""
+    """A worker whose coordinator was killed would wait forever for its next task."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait_for([parent.sentinel])
@@ -201,8 +198,19 @@ class ExecutorPool(WorkerPool):
 
 def open_pool(request: PoolRequest) -> WorkerPool:
     """The pool for a batch. UsageError for a cluster that cannot be reached, or a client of another kind."""
-    if request.client is not None:
-        return _pool_of(request.client)
+    client = request.client
+    if client is not None:
+        # A Dask client, a Dask cluster, or an executor of `concurrent.futures`, which stay the caller's.
+        if isinstance(client, Executor):
+            return ExecutorPool(client, getattr(client, "_max_workers", None) or os.cpu_count() or 1, is_ours=False)
+        if hasattr(client, "scheduler_address") or hasattr(client, "nthreads"):
+            from migrate.batch.dask_pool import DaskPool
+
+            if hasattr(client, "nthreads"):
+                return DaskPool(client)
+            distributed: Any = importlib.import_module("distributed")
+            return DaskPool(distributed.Client(client, set_as_default=False), is_ours=True)
+        raise UsageError(f"client: {type(client).__name__} is no Dask client or cluster, and no executor")
     if request.scheduler is not None:
         from migrate.batch.dask_pool import DaskPool
 
@@ -210,17 +218,3 @@ def open_pool(request: PoolRequest) -> WorkerPool:
     if request.executor == "threads":
         return ExecutorPool(ThreadPoolExecutor(request.workers, thread_name_prefix="batch"), request.workers)
     return ProcessPool(request.workers)
-
-
-def _pool_of(client: Any) -> WorkerPool:
-    """A Dask client, a Dask cluster, or an executor of `concurrent.futures`, which stay the caller's."""
-    if isinstance(client, Executor):
-        return ExecutorPool(client, getattr(client, "_max_workers", None) or os.cpu_count() or 1, is_ours=False)
-    if hasattr(client, "scheduler_address") or hasattr(client, "nthreads"):
-        from migrate.batch.dask_pool import DaskPool
-
-        if hasattr(client, "nthreads"):
-            return DaskPool(client)
-        distributed: Any = importlib.import_module("distributed")
-        return DaskPool(distributed.Client(client, set_as_default=False), is_ours=True)
-    raise UsageError(f"client: {type(client).__name__} is no Dask client or cluster, and no executor")

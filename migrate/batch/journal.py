@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Final
 
 from deflate import zlib_compress
 
-from migrate.batch.plan import Finished, Identity, Shard, SourceOutcome
+from migrate.batch.plan import Finished, Shard, SourceIdentity, SourceOutcome
 from migrate.batch.records import SourceRecord, encode_record, parse_record
 from migrate.blobio.limits import CATALOG_BYTES
 from migrate.documents.json_text import check_limits
@@ -57,7 +57,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
 """What a line of each kind has; its kind is the name of its first field."""
 _OUTCOMES: Final = frozenset(outcome.value for outcome in SourceOutcome)
 _LINE_BYTES: Final = CATALOG_BYTES
-"""A longer line is none of ours, and is passed over."""
+"""A longer line was not written by this program, and is passed over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class JournalEntry:
     """
 
     source: str
-    identity: Identity
+    identity: SourceIdentity
     recipe: str
     order: int
     outcome: SourceOutcome
@@ -111,7 +111,7 @@ class Line:
 
     def finished(self) -> Finished:
         fields = self.fields
-        identity = Identity(fields["size"], fields["mark"])
+        identity = SourceIdentity(fields["size"], fields["mark"])
         return Finished(identity, fields["recipe"], SourceOutcome(fields["outcome"]))
 
 
@@ -177,7 +177,7 @@ def check_owners(state: Path) -> None:
 
 
 def _owner_of_new_files(directory: Path) -> int | None:
-    """A network file system may give what root makes to somebody else."""
+    """A network file system may give what root makes to another user."""
     try:
         with tempfile.TemporaryFile(dir=directory) as probe:
             return os.fstat(probe.fileno()).st_uid
@@ -280,7 +280,11 @@ class JournalWriter:
         try:
             if not try_lock(self._fd):
                 raise TargetError(f"{self.path}: another run is at work on this journal")
-            self._end_torn_line()
+            # a line that a killed run left unfinished must not become the beginning of the next one
+            with target_errors(str(self.path)):
+                size = os.fstat(self._fd).st_size
+                if size and os.pread(self._fd, 1, size - 1) != b"\n":
+                    write_all(self._files, self._fd, b"\n", str(self.path))
             self._published = os.fstat(self._fd).st_size
         except BaseException:
             os.close(self._fd)
@@ -353,12 +357,6 @@ class JournalWriter:
                 os.close(self._fd)
                 self._fd = -1
 
-    def _end_torn_line(self) -> None:
-        with target_errors(str(self.path)):
-            size = os.fstat(self._fd).st_size
-            if size and os.pread(self._fd, 1, size - 1) != b"\n":
-                write_all(self._files, self._fd, b"\n", str(self.path))
-
 
 def _encode(fields: Mapping[str, Any]) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode("ascii")
@@ -379,7 +377,7 @@ def is_running(path: Path) -> bool:
     """True while a run writes to the journal."""
     try:
         fd = open_regular(str(path), os.O_RDONLY, None, str(path))
-    except (OSError, TargetError):  # whoever reads it will meet that, too
+    except (OSError, TargetError):  # reading it gives the error
         return False
     try:
         return not try_lock(fd)

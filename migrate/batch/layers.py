@@ -1,8 +1,8 @@
 """Which blob holds which layer, known to all workers of a batch: one small file a layer in `.migrate/known/`.
 
-A worker writes the file when the blob is on the disk, so whoever finds it need not compress the layer again. Files are
-never locked: two workers that meet the same new layer at the same time make the same blob. A small layer gets no file:
-to write and find it takes longer than to make the blob again.
+A worker writes the file when the blob is on the disk, and a worker that finds it does not compress the layer again.
+Files are never locked: two workers that meet the same new layer at the same time make the same blob. A small layer gets
+no file: to write and find it takes longer than to make the blob again.
 """
 
 from __future__ import annotations
@@ -110,12 +110,9 @@ class SharedBlobs(BlobTarget, TargetMemory):
             self._cache.clear()
             self._trusted.clear()
             self._sizes.clear()
-        self._met = {size for size in sizes if self._is_met(size)}
-
-    def _is_met(self, size: int) -> bool:
-        if size not in self._sizes and self._known.has_size(size):
-            self._sizes.add(size)
-        return size in self._sizes
+        wanted = set(sizes)
+        self._sizes |= {size for size in wanted - self._sizes if self._known.has_size(size)}
+        self._met = wanted & self._sizes
 
     # --- blobs ---------------------------------------------------------------------------------------------
 

@@ -50,8 +50,8 @@ class Known:
 
 @dataclass(slots=True)
 class Ledger:
-    """`runs` are the opening lines of runs, by journal; `replaced` are records that another line of their source stands
-    for. `ends` tells, by the names of the journals, how many bytes of each were read."""
+    """`runs` are the opening lines of runs, by journal; `replaced` are records that a later line of their source
+    replaces. `ends` has, by the names of the journals, how many bytes of each were read."""
 
     sources: dict[str, Known] = field(default_factory=dict)
     replaced: list[tuple[LinePlace, int]] = field(default_factory=list)
@@ -73,7 +73,8 @@ class Ledger:
         Raises TargetError.
         """
         ledger = cls(_wants=wants, _own=own)
-        for path in sorted(journal_paths(state), key=_merges_first):
+        # what merges note about the shards' journals is in the one that no shard has, which therefore comes first
+        for path in sorted(journal_paths(state), key=lambda path: (path.name != JOURNAL_NAME, path.name)):
             for line in iter_lines(path):
                 ledger.take(line)
         return ledger
@@ -92,23 +93,20 @@ class Ledger:
             for journal, end in ends.items():
                 self._closed[journal].append(end)
 
-    def _generation(self, place: LinePlace) -> int:
-        """How many merges had not read the line. Only the line of a merge has that: a shard has a journal to
-        itself, with no line of any merge in it."""
-        closed = self._closed.get(place.path.name, [])
-        return self.merges - (len(closed) - bisect_right(closed, place.offset))
-
     def _take_source(self, line: Line) -> None:
         fields = line.fields
         message = fields.get("message")
         if not fields.get("again"):
             self.lines[line.place.path] = self.lines.get(line.place.path, 0) + 1
         finished = line.finished()
+        # How many merges had not read the line. Only the line of a merge has that: a shard has a journal to itself,
+        # with no line of any merge in it.
+        closed = self._closed.get(line.place.path.name, [])
         known = Known(
             finished=finished,
             place=line.place,
             order=fields["order"],
-            generation=self._generation(line.place),
+            generation=self.merges - (len(closed) - bisect_right(closed, line.place.offset)),
             message=message or None,
             seconds=fields["finished"],
             is_wanted=self._wants is not None and self._wants(fields["source"], finished),
@@ -136,7 +134,7 @@ class Ledger:
 
     def others(self, locations: Iterable[str]) -> list[tuple[LinePlace, int]]:
         """Every record but the last ones of `locations`. Whatever became of their sources, what they have of a layer
-        counts: a merge may have settled on it, or a worker found it in the target."""
+        counts: a merge may have chosen it, or a worker found it in the target."""
         own = set(locations)
         others = [(known.place, known.generation) for location, known in self.sources.items() if location not in own]
         return [*self.replaced, *others]
@@ -161,11 +159,11 @@ class Ledger:
     def left_over(self) -> int:
         """Sources that were read with other options, and that no merge has taken in."""
         others = self.sources.keys() - set(self.current())
-        return sum(not self._is_taken(self.sources[location]) for location in others)
-
-    def _is_taken(self, known: Known) -> bool:
-        journal, offset = known.place.path.name, known.place.offset
-        return any(ends.get(journal, 0) > offset and known.finished.recipe in recipes for ends, recipes in self._taken)
+        left = 0
+        for known in (self.sources[location] for location in others):
+            journal, offset, recipe = known.place.path.name, known.place.offset, known.finished.recipe
+            left += not any(ends.get(journal, 0) > offset and recipe in recipes for ends, recipes in self._taken)
+        return left
 
     def recipes(self, locations: Iterable[str]) -> list[str]:
         return sorted({self.sources[location].finished.recipe for location in locations if location in self.sources})
@@ -175,8 +173,3 @@ class Ledger:
         for location in self.in_order():
             grouped[self.sources[location].finished.outcome].append(location)
         return grouped
-
-
-def _merges_first(path: Path) -> tuple[bool, str]:
-    """What merges note about the shards' journals is in the one that no shard has."""
-    return (path.name != JOURNAL_NAME, path.name)

@@ -100,17 +100,14 @@ class Lenders:
             seen.add(one)
             if one in self._contents:
                 contents[one] = self._contents[one][1]
-            lender = self._lender(location, one)
+            # The first source that has it; none where two have different JSON of the ID: then neither is believed.
+            rows = [(place, layer) for place, layer in self._held.get(one, ()) if place != location]
+            rows = [row for row in rows if row[1].is_v1] or rows
+            lender = rows[0][0] if len({layer.mark for _, layer in rows}) == 1 else None
             if lender is not None:
                 layers[LegacyID(one)] = lender
                 open_ += self._lacking[lender]
         return Loan(dict(sorted(layers.items())), tuple(layer for _, layer in sorted(contents.items())))
-
-    def _lender(self, location: str, legacy_id: str) -> str | None:
-        """The first source that has it; None where two have different JSON of the ID, and neither is believed."""
-        rows = [(place, layer) for place, layer in self._held.get(legacy_id, ()) if place != location]
-        rows = [row for row in rows if row[1].is_v1] or rows
-        return rows[0][0] if len({layer.mark for _, layer in rows}) == 1 else None
 
 
 def lent(loan: Loan, layers: Mapping[LegacyID, OpenedSource]) -> Lent:

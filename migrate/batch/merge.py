@@ -18,8 +18,9 @@ from migrate.batch.existing_blobs import ExistingBlobs, choice_for
 from migrate.batch.journal import LinePlace, RecordReader
 from migrate.batch.plan import SourceOutcome
 from migrate.batch.records import ImageRecord, Role, SourceRecord
+from migrate.compose.image import HashedChain
 from migrate.compose.manifest import CONFIG_TYPE_OF, MANIFEST_TYPE_OF, compose_manifest, layer_descriptor
-from migrate.convert.publish import FinishedImage, HashedChain, Publisher, in_format
+from migrate.convert.publish import FinishedImage, Publisher, in_format
 from migrate.convert.run import NOTHING_READ, exit_code, utc_now
 from migrate.documents.image_map import MappedImage
 from migrate.errors import MigrateError
@@ -28,7 +29,7 @@ from migrate.model.image import ComposedImage, Descriptor, HashedLayer
 from migrate.model.legacy import Failure
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress
-from migrate.report.document import ContainerRow, Report, ReportImage, VolumeRow
+from migrate.report.document import Report, ReportImage, UnconvertedContainer, VolumeRow
 from migrate.report.glance import Glance
 from migrate.report.json import RowEncoder, frame_rows, iter_report
 from migrate.report.mapping import mapped_image
@@ -51,7 +52,7 @@ class MergeSource:
 
 @dataclass(slots=True)
 class Merge:
-    """Ends one batch. `sources` are in the order that settles ties; `older` are places of records with blobs
+    """Ends one batch. `sources` are in the order that decides ties; `older` are places of records with blobs
     only, `done` the locations of sources that were read before, whose failures have not been shown, and `gone` those of
     sources that are there no longer. `run` may be called once."""
 
@@ -68,7 +69,7 @@ class Merge:
     account: Account = field(default_factory=Account)
     _sources: list[SourceInput] = field(default_factory=list)
     _warnings: set[str] = field(default_factory=set)
-    _containers: list[ContainerRow] = field(default_factory=list)
+    _containers: list[UnconvertedContainer] = field(default_factory=list)
     _volumes: list[VolumeRow] = field(default_factory=list)
     _written: Counter[str] = field(default_factory=Counter)
     _layers: dict[tuple[str, DiffID], HashedLayer] = field(default_factory=dict)
@@ -94,13 +95,28 @@ class Merge:
         try:
             self._gather()
             publisher = Publisher(self.options, self.target, self.progress)
-            if self._stand_in_report_order():  # else the records are read once more, in the order of the report
-                self._rows_early = rows
+            if all(one.location < two.location for one, two in pairwise(self.sources)):
+                self._rows_early = rows  # else the records are read once more, in the order of the report
             publisher.publish(
                 self._images, lambda image: self._count(image, publisher), lambda: self._images(layers=False)
             )
             self._end_source(publisher)
-            head = self._head(started, publisher)
+            self.account.head = build_head(
+                tool_version=__version__,
+                dry_run=self.options.dry_run,
+                started=started,
+                finished=utc_now(),
+                options=self.report_options,
+                sources=self._sources,
+                images=self._written,
+                tally=self.account.tally,
+                failures=[*self.failures, *publisher.failures],
+                conflicts=publisher.conflicts,
+                warnings=self._warnings,
+                containers=self._containers,
+                orphaned_volumes=self._volumes,
+            )
+            head = self.account.head
             self.account.present = publisher.present
             for warning in head.warnings:
                 self.progress.emit(Event(kind="warning", message=warning))
@@ -143,7 +159,9 @@ class Merge:
             for failure in record.failures:
                 self._add_failure(failure, is_shown=source.location not in self.done)
             self._warnings.update(record.warnings)
-            self._containers += (ContainerRow(source=source.location, container=one) for one in record.containers)
+            self._containers += (
+                UnconvertedContainer(source=source.location, container=one) for one in record.containers
+            )
             self._volumes += (VolumeRow(source=source.location, volume=one) for one in record.orphaned_volumes)
             note = (source.message or "holds no image",) if source.outcome is SourceOutcome.SKIPPED else ()
             damaged = sum(row.hashed is not None and row.hashed.damaged for row in record.layers)
@@ -178,22 +196,21 @@ class Merge:
         if (source.location, number) in self._uncomposed:
             return None
         try:
-            return self._finished(image, record, order)
+            finished = image.finished
+            if finished.ready:
+                self._choice.check(finished.composed.layers)
+            chain: HashedChain = tuple(
+                (layer, self._with_blob(hashed, record.layers[row].role))
+                for (layer, hashed), row in zip(finished.chain, image.chain, strict=True)
+            )
+            composed = finished.composed if finished.ready else self._compose(finished.composed)
+            return in_format(replace(finished, order=order, composed=composed, chain=chain), self.options)
         except MigrateError as error:
             self._uncomposed.add((source.location, number))
-            self._fail(error, image, source.location)
+            references = tuple(str(reference) for reference in image.finished.references)
+            failed = Failure.of(error, source.location, references=references, legacy_id=image.finished.legacy_id)
+            self._add_failure(failed, is_shown=False)
             return None
-
-    def _finished(self, image: ImageRecord, record: SourceRecord, order: int) -> FinishedImage:
-        finished = image.finished
-        if finished.ready:
-            self._choice.check(finished.composed.layers)
-        chain: HashedChain = tuple(
-            (layer, self._with_blob(hashed, record.layers[row].role))
-            for (layer, hashed), row in zip(finished.chain, image.chain, strict=True)
-        )
-        composed = finished.composed if finished.ready else self._compose(finished.composed)
-        return in_format(replace(finished, order=order, composed=composed, chain=chain), self.options)
 
     def _with_blob(self, hashed: HashedLayer | None, role: Role) -> HashedLayer | None:
         if hashed is None or hashed.blob is None or role is Role.KEPT:
@@ -219,11 +236,6 @@ class Merge:
         if known is None:
             known = self._descriptors[diff_id] = layer_descriptor(self._choice.blob(diff_id), self.options.format)
         return known
-
-    def _fail(self, error: MigrateError, image: ImageRecord, location: str) -> None:
-        references = tuple(str(reference) for reference in image.finished.references)
-        failure = Failure.of(error, location, references=references, legacy_id=image.finished.legacy_id)
-        self._add_failure(failure, is_shown=False)
 
     def _add_failure(self, failure: Failure, *, is_shown: bool) -> None:
         self.failures.append(failure)
@@ -254,28 +266,6 @@ class Merge:
         if self._rows_early is not None:
             self._rows_early.writelines(map(self._encoder.encode, self._report_rows(publisher, images)))
 
-    def _stand_in_report_order(self) -> bool:
-        """True where the report can be written while the images are, and no record need be read once more for it."""
-        return all(one.location < two.location for one, two in pairwise(self.sources))
-
-    def _head(self, started: str, publisher: Publisher) -> Report:
-        self.account.head = build_head(
-            tool_version=__version__,
-            dry_run=self.options.dry_run,
-            started=started,
-            finished=utc_now(),
-            options=self.report_options,
-            sources=self._sources,
-            images=self._written,
-            tally=self.account.tally,
-            failures=[*self.failures, *publisher.failures],
-            conflicts=publisher.conflicts,
-            warnings=self._warnings,
-            containers=self._containers,
-            orphaned_volumes=self._volumes,
-        )
-        return self.account.head
-
     def _rows(self, publisher: Publisher) -> Iterator[ReportImage]:
         """Last walk, in the order of the report: by location, and sorted within a source."""
         for source, record in self._records(sorted(self.sources, key=lambda source: source.location)):
@@ -284,7 +274,7 @@ class Merge:
             yield from self._report_rows(publisher, finished)
 
     def _report_rows(self, publisher: Publisher, images: Iterable[FinishedImage]) -> list[ReportImage]:
-        """Of one source. What is odd about them is told."""
+        """Of one source. Emits their warnings."""
         rows = sorted(image_rows(publisher.rows(images)), key=image_order)
         if self.target is not None:
             self._mapped += map(mapped_image, rows)

@@ -32,7 +32,7 @@ class SourceOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class SourceIdentity:
     """By what a source is still the one that was read: its size in bytes (None for directories) and a mark
     of its last change (a file's mtime in ns, an object's ETag, the digest of a directory's listing)."""
 
@@ -55,7 +55,7 @@ class Candidate:
     none that can be opened. `loan` is for a source that was read before, by itself."""
 
     location: str
-    identity: Identity
+    identity: SourceIdentity
     order: int
     unfit: str | None = None
     loan: Loan | None = None
@@ -65,14 +65,14 @@ class Candidate:
 class Finished:
     """What the journal has about a source: where it was, how it was read (`recipe`), what became of it."""
 
-    identity: Identity
+    identity: SourceIdentity
     recipe: str
     outcome: SourceOutcome
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Sources that one worker deals with in one go."""
+    """Sources that one worker converts, one after the other."""
 
     number: int
     sources: tuple[Candidate, ...]

@@ -65,8 +65,10 @@ def is_proven(location: str, record: SourceRecord, options: ConvertOptions) -> b
         mode = os.stat(location).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             return not record.images  # a pipe, which no worker opens either
-        if stat.S_ISREG(mode) and not _is_cheap(location):
-            return True
+        if stat.S_ISREG(mode) and os.path.getsize(location) > MOST_COMPRESSED:
+            with open(location, "rb") as file:
+                if detect_compression(file.read(HEAD_BYTES)) != "none":
+                    return True  # all of it would have to be unpacked for its documents
     except OSError:
         return not record.images
     try:
@@ -76,31 +78,19 @@ def is_proven(location: str, record: SourceRecord, options: ConvertOptions) -> b
     try:
         with lent_layers(record.lent, options) as layers:
             conversion = Conversion([OpenedSource(location, source)], replace(options, jobs=1), lent=Lent(layers))
-            return _is_listed(conversion, record, options)
+            # The one source of the conversion has to list what the record has.
+            try:
+                conversion.gather()
+            except UsageError:
+                return not record.images
+            opened = conversion.sources[0]
+            if opened.listing is None:
+                return not record.images and (bool(record.failures) or isinstance(opened.error, NoImageError))
+            return _Comparison(conversion.planned, options).fits(record)
     except MigrateError:
         return False
     finally:
         source.close()
-
-
-def _is_listed(conversion: Conversion, record: SourceRecord, options: ConvertOptions) -> bool:
-    """Whether the one source of a conversion lists what the record has."""
-    try:
-        conversion.gather()
-    except UsageError:
-        return not record.images
-    opened = conversion.sources[0]
-    if opened.listing is None:
-        return not record.images and (bool(record.failures) or isinstance(opened.error, NoImageError))
-    return _Comparison(conversion.planned, options).fits(record)
-
-
-def _is_cheap(path: str) -> bool:
-    """False for a file that would have to be unpacked for its documents, and is large."""
-    if os.path.getsize(path) <= MOST_COMPRESSED:
-        return True
-    with open(path, "rb") as file:
-        return detect_compression(file.read(HEAD_BYTES)) == "none"
 
 
 class _Comparison:

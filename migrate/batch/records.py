@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -85,29 +85,32 @@ class SourceRecord:
 
 
 def encode_record(record: SourceRecord) -> bytes:
-    return b"".join(_dump(line) for line in _lines(record))
-
-
-def _dump(line: Mapping[str, Any]) -> bytes:
-    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
-
-
-def _lines(record: SourceRecord) -> Iterator[dict[str, Any]]:
-    for start in range(0, len(record.layers), _ROWS_A_LINE):
-        yield {"layers": [_layer_fields(row) for row in record.layers[start : start + _ROWS_A_LINE]]}
-    for image in record.images:
-        yield {"image": _image_fields(image)}
+    lines: list[dict[str, Any]] = [
+        {"layers": [_layer_fields(row) for row in record.layers[start : start + _ROWS_A_LINE]]}
+        for start in range(0, len(record.layers), _ROWS_A_LINE)
+    ]
+    lines += ({"image": _image_fields(image)} for image in record.images)
     if record.held:
-        yield {"held": [[layer.legacy_id, layer.mark, layer.is_v1] for layer in record.held]}
-    yield {
+        lines.append({"held": [[layer.legacy_id, layer.mark, layer.is_v1] for layer in record.held]})
+    last = {
         "type": record.type,
-        "failures": [_failure_fields(failure) for failure in record.failures],
+        "failures": [
+            {
+                "references": list(failure.references),
+                "legacy_id": failure.legacy_id,
+                "layer": failure.layer,
+                "error": failure.error,
+                "message": failure.message,
+            }
+            for failure in record.failures
+        ],
         "warnings": list(record.warnings),
         "containers": [asdict(container) for container in record.containers],
         "orphaned_volumes": [asdict(volume) for volume in record.orphaned_volumes],
         **({"missing": list(record.missing)} if record.missing else {}),
         **({"lent": dict(record.lent)} if record.lent else {}),
     }
+    return b"".join(json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n" for line in (*lines, last))
 
 
 def parse_record(
@@ -118,6 +121,7 @@ def parse_record(
     rows: list[LayerRecord] = []
     records: list[ImageRecord] = []
     lendable: list[HeldLayer] = []
+    # what is not wanted is not parsed: layers are most of a record
     left_out = (*([] if images else [_IMAGE]), *([] if layers else [_LAYERS]), *([] if held else [_HELD]))
     try:
         lines = [json.loads(line) for line in content.splitlines() if not line.startswith(left_out)]
@@ -133,7 +137,17 @@ def parse_record(
             type=_text_or_none(last["type"]),
             layers=tuple(rows),
             images=tuple(records),
-            failures=tuple(_parse_failure(fields, source) for fields in last["failures"]),
+            failures=tuple(
+                Failure(
+                    source=source,
+                    references=_each(fields["references"], str),
+                    legacy_id=_text_or_none(fields["legacy_id"]),
+                    layer=_text_or_none(fields["layer"]),
+                    error=_text(fields["error"]),
+                    message=_text(fields["message"]),
+                )
+                for fields in last["failures"]
+            ),
             warnings=_each(last["warnings"], str),
             containers=tuple(map(_parse_container, last.get("containers", ()))),
             orphaned_volumes=tuple(map(_parse_volume, last.get("orphaned_volumes", ()))),
@@ -203,7 +217,9 @@ def _parse_layer(fields: Sequence[Any]) -> LayerRecord:
         diff_id=DiffID(Digest(diff_id)),
         tar_size=_whole(tar_size),
         empty=_flag(empty),
-        blob=None if blob is None else _parse_blob(*blob[:3]),
+        blob=None
+        if blob is None
+        else StoredBlob(digest=Digest(blob[0]), size=_whole(blob[1]), compression=_text(blob[2])),
         origin=_text(origin),
         exact=_flag(exact),
         note=_text_or_none(note),
@@ -212,10 +228,6 @@ def _parse_layer(fields: Sequence[Any]) -> LayerRecord:
         damaged=_flag(damaged),
     )
     return LayerRecord(legacy_id, hashed, Role.MADE if blob is None else Role(blob[3]))
-
-
-def _parse_blob(digest: Any, size: Any, compression: Any) -> StoredBlob:
-    return StoredBlob(digest=Digest(digest), size=_whole(size), compression=_text(compression))
 
 
 # --- images ------------------------------------------------------------------------------------------------------
@@ -231,7 +243,7 @@ def _image_fields(record: ImageRecord) -> dict[str, Any]:
         "config_type": composed.config_media_type,
         "manifest_type": composed.manifest_media_type,
         "diff_ids": [diff_id.hex for diff_id in composed.diff_ids],
-        "platform": _platform_fields(composed.platform),
+        "platform": [composed.platform.os, composed.platform.architecture, composed.platform.variant],
         "created": composed.created,
         "references": [[reference.name, reference.tag] for reference in image.references],
     }
@@ -275,12 +287,18 @@ def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRec
         created=_text_or_none(fields["created"]),
     )
     chain = () if rows is None else tuple(_whole(row, len(rows) - 1) for row in fields["chain"])
+    # The report needs only a layer's ID; its JSON went into the config.
     finished = FinishedImage(
         source=source,
         order=0,
         legacy_id=LegacyID(_text(fields["id"])),
         composed=composed,
-        chain=() if rows is None else tuple((_bare_layer(rows[row].legacy_id), rows[row].hashed) for row in chain),
+        chain=()
+        if rows is None
+        else tuple(
+            (LegacyLayer(legacy_id=rows[row].legacy_id, json=b"", parent=None, payload=None), rows[row].hashed)
+            for row in chain
+        ),
         references=_references(fields["references"]),
         containers=_each(fields.get("containers", []), str),
         container=_parse_container(fields["container"]) if "container" in fields else None,
@@ -319,11 +337,6 @@ def _parse_volume(fields: Mapping[str, Any]) -> Volume:
     )
 
 
-def _bare_layer(legacy_id: LegacyID) -> LegacyLayer:
-    """The report wants a layer's ID only; its JSON went into the config."""
-    return LegacyLayer(legacy_id=legacy_id, json=b"", parent=None, payload=None)
-
-
 def _parse_index(fields: Mapping[str, Any] | None) -> ReadyIndex | None:
     if fields is None:
         return None
@@ -343,33 +356,8 @@ def _references(pairs: Sequence[Sequence[str]]) -> tuple[Reference, ...]:
     return tuple(Reference(_text(name), _text(tag)) for name, tag in pairs)
 
 
-def _platform_fields(platform: Platform) -> list[str | None]:
-    return [platform.os, platform.architecture, platform.variant]
-
-
 def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
 # --- failures ----------------------------------------------------------------------------------------------------
-
-
-def _failure_fields(failure: Failure) -> dict[str, Any]:
-    return {
-        "references": list(failure.references),
-        "legacy_id": failure.legacy_id,
-        "layer": failure.layer,
-        "error": failure.error,
-        "message": failure.message,
-    }
-
-
-def _parse_failure(fields: Mapping[str, Any], source: str) -> Failure:
-    return Failure(
-        source=source,
-        references=_each(fields["references"], str),
-        legacy_id=_text_or_none(fields["legacy_id"]),
-        layer=_text_or_none(fields["layer"]),
-        error=_text(fields["error"]),
-        message=_text(fields["message"]),
-    )

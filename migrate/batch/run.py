@@ -38,7 +38,7 @@ class TaskRun:
     journal: JournalWriter
     progress: Progress
     stage: str = "batch"
-    untold: set[str] = field(default_factory=set)
+    undecided: set[str] = field(default_factory=set)
     """Sources that lack layers, which others may have: their failures are not known yet."""
     _waiting: deque[Task] = field(default_factory=deque)
     _running: dict[Future[list[JournalEntry]], Task] = field(default_factory=dict)
@@ -145,13 +145,13 @@ class TaskRun:
                 self.journal.append(replace(entry, tries=max(entry.tries, tries)))
             self.progress.emit(Event(kind="advance", name=entry.source, bytes=size))
             if is_first and entry.missing:
-                self.untold.add(entry.source)
+                self.undecided.add(entry.source)
             elif is_first:
                 record = unpack_record(entry.packed.encode("ascii"), entry.source, images=False, layers=False)
-                tell(self.progress, entry.source, entry.outcome, entry.message, size, record)
+                emit_outcome(self.progress, entry.source, entry.outcome, entry.message, size, record)
 
 
-def tell(
+def emit_outcome(
     progress: Progress, location: str, outcome: SourceOutcome, message: str | None, size: int, record: SourceRecord
 ) -> None:
     """Events of what became of a source."""

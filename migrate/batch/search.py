@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from migrate.batch.plan import Candidate, Identity
+from migrate.batch.plan import Candidate, SourceIdentity
 from migrate.blobio.source_files import list_source
 from migrate.convert.source_paths import distinct_sources
 from migrate.errors import MigrateError, SourceError, SourceUnreadableError, UsageError
@@ -51,7 +51,7 @@ def find_candidates(named: Iterable[str], *, source_type: str | None = None, ins
     """Everything that may be a source, each once, in the order of `named` and sorted within a directory.
 
     `insecure`: as ReadOptions has it, for registries."""
-    found: dict[str, tuple[Identity, str | None]] = {}
+    found: dict[str, tuple[SourceIdentity, str | None]] = {}
     for text in named:
         if text.startswith(REGISTRY_PREFIX):
             found.setdefault(text, (_identify_registry(text, source_type, insecure), None))
@@ -142,11 +142,17 @@ def _types_of(path: str) -> list[SourceType]:
 # --- URLs --------------------------------------------------------------------------------------------------------
 
 
-def _expand_url(url: str) -> Iterator[tuple[str, Identity, str | None]]:
+def _expand_url(url: str) -> Iterator[tuple[str, SourceIdentity, str | None]]:
     """An object, what is below a prefix, or a glob, through fsspec; with the identity from the listing."""
-    filesystem, path = open_url(url)
+    from migrate.storage.bucket import open_filesystem
+
+    filesystem, path = open_filesystem(url)
     if url.startswith(("http://", "https://")):  # no listings there
-        yield url, _identify_page(filesystem, path), None
+        try:
+            identity = _object_identity(filesystem.info(path))
+        except Exception as exc:  # noqa: BLE001 - the worker that opens it gives the error
+            identity = SourceIdentity(None, f"unreadable {type(exc).__name__}")
+        yield url, identity, None
         return
     scheme = url.partition("://")[0]
     try:
@@ -161,7 +167,7 @@ def _expand_url(url: str) -> Iterator[tuple[str, Identity, str | None]]:
         yield f"{scheme}://{str(name).removeprefix(f'{scheme}://')}", _object_identity(found[name]), unfit
 
 
-def _identify_registry(location: str, source_type: str | None, insecure: bool) -> Identity:
+def _identify_registry(location: str, source_type: str | None, insecure: bool) -> SourceIdentity:
     """By all that it lists: a registry has no mark of its last change."""
     options = ReadOptions(
         dry_run=True, insecure=insecure, source_type=None if source_type is None else SourceType(source_type)
@@ -170,32 +176,20 @@ def _identify_registry(location: str, source_type: str | None, insecure: bool) -
         with closing(open_source(location, options)) as source:
             listing = source.listing()
     except SourceError as exc:  # the worker that opens it gives the error
-        return Identity(None, f"unreadable {exc.code}")
+        return SourceIdentity(None, f"unreadable {exc.code}")
     digest = hashlib.sha256()
     for one in (*listing.images, *listing.indexes, *listing.failures, *listing.warnings):
         digest.update(repr(one).encode("utf-8", "surrogateescape"))
-    return Identity(None, f"registry {digest.hexdigest()}")
-
-
-def _identify_page(filesystem: Any, path: str) -> Identity:
-    try:
-        return _object_identity(filesystem.info(path))
-    except Exception as exc:  # noqa: BLE001 - the worker that opens it gives the error
-        return Identity(None, f"unreadable {type(exc).__name__}")
-
-
-def open_url(url: str) -> tuple[Any, str]:
-    """The fsspec file system of `url` and the path in it. UsageError where fsspec, or its driver, is not installed."""
-    from migrate.storage.bucket import open_filesystem
-
-    return open_filesystem(url)
+    return SourceIdentity(None, f"registry {digest.hexdigest()}")
 
 
 # --- identity ----------------------------------------------------------------------------------------------------
 
 
-def look_at(location: str, source_type: str | None = None, *, is_named: bool = True) -> tuple[Identity, str | None]:
-    """What is at the path now, and why no worker shall open it: it would wait for ever, or find nothing.
+def look_at(
+    location: str, source_type: str | None = None, *, is_named: bool = True
+) -> tuple[SourceIdentity, str | None]:
+    """What is at the path now, and why no worker shall open it: it would wait forever, or find nothing.
 
     Without `is_named`, the path was found in a directory. What is lost there, by its name an archive, is opened all the
     same, and so fails. Never raises: what cannot be looked at has an identity, too.
@@ -205,34 +199,30 @@ def look_at(location: str, source_type: str | None = None, *, is_named: bool = T
     except OSError as exc:
         is_failure = is_named or is_called_archive(location) or not os.path.islink(location)
         unfit = None if is_failure else f"a link that leads nowhere ({exc.strerror})"
-        return Identity(0, f"unreadable {exc.errno}"), unfit
+        return SourceIdentity(0, f"unreadable {exc.errno}"), unfit
     if stat.S_ISREG(status.st_mode):
-        return Identity(status.st_size, f"mtime {status.st_mtime_ns}"), None
+        return SourceIdentity(status.st_size, f"mtime {status.st_mtime_ns}"), None
     if not stat.S_ISDIR(status.st_mode):
         kind = next((name for is_kind, name in _SPECIAL if is_kind(status.st_mode)), "not a file")
-        return Identity(0, kind), f"{kind}, which batch does not read"
+        return SourceIdentity(0, kind), f"{kind}, which batch does not read"
     if not is_named and os.path.islink(location):
-        return Identity(0, "link"), "a link to a directory, which is not followed; name it to have it searched"
-    return Identity(None, _tree_mark(location, source_type)), None
+        return SourceIdentity(0, "link"), "a link to a directory, which is not followed; name it to have it searched"
+    # Over names, sizes and times of a store's documents, without its layers' own files.
+    types = [SourceType(source_type)] if source_type is not None else _types_of(location)
+    digest = hashlib.sha256()
+    for line in _tree_lines(location, parts_of(Path(location), types), follows=SourceType.DOCKER_ROOT in types):
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return SourceIdentity(None, f"tree {digest.hexdigest()}"), None
 
 
-def _object_identity(facts: Mapping[str, Any]) -> Identity:
+def _object_identity(facts: Mapping[str, Any]) -> SourceIdentity:
     size = facts.get("size")
     mark = facts.get("ETag") or facts.get("etag") or facts.get("LastModified") or facts.get("mtime")
-    return Identity(int(size) if size is not None else None, f"object {mark}")
-
-
-def _tree_mark(path: str, source_type: str | None) -> str:
-    """A digest over names, sizes and times of a store's documents, without its layers' own files."""
-    types = [SourceType(source_type)] if source_type is not None else _types_of(path)
-    digest = hashlib.sha256()
-    for line in _tree_lines(path, parts_of(Path(path), types), follows=SourceType.DOCKER_ROOT in types):
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    return f"tree {digest.hexdigest()}"
+    return SourceIdentity(int(size) if size is not None else None, f"object {mark}")
 
 
 def _tree_lines(root: str, parts: Parts, *, follows: bool) -> Iterator[str]:
-    """`follows`: folders of the root may be links, as where somebody moved `graph` to a larger disk."""
+    """`follows`: folders of the root may be links, as where `graph` was moved to a larger disk."""
     waiting: list[tuple[str, ...]] = [()]
     while waiting:
         steps = waiting.pop()

@@ -79,37 +79,29 @@ def _read(path: Path) -> JournalStatus:
     for line in iter_lines(path):
         fields = line.fields
         if "run" in fields:
-            _open(status, fields)
+            status.started = fields["run"]
+            status.done = status.done_before = fields.get("done_before", 0)
+            status.planned = fields.get("sources", 0) + status.done_before
+            status.planned_bytes, status.done_bytes = fields.get("bytes", 0), 0
+            status.first = status.last = status.merged = None
         elif "merged" in fields:
             status.merged = fields["merged"]
         elif line.is_source:
             outcomes[fields["source"]] = fields["outcome"]
             if not fields.get("again"):
-                _count(status, fields)
+                status.done += 1
+                status.done_bytes += fields.get("size") or 0
+                status.first = status.first or fields.get("finished")
+                status.last = fields.get("finished")
+                if fields["outcome"] == SourceOutcome.FAILED:
+                    status.last_failure = fields.get("message")
     status.outcomes.update(outcomes.values())
     return status
 
 
-def _open(status: JournalStatus, fields: Any) -> None:
-    status.started = fields["run"]
-    status.done = status.done_before = fields.get("done_before", 0)
-    status.planned = fields.get("sources", 0) + status.done_before
-    status.planned_bytes, status.done_bytes = fields.get("bytes", 0), 0
-    status.first = status.last = status.merged = None
-
-
-def _count(status: JournalStatus, fields: Any) -> None:
-    status.done += 1
-    status.done_bytes += fields.get("size") or 0
-    status.first = status.first or fields.get("finished")
-    status.last = fields.get("finished")
-    if fields["outcome"] == SourceOutcome.FAILED:
-        status.last_failure = fields.get("message")
-
-
 def iter_status_lines(statuses: list[JournalStatus], now: float | None = None) -> Iterator[str]:
     """For people."""
-    from migrate.report.tables import printable
+    from migrate.model.text import printable
     from migrate.report.units import count, format_seconds, format_share, format_size
 
     now = time.time() if now is None else now

@@ -29,7 +29,7 @@ from migrate.convert.publish import FinishedImage
 from migrate.convert.run import Conversion, OpenedSource
 from migrate.errors import IntegrityError, LimitError, MigrateError, NoImageError, UnrecognisedSourceError, UsageError
 from migrate.model.image import HashedLayer, StoredBlob
-from migrate.model.legacy import Failure, LegacyID, LegacyLayer
+from migrate.model.legacy import Failure, LegacyLayer
 from migrate.model.options import ConvertOptions
 from migrate.readers.base import LegacySource
 from migrate.readers.detect import open_source
@@ -52,7 +52,7 @@ Opening = Callable[[], LegacySource]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkOrder:
-    """How every source of a run is dealt with. `target` is None in a dry run, whose workers share `state`.
+    """How every source of a run is converted. `target` is None in a dry run, whose workers share `state`.
 
     `run` is 16 hex digits, another one for every run; `recipe` names the options that decide what comes out.
     """
@@ -66,7 +66,7 @@ class WorkOrder:
 
 
 def run_task(order: WorkOrder, task: Task) -> list[JournalEntry]:
-    """Deals with the sources of `task`; their blobs are on the disk when it returns.
+    """Converts the sources of `task`; their blobs are on the disk when it returns.
 
     Raises TargetError if the target fails; whatever is wrong with a source is in its entry.
     """
@@ -100,7 +100,7 @@ def _worker(order: WorkOrder) -> Worker:
 
 
 def close_workers() -> None:
-    """Lets go of the targets of this process. Called when no task runs."""
+    """Closes the targets of this process. Called when no task runs."""
     with _workers_lock:
         workers = list(_workers.values())
         _workers.clear()
@@ -181,17 +181,26 @@ class Worker:
             packed=packed,
             error=result.error,
             message=result.message,
-            absent=result.outcome is SourceOutcome.FAILED and _is_absent(candidate.location),
+            absent=result.outcome is SourceOutcome.FAILED
+            and "://" not in candidate.location
+            and not os.path.lexists(candidate.location),
         )
 
-    def _convert(self, candidate: Candidate, opening: Opening) -> Result:
+    def _convert(self, candidate: Candidate, opening: Opening) -> SourceResult:
         location = candidate.location
         if candidate.unfit is not None:
             return _skipped(UnrecognisedSourceError(f"{location}: {candidate.unfit}"))
         try:
             source = opening()
         except MigrateError as error:
-            return _unopened(candidate, error)
+            # A file that no reader recognises is skipped; an empty one that is named like an archive once was one, and
+            # has failed.
+            if error.scope == "run":
+                raise error
+            lost = candidate.identity.size == 0 and is_called_archive(candidate.location)
+            if isinstance(error, UnrecognisedSourceError) and not lost:
+                return _skipped(error)
+            return _judged(SourceRecord(failures=(Failure.of(error, candidate.location),)))
         except Exception as error:  # noqa: BLE001 - a bug that one odd source meets must not stop the other thousands
             return _bug(location, error)
         try:
@@ -208,26 +217,33 @@ class Worker:
         finally:
             source.close()
 
-    def _convert_opened(self, conversion: Conversion, source: LegacySource) -> Result:
+    def _convert_opened(self, conversion: Conversion, source: LegacySource) -> SourceResult:
         opened = conversion.sources[0]
         try:
             conversion.gather()
         except UsageError as error:
             held = held_layers(conversion, source)
             record = SourceRecord(type=source.source_type.value, held=held)
-            return Result(SourceOutcome.SKIPPED, record, error.code, error.message)
+            return SourceResult(SourceOutcome.SKIPPED, record, error.code, error.message)
         if isinstance(opened.error, NoImageError):
-            return Result(
+            return SourceResult(
                 SourceOutcome.SKIPPED, SourceRecord(type=source.source_type.value), None, opened.error.message
             )
-        self.blobs.begin(_stored_sizes(conversion))
+        # Layers that are too large to be kept in memory until it is known whether they have a blob.
+        payloads = (
+            layer.payload for planned in conversion.planned for layer in planned.chain if layer.payload is not None
+        )
+        self.blobs.begin(
+            {payload.size for payload in payloads if payload.size is not None and payload.size > SMALL_LAYER_BYTES}
+        )
         images = conversion.convert_images(self.blobs)
         self.blobs.found.update(dict.fromkeys(conversion.lent.contents, Role.FOUND))
         rows, numbers = self._rows(conversion, images)
         records = [
-            ImageRecord(_without_blobs(image), tuple(numbers[_row_key(layer)] for layer, _ in image.chain))
+            ImageRecord(replace(image, chain=()), tuple(numbers[_row_key(layer)] for layer, _ in image.chain))
             for image in images
         ]
+        # Only what was taken from other sources of the batch, and not from the target.
         record = SourceRecord(
             type=source.source_type.value,
             layers=tuple(rows),
@@ -238,7 +254,12 @@ class Worker:
             orphaned_volumes=tuple(row.volume for row in conversion.volumes),
             missing=tuple(sorted(conversion.missing)),
             held=held_layers(conversion, source),
-            lent=_lent(conversion),
+            lent={
+                legacy_id: conversion.place(index).location
+                for planned in conversion.planned
+                for legacy_id, index in sorted(planned.elsewhere.items())
+                if index > 0
+            },
         )
         return _judged(record)
 
@@ -255,6 +276,7 @@ class Worker:
             for layer, result in image.chain:
                 layers.setdefault(_row_key(layer), layer)
                 results[_row_key(layer)] = result
+        # layers of images that failed are recorded, too: other sources of the batch may lack them
         for planned in conversion.planned:
             for layer in planned.chain:
                 layers.setdefault(_row_key(layer), layer)
@@ -322,7 +344,7 @@ def _close_opened(opened: Future[LegacySource]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class SourceResult:
     outcome: SourceOutcome
     record: SourceRecord
     error: str | None = None
@@ -337,54 +359,20 @@ def _row_key(layer: LegacyLayer) -> RowKey:
     return (layer.legacy_id, "" if layer.payload is None else layer.payload.key)
 
 
-def _lent(conversion: Conversion) -> dict[LegacyID, str]:
-    """What was taken from other sources of the batch, and not from the target."""
-    return {
-        legacy_id: conversion.place(index).location
-        for planned in conversion.planned
-        for legacy_id, index in sorted(planned.elsewhere.items())
-        if index > 0
-    }
+def _skipped(error: MigrateError) -> SourceResult:
+    return SourceResult(SourceOutcome.SKIPPED, SourceRecord(), error.code, error.message)
 
 
-def _stored_sizes(conversion: Conversion) -> set[int]:
-    """Of layers that are too large to be kept in memory until it is known whether they have a blob."""
-    payloads = (layer.payload for planned in conversion.planned for layer in planned.chain if layer.payload is not None)
-    return {payload.size for payload in payloads if payload.size is not None and payload.size > SMALL_LAYER_BYTES}
-
-
-def _is_absent(location: str) -> bool:
-    return "://" not in location and not os.path.lexists(location)
-
-
-def _without_blobs(image: FinishedImage) -> FinishedImage:
-    return replace(image, chain=())
-
-
-def _unopened(candidate: Candidate, error: MigrateError) -> Result:
-    """A file that no reader is for is none of ours; an empty one that is called an archive once was one."""
-    if error.scope == "run":
-        raise error
-    lost = candidate.identity.size == 0 and is_called_archive(candidate.location)
-    if isinstance(error, UnrecognisedSourceError) and not lost:
-        return _skipped(error)
-    return _judged(SourceRecord(failures=(Failure.of(error, candidate.location),)))
-
-
-def _skipped(error: MigrateError) -> Result:
-    return Result(SourceOutcome.SKIPPED, SourceRecord(), error.code, error.message)
-
-
-def _bug(location: str, error: Exception) -> Result:
+def _bug(location: str, error: Exception) -> SourceResult:
     message = f"{location}: unexpected {type(error).__name__}: {error} (this is a bug; please report it)"
     return _judged(SourceRecord(failures=(Failure(source=location, error="bug", message=message),)))
 
 
-def _judged(record: SourceRecord) -> Result:
+def _judged(record: SourceRecord) -> SourceResult:
     if not record.failures:
-        return Result(SourceOutcome.CONVERTED, record)
+        return SourceResult(SourceOutcome.CONVERTED, record)
     first = record.failures[0]
-    return Result(SourceOutcome.FAILED, record, first.error, first.message)
+    return SourceResult(SourceOutcome.FAILED, record, first.error, first.message)
 
 
 def _figures(record: SourceRecord) -> dict[str, int]:
@@ -409,7 +397,7 @@ def _content_digest(record: SourceRecord) -> str:
 
 
 def failed_entry(order: WorkOrder, candidate: Candidate, error: str, message: str) -> JournalEntry:
-    """The entry of a source that no worker could deal with."""
+    """The entry of a source that no worker could convert."""
     record = SourceRecord(failures=(Failure(source=candidate.location, error=error, message=message),))
     return JournalEntry(
         source=candidate.location,

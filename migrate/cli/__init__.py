@@ -54,6 +54,6 @@ def _end_interrupted() -> None:
     import sys
 
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # nobody reads it any more, or the disk is full
+        with contextlib.suppress(Exception):  # its reader has ended, or the disk is full
             stream.flush()
     os._exit(130)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from migrate.cli.completion import Location
+from migrate.cli.completion import LocationType
 from migrate.cli.messages import print_end
 from migrate.cli.options import (
     GroupedCommand,
@@ -31,13 +31,13 @@ from migrate.errors import SourceUnreadableError, TargetError, UsageError
 from migrate.model.progress import Event
 
 if TYPE_CHECKING:
-    from migrate.batch.batch import BatchOutcome, BatchRequest
+    from migrate.batch.batch import BatchOutcome
     from migrate.model.progress import Progress
 
-_TOLD = frozenset({"progress", "verbose", "quiet"})
+_SHOWN = frozenset({"progress", "verbose", "quiet"})
 _ALONE = {
-    "status": _TOLD | {"status", "json_"},
-    "merge": _TOLD | {"merge", "report", "html", "account", "bytes_", *LISTS},
+    "status": _SHOWN | {"status", "json_"},
+    "merge": _SHOWN | {"merge", "report", "html", "account", "bytes_", *LISTS},
 }
 """Options that mean something without a run."""
 _WHY_ALONE = {
@@ -48,7 +48,7 @@ _PIECE_BYTES = 1024 * 1024
 
 
 @click.command("batch", cls=GroupedCommand, short_help="Convert thousands of sources, with a journal and workers.")
-@click.argument("arguments", nargs=-1, required=True, metavar="SOURCE... TARGET", type=Location())
+@click.argument("arguments", nargs=-1, required=True, metavar="SOURCE... TARGET", type=LocationType())
 @source_options
 @image_options
 @writing_options
@@ -117,34 +117,27 @@ def command(**values: Any) -> None:
     if values["status"]:
         _show_status(target, as_json=values["json_"])
         return
-    _silence_resource_tracker()
+    # A run that ends at once leaves semaphores to Python's resource tracker, which removes them and warns. A user can
+    # do nothing about that, and the environment is the one way to keep the warning from being shown.
+    wanted = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), wanted)))
     try:
         with make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress:
             outcome = _run(target, locations, values, outputs, progress)
     except KeyboardInterrupt:
-        _say_how_to_continue(target)
+        _print_how_to_continue(target)
         sys.exit(130)
     try:
         _print_results(outcome, target, values, outputs, progress)
         if outcome.exit_code == SourceUnreadableError.exit_code and not (outcome.head and outcome.head.failures):
-            raise SourceUnreadableError(f"no image was read: {_what_there_was(outcome)}")
+            from migrate.report.units import count
+
+            number = sum(outcome.account.outcomes.values())
+            found = f"{count(number, 'file')}, and no source among them" if number else "there is no file to read"
+            raise SourceUnreadableError(f"no image was read: {found}")
     finally:
         outcome.close()
     sys.exit(outcome.exit_code)
-
-
-def _what_there_was(outcome: BatchOutcome) -> str:
-    from migrate.report.units import count
-
-    number = sum(outcome.account.outcomes.values())
-    return f"{count(number, 'file')}, and no source among them" if number else "there is no file to read"
-
-
-def _silence_resource_tracker() -> None:
-    """A run that ends at once leaves semaphores to a process of Python's, which removes them. That it had to is
-    nothing that a user could do something about; the environment is the one way to tell it so."""
-    wanted = "ignore:resource_tracker:UserWarning"
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), wanted)))
 
 
 def _check(values: dict[str, Any]) -> None:
@@ -175,23 +168,16 @@ def _check(values: dict[str, Any]) -> None:
 def _run(
     target: str, locations: Sequence[str], values: dict[str, Any], outputs: Outputs, progress: Progress
 ) -> BatchOutcome:
-    from migrate.batch.batch import merge_batch, run_batch
+    from migrate.batch.batch import BatchRequest, merge_batch, run_batch
 
     if values["merge"]:
         return merge_batch(target, progress, outputs.files)
-    with _request(target, locations, values, outputs) as request:
-        return run_batch(request, progress)
-
-
-@contextmanager
-def _request(target: str, locations: Sequence[str], values: dict[str, Any], outputs: Outputs) -> Iterator[BatchRequest]:
-    from migrate.batch.batch import BatchRequest
     from migrate.batch.plan import Shard
     from migrate.cli import session
 
     spool = session.spool_directory(target)
     with ExitStack() as stack:
-        yield BatchRequest(
+        request = BatchRequest(
             target=target,
             options=convert_options(values, exact_sizes=True, temporary_directory=spool),
             locations=locations,
@@ -203,6 +189,7 @@ def _request(target: str, locations: Sequence[str], values: dict[str, Any], outp
             report_options=reported_options(values),
             output_files=outputs.files,
         )
+        return run_batch(request, progress)
 
 
 @contextmanager
@@ -218,7 +205,7 @@ def _open_list(name: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-# --- telling -----------------------------------------------------------------------------------------------------
+# --- output ------------------------------------------------------------------------------------------------------
 
 
 def _show_status(target: str, *, as_json: bool) -> None:
@@ -234,7 +221,7 @@ def _show_status(target: str, *, as_json: bool) -> None:
         click.echo(line)
 
 
-def _say_how_to_continue(target: str) -> None:
+def _print_how_to_continue(target: str) -> None:
     from migrate.batch.status import read_status
 
     done = "what is finished stays valid"
@@ -267,7 +254,12 @@ def _print_results(
         outputs.write("account", iter_account_csv(outcome.rows))
     if outcome.head is None or outcome.spool is None:
         if not (outputs.take_stdout or values["quiet"]):
-            click.echo(_shard_line(outcome, target, values["shard"]))
+            from migrate.batch.plan import SourceOutcome
+            from migrate.model.text import printable
+
+            counts = ", ".join(f"{outcome.account.outcomes[kind]:,} {kind.value}" for kind in SourceOutcome)
+            merge = f"migrate batch --merge {printable(target)}"
+            click.echo(f"shard {values['shard']}: {counts}; when all shards have ended: {merge}")
         return
     if outputs.is_asked("report"):  # in pieces, for it may be too large for memory; only --html has to look into it
         outcome.spool.seek(0)
@@ -278,14 +270,6 @@ def _print_results(
         account = outcome.account
         facts = RunFacts(present=account.present, done_before=account.already_done, tally=account.tally)
         session.print_summary(outcome.head, values, session.next_steps(target), facts, account.glance)
-
-
-def _shard_line(outcome: BatchOutcome, target: str, shard: str) -> str:
-    from migrate.batch.plan import SourceOutcome
-    from migrate.report.tables import printable
-
-    counts = ", ".join(f"{outcome.account.outcomes[kind]:,} {kind.value}" for kind in SourceOutcome)
-    return f"shard {shard}: {counts}; when all shards have ended: migrate batch --merge {printable(target)}"
 
 
 def _write_lists(outcome: BatchOutcome, outputs: Outputs) -> Iterator[str]:

@@ -13,7 +13,7 @@ _MOST = 200
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@-]*")
 
 
-class Location(click.ParamType):  # type: ignore[type-arg]  # generic at run time only since click 8.4
+class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic at run time only since click 8.4
     """A path, `-`, or one with a prefix such as `oci:`. Anything is let through; shells complete files."""
 
     name = "path"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from migrate.cli.completion import Location
+from migrate.cli.completion import LocationType
 from migrate.cli.options import (
     GroupedCommand,
     choice,
@@ -22,8 +22,8 @@ from migrate.model.options import Link
 
 
 @click.command("convert", cls=GroupedCommand, short_help="Convert every image of the sources into one target.")
-@click.argument("sources", nargs=-1, metavar="SOURCE...", type=Location())
-@click.argument("target", metavar="TARGET", type=Location())
+@click.argument("sources", nargs=-1, metavar="SOURCE...", type=LocationType())
+@click.argument("target", metavar="TARGET", type=LocationType())
 @source_options
 @image_options
 @writing_options

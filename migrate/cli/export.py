@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from migrate.cli.completion import Location, image_names
+from migrate.cli.completion import LocationType, image_names
 from migrate.cli.options import PlatformType
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("export", short_help="Write an image's root file system as one tar.")
-@click.argument("location", metavar="LAYOUT", type=Location())
+@click.argument("location", metavar="LAYOUT", type=LocationType())
 @click.argument("reference", metavar="REF", shell_complete=image_names)
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("--output", "-o", metavar="FILE", default="-", help="The tar's file [standard output].")

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from migrate.cli.completion import Location
+from migrate.cli.completion import LocationType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from migrate.report.finding import Found
+    from migrate.report.finding import NameClaim
 
 
 @click.command("find", short_help="Find which source holds a name, and who has it.")
-@click.argument("location", metavar="LAYOUT", type=Location())
+@click.argument("location", metavar="LAYOUT", type=LocationType())
 @click.argument("name", metavar="NAME")
 @click.option("--as-of", metavar="DATE", help="What the name meant then: the newest image made until DATE (UTC).")
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
@@ -49,7 +49,14 @@ def command(location: str, name: str, as_of: str | None, as_json: bool, no_trunc
         if not found:
             raise UsageError(f"{location}: no image called {name} was made until {as_of}")
     if as_json:
-        _write_json(found)
+        from migrate.cli.outputs import safe_json
+        from migrate.documents.image_map import row_document
+        from migrate.documents.json_text import encode_json_pretty
+
+        rows: list[dict[str, Any]] = [
+            {"name": one.name, "has_it": one.has_it, "why": one.why, "image": row_document(one.image)} for one in found
+        ]
+        sys.stdout.buffer.write(safe_json(encode_json_pretty({"found": rows})))
     else:
         _write_table(found, no_trunc)
 
@@ -66,18 +73,7 @@ def _moment(text: str) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def _write_json(found: Sequence[Found]) -> None:
-    from migrate.cli.outputs import safe_json
-    from migrate.documents.image_map import row_document
-    from migrate.documents.json_text import encode_json_pretty
-
-    rows: list[dict[str, Any]] = [
-        {"name": one.name, "has_it": one.has_it, "why": one.why, "image": row_document(one.image)} for one in found
-    ]
-    sys.stdout.buffer.write(safe_json(encode_json_pretty({"found": rows})))
-
-
-def _write_table(found: Sequence[Found], full: bool) -> None:
+def _write_table(found: Sequence[NameClaim], full: bool) -> None:
     from migrate.cli.terminal import colour_enabled, terminal_width
     from migrate.report.tables import Column, Paint, render_table
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from migrate.cli.completion import Location
+from migrate.cli.completion import LocationType
 
 if TYPE_CHECKING:
     from migrate.layout.garbage import Garbage
 
 
 @click.command("gc", short_help="Remove untagged images and blobs that nothing names.")
-@click.argument("location", metavar="LAYOUT", type=Location())
+@click.argument("location", metavar="LAYOUT", type=LocationType())
 @click.option("--dry-run", is_flag=True, help="Print what would be removed; write nothing.")
 def command(location: str, dry_run: bool) -> None:
     """Remove from LAYOUT, an OCI layout in a directory, all images without a name, and all blobs that no image needs.
@@ -38,6 +38,7 @@ def command(location: str, dry_run: bool) -> None:
             raise UsageError(f"{layout.location}: a layout in an archive stays as it is; convert it again without some")
         if not layout.has(LAYOUT_FILE):
             raise SourceUnreadableError(f"{layout.location}: not an OCI image layout: it has no {LAYOUT_FILE} file")
+        # opening a target writes into it, so a dry run reads the layout itself
         if dry_run:
             from migrate.layout.garbage import plan_garbage
 
@@ -60,7 +61,7 @@ def command(location: str, dry_run: bool) -> None:
 def _print_results(location: str, garbage: Garbage, *, dry_run: bool) -> None:
     from migrate.cli.report_file import read_map
     from migrate.errors import MigrateError
-    from migrate.report.tables import printable
+    from migrate.model.text import printable
     from migrate.report.units import count, format_size
 
     try:

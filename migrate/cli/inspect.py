@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from migrate.cli.completion import Location
+from migrate.cli.completion import LocationType
 from migrate.cli.options import source_options
 
 
 @click.command("inspect", short_help="List images, references, chains and layers of a source.")
-@click.argument("source", metavar="SOURCE", type=Location())
+@click.argument("source", metavar="SOURCE", type=LocationType())
 @source_options
 @click.option("--containers", is_flag=True, help="Docker roots: the images that containers would become, too.")
 @click.option(
@@ -54,9 +54,9 @@ def command(
     from migrate.documents.json_text import encode_json_pretty
     from migrate.errors import UsageError
     from migrate.model.options import ReadOptions
+    from migrate.model.text import printable
     from migrate.readers.detect import open_source
     from migrate.readers.inventory import inventory_document, take_inventory
-    from migrate.report.tables import printable
 
     if tree and as_json:
         raise UsageError("--tree and --json exclude each other: the JSON has every layer with its parent")
@@ -86,4 +86,5 @@ def command(
         click.echo(f"migrate: error: {printable(failure.message)}", err=True)
     for warning in inventory.warnings:
         click.echo(f"migrate: warning: {printable(warning)}", err=True)
+    # the codes of convert: 3 where some of the images cannot be read, 4 where none can
     sys.exit(3 if inventory.failures and inventory.images else 4 if not inventory.images else 0)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from migrate.model.container import Container
 from migrate.model.legacy import LegacyID
-from migrate.readers.inventory import ImageRow, Inventory, LayerRow
-from migrate.report.tables import Column, Paint, printable, render_table, shorten
+from migrate.model.text import printable
+from migrate.readers.inventory import Inventory, LayerRow
+from migrate.report.tables import Column, Paint, render_table, shorten
 from migrate.report.units import count, format_size
 
 _SHORT = 12
@@ -24,7 +25,13 @@ def render_images(inventory: Inventory, *, width: int, exact_bytes: bool, full_i
         Column("CREATED"),
     ]
     rows = [
-        (reference, _id(image.legacy_id, full_ids), str(len(image.layers)), _size(image.size, exact_bytes), _day(image))
+        (
+            reference,
+            _id(image.legacy_id, full_ids),
+            str(len(image.layers)),
+            _size(image.size, exact_bytes),
+            image.created[:10] if image.created else "-",
+        )
         for image in inventory.images
         for reference in image.references or ("<none>",)
     ]
@@ -102,7 +109,3 @@ def _id(legacy_id: str, full: bool) -> str:
 
 def _size(size: int | None, exact: bool) -> str:
     return "?" if size is None else format_size(size, exact=exact)
-
-
-def _day(image: ImageRow) -> str:
-    return image.created[:10] if image.created else "-"

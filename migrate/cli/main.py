@@ -58,7 +58,7 @@ _READER_GONE = 141
 
 
 class _StoppedError(Exception):
-    """Ctrl-C, on its way past click."""
+    """Ctrl-C. click would print a line of its own for KeyboardInterrupt."""
 
 
 class LazyGroup(click.Group):
@@ -143,7 +143,7 @@ def _message(error: click.ClickException) -> str:
 
 
 def _print_error(message: str, code: int) -> None:
-    from migrate.report.tables import printable
+    from migrate.model.text import printable
 
     print_end(message, code, f"migrate: error: {printable(message)}")
 
@@ -170,7 +170,7 @@ def _exit_code(step: Callable[[], object]) -> int:
     except MigrateError as error:
         _print_error(error.message, error.exit_code)
         code = error.exit_code
-    except PermissionError as error:  # of looking at a path, which nobody expected to fail
+    except PermissionError as error:  # from a stat whose error no other code handles
         code = SourceUnreadableError.exit_code
         _print_error(f"{error.filename}: may not be read by this user: run as root", code)
     except ReaderGoneError:

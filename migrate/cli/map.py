@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from migrate.cli.completion import Location, legacy_ids
+from migrate.cli.completion import LocationType, legacy_ids
 from migrate.cli.messages import names_with
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _CSV_FIELDS = (
 
 
 @click.command("map", short_help="Find the image ID and digest that a legacy ID became.")
-@click.argument("location", metavar="LAYOUT", type=Location())
+@click.argument("location", metavar="LAYOUT", type=LocationType())
 @click.argument("words", metavar="[OLD_ID]...", nargs=-1, shell_complete=legacy_ids)
 @click.option("--from", "listed", metavar="FILE", help="IDs from a file (- for standard input), one a line.")
 @click.option("--rewrite", is_flag=True, help="Print a diff that puts new IDs, digests and names into text files.")
@@ -85,7 +85,8 @@ def command(
     elif not wanted:
         _write_table(images, no_trunc)
     else:
-        _write_details(images, layers)
+        click.echo("\n\n".join([*map(_image_details, images), *map(_layer_details, layers)]))
+    # on standard error: a script that reads the table does not want it
     if layers and not as_json:
         click.echo("migrate: an ID is a layer of these images; `convert --all` makes it an image of its own", err=True)
 
@@ -211,19 +212,18 @@ def _write_json(images: Iterable[MappedImage], layers: Iterable[MappedLayer]) ->
 
 def _write_csv(images: Iterable[MappedImage]) -> None:
     from migrate.documents.image_map import row_document
+    from migrate.report.tables import spreadsheet_cell
 
     text = io.StringIO()
     writer = csv.DictWriter(text, _CSV_FIELDS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for image in images:
-        writer.writerow({key: _cell(value) for key, value in row_document(image).items()})
+        cells = {
+            key: " ".join(value) if isinstance(value, list) else value or ""
+            for key, value in row_document(image).items()
+        }
+        writer.writerow({key: spreadsheet_cell(cell) for key, cell in cells.items()})
     click.echo(text.getvalue(), nl=False)
-
-
-def _cell(value: Any) -> str:
-    from migrate.report.tables import spreadsheet_cell
-
-    return spreadsheet_cell(" ".join(value) if isinstance(value, list) else value or "")
 
 
 def _write_table(images: Iterable[MappedImage], full: bool) -> None:
@@ -252,12 +252,8 @@ def _write_table(images: Iterable[MappedImage], full: bool) -> None:
     click.echo(render_table(columns, rows, width=terminal_width(sys.stdout), paint=paint))
 
 
-def _write_details(images: Iterable[MappedImage], layers: Iterable[MappedLayer]) -> None:
-    click.echo("\n\n".join([*map(_image_details, images), *map(_layer_details, layers)]))
-
-
 def _image_details(image: MappedImage) -> str:
-    from migrate.report.tables import printable
+    from migrate.model.text import printable
 
     changed = [name for name in image.names if name not in image.references]
     rows = [
@@ -281,7 +277,8 @@ def _image_details(image: MappedImage) -> str:
 
 
 def _layer_details(row: MappedLayer) -> str:
-    from migrate.report.tables import printable, short_digest
+    from migrate.model.text import printable
+    from migrate.report.tables import short_digest
 
     lines = [
         f"{'legacy ID':<11}{printable(row.layer.legacy_id)}  (a layer, not an image)",

@@ -49,17 +49,13 @@ class GroupedCommand(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
-                groups[_group_of(str(param.name))].append(record)
+                named = (
+                    name for name, group in _GROUPS.items() if param.name in {field.name for field in fields(group)}
+                )
+                groups["Safety" if param.name in _SAFETY else next(named, "Output")].append(record)
         for name, records in groups.items():
             with formatter.section(name):
                 formatter.write_dl(records)
-
-
-def _group_of(option: str) -> str:
-    if option in _SAFETY:
-        return "Safety"
-    named = (name for name, group in _GROUPS.items() if option in {field.name for field in fields(group)})
-    return next(named, "Output")
 
 
 _PLATFORM_PART = re.compile(r"[A-Za-z0-9._-]+")
@@ -124,183 +120,174 @@ def given_options() -> dict[str, str]:
     }
 
 
-def source_options(command: Command) -> Command:
-    """What may be needed to read a source."""
-    for option in reversed(
-        [
-            choice(
-                "--source-type",
-                SourceType,
-                help="What the sources are, where their content is ambiguous.",
-            ),
-            click.option(
-                "--inside",
-                metavar="PATH",
-                help="Where in a directory, a tar or a disk the source is: a folder such as var/lib/docker, or a file.",
-            ),
-            click.option(
-                "--driver", help="Storage driver of a Docker root that holds several (aufs, overlay, vfs, …)."
-            ),
-            click.option("--dm-data", metavar="FILE", help="devicemapper: the thin pool's data device or its image."),
-            click.option(
-                "--dm-metadata", metavar="FILE", help="devicemapper: the pool's metadata device or its image."
-            ),
-            click.option("--insecure", is_flag=True, help="docker://: allow plain HTTP, and any certificate."),
-            click.option(
-                "--max-ratio",
-                type=click.IntRange(1),
-                metavar="N",
-                help="Refuse input that decompresses to more than N times its size [1100].",
-            ),
-        ]
-    ):
+def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
+    """`command` with the options, in their order in its help."""
+    for option in reversed(options):
         command = option(command)
     return command
+
+
+def source_options(command: Command) -> Command:
+    """What may be needed to read a source."""
+    return _with_options(
+        command,
+        choice(
+            "--source-type",
+            SourceType,
+            help="What the sources are, where their content is ambiguous.",
+        ),
+        click.option(
+            "--inside",
+            metavar="PATH",
+            help="Where in a directory, a tar or a disk the source is: a folder such as var/lib/docker, or a file.",
+        ),
+        click.option("--driver", help="Storage driver of a Docker root that holds several (aufs, overlay, vfs, …)."),
+        click.option("--dm-data", metavar="FILE", help="devicemapper: the thin pool's data device or its image."),
+        click.option("--dm-metadata", metavar="FILE", help="devicemapper: the pool's metadata device or its image."),
+        click.option("--insecure", is_flag=True, help="docker://: allow plain HTTP, and any certificate."),
+        click.option(
+            "--max-ratio",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Refuse input that decompresses to more than N times its size [1100].",
+        ),
+    )
 
 
 def image_options(command: Command) -> Command:
     """What decides the images, and with them every byte that comes out."""
-    for option in reversed(
-        [
-            choice(
-                "--format",
-                Format,
-                default=Format.DOCKER,
-                help="Media types of the result: Docker schema 2, or OCI.",
-            ),
-            click.option(
-                "--carry-manifests",
-                is_flag=True,
-                help="--format oci: keep the manifests that a source has, with Docker's types and their digests.",
-            ),
-            choice(
-                "--compression",
-                Compression,
-                default=Compression.GZIP,
-                help="Of layers. zstd needs --format oci; Docker before 23 and umoci 0.4 cannot read it, nor can "
-                "skopeo 1.9 make a docker-archive of it. The bytes of gzip-fast may differ between runs.",
-            ),
-            click.option(
-                "--compression-level",
-                type=int,
-                metavar="N",
-                help="gzip 1 to 12 [2], gzip-fast 1 to 3, zstd 1 to 19 [3].",
-            ),
-            choice(
-                "--empty-layers",
-                EmptyLayers,
-                default=EmptyLayers.DROP,
-                help="drop: layers without files become history. keep: image IDs are those of Docker's migration.",
-            ),
-            click.option(
-                "--image",
-                "images",
-                multiple=True,
-                metavar="REF_OR_ID",
-                help="Only these images: NAME (every tag), NAME:TAG, a glob, a legacy ID or its prefix. Repeatable.",
-            ),
-            click.option(
-                "--exclude",
-                multiple=True,
-                metavar="REF_OR_ID",
-                help="Without these names, in the same forms. An image without a name left is left out. Repeatable.",
-            ),
-            click.option("--containers", is_flag=True, help="Docker roots: make an image of every container, too."),
-            click.option(
-                "--container",
-                multiple=True,
-                metavar="ID_OR_NAME",
-                help="Docker roots: make an image of this container, even if it is half removed. Repeatable.",
-            ),
-            click.option("--all", "all_layers", is_flag=True, help="Make an image of every legacy layer."),
-            click.option(
-                "--platform",
-                type=PlatformType(),
-                default="linux/amd64",
-                show_default=True,
-                help="For images that name no platform; written into descriptors only.",
-            ),
-            click.option(
-                "--fill-platform", is_flag=True, help="Write the platform into the config too; changes the image ID."
-            ),
-            choice(
-                "--on-conflict",
-                OnConflict,
-                default=OnConflict.NEWEST,
-                help="Which image gets a name that several claim on one platform.",
-            ),
-            click.option(
-                "--rename",
-                "renames",
-                type=RenameType(),
-                multiple=True,
-                help="Change repository names: a regular expression and its replacement. Repeatable.",
-            ),
-            click.option(
-                "--tag-template",
-                metavar="TEMPLATE",
-                help="Name images by a template, such as '{repo}:{tag}-{created:%Y%m%d}'.",
-            ),
-            click.option(
-                "--name-untagged",
-                metavar="TEMPLATE",
-                help="Name images that have no name, such as 'untagged/{legacy_id:12}:latest'; also {image_id}.",
-            ),
-            click.option(
-                "--check-rootfs/--no-check-rootfs",
-                default=None,
-                help="Compare converted layers with the file systems in a Docker root [on for overlay, vfs, btrfs].",
-            ),
-            click.option("--strict", is_flag=True, help="Fail images whose bytes are not certain to be Docker's."),
-            click.option("--salvage", is_flag=True, help="Convert the intact lower layers of damaged images too."),
-        ]
-    ):
-        command = option(command)
-    return command
+    return _with_options(
+        command,
+        choice(
+            "--format",
+            Format,
+            default=Format.DOCKER,
+            help="Media types of the result: Docker schema 2, or OCI.",
+        ),
+        click.option(
+            "--carry-manifests",
+            is_flag=True,
+            help="--format oci: keep the manifests that a source has, with Docker's types and their digests.",
+        ),
+        choice(
+            "--compression",
+            Compression,
+            default=Compression.GZIP,
+            help="Of layers. zstd needs --format oci; Docker before 23 and umoci 0.4 cannot read it, nor can "
+            "skopeo 1.9 make a docker-archive of it. The bytes of gzip-fast may differ between runs.",
+        ),
+        click.option(
+            "--compression-level",
+            type=int,
+            metavar="N",
+            help="gzip 1 to 12 [2], gzip-fast 1 to 3, zstd 1 to 19 [3].",
+        ),
+        choice(
+            "--empty-layers",
+            EmptyLayers,
+            default=EmptyLayers.DROP,
+            help="drop: layers without files become history. keep: image IDs are those of Docker's migration.",
+        ),
+        click.option(
+            "--image",
+            "images",
+            multiple=True,
+            metavar="REF_OR_ID",
+            help="Only these images: NAME (every tag), NAME:TAG, a glob, a legacy ID or its prefix. Repeatable.",
+        ),
+        click.option(
+            "--exclude",
+            multiple=True,
+            metavar="REF_OR_ID",
+            help="Without these names, in the same forms. An image without a name left is left out. Repeatable.",
+        ),
+        click.option("--containers", is_flag=True, help="Docker roots: make an image of every container, too."),
+        click.option(
+            "--container",
+            multiple=True,
+            metavar="ID_OR_NAME",
+            help="Docker roots: make an image of this container, even if it is half removed. Repeatable.",
+        ),
+        click.option("--all", "all_layers", is_flag=True, help="Make an image of every legacy layer."),
+        click.option(
+            "--platform",
+            type=PlatformType(),
+            default="linux/amd64",
+            show_default=True,
+            help="For images that name no platform; written into descriptors only.",
+        ),
+        click.option(
+            "--fill-platform", is_flag=True, help="Write the platform into the config too; changes the image ID."
+        ),
+        choice(
+            "--on-conflict",
+            OnConflict,
+            default=OnConflict.NEWEST,
+            help="Which image gets a name that several claim on one platform.",
+        ),
+        click.option(
+            "--rename",
+            "renames",
+            type=RenameType(),
+            multiple=True,
+            help="Change repository names: a regular expression and its replacement. Repeatable.",
+        ),
+        click.option(
+            "--tag-template",
+            metavar="TEMPLATE",
+            help="Name images by a template, such as '{repo}:{tag}-{created:%Y%m%d}'.",
+        ),
+        click.option(
+            "--name-untagged",
+            metavar="TEMPLATE",
+            help="Name images that have no name, such as 'untagged/{legacy_id:12}:latest'; also {image_id}.",
+        ),
+        click.option(
+            "--check-rootfs/--no-check-rootfs",
+            default=None,
+            help="Compare converted layers with the file systems in a Docker root [on for overlay, vfs, btrfs].",
+        ),
+        click.option("--strict", is_flag=True, help="Fail images whose bytes are not certain to be Docker's."),
+        click.option("--salvage", is_flag=True, help="Convert the intact lower layers of damaged images too."),
+    )
 
 
 def run_options(command: Command) -> Command:
     """How the run goes and what it shows; none of these changes a byte of the images."""
-    for option in reversed(
-        [
-            unreported("--jobs", "-j", type=JOBS, metavar="N", help="Workers [the CPUs it may use]."),
-            unreported("--report", metavar="FILE", help="Write the JSON report there; - is standard output."),
-            unreported(
-                "--html",
-                metavar="FILE",
-                help="Write the report as one HTML file; - is standard output.",
-            ),
-            unreported(
-                "--progress",
-                type=click.Choice(["auto", "bar", "plain", "json", "none"]),
-                default="auto",
-                show_default=True,
-                help="On standard error; auto is a bar on a terminal, else a line every few seconds.",
-            ),
-            unreported("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units."),
-            unreported("--verbose", "-v", count=True, help="Print more; twice for debugging."),
-            unreported("--quiet", "-q", is_flag=True, help="Only errors."),
-        ]
-    ):
-        command = option(command)
-    return command
+    return _with_options(
+        command,
+        unreported("--jobs", "-j", type=JOBS, metavar="N", help="Workers [the CPUs it may use]."),
+        unreported("--report", metavar="FILE", help="Write the JSON report there; - is standard output."),
+        unreported(
+            "--html",
+            metavar="FILE",
+            help="Write the report as one HTML file; - is standard output.",
+        ),
+        unreported(
+            "--progress",
+            type=click.Choice(["auto", "bar", "plain", "json", "none"]),
+            default="auto",
+            show_default=True,
+            help="On standard error; auto is a bar on a terminal, else a line every few seconds.",
+        ),
+        unreported("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units."),
+        unreported("--verbose", "-v", count=True, help="Print more; twice for debugging."),
+        unreported("--quiet", "-q", is_flag=True, help="Only errors."),
+    )
 
 
 def writing_options(command: Command) -> Command:
     """Of the commands that write a target."""
-    for option in reversed(
-        [
-            click.option("--dry-run", is_flag=True, help="Do everything but write."),
-            click.option("--force", is_flag=True, help="Continue although the target seems to lack room."),
-            unreported(
-                "--check-existing",
-                is_flag=True,
-                help="Read every blob that is in the target, also where its file is as an earlier run left it.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+    return _with_options(
+        command,
+        click.option("--dry-run", is_flag=True, help="Do everything but write."),
+        click.option("--force", is_flag=True, help="Continue although the target seems to lack room."),
+        unreported(
+            "--check-existing",
+            is_flag=True,
+            help="Read every blob that is in the target, also where its file is as an earlier run left it.",
+        ),
+    )
 
 
 def convert_options(values: Mapping[str, Any], **more: Any) -> ConvertOptions:

@@ -87,10 +87,6 @@ class Outputs:
             if place is not None:
                 yield f"the target {target}", place if place == STDOUT else os.path.realpath(place)
 
-    def _is_made_by_the_run(self, folder: str) -> bool:
-        home = None if self._target is None else target_path(self._target)
-        return home is not None and os.path.realpath(folder) == os.path.realpath(home)
-
     def _check(self, option: str) -> None:
         path = self._paths[option]
         if path == STDOUT or not _is_file(path):
@@ -100,7 +96,10 @@ class Outputs:
                 head = stream.read(_HEAD_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             folder = os.path.dirname(path) or "."
-            if not os.path.isdir(folder) and not self._is_made_by_the_run(folder):
+            home = None if self._target is None else target_path(self._target)
+            if not os.path.isdir(folder) and not (
+                home is not None and os.path.realpath(folder) == os.path.realpath(home)
+            ):
                 raise UsageError(f"{option_name(option)} {path}: there is no directory {folder}") from None
             return
         except OSError as error:
@@ -127,7 +126,7 @@ def _is_file(path: str) -> bool:
 def safe_json(text: bytes) -> bytes:
     """JSON in which what a terminal could take for a command is written as JSON's own escapes: the values come from
     archives that anyone could have made."""
-    from migrate.report.tables import printable
+    from migrate.model.text import printable
 
     decoded = text.decode("utf-8")
     lines = decoded.replace("\n", "")
@@ -148,7 +147,7 @@ def _as_shown(option: str, pieces: Iterable[bytes]) -> Iterable[bytes]:
 
 def _shown(line: bytes) -> bytes:
     """A list's line on standard output, where a terminal may be: control characters are shown. Files have all bytes."""
-    from migrate.report.tables import printable
+    from migrate.model.text import printable
 
     text = line.removesuffix(b"\n").decode("utf-8", "surrogateescape")
     return line if text.isprintable() else f"{printable(text)}\n".encode()

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from migrate.cli.completion import Location
+from migrate.cli.completion import LocationType
 from migrate.cli.options import (
     GroupedCommand,
     convert_options,
@@ -25,7 +25,7 @@ _NEW_PLACE = re.compile(r"(?:.*/)?[^/.:]+/?", re.DOTALL)
 
 
 @click.command("plan", cls=GroupedCommand, short_help="Report what a conversion would do; write nothing.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=Location())
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=LocationType())
 @source_options
 @image_options
 @click.option("--exact-sizes", is_flag=True, help="Compress everything too, so that blob sizes and digests are exact.")

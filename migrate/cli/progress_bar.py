@@ -19,7 +19,8 @@ from migrate.cli.terminal import (
     terminal_width,
 )
 from migrate.model.progress import Event
-from migrate.report.tables import Paint, printable
+from migrate.model.text import printable
+from migrate.report.tables import Paint
 
 if TYPE_CHECKING:
     _Tqdm = tqdm[Any]
@@ -57,29 +58,23 @@ class Bar(Shown):
     def _show(self, event: Event) -> None:
         self._tally.take(event)
         if event.kind == "stage":
-            self._open()
+            self._close()
+            tally = self._tally
+            tqdm.monitor_interval = 0  # no thread of its own: the events come often enough
+            self._bar = _StageBar(
+                tally,
+                total=tally.total_bytes or tally.total_items or None,
+                desc=printable(tally.stage),
+                dynamic_ncols=knows_its_width(self._stream),
+                ncols=terminal_width(self._stream),
+                leave=False,
+                mininterval=self._interval,
+                file=self._stream,
+                bar_format="{desc} {percentage:3.0f}% {bar} {figures}" if tally.has_total else "{desc}  {figures}",
+            )
         line = message_line(event, self._verbose, self._paint)
         if line is not None:
             tqdm.write(line, file=self._stream)
-        self._advance(event)
-
-    def _open(self) -> None:
-        self._close()
-        tally = self._tally
-        tqdm.monitor_interval = 0  # no thread of its own: the events come often enough
-        self._bar = _StageBar(
-            tally,
-            total=tally.total_bytes or tally.total_items or None,
-            desc=printable(tally.stage),
-            dynamic_ncols=knows_its_width(self._stream),
-            ncols=terminal_width(self._stream),
-            leave=False,
-            mininterval=self._interval,
-            file=self._stream,
-            bar_format="{desc} {percentage:3.0f}% {bar} {figures}" if tally.has_total else "{desc}  {figures}",
-        )
-
-    def _advance(self, event: Event) -> None:
         if self._bar is None:
             return
         if event.kind == "advance" and (self._tally.total_bytes or not self._tally.has_total):

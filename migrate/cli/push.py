@@ -6,12 +6,12 @@ import sys
 
 import click
 
-from migrate.cli.completion import Location
+from migrate.cli.completion import LocationType
 from migrate.cli.options import JOBS, available_cpus
 
 
 @click.command("push", short_help="Upload a layout to a registry.")
-@click.argument("layout", metavar="LAYOUT", type=Location())
+@click.argument("layout", metavar="LAYOUT", type=LocationType())
 @click.argument("target", metavar="docker://HOST[:PORT][/PREFIX]")
 @click.option("--image", "images", multiple=True, metavar="REF", help="Only these references (globs). Repeatable.")
 @click.option("--all", "untagged", is_flag=True, help="Images without a reference too, as untagged:<digest>.")
@@ -51,12 +51,13 @@ def command(
     from migrate.model.progress import Event
     from migrate.writers.push import Pusher
     from migrate.writers.push_layout import read_layout
-    from migrate.writers.registry import RegistryTarget, placed, split_location
+    from migrate.writers.registry import RegistryTarget, placed, split_registry_target
 
     if not target.startswith("docker://"):
         raise UsageError(f"target {target!r}: push writes to docker://HOST[:PORT][/PREFIX] only")
     location = target.removeprefix("docker://")
-    _, prefix = split_location(location)
+    _, prefix = split_registry_target(location)
+    # the layout is read before the registry is contacted: one that is not whole is not sent in part
     source = open_layout(layout)
     found = read_layout(source, lambda reference: placed(prefix, reference), patterns=images, untagged=untagged)
     if images and not found.names:
@@ -86,6 +87,7 @@ def command(
             f"{len(found.names)} names pushed: {traffic.uploads} blobs sent ({traffic.blob_bytes:,} bytes),"
             f" {traffic.mounts} mounted, {traffic.skipped} there already"
         )
+    # with --progress json, the event above has it
     if not quiet and found.left_out and progress != "json":
         click.echo(_left_out(found.left_out), err=True)
     sys.exit(0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from migrate.cli.completion import Location
+from migrate.cli.completion import LocationType
 from migrate.cli.options import given_options
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("report", short_help="Render a report as text, JSON or HTML.")
-@click.argument("location", metavar="FILE_OR_LAYOUT", type=Location())
+@click.argument("location", metavar="FILE_OR_LAYOUT", type=LocationType())
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on standard output.")
 @click.option("--html", "html_file", metavar="FILE", help="Write one self-contained HTML file; - is standard output.")
 @click.option("--verify", "check", is_flag=True, help="With --html: verify the target too, and show the result.")

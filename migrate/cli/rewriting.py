@@ -14,8 +14,8 @@ from migrate.blobio.limits import JSON_BYTES
 from migrate.cli.outputs import replaced_file
 from migrate.documents.image_map import MappedImage
 from migrate.errors import UsageError
-from migrate.report.rewrite import Rewriter, Rewritten
-from migrate.report.tables import printable
+from migrate.model.text import printable
+from migrate.report.rewrite import Rewriter
 from migrate.report.units import count
 
 
@@ -30,7 +30,16 @@ def rewrite_files(images: Iterable[MappedImage], paths: Sequence[str], *, in_pla
                 stream.write(result.text.encode("utf-8", "surrogateescape"))
         elif not in_place:
             _print_diff(path, texts[path], result.text)
-    _summarise(found, in_place=in_place)
+    for path, result in found.items():
+        for word in result.doubts:
+            click.echo(
+                f"migrate: warning: {printable(path)}: {printable(word)} could be several images: left", err=True
+            )
+    replaced = sum(result.count for result in found.values())
+    files = sum(bool(result.count) for result in found.values())
+    verb = "replaced" if in_place else "to replace"
+    rest = "" if in_place or not replaced else " (--in-place writes them)"
+    click.echo(f"migrate: {count(replaced, 'word')} {verb} in {count(files, 'file')}{rest}", err=True)
     return 0
 
 
@@ -67,16 +76,3 @@ def _lines(text: str) -> list[str]:
     """As `splitlines`, which also ends lines at characters that `patch` takes for text."""
     *whole, last = text.split("\n")
     return [f"{line}\n" for line in whole] + ([last] if last else [])
-
-
-def _summarise(found: dict[str, Rewritten], *, in_place: bool) -> None:
-    for path, result in found.items():
-        for word in result.doubts:
-            click.echo(
-                f"migrate: warning: {printable(path)}: {printable(word)} could be several images: left", err=True
-            )
-    replaced = sum(result.count for result in found.values())
-    files = sum(bool(result.count) for result in found.values())
-    verb = "replaced" if in_place else "to replace"
-    rest = "" if in_place or not replaced else " (--in-place writes them)"
-    click.echo(f"migrate: {count(replaced, 'word')} {verb} in {count(files, 'file')}{rest}", err=True)

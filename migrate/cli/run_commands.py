@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator
 
-from migrate.model.container import Volume
+from migrate.model.text import printable
 from migrate.readers.inventory import ContainerEntry
-from migrate.report.tables import printable
 
 _HEAD = """\
 #!/bin/bash
@@ -23,29 +21,24 @@ def render_run_commands(rows: tuple[ContainerEntry, ...], location: str) -> str:
     """One `docker run` for each container, after the commands that fill its volumes."""
     lines = [_HEAD.format(location=printable(location))]
     for row in rows:
-        lines += [*_iter_lines(row), ""]
+        container = row.container
+        image = row.run.image_name or container.image
+        lines.append(printable(f"# {container.title}, {container.state}, of image {image}"))
+        for volume in container.volumes:
+            name = dict(row.run.volume_names).get(volume.path)
+            if name is None:
+                place = f"the directory {volume.source} of the machine that Docker ran on"
+                lines.append(printable(f"# {volume.path} is {place}"))
+                continue
+            lines.append(f"docker volume create {quote(name)}")
+            if os.path.isdir(volume.source):
+                mountpoint = f"\"$(docker volume inspect --format '{{{{.Mountpoint}}}}' {quote(name)})\""
+                lines.append(f"cp -a -- {quote(volume.source + '/.')} {mountpoint}")
+            else:
+                text = f"# copy into it what was in {volume.source}, which is no directory of this machine"
+                lines.append(printable(text))
+        lines += [" ".join(map(quote, row.run.words)), ""]
     return "\n".join(lines)
-
-
-def _iter_lines(row: ContainerEntry) -> Iterator[str]:
-    container = row.container
-    yield printable(f"# {container.title}, {container.state}, of image {row.run.image_name or container.image}")
-    for volume in container.volumes:
-        name = dict(row.run.volume_names).get(volume.path)
-        if name is not None:
-            yield from _fill(name, volume)
-        else:
-            yield printable(f"# {volume.path} is the directory {volume.source} of the machine that Docker ran on")
-    yield " ".join(map(quote, row.run.words))
-
-
-def _fill(name: str, volume: Volume) -> Iterator[str]:
-    yield f"docker volume create {quote(name)}"
-    if os.path.isdir(volume.source):
-        mountpoint = f"\"$(docker volume inspect --format '{{{{.Mountpoint}}}}' {quote(name)})\""
-        yield f"cp -a -- {quote(volume.source + '/.')} {mountpoint}"
-    else:
-        yield printable(f"# copy into it what was in {volume.source}, which is no directory of this machine")
 
 
 def quote(word: str) -> str:

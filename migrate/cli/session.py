@@ -128,7 +128,12 @@ def print_results(outcome: Outcome, values: dict[str, Any], outputs: Outputs) ->
     if not (outputs.take_stdout or outcome.exit_code == 4 or values["quiet"]):
         from migrate.report.text import RunFacts
 
-        steps = next_steps(values["target"]) if "target" in values else [_conversion_of(values["sources"])]
+        if "target" in values:
+            steps = next_steps(values["target"])
+        else:  # the command that does what `plan` has shown
+            sources = values["sources"]
+            named = shlex.join(sources) if len(sources) <= _SOURCES_NAMED else "SOURCE..."
+            steps = [f"migrate convert {named} TARGET"]
         print_summary(outcome.report, values, steps, RunFacts(present=outcome.present))
 
 
@@ -150,9 +155,3 @@ def print_summary(
             facts=facts,
         )
         click.echo(summary, nl=False)
-
-
-def _conversion_of(sources: Sequence[str]) -> str:
-    """The command that does what `plan` has shown."""
-    named = shlex.join(sources) if len(sources) <= _SOURCES_NAMED else "SOURCE..."
-    return f"migrate convert {named} TARGET"

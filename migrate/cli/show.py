@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from migrate.cli.completion import Location, image_names
+from migrate.cli.completion import LocationType, image_names
 from migrate.cli.options import PlatformType
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("show", short_help="Show config, manifest, history, layers or files of an image.")
-@click.argument("location", metavar="LAYOUT", type=Location())
+@click.argument("location", metavar="LAYOUT", type=LocationType())
 @click.argument("reference", metavar="REF", shell_complete=image_names)
 @click.option("--config", is_flag=True, help="The config, as `docker inspect` has it, indented.")
 @click.option("--manifest", is_flag=True, help="The manifest, as `docker manifest inspect`, indented.")
@@ -63,7 +63,10 @@ def command(
     from migrate.cli import show_parts
     from migrate.errors import UsageError
 
-    part = _chosen(parts)
+    asked = [part for part, is_asked in parts.items() if is_asked]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(f'--{part}' for part in asked)} exclude each other")
+    part = asked[0] if asked else None
     if raw and part not in ("config", "manifest"):
         raise UsageError("--raw goes with --config or --manifest")
     if layer_number is not None and part != "files":
@@ -138,16 +141,6 @@ def _converted(location: str, reference: str, error: UnrecognisedSourceError | N
         if failures and not outcome.report.images:
             raise SourceUnreadableError(failures[0].message)
         yield layout
-
-
-def _chosen(parts: dict[str, bool]) -> str | None:
-    """The one part that was chosen. UsageError for several, as only one is shown."""
-    from migrate.errors import UsageError
-
-    asked = [part for part, is_asked in parts.items() if is_asked]
-    if len(asked) > 1:
-        raise UsageError(f"{' and '.join(f'--{part}' for part in asked)} exclude each other")
-    return asked[0] if asked else None
 
 
 def choose_image(view: LayoutView, reference: str, platform: Platform | None) -> StoredImage:

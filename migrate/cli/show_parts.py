@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,8 +20,9 @@ from migrate.documents.v1_json import parse_settings
 from migrate.errors import MigrateError, UsageError
 from migrate.layout.view import LayoutView, StoredImage, StoredLayer
 from migrate.model.digest import Digest, chain_ids
+from migrate.model.text import printable
 from migrate.report.document import ReportLayer
-from migrate.report.tables import Column, Paint, Style, printable, render_table
+from migrate.report.tables import Column, Paint, Style, render_table
 from migrate.report.units import count, format_size
 from migrate.tar.entries import TarEntry, TarScanner
 
@@ -68,6 +70,9 @@ class ImageText:
     def summary(self, as_json: bool) -> None:
         raw = self._view.config(self._image)
         facts, layers = parse_config(raw), self._view.layers(self._image)
+        # What people look for in `docker inspect`, where it is set.
+        inner = parse_settings(raw, "config")
+        names = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "OnBuild", "Labels")
         fields: dict[str, Any] = {
             "references": list(self._image.references),
             "image_id": str(Digest.of(raw)),
@@ -77,7 +82,7 @@ class ImageText:
             "layers": len(layers),
             "history_steps": None if facts.history_empty is None else len(facts.history_empty),
             "blob_bytes": sum(layer.size for layer in layers),
-            "config": _settings(raw),
+            "config": {name: inner[name] for name in names if inner.get(name)},
         }
         if as_json:
             self._json(fields)
@@ -159,6 +164,9 @@ class ImageText:
 
     def _layer_fields(self, layer: StoredLayer, chain: object) -> dict[str, Any]:
         row = self._report_rows.get(layer.diff_id)
+        why = f"they differ: the diffID is the sha256 of the tar, the blob digest that of the {layer.compression} file"
+        if layer.compression == "none":
+            why = "diffID and blob digest are equal: the blob is the tar itself, not compressed"
         return {
             "legacy_id": None if row is None else row.legacy_id,
             "diff_id": str(layer.diff_id),
@@ -169,7 +177,7 @@ class ImageText:
             "tar_size": None if row is None else row.tar_size,
             "blob_size": layer.size,
             "origin": None if row is None else row.origin,
-            "why": _why(layer),
+            "why": why,
         }
 
     # --- files -----------------------------------------------------------------------------------------------------
@@ -182,23 +190,34 @@ class ImageText:
             if number in (None, position):
                 if number is None and not as_json:
                     click.echo(self._paint(f"layer {position} of {len(layers)}  {layer.diff_id}", Style.BOLD))
-                self._list_files(layer, position, as_json)
-
-    def _list_files(self, layer: StoredLayer, position: int, as_json: bool) -> None:
-        """A JSON object a line, or lines as `tar -tv` has them."""
-        lister = _Lister(str(layer.diff_id))
-        with self._view.open_tar(layer) as tar:
-            while block := tar.read(_READ):
-                lister.feed(memoryview(block))
+                # A JSON object a line, or lines as `tar -tv` has them.
+                lister = _Lister(str(layer.diff_id))
+                with self._view.open_tar(layer) as tar:
+                    while block := tar.read(_READ):
+                        lister.feed(memoryview(block))
+                        for entry in lister.taken():
+                            self._print_entry(entry, position, as_json)
+                    lister.finish()
                 for entry in lister.taken():
                     self._print_entry(entry, position, as_json)
-            lister.finish()
-        for entry in lister.taken():
-            self._print_entry(entry, position, as_json)
 
     def _print_entry(self, entry: TarEntry, position: int, as_json: bool) -> None:
         if as_json:
-            click.echo(json.dumps({"layer": position, **_entry_fields(entry)}))
+            click.echo(
+                json.dumps(
+                    {
+                        "layer": position,
+                        "name": safe_text(_name(entry.name)),
+                        "type": _TYPES.get(entry.kind, "?"),
+                        "mode": f"{entry.mode & 0o7777:04o}",
+                        "uid": entry.uid,
+                        "gid": entry.gid,
+                        "size": entry.size,
+                        "mtime": entry.mtime,
+                        "link": safe_text(_name(entry.link)) if entry.link else None,
+                    }
+                )
+            )
             return
         click.echo(_tar_line(entry, self._size(entry.size) if not self._exact_bytes else f"{entry.size}"))
 
@@ -231,38 +250,12 @@ def _report_layers(location: str, image: StoredImage) -> Mapping[Digest, ReportL
     }
 
 
-def _why(layer: StoredLayer) -> str:
-    if layer.compression == "none":
-        return "diffID and blob digest are equal: the blob is the tar itself, not compressed"
-    return f"they differ: the diffID is the sha256 of the tar, the blob digest that of the {layer.compression} file"
-
-
-def _settings(config: bytes) -> dict[str, Any]:
-    """What people look for in `docker inspect`, where it is set."""
-    inner = parse_settings(config, "config")
-    names = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "OnBuild", "Labels")
-    return {name: inner[name] for name in names if inner.get(name)}
-
-
 def _one_line(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={text}" if isinstance(text, str) else str(key) for key, text in value.items())
     if isinstance(value, list):
         return " ".join(map(str, value))
     return str(value)
-
-
-def _entry_fields(entry: TarEntry) -> dict[str, Any]:
-    return {
-        "name": safe_text(_name(entry.name)),
-        "type": _TYPES.get(entry.kind, "?"),
-        "mode": f"{entry.mode & 0o7777:04o}",
-        "uid": entry.uid,
-        "gid": entry.gid,
-        "size": entry.size,
-        "mtime": entry.mtime,
-        "link": safe_text(_name(entry.link)) if entry.link else None,
-    }
 
 
 def _tar_line(entry: TarEntry, size: str) -> str:
@@ -274,15 +267,8 @@ def _tar_line(entry: TarEntry, size: str) -> str:
     base = entry.name.rstrip(b"/").rpartition(b"/")[2]
     note = "   (hides what lower layers have here)" if base.startswith(b".wh.") and base[4:8] != b".wh." else ""
     note = "   (hides the directory's lower content)" if base == b".wh..wh..opq" else note
-    return f"{kind}{_permissions(entry.mode)} {printable(owner):<11} {size:>9} {_date(entry.mtime)} {name}{link}{note}"
-
-
-def _permissions(mode: int) -> str:
-    letters = [letter if mode & (1 << (8 - index)) else "-" for index, letter in enumerate("rwxrwxrwx")]
-    for bit, index, both, alone in ((0o4000, 2, "s", "S"), (0o2000, 5, "s", "S"), (0o1000, 8, "t", "T")):
-        if mode & bit:
-            letters[index] = both if letters[index] == "x" else alone
-    return "".join(letters)
+    mode = stat.filemode(entry.mode)[1:]
+    return f"{kind}{mode} {printable(owner):<11} {size:>9} {_date(entry.mtime)} {name}{link}{note}"
 
 
 def _date(seconds: int) -> str:

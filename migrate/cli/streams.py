@@ -18,25 +18,21 @@ if TYPE_CHECKING:
 
 
 class ReaderGoneError(Exception):
-    """Whoever read standard output has ended (`| head`): nobody reads on."""
+    """The reader of standard output has ended (`| head`)."""
 
 
 def prepare_streams() -> None:
     """Puts the streams of this module into `sys`. To be called once, before anything is read or written."""
-    _occupy_closed()
-    sys.stdin = _text(sys.stdin, io.BufferedReader(_Input(0, "rb", closefd=False)))
-    sys.stdout = _text(sys.stdout, io.BufferedWriter(_Output(1, "wb", closefd=False)))
-    sys.stderr = _text(sys.stderr, io.BufferedWriter(_Errors(2, "wb", closefd=False)))
-
-
-def _occupy_closed() -> None:
-    """A file that is opened later must not get the number of a standard stream. What is there instead can only be
-    used the wrong way round, so that reading and writing fail as they should."""
+    # A file that is opened later must not get the number of a standard stream. What is there instead can only be used
+    # the wrong way round, so that reading and writing fail as they should.
     for number, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, flags)  # the lowest number that is free
+    sys.stdin = _text(sys.stdin, io.BufferedReader(_Input(0, "rb", closefd=False)))
+    sys.stdout = _text(sys.stdout, io.BufferedWriter(_Output(1, "wb", closefd=False)))
+    sys.stderr = _text(sys.stderr, io.BufferedWriter(_Errors(2, "wb", closefd=False)))
 
 
 def _text(before: TextIO | None, stream: io.BufferedReader | io.BufferedWriter) -> TextIO:
@@ -74,7 +70,7 @@ class _Output(io.FileIO):
 
 
 class _Errors(io.FileIO):
-    """The exit code is right also where nobody can read the output."""
+    """Errors of writing are ignored: the exit code is right also where the output cannot be read."""
 
     def write(self, block: Buffer, /) -> int:
         try:

@@ -15,7 +15,8 @@ from typing import Protocol, Self, TextIO
 
 from migrate.cli.messages import encode_event
 from migrate.model.progress import Event
-from migrate.report.tables import Paint, Style, printable
+from migrate.model.text import printable
+from migrate.report.tables import Paint, Style
 from migrate.report.units import count, format_seconds, format_share, format_size
 
 MODES = ("auto", "bar", "plain", "json", "none")
@@ -109,17 +110,14 @@ class Tally:
         elif event.kind == "advance":
             self.bytes += event.bytes
             self.name = event.name or self.name
-            self._mark()
+            now = self._clock()
+            if now - self._marks[-1][0] >= _RATE_WINDOW / 50:
+                self._marks.append((now, self.bytes))
+                while len(self._marks) > 2 and now - self._marks[0][0] > _RATE_WINDOW:
+                    self._marks.popleft()
         elif event.kind in ("layer", "image", "finished"):
             self.items += 1
             self.name = event.name or self.name
-
-    def _mark(self) -> None:
-        now = self._clock()
-        if now - self._marks[-1][0] >= _RATE_WINDOW / 50:
-            self._marks.append((now, self.bytes))
-            while len(self._marks) > 2 and now - self._marks[0][0] > _RATE_WINDOW:
-                self._marks.popleft()
 
     @property
     def rate(self) -> float:
@@ -221,7 +219,11 @@ class PlainLines(Shown):
         self._tally.take(event)
         if event.kind == "stage":
             if self._tally.has_total or self._tally.stage == "batch":
-                self._write(self._stage_line())
+                tally = self._tally
+                size = f"  {format_size(tally.total_bytes)}" if tally.total_bytes else ""
+                items = count(tally.total_items, _ITEMS.get(tally.stage, "item")) if tally.total_items else ""
+                what = f"{size} in {items}" if size and items else size or f"  {items or 'nothing to do'}"
+                self._write(f"{printable(tally.stage):<9}{what}")
             self._last = self._clock()
             return
         line = message_line(event, self._verbose, Paint(False))
@@ -231,13 +233,6 @@ class PlainLines(Shown):
         if now - self._last >= self._interval and self._tally.stage:
             self._last = now
             self._write(progress_line(self._tally))
-
-    def _stage_line(self) -> str:
-        tally = self._tally
-        size = f"  {format_size(tally.total_bytes)}" if tally.total_bytes else ""
-        items = count(tally.total_items, _ITEMS.get(tally.stage, "item")) if tally.total_items else ""
-        what = f"{size} in {items}" if size and items else size or f"  {items or 'nothing to do'}"
-        return f"{printable(tally.stage):<9}{what}"
 
     def _end_stage(self) -> None:
         tally = self._tally
@@ -252,13 +247,10 @@ class PlainLines(Shown):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._guarded_end()
-
-    def _guarded_end(self) -> None:
-        try:
-            self._end_stage()
-        except (OSError, ValueError):
-            return
+            try:
+                self._end_stage()
+            except (OSError, ValueError):
+                return
 
 
 def progress_line(tally: Tally) -> str:
@@ -313,24 +305,23 @@ class JsonLines(Shown):
             if now - self._last < self._interval:
                 return
             self._last = now
-            self._write_json(self._advance())
+            tally = self._tally
+            left = tally.seconds_left
+            self._write_json(
+                {
+                    "event": "progress",
+                    "stage": tally.stage,
+                    "name": tally.name,
+                    "bytes": tally.bytes,
+                    "total_bytes": tally.total_bytes or None,
+                    "items": tally.items,
+                    "total_items": tally.total_items or None,
+                    "bytes_per_second": round(tally.rate),
+                    "seconds_left": None if left is None else round(left, 1),
+                }
+            )
         else:
             self._write_json(self._other(event))
-
-    def _advance(self) -> dict[str, object]:
-        tally = self._tally
-        left = tally.seconds_left
-        return {
-            "event": "progress",
-            "stage": tally.stage,
-            "name": tally.name,
-            "bytes": tally.bytes,
-            "total_bytes": tally.total_bytes or None,
-            "items": tally.items,
-            "total_items": tally.total_items or None,
-            "bytes_per_second": round(tally.rate),
-            "seconds_left": None if left is None else round(left, 1),
-        }
 
     def _other(self, event: Event) -> dict[str, object]:
         if event.kind == "stage":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from migrate.cli.completion import Location
+from migrate.cli.completion import LocationType
 from migrate.cli.options import JOBS, available_cpus
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("verify", short_help="Recompute every digest, size and diffID of a target.")
-@click.argument("layout", metavar="LAYOUT", type=Location())
+@click.argument("layout", metavar="LAYOUT", type=LocationType())
 @click.option("--jobs", "-j", type=JOBS, metavar="N", help="Workers [the CPUs it may use].")
 @click.option("--json", "as_json", is_flag=True, help="Findings as JSON on standard output.")
 @click.option(
@@ -39,27 +39,23 @@ def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: 
     with make_progress(progress, quiet=quiet, verbose=0) as shown:
         found = examine(layout, jobs or available_cpus(), shown)
     if as_json:
-        _write_json(found, layout)
+        from migrate.documents.json_text import encode_json_pretty
+
+        document = {
+            "location": layout,
+            "findings": [{"where": finding.where, "message": finding.message} for finding in found.findings],
+            "warnings": [{"where": warning.where, "message": warning.message} for warning in found.warnings],
+            "images": found.images,
+        }
+        sys.stdout.buffer.write(encode_json_pretty(document))
     else:
         _write_text(found, layout, quiet=quiet, on_stderr=not quiet and progress != "json")
     sys.exit(3 if found.findings else 0)
 
 
-def _write_json(found: Verification, layout: str) -> None:
-    from migrate.documents.json_text import encode_json_pretty
-
-    document = {
-        "location": layout,
-        "findings": [{"where": finding.where, "message": finding.message} for finding in found.findings],
-        "warnings": [{"where": warning.where, "message": warning.message} for warning in found.warnings],
-        "images": found.images,
-    }
-    sys.stdout.buffer.write(encode_json_pretty(document))
-
-
 def _write_text(found: Verification, layout: str, *, quiet: bool, on_stderr: bool) -> None:
     """Findings on standard output; what is odd, and how many they are, on standard error."""
-    from migrate.report.tables import printable
+    from migrate.model.text import printable
     from migrate.report.units import count
 
     for finding in found.findings:

@@ -28,7 +28,15 @@ def walk_chain(head: LegacyID, read_layer: ReadLayer) -> tuple[LegacyLayer, ...]
         if len(chain) == MAX_CHAIN_LENGTH:
             raise ChainError(f"more than {MAX_CHAIN_LENGTH} layers above {current}", layer=current)
         seen.add(current)
-        layer = _read(current, chain, read_layer)
+        try:
+            layer = read_layer(current)
+        except MissingLayerError as error:
+            if not chain:
+                raise
+            child = chain[-1].legacy_id
+            raise MissingParentError(
+                f"layer {child} names the parent {current}, which the source does not hold", layer=current
+            ) from error
         chain.append(layer)
         current = layer.parent
     chain.reverse()
@@ -43,25 +51,13 @@ def check_chain(chain: Iterable[LegacyLayer]) -> None:
             raise ConflictingLayerError(f"layer {layer.legacy_id} has two different JSONs", layer=layer.legacy_id)
 
 
-def _read(legacy_id: LegacyID, above: list[LegacyLayer], read_layer: ReadLayer) -> LegacyLayer:
-    try:
-        return read_layer(legacy_id)
-    except MissingLayerError as error:
-        if not above:
-            raise
-        child = above[-1].legacy_id
-        raise MissingParentError(
-            f"layer {child} names the parent {legacy_id}, which the source does not hold", layer=legacy_id
-        ) from error
-
-
 def find_heads(parents: dict[LegacyID, LegacyID | None]) -> list[LegacyID]:
-    """The layers that are nobody's parent, sorted; in a cycle without a way in, its lowest ID is taken."""
+    """The layers that are no parent, sorted; in a cycle without a way in, its lowest ID is taken."""
     named = set(parents.values())
     heads = sorted(legacy_id for legacy_id in parents if legacy_id not in named)
     covered = _ancestors(heads, parents)
     for legacy_id in sorted(parents):
-        if legacy_id not in covered:  # every layer of a pure cycle has a child, yet somebody must report it
+        if legacy_id not in covered:  # every layer of a pure cycle has a child, yet one must be reported
             heads.append(legacy_id)
             covered |= _ancestors([legacy_id], parents)
     return sorted(heads)

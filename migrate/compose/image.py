@@ -18,7 +18,7 @@ from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Pieces, 
 from migrate.model.legacy import LegacyImage, LegacyLayer
 from migrate.model.options import ConvertOptions, EmptyLayers, Format
 
-Chain = Sequence[tuple[LegacyLayer, HashedLayer | None]]
+HashedChain = Sequence[tuple[LegacyLayer, HashedLayer | None]]
 """Base first. The second is None where the history step has no layer at all."""
 
 DOCKER_MAX_LAYERS: Final = 125
@@ -34,7 +34,7 @@ _KEPT_PARTS: Final = 20_000
 
 class SharedParts:
     """What the images of one run share of their documents: the steps of their histories, the diffIDs and descriptors of
-    their layers. Each is encoded once; so are those of an image that stands on another one. Of a run with very many
+    their layers. Each is encoded once; so are those of an image that is built on another one. Of a run with very many
     layers, the last ones are kept."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ def _shrunk(encoded: bytes) -> bytes:
 
 
 def compose_image(
-    image: LegacyImage, chain: Chain, options: ConvertOptions, shared: SharedParts | None = None
+    image: LegacyImage, chain: HashedChain, options: ConvertOptions, shared: SharedParts | None = None
 ) -> ComposedImage:
     """Raises DocumentError (naming the layer) for JSON that Docker refuses, IntegrityError where a carried-over config
     or manifest does not name the chain's layers, ComposeError where there is no way to write the image down.
@@ -94,10 +94,6 @@ def compose_image(
     shared.limit()
     if image.config is not None:
         return _carry_over(image, image.config, chain, options, shared)
-    return _build(image, chain, options, shared)
-
-
-def _build(image: LegacyImage, chain: Chain, options: ConvertOptions, shared: SharedParts) -> ComposedImage:
     if not chain:
         raise ComposeError(f"image {image.head}: no layer and no history")
     drops = options.empty_layers is EmptyLayers.DROP
@@ -143,9 +139,13 @@ def _finish(
     config = bytes(document)
     check_limits(config, "the image's config")  # before it is written: nothing would read it again
     described = [shared.layer(layer, options.format) for layer in layers]
-    descriptors = _descriptors(described, options)
+    unstored = next((layer for layer, _, descriptor, _ in described if descriptor is None), None)
+    if unstored is not None and not options.dry_run:
+        raise ComposeError(f"layer with diffID {unstored.diff_id} was not stored as a blob")
     manifest: bytes | Pieces = b""
-    if descriptors is not None:
+    descriptors: tuple[Descriptor, ...] = ()
+    if unstored is None:  # a dry run makes no blobs, and so no manifest
+        descriptors = tuple(descriptor for _, _, descriptor, _ in described if descriptor is not None)
         frame = manifest_frame(
             config_descriptor(config, options.format), MANIFEST_TYPE_OF[options.format], has_layers=bool(layers)
         )
@@ -157,25 +157,11 @@ def _finish(
         manifest_document=manifest,
         manifest_media_type=MANIFEST_TYPE_OF[options.format],
         diff_ids=tuple(layer.diff_id for layer in layers),
-        layers=descriptors or (),
+        layers=descriptors,
         platform=platform,
         created=created,
         warnings=_warnings(config, len(layers)),
     )
-
-
-def _descriptors(
-    described: Sequence[tuple[HashedLayer, bytes, Descriptor | None, bytes]], options: ConvertOptions
-) -> tuple[Descriptor, ...] | None:
-    """None in a dry run that makes no blobs."""
-    descriptors = []
-    for layer, _, descriptor, _ in described:
-        if descriptor is None:
-            if options.dry_run:
-                return None
-            raise ComposeError(f"layer with diffID {layer.diff_id} was not stored as a blob")
-        descriptors.append(descriptor)
-    return tuple(descriptors)
 
 
 def _warnings(config: bytes, layers: int) -> tuple[str, ...]:
@@ -193,17 +179,32 @@ def _warnings(config: bytes, layers: int) -> tuple[str, ...]:
 
 
 def _carry_over(
-    image: LegacyImage, config: bytes, chain: Chain, options: ConvertOptions, shared: SharedParts
+    image: LegacyImage, config: bytes, chain: HashedChain, options: ConvertOptions, shared: SharedParts
 ) -> ComposedImage:
     facts = parse_config(config)
     layers = [hashed for _, hashed in chain if hashed is not None]
     try:
-        _check_diff_ids(image, chain, facts)
+        contents = [(layer, found.diff_id) for layer, found in chain if found is not None]
+        if len(contents) != len(facts.diff_ids):
+            raise IntegrityError(
+                f"image {image.head}: its config names {len(facts.diff_ids)} layers, the source has {len(contents)}"
+            )
+        for number, ((layer, diff_id), expected) in enumerate(zip(contents, facts.diff_ids, strict=True), start=1):
+            if diff_id != expected:
+                raise IntegrityError(
+                    f"image {image.head}: layer {number} has diffID {diff_id}, its config names {expected}",
+                    layer=layer.legacy_id,
+                )
     except IntegrityError as error:
         if not (options.salvage and image.manifest is not None and facts.steps_with_layer <= len(layers)):
             raise
         return _with_true_diff_ids(image, config, layers, options, error, shared)
-    _check_history(image, facts)
+    # moby image/store.go, Create: "too many non-empty layers in History section"
+    if facts.steps_with_layer > len(facts.diff_ids):
+        raise DocumentError(
+            f"image {image.head}: {facts.steps_with_layer} steps of its config's history have a layer, for "
+            f"{len(facts.diff_ids)} layers; Docker refuses such a config"
+        )
     platform = image.platform or _platform(facts.os, facts.architecture, facts.variant, options.platform)
     if image.manifest is not None:
         return _carry_over_manifest(image, config, facts, platform)
@@ -235,29 +236,6 @@ def _with_true_diff_ids(
     composed = _finish(corrected, layers, platform, facts.created, options, shared)
     warning = f"salvaged: {error.message}; the new config names the diffIDs that its layers have"
     return replace(composed, warnings=(*composed.warnings, warning), certain=False)
-
-
-def _check_diff_ids(image: LegacyImage, chain: Chain, facts: ConfigFacts) -> None:
-    hashed = [(layer, found.diff_id) for layer, found in chain if found is not None]
-    if len(hashed) != len(facts.diff_ids):
-        raise IntegrityError(
-            f"image {image.head}: its config names {len(facts.diff_ids)} layers, the source has {len(hashed)}"
-        )
-    for number, ((layer, diff_id), expected) in enumerate(zip(hashed, facts.diff_ids, strict=True), start=1):
-        if diff_id != expected:
-            raise IntegrityError(
-                f"image {image.head}: layer {number} has diffID {diff_id}, its config names {expected}",
-                layer=layer.legacy_id,
-            )
-
-
-def _check_history(image: LegacyImage, facts: ConfigFacts) -> None:
-    """moby image/store.go, Create: "too many non-empty layers in History section"."""
-    if facts.steps_with_layer > len(facts.diff_ids):
-        raise DocumentError(
-            f"image {image.head}: {facts.steps_with_layer} steps of its config's history have a layer, for "
-            f"{len(facts.diff_ids)} layers; Docker refuses such a config"
-        )
 
 
 def _history_warnings(facts: ConfigFacts) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Manifest of an image in Docker's schema 2 or in OCI, from its config and the stored blobs."""
+"""Manifests of images, and lists of them, in Docker's schema 2 or in OCI."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from migrate.documents.json_text import check_limits
-from migrate.documents.oci import encode_manifest
+from migrate.documents.oci import IndexEntry, encode_index, encode_manifest
 from migrate.errors import ComposeError
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor, MediaType, StoredBlob
@@ -42,3 +42,9 @@ def compose_manifest(config: bytes, layers: Sequence[Descriptor], format: Format
     manifest = encode_manifest(config_descriptor(config, format), layers, MANIFEST_TYPE_OF[format])
     check_limits(manifest, "the image's manifest")
     return manifest
+
+
+def compose_index(children: Sequence[IndexEntry], format: Format) -> tuple[bytes, str]:
+    """A manifest list or OCI index, with the children in the order given: (bytes, media type)."""
+    media_type = MediaType.DOCKER_LIST if format is Format.DOCKER else MediaType.OCI_INDEX
+    return encode_index(children, media_type), media_type

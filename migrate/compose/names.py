@@ -98,7 +98,13 @@ def untagged_reference(template: str, legacy_id: str, image_id: str, *, hosts: b
 
 def _format_time(created: str | None, form: str) -> str:
     days, second = divmod(max(instant(created)[0], instant("0001-01-01T00:00:00Z")[0]), 86_400)
-    year, month, day = _civil(days)
+    # (year, month, day) of `_days`.
+    era, day_of_era = divmod(days - 1, 146_097)
+    year_of_era = (day_of_era - day_of_era // 1_460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    shifted = (5 * day_of_year + 2) // 153
+    month = shifted + 3 if shifted < 10 else shifted - 9
+    year, month, day = (year_of_era + era * 400 + (month <= 2), month, day_of_year - (153 * shifted + 2) // 5 + 1)
     parts = {
         "Y": f"{year:04}",
         "m": f"{month:02}",
@@ -121,11 +127,12 @@ def assign_names(claims: Iterable[Claim], policy: OnConflict) -> Names:
         known = rivals.get(claim.digest)
         if known is None or claim.order < known.order:
             rivals[claim.digest] = claim
+    # sorted, so that the result does not depend on the order of arrival
     names = Names()
     for reference in sorted(by_reference):
         winners = []
         for platform in sorted(by_reference[reference], key=str):
-            winner = _settle(reference, platform, list(by_reference[reference][platform].values()), policy, names)
+            winner = _winner(reference, platform, list(by_reference[reference][platform].values()), policy, names)
             if winner is not None:
                 winners.append(winner)
         if len(winners) > 1:
@@ -136,10 +143,13 @@ def assign_names(claims: Iterable[Claim], policy: OnConflict) -> Names:
     return names
 
 
-def _settle(
+def _winner(
     reference: Reference, platform: Platform, rivals: Sequence[Claim], policy: OnConflict, names: Names
 ) -> Claim | None:
-    ranked = sorted(rivals, key=_by_order if policy is OnConflict.FIRST else _newest_first)
+    if policy is OnConflict.FIRST:
+        ranked = sorted(rivals, key=lambda claim: (claim.order, claim.digest))
+    else:
+        ranked = sorted(rivals, key=lambda claim: newest_first(claim.created, claim.image_id, claim.digest))
     if len(ranked) == 1:
         return ranked[0]
     if policy is OnConflict.FAIL:
@@ -162,16 +172,8 @@ def numbered(reference: Reference, image_id: str) -> Reference:
     return replace(reference, tag=f"{reference.tag[:115]}-{image_id[:12]}")
 
 
-def _by_order(claim: Claim) -> tuple[object, ...]:
-    return (claim.order, claim.digest)
-
-
-def _newest_first(claim: Claim) -> tuple[object, ...]:
-    return newest_first(claim.created, claim.image_id, claim.digest)
-
-
 def newest_first(created: str | None, image_id: str, manifest: Digest) -> tuple[object, ...]:
-    """The order of images that claim one name. The image ID settles ties, because a run that writes nothing has no
+    """The order of images that claim one name. The image ID decides ties, because a run that writes nothing has no
     manifests; those of one image differ by their digest."""
     return (tuple(-part for part in instant(created)), image_id, manifest)
 
@@ -180,7 +182,7 @@ _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?
 
 
 def instant(created: str | None) -> tuple[int, int]:
-    """(seconds, nanoseconds) in UTC of an RFC 3339 text, comparable across offsets; the far past for none."""
+    """(seconds, nanoseconds) in UTC of an RFC 3339 text, comparable across offsets; the distant past for None."""
     match = _TIME.fullmatch(created) if created else None
     if match is None:
         return (-(1 << 62), 0)
@@ -196,13 +198,3 @@ def _days(year: int, month: int, day: int) -> int:
     """Days since 0000-03-01 in the proleptic Gregorian calendar; `datetime` has neither year 0 nor nanoseconds."""
     shifted = year - (month <= 2)
     return 365 * shifted + shifted // 4 - shifted // 100 + shifted // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day
-
-
-def _civil(days: int) -> tuple[int, int, int]:
-    """(year, month, day) of `_days`."""
-    era, day_of_era = divmod(days - 1, 146_097)
-    year_of_era = (day_of_era - day_of_era // 1_460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
-    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
-    shifted = (5 * day_of_year + 2) // 153
-    month = shifted + 3 if shifted < 10 else shifted - 9
-    return year_of_era + era * 400 + (month <= 2), month, day_of_year - (153 * shifted + 2) // 5 + 1

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from migrate.documents.oci import IndexEntry, parse_index, parse_manifest, rewrite_index, rewrite_manifest
+from migrate.documents.oci import parse_index, parse_manifest, rewrite_index, rewrite_manifest
 from migrate.model.digest import Digest
 from migrate.model.image import CONFIG_TYPES, ComposedImage, Descriptor, MediaType
 
@@ -34,7 +34,9 @@ def image_in_oci_types(image: ComposedImage) -> ComposedImage:
     config = parse_manifest(image.manifest).config
     is_image = config.media_type in CONFIG_TYPES | {""}  # Docker 1.10 pushed some as octet-stream
     new_config = replace(config, media_type=MediaType.OCI_CONFIG) if is_image else config
-    layers = tuple(_in_oci_type(layer) for layer in image.layers)
+    layers = tuple(
+        replace(layer, media_type=_OCI_TYPES.get(layer.media_type, layer.media_type)) for layer in image.layers
+    )
     media_type = _OCI_TYPES.get(image.manifest_media_type, image.manifest_media_type)
     if (media_type, new_config, layers) == (image.manifest_media_type, config, tuple(image.layers)):
         return image
@@ -47,17 +49,16 @@ def image_in_oci_types(image: ComposedImage) -> ComposedImage:
     )
 
 
-def _in_oci_type(descriptor: Descriptor) -> Descriptor:
-    media_type = _OCI_TYPES.get(descriptor.media_type)
-    return descriptor if media_type is None else replace(descriptor, media_type=media_type)
-
-
 def index_in_oci_types(content: bytes, media_type: str, replaced: Mapping[Digest, Descriptor]) -> tuple[bytes, str]:
     """The list with the manifests of `replaced` in place of those with their old digests, and its type; as it was
     where nothing of it changes."""
     old = parse_index(content).manifests
     names = {str(digest): str(descriptor.digest) for digest, descriptor in replaced.items()}
-    new = [_replaced_entry(entry, replaced, names) for entry in old]
+    new = []
+    for entry in old:
+        descriptor = replaced.get(entry.descriptor.digest, entry.descriptor)
+        annotations = {key: names.get(text, text) if key == _ABOUT else text for key, text in entry.annotations.items()}
+        new.append(replace(entry, descriptor=descriptor, annotations=annotations))
     new_type = _OCI_TYPES.get(media_type, media_type)
     if new_type == media_type and new == list(old):
         return content, media_type
@@ -70,9 +71,3 @@ def attestations(content: bytes) -> Iterator[tuple[Digest, Digest]]:
         about = entry.annotations.get(_ABOUT)
         with suppress(ValueError):
             yield Digest.parse(about or ""), entry.descriptor.digest
-
-
-def _replaced_entry(entry: IndexEntry, replaced: Mapping[Digest, Descriptor], names: Mapping[str, str]) -> IndexEntry:
-    annotations = {name: names.get(text, text) if name == _ABOUT else text for name, text in entry.annotations.items()}
-    descriptor = replaced.get(entry.descriptor.digest, entry.descriptor)
-    return replace(entry, descriptor=descriptor, annotations=annotations)

@@ -113,16 +113,6 @@ def _options(record: ContainerRecord, volumes: Mapping[str, str]) -> Iterator[tu
         number = host.number(name) or config.number(name)  # up to 1.6, memory and CPU were in Config
         if number > 0 or (number and name == "MemorySwap"):  # -1: no limit
             yield option, str(number)
-    yield from _network(record)
-    for option, name in _LISTS.items():
-        for text in host.texts(name) or config.texts(name):
-            yield option, text
-    yield from _mounts(record, volumes)
-    yield from _ports(record)
-    yield from _other(host)
-
-
-def _network(record: ContainerRecord) -> Iterator[tuple[str, str]]:
     network = record.host.text("NetworkMode")
     if record.config.flag("NetworkDisabled"):
         network = "none"
@@ -131,14 +121,16 @@ def _network(record: ContainerRecord) -> Iterator[tuple[str, str]]:
     for link in record.host.texts("Links"):
         source, _, alias = link.partition(":")
         yield "--link", f"{source.lstrip('/')}:{alias.rpartition('/')[2]}" if alias else source.lstrip("/")
-
-
-def _mounts(record: ContainerRecord, volumes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for option, name in _LISTS.items():
+        for text in host.texts(name) or config.texts(name):
+            yield option, text
     for mount in record.mounts:
         source = volumes.get(mount.destination) or mount.source
         mode = mount.mode or ("" if mount.writable else "ro")
         if source:
             yield "--volume", ":".join(part for part in (source, mount.destination, mode) if part)
+    yield from _ports(record)
+    yield from _other(host)
 
 
 def _ports(record: ContainerRecord) -> Iterator[tuple[str, str]]:

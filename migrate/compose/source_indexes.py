@@ -1,7 +1,7 @@
 """Manifest lists that are in a source: which of them a target gets, as they are or in other media types. Pure.
 
-A list is carried over whole where all its images are there and nobody else claims its names. Else its images claim the
-names themselves, each for its platform, and the list that comes of it is a new one.
+A list is carried over whole where all its images are there and no other image claims its names. Else its images claim
+the names themselves, each for its platform, and the list that comes of it is a new one.
 """
 
 from __future__ import annotations
@@ -59,18 +59,10 @@ class CarriedLists:
             missing = [child for child in self._children[digest] if self._in_target(child) not in self._finished]
             if missing:
                 self.split[digest] = f"{', '.join(map(str, sorted(missing)))} could not be converted"
-            elif any(self._is_contested(name, digest, owners, claimed) for name in self._names[digest]):
+                continue
+            own = self.children(self._lists[digest])
+            if any(len(owners[name]) > 1 or claimed.get(name, set()) - own for name in self._names[digest]):
                 self.split[digest] = "other images claim its name"
-
-    def _is_contested(
-        self,
-        name: Reference,
-        digest: Digest,
-        owners: Mapping[Reference, set[Digest]],
-        claimed: Mapping[Reference, set[Digest]],
-    ) -> bool:
-        rivals = claimed.get(name, set())
-        return len(owners[name]) > 1 or bool(rivals - self.children(self._lists[digest]))
 
     def _in_target(self, manifest: Digest) -> Digest:
         return self._replaced[manifest].digest if manifest in self._replaced else manifest

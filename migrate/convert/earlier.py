@@ -102,21 +102,14 @@ class EarlierImages:
         contents = iter(image.chain)
         for number, (step, is_empty) in enumerate(zip(steps, empty, strict=True), start=1):
             below = chain[-1].legacy_id if chain else None
-            own = head if number == len(steps) else _made_up_id(image_id, number)
+            own = (
+                head if number == len(steps) else LegacyID(hashlib.sha256(f"{image_id} {number}".encode()).hexdigest())
+            )
             payload = None if is_empty else next(contents).payload
-            chain.append(LegacyLayer(legacy_id=own, json=_v1_json(own, below, step), parent=below, payload=payload))
+            # The JSON from which the same step of a history is made again.
+            document: dict[str, Any] = {"id": own, **({"parent": below} if below else {})}
+            document |= {name: step[name] for name in ("created", "author", "comment") if step.get(name)}
+            if step.get("created_by"):
+                document["container_config"] = {"Cmd": [step["created_by"]]}
+            chain.append(LegacyLayer(legacy_id=own, json=encode_json_pretty(document), parent=below, payload=payload))
         return tuple(chain)
-
-
-def _made_up_id(image_id: Digest, number: int) -> LegacyID:
-    """Of a layer whose own ID no config keeps."""
-    return LegacyID(hashlib.sha256(f"{image_id} {number}".encode()).hexdigest())
-
-
-def _v1_json(legacy_id: LegacyID, parent: LegacyID | None, step: Mapping[str, Any]) -> bytes:
-    """What gives the same step of a history again."""
-    document: dict[str, Any] = {"id": legacy_id, **({"parent": parent} if parent else {})}
-    document |= {name: step[name] for name in ("created", "author", "comment") if step.get(name)}
-    if step.get("created_by"):
-        document["container_config"] = {"Cmd": [step["created_by"]]}
-    return encode_json_pretty(document)

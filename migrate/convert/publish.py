@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from migrate.compose.index import compose_index, index_entry
+from migrate.compose.image import HashedChain
+from migrate.compose.manifest import compose_index
 from migrate.compose.names import (
     Claim,
     Names,
@@ -27,7 +28,7 @@ from migrate.errors import ConflictError
 from migrate.layout.catalog import ExistingImage
 from migrate.model.container import Container
 from migrate.model.digest import Digest
-from migrate.model.image import ComposedImage, Descriptor, HashedLayer, MediaType, Platform
+from migrate.model.image import ComposedImage, Descriptor, MediaType, Platform
 from migrate.model.legacy import Failure, LegacyID, LegacyLayer, ReadyIndex
 from migrate.model.options import ConvertOptions, OnConflict
 from migrate.model.progress import Event, Progress
@@ -36,7 +37,6 @@ from migrate.report.document import Conflict
 from migrate.report.model import ImageInput
 from migrate.writers.base import ImageTarget
 
-HashedChain = tuple[tuple[LegacyLayer, "HashedLayer | None"], ...]
 _BEFORE_THE_RUN = -1_000_000_000
 _SIGNATURE_TAG = re.compile(r"sha256-([0-9a-f]{64})(?:\..*)?")
 """The tag of what is about a manifest: cosign's `.sig`, `.att` and `.sbom`, or the list of its referrers (OCI 1.1)."""
@@ -46,7 +46,7 @@ _SIGNATURE_TAG = re.compile(r"sha256-([0-9a-f]{64})(?:\..*)?")
 class FinishedImage:
     """An image that lacks nothing but its names.
 
-    `source` is the location of its source, `order` its place in the run, which settles ties. `references` are those of
+    `source` is the location of its source, `order` its place in the run, which decides ties. `references` are those of
     the source. `certain` is False where the store's own file system shows something else.
     `ready`: its manifest is in the source, so its layer blobs are what they are; `source_digest` is the digest of
     that one where the image has got other media types. `index` is a manifest list of the source that names it.
@@ -135,10 +135,10 @@ class Publisher:
         written: Callable[[FinishedImage], None] | None = None,
         chainless: ImageWalk | None = None,
     ) -> None:
-        """Assigns names and commits every image that keeps its place, which `written` is told. Raises TargetError only.
+        """Assigns names and commits every image that keeps its place. Raises TargetError only.
 
-        Images with the same manifest are committed once, and `written` is told each of them. `chainless`, where given,
-        walks over the same images without their chains, which names do not depend on.
+        `written` is called for each committed image; those with the same manifest are committed once. `chainless`,
+        where given, walks over the same images without their chains, which names do not depend on.
         """
         walk = chainless or images
         self._lists.in_oci_types = self.options.changes_manifests
@@ -148,7 +148,7 @@ class Publisher:
         for reference, members in self._names.indexes.items():
             for claim in members:
                 self._in_indexes[claim.digest].add(reference)
-        self._commit(images, written or _ignore)
+        self._commit(images, written)
 
     def is_refused(self, image: FinishedImage) -> bool:
         """`--on-conflict fail` takes every image out that claims what another one claims."""
@@ -162,7 +162,25 @@ class Publisher:
         listed: set[tuple[str, LegacyID, Digest, bool]] = set()
         for image in images:
             if not self.is_refused(image):
-                key, row = image.row_key, self._row(image)
+                key = image.row_key
+                row = ImageInput(
+                    source=image.source,
+                    legacy_id=image.legacy_id,
+                    image=image.composed,
+                    chain=image.chain,
+                    references=tuple(str(reference) for reference in image.all_references),
+                    names=[str(reference) for reference in self.names_of(image)],
+                    containers=image.containers,
+                    container=image.container,
+                    legacy_digests=(*image.legacy_digests, *self._lists.lost_digest(image.index)),
+                    warnings=(
+                        *image.warnings,
+                        *self._lists.warning(image.index),
+                        *self._broken_signatures(image),
+                        *_without_os(image),
+                    ),
+                    certain=image.certain,
+                )
                 if key not in rows:
                     rows[key] = row
                 elif image.index is None or key in listed:  # of two lists the first counts
@@ -173,30 +191,14 @@ class Publisher:
                     listed.add(key)
         yield from rows.values()
 
-    def _row(self, image: FinishedImage) -> ImageInput:
-        return ImageInput(
-            source=image.source,
-            legacy_id=image.legacy_id,
-            image=image.composed,
-            chain=image.chain,
-            references=tuple(str(reference) for reference in image.all_references),
-            names=[str(reference) for reference in self.names_of(image)],
-            containers=image.containers,
-            container=image.container,
-            legacy_digests=(*image.legacy_digests, *self._lists.lost_digest(image.index)),
-            warnings=(
-                *image.warnings,
-                *self._lists.warning(image.index),
-                *self._broken_signatures(image),
-                *_without_os(image),
-            ),
-            certain=image.certain,
-        )
-
     def names_of(self, image: FinishedImage) -> list[Reference]:
         """The references that the image has in the target, of those that it claimed or got instead."""
         granted = self._names.by_digest.get(image.identity, set()) | self._in_indexes.get(image.identity, set())
-        wanted = self._wanted(image)
+        # The names that the image claims by itself: its own and, where its list is not carried over, the list's.
+        references = image.all_references if self._lists.is_split(image.index) else image.references
+        wanted = self._places(references, image.composed.created)
+        if image.identity in self._untagged:
+            wanted.add(self._untagged[image.identity])
         if self.options.on_conflict is OnConflict.KEEP_ALL:
             wanted |= {numbered(reference, image.composed.image_id.hex) for reference in wanted}
         names = wanted & granted
@@ -205,14 +207,6 @@ class Publisher:
         return sorted(names)
 
     # --- names -------------------------------------------------------------------------------------------------
-
-    def _wanted(self, image: FinishedImage) -> set[Reference]:
-        """The names that the image claims by itself: its own and, where its list is not carried over, the list's."""
-        references = image.all_references if self._lists.is_split(image.index) else image.references
-        wanted = self._places(references, image.composed.created)
-        if image.identity in self._untagged:
-            wanted.add(self._untagged[image.identity])
-        return wanted
 
     def _places(self, references: Iterable[Reference], created: str | None) -> set[Reference]:
         return {
@@ -239,7 +233,10 @@ class Publisher:
                 self._lists.see(image.identity)
         existing = self._without_superseded(list(self._existing_claims()), [*claims, *(claim for _, claim in listed)])
         if self._platforms:  # a list was seen, perhaps one without a name
-            self._lists.decide(_by_reference([*existing, *claims]))
+            held: dict[Reference, set[Digest]] = defaultdict(set)
+            for claim in (*existing, *claims):
+                held[claim.reference].add(claim.digest)
+            self._lists.decide(held)
         claims += (claim for index, claim in listed if self._lists.is_split(index))
         # A name of a list that is carried over leads to the list alone, which names the image that claims it, too.
         for index, references in self._lists.whole():
@@ -259,10 +256,7 @@ class Publisher:
             return
         composed = image.composed
         if image.source_digest is not None:
-            new = Descriptor(
-                media_type=composed.manifest_media_type, digest=composed.manifest_digest, size=len(composed.manifest)
-            )
-            self._lists.replace_manifest(image.source_digest, new)
+            self._lists.replace_manifest(image.source_digest, composed.manifest_descriptor)
         for reference in image.references:
             if signed := _SIGNATURE_TAG.fullmatch(reference.tag):
                 self._signatures[Digest(signed[1])].add(str(reference))
@@ -368,6 +362,7 @@ class Publisher:
         for claim in existing:
             rivals = again[claim.reference]
             same = [one for one in rivals if one.legacy_id in made_of[claim.digest]]
+            # the same manifest again, or an image of another legacy image: an ordinary claim
             if any(one.digest == claim.digest for one in rivals) or not same:
                 kept.append(claim)
             elif not any(one.is_remade(claim) for one in same):
@@ -405,61 +400,52 @@ class Publisher:
 
     # --- target ------------------------------------------------------------------------------------------------
 
-    def _commit(self, images: ImageWalk, written: Callable[[FinishedImage], None]) -> None:
+    def _commit(self, images: ImageWalk, written: Callable[[FinishedImage], None] | None) -> None:
         done: set[Digest] = set()
         children: dict[Digest, ComposedImage] = {}
         for image in images():
             if self.is_refused(image):
-                self._refuse(image)
+                error = ConflictError("another image claims the same reference, and --on-conflict is fail")
+                references = tuple(str(reference) for reference in image.references)
+                failure = Failure.of(error, image.source, references=references, legacy_id=image.legacy_id)
+                self.failures.append(failure)
+                self.progress.emit(failure.event())
                 continue
-            written(image)
+            if written is not None:
+                written(image)
             if image.identity in self._in_indexes:
                 children[image.identity] = image.composed
             if image.identity not in done:
                 done.add(image.identity)
                 self.present += image.identity in self._known
-                self._commit_image(image)
+                if self.target is not None:
+                    composed, listed = image.composed, self._platforms.get(image.identity)
+                    # What a lost list has of it counts less than what a whole one has, which the report has (`rows`).
+                    if (
+                        listed not in (None, composed.platform)
+                        and composed.platform != parse_config(composed.config).platform
+                    ):
+                        composed = replace(composed, platform=listed)
+                    self.target.commit(composed, sorted(self._names.by_digest.get(image.identity, ())))
+                self.progress.emit(Event(kind="image", name=str(image.identity)))
         if self.target is not None:
-            self._commit_indexes(self.target, children)
+            for reference, members in sorted(self._names.indexes.items()):
+                if any(claim.order >= 0 for claim in members):  # else the index is there already
+                    entries = [self._index_entry(claim, children) for claim in members]
+                    content, media_type = compose_index(entries, self.options.format)
+                    self.target.commit_index(content, media_type, [reference])
             for index, names in self._lists.whole():
                 carried = self._lists.written(index)
                 for nested in carried.nested:
                     self.target.commit_index(nested.content, nested.media_type, [])
                 self.target.commit_index(carried.content, carried.media_type, names)
 
-    def _commit_image(self, image: FinishedImage) -> None:
-        if self.target is not None:
-            composed, listed = image.composed, self._platforms.get(image.identity)
-            # What a lost list has of it counts less than what a whole one has, which the report has (`rows`).
-            if listed not in (None, composed.platform) and composed.platform != parse_config(composed.config).platform:
-                composed = replace(composed, platform=listed)
-            self.target.commit(composed, sorted(self._names.by_digest.get(image.identity, ())))
-        self.progress.emit(Event(kind="image", name=str(image.identity)))
-
-    def _commit_indexes(self, target: ImageTarget, children: dict[Digest, ComposedImage]) -> None:
-        for reference, members in sorted(self._names.indexes.items()):
-            if any(claim.order >= 0 for claim in members):  # else the index is there already
-                entries = [self._index_entry(claim, children) for claim in members]
-                content, media_type = compose_index(entries, self.options.format)
-                target.commit_index(content, media_type, [reference])
-
     def _index_entry(self, claim: Claim, children: dict[Digest, ComposedImage]) -> IndexEntry:
-        if claim.digest in children:
-            return index_entry(children[claim.digest])
+        if (child := children.get(claim.digest)) is not None:
+            return IndexEntry(descriptor=child.manifest_descriptor, platform=child.platform)
         there = self._existing[claim.digest]
         descriptor = Descriptor(media_type=there.media_type, digest=there.manifest_digest, size=there.size)
         return IndexEntry(descriptor=descriptor, platform=claim.platform)
-
-    def _refuse(self, image: FinishedImage) -> None:
-        error = ConflictError("another image claims the same reference, and --on-conflict is fail")
-        references = tuple(str(reference) for reference in image.references)
-        failure = Failure.of(error, image.source, references=references, legacy_id=image.legacy_id)
-        self.failures.append(failure)
-        self.progress.emit(failure.event())
-
-
-def _ignore(image: FinishedImage) -> None:
-    del image
 
 
 def _without_os(image: FinishedImage) -> tuple[str, ...]:
@@ -495,13 +481,6 @@ def _claim(image: FinishedImage, reference: Reference) -> Claim:
         legacy_id=image.legacy_id,
         diff_ids=tuple(image.composed.diff_ids),
     )
-
-
-def _by_reference(claims: Iterable[Claim]) -> dict[Reference, set[Digest]]:
-    found: dict[Reference, set[Digest]] = defaultdict(set)
-    for claim in claims:
-        found[claim.reference].add(claim.digest)
-    return found
 
 
 def sorted_images(images: Iterable[FinishedImage]) -> Sequence[FinishedImage]:

@@ -46,7 +46,7 @@ from migrate.errors import (
     UsageError,
 )
 from migrate.layout.names import plain_path
-from migrate.model.container import Container, Volume
+from migrate.model.container import Container
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, HashedLayer
 from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing, is_hex_id
@@ -58,20 +58,20 @@ from migrate.rehash.layer import Layer
 from migrate.rehash.pipeline import PassingLayers, rehash
 from migrate.rehash.ports import BlobTarget, JobKey, LayerJob, ObserverFactory, OncePayload, TarObserver, observe_all
 from migrate.rehash.size_estimate import SizeEstimate
-from migrate.report.document import ContainerRow, Report, VolumeRow
+from migrate.report.document import Report, UnconvertedContainer, VolumeRow
 from migrate.report.json import iter_report
 from migrate.report.mapping import mapped_image
 from migrate.report.model import SourceInput, build_report
 from migrate.report.units import count, format_size
 from migrate.writers.base import ImageTarget
-from migrate.writers.free_space import check_room, check_room_for_streams
+from migrate.writers.free_space import check_target_room, check_target_room_for_streams
 from migrate.writers.open_target import name_warnings, open_target, parse_target
 from migrate.writers.run_memory import repeat_run
 
 if TYPE_CHECKING:
     from migrate.rootfs.check import RunCheck
 
-Hashed = Mapping[JobKey, "HashedLayer | MigrateError"]
+HashedLayers = Mapping[JobKey, "HashedLayer | MigrateError"]
 Chain = tuple[LegacyLayer, ...]
 
 
@@ -116,7 +116,7 @@ def open_sources(locations: Sequence[str], options: ReadOptions) -> list[OpenedS
 
 @dataclass(slots=True)
 class PlannedImage:
-    """One image on its way. `order` is its place in the run and settles ties; `elsewhere` are the layers of its chain
+    """One image on its way. `order` is its place in the run and decides ties; `elsewhere` are the layers of its chain
     that another source of the run has, and its index."""
 
     source_index: int
@@ -167,8 +167,8 @@ class Conversion:
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     planned: Sequence[PlannedImage] = ()
-    hashed: Hashed = field(default_factory=dict)
-    containers: list[ContainerRow] = field(default_factory=list)
+    hashed: HashedLayers = field(default_factory=dict)
+    containers: list[UnconvertedContainer] = field(default_factory=list)
     volumes: list[VolumeRow] = field(default_factory=list)
     _container_layers: set[JobKey] = field(default_factory=set)
     _rootfs: RunCheck | None = None
@@ -194,8 +194,11 @@ class Conversion:
         key = None
         if prefix == "oci" and not rest.keys() - {"progress", "report_options"}:
             key = run_key(locations, options, rest.get("report_options", {}))
-            if key is not None and (repeated := _repeat(place, key)) is not None:
-                yield cls((), options, locations=locations, repeated=repeated, **rest)
+            if key is not None and (raw := repeat_run(place, key, utc_now(), utc_now)) is not None:
+                from migrate.report.parse import parse_report
+
+                # the run was done before, and would change nothing
+                yield cls((), options, locations=locations, repeated=parse_report(raw), **rest)
                 return
         sources = open_sources(locations, options)
         if not all(one.is_one_file for one in sources):
@@ -292,7 +295,7 @@ class Conversion:
         ]
         if streaming and not (self.options.images or self.options.exclude):
             locations = (self.sources[index].location for index, _ in streaming)
-            check_room_for_streams(locations, store, self.options)
+            check_target_room_for_streams(locations, store, self.options)
             with PassingLayers(store, self.options, self.progress, self.observer, self._sampler) as passing:
                 for index, source in streaming:
                     self._pass_stream(index, source, passing)
@@ -312,58 +315,6 @@ class Conversion:
     def gather(self) -> None:
         """Lists the sources and walks the chains of the chosen images, which are in `planned` then; what cannot be
         read is in `failures`. Raises UsageError only."""
-        self._list_sources()
-        self.planned = self._plan()
-
-    def convert_images(self, store: BlobTarget | None) -> list[FinishedImage]:
-        """From what was gathered to finished images: their layers are in `store`, but nothing has a name there yet.
-
-        What could not be converted is in `failures`. Raises TargetError only.
-        """
-        planned = self.planned
-        self.hashed = self._rehash(planned, store)
-        if any(isinstance(result, MissingContentError) for result in self.hashed.values()):
-            self.hashed = {**self.hashed, **self._hash_content_of_target(store)}
-        finished = [done for image in planned if (done := self._compose(image)) is not None]
-        self._fail_lost_lists(planned, finished)
-        self._measure_containers(finished)
-        self.warnings += self._rootfs.warnings() if self._rootfs is not None else ()
-        return finished + self._salvage(planned, finished)
-
-    def _measure_containers(self, finished: Sequence[FinishedImage]) -> None:
-        """What the containers hold of which no image was made, so that nobody takes the images for all there is."""
-        made = {(image.source, image.legacy_id) for image in finished if image.container is not None}
-        wanted = bool(self.options.containers or self.options.container)
-        most = None if wanted else limits.MEASURED_ENTRIES
-        for opened in self.sources:
-            if opened.listing is None or opened.source is None:
-                continue
-            left = [
-                opened.source.measure_container(image.container, most)
-                for image in opened.listing.containers
-                if image.container is not None and (opened.location, image.head) not in made
-            ]
-            self.containers += (ContainerRow(source=opened.location, container=container) for container in left)
-            volumes = opened.source.orphaned_volumes(most)
-            self.volumes += (VolumeRow(source=opened.location, volume=volume) for volume in volumes)
-            if left and not wanted:
-                self.warnings.append(_left_behind(opened.location, left))
-            if volumes:
-                self.warnings.append(_orphaned(opened.location, volumes))
-
-    def _fail_lost_lists(self, planned: Sequence[PlannedImage], finished: Sequence[FinishedImage]) -> None:
-        """A list of the source that has lost all its images is lost itself."""
-        alive = {id(image.index) for image in finished}
-        lost = {id(image.index): image for image in planned if image.index is not None and id(image.index) not in alive}
-        for image in lost.values():
-            assert image.index is not None
-            error = MissingLayerError("none of the images of this manifest list could be converted")
-            references = tuple(map(str, image.index.references))
-            self._add_failure(Failure.of(error, image.location, references=references))
-
-    # --- sources and selection ---------------------------------------------------------------------------------
-
-    def _list_sources(self) -> None:
         for opened in self.sources:
             if opened.source is not None and opened.error is None:
                 try:
@@ -379,10 +330,66 @@ class Conversion:
             if opened.error is not None:
                 self._fail(opened.error, opened.location)
             self.progress.emit(Event(kind="source", name=opened.location))
+        self.planned = self._plan()
+
+    def convert_images(self, store: BlobTarget | None) -> list[FinishedImage]:
+        """From what was gathered to finished images: their layers are in `store`, but nothing has a name there yet.
+
+        What could not be converted is in `failures`. Raises TargetError only.
+        """
+        planned = self.planned
+        # all layers first: equal ones of different images are read once
+        self.hashed = self._rehash(planned, store)
+        if any(isinstance(result, MissingContentError) for result in self.hashed.values()):
+            self.hashed = {**self.hashed, **self._hash_content_of_target(store)}
+        # an image that cannot be composed has failed; the others go on
+        finished = [done for image in planned if (done := self._compose(image)) is not None]
+        # A list of the source that has lost all its images is lost itself.
+        alive = {id(image.index) for image in finished}
+        lost = {id(image.index): image for image in planned if image.index is not None and id(image.index) not in alive}
+        for image in lost.values():
+            assert image.index is not None
+            error = MissingLayerError("none of the images of this manifest list could be converted")
+            references = tuple(map(str, image.index.references))
+            self._add_failure(Failure.of(error, image.location, references=references))
+        self._measure_containers(finished)
+        self.warnings += self._rootfs.warnings() if self._rootfs is not None else ()
+        return finished + self._salvage(planned, finished)
+
+    def _measure_containers(self, finished: Sequence[FinishedImage]) -> None:
+        """What the containers hold of which no image was made, so that the images are not taken for all there is."""
+        made = {(image.source, image.legacy_id) for image in finished if image.container is not None}
+        wanted = bool(self.options.containers or self.options.container)
+        most = None if wanted else limits.MEASURED_ENTRIES
+        for opened in self.sources:
+            if opened.listing is None or opened.source is None:
+                continue
+            left = [
+                opened.source.measure_container(image.container, most)
+                for image in opened.listing.containers
+                if image.container is not None and (opened.location, image.head) not in made
+            ]
+            self.containers += (UnconvertedContainer(source=opened.location, container=container) for container in left)
+            volumes = opened.source.orphaned_volumes(most)
+            self.volumes += (VolumeRow(source=opened.location, volume=volume) for volume in volumes)
+            if left and not wanted:
+                self.warnings.append(_left_behind(opened.location, left))
+            if volumes:
+                # One warning for all volumes of the source that no container names.
+                sizes = [volume.bytes for volume in volumes if volume.bytes is not None]
+                total = f"{'' if len(sizes) == len(volumes) else 'at least '}{format_size(sum(sizes))}"
+                self.warnings.append(
+                    f"{opened.location}: no container names {count(len(volumes), 'volume')} ({total}): "
+                    f"`migrate inspect {shlex.quote(opened.location)}` lists what to copy"
+                )
+
+    # --- sources and selection ---------------------------------------------------------------------------------
 
     def _plan(self) -> list[PlannedImage]:
         """Selects images and walks their chains; what cannot be walked has failed."""
-        self._check_patterns()
+        listings = [opened.listing for opened in self.sources if opened.listing is not None]
+        for pattern, ids in ambiguous_prefixes(listings, self.options.images).items():
+            raise UsageError(f"--image {pattern} is the beginning of several IDs: {', '.join(ids[:5])}")
         planned: list[PlannedImage] = []
         matched: set[str] = set()
         options = self.options
@@ -398,7 +405,11 @@ class Conversion:
                 chosen, failures = [], [one for one in failures if not (one.references or one.legacy_id)]
             containers, found = select_containers(opened.listing, options.container, all_containers=options.containers)
             matched |= hits | lost | found
-            self._note_listing(opened, failures)
+            assert opened.listing is not None
+            place = opened.location
+            self.warnings += (text if place in text else f"{place}: {text}" for text in opened.listing.warnings)
+            for failure in failures:
+                self._add_failure(failure, partless=failure.layer != failure.legacy_id)
             self._note_half_removed(opened)
             for image in chosen + containers:
                 planned.append(PlannedImage(source_index, opened.location, image, len(planned)))
@@ -418,11 +429,6 @@ class Conversion:
         check_containers(listings, options.container, matched)
         return [image for image in planned if self._walk(image)]
 
-    def _check_patterns(self) -> None:
-        listings = [opened.listing for opened in self.sources if opened.listing is not None]
-        for pattern, found in ambiguous_prefixes(listings, self.options.images).items():
-            raise UsageError(f"--image {pattern} is the beginning of several IDs: {', '.join(found[:5])}")
-
     def _note_half_removed(self, opened: OpenedSource) -> None:
         """`--containers` takes no container that Docker had begun to remove."""
         assert opened.listing is not None
@@ -434,20 +440,18 @@ class Conversion:
                 if image.container is not None and is_half_removed(image)
             )
 
-    def _note_listing(self, opened: OpenedSource, failures: Sequence[Failure]) -> None:
-        assert opened.listing is not None
-        place = opened.location
-        self.warnings += (text if place in text else f"{place}: {text}" for text in opened.listing.warnings)
-        for failure in failures:
-            self._add_failure(failure, partless=failure.layer != failure.legacy_id)
-
     def _walk(self, planned: PlannedImage) -> bool:
         try:
             given = planned.image.chain
             read_layer = partial(self._read_layer, planned)
             planned.chain = given if given is not None else walk_chain(planned.image.head, read_layer)
             check_chain(planned.chain)
-            self._count(planned)
+            if self._layers_planned + len(planned.chain) > limits.RUN_LAYERS:
+                raise LimitError(
+                    f"image {planned.image.head}: this run has more than {limits.RUN_LAYERS:,} layers in all its images"
+                    " (RUN_LAYERS); convert them in several runs with --image, or with migrate batch"
+                )
+            self._layers_planned += len(planned.chain)
         except MigrateError as error:
             self._fail(error, planned.location, planned.image)
             return False
@@ -519,7 +523,7 @@ class Conversion:
         usable = (row for row in rows if row.blob is not None or self.options.dry_run)
         return None if wanted is None else next(usable, self.lent.contents.get(wanted))
 
-    def _hash_content_of_target(self, store: BlobTarget | None) -> Hashed:
+    def _hash_content_of_target(self, store: BlobTarget | None) -> HashedLayers:
         """The layers whose bytes are missing and which the target has, by their diffIDs."""
         if self.earlier is None or self.earlier.source is None:
             return {}
@@ -535,17 +539,9 @@ class Conversion:
                     jobs[job.key] = job
         return rehash(list(jobs.values()), store, self.options, self.progress) if jobs else {}
 
-    def _count(self, planned: PlannedImage) -> None:
-        if self._layers_planned + len(planned.chain) > limits.RUN_LAYERS:
-            raise LimitError(
-                f"image {planned.image.head}: this run has more than {limits.RUN_LAYERS:,} layers in all its images"
-                " (RUN_LAYERS); convert them in several runs with --image, or with migrate batch"
-            )
-        self._layers_planned += len(planned.chain)
-
     # --- layers ------------------------------------------------------------------------------------------------
 
-    def _rehash(self, planned: Sequence[PlannedImage], store: BlobTarget | None) -> Hashed:
+    def _rehash(self, planned: Sequence[PlannedImage], store: BlobTarget | None) -> HashedLayers:
         jobs: dict[JobKey, LayerJob] = {}
         seen: set[tuple[int, int]] = set()
         for image in planned:
@@ -563,7 +559,7 @@ class Conversion:
                         self._container_layers.add(job.key)
                     if jobs.setdefault(job.key, job).payload.diff_id != job.payload.diff_id:
                         jobs[job.key] = _without_claim(job)
-        check_room((job.payload for key, job in jobs.items() if key not in self._passed), store, self.options)
+        check_target_room((job.payload for key, job in jobs.items() if key not in self._passed), store, self.options)
         self._rootfs = self._open_rootfs_check()
         observer = self.observer if self._rootfs is None else self._observe
         hashed = rehash(
@@ -610,7 +606,11 @@ class Conversion:
             rows.append((layer, result))
         try:
             composed = compose_image(planned.image, rows, self.options, self._shared)
-            differences = self._rootfs_differences(planned)
+            differences: list[str] = []
+            if self._rootfs is not None and not planned.elsewhere:
+                # what a container changed was itself read from the trees that it would be compared with
+                checked = planned.chain if planned.image.container is None else planned.chain[:-1]
+                differences = self._rootfs.differences(planned.source_index, checked)
             self._check_certain(planned, composed, rows, differences)
             container, found = self._finish_container(planned)
         except MigrateError as error:
@@ -635,9 +635,7 @@ class Conversion:
                 *found,
                 *composed.warnings,
                 *layer_warnings,
-                *_damaged(rows),
-                *_ambiguous(rows),
-                *_told(differences),
+                *_warnings_of(rows, differences),
             ),
             certain=not differences and planned.image.certain and composed.certain,
             index=planned.index,
@@ -645,7 +643,7 @@ class Conversion:
         )
 
     def _finish_container(self, planned: PlannedImage) -> tuple[Container | None, tuple[str, ...]]:
-        """What the report has of the container that an image was made of, and what is odd about it."""
+        """What the report has of the container that an image was made of, and its warnings."""
         source = self.sources[planned.source_index].source
         if planned.image.container is None or source is None:
             return None, ()
@@ -668,14 +666,6 @@ class Conversion:
         from migrate.rootfs.check import RunCheck
 
         return RunCheck(holding, self.options.check_rootfs)
-
-    def _rootfs_differences(self, planned: PlannedImage) -> list[str]:
-        """Of the image below a container, too. What the container changed was itself read from the trees that
-        it would be compared with."""
-        chain = planned.chain if planned.image.container is None else planned.chain[:-1]
-        if planned.elsewhere:
-            return []
-        return [] if self._rootfs is None else self._rootfs.differences(planned.source_index, chain)
 
     def _check_certain(
         self,
@@ -711,7 +701,8 @@ class Conversion:
         known = {(image.source, image.legacy_id) for image in finished}
         salvaged: list[FinishedImage] = []
         for image in planned:
-            intact = _below(image.chain, image.lost_layer) if image.image.config is None else ()
+            places = (place for place, layer in enumerate(image.chain) if layer.legacy_id == image.lost_layer)
+            intact = image.chain[: next(places, 0)] if image.image.config is None else ()
             if not intact or (image.location, intact[-1].legacy_id) in known:
                 continue
             known.add((image.location, intact[-1].legacy_id))
@@ -775,15 +766,7 @@ class Conversion:
         self.progress.emit(failure.event())
 
 
-def _repeat(target: str, key: str) -> Report | None:
-    """The report of a run that was done before, and changes nothing; it is in the target."""
-    from migrate.report.parse import parse_report
-
-    raw = repeat_run(target, key, utc_now(), utc_now)
-    return None if raw is None else parse_report(raw)
-
-
-def _with_estimates(hashed: Hashed, estimate: SizeEstimate) -> Hashed:
+def _with_estimates(hashed: HashedLayers, estimate: SizeEstimate) -> HashedLayers:
     """Of equal layers one was sampled, and its figures count for all."""
     rows = {key: row for key, row in hashed.items() if isinstance(row, HashedLayer)}
     sampled = {row.diff_id: key for key, row in rows.items() if estimate.has_sampled(key)}
@@ -800,20 +783,23 @@ def _without_claim(job: LayerJob) -> LayerJob:
     return LayerJob(job.source_index, job.source, replace(job.layer, payload=unclaimed))
 
 
-def _damaged(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> Iterator[str]:
-    """Layers whose bytes are not those that the source's own checksums and sizes were made of."""
+_DIFFERENCES_SHOWN = 20
+
+
+def _warnings_of(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]], differences: Sequence[str]) -> Iterator[str]:
+    """What is odd about an image's layers, and the first paths in which it differs from the store's file system."""
     for layer, hashed in rows:
-        if hashed is not None and hashed.damaged:
+        if hashed is not None and hashed.damaged:  # not the bytes that the source's checksums and sizes were made of
             yield f"layer {layer.legacy_id} is damaged: {hashed.note}"
-
-
-def _ambiguous(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]]) -> Iterator[str]:
-    """Layers that two readers of tar would understand differently; their bytes are converted as they are."""
-    for layer, hashed in rows:
+    for layer, hashed in rows:  # two readers of tar would understand these differently; the bytes stay as they are
         if hashed is not None and hashed.flags:
             entries = dict(hashed.flagged)
             flags = [f"{flag}: {entries[flag]}" if flag in entries else flag for flag in hashed.flags]
             yield f"layer {layer.legacy_id}: readers may understand its tar differently ({', '.join(flags)})"
+    for difference in differences[:_DIFFERENCES_SHOWN]:
+        yield f"differs from the store's file system: {difference}"
+    if len(differences) > _DIFFERENCES_SHOWN:
+        yield f"differs from the store's file system in {len(differences) - _DIFFERENCES_SHOWN} more paths"
 
 
 def _left_behind(location: str, containers: Sequence[Container]) -> str:
@@ -842,33 +828,6 @@ def _left_behind(location: str, containers: Sequence[Container]) -> str:
             f"`migrate inspect {place}` lists what to copy"
         )
     return f"{location}: {'; '.join(parts)}"
-
-
-def _orphaned(location: str, volumes: Sequence[Volume]) -> str:
-    """One warning for all volumes of a source that no container names."""
-    sizes = [volume.bytes for volume in volumes if volume.bytes is not None]
-    total = f"{'' if len(sizes) == len(volumes) else 'at least '}{format_size(sum(sizes))}"
-    return (
-        f"{location}: no container names {count(len(volumes), 'volume')} ({total}): "
-        f"`migrate inspect {shlex.quote(location)}` lists what to copy"
-    )
-
-
-_TOLD_DIFFERENCES = 20
-
-
-def _told(differences: Sequence[str]) -> list[str]:
-    """The first paths in which an image differs from the store's file system, and how many more there are."""
-    told = [f"differs from the store's file system: {difference}" for difference in differences[:_TOLD_DIFFERENCES]]
-    more = len(differences) - len(told)
-    return told + ([f"differs from the store's file system in {more} more paths"] if more else [])
-
-
-def _below(chain: Chain, lost_layer: LegacyID | None) -> Chain:
-    for position, layer in enumerate(chain):
-        if layer.legacy_id == lost_layer:
-            return chain[:position]
-    return ()
 
 
 NOTHING_READ: Final = SourceUnreadableError.exit_code

@@ -94,7 +94,11 @@ def select_failures(
 
     A failure that names no image may concern any, and is always among them.
     """
-    failures = [one for one in listing.failures if not _is_excluded(one, exclude)]
+    failures = [
+        one
+        for one in listing.failures
+        if not one.references or _left((Reference.parse(text) for text in one.references), exclude)
+    ]
     if not patterns:
         return failures, set()
     chosen: list[Failure] = []
@@ -112,11 +116,6 @@ def select_failures(
     return chosen, matched
 
 
-def _is_excluded(failure: Failure, exclude: Sequence[str]) -> bool:
-    references = [Reference.parse(text) for text in failure.references]
-    return bool(references) and not _left(references, exclude)
-
-
 def select_containers(
     listing: SourceListing, patterns: Sequence[str], *, all_containers: bool
 ) -> tuple[list[LegacyImage], set[str]]:
@@ -130,7 +129,12 @@ def select_containers(
     chosen: list[LegacyImage] = []
     matched: set[str] = set()
     for image in listing.containers:
-        hits = {pattern for pattern in patterns if _is_container(pattern, image)}
+        container = image.container
+        hits = {
+            pattern
+            for pattern in patterns
+            if container is not None and (pattern.strip("/") == container.name or _is_head(pattern, container.id))
+        }
         if hits:
             chosen.append(image)
             matched |= hits
@@ -171,11 +175,6 @@ def _ambiguous_containers(listings: Iterable[SourceListing], patterns: Sequence[
         if _is_id_prefix(pattern) and pattern.strip("/") not in names and pattern not in ids
     }
     return {pattern: matches for pattern, matches in found.items() if len(matches) > 1}
-
-
-def _is_container(pattern: str, image: LegacyImage) -> bool:
-    container = image.container
-    return container is not None and (pattern.strip("/") == container.name or _is_head(pattern, container.id))
 
 
 def ambiguous_prefixes(listings: Iterable[SourceListing], patterns: Sequence[str]) -> dict[str, list[str]]:

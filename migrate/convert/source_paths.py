@@ -57,16 +57,15 @@ def refuse_to_write(sources: Sequence[str], *, target: str | None = None, files:
         if home is not None and places.of(place).startswith(home):
             raise UsageError(f"the source {source} lies in the target {target}, and a source is never written to")
     if target is not None and (url := target_url(target)) is not None:
-        _refuse_bucket(sources, target, _folder_of(url))
-
-
-def _refuse_bucket(sources: Iterable[str], target: str, home: str) -> None:
-    for source in sources:
-        folder = _folder_of(source) if "://" in source else ""
-        if folder and home.startswith(folder):
-            raise UsageError(f"the target {target} is the source {source} or lies in it; a source is never written to")
-        if folder.startswith(home):
-            raise UsageError(f"the source {source} lies in the target {target}, and a source is never written to")
+        prefix = _folder_of(url)
+        for source in sources:
+            folder = _folder_of(source) if "://" in source else ""
+            if folder and prefix.startswith(folder):
+                raise UsageError(
+                    f"the target {target} is the source {source} or lies in it; a source is never written to"
+                )
+            if folder.startswith(prefix):
+                raise UsageError(f"the source {source} lies in the target {target}, and a source is never written to")
 
 
 def _folder_of(url: str) -> str:

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from migrate.distribution.bodies import read_body
@@ -32,8 +32,9 @@ CHALLENGE_BYTES: Final = 8 * 1024
 """Of a `WWW-Authenticate` header, as much as servers usually accept of all headers together."""
 _CLIENT_ID: Final = "docker-legacy-migrate"
 
-Scope = tuple[str, str]
-"""(repository, `pull` or `push`); an empty repository is the catalog."""
+Access = Literal["pull", "push"]
+Scope = tuple[str, Access]
+"""(repository, what is done with it); an empty repository is the catalog."""
 
 
 class AuthorizationError(SourceError):
@@ -70,7 +71,11 @@ class Authorizer:
         if len(text) > CHALLENGE_BYTES:
             raise AuthorizationError(f"WWW-Authenticate: larger than the limit of {CHALLENGE_BYTES:,} bytes")
         kind, _, rest = text.partition(" ")
-        self._challenge = (kind.lower(), _parameters(rest))
+        parameters = {
+            match[1].lower(): re.sub(r"\\(.)", r"\1", match[2]) if match[2] is not None else match[3]
+            for match in _CHALLENGE.finditer(rest)
+        }
+        self._challenge = (kind.lower(), parameters)
 
     @property
     def wants_password(self) -> bool:
@@ -98,22 +103,30 @@ class Authorizer:
     def _answer(self, scope: Scope, also: Scope | None) -> str:
         assert self._challenge is not None
         kind, parameters = self._challenge
-        credentials = self._credentials()
+        if not self._looked:
+            self._found, self._looked = self._find(), True
+        credentials = self._found
         if kind == "bearer":
             return f"Bearer {self._fetch_token(parameters, [scope] + ([also] if also else []), credentials)}"
         if kind in _PASSWORD_KINDS and credentials is not None and not credentials.is_identity_token:
             return _basic(credentials)
         return ""
 
-    def _credentials(self) -> Credentials | None:
-        if not self._looked:
-            self._found, self._looked = self._find(), True
-        return self._found
-
     def _fetch_token(self, parameters: Mapping[str, str], scopes: list[Scope], credentials: Credentials | None) -> str:
         realm = parameters.get("realm", "")
-        self._check_realm(realm)
-        wanted = [_scope_text(scope) for scope in scopes]
+        try:
+            scheme = urlsplit(realm).scheme
+        except ValueError:
+            scheme = ""
+        plain = self._http.base_url.scheme == "http"
+        if scheme != "https" and not (scheme == "http" and plain):
+            raise AuthorizationError(f"the token server {realm!r} is not reached over TLS")
+        wanted = [
+            f"repository:{repository}:{'pull,push' if access == 'push' else 'pull'}"
+            if repository
+            else "registry:catalog:*"
+            for repository, access in scopes
+        ]
         service = parameters.get("service", "")
         if credentials is not None and credentials.is_identity_token:
             form = {
@@ -127,15 +140,6 @@ class Authorizer:
         query: list[tuple[str, str]] = [("service", service), *(("scope", scope) for scope in wanted)]
         headers = {"Authorization": _basic(credentials)} if credentials is not None else {}
         return self._token_of(realm, "GET", params=query, headers=headers)
-
-    def _check_realm(self, realm: str) -> None:
-        try:
-            scheme = urlsplit(realm).scheme
-        except ValueError:
-            scheme = ""
-        plain = self._http.base_url.scheme == "http"
-        if scheme != "https" and not (scheme == "http" and plain):
-            raise AuthorizationError(f"the token server {realm!r} is not reached over TLS")
 
     def _token_of(self, realm: str, method: str, **arguments: object) -> str:
         status, reason, content = self._ask(realm, method, arguments)
@@ -171,20 +175,6 @@ class Authorizer:
                 answer = None
             pause(self._sleep, answer, attempt)
             attempt += 1
-
-
-def _parameters(text: str) -> dict[str, str]:
-    return {
-        match[1].lower(): re.sub(r"\\(.)", r"\1", match[2]) if match[2] is not None else match[3]
-        for match in _CHALLENGE.finditer(text)
-    }
-
-
-def _scope_text(scope: Scope) -> str:
-    repository, access = scope
-    if not repository:
-        return "registry:catalog:*"
-    return f"repository:{repository}:{'pull,push' if access == 'push' else 'pull'}"
 
 
 def _basic(credentials: Credentials) -> str:

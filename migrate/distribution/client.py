@@ -10,15 +10,15 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Final, Literal
+from functools import partial
+from typing import IO, TYPE_CHECKING, Final
 
-from migrate.distribution.authorization import AuthorizationError
-from migrate.distribution.download import AGAIN, BlobDownload, stated_length
-from migrate.distribution.retries import ATTEMPTS, PAUSES, Sleep
+from migrate.distribution.authorization import Access, AuthorizationError, Scope
+from migrate.distribution.download import BlobDownload, stated_length
+from migrate.distribution.retries import ATTEMPTS, Sleep
 from migrate.distribution.session import (
     RegistryAnswerError,
     RegistrySession,
-    Scope,
     Traffic,
     UntrustedCertificateError,
     quoted,
@@ -31,7 +31,7 @@ from migrate.model.digest import Digest
 from migrate.model.image import MediaType
 
 if TYPE_CHECKING:
-    import httpx
+    pass
 
 _MANIFEST_TYPES: Final = ", ".join(
     (
@@ -49,7 +49,6 @@ _NEXT: Final = re.compile(r'<([^<>]*+)>\s*+;\s*+rel="?next"?')
 _LINK_BYTES: Final = 64 * 1024
 """Of a `Link` header; httpx builds no address that is longer."""
 
-Access = Literal["pull", "push"]
 
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")
 """How the text of an OSError begins: of no use to a person."""
@@ -135,13 +134,9 @@ class RegistryClient:
     def open_blob(self, repository: str, digest: Digest) -> BlobDownload:
         """The blob as a stream that goes on after a broken connection. The caller closes it, and checks the digest."""
 
-        def request(offset: int) -> httpx.Response:
-            headers = {"Range": f"bytes={offset}-"} if offset else {}
-            accept = AGAIN if offset else (200,)
-            return self._session.send("GET", path, (repository, "pull"), accept=accept, headers=headers, stream=True)
-
         path = f"/v2/{repository}/blobs/{digest}"
-        return BlobDownload(request, f"{self.host}: blob {digest}", self._session.sleep, PAUSES)
+        request = partial(self._session.send, "GET", path, (repository, "pull"), stream=True)
+        return BlobDownload(request, f"{self.host}: blob {digest}", self._session.sleep)
 
     def read_blob(self, repository: str, digest: Digest, limit: int) -> bytes:
         """A small blob, such as a config, at once. LimitError above `limit` or JSON_BYTES."""
@@ -163,6 +158,7 @@ class RegistryClient:
         for _ in range(_PAGES):
             if next_path is None:
                 return
+            # a registry may name any next page, also one that was read
             if next_path in seen:
                 raise RegistryAnswerError(f"{self.host}{path}: its pages go round in a ring, back to {next_path}")
             seen.add(next_path)

@@ -49,7 +49,10 @@ def find_credentials(host: str, config: Path | None = None) -> Credentials | Non
 
     Raises CredentialsError if the configuration, or the helper it names for this host, fails.
     """
-    document = _read_config(config or _default_config())
+    if config is None:
+        folder = os.environ.get("DOCKER_CONFIG")
+        config = (Path(folder) if folder else Path.home() / ".docker") / "config.json"
+    document = _read_config(config)
     helper = _helper_for(host, document)
     if helper is not None:
         return _ask_helper(helper, host)
@@ -61,11 +64,6 @@ def find_credentials(host: str, config: Path | None = None) -> Credentials | Non
         if isinstance(entry, dict) and entry:
             return _from_entry(entry, host)
     return None
-
-
-def _default_config() -> Path:
-    folder = os.environ.get("DOCKER_CONFIG")
-    return Path(folder) / "config.json" if folder else Path.home() / ".docker" / "config.json"
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

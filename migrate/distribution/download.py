@@ -1,10 +1,10 @@
-"""A blob on its way here: a stream that goes on where a broken connection left it."""
+"""A blob that is downloaded: a stream that continues after a broken connection."""
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Final
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from migrate.blobio.compression import detect_compression
 from migrate.blobio.limits import STATED_BYTES, parse_whole
 from migrate.blobio.stream import ByteStream
-from migrate.distribution.retries import SLOW_ANSWERS
+from migrate.distribution.retries import PAUSES, SLOW_ANSWERS
 from migrate.errors import TruncatedError
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _PROGRESS: Final = 1024 * 1024
 """Bytes that have to come after a broken connection before it is forgotten: a server that hangs up after each byte
-would otherwise be tried for ever."""
-AGAIN: Final = (200, 206, 416)
+would otherwise be tried forever."""
+_AGAIN: Final = (200, 206, 416)
 """Answers to a request for the rest of a blob."""
 _RANGE: Final = re.compile(r"(?:bytes\s+)?(\d{1,19})-")
 """docker-registry 0.9 leaves out the unit."""
@@ -39,7 +39,8 @@ def stated_length(answer: httpx.Response) -> int | None:
 
 
 class BlobDownload(ByteStream):
-    """Reads the answer of `request(offset)`; when the connection breaks it requests the rest, once for each pause.
+    """Reads the answer of `request(accept=…, headers=…)`; when the connection breaks it requests the rest, once for
+    each pause.
 
     The pauses begin anew after each _PROGRESS bytes.
 
@@ -56,19 +57,17 @@ class BlobDownload(ByteStream):
 
     def __init__(
         self,
-        request: Callable[[int], httpx.Response],
+        request: Callable[..., httpx.Response],
         what: str,
         sleep: Callable[[float], object],
-        pauses: Sequence[float],
         size: int | None = None,
     ) -> None:
         self._request = request
         self._what = what
         self._sleep = sleep
-        self._pauses = pauses
         self._offset = 0
         self._known = 0
-        self._answer = request(0)
+        self._answer = self._connect(0)
         self._is_decoded = False
         self.size = None
         if not _is_coded(self._answer):
@@ -114,24 +113,25 @@ class BlobDownload(ByteStream):
                     return b""  # docker-registry 0.9 states one byte more than it has where it goes on
                 reason = str(exc) or type(exc).__name__
                 self._slow += isinstance(exc, httpx.ReadTimeout)
-            self._go_on(reason)
-
-    def _go_on(self, reason: str) -> None:
-        """Connects again after a pause, or raises TruncatedError."""
-        if self._offset - self._broken_at >= _PROGRESS:
-            self._breaks = self._slow = 0
-        self._broken_at = self._offset
-        if self._breaks == len(self._pauses) or self._slow >= SLOW_ANSWERS:
-            raise TruncatedError(f"{self._what}: the connection broke again and again: {reason}")
-        self._sleep(self._pauses[self._breaks])
-        self._breaks += 1
-        self._answer.close()
-        self._answer = self._request(0 if self._is_decoded else self._offset)
-        if self._answer.status_code == 416:
+            # Connects again after a pause, or raises TruncatedError.
+            if self._offset - self._broken_at >= _PROGRESS:
+                self._breaks = self._slow = 0
+            self._broken_at = self._offset
+            if self._breaks == len(PAUSES) or self._slow >= SLOW_ANSWERS:
+                raise TruncatedError(f"{self._what}: the connection broke again and again: {reason}")
+            self._sleep(PAUSES[self._breaks])
+            self._breaks += 1
             self._answer.close()
-            self._answer = self._request(0)
-        self._known = self._offset - self._first_byte()
-        self._blocks = self._iter_blocks()
+            self._answer = self._connect(0 if self._is_decoded else self._offset)
+            if self._answer.status_code == 416:
+                self._answer.close()
+                self._answer = self._connect(0)
+            self._known = self._offset - self._first_byte()
+            self._blocks = self._iter_blocks()
+
+    def _connect(self, offset: int) -> httpx.Response:
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        return self._request(accept=_AGAIN if offset else (200,), headers=headers)
 
     def _first_byte(self) -> int:
         """The place in the blob where the present answer begins. TruncatedError where that is behind what is there."""

@@ -15,7 +15,7 @@ _ALGORITHM: Final = re.compile(r"[a-z0-9]+(?:/[a-z0-9]+){0,2}")
 _HEX: Final = re.compile(r"[0-9a-f]{32,128}")
 
 
-def blob_path(digest: Digest) -> str:
+def blob_data_path(digest: Digest) -> str:
     return f"blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
 
 

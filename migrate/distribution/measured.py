@@ -1,7 +1,7 @@
 """Limits for servers that send without an end.
 
 A timeout of httpx covers one read from the socket. A server that sends a byte each second never runs into it, nor does
-one that sends interim answers (1xx) for ever. The network streams here measure what a whole answer takes.
+one that sends interim answers (1xx) forever. The network streams here measure what a whole answer takes.
 """
 
 from __future__ import annotations

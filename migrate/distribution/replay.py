@@ -1,4 +1,4 @@
-"""What came from far away once does not come twice.
+"""Keeps what was read from a bucket or a registry, so that it is not transferred twice.
 
 A layer that is already gzip is read twice: hashed, and copied once it is known that nothing equal is in the target.
 From a directory the second reading costs little. From a bucket or a registry it would be the whole transfer again, so
@@ -45,26 +45,35 @@ class Replay:
         return cls(options.temporary_directory, BUDGET if is_remote and not options.dry_run else 0)
 
     @contextmanager
-    def opened(self, key: str, open_far: Callable[[], AbstractContextManager[OpenedFile]]) -> Iterator[OpenedFile]:
-        """The kept bytes of `key`; else what `open_far` opens, which is kept if it is read to its end."""
+    def opened(self, key: str, open_remote: Callable[[], AbstractContextManager[OpenedFile]]) -> Iterator[OpenedFile]:
+        """The kept bytes of `key`; else what `open_remote` opens, which is kept if it is read to its end."""
         kept = self._kept.get(key)
         if kept is not None:
             path, size = kept
             with open(path, "rb", buffering=0) as stream:
                 yield OpenedFile(stream, size, Extent(fd=stream.fileno(), offset=0, size=size), path)
             return
-        with open_far() as opened:
+        with open_remote() as opened:
             copy = None if opened.extent is not None else self._begin(opened.size)
             if copy is None:
                 yield opened
                 return
+
+            def keep() -> None:
+                if copy.is_whole():
+                    with self._lock:
+                        self._kept[key] = (copy.path, copy.size)
+
             try:
-                observed = ObservedStream(opened.stream, opened.size, copy.write, lambda: self._keep(key, copy))
+                observed = ObservedStream(opened.stream, opened.size, copy.write, keep)
                 yield OpenedFile(observed.as_binary(), opened.size)
             finally:
                 copy.close()
                 if key not in self._kept:
-                    self._give_back(copy)
+                    with self._lock:
+                        self._left += copy.size
+                    with contextlib.suppress(OSError):
+                        os.unlink(copy.path)
 
     def close(self) -> None:
         """Removes all that was kept."""
@@ -85,20 +94,9 @@ class Replay:
                 path = os.path.join(self._folder, str(self._count))
                 file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by _Copy
             except OSError:
-                return None  # without room the second reading is far away again
+                return None  # without room it is transferred again
             self._left -= size
             return _Copy(file, path, size)
-
-    def _keep(self, key: str, copy: _Copy) -> None:
-        if copy.is_whole():
-            with self._lock:
-                self._kept[key] = (copy.path, copy.size)
-
-    def _give_back(self, copy: _Copy) -> None:
-        with self._lock:
-            self._left += copy.size
-        with contextlib.suppress(OSError):
-            os.unlink(copy.path)
 
 
 class _Copy:

@@ -9,7 +9,7 @@ from migrate.errors import LimitError, SourceError
 from migrate.storage.named_files import NamedFiles
 
 FOLDERS: Final = 200_000
-"""Folders looked at below `repositories/`; links in a ring would otherwise lead round for ever."""
+"""Folders looked at below `repositories/`; links in a ring would otherwise never end."""
 _NAME_LENGTH: Final = 255
 
 

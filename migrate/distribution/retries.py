@@ -30,7 +30,7 @@ def pause(sleep: Sleep, answer: httpx.Response | None, attempt: int) -> None:
 
 
 def is_hopeless(exc: Exception) -> bool:
-    """True where the same request can only fail again: an address that is none, or a certificate nobody signed."""
+    """True where the same request can only fail again: an invalid address, or an untrusted certificate."""
     import httpx
 
     return isinstance(exc, (httpx.InvalidURL, httpx.UnsupportedProtocol)) or is_untrusted(exc)

@@ -9,10 +9,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Final, Literal
+from typing import IO, Any, Final
 from urllib.parse import quote, urlsplit
 
-from migrate.distribution.authorization import Authorizer
+from migrate.distribution.authorization import Authorizer, Scope
 from migrate.distribution.bodies import read_body
 from migrate.distribution.credentials import find_credentials
 from migrate.distribution.retries import ATTEMPTS, RETRIED, SLOW_ANSWERS, Sleep, is_hopeless, is_untrusted, pause
@@ -31,9 +31,6 @@ _API_HEADERS: Final = frozenset({"docker-distribution-api-version", "x-docker-re
 _HOPS: Final = 10
 """Redirects followed for one request, as many as Go's client follows."""
 
-Scope = tuple[str, Literal["pull", "push"]]
-"""(repository, what is done with it); an empty repository is the catalog."""
-
 
 class RegistryAnswerError(SourceError):
     """The registry refused, failed for good, or answered what is no answer. `status` is None where none came."""
@@ -46,11 +43,11 @@ class RegistryAnswerError(SourceError):
 
 
 class UnreachableError(RegistryAnswerError):
-    """Nobody answers, however often it is tried; the next request will hardly do better."""
+    """No answer after all attempts; the next request will most likely fail, too."""
 
 
 class UntrustedCertificateError(RegistryAnswerError):
-    """The registry's certificate is signed by nobody we trust. Asking again, or in plain text, is no answer to that."""
+    """The registry's certificate is not trusted. Another attempt, or plain HTTP, would not make it so."""
 
     code = "untrusted-certificate"
 
@@ -112,7 +109,7 @@ class RegistrySession:
     ) -> httpx.Response:
         """The answer, one of `accept`; the request is repeated where that can help.
 
-        `connects`: attempts to connect where nobody listens.
+        `connects`: attempts to connect where nothing listens.
         """
         refreshed = slow = 0
         last: httpx.Response | None = None
@@ -124,7 +121,7 @@ class RegistrySession:
             try:
                 last = self._follow(method, url, scope, headers or {}, body, also)
                 broken = None
-                # an answer that nobody streams is read here, so that a connection that breaks in its body counts, too
+                # an answer that is not streamed is read here, so that a connection that breaks in its body counts, too
                 if not (stream and last.status_code in accept):
                     last = self._loaded(last)
                 if last.status_code in accept:
@@ -172,6 +169,7 @@ class RegistrySession:
                 return answer
             answer.close()
             request = self._request(method, answer.request.url.join(location), headers=headers)
+            # credentials of one host are not for another, which a redirect may name
             if _origin(request.url) != _origin(answer.request.url):
                 headers = {name: value for name, value in headers.items() if name != "Authorization"}
                 request.headers.pop("Authorization", None)
@@ -260,7 +258,7 @@ class RegistrySession:
         try:
             parts, _ = urlsplit(location), httpx.URL(location)
         except (ValueError, httpx.InvalidURL) as exc:
-            raise RegistryAnswerError(f"{self.host}: the answer names an address that is none: {location!r}") from exc
+            raise RegistryAnswerError(f"{self.host}: the answer names an invalid address: {location!r}") from exc
         if parts.netloc and parts.hostname != urlsplit(f"//{self.host}").hostname:
             return location
         path = parts.path.removeprefix(self._http.base_url.path.rstrip("/"))

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Final
 
+from migrate.distribution.authorization import Scope
 from migrate.distribution.retries import ATTEMPTS, RETRIED
-from migrate.distribution.session import RegistryAnswerError, RegistrySession, Scope, quoted
+from migrate.distribution.session import RegistryAnswerError, RegistrySession, quoted
 from migrate.model.digest import Digest
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _RANGE: Final = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
 
 
 class BlobUpload:
-    """One blob on its way into one repository. `holds_blob` finds out whether it has arrived after all."""
+    """The upload of one blob into one repository. `holds_blob` checks whether it has arrived."""
 
     def __init__(
         self, session: RegistrySession, repository: str, digest: Digest, size: int, holds_blob: Callable[[], bool]
@@ -64,30 +65,28 @@ class BlobUpload:
             if answer is not None and answer.status_code in (201, 202, 204):
                 self._session.traffic.add(blob_bytes=count)
                 location, offset = self._session.location(answer), offset + count
-                if offset > furthest:  # a registry that loses its uploads takes the first chunk for ever
+                if offset > furthest:  # a registry that loses its uploads takes the first chunk forever
                     furthest, attempt = offset, 0
                 continue
             self._check_again(answer, location, attempt, (404, 416))
             attempt += 1
             if attempt >= ATTEMPTS:
                 raise self._gave_up(answer)
+            # the registry's own count is right: a chunk may have been stored although its answer was lost
             location, arrived = self._where_it_stopped(location)
             kept = max(0, min(arrived, offset + count) - offset)
             self._session.traffic.add(blob_bytes=kept, repeated_bytes=count - kept)
             offset = min(arrived, offset + count)
-        self._finish(location)
-
-    def _begin(self) -> str:
-        path = f"/v2/{self._repository}/blobs/uploads/"
-        return self._session.location(self._session.send("POST", path, self._scope, accept=(202,)))
-
-    def _finish(self, location: str) -> None:
         url = self._with_digest(location)
         answer = self._session.send("PUT", url, self._scope, accept=(200, 201, 202, 204, 404), body=b"")
         if answer.status_code == 404 and not self._holds_blob():
             raise RegistryAnswerError(
                 f"{self._session.host}/{self._repository}: blob {self._digest}: its upload was lost", status=404
             )
+
+    def _begin(self) -> str:
+        path = f"/v2/{self._repository}/blobs/uploads/"
+        return self._session.location(self._session.send("POST", path, self._scope, accept=(202,)))
 
     def _where_it_stopped(self, location: str) -> tuple[str, int]:
         """(location, bytes that have arrived) of an upload; a lost one begins anew."""

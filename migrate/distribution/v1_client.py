@@ -12,12 +12,14 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from migrate.blobio.limits import STATED_BYTES, parse_whole
-from migrate.distribution.download import AGAIN, BlobDownload, stated_length
-from migrate.distribution.retries import ATTEMPTS, PAUSES
-from migrate.distribution.session import RegistryAnswerError, RegistrySession, Scope, UnreachableError, quoted
+from migrate.distribution.authorization import Scope
+from migrate.distribution.download import BlobDownload, stated_length
+from migrate.distribution.retries import ATTEMPTS
+from migrate.distribution.session import RegistryAnswerError, RegistrySession, UnreachableError, quoted
 from migrate.distribution.transport import check_host
 from migrate.documents.json_text import load_json
 from migrate.documents.registry_v1 import parse_checksums, parse_tags
@@ -131,14 +133,9 @@ class V1Client:
     def open_layer(self, repository: str, image_id: str, size: int | None) -> BlobDownload:
         """The layer as a stream that goes on after a broken connection. `size`: where the answer states none."""
 
-        def request(offset: int) -> httpx.Response:
-            headers = {"Range": f"bytes={offset}-"} if offset else {}
-            accept = AGAIN if offset else (200,)
-            path = f"/v1/images/{image_id}/layer"
-            return self._get(repository, path, accept=accept, headers=headers, stream=True)
-
         what = f"{self.host}: layer {image_id}"
-        return BlobDownload(request, what, self._session.sleep, PAUSES, size)
+        request = partial(self._get, repository, f"/v1/images/{image_id}/layer", stream=True)
+        return BlobDownload(request, what, self._session.sleep, size)
 
     def close(self) -> None:
         self._session.close()
@@ -184,7 +181,11 @@ class V1Client:
                 failure = failure if endpoint in own else exc
             else:
                 if endpoint != access.endpoints[0]:
-                    self._prefer(repository, access, endpoint)
+                    # The next request begins with what has answered this one.
+                    others = [other for other in access.endpoints if other != endpoint]
+                    with self._lock:
+                        if self._accesses.get(repository) is access:
+                            self._accesses[repository] = replace(access, endpoints=(endpoint, *others))
                 return answer
         assert failure is not None
         if failure.status == 401 and access.token is not None and not renewed:
@@ -195,13 +196,6 @@ class V1Client:
                 repository, path, method=method, accept=accept, headers=headers, stream=stream, renewed=True
             )
         raise failure
-
-    def _prefer(self, repository: str, access: _Access, endpoint: str) -> None:
-        """The next request begins with what has answered this one."""
-        others = [other for other in access.endpoints if other != endpoint]
-        with self._lock:
-            if self._accesses.get(repository) is access:
-                self._accesses[repository] = replace(access, endpoints=(endpoint, *others))
 
     def _access(self, repository: str) -> _Access:
         with self._lock:
@@ -219,7 +213,19 @@ class V1Client:
         token = answer.headers.get("X-Docker-Token")
         if token is not None and (len(token) > _TOKEN_BYTES or not (token.isascii() and token.isprintable())):
             raise RegistryAnswerError(f"{self.host}/{repository}: X-Docker-Token: not a token")
-        return _Access(self._endpoints(answer, repository), token, self._recorded(answer))
+        # What an index recorded of a repository's images. Their checksums are worth having, and not needed.
+        found: Any = None
+        with suppress(MigrateError):
+            found = self._document(answer, "images")
+        return _Access(
+            self._endpoints(answer, repository),
+            token,
+            {
+                item["id"]: item["checksum"] if isinstance(item.get("checksum"), str) else ""
+                for item in (found if isinstance(found, list) else ())
+                if isinstance(item, dict) and isinstance(item.get("id"), str)
+            },
+        )
 
     def _endpoints(self, answer: httpx.Response, repository: str) -> tuple[str, ...]:
         """They use what the index uses: https or plain http."""
@@ -233,17 +239,6 @@ class V1Client:
                 raise RegistryAnswerError(f"{self.host}/{repository}: X-Docker-Endpoints: {host!r} is no host") from exc
         prefixes = ("" if host == self.host else f"{answer.request.url.scheme}://{host}" for host in hosts)
         return tuple(dict.fromkeys(prefixes)) or ("",)
-
-    def _recorded(self, answer: httpx.Response) -> dict[str, str]:
-        """What an index recorded of a repository's images. Their checksums are worth having, and not needed."""
-        found: Any = None
-        with suppress(MigrateError):
-            found = self._document(answer, "images")
-        return {
-            item["id"]: item["checksum"] if isinstance(item.get("checksum"), str) else ""
-            for item in (found if isinstance(found, list) else ())
-            if isinstance(item, dict) and isinstance(item.get("id"), str)
-        }
 
     def _document(self, answer: httpx.Response, what: str) -> Any:
         return load_json(answer.content, f"{self.host}: {what}")

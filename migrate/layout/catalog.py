@@ -23,7 +23,7 @@ from migrate.layout.walk import Document, ReadBlobs, read_documents
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import CONFIG_TYPES, ComposedImage, Descriptor, MediaType, Platform
 from migrate.model.options import OnConflict
-from migrate.model.reference import Reference
+from migrate.model.reference import Reference, is_loadable_name
 
 _PLAIN_OR_GZIP: Final = (
     MediaType.DOCKER_LAYER,
@@ -52,7 +52,7 @@ class ExistingImage:
     children: tuple[ExistingImage, ...] = ()
 
 
-class ConfigFacts(NamedTuple):
+class ConfigSummary(NamedTuple):
     created: str | None = None
     diff_ids: tuple[DiffID, ...] = ()
 
@@ -105,7 +105,7 @@ def existing_image(
     entry: IndexEntry,
     name: str | None,
     facts: ImageFacts | None,
-    config: ConfigFacts,
+    config: ConfigSummary,
     children: Iterable[ExistingImage],
 ) -> ExistingImage:
     """An entry of a target's index.json, for a later run; `facts` are None where not known."""
@@ -147,12 +147,11 @@ def merge_entries(
     reachable = {digest for name, digest in merged if name}
     for _, digest in merged:
         reachable.update(children.get(digest, ()))
-    return [entry for (name, digest), entry in sorted(merged.items(), key=_order) if name or digest not in reachable]
-
-
-def _order(item: tuple[tuple[str, Digest], IndexEntry]) -> tuple[bool, str, Digest]:
-    (name, digest), _ = item
-    return (not name, name, digest)
+    return [
+        entry
+        for (name, digest), entry in sorted(merged.items(), key=lambda item: (not item[0][0], *item[0]))
+        if name or digest not in reachable
+    ]
 
 
 def archive_entries(
@@ -167,21 +166,32 @@ def archive_entries(
     tags: dict[Digest, set[str]] = {}
     for entry in entries:
         digest = entry.descriptor.digest
-        named = _loadable_tag(entry.name)
+        named = [entry.name] if entry.name is not None and is_loadable_name(entry.name) else []
         children = [leaf for leaf in _leaves(digest, facts.children) if leaf in facts.images]
+        # a child without a tag has a row, too: `docker load` takes the images of all platforms
         for child in children:
             tags.setdefault(child, set())
-        holder = _pick(children, facts.images, platform) if children else digest
+        holder = (
+            next((child for child in children if facts.images[child].platform == platform), children[0])
+            if children
+            else digest
+        )
         if holder in facts.images:
             tags.setdefault(holder, set()).update(named)
+    # images with equal config and layers are one row with all their tags
     merged: dict[tuple[bool, str, tuple[str, ...]], set[str]] = {}
     for digest, names in tags.items():
         image = facts.images[digest]
         if _is_image(image) and (deep or not _is_deep(image)):
             layers = tuple(blob_path(layer.digest) for layer in image.layers)
-            key = (_is_deep(image) or _has_foreign_compression(image), blob_path(image.config.digest), layers)
+            key = (
+                _is_deep(image) or any(layer.media_type not in _PLAIN_OR_GZIP for layer in image.layers),
+                blob_path(image.config.digest),
+                layers,
+            )
             merged.setdefault(key, set()).update(names)
     rows = [(late, sorted(names), config, layers) for (late, config, layers), names in merged.items()]
+    # late ones last, then those with tags first, so that equal content gives equal bytes
     rows.sort(key=lambda row: (row[0], not row[1], row[1], row[2], row[3]))
     return [ArchiveManifestEntry(config=c, repo_tags=tuple(names), layers=layers) for _, names, c, layers in rows]
 
@@ -212,22 +222,6 @@ def _is_image(image: ImageFacts) -> bool:
 
 def _is_deep(image: ImageFacts) -> bool:
     return len(image.layers) > DOCKER_MAX_LAYERS
-
-
-def _has_foreign_compression(image: ImageFacts) -> bool:
-    return any(layer.media_type not in _PLAIN_OR_GZIP for layer in image.layers)
-
-
-def _loadable_tag(name: str | None) -> list[str]:
-    if name is None:
-        return []
-    reference = Reference.parse(name)
-    whole = reference.is_valid and not reference.is_digest and str(reference) == name
-    return [name] if whole else []
-
-
-def _pick(children: Sequence[Digest], images: Mapping[Digest, ImageFacts], platform: Platform) -> Digest:
-    return next((child for child in children if images[child].platform == platform), children[0])
 
 
 def names_of_images(
@@ -297,7 +291,7 @@ class Catalog:
         def existing(entry: IndexEntry, name: str | None, children: Sequence[IndexEntry] = ()) -> ExistingImage:
             digest = entry.descriptor.digest
             inner = [existing(child, name) for child in children]
-            return existing_image(entry, name, self.images.get(digest), configs.get(digest, ConfigFacts()), inner)
+            return existing_image(entry, name, self.images.get(digest), configs.get(digest, ConfigSummary()), inner)
 
         return [existing(entry, entry.name, below[entry.descriptor.digest]) for entry in self._found]
 
@@ -312,23 +306,23 @@ class Catalog:
     def learn(self, entries: Iterable[IndexEntry], read: ReadBlobs) -> None:
         """Reads the manifests of `entries` and of what their indexes name, as far as they are not known. One that
         cannot be read gets no entry for `docker load`."""
-        for document in read_documents(entries, read, self.knows):
+        for document in read_documents(entries, read, self.has_manifest):
             if document.manifest is not None:
                 self.images[document.digest] = ImageFacts.of(document)
             elif document.error is None:
                 self._children[document.digest] = document.children
 
-    def knows(self, manifest: Digest) -> bool:
+    def has_manifest(self, manifest: Digest) -> bool:
         return manifest in self.images or manifest in self._children
 
-    def _read_configs(self, manifests: Iterable[Digest], read: ReadBlobs) -> dict[Digest, ConfigFacts]:
+    def _read_configs(self, manifests: Iterable[Digest], read: ReadBlobs) -> dict[Digest, ConfigSummary]:
         """Images share layers, so each diffID is kept once."""
         configs = {
             manifest: facts.config.digest
             for manifest in manifests
             if (facts := self.images.get(manifest)) is not None and facts.config.size <= JSON_BYTES
         }
-        found: dict[Digest, ConfigFacts] = {}
+        found: dict[Digest, ConfigSummary] = {}
         shared: dict[DiffID, DiffID] = {}
         wanted = list(dict.fromkeys(configs.values()))
         for start in range(0, len(wanted), _READ_AT_ONCE):
@@ -337,7 +331,7 @@ class Catalog:
                     if isinstance(content, bytes):
                         parsed = parse_config(content)
                         diff_ids = tuple(shared.setdefault(one, one) for one in parsed.diff_ids)
-                        found[config] = ConfigFacts(parsed.created, diff_ids)
+                        found[config] = ConfigSummary(parsed.created, diff_ids)
         return {manifest: found[config] for manifest, config in configs.items() if config in found}
 
     # --- the new index -------------------------------------------------------------------------------------------
@@ -348,6 +342,7 @@ class Catalog:
         """The entries of this run and those that the target has by now, sorted. `superseded` are manifests that an
         earlier run made of the same legacy images: ours get their names, whatever `--on-conflict` is."""
         self.learn(theirs, read)
+        # both sides are known before anybody loses a name
         lost = self._losers(theirs, read, superseded)
         return merge_entries(list(self._entries.values()), theirs, lost, self._child_digests())
 
@@ -397,7 +392,7 @@ class Catalog:
         configs = self._read_configs([ours, theirs], read)
         return self._rank(ours, configs) < self._rank(theirs, configs)
 
-    def _rank(self, manifest: Digest, configs: Mapping[Digest, ConfigFacts]) -> tuple[object, ...]:
+    def _rank(self, manifest: Digest, configs: Mapping[Digest, ConfigSummary]) -> tuple[object, ...]:
         facts = self.images.get(manifest)
-        created = configs.get(manifest, ConfigFacts()).created
+        created = configs.get(manifest, ConfigSummary()).created
         return newest_first(created, "" if facts is None else facts.config.digest.hex, manifest)

@@ -32,7 +32,7 @@ def plan_garbage(
 ) -> Garbage:
     """`documents` are all that `entries` lead to, `blob_sizes` the blobs that are there by their digests' hex digits.
 
-    Raises DamagedError where an image with a name cannot be read: nothing can be said of what it needs.
+    Raises DamagedError where an image with a name cannot be read: what it needs is not known.
     """
     found = {document.digest: document for document in documents}
     kept = tuple(entry for entry in entries if entry.name is not None)

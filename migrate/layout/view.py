@@ -88,7 +88,7 @@ def _open_archive(path: Path) -> Tree:
 
 @contextmanager
 def _uncompressed(path: Path) -> Iterator[Path]:
-    """`path` itself, or a temporary file of what is in it; whoever opens that in time keeps it."""
+    """`path` itself, or a temporary file of what is in it; it can be read as long as it is open."""
     kind = "none"
     if path.is_file():
         with open(path, "rb") as stream:
@@ -223,20 +223,22 @@ class LayoutView:
             raise DocumentError(
                 f"{image.title}: the config names {len(diff_ids)} layers, the manifest {len(image.layers)}"
             )
-        return [
-            self._layer(file, diff_id, media_type)
-            for file, diff_id, media_type in zip(image.layers, diff_ids, image.layer_types, strict=True)
-        ]
-
-    def _layer(self, file: str, diff_id: DiffID, media_type: str | None) -> StoredLayer:
-        with self._files.open(file) as stream:
-            compression = detect_compression(stream.read(HEAD_BYTES))
-        size = self._files.size(file)
-        directory, _, name = file.rpartition("/")
-        blob = Digest(name) if directory == "blobs/sha256" else None
-        return StoredLayer(
-            file=file, diff_id=diff_id, blob=blob, size=size, media_type=media_type, compression=compression
-        )
+        layers = []
+        for file, diff_id, media_type in zip(image.layers, diff_ids, image.layer_types, strict=True):
+            with self._files.open(file) as stream:
+                compression = detect_compression(stream.read(HEAD_BYTES))
+            directory, _, name = file.rpartition("/")
+            layers.append(
+                StoredLayer(
+                    file=file,
+                    diff_id=diff_id,
+                    blob=Digest(name) if directory == "blobs/sha256" else None,
+                    size=self._files.size(file),
+                    media_type=media_type,
+                    compression=compression,
+                )
+            )
+        return layers
 
     @contextmanager
     def open_tar(self, layer: StoredLayer) -> Iterator[BinaryIO]:
@@ -288,10 +290,9 @@ def find_image(images: Iterable[StoredImage], text: str) -> Sequence[StoredImage
     digits = text.removeprefix("sha256:")
     if len(digits) < 4:
         return ()
-    return [image for image in images if any(one.startswith(digits) for one in _digits(image))]
-
-
-def _digits(image: StoredImage) -> Iterator[str]:
-    if image.manifest is not None:
-        yield image.manifest.hex
-    yield image.config.rpartition("/")[2].removesuffix(".json")
+    return [
+        image
+        for image in images
+        if (image.manifest is not None and image.manifest.hex.startswith(digits))
+        or image.config.rpartition("/")[2].removesuffix(".json").startswith(digits)
+    ]

@@ -69,7 +69,7 @@ class StoredBlob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HashedLayer:
-    """What one read of a layer's bytes told.
+    """What one read of a layer's bytes found.
 
     `tar_size` counts the uncompressed tar. `empty`: the tar holds no entry. `blob` is None where nothing was stored
     (dry run without exact sizes; an empty layer that is dropped). `origin`, `exact`, `damaged` and `note` as in the
@@ -143,6 +143,10 @@ class ComposedImage:
     @property
     def manifest(self) -> bytes:
         return bytes(self.manifest_document)
+
+    @property
+    def manifest_descriptor(self) -> Descriptor:
+        return Descriptor(media_type=self.manifest_media_type, digest=self.manifest_digest, size=len(self.manifest))
 
     @property
     def has_manifest(self) -> bool:

@@ -57,9 +57,9 @@ class PayloadRef:
 
     `key` is unique within its source; equal keys are the same bytes. `size` is that of the bytes as stored.
     `digest` (of the stored bytes) and `diff_id` are what a document of the source claims; the rehasher checks them and
-    fails the layer with IntegrityError on a mismatch. `keep` asks for the stored bytes, unchanged, as the blob, because
+    fails the layer with IntegrityError on a mismatch. `keep` requests the stored bytes, unchanged, as the blob, because
     a manifest that is taken over names them; then `media_type` is that manifest's word for the layer. `estimate` is for
-    display and forecasts only: bytes of the layer's files, as somebody once counted them. `disputed`: configs claim
+    display and forecasts only: bytes of the layer's files, as recorded in the source. `disputed`: configs claim
     different diffIDs, so that the bytes are compared with none of them. `absent` is the reason why the source has no
     bytes.
     """

@@ -10,7 +10,7 @@ from typing import Protocol
 class Event:
     """One step forward. `kind` is one of
 
-    `stage` (a stage begins: `stage`, `total_bytes`, `total_items`), `advance` (`bytes` of input were dealt with),
+    `stage` (a stage begins: `stage`, `total_bytes`, `total_items`), `advance` (`bytes` of input were processed),
     `layer` (a layer is done: `name`, `bytes`), `image` (an image is written: `name`), `warning`, `notice`
     (which a person should see now) and `failure` (`source`, `message`), `source` (a source is opened or done: `name`,
     `message`), `finished` (a source of a batch is done: `name`, `outcome`, `message`, `bytes`).

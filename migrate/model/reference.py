@@ -112,3 +112,9 @@ class Reference:
         if slash and ("." in first or ":" in first or first == "localhost"):
             return first, rest
         return None, self.name
+
+
+def is_loadable_name(text: str) -> bool:
+    """True for a name with a tag, as `docker load` accepts it."""
+    reference = Reference.parse(text)
+    return reference.is_valid and not reference.is_digest and str(reference) == text

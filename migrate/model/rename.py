@@ -41,14 +41,19 @@ def map_reference(reference: Reference, renames: Iterable[tuple[str, str]] = ())
     renamed = Reference(name, reference.tag)
     if renamed.is_valid:
         return renamed
-    return Reference(_map_name(name), reference.tag if reference.is_digest else _map_tag(reference.tag))
+    return Reference(
+        _map_name(name),
+        reference.tag
+        if reference.is_digest
+        else (_TAG_REFUSED.sub("-", reference.tag).lstrip(".-")[:_TAG_LENGTH] or _NAMELESS),
+    )
 
 
 def repository_reference(reference: Reference) -> Reference:
     """The same for a target that is a registry, where a name has no host.
 
     A host with a port goes, and so do Docker Hub's names (`docker.io/library/x` → `x`). Any other first component with
-    a dot stays: whether `foo.bar/app` is an image of the host foo.bar or of the namespace foo.bar nobody can tell.
+    a dot stays: whether `foo.bar/app` is an image of the host foo.bar or of the namespace foo.bar is not known.
     """
     mapped = map_reference(reference)
     host, path = split_host(mapped.name)
@@ -86,7 +91,3 @@ def _map_component(component: str) -> str:
     text = _REFUSED.sub("-", component.lower())
     text = _SEPARATORS.sub(lambda run: run[0] if _ALLOWED_SEPARATORS.fullmatch(run[0]) else "-", text)
     return text.strip("._-") or _NAMELESS
-
-
-def _map_tag(tag: str) -> str:
-    return _TAG_REFUSED.sub("-", tag).lstrip(".-")[:_TAG_LENGTH] or _NAMELESS

@@ -15,7 +15,7 @@ from typing import Final
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
 from migrate.blobio.payload import Payload
-from migrate.distribution.layout import ROOTS, alias_link, blob_path, layer_link, repository_path, revision_link
+from migrate.distribution.layout import ROOTS, alias_link, blob_data_path, layer_link, repository_path, revision_link
 from migrate.distribution.repositories import iter_repositories
 from migrate.documents.json_text import load_json_lenient
 from migrate.documents.jws import signature_problem
@@ -73,7 +73,7 @@ class RegistryV2Source(StoredManifestSource):
         self._mismatches: dict[Digest, str | None] = {}
 
     def blob_path(self, digest: Digest, /) -> str:
-        return self._rooted(blob_path(digest))
+        return self._rooted(blob_data_path(digest))
 
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         if not self._is_linked(repository, digest):

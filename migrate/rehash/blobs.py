@@ -148,17 +148,14 @@ class Compressed:
             self._wait()
         if not self._free:
             self._buffers += 1
-            self._free.append(self._new_buffer())
+            if self._tar_size is not None and self._tar_size < BLOCK_BYTES:
+                self._free.append(_buffer_for(self._tar_size, BLOCK_BYTES))
+            else:
+                try:  # one that an earlier layer left: fresh memory costs a page fault for every 4 KiB
+                    self._free.append(self._workers.spare_buffers.pop())
+                except IndexError:
+                    self._free.append(memoryview(bytearray(BLOCK_BYTES)))
         return self._free[-1]
-
-    def _new_buffer(self) -> memoryview:
-        """One that an earlier layer left, where there is one: fresh memory costs a page fault for every 4 KiB."""
-        if self._tar_size is not None and self._tar_size < BLOCK_BYTES:
-            return _buffer_for(self._tar_size, BLOCK_BYTES)
-        try:
-            return self._workers.spare_buffers.pop()
-        except IndexError:
-            return memoryview(bytearray(BLOCK_BYTES))
 
     def take(self, content: memoryview, /) -> None:
         block = _Block(self, content, self._free.pop())

@@ -1,4 +1,4 @@
-"""A layer on its way through the pipeline, and what comes of it."""
+"""A layer in the pipeline, and its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STORED_KIND: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip", C
 
 @dataclass(slots=True)
 class Layer:
-    """A job on its way. `kept` is the blob of a layer that is kept as stored.
+    """A job in the pipeline. `kept` is the blob of a layer that is kept as stored.
 
     `passed` is the blob that a layer left which can be read only once. `place` is where its bytes lie, if the store
     remembers such places (`rehash.payload_memory`).
@@ -40,7 +40,7 @@ class Layer:
         return self.facts is None and self.error is None
 
     def adopt(self, job: LayerJob) -> Layer:
-        """The same for `job`, whose documents may claim more than was known when the layer came by."""
+        """The same for `job`, whose documents may claim more than was known when the layer was read."""
         self.job = job
         claim = job.payload.diff_id
         if self.facts is not None and claim is not None and claim != self.facts.diff_id:
@@ -55,6 +55,10 @@ def hashed_layer(layer: Layer, options: ImageOptions) -> HashedLayer:
     """What became of a layer without an error."""
     facts = layer.facts
     assert facts is not None
+    carried = layer.kept
+    if carried is None and facts.stored_digest is not None:
+        # the layer as its source stores it, if a target may hold it so
+        carried = stored_blob(facts) if facts.kind == "gzip" == STORED_KIND.get(options.compression) else None
     return HashedLayer(
         diff_id=facts.diff_id,
         tar_size=facts.tar.size,
@@ -66,15 +70,8 @@ def hashed_layer(layer: Layer, options: ImageOptions) -> HashedLayer:
         flags=facts.tar.flags,
         flagged=facts.tar.flagged,
         damaged=facts.damaged,
-        carried=layer.kept or _ready_blob(facts, options),
+        carried=carried,
     )
-
-
-def _ready_blob(facts: LayerFacts, options: ImageOptions) -> StoredBlob | None:
-    """The layer as its source stores it, if a target may hold it so."""
-    if facts.stored_digest is None or not facts.kind == "gzip" == STORED_KIND.get(options.compression):
-        return None
-    return stored_blob(facts)
 
 
 def is_dropped(layer: Layer, options: ImageOptions) -> bool:

@@ -25,7 +25,7 @@ from migrate.model.progress import Event, Progress
 from migrate.rehash.blobs import EMPTY_TAR_GZIP, BlobOutput, Collected, Compressed, Copied, HashOnly, MeasuredBlobs
 from migrate.rehash.equal_layers import ReadLayers
 from migrate.rehash.layer import STORED_KIND, Layer, compression_of, hashed_layer, is_dropped, stored_blob
-from migrate.rehash.merge import Unread, choose_blobs, plan_reading
+from migrate.rehash.merge import choose_blobs, plan_reading
 from migrate.rehash.payload_memory import PayloadMemory
 from migrate.rehash.ports import (
     BlobTarget,
@@ -71,24 +71,24 @@ def rehash(
     if store is None and options.exact_sizes:
         store = MeasuredBlobs()
     passed = passed or {}
+
+    def largest_first(job: LayerJob) -> tuple[float, JobKey]:
+        """So that no thread begins with the largest when the others end. Unknown sizes may be any."""
+        return (-math.inf if job.payload.size is None else -job.payload.size, job.key)
+
     layers = [
-        passed[job.key].adopt(job) if job.key in passed else Layer(job) for job in sorted(jobs, key=_largest_first)
+        passed[job.key].adopt(job) if job.key in passed else Layer(job) for job in sorted(jobs, key=largest_first)
     ]
     with Workers(options.jobs) as workers:
         if store is None:
             _Hashing(options, progress, observer, workers, sampler).run(layers)
         else:
             _Storing(store, options, progress, observer, workers).run(layers)
+    # in the order of their keys, whatever the order of work was
     return {
         layer.job.key: layer.error or hashed_layer(layer, options)
         for layer in sorted(layers, key=lambda layer: layer.job.key)
     }
-
-
-def _largest_first(job: LayerJob) -> tuple[float, JobKey]:
-    """So that no thread begins with the largest when the others end. Unknown sizes may be any."""
-    size = job.payload.size
-    return (-math.inf if size is None else -size, job.key)
 
 
 class _Hashing:
@@ -114,7 +114,15 @@ class _Hashing:
     def run(self, layers: Sequence[Layer]) -> None:
         layers = [layer for layer in layers if layer.is_unread]
         self._announce("hash", layers)
-        first, rest = _by_size(layers)
+        # the first of every stored size, then those that may be equal to one of them
+        sizes: set[int] = set()
+        first: list[Layer] = []
+        rest: list[Layer] = []
+        for layer in layers:
+            size = layer.job.payload.size
+            (rest if size in sizes else first).append(layer)
+            if size is not None:
+                sizes.add(size)
         self._each(first, self._hash)
         self._each(rest, self._hash)
 
@@ -234,19 +242,6 @@ class _Hashing:
             self._progress.emit(Event(kind="layer", name=layer.job.layer.legacy_id, bytes=size))
 
 
-def _by_size(layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
-    """The first of every stored size, and those that may be equal to one of them."""
-    sizes: set[int] = set()
-    first: list[Layer] = []
-    rest: list[Layer] = []
-    for layer in layers:
-        size = layer.job.payload.size
-        (rest if size in sizes else first).append(layer)
-        if size is not None:
-            sizes.add(size)
-    return first, rest
-
-
 class _Storing(_Hashing):
     """Reads layers and puts one blob for each distinct tar into a store."""
 
@@ -276,9 +271,26 @@ class _Storing(_Hashing):
         coming = [layer for layer in layers if layer.is_unread]
         self._announce("compress", coming)
         self._each(coming, self._examine)
-        self._settle(layers)
-        unread = [layer for layer in layers if layer.is_unread]
-        first, rest = self._plan(layers, unread)
+        # Blobs that exist already are decided on before anything is compressed.
+        usable = {"gzip", "none", self._compression}  # what a manifest of ours has a media type for
+        kept = [
+            (layer.facts.diff_id, layer.kept)
+            for layer in layers
+            if layer.facts and layer.kept and layer.facts.kind in usable
+        ]
+        for diff_id, blob in choose_blobs(kept).items():
+            self._blobs[diff_id] = self._known(diff_id) or blob
+        self._taken_over = choose_blobs(
+            (layer.facts.diff_id, stored_blob(layer.facts))
+            for layer in layers
+            if layer.facts and layer.facts.kind == "gzip" == self._compression and not layer.kept and not layer.error
+        )
+        read = [layer.facts for layer in layers if layer.facts]
+        first, rest = plan_reading(
+            ((layer, layer.tar_size, layer.job.payload.diff_id) for layer in layers if layer.is_unread),
+            known_sizes={facts.tar.size for facts in read} | self._earlier_sizes,
+            known={facts.diff_id for facts in read},
+        )
         self._each(first, self._compress_first)
         self._each(rest, self._hash)
         self._provide_all(layers)
@@ -366,10 +378,6 @@ class _Storing(_Hashing):
     def _link(self, opened: OpenLayer, blob: StoredBlob) -> bool:
         return opened.path is not None and self._store.link_blob(opened.path, blob.digest, blob.size)
 
-    def _bring(self, layer: Layer, opened: OpenLayer, blob: StoredBlob) -> None:
-        if not self._link(opened, blob):
-            self._copy(layer, opened, blob)
-
     def _copy(self, layer: Layer, opened: OpenLayer, blob: StoredBlob) -> None:
         with self._store.open_blob() as writer:
             output = BlobOutput(writer, blob.compression)
@@ -382,35 +390,6 @@ class _Storing(_Hashing):
             output.commit()
 
     # --- 2. first, 3. rest --------------------------------------------------------------------------------------
-
-    def _settle(self, layers: Sequence[Layer]) -> None:
-        """Decides on blobs that exist already, before anything is compressed."""
-        usable = {"gzip", "none", self._compression}  # what a manifest of ours has a media type for
-        kept = [
-            (layer.facts.diff_id, layer.kept)
-            for layer in layers
-            if layer.facts and layer.kept and layer.facts.kind in usable
-        ]
-        for diff_id, blob in choose_blobs(kept).items():
-            self._blobs[diff_id] = self._known(diff_id) or blob
-        self._taken_over = choose_blobs(
-            (layer.facts.diff_id, stored_blob(layer.facts))
-            for layer in layers
-            if layer.facts and layer.facts.kind == "gzip" == self._compression and not layer.kept and not layer.error
-        )
-
-    def _plan(self, layers: Sequence[Layer], unread: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
-        by_key = {layer.job.key: layer for layer in unread}
-        read = [layer.facts for layer in layers if layer.facts]
-        plan = plan_reading(
-            (
-                Unread(key=key, tar_size=layer.tar_size, diff_id=layer.job.payload.diff_id)
-                for key, layer in by_key.items()
-            ),
-            known_sizes={facts.tar.size for facts in read} | self._earlier_sizes,
-            known={facts.diff_id for facts in read},
-        )
-        return [by_key[key] for key in plan.first], [by_key[key] for key in plan.rest]
 
     def _compress_first(self, layer: Layer, opened: OpenLayer) -> None:
         with self._store.open_blob() as writer:
@@ -479,31 +458,25 @@ class _Storing(_Hashing):
             for layer in same:
                 if layer.facts and layer.facts.stored_digest == blob.digest and self._take_over(layer, blob):
                     return
-        if self._use_held(diff_id, same):
+        held = self._held.pop(diff_id, None)
+        if held is not None:  # the blob that was made of a small layer when it was hashed
+            facts = same[0].facts
+            assert facts is not None
+            self._remember(diff_id, self._write_whole(held), facts.tar.size)
             return
         for layer in same:
-            if layer.error is None and (self._use_passed(layer) or self._compress_again(layer)):
+            if layer.error is None and (self._use_passed(layer) or self._try(layer, self._open, self._compress_first)):
                 return
 
-    def _use_held(self, diff_id: DiffID, same: Sequence[Layer]) -> bool:
-        """The blob that was made of a small layer when it was hashed."""
-        held = self._held.pop(diff_id, None)
-        if held is None:
-            return False
-        facts = same[0].facts
-        assert facts is not None
-        self._remember(diff_id, self._write_whole(held), facts.tar.size)
-        return True
-
     def _use_passed(self, layer: Layer) -> bool:
-        """The blob that the layer left when it came by."""
-        if layer.passed is None or layer.facts is None or not self._stands(layer.passed):
+        """The blob that was made of a layer that could be read only once."""
+        blob = layer.passed
+        if blob is None or layer.facts is None:
             return False
-        self._remember(layer.facts.diff_id, layer.passed, layer.facts.tar.size)
+        if not (isinstance(self._store, MeasuredBlobs) or self._store.has_blob(blob.digest, blob.size)):
+            return False
+        self._remember(layer.facts.diff_id, blob, layer.facts.tar.size)
         return True
-
-    def _stands(self, blob: StoredBlob) -> bool:
-        return isinstance(self._store, MeasuredBlobs) or self._store.has_blob(blob.digest, blob.size)
 
     def pass_by(self, layer: Layer, opened: OpenLayer) -> None:
         """Hashes and compresses a layer that can be read only once."""
@@ -524,15 +497,16 @@ class _Storing(_Hashing):
         facts = layer.facts
         assert facts is not None
 
+        def bring(layer: Layer, opened: OpenLayer) -> None:
+            if not self._link(opened, blob):
+                self._copy(layer, opened, blob)
+
         def step(layer: Layer) -> None:
             if not self._store.has_blob(blob.digest, blob.size):
-                self._open(layer, lambda layer, opened: self._bring(layer, opened, blob))
+                self._open(layer, bring)
             self._remember(facts.diff_id, blob, facts.tar.size)
 
         return self._try(layer, step)
-
-    def _compress_again(self, layer: Layer) -> bool:
-        return self._try(layer, self._open, self._compress_first)
 
     def _write_whole(self, content: bytes | bytearray | memoryview) -> StoredBlob:
         with self._store.open_blob() as writer:
@@ -542,7 +516,7 @@ class _Storing(_Hashing):
 
 
 class PassingLayers:
-    """Layers of sources that can be read only once, such as pipes: each is hashed and compressed when it comes by.
+    """Layers of sources that can be read only once, such as pipes: each is hashed and compressed while it is read.
 
     To be used as a context, with the same arguments as `rehash`, which gets `layers` as `passed`.
     """

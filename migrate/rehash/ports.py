@@ -29,7 +29,7 @@ class OncePayload:
 
 
 class BlobWriter(Protocol):
-    """One blob on its way. Leaving its context without `commit` leaves no trace. Raises TargetError."""
+    """A blob that is being written. Leaving its context without `commit` leaves no trace. Raises TargetError."""
 
     def write(self, block: bytes | bytearray | memoryview, /) -> object: ...
 

@@ -73,7 +73,9 @@ class OpenLayer:
         self._trailing: str | None = None
         self.path = payload.path
         self.stored = StoredStream(payload, self._what)
-        self.kind = OPAQUE if _is_opaque(job) else detect_compression(self.stored.peek(HEAD_BYTES))
+        claim = job.payload
+        is_opaque = claim.keep and claim.media_type is not None and not claim.media_type.startswith(_LAYER_TYPES)
+        self.kind = OPAQUE if is_opaque else detect_compression(self.stored.peek(HEAD_BYTES))
 
     @property
     def is_extent(self) -> bool:
@@ -131,7 +133,11 @@ class OpenLayer:
     def _read_tar(
         self, sink: TakesBlocks, observer: TarObserver | None, check_stop: Callable[[], None]
     ) -> tuple[DiffID, TarFacts]:
-        stream = self._tar_stream()
+        stream: ByteStream = self.stored
+        if self.kind not in ("none", OPAQUE):
+            stream = DecompressedStream(
+                self.stored.as_binary(), self.kind, self._what, self._max_ratio, is_lenient=True
+            )
         fill = stream.fill
         inspector = None if self.kind == OPAQUE else TarInspector(self._what)
         sha256 = hashlib.sha256()
@@ -162,11 +168,6 @@ class OpenLayer:
             tar = replace(tar, flags=tuple(sorted(flags)), flagged=tuple(sorted(flagged)))
         return DiffID(Digest.of_hash(sha256)), tar
 
-    def _tar_stream(self) -> ByteStream:
-        if self.kind in ("none", OPAQUE):
-            return self.stored
-        return DecompressedStream(self.stored.as_binary(), self.kind, self._what, self._max_ratio, is_lenient=True)
-
     def check_claims(self, facts: LayerFacts) -> None:
         """IntegrityError where `facts` are not what the source's documents have of this payload."""
         claim = self._job.payload
@@ -183,8 +184,3 @@ class OpenLayer:
                 f"{self._what}: {field} does not match: expected {expected}, got {got}",
                 layer=self._job.layer.legacy_id,
             )
-
-
-def _is_opaque(job: LayerJob) -> bool:
-    claim = job.payload
-    return claim.keep and claim.media_type is not None and not claim.media_type.startswith(_LAYER_TYPES)

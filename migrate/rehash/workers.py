@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final, TypeVar
 
 from migrate.blobio.stopping import stopped_by
@@ -62,7 +63,7 @@ class Workers:
             for batch in batches:
                 _run_batch(batch, step)
             return
-        steps = [_bound(batch, step) for batch in batches]
+        steps = [partial(_run_batch, batch, step) for batch in batches]
         self._start(len(steps))
         if not self._threads:
             for one in steps:
@@ -126,23 +127,20 @@ class Workers:
 
     def _work(self) -> None:
         with stopped_by(self.check_stop):
-            self._work_until_stopped()
-
-    def _work_until_stopped(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._blocks or self._steps or self._stopped):
-                    self._changed.wait()
-                if self._stopped:
-                    return
-                block = self._blocks.popleft() if self._blocks else None
-                step = self._steps.popleft() if block is None else None
-                self._running += step is not None
-            if block is not None:
-                block()
-            elif step is not None:
-                with self._counted():
-                    step()
+            while True:
+                with self._changed:
+                    while not (self._blocks or self._steps or self._stopped):
+                        self._changed.wait()
+                    if self._stopped:
+                        return
+                    block = self._blocks.popleft() if self._blocks else None
+                    step = self._steps.popleft() if block is None else None
+                    self._running += step is not None
+                if block is not None:
+                    block()
+                elif step is not None:
+                    with self._counted():
+                        step()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -172,10 +170,6 @@ def most_helpers() -> int:
     """Threads that may wait for parts of one layer: what they do takes a processor, and more than a few for each only
     hold memory."""
     return _HELPERS_PER_PROCESSOR * (os.cpu_count() or 1)
-
-
-def _bound(batch: Sequence[Item], step: Callable[[Item], None]) -> Callable[[], None]:
-    return lambda: _run_batch(batch, step)
 
 
 def _run_batch(batch: Sequence[Item], step: Callable[[Item], None]) -> None:

@@ -134,7 +134,7 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerRow:
+class UnconvertedContainer:
     """A container of `source` of which no image was made."""
 
     source: str
@@ -151,7 +151,7 @@ class VolumeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A run, told. The order of every list depends on what is in it, never on the run."""
+    """A run. The order of every list depends on what is in it, never on the run."""
 
     tool_version: str
     dry_run: bool
@@ -165,7 +165,7 @@ class Report:
     conflicts: tuple[Conflict, ...] = ()
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
-    containers: tuple[ContainerRow, ...] = ()
+    containers: tuple[UnconvertedContainer, ...] = ()
     orphaned_volumes: tuple[VolumeRow, ...] = ()
     deep: Mapping[str, object] | None = None
     tool_name: str = field(default=TOOL_NAME)

@@ -13,7 +13,7 @@ from migrate.model.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class NameClaim:
     """An image that claims or claimed `name`, and what became of that. `has_it`: the name leads to it now."""
 
     name: str
@@ -36,25 +36,25 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     return lambda name: Reference(Reference.parse(name).name, "").full() == repository
 
 
-def find_claims(rows: Iterable[MappedImage], wanted: Callable[[str], bool]) -> list[Found]:
+def find_claims(rows: Iterable[MappedImage], wanted: Callable[[str], bool]) -> list[NameClaim]:
     """By name, then the newest image first."""
     claims: dict[str, list[MappedImage]] = {}
     for row in rows:
         for name in {*row.references, *row.names}:
             if wanted(name):
                 claims.setdefault(name, []).append(row)
-    found: list[Found] = []
+    found: list[NameClaim] = []
     for name, images in sorted(claims.items()):
         owners = [image for image in images if name in image.names]
         images.sort(key=lambda image: (instant(image.created), image.key[:2]), reverse=True)
-        found += [Found(name, image, name in image.names, _why(name, image, owners)) for image in images]
+        found += [NameClaim(name, image, name in image.names, _why(name, image, owners)) for image in images]
     return found
 
 
-def as_of(found: Sequence[Found], moment: datetime) -> list[Found]:
+def as_of(found: Sequence[NameClaim], moment: datetime) -> list[NameClaim]:
     """Of each name the image that it meant at `moment`: the newest made until then, for each platform."""
     limit = instant(moment.isoformat())
-    newest: dict[tuple[str, str], Found] = {}
+    newest: dict[tuple[str, str], NameClaim] = {}
     for one in found:  # the newest come first
         if one.image.created is not None and instant(one.image.created) <= limit:
             newest.setdefault((one.name, one.image.platform), one)

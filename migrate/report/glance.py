@@ -16,7 +16,7 @@ _PARTICULARS: Final = re.compile(r"""'[^']*'|"[^"]*"|\S*[/:@]\S*|\b[0-9a-f]{12,}
 
 
 @dataclass(slots=True)
-class Kind:
+class MessageKind:
     """Sentences that are equal but for the names, IDs and numbers in them."""
 
     number: int = 0
@@ -31,30 +31,30 @@ class Kind:
         return self.number - len(self.shown)
 
 
-class Kinds:
+class MessageKinds:
     """Sentences by kind, in the order in which their kinds came first."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, Kind] = {}
+        self._kinds: dict[str, MessageKind] = {}
         self.number = 0
 
     def add(self, name: str, message: str, shown: str) -> None:
         """`shown` is a sentence with what it is about; `name` in `message` does not make another kind of it."""
         text = _PARTICULARS.sub("…", message.replace(name, "…") if name else message)
-        kind = self._kinds.setdefault(text, Kind())
+        kind = self._kinds.setdefault(text, MessageKind())
         kind.number += 1
         self.number += 1
         if len(kind.first) < ALIKE_SHOWN:
             kind.first.append(shown)
 
-    def merge(self, others: Kinds) -> None:
+    def merge(self, others: MessageKinds) -> None:
         for text, other in others._kinds.items():
-            kind = self._kinds.setdefault(text, Kind())
+            kind = self._kinds.setdefault(text, MessageKind())
             kind.number += other.number
             kind.first += other.first[: ALIKE_SHOWN - len(kind.first)]
         self.number += others.number
 
-    def __iter__(self) -> Iterator[Kind]:
+    def __iter__(self) -> Iterator[MessageKind]:
         return iter(self._kinds.values())
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class Glance:
         """`several`: the run has more than one source, and a warning has to name its own."""
         self._several = several
         self.inexact = self.unnamed = self.damaged = 0
-        self.warnings = Kinds()
+        self.warnings = MessageKinds()
         self.claimants: dict[Digest, Claimant] = {}
         self.manifests: set[Digest] = set()
         self._disputed: Collection[Digest] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
@@ -20,7 +20,7 @@ from migrate.errors import UsageError
 from migrate.model.digest import Digest
 from migrate.report.document import Report, ReportImage, ReportLayer
 from migrate.report.json import plain_value, report_document
-from migrate.report.savings import LayerUse, rank_repositories
+from migrate.report.savings import LayerUsers, rank_repositories
 from migrate.report.units import count, format_share, format_size
 from migrate.report.waste_text import TITLES, describe, list_of
 
@@ -52,17 +52,32 @@ def render_html(report: Report, verification: Verified | None = None) -> str:
     )
     environment.filters.update(size=format_size, number=lambda number: f"{number:,}")
     script = _template("report.js")
+    # Between the tags of the page's script, which no character of it may end.
+    raw = encode_report_json(page_document(report))
+    for character, escaped in _ISLAND_ESCAPES.items():
+        raw = raw.replace(character, escaped)
+    totals = report.totals
+    whole = totals.legacy_bytes or 1
+    merged = sum(row.saved_bytes for row in report.duplicates)
     page = environment.get_template("report.html").render(
         report=report,
         totals=report.totals,
-        figures=_figures(report),
+        figures={
+            "saved_share": format_share(totals.saved_bytes, totals.legacy_bytes),
+            "kept_percent": round(100 * totals.unique_bytes / whole, 3),
+            "merged_bytes": merged,
+            "merged_percent": round(100 * merged / whole, 3),
+            "empty_bytes": max(0, totals.saved_bytes - merged),
+            "inexact": sum(not image.exact for image in report.images),
+            "distinct": len({image.manifest_digest or image.image_id for image in report.images}),
+        },
         verdict=_verdict(report, verification),
         verification=verification,
         options=[(name, _option(value)) for name, value in sorted(plain_value(report.options).items())],
         style=_template("report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
-        island=_island(page_document(report)),
+        island=raw.decode("utf-8"),
         count=count,
     )
     return safe_text(page)
@@ -78,28 +93,6 @@ def _option(value: object) -> str:
 
 def _template(name: str) -> str:
     return resources.files("migrate.report").joinpath("templates", name).read_text("utf-8")
-
-
-def _island(document: dict[str, Any]) -> str:
-    raw = encode_report_json(document)
-    for character, escaped in _ISLAND_ESCAPES.items():
-        raw = raw.replace(character, escaped)
-    return raw.decode("utf-8")
-
-
-def _figures(report: Report) -> dict[str, Any]:
-    totals = report.totals
-    whole = totals.legacy_bytes or 1
-    merged = sum(row.saved_bytes for row in report.duplicates)
-    return {
-        "saved_share": format_share(totals.saved_bytes, totals.legacy_bytes),
-        "kept_percent": round(100 * totals.unique_bytes / whole, 3),
-        "merged_bytes": merged,
-        "merged_percent": round(100 * merged / whole, 3),
-        "empty_bytes": max(0, totals.saved_bytes - merged),
-        "inexact": sum(not image.exact for image in report.images),
-        "distinct": len({image.manifest_digest or image.image_id for image in report.images}),
-    }
 
 
 def _verdict(report: Report, verification: Verified | None) -> str:
@@ -128,8 +121,9 @@ def _verdict(report: Report, verification: Verified | None) -> str:
 
 def page_document(report: Report) -> dict[str, Any]:
     """What the page's script shows: as the JSON report, but each layer and text once, and figures worked out."""
-    use = LayerUse(report)
+    use = LayerUsers(report)
     rows = _LayerRows()
+    # the images come first: they give the layers their numbers
     images = [_image(image, use, rows) for image in report.images]
     documents = report_document(report, images=False)
     return {
@@ -161,7 +155,7 @@ def page_document(report: Report) -> dict[str, Any]:
         ],
         "conflicts": documents["conflicts"],
         "failures": documents["failures"],
-        "warnings": list(_warnings(report)),
+        "warnings": [{"where": safe_text(where), "message": safe_text(text)} for where, text in report.all_warnings()],
         "containers": documents["containers"],
         "volumes": documents["orphaned_volumes"],
         "deep": None if report.deep is None else _deep(report.deep),
@@ -180,7 +174,7 @@ class _LayerRows:
         return self.layers.setdefault((layer.legacy_id, content), len(self.layers))
 
 
-def _image(image: ReportImage, use: LayerUse, rows: _LayerRows) -> dict[str, Any]:
+def _image(image: ReportImage, use: LayerUsers, rows: _LayerRows) -> dict[str, Any]:
     share = use.share(image)
     return {
         "source": safe_text(image.source),
@@ -233,12 +227,3 @@ def _deep(deep: Mapping[str, object]) -> list[dict[str, Any]]:
 def _hex(digest: Digest | None) -> str | None:
     """Without `sha256:`, which the script puts back: it is a tenth of the file."""
     return None if digest is None else digest.hex
-
-
-def _warnings(report: Report) -> Iterable[dict[str, str]]:
-    for text in report.warnings:
-        yield {"where": "", "message": safe_text(text)}
-    for source in report.sources:
-        yield from ({"where": safe_text(source.location), "message": safe_text(text)} for text in source.warnings)
-    for image in report.images:
-        yield from ({"where": safe_text(image.title), "message": safe_text(text)} for text in image.warnings)

@@ -15,8 +15,6 @@ from migrate.model.image import Platform
 from migrate.model.legacy import Failure
 from migrate.report.document import (
     SCHEMA_VERSION,
-    Conflict,
-    ContainerRow,
     Duplicate,
     Report,
     ReportImage,
@@ -73,12 +71,11 @@ class RowEncoder:
             return separator + text
         head, _, tail = text.partition(b'\n      "layers": []')
         known = self._layer_rows
-        layers = b",\n        ".join([(known.get(id(layer)) or self._keep(layer))[1] for layer in image.layers])
+        for layer in image.layers:
+            if id(layer) not in known:
+                known[id(layer)] = layer, _indented(_layer_document(layer), 8)
+        layers = b",\n        ".join([known[id(layer)][1] for layer in image.layers])
         return b"".join((separator, head, b'\n      "layers": [\n        ', layers, b"\n      ]", tail))
-
-    def _keep(self, layer: ReportLayer) -> tuple[ReportLayer, bytes]:
-        kept = self._layer_rows[id(layer)] = layer, _indented(_layer_document(layer), 8)
-        return kept
 
 
 def _indented(document: dict[str, Any], depth: int) -> bytes:
@@ -89,6 +86,9 @@ def _indented(document: dict[str, Any], depth: int) -> bytes:
 def report_document(report: Report, *, images: bool = True) -> dict[str, Any]:
     """The report as plain JSON values; without `images`, its list of images is left empty."""
     layer_rows: dict[ReportLayer, dict[str, Any]] = {}
+    totals = _plain_fields(report.totals)
+    if not report.totals.damaged_layers:
+        del totals["damaged_layers"]
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": report.tool_name, "version": report.tool_version},
@@ -97,28 +97,43 @@ def report_document(report: Report, *, images: bool = True) -> dict[str, Any]:
         "finished": report.finished,
         "options": plain_value(report.options),
         "sources": [_source_document(source) for source in report.sources],
-        "totals": _totals_document(report.totals),
+        "totals": totals,
         "images": [_image_document(image, layer_rows) for image in report.images if images],
-        "duplicates": [_duplicate_document(duplicate) for duplicate in report.duplicates],
-        "conflicts": [_conflict_document(conflict) for conflict in report.conflicts],
-        "failures": [_failure_document(failure) for failure in report.failures],
+        "duplicates": [_plain_fields(duplicate) for duplicate in report.duplicates],
+        "conflicts": [
+            {
+                "reference": safe_text(conflict.reference),
+                "platform": _platform_document(conflict.platform),
+                "kept": str(conflict.kept),
+                "others": [str(digest) for digest in conflict.others],
+            }
+            for conflict in report.conflicts
+        ],
+        "failures": [_plain_fields(failure) for failure in report.failures],
         "warnings": list(report.warnings),
-        "containers": [_row_document(row) for row in report.containers],
+        "containers": [
+            {
+                "source": safe_text(row.source),
+                **_container_document(row.container),
+                "changed_bytes": row.container.changed_bytes,
+                "volumes": [_volume_document(volume) for volume in row.container.volumes],
+            }
+            for row in report.containers
+        ],
         "orphaned_volumes": [
             {"source": safe_text(row.source), "path": safe_text(row.volume.source), "bytes": row.volume.bytes}
             for row in report.orphaned_volumes
         ],
     }
+    # last, and only where `plan --deep` was run: other reports keep their bytes
     if report.deep is not None:
         document["deep"] = plain_value(report.deep)
     return document
 
 
-def _totals_document(totals: Totals) -> dict[str, Any]:
-    document = {name: getattr(totals, name) for name in Totals.__slots__}
-    if not totals.damaged_layers:
-        del document["damaged_layers"]
-    return document
+def _plain_fields(row: Totals | Duplicate | Failure) -> dict[str, Any]:
+    """All fields of a row, in the order in which its class has them."""
+    return {name: plain_value(getattr(row, name)) for name in row.__slots__}
 
 
 def plain_value(value: object) -> Any:
@@ -186,15 +201,6 @@ def _image_document(image: ReportImage, layer_rows: dict[ReportLayer, dict[str, 
     return document
 
 
-def _row_document(row: ContainerRow) -> dict[str, Any]:
-    return {
-        "source": safe_text(row.source),
-        **_container_document(row.container),
-        "changed_bytes": row.container.changed_bytes,
-        "volumes": [_volume_document(volume) for volume in row.container.volumes],
-    }
-
-
 def _container_document(container: Container) -> dict[str, Any]:
     return {
         "id": safe_text(container.id),
@@ -243,33 +249,3 @@ def _platform_document(platform: Platform) -> dict[str, str]:
     if platform.variant is not None:
         document["variant"] = platform.variant
     return document
-
-
-def _duplicate_document(duplicate: Duplicate) -> dict[str, Any]:
-    return {
-        "diff_id": str(duplicate.diff_id),
-        "tar_size": duplicate.tar_size,
-        "copies": duplicate.copies,
-        "legacy_ids": _texts(duplicate.legacy_ids),
-        "saved_bytes": duplicate.saved_bytes,
-    }
-
-
-def _conflict_document(conflict: Conflict) -> dict[str, Any]:
-    return {
-        "reference": safe_text(conflict.reference),
-        "platform": _platform_document(conflict.platform),
-        "kept": str(conflict.kept),
-        "others": [str(digest) for digest in conflict.others],
-    }
-
-
-def _failure_document(failure: Failure) -> dict[str, Any]:
-    return {
-        "source": safe_text(failure.source),
-        "references": _texts(failure.references),
-        "legacy_id": None if failure.legacy_id is None else safe_text(failure.legacy_id),
-        "layer": None if failure.layer is None else safe_text(failure.layer),
-        "error": failure.error,
-        "message": safe_text(failure.message),
-    }

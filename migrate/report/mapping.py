@@ -50,7 +50,13 @@ def find_images(images: Iterable[MappedImage], text: str) -> tuple[MappedImage, 
     """
     images = tuple(images)
     wanted = text.rpartition("@")[2].removeprefix("sha256:")
-    whole = [image for image in images if wanted in _ids(image) or _is_named(image, text)]
+    name = Reference.parse(text).full()
+    whole = [
+        image
+        for image in images
+        if wanted in _ids(image)
+        or any(Reference.parse(one).full() == name for one in (*image.references, *image.names))
+    ]
     if whole:
         return tuple(whole)
     return tuple(image for image in images if wanted and any(one.startswith(wanted) for one in _ids(image)))
@@ -60,11 +66,6 @@ def _ids(image: MappedImage) -> tuple[str, ...]:
     manifest = () if image.manifest_digest is None else (image.manifest_digest.hex,)
     digests = (digest.hex for digest in image.legacy_digests)
     return (image.legacy_id, image.image_id.hex, *manifest, *image.containers, *digests)
-
-
-def _is_named(image: MappedImage, text: str) -> bool:
-    wanted = Reference.parse(text).full()
-    return any(Reference.parse(name).full() == wanted for name in (*image.references, *image.names))
 
 
 def find_layers(report: Report, images: Iterable[MappedImage], prefix: str) -> tuple[MappedLayer, ...]:

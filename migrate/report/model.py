@@ -14,36 +14,15 @@ from migrate.model.image import ComposedImage, HashedLayer
 from migrate.model.legacy import Failure, LegacyLayer
 from migrate.report.document import (
     Conflict,
-    ContainerRow,
-    Duplicate,
     Report,
     ReportImage,
     ReportLayer,
     SourceRow,
-    Totals,
+    UnconvertedContainer,
     VolumeRow,
 )
 from migrate.report.tally import LayerTally, SourceLayers
 from migrate.report.units import count
-
-__all__ = [
-    "Conflict",
-    "Duplicate",
-    "Failure",
-    "ImageInput",
-    "Report",
-    "ReportImage",
-    "ReportLayer",
-    "SourceInput",
-    "SourceRow",
-    "Totals",
-    "build_head",
-    "build_report",
-    "compute_totals",
-    "image_order",
-    "image_rows",
-    "rank_duplicates",
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +73,14 @@ def build_report(
     failures: Iterable[Failure] = (),
     conflicts: Iterable[Conflict] = (),
     warnings: Iterable[str] = (),
-    containers: Iterable[ContainerRow] = (),
+    containers: Iterable[UnconvertedContainer] = (),
     orphaned_volumes: Iterable[VolumeRow] = (),
-    deep: Mapping[str, object] | None = None,
 ) -> Report:
     """The report of one run. `started` and `finished` are RFC 3339 in UTC; `options` holds plain JSON values."""
     sources = tuple(sources)
+    tally = LayerTally()
+    for source in sources:
+        tally.add(source.layers)
     written = tuple(sorted(image_rows(images), key=image_order))
     head = build_head(
         tool_version=tool_version,
@@ -109,14 +90,14 @@ def build_report(
         options=options,
         sources=sources,
         images=Counter(image.source for image in written),
-        tally=_tally(sources),
+        tally=tally,
         failures=failures,
         conflicts=conflicts,
         warnings=warnings,
         containers=containers,
         orphaned_volumes=orphaned_volumes,
     )
-    return replace(head, images=written, deep=deep)
+    return replace(head, images=written)
 
 
 def build_head(
@@ -132,11 +113,16 @@ def build_head(
     failures: Iterable[Failure] = (),
     conflicts: Iterable[Conflict] = (),
     warnings: Iterable[str] = (),
-    containers: Iterable[ContainerRow] = (),
+    containers: Iterable[UnconvertedContainer] = (),
     orphaned_volumes: Iterable[VolumeRow] = (),
 ) -> Report:
-    """The same without its images, of which only the number in each source is told, and whose layers are in `tally`."""
-    failure_rows = tuple(sorted(failures, key=_failure_order))
+    """The same without its images: `images` has their number in each source, and `tally` their layers."""
+
+    def order(row: Failure) -> tuple[object, ...]:
+        return (row.source, row.references, row.legacy_id or "", row.layer or "", row.error, row.message)
+
+    failure_rows = tuple(sorted(failures, key=order))
+    # every list is sorted, so that the report depends on what was found and not on the order of work
     return Report(
         tool_version=tool_version,
         dry_run=dry_run,
@@ -147,29 +133,17 @@ def build_head(
         totals=tally.totals(sum(images.values()), len(failure_rows)),
         images=(),
         duplicates=tally.duplicates(),
-        conflicts=tuple(sorted((_sorted_conflict(c) for c in conflicts), key=_conflict_order)),
+        conflicts=tuple(
+            sorted(
+                (replace(conflict, others=tuple(sorted(conflict.others))) for conflict in conflicts),
+                key=lambda row: (row.reference, str(row.platform), row.kept),
+            )
+        ),
         failures=failure_rows,
         warnings=tuple(sorted(set(warnings))),
         containers=tuple(sorted(containers, key=lambda row: (row.source, row.container.name, row.container.id))),
         orphaned_volumes=tuple(sorted(orphaned_volumes, key=lambda row: (row.source, row.volume.source))),
     )
-
-
-def compute_totals(sources: Sequence[SourceInput], images: int, failed: int) -> Totals:
-    """Counts layers once per source, legacy ID and content, as the sources store them."""
-    return _tally(sources).totals(images, failed)
-
-
-def rank_duplicates(sources: Iterable[SourceInput]) -> tuple[Duplicate, ...]:
-    """Layers that occur more than once, empty ones left out; the largest saving first."""
-    return _tally(sources).duplicates()
-
-
-def _tally(sources: Iterable[SourceInput]) -> LayerTally:
-    tally = LayerTally()
-    for source in sources:
-        tally.add(source.layers)
-    return tally
 
 
 def image_rows(images: Iterable[ImageInput]) -> Iterator[ReportImage]:
@@ -236,36 +210,34 @@ def source_rows(
     failed: defaultdict[str, list[Failure]] = defaultdict(list)
     for failure in failures:
         failed[failure.source].append(failure)
-    return tuple(
-        _source_row(source, images.get(source.location, 0), failed.get(source.location, []))
-        for source in sorted(sources, key=lambda source: source.location)
-    )
-
-
-def _source_row(source: SourceInput, images: int, failures: Sequence[Failure]) -> SourceRow:
-    error = reason = None
-    if failures:
-        outcome, error, reason = "failed", failures[0].error, failures[0].message
-    elif source.damaged:
-        outcome, reason = "damaged", f"{count(source.damaged, 'layer')} damaged"
-    elif images:
-        outcome = "converted"
-    else:
-        outcome, reason = (
-            "skipped",
-            next(iter(source.warnings), "no image of it was chosen").removeprefix(f"{source.location}: "),
+    rows = []
+    for source in sorted(sources, key=lambda source: source.location):
+        written, lost = images.get(source.location, 0), failed.get(source.location, [])
+        error = reason = None
+        # the worst outcome is the row's: a source with a failure may have damaged layers, too
+        if lost:
+            outcome, error, reason = "failed", lost[0].error, lost[0].message
+        elif source.damaged:
+            outcome, reason = "damaged", f"{count(source.damaged, 'layer')} damaged"
+        elif written:
+            outcome = "converted"
+        else:
+            outcome = "skipped"
+            reason = next(iter(source.warnings), "no image of it was chosen").removeprefix(f"{source.location}: ")
+        rows.append(
+            SourceRow(
+                location=source.location,
+                type=source.type,
+                images=written,
+                failed=len(lost),
+                warnings=tuple(source.warnings),
+                outcome=outcome,
+                error=error,
+                reason=reason,
+                uri=None if safe_text(source.location) == source.location else _uri_of(source.location),
+            )
         )
-    return SourceRow(
-        location=source.location,
-        type=source.type,
-        images=images,
-        failed=len(failures),
-        warnings=tuple(source.warnings),
-        outcome=outcome,
-        error=error,
-        reason=reason,
-        uri=None if safe_text(source.location) == source.location else _uri_of(source.location),
-    )
+    return tuple(rows)
 
 
 def _uri_of(path: str) -> str:
@@ -274,30 +246,6 @@ def _uri_of(path: str) -> str:
     return f"{'file://' if path.startswith('/') else ''}{quote_from_bytes(os.fsencode(path))}"
 
 
-def _sorted_conflict(conflict: Conflict) -> Conflict:
-    return Conflict(
-        reference=conflict.reference,
-        platform=conflict.platform,
-        kept=conflict.kept,
-        others=tuple(sorted(conflict.others)),
-    )
-
-
 def image_order(image: ReportImage) -> tuple[object, ...]:
     """By source first."""
     return (image.source, not image.references, image.references, image.legacy_id, image.image_id)
-
-
-def _conflict_order(conflict: Conflict) -> tuple[object, ...]:
-    return (conflict.reference, str(conflict.platform), conflict.kept)
-
-
-def _failure_order(failure: Failure) -> tuple[object, ...]:
-    return (
-        failure.source,
-        failure.references,
-        failure.legacy_id or "",
-        failure.layer or "",
-        failure.error,
-        failure.message,
-    )

@@ -16,13 +16,13 @@ from migrate.model.legacy import Failure
 from migrate.report.document import (
     SCHEMA_VERSION,
     Conflict,
-    ContainerRow,
     Duplicate,
     Report,
     ReportImage,
     ReportLayer,
     SourceRow,
     Totals,
+    UnconvertedContainer,
     VolumeRow,
 )
 
@@ -146,6 +146,8 @@ def _parse_document(node: _Node) -> Report:
     if version.number() > SCHEMA_VERSION:
         raise DocumentError(f"report: schema_version {version.value}; this program reads up to {SCHEMA_VERSION}")
     tool = node.field("tool")
+    totals = node.field("totals")
+    special = ("blob_bytes", "blob_bytes_estimated", "damaged_layers")
     return Report(
         tool_name=tool.field("name").text(),
         tool_version=tool.field("version").text(),
@@ -154,14 +156,44 @@ def _parse_document(node: _Node) -> Report:
         finished=node.field("finished").text(),
         options=node.field("options").mapping(),
         sources=node.field("sources").rows(_parse_source),
-        totals=_parse_totals(node.field("totals")),
+        totals=Totals(
+            **{name: totals.field(name).number() for name in Totals.__slots__ if name not in special},
+            damaged_layers=totals.field("damaged_layers").number() if totals.has("damaged_layers") else 0,
+            blob_bytes=totals.field("blob_bytes").optional_number(),
+            blob_bytes_estimated=totals.has("blob_bytes_estimated") and totals.field("blob_bytes_estimated").flag(),
+        ),
         images=node.field("images").rows(_parse_image),
-        duplicates=node.field("duplicates").rows(_parse_duplicate),
-        conflicts=node.field("conflicts").rows(_parse_conflict),
+        duplicates=node.field("duplicates").rows(
+            lambda row: Duplicate(
+                diff_id=DiffID(row.field("diff_id").digest()),
+                tar_size=row.field("tar_size").number(),
+                copies=row.field("copies").number(),
+                legacy_ids=_parse_texts(row.field("legacy_ids")),
+                saved_bytes=row.field("saved_bytes").number(),
+            )
+        ),
+        conflicts=node.field("conflicts").rows(
+            lambda row: Conflict(
+                reference=row.field("reference").text(),
+                platform=_parse_platform(row.field("platform")),
+                kept=row.field("kept").digest(),
+                others=row.field("others").rows(_Node.digest),
+            )
+        ),
         failures=node.field("failures").rows(_parse_failure),
+        # reports of earlier versions lack what follows
         warnings=_parse_texts(node.field("warnings")),
-        containers=node.field("containers").rows(_parse_container_row, optional=True),
-        orphaned_volumes=node.field("orphaned_volumes").rows(_parse_orphaned_volume, optional=True),
+        containers=node.field("containers").rows(
+            lambda row: UnconvertedContainer(source=row.field("source").text(), container=_parse_container(row)),
+            optional=True,
+        ),
+        orphaned_volumes=node.field("orphaned_volumes").rows(
+            lambda row: VolumeRow(
+                source=row.field("source").text(),
+                volume=Volume(path="", source=row.field("path").text(), bytes=row.field("bytes").optional_number()),
+            ),
+            optional=True,
+        ),
         deep=node.field("deep").mapping() if node.has("deep") else None,
     )
 
@@ -178,17 +210,6 @@ def _parse_source(node: _Node) -> SourceRow:
         failed=node.field("failed").number(),
         warnings=_parse_texts(node.field("warnings")),
         **{name: node.field(name).text() for name in ("outcome", "error", "reason", "uri") if node.has(name)},
-    )
-
-
-def _parse_totals(node: _Node) -> Totals:
-    special = ("blob_bytes", "blob_bytes_estimated", "damaged_layers")
-    numbers = {name: node.field(name).number() for name in Totals.__slots__ if name not in special}
-    return Totals(
-        **numbers,
-        damaged_layers=node.field("damaged_layers").number() if node.has("damaged_layers") else 0,
-        blob_bytes=node.field("blob_bytes").optional_number(),
-        blob_bytes_estimated=node.has("blob_bytes_estimated") and node.field("blob_bytes_estimated").flag(),
     )
 
 
@@ -211,15 +232,6 @@ def _parse_image(node: _Node) -> ReportImage:
     )
 
 
-def _parse_orphaned_volume(node: _Node) -> VolumeRow:
-    place, size = node.field("path").text(), node.field("bytes").optional_number()
-    return VolumeRow(source=node.field("source").text(), volume=Volume(path="", source=place, bytes=size))
-
-
-def _parse_container_row(node: _Node) -> ContainerRow:
-    return ContainerRow(source=node.field("source").text(), container=_parse_container(node))
-
-
 def _parse_container(node: _Node) -> Container:
     return Container(
         id=node.field("id").text(),
@@ -228,23 +240,24 @@ def _parse_container(node: _Node) -> Container:
         state=node.field("state").text(),
         created=node.field("created").optional_text(),
         changed_bytes=node.field("changed_bytes").optional_number(),
-        volumes=node.field("volumes").rows(_parse_volume, optional=True),
+        volumes=node.field("volumes").rows(
+            lambda row: Volume(
+                path=row.field("path").text(),
+                source=row.field("source").text(),
+                bytes=row.field("bytes").optional_number(),
+                kind="bind" if row.field("kind").optional_text() == "bind" else "volume",
+            ),
+            optional=True,
+        ),
         unseen=_parse_texts(node.field("unseen_changes")),
         half_removed=node.field("half_removed").flag() if node.has("half_removed") else False,
     )
 
 
-def _parse_volume(node: _Node) -> Volume:
-    return Volume(
-        path=node.field("path").text(),
-        source=node.field("source").text(),
-        bytes=node.field("bytes").optional_number(),
-        kind="bind" if node.field("kind").optional_text() == "bind" else "volume",
-    )
-
-
 def _parse_layer(node: _Node) -> ReportLayer:
     diff_id = node.field("diff_id").optional_digest()
+    flagged = node.field("flagged")
+    entries = flagged.mapping() if node.has("flagged") else {}
     layer = ReportLayer(
         legacy_id=node.field("legacy_id").text(),
         diff_id=None if diff_id is None else DiffID(diff_id),
@@ -255,17 +268,10 @@ def _parse_layer(node: _Node) -> ReportLayer:
         origin=node.field("origin").optional_text(),
         note=node.field("note").optional_text(),
         flags=_parse_texts(node.field("flags")),
-        flagged=_parse_flagged(node),
+        flagged=tuple(sorted((flag, flagged.field(flag).text()) for flag in entries)),
         damaged=node.has("damaged") and node.field("damaged").flag(),
     )
     return node.reading.layers.setdefault(layer, layer)
-
-
-def _parse_flagged(node: _Node) -> tuple[tuple[str, str], ...]:
-    if not node.has("flagged"):
-        return ()
-    entries = node.field("flagged")
-    return tuple(sorted((flag, entries.field(flag).text()) for flag in entries.mapping()))
 
 
 def _parse_platform(node: _Node) -> Platform:
@@ -273,25 +279,6 @@ def _parse_platform(node: _Node) -> Platform:
         os=node.field("os").text(),
         architecture=node.field("architecture").text(),
         variant=node.field("variant").optional_text(),
-    )
-
-
-def _parse_duplicate(node: _Node) -> Duplicate:
-    return Duplicate(
-        diff_id=DiffID(node.field("diff_id").digest()),
-        tar_size=node.field("tar_size").number(),
-        copies=node.field("copies").number(),
-        legacy_ids=_parse_texts(node.field("legacy_ids")),
-        saved_bytes=node.field("saved_bytes").number(),
-    )
-
-
-def _parse_conflict(node: _Node) -> Conflict:
-    return Conflict(
-        reference=node.field("reference").text(),
-        platform=_parse_platform(node.field("platform")),
-        kept=node.field("kept").digest(),
-        others=node.field("others").rows(_Node.digest),
     )
 
 

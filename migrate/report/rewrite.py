@@ -91,7 +91,12 @@ class Rewriter:
                     yield f"{match['scheme'] or ''}{kept}@sha256:{new}"
         elif not match["tag"] and not match["scheme"] and match["name"] in self.ids:
             yield from self.ids[match["name"]]
-        elif match["tag"] or match["scheme"] or _is_image_place(match["name"], before):
+        elif (
+            match["tag"]
+            or match["scheme"]
+            or _IMAGE_KEY.search(before)
+            or ("/" in match["name"] and _ENGINE.search(before))
+        ):
             yield from (f"{match['scheme'] or ''}{name}" for name in self._new_names(match))
 
     def _new_names(self, match: re.Match[str]) -> set[str]:
@@ -99,10 +104,6 @@ class Rewriter:
         reference = Reference(match["name"], match["tag"] or "latest")
         new = {Reference.parse(name) for name in self.names.get(reference.full(), ())}
         return {one.name if not match["tag"] and one.tag == "latest" else str(one) for one in new}
-
-
-def _is_image_place(name: str, before: str) -> bool:
-    return bool(_IMAGE_KEY.search(before) or ("/" in name and _ENGINE.search(before)))
 
 
 def _renamed(row: MappedImage) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from migrate.model.digest import DiffID
@@ -46,7 +46,7 @@ class RepositorySavings:
         return self.before_bytes - self.after_bytes
 
 
-class LayerUse:
+class LayerUsers:
     """Who needs which layer: an index over the report, built once."""
 
     def __init__(self, report: Report) -> None:
@@ -88,26 +88,26 @@ def rank_repositories(report: Report) -> tuple[RepositorySavings, ...]:
         for name in names:
             members[name].append(image)
         for diff_id in contents(image):
+            # an image without a name counts as a repository of its own
             users[diff_id] |= names or {f"\0{image.legacy_id}"}
-    rows = (_repository(name, images, users) for name, images in members.items())
+    rows = []
+    for name, images in members.items():
+        stored = {
+            (image.source, layer.legacy_id): layer.tar_size
+            for image in images
+            for layer in image.layers
+            if layer.diff_id is not None
+        }
+        distinct: dict[DiffID, int] = {}
+        for image in images:
+            distinct.update(contents(image))
+        rows.append(
+            RepositorySavings(
+                name=name,
+                images=len(images),
+                before_bytes=sum(stored.values()),
+                after_bytes=sum(distinct.values()),
+                elsewhere_bytes=sum(size for diff_id, size in distinct.items() if len(users[diff_id]) > 1),
+            )
+        )
     return tuple(sorted(rows, key=lambda row: (-row.saved_bytes, -row.after_bytes, row.name)))
-
-
-def _repository(name: str, images: Iterable[ReportImage], users: Mapping[DiffID, set[str]]) -> RepositorySavings:
-    images = tuple(images)
-    stored = {
-        (image.source, layer.legacy_id): layer.tar_size
-        for image in images
-        for layer in image.layers
-        if layer.diff_id is not None
-    }
-    distinct: dict[DiffID, int] = {}
-    for image in images:
-        distinct.update(contents(image))
-    return RepositorySavings(
-        name=name,
-        images=len(images),
-        before_bytes=sum(stored.values()),
-        after_bytes=sum(distinct.values()),
-        elsewhere_bytes=sum(size for diff_id, size in distinct.items() if len(users[diff_id]) > 1),
-    )

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from migrate.model.text import printable
+
 _GAP = "  "
 _FLEXIBLE_MINIMUM = 12
 
@@ -19,7 +21,6 @@ class Style(StrEnum):
     RED = "31"
     GREEN = "32"
     YELLOW = "33"
-    CYAN = "36"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +44,14 @@ class Paint:
         return f"\x1b[{';'.join(styles)}m{text}\x1b[0m"
 
 
-def printable(text: str) -> str:
-    """Names come from archives that anyone could have made: control and direction characters are shown, not sent."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_shown(character) for character in text)
-
-
 def spreadsheet_cell(text: str) -> str:
     """`text` for CSV: printable, and never a formula: names come from archives that anyone could have made."""
     shown = printable(text)
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
-def _shown(character: str) -> str:
-    if character.isprintable() and unicodedata.bidirectional(character) not in _DIRECTION_CONTROLS:
-        return character
-    point = ord(character)
-    if 0xDC80 <= point <= 0xDCFF:  # a byte that is no text (surrogateescape)
-        return f"\\x{point - 0xDC00:02x}"
-    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
-
-
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How a cell begins that spreadsheets run as a formula (OWASP, CSV injection)."""
-_DIRECTION_CONTROLS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 
 
 def display_width(text: str) -> int:
@@ -115,20 +99,18 @@ def render_table(
         max([display_width(column.title), *(display_width(row[index]) for row in cells)])
         for index, column in enumerate(columns)
     ]
-    _fit(columns, widths, width - len(indent) - len(_GAP) * (len(columns) - 1))
-    heading = _line(columns, [column.title for column in columns], widths)
-    lines = [indent + paint(heading, Style.BOLD)]
-    lines += [indent + _line(columns, row, widths) for row in cells]
-    return "\n".join(lines)
-
-
-def _fit(columns: Sequence[Column], widths: list[int], available: int) -> None:
+    # the widest flexible columns are cut until all fit
+    available = width - len(indent) - len(_GAP) * (len(columns) - 1)
     flexible = [index for index, column in enumerate(columns) if column.flexible]
     while flexible and sum(widths) > available:
         widest = max(flexible, key=lambda index: widths[index])
         if widths[widest] <= _FLEXIBLE_MINIMUM:
-            return
+            break
         widths[widest] -= 1
+    heading = _line(columns, [column.title for column in columns], widths)
+    lines = [indent + paint(heading, Style.BOLD)]
+    lines += [indent + _line(columns, row, widths) for row in cells]
+    return "\n".join(lines)
 
 
 def _line(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]) -> str:

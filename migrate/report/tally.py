@@ -49,28 +49,32 @@ class LayerTally:
             if layer.empty:
                 self._empty += 1
                 continue
-            self._add_content(legacy_id, layer, layer.diff_id in met)
-            met.add(layer.diff_id)
-
-    def _add_content(self, legacy_id: str, layer: HashedLayer, is_met: bool) -> None:
-        diff_id = layer.diff_id
-        if is_met:
-            self.within_bytes += layer.tar_size
-        elif diff_id in self._sizes:
-            self.across_bytes += layer.tar_size
-        if not is_met:
-            self._users[diff_id] = self._users.get(diff_id, 0) + 1
-        self._sizes[diff_id] = layer.tar_size
-        self._copies[diff_id] = self._copies.get(diff_id, 0) + 1
-        owners = self._owners.setdefault(diff_id, legacy_id)
-        if isinstance(owners, set):
-            owners.add(legacy_id)
-        elif owners != legacy_id:
-            self._owners[diff_id] = {owners, legacy_id}
+            diff_id = layer.diff_id
+            is_met = diff_id in met
+            if is_met:
+                self.within_bytes += layer.tar_size
+            elif diff_id in self._sizes:
+                self.across_bytes += layer.tar_size
+            if not is_met:
+                self._users[diff_id] = self._users.get(diff_id, 0) + 1
+            self._sizes[diff_id] = layer.tar_size
+            self._copies[diff_id] = self._copies.get(diff_id, 0) + 1
+            # one owner is kept as a text: a set for each of a million layers would take much more memory
+            owners = self._owners.setdefault(diff_id, legacy_id)
+            if isinstance(owners, set):
+                owners.add(legacy_id)
+            elif owners != legacy_id:
+                self._owners[diff_id] = {owners, legacy_id}
+            met.add(diff_id)
 
     def totals(self, images: int, failed: int) -> Totals:
         """`images` were written, `failed` were not."""
         unique_bytes = sum(self._sizes.values())
+        # as soon as one layer with content has no size, there is no sum: that of the others would look like a whole
+        missing = self._sizes.keys() - self._stored
+        blob_bytes = None
+        if not missing - self._estimates.keys():
+            blob_bytes = sum(self._blobs.values()) + sum(self._estimates[diff_id] for diff_id in missing)
         return Totals(
             images=images,
             images_failed=failed,
@@ -81,17 +85,10 @@ class LayerTally:
             legacy_bytes=self._bytes,
             unique_bytes=unique_bytes,
             saved_bytes=self._bytes - unique_bytes,
-            blob_bytes=self._blob_bytes(),
+            blob_bytes=blob_bytes,
             blob_bytes_estimated=bool(self._estimates.keys() - self._stored),
             damaged_layers=self._damaged,
         )
-
-    def _blob_bytes(self) -> int | None:
-        """None as soon as one layer with content has no size: a sum of the others would look like a whole."""
-        missing = self._sizes.keys() - self._stored
-        if missing - self._estimates.keys():
-            return None
-        return sum(self._blobs.values()) + sum(self._estimates[diff_id] for diff_id in missing)
 
     def duplicates(self) -> tuple[Duplicate, ...]:
         """Layers that occur more than once, empty ones left out; the largest saving first."""
@@ -100,7 +97,7 @@ class LayerTally:
                 diff_id=diff_id,
                 tar_size=self._sizes[diff_id],
                 copies=copies,
-                legacy_ids=_sorted_owners(self._owners[diff_id]),
+                legacy_ids=tuple(sorted(owners)) if isinstance(owners := self._owners[diff_id], set) else (owners,),
                 saved_bytes=(copies - 1) * self._sizes[diff_id],
             )
             for diff_id, copies in self._copies.items()
@@ -111,7 +108,3 @@ class LayerTally:
     def users(self, diff_id: DiffID) -> int:
         """How many sources hold the layer."""
         return self._users.get(diff_id, 0)
-
-
-def _sorted_owners(owners: str | set[str]) -> tuple[str, ...]:
-    return (owners,) if isinstance(owners, str) else tuple(sorted(owners))

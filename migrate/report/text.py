@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from migrate.model.legacy import Failure
+from migrate.model.text import printable
 from migrate.report.document import Conflict, Report
-from migrate.report.glance import Claimant, Glance, Kinds
-from migrate.report.savings import LayerUse
-from migrate.report.tables import Column, Paint, Style, printable, render_table, short_digest, wrap
+from migrate.report.glance import Claimant, Glance, MessageKinds
+from migrate.report.savings import LayerUsers
+from migrate.report.tables import Column, Paint, Style, render_table, short_digest, wrap
 from migrate.report.tally import LayerTally
 from migrate.report.units import count, format_seconds, format_share, format_size
 
@@ -81,9 +83,9 @@ class _Page:
         report = self.report
         kind = "dry run, nothing was written" if report.dry_run else None
         parts = [f"{report.tool_name} {report.tool_version}", kind, count(len(report.sources), "source")]
-        duration = _duration(report)
-        if duration is not None:
-            parts.append(format_seconds(duration))
+        with suppress(ValueError, TypeError):  # no times, or one of them without a zone
+            started, finished = (datetime.fromisoformat(text) for text in (report.started, report.finished))
+            parts.append(format_seconds((finished - started).total_seconds()))
         return self.paint(wrap(" · ".join(part for part in parts if part), self.width), Style.BOLD)
 
     def figures(self) -> str:
@@ -158,7 +160,7 @@ class _Page:
         rows = self.report.duplicates[:limit]
         if not rows:
             return ""
-        use, tally = LayerUse(self.report), self.facts.tally
+        use, tally = LayerUsers(self.report), self.facts.tally
         columns = [
             Column("SAVED", right=True),
             Column("COPIES", right=True),
@@ -172,6 +174,7 @@ class _Page:
                 f"{row.copies:,}",
                 self.size(row.tar_size),
                 row.diff_id.hex[:12],
+                # a batch has too many images to keep: it counts the sources
                 count(tally.users(row.diff_id), "source")
                 if tally is not None
                 else _users([self.report.images[index].title for index in use.images.get(row.diff_id, ())]),
@@ -216,7 +219,7 @@ class _Page:
 
     def failures(self) -> str:
         """Sources that gave nothing at all come first."""
-        kinds = Kinds()
+        kinds = MessageKinds()
         for row in sorted(self.report.failures, key=lambda row: bool(row.references or row.legacy_id)):
             kinds.add(row.title, row.message.replace(row.source, ""), "\n".join(self.failure(row)))
         return self.kinds("Failures", kinds, "kind of failure", Style.RED)
@@ -233,7 +236,7 @@ class _Page:
             yield f"    layer {printable(row.layer)}"
 
     def warnings(self) -> str:
-        kinds = Kinds()
+        kinds = MessageKinds()
         for message in self.report.warnings:
             kinds.add("", message, message)
         for source in self.report.sources:
@@ -257,7 +260,7 @@ class _Page:
         number = sum(map(len, places.values()))
         return self.section(f"Skipped ({count(number, 'source')})", lines, len(ranked), "reason", Style.YELLOW)
 
-    def kinds(self, title: str, kinds: Kinds, unit: str, style: Style) -> str:
+    def kinds(self, title: str, kinds: MessageKinds, unit: str, style: Style) -> str:
         lines: list[str] = []
         for kind in list(kinds)[:_LIST_LIMIT]:
             lines += (text if "\n" in text else wrap(text, self.width, indent="  ") for text in kind.shown)
@@ -297,11 +300,3 @@ def _claim(claimant: Claimant | None, granted: str | None) -> tuple[str, str, st
 def _users(titles: Iterable[str]) -> str:
     titles = list(dict.fromkeys(titles))
     return ", ".join(titles[:2]) + (f" + {len(titles) - 2:,} more" if len(titles) > 2 else "")
-
-
-def _duration(report: Report) -> float | None:
-    try:
-        started, finished = (datetime.fromisoformat(text) for text in (report.started, report.finished))
-        return (finished - started).total_seconds()
-    except (ValueError, TypeError):  # no times, or one of them without a zone
-        return None

@@ -63,7 +63,10 @@ def list_of(deep: Mapping[str, object], name: str) -> Sequence[Row]:
 def describe(name: str, row: Row) -> tuple[str, str]:
     """What a row is about, and where it was found."""
     digests = row.get("diff_ids")
-    layers = _layers(digests) if isinstance(digests, Sequence) else ""
+    layers = ""
+    if isinstance(digests, Sequence):
+        layers = " ".join(str(digest).removeprefix("sha256:")[:12] for digest in digests[:3])
+        layers += f" and {len(digests) - 3:,} more" if len(digests) > 3 else ""
     if name == "equal_layers":
         return f"differ in {row.get('differ_in')}", layers
     if name == "near_layers":
@@ -74,11 +77,6 @@ def describe(name: str, row: Row) -> tuple[str, str]:
     if name == "repeated_files":
         return path, f"{count(_number(row, 'layers'), 'layer')}, {count(_number(row, 'copies'), 'copy', 'copies')}"
     return path, f"from {count(_number(row, 'layers'), 'layer')}"
-
-
-def _layers(digests: Sequence[object]) -> str:
-    shown = " ".join(str(digest).removeprefix("sha256:")[:12] for digest in digests[:3])
-    return shown + (f" and {len(digests) - 3:,} more" if len(digests) > 3 else "")
 
 
 def _number(row: Row, name: str) -> int:

@@ -23,7 +23,11 @@ class RunCheck:
     """`--check-rootfs` for all sources of a run. Without `wanted`, the sources where a check costs little."""
 
     def __init__(self, sources: Mapping[int, LegacySource], wanted: bool | None) -> None:
-        self._checks = {index: RootfsCheck(source) for index, source in sources.items() if _is_wanted(source, wanted)}
+        self._checks = {
+            index: RootfsCheck(source)
+            for index, source in sources.items()
+            if source.holds_rootfs and (source.checks_rootfs_by_default if wanted is None else wanted)
+        }
 
     def observer(self, job: LayerJob) -> TarObserver | None:
         """An ObserverFactory."""
@@ -38,10 +42,6 @@ class RunCheck:
     def warnings(self) -> list[str]:
         """What holds for a whole source that was checked."""
         return [warning for check in self._checks.values() for warning in check.warnings()]
-
-
-def _is_wanted(source: LegacySource, wanted: bool | None) -> bool:
-    return source.holds_rootfs and (source.checks_rootfs_by_default if wanted is None else wanted)
 
 
 class RootfsCheck:

@@ -16,7 +16,7 @@ from isal.isal_zlib import crc32
 from migrate.errors import MissingLayerError
 from migrate.readers.graphdrivers.changes import Comparison, walk_tree
 from migrate.readers.graphdrivers.tree_tar import device_numbers
-from migrate.rootfs.expected import ExpectedTree, Node
+from migrate.rootfs.expected import ExpectedFile, ExpectedTree
 from migrate.rootfs.tar_listing import ListedEntry
 from migrate.storage.tree import Tree, TreeEntry
 from migrate.tar.names import shown_name
@@ -158,27 +158,21 @@ def _check_shifted(
     for path in _showing_through(expected, tree):
         differences[path] = "in the store only"
     owners = copy.deepcopy(view.owners)  # what is not in the tar has no owner of its own
-    changed, copies = _changed(tree, parent)
+    changed: Iterable[tuple[bytes, TreeEntry | None]] = ((entry.path, entry) for entry in walk_tree(tree))
+    copies = 0
+    if parent is not None:
+        comparison = Comparison(tree, parent)
+        changed, copies = comparison.run().items(), comparison.copies
     for path, entry in changed:
         if not expected.is_touched(path) and path not in differences:
             _note(differences, path, view.difference(path, expected.find(path), entry, parent))
-    return LayerCheck(differences, copies, shift, _pack(expected)), owners
-
-
-def _pack(expected: ExpectedTree) -> bytes:
+    # Packed, because it is seldom needed again.
     rows: list[tuple[bytes, int | None, int | None]] = []
     for path in expected.touched():
         node = expected.find(path)
         is_file = node is not None and node.kind == stat.S_IFREG
         rows.append((path, node.size, node.crc) if node is not None and is_file else (path, None, None))
-    return zlib.compress(marshal.dumps(rows), 1)
-
-
-def _changed(tree: Tree, parent: Tree | None) -> tuple[Iterable[tuple[bytes, TreeEntry | None]], int]:
-    if parent is None:
-        return ((entry.path, entry) for entry in walk_tree(tree)), 0
-    comparison = Comparison(tree, parent)
-    return comparison.run().items(), comparison.copies
+    return LayerCheck(differences, copies, shift, zlib.compress(marshal.dumps(rows), 1)), owners
 
 
 def content_crc(tree: Tree, path: bytes) -> int:
@@ -196,21 +190,21 @@ def _note(differences: dict[bytes, str], path: bytes, difference: str | None) ->
 
 
 class _Below:
-    """What is in the tree below a layer, as a Node. Nothing where there is no such tree."""
+    """What is in the tree below a layer, as an ExpectedFile. Nothing where there is no such tree."""
 
     def __init__(self, tree: Tree | None, shift: Shift) -> None:
         self._tree = tree
         self._shift = shift
         self._capability = tree.read_capability if tree is not None else None
 
-    def __call__(self, path: bytes) -> Node | None:
+    def __call__(self, path: bytes) -> ExpectedFile | None:
         if self._tree is None or self._capability is None:
             return None
         entry = lookup(self._tree, path)
         if entry is None:
             return None
         uid, gid = self._shift.taken_off(entry.uid, entry.gid)
-        return Node(
+        return ExpectedFile(
             mode=entry.mode,
             uid=uid,
             gid=gid,
@@ -253,9 +247,9 @@ class _View:
         self._capability = tree.read_capability
 
     def difference(
-        self, path: bytes, node: Node | None, entry: TreeEntry | None = None, parent: Tree | None = None
+        self, path: bytes, node: ExpectedFile | None, entry: TreeEntry | None = None, parent: Tree | None = None
     ) -> str | None:
-        """None where `path` in the store is what it should be. `parent` is given for paths that no tar speaks of."""
+        """None where `path` in the store is what it should be. `parent` is given for paths that no tar names."""
         entry = lookup(self._tree, path) if entry is None else entry
         if node is None:
             return "in the store only" if entry is not None else None
@@ -268,7 +262,7 @@ class _View:
             found = list(self._content(node, entry, parent))
         return "; ".join(found) or None
 
-    def _metadata(self, node: Node, entry: TreeEntry) -> Iterator[str]:
+    def _metadata(self, node: ExpectedFile, entry: TreeEntry) -> Iterator[str]:
         kind = stat.S_IFMT(entry.mode)
         if kind != node.kind:
             yield f"a {_TYPE_NAMES.get(kind, '?')} in the store, a {_TYPE_NAMES.get(node.kind, '?')} in the image"
@@ -289,7 +283,7 @@ class _View:
             if self._capability(entry.path) != node.capability:
                 yield "its security.capability differs"
 
-    def _content(self, node: Node, entry: TreeEntry, parent: Tree | None) -> Iterator[str]:
+    def _content(self, node: ExpectedFile, entry: TreeEntry, parent: Tree | None) -> Iterator[str]:
         if parent is not None:
             if content_crc(self._tree, entry.path) != content_crc(parent, entry.path):
                 yield "its content differs"

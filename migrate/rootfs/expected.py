@@ -33,7 +33,7 @@ _KINDS: Final = {
 
 
 @dataclass(slots=True)
-class Node:
+class ExpectedFile:
     """A file as it should be; names that are hard links of one another share one.
 
     `mode` with the file type. None is what cannot be known: the mode and owner of a directory that only its children
@@ -56,7 +56,7 @@ class Node:
         return stat.S_IFMT(self.mode)
 
 
-FindBelow = Callable[[bytes], Node | None]
+FindBelow = Callable[[bytes], ExpectedFile | None]
 
 
 class ExpectedTree:
@@ -64,7 +64,7 @@ class ExpectedTree:
 
     def __init__(self, below: FindBelow) -> None:
         self._below = below
-        self._nodes: dict[bytes, tuple[int, Node | None]] = {}
+        self._nodes: dict[bytes, tuple[int, ExpectedFile | None]] = {}
         self._removed: dict[bytes, int] = {}
         self._opaque: set[bytes] = set()
         self._time = _BELOW
@@ -88,11 +88,19 @@ class ExpectedTree:
         for entry in entries:
             self._time += 1
             if entry.path and not entry.path.startswith(_METADATA):
-                self._take(entry)
+                directory, _, name = entry.path.rpartition(b"/")
+                directory = self._resolve(directory)
+                if name == _OPAQUE:
+                    self._opaque.add(directory)
+                elif name.startswith(_WHITEOUT):
+                    self._remove(_join(directory, name[len(_WHITEOUT) :]))
+                else:
+                    self._make_directories(directory)
+                    self._put(_join(directory, name), entry)
             elif entry.path == _OPAQUE:
                 self._opaque.add(b"")
 
-    def find(self, path: bytes) -> Node | None:
+    def find(self, path: bytes) -> ExpectedFile | None:
         """What is under `path` now, no part of which is a symbolic link."""
         time, node = self._nodes.get(path, (_BELOW, None))
         parent = path
@@ -100,25 +108,13 @@ class ExpectedTree:
             if self._removed.get(parent, -1) > time:
                 return None
             parent = parent.rpartition(b"/")[0]
-            if time == _BELOW and (parent in self._opaque or self._is_no_directory(parent)):
-                return None
+            if time == _BELOW:
+                found = self._nodes.get(parent)
+                # where the layer put something else in a directory's place, what was in it is gone
+                is_replaced = found is not None and (found[1] is None or found[1].kind != stat.S_IFDIR)
+                if is_replaced or parent in self._opaque:
+                    return None
         return self._below(path) if time == _BELOW else node
-
-    def _is_no_directory(self, path: bytes) -> bool:
-        """True where the layer put something else in a directory's place: what was in it is gone."""
-        found = self._nodes.get(path)
-        return found is not None and (found[1] is None or found[1].kind != stat.S_IFDIR)
-
-    def _take(self, entry: ListedEntry) -> None:
-        directory, _, name = entry.path.rpartition(b"/")
-        directory = self._resolve(directory)
-        if name == _OPAQUE:
-            self._opaque.add(directory)
-        elif name.startswith(_WHITEOUT):
-            self._remove(_join(directory, name[len(_WHITEOUT) :]))
-        else:
-            self._make_directories(directory)
-            self._put(_join(directory, name), entry)
 
     def _put(self, path: bytes, entry: ListedEntry) -> None:
         before = self.find(path)
@@ -128,26 +124,23 @@ class ExpectedTree:
         if before is not None:
             self._remove(path)
         if entry.kind == b"1":
-            self._link(path, entry)
+            directory, _, name = entry.link.rpartition(b"/")
+            target = _join(self._resolve(directory), name)
+            node = self.find(target)
+            if node is None:
+                self.problems[path] = f"a hard link to {shown_name(target)}, which is not there"
+                return
+            # Docker gives the shared file the owner, the mode and the capability that the link's own header has
+            node.uid, node.gid, node.capability, node.known = entry.uid, entry.gid, entry.capability, True
+            if node.kind != stat.S_IFLNK:
+                node.mode = node.kind | (entry.mode & 0o7777)
+            node.read_from = node.read_from or target
+            self._nodes.setdefault(target, (self._time, node))
+            self._set(path, node)
         elif entry.kind in _KINDS:
             self._set(path, _node_of(entry, path))
 
-    def _link(self, path: bytes, entry: ListedEntry) -> None:
-        directory, _, name = entry.link.rpartition(b"/")
-        target = _join(self._resolve(directory), name)
-        node = self.find(target)
-        if node is None:
-            self.problems[path] = f"a hard link to {shown_name(target)}, which is not there"
-            return
-        # Docker gives the shared file the owner, the mode and the capability that the link's own header has
-        node.uid, node.gid, node.capability, node.known = entry.uid, entry.gid, entry.capability, True
-        if node.kind != stat.S_IFLNK:
-            node.mode = node.kind | (entry.mode & 0o7777)
-        node.read_from = node.read_from or target
-        self._nodes.setdefault(target, (self._time, node))
-        self._set(path, node)
-
-    def _set(self, path: bytes, node: Node | None) -> None:
+    def _set(self, path: bytes, node: ExpectedFile | None) -> None:
         self._time += 1
         self._nodes[path] = (self._time, node)
         if path in self._resolved or path in self._present:
@@ -166,7 +159,7 @@ class ExpectedTree:
             missing.append(directory)
             directory = directory.rpartition(b"/")[0]
         for path in reversed(missing):
-            self._set(path, Node(stat.S_IFDIR, known=False))
+            self._set(path, ExpectedFile(stat.S_IFDIR, known=False))
         self._present.add(wanted)
 
     def _resolve(self, directory: bytes) -> bytes:
@@ -192,11 +185,11 @@ class ExpectedTree:
         return self._resolved[directory]
 
 
-def _node_of(entry: ListedEntry, path: bytes) -> Node:
+def _node_of(entry: ListedEntry, path: bytes) -> ExpectedFile:
     kind = _KINDS[entry.kind]
     if kind == stat.S_IFREG and stat.S_ISSOCK(entry.mode):
         kind = stat.S_IFSOCK  # Docker writes a socket's mode and leaves its type open
-    return Node(
+    return ExpectedFile(
         mode=kind | (entry.mode & 0o7777),
         uid=entry.uid,
         gid=entry.gid,

@@ -28,7 +28,7 @@ _DIRECTORY, _LINK = ord("5"), ord("1")
 _DATA: Final = frozenset(b"07")
 _KINDS: Final = frozenset(b"01234567")
 
-Inode = tuple[int, int]
+EntryPlace = tuple[int, int]
 """The layer's place, base first, and the entry's place in it."""
 
 
@@ -48,6 +48,7 @@ def export_tar(layers: Sequence[ExportLayer], write: Callable[[bytes], object], 
     ARCHIVE_MEMBERS names.
     """
     plan = _Plan(tuple(cleaned for path in paths if (cleaned := _clean(path.encode("utf-8", "surrogateescape")))))
+    # from the top down: the first entry of a name that is met is the one that counts
     for place in reversed(range(len(layers))):
         plan.read_layer(place, layers[place])
     plan.end()
@@ -108,22 +109,20 @@ class _LayerScan(TarScanner):
             self.removed.add(folder + b"/" + base[4:] if folder else base[4:])
             return
         if entry.kind == _LINK:
-            self._take_link(ordinal, name, _clean(entry.link))
+            target = _clean(entry.link)
+            inode = self.inodes.get(target)
+            if inode is None:
+                self.links[ordinal] = target
+                self.inodes.pop(name, None)
+            else:
+                self.links[ordinal] = self.inodes[name] = inode
+                self.origin.setdefault(inode, target)
         else:
             self.inodes[name] = ordinal
         if self.is_sparse or entry.kind not in _KINDS:
             self.unsupported[ordinal] = f"a tar entry of type {chr(entry.kind)!r}"
         if not is_meta:
             self.last[name] = (ordinal, entry.kind)
-
-    def _take_link(self, ordinal: int, name: bytes, target: bytes) -> None:
-        inode = self.inodes.get(target)
-        if inode is None:
-            self.links[ordinal] = target
-            self.inodes.pop(name, None)
-        else:
-            self.links[ordinal] = self.inodes[name] = inode
-            self.origin.setdefault(inode, target)
 
 
 @dataclass(slots=True)
@@ -144,9 +143,9 @@ class _Plan:
     hidden: set[bytes] = field(default_factory=set)
     opaque: set[bytes] = field(default_factory=set)
     folders: set[bytes] = field(default_factory=set)
-    links: dict[Inode, Inode] = field(default_factory=dict)
-    named: dict[Inode, bytes] = field(default_factory=dict)
-    _waiting: dict[bytes, list[tuple[Inode, bytes]]] = field(default_factory=dict)
+    links: dict[EntryPlace, EntryPlace] = field(default_factory=dict)
+    named: dict[EntryPlace, bytes] = field(default_factory=dict)
+    _waiting: dict[bytes, list[tuple[EntryPlace, bytes]]] = field(default_factory=dict)
 
     def read_layer(self, place: int, layer: ExportLayer) -> None:
         scan = _LayerScan(str(layer.diff_id))
@@ -171,17 +170,29 @@ class _Plan:
         bits = self.chosen[place] = bytearray(scan.entries)
         visible = [(name, *scan.last[name]) for name in scan.last if self._is_visible(name, scan.last[name][1])]
         for name, ordinal, _ in visible:
-            if self._is_wanted(name):
+            leading = [path for path in self.paths if name == path or name.startswith(path + b"/")]
+            self.found.update(leading)
+            if leading or not self.paths:
                 bits[ordinal] = 1
                 self.count += 1
-        self._resolve_waiting(place, scan)
+        # Links of upper layers to what this one has.
+        for target in self._waiting.keys() & (scan.inodes.keys() | scan.last.keys()):
+            inode = scan.inodes.get(target)
+            if inode is not None:
+                scan.origin.setdefault(inode, target)
+            to = inode if inode is not None else scan.links[scan.last[target][0]]  # a link itself, to a lower layer
+            for link, name in self._waiting.pop(target):
+                self._resolve(place, scan, link, name, to)
         for name, ordinal, kind in visible:
             if bits[ordinal] and ordinal in scan.unsupported:
                 raise UnsupportedError(f"{name.decode('utf-8', 'backslashreplace')}: {scan.unsupported[ordinal]}")
             if bits[ordinal] and kind == _LINK:
                 self._resolve(place, scan, (place, ordinal), name, scan.links[ordinal])
             self.taken.add(name)
-            self._add_folders(name)
+            above = name.rpartition(b"/")[0]
+            while above and above not in self.folders:
+                self.folders.add(above)
+                above = above.rpartition(b"/")[0]
         self.hidden |= scan.removed | {name for name, (_, kind) in scan.last.items() if kind != _DIRECTORY}
         self.opaque |= scan.opaque
         if len(self.taken) > limits.ARCHIVE_MEMBERS:
@@ -197,30 +208,9 @@ class _Plan:
                 return False
         return True
 
-    def _is_wanted(self, name: bytes) -> bool:
-        leading = [path for path in self.paths if name == path or name.startswith(path + b"/")]
-        self.found.update(leading)
-        return bool(leading) or not self.paths
-
-    def _add_folders(self, name: bytes) -> None:
-        above = name.rpartition(b"/")[0]
-        while above and above not in self.folders:
-            self.folders.add(above)
-            above = above.rpartition(b"/")[0]
-
     # --- hard links ------------------------------------------------------------------------------------------------
 
-    def _resolve_waiting(self, place: int, scan: _LayerScan) -> None:
-        """Links of upper layers to what this one has."""
-        for target in self._waiting.keys() & (scan.inodes.keys() | scan.last.keys()):
-            inode = scan.inodes.get(target)
-            if inode is not None:
-                scan.origin.setdefault(inode, target)
-            to = inode if inode is not None else scan.links[scan.last[target][0]]  # a link itself, to a lower layer
-            for link, name in self._waiting.pop(target):
-                self._resolve(place, scan, link, name, to)
-
-    def _resolve(self, place: int, scan: _LayerScan, link: Inode, name: bytes, to: int | bytes) -> None:
+    def _resolve(self, place: int, scan: _LayerScan, link: EntryPlace, name: bytes, to: int | bytes) -> None:
         if isinstance(to, bytes):
             self._waiting.setdefault(to, []).append((link, name))
             return

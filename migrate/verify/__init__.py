@@ -45,7 +45,7 @@ def verify(location: str, jobs: int, progress: Progress) -> list[Finding]:
 def examine(location: str, jobs: int, progress: Progress) -> Verification:
     """Every mismatch in the target at `location`, in the order of its files, and what is odd but harms nothing.
 
-    An OCI layout or registry storage in a directory, an oci-archive or docker-archive in a file; told apart by content,
+    An OCI layout or registry storage in a directory, an oci-archive or docker-archive in a file; recognised by content,
     a prefix as in `convert` is allowed. What is odd but harms nothing (leftovers of an ended run, blobs that nothing
     names) is emitted as a `warning` event too. Raises SourceUnreadableError for what cannot be opened, and
     UnrecognisedSourceError for what is none of these.
@@ -56,7 +56,9 @@ def examine(location: str, jobs: int, progress: Progress) -> Verification:
     _read(path, findings, jobs)
     if findings.found and (before != _state_of(path) or not _is_quiet(path)):
         progress.emit(Event(kind="notice", message=LIVE))
-        with _documents_kept(path):
+        with _run_lock(path) as fd:  # every writer changes documents and removes blobs under this lock alone
+            if fd is not None:
+                _flock(fd, fcntl.LOCK_SH)
             findings.restart()
             _read(path, findings, jobs)
     return findings.verification()
@@ -80,15 +82,6 @@ def _is_quiet(path: Path) -> bool:
     """False while a run is exchanging documents of the target."""
     with _run_lock(path) as fd:
         return fd is None or _flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-
-@contextmanager
-def _documents_kept(path: Path) -> Iterator[None]:
-    """No run changes a document of the target, nor removes a blob, inside: every writer does so under this lock."""
-    with _run_lock(path) as fd:
-        if fd is not None:
-            _flock(fd, fcntl.LOCK_SH)
-        yield
 
 
 @contextmanager

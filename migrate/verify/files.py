@@ -22,7 +22,7 @@ from migrate.tar.index import Member, MemberKind, index_tar, looks_like_tar
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class Problem(NamedTuple):
+class OddEntry(NamedTuple):
     """A name below the root, and what is wrong with what has it."""
 
     where: str
@@ -34,7 +34,7 @@ class Files(ABC):
 
     _names: Mapping[str, int]
     _directories: set[str]
-    _problems: list[Problem]
+    _problems: list[OddEntry]
 
     def names(self) -> Mapping[str, int]:
         """Regular files by their path, and their size in bytes. Sorted; the state in `.migrate/` is left out."""
@@ -44,7 +44,7 @@ class Files(ABC):
         """Names of the topmost directories."""
         return self._directories
 
-    def problems(self) -> Sequence[Problem]:
+    def problems(self) -> Sequence[OddEntry]:
         """What is there but is neither a regular file nor a directory, and damage of the container itself."""
         return self._problems
 
@@ -60,7 +60,7 @@ class Files(ABC):
     def close(self) -> None: ...
 
 
-def read_document(files: Files, name: str, limit: int) -> bytes:
+def read_small(files: Files, name: str, limit: int) -> bytes:
     """Raises LimitError, SourceError or OSError."""
     with files.open(name) as stream:
         return read_limited(stream, limit, name)
@@ -83,14 +83,14 @@ class DirectoryFiles(Files):
         self._root = root
         names: dict[str, int] = {}
         self._problems, self._directories = [], set()
-        for name, status in sorted(_walk(root, "")):
+        for name, status in sorted(_walk(root)):
             if stat.S_ISDIR(status):
                 if "/" not in name:
                     self._directories.add(name)
             elif stat.S_ISREG(status):
                 names[name] = (root / name).lstat().st_size
             else:
-                self._problems.append(Problem(name, "is neither a regular file nor a directory"))
+                self._problems.append(OddEntry(name, "is neither a regular file nor a directory"))
         self._names = names
 
     def open(self, name: str, /) -> BinaryIO:
@@ -103,8 +103,8 @@ class DirectoryFiles(Files):
         pass
 
 
-def _walk(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
-    pending = [prefix]
+def _walk(root: Path) -> Iterator[tuple[str, int]]:
+    pending = [""]
     while pending:
         directory = pending.pop()
         with os.scandir(root / directory) as entries:
@@ -126,28 +126,26 @@ class TarFiles(Files):
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise SourceUnreadableError(f"{path}: neither a file nor a directory")
-            self._index(name or path)
+            shown = name or path
+            if not looks_like_tar(os.pread(self._fd, 512, 0)):
+                raise UnrecognisedSourceError(f"{shown}: not a tar archive")
+            index = index_tar(self._fd, str(shown))
         except BaseException:
             os.close(self._fd)
             raise
-
-    def _index(self, path: Path) -> None:
-        if not looks_like_tar(os.pread(self._fd, 512, 0)):
-            raise UnrecognisedSourceError(f"{path}: not a tar archive")
-        index = index_tar(self._fd, str(path))
         self._members: dict[str, Member] = {}
         self._directories = set()
-        self._problems = [Problem(str(path), damage.error.message) for damage in index.damages]
+        self._problems = [OddEntry(str(shown), damage.error.message) for damage in index.damages]
         for member in index.members:
-            name = member.name.removeprefix("./").rstrip("/")
+            own = member.name.removeprefix("./").rstrip("/")
             if member.kind is MemberKind.DIRECTORY:
-                self._directories.add(name.partition("/")[0])
+                self._directories.add(own.partition("/")[0])
             elif member.kind is not MemberKind.FILE:
-                self._problems.append(Problem(name, f"is no regular file but a {member.kind}"))
-            elif name in self._members:
-                self._problems.append(Problem(name, "is in the archive twice"))
+                self._problems.append(OddEntry(own, f"is no regular file but a {member.kind}"))
+            elif own in self._members:
+                self._problems.append(OddEntry(own, "is in the archive twice"))
             else:
-                self._members[name] = member
+                self._members[own] = member
         self._names = {name: self._members[name].size for name in sorted(self._members)}
 
     def open(self, name: str, /) -> BinaryIO:

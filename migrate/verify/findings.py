@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 
 from migrate.model.progress import Event, Progress
+from migrate.model.text import printable
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -53,7 +54,7 @@ class Findings:
             self._found[Finding(printable(where), printable(message))] = None
 
     def note(self, where: str, message: str) -> None:
-        """Odd, but no image is the worse for it."""
+        """Odd, but harmless to every image."""
         finding = Finding(printable(where), printable(message))
         with self._lock:
             known = finding in self._emitted
@@ -71,13 +72,3 @@ class Findings:
     def _emit(self, event: Event) -> None:
         with self._lock:
             self._progress.emit(event)
-
-
-def printable(text: str) -> str:
-    """`text` with everything that a terminal could take for a command written as an escape."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
-def _escape(character: str) -> str:
-    byte = ord(character) - 0xDC00  # of a name that is no text (surrogateescape)
-    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else ascii(character)[1:-1]

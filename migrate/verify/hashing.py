@@ -29,7 +29,7 @@ _MEMBER_HEADS: Final = {"gzip": 10, "zstd": 9}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hashed:
+class HashedFile:
     """`digest` is None where the file cannot be read; `diff_id` where it does not unpack. `error` has the reason."""
 
     digest: Digest | None
@@ -39,10 +39,10 @@ class Hashed:
 
 
 class _StoppedError(Exception):
-    """Another worker failed or the user interrupted; nobody sees this."""
+    """Another worker failed or the user interrupted. Never leaves this module."""
 
 
-def hash_files(files: Files, unpack: Mapping[str, bool], workers: int, findings: Findings) -> dict[str, Hashed]:
+def hash_files(files: Files, unpack: Mapping[str, bool], workers: int, findings: Findings) -> dict[str, HashedFile]:
     """Hashes each file of `unpack`, and unpacks those that are marked there.
 
     Hashing and inflating let go of Python's lock, so threads use all cores. The largest files go first, so that no core
@@ -55,7 +55,7 @@ def hash_files(files: Files, unpack: Mapping[str, bool], workers: int, findings:
     workers = min(workers, max(len(order), most_helpers()))
     stop = threading.Event()
     hasher = _FileHasher(files, findings, stop)
-    hashed: dict[str, Hashed] = {}
+    hashed: dict[str, HashedFile] = {}
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="verify") as pool:
         try:
             while order and workers > 1 and sizes[order[0]] >= _SPLIT_BYTES and sizes[order[0]] * workers > left:
@@ -76,7 +76,7 @@ class _FileHasher:
         self._findings = findings
         self._stop = stop
 
-    def hash(self, name: str, unpack: bool, pool: Executor | None = None, ahead: int = 0) -> Hashed:
+    def hash(self, name: str, unpack: bool, pool: Executor | None = None, ahead: int = 0) -> HashedFile:
         """`pool`, where given, inflates parts of a layer, up to `ahead` of them before they are hashed."""
         try:
             if unpack and pool is not None:
@@ -85,38 +85,35 @@ class _FileHasher:
                 if split is not None:
                     return split
             with self._files.open(name) as stream:
-                return self._hash_layer(stream, name) if unpack else self._hash_plain(stream)
+                if unpack:
+                    return self._hash_layer(stream, name)
+                source = _HashedStream(stream, self)
+                source.drain()
+                return HashedFile(digest=source.digest())
         except (OSError, MigrateError) as exc:
-            return Hashed(digest=None, error=_text(exc))
+            return HashedFile(digest=None, error=_text(exc))
 
-    def _hash_plain(self, stream: BinaryIO) -> Hashed:
-        source = _HashedStream(stream, self)
-        source.drain()
-        return Hashed(digest=source.digest())
-
-    def _hash_layer(self, stream: BinaryIO, name: str) -> Hashed:
+    def _hash_layer(self, stream: BinaryIO, name: str) -> HashedFile:
         source = _HashedStream(stream, self)
         compression = detect_compression(source.peek(HEAD_BYTES))
         if compression == "none":
             source.drain()
             digest = source.digest()
-            return Hashed(digest=digest, diff_id=DiffID(digest))
-        diff_id, error = self._unpack(source, compression, name)
-        source.drain()  # a layer that does not unpack still has a digest
-        return Hashed(digest=source.digest(), diff_id=diff_id, compression=compression, error=error)
-
-    def _unpack(self, source: _HashedStream, compression: str, name: str) -> tuple[DiffID | None, str | None]:
+            return HashedFile(digest=digest, diff_id=DiffID(digest))
         tar: Any = open_decompressed(cast(BinaryIO, source), compression, name, STORED_RATIO)
-        digest = hashlib.sha256()
+        unpacked = hashlib.sha256()
+        error = None
         try:
             while block := tar.read_block(_BLOCK):
-                digest.update(block)
+                unpacked.update(block)
                 self.check_stop()  # 25 GB may come out of one block
         except MigrateError as exc:
-            return None, _text(exc)
-        return DiffID(Digest.of_hash(digest)), None
+            error = _text(exc)
+        diff_id = DiffID(Digest.of_hash(unpacked)) if error is None else None
+        source.drain()  # a layer that does not unpack still has a digest
+        return HashedFile(digest=source.digest(), diff_id=diff_id, compression=compression, error=error)
 
-    def _hash_members(self, stream: BinaryIO, pool: Executor, ahead: int) -> Hashed | None:
+    def _hash_members(self, stream: BinaryIO, pool: Executor, ahead: int) -> HashedFile | None:
         """A layer of many independent members or frames, inflated in parallel; None for one that is not of that form.
 
         Where the first bytes of the blob stand again, another member begins, most likely. Should they stand inside a
@@ -141,7 +138,7 @@ class _FileHasher:
         finally:
             for future in waiting:
                 future.cancel()
-        return Hashed(digest=source.digest(), diff_id=DiffID(Digest.of_hash(tar)), compression=compression)
+        return HashedFile(digest=source.digest(), diff_id=DiffID(Digest.of_hash(tar)), compression=compression)
 
     def passed(self, count: int) -> None:
         self.check_stop()

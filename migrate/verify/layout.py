@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest
-from migrate.documents.image_map import Rows
 from migrate.documents.json_text import load_json, load_json_lenient
 from migrate.documents.oci import IMAGE_NAME, REF_NAME, IndexEntry, parse_index
 from migrate.errors import MigrateError
 from migrate.layout.names import MAP_NAME, REPORT_NAME, blob_path
 from migrate.model.digest import Digest
 from migrate.model.image import MediaType
-from migrate.model.reference import Reference
-from migrate.verify.files import Files, TarFiles, read_document
+from migrate.model.reference import Reference, is_loadable_name
+from migrate.verify.files import Files, TarFiles, read_small
 from migrate.verify.findings import Findings
-from migrate.verify.hashing import Hashed, hash_files
-from migrate.verify.map_check import check_names as check_kept_names
-from migrate.verify.map_check import closure, read_kept
+from migrate.verify.hashing import HashedFile, hash_files
+from migrate.verify.map_check import check_kept_names, closure, read_kept
 from migrate.verify.report_check import check_report
 from migrate.verify.walk import LayerUse, Walk, check_names
 
@@ -41,7 +39,15 @@ class _LayoutCheck:
         self._loadable: set[tuple[str, tuple[str, ...]]] = set()
 
     def run(self, jobs: int) -> None:
-        blobs = self._blob_files()
+        blobs: dict[str, Digest] = {}
+        for name in self.files.names():
+            match = _BLOB.fullmatch(name)
+            if match:
+                blobs[name] = Digest(match[1])
+            elif name.startswith("blobs/"):
+                self.findings.add(name, "is not the name of a blob")
+            elif name not in _DOCUMENTS:
+                self.findings.note(name, "does not belong to the layout")
         self._check_version()
         self._check_index()
         rows = self._read_archive_manifest()
@@ -52,6 +58,7 @@ class _LayoutCheck:
         hashed = hash_files(
             self.files, {name: digest in self.walk.uses for name, digest in blobs.items()}, jobs, self.findings
         )
+        # names against bytes before layers against configs: a damaged blob is reported once
         check_names(self.findings, blobs, hashed)
         self.walk.check_layers(hashed)
         self._check_kept(rows is not None, hashed)
@@ -60,7 +67,7 @@ class _LayoutCheck:
         if unnamed:
             self.findings.note("blobs", f"no image names {len(unnamed)} of the blobs")
 
-    def _check_kept(self, has_archive_manifest: bool, hashed: Mapping[str, Hashed]) -> None:
+    def _check_kept(self, has_archive_manifest: bool, hashed: Mapping[str, HashedFile]) -> None:
         """What this program keeps beside the images: manifest.json, the map and the report."""
         report, kept_map = self._document(REPORT_NAME, REPORT_BYTES), self._document(MAP_NAME)
         kept = read_kept(kept_map, report, self.findings)
@@ -71,7 +78,17 @@ class _LayoutCheck:
             if name := entry.name:
                 granted.setdefault(name, set()).update(closure([entry.descriptor.digest], self.walk.children))
         check_kept_names(self.findings, kept, granted, self.walk.images)
-        self._check_entries_of_ours(kept.rows)
+        # What every entry has that this program wrote, and which others may do without.
+        ours = {(name, row.manifest_digest) for row in kept.rows if not row.removed for name in row.names}
+        for position, entry in enumerate(self.entries):
+            name = entry.name
+            if name is None or (name, entry.descriptor.digest) not in ours:
+                continue
+            reference, where = Reference.parse(name), f"index.json manifests[{position}]"
+            if IMAGE_NAME not in entry.annotations and reference.is_valid and not reference.is_digest:
+                self.findings.add(where, f"has lost {IMAGE_NAME}, by which containerd names {name}")
+            if entry.platform is None and entry.descriptor.digest in self.walk.images:
+                self.findings.add(where, f"has lost the platform of {name}")
         stated = {(row.manifest_digest, row.platform) for row in kept.rows}
         for manifest, platform, where, message in self.walk.other_platforms:
             if (manifest, str(platform)) in stated:  # a list of the source that could not be carried over had it so
@@ -82,23 +99,11 @@ class _LayoutCheck:
         if is_ours and not has_archive_manifest and any(shape.loadable for shape in self.walk.images.values()):
             self.findings.add("manifest.json", "is missing: `docker load` needs it")
 
-    def _blob_files(self) -> dict[str, Digest]:
-        blobs: dict[str, Digest] = {}
-        for name in self.files.names():
-            match = _BLOB.fullmatch(name)
-            if match:
-                blobs[name] = Digest(match[1])
-            elif name.startswith("blobs/"):
-                self.findings.add(name, "is not the name of a blob")
-            elif name not in _DOCUMENTS:
-                self.findings.note(name, "does not belong to the layout")
-        return blobs
-
     def _document(self, name: str, limit: int | None = None) -> bytes | None:
         if name not in self.files.names():
             return None
         try:
-            return read_document(self.files, name, limit or CATALOG_BYTES)
+            return read_small(self.files, name, limit or CATALOG_BYTES)
         except (MigrateError, OSError) as exc:
             self.findings.add(name, str(exc))
             return None
@@ -126,19 +131,6 @@ class _LayoutCheck:
         else:
             self.findings.note(name, "is missing: a run was ended before it began to write")
 
-    def _check_entries_of_ours(self, rows: Rows) -> None:
-        """What every entry has that this program wrote, and which others may do without."""
-        ours = {(name, row.manifest_digest) for row in rows if not row.removed for name in row.names}
-        for position, entry in enumerate(self.entries):
-            name = entry.name
-            if name is None or (name, entry.descriptor.digest) not in ours:
-                continue
-            reference, where = Reference.parse(name), f"index.json manifests[{position}]"
-            if IMAGE_NAME not in entry.annotations and reference.is_valid and not reference.is_digest:
-                self.findings.add(where, f"has lost {IMAGE_NAME}, by which containerd names {name}")
-            if entry.platform is None and entry.descriptor.digest in self.walk.images:
-                self.findings.add(where, f"has lost the platform of {name}")
-
     # --- index.json ----------------------------------------------------------------------------------------------
 
     def _check_index(self) -> None:
@@ -164,31 +156,27 @@ class _LayoutCheck:
             if key in seen:
                 self.findings.add(where, f"is the same as manifests[{seen[key]}]")
             seen[key] = position
-            self._check_annotations(entry, where)
+            # The whole name against the short one. Docker 25 and later write a bare tag as the short one.
+            name, full = entry.annotations.get(REF_NAME), entry.annotations.get(IMAGE_NAME)
+            if full is not None and name is None:
+                self.findings.add(where, f"has {IMAGE_NAME} {full!r} without {REF_NAME}")
+            elif (
+                (full is not None and name is not None)
+                and Reference.parse(name).full() != full
+                and full.rpartition(":")[2] != name
+            ):
+                self.findings.add(where, f"{IMAGE_NAME} is {full!r}, and {REF_NAME} is {name!r}")
             if entry.platform is None and position in halves:
                 self.findings.add(where, "its platform has no os or no architecture")
             self.walk.enter(entry.descriptor, entry.platform, where)
-        self._check_shared_names()
-
-    def _check_shared_names(self) -> None:
         digests: dict[str, set[Digest]] = {}
         for entry in self.entries:
             name = entry.name
             if name is not None:
                 digests.setdefault(name, set()).add(entry.descriptor.digest)
-        for name, claimed in sorted(digests.items()):
+        for shared, claimed in sorted(digests.items()):
             if len(claimed) > 1:
-                self.findings.note("index.json", f"{len(claimed)} images are called {name}")
-
-    def _check_annotations(self, entry: IndexEntry, where: str) -> None:
-        """The whole name against the short one. Docker 25 and later write a bare tag as the short one."""
-        name, full = entry.annotations.get(REF_NAME), entry.annotations.get(IMAGE_NAME)
-        if full is None:
-            return
-        if name is None:
-            self.findings.add(where, f"has {IMAGE_NAME} {full!r} without {REF_NAME}")
-        elif Reference.parse(name).full() != full and full.rpartition(":")[2] != name:
-            self.findings.add(where, f"{IMAGE_NAME} is {full!r}, and {REF_NAME} is {name!r}")
+                self.findings.note("index.json", f"{len(claimed)} images are called {shared}")
 
     # --- manifest.json -------------------------------------------------------------------------------------------
 
@@ -207,8 +195,7 @@ class _LayoutCheck:
         digest = self._named_blob(row.config, f"{where} Config")
         layers = [self._named_blob(name, f"{where} Layers[{place}]") for place, name in enumerate(row.layers)]
         for tag in row.repo_tags:
-            reference = Reference.parse(tag)
-            if str(reference) != tag or not reference.is_valid or reference.is_digest:
+            if not is_loadable_name(tag):
                 self.findings.add(f"{where} RepoTags", f"{tag!r} is not a name that Docker accepts")
         config = None if digest is None else self.walk.config(digest)
         if config is None or not self.walk.check_counts(config, len(layers), where):
@@ -231,11 +218,26 @@ class _LayoutCheck:
 
     def _check_against_index(self, rows: Sequence[ArchiveManifestEntry]) -> None:
         """manifest.json holds the same images under the same names as index.json, as far as Docker can load them."""
-        report = self.findings.note if self._was_ended_between() else self.findings.add
+        # A run was ended when manifest.json was new and index.json was not yet: the marker has the digests of both.
+        marker = self.files.state("finishing")
+        documents = [self._document(name) for name in ("manifest.json", "index.json")]
+        found = [None if content is None else str(Digest.of(content)) for content in documents]
+        stated = (marker or b"").decode("ascii", "replace").split()
+        was_ended = len(stated) == 2 and found[0] == stated[0] and found[1] != stated[1]
+        report = self.findings.note if was_ended else self.findings.add
         listed = {(row.config, row.layers): set(row.repo_tags) for row in rows}
         if len(listed) != len(rows):
             report("manifest.json", "holds an image twice")
-        expected = self._images_of_index()
+        # config and layers of every image, and the names that lead to it, also through an index
+        expected: dict[tuple[str, tuple[str, ...]], set[str]] = {}
+        for entry in self.entries:
+            name = entry.name
+            for manifest in closure([entry.descriptor.digest], self.walk.children):
+                key = self._key(manifest)
+                if key is not None:
+                    expected.setdefault(key, set()).update([name] if name else [])
+                    if self.walk.images[manifest].loadable:
+                        self._loadable.add(key)
         for key in listed.keys() - expected.keys():
             report("manifest.json", f"holds an image that index.json does not: {key[0]}")
         for key, names in sorted(expected.items()):
@@ -243,54 +245,19 @@ class _LayoutCheck:
             if tags is None:
                 if key in self._loadable:
                     report("manifest.json", f"lacks an image of index.json: {key[0]}")
-            elif not tags <= names or (self._own_names(key) - tags):
+                continue
+            # the loadable names that lead to this image and to no other
+            own = {
+                entry.name
+                for entry in self.entries
+                if entry.name and is_loadable_name(entry.name) and self._key(entry.descriptor.digest) == key
+            }
+            if not tags <= names or own - tags:
                 report("manifest.json", f"{key[0]} has the tags {sorted(tags)}, in index.json {sorted(names)}")
-
-    def _was_ended_between(self) -> bool:
-        """A run was ended when manifest.json was new and index.json was not yet: the marker has the digests of both."""
-        marker = self.files.state("finishing")
-        documents = [self._document(name) for name in ("manifest.json", "index.json")]
-        found = [None if content is None else str(Digest.of(content)) for content in documents]
-        stated = (marker or b"").decode("ascii", "replace").split()
-        return len(stated) == 2 and found[0] == stated[0] and found[1] != stated[1]
-
-    def _images_of_index(self) -> dict[tuple[str, tuple[str, ...]], set[str]]:
-        """Config and layers of every image, and the names that lead to it, also through an index."""
-        images: dict[tuple[str, tuple[str, ...]], set[str]] = {}
-        for entry in self.entries:
-            name = entry.name
-            for manifest in self._leaves(entry.descriptor.digest):
-                key = self._key(manifest)
-                if key is not None:
-                    images.setdefault(key, set()).update([name] if name else [])
-                    if self.walk.images[manifest].loadable:
-                        self._loadable.add(key)
-        return images
-
-    def _own_names(self, key: tuple[str, tuple[str, ...]]) -> set[str]:
-        """The loadable names that lead to this image and to no other."""
-        names: set[str] = set()
-        for entry in self.entries:
-            name = entry.name
-            if name and entry.descriptor.digest in self.walk.images and self._key(entry.descriptor.digest) == key:
-                reference = Reference.parse(name)
-                if reference.is_valid and not reference.is_digest and str(reference) == name:
-                    names.add(name)
-        return names
 
     def _key(self, manifest: Digest) -> tuple[str, tuple[str, ...]] | None:
         shape = self.walk.images.get(manifest)
         return None if shape is None else (blob_path(shape.config), tuple(map(blob_path, shape.layers)))
-
-    def _leaves(self, digest: Digest) -> Iterable[Digest]:
-        pending, seen = [digest], set()
-        while pending:
-            current = pending.pop()
-            if current in seen:
-                continue
-            seen.add(current)
-            yield current
-            pending.extend(self.walk.children.get(current, ()))
 
 
 def _half_platforms(content: bytes) -> set[int]:

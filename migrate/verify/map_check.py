@@ -38,7 +38,7 @@ def read_kept(map_content: bytes | None, report: bytes | None, findings: Finding
     return KeptRows()
 
 
-def check_names(
+def check_kept_names(
     findings: Findings, kept: KeptRows, granted: Mapping[str, Collection[Digest]], present: Collection[Digest]
 ) -> None:
     """`granted`: all manifests that each name of the target leads to; `present`: those that are there and whole."""

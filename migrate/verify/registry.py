@@ -6,7 +6,6 @@ Paths: distribution's registry/storage/paths.go. Schema-1 manifests of an old re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from migrate.blobio.limits import SMALL_FILE_BYTES
@@ -16,11 +15,10 @@ from migrate.documents.schema1 import is_index, is_schema1
 from migrate.errors import MigrateError
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor
-from migrate.verify.files import Files, read_document
+from migrate.verify.files import Files, read_small
 from migrate.verify.findings import Findings
 from migrate.verify.hashing import hash_files
-from migrate.verify.map_check import KeptRows, closure
-from migrate.verify.map_check import check_names as check_kept_names
+from migrate.verify.map_check import KeptRows, check_kept_names, closure
 from migrate.verify.walk import Walk, check_names, is_elsewhere
 
 UNTAGGED: Final = "untagged"
@@ -36,7 +34,7 @@ _LINK = re.compile(
 _OLD_LINK = re.compile(r"repositories/.*/(?:_layers/tarsum/.*|signatures/sha256/[0-9a-f]{64})/link")
 
 
-def blob_path(digest: Digest) -> str:
+def data_path(digest: Digest) -> str:
     return f"blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
 
 
@@ -49,14 +47,20 @@ class _RegistryCheck:
     def __init__(self, files: Files, findings: Findings) -> None:
         self.files = files
         self.findings = findings
-        self.walk = Walk(files, findings, blob_path)
+        self.walk = Walk(files, findings, data_path)
         self.layers: set[tuple[str, Digest]] = set()
         self.revisions: dict[tuple[str, Digest], str] = {}
         self.tags: dict[tuple[str, str, Digest], str] = {}
         self.indexed: set[tuple[str, str, Digest]] = set()
 
     def run(self, jobs: int, kept: KeptRows) -> None:
-        blobs = self._blob_files()
+        blobs: dict[str, Digest] = {}
+        for name in self.files.names():
+            match = _BLOB.fullmatch(name)
+            if match and match[2].startswith(match[1]):
+                blobs[name] = Digest(match[2])
+            elif name.startswith("blobs/"):
+                self.findings.add(name, "is not the name of a blob")
         self._read_links()
         self._check_tags()
         for (repository, digest), where in sorted(self.revisions.items()):
@@ -66,18 +70,15 @@ class _RegistryCheck:
         )
         check_names(self.findings, blobs, hashed)
         self.walk.check_layers(hashed)
-        check_kept_names(self.findings, kept, self._granted(), self.walk.images)
+        # All manifests that each name leads to: tags, and revisions by their digest.
+        granted: dict[str, set[Digest]] = {}
+        for repository, tag, digest in self.tags:
+            if repository != UNTAGGED:
+                granted[f"{repository}:{tag}"] = closure([digest], self.walk.children)
+        for repository, digest in self.revisions:
+            granted[f"{repository}@{digest}"] = closure([digest], self.walk.children)
+        check_kept_names(self.findings, kept, granted, self.walk.images)
         self.findings.images = len(self.walk.images)
-
-    def _blob_files(self) -> dict[str, Digest]:
-        blobs: dict[str, Digest] = {}
-        for name in self.files.names():
-            match = _BLOB.fullmatch(name)
-            if match and match[2].startswith(match[1]):
-                blobs[name] = Digest(match[2])
-            elif name.startswith("blobs/"):
-                self.findings.add(name, "is not the name of a blob")
-        return blobs
 
     def _read_links(self) -> None:
         for name in self.files.names():
@@ -87,42 +88,24 @@ class _RegistryCheck:
             if match is None:
                 self.findings.note(name, "does not belong to a registry's storage")
                 continue
-            digest = self._link(name)
-            if digest is not None:
-                self._file_link(name, match, digest)
-
-    def _file_link(self, name: str, match: re.Match[str], digest: Digest) -> None:
-        stated = match["layer"] or match["revision"] or match["indexed"]
-        if stated is not None and stated != digest.hex:
-            self.findings.add(name, f"links to {digest}")
-        elif match["layer"]:
-            self.layers.add((match["name"], digest))
-            if blob_path(digest) not in self.files.names():
-                self.findings.add(name, "its blob is not there")
-        elif match["revision"]:
-            self.revisions[match["name"], digest] = name
-        elif match["current"]:
-            self.tags[match["name"], match["current"], digest] = name
-        else:
-            self.indexed.add((match["name"], match["tag"], digest))
-
-    def _link(self, name: str) -> Digest | None:
-        try:
-            content = read_document(self.files, name, SMALL_FILE_BYTES)
-            return Digest.parse(content.decode("ascii"))
-        except (MigrateError, OSError, ValueError) as exc:
-            self.findings.add(name, f"is not a link to a digest: {exc}")
-            return None
-
-    def _granted(self) -> dict[str, set[Digest]]:
-        """All manifests that each name leads to: tags, and revisions by their digest."""
-        granted: dict[str, set[Digest]] = {}
-        for repository, tag, digest in self.tags:
-            if repository != UNTAGGED:
-                granted[f"{repository}:{tag}"] = closure([digest], self.walk.children)
-        for repository, digest in self.revisions:
-            granted[f"{repository}@{digest}"] = closure([digest], self.walk.children)
-        return granted
+            try:
+                digest = Digest.parse(read_small(self.files, name, SMALL_FILE_BYTES).decode("ascii"))
+            except (MigrateError, OSError, ValueError) as exc:
+                self.findings.add(name, f"is not a link to a digest: {exc}")
+                continue
+            stated = match["layer"] or match["revision"] or match["indexed"]
+            if stated is not None and stated != digest.hex:
+                self.findings.add(name, f"links to {digest}")
+            elif match["layer"]:
+                self.layers.add((match["name"], digest))
+                if data_path(digest) not in self.files.names():
+                    self.findings.add(name, "its blob is not there")
+            elif match["revision"]:
+                self.revisions[match["name"], digest] = name
+            elif match["current"]:
+                self.tags[match["name"], match["current"], digest] = name
+            else:
+                self.indexed.add((match["name"], match["tag"], digest))
 
     def _check_tags(self) -> None:
         current = {(repository, tag) for repository, tag, _ in self.tags}
@@ -136,7 +119,7 @@ class _RegistryCheck:
                 self.findings.add(where, f"names {digest}, which the tag's own index does not list")
 
     def _check_revision(self, repository: str, digest: Digest, where: str) -> None:
-        name = blob_path(digest)
+        name = data_path(digest)
         if name not in self.files.names():
             self.findings.add(where, "its blob is not there")
             return
@@ -153,19 +136,14 @@ class _RegistryCheck:
             self.findings.add(name, exc.message)
             return
         self.walk.enter(Descriptor(media_type=media_type, digest=digest, size=len(content)), None, where)
-        for needed, is_manifest in self._needed(content, has_children):
+        # what the repository has to link to for a client to get it, and whether as a revision
+        if has_children:
+            named = [(entry.descriptor.digest, True) for entry in parse_index(content).manifests]
+        else:
+            manifest = parse_manifest(content)
+            blobs = [manifest.config, *(layer for layer in manifest.layers if not is_elsewhere(layer))]
+            named = [(blob.digest, False) for blob in blobs]
+        for needed, is_manifest in named:
             linked = (repository, needed) in (self.revisions if is_manifest else self.layers)
             if not linked:
                 self.findings.add(where, f"names {needed}, which {repository} has no link to")
-
-    def _needed(self, content: bytes, has_children: bool) -> Iterator[tuple[Digest, bool]]:
-        """What the repository has to link to for a client to get it, and whether as a revision."""
-        if has_children:
-            for entry in parse_index(content).manifests:
-                yield entry.descriptor.digest, True
-            return
-        manifest = parse_manifest(content)
-        yield manifest.config.digest, False
-        for layer in manifest.layers:
-            if not is_elsewhere(layer):
-                yield layer.digest, False

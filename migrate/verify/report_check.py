@@ -10,12 +10,12 @@ from migrate.documents.json_text import load_json
 from migrate.errors import MigrateError
 from migrate.layout.names import REPORT_NAME
 from migrate.model.digest import Digest
-from migrate.verify.hashing import Hashed
-from migrate.verify.walk import ImageShape, Walk
+from migrate.verify.hashing import HashedFile
+from migrate.verify.walk import Walk
 
 
 def check_report(
-    walk: Walk, content: bytes, hashed: Mapping[str, Hashed], removed: Collection[Digest] = frozenset()
+    walk: Walk, content: bytes, hashed: Mapping[str, HashedFile], removed: Collection[Digest] = frozenset()
 ) -> None:
     """Every image of the report is there, with its config and layers; but for those `removed` since."""
     name = REPORT_NAME
@@ -38,7 +38,7 @@ def check_report(
             walk.findings.add(where, problem)
 
 
-def _problems(walk: Walk, row: Any, hashed: Mapping[str, Hashed]) -> Iterator[str]:
+def _problems(walk: Walk, row: Any, hashed: Mapping[str, HashedFile]) -> Iterator[str]:
     manifest = _digest(row, "manifest_digest")
     if manifest is None:
         yield "manifest_digest is no digest"
@@ -49,26 +49,23 @@ def _problems(walk: Walk, row: Any, hashed: Mapping[str, Hashed]) -> Iterator[st
         return
     if _digest(row, "image_id") != shape.config:
         yield f"image_id should be {shape.config} and is {row.get('image_id')!r}"
-    yield from _layer_problems(walk, row.get("layers"), shape, hashed)
-
-
-def _layer_problems(walk: Walk, rows: Any, shape: ImageShape, hashed: Mapping[str, Hashed]) -> Iterator[str]:
+    rows = row.get("layers")
     if not isinstance(rows, list):
         yield "layers is no array"
         return
-    stored = [row for row in rows if isinstance(row, dict) and row.get("blob_digest") is not None]
-    if [_digest(row, "blob_digest") for row in stored] != list(shape.layers):
+    stored = [one for one in rows if isinstance(one, dict) and one.get("blob_digest") is not None]
+    if [_digest(one, "blob_digest") for one in stored] != list(shape.layers):
         yield "the blob digests of the layers are not those of the manifest"
         return
-    for place, (row, digest) in enumerate(zip(stored, shape.layers, strict=True)):
+    for place, (layer, digest) in enumerate(zip(stored, shape.layers, strict=True)):
         name = walk.path_of(digest)
         result = hashed.get(name)
         if result is None or result.diff_id is None:
             continue
-        if _digest(row, "diff_id") != result.diff_id:
-            yield f"layers[{place}]: diff_id should be {result.diff_id} and is {row.get('diff_id')!r}"
-        if row.get("blob_size") != walk.files.names()[name]:
-            yield f"layers[{place}]: blob_size is {row.get('blob_size')!r}"
+        if _digest(layer, "diff_id") != result.diff_id:
+            yield f"layers[{place}]: diff_id should be {result.diff_id} and is {layer.get('diff_id')!r}"
+        if layer.get("blob_size") != walk.files.names()[name]:
+            yield f"layers[{place}]: blob_size is {layer.get('blob_size')!r}"
 
 
 def _digest(row: Any, key: str) -> Digest | None:

@@ -12,9 +12,9 @@ from migrate.documents.oci import ConfigFacts, parse_config, parse_index, parse_
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import CONFIG_TYPES, INDEX_TYPES, Descriptor, MediaType, Platform
-from migrate.verify.files import Files, read_document
+from migrate.verify.files import Files, read_small
 from migrate.verify.findings import Findings
-from migrate.verify.hashing import Hashed
+from migrate.verify.hashing import HashedFile
 
 MANIFEST_TYPES: Final = frozenset({MediaType.OCI_MANIFEST, MediaType.DOCKER_MANIFEST})
 _COMPRESSIONS: Final = {
@@ -70,20 +70,18 @@ class Walk:
         """A manifest or index that an index names, and all below it."""
         pending = [(descriptor, platform, where)]  # no recursion: indexes may be nested deeper than Python's stack
         while pending:
-            pending += reversed(self._enter(*pending.pop()))
-
-    def _enter(self, descriptor: Descriptor, platform: Platform | None, where: str) -> Sequence[_Named]:
-        below: Sequence[_Named] = ()
-        self.check_descriptor(descriptor, where)
-        digest = descriptor.digest
-        if descriptor.media_type not in INDEX_TYPES | MANIFEST_TYPES:
-            self.findings.add(where, f"has the media type {descriptor.media_type!r}, which is none of a manifest")
-        elif digest not in self.images and digest not in self.children:
-            below = self._read(descriptor)
-        shape = self.images.get(digest)
-        if shape is not None:
-            self._check_platform(digest, shape, platform, where)
-        return below
+            descriptor, platform, where = pending.pop()
+            self.check_descriptor(descriptor, where)
+            digest = descriptor.digest
+            if descriptor.media_type not in INDEX_TYPES | MANIFEST_TYPES:
+                self.findings.add(
+                    where, f"has the media type {descriptor.media_type!r}, which is not that of a manifest"
+                )
+            elif digest not in self.images and digest not in self.children:
+                pending += reversed(self._read(descriptor))
+            shape = self.images.get(digest)
+            if shape is not None:
+                self._check_platform(digest, shape, platform, where)
 
     def check_descriptor(self, descriptor: Descriptor, where: str, *, optional: bool = False) -> bool:
         """Presence and size of a blob."""
@@ -104,7 +102,7 @@ class Walk:
         if name not in self.files.names():
             return None
         try:
-            content = read_document(self.files, name, JSON_BYTES)
+            content = read_small(self.files, name, JSON_BYTES)
         except (MigrateError, OSError) as exc:
             self.findings.add(name, f"cannot be read as a document: {exc}")
             return None
@@ -124,20 +122,17 @@ class Walk:
         try:
             if descriptor.media_type in INDEX_TYPES:
                 self.children[descriptor.digest] = ()
-                return self._read_index(descriptor, content, where)
+                index = parse_index(content)
+                self._check_media_type(descriptor, index.media_type, where)
+                self.children[descriptor.digest] = tuple(entry.descriptor.digest for entry in index.manifests)
+                return [
+                    (entry.descriptor, entry.platform, f"{where} manifests[{position}]")
+                    for position, entry in enumerate(index.manifests)
+                ]
             self._read_manifest(descriptor, content, where)
         except MigrateError as exc:
             self.findings.add(where, exc.message)
         return ()
-
-    def _read_index(self, descriptor: Descriptor, content: bytes, where: str) -> Sequence[_Named]:
-        index = parse_index(content)
-        self._check_media_type(descriptor, index.media_type, where)
-        self.children[descriptor.digest] = tuple(entry.descriptor.digest for entry in index.manifests)
-        return [
-            (entry.descriptor, entry.platform, f"{where} manifests[{position}]")
-            for position, entry in enumerate(index.manifests)
-        ]
 
     def _read_manifest(self, descriptor: Descriptor, content: bytes, where: str) -> None:
         manifest = parse_manifest(content)
@@ -206,17 +201,17 @@ class Walk:
 
     # --- layers --------------------------------------------------------------------------------------------------
 
-    def check_layers(self, hashed: Mapping[str, Hashed]) -> None:
+    def check_layers(self, hashed: Mapping[str, HashedFile]) -> None:
         """Compares what the layers unpack to with every config that uses them."""
         for digest, uses in self.uses.items():
             result = hashed.get(self.path_of(digest))
-            if result is None or result.digest != digest:  # told already, for the blob itself
+            if result is None or result.digest != digest:  # reported already, for the blob itself
                 continue
             for use in uses:
-                check_layer(self.findings, use, result)
+                check_unpacked(self.findings, use, result)
 
 
-def check_layer(findings: Findings, use: LayerUse, result: Hashed) -> None:
+def check_unpacked(findings: Findings, use: LayerUse, result: HashedFile) -> None:
     if result.diff_id is None:
         findings.add(use.where, result.error or "does not unpack")
         return
@@ -226,7 +221,7 @@ def check_layer(findings: Findings, use: LayerUse, result: Hashed) -> None:
         findings.add(use.where, f"unpacks to diffID {result.diff_id}, but the config has {use.diff_id}")
 
 
-def check_names(findings: Findings, expected: Mapping[str, Digest], hashed: Mapping[str, Hashed]) -> None:
+def check_names(findings: Findings, expected: Mapping[str, Digest], hashed: Mapping[str, HashedFile]) -> None:
     """Each file against the digest that its name states."""
     for name, digest in expected.items():
         result = hashed.get(name)

@@ -96,7 +96,16 @@ class DeepAnalysis:
             "wasted_files_bytes": waste.total,
             "equal_layers": equal[:ROWS],
             "near_layers": near[:ROWS],
-            "repeated_files": [_repeated_row(content) for content in repeated[:ROWS]],
+            "repeated_files": [
+                {
+                    "bytes": (content.layers - 1) * content.size,
+                    "path": show_path(content.path),
+                    "size": content.size,
+                    "layers": content.layers,
+                    "copies": content.copies,
+                }
+                for content in repeated[:ROWS]
+            ],
             "wasted_files": waste.files[:ROWS],
             "images": waste.images[:ROWS],
         }
@@ -131,8 +140,10 @@ class DeepAnalysis:
         single = [members[0] for members in self._by_content_sum().values()]
         best: dict[DiffID, tuple[int, DiffID]] = {}
         files = {diff_id: _files(self._layers[diff_id]) for diff_id in single}
+        # comparing all pairs would take the square of the number of layers
         for one, other in self._candidates(single):
-            shared = _shared_bytes(files[one], files[other])
+            small, large = sorted((files[one], files[other]), key=len)
+            shared = sum(entry[1] for path, entry in small.items() if large.get(path) == entry)
             largest = max(sum(size for _, size in files[diff_id].values()) for diff_id in (one, other))
             if shared and 2 * shared >= largest:
                 for this, that in ((one, other), (other, one)):
@@ -146,7 +157,11 @@ class DeepAnalysis:
         """Pairs that share marks, the most first: marks are a layer's largest contents, and some by lot."""
         owners: dict[int, list[DiffID]] = defaultdict(list)
         for diff_id in sorted(diff_ids):
-            for content in self._marks(self._layers[diff_id]):
+            layer = self._layers[diff_id]
+            sizes = {content: size for content, size in zip(layer.contents, layer.sizes, strict=True) if content >= 0}
+            by_size = sorted(sizes, key=lambda content: (-sizes[content], self._digest_of[content]))
+            by_lot = sorted(sizes, key=lambda content: self._digest_of[content])
+            for content in {*by_size[:_MARKS], *by_lot[:_MARKS]}:
                 owners[content].append(diff_id)
         votes: dict[tuple[DiffID, DiffID], int] = defaultdict(int)
         for members in owners.values():
@@ -155,12 +170,6 @@ class DeepAnalysis:
                 votes[pair] += 1
         ranked = sorted(votes, key=lambda pair: (-votes[pair], pair))
         return ranked[:_MOST_PAIRS]
-
-    def _marks(self, layer: ScannedLayer) -> set[int]:
-        sizes = {content: size for content, size in zip(layer.contents, layer.sizes, strict=True) if content >= 0}
-        by_size = sorted(sizes, key=lambda content: (-sizes[content], self._digest_of[content]))
-        by_lot = sorted(sizes, key=lambda content: self._digest_of[content])
-        return {*by_size[:_MARKS], *by_lot[:_MARKS]}
 
     def _near_row(
         self, one: DiffID, other: DiffID, shared: int, files: Mapping[DiffID, dict[int, tuple[int, int]]]
@@ -211,21 +220,6 @@ def _files(layer: ScannedLayer) -> dict[int, tuple[int, int]]:
         path: (content, size)
         for path, content, size in zip(layer.paths, layer.contents, layer.sizes, strict=True)
         if content >= 0
-    }
-
-
-def _shared_bytes(one: Mapping[int, tuple[int, int]], other: Mapping[int, tuple[int, int]]) -> int:
-    small, large = (one, other) if len(one) <= len(other) else (other, one)
-    return sum(entry[1] for path, entry in small.items() if large.get(path) == entry)
-
-
-def _repeated_row(content: _Content) -> dict[str, Any]:
-    return {
-        "bytes": (content.layers - 1) * content.size,
-        "path": show_path(content.path),
-        "size": content.size,
-        "layers": content.layers,
-        "copies": content.copies,
     }
 
 

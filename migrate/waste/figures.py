@@ -56,11 +56,6 @@ _Hidden = tuple[bytes, DiffID, int]  # path, the layer that holds it, size
 def find_waste(report: Report, layers: Mapping[DiffID, ScannedLayer], path_of: Mapping[int, bytes]) -> Waste:
     """`layers` are those that were scanned; others count as if they held nothing."""
     walk = _Walk(layers, path_of)
-    walk.run(_plant(report))
-    return Waste(total=sum(walk.hidden.values()), files=_file_rows(walk.hidden), images=_image_rows(walk, layers))
-
-
-def _plant(report: Report) -> _Place:
     root = _Place()
     for image in report.images:
         place = root
@@ -68,7 +63,34 @@ def _plant(report: Report) -> _Place:
             if layer.diff_id is not None and not layer.empty:
                 place = place.children.setdefault(layer.diff_id, _Place(layer.diff_id))
         place.images.append(image)
-    return root
+    walk.run(root)
+    sizes: dict[bytes, int] = defaultdict(int)
+    holders: dict[bytes, int] = defaultdict(int)
+    for (path, _), size in walk.hidden.items():
+        sizes[path] += size
+        holders[path] += 1
+    file_bytes = {diff_id: sum(layer.sizes) for diff_id, layer in layers.items()}
+    rows = []
+    for image, waste in walk.image_waste:
+        total = sum(file_bytes.get(layer.diff_id, 0) for layer in image.layers if layer.diff_id is not None)
+        if waste:
+            rows.append(
+                {
+                    "bytes": waste,
+                    "image": image.title,
+                    "image_id": str(image.image_id),
+                    "file_bytes": total,
+                    "efficiency": round(1 - waste / total, 4) if total else 1.0,
+                }
+            )
+    return Waste(
+        total=sum(walk.hidden.values()),
+        files=[
+            {"bytes": sizes[path], "path": "/" + path.decode("utf-8", "replace"), "layers": holders[path]}
+            for path in sorted(sizes, key=lambda path: (-sizes[path], path))
+        ],
+        images=sorted(rows, key=lambda row: (-row["bytes"], row["image"], row["image_id"])),
+    )
 
 
 class _Walk:
@@ -86,7 +108,11 @@ class _Walk:
         while stack:
             place, undo, own = stack.pop()
             if undo is not None:
-                _take_back(undo)
+                for children, name, old in reversed(undo):
+                    if old is None:
+                        children.pop(name, None)
+                    else:
+                        children[name] = old
                 waste -= own
                 continue
             undo = []
@@ -113,14 +139,23 @@ class _Walk:
             if directory != present:  # entries of one directory follow each other, and none of them can replace it
                 parent, present = self._directory(directory, undo), directory
             if name == _OPAQUE:
-                yield from self._clear(parent, directory, diff_id, undo)
+                # An opaque directory hides what lower layers put there; what this layer puts there stays.
+                for child in list(parent):
+                    if parent[child].layer != diff_id:
+                        yield from self._remove(parent, child, directory, diff_id, undo)
             elif name.startswith(_AUFS):
                 continue
             elif name.startswith(_WHITEOUT):
                 name = name[len(_WHITEOUT) :]
                 yield from self._remove(parent, name, directory, diff_id, undo)
             else:
-                yield from self._put(parent, name, path, size, content == DIRECTORY_CONTENT, diff_id, undo)
+                is_directory = content == DIRECTORY_CONTENT
+                old = parent.get(name)
+                if old is not None and not (is_directory and old.children is not None):
+                    yield from _hidden_below(old, path, diff_id)
+                undo.append((parent, name, old))
+                kept = old.children if old is not None else None
+                parent[name] = _Node(size, diff_id, (kept if kept is not None else {}) if is_directory else None)
 
     def _directory(self, path: bytes, undo: _Undo) -> dict[bytes, _Node]:
         children = self._root.children
@@ -134,23 +169,6 @@ class _Walk:
             assert children is not None
         return children
 
-    def _put(
-        self,
-        parent: dict[bytes, _Node],
-        name: bytes,
-        path: bytes,
-        size: int,
-        is_directory: bool,
-        diff_id: DiffID,
-        undo: _Undo,
-    ) -> Iterator[_Hidden]:
-        old = parent.get(name)
-        if old is not None and not (is_directory and old.children is not None):
-            yield from _hidden_below(old, path, diff_id)
-        undo.append((parent, name, old))
-        kept = old.children if old is not None else None
-        parent[name] = _Node(size, diff_id, (kept if kept is not None else {}) if is_directory else None)
-
     def _remove(
         self, parent: dict[bytes, _Node], name: bytes, directory: bytes, diff_id: DiffID, undo: _Undo
     ) -> Iterator[_Hidden]:
@@ -159,20 +177,6 @@ class _Walk:
             yield from _hidden_below(old, _join(directory, name), diff_id)
             undo.append((parent, name, old))
             del parent[name]
-
-    def _clear(self, parent: dict[bytes, _Node], directory: bytes, diff_id: DiffID, undo: _Undo) -> Iterator[_Hidden]:
-        """An opaque directory hides what lower layers put there; what this layer puts there stays."""
-        for name in list(parent):
-            if parent[name].layer != diff_id:
-                yield from self._remove(parent, name, directory, diff_id, undo)
-
-
-def _take_back(undo: _Undo) -> None:
-    for children, name, old in reversed(undo):
-        if old is None:
-            children.pop(name, None)
-        else:
-            children[name] = old
 
 
 def _join(directory: bytes, name: bytes) -> bytes:
@@ -187,33 +191,3 @@ def _hidden_below(node: _Node, path: bytes, by: DiffID) -> Iterator[_Hidden]:
         if node.size and node.layer is not None and node.layer != by:
             yield path, node.layer, node.size
         pending += [(child, _join(path, name)) for name, child in (node.children or {}).items()]
-
-
-def _file_rows(hidden: Mapping[tuple[bytes, DiffID], int]) -> list[dict[str, Any]]:
-    sizes: dict[bytes, int] = defaultdict(int)
-    holders: dict[bytes, int] = defaultdict(int)
-    for (path, _), size in hidden.items():
-        sizes[path] += size
-        holders[path] += 1
-    return [
-        {"bytes": sizes[path], "path": "/" + path.decode("utf-8", "replace"), "layers": holders[path]}
-        for path in sorted(sizes, key=lambda path: (-sizes[path], path))
-    ]
-
-
-def _image_rows(walk: _Walk, layers: Mapping[DiffID, ScannedLayer]) -> list[dict[str, Any]]:
-    file_bytes = {diff_id: sum(layer.sizes) for diff_id, layer in layers.items()}
-    rows = []
-    for image, waste in walk.image_waste:
-        total = sum(file_bytes.get(layer.diff_id, 0) for layer in image.layers if layer.diff_id is not None)
-        if waste:
-            rows.append(
-                {
-                    "bytes": waste,
-                    "image": image.title,
-                    "image_id": str(image.image_id),
-                    "file_bytes": total,
-                    "efficiency": round(1 - waste / total, 4) if total else 1.0,
-                }
-            )
-    return sorted(rows, key=lambda row: (-row["bytes"], row["image"], row["image_id"]))

@@ -63,6 +63,7 @@ class ArchiveSpool:
                 return
             if not (force or _is_ours(self._path)):
                 raise TargetError(f"{target}: this file exists and was not written by migrate (--force replaces it)")
+            # names below are opened by the descriptor of their folder, so that no link is followed
             self._made = make_durable_directory(self._path.parent, files)
             self._parent_fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.directory = self._path.parent / self._name
@@ -93,7 +94,7 @@ class ArchiveSpool:
             made = False
         fd = open_folder(self._name, self._parent_fd, str(self.directory))
         found = os.fstat(fd).st_uid
-        if found != owner and not made:  # a network file system may give what root makes to somebody else
+        if found != owner and not made:  # a network file system may give what root makes to another user
             os.close(fd)
             raise TargetError(f"{self.directory}: belongs to user {found}, and not to this one ({owner}); remove it")
         return DirectoryStore(self.directory, self._files, root_fd=fd, durable=False, owner=found)

@@ -7,12 +7,22 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from migrate.documents.image_map import MappedImage
+from migrate.documents.oci import IndexEntry, parse_index
+from migrate.errors import SourceError, TargetError
 from migrate.layout.catalog import ExistingImage
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage
 from migrate.model.options import Compression
 from migrate.model.reference import Reference
 from migrate.rehash.ports import BlobTarget
+
+
+def index_entries(content: bytes) -> Sequence[IndexEntry]:
+    """The entries of a manifest list or index that is to be written. Raises TargetError."""
+    try:
+        return parse_index(content).manifests
+    except SourceError as exc:
+        raise TargetError(f"index {Digest.of(content)}: {exc.message}") from exc
 
 
 class ImageTarget(BlobTarget):
@@ -46,7 +56,7 @@ class ImageTarget(BlobTarget):
         """Instead of `finish`, where nothing could be read: a target that this run has made is removed."""
 
     def close(self) -> None:
-        """Lets go; after an error too. What was committed stays valid."""
+        """Releases everything; called after an error, too. What was committed stays valid."""
 
     # --- with defaults for targets that cannot do better -----------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The blobs of a target: which are there and proven, and new ones on their way."""
+"""The blobs of a target: which are there and proven, and new ones that are being written."""
 
 from __future__ import annotations
 
@@ -206,16 +206,13 @@ class BlobStore:
         is_listed = self.proofs is not None and self.store.reads_cost and size <= SMALL_FILE_BYTES
         return is_listed and digest not in self._sizes and self._version(digest) is None
 
-    def _is_new(self, digest: Digest) -> bool:
-        """True for what was not there when the store was first looked at: most of what a conversion writes."""
+    def _is_intact(self, digest: Digest, size: int) -> bool:
+        # Most of what a conversion writes was not there when the store was first looked at.
         if self._found is None and self._lists:
             names = self.store.names(self.path_of(digest).rpartition("/")[0])
             self._lists = len(names) <= _MOST_FOUND
             self._found = frozenset(names) if self._lists else None
-        return self._found is not None and digest.hex not in self._found
-
-    def _is_intact(self, digest: Digest, size: int) -> bool:
-        if self._is_new(digest):
+        if self._found is not None and digest.hex not in self._found:
             return False
         version = self._version(digest)
         if self.is_proven(digest, size, version):
@@ -229,7 +226,7 @@ class BlobStore:
         with stream:
             try:
                 intact = _digest_of(stream, size) == digest
-            except OSError:  # an unreadable blob is as good as none: it is written anew
+            except OSError:  # an unreadable blob is written anew
                 intact = False
         if not intact:
             self._damaged.add(digest)

@@ -1,6 +1,6 @@
 """Archives: docker-save's form (`docker-archive:FILE`) and an OCI layout in a tar (`oci-archive:FILE`).
 
-Both are spooled blob by blob and written in one go; the old file stays until the new one is whole. Equal content
+Both are spooled blob by blob and written at once; the old file stays until the new one is whole. Equal content
 gives equal bytes; so no report is inside.
 """
 
@@ -16,7 +16,7 @@ from typing import BinaryIO, ClassVar, Final
 from migrate.blobio.compression import detect_compression, open_decompressed
 from migrate.blobio.limits import STORED_RATIO
 from migrate.documents.docker_archive import ArchiveManifestEntry, encode_archive_manifest
-from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_index
+from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index
 from migrate.errors import SourceError, TargetError
 from migrate.layout.catalog import Catalog
 from migrate.layout.names import blob_path
@@ -27,7 +27,7 @@ from migrate.model.reference import Reference
 from migrate.rehash.ports import BlobWriter
 from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls
 from migrate.writers.archive_spool import ArchiveSpool, DeterministicTar
-from migrate.writers.base import ImageTarget
+from migrate.writers.base import ImageTarget, index_entries
 from migrate.writers.blob_store import BlobStore
 
 _BLOCK: Final = 1024 * 1024
@@ -60,10 +60,7 @@ class _Archive(ImageTarget):
         self._catalog.commit(manifest, config, image, references)
 
     def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
-        try:
-            children = parse_index(content).manifests
-        except SourceError as exc:
-            raise TargetError(f"index {Digest.of(content)}: {exc.message}") from exc
+        children = index_entries(content)
         self._catalog.commit_index(self._document(content, media_type), children, references)
 
     def finish(self, report: bytes, /) -> None:
@@ -139,28 +136,29 @@ class DockerArchive(_Archive):
 
     def _write(self, archive: DeterministicTar, entries: Sequence[IndexEntry]) -> None:
         rows = self._catalog.archive_manifest(entries, deep=True)
-        archive.add("manifest.json", encode_archive_manifest(self._renamed(row) for row in rows))
+        archive.add(
+            "manifest.json",
+            encode_archive_manifest(
+                ArchiveManifestEntry(
+                    config=f"{row.config.rpartition('/')[2]}.json",
+                    repo_tags=row.repo_tags,
+                    layers=tuple(f"{self._diff_ids[path].hex}.tar" for path in row.layers),
+                )
+                for row in rows
+            ),
+        )
         for config in sorted({image.config.digest for image in self._catalog.images.values()}):
             archive.add(f"{config.hex}.json", self._documents[config])
         layers = {self._diff_ids[path]: path for row in rows for path in sorted(row.layers, reverse=True)}
         for diff_id, path in sorted(layers.items()):
-            self._add_layer(archive, diff_id, Digest(path.rpartition("/")[2]))
-
-    def _renamed(self, row: ArchiveManifestEntry) -> ArchiveManifestEntry:
-        return ArchiveManifestEntry(
-            config=f"{row.config.rpartition('/')[2]}.json",
-            repo_tags=row.repo_tags,
-            layers=tuple(f"{self._diff_ids[path].hex}.tar" for path in row.layers),
-        )
-
-    def _add_layer(self, archive: DeterministicTar, diff_id: DiffID, blob: Digest) -> None:
-        with self._blobs.open_published(blob) as stream:
-            if blob == diff_id:
-                archive.add_file(f"{diff_id.hex}.tar", stream, os.fstat(stream.fileno()).st_size)
-                return
-            with self._spool.scratch() as (write, plain):
-                size = _unpack(stream, write, diff_id)
-                archive.add_file(f"{diff_id.hex}.tar", plain, size)
+            name, blob = f"{diff_id.hex}.tar", Digest(path.rpartition("/")[2])
+            with self._blobs.open_published(blob) as stream:
+                if blob == diff_id:
+                    archive.add_file(name, stream, os.fstat(stream.fileno()).st_size)
+                    continue
+                with self._spool.scratch() as (write, plain):
+                    size = _unpack(stream, write, diff_id)
+                    archive.add_file(name, plain, size)
 
 
 def _unpack(stream: BinaryIO, write: Callable[[bytes], None], diff_id: DiffID) -> int:

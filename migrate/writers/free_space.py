@@ -25,27 +25,25 @@ def estimate_bytes(payloads: Iterable[PayloadRef], options: ImageOptions) -> int
     return sum(sizes.values())
 
 
-def check_room(payloads: Iterable[PayloadRef], target: BlobTarget | None, options: ConvertOptions) -> None:
+def check_target_room(payloads: Iterable[PayloadRef], target: BlobTarget | None, options: ConvertOptions) -> None:
     """Raises TargetError where the target clearly lacks room; `--force` goes on all the same."""
-    free = None if target is None or options.force else target.free_bytes()
-    if free is None:
-        return
-    _refuse_over(estimate_bytes(payloads, options), free, target)
+    _refuse_over(estimate_bytes(payloads, options), target, options)
 
 
-def check_room_for_streams(paths: Iterable[str], target: BlobTarget | None, options: ConvertOptions) -> None:
-    """As `check_room`, before archives are read whose layers nobody has listed. The blobs of a compressed file take
+def check_target_room_for_streams(paths: Iterable[str], target: BlobTarget | None, options: ConvertOptions) -> None:
+    """As `check_target_room`, before archives are read whose layers are not listed. The blobs of a compressed file take
     about what the file takes; several may hold the same layers, so the largest counts. What is no file counts nothing.
     """
+    sizes = (os.path.getsize(path) for path in paths if os.path.isfile(path))
+    _refuse_over(max(sizes, default=0), target, options)
+
+
+def _refuse_over(needed: int, target: BlobTarget | None, options: ConvertOptions) -> None:
     free = None if target is None or options.force else target.free_bytes()
-    if free is not None:
-        sizes = (os.path.getsize(path) for path in paths if os.path.isfile(path))
-        _refuse_over(max(sizes, default=0), free, target)
-
-
-def _refuse_over(needed: int, free: int, target: BlobTarget | None) -> None:
-    if target is not None and needed > free:
-        needed -= target.held_bytes()
+    if target is None or free is None:
+        return
+    if needed > free:
+        needed -= target.held_bytes()  # a run that goes on has written part of it
     if needed > free:
         raise TargetError(
             f"the target lacks room: about {needed:,} bytes will be needed and {free:,} are free"

@@ -15,7 +15,7 @@ from migrate.blobio.limits import CATALOG_BYTES, SMALL_FILE_BYTES
 from migrate.documents.docker_archive import encode_archive_manifest
 from migrate.documents.image_map import MappedImage
 from migrate.documents.oci import OCI_LAYOUT, IndexEntry, encode_index, parse_index
-from migrate.errors import MigrateError, SourceError, TargetError
+from migrate.errors import MigrateError, TargetError
 from migrate.layout.catalog import Catalog, ExistingImage
 from migrate.layout.names import INDEX, MAP_NAME, REPORT_NAME
 from migrate.layout.walk import read_documents
@@ -26,7 +26,7 @@ from migrate.model.reference import Reference
 from migrate.rehash.ports import BlobWriter
 from migrate.storage.store import NOT_OURS, STATE_DIRECTORY, Store
 from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls
-from migrate.writers.base import ImageTarget
+from migrate.writers.base import ImageTarget, index_entries
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.proofs import Proofs
 from migrate.writers.run_memory import RunMemory
@@ -69,7 +69,14 @@ class OciLayout(ImageTarget):
         self.store = store or open_store(location, "an OCI layout", files)
         try:
             self._check_place()
-            self._begin()
+            # A new layout is valid at once: it has an empty index.
+            with self.store.lock():
+                names = self.store.names()
+                for name, content in (("oci-layout", OCI_LAYOUT), ("index.json", encode_index(()))):
+                    if name not in names:
+                        self.store.put_new(name, content)
+                self.store.make_folder("blobs/sha256")
+                self.store.flush()
             self._catalog.begin(self._read_index())
             self._map = TargetMap(self.store)
             proofs = Proofs(self.store, believe=not options.check_existing)
@@ -85,7 +92,9 @@ class OciLayout(ImageTarget):
     def _check_place(self) -> None:
         names = self.store.names()
         if "oci-layout" in names:
-            self._check_layout_version()
+            content = self.store.read("oci-layout", SMALL_FILE_BYTES) or b""
+            if b'"imageLayoutVersion"' not in content or b'"1.' not in content:
+                raise TargetError(f"{self.store.location}: oci-layout names another version than 1.x")
             return
         self._is_new = set(names) <= NOT_OURS
         foreign = [name for name in names if name not in (_OURS if STATE_DIRECTORY in names else _ALLOWED)]
@@ -96,21 +105,6 @@ class OciLayout(ImageTarget):
                 f"{self.store.location}: neither empty nor an OCI layout: it holds {foreign[0]!r}"
                 " (name a new directory, or empty this one)"
             )
-
-    def _check_layout_version(self) -> None:
-        content = self.store.read("oci-layout", SMALL_FILE_BYTES) or b""
-        if b'"imageLayoutVersion"' not in content or b'"1.' not in content:
-            raise TargetError(f"{self.store.location}: oci-layout names another version than 1.x")
-
-    def _begin(self) -> None:
-        """A new layout is valid at once: it has an empty index."""
-        with self.store.lock():
-            names = self.store.names()
-            for name, content in (("oci-layout", OCI_LAYOUT), ("index.json", encode_index(()))):
-                if name not in names:
-                    self.store.put_new(name, content)
-            self.store.make_folder("blobs/sha256")
-            self.store.flush()
 
     def _read_index(self) -> Sequence[IndexEntry]:
         content = self.store.read("index.json", CATALOG_BYTES)
@@ -141,12 +135,9 @@ class OciLayout(ImageTarget):
         self._catalog.commit(manifest, config, image, references)
 
     def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
-        digest = Digest.of(content)
-        try:
-            children = parse_index(content).manifests
-        except SourceError as exc:
-            raise TargetError(f"index {digest}: {exc.message}") from exc
-        self._catalog.commit_index(self._document(content, media_type, digest), children, references)
+        children = index_entries(content)
+        index = self._document(content, media_type, Digest.of(content))
+        self._catalog.commit_index(index, children, references)
 
     def _document(self, content: bytes, media_type: str, digest: Digest) -> Descriptor:
         self._blobs.put(content, digest)
@@ -159,6 +150,7 @@ class OciLayout(ImageTarget):
         """Adds what was committed to index.json and manifest.json, whatever other runs added meanwhile."""
         self.flush()
         with self.store.lock():
+            # another run may have changed the index since this one was opened: both are merged under the lock
             version = self.store.version("index.json")
             entries = self._catalog.merge(self._read_index(), self._blobs.read_many, self._map.superseded())
             archive_manifest = encode_archive_manifest(self._catalog.archive_manifest(entries))
@@ -247,7 +239,7 @@ class OciLayout(ImageTarget):
         blob for an image that no index names yet; what is left then, the next merge removes."""
         with self.store.lock():
             if self.store.is_alone() and all(
-                self._catalog.knows(entry.descriptor.digest) for entry in self._read_index()
+                self._catalog.has_manifest(entry.descriptor.digest) for entry in self._read_index()
             ):
                 needed = self._catalog.layers()
                 self._blobs.remove(digest for digest in digests if digest not in needed)

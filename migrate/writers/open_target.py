@@ -26,7 +26,15 @@ def open_target(text: str, options: ConvertOptions) -> ImageTarget:
     that they would have. UsageError for a text that names none, TargetError if it fails."""
     prefix, rest = parse_target(text)
     if options.dry_run:
-        return _rehearsal(prefix)
+        from migrate.writers.discard import Discard, DiscardArchive, DiscardRepositories
+
+        kinds = {
+            "docker-archive": DiscardArchive,
+            "registry-storage": DiscardRepositories,
+            "docker": DiscardRepositories,
+        }
+        return kinds.get(prefix, Discard)()
+    # modules are imported when they are needed: the start of a command takes as long as its imports
     match prefix:
         case "oci":
             from migrate.writers.oci_layout import OciLayout
@@ -48,13 +56,6 @@ def open_target(text: str, options: ConvertOptions) -> ImageTarget:
             from migrate.writers.registry import RegistryTarget
 
             return RegistryTarget(rest, options)
-
-
-def _rehearsal(prefix: str) -> ImageTarget:
-    from migrate.writers.discard import Discard, DiscardArchive, DiscardRepositories
-
-    kinds = {"docker-archive": DiscardArchive, "registry-storage": DiscardRepositories, "docker": DiscardRepositories}
-    return kinds.get(prefix, Discard)()
 
 
 def goes_to_stdout(text: str) -> bool:
@@ -97,7 +98,14 @@ def parse_target(text: str) -> tuple[str, str]:
         raise UsageError(f"target {text!r}: a Windows path; inside WSL it is /mnt/{text[0].lower()}/{text[3:]}")
     prefix, path = split_prefix(text)
     if prefix is not None and prefix != "dir":
-        return prefix, _checked_path(text, prefix, path)
+        if not path:
+            raise UsageError(f"target {text!r}: no path follows the prefix")
+        if ":" in path and "://" not in path and not os.path.exists(path):
+            raise UsageError(
+                f"target {text!r}: a target takes no image name; images keep the names of their sources, and --rename "
+                f"and --tag-template change them: write {prefix}:{path.partition(':')[0]}"
+            )
+        return prefix, path
     if is_url(text):
         return "oci", text
     other, colon, _ = text.partition(":")
@@ -113,14 +121,3 @@ def parse_target(text: str) -> tuple[str, str]:
             f"write docker-archive:{text} for `docker load`, oci-archive:{text}, or {text}/ for a directory"
         )
     return "oci", text
-
-
-def _checked_path(text: str, prefix: str, path: str) -> str:
-    if not path:
-        raise UsageError(f"target {text!r}: no path follows the prefix")
-    if ":" in path and "://" not in path and not os.path.exists(path):
-        raise UsageError(
-            f"target {text!r}: a target takes no image name; images keep the names of their sources, and --rename and "
-            f"--tag-template change them: write {prefix}:{path.partition(':')[0]}"
-        )
-    return path

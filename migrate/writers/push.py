@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import IO, TypeVar
 
 from migrate.distribution.client import RegistryClient
@@ -16,7 +15,8 @@ from migrate.model.digest import Digest
 from migrate.model.progress import Event, Progress, SilentProgress
 from migrate.writers.registry_names import RegistryNames
 
-Result = TypeVar("Result")
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +78,21 @@ class Pusher:
         """Everything that `names` names, with all that it needs. What the registry has already is not sent."""
         with _as_target_error():
             wanted = self._missing_manifests(manifests, names)
-            self._push_blobs(wanted)
+            places = _blob_places(wanted)
+            total_bytes = sum(blob.size for blob, _ in places)
+            self._progress.emit(Event(kind="stage", stage="push", total_bytes=total_bytes, total_items=len(places)))
+            self._each(lambda place: self._push_blob(*place), places)
             self._push_manifests(wanted, manifests)
-            self._push_tags(manifests, names)
+            tagged = [name for name in sorted(names) if name.tag is not None]
+            self._each(lambda name: self._push_tag(name, manifests[name.digest]), tagged)
 
     def preview(self, manifests: Mapping[Digest, PushedManifest], names: Sequence[PushedName]) -> PushPreview:
         """What `push` would do now. Reads what the registry has, and sends nothing."""
         with _as_target_error():
             places = _blob_places(self._missing_manifests(manifests, names))
-            missing = self._each([partial(self._lacking, *place) for place in places])
+            missing = self._each(lambda place: self._lacking(*place), places)
             tagged = [name for name in sorted(names) if name.tag is not None]
-            has_name = self._each([partial(self._has_name, name) for name in tagged])
+            has_name = self._each(self._has_name, tagged)
         sent = [
             blob
             for (blob, repositories), lacking in zip(places, missing, strict=True)
@@ -109,17 +113,10 @@ class Pusher:
         for name in sorted(names, key=lambda name: (name.repository, name.digest)):
             for digest in _with_children(name.digest, manifests):
                 needed[name.repository, digest] = manifests[digest]
-        present = self._each([partial(self._has_manifest, *place) for place in needed])
+        present = self._each(
+            lambda place: self._client.manifest_digest(place[0], str(place[1]), "push") == place[1], list(needed)
+        )
         return {place: manifest for (place, manifest), there in zip(needed.items(), present, strict=True) if not there}
-
-    def _has_manifest(self, repository: str, digest: Digest) -> bool:
-        return self._client.manifest_digest(repository, str(digest), "push") == digest
-
-    def _push_blobs(self, wanted: Mapping[tuple[str, Digest], PushedManifest]) -> None:
-        places = _blob_places(wanted)
-        total_bytes = sum(blob.size for blob, _ in places)
-        self._progress.emit(Event(kind="stage", stage="push", total_bytes=total_bytes, total_items=len(places)))
-        self._each([partial(self._push_blob, *place) for place in places])
 
     def _push_blob(self, blob: PushedBlob, repositories: Sequence[str]) -> None:
         """Once into the first repository that needs it, from there into the others; not at all where it is."""
@@ -142,20 +139,17 @@ class Pusher:
         self, wanted: Mapping[tuple[str, Digest], PushedManifest], manifests: Mapping[Digest, PushedManifest]
     ) -> None:
         """Images, lists of images, then lists of lists one by one: a registry takes none before what it names."""
+
+        def put(place: tuple[str, Digest]) -> None:
+            manifest = manifests[place[1]]
+            self._client.put_manifest(place[0], str(place[1]), manifest.content, manifest.media_type)
+
         single = [place for place, manifest in wanted.items() if not manifest.children]
         lists = [(place, manifest) for place, manifest in wanted.items() if manifest.children]
         nested = {place for place, manifest in lists if any(manifests[child].children for child in manifest.children)}
         flat = [place for place, _ in lists if place not in nested]
         for group in (single, flat, *([place] for place, _ in lists if place in nested)):
-            self._each([partial(self._put, *place, manifests) for place in group])
-
-    def _put(self, repository: str, digest: Digest, manifests: Mapping[Digest, PushedManifest]) -> None:
-        manifest = manifests[digest]
-        self._client.put_manifest(repository, str(digest), manifest.content, manifest.media_type)
-
-    def _push_tags(self, manifests: Mapping[Digest, PushedManifest], names: Iterable[PushedName]) -> None:
-        tagged = [name for name in sorted(names) if name.tag is not None]
-        self._each([partial(self._push_tag, name, manifests[name.digest]) for name in tagged])
+            self._each(put, group)
 
     def _push_tag(self, name: PushedName, manifest: PushedManifest) -> None:
         assert name.tag is not None
@@ -166,15 +160,16 @@ class Pusher:
         assert name.tag is not None
         return self._client.manifest_digest(name.repository, name.tag, "push") == name.digest
 
-    def _each(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
-        """Results in the order of `tasks`; the first error ends those that have not begun.
+    def _each(self, step: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
+        """`step` of every item, in their order; the first error ends those that have not begun.
 
         An interruption waits for none of them: an upload may take hours, and the registry keeps what has arrived.
         """
+        # an executor of its own for each group: the next group begins when all of this one is there
         pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="push")
         interrupted = False
         try:
-            futures = [pool.submit(task) for task in tasks]
+            futures = [pool.submit(step, item) for item in items]
             wait(futures, return_when=FIRST_EXCEPTION)
             for future in futures:
                 if future.done() and not future.cancelled() and future.exception() is not None:

@@ -10,7 +10,6 @@ from migrate.documents.oci import IndexEntry
 from migrate.errors import DamagedError, MigrateError, SourceUnreadableError
 from migrate.layout.names import LAYOUT_FILE, blob_path
 from migrate.layout.view import Layout
-from migrate.layout.walk import Document
 from migrate.model.digest import Digest
 from migrate.model.image import Descriptor
 from migrate.model.reference import Reference
@@ -41,7 +40,19 @@ def read_layout(layout: Layout, name: Naming, *, patterns: Sequence[str] = (), u
     names = RegistryNames("choose one of them with --image")
     try:
         chosen, left_out = _choose(layout.entries(), patterns, untagged)
-        manifests = dict(_manifests(layout, [entry for entry, _ in chosen]))
+        manifests: dict[Digest, PushedManifest] = {}
+        for document in layout.documents([entry for entry, _ in chosen]):
+            if document.error is not None:
+                raise document.error
+            media_type = document.entry.descriptor.media_type
+            if document.manifest is None:
+                children = tuple(child.descriptor.digest for child in document.children)
+                manifests[document.digest] = PushedManifest(document.content, media_type, children=children)
+                continue
+            named = (document.manifest.config, *document.manifest.layers)
+            blobs = tuple(_blob(layout, blob) for blob in named)
+            media_type = media_type or document.manifest.media_type
+            manifests[document.digest] = PushedManifest(document.content, media_type, blobs)
     except MigrateError as error:
         raise SourceUnreadableError(f"{layout.location}: not whole: {error.message}") from error
     for entry, reference in chosen:
@@ -67,23 +78,6 @@ def _choose(
             else:
                 left_out += 1
     return chosen, left_out
-
-
-def _manifests(layout: Layout, entries: Iterable[IndexEntry]) -> Iterable[tuple[Digest, PushedManifest]]:
-    for document in layout.documents(entries):
-        if document.error is not None:
-            raise document.error
-        yield document.digest, _pushed(layout, document)
-
-
-def _pushed(layout: Layout, document: Document) -> PushedManifest:
-    media_type = document.entry.descriptor.media_type
-    if document.manifest is None:
-        children = tuple(child.descriptor.digest for child in document.children)
-        return PushedManifest(document.content, media_type, children=children)
-    named = (document.manifest.config, *document.manifest.layers)
-    blobs = tuple(_blob(layout, blob) for blob in named)
-    return PushedManifest(document.content, media_type or document.manifest.media_type, blobs)
 
 
 def _blob(layout: Layout, descriptor: Descriptor) -> PushedBlob:

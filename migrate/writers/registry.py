@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO
 
 from migrate.distribution.client import RegistryClient, open_client
-from migrate.documents.oci import parse_index
 from migrate.errors import SourceError, TargetError, UsageError
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage
@@ -26,7 +25,7 @@ from migrate.model.rename import repository_reference
 from migrate.rehash.ports import BlobWriter
 from migrate.storage.directory_store import DirectoryStore
 from migrate.storage.syscalls import target_errors
-from migrate.writers.base import ImageTarget
+from migrate.writers.base import ImageTarget, index_entries
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.push import PushedBlob, PushedManifest, Pusher, pushed_names
 from migrate.writers.registry_names import RegistryNames
@@ -42,7 +41,7 @@ class RegistryTarget(ImageTarget):
     takes_files = True
 
     def __init__(self, location: str, options: ConvertOptions, *, client: RegistryClient | None = None) -> None:
-        host, self._prefix = split_location(location)
+        host, self._prefix = split_registry_target(location)
         self._options = options
         self._lock = threading.Lock()
         self._linked: dict[Digest, str] = {}
@@ -83,10 +82,7 @@ class RegistryTarget(ImageTarget):
 
     def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
         digest = Digest.of(content)
-        try:
-            children = tuple(entry.descriptor.digest for entry in parse_index(content).manifests)
-        except SourceError as exc:
-            raise TargetError(f"index {digest}: {exc.message}") from exc
+        children = tuple(entry.descriptor.digest for entry in index_entries(content))
         with self._lock:
             self._manifests[digest] = PushedManifest(content, media_type, children=children)
             self._name(digest, references or [Reference(UNTAGGED, digest.hex)])
@@ -130,7 +126,7 @@ def opener(path: str | Path) -> Callable[[], IO[bytes]]:
     return open_it
 
 
-def split_location(location: str) -> tuple[str, str]:
+def split_registry_target(location: str) -> tuple[str, str]:
     """`HOST[:PORT][/PREFIX]` → (host, prefix that ends in `/` or is empty). UsageError for anything else."""
     host, _, prefix = location.partition("/")
     prefix = prefix.strip("/")

@@ -15,7 +15,7 @@ from typing import Final
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
 from migrate.distribution.layout import (
     ROOT,
-    blob_path,
+    blob_data_path,
     layer_link,
     revision_link,
     tag_index_link,
@@ -38,7 +38,7 @@ from migrate.storage.bucket import open_tree
 from migrate.storage.named_files import NamedFiles
 from migrate.storage.store import NOT_OURS, STATE_DIRECTORY, Store
 from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls
-from migrate.writers.base import ImageTarget
+from migrate.writers.base import ImageTarget, index_entries
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.proofs import Proofs
 from migrate.writers.registry_names import RegistryNames
@@ -92,29 +92,27 @@ class RegistryStorage(ImageTarget):
         self._names = RegistryNames("--rename can give them different names")
         self.store = store or open_store(location, "a registry's storage", files)
         try:
-            self._begin()
+            names = self.store.names()
+            self._is_new = set(names) <= NOT_OURS
+            foreign = [name for name in names if name not in _ALLOWED]
+            # a run that was ended at once leaves the state and the tree's first folder
+            started = STATE_DIRECTORY in names and foreign == [ROOT.partition("/")[0]]
+            if foreign and not started and not self.store.names(ROOT):
+                raise TargetError(
+                    f"{self.location}: neither empty nor a registry's storage: it holds {foreign[0]!r} and no {ROOT}/"
+                    " (name a new directory, or empty this one)"
+                )
+            with self.store.lock():
+                for folder in ("blobs/sha256", "repositories"):
+                    self.store.make_folder(f"{ROOT}/{folder}")
+                self.store.flush()
             proofs = Proofs(self.store, believe=not options.check_existing)
-            self._blobs = BlobStore(self.store, lambda digest: f"{ROOT}/{blob_path(digest)}", proofs=proofs)
+            self._blobs = BlobStore(self.store, lambda digest: f"{ROOT}/{blob_data_path(digest)}", proofs=proofs)
             self.memory = RecordedMemory(self._blobs, options)
             self._map = TargetMap(self.store)
         except BaseException:
             self.store.close()
             raise
-
-    def _begin(self) -> None:
-        names = self.store.names()
-        self._is_new = set(names) <= NOT_OURS
-        foreign = [name for name in names if name not in _ALLOWED]
-        started = STATE_DIRECTORY in names and foreign == [ROOT.partition("/")[0]]  # by a run that was ended at once
-        if foreign and not started and not self.store.names(ROOT):
-            raise TargetError(
-                f"{self.location}: neither empty nor a registry's storage: it holds {foreign[0]!r} and no {ROOT}/"
-                " (name a new directory, or empty this one)"
-            )
-        with self.store.lock():
-            for folder in ("blobs/sha256", "repositories"):
-                self.store.make_folder(f"{ROOT}/{folder}")
-            self.store.flush()
 
     # --- ImageTarget ---------------------------------------------------------------------------------------------
 
@@ -140,16 +138,28 @@ class RegistryStorage(ImageTarget):
     def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
         del media_type  # it is in the content
         digest = Digest.of(content)
-        try:
-            children = tuple(entry.descriptor.digest for entry in parse_index(content).manifests)
-        except SourceError as exc:
-            raise TargetError(f"index {digest}: {exc.message}") from exc
+        children = tuple(entry.descriptor.digest for entry in index_entries(content))
         self._blobs.put(content, digest)
         self._name(digest, _Content(children=children), references or [Reference(UNTAGGED, digest.hex)])
 
     def finish(self, report: bytes, /) -> None:
         """Links, revisions, tags, report: each group is durable before the next begins."""
-        links = self._links()
+        links = _Links()
+        for reference, digest in self._names:
+            repository = reference.name
+            pending, seen = [digest], {digest}  # no recursion: indexes may be nested deeper than Python's stack
+            while pending:
+                current = pending.pop()
+                named = self._contents.get(current, _Content())
+                for blob in named.blobs:
+                    links.layers[layer_link(repository, blob)] = str(blob).encode("ascii")
+                links.revisions[revision_link(repository, current)] = str(current).encode("ascii")
+                pending += [child for child in named.children if child not in seen]
+                seen.update(named.children)
+            if not reference.is_digest:
+                content = str(digest).encode("ascii")
+                links.tag_indexes[tag_index_link(repository, reference.tag, digest)] = content
+                links.tags[tag_link(repository, reference.tag)] = content
         self.flush()
         for group in (links.layers, links.revisions, links.tag_indexes, links.tags):
             self.store.update({f"{ROOT}/{path}": content for path, content in group.items()})
@@ -196,28 +206,6 @@ class RegistryStorage(ImageTarget):
                     pending += self._contents.get(current, _Content()).children
         return granted
 
-    def _links(self) -> _Links:
-        links = _Links()
-        for reference, digest in self._names:
-            repository = reference.name
-            self._link_manifest(links, repository, digest)
-            if not reference.is_digest:
-                content = str(digest).encode("ascii")
-                links.tag_indexes[tag_index_link(repository, reference.tag, digest)] = content
-                links.tags[tag_link(repository, reference.tag)] = content
-        return links
-
-    def _link_manifest(self, links: _Links, repository: str, digest: Digest) -> None:
-        pending, seen = [digest], {digest}  # no recursion: indexes may be nested deeper than Python's stack
-        while pending:
-            digest = pending.pop()
-            content = self._contents.get(digest, _Content())
-            for blob in content.blobs:
-                links.layers[layer_link(repository, blob)] = str(blob).encode("ascii")
-            links.revisions[revision_link(repository, digest)] = str(digest).encode("ascii")
-            pending += [child for child in content.children if child not in seen]
-            seen.update(content.children)
-
     # --- what is there already -----------------------------------------------------------------------------------
 
     def existing_images(self) -> Sequence[ExistingImage]:
@@ -246,10 +234,6 @@ def _existing_image(tree: NamedFiles, reference: Reference, link: bytes) -> Exis
         digest = Digest.parse(link.decode("ascii", "replace").strip())
     except ValueError:
         return None
-    return _read_image(tree, reference, digest)
-
-
-def _read_image(tree: NamedFiles, reference: Reference, digest: Digest) -> ExistingImage:
     content = _read_blob(tree, digest)
     try:
         if not is_index(content):
@@ -318,4 +302,4 @@ def _unknown(reference: Reference, digest: Digest, content: bytes) -> ExistingIm
 
 
 def _read_blob(tree: NamedFiles, digest: Digest) -> bytes:
-    return tree.read(f"{ROOT}/{blob_path(digest)}", JSON_BYTES) or b""
+    return tree.read(f"{ROOT}/{blob_data_path(digest)}", JSON_BYTES) or b""

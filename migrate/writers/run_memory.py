@@ -50,30 +50,17 @@ class RunMemory:
         """Of all files but the report, and the records of `.migrate` that decide nothing. None where a file could
         change unseen, or is not proven, or has gone meanwhile."""
         try:
-            return self._sum(is_proven)
+            total = 0
+            for name, size, version in self._store.iter_versions():
+                if name == REPORT_NAME or (name.startswith(f"{STATE_DIRECTORY}/") and not name.startswith(LAYERS)):
+                    continue
+                if version is None or (is_proven is not None and not is_proven(name, size, version)):
+                    return None
+                sentence = f"{name} {size} {version}".encode("utf-8", "surrogateescape")
+                total += int.from_bytes(hashlib.sha256(sentence).digest())
+            return f"{total % _SUMS:064x}"
         except TargetError:
             return None
-
-    def _sum(self, is_proven: IsProven | None) -> str | None:
-        total = 0
-        for name, size, version in self._store.iter_versions():
-            if name == REPORT_NAME or (name.startswith(f"{STATE_DIRECTORY}/") and not name.startswith(LAYERS)):
-                continue
-            if version is None or (is_proven is not None and not is_proven(name, size, version)):
-                return None
-            sentence = f"{name} {size} {version}".encode("utf-8", "surrogateescape")
-            total += int.from_bytes(hashlib.sha256(sentence).digest())
-        return f"{total % _SUMS:064x}"
-
-    def _state_after(self, key: str) -> str | None:
-        """The state, if the target is as it was after the run with this key."""
-        ends = [
-            line.decode("ascii").partition(" ")[2]
-            for line, check in _LINE.findall(self._record().read())
-            if check == _check(line) and line.startswith(key.encode("ascii"))
-        ]
-        state = self.state() if ends else None
-        return state if f"{state} {self._report_state()}" in ends else None
 
     def note(self, key: str, state: str) -> None:
         """The run has ended, and left this state. In silence where that cannot be written: nothing depends on it."""
@@ -87,7 +74,13 @@ class RunMemory:
 
     def repeat(self, key: str, started: str, finish: Callable[[], str]) -> bytes | None:
         """Writes the report of a run that would change nothing, and returns it; None where the run has to be done."""
-        state = self._state_after(key)
+        ends = [
+            line.decode("ascii").partition(" ")[2]
+            for line, check in _LINE.findall(self._record().read())
+            if check == _check(line) and line.startswith(key.encode("ascii"))
+        ]
+        state = self.state() if ends else None
+        state = state if f"{state} {self._report_state()}" in ends else None
         raw = None if state is None else self._store.read(REPORT_NAME, REPORT_BYTES)
         if state is None or raw is None:
             return None

@@ -39,7 +39,11 @@ class TargetMap:
         """What is there now."""
         raw = self._store.read(MAP_NAME, CATALOG_BYTES)
         if raw is None:
-            return self._reported()
+            try:
+                report = self._store.read(REPORT_NAME, REPORT_BYTES)
+                return () if report is None else rows_of_report(report, REPORT_BYTES)
+            except MigrateError:  # `verify` reports it; the run replaces it
+                return ()
         if raw != self._raw:
             try:
                 self._raw, self._rows = raw, parse_map(raw)
@@ -48,13 +52,6 @@ class TargetMap:
                     f"{self._store.shown(MAP_NAME)}: cannot be read: {error.message} (move it to a safe place)"
                 ) from error
         return self._rows
-
-    def _reported(self) -> Rows:
-        try:
-            raw = self._store.read(REPORT_NAME, REPORT_BYTES)
-            return () if raw is None else rows_of_report(raw, REPORT_BYTES)
-        except MigrateError:  # `verify` reports it; the run replaces it
-            return ()
 
     def add(self, rows: Iterable[MappedImage]) -> None:
         self._added += rows

@@ -96,7 +96,9 @@ class RecordedMemory(TargetMemory):
         return None
 
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
-        way = self._way_of(blob)
+        # `gzip` and `gzip-fast` make other bytes of one layer; a blob taken over as it was has its own word
+        is_ours = _FAMILIES.get(self._compression) == blob.compression
+        way = self._compression.value if is_ours else blob.compression
         line = f"{diff_id.hex} {way}:{self._level} {blob.digest.hex} {blob.size}\n".encode("ascii")
         self._blobs.note_content(blob.digest, blob.size, diff_id)
         with self._lock:
@@ -114,12 +116,6 @@ class RecordedMemory(TargetMemory):
             if self._sizes.get(diff_id) != tar_size:
                 self._sizes[diff_id] = tar_size
                 self._layer_record.append(f"{diff_id.hex} tar {tar_size}\n".encode("ascii"))
-
-    def _way_of(self, blob: StoredBlob) -> str:
-        """`gzip` and `gzip-fast` make other bytes of one layer; a blob taken over as it was has its own word."""
-        if _FAMILIES.get(self._compression) == blob.compression:
-            return self._compression.value
-        return blob.compression
 
     def _read_layers(self) -> dict[tuple[DiffID, str], tuple[StoredBlob, ...]]:
         if self._known is None:
@@ -159,7 +155,7 @@ class RecordedMemory(TargetMemory):
         return self._payloads
 
     def close(self) -> None:
-        """A target that takes no more loses what is waiting in silence, for nothing depends on it."""
+        """Where the target takes no more, waiting lines are lost without an error: nothing depends on them."""
         with self._lock:
             for ending in (self._layer_record, self._payload_record, self._blobs):
                 with contextlib.suppress(TargetError):

@@ -12,7 +12,7 @@ import pytest
 
 from migrate.batch import dask_pool
 from migrate.batch.dask_pool import DaskPool
-from migrate.batch.plan import Candidate, Identity, Plan, Task
+from migrate.batch.plan import Candidate, Plan, SourceIdentity, Task
 from migrate.batch.preflight import samples_of
 from migrate.batch.task import WorkOrder
 from migrate.errors import TargetError
@@ -21,7 +21,7 @@ from migrate.model.progress import SilentProgress
 from tests.shelves import Recorder
 
 ORDER = WorkOrder(run="0" * 16, recipe="r", target=None, state="/", options=ConvertOptions())
-TASK = Task(0, (Candidate("/shelf/a.tar", Identity(1, "mark"), 0),))
+TASK = Task(0, (Candidate("/shelf/a.tar", SourceIdentity(1, "mark"), 0),))
 
 
 class Call:
@@ -88,7 +88,7 @@ def test_a_worker_that_does_not_see_a_source_does_not_get_it_again() -> None:
 @pytest.mark.parametrize("name", ["caf\udce9.tar", "two\nlines.tar", "\x1b[2J.tar", "caf\u00e9.tar", "x" * 300, "/"])
 def test_the_name_of_a_task_is_text_whatever_its_source_is_called(name: str) -> None:
     client = Client({"a": 1})
-    DaskPool(client).submit(ORDER, Task(0, (Candidate(f"/shelf/{name}", Identity(1, "mark"), 0),)))
+    DaskPool(client).submit(ORDER, Task(0, (Candidate(f"/shelf/{name}", SourceIdentity(1, "mark"), 0),)))
     assert len(client.calls) == 1
 
 
@@ -98,7 +98,7 @@ def test_no_worker_has_to_read_what_cannot_be_read_here(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "lost.tar").symlink_to("nowhere")
     (tmp_path / "loop.tar").symlink_to("loop.tar")
-    sources = [Candidate(str(tmp_path / name), Identity(1, "mark"), place) for place, name in enumerate(names)]
+    sources = [Candidate(str(tmp_path / name), SourceIdentity(1, "mark"), place) for place, name in enumerate(names)]
     assert samples_of([Task(0, tuple(sources))]) == [str(tmp_path / name) for name in names[:2]]
 
 

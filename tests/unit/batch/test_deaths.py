@@ -12,7 +12,7 @@ import pytest
 
 from migrate.batch.executors import ExecutorPool, WorkerPool
 from migrate.batch.journal import JournalEntry, JournalWriter
-from migrate.batch.plan import Candidate, Identity, Plan, Task
+from migrate.batch.plan import Candidate, Plan, SourceIdentity, Task
 from migrate.batch.run import TaskRun
 from migrate.batch.task import WorkOrder, failed_entry
 from migrate.errors import TargetError
@@ -25,7 +25,7 @@ ORDER = WorkOrder(run="0" * 16, recipe="r", target=None, state="/", options=Conv
 
 
 def task_of(number: int, *names: str) -> Task:
-    return Task(number, tuple(Candidate(f"/{name}", Identity(1, "mark"), number) for name in names))
+    return Task(number, tuple(Candidate(f"/{name}", SourceIdentity(1, "mark"), number) for name in names))
 
 
 class OnePool(WorkerPool):
@@ -104,7 +104,7 @@ def test_an_executor_that_has_lost_its_processes_ends_the_run_in_one_line(tmp_pa
     (tmp_path / "poison.tar").write_bytes(archive("poison"))
     with ProcessPoolExecutor(1) as executor:
         pool = ExecutorPool(executor, 1, is_ours=False, work=poison.work)
-        task = Task(0, (Candidate(str(tmp_path / "poison.tar"), Identity(1, "mark"), 0),))
+        task = Task(0, (Candidate(str(tmp_path / "poison.tar"), SourceIdentity(1, "mark"), 0),))
         assert pool.deaths(pool.submit(ORDER, task).exception() or OSError()) == 1
         with pytest.raises(TargetError, match="executor"):
             pool.submit_alone(ORDER, task)

@@ -22,7 +22,7 @@ from migrate.batch.journal import (
     pack_record,
 )
 from migrate.batch.ledger import Ledger
-from migrate.batch.plan import Identity, Shard, SourceOutcome
+from migrate.batch.plan import Shard, SourceIdentity, SourceOutcome
 from migrate.batch.records import SourceRecord
 from migrate.batch.status import read_status
 from migrate.errors import LimitError, TargetError
@@ -35,7 +35,7 @@ def entry(
 ) -> JournalEntry:
     return JournalEntry(
         source=name,
-        identity=Identity(10, "mtime 5"),
+        identity=SourceIdentity(10, "mtime 5"),
         recipe=recipe,
         order=order,
         outcome=outcome,

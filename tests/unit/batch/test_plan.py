@@ -6,14 +6,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migrate.batch.plan import Candidate, Finished, Identity, Shard, SourceOutcome, Task, plan_tasks, split
+from migrate.batch.plan import Candidate, Finished, Shard, SourceIdentity, SourceOutcome, Task, plan_tasks, split
 from migrate.errors import UsageError
 
 MIB = 1024 * 1024
 
 
 def candidate(number: int, size: int | None = 1_000, mark: str = "mtime 1") -> Candidate:
-    return Candidate(f"/shelf/{number:05}.tar", Identity(size, mark), number)
+    return Candidate(f"/shelf/{number:05}.tar", SourceIdentity(size, mark), number)
 
 
 def locations(tasks: Iterable[Task]) -> list[list[str]]:
@@ -41,7 +41,7 @@ def test_what_is_finished_and_unchanged_is_not_read_again() -> None:
     shelf = [candidate(number) for number in range(5)]
     finished = {
         shelf[0].location: Finished(shelf[0].identity, "r", SourceOutcome.CONVERTED),
-        shelf[1].location: Finished(Identity(1_000, "mtime 2"), "r", SourceOutcome.CONVERTED),
+        shelf[1].location: Finished(SourceIdentity(1_000, "mtime 2"), "r", SourceOutcome.CONVERTED),
         shelf[2].location: Finished(shelf[2].identity, "other options", SourceOutcome.CONVERTED),
         shelf[3].location: Finished(shelf[3].identity, "r", SourceOutcome.FAILED),
     }

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import pytest
 
-from migrate.batch.plan import Candidate, Identity
+from migrate.batch.plan import Candidate, SourceIdentity
 from migrate.batch.search import expand, find_candidates, list_line, look_at, read_list
 from migrate.errors import UsageError
 from tests.archives import V1Archive, build_tar
@@ -21,7 +21,7 @@ def search(*locations: str, lists: Sequence[BinaryIO] = ()) -> list[Candidate]:
     return find_candidates(expand(locations, lists))
 
 
-def identify(path: str) -> Identity:
+def identify(path: str) -> SourceIdentity:
     return look_at(path)[0]
 
 

@@ -14,7 +14,7 @@ import pytest
 from migrate.batch import layers
 from migrate.batch import task as batch_task
 from migrate.batch.layers import KnownLayer, KnownLayers
-from migrate.batch.plan import Candidate, Identity, SourceOutcome
+from migrate.batch.plan import Candidate, SourceIdentity, SourceOutcome
 from migrate.batch.records import Role
 from migrate.batch.search import look_at
 from migrate.batch.task import Worker, WorkOrder
@@ -162,7 +162,7 @@ def test_a_small_new_layer_costs_a_bucket_one_request(monkeypatch: pytest.Monkey
                 made.layer(f"{name}-{layer}", f"{name}-{layer - 1}" if layer else None, tar=layer_tar(f"{name}{layer}"))
             made.tag("app", name, legacy_id(f"{name}-3"))
             bucket.pipe(f"/shelf/{name}.tar", made.build())
-        candidates = [Candidate(f"memory://shelf/{name}.tar", Identity(1, "mark"), 0) for name in names]
+        candidates = [Candidate(f"memory://shelf/{name}.tar", SourceIdentity(1, "mark"), 0) for name in names]
         given = replace(order(Path("/out")), target="memory://out")
         requests.clear()
         assert set(deal(given, *candidates)) == {SourceOutcome.CONVERTED}
@@ -200,7 +200,7 @@ def test_objects_are_opened_ahead_in_their_order_and_closed(end: int, monkeypatc
     names = [f"{'s3://' if number % 3 else '/'}in/{number}.tar" for number in range(20)]
     with memory_bucket():
         worker = Worker(replace(order(Path("/out")), target="memory://out"))
-        openings = worker.iter_openings([Candidate(name, Identity(1, "mark"), 0) for name in names])
+        openings = worker.iter_openings([Candidate(name, SourceIdentity(1, "mark"), 0) for name in names])
         for number, (candidate, opening) in enumerate(openings):
             assert candidate.location == names[number]
             if number == end:

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from migrate.compose.index import compose_index, index_entry
-from migrate.documents.oci import parse_index
+from migrate.compose.manifest import compose_index
+from migrate.documents.oci import IndexEntry, parse_index
 from migrate.model.image import ComposedImage, Platform
 from migrate.model.options import Format
 
@@ -31,7 +31,8 @@ def test_an_index_names_its_children_in_order(format: Format, media_type: str) -
         )
         for architecture, variant in (("arm", "v7"), ("amd64", None))
     ]
-    content, found = compose_index([index_entry(child) for child in children], format)
+    rows = [IndexEntry(descriptor=child.manifest_descriptor, platform=child.platform) for child in children]
+    content, found = compose_index(rows, format)
     assert found == json.loads(content)["mediaType"] == media_type
     entries = parse_index(content).manifests
     assert [entry.platform for entry in entries] == [child.platform for child in children]

@@ -69,7 +69,7 @@ def test_a_location_that_is_no_address(place: str) -> None:
     with serving(Misleading) as port, open_http("http", f"127.0.0.1:{port}", insecure=False) as client:
         session = RegistrySession("registry", client, sleep=lambda _: None)
         answer = session.send("GET", f"/{place.encode().hex()}", None, accept=(202,))
-        with pytest.raises(RegistryAnswerError, match="address that is none"):
+        with pytest.raises(RegistryAnswerError, match="invalid address"):
             session.location(answer)
 
 

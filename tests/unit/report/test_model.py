@@ -10,7 +10,8 @@ from migrate.model.digest import Digest
 from migrate.model.image import HashedLayer
 from migrate.model.legacy import Failure
 from migrate.report.document import Report
-from migrate.report.model import ImageInput, SourceInput, build_report, compute_totals, rank_duplicates
+from migrate.report.model import ImageInput, SourceInput, build_report
+from migrate.report.tally import LayerTally
 
 from .conftest import EMPTY, by_content, digest, hashed, image_input, legacy_id
 
@@ -38,8 +39,8 @@ def test_duplicates_are_ranked_by_what_they_save(report: Report) -> None:
 
 def test_an_empty_layer_is_never_a_duplicate() -> None:
     source = SourceInput(location="a", type=None, layers=by_content({"one": EMPTY, "two": EMPTY}))
-    assert rank_duplicates([source]) == ()
-    totals = compute_totals([source], 0, 0)
+    assert tally_of(source).duplicates() == ()
+    totals = tally_of(source).totals(0, 0)
     assert (totals.empty_layers, totals.duplicate_layers, totals.unique_bytes) == (2, 0, 0)
     assert totals.saved_bytes == totals.legacy_bytes == 2048
     assert totals.blob_bytes == 0
@@ -77,7 +78,7 @@ def test_blob_bytes_are_unknown_when_nothing_was_compressed() -> None:
 def test_equal_layers_with_two_blobs_count_both() -> None:
     one = hashed("a", 10)
     other = dataclasses.replace(one, blob=hashed("another compressor", 12).blob)
-    assert compute_totals([_source(one), _source(other)], 0, 0).blob_bytes == 5 + 6
+    assert tally_of(_source(one), _source(other)).totals(0, 0).blob_bytes == 5 + 6
 
 
 def test_source_rows_count_what_names_them(report: Report) -> None:
@@ -112,9 +113,16 @@ def test_a_failure_from_an_error() -> None:
 
 def test_an_id_with_two_contents_counts_for_each() -> None:
     contents = {("one", layer.diff_id): layer for layer in (hashed("a", 10), hashed("b", 30))}
-    totals = compute_totals([SourceInput(location="a", type="registry-v2", layers=contents)], 0, 0)
+    totals = tally_of(SourceInput(location="a", type="registry-v2", layers=contents)).totals(0, 0)
     assert (totals.legacy_layers, totals.unique_layers, totals.duplicate_layers) == (2, 2, 0)
     assert (totals.legacy_bytes, totals.unique_bytes, totals.blob_bytes) == (40, 40, 5 + 15)
+
+
+def tally_of(*sources: SourceInput) -> LayerTally:
+    tally = LayerTally()
+    for source in sources:
+        tally.add(source.layers)
+    return tally
 
 
 def _source(layer: HashedLayer) -> SourceInput:

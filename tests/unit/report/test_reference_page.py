@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from migrate.model.container import Container, Volume
-from migrate.report.document import ContainerRow, Report
+from migrate.report.document import Report, UnconvertedContainer
 from migrate.report.json import encode_report
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "report.md"
@@ -29,7 +29,7 @@ def test_every_field_is_explained(report: Report) -> None:
     volume = Volume(path="/data", source="/old/volumes/data/_data", bytes=7)
     container = Container(id="c", name="web", image="i", state="exited", created=None, volumes=(volume,))
     image = dataclasses.replace(report.images[0], layers=layers, container=container)
-    containers = (ContainerRow(source="a", container=container),)
+    containers = (UnconvertedContainer(source="a", container=container),)
     totals = dataclasses.replace(report.totals, damaged_layers=1)
     full = dataclasses.replace(report, images=(image,), totals=totals, containers=containers, deep={})
     document = json.loads(encode_report(full))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from migrate.report.document import Report
-from migrate.report.savings import LayerUse, rank_repositories
+from migrate.report.savings import LayerUsers, rank_repositories
 
 
 def test_shares_of_an_image_add_up(report: Report) -> None:
-    use = LayerUse(report)
+    use = LayerUsers(report)
     shares = {image.title: use.share(image) for image in report.images}
     web = shares["acme/web:1"]
     assert (web.own, web.shared, web.merged) == (300_000, 0, 4_000_000)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from migrate.report.tables import Column, Paint, Style, display_width, printable, render_table, shorten, wrap
+from migrate.model.text import printable
+from migrate.report.tables import Column, Paint, Style, display_width, render_table, shorten, wrap
 
 PLAIN = Paint(False)
 

@@ -10,7 +10,7 @@ from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import PayloadRef
 from migrate.model.options import Compression, ConvertOptions
 from migrate.writers.discard import Discard
-from migrate.writers.free_space import check_room, check_room_for_streams, estimate_bytes
+from migrate.writers.free_space import check_target_room, check_target_room_for_streams, estimate_bytes
 
 
 @dataclass
@@ -46,24 +46,24 @@ def test_claimed_twins_count_once() -> None:
 )
 def test_room(free: int | None, held: int, fits: bool) -> None:
     if fits:
-        check_room(LAYERS, Disk(free, held), PLAIN)
+        check_target_room(LAYERS, Disk(free, held), PLAIN)
     else:
         with pytest.raises(TargetError, match="the target lacks room"):
-            check_room(LAYERS, Disk(free, held), PLAIN)
+            check_target_room(LAYERS, Disk(free, held), PLAIN)
 
 
 def test_force_and_targets_without_a_disk() -> None:
-    check_room(LAYERS, Disk(0), ConvertOptions(force=True, compression=Compression.NONE))
-    check_room(LAYERS, Discard(), PLAIN)
-    check_room(LAYERS, None, PLAIN)
+    check_target_room(LAYERS, Disk(0), ConvertOptions(force=True, compression=Compression.NONE))
+    check_target_room(LAYERS, Discard(), PLAIN)
+    check_target_room(LAYERS, None, PLAIN)
 
 
 def test_compressed_archives_need_what_the_largest_of_them_takes(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("a.gz", "b.gz", "gone", "-")]
     for path, size in zip(paths, (1_000, 3_000), strict=False):
         Path(path).write_bytes(bytes(size))
-    check_room_for_streams(paths, Disk(3_000), PLAIN)
-    check_room_for_streams(paths, Disk(0), ConvertOptions(force=True))
-    check_room_for_streams(paths, None, PLAIN)
+    check_target_room_for_streams(paths, Disk(3_000), PLAIN)
+    check_target_room_for_streams(paths, Disk(0), ConvertOptions(force=True))
+    check_target_room_for_streams(paths, None, PLAIN)
     with pytest.raises(TargetError, match="about 3,000 bytes will be needed and 2,999 are free"):
-        check_room_for_streams(paths, Disk(2_999), PLAIN)
+        check_target_room_for_streams(paths, Disk(2_999), PLAIN)

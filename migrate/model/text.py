@@ -1,0 +1,18 @@
+"""Text from sources, which anyone could have made, made safe for a terminal or a report."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """`text` with control and direction characters as escapes, such as `\\x1b`: a terminal must not take a name for a
+    command. A byte that is no text (surrogateescape) becomes an escape, too."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    point = ord(character)
+    if 0xDC80 <= point <= 0xDCFF:
+        point -= 0xDC00
+    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
