@@ -151,6 +151,9 @@ class DockerArchiveSource(LegacySource):
         try:
             return replace(image, chain=walk_chain(image.head, self._find_v1_layer))
         except (MissingLayerError, MissingContentError, MissingParentError):
+            others = {name for archive in self._archives if archive is not self for name in archive._ids()}
+            if not others.isdisjoint(self._ids()):
+                raise  # another archive's layers would be taken for this one's
             return image  # another source of the run may have what is missing
 
     def _layer_in_file(self, layer: LegacyLayer) -> LegacyLayer:

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from migrate.compose.chain import walk_chain
+from migrate.documents.docker_archive import parse_archive_manifest, parse_repositories
 from migrate.errors import MigrateError
-from migrate.readers.docker_archive import DockerArchiveSource
+from migrate.layout.names import ARCHIVE_MANIFEST
+from migrate.readers.docker_archive import REPOSITORIES, DockerArchiveSource
 from migrate.readers.members import DOCUMENTS, TarMembers, clean_name, is_archive_member
 from migrate.tar.index import Damage, Member, MemberKind, TarIndex
 
@@ -27,6 +29,7 @@ def split_archives(location: str, fd: int, size: int, index: TarIndex) -> TarMem
     archives = [one for whole in apart for one in file.split_at_documents(whole)]
     first, *others = map(file.members, archives)
     first.further = list(others)
+    warnings += [warning for one in archives for warning in file.replaced_names(one)]
     if len(apart) > 1:
         more = "another archive follows" if len(apart) == 2 else f"{len(apart) - 1} other archives follow"
         warnings.append(f"{more} in the same file, which Docker does not read; it is converted too")
@@ -111,6 +114,26 @@ class _File:
             elif (failed := failed + 1) == _ATTEMPTS:
                 break
         return found if begin == len(names) and len(found) > 1 else [index]
+
+    def replaced_names(self, index: TarIndex) -> Iterator[str]:
+        """Of an archive with a document more than once, a warning of the images that only an earlier one names."""
+        for document in (ARCHIVE_MANIFEST, REPOSITORIES):
+            found = [member for member in index.members if clean_name(member.name) == document]
+            names = [self._names_in(document, member) for member in found]
+            lost = sorted({name for some in names[:-1] for name in some}.difference(*names[-1:]))
+            if lost:
+                yield f"an earlier {document} names {', '.join(lost)}, which the last one, that counts, does not"
+
+    def _names_in(self, document: str, member: Member) -> set[str]:
+        try:
+            content = self.members(TarIndex([member])).read(document)
+            if document == ARCHIVE_MANIFEST:
+                return {
+                    name for entry in parse_archive_manifest(content) for name in entry.repo_tags or (entry.config,)
+                }
+            return {str(reference) for reference, _ in parse_repositories(content)[0]}
+        except MigrateError:
+            return set()
 
     def _is_whole(self, members: Sequence[Member]) -> bool:
         """True where these members are an archive, and its documents lead to nothing that is not there."""

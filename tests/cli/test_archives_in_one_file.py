@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,6 +294,7 @@ def test_documents_that_a_tool_appended_are_those_of_one_archive(pack: Builder, 
     assert (outcome.exit_code, [*names(outcome.report)]) == (0, ["app:new"])
     assert [str(layer.diff_id) for layer in outcome.report.images[0].layers] == diff_ids
     assert any("manifest.json occurs more than once" in text for text in outcome.report.warnings)
+    assert any("an earlier manifest.json names app:0, which" in text for text in outcome.report.warnings)
 
 
 def test_a_second_archive_that_needs_the_first(tmp_path: Path) -> None:
@@ -304,3 +307,14 @@ def test_a_second_archive_that_needs_the_first(tmp_path: Path) -> None:
     (tmp_path / "all").write_bytes(first.build() + second.build())
     outcome = api.plan(tmp_path / "all")
     assert (outcome.exit_code, sorted(names(outcome.report))) == (0, ["app:base", "app:first", "app:top"])
+
+
+def test_an_archive_that_lacks_a_layer_takes_none_of_that_name_from_another(tmp_path: Path) -> None:
+    first, second = same_names("0", "base", "top"), same_names("1", "base", "top")
+    with tarfile.open(fileobj=io.BytesIO(second)) as archive:
+        kept = [(one.name, archive.extractfile(one).read()) for one in archive if one.name != "l0/layer.tar"]  # type: ignore[union-attr]
+    (tmp_path / "all").write_bytes(first + build_tar(kept))
+    outcome = api.plan(tmp_path / "all")
+    (failure,) = outcome.report.failures
+    assert (outcome.exit_code, [*names(outcome.report)], failure.references) == (3, ["app:0"], ("app:1",))
+    assert "l0/layer.tar is missing" in failure.message
