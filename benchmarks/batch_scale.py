@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.batch_runs import Batch, memory_cells
 from benchmarks.batch_ways import table, try_ways, write_odd_files
-from benchmarks.measure import size_of, warm
+from benchmarks.measure import run, size_of, warm
 from benchmarks.shelf import write_shelf
 
 
@@ -36,27 +37,36 @@ def shelf_of(workspace: Path, builds: int, *, large: bool, odd: bool = False) ->
 
 
 def measure(shelf: Path, target: Path, jobs: int) -> dict[str, Any]:
-    """One run from nothing."""
+    """One run from nothing, whose target stays."""
     shutil.rmtree(target, ignore_errors=True)
     warm(shelf)
     os.sync()
     result = Batch(("--jobs", str(jobs), shelf, target)).end()
-    shutil.rmtree(target, ignore_errors=True)
     if result["code"]:
         raise RuntimeError(f"exit code {result['code']}")
     return result
 
 
 def grow(workspace: Path, sizes: list[int], jobs: int) -> Iterator[str]:
-    yield "| archives | clock | archives a second | CPU seconds | CPU an archive | coordinator | largest worker |"
-    yield "|---|---|---|---|---|---|---|"
+    columns = (
+        "archives",
+        "clock",
+        "archives a second",
+        "CPU seconds",
+        "CPU an archive",
+        "coordinator",
+        "largest worker",
+    )
+    yield f"| {' | '.join(columns)} | `find`, clock and CPU |"
+    yield "|---|---|---|---|---|---|---|---|"
     for builds in sizes:
         took = measure(shelf_of(workspace, builds, large=False), workspace / "target", jobs)
         cpu = took["cpu_seconds"]
+        found = run([sys.executable, "-m", "migrate", "find", str(workspace / "target"), "team-0/*:latest"])
         yield (
             f"| {builds:,} | {took['seconds']:.1f} s (merge {took['merge_seconds']:.1f}) |"
             f" {builds / took['seconds']:.0f} | {cpu:.1f} | {cpu / builds * 1000:.1f} ms |"
-            f" {memory_cells(took)} |"
+            f" {memory_cells(took)} | {found.wall:.2f} s, {found.cpu:.2f} s |"
         )
 
 

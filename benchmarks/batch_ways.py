@@ -27,10 +27,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.batch_runs import Batch, memory_cells
+from migrate.batch.search import find_candidates
 
 SHARDS: Final = 3
 DASK_WORKERS: Final = 3
 _START_SECONDS: Final = 60
+_MAP: Final = "migration-map.json"
 _BUCKET: Final = "s3://shelf"
 _ADAPTIVE = f"""
 import sys
@@ -289,6 +291,8 @@ class Result:
     @classmethod
     def read(cls, target: Target, source: str) -> Result:
         files = target.files()
+        if "://" in source:  # the map names sources
+            files.pop(_MAP, None)
         report = json.loads(files.pop("migration-report.json", b'{"sources": []}'))
         digests = {
             name: hashlib.sha256(content).hexdigest()
@@ -305,6 +309,8 @@ class Result:
         lost = [name for name, outcome in self.outcomes.items() if expected.outcomes.get(name) != outcome]
         missing = count - len(self.outcomes)
         other = self.digests.items() ^ expected.digests.items()
+        if _MAP not in self.digests:
+            other = {(name, digest) for name, digest in other if name != _MAP}
         found = {
             f"{len(dict(other))} files with other bytes, {min(dict(other), default='')}": other,
             f"{missing} sources lost": missing,
@@ -381,33 +387,30 @@ class Trial:
 
 
 def try_way(
-    way: Way, places: Mapping[bool, str], directory: Path, filesystem: Any, expected: Result | None
+    way: Way, source: str, count: int, directory: Path, filesystem: Any, expected: Result | None
 ) -> tuple[dict[str, Any], Result]:
     """Its row of the table, and what its undisturbed run left, which the first way of all is `expected` of others."""
     name = f"out-{'-'.join(way.name.replace(',', '').split())}"
     target = Target(f"{_BUCKET}/{name}", filesystem) if way.to_bucket else Target(str(directory / name))
-    source = places[way.from_bucket]
     with ExitStack() as stack:
 
-        def trial(count: int = 0) -> Trial:
+        def trial() -> Trial:
             cluster = stack.enter_context(way.cluster(directory)) if way.cluster else None
             return Trial(way, source, target, count, cluster)
 
         target.remove()
         current = trial()
-        row: dict[str, Any] = {"way": way.name} | current.whole()
+        row: dict[str, Any] = {"way": way.name, "sources": count, "killed": {}} | current.whole()
         result = Result.read(target, source)
-        current.count = len(result.outcomes) if expected is None else len(expected.outcomes)
-        faults = result.faults(expected or result, current.count, row["finished"])
-        row |= {"sources": current.count, "faults": faults, "killed": {}}
+        row["faults"] = result.faults(expected or result, count, row["finished"])
         for victim in way.kills:
             target.remove()
             done = current.killed(victim)
             if victim == "scheduler":
                 stack.close()
-                current = trial(current.count)
+                current = trial()
             again = current.whole()
-            after = Result.read(target, source).faults(expected or result, current.count, done + again["finished"])
+            after = Result.read(target, source).faults(expected or result, count, done + again["finished"])
             row["killed"][victim] = {"done": done, "code": again["code"], "faults": after}
         target.remove()
     return row, result
@@ -420,13 +423,13 @@ def try_ways(shelf: Path, directory: Path, pattern: str) -> Iterator[dict[str, A
     chosen = [first, *(way for way in others if re.search(pattern, way.name))]
     with ExitStack() as stack:
         filesystem = None
-        places = {False: f"{shelf}/"}
+        places = {False: (f"{shelf}/", len(find_candidates([str(shelf)])))}
         if any(way.from_bucket or way.to_bucket for way in chosen):
             filesystem = stack.enter_context(bucket_server(directory, shelf))
-            places[True] = f"{_BUCKET}/in/"
+            places[True] = (f"{_BUCKET}/in/", len(names_of_objects(shelf)))
         expected = None
         for way in chosen:
-            row, result = try_way(way, places, directory, filesystem, expected)
+            row, result = try_way(way, *places[way.from_bucket], directory, filesystem, expected)
             expected = expected or result
             yield row
 
