@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.batch_ways import Result, Target, names_of_objects, write_odd_files
 from benchmarks.corpus import Layer, layer_of, write_archive, write_images
 from benchmarks.goals import Bench, Goal, second_runs, table
 from benchmarks.tiny import write_archives, write_one
 from tests.command import migrate
+from tests.shelves import archive
 from tests.unit.rehash.sources import make_tar
 
 
@@ -79,3 +81,20 @@ def test_each_goal_is_one_that_holds_or_one_that_is_missed(tmp_path: Path) -> No
     (goal,) = second_runs(bench, "3 images", tmp_path / "one" / "all.tar", 25)
     assert goal.name == "second run, 3 images, of the first"
     assert goal.figure > 0 and not bench.out.exists()
+
+
+def test_what_a_way_of_running_a_batch_has_lost_or_read_twice_is_named(tmp_path: Path) -> None:
+    shelf, out = tmp_path / "shelf", tmp_path / "out"
+    (shelf / "000").mkdir(parents=True)
+    for build in range(7):
+        (shelf / "000" / f"{build}.tar").write_bytes(archive("app", build))
+    write_odd_files(shelf)
+    assert len(names_of_objects(shelf)) == 13
+    assert migrate("batch", "--executor", "threads", shelf, out).code == 3
+    whole = Result.read(Target(str(out)), f"{shelf}/")
+    assert len(whole.outcomes) == 17
+    assert whole.faults(whole, 17, 17) == []
+    assert whole.faults(whole, 18, 18) == ["1 sources lost"]
+    assert whole.faults(whole, 17, 19) == ["2 read twice"]
+    (out / "index.json").write_bytes(b"{}")
+    assert Result.read(Target(str(out)), f"{shelf}/").faults(whole, 17, 17) == ["1 files with other bytes, index.json"]
