@@ -180,7 +180,7 @@ class DaskPool(WorkerPool):
             raise _lost() from error
         future: Future[list[JournalEntry]] = Future()
         future.set_running_or_notify_cancel()
-        call.add_done_callback(functools.partial(self._settle, order, future))
+        call.add_done_callback(functools.partial(self._take_result, order, future))
         return future
 
     @property
@@ -200,7 +200,7 @@ class DaskPool(WorkerPool):
         del future
         self._reserved = None
 
-    def _settle(self, order: WorkOrder, future: Future[list[JournalEntry]], call: Any) -> None:
+    def _take_result(self, order: WorkOrder, future: Future[list[JournalEntry]], call: Any) -> None:
         """In a thread of the client."""
         self._moved = time.monotonic()
         try:

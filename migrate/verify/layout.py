@@ -19,7 +19,7 @@ from migrate.verify.files import Files, TarFiles, read_small
 from migrate.verify.findings import Findings
 from migrate.verify.hashing import HashedFile, hash_files
 from migrate.verify.map_check import check_kept_names, closure, read_kept
-from migrate.verify.report_check import check_report
+from migrate.verify.report_check import check_kept_report
 from migrate.verify.walk import LayerUse, Walk, check_names
 
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
@@ -72,7 +72,7 @@ class _LayoutCheck:
         report, kept_map = self._document(REPORT_NAME, REPORT_BYTES), self._document(MAP_NAME)
         kept = read_kept(kept_map, report, self.findings)
         if report is not None:
-            check_report(self.walk, report, hashed, kept.removed)
+            check_kept_report(self.walk, report, hashed, kept.removed)
         granted: dict[str, set[Digest]] = {}
         for entry in self.entries:
             if name := entry.name:

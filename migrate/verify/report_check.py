@@ -14,7 +14,7 @@ from migrate.verify.hashing import HashedFile
 from migrate.verify.walk import Walk
 
 
-def check_report(
+def check_kept_report(
     walk: Walk, content: bytes, hashed: Mapping[str, HashedFile], removed: Collection[Digest] = frozenset()
 ) -> None:
     """Every image of the report is there, with its config and layers; but for those `removed` since."""
