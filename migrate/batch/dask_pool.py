@@ -129,21 +129,21 @@ class DaskPool(WorkerPool):
             worker: self._client.submit(*work(worker), workers=[worker], key=f"migrate-check-{self._key()}", pure=False)
             for worker in workers
         }
-        results = {worker: self._result_of(worker, call, progress) for worker, call in calls.items()}
+        began = time.monotonic()
+        results = {worker: self._result_of(worker, call, began, progress) for worker, call in calls.items()}
         return {worker: result for worker, result in results.items() if worker in self._threads_by_worker()}
 
-    def _result_of(self, worker: str, call: Any, progress: Progress) -> object:
-        began = time.monotonic()
-        was_told = False
+    def _result_of(self, worker: str, call: Any, began: float, progress: Progress) -> object:
+        told = began
         while True:
             try:
                 return call.result(timeout=_ASK_SECONDS)
             except TimeoutError as error:
-                waited = time.monotonic() - began
-                if worker not in self._threads_by_worker() or waited > 3 * _SILENT_SECONDS:
+                now = time.monotonic()
+                if worker not in self._threads_by_worker() or now - began > 3 * _SILENT_SECONDS:
                     return error
-                if waited > _SILENT_SECONDS and not was_told:
-                    was_told = True
+                if now - told >= _SILENT_SECONDS:
+                    told = now
                     progress.emit(Event(kind="notice", message=f"worker {worker} has not answered yet; waiting"))
             except Exception as error:  # noqa: BLE001 - whatever a worker answers with is its report
                 return error

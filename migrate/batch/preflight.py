@@ -69,6 +69,11 @@ def samples_of(tasks: Sequence[Task]) -> list[str]:
 def check_loads(reports: Mapping[str, object]) -> None:
     """`reports` by worker: None, or what loading this package ended with. UsageError for the first of them."""
     for worker, report in sorted(reports.items()):
+        if isinstance(report, TimeoutError):
+            raise UsageError(
+                f"worker {worker}: takes no task: it has stopped, or Dask has paused it at its memory limit; end it, or"
+                " give it more memory"
+            )
         if report is not None:
             raise UsageError(f"worker {worker}: cannot load this package ({report}); install {__version__} there")
 

@@ -15,9 +15,9 @@ from typing import Final
 from migrate.blobio.stopping import check_stop
 from migrate.blobio.stream import ByteStream
 
-RANGE_BYTES: Final = 8 * 1024 * 1024
+RANGE_BYTES: Final = 4 * 1024 * 1024
 """Of one request: a smaller one spends more of its time waiting, and stores charge for each."""
-UNDER_WAY: Final = 4
+UNDER_WAY: Final = 6
 """Ranges that are fetched at once, and held in memory."""
 
 
