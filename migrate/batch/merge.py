@@ -265,6 +265,7 @@ class Merge:
         images, self._of_source = self._of_source, []
         if self._rows_early is not None:
             self._rows_early.writelines(map(self._encoder.encode, self._report_rows(publisher, images)))
+            self._encoder.forget()
 
     def _rows(self, publisher: Publisher) -> Iterator[ReportImage]:
         """Last walk, in the order of the report: by location, and sorted within a source."""

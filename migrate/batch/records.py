@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -170,6 +171,11 @@ def _text(value: Any) -> str:
     return str(_each([value], str)[0])
 
 
+def _word(value: Any) -> str:
+    """One of few texts that thousands of records have, and that is in memory once."""
+    return sys.intern(_text(value))
+
+
 def _text_or_none(value: Any) -> str | None:
     return None if value is None else _text(value)
 
@@ -219,8 +225,8 @@ def _parse_layer(fields: Sequence[Any]) -> LayerRecord:
         empty=_flag(empty),
         blob=None
         if blob is None
-        else StoredBlob(digest=Digest(blob[0]), size=_whole(blob[1]), compression=_text(blob[2])),
-        origin=_text(origin),
+        else StoredBlob(digest=Digest(blob[0]), size=_whole(blob[1]), compression=_word(blob[2])),
+        origin=_word(origin),
         exact=_flag(exact),
         note=_text_or_none(note),
         flags=_each(flags, str),
@@ -275,15 +281,15 @@ def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRec
     os, architecture, variant = fields["platform"]
     composed = ComposedImage(
         config_document=base64.b64decode(fields["config"]),
-        config_media_type=_text(fields["config_type"]),
+        config_media_type=_word(fields["config_type"]),
         manifest_document=base64.b64decode(fields["manifest"]) if ready else b"",
-        manifest_media_type=_text(fields["manifest_type"]),
+        manifest_media_type=_word(fields["manifest_type"]),
         diff_ids=tuple(DiffID(Digest(diff_id)) for diff_id in fields["diff_ids"]),
         layers=tuple(
-            Descriptor(media_type=_text(media_type), digest=Digest(digest), size=_whole(size))
+            Descriptor(media_type=_word(media_type), digest=Digest(digest), size=_whole(size))
             for media_type, digest, size in fields.get("layers", ())
         ),
-        platform=Platform(os=_text(os), architecture=_text(architecture), variant=_text_or_none(variant)),
+        platform=Platform(os=_word(os), architecture=_word(architecture), variant=_text_or_none(variant)),
         created=_text_or_none(fields["created"]),
     )
     chain = () if rows is None else tuple(_whole(row, len(rows) - 1) for row in fields["chain"])

@@ -77,6 +77,10 @@ class RowEncoder:
         layers = b",\n        ".join([known[id(layer)][1] for layer in image.layers])
         return b"".join((separator, head, b'\n      "layers": [\n        ', layers, b"\n      ]", tail))
 
+    def forget(self) -> None:
+        """The rows that follow share no layer with those before."""
+        self._layer_rows.clear()
+
 
 def _indented(document: dict[str, Any], depth: int) -> bytes:
     """As it is in a report, so many blanks to the right."""

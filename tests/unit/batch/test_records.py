@@ -95,6 +95,21 @@ def test_a_record_of_many_layers_keeps_their_numbers() -> None:
     assert parse_record(encode_record(record), SOURCE) == record
 
 
+def test_texts_that_all_records_have_are_in_memory_once() -> None:
+    content = encode_record(
+        SourceRecord(type="docker-archive", layers=ROWS, images=(image(ROWS, (0, 1, 4), ready=True),))
+    )
+    one, other = (parse_record(content, SOURCE) for _ in range(2))
+    for first, second in zip(one.layers, other.layers, strict=True):
+        if first.hashed is not None and second.hashed is not None:
+            assert first.hashed.origin is second.hashed.origin
+            if first.hashed.blob is not None and second.hashed.blob is not None:
+                assert first.hashed.blob.compression is second.hashed.blob.compression
+    ours, theirs = (record.images[0].finished.composed for record in (one, other))
+    assert ours.config_media_type is theirs.config_media_type and ours.platform.os is theirs.platform.os
+    assert all(a.media_type is b.media_type for a, b in zip(ours.layers, theirs.layers, strict=True))
+
+
 def test_an_empty_record() -> None:
     assert parse_record(encode_record(SourceRecord()), SOURCE) == SourceRecord()
 
