@@ -39,6 +39,7 @@ class RegistryTarget(ImageTarget):
     """
 
     takes_files = True
+    names_have_hosts = False
 
     def __init__(self, location: str, options: ConvertOptions, *, client: RegistryClient | None = None) -> None:
         host, self._prefix = split_registry_target(location)

@@ -76,6 +76,7 @@ class RegistryStorage(ImageTarget):
     """
 
     takes_files = True
+    names_have_hosts = False
 
     def __init__(
         self,

@@ -146,6 +146,19 @@ def test_a_blob_is_there_once_committed(any_kind: Kind, tmp_path: Path) -> None:
     target.close()
 
 
+@pytest.mark.parametrize("name", WRITTEN)
+def test_names_have_no_host_in_a_registry_alone_and_in_its_preview(
+    make_kind: Callable[[str], Kind], name: str, tmp_path: Path
+) -> None:
+    target = make_kind(name).open(tmp_path / "target")
+    target.close()
+    assert target.names_have_hosts == (not isinstance(target, RegistryTarget | RegistryStorage))
+    form = {"registry": "docker", "layout": "oci"}.get(name.split()[0], name.split()[0])
+    place = "//127.0.0.1:9/preview" if form == "docker" else str(tmp_path / "preview")
+    preview = open_target(f"{form}:{place}", ConvertOptions(dry_run=True))
+    assert preview.names_have_hosts == target.names_have_hosts
+
+
 @pytest.mark.parametrize("piece", [1, 7, 65_536, 200_000, 10_000_000])
 def test_blobs_may_come_in_pieces_from_a_buffer_that_is_used_again(kind: Kind, piece: int, tmp_path: Path) -> None:
     target = kind.open(tmp_path / "target")
