@@ -6,8 +6,8 @@ Nothing prints and nothing exits. A source or image that cannot be converted rai
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def convert(
     Raises TargetError when the target fails (disk full, refused, not a layout), UsageError for a target that is a
     source, lies in one, or holds one, and ConflictError with `OnConflict.FAIL`.
     """
-    options = replace(options or ConvertOptions(), exact_sizes=True)
+    options = dataclasses.replace(options or ConvertOptions(), exact_sizes=True)
     locations = _locations(sources)
     refuse_to_write([*locations, *options.pool_files], target=str(target))
     with Conversion.opened(locations, options, str(target), progress=progress or SilentProgress()) as conversion:
@@ -85,7 +85,7 @@ def plan(
     blobs are estimates in bytes, their digests and those of manifests are None. Raises ConflictError, and UsageError
     also for `force`, `link` and `check_existing`, which are about a target.
     """
-    options = replace(options or ConvertOptions(), dry_run=True)
+    options = dataclasses.replace(options or ConvertOptions(), dry_run=True)
     options.check_without_target()
     with Conversion.opened(_locations(sources), options, progress=progress or SilentProgress()) as conversion:
         return conversion.run()
@@ -111,7 +111,7 @@ def batch(
     """
     request = BatchRequest(
         target=str(target),
-        options=replace(options or ConvertOptions(), exact_sizes=True),
+        options=dataclasses.replace(options or ConvertOptions(), exact_sizes=True),
         locations=_locations(sources),
         client=client,
     )
@@ -128,8 +128,8 @@ def inspect(
     """
     options = options or ReadOptions()
     if source_type is not None:
-        options = replace(options, source_type=_source_type(source_type))
-    opened = open_source(str(source), replace(options, driver=driver or options.driver))
+        options = dataclasses.replace(options, source_type=_source_type(source_type))
+    opened = open_source(str(source), dataclasses.replace(options, driver=driver or options.driver))
     try:
         return take_inventory(opened)
     finally:

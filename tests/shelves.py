@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from migrate.batch.batch import BatchRequest
 from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
@@ -29,7 +30,7 @@ def threads(asked: PoolRequest) -> WorkerPool:
 
 def request(shelf: Path, target: Path, jobs: int = 2, **changes: object) -> BatchRequest:
     options = ConvertOptions(jobs=jobs, exact_sizes=True)
-    return replace(BatchRequest(target=str(target), options=options, locations=[str(shelf)]), **changes)  # type: ignore[arg-type]
+    return replace(BatchRequest(target=str(target), options=options, locations=[str(shelf)]), **changes)
 
 
 def archive(app: str, build: int = 0, *, created: str = "2014-05-06T07:08:09Z") -> bytes:

@@ -6,9 +6,10 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
 
 from migrate.batch.plan import SourceOutcome
 from migrate.report.document import Report, SourceRow
@@ -21,8 +22,7 @@ ACCOUNT_COLUMNS: Final = (
 )
 
 
-@dataclass(slots=True)
-class Account:
+class Account(Struct):
     """`outcomes` counts sources, `tally` their layers; `head` is the report without its images, and `glance` what they
     are like. `present` of the images were in the target before."""
 
@@ -34,8 +34,7 @@ class Account:
     present: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class AccountRow:
+class AccountRow(Struct, frozen=True):
     """What became of one source. `size` is its own in bytes (None for directories), `seconds` what the worker took,
     and `tries` counts the workers that were given it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import os
 import re
@@ -9,9 +10,11 @@ import secrets
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from migrate import __version__
 from migrate.batch.account import Account, AccountRow
@@ -50,8 +53,7 @@ from migrate.writers.base import ImageTarget
 _SHARD_NAME = re.compile(r"journal-(\d+)-of-(\d+)\.jsonl")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRequest:
+class BatchRequest(Struct, frozen=True, kw_only=True):
     """What the user wants. `lists` are open streams of locations, one a line. `options.jobs` counts workers.
 
     `client` is a Dask client or cluster, or an executor, that stays the caller's; else `scheduler` is the address or
@@ -77,8 +79,7 @@ class BatchRequest:
         return self.scheduler is not None or self.client is not None
 
 
-@dataclass(slots=True)
-class BatchOutcome:
+class BatchOutcome(Struct):
     """What a batch gives. `exit_code` is that of the command; `lists` are locations by outcome, `rows` what became of
     each source. `head` is the report without its images, and `spool` holds all of its bytes until it is closed; a shard
     has neither, as `--merge` brings its images in."""
@@ -365,7 +366,7 @@ def _order(request: BatchRequest, recipe: str, state: Path, threads: int) -> Wor
         recipe=recipe,
         target=None if request.options.dry_run else absolute(request.target),
         state=absolute(str(state)),
-        options=replace(request.options, jobs=1 if request.is_remote else threads),
+        options=dataclasses.replace(request.options, jobs=1 if request.is_remote else threads),
     )
 
 

@@ -7,7 +7,9 @@ comes out depends on the records, and not on the order of work.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from migrate.batch.executors import WorkerPool
 from migrate.batch.journal import JournalWriter, RecordReader
@@ -24,8 +26,7 @@ from migrate.model.progress import Progress
 _STAGE = "complete"
 
 
-@dataclass(slots=True)
-class Completion:
+class Completion(Struct):
     """`sources` are those of the batch, in their order, and `read` gives the journals as they are now. `earlier` are
     the images of the target, None where there is none. `open_pool` is called when something is to be done. `run` may be
     called once."""

@@ -18,8 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from migrate.batch.executors import Work, WorkerPool
 from migrate.batch.journal import JournalEntry

@@ -13,10 +13,11 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.util import Finalize
 from typing import Any
+
+from msgspec import Struct
 
 from migrate.batch.journal import JournalEntry
 from migrate.batch.plan import Plan, Task
@@ -27,8 +28,7 @@ from migrate.model.progress import Progress
 Work = Callable[[WorkOrder, Task], list[JournalEntry]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolRequest:
+class PoolRequest(Struct, frozen=True, kw_only=True):
     """Where tasks shall run: `client` before `scheduler` before `executor` (`processes` or `threads`)."""
 
     executor: str = "processes"

@@ -18,11 +18,11 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from deflate import zlib_compress
+from msgspec import Struct
 
 from migrate.batch.plan import Finished, Shard, SourceIdentity, SourceOutcome
 from migrate.batch.records import SourceRecord, encode_record, parse_record
@@ -60,8 +60,7 @@ _LINE_BYTES: Final = CATALOG_BYTES
 """A longer line was not written by this program, and is passed over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JournalEntry:
+class JournalEntry(Struct, frozen=True, kw_only=True):
     """One finished source. `figures` are counts and sizes in bytes; `error` and `message` are of the first failure.
 
     `worker` is the name of the one that read it, where workers have names, and `tries` counts those that were given it.
@@ -89,8 +88,7 @@ class JournalEntry:
     again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LinePlace:
+class LinePlace(Struct, frozen=True):
     """Where a line of a journal is."""
 
     path: Path
@@ -98,8 +96,7 @@ class LinePlace:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """A line as read, without its record. `fields` of kind `run` open a run, of kind `merged` close one."""
 
     fields: Mapping[str, Any]

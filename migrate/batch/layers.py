@@ -11,8 +11,9 @@ import re
 import threading
 from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from migrate.batch.records import Role
 from migrate.blobio.limits import SMALL_FILE_BYTES
@@ -33,8 +34,7 @@ _CACHED: Final = 50_000
 """Layers that a worker keeps in memory; it looks the others up again."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownLayer:
+class KnownLayer(Struct, frozen=True):
     """A blob in the target, how it came there, and the run whose worker put or proved it."""
 
     blob: StoredBlob

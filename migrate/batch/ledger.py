@@ -5,9 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from migrate.batch.journal import JOURNAL_NAME, Line, LinePlace, iter_lines, journal_paths
 from migrate.batch.merge import MergeSource
@@ -17,8 +18,7 @@ Wants = Callable[[str, Finished], bool]
 """Whether a line about the source is what the reader of the journals is after."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """The line of one source that counts. It was finished `seconds` after 1970 and took `duration` of them."""
 
     finished: Finished
@@ -48,8 +48,7 @@ class Known:
         return (self.generation, self.seconds) >= (other.generation, other.seconds)
 
 
-@dataclass(slots=True)
-class Ledger:
+class Ledger(Struct):
     """`runs` are the opening lines of runs, by journal; `replaced` are records that a later line of their source
     replaces. `ends` has, by the names of the journals, how many bytes of each were read."""
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from migrate.batch.plan import Loan
 from migrate.batch.records import HeldLayer, SourceRecord
@@ -67,8 +68,7 @@ def lent_layers(layers: Mapping[LegacyID, str], options: ConvertOptions) -> Iter
         yield {legacy_id: opened[place] for legacy_id, place in layers.items() if place in opened}
 
 
-@dataclass(slots=True)
-class Lenders:
+class Lenders(Struct):
     """Who has the layers `wanted`: IDs and diffIDs. `take` gets the records in the order of the sources."""
 
     wanted: set[str]

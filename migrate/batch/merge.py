@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import BinaryIO, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from migrate import __version__
 from migrate.batch.account import Account
@@ -39,8 +41,7 @@ from migrate.writers.base import ImageTarget
 _PIECE_BYTES: Final = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class MergeSource:
+class MergeSource(Struct, frozen=True):
     """One source of the batch, by its line in the journal. `generation` counts the merges before it."""
 
     location: str
@@ -50,8 +51,7 @@ class MergeSource:
     message: str | None = None
 
 
-@dataclass(slots=True)
-class Merge:
+class Merge(Struct):
     """Ends one batch. `sources` are in the order that decides ties; `older` are places of records with blobs
     only, `done` the locations of sources that were read before, whose failures have not been shown, and `gone` those of
     sources that are there no longer. `run` may be called once."""

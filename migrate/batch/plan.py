@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct, field
 
 from migrate.errors import UsageError
 from migrate.model.image import HashedLayer
@@ -31,8 +32,7 @@ class SourceOutcome(StrEnum):
     SKIPPED = "skipped"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceIdentity:
+class SourceIdentity(Struct, frozen=True):
     """By what a source is still the one that was read: its size in bytes (None for directories) and a mark
     of its last change (a file's mtime in ns, an object's ETag, the digest of a directory's listing)."""
 
@@ -40,8 +40,7 @@ class SourceIdentity:
     mark: str
 
 
-@dataclass(frozen=True, slots=True)
-class Loan:
+class Loan(Struct, frozen=True):
     """What the rest of a batch has of what a source lacks: v1 layers, by the source to read them from, and layers that
     are in the target already. Layers that only earlier runs put into the target are not in it."""
 
@@ -49,8 +48,7 @@ class Loan:
     contents: tuple[HashedLayer, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """One thing that may be a source. `order` is its place in the command line's expansion; `unfit`: why it is
     none that can be opened. `loan` is for a source that was read before, by itself."""
 
@@ -61,8 +59,7 @@ class Candidate:
     loan: Loan | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """What the journal has about a source: where it was, how it was read (`recipe`), what became of it."""
 
     identity: SourceIdentity
@@ -70,16 +67,14 @@ class Finished:
     outcome: SourceOutcome
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """Sources that one worker converts, one after the other."""
 
     number: int
     sources: tuple[Candidate, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """`tasks` are to be run; `done` are in the journal already, with the outcome that they had."""
 
     tasks: tuple[Task, ...]
@@ -94,8 +89,7 @@ class Plan:
         return sum(candidate.identity.size or 0 for task in self.tasks for candidate in task.sources)
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(Struct, frozen=True):
     """Part `number` of `count`, from 1. A source belongs to a shard by its location, whatever else is on the list."""
 
     number: int

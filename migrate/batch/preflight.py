@@ -11,8 +11,9 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from migrate import __version__
 from migrate.batch.plan import Candidate, Task
@@ -32,8 +33,7 @@ _SAME: Final = ("deflate", "isal", "orjson")
 _MARK: Final = "preflight-"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerReport:
+class WorkerReport(Struct, frozen=True, kw_only=True):
     """What one worker found out. `unreadable` and `target` are reasons, None where there is nothing to complain of."""
 
     versions: Mapping[str, str]

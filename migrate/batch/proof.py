@@ -8,12 +8,12 @@ believed, as it is of `.migrate/payloads` (docs/decisions/0004-hints-are-proven.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Final
 
 from migrate.batch.journal import LinePlace, RecordReader
@@ -77,7 +77,9 @@ def is_proven(location: str, record: SourceRecord, options: ConvertOptions) -> b
         return not record.images
     try:
         with lent_layers(record.lent, options) as layers:
-            conversion = Conversion([OpenedSource(location, source)], replace(options, jobs=1), lent=Lent(layers))
+            conversion = Conversion(
+                [OpenedSource(location, source)], dataclasses.replace(options, jobs=1), lent=Lent(layers)
+            )
             # The one source of the conversion has to list what the record has.
             try:
                 conversion.gather()

@@ -10,9 +10,10 @@ import base64
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
+
+from msgspec import Struct, field, to_builtins
 
 from migrate.blobio.limits import STATED_BYTES
 from migrate.convert.publish import FinishedImage
@@ -38,8 +39,7 @@ class Role(StrEnum):
     FOUND = "found"
 
 
-@dataclass(frozen=True, slots=True)
-class LayerRecord:
+class LayerRecord(Struct, frozen=True):
     """One legacy layer of a source; `hashed` is None where the history step never had bytes."""
 
     legacy_id: LegacyID
@@ -47,8 +47,7 @@ class LayerRecord:
     role: Role = Role.MADE
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
+class ImageRecord(Struct, frozen=True):
     """A finished image without the blobs of its layers, on which the merge decides. `chain` are its rows, base first.
 
     `ready` holds manifest and layers of an image whose manifest was carried over.
@@ -58,8 +57,7 @@ class ImageRecord:
     chain: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class HeldLayer:
+class HeldLayer(Struct, frozen=True):
     """A layer with v1 JSON, which other sources of the batch may lack. `mark` is the beginning of the digest of that
     JSON. `is_v1` is false for JSON beside a manifest.json, which other programs made up."""
 
@@ -68,8 +66,7 @@ class HeldLayer:
     is_v1: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceRecord:
+class SourceRecord(Struct, frozen=True, kw_only=True):
     """`containers` are those of which no image was made. `missing` are IDs and diffIDs of layers that failed images
     lack, `held` the layers that other sources may take, and `lent` those that were taken from other sources."""
 
@@ -106,8 +103,8 @@ def encode_record(record: SourceRecord) -> bytes:
             for failure in record.failures
         ],
         "warnings": list(record.warnings),
-        "containers": [asdict(container) for container in record.containers],
-        "orphaned_volumes": [asdict(volume) for volume in record.orphaned_volumes],
+        "containers": [to_builtins(container) for container in record.containers],
+        "orphaned_volumes": [to_builtins(volume) for volume in record.orphaned_volumes],
         **({"missing": list(record.missing)} if record.missing else {}),
         **({"lent": dict(record.lent)} if record.lent else {}),
     }
@@ -256,7 +253,7 @@ def _image_fields(record: ImageRecord) -> dict[str, Any]:
     if image.containers:
         fields["containers"] = list(image.containers)
     if image.container is not None:
-        fields["container"] = asdict(image.container)
+        fields["container"] = to_builtins(image.container)
     if image.legacy_digests:
         fields["legacy_digests"] = [digest.hex for digest in image.legacy_digests]
     if image.warnings:

@@ -9,8 +9,10 @@ import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from migrate.batch.executors import WorkerPool
 from migrate.batch.journal import JournalEntry, JournalWriter, unpack_record
@@ -27,8 +29,7 @@ _TRIED_WORKERS: Final = 3
 _WAIT_SECONDS: Final = 0.5
 
 
-@dataclass(slots=True)
-class TaskRun:
+class TaskRun(Struct):
     """Runs the tasks of a plan. `run` may be called once. `stage` is that of its events: in any but `batch` sources are
     read once more, and what becomes of them is not told, nor written down where their worker died."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from migrate.batch.journal import is_running, iter_lines, journal_paths
 from migrate.batch.plan import SourceOutcome
@@ -15,8 +16,7 @@ from migrate.batch.targets import open_state
 from migrate.errors import UsageError
 
 
-@dataclass(slots=True)
-class JournalStatus:
+class JournalStatus(Struct):
     """One journal. `planned` and `done` count sources of its latest run, `done_before` those that it found done, and
     `outcomes` all that the journal has. Sizes are bytes of what the run reads, `first` and `last` seconds since 1970
     of its lines. `started` is None for a journal that only has what was merged."""

@@ -13,9 +13,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from migrate import __version__
 from migrate.batch.journal import JournalEntry, pack_record
@@ -50,8 +52,7 @@ _OPENED_AHEAD: Final = 4
 Opening = Callable[[], LegacySource]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkOrder:
+class WorkOrder(Struct, frozen=True, kw_only=True):
     """How every source of a run is converted. `target` is None in a dry run, whose workers share `state`.
 
     `run` is 16 hex digits, another one for every run; `recipe` names the options that decide what comes out.
@@ -343,8 +344,7 @@ def _close_opened(opened: Future[LegacySource]) -> None:
         opened.result().close()
 
 
-@dataclass(frozen=True, slots=True)
-class SourceResult:
+class SourceResult(Struct, frozen=True):
     outcome: SourceOutcome
     record: SourceRecord
     error: str | None = None

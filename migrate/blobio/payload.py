@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import BinaryIO
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extent:
+
+class Extent(Struct, frozen=True, kw_only=True):
     """Bytes that lie in one piece in a file: read by position from `fd`, whose owner keeps it open."""
 
     fd: int
@@ -15,8 +15,7 @@ class Extent:
     size: int
 
 
-@dataclass(slots=True, kw_only=True)
-class Payload:
+class Payload(Struct, kw_only=True):
     """A layer's bytes as stored.
 
     `stream` reads them from the start, once. `extent`, where given, holds the same bytes and can be read by position

@@ -12,8 +12,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import BinaryIO, cast
+
+from msgspec import Struct
 
 from migrate.blobio.compression import detect_compression
 from migrate.blobio.readahead import ReadAhead
@@ -25,8 +26,7 @@ _ZEROS = bytes(_CHUNK)
 _HEAD_BYTES = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Seekable:
+class Seekable(Struct, frozen=True):
     """A plain file: a descriptor of the caller's, and its size in bytes."""
 
     fd: int

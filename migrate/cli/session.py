@@ -116,7 +116,7 @@ def next_steps(target: str) -> list[str]:
 def print_results(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
     """Writes the reports that were chosen, then the summary on stdout."""
     if outputs.is_asked("report"):
-        from dataclasses import replace
+        from msgspec.structs import replace
 
         from migrate.report.json import iter_report
 

@@ -6,8 +6,9 @@ The bytes are those of Docker 1.10 to 24 (moby image/v1/imagev1.go, MakeConfigFr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from migrate.documents.go_json import RawValue, encode, encode_object, fold_key
 from migrate.documents.go_time import ZERO_TIME
@@ -16,8 +17,7 @@ from migrate.model.digest import DiffID
 from migrate.model.image import Platform
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryStep:
+class HistoryStep(Struct, frozen=True, kw_only=True):
     """One step of a config's history. `created` is RFC3339Nano. `empty_layer`: the step has no layer."""
 
     created: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from migrate.compose.config import HistoryStep, config_frame, encode_diff_id, encode_step, fill_platform
 from migrate.compose.manifest import CONFIG_TYPE_OF, MANIFEST_TYPE_OF, config_descriptor, layer_descriptor

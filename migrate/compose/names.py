@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Platform
@@ -18,8 +20,7 @@ from migrate.model.reference import Reference
 from migrate.model.rename import map_reference, repository_reference
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(Struct, frozen=True, kw_only=True):
     """One image that wants one reference. `order` is its place in the run, behind those that the
     target held already (negative). `created` is RFC 3339 in any offset, or None. `image_id` is the config's digest in
     hex, empty for an image of the target whose manifest has none; `legacy_id` that of an image of this run.
@@ -44,8 +45,7 @@ class Claim:
         return all(diff_id in rest for diff_id in few)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NameConflict:
+class NameConflict(Struct, frozen=True, kw_only=True):
     """Claims of one name on one platform, of which `kept` has it; None where no image of the target had it before."""
 
     reference: Reference
@@ -54,8 +54,7 @@ class NameConflict:
     others: tuple[Claim, ...]
 
 
-@dataclass(slots=True)
-class Names:
+class Names(Struct):
     """`by_digest`: the references of each manifest; `indexes`: reference → one manifest for each platform, sorted;
     `refused`: digests that `fail` takes out of the run; `conflicts` in the order of their references."""
 

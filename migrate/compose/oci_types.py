@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from migrate.documents.oci import parse_index, parse_manifest, rewrite_index, rewrite_manifest
 from migrate.model.digest import Digest

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from migrate.compose.oci_types import index_in_oci_types
 from migrate.documents.oci import parse_index
@@ -18,8 +20,7 @@ from migrate.model.legacy import ReadyIndex, ReadyManifest
 from migrate.model.reference import Reference
 
 
-@dataclass(slots=True)
-class CarriedLists:
+class CarriedLists(Struct):
     """Takes every finished image, then `decide`s. `split`: why a list, by its digest, is not whole.
 
     `in_oci_types`: the lists get OCI's media types, as the manifests in them have. Lists are named by the digests that

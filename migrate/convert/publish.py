@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from migrate.compose.image import HashedChain
 from migrate.compose.manifest import compose_index
@@ -42,8 +44,7 @@ _SIGNATURE_TAG = re.compile(r"sha256-([0-9a-f]{64})(?:\..*)?")
 """The tag of what is about a manifest: cosign's `.sig`, `.att` and `.sbom`, or the list of its referrers (OCI 1.1)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedImage:
+class FinishedImage(Struct, frozen=True, kw_only=True):
     """An image that lacks nothing but its names.
 
     `source` is the location of its source, `order` its place in the run, which decides ties. `references` are those of
@@ -107,8 +108,7 @@ ImageWalk = Callable[[], Iterable[FinishedImage]]
 """Gives the same images in the same order each time it is called."""
 
 
-@dataclass(slots=True)
-class Publisher:
+class Publisher(Struct):
     """Names and writes the images of one run: `publish` once, then `rows` as often as needed.
 
     `present` counts the images that were in the target before.

@@ -6,14 +6,17 @@ own failure, or an interruption, ends the run.
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from migrate import __version__
 from migrate.blobio import limits
@@ -75,8 +78,7 @@ HashedLayers = Mapping[JobKey, "HashedLayer | MigrateError"]
 Chain = tuple[LegacyLayer, ...]
 
 
-@dataclass(slots=True)
-class OpenedSource:
+class OpenedSource(Struct):
     """A source of the run: opened, or the reason why it could not be."""
 
     location: str
@@ -114,8 +116,7 @@ def open_sources(locations: Sequence[str], options: ReadOptions) -> list[OpenedS
     return opened
 
 
-@dataclass(slots=True)
-class PlannedImage:
+class PlannedImage(Struct):
     """One image on its way. `order` is its place in the run and decides ties; `elsewhere` are the layers of its chain
     that another source of the run has, and its index."""
 
@@ -129,8 +130,7 @@ class PlannedImage:
     elsewhere: dict[LegacyID, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Lent:
+class Lent(Struct, frozen=True):
     """What another run, or part of it, has of what the sources lack: v1 layers, by the source that they are read from,
     and the contents that the target has already."""
 
@@ -138,8 +138,7 @@ class Lent:
     contents: Mapping[DiffID, HashedLayer] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct):
     """What a run gives: its report, the exit code of the command (`migrate.errors.EXIT_CODES`), and how many of the
     images were in the target before (`present`)."""
 
@@ -148,8 +147,7 @@ class Outcome:
     present: int = 0
 
 
-@dataclass(slots=True)
-class Conversion:
+class Conversion(Struct):
     """One run. `run` may be called once. `missing` are the IDs and diffIDs of layers that failed images lack."""
 
     sources: Sequence[OpenedSource]
@@ -181,7 +179,9 @@ class Conversion:
         if self.target is None and self.options.dry_run and not self.options.exact_sizes:
             self._estimate = SizeEstimate(self.options.compression)
         if self.target is not None and self.target.wants_compression is not None:
-            self.options = replace(self.options, compression=self.target.wants_compression, compression_level=None)
+            self.options = dataclasses.replace(
+                self.options, compression=self.target.wants_compression, compression_level=None
+            )
 
     @classmethod
     @contextmanager

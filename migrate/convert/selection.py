@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from migrate.errors import UsageError
 from migrate.model.legacy import Failure, LegacyImage, ReadyIndex, SourceListing

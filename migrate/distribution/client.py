@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import IO, TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from migrate.distribution.authorization import Access, AuthorizationError, Scope
 from migrate.distribution.download import BlobDownload, stated_length
@@ -54,8 +55,7 @@ _ERRNO = re.compile(r"\[Errno -?\d+\] ")
 """How the text of an OSError begins: of no use to a person."""
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedManifest:
+class FetchedManifest(Struct, frozen=True):
     """`digest` is the registry's word; the caller compares it with the content."""
 
     content: bytes

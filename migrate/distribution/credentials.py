@@ -11,9 +11,10 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from migrate.blobio.limits import SMALL_FILE_BYTES, read_limited
 from migrate.documents.json_text import encode_json, load_json
@@ -26,8 +27,7 @@ _HUB: Final = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _HUB_KEY: Final = "https://index.docker.io/v1/"
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Struct, frozen=True):
     """A user with a password, or an identity token that the token server exchanges. Never shown in a message."""
 
     user: str

@@ -8,9 +8,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import IO, Any, Final
 from urllib.parse import quote, urlsplit
+
+from msgspec import Struct, field
 
 from migrate.distribution.authorization import Authorizer, Scope
 from migrate.distribution.bodies import read_body
@@ -52,8 +53,7 @@ class UntrustedCertificateError(RegistryAnswerError):
     code = "untrusted-certificate"
 
 
-@dataclass(slots=True)
-class Traffic:
+class Traffic(Struct, eq=False):
     """What was sent. `blob_bytes` counts bodies that arrived, `repeated_bytes` those that had to be sent again."""
 
     requests: int = 0
@@ -63,7 +63,7 @@ class Traffic:
     uploads: int = 0
     mounts: int = 0
     skipped: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, **counts: int) -> None:
         with self._lock:

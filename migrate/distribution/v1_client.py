@@ -11,9 +11,11 @@ import re
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from migrate.blobio.limits import STATED_BYTES, parse_whole
 from migrate.distribution.authorization import Scope
@@ -44,8 +46,7 @@ class UnstatedSizeError(RegistryAnswerError):
     """There is a layer, and its size is not known before it has come."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageJson:
+class ImageJson(Struct, frozen=True):
     """A layer's v1 JSON as sent, the size of its layer as stored in bytes if stated, and its recorded checksums."""
 
     content: bytes
@@ -53,8 +54,7 @@ class ImageJson:
     checksums: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Access:
+class _Access(Struct, frozen=True):
     """How one repository is read. `endpoints` are prefixes of URLs, "" for the server itself. `recorded` has what the
     index lists: image ID → its checksum, "" where it has none."""
 

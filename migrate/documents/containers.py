@@ -10,8 +10,9 @@ in `problems`. The exception is `Config`, which becomes the config of an image: 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from migrate.documents.go_json import fold_key
 from migrate.documents.go_time import ZERO_TIME, normalise_time
@@ -23,8 +24,7 @@ Settings = Mapping[str, Any]
 """A container's `Config`, field → value, as `v1_json.parse_settings` gives it. Only `v1_json` looks inside."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountRecord:
+class MountRecord(Struct, frozen=True, kw_only=True):
     """A volume or bind mount of a container, at the path `destination`.
 
     `source` is a path of the machine on which Docker ran, "" where the record has none: then `name` is that of a
@@ -39,8 +39,7 @@ class MountRecord:
     mode: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerRecord:
+class ContainerRecord(Struct, frozen=True, kw_only=True):
     """One container. Texts are "" where the record has none; times are RFC3339Nano, None where they were never set.
 
     `name` is without its slash. `image` is the legacy ID of its image, or `sha256:…` once Docker 1.10 has rewritten the

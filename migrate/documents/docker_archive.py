@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.go_json import read_document
@@ -15,8 +16,7 @@ from migrate.model.legacy import LegacyID
 from migrate.model.reference import Reference
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArchiveManifestEntry:
+class ArchiveManifestEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One image of an archive. `config` and `layers` (base first) are names of members as written."""
 
     config: str

@@ -7,8 +7,9 @@ A struct is a table of fields; a decoded struct is a dict that holds the fields 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from migrate.documents.go_json import EscapedString, Number, RawArray, RawObject, fold_key, in_int64
 from migrate.documents.go_time import normalise_time
@@ -30,8 +31,7 @@ class MismatchError(ValueError):
         return f"{'.'.join(reversed(self.path)).replace('.[', '[') or 'document'}: not {self.wanted}"
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(msgspec.Struct, frozen=True):
     """A field of a Go struct. `zero` is what Go writes where the field was never set.
 
     `omit_empty` is Go's omitempty. On a field that is a pointer it means `omit_nil`: a pointer to an empty value is not

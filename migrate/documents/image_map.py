@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from migrate.blobio.limits import CATALOG_BYTES
 from migrate.documents.json_text import encode_json_pretty, shown
@@ -19,8 +20,7 @@ from migrate.model.digest import Digest, ImageID
 SCHEMA_VERSION: Final = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MappedImage:
+class MappedImage(Struct, frozen=True, kw_only=True):
     """One image. `names` are its references in the target now, `references` those that its sources gave it ever.
 
     `containers` are the old containers that were made from it, `legacy_digests` those of old manifests that named it.

@@ -6,8 +6,9 @@ Formats: Docker "Image Manifest Version 2, Schema 2" and the OCI image specifica
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+import msgspec
 
 from migrate.blobio.limits import CATALOG_BYTES, JSON_BYTES, STATED_BYTES
 from migrate.documents.go_json import RawObject, RawValue, carried_values, read_document
@@ -34,8 +35,7 @@ OCI_LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 _DOCKER_TYPES: Final = frozenset({MediaType.DOCKER_MANIFEST, MediaType.DOCKER_LIST})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfigFacts:
+class ConfigFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of a config. `history_empty` holds one flag per history step; None where the config has no history.
 
     `platform` is None where `os` or `architecture` is missing; `os` and `architecture` are as written.
@@ -55,8 +55,7 @@ class ConfigFacts:
         return (self.history_empty or ()).count(False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManifestFacts:
+class ManifestFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of a manifest; `layers` base first."""
 
     media_type: str
@@ -64,8 +63,7 @@ class ManifestFacts:
     layers: tuple[Descriptor, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexEntry:
+class IndexEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One manifest of an index, with what the index has about it.
 
     `other` are members that this program does not read, plain or as RawValue, kept for when the entry is written again;
@@ -74,8 +72,8 @@ class IndexEntry:
 
     descriptor: Descriptor
     platform: Platform | None = None
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    other: Mapping[str, Any] = field(default_factory=dict)
+    annotations: Mapping[str, str] = msgspec.field(default_factory=dict)
+    other: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def name(self) -> str | None:
@@ -92,8 +90,7 @@ class IndexEntry:
         return str(Reference.parse(full).familiar()) if full else name or None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexFacts:
+class IndexFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of an index."""
 
     media_type: str

@@ -13,8 +13,9 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from migrate.documents.go_json import fold_key
 from migrate.documents.go_struct import Field, Struct, decode_document, decode_int64, decode_string, decode_structs
@@ -44,8 +45,7 @@ _MANIFEST: Final = Struct(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True):
     """One JWS signature: `header` holds `alg` and `jwk` or `x5c`; `protected` is base64url as it was signed."""
 
     header: Mapping[str, Any]
@@ -53,16 +53,14 @@ class Signature:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedManifest:
+class OpenedManifest(msgspec.Struct, frozen=True):
     """`payload` is what the digest covers, and all that may be read; `signatures` is empty for an unsigned manifest."""
 
     payload: bytes
     signatures: tuple[Signature, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schema1Entry:
+class Schema1Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One history step: `json` is v1Compatibility, verbatim, `blob_sum` its layer (also where `throwaway`)."""
 
     legacy_id: LegacyID
@@ -72,8 +70,7 @@ class Schema1Entry:
     throwaway: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schema1Manifest:
+class Schema1Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """`entries` run base first, unlike the document. `name`, `tag` and `architecture` are informative.
 
     `wrong_parents` are the layers that name another parent than the entry below them, where such are accepted.

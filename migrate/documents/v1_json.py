@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from migrate.documents.go_json import RawObject, carried_values, fold_key, read_document
 from migrate.documents.go_struct import (
@@ -95,8 +96,7 @@ _FIRST_WITHOUT_FALLBACK: Final = (1, 8, 3)
 _VERSION_NUMBER = re.compile(r"[+-]?[0-9]{1,4000}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class V1Json:
+class V1Json(msgspec.Struct, frozen=True, kw_only=True):
     """What is in one layer's JSON. None: absent, null or empty.
 
     `created` is RFC3339Nano as Go writes it back. `created_by` is the words of `container_config.Cmd` with single

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from migrate.blobio.limits import JSON_BYTES
 from migrate.compose.image import DOCKER_MAX_LAYERS
@@ -33,8 +35,7 @@ _PLAIN_OR_GZIP: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExistingImage:
+class ExistingImage(Struct, frozen=True, kw_only=True):
     """An image that was in the target before this run. `created` and `diff_ids` are its config's, None and () for an
     index, as is `image_id`, the config's digest.
 
@@ -57,8 +58,7 @@ class ConfigSummary(NamedTuple):
     diff_ids: tuple[DiffID, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFacts:
+class ImageFacts(Struct, frozen=True, kw_only=True):
     """What manifest.json needs of an image: the blobs of its config and of its layers, base first."""
 
     config: Descriptor
@@ -73,8 +73,7 @@ class ImageFacts:
         return cls(config=manifest.config, layers=manifest.layers, platform=document.entry.platform)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogFacts:
+class CatalogFacts(Struct, frozen=True, kw_only=True):
     """By manifest digest: images, and the children of manifest lists and indexes in their order."""
 
     images: Mapping[Digest, ImageFacts] = field(default_factory=dict)

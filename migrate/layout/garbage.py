@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from migrate.documents.oci import IndexEntry
 from migrate.errors import DamagedError
@@ -14,8 +15,7 @@ from migrate.model.digest import Digest
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Garbage:
+class Garbage(Struct, frozen=True):
     """`entries` of index.json stay; `images` are the manifests that go, `blobs` all that goes, with its bytes."""
 
     entries: tuple[IndexEntry, ...]

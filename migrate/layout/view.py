@@ -9,10 +9,11 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.blobio.limits import CATALOG_BYTES, JSON_BYTES, STORED_RATIO, read_limited
@@ -41,8 +42,7 @@ from migrate.tar.header import BLOCK
 from migrate.tar.index import looks_like_tar
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredImage:
+class StoredImage(Struct, frozen=True, kw_only=True):
     """One image of a layout. `manifest` is None in a docker archive, which has none.
 
     `config` and `layers` name files of the layout, layers base first.
@@ -60,8 +60,7 @@ class StoredImage:
         return self.references[0] if self.references else str(self.manifest or self.config)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredLayer:
+class StoredLayer(Struct, frozen=True, kw_only=True):
     """`size` is that of the blob as stored; `compression` as `detect_compression` names it."""
 
     file: str

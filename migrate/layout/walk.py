@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from migrate.blobio import limits
 from migrate.documents.oci import IndexEntry, ManifestFacts, parse_index, parse_manifest
@@ -20,8 +21,7 @@ _AT_ONCE: Final = 256
 """Documents read in one call: a bucket reads them in parallel, and they are in memory together."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class Document(Struct, frozen=True, kw_only=True):
     """A manifest (`manifest` is set), an index (`children` are its entries), or one that could not be read (`error`).
 
     `entry` is the first entry met that names it.

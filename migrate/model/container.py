@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 Kind = Literal["volume", "bind"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Volume:
+class Volume(Struct, frozen=True, kw_only=True):
     """Files of a container that are in no layer, at `path` in the container.
 
     `source` is where they are: of a `volume`, in the Docker root as it is now; of a `bind`, on the machine that Docker
@@ -22,8 +22,7 @@ class Volume:
     kind: Kind = "volume"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCommand:
+class RunCommand(Struct, frozen=True, kw_only=True):
     """`words` of a `docker run`, not quoted for any shell, which names volumes that are not there yet: `volume_names`,
     by path in the container. `image_name` is what the image was called when the container was made, or ""."""
 
@@ -32,8 +31,7 @@ class RunCommand:
     image_name: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Container:
+class Container(Struct, frozen=True, kw_only=True):
     """`image` is the legacy ID of the image that it was made from. `state` is Docker's word: created, running, paused,
     restarting, exited or dead; `unknown` where its record cannot be read. `created` is RFC3339Nano.
 

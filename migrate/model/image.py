@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from migrate.model.digest import DiffID, Digest, ImageID
 
@@ -37,8 +39,7 @@ CONFIG_TYPES: Final = frozenset({MediaType.DOCKER_CONFIG, MediaType.OCI_CONFIG, 
 """What manifests call an image's config. Docker 1.10 pushed some as octet-stream (moby 1.10, distribution/push_v2)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Platform:
+class Platform(Struct, frozen=True, kw_only=True, order=True):
     """As in an index descriptor: `os` and `architecture` are Go's names, `variant` as in arm `v7`."""
 
     os: str
@@ -49,8 +50,7 @@ class Platform:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True, kw_only=True):
     """What a manifest or index has about a blob; `size` in bytes."""
 
     media_type: str
@@ -58,8 +58,7 @@ class Descriptor:
     size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredBlob:
+class StoredBlob(Struct, frozen=True, kw_only=True):
     """A layer blob in the target. `compression` is `gzip`, `zstd` or `none`; the media type depends on the format."""
 
     digest: Digest
@@ -67,8 +66,7 @@ class StoredBlob:
     compression: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HashedLayer:
+class HashedLayer(Struct, frozen=True, kw_only=True):
     """What one read of a layer's bytes found.
 
     `tar_size` counts the uncompressed tar. `empty`: the tar holds no entry. `blob` is None where nothing was stored
@@ -89,8 +87,8 @@ class HashedLayer:
     flags: tuple[str, ...] = ()
     flagged: tuple[tuple[str, str], ...] = ()
     damaged: bool = False
-    carried: StoredBlob | None = field(default=None, compare=False)
-    estimate: int | None = field(default=None, compare=False)
+    carried: StoredBlob | None = None
+    estimate: int | None = None
 
 
 class Pieces:
@@ -109,8 +107,11 @@ class Pieces:
         return b"".join(part if isinstance(part, bytes) else part[2].join(part[0][: part[1]]) for part in self._parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComposedImage:
+_OF_DOCUMENT: Final = ImageID(Digest("0" * 64))
+"""Until `__post_init__` puts the digest of the document in its place."""
+
+
+class ComposedImage(Struct, frozen=True, kw_only=True):
     """A finished image: the exact bytes of its config and manifest, and the layers it names, base first.
 
     `manifest_document` is b"" where a dry run made none. `diff_ids` and `layers` run in parallel; `layers` carry the
@@ -128,13 +129,14 @@ class ComposedImage:
     warnings: tuple[str, ...] = ()
     certain: bool = True
 
-    image_id: ImageID = field(init=False)
-    manifest_digest: Digest = field(init=False)
+    image_id: ImageID = _OF_DOCUMENT
+    manifest_digest: Digest = _OF_DOCUMENT
 
     def __post_init__(self) -> None:
-        # Names, order, target and report use these a dozen times for each image.
-        object.__setattr__(self, "image_id", ImageID(Digest.of(self.config)))
-        object.__setattr__(self, "manifest_digest", Digest.of(self.manifest))
+        # Names, order, target and report use these a dozen times for each image. They follow from the documents,
+        # whatever was given.
+        force_setattr(self, "image_id", ImageID(Digest.of(self.config)))
+        force_setattr(self, "manifest_digest", Digest.of(self.manifest))
 
     @property
     def config(self) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
+
+from msgspec import Struct, field
 
 from migrate.errors import MigrateError
 from migrate.model.container import Container
@@ -51,8 +52,7 @@ class Origin(StrEnum):
     DIFF = "diff"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PayloadRef:
+class PayloadRef(Struct, frozen=True, kw_only=True):
     """What is known about a layer's bytes before they are read.
 
     `key` is unique within its source; equal keys are the same bytes. `size` is that of the bytes as stored.
@@ -75,8 +75,7 @@ class PayloadRef:
     absent: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LegacyLayer:
+class LegacyLayer(Struct, frozen=True, kw_only=True):
     """One layer. `json` is verbatim, and from readers a `LayerDocument`, which keeps what is read from it; `parent` is
     the effective parent after the source's own rules.
 
@@ -90,16 +89,14 @@ class LegacyLayer:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadyManifest:
+class ReadyManifest(Struct, frozen=True, kw_only=True):
     """A schema-2 or OCI manifest that is carried over byte for byte."""
 
     content: bytes
     media_type: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LegacyImage:
+class LegacyImage(Struct, frozen=True, kw_only=True):
     """An image as its source names it.
 
     `chain`, base first, is given where the source lists an image's layers itself (manifest.json, schema 1); else the
@@ -123,8 +120,7 @@ class LegacyImage:
     certain: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadyIndex:
+class ReadyIndex(Struct, frozen=True, kw_only=True):
     """A manifest list or OCI index that is carried over byte for byte, with every child (none has references).
 
     `nested` are the indexes inside it, the innermost first; `children` are the images of all of them.
@@ -142,8 +138,7 @@ class ReadyIndex:
         return (self.content, *(nested.content for nested in self.nested))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Struct, frozen=True, kw_only=True):
     """What could not be converted: an image that its source names but does not hold, or that is damaged.
 
     `source` is the location that the user named; without `legacy_id` and `references` all of it failed. `error` is a
@@ -187,8 +182,7 @@ class Failure:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceListing:
+class SourceListing(Struct, frozen=True, kw_only=True):
     """All that a source holds. Lists are sorted, and the same on every reading.
 
     `layers` are all legacy IDs that could be images of their own (`--all`); `containers` are images that can be made of

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+
+class Event(Struct, frozen=True, kw_only=True):
     """One step forward. `kind` is one of
 
     `stage` (a stage begins: `stage`, `total_bytes`, `total_items`), `advance` (`bytes` of input were processed),

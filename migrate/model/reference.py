@@ -8,8 +8,9 @@ cannot be one (`foo_bar.com/x`), the grammar takes the whole for a plain path.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
+
+from msgspec import Struct
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
@@ -40,8 +41,7 @@ def is_repository_path(text: str) -> bool:
     return _OLD_PATH.fullmatch(text) is not None
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Reference:
+class Reference(Struct, frozen=True, order=True):
     """`name` and `tag` exactly as the source has them; `tag` may be a digest (`sha256:<hex>`), then `@` joins them."""
 
     name: str

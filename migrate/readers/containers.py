@@ -11,8 +11,10 @@ import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from migrate.blobio.limits import JSON_BYTES
 from migrate.compose.container import commit_json
@@ -54,8 +56,7 @@ _DATA: Final = re.compile(rb"volumes/([^/]+)/_data")
 _IN_ROOT: Final = re.compile(r"/(vfs/dir/[^/]+|volumes/[^/]+/(?:_data|layer))/?\Z")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundContainer:
+class FoundContainer(Struct, frozen=True, kw_only=True):
     """`id` is the name of its directory. `image` is the legacy ID of its image, "" where none is recorded, and
     `sha256:…` where Docker 1.10 or later made the container. `record` is None where there is no readable one."""
 
@@ -133,8 +134,7 @@ def _read_container(containers: Tree, folder: bytes, migrated: Mapping[str, str]
 # --- what a container changed ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerChanges:
+class ContainerChanges(Struct, frozen=True, kw_only=True):
     """`changes` as they go into the layer, or None where all of `tree` is the layer but what `skip` takes out. `unsure`
     as `tar_of_changes` has it.
 

@@ -14,9 +14,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Final
+
+from msgspec.structs import replace
 
 from migrate.blobio.chunkstream import open_chunks
 from migrate.blobio.observed import ObservedStream

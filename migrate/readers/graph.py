@@ -10,9 +10,10 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+
+from msgspec import Struct
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, STATED_BYTES, parse_whole
 from migrate.documents.docker_root import parse_checksum_map
@@ -30,8 +31,7 @@ _BLANK = b"\0 \t\r\n"
 _MIGRATOR = (".migration-diffid", ".migration-size", ".migration-tardata")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraphContents:
+class GraphContents(Struct, frozen=True, kw_only=True):
     """`ids` are the directories with an ID for a name, sorted; `leftovers` every other name, sorted."""
 
     ids: tuple[LegacyID, ...]

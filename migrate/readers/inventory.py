@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 from migrate.compose.chain import walk_chain
 from migrate.documents.oci import parse_config
@@ -16,8 +18,7 @@ from migrate.model.rename import map_reference
 from migrate.readers.base import LegacySource
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerRow:
+class LayerRow(Struct, frozen=True, kw_only=True):
     """One layer. `size` counts its bytes as stored, or in a Docker root its files' bytes as Docker counted them.
 
     None where only reading would show it.
@@ -30,8 +31,7 @@ class LayerRow:
     created_by: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRow:
+class ImageRow(Struct, frozen=True, kw_only=True):
     """One image with its chain, base first. `kind` is `legacy`, or `ready` where the source has a config."""
 
     legacy_id: LegacyID
@@ -48,8 +48,7 @@ class ImageRow:
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerEntry:
+class ContainerEntry(Struct, frozen=True, kw_only=True):
     """A container. `reference` is the name of the image that `convert --containers` makes of it."""
 
     container: Container
@@ -57,8 +56,7 @@ class ContainerEntry:
     run: RunCommand
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inventory:
+class Inventory(Struct, frozen=True, kw_only=True):
     """What a source holds. `images` are tagged images and untagged heads, each with its chain, base first; `layers` has
     every layer that an image needs or that could be one, by its legacy ID. `failures` are images that cannot be
     converted, `warnings` what is odd and harms nothing; `wrapping` describes a disk image around the source."""
@@ -165,7 +163,7 @@ def inventory_document(inventory: Inventory) -> dict[str, Any]:
         ],
         "containers": [
             {
-                **{name: value for name, value in asdict(row.container).items() if name != "unseen"},
+                **{name: value for name, value in to_builtins(row.container).items() if name != "unseen"},
                 "reference": row.reference,
                 "run": list(row.run.words),
             }

@@ -12,8 +12,9 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.json_text import load_json_lenient
@@ -91,8 +92,7 @@ def holds_manifest(files: NamedFiles, folder: str) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(Struct, frozen=True):
     """A folder that holds a manifest: its path below the source, and the manifest's name in it."""
 
     folder: str

@@ -12,7 +12,8 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from migrate.blobio import limits
 from migrate.blobio.extents import open_extent
@@ -40,8 +41,7 @@ _DEEPEST = 8
 """No known archive nests deeper than `blobs/sha256/<hex>`; what lies deeper in a directory is not looked at."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(Struct, frozen=True):
     """A member that is left out, and why. `fatal` ones make the run's result incomplete."""
 
     name: str

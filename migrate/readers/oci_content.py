@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from migrate.blobio.limits import CATALOG_BYTES
 from migrate.documents.json_text import load_json_lenient
@@ -36,8 +38,7 @@ from migrate.tar.known_blobs import known_blob
 _SCHEMA1_TYPES = frozenset({MediaType.SCHEMA1, MediaType.SCHEMA1_SIGNED})
 
 
-@dataclass(frozen=True, slots=True)
-class ReadManifest:
+class ReadManifest(Struct, frozen=True):
     """A manifest that is in the archive, parsed, with its exact bytes."""
 
     content: bytes
@@ -252,8 +253,7 @@ class OciContent:
         return self._members.read(name) if name in self._members else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Schema1Blobs:
+class _Schema1Blobs(Struct, frozen=True):
     """A layout's blobs for manifests of schema 1, which name no config. See `ManifestStore`."""
 
     location: str

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Final, Protocol, cast
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from migrate.blobio.limits import JSON_BYTES
 from migrate.blobio.payload import Payload
@@ -66,16 +68,14 @@ class ManifestStore(Protocol):
         """Warnings about the signatures of a schema-1 manifest; none if all of them verify."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Blob:
+class _Blob(Struct, frozen=True):
     """A layer blob in the making: its PayloadRef is made when every manifest was read."""
 
     digest: Digest
     size: int | None
 
 
-@dataclass(slots=True)
-class _Claims:
+class _Claims(Struct):
     size: int | None
     keep: bool = False
     media_type: str | None = None
@@ -83,8 +83,7 @@ class _Claims:
     diff_ids: set[DiffID] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
+class _Draft(Struct, frozen=True):
     """One image whose payloads are not yet filled in. Equal keys are equal images."""
 
     key: tuple[object, ...]

@@ -11,10 +11,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 from urllib.parse import unquote
+
+from msgspec import Struct, field
 
 from migrate.blobio.compression import detect_compression, open_decompressed
 from migrate.blobio.limits import CHAIN_LENGTH, JSON_BYTES, SMALL_FILE_BYTES
@@ -87,15 +88,13 @@ def _layer_files(files: NamedFiles, name: str) -> list[str]:
     return sorted((one for one in found if _LAYER_FILE.fullmatch(one)), key=len)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tag:
+class _Tag(Struct, frozen=True):
     reference: Reference
     legacy_id: str
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Graph:
+class _Graph(Struct):
     """The chains by the jsons of all images; `parents` holds every image that has one."""
 
     parents: dict[LegacyID, LegacyID | None] = field(default_factory=dict)

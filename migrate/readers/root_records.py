@@ -6,7 +6,8 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES, parse_whole
 from migrate.documents.docker_root import TagRecord, parse_tag_store
@@ -23,8 +24,7 @@ _REMAPPED = re.compile(r"[0-9]+\.[0-9]+")
 _LARGEST_PID = (1 << 31) - 1
 
 
-@dataclass(slots=True)
-class TagStore:
+class TagStore(Struct):
     """`tags` sorted. `losses` are parts that could not be read; `error` is set where that is the whole file. `problems`
     are about other drivers' files."""
 

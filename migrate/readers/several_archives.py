@@ -8,7 +8,9 @@ appended, and one with something behind it that is no archive.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from migrate.compose.chain import walk_chain
 from migrate.documents.docker_archive import parse_archive_manifest, parse_repositories
@@ -42,8 +44,7 @@ def split_archives(location: str, fd: int, size: int, index: TarIndex) -> TarMem
     return first
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(Struct, frozen=True):
     location: str
     fd: int
     size: int

@@ -6,9 +6,10 @@ import hashlib
 import threading
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final, Self
+
+from msgspec import Struct
 
 from migrate.blobio.compression import BLOCK_BYTES, BlockCompressor
 from migrate.model.digest import Digest
@@ -233,8 +234,7 @@ class Compressed:
                 self._writing.release()
 
 
-@dataclass(slots=True, eq=False)
-class _Block:
+class _Block(Struct, eq=False):
     """`content` is the filled part of `buffer`; `compressed` is set once, by the thread that compressed it."""
 
     sink: Compressed

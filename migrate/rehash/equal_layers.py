@@ -8,8 +8,9 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from migrate.blobio.extents import same_bytes
 from migrate.rehash.layer import Layer

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from migrate.errors import IntegrityError, MigrateError
 from migrate.model.image import HashedLayer, StoredBlob
@@ -15,8 +16,7 @@ STORED_KIND: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip", C
 """What blobs of a compression are to a reader; what is not listed is stored as it is."""
 
 
-@dataclass(slots=True)
-class Layer:
+class Layer(Struct):
     """A job in the pipeline. `kept` is the blob of a layer that is kept as stored.
 
     `passed` is the blob that a layer left which can be read only once. `place` is where its bytes lie, if the store

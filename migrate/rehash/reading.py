@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from migrate.blobio.compression import HEAD_BYTES, DecompressedStream, detect_compression
 from migrate.blobio.hashing import StoredStream
@@ -33,8 +35,7 @@ class TakesBlocks(Protocol):
         """`block` is the filled part of the last buffer, which is the sink's again from here on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerFacts:
+class LayerFacts(Struct, frozen=True, kw_only=True):
     """What one whole pass found. `stored_digest` is None where it was not wanted and is not the diffID."""
 
     kind: str

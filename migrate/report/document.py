@@ -6,7 +6,8 @@ Names and meanings are those of `migration-report.json`, `schema_version` 1 (doc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from migrate.model.container import Container, Volume
 from migrate.model.digest import DiffID, Digest, ImageID
@@ -17,8 +18,7 @@ SCHEMA_VERSION = 1
 TOOL_NAME = "migrate"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceRow:
+class SourceRow(Struct, frozen=True, kw_only=True):
     """One source. `images` and `failed` count the rows of the report that name it; `type` is None if unrecognised.
 
     `outcome` is `failed` (with at least one failure), `damaged`, `converted` or `skipped` (without an image). `error`
@@ -38,8 +38,7 @@ class SourceRow:
     uri: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
+class Totals(Struct, frozen=True, kw_only=True):
     """Layers as the sources store them, and what is left of them. Sizes in bytes, of uncompressed tars.
 
     `blob_bytes` counts the distinct layer blobs as stored; where nothing was compressed it is an estimate from samples
@@ -60,8 +59,7 @@ class Totals:
     damaged_layers: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportLayer:
+class ReportLayer(Struct, frozen=True, kw_only=True):
     """One legacy layer of an image's chain.
 
     `diff_id` and `origin` are None for a step that never had a layer (schema 1 `throwaway`). `blob_digest` is None
@@ -83,8 +81,7 @@ class ReportLayer:
     damaged: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportImage:
+class ReportImage(Struct, frozen=True, kw_only=True):
     """One image. `layers` base first; `references` as the source names them, `names` as the target does.
 
     `manifest_digest` is None where a dry run did not compress: a manifest names blobs, so there was none to hash.
@@ -112,8 +109,7 @@ class ReportImage:
         return self.references[0] if self.references else self.legacy_id[:12]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Duplicate:
+class Duplicate(Struct, frozen=True, kw_only=True):
     """Layers of equal bytes. `copies` counts them per source; `saved_bytes` is what all but one of them take."""
 
     diff_id: DiffID
@@ -123,8 +119,7 @@ class Duplicate:
     saved_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conflict:
+class Conflict(Struct, frozen=True, kw_only=True):
     """One reference that several images claim on one platform: which manifest kept it, and which did not."""
 
     reference: str
@@ -133,24 +128,21 @@ class Conflict:
     others: tuple[Digest, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnconvertedContainer:
+class UnconvertedContainer(Struct, frozen=True, kw_only=True):
     """A container of `source` of which no image was made."""
 
     source: str
     container: Container
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VolumeRow:
+class VolumeRow(Struct, frozen=True, kw_only=True):
     """A volume of `source` that no container names."""
 
     source: str
     volume: Volume
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """A run. The order of every list depends on what is in it, never on the run."""
 
     tool_version: str

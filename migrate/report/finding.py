@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
+
+from msgspec import Struct
 
 from migrate.compose.names import instant
 from migrate.documents.image_map import MappedImage
 from migrate.model.reference import Reference
 
 
-@dataclass(frozen=True, slots=True)
-class NameClaim:
+class NameClaim(Struct, frozen=True):
     """An image that claims or claimed `name`, and what became of that. `has_it`: the name leads to it now."""
 
     name: str

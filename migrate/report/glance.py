@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final, Self
+
+from msgspec import Struct, field
 
 from migrate.model.digest import Digest
 from migrate.report.document import Conflict, Report, ReportImage
@@ -15,8 +16,7 @@ ALIKE_SHOWN: Final = 3
 _PARTICULARS: Final = re.compile(r"""'[^']*'|"[^"]*"|\S*[/:@]\S*|\b[0-9a-f]{12,}\b|\d[\d,.]*""")
 
 
-@dataclass(slots=True)
-class MessageKind:
+class MessageKind(Struct):
     """Sentences that are equal but for the names, IDs and numbers in them."""
 
     number: int = 0
@@ -61,8 +61,7 @@ class MessageKinds:
         return len(self._kinds)
 
 
-@dataclass(frozen=True, slots=True)
-class Claimant:
+class Claimant(Struct, frozen=True):
     """An image that claims a name: where it is from, and the names that it has in the target."""
 
     source: str

@@ -11,9 +11,11 @@ import base64
 import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from migrate.documents.json_text import encode_report_json, safe_text
 from migrate.errors import UsageError
@@ -34,8 +36,7 @@ def require_template_library() -> None:
         raise UsageError("HTML reports need jinja2: pip install 'docker-legacy-migrate[html]'")
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(Struct, frozen=True):
     """What a check of the target has found: `findings` are (where, message), `images` how many were checked."""
 
     images: int

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import orjson
+from msgspec.structs import replace
 
 from migrate.documents.json_text import encode_json_pretty, encode_report_json, safe_text
 from migrate.model.container import Container, Volume
@@ -137,7 +137,7 @@ def report_document(report: Report, *, images: bool = True) -> dict[str, Any]:
 
 def _plain_fields(row: Totals | Duplicate | Failure) -> dict[str, Any]:
     """All fields of a row, in the order in which its class has them."""
-    return {name: plain_value(getattr(row, name)) for name in row.__slots__}
+    return {name: plain_value(getattr(row, name)) for name in row.__struct_fields__}
 
 
 def plain_value(value: object) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from migrate.documents.image_map import MappedImage, merge_rows
 from migrate.documents.json_text import safe_text
@@ -12,8 +13,7 @@ from migrate.model.reference import Reference
 from migrate.report.document import Report, ReportImage, ReportLayer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MappedLayer:
+class MappedLayer(Struct, frozen=True, kw_only=True):
     """A legacy layer that is part of images but none itself; `images` are those that have it below them."""
 
     layer: ReportLayer

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from migrate.documents.json_text import safe_text
 from migrate.model.container import Container
@@ -25,8 +27,7 @@ from migrate.report.tally import LayerTally, SourceLayers
 from migrate.report.units import count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceInput:
+class SourceInput(Struct, frozen=True, kw_only=True):
     """One source of the run. `layers` are all its legacy layers that were hashed.
 
     `type` is None where the source was not recognised. `warnings` concern no single image. `damaged` counts layers.
@@ -39,8 +40,7 @@ class SourceInput:
     damaged: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageInput:
+class ImageInput(Struct, frozen=True, kw_only=True):
     """One image that was written, or would have been. `source` is the location of its source.
 
     `chain` runs base first; None is in the place of a layer that never had bytes. `references` are those of the source;

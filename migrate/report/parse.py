@@ -157,7 +157,7 @@ def _parse_document(node: _Node) -> Report:
         options=node.field("options").mapping(),
         sources=node.field("sources").rows(_parse_source),
         totals=Totals(
-            **{name: totals.field(name).number() for name in Totals.__slots__ if name not in special},
+            **{name: totals.field(name).number() for name in Totals.__struct_fields__ if name not in special},
             damaged_layers=totals.field("damaged_layers").number() if totals.has("damaged_layers") else 0,
             blob_bytes=totals.field("blob_bytes").optional_number(),
             blob_bytes_estimated=totals.has("blob_bytes_estimated") and totals.field("blob_bytes_estimated").flag(),

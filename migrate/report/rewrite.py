@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from migrate.documents.image_map import MappedImage
 from migrate.model.reference import Reference
@@ -25,8 +26,7 @@ _ENGINE = re.compile(r"\b(?:docker|podman|nerdctl|crictl|ctr|buildah|skopeo)\b")
 slash in it, on an engine's command line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rewritten:
+class Rewritten(Struct, frozen=True):
     """A text with `count` places replaced; `doubts` are words that could mean several images, and were left."""
 
     text: str
@@ -34,8 +34,7 @@ class Rewritten:
     doubts: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class Rewriter:
+class Rewriter(Struct):
     """Replaces whole legacy IDs (64 digits) and short ones (12), digests of old manifests, and names that images no
     longer have. A word that could mean several new images is left as it is.
     """

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from migrate.model.digest import DiffID
 from migrate.model.reference import Reference
 from migrate.report.document import Report, ReportImage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class Share(Struct, frozen=True, kw_only=True):
     """Uncompressed bytes of one image's layers (of each content once), by what they have in common with the rest.
 
     `merged` was in the sources more than once and is stored once now; `shared` was there once, for several images;
@@ -28,8 +28,7 @@ class Share:
         return self.own + self.shared + self.merged
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepositorySavings:
+class RepositorySavings(Struct, frozen=True, kw_only=True):
     """One repository: bytes of its layers as the sources store them, and of their distinct contents.
 
     `elsewhere` are those of `after_bytes` that images of other repositories need as well.

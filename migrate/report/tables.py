@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from migrate.model.text import printable
 
@@ -23,8 +24,7 @@ class Style(StrEnum):
     YELLOW = "33"
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """`right` aligns numbers; `flexible` columns are cut in the middle if the table is too wide, the widest first."""
 
     title: str
@@ -32,8 +32,7 @@ class Column:
     flexible: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Paint:
+class Paint(Struct, frozen=True):
     """Colours text, or leaves it alone where `enabled` is False."""
 
     enabled: bool = False

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from migrate.model.legacy import Failure
 from migrate.model.text import printable
@@ -23,8 +24,7 @@ _CLAIMANTS_SHOWN = 4
 _OUTCOMES = ("converted", "damaged", "failed", "skipped")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
+class RunFacts(Struct, frozen=True, kw_only=True):
     """What the summary of a run has beside the report. `present` of the images were in the target before, `done_before`
     of the sources were read by an earlier run of a batch; `tally` counts the layers of a batch, source by source."""
 

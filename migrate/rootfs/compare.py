@@ -8,10 +8,10 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from isal.isal_zlib import crc32
+from msgspec import Struct
 
 from migrate.errors import MissingLayerError
 from migrate.readers.graphdrivers.changes import Comparison, walk_tree
@@ -67,8 +67,7 @@ _TYPE_NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class LayerCheck:
+class LayerCheck(Struct, frozen=True):
     """What one layer showed. `differences`: path → what is wrong. `copies` counts files that are not known to be the
     parent's own, only to look the same. `shift`: how much higher all owners are in the store than in the image. What
     the tar names is packed: it is seldom needed again."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from migrate.blobio.limits import LINK_HOPS
 from migrate.rootfs.tar_listing import ListedEntry
@@ -32,8 +33,7 @@ _KINDS: Final = {
 }
 
 
-@dataclass(slots=True)
-class ExpectedFile:
+class ExpectedFile(Struct):
     """A file as it should be; names that are hard links of one another share one.
 
     `mode` with the file type. None is what cannot be known: the mode and owner of a directory that only its children

@@ -12,8 +12,9 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import BinaryIO, Final
+
+from msgspec import Struct, field
 
 from migrate.blobio import limits
 from migrate.errors import DamagedError, IntegrityError, LimitError, UnsupportedError, UsageError
@@ -32,8 +33,7 @@ EntryPlace = tuple[int, int]
 """The layer's place, base first, and the entry's place in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExportLayer:
+class ExportLayer(Struct, frozen=True):
     """One layer; `open` gives its uncompressed tar as often as needed."""
 
     diff_id: DiffID
@@ -125,8 +125,7 @@ class _LayerScan(TarScanner):
             self.last[name] = (ordinal, entry.kind)
 
 
-@dataclass(slots=True)
-class _Plan:
+class _Plan(Struct):
     """Which entries are written, and under which name.
 
     `chosen` has a byte for each entry of a layer. `hidden` are names that an upper layer has removed or that are no

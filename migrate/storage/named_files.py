@@ -10,10 +10,11 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 from typing import Final
+
+from msgspec import Struct
 
 from migrate.blobio.limits import LINK_HOPS
 from migrate.errors import DamagedError, MissingLayerError, SourceError, SourceUnreadableError
@@ -22,8 +23,7 @@ from migrate.storage.tree import OpenedFile, Tree, TreeEntry
 _KNOWN_FOLDERS: Final = 200_000
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Entry:
+class Entry(Struct, frozen=True, order=True):
     """One name in a folder. A link that cannot be followed counts as a folder: opening it gives the reason."""
 
     name: str

@@ -11,8 +11,9 @@ import stat as _stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Self
+
+from msgspec import Struct
 
 from migrate.blobio.limits import LINK_HOPS, read_limited
 from migrate.blobio.payload import Extent
@@ -62,8 +63,7 @@ Facts = tuple[int, int, int, int, int, int, int, int, int]
 """A TreeEntry without its path, in the same order."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedFile:
+class OpenedFile(Struct, frozen=True):
     """A file of a tree. `extent` and `path` hold the same bytes, where they are in a file of this machine."""
 
     stream: BinaryIO
@@ -72,8 +72,7 @@ class OpenedFile:
     path: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PoolParts:
+class PoolParts(Struct, frozen=True):
     """A thin pool's two devices, by the name of the pool."""
 
     name: str

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final
 
+import msgspec
 from deflate import adler32
 
 from migrate.errors import DamagedError
@@ -114,8 +114,7 @@ def header_name(header: bytes) -> bytes:
     return name
 
 
-@dataclass(slots=True)
-class Announced:
+class Announced(msgspec.Struct):
     """What the pseudo-entries before a header have instead of it.
 
     As in Go's archive/tar (reader.go, next): of two pax headers the last one alone counts, and a GNU long name or link
@@ -124,7 +123,7 @@ class Announced:
 
     gnu_name: bytes = b""
     gnu_link: bytes = b""
-    pax: Mapping[str, bytes] = field(default_factory=dict)
+    pax: Mapping[str, bytes] = msgspec.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.gnu_name or self.gnu_link or self.pax)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct, field
 
 from migrate.blobio import limits
 from migrate.blobio.compression import detect_compression
@@ -75,8 +76,7 @@ IsExpected = Callable[[str], bool]
 header from those inside a layer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(Struct, frozen=True):
     """Where and why the headers stop making sense, and the byte from which they make sense again (None: nowhere).
 
     `is_end`: what was read over may be an archive's end, behind which another one follows, and then is no damage.
@@ -92,8 +92,7 @@ class Damage:
         return f"{self.error.message}; {rest}"
 
 
-@dataclass(slots=True)
-class TarIndex:
+class TarIndex(Struct):
     """All members in archive order, `sound` of which are before the first place that reading went on behind."""
 
     members: list[Member] = field(default_factory=list)

@@ -12,11 +12,11 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Final
 
 from deflate import adler32
+from msgspec import Struct, field
 
 from migrate.blobio.limits import TAR_HEADER_BYTES, parse_whole
 from migrate.errors import DamagedError, LimitError, TruncatedError
@@ -74,8 +74,7 @@ with a path that was there before (tar-split, with which Docker >= 1.8 stores la
 supported"); or a malformed pax header at the tar's end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TarFacts:
+class TarFacts(Struct, frozen=True, kw_only=True):
     """`size` in bytes; `empty`: nothing but zeros, or no bytes at all; `flags` sorted, of the `FLAG_` names above.
 
     `flagged` are pairs of a flag and the name of the first entry that it is about, as text for a message.
@@ -322,8 +321,7 @@ class TarInspector:
             self._pax_size = -number if size[:1] == b"-" else number
 
 
-@dataclass(slots=True)
-class _ExtendedHeader:
+class _ExtendedHeader(Struct):
     """A pax header or GNU long name on its way; `content` grows to `size` and the padding."""
 
     kind: int

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from migrate.model.progress import Event, Progress
 from migrate.model.text import printable
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Finding:
+class Finding(Struct, frozen=True, order=True):
     """One mismatch. `where` is a path in the target, with a place inside it after a blank; both are printable."""
 
     where: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(Struct, frozen=True):
     """A target's state. `warnings` are odd but harm no image; `images` counts those whose documents could be read."""
 
     findings: list[Finding]

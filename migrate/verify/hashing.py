@@ -8,8 +8,9 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, cast
+
+from msgspec import Struct
 
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.blobio.limits import STORED_RATIO
@@ -28,8 +29,7 @@ _MEMBER_HEADS: Final = {"gzip": 10, "zstd": 9}
 """Bytes that are the same at the start of every member that one program writes: header without name; frame header."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HashedFile:
+class HashedFile(Struct, frozen=True, kw_only=True):
     """`digest` is None where the file cannot be read; `diff_id` where it does not unpack. `error` has the reason."""
 
     digest: Digest | None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.documents.image_map import Rows, parse_map, rows_of_report
@@ -13,8 +14,7 @@ from migrate.model.digest import Digest
 from migrate.verify.findings import Findings
 
 
-@dataclass(frozen=True, slots=True)
-class KeptRows:
+class KeptRows(Struct, frozen=True):
     """What the map, or else the report, has of a target. `where` is the document; `removed` are manifests that
     `migrate gc` has taken away."""
 

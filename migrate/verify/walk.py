@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from migrate.blobio.limits import JSON_BYTES
 from migrate.compose.image import DOCKER_MAX_LAYERS
@@ -30,8 +31,7 @@ _ELSEWHERE: Final = ("foreign", "nondistributable")
 """In the media type of a layer whose bytes its publisher keeps."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageShape:
+class ImageShape(Struct, frozen=True):
     """An image whose documents could be read; `layers` base first. `loadable`: Docker takes it, if it is whole."""
 
     config: Digest
@@ -40,15 +40,13 @@ class ImageShape:
     loadable: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class LayerUse:
+class LayerUse(Struct, frozen=True):
     where: str
     diff_id: DiffID
     compression: str | None
 
 
-@dataclass(slots=True)
-class Walk:
+class Walk(Struct):
     """Checks documents as it meets them; what concerns layers' bytes is kept in `uses` until they are hashed.
 
     `path_of` gives a blob's file. `images` and `children` are by manifest digest; `met` are the blobs

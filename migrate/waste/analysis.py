@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any, Final
+
+from msgspec import Struct
 
 from migrate.blobio.limits import DEEP_ENTRIES
 from migrate.errors import UsageError
@@ -58,8 +59,7 @@ class DeepScan:
         return DeepAnalysis(report, layers, self._vocabulary).document(complete=not self._room.exhausted)
 
 
-@dataclass(frozen=True, slots=True)
-class _Content:
+class _Content(Struct, frozen=True):
     """One file content: in how many layers, how often in all, its size, and one of its paths."""
 
     layers: int

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from migrate.model.digest import DiffID
 from migrate.report.document import Report, ReportImage
@@ -20,8 +21,7 @@ _OPAQUE: Final = b".wh..wh..opq"
 _AUFS: Final = b".wh..wh."
 
 
-@dataclass(frozen=True, slots=True)
-class Waste:
+class Waste(Struct, frozen=True):
     """`total` counts each hidden file of a layer once; `files` and `images` are rows of the report, largest first."""
 
     total: int
@@ -29,8 +29,7 @@ class Waste:
     images: list[dict[str, Any]]
 
 
-@dataclass(slots=True)
-class _Place:
+class _Place(Struct):
     """A layer at one place of the tree of chains."""
 
     diff_id: DiffID | None = None

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TypeVar
 
+from msgspec import Struct
+
 from migrate.distribution.client import RegistryClient
 from migrate.errors import MigrateError, TargetError
 from migrate.model.digest import Digest
@@ -19,8 +21,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True, slots=True)
-class PushedBlob:
+class PushedBlob(Struct, frozen=True):
     """A blob that can be opened as often as needed, from its start, for random access."""
 
     digest: Digest
@@ -28,8 +29,7 @@ class PushedBlob:
     open: Callable[[], IO[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class PushedManifest:
+class PushedManifest(Struct, frozen=True):
     """A manifest with its blobs, or a list with the digests of its children."""
 
     content: bytes
@@ -51,8 +51,7 @@ class PushedName:
     digest: Digest = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushPreview:
+class PushPreview(Struct, frozen=True, kw_only=True):
     """What a push would do: `names` are tags that the registry lacks or has of another image; `blobs` are sent,
     `mounts` are blobs that a repository takes from another one."""
 

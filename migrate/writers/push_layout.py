@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from migrate.documents.oci import IndexEntry
 from migrate.errors import DamagedError, MigrateError, SourceUnreadableError
@@ -20,8 +21,7 @@ from migrate.writers.registry_storage import UNTAGGED
 Naming = Callable[[Reference], Reference]
 
 
-@dataclass(slots=True)
-class LayoutImages:
+class LayoutImages(Struct):
     """Everything to send; `left_out` counts images without a reference that were not asked for."""
 
     manifests: dict[Digest, PushedManifest]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from migrate.blobio.limits import JSON_BYTES, SMALL_FILE_BYTES
 from migrate.distribution.layout import (
@@ -51,16 +52,14 @@ UNTAGGED: Final = "untagged"
 """The repository of images without a reference; a tag there is the image ID's 64 digits."""
 
 
-@dataclass(slots=True)
-class _Content:
+class _Content(Struct):
     """What a manifest names: blobs that its repository has to link, and, for a list, manifests."""
 
     blobs: tuple[Digest, ...] = ()
     children: tuple[Digest, ...] = ()
 
 
-@dataclass(slots=True)
-class _Links:
+class _Links(Struct):
     """Files of one group, by path; the groups are written one after the other."""
 
     layers: dict[str, bytes] = field(default_factory=dict)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
 from migrate.documents.image_map import (

@@ -6,7 +6,6 @@ Needs Debian's chromium and chromium-driver, and axe-core: `npm ci --prefix test
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from selenium import webdriver
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
@@ -268,8 +268,8 @@ def test_the_layer_tree_opens_branch_by_branch(browser: WebDriver, tmp_path: Pat
 
 def test_the_first_screen_answers(browser: WebDriver, tmp_path: Path) -> None:
     report = large_report(40, 4)
-    images = tuple(dataclasses.replace(image, exact=place != 7) for place, image in enumerate(report.images))
-    show(browser, dataclasses.replace(report, images=images), tmp_path)
+    images = tuple(replace(image, exact=place != 7) for place, image in enumerate(report.images))
+    show(browser, replace(report, images=images), tmp_path)
     verdict = browser.find_element(By.CSS_SELECTOR, ".verdict").text
     assert "1 not exact" in verdict and "Keep the old store" in verdict
     browser.find_element(By.CSS_SELECTOR, "a[data-find='not exact']").click()
@@ -298,8 +298,8 @@ def test_nothing_is_squeezed(width: int, browser: WebDriver, tmp_path: Path) -> 
 
 def test_users_of_a_layer_are_named_once(browser: WebDriver, tmp_path: Path) -> None:
     report = sample_report()
-    images = tuple(dataclasses.replace(image, references=("acme/app:1",)) for image in report.images)
-    show(browser, dataclasses.replace(report, images=images), tmp_path)
+    images = tuple(replace(image, references=("acme/app:1",)) for image in report.images)
+    show(browser, replace(report, images=images), tmp_path)
     assert rows(browser, "duplicates")[0].text.count("acme/app:1") == 1
     assert "more" not in rows(browser, "duplicates")[0].text
 
@@ -335,9 +335,9 @@ def test_conflicts_name_source_and_present_name(browser: WebDriver, tmp_path: Pa
     report = sample_report()
     kept, other = report.images[:2]
     assert kept.manifest_digest is not None and other.manifest_digest is not None
-    conflict = dataclasses.replace(report.conflicts[0], kept=kept.manifest_digest, others=(other.manifest_digest,))
-    images = (kept, dataclasses.replace(other, names=()), *report.images[2:])
-    show(browser, dataclasses.replace(report, images=images, conflicts=(conflict,)), tmp_path)
+    conflict = replace(report.conflicts[0], kept=kept.manifest_digest, others=(other.manifest_digest,))
+    images = (kept, replace(other, names=()), *report.images[2:])
+    show(browser, replace(report, images=images, conflicts=(conflict,)), tmp_path)
     text = browser.find_element(By.ID, "conflicts").text
     assert f"{other.source}, made {(other.created or 'at an unknown time')[:10]}" in text
     assert "has no name now" in text

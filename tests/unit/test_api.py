@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from msgspec.structs import replace
 
 from migrate import api
 from migrate.cli.main import cli
@@ -109,7 +111,7 @@ def test_each_option_of_a_reader_reaches_it(
         raise SourceUnreadableError(f"{location}: not today")
 
     monkeypatch.setattr(run, "open_source", open_source)
-    options = replace(ConvertOptions(), **{option: OTHER[option]})
+    options = dataclasses.replace(ConvertOptions(), **{option: OTHER[option]})
     outcome = api.convert(archive, tmp_path / "out", options) if call == "convert" else api.plan(archive, options)
     assert outcome.exit_code == 4
     assert [getattr(one, option) for one in seen] == [OTHER[option]]
@@ -329,7 +331,7 @@ def test_all_options_are_of_one_of_the_commands() -> None:
 def test_a_plan_refuses_options_about_a_target(tmp_path: Path, name: str) -> None:
     source = tmp_path / "a.tar"
     source.write_bytes(V1Archive().build())
-    options = replace(ConvertOptions(), **{name: OTHER[name]})
+    options = dataclasses.replace(ConvertOptions(), **{name: OTHER[name]})
     if name in ("jobs", "exact_sizes"):
         api.plan(source, options)
         return

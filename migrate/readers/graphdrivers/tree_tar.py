@@ -8,8 +8,9 @@ from __future__ import annotations
 import itertools
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 from migrate.errors import DamagedError
 from migrate.readers.graphdrivers.changes import Change, walk_tree
@@ -40,8 +41,7 @@ class Part(NamedTuple):
     entry: TreeEntry | None
 
 
-@dataclass(frozen=True, slots=True)
-class TreeTar:
+class TreeTar(Struct, frozen=True):
     """A tar that is ready to be read, once. `parts` may be made while it is read; then `size` is None.
 
     `doubts` are why Docker's own bytes may differ, `counted` are the bytes of the files in it and of the targets of its

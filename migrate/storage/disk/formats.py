@@ -14,8 +14,9 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from migrate.blobio.source_files import NOT_WAITING, open_source_file
 from migrate.blobio.stopping import check_stop
@@ -47,8 +48,7 @@ _FOREIGN_ERRORS: Final = (*FOREIGN, OSError, zlib.error, RecursionError, Attribu
 """What reading damaged bytes can raise in dissect."""
 
 
-@dataclass(slots=True)
-class DiskImage:
+class DiskImage(Struct):
     """`blocks` are the disk that a machine would see. `files`: every file that it was put together from."""
 
     format: str

@@ -11,8 +11,9 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
+
+from msgspec import Struct, field
 
 from migrate.errors import DamagedError, LimitError, SourceError, UnsupportedError
 from migrate.storage.pieces import JoinedBlocks, StripedBlocks
@@ -65,8 +66,7 @@ class Section(dict[str, "str | int | list[object] | Section"]):
         return ((key, value) for key, value in self.items() if isinstance(value, Section))
 
 
-@dataclass(frozen=True, slots=True)
-class PhysicalVolume:
+class PhysicalVolume(Struct, frozen=True):
     """`metadata` is the text of the newest sound copy on it, None if it has none."""
 
     uuid: str
@@ -74,8 +74,7 @@ class PhysicalVolume:
     metadata: str | None
 
 
-@dataclass(slots=True)
-class VolumeGroup:
+class VolumeGroup(Struct):
     """`volumes` by name, or why one cannot be read; hidden ones, of which others are made, are not among them."""
 
     name: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from migrate.errors import SourceError
 
@@ -28,8 +29,7 @@ _PROTECTIVE: Final = 0xEE
 _MOST_LOGICAL: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Partition:
+class Partition(Struct, frozen=True):
     """`number` as Linux counts, `start` and `size` in bytes. `is_cut`: it reaches beyond the end of the disk."""
 
     number: int
@@ -38,8 +38,7 @@ class Partition:
     is_cut: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionTable:
+class PartitionTable(Struct, frozen=True):
     scheme: str
     partitions: tuple[Partition, ...]
     problem: str | None = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from migrate.errors import SourceError
 from migrate.storage.disk.lvm import PhysicalVolume, is_physical_volume, read_groups, read_physical_volume
@@ -27,8 +28,7 @@ _ADVICE: Final = {
 """What holds something that could be a source, and is not read here."""
 
 
-@dataclass(frozen=True, slots=True)
-class DiskVolume:
+class DiskVolume(Struct, frozen=True):
     """A place of the disk that can hold a file system. `kind` as `probe_kind` gives it, None where that is unknown.
 
     `group` is the LVM group that it is in, "" for none.
@@ -52,8 +52,7 @@ class DiskVolume:
         return f"{self.name} ({self.size:,} bytes): {what}"
 
 
-@dataclass(slots=True)
-class DiskContents:
+class DiskContents(Struct):
     volumes: list[DiskVolume] = field(default_factory=list)
     pools: dict[str, list[PoolParts]] = field(default_factory=dict)
     """By LVM group."""

@@ -6,9 +6,10 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from msgspec import Struct
 
 from migrate.errors import DamagedError, LimitError
 from migrate.storage.pieces import PiecedBlocks, PieceMap
@@ -61,8 +62,7 @@ class FileExtent(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(Struct, frozen=True):
     """`parent` is the inode that `..` names; `names` are sorted bytewise and hold neither `.` nor `..`."""
 
     parent: int

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastcrc import crc32
+from msgspec import Struct
 
 from migrate.errors import DamagedError, UnsupportedError
 from migrate.storage.blocks import Blocks
@@ -38,8 +38,7 @@ class _Tag(NamedTuple):
     mask: int
 
 
-@dataclass(frozen=True, slots=True)
-class Replacement:
+class Replacement(Struct, frozen=True):
     """Where the newest content of a block lies. `escaped`: its first word is the journal's magic, stored as zeros."""
 
     offset: int

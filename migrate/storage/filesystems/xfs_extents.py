@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from fastcrc import crc32
+from msgspec import Struct
 
 from migrate.errors import DamagedError, LimitError
 from migrate.storage.filesystems.filesystem import FILE_EXTENTS, FileExtent
@@ -25,8 +25,7 @@ _MOST_LEVELS: Final = 9
 _NODE_SUM: Final = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class XfsSpace:
+class XfsSpace(Struct, frozen=True, kw_only=True):
     """The file system as groups of blocks. `group_bits` is how far to the left the group is in a block's number."""
 
     pages: PagedReader

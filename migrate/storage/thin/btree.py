@@ -11,10 +11,10 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from fastcrc import crc32
+from msgspec import Struct
 
 from migrate.errors import DamagedError, SourceError
 
@@ -30,8 +30,7 @@ class ReadsBlocks(Protocol):
     def read_at(self, offset: int, size: int, /) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class BTreeNode:
+class BTreeNode(Struct, frozen=True):
     """A sound node. `keys` ascend; `values` holds `value_size` bytes for each of them."""
 
     block: int
@@ -45,8 +44,7 @@ class BTreeNode:
         return _integers(self.values)
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(Struct, frozen=True):
     """A part of a tree that cannot be read: keys from `first` up to, without, `end`."""
 
     first: int

@@ -10,9 +10,10 @@ import struct
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
+
+from msgspec import Struct, field
 
 from migrate.errors import DamagedError, MissingLayerError, SourceError, UnsupportedError
 from migrate.storage.thin.btree import BLOCK_SIZE, Loss, ReadsBlocks, block_checksum, walk_leaves
@@ -30,8 +31,7 @@ _SUPERBLOCK = struct.Struct("<IIQ16sQIIQQ128s128sQQIIQIII")
 _DETAILS = struct.Struct("<QQII")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Superblock:
+class Superblock(Struct, frozen=True, kw_only=True):
     """`block_size` is that of the data device, in bytes. `problems` are what is wrong with what could be read."""
 
     uuid: uuid.UUID
@@ -46,8 +46,7 @@ class Superblock:
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceDetails:
+class DeviceDetails(Struct, frozen=True):
     device_id: int
     mapped_blocks: int
     transaction_id: int
@@ -55,8 +54,7 @@ class DeviceDetails:
     snapshotted_time: int
 
 
-@dataclass(slots=True)
-class DeviceMap:
+class DeviceMap(Struct):
     """What one thin device maps, as runs of blocks that follow each other both in the device and in the pool.
 
     `starts`, `targets` and `lengths` run in parallel, in blocks, ascending by start and without overlap. `losses` are

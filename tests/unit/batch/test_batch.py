@@ -10,10 +10,10 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from migrate.batch.batch import BatchOutcome, merge_batch, run_batch, unfinished_shards
 from migrate.batch.executors import PoolRequest, ProcessPool, WorkerPool, open_pool

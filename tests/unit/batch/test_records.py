@@ -5,12 +5,12 @@ import json
 import tracemalloc
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from migrate.batch.journal import pack_record, unpack_record
 from migrate.batch.records import ImageRecord, LayerRecord, Role, SourceRecord, encode_record, parse_record

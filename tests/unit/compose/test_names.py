@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from migrate.compose.names import Claim, assign_names, instant, untagged_reference, wanted_reference
 from migrate.model.digest import Digest

@@ -10,8 +10,10 @@ import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
+
+from msgspec.structs import replace
 
 from migrate.blobio.payload import Extent, Payload
 from migrate.model.digest import DiffID, Digest

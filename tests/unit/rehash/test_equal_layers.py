@@ -6,10 +6,10 @@ import gzip
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from migrate.blobio import extents
 from migrate.blobio.extents import same_bytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import json
 import re
@@ -11,6 +10,7 @@ import sys
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from migrate.errors import UsageError
 from migrate.report.document import Report
@@ -56,16 +56,14 @@ def test_names_cannot_leave_their_place() -> None:
 
 
 def test_a_source_and_options_are_escaped_in_markup(report: Report) -> None:
-    sources = tuple(dataclasses.replace(row, location='"><img src=x>') for row in report.sources)
-    page = render_html(dataclasses.replace(report, sources=sources, options={"image": ["<i>"], "all": True}))
+    sources = tuple(replace(row, location='"><img src=x>') for row in report.sources)
+    page = render_html(replace(report, sources=sources, options={"image": ["<i>"], "all": True}))
     assert "<img" not in page
     assert "&lt;i&gt;" in page
 
 
 def test_commands_in_the_verdict_are_set_as_code(report: Report) -> None:
-    whole = dataclasses.replace(
-        report, failures=(), totals=dataclasses.replace(report.totals, images_failed=0, damaged_layers=0)
-    )
+    whole = replace(report, failures=(), totals=replace(report.totals, images_failed=0, damaged_layers=0))
     page = render_html(whole)
     assert "until <code>migrate verify</code> of the target finds nothing" in page
     assert "`migrate verify`" not in page
@@ -87,10 +85,8 @@ def test_the_same_report_gives_the_same_page() -> None:
 
 
 def test_an_empty_report(report: Report) -> None:
-    nothing: dict[str, Any] = dict.fromkeys(type(report.totals).__slots__, 0)
-    empty = dataclasses.replace(
-        report, images=(), duplicates=(), conflicts=(), failures=(), totals=type(report.totals)(**nothing)
-    )
+    nothing: dict[str, Any] = dict.fromkeys(type(report.totals).__struct_fields__, 0)
+    empty = replace(report, images=(), duplicates=(), conflicts=(), failures=(), totals=type(report.totals)(**nothing))
     page = render_html(empty)
     assert island(page)["images"] == []
     assert "0 %" in page

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
+
+from msgspec.structs import replace
 
 from migrate.errors import MissingLayerError
 from migrate.model.digest import Digest
@@ -60,7 +61,7 @@ def test_rows_of_the_chain(report: Report) -> None:
 
 
 def test_an_empty_layer_that_is_kept_has_its_blob() -> None:
-    kept = dataclasses.replace(EMPTY, blob=hashed("nothing", 40).blob)
+    kept = replace(EMPTY, blob=hashed("nothing", 40).blob)
     source = SourceInput(location="a", type="docker-archive", layers=by_content({"one": kept}))
     report = _report([source], [image_input("a", [("one", kept)])])
     assert report.images[0].layers[0].blob_digest == digest("gzip nothing")
@@ -68,7 +69,7 @@ def test_an_empty_layer_that_is_kept_has_its_blob() -> None:
 
 
 def test_blob_bytes_are_unknown_when_nothing_was_compressed() -> None:
-    layer = dataclasses.replace(hashed("a", 10), blob=None)
+    layer = replace(hashed("a", 10), blob=None)
     source = SourceInput(location="a", type="docker-archive", layers=by_content({"one": layer}))
     report = _report([source], [image_input("a", [("one", layer)])])
     assert report.totals.blob_bytes is None
@@ -77,7 +78,7 @@ def test_blob_bytes_are_unknown_when_nothing_was_compressed() -> None:
 
 def test_equal_layers_with_two_blobs_count_both() -> None:
     one = hashed("a", 10)
-    other = dataclasses.replace(one, blob=hashed("another compressor", 12).blob)
+    other = replace(one, blob=hashed("another compressor", 12).blob)
     assert tally_of(_source(one), _source(other)).totals(0, 0).blob_bytes == 5 + 6
 
 
@@ -146,8 +147,8 @@ def test_digests_are_digests(report: Report) -> None:
 
 
 def test_a_manifest_that_could_not_be_made_has_no_digest() -> None:
-    layer = dataclasses.replace(hashed("a", 10), blob=None)
+    layer = replace(hashed("a", 10), blob=None)
     source = SourceInput(location="a", type="docker-archive", layers=by_content({"one": layer}))
     made = image_input("a", [("one", layer)])
-    without = dataclasses.replace(made, image=dataclasses.replace(made.image, manifest_document=b""))
+    without = replace(made, image=replace(made.image, manifest_document=b""))
     assert _report([source], [without]).images[0].manifest_digest is None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from migrate.model.container import Container, Volume
 from migrate.report.document import Report, UnconvertedContainer
@@ -23,15 +24,14 @@ def fields_of(heading: str) -> set[str]:
 
 def test_every_field_is_explained(report: Report) -> None:
     layers = tuple(
-        dataclasses.replace(layer, note="n", flags=("f",), flagged=(("f", "entry"),))
-        for layer in report.images[0].layers
+        replace(layer, note="n", flags=("f",), flagged=(("f", "entry"),)) for layer in report.images[0].layers
     )
     volume = Volume(path="/data", source="/old/volumes/data/_data", bytes=7)
     container = Container(id="c", name="web", image="i", state="exited", created=None, volumes=(volume,))
-    image = dataclasses.replace(report.images[0], layers=layers, container=container)
+    image = replace(report.images[0], layers=layers, container=container)
     containers = (UnconvertedContainer(source="a", container=container),)
-    totals = dataclasses.replace(report.totals, damaged_layers=1)
-    full = dataclasses.replace(report, images=(image,), totals=totals, containers=containers, deep={})
+    totals = replace(report.totals, damaged_layers=1)
+    full = replace(report, images=(image,), totals=totals, containers=containers, deep={})
     document = json.loads(encode_report(full))
     page = PAGE.read_text()
     top = page[page.index("| `schema_version`") : page.index("### totals")]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from migrate.documents.image_map import MappedImage
 from migrate.model.digest import Digest, ImageID

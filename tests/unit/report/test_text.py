@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
+from msgspec.structs import replace
 
 from migrate.cli.session import next_steps
 from migrate.report.document import Report, Totals
@@ -48,18 +47,16 @@ def test_savings_failures_conflicts_and_warnings(report: Report) -> None:
 
 def test_the_conflicts_of_a_plan_name_its_sources(report: Report) -> None:
     """Nothing is compressed, so there are no manifests: the claimants of a name are known by their image IDs."""
-    images = tuple(dataclasses.replace(image, manifest_digest=None) for image in report.images)
-    claimed = dataclasses.replace(report.conflicts[0], kept=images[0].image_id, others=(images[1].image_id,))
-    text = render_text(dataclasses.replace(report, dry_run=True, images=images, conflicts=(claimed,)))
+    images = tuple(replace(image, manifest_digest=None) for image in report.images)
+    claimed = replace(report.conflicts[0], kept=images[0].image_id, others=(images[1].image_id,))
+    text = render_text(replace(report, dry_run=True, images=images, conflicts=(claimed,)))
     assert "in the target before this run" not in text
 
 
 def test_what_was_there_already_and_equal_images_are_told_apart(report: Report) -> None:
     first, *rest = report.images
-    again = dataclasses.replace(first, source="two.tar")
-    twice = dataclasses.replace(
-        report, images=(first, again, *rest), totals=dataclasses.replace(report.totals, images=4)
-    )
+    again = replace(first, source="two.tar")
+    twice = replace(report, images=(first, again, *rest), totals=replace(report.totals, images=4))
     assert "  images  3 there already, 1 failed\n" in render_text(report, facts=RunFacts(present=3))
     assert "  images  2 written, 1 there already, 1 failed\n" in render_text(report, facts=RunFacts(present=1))
     assert "  images  4 → 3 distinct: 3 written, 1 failed\n" in render_text(twice)
@@ -69,15 +66,15 @@ def test_what_was_there_already_and_equal_images_are_told_apart(report: Report) 
 
 def test_few_of_many_conflicts_are_listed(report: Report) -> None:
     conflict = report.conflicts[0]
-    many = tuple(dataclasses.replace(conflict, reference=f"acme/app{number}:1") for number in range(40))
-    text = render_text(dataclasses.replace(report, conflicts=many))
+    many = tuple(replace(conflict, reference=f"acme/app{number}:1") for number in range(40))
+    text = render_text(replace(report, conflicts=many))
     assert text.count("IMAGE ") == 5
     assert "Conflicts (40)\n" in text
     assert "… and 35 more conflicts in the JSON report" in text
 
 
 def test_a_run_without_a_layer_has_no_figures(report: Report) -> None:
-    nothing = dataclasses.replace(
+    nothing = replace(
         report,
         images=(),
         duplicates=(),
@@ -100,9 +97,9 @@ def test_a_run_without_a_layer_has_no_figures(report: Report) -> None:
 
 
 def test_no_path_is_in_a_line_twice(report: Report) -> None:
-    failure = dataclasses.replace(report.failures[0], source="a/b.tar", message="a/b.tar: member x: is cut off")
-    sources = tuple(dataclasses.replace(row, location="a/b.tar") for row in report.sources)
-    warned = dataclasses.replace(report, failures=(failure,), sources=sources, warnings=("a/b.tar: odd",), images=())
+    failure = replace(report.failures[0], source="a/b.tar", message="a/b.tar: member x: is cut off")
+    sources = tuple(replace(row, location="a/b.tar") for row in report.sources)
+    warned = replace(report, failures=(failure,), sources=sources, warnings=("a/b.tar: odd",), images=())
     for line in render_text(warned, width=400).splitlines():
         assert line.count("a/b.tar") <= 1, line
 
@@ -110,7 +107,7 @@ def test_no_path_is_in_a_line_twice(report: Report) -> None:
 def test_warnings_of_one_kind_are_one_line_and_a_count(report: Report) -> None:
     unsigned = [f"repo/{number}:v{number}: no signature is stored for sha256:{number:064x}" for number in range(4_000)]
     short = [f"layer {number:064x} is odd" for number in range(3)]
-    text = render_text(dataclasses.replace(report, warnings=(*unsigned, *short)))
+    text = render_text(replace(report, warnings=(*unsigned, *short)))
     assert "Warnings (4,004)" in text
     assert text.count("no signature is stored") == 1
     assert "… and 3,999 more of this kind" in text
@@ -120,7 +117,7 @@ def test_warnings_of_one_kind_are_one_line_and_a_count(report: Report) -> None:
 def test_the_next_commands_only_where_something_was_written(report: Report) -> None:
     steps = ["migrate verify 'new layout'"]
     assert render_text(report, next_steps=steps).endswith("\n\nNext\n  migrate verify 'new layout'\n")
-    nothing = dataclasses.replace(report, totals=dataclasses.replace(report.totals, images=0))
+    nothing = replace(report, totals=replace(report.totals, images=0))
     assert "Next" not in render_text(nothing, next_steps=steps)
 
 
@@ -151,14 +148,14 @@ def test_lines_fit(width: int) -> None:
 def test_a_failure_of_an_image_without_a_name_fits_eighty_columns(report: Report) -> None:
     """Its ID and a layer's member are each nearly a line, and are still whole."""
     image, member = "0d" * 32, f"{'f6' * 32}/layer.tar"
-    failure = dataclasses.replace(
+    failure = replace(
         report.failures[0],
         source="shelf/copied-halfway.tar",
         references=(),
         legacy_id=image,
         message=f"shelf/copied-halfway.tar: member {member}: the archive ends after 108,032 of its 300,032 bytes",
     )
-    text = render_text(dataclasses.replace(report, failures=(failure,)), width=80)
+    text = render_text(replace(report, failures=(failure,)), width=80)
     assert image in text and member in text
     assert [line for line in text.splitlines() if display_width(line) > 80] == []
 
@@ -183,9 +180,7 @@ def test_long_lists_are_cut_and_counted() -> None:
 
 
 def test_a_dry_run_says_so(report: Report) -> None:
-    dry = dataclasses.replace(
-        report, dry_run=True, totals=dataclasses.replace(report.totals, blob_bytes=None), started="?"
-    )
+    dry = replace(report, dry_run=True, totals=replace(report.totals, blob_bytes=None), started="?")
     text = render_text(dry)
     assert text.startswith("migrate 0.1.0 · dry run, nothing was written · 2 sources\n")
     assert "  sources 1 would be converted, 1 failed\n" in text
@@ -203,7 +198,7 @@ def test_deep_findings(report: Report) -> None:
         "wasted_files": [{"bytes": 7, "path": "/x\x1b", "layers": 2}],
         "near_layers": "not a list",
     }
-    text = render_text(dataclasses.replace(report, deep=deep))
+    text = render_text(replace(report, deep=deep))
     assert "Layers with equal entries in other bytes: 5.00 kB" in text
     assert "differ in times  aaaaaaaaaaaa bbbbbbbbbbbb" in text
     assert "/x\\x1b" in text

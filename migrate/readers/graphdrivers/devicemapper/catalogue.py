@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from migrate.blobio.limits import JSON_BYTES
 from migrate.documents.json_text import load_json, shown
@@ -25,8 +26,7 @@ _NOT_DEVICES: Final = ("deviceset-metadata", "transaction-metadata")
 _LARGEST_DEVICE: Final = 1 << 60
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceRecord:
+class DeviceRecord(Struct, frozen=True, kw_only=True):
     """`size` in bytes. `initialized`: see `driver`; `deleted`: Docker was about to remove the device."""
 
     device_id: int
@@ -36,8 +36,7 @@ class DeviceRecord:
     deleted: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenTransaction:
+class OpenTransaction(Struct, frozen=True, kw_only=True):
     """The device that was being made. If the pool never reached `transaction_id`, Docker would throw it away."""
 
     transaction_id: int
@@ -45,8 +44,7 @@ class OpenTransaction:
     device_id: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Catalogue:
+class Catalogue(Struct, frozen=True, kw_only=True):
     """A record per name, or the error that its document gives. The base device's name is `base`."""
 
     records: Mapping[str, DeviceRecord | SourceError]
