@@ -27,11 +27,16 @@ _ATTEMPTS = 20
 def split_archives(location: str, fd: int, size: int, index: TarIndex) -> TarMembers:
     """The members of the first archive in the file, with those of the others as `further`. `fd` is taken over."""
     file = _File(location, fd, size)
-    apart, warnings = file.split_at_ends(index)
+    apart, left_out = file.split_at_ends(index)
     archives = [one for whole in apart for one in file.split_at_documents(whole)]
+    warnings = [warning for one in archives for warning in file.replaced_names(one)]
+    if left_out is not None:
+        if warnings:  # what was left out may be the members of the last document
+            archives[-1].damages.append(left_out)
+        else:
+            warnings.append(f"what follows its end, at byte {left_out.resumed:,}, is a tar without an image")
     first, *others = map(file.members, archives)
     first.further = list(others)
-    warnings += [warning for one in archives for warning in file.replaced_names(one)]
     if len(apart) > 1:
         more = "another archive follows" if len(apart) == 2 else f"{len(apart) - 1} other archives follow"
         warnings.append(f"{more} in the same file, which Docker does not read; it is converted too")
@@ -52,8 +57,8 @@ class _File(Struct, frozen=True):
     def members(self, index: TarIndex) -> TarMembers:
         return TarMembers(self.location, self.fd, self.size, index)
 
-    def split_at_ends(self, index: TarIndex) -> tuple[list[TarIndex], list[str]]:
-        """One index for each archive with an end marker before it, and warnings.
+    def split_at_ends(self, index: TarIndex) -> tuple[list[TarIndex], Damage | None]:
+        """One index for each archive with an end marker before it, and what was left out behind the last one.
 
         Everything behind an end marker that is no archive is left out: the content of a layer whose header zeros have
         hidden, or another tar.
@@ -79,8 +84,8 @@ class _File(Struct, frozen=True):
         if left_out is None or left_out.resumed is None:
             last.damages += [left_out] if left_out is not None else []
             last.damages += index.damages[len(index.places) :]
-            return found, []
-        return found, [f"what follows its end, at byte {left_out.resumed:,}, is a tar without an image"]
+            return found, None
+        return found, left_out
 
     def _is_archive(self, members: Sequence[Member]) -> bool:
         return any(is_archive_member(member.name) for member in members) or self._is_whole(members)

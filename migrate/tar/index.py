@@ -38,6 +38,10 @@ _COMPRESSED = (
     "{what}: {kind} data begins at byte {place:,}, behind the archive's end, perhaps another archive: "
     "cut it off into a file of its own, and name that as a source, too"
 )
+_OTHER_TAR = (
+    "{what}: what follows the archive's end, at byte {place:,}, is no tar, but has tar headers from byte {other:,} on:"
+    " perhaps another archive whose beginning is damaged"
+)
 
 
 class MemberKind(StrEnum):
@@ -222,7 +226,10 @@ def iter_members(window: Window, what: str, is_expected: IsExpected | None = Non
             yield Damage(UnsupportedError(_COMPRESSED.format(what=what, kind=kind, place=behind)), None, is_end)
             return
         else:
-            resumed = _find_header(window, behind, is_expected, end if error is None else None, what)
+            resumed, other = _find_header(window, behind, is_expected, end if error is None else None, what)
+            if resumed is None and error is None and other is not None:  # perhaps another archive, with other names
+                yield Damage(DamagedError(_OTHER_TAR.format(what=what, place=behind, other=other)), None, is_end)
+                return
         if resumed is None:
             if error is None:
                 return
@@ -305,12 +312,15 @@ def _skip_zeros(window: Window, position: int, end: int) -> tuple[int, bytes]:
     return position, b""
 
 
-def _find_header(window: Window, position: int, is_expected: IsExpected, end: int | None, what: str) -> int | None:
-    """Where the next member begins, before `end`.
+def _find_header(
+    window: Window, position: int, is_expected: IsExpected, end: int | None, what: str
+) -> tuple[int | None, int | None]:
+    """Where the next member begins, before `end`; and where the first header is whose name is not expected.
 
     The content of a member whose header is lost is passed header by header where it is a tar itself, so that nothing
     in its files is taken for a header.
     """
+    other: int | None = None
     while end is None or position < end:
         try:
             header = window.read(position, BLOCK)
@@ -318,14 +328,15 @@ def _find_header(window: Window, position: int, is_expected: IsExpected, end: in
             position = (position // _PAGE + 1) * _PAGE
             continue
         if len(header) < BLOCK:
-            return None
+            break
         if header[257:262] == b"ustar" and checksum_is_right(header):
             if is_expected(_member(header, header[156:157], Announced(), position, 0).name):
-                return position
+                return position, other
+            other = position if other is None else other
             with contextlib.suppress(DamagedError):
                 position += 0 if header[156] in CONTENT_FREE else _padded(_size(header, what))
         position += BLOCK
-    return None
+    return None, other
 
 
 def _plain_member(header: bytes, content: int) -> Member | None:

@@ -318,3 +318,29 @@ def test_an_archive_that_lacks_a_layer_takes_none_of_that_name_from_another(tmp_
     (failure,) = outcome.report.failures
     assert (outcome.exit_code, [*names(outcome.report)], failure.references) == (3, ["app:0"], ("app:1",))
     assert "l0/layer.tar is missing" in failure.message
+
+
+@pytest.mark.parametrize("lost", range(1, 8))
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["file", "gzip"])
+@pytest.mark.parametrize("forms", [("manifest first", "manifest first"), ("v1", "numbered"), ("numbered", "modern")])
+def test_an_archive_whose_first_blocks_are_lost_is_not_lost_in_silence(
+    forms: tuple[str, ...], pack: Builder, lost: int, tmp_path: Path
+) -> None:
+    """Its other members are behind a place that is no header, or zeros, under names that any tar may have."""
+    whole, alone = joined(forms, ended(2), tmp_path)
+    begin = len(ended(2)(FORMS[forms[0]]("0", "base", "top", content=b"A" * 10)))
+    (tmp_path / "all").write_bytes(pack(whole[:begin] + bytes(512 * lost) + whole[begin + 512 * lost :]))
+    report = api.plan(tmp_path / "all").report
+    assert names(report).items() <= alone.items()
+    assert "app:1" in names(report) or report.failures or report.warnings
+
+
+def test_what_follows_a_second_document_may_be_its_members(tmp_path: Path) -> None:
+    """An end in the middle of the second archive: its document leads to members of the first, which are others."""
+    whole, _ = joined(("manifest first", "manifest first"), ended(0), tmp_path)
+    begin = len(ended(0)(manifest_first("0", "base", "top", content=b"A" * 10)))
+    place = begin + 1024  # the header of the second archive's first layer
+    (tmp_path / "all").write_bytes(whole[:place] + bytes(1024) + whole[place + 1024 :])
+    outcome = api.plan(tmp_path / "all")
+    assert outcome.exit_code == 3
+    assert "perhaps another archive" in outcome.report.failures[0].message
