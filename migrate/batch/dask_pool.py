@@ -388,10 +388,13 @@ def _check_address(named: str, address: str) -> None:
         )
     if (not separator or scheme in ("tcp", "tls")) and not (host and port.isdecimal() and int(port) < _PORTS):
         raise UsageError(f"{named}: is no address of a scheduler, such as tcp://HOST:8786 or tls://HOST:8786")
-    if not port.isdecimal():
+    if scheme == "tls" or not port.isdecimal():
         return
     with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=2) as probe:
         probe.settimeout(1.0)
+        with contextlib.suppress(TimeoutError):
+            if probe.recv(1):
+                return  # a scheduler speaks first, and would log an error of what it is asked here
         probe.sendall(b"GET / HTTP/1.0\r\n\r\n")
         if probe.recv(5) == b"HTTP/":
             raise UsageError(
