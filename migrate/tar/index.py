@@ -140,7 +140,8 @@ def index_tar(fd: int, what: str, is_expected: IsExpected | None = None) -> TarI
 
 def has_member(head: bytes, is_expected: IsExpected) -> bool:
     """True if a member's header is in the first bytes of a file whose own first header is damaged."""
-    return _find_header(HeadWindow(head), 0, is_expected, len(head), "head") is not None
+    resumed, _ = _find_header(HeadWindow(head), 0, is_expected, len(head), "head")
+    return resumed is not None
 
 
 def looks_like_tar(head: bytes) -> bool:
