@@ -147,7 +147,7 @@ def _part_of_storage(tree: Tree, names: Collection[str]) -> str | None:
     if own or "_manifests" in names or "_layers" in names:
         return "a part of a registry's storage without its blobs: name the directory that holds docker/registry/v2/"
     if names == {"sha256"} and any(_BLOB_FOLDER.fullmatch(os.fsdecode(name)) for name in tree.list_names(b"sha256")):
-        return "blobs/ of a registry's storage, or a part of it: name the directory above it"
+        return "blobs/ of an OCI layout or of a registry's storage: name the directory above it"
     return None
 
 
