@@ -92,16 +92,7 @@ def encode_record(record: SourceRecord) -> bytes:
         lines.append({"held": [[layer.legacy_id, layer.mark, layer.is_v1] for layer in record.held]})
     last = {
         "type": record.type,
-        "failures": [
-            {
-                "references": list(failure.references),
-                "legacy_id": failure.legacy_id,
-                "layer": failure.layer,
-                "error": failure.error,
-                "message": failure.message,
-            }
-            for failure in record.failures
-        ],
+        "failures": [failure.without_source() for failure in record.failures],
         "warnings": list(record.warnings),
         "containers": [to_builtins(container) for container in record.containers],
         "orphaned_volumes": [to_builtins(volume) for volume in record.orphaned_volumes],

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import NewType
+from typing import Any, NewType
 
-from msgspec import Struct, field
+from msgspec import Struct, field, to_builtins
 
 from migrate.errors import MigrateError
 from migrate.model.container import Container
@@ -160,6 +160,12 @@ class Failure(Struct, frozen=True, kw_only=True):
 
     def event(self) -> Event:
         return Event(kind="failure", name=self.title, source=self.source, message=self.message)
+
+    def without_source(self) -> dict[str, Any]:
+        """Its members, to be encoded in a document that is about one source."""
+        members: dict[str, Any] = to_builtins(self)
+        del members["source"]
+        return members
 
     @classmethod
     def of(

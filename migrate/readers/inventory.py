@@ -170,16 +170,7 @@ def inventory_document(inventory: Inventory) -> dict[str, Any]:
             for row in inventory.containers
         ],
         "orphaned_volumes": [{"path": one.source, "bytes": one.bytes} for one in inventory.orphaned_volumes],
-        "failures": [
-            {
-                "references": list(failure.references),
-                "legacy_id": failure.legacy_id,
-                "layer": failure.layer,
-                "error": failure.error,
-                "message": failure.message,
-            }
-            for failure in inventory.failures
-        ],
+        "failures": [failure.without_source() for failure in inventory.failures],
         "warnings": list(inventory.warnings),
         "wrapping": list(inventory.wrapping),
     }

@@ -270,15 +270,19 @@ def test_what_cannot_be_checked_is_said(root: RootBuilder) -> None:
 # --- owners of user namespaces -----------------------------------------------------------------------------------
 
 
-def shift_owners(root: RootBuilder, users: int, groups: int) -> None:
-    """All of the driver's files, each inode once."""
+def change_owners(root: RootBuilder, owners: Callable[[int, int], tuple[int, int]]) -> None:
+    """All of the driver's files, each inode once; `owners` gives new numbers for those of user and group."""
     top = root.path / root.driver
     done: set[int] = set()
     for path in (top, *top.rglob("*")):
         facts = path.lstat()
         if facts.st_ino not in done:
             done.add(facts.st_ino)
-            os.lchown(path, facts.st_uid + users, facts.st_gid + groups)
+            os.lchown(path, *owners(facts.st_uid, facts.st_gid))
+
+
+def shift_owners(root: RootBuilder, users: int, groups: int) -> None:
+    change_owners(root, lambda uid, gid: (uid + users, gid + groups))
 
 
 def two_layers_with_owners(root: RootBuilder) -> None:
@@ -318,14 +322,13 @@ def test_a_second_range_of_subordinate_ids_has_an_amount_of_its_own(
     root.add_tar_split(FIRST, root.read(FIRST))
     write(copy_up(root) / "bin/two", b"three")
     root.add_tar_split(SECOND, root.read(SECOND))
-    top = root.path / root.driver
-    done: set[int] = set()
-    for path in (top, *top.rglob("*")):
-        facts = path.lstat()
-        if facts.st_ino not in done:
-            done.add(facts.st_ino)
-            uid = facts.st_uid + (high if facts.st_uid >= 65_536 else low)[0]
-            os.lchown(path, uid, facts.st_gid + (high if facts.st_gid >= 65_536 else low)[1])
+    change_owners(
+        root,
+        lambda uid, gid: (
+            uid + (high if uid >= 65_536 else low)[0],
+            gid + (high if gid >= 65_536 else low)[1],
+        ),
+    )
     source = root.open()
     check = RunCheck({0: source}, True)
     assert check.differences(0, walk_chain(identity(SECOND), source.read_layer)) == []
