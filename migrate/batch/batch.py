@@ -10,7 +10,6 @@ import secrets
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from msgspec import Struct, field
@@ -21,7 +20,7 @@ from migrate.batch.account import Account, AccountRow
 from migrate.batch.completion import Completion, candidates_of
 from migrate.batch.executors import PoolRequest, WorkerPool, open_pool
 from migrate.batch.existing_blobs import ExistingBlobs, sources_without_blobs
-from migrate.batch.journal import JournalWriter, LinePlace, check_owners, is_running, journal_name, journal_paths
+from migrate.batch.journal import Journals, JournalWriter, LinePlace, journal_name
 from migrate.batch.ledger import Ledger
 from migrate.batch.merge import Merge
 from migrate.batch.plan import Candidate, Finished, Plan, Shard, SourceOutcome, plan_tasks
@@ -29,14 +28,7 @@ from migrate.batch.proof import disproved
 from migrate.batch.recipe import options_document, parse_options, recipe_of
 from migrate.batch.run import TaskRun
 from migrate.batch.search import expand, find_candidates
-from migrate.batch.targets import (
-    absolute,
-    copy_journals,
-    journal_publisher,
-    layout_location,
-    open_state,
-    open_worker_target,
-)
+from migrate.batch.targets import absolute, layout_location, open_mirror, open_state, open_worker_target
 from migrate.batch.task import WorkOrder
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.run import NOTHING_READ, exit_code, utc_now
@@ -110,8 +102,8 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
     """Raises UsageError, TargetError and KeyboardInterrupt; what is finished is in the journal then."""
     started = utc_now()
     candidates = _candidates(request)
-    with _workplace(request) as (state, target, journal):
-        check_owners(state)
+    with _workplace(request) as (journals, target, journal):
+        journals.check_owners()
         existing = ExistingBlobs(target)
         recipe = recipe_of(request.options)
         identities = {candidate.location: candidate.identity for candidate in candidates}
@@ -121,7 +113,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
             one source, and their seconds do not show which line is the newer one."""
             return known.recipe == recipe and known.identity == identities.get(source)
 
-        ledger = Ledger.read(state, wants)
+        ledger = Ledger.read(journals, wants)
         try:
             pool = pools(
                 PoolRequest(
@@ -136,17 +128,18 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
                 target.abandon()
             raise
         try:
-            plan = _plan(request, ledger, candidates, recipe, pool.workers, existing)
+            plan = _plan(request, journals, ledger, candidates, recipe, pool.workers, existing)
             begins = journal.place()
             journal.note(_opening(request, plan, recipe, started))
-            order = _order(request, recipe, state, max(1, pool.workers // max(1, len(plan.tasks))))
+            order = _order(request, recipe, journals, max(1, pool.workers // max(1, len(plan.tasks))))
             pool.prove(order, plan, progress)
         except BaseException:
             pool.stop(at_once=True)
             raise
         completion = Completion(
             sources={candidate.location: candidate for candidate in candidates},
-            read=lambda: Ledger.read(state, wants, begins),
+            read=lambda: Ledger.read(journals, wants, begins),
+            journals=journals,
             order=order,
             open_pool=lambda: pool,
             journal=journal,
@@ -162,19 +155,19 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         if request.shard is not None:
             return _shard_outcome(ledger, locations, len(done))
         gone = _gone(ledger, locations, request.locations)
-        return _merge(ledger, locations, request, target, existing, journal, progress, started, done, gone)
+        return _merge(journals, ledger, locations, request, target, existing, journal, progress, started, done, gone)
 
 
 def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = ()) -> BatchOutcome:
     """Ends what shards have done: images of all journals, with the options of their runs. Raises UsageError where
     those differ, or where a shard is still at work. `output_files` are those of a BatchRequest."""
     started = utc_now()
-    with open_state(target) as state:
-        check_owners(state)
-        options, reported = _common_options(target, state)
+    with open_state(target) as journals:
+        journals.check_owners()
+        options, reported = _common_options(target, journals)
     request = BatchRequest(target=target, options=options, report_options=reported)
-    with _workplace(request) as (state, opened, journal):
-        ledger = _read_shards(state)
+    with _workplace(request) as (journals, opened, journal):
+        ledger = _read_shards(journals)
         refuse_to_write(list(ledger.sources), files=output_files)
         # Each source once: two runs may have called one by two names, and as with one name, what was read last counts.
         current = ledger.current()
@@ -187,9 +180,9 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
         # Sources that are on the shards' machines alone cannot be proven.
         read = [one for one in locations if ledger.sources[one].finished.outcome is not SourceOutcome.SKIPPED]
         here = [location for location in read if "://" not in location and os.path.exists(location)]
-        for location in sorted(disproved(ledger.places(here), options)):
+        for location in sorted(disproved(journals, ledger.places(here), options)):
             raise TargetError(
-                f"{ledger.sources[location].place.path}: what it has of {location} is not what that source lists (it"
+                f"{journals.shown(ledger.sources[location].place.journal)}: what it has of {location} is not what that source lists (it"
                 " may have changed since); run its shard again"
             )
         known = set(here)
@@ -198,16 +191,17 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
             are, their = ("source is", "its") if len(absent) == 1 else ("sources are", "their")
             message = f"{len(absent):,} {are} not here: {their} images and names are those of the journals"
             progress.emit(Event(kind="notice", message=message))
-        ledger, again = _complete_shards(ledger, locations, request, state, opened, journal, progress)
+        ledger, again = _complete_shards(ledger, locations, request, journals, opened, journal, progress)
         done = set(locations) - again
-        return _merge(ledger, locations, request, opened, ExistingBlobs(opened), journal, progress, started, done)
+        existing = ExistingBlobs(opened)
+        return _merge(journals, ledger, locations, request, opened, existing, journal, progress, started, done)
 
 
 def _complete_shards(
     ledger: Ledger,
     locations: Sequence[str],
     request: BatchRequest,
-    state: Path,
+    journals: Journals,
     target: ImageTarget | None,
     journal: JournalWriter,
     progress: Progress,
@@ -218,8 +212,9 @@ def _complete_shards(
     with ExitStack() as stack:
         completion = Completion(
             sources=candidates_of(ledger, here),
-            read=lambda: _read_shards(state, begins),
-            order=_order(request, recipe_of(request.options), state, 1),
+            read=lambda: _read_shards(journals, begins),
+            journals=journals,
+            order=_order(request, recipe_of(request.options), journals, 1),
             open_pool=lambda: stack.enter_context(_stopped(open_pool(PoolRequest(workers=request.options.jobs)))),
             journal=journal,
             progress=progress,
@@ -246,15 +241,15 @@ def _stopped(pool: WorkerPool) -> Iterator[WorkerPool]:
         pool.stop(at_once=at_once)
 
 
-def _common_options(target: str, state: Path) -> tuple[ConvertOptions, Mapping[str, object]]:
+def _common_options(target: str, journals: Journals) -> tuple[ConvertOptions, Mapping[str, object]]:
     """The options that all runs on the target had; UsageError unless they agree and have ended."""
-    paths = journal_paths(state)
-    if not paths:
+    names = journals.names()
+    if not names:
         raise UsageError(f"{target}: no journal of a batch there")
-    for path in paths:
-        if is_running(path):
-            raise UsageError(f"{path}: a run is still at work on it; merge when all shards have ended")
-    openings = list(Ledger.read(state).runs.values())
+    for name in names:
+        if journals.is_running(name):
+            raise UsageError(f"{journals.shown(name)}: a run is still at work on it; merge when all shards have ended")
+    openings = list(Ledger.read(journals).runs.values())
     if len({str(opening.get("options")) for opening in openings}) != 1:
         raise UsageError(f"{target}: its shards ran with different options; run them again with the same ones")
     return parse_options(openings[0]["options"]), openings[0]["reported"]
@@ -262,15 +257,15 @@ def _common_options(target: str, state: Path) -> tuple[ConvertOptions, Mapping[s
 
 def unfinished_shards(target: str) -> list[str]:
     """What is missing before the shards of a target make a whole: sentences for people."""
-    with open_state(target) as state:
-        ledger = _read_shards(state)
+    with open_state(target) as journals:
+        ledger = _read_shards(journals)
     problems = []
     seen: dict[int, set[int]] = {}
-    for path, opening in sorted(ledger.runs.items()):
-        match = _SHARD_NAME.fullmatch(path.name)
+    for journal, opening in sorted(ledger.runs.items()):
+        match = _SHARD_NAME.fullmatch(journal)
         if match is not None:
             seen.setdefault(int(match[2]), set()).add(int(match[1]))
-            missing = opening["sources"] - ledger.lines[path]
+            missing = opening["sources"] - ledger.lines[journal]
             if missing > 0:
                 problems.append(f"shard {match[1]}/{match[2]} has not finished {missing:,} of its sources")
     for count, numbers in sorted(seen.items()):
@@ -285,21 +280,18 @@ def unfinished_shards(target: str) -> list[str]:
 
 
 @contextmanager
-def _workplace(request: BatchRequest) -> Iterator[tuple[Path, ImageTarget | None, JournalWriter]]:
-    """The state directory, the open target (None in a dry run) and the locked journal."""
+def _workplace(request: BatchRequest) -> Iterator[tuple[Journals, ImageTarget | None, JournalWriter]]:
+    """All journals of the target, which is open (None in a dry run), and the one of this run."""
     with ExitStack() as stack:
         target: ImageTarget | None = None
-        if request.options.dry_run:
-            state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="migrate-batch-")))
-            copy_journals(request.target, state)
-        else:
+        if not request.options.dry_run:
             target = open_worker_target(request.target, request.options)
             stack.callback(target.close)
-            state = stack.enter_context(open_state(request.target))
-        publish = journal_publisher(None if target is None else request.target, journal_name(request.shard))
-        journal = JournalWriter(state, request.shard, publish)
+        journals = stack.enter_context(open_state(request.target, copied=target is None))
+        mirror = None if target is None else open_mirror(request.target, journal_name(request.shard))
+        journal = JournalWriter(journals.store, request.shard, mirror)
         stack.callback(journal.close)
-        yield state, target, journal
+        yield journals, target, journal
 
 
 def _candidates(request: BatchRequest) -> list[Candidate]:
@@ -318,6 +310,7 @@ def _candidates(request: BatchRequest) -> list[Candidate]:
 
 def _plan(
     request: BatchRequest,
+    journals: Journals,
     ledger: Ledger,
     candidates: Sequence[Candidate],
     recipe: str,
@@ -330,20 +323,20 @@ def _plan(
     plan = plan_tasks(candidates, finished, recipe, workers=workers, retry_failed=request.retry_failed)
     locations = [candidate.location for candidate in candidates]
     others = [place for place, _ in ledger.others(locations)]
-    lost = sources_without_blobs(ledger.places(plan.done), others, request.options, existing)
+    lost = sources_without_blobs(journals, ledger.places(plan.done), others, request.options, existing)
     unfit = {candidate.location for candidate in candidates if candidate.unfit is not None}
-    lost |= disproved(ledger.places(plan.done.keys() - lost), request.options, unfit)
+    lost |= disproved(journals, ledger.places(plan.done.keys() - lost), request.options, unfit)
     if not lost:
         return plan
     finished = {location: known for location, known in finished.items() if location not in lost}
     return plan_tasks(candidates, finished, recipe, workers=workers, retry_failed=request.retry_failed)
 
 
-def _read_shards(state: Path, own: LinePlace | None = None) -> Ledger:
+def _read_shards(journals: Journals, own: LinePlace | None = None) -> Ledger:
     """The journals as a merge takes them: what was read with the options of the latest runs comes before the rest, and
     what it wrote itself, from `own` on, before those."""
-    recipes = {opening["recipe"] for opening in Ledger.read(state).runs.values()}
-    return Ledger.read(state, lambda _, known: known.recipe in recipes, own)
+    recipes = {opening["recipe"] for opening in Ledger.read(journals).runs.values()}
+    return Ledger.read(journals, lambda _, known: known.recipe in recipes, own)
 
 
 def _opening(request: BatchRequest, plan: Plan, recipe: str, started: str) -> dict[str, Any]:
@@ -359,13 +352,13 @@ def _opening(request: BatchRequest, plan: Plan, recipe: str, started: str) -> di
     }
 
 
-def _order(request: BatchRequest, recipe: str, state: Path, threads: int) -> WorkOrder:
+def _order(request: BatchRequest, recipe: str, journals: Journals, threads: int) -> WorkOrder:
     """Workers use one thread each; only where there are fewer tasks than workers the tasks share out the rest."""
     return WorkOrder(
         run=secrets.token_hex(8),
         recipe=recipe,
         target=None if request.options.dry_run else absolute(request.target),
-        state=absolute(str(state)),
+        state=absolute(journals.store.location),
         options=dataclasses.replace(request.options, jobs=1 if request.is_remote else threads),
     )
 
@@ -393,6 +386,7 @@ def _gone(ledger: Ledger, locations: Collection[str], shelves: Iterable[str]) ->
 
 
 def _merge(
+    journals: Journals,
     ledger: Ledger,
     locations: Sequence[str],
     request: BatchRequest,
@@ -405,6 +399,7 @@ def _merge(
     gone: Sequence[str] = (),
 ) -> BatchOutcome:
     merge = Merge(
+        journals=journals,
         sources=ledger.merge_sources(locations),
         options=request.options,
         target=target,

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from migrate.batch.executors import WorkerPool
-from migrate.batch.journal import JournalWriter, RecordReader
+from migrate.batch.journal import Journals, JournalWriter
 from migrate.batch.ledger import Ledger
 from migrate.batch.lending import Lenders
 from migrate.batch.plan import Candidate, Loan, SourceOutcome, plan_tasks
@@ -27,12 +27,13 @@ _STAGE = "complete"
 
 
 class Completion(Struct):
-    """`sources` are those of the batch, in their order, and `read` gives the journals as they are now. `earlier` are
+    """`sources` are those of the batch, in their order, and `read` reads the journals as they are now. `earlier` are
     the images of the target, None where there is none. `open_pool` is called when something is to be done. `run` may be
     called once."""
 
     sources: Mapping[str, Candidate]
     read: Callable[[], Ledger]
+    journals: Journals
     order: WorkOrder
     open_pool: Callable[[], WorkerPool]
     journal: JournalWriter
@@ -47,30 +48,26 @@ class Completion(Struct):
         """The journals at the end. Emits the outcomes of the sources `undecided` and of those that were read. Raises
         TargetError, and what a run raises."""
         ledger = self.read()
-        reader = RecordReader()
-        try:
-            while candidates := self._next(ledger, reader):
-                self.again |= {candidate.location for candidate in candidates}
-                pool = self.open_pool()
-                plan = plan_tasks(candidates, {}, self.order.recipe, workers=pool.workers)
-                TaskRun(self.order, plan, pool, self.journal, self.progress, _STAGE).run()
-                ledger = self.read()
-            for location in (one for one in self.sources if one in self.again or one in undecided):
-                known = ledger.sources[location]
-                record = reader.read(known.place, location, images=False, layers=False)
-                size = known.finished.identity.size or 0
-                emit_outcome(self.progress, location, known.finished.outcome, known.message, size, record)
-        finally:
-            reader.close()
+        while candidates := self._next(ledger):
+            self.again |= {candidate.location for candidate in candidates}
+            pool = self.open_pool()
+            plan = plan_tasks(candidates, {}, self.order.recipe, workers=pool.workers)
+            TaskRun(self.order, plan, pool, self.journal, self.progress, _STAGE).run()
+            ledger = self.read()
+        for location in (one for one in self.sources if one in self.again or one in undecided):
+            known = ledger.sources[location]
+            record = self.journals.read(known.place, location, images=False, layers=False)
+            size = known.finished.identity.size or 0
+            emit_outcome(self.progress, location, known.finished.outcome, known.message, size, record)
         return ledger
 
-    def _next(self, ledger: Ledger, reader: RecordReader) -> list[Candidate]:
+    def _next(self, ledger: Ledger) -> list[Candidate]:
         """The sources that lack layers which others have, and which were not lent to them before."""
         places = {location: known.place for location in self.sources if (known := ledger.sources.get(location))}
         lacking: dict[str, set[str]] = {}
         for location, place in places.items():
             if ledger.sources[location].finished.outcome is SourceOutcome.FAILED:
-                record = reader.read(place, location, images=False, layers=False)
+                record = self.journals.read(place, location, images=False, layers=False)
                 if record.missing:
                     lacking[location] = self._wanted.setdefault(location, set())
                     lacking[location].update(record.missing, record.lent)
@@ -79,11 +76,11 @@ class Completion(Struct):
         # lenders lack layers themselves, which have to come from a third source
         wanted: set[str] = set()
         for location, place in places.items():
-            record = reader.read(place, location, images=False, layers=False)
+            record = self.journals.read(place, location, images=False, layers=False)
             wanted.update(record.missing, record.lent)
         lenders = Lenders(wanted.union(*lacking.values()))
         for location, place in places.items():
-            record = reader.read(place, location, images=False, held=True)
+            record = self.journals.read(place, location, images=False, held=True)
             lenders.take(location, record, dry_run=self.order.target is None)
         candidates = []
         for location, lacked in lacking.items():

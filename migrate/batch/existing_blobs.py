@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from migrate.batch.choice import BlobChoice
-from migrate.batch.journal import LinePlace, RecordReader
+from migrate.batch.journal import Journals, LinePlace
 from migrate.batch.records import LayerRecord, Role
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
@@ -60,7 +60,11 @@ def choice_for(options: ImageOptions, target: ImageTarget | None, existing: Exis
 
 
 def sources_without_blobs(
-    sources: Mapping[str, LinePlace], others: Iterable[LinePlace], options: ConvertOptions, existing: ExistingBlobs
+    journals: Journals,
+    sources: Mapping[str, LinePlace],
+    others: Iterable[LinePlace],
+    options: ConvertOptions,
+    existing: ExistingBlobs,
 ) -> set[str]:
     """Those of `sources` that have to be read again: a blob that they need is gone or damaged, and no other record has
     one. Every blob is proven.
@@ -73,38 +77,34 @@ def sources_without_blobs(
     served: set[DiffID] = set()
     wanting: dict[str, set[DiffID]] = {}
     lost: set[str] = set()
-    reader = RecordReader()
-    try:
-        rows = {
-            location: [
-                (row.role, *pair) for row in reader.read(place, location, images=False).layers if (pair := _pair(row))
-            ]
-            for location, place in sources.items()
-        }
-        pairs = {(diff_id, blob) for found in rows.values() for _, diff_id, blob in found}
-        with ThreadPoolExecutor(options.jobs, thread_name_prefix="prove") as pool:
-            right = dict(zip(pairs, pool.map(lambda pair: existing.proves(*pair), pairs), strict=True))
-        for location, found in rows.items():
-            for role, diff_id, blob in found:
-                if right[diff_id, blob]:
-                    if blob.compression == compression:  # a blob in another compression is in no manifest of this run
-                        served.add(diff_id)
-                elif role is Role.KEPT:  # a manifest of the source names this very blob: no other one can replace it
-                    lost.add(location)
-                else:
-                    wanting.setdefault(location, set()).add(diff_id)
-        # records of other sources, older ones too, may hold the layer: then nothing has to be read again
-        missing = {diff_id for diff_ids in wanting.values() for diff_id in diff_ids} - served
-        for place in others if missing else ():
-            for row in reader.read(place, "", images=False).layers:
-                pair = _pair(row)
-                if pair is None or pair[0] not in missing or pair[1].compression != compression:
-                    continue
-                if existing.proves(*pair):
-                    missing.discard(pair[0])
-                    served.add(pair[0])
-    finally:
-        reader.close()
+    rows = {
+        location: [
+            (row.role, *pair) for row in journals.read(place, location, images=False).layers if (pair := _pair(row))
+        ]
+        for location, place in sources.items()
+    }
+    pairs = {(diff_id, blob) for found in rows.values() for _, diff_id, blob in found}
+    with ThreadPoolExecutor(options.jobs, thread_name_prefix="prove") as pool:
+        right = dict(zip(pairs, pool.map(lambda pair: existing.proves(*pair), pairs), strict=True))
+    for location, found in rows.items():
+        for role, diff_id, blob in found:
+            if right[diff_id, blob]:
+                if blob.compression == compression:  # a blob in another compression is in no manifest of this run
+                    served.add(diff_id)
+            elif role is Role.KEPT:  # a manifest of the source names this very blob: no other one can replace it
+                lost.add(location)
+            else:
+                wanting.setdefault(location, set()).add(diff_id)
+    # records of other sources, older ones too, may hold the layer: then nothing has to be read again
+    missing = {diff_id for diff_ids in wanting.values() for diff_id in diff_ids} - served
+    for place in others if missing else ():
+        for row in journals.read(place, "", images=False).layers:
+            pair = _pair(row)
+            if pair is None or pair[0] not in missing or pair[1].compression != compression:
+                continue
+            if existing.proves(*pair):
+                missing.discard(pair[0])
+                served.add(pair[0])
     return lost | {location for location, diff_ids in wanting.items() if not diff_ids <= served}
 
 

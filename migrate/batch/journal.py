@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
+import io
 import json
 import os
 import re
-import tempfile
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from deflate import zlib_compress
 from msgspec import Struct
@@ -29,13 +27,14 @@ from migrate.batch.records import SourceRecord, encode_record, parse_record
 from migrate.blobio.limits import CATALOG_BYTES
 from migrate.documents.json_text import check_limits
 from migrate.errors import LimitError, TargetError
-from migrate.storage.syscalls import DIRECTORY, SYSTEM_CALLS, SystemCalls, open_regular, target_errors, write_all
+from migrate.storage.store import STATE_DIRECTORY, AppendedFile, Store
+from migrate.storage.syscalls import target_errors
 
 JOURNAL_NAME: Final = "journal.jsonl"
 _NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")
 _RECORD: Final = b',"record":"'
 _SYNC_SECONDS: Final = 1.0
-_PUBLISH_SECONDS: Final = 10.0
+_MIRROR_SECONDS: Final = 10.0
 _TEXT: Final = (str,)
 _TEXT_OR_NONE: Final = (str, type(None))
 _COUNT: Final = (int,)
@@ -89,9 +88,9 @@ class JournalEntry(Struct, frozen=True, kw_only=True):
 
 
 class LinePlace(Struct, frozen=True):
-    """Where a line of a journal is."""
+    """Where a line is, in the journal of that name."""
 
-    path: Path
+    journal: str
     offset: int
     length: int
 
@@ -134,52 +133,88 @@ def unpack_record(
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def journal_paths(state: Path) -> list[Path]:
-    """All journals of a target: its own, and those of shards."""
-    try:
-        return sorted(state / name for name in os.listdir(state) if _NAMES.fullmatch(name))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+class Journals:
+    """All journals of a target, its own and those of shards, by their names in the state of its store. From any thread.
+    Keeps those open whose records were read; to be closed. Raises TargetError."""
 
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._streams: dict[str, BinaryIO] = {}
+        self._lock = threading.Lock()
 
-def iter_lines(path: Path) -> Iterator[Line]:
-    """The whole lines of a journal, in order; those that do not parse, or lack a field, are passed over.
+    def names(self) -> list[str]:
+        return [name for name in self.store.names(STATE_DIRECTORY) if is_journal(name)]
 
-    Raises TargetError.
-    """
-    with target_errors(str(path)), open_journal(path) as stream:
-        offset = 0
-        while raw := stream.readline(_LINE_BYTES):
-            line = _parse_line(raw)  # None for the pieces of a line that is too long
-            if line is not None:
-                yield Line(line, LinePlace(path, offset, len(raw)))
-            offset += len(raw)
+    def shown(self, journal: str) -> str:
+        """In errors."""
+        return self.store.shown(stored_name(journal))
 
+    def open(self, journal: str) -> BinaryIO:
+        stream = self.store.open(stored_name(journal))
+        if stream is None:
+            raise TargetError(f"{self.shown(journal)}: it is there no longer")
+        return stream
 
-def open_journal(path: Path) -> BinaryIO:
-    """For reading, and never through a link."""
-    return open(open_regular(str(path), os.O_RDONLY, None, str(path)), "rb")
+    def iter_lines(self, journal: str) -> Iterator[Line]:
+        """The whole lines of a journal, in order; those that do not parse, or lack a field, are passed over."""
+        with target_errors(self.shown(journal)), io.BufferedReader(cast(io.RawIOBase, self.open(journal))) as stream:
+            offset = 0
+            while raw := stream.readline(_LINE_BYTES):
+                line = _parse_line(raw)  # None for the pieces of a line that is too long
+                if line is not None:
+                    yield Line(line, LinePlace(journal, offset, len(raw)))
+                offset += len(raw)
 
-
-def check_owners(state: Path) -> None:
-    """TargetError for a journal that another user made: its names and layers would become images."""
-    for path in journal_paths(state):
-        with target_errors(str(path)), open_journal(path) as stream:
-            owner = os.fstat(stream.fileno()).st_uid
-        if owner not in (os.geteuid(), 0) and owner != _owner_of_new_files(state):
+    def read(
+        self, place: LinePlace, source: str, *, images: bool = True, layers: bool = True, held: bool = False
+    ) -> SourceRecord:
+        """The record at a place."""
+        with self._lock, target_errors(self.shown(place.journal)):
+            stream = self._streams.get(place.journal)
+            if stream is None:
+                stream = self._streams[place.journal] = self.open(place.journal)
+            stream.seek(place.offset)
+            raw = stream.read(place.length)
+        packed = raw.partition(_RECORD)[2].removesuffix(b'"}\n')
+        try:
+            return unpack_record(packed, source, images=images, layers=layers, held=held)
+        except ValueError as exc:
             raise TargetError(
-                f"{path}: belongs to user {owner}, and not to this one ({os.geteuid()}); its records are not believed"
-                " (run the batch as that user, or move the journal away to begin again)"
-            )
+                f"{self.shown(place.journal)}: the record of {source} is damaged ({exc}); move the journal away to"
+                " begin again"
+            ) from exc
+
+    def is_running(self, journal: str) -> bool:
+        """True while a run writes to the journal."""
+        return self.store.is_growing(stored_name(journal))
+
+    def check_owners(self) -> None:
+        """TargetError for a journal that another user made: its names and layers would become images."""
+        for journal in self.names():
+            owner = self.store.foreign_owner(stored_name(journal))
+            if owner is not None:
+                raise TargetError(
+                    f"{self.shown(journal)}: belongs to user {owner}, and not to this one ({os.geteuid()}); its records"
+                    " are not believed (run the batch as that user, or move the journal away to begin again)"
+                )
+
+    def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()
 
 
-def _owner_of_new_files(directory: Path) -> int | None:
-    """A network file system may give what root makes to another user."""
-    try:
-        with tempfile.TemporaryFile(dir=directory) as probe:
-            return os.fstat(probe.fileno()).st_uid
-    except OSError:
-        return None
+def is_journal(name: str) -> bool:
+    return _NAMES.fullmatch(name) is not None
+
+
+def journal_name(shard: Shard | None) -> str:
+    return JOURNAL_NAME if shard is None else f"journal-{shard.number}-of-{shard.count}.jsonl"
+
+
+def stored_name(journal: str) -> str:
+    """Its name in the store."""
+    return f"{STATE_DIRECTORY}/{journal}"
 
 
 def _parse_line(raw: bytes) -> dict[str, Any] | None:
@@ -209,89 +244,47 @@ def _is_complete(fields: Mapping[str, Any], *, has_record: bool) -> bool:
     )
 
 
-class RecordReader:
-    """Records by their places, from any thread. Keeps the journals open; to be closed."""
-
-    def __init__(self) -> None:
-        self._files: dict[Path, BinaryIO] = {}
-        self._lock = threading.Lock()
-
-    def read(
-        self, place: LinePlace, source: str, *, images: bool = True, layers: bool = True, held: bool = False
-    ) -> SourceRecord:
-        """Raises TargetError for a record that is damaged."""
-        with target_errors(str(place.path)):
-            with self._lock:
-                stream = self._files.get(place.path)
-                if stream is None:
-                    stream = self._files[place.path] = open_journal(place.path)
-            raw = os.pread(stream.fileno(), place.length, place.offset)
-        packed = raw.partition(_RECORD)[2].removesuffix(b'"}\n')
-        try:
-            return unpack_record(packed, source, images=images, layers=layers, held=held)
-        except ValueError as exc:
-            raise TargetError(
-                f"{place.path}: the record of {source} is damaged ({exc}); move the journal away to begin again"
-            ) from exc
-
-    def close(self) -> None:
-        for stream in self._files.values():
-            stream.close()
-        self._files.clear()
-
-
-def journal_name(shard: Shard | None) -> str:
-    return JOURNAL_NAME if shard is None else f"journal-{shard.number}-of-{shard.count}.jsonl"
-
-
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
 class JournalWriter:
-    """The journal of one run, locked while it is open. Raises TargetError, also if another run has it.
+    """The journal of one run, which no other run has while it is open. Raises TargetError.
 
-    A line reaches the system at once, so that it outlives the process, and the disk within a second. `publish` gets
-    every piece that has reached it, some seconds later, for a target that is not on this machine.
+    A line reaches the system at once, so that it outlives the process, and the disk within a second. `mirror` gets the
+    same lines, some seconds later, for a target that is not on this machine.
     """
 
     def __init__(
         self,
-        state: Path,
+        store: Store,
         shard: Shard | None,
-        publish: Callable[[bytes], None] | None = None,
+        mirror: AppendedFile | None = None,
         clock: Callable[[], float] = time.monotonic,
-        files: SystemCalls = SYSTEM_CALLS,
     ) -> None:
-        self._files = files
-        self.path = state / journal_name(shard)
-        self._publish = publish
+        self.name = journal_name(shard)
         self._clock = clock
-        with target_errors(str(self.path)):
-            state.mkdir(parents=True, exist_ok=True)
-            folder = os.open(state, DIRECTORY)
-            try:
-                flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-                self._fd = open_regular(self.path.name, flags, folder, str(self.path), files)
-            finally:
-                os.close(folder)
+        self._file = store.append_to(stored_name(self.name), alone=True)
+        self._mirror = mirror
         try:
-            if not try_lock(self._fd):
-                raise TargetError(f"{self.path}: another run is at work on this journal")
-            # a line that a killed run left unfinished must not become the beginning of the next one
-            with target_errors(str(self.path)):
-                size = os.fstat(self._fd).st_size
-                if size and os.pread(self._fd, 1, size - 1) != b"\n":
-                    write_all(self._files, self._fd, b"\n", str(self.path))
-            self._published = os.fstat(self._fd).st_size
+            self._size = 0
+            last = b"\n"
+            stream = store.open(stored_name(self.name))
+            if stream is not None:
+                with stream, target_errors(store.shown(stored_name(self.name))):
+                    self._size = stream.seek(0, os.SEEK_END)
+                    stream.seek(max(0, self._size - 1))
+                    last = stream.read(1)
+            if self._size and last != b"\n":
+                # a line that a killed run left unfinished must not become the beginning of the next one
+                self._append(b"\n")
         except BaseException:
-            os.close(self._fd)
+            self._file.close()
             raise
-        self._synced = self._published_at = clock()
+        self._synced = self._mirrored = clock()
 
     def place(self) -> LinePlace:
         """Where the next line will be."""
-        with target_errors(str(self.path)):
-            return LinePlace(self.path, os.fstat(self._fd).st_size, 0)
+        return LinePlace(self.name, self._size, 0)
 
     def append(self, entry: JournalEntry) -> None:
         fields = {
@@ -319,64 +312,32 @@ class JournalWriter:
         self._write(_encode(fields) + b"\n")
 
     def _write(self, line: bytes) -> None:
-        write_all(self._files, self._fd, line, str(self.path))
-        with target_errors(str(self.path)):
-            if self._clock() - self._synced >= _SYNC_SECONDS:
-                self.sync()
+        self._append(line)
+        if self._clock() - self._synced >= _SYNC_SECONDS:
+            self.sync()
+        if self._mirror is not None and self._clock() - self._mirrored >= _MIRROR_SECONDS:
+            self._mirror.sync()
+            self._mirrored = self._clock()
 
-            if self._publish is not None and self._clock() - self._published_at >= _PUBLISH_SECONDS:
-                self.publish()
+    def _append(self, block: bytes) -> None:
+        self._file.append(block)
+        if self._mirror is not None:
+            self._mirror.append(block)
+        self._size += len(block)
 
     def sync(self) -> None:
-        with target_errors(str(self.path)):
-            self._files.sync(self._fd)
+        self._file.sync()
         self._synced = self._clock()
 
-    def publish(self) -> None:
-        """What has not been published yet."""
-        if self._publish is None:
-            return
-        with target_errors(str(self.path)):
-            size = os.fstat(self._fd).st_size
-            piece = os.pread(self._fd, size - self._published, self._published)
-        if piece:
-            self._publish(piece)
-            self._published += len(piece)
-        self._published_at = self._clock()
-
     def close(self) -> None:
-        if self._fd >= 0:
-            try:
-                self.publish()
-                with contextlib.suppress(OSError):
-                    self._files.sync(self._fd)
-            finally:
-                os.close(self._fd)
-                self._fd = -1
+        try:
+            if self._mirror is not None:
+                self._mirror.close()
+            with contextlib.suppress(TargetError):
+                self._file.sync()
+        finally:
+            self._file.close()
 
 
 def _encode(fields: Mapping[str, Any]) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode("ascii")
-
-
-def try_lock(fd: int) -> bool:
-    """False if another process has the journal. Where the file system has no locks, everybody gets it."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def is_running(path: Path) -> bool:
-    """True while a run writes to the journal."""
-    try:
-        fd = open_regular(str(path), os.O_RDONLY, None, str(path))
-    except (OSError, TargetError):  # reading it gives the error
-        return False
-    try:
-        return not try_lock(fd)
-    finally:
-        os.close(fd)

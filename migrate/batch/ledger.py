@@ -5,12 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
 
-from migrate.batch.journal import JOURNAL_NAME, Line, LinePlace, iter_lines, journal_paths
+from migrate.batch.journal import JOURNAL_NAME, Journals, Line, LinePlace
 from migrate.batch.merge import MergeSource
 from migrate.batch.plan import Finished, SourceOutcome
 
@@ -43,7 +42,7 @@ class Known(Struct, frozen=True):
             return self.is_own
         if self.is_wanted != other.is_wanted:
             return self.is_wanted
-        if self.place.path == other.place.path:
+        if self.place.journal == other.place.journal:
             return self.place.offset > other.place.offset
         return (self.generation, self.seconds) >= (other.generation, other.seconds)
 
@@ -54,8 +53,8 @@ class Ledger(Struct):
 
     sources: dict[str, Known] = field(default_factory=dict)
     replaced: list[tuple[LinePlace, int]] = field(default_factory=list)
-    runs: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
-    lines: dict[Path, int] = field(default_factory=dict)
+    runs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
     merges: int = 0
     _wants: Wants | None = None
@@ -65,7 +64,7 @@ class Ledger(Struct):
     """Of each merge, how far it has read each journal, and the recipes of the sources that it took in."""
 
     @classmethod
-    def read(cls, state: Path, wants: Wants | None = None, own: LinePlace | None = None) -> Ledger:
+    def read(cls, journals: Journals, wants: Wants | None = None, own: LinePlace | None = None) -> Ledger:
         """Of several lines of a source the newest counts, and one that `wants` accepts before all others. What a run
         has written from `own` on counts before those.
 
@@ -73,18 +72,18 @@ class Ledger(Struct):
         """
         ledger = cls(_wants=wants, _own=own)
         # what merges note about the shards' journals is in the one that no shard has, which therefore comes first
-        for path in sorted(journal_paths(state), key=lambda path: (path.name != JOURNAL_NAME, path.name)):
-            for line in iter_lines(path):
+        for journal in sorted(journals.names(), key=lambda name: (name != JOURNAL_NAME, name)):
+            for line in journals.iter_lines(journal):
                 ledger.take(line)
         return ledger
 
     def take(self, line: Line) -> None:
-        self.ends[line.place.path.name] = line.place.offset + line.place.length
+        self.ends[line.place.journal] = line.place.offset + line.place.length
         if line.is_source:
             self._take_source(line)
         elif "run" in line.fields:
-            self.runs[line.place.path] = line.fields
-            self.lines[line.place.path] = 0
+            self.runs[line.place.journal] = line.fields
+            self.lines[line.place.journal] = 0
         elif "merged" in line.fields:
             self.merges += 1
             ends = line.fields["journals"]
@@ -96,11 +95,11 @@ class Ledger(Struct):
         fields = line.fields
         message = fields.get("message")
         if not fields.get("again"):
-            self.lines[line.place.path] = self.lines.get(line.place.path, 0) + 1
+            self.lines[line.place.journal] = self.lines.get(line.place.journal, 0) + 1
         finished = line.finished()
         # How many merges had not read the line. Only the line of a merge has that: a shard has a journal to itself,
         # with no line of any merge in it.
-        closed = self._closed.get(line.place.path.name, [])
+        closed = self._closed.get(line.place.journal, [])
         known = Known(
             finished=finished,
             place=line.place,
@@ -110,7 +109,7 @@ class Ledger(Struct):
             seconds=fields["finished"],
             is_wanted=self._wants is not None and self._wants(fields["source"], finished),
             is_own=self._own is not None
-            and line.place.path == self._own.path
+            and line.place.journal == self._own.journal
             and line.place.offset >= self._own.offset,
             error=fields["error"],
             images=fields["images"],
@@ -160,7 +159,7 @@ class Ledger(Struct):
         others = self.sources.keys() - set(self.current())
         left = 0
         for known in (self.sources[location] for location in others):
-            journal, offset, recipe = known.place.path.name, known.place.offset, known.finished.recipe
+            journal, offset, recipe = known.place.journal, known.place.offset, known.finished.recipe
             left += not any(ends.get(journal, 0) > offset and recipe in recipes for ends, recipes in self._taken)
         return left
 

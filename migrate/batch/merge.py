@@ -17,7 +17,7 @@ from migrate import __version__
 from migrate.batch.account import Account
 from migrate.batch.choice import BlobChoice
 from migrate.batch.existing_blobs import ExistingBlobs, choice_for
-from migrate.batch.journal import LinePlace, RecordReader
+from migrate.batch.journal import Journals, LinePlace
 from migrate.batch.plan import SourceOutcome
 from migrate.batch.records import ImageRecord, Role, SourceRecord
 from migrate.compose.image import HashedChain
@@ -52,10 +52,11 @@ class MergeSource(Struct, frozen=True):
 
 
 class Merge(Struct):
-    """Ends one batch. `sources` are in the order that decides ties; `older` are places of records with blobs
+    """Ends one batch, from its journals. `sources` are in the order that decides ties; `older` are places of records with blobs
     only, `done` the locations of sources that were read before, whose failures have not been shown, and `gone` those of
     sources that are there no longer. `run` may be called once."""
 
+    journals: Journals
     sources: Sequence[MergeSource]
     options: ConvertOptions
     target: ImageTarget | None
@@ -76,7 +77,6 @@ class Merge(Struct):
     _counted: str | None = None
     _descriptors: dict[DiffID, Descriptor] = field(default_factory=dict)
     _choice: BlobChoice = field(default_factory=lambda: BlobChoice("gzip"))
-    _reader: RecordReader = field(default_factory=RecordReader)
     _uncomposed: set[tuple[str, int]] = field(default_factory=set)
     _rows_early: BinaryIO | None = None
     _encoder: RowEncoder = field(default_factory=RowEncoder)
@@ -92,42 +92,39 @@ class Merge(Struct):
         self.existing.refresh()  # the workers have written since
         self._choice = choice_for(self.options, self.target, self.existing)
         self.progress.emit(Event(kind="stage", stage="merge", total_items=len(self.sources)))
-        try:
-            self._gather()
-            publisher = Publisher(self.options, self.target, self.progress)
-            if all(one.location < two.location for one, two in pairwise(self.sources)):
-                self._rows_early = rows  # else the records are read once more, in the order of the report
-            publisher.publish(
-                self._images, lambda image: self._count(image, publisher), lambda: self._images(layers=False)
-            )
-            self._end_source(publisher)
-            self.account.head = build_head(
-                tool_version=__version__,
-                dry_run=self.options.dry_run,
-                started=started,
-                finished=utc_now(),
-                options=self.report_options,
-                sources=self._sources,
-                images=self._written,
-                tally=self.account.tally,
-                failures=[*self.failures, *publisher.failures],
-                conflicts=publisher.conflicts,
-                warnings=self._warnings,
-                containers=self._containers,
-                orphaned_volumes=self._volumes,
-            )
-            head = self.account.head
-            self.account.present = publisher.present
-            for warning in head.warnings:
-                self.progress.emit(Event(kind="warning", message=warning))
-            if self._rows_early is None:
-                spool.writelines(iter_report(head, self._rows(publisher)))
-            else:
-                rows.seek(0)
-                spool.writelines(frame_rows(head, iter(lambda: rows.read(_PIECE_BYTES), b"")))
-            spool.flush()
-        finally:
-            self._reader.close()
+        self._gather()
+        publisher = Publisher(self.options, self.target, self.progress)
+        if all(one.location < two.location for one, two in pairwise(self.sources)):
+            self._rows_early = rows  # else the records are read once more, in the order of the report
+        publisher.publish(
+            self._images, lambda image: self._count(image, publisher), lambda: self._images(layers=False)
+        )
+        self._end_source(publisher)
+        self.account.head = build_head(
+            tool_version=__version__,
+            dry_run=self.options.dry_run,
+            started=started,
+            finished=utc_now(),
+            options=self.report_options,
+            sources=self._sources,
+            images=self._written,
+            tally=self.account.tally,
+            failures=[*self.failures, *publisher.failures],
+            conflicts=publisher.conflicts,
+            warnings=self._warnings,
+            containers=self._containers,
+            orphaned_volumes=self._volumes,
+        )
+        head = self.account.head
+        self.account.present = publisher.present
+        for warning in head.warnings:
+            self.progress.emit(Event(kind="warning", message=warning))
+        if self._rows_early is None:
+            spool.writelines(iter_report(head, self._rows(publisher)))
+        else:
+            rows.seek(0)
+            spool.writelines(frame_rows(head, iter(lambda: rows.read(_PIECE_BYTES), b"")))
+        spool.flush()
         self._finish(spool, exit_code(head))
         return head
 
@@ -148,7 +145,7 @@ class Merge(Struct):
         self, sources: Iterable[MergeSource], *, images: bool = True, layers: bool = True
     ) -> Iterator[tuple[MergeSource, SourceRecord]]:
         for source in sources:
-            yield source, self._reader.read(source.place, source.location, images=images, layers=layers)
+            yield source, self.journals.read(source.place, source.location, images=images, layers=layers)
 
     def _gather(self) -> None:
         """First walk: which blob each layer has, and what failed."""
@@ -172,7 +169,7 @@ class Merge(Struct):
             for location in self.gone
         )
         for place, generation in self.older:  # only what an image of these sources may get has to be proven
-            for row in self._reader.read(place, "", images=False).layers:
+            for row in self.journals.read(place, "", images=False).layers:
                 proven = row.hashed is not None and row.hashed.diff_id in wanted
                 self._choice.take([row], generation, self.existing.proves if proven else None)
         if self.target is not None:

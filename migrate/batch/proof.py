@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from migrate.batch.journal import LinePlace, RecordReader
+from migrate.batch.journal import Journals, LinePlace
 from migrate.batch.lending import lent_layers
 from migrate.batch.records import ImageRecord, SourceRecord
 from migrate.blobio.compression import HEAD_BYTES, detect_compression
@@ -32,28 +32,24 @@ MOST_COMPRESSED: Final = 64 * 1024 * 1024
 
 
 def disproved(
-    sources: Mapping[str, LinePlace], options: ConvertOptions, unfit: Collection[str] = frozenset()
+    journals: Journals, sources: Mapping[str, LinePlace], options: ConvertOptions, unfit: Collection[str] = frozenset()
 ) -> set[str]:
     """Those of `sources`, records by location, whose record is not what the source lists, or that took layers from a
     source that is none of the others. Raises TargetError.
 
     `unfit` are those that no worker would open, such as a link to a folder, so that they have no image.
     """
-    reader = RecordReader()
     lent: dict[str, set[str]] = {}
 
     def is_wrong(location: str) -> bool:
-        record = reader.read(sources[location], location)
+        record = journals.read(sources[location], location)
         if record.lent:
             lent[location] = set(record.lent.values())
         return bool(record.images) if location in unfit else not is_proven(location, record, options)
 
-    try:
-        with ThreadPoolExecutor(options.jobs, thread_name_prefix="prove") as pool:
-            wrong = pool.map(is_wrong, sources)
-            found = {location for location, is_found in zip(sources, wrong, strict=True) if is_found}
-    finally:
-        reader.close()
+    with ThreadPoolExecutor(options.jobs, thread_name_prefix="prove") as pool:
+        wrong = pool.map(is_wrong, sources)
+        found = {location for location, is_found in zip(sources, wrong, strict=True) if is_found}
     sound = sources.keys() - found
     return found | {location for location, lenders in lent.items() if not lenders <= sound}
 

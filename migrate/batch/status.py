@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
 
-from migrate.batch.journal import is_running, iter_lines, journal_paths
+from migrate.batch.journal import Journals
 from migrate.batch.plan import SourceOutcome
 from migrate.batch.targets import open_state
 from migrate.errors import UsageError
@@ -66,17 +65,17 @@ class JournalStatus(Struct):
 
 def read_status(target: str) -> list[JournalStatus]:
     """One status for each journal of the target. UsageError where there is none."""
-    with open_state(target) as state:
-        paths = journal_paths(state)
-        if not paths:
+    with open_state(target) as journals:
+        names = journals.names()
+        if not names:
             raise UsageError(f"{target}: no journal of a batch there")
-        return [_read(path) for path in paths]
+        return [_read(journals, name) for name in names]
 
 
-def _read(path: Path) -> JournalStatus:
-    status = JournalStatus(path.name, is_running(path))
+def _read(journals: Journals, name: str) -> JournalStatus:
+    status = JournalStatus(name, journals.is_running(name))
     outcomes: dict[str, str] = {}
-    for line in iter_lines(path):
+    for line in journals.iter_lines(name):
         fields = line.fields
         if "run" in fields:
             status.started = fields["run"]

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Final
 
-from migrate.batch.journal import check_owners, journal_paths, open_journal
+from migrate.batch.journal import Journals, is_journal, stored_name
 from migrate.errors import UsageError
 from migrate.layout.names import plain_path
 from migrate.model.options import ConvertOptions
 from migrate.storage.bucket import is_url
-from migrate.storage.store import STATE_DIRECTORY, Store
+from migrate.storage.directory_store import DirectoryStore
+from migrate.storage.store import STATE_DIRECTORY, AppendedFile
 from migrate.storage.syscalls import target_errors
 from migrate.writers.oci_layout import OciLayout
 from migrate.writers.open_target import parse_target
+from migrate.writers.target_store import open_store
 
 _JOURNALS: Final = f"{STATE_DIRECTORY}/journals"
-
+_COPY_BYTES: Final = 1024 * 1024
 _PIECE_BYTES: Final = 1024 * 1024 * 1024
 """Of one piece of a journal: what a run writes into it in some seconds."""
-
-Publish = Callable[[bytes], None]
-"""Takes the pieces of a journal, one after the other."""
 
 
 def is_bucket(target: str) -> bool:
@@ -63,48 +59,43 @@ def open_worker_target(target: str, options: ConvertOptions) -> OciLayout:
 
 
 @contextmanager
-def open_state(target: str) -> Iterator[Path]:
-    """A directory with the journals of the target: its own `.migrate/`, or a copy of what is in the bucket."""
+def open_state(target: str, *, copied: bool = False) -> Iterator[Journals]:
+    """The journals of the target, none where it is absent. With `copied`, and of a bucket, they are in a store of their
+    own on this machine: what is done to them leaves the target as it is."""
     location = layout_location(target)
-    if not is_bucket(location):
-        yield Path(location) / STATE_DIRECTORY
+    if not copied and not is_bucket(location) and os.path.isdir(location):
+        with closing(DirectoryStore(location)) as store, closing(Journals(store)) as journals:
+            yield journals
         return
-    with tempfile.TemporaryDirectory(prefix="migrate-batch-") as directory:
-        bucket = _open_bucket(location)
-        for journal in bucket.names(_JOURNALS):
-            with target_errors(directory), open(Path(directory) / journal, "ab") as stream:
-                for piece in bucket.names(f"{_JOURNALS}/{journal}"):
-                    stream.write(bucket.read(f"{_JOURNALS}/{journal}/{piece}", _PIECE_BYTES) or b"")
-        yield Path(directory)
+    with (
+        tempfile.TemporaryDirectory(prefix="migrate-batch-") as directory,
+        closing(DirectoryStore(directory, durable=False)) as store,
+        closing(Journals(store)) as journals,
+    ):
+        for journal, piece in _iter_pieces(location):
+            with closing(store.append_to(stored_name(journal))) as copy:
+                copy.append(piece)
+        yield journals
 
 
-def copy_journals(target: str, directory: Path) -> None:
-    """What the target's journals have, into another directory: a run on them leaves the target as it is."""
-    with open_state(target) as state:
-        check_owners(state)
-        for path in journal_paths(state):
-            copy = directory / path.name
-            with target_errors(str(copy)), open_journal(path) as old, open(copy, "xb") as new:
-                shutil.copyfileobj(old, new)
+def _iter_pieces(location: str) -> Iterator[tuple[str, bytes]]:
+    """Of every journal, one after the other, with its name. A bucket has no files that grow: there each piece is an
+    object, and their names sort by time."""
+    if is_bucket(location):
+        bucket = open_store(location, "layout")
+        for journal in filter(is_journal, bucket.names(_JOURNALS)):
+            for piece in bucket.names(f"{_JOURNALS}/{journal}"):
+                yield journal, bucket.read(f"{_JOURNALS}/{journal}/{piece}", _PIECE_BYTES) or b""
+    elif os.path.isdir(location):
+        with closing(DirectoryStore(location)) as store, closing(Journals(store)) as journals:
+            journals.check_owners()
+            for journal in journals.names():
+                with journals.open(journal) as stream, target_errors(journals.shown(journal)):
+                    while piece := stream.read(_COPY_BYTES):
+                        yield journal, piece
 
 
-def journal_publisher(target: str | None, journal: str) -> Publish | None:
-    """A bucket has no files that grow: each piece of a journal becomes an object, named so that they sort by time."""
-    if target is None or not is_bucket(target):
-        return None
-    bucket = _open_bucket(layout_location(target))
-    taken = len(bucket.names(f"{_JOURNALS}/{journal}"))
-    run = secrets.token_hex(4)
-
-    def publish(piece: bytes) -> None:
-        nonlocal taken
-        taken += 1
-        bucket.put_now(f"{_JOURNALS}/{journal}/{taken:09}-{run}", piece)
-
-    return publish
-
-
-def _open_bucket(location: str) -> Store:
-    from migrate.storage.bucket_store import BucketStore
-
-    return BucketStore(location)
+def open_mirror(target: str, journal: str) -> AppendedFile | None:
+    """Takes into a bucket what a run writes into its journal; None for a target on this machine."""
+    location = layout_location(target)
+    return open_store(location, "layout").append_to(f"{_JOURNALS}/{journal}", alone=True) if is_bucket(location) else None

@@ -255,8 +255,8 @@ class BucketStore(Store):
         self._upload(path, name, replace=True)
         return True
 
-    def append_to(self, name: str, /) -> _Pieces:
-        return _Pieces(self, name)
+    def append_to(self, name: str, /, *, alone: bool = False) -> _Pieces:
+        return _Pieces(self, name, is_ordered=alone)
 
     def read_record(self, name: str, limit: int, /, *, private: bool = False) -> bytes:
         del private  # who may write into a bucket is not known here
@@ -344,24 +344,34 @@ class _ObjectReader(io.RawIOBase):
 
 
 class _Pieces:
-    """A record, as a folder with one object for each run that appended to it. Many of them become one."""
+    """A record, as a folder with one object for each time that a run has made it durable. Where their order counts,
+    their names sort by it; else many of them become one."""
 
-    def __init__(self, store: BucketStore, name: str) -> None:
+    def __init__(self, store: BucketStore, name: str, *, is_ordered: bool) -> None:
         self._store = store
         self._name = name
         self._blocks: list[bytes] = []
+        self._number = len(store.names(name)) if is_ordered else None
+        self._run = secrets.token_hex(4)
 
     def append(self, block: bytes, /) -> None:
         self._blocks.append(block)
 
-    def close(self) -> None:
-        blocks, self._blocks = self._blocks, []
-        if not blocks:
+    def sync(self) -> None:
+        if not self._blocks:
             return
-        before = [f"{self._name}/{piece}" for piece in self._store.names(self._name)]
-        joined = self._store.read_many(before, _PIECE_BYTES) if len(before) >= _MOST_PIECES else {}
-        self._store.put_now(f"{self._name}/{secrets.token_hex(8)}", b"".join([*joined.values(), *blocks]))
-        self._store.remove(joined)
+        if self._number is not None:
+            self._store.put_now(f"{self._name}/{self._number + 1:09}-{self._run}", b"".join(self._blocks))
+            self._number += 1
+        else:
+            before = [f"{self._name}/{piece}" for piece in self._store.names(self._name)]
+            joined = self._store.read_many(before, _PIECE_BYTES) if len(before) >= _MOST_PIECES else {}
+            self._store.put_now(f"{self._name}/{secrets.token_hex(8)}", b"".join([*joined.values(), *self._blocks]))
+            self._store.remove(joined)
+        self._blocks = []
+
+    def close(self) -> None:
+        self.sync()
 
 
 class _SpooledFile:

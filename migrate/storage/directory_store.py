@@ -35,6 +35,7 @@ from migrate.storage.syscalls import (
     remove_tree,
     target_error,
     target_errors,
+    try_lock,
     write_all,
     wrong_kind,
 )
@@ -225,6 +226,11 @@ class _AppendedFile:
     def append(self, block: bytes, /) -> None:
         write_all(self._store.files, self._fd, block, self._store.shown(self._name))
 
+    def sync(self) -> None:
+        if self._store.durable:
+            with target_errors(self._store.shown(self._name)):
+                self._store.files.sync(self._fd)
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
@@ -258,7 +264,7 @@ class DirectoryStore(Store):
         self.location = str(root)
         self.write_failed = f"{self.location}: writing failed"
         self.files = files
-        self._durable = durable
+        self.durable = durable
         self._lock = threading.Lock()
         self._pending: Group = []
         self._pending_bytes = 0
@@ -353,7 +359,7 @@ class DirectoryStore(Store):
         try:
             with self._folders.lock:
                 above = self._folders.fd(folder)
-                owners = {0, os.fstat(self._run.fd).st_uid}  # a network file system may not give root what it makes
+                owners = {0, self._owner_of_new_files()}
                 ours = _is_private(os.fstat(above), owners, stat.S_IWOTH)
                 fd = open_regular(last, os.O_RDONLY, above, self.shown(name))
         except FileNotFoundError:
@@ -365,6 +371,33 @@ class DirectoryStore(Store):
             # a hard link would let another user give the record's name to any file of this one
             ours = ours and _is_private(status, owners, stat.S_IWGRP | stat.S_IWOTH) and status.st_nlink == 1
             return stream.readall() if status.st_size <= limit and (ours or not private) else b""
+
+    def is_growing(self, name: str, /) -> bool:
+        try:
+            stream = self.open(name)
+        except TargetError:  # reading it gives the error
+            return False
+        if stream is None:
+            return False
+        with stream:
+            return not try_lock(stream.fileno(), without_locks=True)
+
+    def foreign_owner(self, name: str, /) -> int | None:
+        stream = self.open(name)
+        if stream is None:
+            return None
+        with stream, target_errors(self.shown(name)):
+            owner = os.fstat(stream.fileno()).st_uid
+        if owner in (os.geteuid(), 0):
+            return None
+        with contextlib.suppress(TargetError, OSError):
+            if owner == self._owner_of_new_files():
+                return None
+        return owner
+
+    def _owner_of_new_files(self) -> int:
+        """A network file system may give what root makes to another user."""
+        return os.fstat(self._run.fd).st_uid
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -424,11 +457,14 @@ class DirectoryStore(Store):
             self._drop(temporary)
         return matches
 
-    def append_to(self, name: str, /) -> _AppendedFile:
+    def append_to(self, name: str, /, *, alone: bool = False) -> _AppendedFile:
         folder, _, last = name.rpartition("/")
         with target_errors(self.shown(name)), self._folders.lock:
             above = self._folders.fd(folder, make=True)
             fd = open_regular(last, os.O_WRONLY | os.O_CREAT | os.O_APPEND, above, self.shown(name), self.files)
+        if alone and not try_lock(fd, without_locks=True):
+            os.close(fd)
+            raise TargetError(f"{self.shown(name)}: another run is at work on it")
         return _AppendedFile(self, name, fd)
 
     def _clone(self, source: str, temporary: str) -> None:
@@ -594,13 +630,13 @@ class DirectoryStore(Store):
         with self._naming, self._kept_errors(), self._folders.lock:
             folders, self._folders.unsynced = list(self._folders.unsynced), {}
             self._folders.check()
-            if not self._durable or (len(folders) >= _SYNC_EACH_BELOW and self.files.sync_file_system(self.root_fd)):
+            if not self.durable or (len(folders) >= _SYNC_EACH_BELOW and self.files.sync_file_system(self.root_fd)):
                 return
             for folder in folders:
                 self.files.sync_directory(self._folders.fd(folder))
 
     def _sync_data(self, group: Group) -> None:
-        if not self._durable or (len(group) >= _SYNC_EACH_BELOW and self.files.sync_file_system(self._run.fd)):
+        if not self.durable or (len(group) >= _SYNC_EACH_BELOW and self.files.sync_file_system(self._run.fd)):
             return
         for temporary, _, _ in group:
             fd = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._run.fd)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from migrate.storage.store import STATE_DIRECTORY
-from migrate.storage.syscalls import DIRECTORY, SystemCalls, open_folder, open_regular, remove_tree
+from migrate.storage.syscalls import DIRECTORY, SystemCalls, open_folder, open_regular, remove_tree, try_lock
 
 _RUN_NAME = re.compile(r"tmp-[0-9a-f]{16}")
 _OWNER: Final = "owner"
@@ -52,7 +52,7 @@ class RunDirectory:
                 files.make_directory(self._name, self._state_fd)
                 self.fd = os.open(self._name, DIRECTORY, dir_fd=self._state_fd)
                 self._owner_fd = files.open(_OWNER, _LOCK_FILE | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, self.fd)
-                _try_lock(self._owner_fd)
+                try_lock(self._owner_fd, without_locks=False)
         except BaseException:
             os.close(self._state_fd)
             raise
@@ -100,14 +100,6 @@ class RunDirectory:
         finally:
             os.close(fd)
         try:
-            return _try_lock(owner)
+            return try_lock(owner, without_locks=False)
         finally:
             os.close(owner)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

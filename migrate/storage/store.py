@@ -44,7 +44,10 @@ class AppendedFile(Protocol):
     """A record that only grows. Raises TargetError."""
 
     def append(self, block: bytes, /) -> None:
-        """Whole lines. Where files cannot grow they are written by `close`."""
+        """Whole lines. Where files cannot grow they are written by `sync` and `close`."""
+
+    def sync(self) -> None:
+        """Makes durable what was appended so far."""
 
     def close(self) -> None: ...
 
@@ -175,8 +178,20 @@ class Store(ABC):
         return False
 
     @abstractmethod
-    def append_to(self, name: str, /) -> AppendedFile:
-        """Opens a record to which several runs append."""
+    def append_to(self, name: str, /, *, alone: bool = False) -> AppendedFile:
+        """Opens a record to which several runs append. With `alone` one run at a time does: what it appends comes
+        behind all that is there, and TargetError is raised while another run has the record, where there are locks."""
+
+    def is_growing(self, name: str, /) -> bool:
+        """True while a run has the record `alone`, where there are locks."""
+        del name
+        return False
+
+    def foreign_owner(self, name: str, /) -> int | None:
+        """The user of this machine that made the file, where that is neither this one nor root, nor the one to whom the
+        file system gives what this one makes."""
+        del name
+        return None
 
     @abstractmethod
     def read_record(self, name: str, limit: int, /, *, private: bool = False) -> bytes:

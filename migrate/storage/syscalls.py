@@ -153,6 +153,18 @@ def open_regular(name: str, flags: int, directory: int | None, what: str, files:
     return fd
 
 
+def try_lock(fd: int, *, without_locks: bool) -> bool:
+    """Takes the lock of a file until its descriptor is closed; False if another process has it. `without_locks` is the
+    answer of file systems that have no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return without_locks
+    return True
+
+
 def open_folder(name: str, directory: int, what: str) -> int:
     """A descriptor of a folder, which is never reached through a link. Raises WrongKindError and OSError."""
     try:

@@ -188,6 +188,49 @@ def test_records_grow(opened: Open) -> None:
     assert isinstance(store, DirectoryStore) or len(store.names(".migrate/record")) < 40
 
 
+def test_a_record_of_one_run_at_a_time_keeps_its_order(opened: Open) -> None:
+    """What was appended is durable by `sync`, while the record grows, and read at any place."""
+    name, lines = ".migrate/record", [b"%d\n" % number for number in range(60)]
+    for run in range(0, 60, 20):
+        store, other = opened(), opened()
+        record = store.append_to(name, alone=True)
+        for number in range(run, run + 20):
+            record.append(lines[number])
+            record.sync()
+        found = other.open(name)
+        if found is None:  # a bucket, where nothing grows
+            whole = b"".join(other.read(f"{name}/{piece}", LIMIT) or b"" for piece in other.names(name))
+        else:
+            assert other.is_growing(name)
+            with pytest.raises(TargetError, match="record: another run is at work on it"):
+                other.append_to(name, alone=True)
+            with found:
+                found.seek(run)
+                whole = b"".join(lines)[:run] + found.read()
+        assert whole == b"".join(lines[: run + 20])
+        record.close()
+        record.close()
+        assert not other.is_growing(name) and other.foreign_owner(name) is None
+        store.close()
+        other.close()
+
+
+def test_an_absent_record_does_not_grow_and_has_no_owner(store: Store) -> None:
+    assert not store.is_growing(".migrate/record")
+    assert store.foreign_owner(".migrate/record") is None
+
+
+def test_the_owner_of_a_file_is_foreign_if_this_user_has_not_made_it(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    for owner, foreign in ((0, None), (os.geteuid(), None), (12345, 12345)):
+        os.chown(path, owner, -1)
+        assert store.foreign_owner("file") == foreign
+    store.close()
+    assert os.listdir(tmp_path / ".migrate") == ["lock"]
+
+
 def test_a_version_is_another_one_after_each_change(store: Store) -> None:
     assert store.version("file") is None
     seen = set()
@@ -316,8 +359,12 @@ def test_what_is_no_file_is_never_read_or_written_through(in_the_way: Callable[[
             store.read(name, LIMIT)
         with pytest.raises(WrongKindError):
             store.open(name)
+        for alone in (False, True):
+            with pytest.raises(WrongKindError):
+                store.append_to(name, alone=alone)
         with pytest.raises(WrongKindError):
-            store.append_to(name)
+            store.foreign_owner(name)
+        assert not store.is_growing(name)
         with pytest.raises(WrongKindError):
             store.update({name: b"x"})
         assert store.read_many([name], LIMIT) == {}

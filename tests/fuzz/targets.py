@@ -15,6 +15,7 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import httpx
 from fastcrc import crc32
 
 from migrate.batch.batch import BatchRequest, run_batch
-from migrate.batch.journal import RecordReader, iter_lines, pack_record, unpack_record
+from migrate.batch.journal import Journals, pack_record, unpack_record
 from migrate.batch.records import parse_record
 from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.compose.config import HistoryStep, compose_config
@@ -45,6 +46,7 @@ from migrate.report.json import encode_report
 from migrate.report.parse import parse_report
 from migrate.rootfs.tar_listing import TarListing
 from migrate.storage.blocks import open_device
+from migrate.storage.directory_store import DirectoryStore
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.tar_tree import TarTree
 from migrate.storage.thin.btree import BLOCK_SIZE, NODE_CSUM_XOR
@@ -372,14 +374,11 @@ def journals(place: Path) -> Fuzzed:
         at = (at >> 1) % (len(head) + 1)
         return head[:at] + content + head[at + len(content) :] + mark + packed
 
-    def read(path: Path) -> None:
-        reader = RecordReader()
-        try:
-            for line in iter_lines(path):
+    def read() -> None:
+        with closing(DirectoryStore(layout)) as store, closing(Journals(store)) as journals:
+            for line in journals.iter_lines(journal.name):
                 if line.is_source:
-                    reader.read(line.place, str(line.fields["source"]))
-        finally:
-            reader.close()
+                    journals.read(line.place, str(line.fields["source"]))
 
     def run(raw: bytes) -> None:
         if len(raw) < 4:
@@ -388,7 +387,7 @@ def journals(place: Path) -> Fuzzed:
         which = int.from_bytes(raw[:2], "big") % len(lines)
         lines[which] = changed(lines[which], int.from_bytes(raw[2:4], "big"), raw[4:])
         journal.write_bytes(b"".join(lines))
-        attempt(read, journal)
+        attempt(read)
         if raw[0] & 0x80:
             attempt(lambda: run_batch(request, SilentProgress()).close())
             findings = verify(str(layout), 1, SilentProgress())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,9 @@ from migrate.batch.task import WorkOrder, failed_entry
 from migrate.errors import TargetError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
+from migrate.storage.directory_store import DirectoryStore
 from tests import poison
-from tests.shelves import archive
+from tests.shelves import archive, journal_of
 
 ORDER = WorkOrder(run="0" * 16, recipe="r", target=None, state="/", options=ConvertOptions())
 
@@ -90,12 +91,10 @@ class OnePool(WorkerPool):
 def test_only_a_source_that_ends_workers_by_itself_has_failed(
     kills: dict[str, int], each: int, failed: set[str], tries: dict[str, int], tmp_path: Path
 ) -> None:
-    (tmp_path / ".migrate").mkdir()
-    journal = JournalWriter(tmp_path / ".migrate", None, None)
     plan = Plan((task_of(0, "a"), task_of(1, "b")))
-    TaskRun(ORDER, plan, OnePool(kills, each), journal, SilentProgress()).run()
-    journal.close()
-    lines = {line["source"][1:]: line for line in map(json.loads, journal.path.read_bytes().splitlines())}
+    with closing(DirectoryStore(tmp_path)) as store, closing(JournalWriter(store, None)) as journal:
+        TaskRun(ORDER, plan, OnePool(kills, each), journal, SilentProgress()).run()
+    lines = {line["source"][1:]: line for line in journal_of(tmp_path)}
     assert {name for name, line in lines.items() if line["error"] == "worker-died"} == failed
     assert {name: line.get("tries", 1) for name, line in lines.items()} == tries
 

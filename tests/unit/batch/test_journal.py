@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +12,13 @@ import pytest
 from msgspec.structs import replace
 
 from migrate.batch import journal
-from migrate.batch.journal import (
-    JournalEntry,
-    JournalWriter,
-    LinePlace,
-    RecordReader,
-    check_owners,
-    is_running,
-    iter_lines,
-    journal_paths,
-    pack_record,
-)
-from migrate.batch.ledger import Ledger
+from migrate.batch.journal import JournalEntry, Journals, JournalWriter, LinePlace, pack_record
+from migrate.batch.ledger import Ledger, Wants
 from migrate.batch.plan import Shard, SourceIdentity, SourceOutcome
 from migrate.batch.records import SourceRecord
 from migrate.batch.status import read_status
 from migrate.errors import LimitError, TargetError
+from migrate.storage.directory_store import DirectoryStore
 from migrate.storage.syscalls import SystemCalls
 from tests.faults import FaultyFileSystem, raises
 
@@ -49,12 +42,31 @@ def entry(
     )
 
 
-def write(state: Path, *entries: JournalEntry, shard: Shard | None = None) -> Path:
-    journal = JournalWriter(state, shard)
-    for each in entries:
-        journal.append(each)
-    journal.close()
-    return journal.path
+def write(
+    target: Path, *entries: JournalEntry, shard: Shard | None = None, notes: Sequence[Mapping[str, object]] = ()
+) -> Path:
+    with closing(DirectoryStore(target)) as store, closing(JournalWriter(store, shard)) as journal:
+        for note in notes:
+            journal.note(note)
+        for each in entries:
+            journal.append(each)
+    return target / ".migrate" / journal.name
+
+
+@contextmanager
+def opened(target: Path) -> Iterator[Journals]:
+    with closing(DirectoryStore(target)) as store, closing(Journals(store)) as journals:
+        yield journals
+
+
+def read(target: Path, wants: Wants | None = None) -> Ledger:
+    with opened(target) as journals:
+        return Ledger.read(journals, wants)
+
+
+def records(path: Path) -> dict[str, SourceRecord]:
+    with opened(path.parents[1]) as journals:
+        return {line.fields["source"]: journals.read(line.place, "x") for line in journals.iter_lines(path.name)}
 
 
 def test_a_line_is_json_with_the_figures_first_and_the_record_last(tmp_path: Path) -> None:
@@ -68,10 +80,7 @@ def test_a_line_is_json_with_the_figures_first_and_the_record_last(tmp_path: Pat
 
 def test_records_are_read_by_place(tmp_path: Path) -> None:
     path = write(tmp_path, entry("/a.tar"), entry("/b.tar", SourceOutcome.FAILED))
-    reader = RecordReader()
-    found = {line.fields["source"]: reader.read(line.place, "x") for line in iter_lines(path)}
-    reader.close()
-    assert {name: record.warnings for name, record in found.items()} == {"/a.tar": ("/a.tar",), "/b.tar": ("/b.tar",)}
+    assert {name: record.warnings for name, record in records(path).items()} == {"/a.tar": ("/a.tar",), "/b.tar": ("/b.tar",)}
 
 
 @pytest.mark.parametrize("length", [1, 1_000, 100_000])
@@ -79,9 +88,7 @@ def test_records_of_any_size_come_back(tmp_path: Path, length: int) -> None:
     record = SourceRecord(type="docker-archive", warnings=("w" * length,))
     path = write(tmp_path, replace(entry("/a.tar"), packed=pack_record(record)))
     assert path.stat().st_size < 20_000
-    reader = RecordReader()
-    assert [reader.read(line.place, "x") for line in iter_lines(path)] == [record]
-    reader.close()
+    assert records(path) == {"/a.tar": record}
 
 
 @pytest.mark.parametrize("kept", range(1, 400, 7))
@@ -91,9 +98,9 @@ def test_a_torn_last_line_is_passed_over_and_ended(tmp_path: Path, kept: int) ->
     write(tmp_path, entry("/b.tar"))
     path.write_bytes(path.read_bytes()[: whole + kept])
     torn = path.stat().st_size < whole * 2
-    assert [line.fields["source"] for line in iter_lines(path)] == (["/a.tar"] if torn else ["/a.tar", "/b.tar"])
+    assert list(records(path)) == (["/a.tar"] if torn else ["/a.tar", "/b.tar"])
     write(tmp_path, entry("/c.tar"))
-    assert [line.fields["source"] for line in iter_lines(path)][-1] == "/c.tar"
+    assert list(records(path))[-1] == "/c.tar"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +109,7 @@ def test_a_torn_last_line_is_passed_over_and_ended(tmp_path: Path, kept: int) ->
 def test_lines_that_are_none_are_passed_over(tmp_path: Path, garbage: bytes) -> None:
     path = write(tmp_path, entry("/a.tar"))
     path.write_bytes(garbage + path.read_bytes() + garbage)
-    assert list(Ledger.read(tmp_path).sources) == ["/a.tar"]
+    assert list(read(tmp_path).sources) == ["/a.tar"]
 
 
 OPENING = {
@@ -121,15 +128,13 @@ def merged(ends: dict[str, int]) -> dict[str, object]:
     return {"merged": "2015-01-01T00:00:00Z", "images": 1, "failures": 0, "journals": ends, "recipes": ["old"]}
 
 
-def whole_line(state: Path, kind: str) -> dict[str, Any]:
-    journal = JournalWriter(state, None)
+def whole_line(target: Path, kind: str) -> dict[str, Any]:
     if kind == "source":
-        journal.append(entry("/b.tar", SourceOutcome.FAILED))
+        path = write(target, entry("/b.tar", SourceOutcome.FAILED))
     else:
-        journal.note(OPENING if kind == "run" else merged({"journal.jsonl": 1}))
-    journal.close()
-    fields: dict[str, Any] = json.loads(journal.path.read_bytes())
-    journal.path.unlink()
+        path = write(target, notes=[OPENING if kind == "run" else merged({"journal.jsonl": 1})])
+    fields: dict[str, Any] = json.loads(path.read_bytes())
+    path.unlink()
     return fields
 
 
@@ -140,14 +145,13 @@ LOST = object()
 @pytest.mark.parametrize("kind", ["source", "run", "merged"])
 def test_a_line_that_has_lost_a_field_is_passed_over(tmp_path: Path, kind: str, value: object) -> None:
     """Nor may a field of another type stop those who read a journal."""
-    state = tmp_path / ".migrate"
-    whole = whole_line(state, kind)
-    path = write(state, entry("/a.tar"))
+    whole = whole_line(tmp_path, kind)
+    path = write(tmp_path, entry("/a.tar"))
     before = path.read_bytes()
     for name in whole:
         line = {key: value if key == name else kept for key, kept in whole.items() if key != name or value is not LOST}
         path.write_bytes(before + json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        ledger = Ledger.read(state)
+        ledger = read(tmp_path)
         assert set(ledger.sources) <= {"/a.tar", "/b.tar", "x"}
         assert ledger.left_over() <= len(ledger.sources)
         assert [status.document(0)["journal"] for status in read_status(str(tmp_path))] == ["journal.jsonl"]
@@ -157,43 +161,39 @@ def test_a_line_that_has_lost_a_field_is_passed_over(tmp_path: Path, kind: str, 
 
 def test_a_damaged_record_is_a_target_error(tmp_path: Path) -> None:
     path = write(tmp_path, entry("/a.tar"))
-    (line,) = iter_lines(path)
     path.write_bytes(path.read_bytes().replace(b'"record":"', b'"record":"!!!'))
-    reader = RecordReader()
-    with pytest.raises(TargetError, match="damaged"):
-        reader.read(line.place, "/a.tar")
-    reader.close()
+    with pytest.raises(TargetError, match=r"journal\.jsonl: the record of x is damaged"):
+        records(path)
 
 
 def test_one_run_at_a_time_writes_a_journal(tmp_path: Path) -> None:
-    first = JournalWriter(tmp_path, None)
-    assert is_running(first.path)
-    with pytest.raises(TargetError, match="another run"):
-        JournalWriter(tmp_path, None)
-    JournalWriter(tmp_path, Shard(1, 2)).close()
-    first.close()
-    assert not is_running(first.path)
+    with opened(tmp_path) as journals:
+        first = JournalWriter(journals.store, None)
+        assert journals.is_running(first.name)
+        with pytest.raises(TargetError, match="another run"):
+            JournalWriter(journals.store, None)
+        JournalWriter(journals.store, Shard(1, 2)).close()
+        first.close()
+        assert not journals.is_running(first.name)
 
 
 def test_the_last_line_of_a_source_counts(tmp_path: Path) -> None:
     write(tmp_path, entry("/a.tar", SourceOutcome.FAILED), entry("/b.tar", order=1))
     write(tmp_path, entry("/a.tar"), shard=None)
     write(tmp_path, entry("/c.tar", order=2), shard=Shard(2, 3))
-    assert [path.name for path in journal_paths(tmp_path)] == ["journal-2-of-3.jsonl", "journal.jsonl"]
-    ledger = Ledger.read(tmp_path)
+    with opened(tmp_path) as journals:
+        assert journals.names() == ["journal-2-of-3.jsonl", "journal.jsonl"]
+    ledger = read(tmp_path)
     assert list(ledger.in_order()) == ["/a.tar", "/b.tar", "/c.tar"]
     assert ledger.finished()["/a.tar"].outcome is SourceOutcome.CONVERTED
     assert ledger.outcomes()[SourceOutcome.CONVERTED] == ["/a.tar", "/b.tar", "/c.tar"]
 
 
 def test_a_merge_begins_a_generation(tmp_path: Path) -> None:
-    write(tmp_path, entry("/a.tar"), entry("/b.tar"))
-    assert [generation for _, generation in Ledger.read(tmp_path).others(["/a.tar"])] == [0]
-    journal = JournalWriter(tmp_path, None)
-    journal.note(merged({journal.path.name: journal.path.stat().st_size}))
-    journal.append(entry("/a.tar"))
-    journal.close()
-    ledger = Ledger.read(tmp_path)
+    path = write(tmp_path, entry("/a.tar"), entry("/b.tar"))
+    assert [generation for _, generation in read(tmp_path).others(["/a.tar"])] == [0]
+    write(tmp_path, entry("/a.tar"), notes=[merged({path.name: path.stat().st_size})])
+    ledger = read(tmp_path)
     assert [generation for _, generation in ledger.others(["/a.tar"])] == [0, 0]
     (source,) = ledger.merge_sources(["/a.tar", "/gone.tar"])
     assert source.generation == 1
@@ -202,18 +202,15 @@ def test_a_merge_begins_a_generation(tmp_path: Path) -> None:
 def test_a_merge_closes_what_it_has_read_of_every_journal(tmp_path: Path) -> None:
     """A shard's journal holds no merge, and its name sorts before the one that does."""
     first = write(tmp_path, entry("/a.tar"), shard=Shard(1, 2))
-    journal = JournalWriter(tmp_path, None)
-    journal.note(merged({first.name: first.stat().st_size}))
-    journal.append(entry("/c.tar"))
-    journal.close()
+    write(tmp_path, entry("/c.tar"), notes=[merged({first.name: first.stat().st_size})])
     write(tmp_path, entry("/b.tar"), shard=Shard(2, 2))
     write(tmp_path, entry("/d.tar"), shard=Shard(1, 2))
-    ledger = Ledger.read(tmp_path)
+    ledger = read(tmp_path)
     generations = {
         source.location: source.generation for source in ledger.merge_sources(["/a.tar", "/b.tar", "/c.tar", "/d.tar"])
     }
     assert generations == {"/a.tar": 0, "/b.tar": 1, "/c.tar": 1, "/d.tar": 1}
-    assert sorted((place.path.name, generation) for place, generation in ledger.others([])) == [
+    assert sorted((place.journal, generation) for place, generation in ledger.others([])) == [
         (first.name, 0),
         (first.name, 1),
         ("journal-2-of-2.jsonl", 1),
@@ -223,13 +220,11 @@ def test_a_merge_closes_what_it_has_read_of_every_journal(tmp_path: Path) -> Non
 
 def test_of_two_journals_the_newer_line_of_a_source_counts(tmp_path: Path) -> None:
     path = write(tmp_path, entry("/a.tar", SourceOutcome.FAILED))
-    journal = JournalWriter(tmp_path, None)
-    journal.note(merged({path.name: path.stat().st_size}))
-    journal.close()
+    write(tmp_path, notes=[merged({path.name: path.stat().st_size})])
     shard = write(tmp_path, entry("/a.tar"), shard=Shard(1, 2))
-    ledger = Ledger.read(tmp_path)
-    assert ledger.sources["/a.tar"].place.path == shard
-    assert [place.path for place, _ in ledger.replaced] == [path]
+    ledger = read(tmp_path)
+    assert ledger.sources["/a.tar"].place.journal == shard.name
+    assert [place.journal for place, _ in ledger.replaced] == [path.name]
     assert ledger.finished()["/a.tar"].outcome is SourceOutcome.CONVERTED
 
 
@@ -237,21 +232,17 @@ def test_a_line_that_is_wanted_counts_before_a_newer_one(tmp_path: Path) -> None
     """Two journals that were written within a second of each other do not tell which came first."""
     path = write(tmp_path, entry("/a.tar"), entry("/a.tar", SourceOutcome.FAILED), entry("/a.tar", recipe="other"))
     shard = write(tmp_path, entry("/a.tar", recipe="other"), shard=Shard(1, 2))
-    ledger = Ledger.read(tmp_path, lambda source, known: known.recipe == "r")
+    ledger = read(tmp_path, lambda source, known: known.recipe == "r")
     assert ledger.finished()["/a.tar"].outcome is SourceOutcome.FAILED
-    assert sorted(place.path for place, _ in ledger.replaced) == [shard, path, path]
+    assert sorted(place.journal for place, _ in ledger.replaced) == [shard.name, path.name, path.name]
 
 
 def test_sources_that_were_read_with_other_options_are_told_apart(tmp_path: Path) -> None:
-    journal = JournalWriter(tmp_path, None)
-    journal.append(entry("/merged.tar", recipe="old"))
-    journal.note(merged({journal.path.name: journal.path.stat().st_size}))
-    journal.append(entry("/left.tar", recipe="old"))
-    journal.note(OPENING)
-    journal.append(entry("/a.tar"))
-    journal.note(merged({journal.path.name: journal.path.stat().st_size}) | {"recipes": ["r"]})
-    journal.close()
-    ledger = Ledger.read(tmp_path)
+    path = write(tmp_path, entry("/merged.tar", recipe="old"))
+    write(tmp_path, entry("/left.tar", recipe="old"), notes=[merged({path.name: path.stat().st_size})])
+    write(tmp_path, entry("/a.tar"), notes=[OPENING])
+    write(tmp_path, notes=[merged({path.name: path.stat().st_size}) | {"recipes": ["r"]}])
+    ledger = read(tmp_path)
     assert ledger.current() == ["/a.tar"]
     assert ledger.left_over() == 1
 
@@ -261,7 +252,8 @@ def test_sources_that_were_read_with_other_options_are_told_apart(tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["FIFO", "folder", "link", "socket"])
 def test_a_journal_that_is_no_file_is_one_error_and_never_waited_for(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
+    path = tmp_path / ".migrate" / "journal.jsonl"
+    path.parent.mkdir()
     (tmp_path / "elsewhere").write_bytes(b"")
     match kind:
         case "FIFO":
@@ -272,25 +264,27 @@ def test_a_journal_that_is_no_file_is_one_error_and_never_waited_for(kind: str, 
             path.symlink_to(tmp_path / "elsewhere")
         case "socket":
             os.mknod(path, 0o140644)
-    assert not is_running(path)
-    for use in (
-        lambda: JournalWriter(tmp_path, None),
-        lambda: list(iter_lines(path)),
-        lambda: Ledger.read(tmp_path),
-        lambda: check_owners(tmp_path),
-        lambda: RecordReader().read(LinePlace(path, 0, 10), "x"),
-    ):
-        with pytest.raises(TargetError, match=r"journal\.jsonl: a .* is there instead of a file"):
-            use()
+    with opened(tmp_path) as journals:
+        assert not journals.is_running(path.name)
+        for use in (
+            lambda: JournalWriter(journals.store, None),
+            lambda: list(journals.iter_lines(path.name)),
+            lambda: Ledger.read(journals),
+            journals.check_owners,
+            lambda: journals.read(LinePlace(path.name, 0, 10), "x"),
+        ):
+            with pytest.raises(TargetError, match=r"journal\.jsonl: a .* is there instead of a file"):
+                use()
     assert (tmp_path / "elsewhere").read_bytes() == b""
 
 
 def test_a_journal_of_another_user_is_not_believed(tmp_path: Path) -> None:
     path = write(tmp_path, entry("/a.tar"))
-    check_owners(tmp_path)
-    os.chown(path, 12_345, 12_345)
-    with pytest.raises(TargetError, match=r"belongs to user 12345.*not believed"):
-        check_owners(tmp_path)
+    with opened(tmp_path) as journals:
+        journals.check_owners()
+        os.chown(path, 12_345, 12_345)
+        with pytest.raises(TargetError, match=r"belongs to user 12345.*not believed"):
+            journals.check_owners()
 
 
 def test_a_line_without_end_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +293,7 @@ def test_a_line_without_end_is_passed_over(tmp_path: Path, monkeypatch: pytest.M
     with open(path, "ab") as stream:
         stream.write(b'{"source":"' + b"x" * 1_000_000 + b'"}\n')
     write(tmp_path, entry("/b.tar"))
-    assert [line.fields["source"] for line in iter_lines(path)] == ["/a.tar", "/b.tar"]
+    assert list(records(path)) == ["/a.tar", "/b.tar"]
 
 
 def test_a_record_that_could_not_be_read_again_is_not_written() -> None:
@@ -311,25 +305,24 @@ def test_a_record_that_could_not_be_read_again_is_not_written() -> None:
 def test_an_error_at_any_call_that_changes_a_journal(number: int, tmp_path: Path) -> None:
     """What was appended before is read again, and the next run appends behind it."""
 
-    def run(state: Path, files: SystemCalls) -> None:
-        journal = JournalWriter(state, None, files=files, clock=iter(range(0, 1_000, 2)).__next__)
-        try:
-            for name in ("/a.tar", "/b.tar", "/c.tar"):
-                journal.append(entry(name))
-        finally:
-            journal.close()
+    def run(target: Path, files: SystemCalls) -> None:
+        target.mkdir(exist_ok=True)
+        with closing(DirectoryStore(target, files)) as store:
+            with closing(JournalWriter(store, None, clock=iter(range(0, 1_000, 2)).__next__)) as journal:
+                for name in ("/a.tar", "/b.tar", "/c.tar"):
+                    journal.append(entry(name))
 
     counted = FaultyFileSystem()
     run(tmp_path / "undisturbed", counted)
     assert counted.calls >= 7
     for at in range(1, counted.calls + 1):
-        state = tmp_path / str(at)
+        target = tmp_path / str(at)
         try:
-            run(state, FaultyFileSystem(at, raises(number)))
+            run(target, FaultyFileSystem(at, raises(number)))
         except TargetError as exc:
             assert exc.exit_code == 5 and os.strerror(number) in exc.message
         else:
-            assert at >= counted.calls - 1, f"the error of call {at} was lost"  # the last sync, when it is closed
-        run(state, SystemCalls())
-        found = [line.fields["source"] for line in iter_lines(state / "journal.jsonl")]
-        assert found[-3:] == ["/a.tar", "/b.tar", "/c.tar"]
+            assert at >= counted.calls - 1, f"the error of call {at} was lost"  # the last syncs, when it is closed
+        run(target, SystemCalls())
+        lines = (target / ".migrate" / "journal.jsonl").read_bytes().splitlines()
+        assert [json.loads(line)["source"] for line in lines[-3:]] == ["/a.tar", "/b.tar", "/c.tar"]
