@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
 
 from migrate.model.digest import DiffID, Digest, ImageID
 
@@ -107,11 +107,7 @@ class Pieces:
         return b"".join(part if isinstance(part, bytes) else part[2].join(part[0][: part[1]]) for part in self._parts)
 
 
-_OF_DOCUMENT: Final = ImageID(Digest("0" * 64))
-"""Until `__post_init__` puts the digest of the document in its place."""
-
-
-class ComposedImage(Struct, frozen=True, kw_only=True):
+class ComposedImage(Struct, frozen=True, kw_only=True, dict=True):
     """A finished image: the exact bytes of its config and manifest, and the layers it names, base first.
 
     `manifest_document` is b"" where a dry run made none. `diff_ids` and `layers` run in parallel; `layers` carry the
@@ -129,14 +125,14 @@ class ComposedImage(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     certain: bool = True
 
-    image_id: ImageID = _OF_DOCUMENT
-    manifest_digest: Digest = _OF_DOCUMENT
+    @cached_property
+    def image_id(self) -> ImageID:
+        # kept, as names, order, target and report use it a dozen times for each image
+        return ImageID(Digest.of(self.config))
 
-    def __post_init__(self) -> None:
-        # Names, order, target and report use these a dozen times for each image. They follow from the documents,
-        # whatever was given.
-        force_setattr(self, "image_id", ImageID(Digest.of(self.config)))
-        force_setattr(self, "manifest_digest", Digest.of(self.manifest))
+    @cached_property
+    def manifest_digest(self) -> Digest:
+        return Digest.of(self.manifest)
 
     @property
     def config(self) -> bytes:

@@ -140,7 +140,7 @@ def index_tar(fd: int, what: str, is_expected: IsExpected | None = None) -> TarI
 
 def has_member(head: bytes, is_expected: IsExpected) -> bool:
     """True if a member's header is in the first bytes of a file whose own first header is damaged."""
-    resumed, _ = _find_header(HeadWindow(head), 0, is_expected, len(head), "head")
+    resumed, _ = _find_header(HeadWindow(head), 0, _by_name(is_expected), len(head), "head")
     return resumed is not None
 
 
@@ -216,32 +216,18 @@ def iter_members(window: Window, what: str, is_expected: IsExpected | None = Non
             error = exc
         if is_expected is None:
             return
-        is_end = error is None or isinstance(error, _LoneBlockError)
-        behind, block, end = scan.behind, b"", None
-        if is_end:
-            end = behind + _BEHIND_END
-            behind, block = _skip_zeros(window, behind, end)
-        if len(block) == BLOCK and checksum_is_right(block):
-            resumed: int | None = behind
-        elif error is None and (kind := detect_compression(block)) != "none":
-            yield Damage(UnsupportedError(_COMPRESSED.format(what=what, kind=kind, place=behind)), None, is_end)
+        damage = find_rest(window, what, scan.behind, error, _by_name(is_expected))
+        if damage is None:
             return
-        else:
-            resumed, other = _find_header(window, behind, is_expected, end if error is None else None, what)
-            if resumed is None and error is None and other is not None:  # perhaps another archive, with other names
-                yield Damage(DamagedError(_OTHER_TAR.format(what=what, place=behind, other=other)), None, is_end)
-                return
-        if resumed is None:
-            if error is None:
-                return
+        if damage.error is error and damage.resumed is None:
             raise error
-        if error is None:
-            error = DamagedError(f"{what}: zeros at byte {scan.behind - BLOCK:,}, where the archive does not end")
-        yield Damage(error, resumed, is_end)
-        position = resumed
+        yield damage
+        if damage.resumed is None:
+            return
+        position = damage.resumed
 
 
-class _LoneBlockError(DamagedError):
+class LoneBlockError(DamagedError):
     """A block of zeros where an end marker has two."""
 
 
@@ -265,13 +251,13 @@ class _Scan:
                 member = _plain_member(header, content)
                 if member is not None and not announced:
                     yield member
-                    position = content + _padded(member.size)
+                    position = content + padded(member.size)
                     continue
                 if not header:
                     raise TruncatedError(f"{what}: ends without the end-of-archive marker, so members may be lost")
                 if not header.strip(b"\0"):
                     if window.read(content, BLOCK).strip(b"\0"):
-                        raise _LoneBlockError(
+                        raise LoneBlockError(
                             f"{what}: a single block of zeros at byte {position}, which ends no archive"
                         )
                     return  # the end marker, or what a cut left of it: no member is lost
@@ -283,7 +269,7 @@ class _Scan:
                 kind = header[156:157]
                 if kind in b"LKxgX" and kind:
                     size = _size(header, where)
-                    position = content + _padded(size)
+                    position = content + padded(size)
                     extended, content = content, position
                     _read_announced(window, announced, kind[0], extended, size, where)
                     continue
@@ -293,7 +279,7 @@ class _Scan:
                     name = _text(header[:100])
                     raise UnsupportedError(f"{where}: sparse member {name!r} (repack with tar without --sparse)")
                 yield _member(header, kind, announced, content, size)
-                position = content + (0 if kind[0] in CONTENT_FREE else _padded(size))
+                position = content + (0 if kind[0] in CONTENT_FREE else padded(size))
                 announced = Announced()
         finally:
             self.behind = content
@@ -313,12 +299,44 @@ def _skip_zeros(window: Window, position: int, end: int) -> tuple[int, bytes]:
     return position, b""
 
 
-def _find_header(
-    window: Window, position: int, is_expected: IsExpected, end: int | None, what: str
-) -> tuple[int | None, int | None]:
-    """Where the next member begins, before `end`; and where the first header is whose name is not expected.
+def find_rest(
+    window: Window, what: str, behind: int, error: SourceError | None, is_expected: Callable[[bytes], bool]
+) -> Damage | None:
+    """Where the headers go on behind `error`, or, without one, behind an end marker; None where it is the end.
 
-    The content of a member whose header is lost is passed header by header where it is a tar itself, so that nothing
+    An end marker may be a sector that a rescue tool filled with zeros, or another archive may follow it. `behind` is
+    where the last header ended. `is_expected` is given headers: it distinguishes an entry's from those inside a file.
+    """
+    is_end = error is None or isinstance(error, LoneBlockError)
+    start, block, end = behind, b"", None
+    if is_end:
+        end = behind + _BEHIND_END
+        start, block = _skip_zeros(window, behind, end)
+    if len(block) == BLOCK and checksum_is_right(block):
+        resumed: int | None = start
+    elif error is None and (kind := detect_compression(block)) != "none":
+        return Damage(UnsupportedError(_COMPRESSED.format(what=what, kind=kind, place=start)), None, is_end)
+    else:
+        resumed, other = _find_header(window, start, is_expected, end if error is None else None, what)
+        if resumed is None and error is None and other is not None:  # perhaps another archive, with other names
+            return Damage(DamagedError(_OTHER_TAR.format(what=what, place=start, other=other)), None, is_end)
+    if resumed is None:
+        return None if error is None else Damage(error)
+    if error is None:
+        error = DamagedError(f"{what}: zeros at byte {behind - BLOCK:,}, where the archive does not end")
+    return Damage(error, resumed, is_end)
+
+
+def _by_name(is_expected: IsExpected) -> Callable[[bytes], bool]:
+    return lambda header: is_expected(_text(header_name(header)))
+
+
+def _find_header(
+    window: Window, position: int, is_expected: Callable[[bytes], bool], end: int | None, what: str
+) -> tuple[int | None, int | None]:
+    """Where the next entry begins, before `end`; and where the first header is that is not expected.
+
+    The content of an entry whose header is lost is passed header by header where it is a tar itself, so that nothing
     in its files is taken for a header.
     """
     other: int | None = None
@@ -331,11 +349,11 @@ def _find_header(
         if len(header) < BLOCK:
             break
         if header[257:262] == b"ustar" and checksum_is_right(header):
-            if is_expected(_member(header, header[156:157], Announced(), position, 0).name):
+            if is_expected(header):
                 return position, other
             other = position if other is None else other
             with contextlib.suppress(DamagedError):
-                position += 0 if header[156] in CONTENT_FREE else _padded(_size(header, what))
+                position += 0 if header[156] in CONTENT_FREE else padded(_size(header, what))
         position += BLOCK
     return None, other
 
@@ -398,7 +416,7 @@ def _possible(size: int | None, stated: str, where: str) -> int:
     return size
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
     return (size + BLOCK - 1) // BLOCK * BLOCK
 
 

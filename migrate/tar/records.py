@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -31,7 +31,7 @@ from migrate.tar.header import (
     known_adlers,
     parse_number,
 )
-from migrate.tar.index import Damage, Window
+from migrate.tar.index import Damage, LoneBlockError, Window, find_rest, padded
 
 HARD_LINK: Final = ord("1")
 _SPARSE: Final = ord("S")
@@ -65,7 +65,6 @@ _SCHILY, _LIBARCHIVE = "SCHILY.xattr.", "LIBARCHIVE.xattr."
 _GNU_PIECES: Final = slice(386, 482)
 _SPARSE_PIECES: Final = 4_000_000
 """Pieces of one sparse file."""
-_BEHIND_END: Final = 16 * 1024 * 1024
 _MOST_KNOWN: Final = 50_000
 _known_numbers: Final[dict[bytes, int]] = {}
 """Number fields that were seen so far: modes, owners, times and sizes come again and again."""
@@ -102,6 +101,11 @@ def iter_records(window: Window, what: str) -> Iterator[Record | Damage]:
     begins as one before did, so that nothing in a tar inside this tar is taken for an entry.
     """
     tops: set[bytes] = set()
+
+    def is_expected(header: bytes) -> bool:
+        path = clean_path(header_name(header))
+        return header[156] in _PSEUDO or not tops or (path is not None and path.partition(b"/")[0] in tops)
+
     top: bytes | None = None
     position = 0
     while True:
@@ -116,17 +120,24 @@ def iter_records(window: Window, what: str) -> Iterator[Record | Damage]:
                 yield found
         except (DamagedError, TruncatedError) as exc:
             error = exc
-        resumed = scan.guess
-        following = b"" if resumed is None else window.read(resumed, BLOCK)
-        if len(following) < BLOCK or (any(following) and not checksum_is_right(following)):
-            resumed = _find_header(window, scan.behind, tops, _BEHIND_END if error is None else None)
-        if error is None and resumed is not None:
-            error = DamagedError(f"{what}: zeros at byte {scan.behind - BLOCK:,}, where the archive does not end")
-        if error is not None:
-            yield Damage(error, resumed)
-        if resumed is None:
+        if error is not None and scan.guess is not None and _leads_on(window, scan.guess):
+            damage: Damage | None = Damage(error, scan.guess)
+        else:
+            damage = find_rest(window, what, scan.behind, error, is_expected)
+        if damage is not None:
+            yield damage
+        if damage is None or damage.resumed is None:
             return
-        position = resumed
+        position = damage.resumed
+
+
+def _leads_on(window: Window, position: int) -> bool:
+    """Whether a header is there, or zeros, with which an archive ends."""
+    try:
+        block = window.read(position, BLOCK)
+    except SourceError:
+        return False
+    return len(block) == BLOCK and (not any(block) or checksum_is_right(block))
 
 
 def clean_path(name: bytes) -> bytes | None:
@@ -167,7 +178,9 @@ class _Scan:
                 raise TruncatedError(f"{what}: ends without the end-of-archive marker, so entries may be lost")
             if not header[0] and not any(header):
                 if any(read(content, BLOCK)):
-                    raise DamagedError(f"{what}: a single block of zeros at byte {position:,}, which ends no archive")
+                    raise LoneBlockError(
+                        f"{what}: a single block of zeros at byte {position:,}, which ends no archive"
+                    )
                 return
             size_field, checksum, kind = _head(header)
             if known_adlers.get(checksum) != adler32(header) & 0xFFFF and not checksum_is_right(header):
@@ -178,7 +191,7 @@ class _Scan:
             except DamagedError as exc:
                 raise _placed(exc, what, here) from exc
             if kind in _PSEUDO or kind == _VOLUME_LABEL:
-                position = content + _padded(stored)
+                position = content + padded(stored)
                 try:
                     if kind != _VOLUME_LABEL and kind != _GLOBAL:
                         announced = Announced() if announced is _NOTHING else announced
@@ -187,11 +200,11 @@ class _Scan:
                 except (DamagedError, LimitError) as exc:
                     lost = _placed(exc, what, here)
                 continue
-            position = content + (0 if kind in CONTENT_FREE else _padded(stored))
+            position = content + (0 if kind in CONTENT_FREE else padded(stored))
             fields = b""
             if kind == _SPARSE:
                 fields, content = self._read_map(header, content)
-                position = content + _padded(stored)
+                position = content + padded(stored)
             if lost is not None:
                 yield Damage(lost, position)
             else:
@@ -210,7 +223,7 @@ class _Scan:
         except ValueError:
             return
         if 0 <= stored <= limits.STATED_BYTES and kind != _SPARSE:
-            self.guess = content + (0 if kind in CONTENT_FREE else _padded(stored))
+            self.guess = content + (0 if kind in CONTENT_FREE else padded(stored))
 
     def _read_extended(self, kind: int, offset: int, size: int) -> bytes:
         most = limits.SPARSE_HEADER_BYTES if kind in _PAX else limits.TAR_HEADER_BYTES
@@ -418,26 +431,3 @@ def _time(text: bytes) -> int:
         raise DamagedError(f"the time {text[:40]!r}")
     value = int(match[2]) * 1_000_000_000 + int((match[3] or b"")[:9].ljust(9, b"0"))
     return -value if match[1] else value
-
-
-def _find_header(window: Window, position: int, tops: Collection[bytes], reach: int | None) -> int | None:
-    """Where the next header of an entry is, at most `reach` bytes on; None where there is none."""
-    end = None if reach is None else position + reach
-    while end is None or position < end:
-        try:
-            header = window.read(position, BLOCK)
-        except SourceError:
-            position += BLOCK
-            continue
-        if len(header) < BLOCK:
-            return None
-        if header[257:262] == b"ustar" and checksum_is_right(header):
-            path = clean_path(header_name(header))
-            if header[156] in _PSEUDO or not tops or (path and path.partition(b"/")[0] in tops):
-                return position
-        position += BLOCK
-    return None
-
-
-def _padded(size: int) -> int:
-    return (size + BLOCK - 1) // BLOCK * BLOCK
