@@ -181,9 +181,10 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
         read = [one for one in locations if ledger.sources[one].finished.outcome is not SourceOutcome.SKIPPED]
         here = [location for location in read if "://" not in location and os.path.exists(location)]
         for location in sorted(disproved(journals, ledger.places(here), options)):
+            shown = journals.shown(ledger.sources[location].place.journal)
             raise TargetError(
-                f"{journals.shown(ledger.sources[location].place.journal)}: what it has of {location} is not what that source lists (it"
-                " may have changed since); run its shard again"
+                f"{shown}: what it has of {location} is not what that source lists (it may have changed since); run its"
+                " shard again"
             )
         known = set(here)
         absent = [location for location in read if location not in known and ledger.sources[location].images]

@@ -52,9 +52,9 @@ class MergeSource(Struct, frozen=True):
 
 
 class Merge(Struct):
-    """Ends one batch, from its journals. `sources` are in the order that decides ties; `older` are places of records with blobs
-    only, `done` the locations of sources that were read before, whose failures have not been shown, and `gone` those of
-    sources that are there no longer. `run` may be called once."""
+    """Ends one batch, from its journals. `sources` are in the order that decides ties; `older` are places of records
+    with blobs only, `done` the locations of sources that were read before, whose failures have not been shown, and
+    `gone` those of sources that are there no longer. `run` may be called once."""
 
     journals: Journals
     sources: Sequence[MergeSource]
@@ -96,9 +96,7 @@ class Merge(Struct):
         publisher = Publisher(self.options, self.target, self.progress)
         if all(one.location < two.location for one, two in pairwise(self.sources)):
             self._rows_early = rows  # else the records are read once more, in the order of the report
-        publisher.publish(
-            self._images, lambda image: self._count(image, publisher), lambda: self._images(layers=False)
-        )
+        publisher.publish(self._images, lambda image: self._count(image, publisher), lambda: self._images(layers=False))
         self._end_source(publisher)
         self.account.head = build_head(
             tool_version=__version__,

@@ -43,7 +43,14 @@ class WorkerReport(Struct, frozen=True, kw_only=True):
 
 def examine_worker(order: WorkOrder, samples: Sequence[str], mark: str) -> WorkerReport:
     """Runs on the worker: reads a byte of each sample, and leaves `mark` in the target."""
-    return WorkerReport(versions=versions(), unreadable=_unreadable(samples), target=_leave_mark(order, mark))
+    refused: str | None = None
+    try:
+        if order.target is not None:
+            with closing(open_store(layout_location(order.target), "layout")) as store:
+                store.put_now(_mark_name(mark), mark.encode("ascii"))
+    except MigrateError as error:
+        refused = error.message
+    return WorkerReport(versions=versions(), unreadable=_unreadable(samples), target=refused)
 
 
 def versions() -> dict[str, str]:
@@ -152,17 +159,6 @@ def _read_byte(location: str) -> None:
     else:
         with open(location, "rb") as stream:
             stream.read(1)
-
-
-def _leave_mark(order: WorkOrder, mark: str) -> str | None:
-    if order.target is None:
-        return None
-    try:
-        with closing(open_store(layout_location(order.target), "layout")) as store:
-            store.put_now(_mark_name(mark), mark.encode("ascii"))
-    except MigrateError as error:
-        return error.message
-    return None
 
 
 def _mark_name(mark: str) -> str:

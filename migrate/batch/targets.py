@@ -98,4 +98,6 @@ def _iter_pieces(location: str) -> Iterator[tuple[str, bytes]]:
 def open_mirror(target: str, journal: str) -> AppendedFile | None:
     """Takes into a bucket what a run writes into its journal; None for a target on this machine."""
     location = layout_location(target)
-    return open_store(location, "layout").append_to(f"{_JOURNALS}/{journal}", alone=True) if is_bucket(location) else None
+    return (
+        open_store(location, "layout").append_to(f"{_JOURNALS}/{journal}", alone=True) if is_bucket(location) else None
+    )

@@ -255,8 +255,12 @@ class ContainerLayers:
             )
         # Drivers that keep whole trees can give an image without the one below it; overlay's upper alone cannot.
         image = LegacyID(container.image)
-        lost = self._lost_ancestor(image)
-        if lost is None:
+        lost: LegacyID | None = image
+        chain: set[LegacyID] = set()
+        while lost in self._graph and lost not in chain:
+            chain.add(lost)
+            lost = self._graph.parents.get(lost)
+        if lost is None or lost in chain:
             return image
         if self._salvage and self._driver.holds_whole_trees and self._driver.name != "overlay":
             return None
@@ -265,16 +269,6 @@ class ContainerLayers:
             f"{title}: {what} {image or '(none is recorded)'} is not in graph/; {self._remains(container.id)}",
             layer=container.id,
         )
-
-    def _lost_ancestor(self, image: LegacyID) -> LegacyID | None:
-        seen: set[LegacyID] = set()
-        current: LegacyID | None = image
-        while current is not None and current not in seen:
-            if current not in self._graph:
-                return current
-            seen.add(current)
-            current = self._graph.parents.get(current)
-        return None
 
     def _remains(self, container_id: LegacyID) -> str:
         """What is left of a container without its image, and how to get at it."""

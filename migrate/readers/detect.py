@@ -8,7 +8,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -228,7 +228,12 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
 
             if not looks_like_tar(head) and not looks_like_image(content.head(_SNIFFED_HEAD)):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=True)
-            content = _spool(location, content, options)
+            stream = content  # whose members are read by position
+            with closing(stream):
+                spooled = spool_whole(
+                    location, lambda _: bytes_left(stream.fd), stream.read, options.temporary_directory
+                )
+            content = Seekable(spooled, os.lseek(spooled, 0, os.SEEK_END))
         if begins_tar(head):
             is_archive, records = _begin_records(content.fd, location)
         else:
@@ -330,15 +335,6 @@ def _is_own_member(name: str) -> bool:
     return is_archive_member(name) and top not in ("repositories", "blobs", "blobs/sha256")
 
 
-def _spool(location: str, stream: PlainStream, options: ReadOptions) -> Seekable:
-    """All of a stream in a temporary file, as members are read by position."""
-    try:
-        fd = spool_whole(location, lambda _: bytes_left(stream.fd), stream.read, options.temporary_directory)
-    finally:
-        stream.close()
-    return Seekable(fd, os.lseek(fd, 0, os.SEEK_END))
-
-
 def _raw_head(fd: int) -> bytes:
     """The first bytes of a file as it is; none of a pipe."""
     try:
@@ -380,25 +376,19 @@ def _open_url(location: str, options: ReadOptions) -> LegacySource:
             f"{location}: a Docker root cannot be read from a bucket, which keeps no owners, permissions and times"
         )
     if source_type in (None, SourceType.DOCKER_ARCHIVE):
-        archive = _open_object(location, options)
-        if archive is not None:
-            return archive
+        import tempfile  # most runs need none
+
+        # An archive in a single object comes to a temporary file first, as its members are read in any order.
+        with tempfile.NamedTemporaryFile(prefix="migrate-", dir=options.temporary_directory, buffering=0) as spool:
+            try:
+                is_object = bring_object(location, cast(BinaryIO, spool))
+            except OSError as exc:
+                raise target_error(exc, "a temporary file") from exc
+            if is_object:
+                return open_archive(location, os.open(spool.name, os.O_RDONLY | os.O_CLOEXEC), options)
     tree = open_tree(location)
     require_readable(NamedFiles(tree))
     return open_in_tree(location, tree, options)
-
-
-def _open_object(location: str, options: ReadOptions) -> LegacySource | None:
-    """The archive in a single object, brought to a temporary file first, as its members are read in any order."""
-    import tempfile  # most runs need none
-
-    with tempfile.NamedTemporaryFile(prefix="migrate-", dir=options.temporary_directory, buffering=0) as spool:
-        try:
-            if not bring_object(location, cast(BinaryIO, spool)):
-                return None
-        except OSError as exc:
-            raise target_error(exc, "a temporary file") from exc
-        return open_archive(location, os.open(spool.name, os.O_RDONLY | os.O_CLOEXEC), options)
 
 
 def _open_as(source_type: SourceType, location: str, tree: Tree, options: ReadOptions) -> LegacySource:

@@ -101,8 +101,12 @@ class DockerArchiveSource(LegacySource):
         return isinstance(self._archive, TarMembers | PassingArchive)
 
     def stream_layers(self, take: TakeLayer, /) -> None:
+        def take_member(member: Member, payload: Payload) -> None:
+            ref = PayloadRef(key=Members.key_of(member), size=payload.size)
+            take(LegacyLayer(legacy_id=_layer_name(member.name), json=b"", parent=None, payload=ref), payload)
+
         if isinstance(self._archive, PassingArchive):
-            self._archive.read_through(lambda member, payload: take(_passing_layer(member, payload), payload))
+            self._archive.read_through(take_member)
 
     @property
     def _members(self) -> Members:
@@ -124,7 +128,15 @@ class DockerArchiveSource(LegacySource):
         errors: list[SourceUnreadableError] = []
         for archive in self._archives:
             try:
-                found = _together(found, archive._list_own())
+                own = archive._list_own()
+                found = replace(
+                    found,
+                    images=[*found.images, *own.images],
+                    indexes=[*found.indexes, *own.indexes],
+                    layers=sorted({*found.layers, *own.layers}),
+                    failures=[*found.failures, *own.failures],
+                    warnings=[*found.warnings, *own.warnings],
+                )
             except SourceUnreadableError as error:
                 errors.append(error)
         if len(errors) == len(self._archives):
@@ -328,9 +340,15 @@ class DockerArchiveSource(LegacySource):
                     parents[legacy_id] = LegacyID(parent) if parent else None
         tagged: dict[LegacyID, list[Reference]] = defaultdict(list)
         for legacy_id in parents:
-            if (name := self._name_of_folder(legacy_id)) is not None:
-                tagged[legacy_id].append(name)
-                warnings.append(f"{self.location}: the name {name} is that of a folder, as Docker 1.0 and 1.1 saved it")
+            # `docker save NAME:TAG` of 1.0 and 1.1 gives a folder the name instead of the ID (moby #6857).
+            name, _, tag = legacy_id.rpartition(":")
+            with contextlib.suppress(MigrateError):
+                stated = self._read_document(legacy_id).identity(self.location).id if name and tag else None
+                if stated is not None and is_hex_id(stated):
+                    reference = Reference.parse(legacy_id)
+                    tagged[legacy_id].append(reference)
+                    how = "is that of a folder, as Docker 1.0 and 1.1 saved it"
+                    warnings.append(f"{self.location}: the name {reference} {how}")
         for reference, legacy_id in references:
             whole = self._whole_id(legacy_id, parents)
             if whole is not None:
@@ -345,17 +363,6 @@ class DockerArchiveSource(LegacySource):
         heads = set(find_heads(parents)) | set(tagged)
         images = [LegacyImage(head=head, references=tuple(sorted(tagged[head]))) for head in sorted(heads)]
         return SourceListing(images=images, layers=sorted(parents), failures=failures, warnings=warnings)
-
-    def _name_of_folder(self, legacy_id: LegacyID) -> Reference | None:
-        """The name that a folder has instead of an ID: `docker save NAME:TAG` of 1.0 and 1.1 (moby #6857)."""
-        name, _, tag = legacy_id.rpartition(":")
-        if not (name and tag):
-            return None
-        with contextlib.suppress(MigrateError):
-            stated = self._read_document(legacy_id).identity(self.location).id
-            if stated is not None and is_hex_id(stated):
-                return Reference.parse(legacy_id)
-        return None
 
     def _whole_id(self, legacy_id: LegacyID, own: Mapping[LegacyID, object]) -> LegacyID | None:
         """The layer that a name is for: of this archive, or of another one in the file. Up to 1.9 Docker looked IDs up
@@ -592,22 +599,6 @@ class DockerArchiveSource(LegacySource):
         if len(named) == 64 and named != actual:
             return (f"{entry.config} has the digest sha256:{actual}, not the one it is named by",)
         return ()
-
-
-def _passing_layer(member: Member, payload: Payload) -> LegacyLayer:
-    ref = PayloadRef(key=Members.key_of(member), size=payload.size)
-    return LegacyLayer(legacy_id=_layer_name(member.name), json=b"", parent=None, payload=ref)
-
-
-def _together(one: SourceListing, other: SourceListing) -> SourceListing:
-    return replace(
-        one,
-        images=[*one.images, *other.images],
-        indexes=[*one.indexes, *other.indexes],
-        layers=sorted({*one.layers, *other.layers}),
-        failures=[*one.failures, *other.failures],
-        warnings=[*one.warnings, *other.warnings],
-    )
 
 
 def _references(entry: ArchiveManifestEntry) -> tuple[Reference, ...]:

@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Final
 
 from msgspec.structs import replace
@@ -104,6 +104,7 @@ class DockerRootSource(LegacySource):
             self._counts = {"aufs": archives} if archives else {}
         self._driver = choose_driver(tree, self._counts, len(ids), options)
         self._salvage = options.salvage
+        self._listing: SourceListing | None = None
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._failed: dict[bytes, str] = {}
         self._sizes: dict[bytes, tarsplit.Sizes | None] = {}
@@ -119,10 +120,8 @@ class DockerRootSource(LegacySource):
     # --- listing -------------------------------------------------------------------------------------------------
 
     def listing(self) -> SourceListing:
-        return self._listing
-
-    @cached_property
-    def _listing(self) -> SourceListing:
+        if self._listing is not None:
+            return self._listing
         elsewhere: frozenset[LegacyID] = frozenset()
         # Where no other driver has layers, one that this driver does not have is a loss.
         if any(name != self._driver.name for name in self._counts):
@@ -137,13 +136,14 @@ class DockerRootSource(LegacySource):
             container_images=self._containers.images(),
             warnings=(
                 *self._iter_warnings(elsewhere),
-                *self._iter_leftovers(),
                 *self._containers.problems,
                 *(f"{self.location}: {name} is not read: {_REMAPPED_ROOT}" for name in remapped_roots(self._root)),
             ),
         )
         contents = self._root.contents()
-        return replace(listing, wrapping=(*contents, f"source: {self._root.location}")) if contents else listing
+        wrapping = (*contents, f"source: {self._root.location}") if contents else ()
+        self._listing = replace(listing, wrapping=wrapping)
+        return self._listing
 
     @cached_property
     def _containers(self) -> ContainerLayers:
@@ -194,6 +194,19 @@ class DockerRootSource(LegacySource):
         yield from self._root.problems()
         yield from self._driver.find_problems()
         yield from self._iter_shifts()
+        leftovers = self._graph.contents.leftovers
+        if scratch := [name for name in leftovers if is_scratch(name) and self._graph.holds_anything(name)]:
+            yield f"graph/: half-written images or scratch files in {_few(scratch)} are ignored"
+        if strange := [name for name in leftovers if not is_scratch(name)]:
+            yield f"graph/: {len(strange):,} names that are no image ignored: {_few(strange)}"
+        containers = self._containers.found
+        known = {*self._graph.contents.ids, *containers, *(f"{name}-init" for name in containers)}
+        known |= self._containers.volume_names()
+        if loose := [name for name in self._driver.layer_ids() if name not in known]:
+            yield (
+                f"{self._driver.name}: {len(loose):,} names belong to no image and no container and are ignored: "
+                f"{_few(loose)}"
+            )
 
     def _iter_shifts(self) -> Iterator[str]:
         """By how much a daemon with user namespaces shifted the owners of layers that have to be made anew.
@@ -216,21 +229,6 @@ class DockerRootSource(LegacySource):
                     f"{groups:,} (groups) higher than in the containers, as with user namespaces: they are made anew "
                     "with the owners that the files have"
                 )
-
-    def _iter_leftovers(self) -> Iterator[str]:
-        leftovers = self._graph.contents.leftovers
-        if scratch := [name for name in leftovers if is_scratch(name) and self._graph.holds_anything(name)]:
-            yield f"graph/: half-written images or scratch files in {_few(scratch)} are ignored"
-        if strange := [name for name in leftovers if not is_scratch(name)]:
-            yield f"graph/: {len(strange):,} names that are no image ignored: {_few(strange)}"
-        containers = self._containers.found
-        known = {*self._graph.contents.ids, *containers, *(f"{name}-init" for name in containers)}
-        known |= self._containers.volume_names()
-        if loose := [name for name in self._driver.layer_ids() if name not in known]:
-            yield (
-                f"{self._driver.name}: {len(loose):,} names belong to no image and no container and are ignored: "
-                f"{_few(loose)}"
-            )
 
     # --- layers --------------------------------------------------------------------------------------------------
 
@@ -387,21 +385,19 @@ class DockerRootSource(LegacySource):
         tree = self._graph.tree
         return any(path in self._failed and tree.stat(path).size for path, _ in self._graph.tar_splits(legacy_id))
 
-    def _link_bytes(self, metadata: bytes) -> int:
-        with self._graph.tree.open(metadata) as stream:
-            return tarsplit.link_bytes(stoppable(stream))
-
     def _recorded_size(self, layer: LegacyLayer) -> int:
         return (layer.payload.estimate if layer.payload is not None else None) or 0
 
     def _wrong_sizes(self, layer: LegacyLayer, sizes: tarsplit.Sizes, metadata: bytes) -> list[str]:
+        def read_links() -> int:
+            with self._graph.tree.open(metadata) as stream:
+                return tarsplit.link_bytes(stoppable(stream))
+
         recorded = {
             "layersize": self._recorded_size(layer),
             ".migration-size": self._graph.migrated_sums(layer.legacy_id)[1] or 0,
         }
-        found = [
-            _wrong_size(name, size, sizes.files, partial(self._link_bytes, metadata)) for name, size in recorded.items()
-        ]
+        found = (_wrong_size(name, size, sizes.files, read_links) for name, size in recorded.items())
         return [wrong for wrong in found if wrong]
 
     def _layer_tree(self, legacy_id: LegacyID, trees: list[Tree]) -> Tree:

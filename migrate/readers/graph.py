@@ -116,19 +116,17 @@ class Graph:
         with suppress(DocumentError):
             pulled.identity()
             return pulled, ""
-        parent = self._read_text(legacy_id, "parent") or self._driver_parent(legacy_id)
-        if parent is None:
-            return None
+        parent = self._read_text(legacy_id, "parent")
+        if not parent and (recorded := self._aufs_parents.get(legacy_id)):
+            if len(recorded) > 1:
+                return None
+            (parent,) = recorded
+        elif not parent:
+            parent = self._read_root(f"overlay/{legacy_id}/lower-id").strip()
+            if parent not in self:
+                return None
         made = encode_json({"id": legacy_id, **({"parent": parent} if parent else {})})
         return LayerDocument(made), "its json is lost in a power cut, and with it what the layer was made by"
-
-    def _driver_parent(self, legacy_id: LegacyID) -> str | None:
-        """The parent by aufs's lists of ancestors or overlay's `lower-id`; an empty text for a base layer of aufs."""
-        recorded = self._aufs_parents.get(legacy_id, set())
-        if recorded:
-            return next(iter(recorded)) if len(recorded) == 1 else None
-        lower = self._read_root(f"overlay/{legacy_id}/lower-id").strip()
-        return lower if lower in self else None
 
     @cached_property
     def _aufs_parents(self) -> Mapping[str, set[str]]:

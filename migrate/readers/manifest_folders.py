@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -61,15 +61,12 @@ def are_manifest_folders(files: NamedFiles) -> bool:
         folder, depth = pending.pop()
         entries = files.entries(folder)
         names = [entry.name for entry in entries if not (entry.is_folder or entry.name.startswith("."))]
-        if depth > _DEPTH or (names and not (_are_blobs(names) or holds_manifest(files, folder))):
+        are_blobs = all(map(_NAMED_BLOB.fullmatch, names))
+        if depth > _DEPTH or not (are_blobs or holds_manifest(files, folder)):
             return False
         holds_any |= bool(names)
         pending += [(path, depth + 1) for path in _folders_of_images(folder, entries)]
     return holds_any
-
-
-def _are_blobs(names: Iterable[str]) -> bool:
-    return all(_NAMED_BLOB.fullmatch(name) for name in names)
 
 
 def _folders_of_images(folder: str, entries: Iterable[Entry]) -> list[str]:
@@ -148,7 +145,19 @@ class ManifestFolderSource(StoredManifestSource):
             blobs = f", only {len(self._blobs):,} blobs" if self._blobs else ""
             raise SourceUnreadableError(f"{self.location}: no folder with a {MANIFEST} of a registry in it{blobs}")
         for entry in found:
-            self._add(entry, images)
+            place = entry.folder or posixpath.basename(self.location.rstrip("/"))
+            try:
+                content = self._files.read(entry.path, JSON_BYTES)
+                if content is None or not is_manifest(content):
+                    raise DocumentError(f"{entry.path}: not a registry's manifest: no object with a schemaVersion")
+                manifest = open_manifest(content)
+                references, warnings = self._names(entry, manifest)
+            except MigrateError as error:
+                images.fail(place, error)
+                continue
+            digest = Digest.of(manifest.payload)
+            if not (entry.is_child and ("", digest) in images.children):
+                images.add("", references, digest, manifest, warnings)
         for folder, blobs_there in self._without_manifest.items():
             if not (self._wanted - self._beside_manifest) & blobs_there:
                 text = f"{folder}: {len(blobs_there):,} blobs and no {MANIFEST}, which has their order and the config"
@@ -171,43 +180,24 @@ class ManifestFolderSource(StoredManifestSource):
                 images.fail(folder, error)
                 continue
             files = [entry.name for entry in entries if not entry.is_folder]
-            self._note_files(folder, files)
+            own = _CHILD_FOLDER.fullmatch(posixpath.basename(folder))
+            if own is not None and MANIFEST in files:
+                self._children.setdefault(own[1], f"{folder}/{MANIFEST}")
+            named = frozenset(blob[1] for name in files if (blob := _NAMED_BLOB.fullmatch(name)))
+            if {MANIFEST, LIST} & {*files}:
+                self._beside_manifest |= named
+            elif named:
+                self._without_manifest[folder] = named
+            for name in files:
+                path = f"{folder}/{name}".lstrip("/")
+                if (marker := _NAMED_BLOB.fullmatch(name)) and marker[2]:
+                    self._markers.setdefault(marker[1], path)
+                elif blob := _BLOB.fullmatch(name):
+                    self._blobs.setdefault(blob[1], path)
+                elif child := _CHILD.fullmatch(name):
+                    self._children.setdefault(child[1], path)
             yield from (_Found(folder, name) for name in (LIST, MANIFEST) if name in files)
             pending += _folders_of_images(folder, entries)
-
-    def _note_files(self, folder: str, files: Sequence[str]) -> None:
-        own = _CHILD_FOLDER.fullmatch(posixpath.basename(folder))
-        if own is not None and MANIFEST in files:
-            self._children.setdefault(own[1], f"{folder}/{MANIFEST}")
-        named = frozenset(blob[1] for name in files if (blob := _NAMED_BLOB.fullmatch(name)))
-        if {MANIFEST, LIST} & {*files}:
-            self._beside_manifest |= named
-        elif named:
-            self._without_manifest[folder] = named
-        for name in files:
-            path = f"{folder}/{name}".lstrip("/")
-            if (marker := _NAMED_BLOB.fullmatch(name)) and marker[2]:
-                self._markers.setdefault(marker[1], path)
-            elif blob := _BLOB.fullmatch(name):
-                self._blobs.setdefault(blob[1], path)
-            elif child := _CHILD.fullmatch(name):
-                self._children.setdefault(child[1], path)
-
-    def _add(self, found: _Found, images: RegistryImages) -> None:
-        place = found.folder or posixpath.basename(self.location.rstrip("/"))
-        try:
-            content = self._files.read(found.path, JSON_BYTES)
-            if content is None or not is_manifest(content):
-                raise DocumentError(f"{found.path}: not a registry's manifest: no object with a schemaVersion")
-            manifest = open_manifest(content)
-            references, warnings = self._names(found, manifest)
-        except MigrateError as error:
-            images.fail(place, error)
-            return
-        digest = Digest.of(manifest.payload)
-        if found.is_child and ("", digest) in images.children:
-            return
-        images.add("", references, digest, manifest, warnings)
 
     def _names(self, found: _Found, manifest: OpenedManifest) -> tuple[list[Reference], list[str]]:
         """By the place in the tree, NAME/TAG. Of a single folder, and of one in a place that is no name of its image,

@@ -68,25 +68,19 @@ class Members:
         for count, member in enumerate(found):
             if count == limits.ARCHIVE_MEMBERS:
                 raise LimitError(f"{location}: more than {limits.ARCHIVE_MEMBERS:,} members (ARCHIVE_MEMBERS)")
-            self._add(member, replaces=sound is None or count < sound)
-
-    def _add(self, member: Member, *, replaces: bool) -> None:
-        name = clean_name(member.name)
-        if name is None:
-            shown = member.name.encode("utf-8", "backslashreplace").decode()
-            self.problems.append(
-                LeftOut(
-                    shown, "unsafe-name", f"{self.location}: member {shown!r} is named outside the archive; left out"
-                )
-            )
-            return
-        if name in self._members and member.kind is not MemberKind.DIRECTORY:
-            if not replaces:
-                self.repeated.add(name)
-                return
-            self.duplicates.add(name)
-        if name:
-            self._members[name] = member if name == member.name else member._replace(name=name)
+            name = clean_name(member.name)
+            if name is None:
+                shown = member.name.encode("utf-8", "backslashreplace").decode()
+                message = f"{location}: member {shown!r} is named outside the archive; left out"
+                self.problems.append(LeftOut(shown, "unsafe-name", message))
+                continue
+            if name in self._members and member.kind is not MemberKind.DIRECTORY:
+                if sound is not None and count >= sound:
+                    self.repeated.add(name)
+                    continue
+                self.duplicates.add(name)
+            if name:
+                self._members[name] = member if name == member.name else member._replace(name=name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._members

@@ -129,19 +129,15 @@ class OciContent:
                 continue
             seen.add(digest)
             found = documents[digest]
-            if found.error is not None and (
-                one.descriptor.media_type in _SCHEMA1_TYPES or self._is_schema1(found.digest)
-            ):
-                return True
+            if found.error is not None:
+                if one.descriptor.media_type in _SCHEMA1_TYPES:
+                    return True
+                with suppress(MigrateError):
+                    payload = open_manifest(self._read_if_there(digest) or b"").payload
+                    if is_schema1(load_json_lenient(payload, "manifest")):
+                        return True
             pending += found.children
         return False
-
-    def _is_schema1(self, digest: Digest) -> bool:
-        try:
-            payload = open_manifest(self._read_if_there(digest) or b"").payload
-            return is_schema1(load_json_lenient(payload, "manifest"))
-        except MigrateError:
-            return False
 
     def _list_schema1(self, entries: Sequence[IndexEntry]) -> SourceListing:
         """Manifests of schema 1, which regctl copies into layouts as they are, and indexes with one among theirs."""

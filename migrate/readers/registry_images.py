@@ -26,7 +26,7 @@ from migrate.documents.schema1 import (
 )
 from migrate.errors import IntegrityError, MigrateError, MissingLayerError, UnsupportedError
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import Descriptor, MediaType, Platform
+from migrate.model.image import MediaType, Platform
 from migrate.model.legacy import (
     Failure,
     LegacyID,
@@ -129,7 +129,20 @@ class RegistryImages:
                 self.fail(reference, error)
 
     def listing(self) -> SourceListing:
-        payloads = {digest: self._payload(digest, claims) for digest, claims in self._claims.items()}
+        # One PayloadRef a blob, however many manifests name it. The diffID that a config states is used only where all
+        # configs state the same one, and no schema-1 image would fail if it were wrong; the composer compares each
+        # config with what was found in any case.
+        payloads = {
+            digest: PayloadRef(
+                key=digest.hex,
+                size=claims.size,
+                digest=digest,
+                diff_id=next(iter(claims.diff_ids)) if len(claims.diff_ids) == 1 and not claims.legacy else None,
+                keep=claims.keep,
+                media_type=claims.media_type,
+            )
+            for digest, claims in self._claims.items()
+        }
         images = [_finished(draft, payloads) for draft in self._drafts.values()]
         images.sort(key=lambda image: (not image.references, [str(r) for r in image.references], image.head))
         indexes = [
@@ -201,7 +214,17 @@ class RegistryImages:
             raise IntegrityError(
                 f"manifest names {len(manifest.layers)} layers, its config {len(facts.diff_ids)} diffIDs"
             )
-        blobs = tuple(self._kept_blob(repository, layer) for layer in manifest.layers)
+        blobs: list[_Blob] = []
+        for layer in manifest.layers:
+            blob = self._blob(repository, layer.digest, layer=layer.digest.hex)
+            if blob.size is None:
+                self._claims[layer.digest].size = layer.size
+            elif blob.size != layer.size:
+                raise IntegrityError(
+                    f"blob {layer.digest} does not match its digest: {blob.size:,} bytes instead of {layer.size:,}",
+                    layer=layer.digest.hex,
+                )
+            blobs.append(_Blob(layer.digest, layer.size))
         for number, layer in enumerate(manifest.layers):
             claims = self._claims[layer.digest]
             claims.keep = True
@@ -219,19 +242,7 @@ class RegistryImages:
             manifest=ReadyManifest(content=content, media_type=manifest.media_type),
             platform=platform,
         )
-        return _Draft(("carried over", content, platform), image, blobs)
-
-    def _kept_blob(self, repository: str, layer: Descriptor) -> _Blob:
-        blob = self._blob(repository, layer.digest, layer=layer.digest.hex)
-        if blob.size is None:
-            self._claims[layer.digest].size = layer.size
-            return _Blob(layer.digest, layer.size)
-        if blob.size != layer.size:
-            raise IntegrityError(
-                f"blob {layer.digest} does not match its digest: {blob.size:,} bytes instead of {layer.size:,}",
-                layer=layer.digest.hex,
-            )
-        return blob
+        return _Draft(("carried over", content, platform), image, tuple(blobs))
 
     def _blob(self, repository: str, digest: Digest, layer: str) -> _Blob:
         claims = self._claims.get(digest)
@@ -243,24 +254,6 @@ class RegistryImages:
             raise error.at_layer(layer) from error
         self._claims[digest] = _Claims(size)
         return _Blob(digest, size)
-
-    def _payload(self, digest: Digest, claims: _Claims) -> PayloadRef:
-        """One PayloadRef a blob, however many manifests name it.
-
-        The diffID that a config states is used only where all configs state the same one, and no schema-1 image would
-        fail if it were wrong; the composer compares each config with what was found in any case.
-        """
-        certain = len(claims.diff_ids) == 1 and not claims.legacy
-        return PayloadRef(
-            key=digest.hex,
-            size=claims.size,
-            digest=digest,
-            diff_id=next(iter(claims.diff_ids)) if certain else None,
-            keep=claims.keep,
-            media_type=claims.media_type,
-        )
-
-    # --- lists ---------------------------------------------------------------------------------------------------
 
     def _add_index(
         self,
@@ -286,9 +279,13 @@ class RegistryImages:
             known += [reference for reference in references if reference not in known]
             self._warnings += warnings
             return
-        notes = [*warnings, *self._lost_children(repository, references, digest, lost)]
+        names = ", ".join(map(str, references)) or _untagged(repository, digest)
+        notes = [*warnings]
+        for entry, error in lost:
+            child = f"{entry.descriptor.digest} ({entry.platform or 'no platform'})"
+            notes.append(f"{names}: the list's image {child} is left out: {error.message}")
+            self.fail(_untagged(repository, entry.descriptor.digest), error)
         if nested:
-            names = ", ".join(map(str, references)) or _untagged(repository, digest)
             notes.append(f"{names}: an index with {nested} indexes in it: each of its images has the name")
         for draft in drafts:
             self._merge(draft, references, notes, digest)
@@ -320,21 +317,6 @@ class RegistryImages:
             except MigrateError as error:
                 lost.append((entry, error))
         return len(nested)
-
-    def _lost_children(
-        self,
-        repository: str,
-        references: Sequence[Reference],
-        digest: Digest,
-        lost: Iterable[tuple[IndexEntry, MigrateError]],
-    ) -> list[str]:
-        names = ", ".join(map(str, references)) or _untagged(repository, digest)
-        notes = []
-        for entry, error in lost:
-            child = f"{entry.descriptor.digest} ({entry.platform or 'no platform'})"
-            notes.append(f"{names}: the list's image {child} is left out: {error.message}")
-            self.fail(_untagged(repository, entry.descriptor.digest), error)
-        return notes
 
     def _merge(
         self, draft: _Draft, references: Sequence[Reference], warnings: Sequence[str], split_list: Digest | None = None

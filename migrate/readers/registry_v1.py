@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from typing import Final
@@ -68,18 +68,12 @@ def is_registry_v1(files: NamedFiles) -> bool:
     if Entry("images", True) not in files.entries(""):
         return False
     names = [entry.name for entry in files.entries("images")]
-    if any(is_hex_id(name) and _is_image_folder(files, name) for name in names):
-        return True
+    for name in filter(is_hex_id, names):
+        with suppress(SourceError):  # closed to us; another one may be open
+            documents = (files.size(f"images/{name}/{part}") for part in ("json", "ancestry"))
+            if any(size is not None for size in documents) or _layer_files(files, name):
+                return True
     return not names and Entry("repositories", True) in files.entries("")
-
-
-def _is_image_folder(files: NamedFiles, name: str) -> bool:
-    try:
-        return any(files.size(f"images/{name}/{part}") is not None for part in ("json", "ancestry")) or bool(
-            _layer_files(files, name)
-        )
-    except SourceError:  # closed to us; another one may be open
-        return False
 
 
 def _layer_files(files: NamedFiles, name: str) -> list[str]:
@@ -154,7 +148,16 @@ class RegistryV1Source(LegacySource):
         if (known := self._layers.get(legacy_id)) is not None:
             return known
         document = self._read_json(legacy_id)
-        warnings = self._unfinished_warning(legacy_id)
+        warnings: tuple[str, ...] = ()
+        try:
+            is_unfinished = self._files.size(f"images/{legacy_id}/_inprogress") is not None
+        except SourceError as exc:
+            raise exc.at_layer(legacy_id) from exc
+        if is_unfinished:
+            unfinished = f"image {legacy_id}: its upload was never finished (_inprogress)"
+            if not self._salvage:
+                raise DamagedError(unfinished, layer=legacy_id)
+            warnings = (f"{unfinished}; converted on request",)
         size = self._files.size(self._layer_path(legacy_id))
         if size is None:
             raise MissingContentError(f"image {legacy_id}: the layer file is missing", layer=legacy_id)
@@ -244,16 +247,6 @@ class RegistryV1Source(LegacySource):
             raise MissingLayerError(f"image {legacy_id}: {reason}", layer=legacy_id)
         return LayerDocument(raw)
 
-    def _unfinished_warning(self, legacy_id: LegacyID) -> tuple[str, ...]:
-        try:
-            if self._files.size(f"images/{legacy_id}/_inprogress") is None:
-                return ()
-        except SourceError as exc:
-            raise exc.at_layer(legacy_id) from exc
-        if self._salvage:
-            return (f"image {legacy_id}: its upload was never finished (_inprogress); converted on request",)
-        raise DamagedError(f"image {legacy_id}: its upload was never finished (_inprogress)", layer=legacy_id)
-
     # --- listing -------------------------------------------------------------------------------------------------
 
     def _read_listing(self) -> SourceListing:
@@ -313,35 +306,26 @@ class RegistryV1Source(LegacySource):
         )
         for legacy_id in sorted(graph.folders):
             raw = found.get(f"images/{legacy_id}/json")
-            raw = LayerDocument(raw) if isinstance(raw, bytes) else raw
-            self._place(graph, legacy_id, raw, found.get(f"images/{legacy_id}/_inprogress"))
-            if isinstance(raw, LayerDocument) and self._json_bytes + len(raw) <= KEPT_BYTES:
-                self._jsons[legacy_id] = raw
-                self._json_bytes += len(raw)
+            mark = found.get(f"images/{legacy_id}/_inprogress")
+            if isinstance(mark, bytes):  # docker-registry writes it before a layer, and removes it after it
+                graph.unfinished.add(legacy_id)
+            elif mark is not None and raw is None:
+                raw = mark
+            if raw is None:
+                graph.warnings.append(f"image {legacy_id}: its json is missing")
+                continue
+            graph.parents[legacy_id] = None
+            try:
+                if isinstance(raw, SourceError):
+                    raise raw
+                document = LayerDocument(raw)
+                if self._json_bytes + len(document) <= KEPT_BYTES:
+                    self._jsons[legacy_id] = document
+                    self._json_bytes += len(document)
+                graph.parents[legacy_id] = _effective_parent(document)
+            except MigrateError as exc:
+                graph.warnings.append(f"image {legacy_id}: {exc.message}")
         return graph
-
-    def _place(
-        self,
-        graph: _Graph,
-        legacy_id: LegacyID,
-        raw: LayerDocument | SourceError | None,
-        mark: bytes | SourceError | None,
-    ) -> None:
-        """`mark`: the file `_inprogress`, which docker-registry writes before a layer and removes after it."""
-        if isinstance(mark, bytes):
-            graph.unfinished.add(legacy_id)
-        elif mark is not None and raw is None:
-            raw = mark
-        if raw is None:
-            graph.warnings.append(f"image {legacy_id}: its json is missing")
-            return
-        graph.parents[legacy_id] = None
-        try:
-            if isinstance(raw, SourceError):
-                raise raw
-            graph.parents[legacy_id] = _effective_parent(raw)
-        except MigrateError as exc:
-            graph.warnings.append(f"image {legacy_id}: {exc.message}")
 
     def _read_tags(self) -> tuple[list[_Tag], list[Failure]]:
         """All tags, sorted by reference, and what of `repositories/` cannot be read."""
@@ -355,7 +339,14 @@ class RegistryV1Source(LegacySource):
                 failures.append(Failure.of(content, self.location, references=[str(reference)]))
             # `tag<name>_json` describes tag <name>; for a name that begins with `_` it looks like a tag of its own
             elif content is not None and not (reference.tag.endswith("_json") and content.lstrip()[:1] == b"{"):
-                tags.append(_tag(reference, content))
+                text = content.decode("utf-8", "replace")
+                legacy_id = text.strip()
+                warnings = []
+                if legacy_id and legacy_id != text:
+                    warnings.append(f"tag {reference}: white space around the image ID was ignored")
+                if not is_tag(reference.tag):
+                    warnings.append(f"tag {reference}: not a name that a registry accepts as a tag")
+                tags.append(_Tag(reference, legacy_id, tuple(warnings)))
         return sorted(tags, key=lambda tag: tag.reference), failures
 
     def _tag_files(self, failures: list[Failure]) -> Iterator[tuple[str, Reference]]:
@@ -406,17 +397,6 @@ def _effective_parent(document: LayerDocument) -> LegacyID | None:
     return LegacyID(found) if found else None
 
 
-def _tag(reference: Reference, content: bytes) -> _Tag:
-    text = content.decode("utf-8", "replace")
-    legacy_id = text.strip()
-    warnings = []
-    if legacy_id != text and legacy_id:
-        warnings.append(f"tag {reference}: white space around the image ID was ignored")
-    if not is_tag(reference.tag):
-        warnings.append(f"tag {reference}: not a name that a registry accepts as a tag")
-    return _Tag(reference, legacy_id, tuple(warnings))
-
-
 def _ancestry_warning(graph: _Graph, head: LegacyID, raw: bytes | SourceError | None) -> tuple[str, ...]:
     """The parents in the jsons decide; Docker followed `ancestry`, so a difference is reported."""
     if raw is None or head not in graph.parents:
@@ -461,21 +441,19 @@ class _ChecksumCheck:
         if found_sha256 in self.recorded:
             return None
         wanted = [version for version in VERSIONS if any(line.startswith(f"{version}:") for line in self.recorded)]
-        found = self._tarsums(wanted)
+        what = f"image {self._legacy_id}: layer"
+        with self._open_layer() as opened:
+            head = opened.stream.read(_HEAD_BYTES)
+        found: list[str] = []
+        with self._open_layer() as opened:
+            tar = open_decompressed(opened.stream, detect_compression(head), what)
+            try:
+                found = [total for both in tarsums(tar, self._json, wanted, what).values() for total in both]
+            except TruncatedError as exc:
+                raise exc.at_layer(self._legacy_id) from exc
+            except DamagedError:
+                pass  # a tar without a tarsum here may be one that Docker accepted: no sum, but no failure
         if not self.recorded.isdisjoint(found):
             return None
         expected, got = " or ".join(sorted(self.recorded)), " or ".join(sorted([found_sha256, *found]))
         return f"does not match the registry's recorded checksum (expected {expected}, got {got})"
-
-    def _tarsums(self, versions: Sequence[str]) -> list[str]:
-        what = f"image {self._legacy_id}: layer"
-        with self._open_layer() as opened:
-            head = opened.stream.read(_HEAD_BYTES)
-        with self._open_layer() as opened:
-            tar = open_decompressed(opened.stream, detect_compression(head), what)
-            try:
-                return [total for both in tarsums(tar, self._json, versions, what).values() for total in both]
-            except TruncatedError as exc:
-                raise exc.at_layer(self._legacy_id) from exc
-            except DamagedError:
-                return []  # a tar without a tarsum here may be one that Docker accepted: no sum, but no failure

@@ -136,22 +136,18 @@ class V1RegistryFiles(NamedFiles):
         """Tags by (namespace, name), quoted as in the storage. An error is in the place of a repository's tags."""
         if self._tags is None:
             found: dict[tuple[str, str], dict[str, str] | SourceError] = {}
-            for repository in self._repositories():
+            try:
+                repositories = self._client.search() if self._repository is None else [self._repository]
+            except SourceError as exc:
+                raise SourceUnreadableError(
+                    f"{self.location}: the registry lists no repositories; name one ({exc.message})"
+                ) from exc
+            for repository in repositories:
                 namespace, slash, name = repository.partition("/")
                 key = (namespace, quote(name, safe="")) if slash else ("library", repository)
                 found[key] = self._tags_of(repository)
             self._tags = found
         return self._tags
-
-    def _repositories(self) -> list[str]:
-        if self._repository is not None:
-            return [self._repository]
-        try:
-            return self._client.search()
-        except SourceError as exc:
-            raise SourceUnreadableError(
-                f"{self.location}: the registry lists no repositories; name one ({exc.message})"
-            ) from exc
 
     def _tags_of(self, repository: str) -> dict[str, str] | SourceError:
         try:

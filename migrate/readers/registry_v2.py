@@ -100,18 +100,16 @@ class RegistryV2Source(StoredManifestSource):
     @contextmanager
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
         with super().open_payload(layer) as payload:
-            if layer.payload is not None and layer.payload.digest is not None:
-                payload.note = self._mismatch(layer.payload.digest)
+            if layer.payload is not None and (digest := layer.payload.digest) is not None:
+                # A link proves nothing: the blob's other names are looked at once, before it is used.
+                names = self._other_names.pop(digest, None)
+                if names is not None:
+                    wrong = [name for name in sorted(names) if name not in self._sums(digest, name)]
+                    linked = f"is linked as {' and as '.join(wrong)}, which it is not"
+                    self._mismatches[digest] = linked if wrong else None
+                payload.note = self._mismatches.get(digest)
                 payload.damaged = payload.note is not None
             yield payload
-
-    def _mismatch(self, digest: Digest) -> str | None:
-        """What does not fit of a blob's other names: a link proves nothing. Looked at once, before the blob is used."""
-        names = self._other_names.pop(digest, None)
-        if names is not None:
-            wrong = [name for name in sorted(names) if name not in self._sums(digest, name)]
-            self._mismatches[digest] = f"is linked as {' and as '.join(wrong)}, which it is not" if wrong else None
-        return self._mismatches.get(digest)
 
     def _sums(self, digest: Digest, name: str) -> Collection[str]:
         """The blob's sum, or sums, of the kind that `name` is; none where that kind is not known."""
@@ -168,7 +166,13 @@ class RegistryV2Source(StoredManifestSource):
         untagged: list[tuple[str, Digest]] = []
         linked: set[tuple[str, Digest]] = set()
         repositories = list(iter_repositories(self._files, self._root, images.fail))
-        without = [name for name in repositories if not self._has_manifests(name, images)]
+        without: list[str] = []
+        for repository in repositories:
+            with suppress(SourceError):  # reported when the tags are read
+                if not self._files.entries(self._manifests(repository)):
+                    lost = "its tags, and which manifests are its own, are not in this tree"
+                    images.warn(f"{repository}: no _manifests/: {lost}")
+                    without.append(repository)
         if not repositories:
             images.warn(f"{self.location}: no repositories/: names and tags are not in this tree")
         for repository in repositories:
@@ -203,19 +207,23 @@ class RegistryV2Source(StoredManifestSource):
                 return root
         raise SourceUnreadableError(f"{self.location}: no docker/registry/v2/ with blobs/ and repositories/")
 
-    def _has_manifests(self, repository: str, images: RegistryImages) -> bool:
-        with suppress(SourceError):  # reported when the tags are read
-            if not self._files.entries(self._manifests(repository)):
-                images.warn(
-                    f"{repository}: no _manifests/: its tags, and which manifests are its own, are not in this tree"
-                )
-                return False
-        return True
-
     def _add_unlinked(self, linked: set[Digest], images: RegistryImages) -> None:
         """Manifests among the blobs, where the links to them are lost. Lists first, as what they name is their own."""
-        found = [entry for entry in self._manifest_blobs() if entry[0] not in linked]
-        found.sort(key=lambda entry: (not is_index(entry[1].payload), str(entry[0])))
+        found: list[tuple[Digest, OpenedManifest]] = []
+        base = self._rooted("blobs/sha256")
+        for folder in self._files.entries(base):
+            for entry in self._files.entries(f"{base}/{folder.name}") if folder.is_folder else ():
+                digest = _digest_or_none(entry.name)
+                if digest is None or digest in linked:
+                    continue
+                size = self._files.size(self.blob_path(digest))
+                if size is None or size > _MANIFEST_BYTES:
+                    continue
+                with suppress(MigrateError):  # no manifest, or a damaged one: nothing names it
+                    content = self._files.read(self.blob_path(digest), _MANIFEST_BYTES) or b""
+                    if content[:1] == b"{" and is_manifest(content):
+                        found.append((digest, open_checked(content, digest, f"manifest blob {digest}")))
+        found.sort(key=lambda one: (not is_index(one[1].payload), str(one[0])))
         for digest, manifest in found:
             if any(child == digest for _, child in images.children):
                 continue
@@ -230,19 +238,6 @@ class RegistryV2Source(StoredManifestSource):
                         warning += f"; {name} is the name that it states, and may not be its last"
             images.add("", references, digest, manifest, [warning])
 
-    def _manifest_blobs(self) -> Iterator[tuple[Digest, OpenedManifest]]:
-        base = self._rooted("blobs/sha256")
-        for folder in self._files.entries(base):
-            for entry in self._files.entries(f"{base}/{folder.name}") if folder.is_folder else ():
-                digest = _digest_or_none(entry.name)
-                size = None if digest is None else self._files.size(self.blob_path(digest))
-                if digest is None or size is None or size > _MANIFEST_BYTES:
-                    continue
-                with suppress(MigrateError):  # no manifest, or a damaged one: nothing names it
-                    content = self._files.read(self.blob_path(digest), _MANIFEST_BYTES) or b""
-                    if content[:1] == b"{" and is_manifest(content):
-                        yield digest, open_checked(content, digest, f"manifest blob {digest}")
-
     def _read_tags(self, repository: str, images: RegistryImages) -> set[Digest]:
         folder = f"{self._manifests(repository)}/tags"
         tags = [entry.name for entry in self._files.entries(folder) if entry.is_folder]
@@ -253,11 +248,12 @@ class RegistryV2Source(StoredManifestSource):
             try:
                 digest, warning = _parse_link(links.get(f"{folder}/{tag}/current/link"), reference)
             except MigrateError as error:
-                only = (
-                    self._only_digest(f"{folder}/{tag}")
-                    if self._salvage and isinstance(error, DeletedManifestError)
-                    else None
-                )
+                only: Digest | None = None
+                if self._salvage and isinstance(error, DeletedManifestError):
+                    # The digest that the tag ever had, where that was only one: a full disk leaves the link empty.
+                    with suppress(SourceError):
+                        names = [entry.name for entry in self._files.entries(f"{folder}/{tag}/index/sha256")]
+                        only = _digest_or_none(names[0]) if len(names) == 1 else None
                 if only is None:
                     images.fail(reference, error)
                     continue
@@ -270,14 +266,6 @@ class RegistryV2Source(StoredManifestSource):
             if manifest is not None:
                 images.add(repository, references, digest, manifest, warnings)
         return set(named)
-
-    def _only_digest(self, tag_folder: str) -> Digest | None:
-        """The digest that a tag ever had, where that was only one: a full disk leaves `current/link` empty."""
-        with suppress(SourceError):
-            names = [entry.name for entry in self._files.entries(f"{tag_folder}/index/sha256")]
-            if len(names) == 1:
-                return _digest_or_none(names[0])
-        return None
 
     def _untagged(self, repository: str, tagged: set[Digest], images: RegistryImages) -> Iterator[Digest]:
         """Revisions that no tag names and that were not deleted."""

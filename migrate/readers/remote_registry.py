@@ -100,19 +100,6 @@ class RegistryOverHttp(LegacySource):
             except NotV2Error as exc:
                 self._source.close()
                 no_v2 = exc.message
-        self._source = self._open_v1(base, no_v2)
-        return self._source.listing()
-
-    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
-        return self._source.read_layer(legacy_id)
-
-    def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
-        return self._source.open_payload(layer)
-
-    def close(self) -> None:
-        self._source.close()
-
-    def _open_v1(self, base: str, no_v2: str) -> RegistryV1Source:
         host, repository, tag = split_registry_location(self.location, base)
         try:
             session = open_session(host, PING, insecure=self._options.insecure, base=base, sleep=self._sleep)
@@ -123,7 +110,17 @@ class RegistryOverHttp(LegacySource):
             session.close()
             raise SourceUnreadableError(f"{self.location}: {host} has only the v1 protocol, which has no digests")
         files = V1RegistryFiles(self.location, V1Client(session), repository, tag)
-        return RegistryV1Source(self.location, files, self._options)
+        self._source = RegistryV1Source(self.location, files, self._options)
+        return self._source.listing()
+
+    def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
+        return self._source.read_layer(legacy_id)
+
+    def open_payload(self, layer: LegacyLayer, /) -> AbstractContextManager[Payload]:
+        return self._source.open_payload(layer)
+
+    def close(self) -> None:
+        self._source.close()
 
 
 class RemoteRegistrySource(ManifestSource):
@@ -151,7 +148,14 @@ class RemoteRegistrySource(ManifestSource):
         self._homes: dict[Digest, str] = {}
 
     def list_manifests(self, images: RegistryImages, /) -> None:
-        for repository in self._repositories():
+        client = self.client
+        try:
+            repositories = client.catalog() if self._repository is None else [self._repository]
+        except SourceError as exc:
+            raise SourceUnreadableError(
+                f"{self.location}: the registry gives no catalog; name a repository ({exc.message})"
+            ) from exc
+        for repository in repositories:
             if not is_repository_path(repository):
                 images.fail(repository, _no_name(f"the catalog names a repository {shown(repository)}"))
                 continue
@@ -214,17 +218,6 @@ class RemoteRegistrySource(ManifestSource):
         return None
 
     # --- listing -------------------------------------------------------------------------------------------------
-
-    def _repositories(self) -> list[str]:
-        if self._repository is not None:
-            return [self._repository]
-        client = self.client
-        try:
-            return client.catalog()
-        except SourceError as exc:
-            raise SourceUnreadableError(
-                f"{self.location}: the registry gives no catalog; name a repository ({exc.message})"
-            ) from exc
 
     def _tags(self, repository: str, images: RegistryImages) -> list[str]:
         """A repository of the catalog that does not open is a failure beside the others; one that was named is all."""

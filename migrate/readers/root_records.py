@@ -56,22 +56,19 @@ def read_tags(root: Tree, driver: str, drivers: Collection[str]) -> TagStore:
     if "repositories-aufs" not in present and "aufs" in drivers:
         readable[_BARE] = "aufs"
     known = frozenset(found.tags)
-    unread = [_unread(root, name, readable.get(name), known) for name in present if name != own]
-    found.problems += tuple(warning for warning in unread if warning is not None)
+    for name in (one for one in present if one != own):
+        store = _read_tag_store(root, name)
+        if store.error is not None:
+            found.problems += (f"{store.error.message}; tags that only it has are not known",)
+            continue
+        names = [str(Reference(record.name, record.tag)) for record in store.tags if record not in known]
+        if names:
+            listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            driver_of = readable.get(name)
+            way = f"--driver {driver_of} reads them" if driver_of else "no driver that has layers here reads them"
+            where = f"{root.location}/{name}: {len(names):,} tags are only in it and are not read"
+            found.problems += (f"{where} ({listed}); {way}",)
     return found
-
-
-def _unread(root: Tree, store_name: str, driver: str | None, known: Collection[TagRecord]) -> str | None:
-    """A warning of the tags that are in another driver's file alone; `driver` reads it, where there is one."""
-    store = _read_tag_store(root, store_name)
-    if store.error is not None:
-        return f"{store.error.message}; tags that only it has are not known"
-    names = [str(Reference(record.name, record.tag)) for record in store.tags if record not in known]
-    if not names:
-        return None
-    listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    way = f"--driver {driver} reads them" if driver else "no driver that has layers here reads them"
-    return f"{root.location}/{store_name}: {len(names):,} tags are only in it and are not read ({listed}); {way}"
 
 
 def _read_tag_store(root: Tree, name: str) -> TagStore:
@@ -112,24 +109,18 @@ def running_daemon(root: Tree) -> str | None:
     for tree in [root, *([DirectoryTree("/var/run")] if os.path.realpath(place) == "/var/lib/docker" else [])]:
         try:
             pid = parse_whole(tree.read(_PID, SMALL_FILE_BYTES).strip(), _LARGEST_PID)
-        except SourceError:
+            if not pid:  # 0 is no process but a group of them, which always runs
+                continue
+            os.kill(pid, 0)
+        except PermissionError:
+            pass  # it runs, and belongs to another user
+        except (SourceError, OSError):
             continue
-        if pid and _is_running(pid):  # 0 is no process but a group of them, which always runs
-            return (
-                f"{tree.shown(_PID)} names the running process {pid}: stop Docker first, what it writes meanwhile may "
-                "be missed"
-            )
+        return (
+            f"{tree.shown(_PID)} names the running process {pid}: stop Docker first, what it writes meanwhile may "
+            "be missed"
+        )
     return None
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def list_folders(tree: Tree) -> list[bytes]:

@@ -8,6 +8,7 @@ appended, and one with something behind it that is no archive.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -63,16 +64,18 @@ class _File(Struct, frozen=True):
         Everything behind an end marker that is no archive is left out: the content of a layer whose header zeros have
         hidden, or another tar.
         """
-        first, *rest = _segments(index)
-        found = [TarIndex(first[1])]
+        # The members before and between the places that reading went on behind, each with the damage before it.
+        places = [*index.places, len(index.members)]
+        found = [TarIndex(index.members[: places[0]])]
         left_out: Damage | None = None
-        for damage, members in rest:
-            assert damage is not None
+        for number, damage in enumerate(index.damages[: len(index.places)]):
+            members = index.members[places[number] : places[number + 1]]
             if left_out is not None:
                 damage = replace(left_out, resumed=damage.resumed, is_end=damage.is_end)
                 left_out = None
             last = found[-1]
-            if damage.is_end and not self._is_archive(members):
+            has_members = any(is_archive_member(member.name) for member in members)
+            if damage.is_end and not (has_members or self._is_whole(members)):
                 left_out = damage
             elif damage.is_end and self._are_apart(last.members, members):
                 found.append(TarIndex(members))
@@ -86,9 +89,6 @@ class _File(Struct, frozen=True):
             last.damages += index.damages[len(index.places) :]
             return found, None
         return found, left_out
-
-    def _is_archive(self, members: Sequence[Member]) -> bool:
-        return any(is_archive_member(member.name) for member in members) or self._is_whole(members)
 
     def _are_apart(self, before: Sequence[Member], after: Sequence[Member]) -> bool:
         """True where an end marker is one, False where it is damage: then either half lacks something of the other."""
@@ -125,21 +125,19 @@ class _File(Struct, frozen=True):
         """Of an archive with a document more than once, a warning of the images that only an earlier one names."""
         for document in (ARCHIVE_MANIFEST, REPOSITORIES):
             found = [member for member in index.members if clean_name(member.name) == document]
-            names = [self._names_in(document, member) for member in found]
+            names: list[set[str]] = []
+            for member in found:
+                names.append(set())
+                with suppress(MigrateError):
+                    content = self.members(TarIndex([member])).read(document)
+                    if document == REPOSITORIES:
+                        names[-1].update(str(reference) for reference, _ in parse_repositories(content)[0])
+                    else:
+                        entries = parse_archive_manifest(content)
+                        names[-1].update(name for entry in entries for name in entry.repo_tags or (entry.config,))
             lost = sorted({name for some in names[:-1] for name in some}.difference(*names[-1:]))
             if lost:
                 yield f"an earlier {document} names {', '.join(lost)}, which the last one, that counts, does not"
-
-    def _names_in(self, document: str, member: Member) -> set[str]:
-        try:
-            content = self.members(TarIndex([member])).read(document)
-            if document == ARCHIVE_MANIFEST:
-                return {
-                    name for entry in parse_archive_manifest(content) for name in entry.repo_tags or (entry.config,)
-                }
-            return {str(reference) for reference, _ in parse_repositories(content)[0]}
-        except MigrateError:
-            return set()
 
     def _is_whole(self, members: Sequence[Member]) -> bool:
         """True where these members are an archive, and its documents lead to nothing that is not there."""
@@ -153,13 +151,6 @@ class _File(Struct, frozen=True):
         except MigrateError:
             return False
         return bool(listing.images or listing.indexes) and not listing.failures
-
-
-def _segments(index: TarIndex) -> Iterator[tuple[Damage | None, list[Member]]]:
-    """The members before and between the places that reading went on behind, each with the damage before it."""
-    places = [0, *index.places, len(index.members)]
-    for number, damage in enumerate([None, *index.damages[: len(index.places)]]):
-        yield damage, index.members[places[number] : places[number + 1]]
 
 
 def _edges(names: Sequence[str]) -> Iterator[int]:

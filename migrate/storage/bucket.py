@@ -252,7 +252,11 @@ class BucketTree(Tree):
             elif size is not None:
                 wanted.append(path)
         fetched = self.fetch(wanted)
-        self._keep(fetched)
+        # Documents are wanted twice, for the listing and for the layer; a request costs more than their memory.
+        for path, content in fetched.items():
+            if isinstance(content, bytes) and self._kept_bytes + len(content) <= _KEPT_BYTES:
+                self._kept[path] = content
+                self._kept_bytes += len(content)
         return contents | fetched
 
     def close(self) -> None:
@@ -265,24 +269,15 @@ class BucketTree(Tree):
 
     def fetch(self, paths: Sequence[bytes]) -> dict[bytes, bytes | SourceError]:
         """Small objects, whose sizes are known to be small."""
-        contents: dict[bytes, bytes | SourceError] = {}
-        for start in range(0, len(paths), _BATCH):
-            contents |= self._fetch(paths[start : start + _BATCH])
-        return contents
-
-    def _keep(self, fetched: Mapping[bytes, bytes | SourceError]) -> None:
-        """Documents are wanted twice, for the listing and for the layer; a request costs more than their memory."""
-        for path, content in fetched.items():
-            if isinstance(content, bytes) and self._kept_bytes + len(content) <= _KEPT_BYTES:
-                self._kept[path] = content
-                self._kept_bytes += len(content)
-
-    def _fetch(self, paths: Sequence[bytes]) -> Mapping[bytes, bytes | SourceError]:
         from concurrent.futures import ThreadPoolExecutor  # whoever has no bucket needs not wait for its import
 
-        # not fsspec's own `cat` of many: it looks first whether each object is there
-        with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
-            return dict(zip(paths, pool.map(self._fetch_one, paths), strict=True))
+        contents: dict[bytes, bytes | SourceError] = {}
+        for start in range(0, len(paths), _BATCH):  # an interruption waits for those that are on their way
+            batch = paths[start : start + _BATCH]
+            # not fsspec's own `cat` of many: it looks first whether each object is there
+            with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
+                contents.update(zip(batch, pool.map(self._fetch_one, batch), strict=True))
+        return contents
 
     def _fetch_one(self, path: bytes) -> bytes | SourceError:
         try:

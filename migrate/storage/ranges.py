@@ -44,7 +44,13 @@ class RangeStream(ByteStream):
         while self._ranges and self._ranges[0][0] + RANGE_BYTES <= self._position:
             self._ranges.popleft()
             self._ahead = min(2 * self._ahead, UNDER_WAY)
-        self._order()
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(UNDER_WAY, thread_name_prefix="ranges")
+        while len(self._ranges) < self._ahead:
+            start = self._ranges[-1][0] + RANGE_BYTES if self._ranges else self._position
+            if start >= self._size:
+                break
+            self._ranges.append((start, self._threads.submit(self._whole, start)))
         start, future = self._ranges[0]
         block = future.result()
         at = self._position - start
@@ -70,15 +76,6 @@ class RangeStream(ByteStream):
             if self._threads is not None:
                 self._threads.shutdown(wait=False, cancel_futures=True)
         super().close()
-
-    def _order(self) -> None:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(UNDER_WAY, thread_name_prefix="ranges")
-        while len(self._ranges) < self._ahead:
-            start = self._ranges[-1][0] + RANGE_BYTES if self._ranges else self._position
-            if start >= self._size:
-                break
-            self._ranges.append((start, self._threads.submit(self._whole, start)))
 
     def _whole(self, start: int) -> bytes:
         end = min(start + RANGE_BYTES, self._size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from itertools import product
 from typing import Final
@@ -79,22 +79,16 @@ def known_blob(digest: Digest) -> bytes | None:
 
 @cache
 def _blobs() -> Mapping[Digest, bytes]:
-    return {Digest.of(content): content for content in _iter_blobs()}
-
-
-def _iter_blobs() -> Iterator[bytes]:
+    blobs: list[bytes] = []
     for size in _TAR_SIZES:
         tar = bytes(size)
-        yield tar
         tail = zlib.crc32(tar).to_bytes(4, "little") + size.to_bytes(4, "little")
-        for deflated in {*_zlib_streams(tar), *map(bytes.fromhex, _DEFLATED.get(size, ()))}:
-            for time, hint, system in product(_TIMES, _HINTS, _SYSTEMS):
-                yield b"\x1f\x8b\x08\0" + time + bytes((hint, system)) + deflated + tail
-        yield gzip.compress(tar, mtime=0)
-        yield from map(bytes.fromhex, _ZSTD_FRAMES.get(size, ()))
-
-
-def _zlib_streams(tar: bytes) -> Iterator[bytes]:
-    for level in range(10):
-        compressor = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
-        yield compressor.compress(tar) + compressor.flush()
+        compressors = (zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS) for level in range(10))
+        streams = {compressor.compress(tar) + compressor.flush() for compressor in compressors}
+        blobs += (
+            b"\x1f\x8b\x08\0" + time + bytes((hint, system)) + deflated + tail
+            for deflated in streams.union(map(bytes.fromhex, _DEFLATED.get(size, ())))
+            for time, hint, system in product(_TIMES, _HINTS, _SYSTEMS)
+        )
+        blobs += (tar, gzip.compress(tar, mtime=0), *map(bytes.fromhex, _ZSTD_FRAMES.get(size, ())))
+    return {Digest.of(content): content for content in blobs}

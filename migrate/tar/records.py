@@ -178,9 +178,7 @@ class _Scan:
                 raise TruncatedError(f"{what}: ends without the end-of-archive marker, so entries may be lost")
             if not header[0] and not any(header):
                 if any(read(content, BLOCK)):
-                    raise LoneBlockError(
-                        f"{what}: a single block of zeros at byte {position:,}, which ends no archive"
-                    )
+                    raise LoneBlockError(f"{what}: a single block of zeros at byte {position:,}, which ends no archive")
                 return
             size_field, checksum, kind = _head(header)
             if known_adlers.get(checksum) != adler32(header) & 0xFFFF and not checksum_is_right(header):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Final
 
 from migrate.errors import AmbiguousSourceError, SourceError, SourceUnreadableError, UsageError
@@ -29,7 +30,18 @@ PLACES: Final[Mapping[str, str]] = {
 def count_layers(root: Tree, ids: Collection[LegacyID]) -> Mapping[str, int]:
     """Driver → how many of the graph's `ids` it holds; drivers that hold none are left out."""
     wanted = frozenset[str](ids)
-    counts = {name: len(wanted.intersection(_names(root, name))) for name in PLACES}
+    counts: dict[str, int] = {}
+    for driver, folder in PLACES.items():
+        names: Collection[str] = ()
+        with suppress(SourceError):
+            place = root.follow(folder.encode())
+            if driver == "devicemapper":  # its layers are not directories of their own: records name them
+                from migrate.readers.graphdrivers.devicemapper.catalogue import read_catalogue
+
+                names = read_catalogue(place).records.keys()
+            else:
+                names = list(map(os.fsdecode, place.list_names(b"")))
+        counts[driver] = len(wanted.intersection(names))
     if counts["zfs"]:
         zfs = ZfsDriver(root)
         counts["zfs"] = sum(map(zfs.has_layer, ids))
@@ -70,17 +82,3 @@ def choose_driver(root: Tree, counts: Mapping[str, int], total: int, options: Re
         f"{root.location}: graph/ names {total:,} layers, and none of {', '.join(PLACES.values())} holds one of them; "
         "was the storage driver's directory on another disk?"
     )
-
-
-def _names(root: Tree, driver: str) -> Collection[str]:
-    """What the driver keeps, by name; nothing where that cannot be read."""
-    try:
-        place = root.follow(PLACES[driver].encode())
-        if driver != "devicemapper":
-            return list(map(os.fsdecode, place.list_names(b"")))
-        # its layers are not directories of their own: records name them
-        from migrate.readers.graphdrivers.devicemapper.catalogue import read_catalogue
-
-        return read_catalogue(place).records.keys()
-    except SourceError:
-        return ()

@@ -80,7 +80,10 @@ def test_a_line_is_json_with_the_figures_first_and_the_record_last(tmp_path: Pat
 
 def test_records_are_read_by_place(tmp_path: Path) -> None:
     path = write(tmp_path, entry("/a.tar"), entry("/b.tar", SourceOutcome.FAILED))
-    assert {name: record.warnings for name, record in records(path).items()} == {"/a.tar": ("/a.tar",), "/b.tar": ("/b.tar",)}
+    assert {name: record.warnings for name, record in records(path).items()} == {
+        "/a.tar": ("/a.tar",),
+        "/b.tar": ("/b.tar",),
+    }
 
 
 @pytest.mark.parametrize("length", [1, 1_000, 100_000])

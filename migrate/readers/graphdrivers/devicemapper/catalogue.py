@@ -54,27 +54,22 @@ class Catalogue(Struct, frozen=True, kw_only=True):
 def read_catalogue(directory: Tree) -> Catalogue:
     """`directory` is `<root>/devicemapper`. A damaged document costs its own device only."""
     metadata = find_folder(directory, b"metadata")
-    records = _read_records(metadata) if metadata is not None else {}
-    pool = find_folder(directory, b"devicemapper")
-    unsplit = [b"json"] if records else [b"json", b"json.migrated"]
-    for name in unsplit:
-        if pool is not None and pool.find(name) is not None:
-            records.update(_read_unsplit(pool, name))
-            break
-    return Catalogue(records=records, transaction=_read_transaction(metadata) if metadata is not None else None)
-
-
-def _read_records(metadata: Tree) -> dict[str, DeviceRecord | SourceError]:
-    found: dict[str, DeviceRecord | SourceError] = {}
-    for entry in metadata.entries(b""):
+    records: dict[str, DeviceRecord | SourceError] = {}
+    for entry in () if metadata is None else metadata.entries(b""):
         name, where = os.fsdecode(entry.name), metadata.shown(entry.name)
         if entry.is_folder or name.startswith(".") or name.endswith(".migrated") or name in _NOT_DEVICES:
             continue
         try:
-            found[name] = _parse_record(load_json(metadata.read(entry.name, JSON_BYTES), where), where)
+            records[name] = _parse_record(load_json(metadata.read(entry.name, JSON_BYTES), where), where)
         except SourceError as exc:
-            found[name] = exc
-    return found
+            records[name] = exc
+    pool = find_folder(directory, b"devicemapper")
+    unsplit = [b"json"] if records else [b"json", b"json.migrated"]
+    for document in unsplit:
+        if pool is not None and pool.find(document) is not None:
+            records.update(_read_unsplit(pool, document))
+            break
+    return Catalogue(records=records, transaction=_read_transaction(metadata) if metadata is not None else None)
 
 
 def _read_unsplit(pool: Tree, name: bytes) -> dict[str, DeviceRecord | SourceError]:
