@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -278,6 +279,41 @@ def test_a_sector_of_zeros_is_damage(layers: Tar, tmp_path: Path) -> None:
     with layers.write(tmp_path, content) as tree:
         assert "where the archive does not end" in tree.problems()[0]
         assert lost(tree) == {"vfs/dir/two"}
+
+
+@pytest.mark.parametrize("zeros", [1024, 4096, 64 * 1024])
+def test_behind_zeros_reading_goes_on_whatever_comes(zeros: int, tmp_path: Path) -> None:
+    """Also where they end at another folder at the top than those before them, or at a header of a long name."""
+    for name in ("vfs", "vfs/" + "n" * 120):
+        tar = Tar().folder("graph").add("graph/lost", bytes(zeros - 512)).folder(name).add("other/file", b"text")
+        content = tar.content()
+        place = tar.places["graph/lost"]
+        content[place : place + zeros] = bytes(zeros)
+        with tar.write(tmp_path, content) as tree:
+            assert f"zeros at byte {place:,}, where the archive does not end" in tree.problems()[0]
+            assert read(tree, b"other/file") == b"text" and tree.stat(name.encode()).is_folder
+            with pytest.raises(DamagedError):
+                tree.require_whole(b"graph")
+
+
+FOLLOWING: dict[str, Callable[[bytes], bytes]] = {
+    "a damaged tar": lambda tar: b"\xff" * 1024 + tar,
+    "a tar whose first block is lost": lambda tar: b"\xff" * 512 + tar[512:],
+    "a compressed tar": gzip.compress,
+}
+
+
+@pytest.mark.parametrize("following", FOLLOWING)
+@pytest.mark.parametrize("zeros", [1024, 10_240])
+def test_what_follows_an_end_and_is_no_tar_is_named(following: str, zeros: int, tmp_path: Path) -> None:
+    tar = Tar().folder("a").add("a/file", b"text")
+    other = bytes(Tar().folder("b", "c").add("b/file", b"other").content())
+    with tar.write(tmp_path, tar.content(zeros) + FOLLOWING[following](other)) as tree:
+        (problem,) = tree.problems()
+        assert "perhaps another archive" in problem and problem.endswith("what follows is lost")
+        assert read(tree, b"a/file") == b"text" and tree.find(b"b") is None
+    with tar.write(tmp_path, tar.content(zeros) + bytes(range(1, 255)) * 80) as tree:
+        assert not tree.problems()
 
 
 def test_a_tar_that_is_cut_off_has_what_comes_before(layers: Tar, tmp_path: Path) -> None:
