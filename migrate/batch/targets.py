@@ -84,8 +84,8 @@ def _iter_pieces(location: str) -> Iterator[tuple[str, bytes]]:
     if is_bucket(location):
         bucket = open_store(location, "layout")
         for journal in filter(is_journal, bucket.names(_JOURNALS)):
-            for piece in bucket.names(f"{_JOURNALS}/{journal}"):
-                yield journal, bucket.read(f"{_JOURNALS}/{journal}/{piece}", _PIECE_BYTES) or b""
+            for name in bucket.names(f"{_JOURNALS}/{journal}"):
+                yield journal, bucket.read(f"{_JOURNALS}/{journal}/{name}", _PIECE_BYTES) or b""
     elif os.path.isdir(location):
         with closing(DirectoryStore(location)) as store, closing(Journals(store)) as journals:
             journals.check_owners()

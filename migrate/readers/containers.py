@@ -257,7 +257,7 @@ class ContainerLayers:
         image = LegacyID(container.image)
         lost: LegacyID | None = image
         chain: set[LegacyID] = set()
-        while lost in self._graph and lost not in chain:
+        while lost is not None and lost in self._graph and lost not in chain:
             chain.add(lost)
             lost = self._graph.parents.get(lost)
         if lost is None or lost in chain:

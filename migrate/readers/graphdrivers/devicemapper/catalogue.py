@@ -55,14 +55,15 @@ def read_catalogue(directory: Tree) -> Catalogue:
     """`directory` is `<root>/devicemapper`. A damaged document costs its own device only."""
     metadata = find_folder(directory, b"metadata")
     records: dict[str, DeviceRecord | SourceError] = {}
-    for entry in () if metadata is None else metadata.entries(b""):
-        name, where = os.fsdecode(entry.name), metadata.shown(entry.name)
-        if entry.is_folder or name.startswith(".") or name.endswith(".migrated") or name in _NOT_DEVICES:
-            continue
-        try:
-            records[name] = _parse_record(load_json(metadata.read(entry.name, JSON_BYTES), where), where)
-        except SourceError as exc:
-            records[name] = exc
+    if metadata is not None:
+        for entry in metadata.entries(b""):
+            name, where = os.fsdecode(entry.name), metadata.shown(entry.name)
+            if entry.is_folder or name.startswith(".") or name.endswith(".migrated") or name in _NOT_DEVICES:
+                continue
+            try:
+                records[name] = _parse_record(load_json(metadata.read(entry.name, JSON_BYTES), where), where)
+            except SourceError as exc:
+                records[name] = exc
     pool = find_folder(directory, b"devicemapper")
     unsplit = [b"json"] if records else [b"json", b"json.migrated"]
     for document in unsplit:
