@@ -1,4 +1,4 @@
-"""Which storage driver holds a Docker root's layers. Never a guess: two that could are an error that lists them."""
+"""Chooses the storage driver that holds a Docker root's layers. If several hold layers, the error lists them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ def count_layers(root: Tree, ids: Collection[LegacyID]) -> Mapping[str, int]:
     counts = {name: len(wanted.intersection(_names(root, name))) for name in PLACES}
     if counts["zfs"]:
         zfs = ZfsDriver(root)
+        # A directory in zfs/graph may be the empty mount point of a dataset that is not mounted.
         counts["zfs"] = sum(map(zfs.has_layer, ids))
     graph = find_folder(root, b"graph")
     if graph is not None:
+        # Docker before 0.7 kept aufs layers in the graph.
         in_graph = sum(graph.is_folder(f"{legacy_id}/layer".encode()) for legacy_id in ids)
         counts["aufs"] = max(counts["aufs"], in_graph)
     return {name: count for name, count in counts.items() if count}
@@ -73,12 +75,12 @@ def choose_driver(root: Tree, counts: Mapping[str, int], total: int, options: Re
 
 
 def _names(root: Tree, driver: str) -> Collection[str]:
-    """What the driver keeps, by name; nothing where that cannot be read."""
+    """The names in the driver's folder; empty if it cannot be read."""
     try:
         place = root.follow(PLACES[driver].encode())
         if driver != "devicemapper":
             return list(map(os.fsdecode, place.list_names(b"")))
-        # its layers are not directories of their own: records name them
+        # A layer of devicemapper is no directory. Records name the layers.
         from migrate.readers.graphdrivers.devicemapper.catalogue import read_catalogue
 
         return read_catalogue(place).records.keys()

@@ -372,7 +372,7 @@ def test_a_user_who_may_not_list_containers_is_warned(tmp_path: Path) -> None:
     root = Root(tmp_path / "root")
     root.container()
     (root.path / "containers").chmod(0o700)
-    assert "which containers there are cannot be read" in as_another_user(root.path, containers=False)
+    assert "the containers cannot be listed" in as_another_user(root.path, containers=False)
 
 
 def as_another_user(root: Path, *, containers: bool) -> str:
