@@ -213,7 +213,8 @@ def _opener(options: ReadOptions, depth: int = 0) -> Opener:
 
 
 def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -> LegacySource:
-    """The source in the archive, tar or disk image `fd`, which is taken over. `depth`: the number of files around it."""
+    """The source in the archive, tar or disk image `fd`, which is taken over. `depth`: the number of files around
+    it."""
     from migrate.readers.docker_archive import DockerArchiveSource
     from migrate.readers.members import open_tar_members
     from migrate.readers.passing import PassingArchive
@@ -340,8 +341,8 @@ def _are_of_archive(entries: Iterable[tuple[str, bool]]) -> bool:
 
 
 def _is_own_member(name: str) -> bool:
-    """True for a name that only `docker save` gives. The names excluded here are in Docker roots and registries' storage,
-    too."""
+    """True for a name that only `docker save` gives. The names excluded here are in Docker roots and registries'
+    storage, too."""
     top = name.removeprefix("./").rstrip("/")
     return is_archive_member(name) and top not in ("repositories", "blobs", "blobs/sha256")
 
@@ -405,8 +406,8 @@ def _open_url(location: str, options: ReadOptions) -> LegacySource:
 
 
 def _open_object(location: str, options: ReadOptions) -> LegacySource | None:
-    """The source in a single object; None if the URL is no object. The object is first copied to a temporary file, since
-    its members are read in any order."""
+    """The source in a single object; None if the URL is no object. The object is first copied to a temporary file,
+    since its members are read in any order."""
     import tempfile  # few runs need it
 
     with tempfile.NamedTemporaryFile(prefix="migrate-", dir=options.temporary_directory, buffering=0) as spool:

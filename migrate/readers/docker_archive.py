@@ -172,7 +172,8 @@ class DockerArchiveSource(LegacySource):
             for problem in self._members.problems
             if problem.fatal
         ]
-        # Docker 1.10 and later write manifest.json, OCI layouts have index.json alone, Docker before 1.10 wrote neither.
+        # Docker 1.10 and later write manifest.json, OCI layouts have index.json alone, Docker before 1.10 wrote
+        # neither.
         if ARCHIVE_MANIFEST in self._members:
             found = self._list_manifest()
             if INDEX in self._members:
@@ -367,8 +368,8 @@ class DockerArchiveSource(LegacySource):
         return None
 
     def _whole_id(self, legacy_id: LegacyID, own: Mapping[LegacyID, object]) -> LegacyID | None:
-        """The layer with an ID, which may be shortened: of this archive, or of another one in the file. None if there is
-        none, or several. Docker up to 1.9 accepted any unambiguous prefix of an ID."""
+        """The layer with an ID, which may be shortened: of this archive, or of another one in the file. None if there
+        is none, or several. Docker up to 1.9 accepted any unambiguous prefix of an ID."""
         if legacy_id in own:
             return legacy_id
         if not _SHORT_ID.fullmatch(legacy_id) and not is_hex_id(legacy_id):
@@ -581,8 +582,8 @@ class DockerArchiveSource(LegacySource):
         )
 
     def _ready_layer(self, name: str, diff_id: DiffID) -> LegacyLayer:
-        """One layer of an image in manifest.json. If its content is missing, the diffID still identifies it: the content
-        may come from another image of the run."""
+        """One layer of an image in manifest.json. If its content is missing, the diffID still identifies it: the
+        content may come from another image of the run."""
         name = _checked(name, self.location)
         legacy_id = _layer_name(name)
         try:

@@ -201,8 +201,8 @@ class DockerRootSource(LegacySource):
         """A warning if a daemon with user namespaces shifted the owners of layers that have to be made anew.
 
         With tar-split the owners are those of the tar. Without, they are those of the files. The top directory of a
-        layer belongs to user 0 of the container, so its owner on disk is the shift. Thin devices are not opened for this
-        check.
+        layer belongs to user 0 of the container, so its owner on disk is the shift. Thin devices are not opened for
+        this check.
         """
         if self._driver.name == "devicemapper":
             return
@@ -266,8 +266,8 @@ class DockerRootSource(LegacySource):
         return layer
 
     def check_access(self, *, containers: bool = False) -> None:
-        """Raises PermissionSourceError if this user may not read all of the graph and of its layers. The check runs once;
-        later calls raise the same error."""
+        """Raises PermissionSourceError if this user may not read all of the graph and of its layers. The check runs
+        once; later calls raise the same error."""
         with self._access:
             # Called for every layer, from several threads: the first call walks the whole store.
             if containers not in self._access_checked:
@@ -364,8 +364,8 @@ class DockerRootSource(LegacySource):
                 continue
             sizes = self._tar_split_sizes(metadata)
             if sizes is not None and sizes.tar == 0 and not self._tar_anew(layer, tree, trees).is_empty:
-                # The metadata is sound, but describes a tar of no bytes. Docker accepts it, and pushes the layer without
-                # its files.
+                # The metadata is sound, but describes a tar of no bytes. Docker accepts it, and pushes the layer
+                # without its files.
                 self._failed[metadata] = "it describes a tar of 0 bytes, while the store holds files of this layer"
                 continue
             # The second metadata is that of a migration, with the diffID of its bytes. It is used if Docker's own one
@@ -496,7 +496,8 @@ class DockerRootSource(LegacySource):
     def _read_anew(
         self, layer: LegacyLayer, tar: TreeTar, payload: Payload, known: Sequence[str]
     ) -> Generator[bytes, None, None]:
-        """The tar made anew. `known`: reasons, besides those that the tar gives, why Docker's tar may be another one."""
+        """The tar made anew. `known`: reasons, besides those that the tar gives, why Docker's tar may be another
+        one."""
         yield from tar.read()
         reasons = [*known, *self._misfits(layer.legacy_id)]
         files, links = tar.counted()

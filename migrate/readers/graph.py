@@ -42,8 +42,8 @@ class Graph:
     """Reads `graph/`. Symbolic links in it are not followed. Errors are SourceError."""
 
     def __init__(self, tree: Tree, root: Tree | None = None, *, salvage: bool = False) -> None:
-        """`tree` is `graph/`. With `salvage`, a json that was lost in a power cut is made anew from the other records of
-        the layer, in `tree` and in the drivers' files in `root`."""
+        """`tree` is `graph/`. With `salvage`, a json that was lost in a power cut is made anew from the other records
+        of the layer, in `tree` and in the drivers' files in `root`."""
         self.tree = tree
         self._root = root
         self._salvage = salvage
@@ -206,8 +206,8 @@ class Graph:
         return parse_whole(text.encode(), STATED_BYTES) if text else None
 
     def tarsum(self, legacy_id: LegacyID, raw: bytes) -> str | None:
-        """The recorded tarsum of the layer's tar: the file `checksum` of Docker 1.5, the JSON's key of 1.4. None if there
-        is none.
+        """The recorded tarsum of the layer's tar: the file `checksum` of Docker 1.5, the JSON's key of 1.4. None if
+        there is none.
 
         Docker 1.6 and later wrote `sha256:…` into the file: the digest of the blob that was pushed or pulled last. Its
         compressed bytes cannot be made again, so it is not compared.

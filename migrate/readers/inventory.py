@@ -19,8 +19,8 @@ from migrate.readers.base import LegacySource
 
 
 class LayerRow(Struct, frozen=True, kw_only=True):
-    """One layer. `size`: its bytes as stored, or in a Docker root the bytes of its files as Docker counted them; None if
-    the layer would have to be read for it.
+    """One layer. `size`: its bytes as stored, or in a Docker root the bytes of its files as Docker counted them; None
+    if the layer would have to be read for it.
     """
 
     legacy_id: LegacyID

@@ -51,8 +51,8 @@ _CHILD_FOLDER: Final = re.compile(r"sha256(?:__|:|-)([0-9a-f]{64})")
 
 
 def are_manifest_folders(files: NamedFiles) -> bool:
-    """True if every folder with files has a registry's manifest, or only blobs as in Artifactory. False if there are more
-    folders than the limit."""
+    """True if every folder with files has a registry's manifest, or only blobs as in Artifactory. False if there are
+    more folders than the limit."""
     holds_any = False
     pending = [("", 0)]
     for _ in range(_DETECTED_FOLDERS):
@@ -215,8 +215,8 @@ class ManifestFolderSource(StoredManifestSource):
         images.add("", references, digest, manifest, warnings)
 
     def _names(self, found: _Found, manifest: OpenedManifest) -> tuple[list[Reference], list[str]]:
-        """(names, warnings). The name is the folder's path, NAME/TAG. For a single folder, and for a folder whose path is
-        not the image's name, it is the name that a manifest of schema 1 states."""
+        """(names, warnings). The name is the folder's path, NAME/TAG. For a single folder, and for a folder whose path
+        is not the image's name, it is the name that a manifest of schema 1 states."""
         stated = None
         if is_schema1(load_json_lenient(manifest.payload, found.path)) and not is_index(manifest.payload):
             schema1 = parse_schema1(manifest.payload)

@@ -176,7 +176,8 @@ class Members:
 
     @staticmethod
     def key_of(member: Member) -> str:
-        """The key of a member's payload: its name, or the number of a member that was read from a stream and not kept."""
+        """The key of a member's payload: its name, or the number of a member that was read from a stream and not
+        kept."""
         return f"/{PASSED - member.offset}" if member.offset <= PASSED else member.name
 
     def _open_file(self, member: Member) -> AbstractContextManager[Payload]:
@@ -220,7 +221,8 @@ class TarMembers(Members):
             raise SourceError(f"{what}: the archive was changed while it was read")
 
     def _read_file(self, member: Member) -> bytes:
-        """As in the base class, with one system call if possible: an archive may have tens of thousands of documents."""
+        """As in the base class, with one system call if possible: an archive may have tens of thousands of
+        documents."""
         if member.offset > PASSED and member.offset + member.size <= self._size:
             with contextlib.suppress(OSError):
                 content = os.pread(self._fd, member.size, member.offset)

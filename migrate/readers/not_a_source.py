@@ -80,7 +80,8 @@ def altered_form(head: bytes) -> str | None:
 
 
 def twice_compressed(plain_head: bytes) -> str | None:
-    """The error text for a file that is compressed twice, else None. `plain_head`: its first bytes, decompressed once."""
+    """The error text for a file that is compressed twice, else None. `plain_head`: its first bytes, decompressed
+    once."""
     if detect_compression(plain_head) == "none":
         return None
     return "compressed twice: decompress it once (`gzip -dc`, `xz -dc` or the like), and name the result"

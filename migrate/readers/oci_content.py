@@ -119,8 +119,8 @@ class OciContent:
         )
 
     def _leads_to_schema1(self, entry: IndexEntry, documents: Mapping[Digest, Document]) -> bool:
-        """True if the entry, or an entry of an index in it, is a manifest of schema 1. The content decides, because tools
-        write schema 1 with several media types, or with none."""
+        """True if the entry, or an entry of an index in it, is a manifest of schema 1. The content decides, because
+        tools write schema 1 with several media types, or with none."""
         pending, seen = [entry], set[Digest]()
         while pending:
             one = pending.pop()

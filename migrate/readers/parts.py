@@ -63,8 +63,8 @@ class ArchiveParts(Parts):
 
 
 class RootParts(Parts):
-    """A Docker root. All files are part of it, except those with an archive's suffix. Of the folders, only those that an
-    engine makes are."""
+    """A Docker root. All files are part of it, except those with an archive's suffix. Of the folders, only those that
+    an engine makes are."""
 
     _DRIVERS: Final = frozenset({"aufs", "btrfs", "devicemapper", "overlay", "vfs", "zfs"})
     _DOCUMENTS: Final = frozenset({"graph", "containers", "image"})
@@ -82,7 +82,8 @@ class RootParts(Parts):
         return not is_called_archive(name)
 
     def lists(self, steps: Steps, /) -> bool:
-        """True down to `graph/<id>`, `overlay/<id>` and `vfs/dir`. Below them are the files of layers and containers."""
+        """True down to `graph/<id>`, `overlay/<id>` and `vfs/dir`. Below them are the files of layers and
+        containers."""
         return len(steps) <= 2 and steps[0] in self._DRIVERS | self._DOCUMENTS
 
 

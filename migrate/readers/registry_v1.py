@@ -215,8 +215,8 @@ class RegistryV1Source(LegacySource):
 
     @cached_property
     def _is_dogestry(self) -> bool:
-        """True for the tree that dogestry wrote to S3: `images/<id>/layer.tar`, `repositories/<name>/<tag>`. The name of
-        the first layer decides."""
+        """True for the tree that dogestry wrote to S3: `images/<id>/layer.tar`, `repositories/<name>/<tag>`. The name
+        of the first layer decides."""
         for entry in self._files.entries("images"):
             with suppress(SourceError):  # reported when the image is read
                 if is_hex_id(entry.name) and (found := _layer_files(self._files, entry.name)):
@@ -423,7 +423,8 @@ def _tag(reference: Reference, content: bytes) -> _Tag:
 
 
 def _ancestry_warning(graph: _Graph, head: LegacyID, raw: bytes | SourceError | None) -> tuple[str, ...]:
-    """A warning if `ancestry` differs from the parents in the jsons. The parents are used, but Docker used `ancestry`."""
+    """A warning if `ancestry` differs from the parents in the jsons. The parents are used, but Docker used
+    `ancestry`."""
     if raw is None or head not in graph.parents:
         return ()
     try:
@@ -438,12 +439,12 @@ def _ancestry_warning(graph: _Graph, head: LegacyID, raw: bytes | SourceError | 
 
 
 class _ChecksumCheck:
-    """The recorded checksums of one image, compared while its layer is read. One match is enough, since servers up to 0.8
-    recorded two kinds.
+    """The recorded checksums of one image, compared while its layer is read. One match is enough, since servers up to
+    0.8 recorded two kinds.
 
-    `sha256:` covers the json, a newline and the layer as stored, and is computed while the layer is read. Only if it does
-    not match, or is not recorded, the layer is read a second time for a tarsum. A mismatch is a note and no failure:
-    wrong records exist, and there is no other copy of the layer. A tar that is cut short is a failure.
+    `sha256:` covers the json, a newline and the layer as stored, and is computed while the layer is read. Only if it
+    does not match, or is not recorded, the layer is read a second time for a tarsum. A mismatch is a note and no
+    failure: wrong records exist, and there is no other copy of the layer. A tar that is cut short is a failure.
     """
 
     def __init__(

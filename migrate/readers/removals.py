@@ -1,8 +1,8 @@
 """Finds the containers of a Docker root that Docker had begun to remove.
 
-Docker 1.6 and later write `Dead` into the record before they remove anything. Docker up to 1.5 does not, but its removal
-left traces (moby 1.3, daemon/delete.go): it removed first the names, then the layer (with vfs entry by entry), then the
-record.
+Docker 1.6 and later write `Dead` into the record before they remove anything. Docker up to 1.5 does not, but its
+removal left traces (moby 1.3, daemon/delete.go): it removed first the names, then the layer (with vfs entry by entry),
+then the record.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Removals:
         if record.name and self._names and record.name not in self._names.get(container, ()):
             return "its name is no longer in linkgraph.db"
         init = LegacyID(f"{container}-init")
-        # aufs keeps only the container's own files, which do not show what is missing. A thin device is removed at once.
+        # aufs keeps only the container's own files, which do not show what is missing. A thin device is removed at
+        # once.
         if not self._driver.holds_whole_trees or self._driver.name == "devicemapper":
             return None
         if not (self._driver.has_layer(container) and self._driver.has_layer(init)):

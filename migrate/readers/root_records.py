@@ -120,8 +120,8 @@ def running_daemon(root: Tree) -> str | None:
             continue
         if pid and _is_running(pid):  # kill(2) takes 0 for the caller's own process group
             return (
-                f"{tree.shown(_PID)} names the running process {pid}: stop Docker first; its changes during the run may "
-                "be missing"
+                f"{tree.shown(_PID)} names the running process {pid}: stop Docker first; its changes during the run "
+                "may be missing"
             )
     return None
 
@@ -159,8 +159,8 @@ def list_images(
 ) -> SourceListing:
     """The tagged images, the untagged heads, and those that containers were made from; always in the same order.
 
-    `parents` has every ID of the graph; `elsewhere` the IDs whose layer only another driver has. `containers`: image, as
-    the records name it → container IDs.
+    `parents` has every ID of the graph; `elsewhere` the IDs whose layer only another driver has. `containers`: image,
+    as the records name it → container IDs.
     """
     references: dict[LegacyID, list[Reference]] = defaultdict(list)
     failures: list[Failure] = []

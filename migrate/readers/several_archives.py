@@ -61,8 +61,8 @@ class _File(Struct, frozen=True):
     def split_at_ends(self, index: TarIndex) -> tuple[list[TarIndex], Damage | None]:
         """(one index for each archive behind an end marker, the place behind the last one that was left out).
 
-        What follows an end marker and is no archive is left out: another tar, or the content of a layer whose header was
-        overwritten with zeros.
+        What follows an end marker and is no archive is left out: another tar, or the content of a layer whose header
+        was overwritten with zeros.
         """
         first, *rest = _segments(index)
         found = [TarIndex(first[1])]
@@ -92,8 +92,8 @@ class _File(Struct, frozen=True):
         return any(is_archive_member(member.name) for member in members) or self._is_whole(members)
 
     def _are_apart(self, before: Sequence[Member], after: Sequence[Member]) -> bool:
-        """True if the end marker separates two archives; False if it is damage of one archive, of which both halves then
-        need members of each other."""
+        """True if the end marker separates two archives; False if it is damage of one archive, of which both halves
+        then need members of each other."""
         first, second = ([clean_name(member.name) for member in members] for members in (before, after))
         # An archive has each document once.
         if not DOCUMENTS.isdisjoint({*first} & {*second}):

@@ -77,8 +77,8 @@ class Opener:
                 return None
             if places:
                 return self._open(location, places, tree.close)
-            # No folder is a source: take the file that the options name, or the only file with a source in it. In a root
-            # file system, or another folder of a known kind, no files are searched.
+            # No folder is a source: take the file that the options name, or the only file with a source in it. In a
+            # root file system, or another folder of a known kind, no files are searched.
             inside = inside_of(self._options)
             if inside is not None:
                 files = [inside] if is_regular_file(tree, inside) else []
@@ -97,8 +97,8 @@ class Opener:
     def open_wrapped(self, tree: Tree, path: bytes) -> LegacySource:
         """The source in a regular file of `tree`, which is taken over. The file is an archive, a tar or a disk image.
 
-        A disk image is read in its place. Any other file is copied into a temporary file, since it may be compressed, and
-        its readers need a descriptor.
+        A disk image is read in its place. Any other file is copied into a temporary file, since it may be compressed,
+        and its readers need a descriptor.
         """
         name = tree.shown(path)
         if self._depth >= WRAPPING_DEPTH:
@@ -163,7 +163,8 @@ class Opener:
             files: list[Tree] = []
             errors: list[str] = []
             for volume in contents.file_systems:
-                # A file system that cannot be read does not affect the others. Its error is shown if no source is found.
+                # A file system that cannot be read does not affect the others. Its error is shown if no source is
+                # found.
                 try:
                     tree = DiskTree(contents, volume, f"{location}, {volume.name}")
                     places.extend(FoundSource(tree, found) for found in self._found(tree))

@@ -1,4 +1,5 @@
-"""aufs: `aufs/diff/<id>` is the layer alone, with its whiteouts as files. Docker before 0.7 had it in `graph/<id>/layer`.
+"""aufs: `aufs/diff/<id>` is the layer alone, with its whiteouts as files. Docker before 0.7 had it in
+`graph/<id>/layer`.
 
 Docker 0.7 and later moved `graph/<id>/layer` to `aufs/diff/<id>`. If that failed, it left an absolute symbolic link in
 `aufs/diff`. The link is followed to `graph/<id>/layer` in this root, wherever the root now is, and to no other place.

@@ -1,9 +1,9 @@
 """The changes of a layer in its parent's tree, by the rules of Docker's own comparison.
 
 Source: moby 1.10, pkg/archive/changes.go and changes_linux.go. File contents are never read. A name that has the same
-inode in two directories of one device is unchanged, with all below it. Otherwise type, permissions, owner, device number
-and `security.capability` are compared, and size and time of all but directories. Docker's test for a directory is one
-bit, 0x4000, which block devices and sockets have, too. The test here is the same.
+inode in two directories of one device is unchanged, with all below it. Otherwise type, permissions, owner, device
+number and `security.capability` are compared, and size and time of all but directories. Docker's test for a directory
+is one bit, 0x4000, which block devices and sockets have, too. The test here is the same.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def walk_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> Iterat
 
 
 class Comparison:
-    """Compares two trees. `copies` counts the files of `new` that count as unchanged although they are other inodes than
-    those of `old`."""
+    """Compares two trees. `copies` counts the files of `new` that count as unchanged although they are other inodes
+    than those of `old`."""
 
     def __init__(self, new: Tree, old: Tree, budget: Budget | None = None) -> None:
         self.copies = 0
@@ -78,8 +78,8 @@ class Comparison:
     def changes(self, leave_out: Callable[[bytes, TreeEntry | None], bool] | None = None) -> list[Change]:
         """The changes, sorted bytewise by path, as Docker writes them. A deleted directory is one change.
 
-        A directory with a change below it is in the list even if it did not change itself. `leave_out` gets the path and
-        the new entry of a change; if it is true, the change is left out.
+        A directory with a change below it is in the list even if it did not change itself. `leave_out` gets the path
+        and the new entry of a change; if it is true, the change is left out.
         """
         found = self.run()
         if leave_out is not None:
@@ -105,13 +105,14 @@ class Comparison:
                 for entry in self._new.entries(new.path):
                     self._add(entry)
             elif old_is_directory:
-                # `new` is a block device or a socket, which Docker takes for a directory without entries (the bit test).
+                # `new` is a block device or a socket, which Docker takes for a directory without entries (the bit
+                # test).
                 self._found.update((entry.path, None) for entry in self._old.entries(new.path))
         return self._found
 
     def _compare_directories(self, new: TreeEntry, old: TreeEntry) -> None:
-        # Equal inodes on one device are one file, which is unchanged: overlay's hard links. On two devices inode numbers
-        # mean nothing, and the metadata decides.
+        # Equal inodes on one device are one file, which is unchanged: overlay's hard links. On two devices inode
+        # numbers mean nothing, and the metadata decides.
         same_device = new.device == old.device
         if same_device and self._compares_names:
             self._compare_names(new.path)

@@ -55,8 +55,8 @@ class DirectoryDriver(GraphDriver):
         self._listings = ListingCache()
 
     def _find_named(self, legacy_id: LegacyID) -> Place | None:
-        """The layer's directory, None if there is none. A parent's ID comes from a file and may be any text; only a safe
-        name is looked up, since `..` would lead out of the root."""
+        """The layer's directory, None if there is none. A parent's ID comes from a file and may be any text; only a
+        safe name is looked up, since `..` would lead out of the root."""
         return self._find(legacy_id.encode("utf-8", "replace")) if is_safe_name(legacy_id) else None
 
     def _find(self, name: bytes) -> Place | None:

@@ -1,7 +1,7 @@
 """Directory listings that are kept from one layer to the next.
 
-A layer is compared with its parent, and later its children are compared with it. With drivers that keep a whole copy for
-each layer (vfs, btrfs), the listings of a layer are kept for the second comparison.
+A layer is compared with its parent, and later its children are compared with it. With drivers that keep a whole copy
+for each layer (vfs, btrfs), the listings of a layer are kept for the second comparison.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """overlay (the first one, not overlay2): `overlay/<id>/root` is a whole file system.
 
 Files that a layer did not change are hard links into its parent's `root`. A comparison therefore needs only names and
-inode numbers for them. A layer into which nothing was ever unpacked has `upper` in place of `root`, and `lower-id` names
-the layer below it (moby 1.9, daemon/graphdriver/overlay/overlay.go).
+inode numbers for them. A layer into which nothing was ever unpacked has `upper` in place of `root`, and `lower-id`
+names the layer below it (moby 1.9, daemon/graphdriver/overlay/overlay.go).
 """
 
 from __future__ import annotations

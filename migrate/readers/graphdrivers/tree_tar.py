@@ -44,8 +44,8 @@ class Part(NamedTuple):
 class TreeTar(Struct, frozen=True):
     """A tar that can be read once. `size` is None if `parts` are made while it is read.
 
-    `doubts` gives the reasons why Docker's own bytes may differ; `counted` the bytes of the files in the tar, and those of
-    the targets of its symbolic links. If `size` is None, both are complete only after the last read.
+    `doubts` gives the reasons why Docker's own bytes may differ; `counted` the bytes of the files in the tar, and those
+    of the targets of its symbolic links. If `size` is None, both are complete only after the last read.
     """
 
     tree: Tree

@@ -1,7 +1,7 @@
 """Two trees, one on top of the other, as the kernel's overlay file system shows them.
 
-Linux, Documentation/filesystems/overlayfs.rst: a character device 0:0 in the upper tree hides the name in the lower one.
-A directory in the upper tree with the xattr `trusted.overlay.opaque` = `y` hides all of the lower directory.
+Linux, Documentation/filesystems/overlayfs.rst: a character device 0:0 in the upper tree hides the name in the lower
+one. A directory in the upper tree with the xattr `trusted.overlay.opaque` = `y` hides all of the lower directory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""zfs: the driver mounts dataset `<pool>/…/<id>` at `zfs/graph/<id>`: a clone of the parent's, with the layer's changes.
+"""zfs: the driver mounts dataset `<pool>/…/<id>` at `zfs/graph/<id>`: a clone of the parent's, with the layer's
+changes.
 
 A dataset that is not mounted leaves an empty directory, which is no empty layer (moby 1.9,
 daemon/graphdriver/zfs/zfs.go).

@@ -222,7 +222,8 @@ class _PoolPart:
         part: Callable[[PoolParts], Blocks],
         find_pool: Callable[[], PoolParts | None],
     ) -> None:
-        """`find_pool` gives the pool of a store without loop files, if it is on the same disk; `part` this part of it."""
+        """`find_pool` gives the pool of a store without loop files, if it is on the same disk; `part` this part of
+        it."""
         self._named = named
         self._part = part
         self._find_pool = find_pool
@@ -262,10 +263,11 @@ class _PoolPart:
 
 
 def _open_rootfs(file_system: SharedFileSystem, record: DeviceRecord) -> Tree:
-    """The tree of the layer. A device without `rootfs/` is an empty layer if it is `initialized`, else it is unfinished.
+    """The tree of the layer. A device without `rootfs/` is an empty layer if it is `initialized`, else it is
+    unfinished.
 
-    A device with `rootfs/` is never refused for its `initialized`: Docker 1.0 and later set it for the base device only,
-    and not for snapshots (moby v1.9.1, createRegisterSnapDevice and MountDevice).
+    A device with `rootfs/` is never refused for its `initialized`: Docker 1.0 and later set it for the base device
+    only, and not for snapshots (moby v1.9.1, createRegisterSnapDevice and MountDevice).
     """
     try:
         return ImageTree(file_system, record.device_id, b"rootfs")

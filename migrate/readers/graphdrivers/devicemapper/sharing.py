@@ -59,8 +59,8 @@ class SharedFileSystem(KeptFileSystem):
         return inode
 
     def _position(self, offset: int) -> int | None:
-        """The place of a byte in the pool; None if it is not mapped, or if the journal has a newer byte, which is in this
-        layer only."""
+        """The place of a byte in the pool; None if it is not mapped, or if the journal has a newer byte, which is in
+        this layer only."""
         if isinstance(self.device, ReplayedBlocks) and self.device.replaces(offset):
             return None
         return self._thin.pool_position(offset)
