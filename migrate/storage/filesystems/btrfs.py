@@ -317,8 +317,8 @@ class _Pool:
             self._take_chunk(start, raw)
 
     def read_into(self, view: memoryview, logical: int) -> None:
-        """Reads content. If there are several copies, the first one is read: content has no checksum that is
-        checked."""
+        """Reads content. If there are several copies, the first one is read: checksums of content are
+        not verified."""
         done = 0
         while done < len(view):
             places, room = self._places(logical + done)

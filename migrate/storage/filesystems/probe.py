@@ -73,7 +73,7 @@ def _is_zfs(blocks: Blocks) -> bool:
 
 def _is_old_md(blocks: Blocks) -> bool:
     """True for a RAID member with its superblock at the end: version 0.90 has it in the last whole 64 KiB, version 1.0
-    in the last 8 KiB."""
+    at 8 KiB before the end, rounded down to 4 KiB."""
     places = ((blocks.size & ~0xFFFF) - 0x10000, (blocks.size - 0x2000) & ~0xFFF)
     try:
         return any(place > 0 and blocks.read_at(place, 4) == b"\xfc\x4e\x2b\xa9" for place in places)
