@@ -1,7 +1,7 @@
-"""One tree of exceptions. Each family has an exit code and a scope.
+"""All exceptions of this program. Each has an exit code and a scope.
 
-The scope is what is lost: one image ("image"), one whole source ("source") or the run ("run").
-The CLI turns an error into an exit code; nothing below the CLI prints or exits.
+The scope is the extent of the loss: one image ("image"), one whole source ("source") or the run ("run"). The CLI turns
+an error into an exit code; no other package prints or exits.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ EXIT_CODES: Final[Mapping[int, str]] = {
     5: "the target failed: disk full, registry refused",
     130: "interrupted; what is complete stays valid, run again to continue",
 }
-"""What the exit codes of all commands mean: in every `--help`, in the manual pages and in docs/reference/cli.md."""
+"""The exit codes of all commands, for every `--help`, the manual pages and docs/reference/cli.md."""
 
 Scope = Literal["image", "source", "run"]
 
 
 class MigrateError(Exception):
-    """The base of every error that a user's input, disk or network can cause.
+    """The base of all errors that a user's input, disk or network can cause.
 
-    `layer` is the legacy ID of the layer at fault; `code` is a stable word for the report's `error` field.
+    `layer` is the legacy ID of the faulty layer; `code` is the value of the report's field `error`, and does not
+    change.
     """
 
     code: ClassVar[str] = "error"
@@ -39,7 +40,7 @@ class MigrateError(Exception):
         self.layer = layer
 
     def at_layer(self, layer: str, context: str = "") -> Self:
-        """The same error of the layer with this legacy ID; `context` goes before its message."""
+        """The same error for the layer with this legacy ID. `context` is put before the message."""
         return type(self)(context + self.message, layer=layer)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -68,7 +69,7 @@ class SourceError(MigrateError):
 
 
 class SourceUnreadableError(SourceError):
-    """Nothing of the source can be read."""
+    """The whole source cannot be read."""
 
     code = "source-unreadable"
     exit_code = 4
@@ -76,25 +77,25 @@ class SourceUnreadableError(SourceError):
 
 
 class UnrecognisedSourceError(SourceUnreadableError):
-    """No reader is for this kind of content."""
+    """The content is of no kind that is read."""
 
     code = "unrecognised"
 
 
 class UnfitSourceError(SourceUnreadableError):
-    """Something of Docker in a form that cannot be converted as it is; the message has what to do."""
+    """A source of Docker's in a form that cannot be converted. The message has advice."""
 
     code = "unfit"
 
 
 class NoImageError(SourceUnreadableError):
-    """The source is of a known kind, and holds no image."""
+    """The source is of a known kind, but has no image."""
 
     code = "no-image"
 
 
 class AmbiguousSourceError(SourceUnreadableError):
-    """Two readers (or two storage drivers) claim the source; the user has to choose."""
+    """The source may be of several types, or has layers of several storage drivers. The user has to choose."""
 
     code = "ambiguous"
 
@@ -106,25 +107,25 @@ class PermissionSourceError(SourceUnreadableError):
 
 
 class TruncatedError(SourceError):
-    """The bytes end before they should."""
+    """The bytes end too early."""
 
     code = "truncated"
 
 
 class DamagedError(SourceError):
-    """The bytes are there but are not what their format requires."""
+    """The bytes do not have their format."""
 
     code = "damaged"
 
 
 class DocumentError(SourceError):
-    """A JSON document is malformed, or lacks or mistypes a field."""
+    """A JSON document is malformed, or a field is missing or has the wrong type."""
 
     code = "bad-document"
 
 
 class LimitError(SourceError):
-    """An input goes over a named limit of `migrate.blobio.limits`."""
+    """An input exceeds a limit, most of which are in `migrate.blobio.limits`."""
 
     code = "limit"
 
@@ -142,15 +143,15 @@ class MissingContentError(SourceError):
 
 
 class UnsupportedError(SourceError):
-    """The input is understood but cannot be converted."""
+    """The input is of a known kind that cannot be converted."""
 
     code = "unsupported"
 
 
 class PayloadRestartError(SourceError):
-    """A layer's stream cannot be completed in this form; opening the payload again gives its next best form.
+    """A layer's stream cannot be completed in this form. Opening the payload again gives the next best form.
 
-    Raised by `read()` of a payload opened from a source that has a fallback (tar-split whose CRC does not match).
+    Raised by `read()` of a payload whose source has several forms of it (tar-split whose CRC does not match).
     """
 
     code = "payload-restart"
@@ -178,7 +179,7 @@ class ConflictingLayerError(ChainError):
 
 
 class IntegrityError(MigrateError):
-    """Bytes do not have the digest, size or checksum that a document names."""
+    """Bytes do not have the digest, size or checksum that a document states."""
 
     code = "integrity"
 
@@ -206,7 +207,7 @@ class ConflictError(MigrateError):
 
 
 class TargetError(MigrateError):
-    """The target cannot be written: disk full, refused, not ours."""
+    """The target cannot be written: the disk is full, a registry refuses, the target is of another kind."""
 
     code = "target"
     exit_code = 5

@@ -1,4 +1,4 @@
-"""A binary stream over pieces that a generator makes as they are needed."""
+"""A binary stream of pieces that a generator makes when they are needed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from migrate.blobio.stream import ByteStream
 
 
 class ChunkStream(ByteStream):
-    """Reads the pieces one after the other; reads are short only at the end.
+    """Reads the pieces one after the other. Reads are short only at the end.
 
-    What making a piece raises comes out of the read that needed the next piece. Closing closes a generator.
+    An error of the generator is raised by the read that needs the next piece. Closing the stream closes the generator.
     """
 
     def __init__(self, pieces: Iterator[bytes]) -> None:

@@ -1,7 +1,7 @@
-"""Compressed streams: which kind, reading them under limits, and the block form in which layers are written.
+"""Compressed streams: their detection, reading them within limits, and the block compressors for writing layers.
 
-Magic numbers: RFC 1952 (gzip), RFC 8878 (zstd), the xz file format 1.2 and bzip2's source. Written blobs are a row of
-independent gzip members or zstd frames, one per block of `BLOCK_BYTES` of tar, so that their bytes depend neither on
+Magic numbers: RFC 1952 (gzip), RFC 8878 (zstd), the xz file format 1.2 and bzip2's source. A written blob consists of
+independent gzip members or zstd frames, one for each block of `BLOCK_BYTES` of the tar. So its bytes depend neither on
 the number of workers nor on the machine.
 """
 
@@ -20,14 +20,14 @@ from migrate.model.options import Compression
 BLOCK_BYTES: Final = 1024 * 1024
 """Uncompressed bytes in one gzip member or zstd frame of a layer that this program compresses."""
 HEAD_BYTES: Final = 16
-"""How many bytes `detect_compression` wants to see."""
+"""The number of bytes that `detect_compression` needs."""
 
 _READ_BYTES: Final = 256 * 1024
 _SAMPLE_BYTES: Final = 1024
 _SAMPLED_BYTES: Final = 64 * 1024
-"""Blocks from this size on are stored, in a gzip member that does not compress, where samples of them do not shrink:
-archives, pictures and packages, on which a compressor spends most time and gains less than a hundredth. The samples'
-places depend on the block's length alone, so the bytes are the same everywhere."""
+"""A block of at least this size is stored uncompressed (in a gzip member of level 0) if samples of it do not shrink.
+This is the case for archives, pictures and packages, which take a compressor most of its time and shrink by less than 1
+%. The places of the samples depend on the block's length only, so the bytes are the same everywhere."""
 _XZ_MEMORY: Final = 256 * 1024 * 1024
 _MAGIC: Final = {"gzip": b"\x1f\x8b\x08", "bzip2": b"BZh", "xz": b"\xfd7zXZ\x00", "zstd": b"\x28\xb5\x2f\xfd"}
 _BZIP2_FIRST_BLOCK: Final = (b"1AY&SY", b"\x17rE8P\x90")
@@ -37,7 +37,7 @@ _DEFAULT_LEVEL: Final = {Compression.GZIP: 2, Compression.GZIP_FAST: 2, Compress
 def detect_compression(head: bytes) -> str:
     """`none`, `gzip`, `bzip2`, `xz` or `zstd` for a stream that begins with `head` (`HEAD_BYTES` of it are enough).
 
-    A name in a tar header may begin with `BZh`, so bzip2 also has to show the magic of its first block.
+    A tar may begin with a file name `BZh…`, so bzip2 also needs the magic of its first block.
     """
     if head.startswith(_MAGIC["gzip"]):
         return "gzip"
@@ -55,7 +55,7 @@ def _is_skippable_frame(head: bytes) -> bool:
 
 
 class _Decompressor(Protocol):
-    """What `bz2`, `lzma`, `compression.zstd` and `isal.igzip_lib` have in common: one member, frame or stream."""
+    """The common interface of `bz2`, `lzma`, `compression.zstd` and `isal.igzip_lib`: one member, frame or stream."""
 
     @property
     def eof(self) -> bool: ...
@@ -67,7 +67,7 @@ class _Decompressor(Protocol):
 
 
 def zstd_module() -> Any:
-    """`compression.zstd`, or the package of the same interface before Python 3.14."""
+    """`compression.zstd`, or before Python 3.14 the package with the same interface."""
     try:
         from compression import zstd
     except ImportError:
@@ -76,7 +76,7 @@ def zstd_module() -> Any:
 
 
 def _decompressor(kind: str) -> tuple[Callable[[], _Decompressor], tuple[type[Exception], ...]]:
-    """What begins a member, frame or stream of this kind, and what reading one that is damaged can raise."""
+    """(the class of decompressors of this kind, the errors that they raise for damaged bytes)."""
     match kind:
         case "gzip":
             from isal import igzip_lib, isal_zlib
@@ -101,10 +101,10 @@ def _decompressor(kind: str) -> tuple[Callable[[], _Decompressor], tuple[type[Ex
 class DecompressedStream(ByteStream):
     """All members or frames of a compressed stream, one after the other.
 
-    Reads raise TruncatedError where the stream ends inside a member, DamagedError for bytes that do not decompress or
-    follow the last member, LimitError for a bomb; errors of the underlying stream pass through. With `is_lenient`, what
-    follows a gzip stream is passed over, as gzip itself does it, and `trailing` is what it was: tapes and `dd` fill
-    the last block with zeros.
+    Reads raise TruncatedError if the stream ends inside a member, DamagedError for bytes that do not decompress or
+    follow the last member, LimitError for a decompression bomb, and errors of the underlying stream. With `is_lenient`,
+    bytes behind a gzip stream are ignored, as gzip does, and `trailing` describes them: tapes and `dd` fill the last
+    block with zeros.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class DecompressedStream(ByteStream):
         except self._errors as exc:
             if self._kind == "xz" and "memory usage limit" in str(exc).lower():
                 raise LimitError(
-                    f"{self._what}: xz wants more than the limit of {_XZ_MEMORY:,} bytes of memory"
+                    f"{self._what}: xz needs more than the limit of {_XZ_MEMORY:,} bytes of memory"
                 ) from exc
             raise DamagedError(f"{self._what}: damaged {self._kind} stream ({exc})") from exc
         if member.eof:
@@ -191,7 +191,7 @@ class DecompressedStream(ByteStream):
             block = self._read_input()
         self._input = b""
         kind = "zero bytes" if is_zero else "bytes that are not gzip"
-        self.trailing = f"{size:,} {kind} follow the gzip stream and are passed over"
+        self.trailing = f"{size:,} {kind} follow the gzip stream and are ignored"
 
     def _begins_member(self) -> bool:
         if self._kind == "zstd" and _is_skippable_frame(self._input):
@@ -215,16 +215,17 @@ class DecompressedStream(ByteStream):
             raise DamagedError(f"{self._what}: the padding of the xz stream is no multiple of four bytes")
 
     def _read_input(self) -> bytes:
-        check_stop()  # there may be any number of members with nothing in them
+        check_stop()  # an input may have any number of empty members, which give no block to a caller that checks
         block = self._stream.read(_READ_BYTES)
         self._bytes_in += len(block)
         return block
 
 
 def open_decompressed(stream: BinaryIO, kind: str, what: str, ratio: int | None = None) -> BinaryIO:
-    """The bytes inside `stream`, which is of `kind` (as `detect_compression` gives it; `none` gives `stream` itself).
+    """The decompressed bytes of `stream`. `kind` as of `detect_compression`; for `none` this is `stream` itself.
 
-    `what` begins every error's text. `ratio` replaces `limits.DECOMPRESSION_RATIO`. Errors: see `DecompressedStream`.
+    `what` is the beginning of every error's message. `ratio` replaces `limits.DECOMPRESSION_RATIO`. Errors: see
+    `DecompressedStream`.
     """
     if kind == "none":
         return stream
@@ -232,7 +233,7 @@ def open_decompressed(stream: BinaryIO, kind: str, what: str, ratio: int | None 
 
 
 BlockCompressor = Callable[[memoryview], bytes | bytearray | memoryview]
-"""One block of tar to one complete gzip member or zstd frame. May be called from any thread."""
+"""One block of a tar → one complete gzip member or zstd frame. May be called from any thread."""
 
 
 def block_compressor(compression: Compression, level: int | None = None) -> BlockCompressor:
@@ -268,7 +269,7 @@ def _libdeflate(level: int) -> BlockCompressor:
         return len(compress(sample, 1)) < share * len(sample)
 
     def compress_or_store(block: memoryview) -> bytearray:
-        # Most blocks are text or programs, and a few samples show it; only the others are looked at more closely.
+        # Most blocks are text or programs, for which a few samples are enough. Other blocks need more samples.
         if len(block) < _SAMPLED_BYTES or shrinks(block, 8, 0.95) or shrinks(block, 32, 0.98):
             return compress(block, level)
         return compress(block, 0)

@@ -1,4 +1,4 @@
-"""Streams over a piece of a file, read by position, so that any number of them share one descriptor."""
+"""Streams over a piece of a file, read by position. Any number of them can share one descriptor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOT_FROM_DISK: Final = getattr(os, "RWF_NOWAIT", 0)
 class ExtentStream(ByteStream):
     """`size` bytes of `fd` from `offset`. `what` names the place in errors.
 
-    Raises TruncatedError where the file ends early and SourceError where it cannot be read. Does not own `fd`.
+    Raises TruncatedError if the file ends too early, SourceError if it cannot be read. Does not close `fd`.
     """
 
     def __init__(self, fd: int, offset: int, size: int, what: str) -> None:
@@ -50,10 +50,10 @@ def open_extent(fd: int, offset: int, size: int, what: str) -> BinaryIO:
 
 
 def same_bytes(unread: Extent, read: Extent, check_stop: Callable[[], None]) -> bool | None:
-    """Whether two extents of one size hold the same bytes, `read` of which were read a while ago.
+    """True if two extents have the same bytes, False if they differ. `read` was read earlier in the run.
 
-    None where that cannot be found cheaply: where `read` would have to come from the disk once more, or something
-    cannot be read. A comparison costs a fraction of a hash as long as both are in memory.
+    None if the comparison is not cheap, because `read` is no longer in the page cache, and if an extent cannot be read.
+    Comparing takes a fraction of the time of hashing only if both are in memory.
     """
     if not _NOT_FROM_DISK or unread.size != read.size:
         return None
@@ -70,7 +70,7 @@ def same_bytes(unread: Extent, read: Extent, check_stop: Callable[[], None]) -> 
                 return None
         except OSError:
             return None
-        if mine != theirs:  # behind the last bytes both hold what was the same before
+        if mine != theirs:  # behind `count` both buffers have equal bytes of the blocks before
             return False
         position += count
     return True

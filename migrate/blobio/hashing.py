@@ -1,4 +1,4 @@
-"""Reading the stored bytes of a layer: in order, once, counted, and hashed where their digest is wanted."""
+"""Reads the stored bytes of a layer once, in order. They are counted, and hashed on request."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from migrate.model.digest import Digest
 
 _PEEK_BYTES: Final = 4096
 _SMALL_BYTES: Final = 64 * 1024
-"""An extent up to this size is read at once when its beginning is looked at."""
+"""An extent up to this size is read completely by `peek`."""
 _COPY_BYTES: Final = 1024 * 1024
 
 
 class StoredStream(ByteStream):
     """A payload's bytes as stored. An extent is read by position, so that threads may share its file.
 
-    `tee`, where given, sees every block as it is read. Raises TruncatedError where an extent's file ends early, and
-    SourceError for what the operating system refuses; errors of the payload's own stream pass through.
+    `tee`, if set, is called with every block. Raises TruncatedError if an extent's file ends too early, SourceError for
+    errors of the operating system, and errors of the payload's own stream.
     """
 
     def __init__(self, payload: Payload, what: str) -> None:
@@ -36,7 +36,7 @@ class StoredStream(ByteStream):
         """Bytes handed out so far."""
 
     def peek(self, length: int) -> bytes:
-        """The first bytes, which stay to be read. Only before anything else is read."""
+        """The first bytes, which will be read again. Must be called before any read."""
         size = _PEEK_BYTES
         if self._extent is not None and self._extent.size <= _SMALL_BYTES:
             size = self._extent.size
@@ -51,7 +51,7 @@ class StoredStream(ByteStream):
         return self._peeked[:length]
 
     def whole_extent(self) -> bytes:
-        """All bytes of a small extent, in one piece; instead of any other reading."""
+        """All bytes of a small extent, in one piece. Replaces all other reads."""
         assert self._extent is not None
         while len(self._peeked) < self._extent.size:
             block = memoryview(bytearray(self._extent.size - len(self._peeked)))
@@ -60,11 +60,11 @@ class StoredStream(ByteStream):
         return self._peeked
 
     def want_digest(self) -> None:
-        """Hash from here on; called before the first read."""
+        """Starts hashing. Must be called before the first read."""
         self._sha256 = hashlib.sha256()
 
     def digest(self) -> Digest | None:
-        """The digest of what was read, if it was wanted."""
+        """The digest of all bytes read, None without `want_digest`."""
         return None if self._sha256 is None else Digest.of_hash(self._sha256)
 
     def read_view(self, view: memoryview, /) -> int:
@@ -84,7 +84,7 @@ class StoredStream(ByteStream):
         return count
 
     def copy_to(self, write: Callable[[memoryview], object], check_stop: Callable[[], None]) -> None:
-        """Hands everything to `write`, block by block."""
+        """Calls `write` with all bytes, block by block."""
         buffer = memoryview(bytearray(_COPY_BYTES))
         while count := self.fill(buffer):
             check_stop()

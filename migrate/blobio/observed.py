@@ -1,4 +1,4 @@
-"""A stream that shows every block it hands out, and calls back when the last one is out."""
+"""A stream that calls a function with every block, and another one after the last block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from migrate.blobio.stream import ByteStream, read_into
 class ObservedStream(ByteStream):
     """Reads from `source`; calls `observe` with each block and `finish` once, after `size` bytes or at the end.
 
-    `finish` may raise; the error comes out of the `read` that gave the last block.
+    An error of `finish` is raised by the `read` of the last block.
     """
 
     def __init__(

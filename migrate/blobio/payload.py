@@ -1,4 +1,4 @@
-"""An opened layer: a stream, and what the pipeline may use instead of it."""
+"""An open layer: a stream, and other ways to read the same bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class Extent(Struct, frozen=True, kw_only=True):
-    """Bytes that lie in one piece in a file: read by position from `fd`, whose owner keeps it open."""
+    """Bytes in one piece of a file, read by position from `fd`. The owner of `fd` keeps it open."""
 
     fd: int
     offset: int
@@ -18,10 +18,10 @@ class Extent(Struct, frozen=True, kw_only=True):
 class Payload(Struct, kw_only=True):
     """A layer's bytes as stored.
 
-    `stream` reads them from the start, once. `extent`, where given, holds the same bytes and can be read by position
-    from any thread. `origin`, `exact`, `damaged` and `note` are those of the report, and are final only after the
-    stream's end (a reader may set them while it reads). `path` is a file that holds exactly these bytes, where there is
-    one, so that a target may link instead of copy.
+    `stream` reads them once, from the start. `extent`, if not None, has the same bytes, and can be read by position
+    from any thread. `origin`, `exact`, `damaged` and `note` are those of the report, and are final after the stream's
+    end (a reader may set them while it reads). `path`: a file with exactly these bytes, if there is one, so that a
+    target may link it and need not copy it.
     """
 
     stream: BinaryIO

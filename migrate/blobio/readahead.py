@@ -1,8 +1,8 @@
-"""Decompression in a thread of its own, some blocks ahead of the reader.
+"""Decompression in a separate thread, some blocks ahead of the reader.
 
-Used for whole compressed archives: while the next block is decompressed, the reader writes the last one to its spool.
-Parallel gzip readers were measured (docs/performance-measured.md): on two cores they gain nothing over one thread of
-ISA-L, and they take several hundred megabytes.
+Used for whole compressed archives: while the next block is decompressed, the reader writes the last one to a temporary
+file. Parallel gzip readers were measured (docs/performance-measured.md): on two cores they are no faster than one
+thread of ISA-L, and need several hundred megabytes of memory.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _BLOCKS_AHEAD: Final = 4
 
 
 class ReadAhead(ByteStream):
-    """The bytes inside a compressed stream; to be used as a context, which ends the thread.
+    """The decompressed bytes of a stream. A context manager that ends the thread.
 
-    `read` raises what `DecompressedStream` raises, after the bytes that came before it. `stream` is read by the thread
-    alone, until the context is left.
+    `read` raises the errors of `DecompressedStream`, after the bytes before the damage. Only the thread may read
+    `stream` until the context ends.
     """
 
     def __init__(self, stream: BinaryIO, kind: str, what: str, ratio: int | None = None) -> None:
@@ -41,15 +41,17 @@ class ReadAhead(ByteStream):
 
     @property
     def trailing(self) -> str | None:
-        """What was passed over behind the compressed stream; known at its end."""
+        """The description of ignored bytes behind the compressed stream, None if there are none. Set at its end."""
         return self._source.trailing
 
     def close(self) -> None:
-        """Ends the thread; one that hangs in a read, of a pipe perhaps, is left behind after a second."""
+        """Ends the thread. If it is in a read that does not return, perhaps of a pipe, it is abandoned after a
+        second."""
         self._stopped = True
         for _ in range(100):
             if not self._thread.is_alive():
                 break
+            # The thread may be waiting for room in the queue.
             while not self._blocks.empty():
                 self._blocks.get()
             self._thread.join(0.01)

@@ -1,7 +1,7 @@
-"""What can be read by position, and what can be read only once: a pipe, or a compressed file.
+"""Inputs that can be read by position, and inputs that can be read only once: a pipe, or a compressed file.
 
-The bytes that have to be kept of the latter go to an unlinked temporary file, so that nothing stays behind whatever
-happens.
+Bytes of the latter that must be kept go to an unlinked temporary file, which disappears with the process, however it
+ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HEAD_BYTES = 512
 
 
 class Seekable(Struct, frozen=True):
-    """A plain file: a descriptor of the caller's, and its size in bytes."""
+    """A plain file: a descriptor, which the caller closes, and its size in bytes."""
 
     fd: int
     size: int
@@ -40,10 +40,10 @@ class Seekable(Struct, frozen=True):
 
 
 class PlainStream:
-    """The plain bytes of a pipe or of a compressed file, from front to back and once.
+    """The decompressed bytes of a pipe or of a compressed file, which are read once, from front to back.
 
-    Reading raises SourceError: TruncatedError where a compressed stream ends too early, DamagedError where it is
-    damaged, and then every byte of it is in doubt.
+    Reading raises SourceError: TruncatedError if a compressed stream ends too early, DamagedError if it is damaged.
+    After a DamagedError, none of its bytes are certain.
     """
 
     def __init__(self, fd: int, stream: BinaryIO, readahead: ReadAhead | None, what: str) -> None:
@@ -54,14 +54,14 @@ class PlainStream:
         self.what = what
 
     def head(self, size: int = _HEAD_BYTES) -> bytes:
-        """The first bytes, which `read` gives again. Raises SourceUnreadableError where not even they can be had."""
+        """The first bytes, which `read` gives again. Raises SourceUnreadableError if they cannot be read."""
         with unreadable(self.what):
             while len(self._head) < size and (more := self._stream.read(size - len(self._head))):
                 self._head += more
         return self._head
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes; none only at the end."""
+        """At most `size` bytes; b"" only at the end."""
         if self._head:
             block, self._head = self._head[:size], self._head[size:]
             return block
@@ -69,7 +69,7 @@ class PlainStream:
 
     @property
     def trailing(self) -> str | None:
-        """What was passed over behind a compressed stream; known at its end."""
+        """The description of ignored bytes behind a compressed stream, None if there are none. Set at its end."""
         return None if self._readahead is None else self._readahead.trailing
 
     def close(self) -> None:
@@ -81,7 +81,8 @@ class PlainStream:
 
 
 def open_plain(fd: int, what: str, ratio: int | None = None) -> Seekable | PlainStream:
-    """Takes `fd` over, a file's or a pipe's, plain or compressed up to `ratio`. Raises SourceUnreadableError."""
+    """Opens `fd`, a file or a pipe, plain or compressed up to `ratio`, and takes it over. Raises
+    SourceUnreadableError."""
     try:
         with unreadable(what):
             status = os.fstat(fd)
@@ -100,7 +101,7 @@ def open_plain(fd: int, what: str, ratio: int | None = None) -> Seekable | Plain
 
 @contextmanager
 def unreadable(what: str) -> Iterator[None]:
-    """What goes wrong inside makes the whole source unreadable."""
+    """Turns errors inside into SourceUnreadableError: the whole source cannot be read."""
     try:
         yield
     except SourceError as error:
@@ -116,7 +117,7 @@ class Spool:
         self._what = what
         self.size = 0
         try:
-            import tempfile  # most archives need no spool
+            import tempfile  # slow to import, and most archives need no temporary file
 
             self._file = tempfile.TemporaryFile(dir=directory, prefix="migrate-spool-", buffering=0)  # noqa: SIM115
         except OSError as error:
@@ -132,7 +133,7 @@ class Spool:
         self.size += len(chunk)
 
     def append_sparse(self, chunk: bytes) -> None:
-        """As `append`; a chunk of zeros becomes a hole."""
+        """As `append`, but a chunk of zeros becomes a hole."""
         if not _ZEROS.startswith(chunk):
             self._file.seek(self.size)
             self.append(chunk)
@@ -141,12 +142,12 @@ class Spool:
         self._file.truncate(self.size)
 
     def free_bytes(self) -> int:
-        """Room in the file system of the temporary file."""
+        """The number of free bytes in the file system of the temporary file."""
         state = os.fstatvfs(self._file.fileno())
         return state.f_bavail * state.f_frsize
 
     def detach(self) -> int:
-        """A descriptor of the caller's."""
+        """A descriptor of the file, which the caller closes."""
         with self._file:
             return os.dup(self._file.fileno())
 
@@ -159,7 +160,7 @@ class Spool:
 
 
 class _DescriptorStream(ByteStream):
-    """Reads a descriptor without closing it; read errors name the place."""
+    """Reads a descriptor without closing it. Errors have the name of the source."""
 
     def __init__(self, fd: int, what: str) -> None:
         self._fd = fd

@@ -1,7 +1,8 @@
-"""Ending a thread that reads for long: the rehasher sets how, and whatever reads for it checks in between.
+"""Stops threads that read for a long time: the rehasher sets a check for its threads, and readers call it.
 
-Only the main thread is interrupted by a signal. What runs in another one has to look for itself, deep inside readers
-that have nothing to do with threads; handing them a callable would put it through every signature on the way.
+Only the main thread is interrupted by a signal. Code in other threads must check by itself, in readers that have
+nothing to do with threads. The check is a thread-local variable, since a parameter would be needed in every function
+between.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _thread = _Thread()
 
 @contextmanager
 def stopped_by(check: Callable[[], None]) -> Iterator[None]:
-    """Inside, `check_stop` on this thread calls `check`, which raises where the thread has to end."""
+    """In this context, `check_stop` in this thread calls `check`, which raises an error if the thread must end."""
     before, _thread.check = _thread.check, check
     try:
         yield
@@ -32,13 +33,13 @@ def stopped_by(check: Callable[[], None]) -> Iterator[None]:
 
 
 def check_stop() -> None:
-    """To be called about every tenth of a second of any loop whose length a source decides."""
+    """Must be called about every tenth of a second in loops whose length depends on a source."""
     if _thread.check is not None:
         _thread.check()
 
 
 def stoppable(stream: BinaryIO) -> BinaryIO:
-    """`stream` with a `check_stop` before each read, for a reader that takes much input before it gives anything."""
+    """`stream` with a `check_stop` before each read, for a reader that needs much input before its first output."""
     return _StoppableStream(stream).as_binary()
 
 

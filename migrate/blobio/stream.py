@@ -1,4 +1,4 @@
-"""The base of all raw byte streams: a subclass gives bytes in one of two ways, and the rest follows."""
+"""The base of all raw byte streams. A subclass implements one of two methods, and gets the others."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ _ALL = 1024 * 1024
 
 
 class ByteStream(io.RawIOBase):
-    """A readable stream. A subclass fills `read_block`, or `read_view` where bytes can be put into place directly."""
+    """A readable stream. A subclass implements `read_block`, or `read_view` if it can read into a buffer."""
 
     def readable(self) -> bool:
         return True
 
     def read_block(self, limit: int, /) -> bytes:
-        """Up to `limit` bytes, which is more than 0; none only at the end."""
+        """Up to `limit` bytes; b"" only at the end. `limit` is more than 0."""
         buffer = bytearray(limit)
         count = self.read_view(memoryview(buffer))
         return bytes(buffer) if count == limit else bytes(buffer[:count])
 
     def read_view(self, view: memoryview, /) -> int:
-        """Fills the beginning of `view` and returns how many bytes that were; 0 only at the end, or of an empty one."""
+        """Reads into the beginning of `view` and returns the number of bytes; 0 only at the end, or for an empty
+        view."""
         if not len(view):
             return 0
         block = self.read_block(len(view))
@@ -43,7 +44,7 @@ class ByteStream(io.RawIOBase):
         return self.read_view(memoryview(buffer).cast("B"))
 
     def fill(self, buffer: memoryview) -> int:
-        """Reads until `buffer` is full or the bytes are over; returns how many there were."""
+        """Reads until `buffer` is full or the stream ends; returns the number of bytes."""
         filled = 0
         while filled < len(buffer):
             count = self.read_view(buffer[filled:])
@@ -53,10 +54,10 @@ class ByteStream(io.RawIOBase):
         return filled
 
     def as_binary(self) -> BinaryIO:
-        """The stream under the type that the rest of the program uses; `typing` has no relation between the two."""
+        """The stream with the type that the rest of the program uses. For `typing`, RawIOBase is no BinaryIO."""
         return cast(BinaryIO, self)
 
 
 def read_into(stream: BinaryIO, view: memoryview) -> int:
-    """One `readinto`, which `BinaryIO` does not name although all binary files have it."""
+    """Calls `readinto` once. All binary files have it, but the type `BinaryIO` does not."""
     return cast(io.RawIOBase, stream).readinto(view) or 0

@@ -1,10 +1,10 @@
 """The records of a Docker root's containers, as Docker 0.6 to 1.10 wrote them.
 
-Container: moby 0.6 to 1.10, daemon/container.go and daemon/state.go (`config.json`, `config.v2.json`) and
+Sources: moby 0.6 to 1.10, daemon/container.go and daemon/state.go (`config.json`, `config.v2.json`) and
 runconfig/hostconfig.go (`hostconfig.json`). docs/formats/docker-root.md has the fields by version.
 
-A record decides nothing but what is shown of a container, so a field of the wrong type counts as absent, and is named
-in `problems`. The exception is `Config`, which becomes the config of an image: it is read as Docker reads it.
+Most fields of a record are only shown to the user, so a field of the wrong type counts as absent, and is named in
+`problems`. The exception is `Config`, which becomes the config of an image: it is read as Docker reads it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from migrate.documents.v1_json import parse_settings
 from migrate.errors import DocumentError, LimitError
 
 Settings = Mapping[str, Any]
-"""A container's `Config`, field → value, as `v1_json.parse_settings` gives it. Only `v1_json` looks inside."""
+"""A container's `Config`, field → value, as of `v1_json.parse_settings`. Only `v1_json` reads the values."""
 
 
 class MountRecord(Struct, frozen=True, kw_only=True):
     """A volume or bind mount of a container, at the path `destination`.
 
-    `source` is a path of the machine on which Docker ran, "" where the record has none: then `name` is that of a
-    volume in `volumes/`. `mode` is what followed the second colon of `-v`, such as `ro` or `z`.
+    `source` is a path on the machine that Docker ran on, "" if the record has none: then `name` is the name of a volume
+    in `volumes/`. `mode` is the text behind the second colon of `-v`, such as `ro` or `z`.
     """
 
     destination: str
@@ -40,13 +40,13 @@ class MountRecord(Struct, frozen=True, kw_only=True):
 
 
 class ContainerRecord(Struct, frozen=True, kw_only=True):
-    """One container. Texts are "" where the record has none; times are RFC3339Nano, None where they were never set.
+    """One container. Missing texts are ""; times are RFC3339Nano, None if they were never set.
 
-    `name` is without its slash. `image` is the legacy ID of its image, or `sha256:…` once Docker 1.10 has rewritten the
-    record; `image_name` what was typed. `settings` is None where Docker refuses the record's `Config`. `root` is the
-    Docker root's path on the machine where Docker ran, "" where the record does not show it. `config` and `host` are
-    the record's `Config` and `hostconfig.json` for other fields of theirs. `can_be_dead`: Docker wrote
-    whether it had begun to remove the container, as 1.6 and later do.
+    `name` has no leading slash. `image`: the legacy ID of its image, or `sha256:…` if Docker 1.10 has rewritten the
+    record; `image_name`: the name that the user typed. `settings`: None if Docker refuses the record's `Config`.
+    `root`: the Docker root's path on the machine that Docker ran on, "" if the record does not show it. `config` and
+    `host`: the record's `Config` and `hostconfig.json`, for other fields. `can_be_dead`: the record has a field for a
+    half-removed container, as those of Docker 1.6 and later.
     """
 
     id: str
@@ -67,17 +67,18 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
 
     @property
     def is_dead(self) -> bool:
-        """True where Docker had begun to remove it."""
+        """True if Docker had begun to remove it."""
         return self.state == "dead"
 
     @property
     def changed_at(self) -> str:
-        """When its files were last changed, as far as the record goes: its last end, else when it was made."""
+        """The time of the last change of its files, by the record: the end of its last run, else its creation."""
         return self.finished or self.created or ZERO_TIME
 
 
 def parse_container(raw: bytes, what: str, host_raw: bytes | None = None) -> ContainerRecord:
-    """A container's record and `hostconfig.json`, if there is one. DocumentError where `raw` is no JSON object."""
+    """Parses a container's record and its `hostconfig.json`, if there is one. DocumentError if `raw` is no JSON
+    object."""
     reading = _Reading(what)
     record = Fields(load_json_lenient(raw, what), "", reading)
     if not record.is_object:
@@ -111,8 +112,8 @@ def parse_container(raw: bytes, what: str, host_raw: bytes | None = None) -> Con
 
 
 def _state(state: Fields) -> str:
-    """The word that `docker inspect` of 1.9 has for it (moby 1.9, daemon/state.go, StateString)."""
-    if state.flag("Dead"):  # first: whatever else its record has, such a container is not whole
+    """The state as `docker inspect` of 1.9 shows it (moby 1.9, daemon/state.go, StateString)."""
+    if state.flag("Dead"):  # first, because such a container is incomplete, whatever its other fields are
         return "dead"
     if state.flag("Running"):
         return "paused" if state.flag("Paused") else "restarting" if state.flag("Restarting") else "running"
@@ -127,7 +128,8 @@ def _time(text: str) -> str | None:
 
 
 def _iter_mounts(record: Fields) -> Iterator[MountRecord]:
-    """By path in the container. From 1.7 on `MountPoints` has them all, and `Volumes` some of them once more."""
+    """The mounts, by their path in the container. Docker 1.7 and later have all of them in `MountPoints`, and some of
+    them also in `Volumes`."""
     found: dict[str, MountRecord] = {}
     writable = record.at("VolumesRW")
     for destination in record.at("Volumes").names():
@@ -135,7 +137,7 @@ def _iter_mounts(record: Fields) -> Iterator[MountRecord]:
         found[destination] = MountRecord(
             destination=destination, source=source, writable=writable.flag(destination, default=True)
         )
-    # The newer form goes last, and so replaces what `Volumes` has for the same path.
+    # The newer form comes last, and replaces the mount of the same path in `Volumes`.
     points = record.at("MountPoints")
     for destination in points.names():
         point = points.at(destination)
@@ -151,7 +153,7 @@ def _iter_mounts(record: Fields) -> Iterator[MountRecord]:
 
 
 def _recorded_root(record: Fields) -> str:
-    """From the paths of the container's own files: `<root>/containers/<id>/hosts`."""
+    """The Docker root's path, from the paths of the container's own files: `<root>/containers/<id>/hosts`."""
     for name in ("HostnamePath", "HostsPath", "LogPath", "ResolvConfPath"):
         root, found, _ = record.text(name).partition(f"/containers/{record.text('ID')}/")
         if found and root.startswith("/"):
@@ -173,7 +175,7 @@ def _host_fields(raw: bytes | None, reading: _Reading) -> Fields:
 
 
 class _Reading:
-    """`what` is the document's name in messages."""
+    """The problems of a document. `what`: its name in messages."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -181,7 +183,8 @@ class _Reading:
 
 
 class Fields:
-    """An object of a record, by whose keys nothing can go wrong. Keys match in any case of letters, as in Go."""
+    """An object of a record. A field of the wrong type counts as absent and is added to the problems. Keys match in any
+    case of letters, as in Go."""
 
     __slots__ = ("_path", "_reading", "_values")
 
@@ -227,7 +230,7 @@ class Fields:
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """Also one string in place of an array of one, as Docker takes commands."""
+        """An array of strings, or a single string in its place, which Docker accepts for commands."""
         value = self._get(name)
         if isinstance(value, str):
             return (value,)

@@ -17,7 +17,7 @@ from migrate.model.reference import Reference
 
 
 class ArchiveManifestEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One image of an archive. `config` and `layers` (base first) are names of members as written."""
+    """One image of an archive. `config` and `layers` (base first) are names of members, as in the document."""
 
     config: str
     repo_tags: tuple[str, ...]
@@ -35,8 +35,8 @@ _decode_images = decode_structs(
 
 
 def parse_archive_manifest(raw: bytes, limit: int = JSON_BYTES) -> tuple[ArchiveManifestEntry, ...]:
-    """The entries of `manifest.json` (Docker >= 1.10), read as Go reads it: one that lacks its config has an empty name
-    for it, and the others are read. Raises DocumentError or LimitError."""
+    """The entries of `manifest.json` (Docker >= 1.10), parsed as in Go. An entry without a config has an empty name for
+    it, so that the other entries can be read. Raises DocumentError or LimitError."""
     document = read_document(raw, "manifest.json", limit)
     try:
         if document is None:
@@ -55,7 +55,7 @@ def parse_archive_manifest(raw: bytes, limit: int = JSON_BYTES) -> tuple[Archive
 
 
 def encode_archive_manifest(entries: Iterable[ArchiveManifestEntry]) -> bytes:
-    """As Docker writes it: `RepoTags` null for an image without a tag, a final newline."""
+    """`manifest.json` as Docker writes it: `RepoTags` is null for an image without a tag, and a newline ends it."""
     documents = [
         {"Config": entry.config, "RepoTags": list(entry.repo_tags) or None, "Layers": list(entry.layers)}
         for entry in entries
@@ -64,11 +64,11 @@ def encode_archive_manifest(entries: Iterable[ArchiveManifestEntry]) -> bytes:
 
 
 def parse_repositories(raw: bytes) -> tuple[tuple[tuple[Reference, LegacyID], ...], tuple[str, ...]]:
-    """(reference, legacy ID) of every tag, in the document's order, and what is wrong with the rest.
+    """((reference, legacy ID) of every tag, in the document's order; the problems of the rest).
 
-    Both shapes: name → tag → ID, as in an archive, and the same under an outer "Repositories" key, as in a Docker root.
-    A tag with a colon is a digest. Of a document that is cut or damaged, the tags before that place are read. Raises
-    DocumentError or LimitError where it is of another kind.
+    There are two forms: name → tag → ID, as in an archive, and the same under an outer key "Repositories", as in a
+    Docker root. A tag with a colon is a digest. The tags before a damaged place are read. Raises DocumentError or
+    LimitError for a document of another kind.
     """
     problems: list[str] = []
     try:
@@ -76,7 +76,7 @@ def parse_repositories(raw: bytes) -> tuple[tuple[tuple[Reference, LegacyID], ..
     except DocumentError as error:
         document = _members(load_cut_object(raw, "repositories"), "repositories")
         problems.append(f"{error.message}; the names before that place are read, those behind it are lost")
-    # The shape of a root's tag store, unless "Repositories" holds tags itself and so is a repository of that name.
+    # The form of a root's tag store; or a repository called "Repositories", if it has tags itself.
     inner = document.get("Repositories", "")
     if inner is None or (isinstance(inner, dict) and not any(isinstance(value, str) for value in inner.values())):
         document = _members(inner, "repositories: Repositories")

@@ -1,7 +1,7 @@
-"""The small JSON documents of a Docker root: the tag store, the map of a migration.
+"""The small JSON documents of a Docker root: the tag store, the map of a migration, the checksums of archives.
 
-Tag store: moby 0.6 to 1.9, graph/tags.go, `{"Repositories":{"<name>":{"<tag or digest>":"<id>"}}}`. Map: moby
-1.10, migrate/v1/migratev1.go, `.migration-v1-images.json`.
+Tag store: moby 0.6 to 1.9, graph/tags.go, `{"Repositories":{"<name>":{"<tag or digest>":"<id>"}}}`. Map: moby 1.10,
+migrate/v1/migratev1.go, `.migration-v1-images.json`. Checksums: moby 0.3, graph.go.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from migrate.errors import DocumentError
 
 
 class TagRecord(NamedTuple):
-    """One tag as it is stored: `tag` may be a digest, and `legacy_id` may be cut or of no layer."""
+    """One tag as stored. `tag` may be a digest. `legacy_id` may be cut short, or the ID of no layer."""
 
     name: str
     tag: str
@@ -22,9 +22,9 @@ class TagRecord(NamedTuple):
 
 
 def parse_tag_store(raw: bytes, what: str) -> tuple[tuple[TagRecord, ...], tuple[str, ...]]:
-    """The tags, sorted, and what is wrong with the rest: of a file that is cut or damaged, those before that place.
+    """(the tags, sorted; the problems of the rest). The tags before a damaged place are read.
 
-    DocumentError where it is no tag store at all. Docker always wrote the key, for an empty store as well.
+    DocumentError if it is no tag store. Docker always wrote the key `Repositories`, also for an empty store.
     """
     problems: list[str] = []
     try:
@@ -60,7 +60,7 @@ def parse_migration_map(raw: bytes, what: str) -> Mapping[str, str]:
 
 
 def parse_checksum_map(raw: bytes, what: str) -> Mapping[str, str]:
-    """Legacy ID → checksum, of what are texts. Raises DocumentError."""
+    """Legacy ID → checksum, for values that are texts. Raises DocumentError."""
     document = _object(load_json_lenient(raw, what), what)
     return {legacy_id: checksum for legacy_id, checksum in document.items() if isinstance(checksum, str)}
 

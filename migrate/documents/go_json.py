@@ -1,9 +1,9 @@
-"""The bytes that Go's encoding/json reads and writes, where image IDs depend on them.
+"""Reads and writes JSON as Go's encoding/json does, to the byte, since image IDs depend on it.
 
-Docker splits a layer's JSON into raw values and writes them back (formats of Go 1.5 to 1.23; moby image/v1/imagev1.go),
-so numbers keep their spelling, equal keys in nested objects both stay, and bytes that are not UTF-8 pass. No library
-for JSON in Python does that. A scanner here reads any document that Go accepts; where a document is proved to be
-in Go's own canonical form, orjson does the same work in a fraction of the time (`read_document`).
+Docker splits a layer's JSON into raw values and writes them back (formats of Go 1.5 to 1.23; moby image/v1/imagev1.go).
+So numbers keep their spelling, nested objects their duplicate keys, and bytes that are not UTF-8 are kept. No JSON
+library for Python does that. The scanner here reads any document that Go accepts. If a document is proven to be in Go's
+own canonical form, orjson does the same in a fraction of the time (`read_document`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SCALAR = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?|true|false|
 _TOKEN = re.compile(rb"[ \t\r\n]*+(?:(" + _STRING + rb")|([{}\[\],:])|(" + _SCALAR + rb"))")
 _TRAILING = re.compile(rb"[ \t\r\n]*+")
 
-# These three run on documents that `check_syntax` has passed, and may take more than JSON allows.
+# These patterns are used after `check_syntax` only. They also match text that is no JSON.
 _KEY = re.compile(rb'[ \t\r\n]*+"((?:[^"\\]++|\\.)*+)"[ \t\r\n]*+:[ \t\r\n]*+', re.DOTALL)
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|([{\[])|([}\]])', re.DOTALL)
 _SCALAR_END = re.compile(rb"[^ \t\r\n,\]}]++")
@@ -39,19 +39,19 @@ _INT64_LITERAL = re.compile(rb"-?[0-9]{1,19}")
 
 
 class EscapedString(str):
-    """A string whose literal held escapes. Go's time.Time reads the literal itself and refuses those."""
+    """A string whose literal has escapes. Go's time.Time parses the literal itself and refuses escapes."""
 
     __slots__ = ()
 
 
 class RawValue(bytes):
-    """A value as Go writes it, compacted and escaped."""
+    """The JSON text of a value as Go writes it, compacted and escaped."""
 
     __slots__ = ()
 
 
 class Number:
-    """A number of a document that is not in canonical form: its spelling."""
+    """A number in a document that is not in canonical form, with its spelling."""
 
     __slots__ = ("literal",)
 
@@ -59,14 +59,14 @@ class Number:
         self.literal = literal
 
     def int64(self) -> int | None:
-        """The value if Go would store it into an int64 (no fraction, no exponent, in range), else None."""
+        """The value if Go can store it in an int64 (no fraction, no exponent, in range), else None."""
         if not _INT64_LITERAL.fullmatch(self.literal):
             return None
         return in_int64(int(self.literal))
 
 
 class RawObject:
-    """An object of a checked document, read one level at a time. Equal keys are all there, in order."""
+    """An object of a checked document, read one level at a time. Includes all duplicate keys, in order."""
 
     __slots__ = ("_raw", "_start")
 
@@ -112,20 +112,21 @@ class RawArray:
 
 
 def read_document(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
-    """A document as values: dict, list, str, int, float, bool and None, or the Raw classes and Number above.
+    """The values of a document: dict, list, str, int, float, bool and None, or the Raw classes and Number above.
 
-    The plain values come only where they are provably what Go reads: but for blanks and for what Go escapes for HTML,
-    the document equals what Go would write for them, so no key occurs twice, no number and no other escape has another
-    spelling, and all is UTF-8. Raises DocumentError where Go refuses the syntax, LimitError where the document is over
-    `size` bytes or too deep.
+    Plain values are returned only if they are proven to be the values that Go reads: except for whitespace and HTML
+    escapes, the document equals the text that Go writes for them. So no key occurs twice, all numbers and other escapes
+    have the usual spelling, and all text is UTF-8. Raises DocumentError if Go refuses the syntax, LimitError if the
+    document has more than `size` bytes or is nested too deeply.
     """
     check_limits(raw, what, size)
     try:
         value = orjson.loads(raw)
-        # Blanks in strings go, too, from both: tokens that are equal without them stem from equal strings.
+        # Whitespace is removed from both texts, also inside strings. Both have the same strings in the same order, so
+        # if they are equal without it, they are equal with it.
         if encode(value).translate(None, _WHITESPACE) == _escape_html(raw.translate(None, _WHITESPACE)):
             return value
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested deeper than orjson writes
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # JSONEncodeError: nested deeper than orjson writes
         pass
     check_syntax(raw, what)
     start = _skip_whitespace(raw, 0)
@@ -133,10 +134,10 @@ def read_document(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
 
 
 def carried_values(document: Any, what: str) -> dict[str, Any]:
-    """The members of an object that `read_document` gave, for `encode_object` to write back unchanged.
+    """The members of an object of `read_document`, which `encode_object` writes back unchanged.
 
-    A value is plain or a RawValue. The last of equal keys wins, as in Go's map[string]*json.RawMessage; `null` reads as
-    an object without members.
+    A value is plain or a RawValue. As in Go's map[string]*json.RawMessage, the last of equal keys counts; `null` is an
+    object without members.
     """
     if document is None:
         return {}
@@ -157,12 +158,13 @@ def encode_object(members: Mapping[str, Any]) -> bytes:
 
 
 def compact(raw: bytes) -> bytes:
-    """What Go's json.Compact with HTML escaping makes of a valid document."""
+    """The result of Go's json.Compact with HTML escaping for a valid document."""
     return _escape_html(_STRING_OR_WHITESPACE.sub(rb"\1", raw))
 
 
 def encode(value: object) -> bytes:
-    """Plain values as Go's json.Marshal writes them; dict keys keep their order. No float that Go spells otherwise."""
+    """Plain values as Go's json.Marshal writes them. Keys of a dict keep their order. Not for floats, which Go may
+    spell in another way."""
     encoded = orjson.dumps(value)
     if b"\\b" in encoded or b"\\f" in encoded:
         encoded = _ENCODED_ESCAPE.sub(lambda match: _LONG_ESCAPES.get(match[0], match[0]), encoded)
@@ -177,7 +179,8 @@ def _escape_html(encoded: bytes) -> bytes:
 
 
 def decode_literal(literal: bytes) -> str:
-    """The text of a string literal without its quotes. Bytes that are not UTF-8 and lone surrogates: U+FFFD each."""
+    """The text of a string literal without its quotes. A byte that is not UTF-8, and a lone surrogate, becomes
+    U+FFFD."""
     if b"\\" not in literal:
         try:
             return literal.decode()
@@ -197,9 +200,9 @@ def _unescape(match: re.Match[str]) -> str:
 
 
 def indented(raw: bytes, what: str) -> Iterator[bytes]:
-    """The lines of a document for reading: strings decoded, every key and every number as it is there.
+    """The lines of a document for display: strings are decoded, and all keys and numbers are kept as they are.
 
-    DocumentError or LimitError, before the first line, where Go refuses it.
+    Raises DocumentError or LimitError before the first line if Go refuses the document.
     """
     check_limits(raw, what)
     check_syntax(raw, what)
@@ -224,7 +227,7 @@ def indented(raw: bytes, what: str) -> Iterator[bytes]:
 
 
 def fold_key(key: str) -> str:
-    """`key` under the folding by which Go matches it to a field's name of ASCII letters."""
+    """`key` folded as Go does to match it with a field name of ASCII letters: two other letters fold to `s` and `k`."""
     if not key.isascii():
         key = key.replace("\u017f", "s").replace("\u212a", "k")
         if not key.isascii():
@@ -238,7 +241,7 @@ def in_int64(value: int) -> int | None:
 
 
 def check_syntax(raw: bytes, what: str) -> None:
-    """Raises DocumentError where Go's json.Unmarshal calls `raw` invalid. Limits are the caller's to check."""
+    """Raises DocumentError if Go's json.Unmarshal refuses `raw`. The caller checks the limits."""
     position = 0
     opened = bytearray()
     wanted = "value"
@@ -269,7 +272,8 @@ def _describe(raw: bytes, offset: int) -> str:
 
 
 def _next_wanted(wanted: str, token: int, opened: bytearray) -> str | None:
-    """What may follow `token` (its first byte) where `wanted` is expected; None if the token may not be there."""
+    """The kind of token that may follow `token` (its first byte), if `wanted` is expected; None if the token is
+    wrong."""
     if wanted == "separator":
         if token == 0x2C:
             return "key" if opened[-1] == 0x7D else "value"

@@ -1,7 +1,7 @@
-"""Go's way from JSON into structs and back: which keys match, what merges, which types are refused, what is left out.
+"""Decodes JSON into structs and encodes structs as Go does: matching of keys, merging, refused types, omitted fields.
 
-A struct is a table of fields; a decoded struct is a dict that holds the fields that were set. Values come from
-`go_json.read_document`, so both its plain and its raw forms are taken.
+A struct is a table of fields; a decoded struct is a dict with the fields that were set. Values are those of
+`go_json.read_document`, in their plain or raw forms.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from migrate.documents.go_time import normalise_time
 from migrate.errors import DocumentError
 
 Decode = Callable[[Any, Any], Any]
-"""(value, what an earlier equal key gave, or None) → decoded value, or MismatchError. `null` comes here, too."""
+"""(value, the decoded value of an earlier equal key, or None) → decoded value, or MismatchError. Called for `null`,
+too."""
 
 
 class MismatchError(ValueError):
-    """A value of another type than its field takes. `path` leads to it, innermost name first."""
+    """A value has another type than its field. `path`: the names of the fields around it, innermost first."""
 
     def __init__(self, wanted: str) -> None:
         super().__init__(wanted)
@@ -32,10 +33,10 @@ class MismatchError(ValueError):
 
 
 class Field(msgspec.Struct, frozen=True):
-    """A field of a Go struct. `zero` is what Go writes where the field was never set.
+    """A field of a Go struct. `zero`: the value that Go writes if the field was never set.
 
-    `omit_empty` is Go's omitempty. On a field that is a pointer it means `omit_nil`: a pointer to an empty value is not
-    empty. `struct` is the struct that the field holds or points to.
+    `omit_empty` is Go's omitempty. `omit_nil` is omitempty of a pointer: a pointer to an empty value is not empty.
+    `struct`: the struct in the field, or that the field points to.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Struct:
-    """A Go struct: fields in the order in which Go writes them."""
+    """A Go struct: its fields in the order that Go writes them in."""
 
     def __init__(self, *fields: Field) -> None:
         self._fields = fields
@@ -55,11 +56,12 @@ class Struct:
         self._folded = {fold_key(field.name): field for field in reversed(fields)}
 
     def find(self, key: str) -> Field | None:
-        """The field that a member of that name is for."""
+        """The field for a member with the name `key`, None if there is none."""
         return self._exact.get(key) or self._folded.get(fold_key(key))
 
     def decode(self, value: Any, old: Any = None) -> dict[str, Any]:
-        """Name → value of the fields that are in `value`, merged into `old`. None: an array or pointer that is null."""
+        """Name → value of the fields in `value`, merged into `old`. A value of None is an array or pointer that is
+        null."""
         decoded: dict[str, Any] = {} if old is None else old
         if value is None:
             return decoded
@@ -77,15 +79,15 @@ class Struct:
                 exc.path.append(name)
                 raise
             if found is not None or field.zero is None:
-                decoded[name] = found  # `null` for a text, number or flag sets nothing
+                decoded[name] = found  # as in Go, `null` does not set a string, number or boolean
         return decoded
 
     def decode_pointer(self, value: Any, old: Any = None) -> dict[str, Any] | None:
-        """The same for a field that is a pointer, which `null` clears."""
+        """As `decode`, for a field that is a pointer: `null` clears it."""
         return None if value is None else self.decode(value, old)
 
     def encode(self, decoded: Mapping[str, Any]) -> dict[str, Any]:
-        """All that Go writes for the struct, as plain values in Go's order."""
+        """The fields that Go writes for the struct, as plain values in Go's order."""
         encoded: dict[str, Any] = {}
         for field in self._fields:
             value = decoded.get(field.name)
@@ -100,7 +102,7 @@ class Struct:
 
 
 def decode_document(struct: Struct, document: Any, what: str) -> dict[str, Any]:
-    """`Struct.decode` of a whole document, which errors call `what`. Raises DocumentError."""
+    """`Struct.decode` of a whole document, whose name in errors is `what`. Raises DocumentError."""
     try:
         return struct.decode(document)
     except MismatchError as exc:
@@ -108,7 +110,8 @@ def decode_document(struct: Struct, document: Any, what: str) -> dict[str, Any]:
 
 
 def decode_structs(struct: Struct, expected: str = "an array of objects") -> Decode:
-    """A slice of structs; `null` in it is one whose fields were never set. `expected` names it in errors."""
+    """The decoder of a slice of structs. A `null` in it is a struct without any field. `expected` names it in
+    errors."""
 
     def decode(value: Any, old: Any) -> Any:
         del old
@@ -158,7 +161,7 @@ def decode_int64_pointer(value: Any, old: Any) -> Any:
 
 
 def decode_time(value: Any, old: Any) -> Any:
-    """RFC3339Nano text. Go reads the literal without looking at escapes, so those are refused."""
+    """A time as RFC3339Nano text. Go parses the literal without decoding escapes, so it refuses them."""
     if value is None:
         return old
     text = normalise_time(value) if isinstance(value, str) and not isinstance(value, EscapedString) else None
@@ -175,7 +178,8 @@ def decode_strings(value: Any, old: Any) -> Any:
     texts = list(value)
     if all(type(text) is str for text in texts):
         return texts
-    earlier = old or ()  # `null` leaves what stood at its place
+    # An element `null` keeps the earlier value at its place, if the same key occurred before.
+    earlier = old or ()
     return [decode_string(text, earlier[at] if at < len(earlier) else "") for at, text in enumerate(texts)]
 
 

@@ -7,7 +7,7 @@ from calendar import monthrange
 from typing import Final
 
 ZERO_TIME: Final = "0001-01-01T00:00:00Z"
-"""What Go writes for a time that was never set."""
+"""The text that Go writes for a time that was never set."""
 
 _RFC3339 = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{1,2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]+))?"
@@ -20,10 +20,10 @@ _CANONICAL = re.compile(
 
 
 def normalise_time(text: str) -> str | None:
-    """`text` as Go writes the time that it reads from it; None where Go refuses it.
+    """`text` as Go writes it after reading it as a time; None if Go refuses it.
 
-    The fraction loses trailing zeros and what goes beyond nanoseconds; the offset stays, but zero becomes `Z`. An hour
-    of one digit and a comma before the fraction pass, as they do in the Go versions of Docker 1.10 to 20.10.
+    The fraction loses trailing zeros and digits beyond nanoseconds. The offset is kept, but zero becomes `Z`. An hour
+    of one digit and a comma before the fraction are accepted, as in the Go versions of Docker 1.10 to 20.10.
     """
     if _CANONICAL.fullmatch(text):
         return text

@@ -1,6 +1,7 @@
-"""migration-map.json: what every legacy image became, over all runs that wrote into a target (docs/reference/map.md).
+"""migration-map.json: the new image of every legacy image, from all runs that wrote into a target
+(docs/reference/map.md).
 
-`{"schema_version": 1, "images": [...]}`, a row for each legacy ID and image that it became, sorted by them.
+`{"schema_version": 1, "images": [...]}`, with one row for each pair of legacy ID and new image, sorted.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ SCHEMA_VERSION: Final = 1
 
 
 class MappedImage(Struct, frozen=True, kw_only=True):
-    """One image. `names` are its references in the target now, `references` those that its sources gave it ever.
+    """One image. `names`: its current references in the target. `references`: all that it ever had in a source.
 
-    `containers` are the old containers that were made from it, `legacy_digests` those of old manifests that named it.
-    `manifest_digest` is None in a plan, which compresses nothing. `removed`: `migrate gc` has removed it since.
+    `containers`: the old containers that were made from it. `legacy_digests`: the digests of old manifests of the
+    image. `manifest_digest` is None in a plan, which compresses nothing. `removed`: `migrate gc` has removed it.
     """
 
     legacy_id: str
@@ -48,7 +49,7 @@ Rows = tuple[MappedImage, ...]
 
 
 def merge_rows(rows: Iterable[MappedImage]) -> Rows:
-    """One row for each legacy ID, image ID and manifest, with all that any of `rows` has of it; sorted."""
+    """One row for each legacy ID, image ID and manifest, merged from all of its `rows`; sorted."""
     merged: dict[tuple[str, ImageID, Digest | None], MappedImage] = {}
     for row in rows:
         known = merged.setdefault(row.key, row)
@@ -69,9 +70,9 @@ def merge_rows(rows: Iterable[MappedImage]) -> Rows:
 def rename_rows(
     rows: Iterable[MappedImage], granted: Mapping[str, Collection[Digest]], *, complete: bool
 ) -> tuple[MappedImage, ...]:
-    """`rows` with the names that they have now: `granted` holds all manifests that a name leads to.
+    """`rows` with their current names. `granted`: name → all manifests that it leads to.
 
-    `complete`: a name that is not in `granted` is gone from the target; else it is where it was.
+    `complete`: a name that is not in `granted` is no longer in the target. Otherwise such a name is unchanged.
     """
     by_digest: dict[Digest, set[str]] = {}
     for name, digests in granted.items():
@@ -86,7 +87,7 @@ def rename_rows(
 
 
 def encode_map(rows: Iterable[MappedImage]) -> bytes:
-    """Equal rows give equal bytes."""
+    """The document of the map. Equal rows give equal bytes."""
     return encode_json_pretty({"schema_version": SCHEMA_VERSION, "images": [row_document(row) for row in rows]})
 
 
@@ -107,8 +108,8 @@ def row_document(row: MappedImage) -> dict[str, Any]:
 
 
 def parse_map(raw: bytes, limit: int = CATALOG_BYTES, wanted: Callable[[str], bool] | None = None) -> Rows:
-    """The rows, sorted; with `wanted` only those of which it takes a reference or name. Raises DocumentError and
-    LimitError. Fields that this version does not know are passed over.
+    """The rows, sorted; with `wanted` only those with a reference or name for which it is true. Raises DocumentError
+    and LimitError. Unknown fields are ignored.
     """
     document = _load(raw, "map", limit)
     rows = document.get("images") if isinstance(document, dict) else None
@@ -178,7 +179,7 @@ def _digest(value: Any, where: str) -> Digest:
 
 
 def rows_of_report(raw: bytes, limit: int) -> tuple[MappedImage, ...]:
-    """The rows of a report, for a target that a version without maps has written. DocumentError and LimitError."""
+    """The rows of a report, for a target written by a version without maps. Raises DocumentError and LimitError."""
     document = _load(raw, "report", limit)
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(images, list):

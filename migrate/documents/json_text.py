@@ -1,6 +1,6 @@
-"""JSON read and written under named limits, with this program's errors.
+"""Reads and writes JSON within named limits, with this program's errors.
 
-For documents whose bytes are only read. Where bytes are carried over and hashed, see `go_json`.
+For documents that are only read. For documents whose bytes are carried over and hashed, see `go_json`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _ESCAPE = re.compile(
 
 
 def check_limits(raw: bytes, what: str, size: int = JSON_BYTES) -> None:
-    """LimitError where `raw` goes over `size`, JSON_ITEMS or JSON_DEPTH; its syntax is not looked at.
+    """Raises LimitError if `raw` exceeds `size`, JSON_ITEMS or JSON_DEPTH. Does not check the syntax.
 
-    JSON_ITEMS goes with JSON_BYTES, and grows where `size` is larger.
+    JSON_ITEMS is for documents of JSON_BYTES, and is larger in proportion for a larger `size`.
     """
     if len(raw) > size:
         raise LimitError(f"{what}: {len(raw):,} bytes of JSON, over the limit of {size:,} (JSON_BYTES)")
@@ -36,7 +36,7 @@ def check_limits(raw: bytes, what: str, size: int = JSON_BYTES) -> None:
 
 
 def _depth_exceeds(raw: bytes, limit: int) -> bool:
-    if b"\\" in raw:  # every other quotation mark begins a string, once those that are escaped are gone
+    if b"\\" in raw:  # without escaped quotation marks, every other one begins a string
         raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     depth = 0
     for bracket in b"".join(raw.split(b'"')[::2]).translate(None, _NO_BRACKETS):
@@ -50,9 +50,9 @@ def _depth_exceeds(raw: bytes, limit: int) -> bool:
 
 
 def load_json(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
-    """The value of `raw`, a document of at most `size` bytes that messages call `what`. DocumentError or LimitError.
+    """The value of `raw`, a document of at most `size` bytes. `what`: its name in errors. DocumentError or LimitError.
 
-    Strict UTF-8 and strict JSON; the last of two equal keys counts.
+    Strict UTF-8 and strict JSON. The last of equal keys counts.
     """
     check_limits(raw, what, size)
     return _load(raw, what)
@@ -66,9 +66,9 @@ def _load(raw: bytes | str, what: str) -> Any:
 
 
 def load_json_lenient(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
-    """Like `load_json`, but bytes that are not UTF-8 and lone surrogates read as U+FFFD, as they do in Go.
+    """As `load_json`, but bytes that are not UTF-8 and lone surrogates become U+FFFD, as in Go.
 
-    Configs that Docker made from old JSON can hold either (docs/formats/v1-image-json.md).
+    Configs that Docker made from old JSON can have both (docs/formats/v1-image-json.md).
     """
     try:
         return load_json(raw, what, size)
@@ -83,9 +83,9 @@ _TOKEN = re.compile(rb'\s*(?:("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4
 
 
 def load_cut_object(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
-    """What can be read of an object of objects of strings (to any depth) before the place where it is cut or damaged.
+    """The part of an object of objects of strings (to any depth) before the place where it is cut or damaged.
 
-    DocumentError where that is nothing, LimitError as from `load_json`.
+    DocumentError if there is none, LimitError as for `load_json`.
     """
     check_limits(raw, what, size)
     closers, good, depth, is_value = 0, 0, 0, False
@@ -108,12 +108,12 @@ def load_cut_object(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
         else:
             is_value = sign == b":"
     if not good:
-        raise DocumentError(f"{what}: nothing of it can be read")
+        raise DocumentError(f"{what}: no part of it can be read")
     return load_json_lenient(raw[:good] + b"}" * closers, what, size)
 
 
 def shown(value: object) -> str:
-    """A value of an untrusted document for a message: on one line, without control characters, and short."""
+    """A value of an untrusted document for a message: one short line without control characters."""
     try:
         text = repr(value)
     except RecursionError:  # it may be nested as deep as JSON_DEPTH
@@ -122,9 +122,9 @@ def shown(value: object) -> str:
 
 
 def encode_json(value: object) -> bytes:
-    """Compact JSON, keys in the order given; bytes in it (`go_json.RawValue`) are JSON already.
+    """Compact JSON, with keys in the given order. Bytes in it (`go_json.RawValue`) are JSON text already.
 
-    DocumentError for what this program does not write as JSON: values nested deeper than 254, numbers over 64 bits.
+    DocumentError for values nested deeper than 254 and for numbers over 64 bits.
     """
     return _encode(value, 0)
 
@@ -135,9 +135,9 @@ def encode_json_pretty(value: object) -> bytes:
 
 
 def encode_report_json(value: object, option: int = 0) -> bytes:
-    """JSON for reports, keys in the order given: texts that are no Unicode are made safe.
+    """JSON for reports, with keys in the given order and `safe_text` for all texts.
 
-    DocumentError as from `encode_json`.
+    DocumentError as for `encode_json`.
     """
     try:
         return orjson.dumps(value, option=option)
@@ -163,7 +163,7 @@ def _ready_json(value: object) -> orjson.Fragment:
 
 
 def with_safe_texts(value: object) -> Any:
-    """The JSON value `value` with `safe_text` in the place of every text in it."""
+    """The JSON value `value` with `safe_text` applied to all texts in it."""
     if isinstance(value, str):
         return safe_text(value)
     if isinstance(value, Mapping):
@@ -174,6 +174,6 @@ def with_safe_texts(value: object) -> Any:
 
 
 def safe_text(text: str) -> str:
-    """Names of files may hold bytes that are no text, or halves of a surrogate pair, which JSON and UTF-8 cannot hold:
-    U+FFFD is put for each."""
+    """`text` with U+FFFD in place of lone surrogates, which JSON and UTF-8 cannot have. Python uses them for bytes of
+    file names that are not UTF-8."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,8 +1,8 @@
-"""Checking the signatures of schema-1 manifests: ECDSA and RSA over `protected.payload`, with the embedded key.
+"""Checks the signatures of schema-1 manifests: ECDSA and RSA over `protected.payload`, with the embedded key.
 
-Source: libtrust `ec_key.go`, `rsa_key.go` and `jsonsign.go`; RFC 7515 and RFC 7518. A good signature proves that
-nobody changed the manifest since the holder of that key signed it. Nothing shows who holds the key: Docker made a key
-for each client, and never established trust in it.
+Source: libtrust `ec_key.go`, `rsa_key.go` and `jsonsign.go`; RFC 7515 and RFC 7518. A valid signature proves that the
+manifest was not changed after the owner of the key signed it. It does not show who the owner is: Docker made a key for
+each client, and never established trust in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _CURVES: Final = {"P-256": "SECP256R1", "P-384": "SECP384R1", "P-521": "SECP521R
 
 
 def signature_problem(payload: bytes, signature: Signature) -> str | None:
-    """None if the signature verifies; else why it does not, in words that follow "the signature"."""
+    """None if the signature verifies; else why it does not, as the rest of a sentence that begins with "the
+    signature"."""
     try:
         from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     except ImportError:
@@ -49,6 +50,8 @@ def _verify(signature: Signature, signed: bytes) -> None:
     digest: hashes.HashAlgorithm = getattr(hashes, _HASHES[bits])()
     key = _public_key(signature.header)
     if family == "ES" and isinstance(key, ec.EllipticCurvePublicKey):
+        # JWS has the two numbers of an ECDSA signature one behind the other (RFC 7518, 3.4); the library needs them in
+        # DER.
         half = len(signature.value) // 2
         r, s = (int.from_bytes(part, "big") for part in (signature.value[:half], signature.value[half:]))
         key.verify(encode_dss_signature(r, s), signed, ec.ECDSA(digest))

@@ -1,4 +1,4 @@
-"""The names of a Docker root's containers, `linkgraph.db`.
+"""The names of a Docker root's containers, in `linkgraph.db`.
 
 moby 0.6.5 to 1.9, pkg/graphdb/graphdb.go: SQLite, `entity(id)` and `edge(entity_id, parent_id, name)`. The names of
 containers are the edges whose parent is `0`; an edge whose parent is a container is the alias of a link.
@@ -13,13 +13,13 @@ from migrate.errors import DocumentError
 
 _TEXT_BYTES: Final = 64 * 1024
 _STEPS: Final = 10_000_000
-"""Of SQLite's machine, for a database that leads in circles; a name takes about ten."""
+"""Limit of the steps of SQLite's virtual machine, for a damaged database with cycles. A name needs about ten."""
 
 
 def parse_link_graph(raw: bytes, what: str) -> Mapping[str, frozenset[str]]:
-    """Container ID → its names, without their slash. DocumentError for what SQLite does not read."""
+    """Container ID → its names, without their leading slash. DocumentError if SQLite cannot read it."""
     try:
-        import sqlite3  # some builds of Python have none, and most sources have no database
+        import sqlite3  # missing in some builds of Python, and seldom needed
     except ImportError as error:
         raise DocumentError(f"{what}: this Python is built without sqlite3, which reads it") from error
 
@@ -30,6 +30,7 @@ def parse_link_graph(raw: bytes, what: str) -> Mapping[str, frozenset[str]]:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _TEXT_BYTES)
         connection.set_progress_handler(lambda: True, _STEPS)
+        # A view or virtual table in place of the table could run code or read other data.
         kinds = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'edge' AND type = 'table'").fetchall()
         if [str(sql).upper().startswith("CREATE TABLE") for (sql,) in kinds] != [True]:
             raise DocumentError(f"{what}: not Docker's database of names: it has no table edge")

@@ -1,4 +1,4 @@
-"""Configs, manifests and indexes of Docker's schema 2 and of OCI, read and written.
+"""Reads and writes configs, manifests and indexes of Docker's schema 2 and of OCI.
 
 Formats: Docker "Image Manifest Version 2, Schema 2" and the OCI image specification 1.0.
 """
@@ -36,9 +36,10 @@ _DOCKER_TYPES: Final = frozenset({MediaType.DOCKER_MANIFEST, MediaType.DOCKER_LI
 
 
 class ConfigFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is read of a config. `history_empty` holds one flag per history step; None where the config has no history.
+    """The parsed fields of a config. `history_empty`: one flag for each history step; None if the config has no
+    history.
 
-    `platform` is None where `os` or `architecture` is missing; `os` and `architecture` are as written.
+    `platform` is None if `os` or `architecture` is missing; `os` and `architecture` are as written.
     """
 
     diff_ids: tuple[DiffID, ...]
@@ -51,12 +52,12 @@ class ConfigFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def steps_with_layer(self) -> int:
-        """How many steps of the history have a layer, by the history's own flags."""
+        """The number of history steps with a layer, by the history's own flags."""
         return (self.history_empty or ()).count(False)
 
 
 class ManifestFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is read of a manifest; `layers` base first."""
+    """The parsed fields of a manifest. `layers`: base first."""
 
     media_type: str
     config: Descriptor
@@ -64,10 +65,10 @@ class ManifestFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IndexEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One manifest of an index, with what the index has about it.
+    """One entry of an index.
 
-    `other` are members that this program does not read, plain or as RawValue, kept for when the entry is written again;
-    a `platform` among them is one with more than `Platform` can hold.
+    `other`: members that this program does not read, plain or as RawValue, so that they can be written again. It
+    includes a `platform` with more fields than `Platform` has.
     """
 
     descriptor: Descriptor
@@ -77,11 +78,11 @@ class IndexEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str | None:
-        """The image's name, None where it has none.
+        """The image's name, None if it has none.
 
         This program writes the whole name as the reference name. Docker 25 and later and containerd write only the tag
-        there, and the whole name, with its registry, as the image name; that one is given in Docker's short form.
-        Source: containerd's and Docker's exporters (moby image/tarexport/save.go since 25).
+        as the reference name, and the whole name, with its registry, as the image name; it is returned in Docker's
+        short form. Source: containerd's and Docker's exporters (moby image/tarexport/save.go since 25).
         """
         name = self.annotations.get(REF_NAME)
         if name and (":" in name or "/" in name):
@@ -91,7 +92,7 @@ class IndexEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IndexFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is read of an index."""
+    """The parsed fields of an index."""
 
     media_type: str
     manifests: tuple[IndexEntry, ...]
@@ -111,11 +112,11 @@ _CONFIG: Final = Struct(
     Field("rootfs", _ROOTFS.decode_pointer, None, struct=_ROOTFS),
     Field("history", decode_structs(_STEP, "an array"), None),
 )
-"""The part of Docker's image.Image that is read here."""
+"""The fields of Docker's image.Image that are read."""
 
 
 def parse_config(raw: bytes) -> ConfigFacts:
-    """Raises DocumentError for what is no config of a container image with a `rootfs`."""
+    """Parses a config. Raises DocumentError if it is no config of a container image with a `rootfs`."""
     config = _decode(_CONFIG, raw, "config")
     rootfs = config.get("rootfs")
     if rootfs is None:
@@ -151,12 +152,13 @@ _STORY: Final = Struct(
 
 
 def parse_history(raw: bytes) -> Sequence[Mapping[str, Any]]:
-    """The steps of a config's history, base first: what is set of their texts and of `empty_layer`."""
+    """The steps of a config's history, base first: those of their texts and of `empty_layer` that are set."""
     return _decode(_STORY, raw, "config").get("history") or ()
 
 
 def _decode(struct: Struct, raw: bytes, what: str, limit: int = JSON_BYTES) -> dict[str, Any]:
-    """Read as Go reads it: keys in any case of letters, the last of equal ones, anything under other keys."""
+    """Decodes a document as Go does: keys match in any case of letters, the last of equal keys counts, and values under
+    unknown keys are ignored."""
     document = read_document(raw, what, limit)
     try:
         if document is None:
@@ -186,7 +188,7 @@ _decode_known = decode_structs(_ENTRY, "an array")
 
 
 def _decode_entries(value: Any, old: Any) -> Any:
-    """Each with what no field is for under the name `other`."""
+    """Decodes entries, each with its members without a field under `other`."""
     entries = _decode_known(value, old)
     for entry, item in zip(entries or (), value or (), strict=True):
         entry["other"] = _other_members(item)
@@ -214,7 +216,7 @@ def parse_manifest(raw: bytes) -> ManifestFacts:
     if "manifests" in document or "layers" not in document:
         raise DocumentError("manifest: not an image manifest: it has no layers")
     config = _descriptor(document.get("config"), "manifest: config")
-    # OCI lets a manifest go without `mediaType`.
+    # `mediaType` is optional in OCI's specification.
     is_docker = config.media_type == MediaType.DOCKER_CONFIG
     return ManifestFacts(
         media_type=document.get("mediaType") or (MediaType.DOCKER_MANIFEST if is_docker else MediaType.OCI_MANIFEST),
@@ -254,8 +256,8 @@ def _other_members(entry: Any) -> Mapping[str, Any]:
 
 
 def _split_members(value: Any, struct: Struct) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The members of an object that fields of `struct` are for, by the field's name, and the others; as
-    `carried_values` gives them."""
+    """(members of an object with a field in `struct`, by the field's name; the other members). Values as of
+    `carried_values`."""
     known, other = {}, {}
     for key, member in carried_values(_read_raw(value), "object").items():
         found = struct.find(key)
@@ -278,7 +280,8 @@ def _platform(platform: Mapping[str, Any]) -> Platform | None:
 
 
 def encode_index(entries: Iterable[IndexEntry], media_type: str = MediaType.OCI_INDEX) -> bytes:
-    """An index in the order given; keys in the specification's order. Docker's type gets Docker's indentation."""
+    """An index with the entries in the given order and keys in the specification's order. Docker's type has Docker's
+    indentation."""
     return _encode(_index_document(entries, media_type), media_type)
 
 
@@ -298,13 +301,13 @@ def _encode_entry(entry: IndexEntry) -> dict[str, Any]:
 
 
 def encode_manifest(config: Descriptor, layers: Sequence[Descriptor], media_type: str) -> bytes:
-    """An image manifest. Docker's type gets Docker's key order and indentation, so that its bytes are Docker's."""
+    """An image manifest. Docker's type has Docker's order of keys and indentation, so that its bytes are Docker's."""
     head, between, tail = manifest_frame(config, media_type, has_layers=bool(layers))
     return head + between.join(encode_layer(layer, media_type) for layer in layers) + tail
 
 
 def manifest_frame(config: Descriptor, media_type: str, *, has_layers: bool) -> tuple[bytes, bytes, bytes]:
-    """A manifest's bytes before its layers (`encode_layer`), between two of them, and behind them."""
+    """The bytes of a manifest before its layers (`encode_layer`), between two layers, and behind them."""
     document = {"schemaVersion": 2, "mediaType": media_type, "config": _encode_descriptor(config), "layers": []}
     head, _, tail = _encode(document, media_type).rpartition(b"[]")
     if not has_layers:
@@ -315,15 +318,15 @@ def manifest_frame(config: Descriptor, media_type: str, *, has_layers: bool) -> 
 
 
 def encode_layer(layer: Descriptor, media_type: str) -> bytes:
-    """A layer's descriptor as it is in a manifest of this type."""
+    """The bytes of a layer's descriptor in a manifest of this type."""
     encoded = _encode(_encode_descriptor(layer), media_type)
     return encoded.replace(b"\n", b"\n      ") if media_type in _DOCKER_TYPES else encoded
 
 
 def rewrite_manifest(raw: bytes, config: Descriptor, layers: Sequence[Descriptor], media_type: str) -> bytes:
-    """`raw`, an image manifest, with this type and these descriptors in place of its own, which are as many. All other
-    members, those of the descriptors too, are kept."""
-    # Annotations and the like stay: of the manifest, and of each descriptor, by its place.
+    """`raw`, an image manifest, with another type and other descriptors, of the same number. All other members are
+    kept, also those of the descriptors."""
+    # Members such as annotations are kept, of the manifest and of each descriptor, which is identified by its position.
     known, other = _split_members(read_document(raw, "manifest"), _MANIFEST)
     old_layers = list(_read_raw(known.get("layers")) or ())
     document = {
@@ -339,7 +342,7 @@ def rewrite_manifest(raw: bytes, config: Descriptor, layers: Sequence[Descriptor
 
 
 def rewrite_index(raw: bytes, entries: Iterable[IndexEntry], media_type: str) -> bytes:
-    """`raw`, an index, with this type and these entries in place of its own; all other members are kept."""
+    """`raw`, an index, with another type and other entries. All other members are kept."""
     document = _index_document(entries, media_type)
     return _encode(document | _split_members(read_document(raw, "index", CATALOG_BYTES), _INDEX)[1], media_type)
 
@@ -348,7 +351,7 @@ _SUBJECT: Final = Struct(Field("subject", _DESCRIPTOR.decode_pointer, None, stru
 
 
 def parse_subject(raw: bytes) -> Digest | None:
-    """The manifest that the manifest `raw` is about, such as what a signature signs (OCI image specification 1.1)."""
+    """The digest of a manifest's subject, such as the manifest that a signature signs (OCI image specification 1.1)."""
     subject = _decode(_SUBJECT, raw, "manifest").get("subject")
     return None if subject is None else _descriptor(subject, "manifest: subject").digest
 
@@ -362,12 +365,13 @@ def _encode(document: dict[str, Any], media_type: str) -> bytes:
 
 
 def _encode_indented(document: dict[str, Any]) -> bytes:
-    """Go's json.MarshalIndent with three spaces, as Docker writes manifests: a line break is never part of a string."""
+    """The document as Go's json.MarshalIndent with three spaces writes it, which is Docker's form of manifests. orjson
+    indents by two; the indentation can be replaced in the text, since no JSON string has a line break."""
     text = encode_json_pretty(document).removesuffix(b"\n")
     depth = 0
     while b"\n" + b"  " * (depth + 1) in text:
         depth += 1
-    for level in range(depth, 0, -1):  # the deepest first; a NUL, which JSON has none of, marks what is done
+    for level in range(depth, 0, -1):  # the deepest first; a NUL, which JSON never has, marks lines that are done
         text = text.replace(b"\n" + b"  " * level, b"\0" + b"   " * level)
     return text.replace(b"\0", b"\n")
 

@@ -13,7 +13,7 @@ from migrate.errors import DocumentError, MigrateError
 
 
 def parse_checksums(raw: bytes) -> tuple[str, ...]:
-    """The recorded checksums: a JSON array of strings, one JSON string or, from the oldest servers, one bare string."""
+    """The recorded checksums: a JSON array of strings, one JSON string, or (the oldest servers) one bare string."""
     text = raw.decode("utf-8", "replace").strip()
     if not text:
         return ()
@@ -28,8 +28,8 @@ def parse_checksums(raw: bytes) -> tuple[str, ...]:
 
 
 def parse_tags(document: Any) -> dict[str, str] | None:
-    """Image IDs by tag, of a registry's answer: an object, or a list of `{"name", "layer"}` as the index of Docker Hub
-    gave. None where it is neither. A value that is no text stays, as messages show it: it is no ID."""
+    """Tag → image ID, from a registry's answer: an object, or a list of `{"name", "layer"}` as of Docker Hub's index.
+    None if it is neither. A value that is no text is replaced by its text for messages, and is no ID."""
     if isinstance(document, list):
         pairs = [(item.get("name"), item.get("layer", item.get("id"))) for item in document if isinstance(item, dict)]
         if len(pairs) < len(document) or not all(isinstance(name, str) for name, _ in pairs):
@@ -41,7 +41,7 @@ def parse_tags(document: Any) -> dict[str, str] | None:
 
 
 def parse_ancestry(raw: bytes) -> tuple[str, ...]:
-    """IDs from the image itself down to its base, as the file has them. DocumentError if it is anything else."""
+    """The IDs from the image down to its base, as in the file. DocumentError if it is anything else."""
     value = load_json(raw, "ancestry")
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise DocumentError("ancestry: not an array of strings")

@@ -1,8 +1,8 @@
 """Schema-1 manifests, signed and unsigned, and the JWS envelope around them.
 
 Sources: Docker "Image Manifest Version 2, Schema 1"; libtrust `jsonsign.go` (the envelope); moby 1.10
-`distribution/pull_v2.go:667-712` (what a client checks before it uses one). What is digested and parsed is the
-envelope's payload, never the envelope: members outside the payload are an attacker's to add.
+`distribution/pull_v2.go:667-712` (the checks of a client). Only the envelope's payload is digested and parsed: an
+attacker could add members outside the payload.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MANIFEST: Final = Struct(
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """One JWS signature: `header` holds `alg` and `jwk` or `x5c`; `protected` is base64url as it was signed."""
+    """One JWS signature. `header` has `alg`, and `jwk` or `x5c`; `protected` is base64url, as signed."""
 
     header: Mapping[str, Any]
     protected: str
@@ -54,14 +54,14 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class OpenedManifest(msgspec.Struct, frozen=True):
-    """`payload` is what the digest covers, and all that may be read; `signatures` is empty for an unsigned manifest."""
+    """A manifest without its envelope. `payload`: the bytes that the digest covers. `signatures`: empty if unsigned."""
 
     payload: bytes
     signatures: tuple[Signature, ...]
 
 
 class Schema1Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One history step: `json` is v1Compatibility, verbatim, `blob_sum` its layer (also where `throwaway`)."""
+    """One history step. `json`: v1Compatibility, verbatim. `blob_sum`: its layer, also for a `throwaway` step."""
 
     legacy_id: LegacyID
     parent: LegacyID | None
@@ -71,9 +71,9 @@ class Schema1Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Schema1Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """`entries` run base first, unlike the document. `name`, `tag` and `architecture` are informative.
+    """A manifest. `entries`: base first, unlike the document. `name`, `tag` and `architecture` are only informative.
 
-    `wrong_parents` are the layers that name another parent than the entry below them, where such are accepted.
+    `wrong_parents`: a message for each layer with another parent than the entry below it, if they are accepted.
     """
 
     name: str
@@ -87,9 +87,9 @@ class Schema1Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def open_manifest(document: bytes) -> OpenedManifest:
-    """Takes the payload out of a JWS; a document without `signatures` is its own payload. Raises DocumentError.
+    """The payload and signatures of a JWS. A document without `signatures` is its own payload. Raises DocumentError.
 
-    Nothing but schema 1 was ever signed so: an envelope around another kind is refused.
+    Only schema 1 was ever signed in this way, so an envelope around anything else is refused.
     """
     value = load_json_lenient(document, "manifest")
     signatures = value.get("signatures") if isinstance(value, dict) else None
@@ -98,7 +98,8 @@ def open_manifest(document: bytes) -> OpenedManifest:
     if not isinstance(signatures, list) or not signatures:
         raise DocumentError("manifest: signatures: not a filled array")
     parsed = tuple(_signature(item, f"manifest: signatures[{index}]") for index, item in enumerate(signatures))
-    # Each signature states where the payload ends and what follows it; another cut would be another payload.
+    # Each signature has the length of the document's part that belongs to the payload, and the text behind that part. A
+    # different one would give a different payload.
     cuts = {_cut(signature.protected) for signature in parsed}
     if len(cuts) > 1:
         raise DocumentError("manifest: its signatures do not agree on the payload")
@@ -112,7 +113,7 @@ def open_manifest(document: bytes) -> OpenedManifest:
 
 
 def parse_signature(raw: bytes) -> Signature:
-    """One signature as registries up to 2.4 store it, in a blob of its own. Raises DocumentError."""
+    """One signature as registries up to 2.4 store it, in a separate blob. Raises DocumentError."""
     return _signature(load_json(raw, "signature"), "signature")
 
 
@@ -130,14 +131,15 @@ def _cut(protected: str) -> tuple[int, bytes]:
     length = value.get("formatLength") if isinstance(value, dict) else None
     tail = value.get("formatTail") if isinstance(value, dict) else None
     if type(length) is float and math.isfinite(length):
-        length = int(length)  # libtrust reads it as any number, and takes what is left of the point
+        length = int(length)  # libtrust accepts any number, and ignores the digits behind the point
     if type(length) is not int or not isinstance(tail, str):
         raise DocumentError(f"{where}: formatLength or formatTail is missing")
     return length, decode_base64url(tail, f"{where}.formatTail")
 
 
 def decode_base64url(text: str, where: str) -> bytes:
-    """base64url (RFC 4648), padded or not; libtrust passes over blanks and line ends. DocumentError for all else."""
+    """Decodes base64url (RFC 4648), with or without padding. As in libtrust, blanks and line ends are ignored.
+    DocumentError for any other character."""
     bare = text.translate(_IGNORED).rstrip("=")
     if not _BASE64URL.fullmatch(bare):
         raise DocumentError(f"{where}: not base64url")
@@ -153,14 +155,15 @@ def decode_base64url(text: str, where: str) -> bytes:
 def parse_schema1(
     payload: bytes, *, salvage: bool = False, find_blob: Callable[[str], Digest | None] = lambda _: None
 ) -> Schema1Manifest:
-    """The manifest after the fix-up that every client applies: of neighbours with one ID the base-ward one stays.
+    """Parses a manifest, with the fix-up of all clients: of neighbours with the same ID, the one nearer to the base
+    counts.
 
-    With `salvage`, wrong parents are no problem: the layers and their order are in `fsLayers`, which Docker 1.8.0 to
-    1.9.0 wrote rightly beside a parent's ID that was wrong (moby #18047). `find_blob` is called with what names a layer
-    by something else than sha256.
+    With `salvage`, wrong parents are accepted: the layers and their order are in `fsLayers`, which Docker 1.8.0 to
+    1.9.0 wrote correctly, with wrong parent IDs (moby #18047). `find_blob` is called with a layer's name that is no
+    sha256.
 
-    Raises DocumentError that lists every problem, UnsupportedError for layers named by a tarsum that `find_blob` has
-    nothing for, ConflictingLayerError for an ID in two places apart.
+    Raises DocumentError with all problems, UnsupportedError for a layer named by a tarsum for which `find_blob` has no
+    blob, ConflictingLayerError for an ID that occurs twice and not as neighbours.
     """
     value = decode_document(_MANIFEST, load_json_lenient(payload, "manifest"), "manifest")
     layers, history = value.get("fsLayers") or [], value.get("history") or []
@@ -201,7 +204,7 @@ def is_manifest(content: bytes) -> bool:
 
 
 def is_schema1(value: Any) -> bool:
-    """True for a decoded manifest document with schemaVersion 1, in any spelling that Go takes."""
+    """True for a decoded manifest document with schemaVersion 1, in any spelling of the key that Go accepts."""
     if not isinstance(value, dict):
         return False
     versions = [version for key, version in value.items() if fold_key(key) == "schemaversion"]
@@ -209,7 +212,7 @@ def is_schema1(value: Any) -> bool:
 
 
 def is_index(content: bytes) -> bool:
-    """True for a manifest list or index. Raises DocumentError for what is no JSON."""
+    """True for a manifest list or index. Raises DocumentError if it is no JSON."""
     document = load_json_lenient(content, "manifest")
     return isinstance(document, dict) and "manifests" in map(fold_key, document) and not is_schema1(document)
 
@@ -260,7 +263,7 @@ def _blob_digest(
 
 
 def _checked_chain(entries: Sequence[Schema1Entry]) -> tuple[list[Schema1Entry], list[str]]:
-    """`entries`, base first, without the repeats of a neighbour's ID; and what is wrong with their parents."""
+    """(`entries`, base first, without repeated IDs of neighbours; the problems of their parents)."""
     chain: list[Schema1Entry] = []
     problems: list[str] = []
     seen: set[LegacyID] = set()

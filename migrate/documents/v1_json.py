@@ -1,6 +1,6 @@
-"""The `json` of one legacy layer: what Docker reads from it, and what it carries over into a config.
+"""The `json` of one legacy layer: the fields that Docker reads, and the members that it carries over into a config.
 
-Structs of moby (image/image.go, container.Config) in Docker 1.10 to 24; see docs/formats/v1-image-json.md.
+Sources: the structs of moby (image/image.go, container.Config) in Docker 1.10 to 24; see docs/formats/v1-image-json.md.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ _IMAGE: Final = Struct(
 _SETTINGS: Final = Struct(Field("config", _CONFIG.decode_pointer, None, struct=_CONFIG))
 
 KEPT_BYTES: Final = 64 * 1024 * 1024
-"""Documents that a listing has read are kept up to this, for the layers."""
+"""Limit of the documents that a source keeps in memory between its listing and the reading of layers."""
 _WHAT: Final = "layer json"
 _IDENTITY_KEYS: Final = (b'"id"', b'"parent"', b'"parent_id"')
 _DROPPED_KEYS: Final = frozenset({"id", "parent", "Size", "parent_id", "layer_id", "throwaway"})
@@ -97,11 +97,11 @@ _VERSION_NUMBER = re.compile(r"[+-]?[0-9]{1,4000}")
 
 
 class V1Json(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in one layer's JSON. None: absent, null or empty.
+    """The fields of one layer's JSON. None: absent, null or empty.
 
-    `created` is RFC3339Nano as Go writes it back. `created_by` is the words of `container_config.Cmd` with single
-    spaces between them. `parent` and `parent_id` are as written; which one counts is the source's rule.
-    `throwaway` is None where it is neither true nor false, which Docker refuses in the one place where it looks at it.
+    `created`: RFC3339Nano, as Go writes it. `created_by`: the words of `container_config.Cmd`, with single spaces
+    between them. `parent` and `parent_id`: as written; each source has its own rule for them. `throwaway`: None if it
+    is neither true nor false, which Docker refuses in schema-1 manifests, where it reads this field.
     """
 
     id: str | None
@@ -118,7 +118,7 @@ class V1Json(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerIdentity(NamedTuple):
-    """What chains are made of. None: absent, null, empty or no text."""
+    """The fields of a layer's JSON that chains need. None: absent, null, empty or no text."""
 
     id: str | None
     parent: str | None
@@ -126,15 +126,15 @@ class LayerIdentity(NamedTuple):
 
     @property
     def any_parent(self) -> str | None:
-        """`parent`; in the jsons that Docker 1.8.3 and 1.9 made of pulled images, the hex part of `parent_id`."""
+        """`parent`; if there is none, the hex part of `parent_id`, which Docker 1.8.3 and 1.9 wrote for pulled
+        images."""
         return self.parent or (self.parent_id or "").removeprefix("sha256:") or None
 
 
 class LayerDocument(bytes):
-    """A layer's json as its source stores it, and what is read from it, each once.
+    """A layer's json as stored, with its parsed fields, which are parsed once.
 
-    Readers make one for each layer, and it goes with the layer to the config that is made of it. It is its bytes, which
-    are compared, hashed and carried as they are.
+    Readers make one for each layer. It is a subclass of bytes, since its bytes are compared, hashed and carried over.
     """
 
     _identity: LayerIdentity | None = None
@@ -145,21 +145,21 @@ class LayerDocument(bytes):
         return raw if isinstance(raw, cls) else cls(raw)
 
     def identity(self, what: str = _WHAT) -> LayerIdentity:
-        """Read without a look at the other fields. DocumentError where the JSON itself is broken."""
+        """The fields for chains. The types of other fields are not checked. DocumentError if the JSON is malformed."""
         if self._identity is None:
             raw = bytes(self)  # orjson takes no subclass
             fields = _identity_fields(raw, what)
-            # The short way is not certain of this document, so that Go's own way is taken, which has the facts as well.
+            # The fast path cannot be used for this document. The complete parser also gives the facts.
             if fields is None:
                 document = read_document(raw, what)
-                with suppress(DocumentError):  # a field that Docker refuses; whoever wants the facts gets the error
+                with suppress(DocumentError):  # a field that Docker refuses: `facts` raises the error
                     self._facts = _facts(document, decode_document(_IMAGE, document, what))
                 fields = _other_fields(document)
             self._identity = LayerIdentity(*(_text_or_none(fields.get(key)) for key in LayerIdentity._fields))
         return self._identity
 
     def facts(self, what: str = _WHAT) -> V1Json:
-        """DocumentError where Docker refuses the document: bad syntax, or a known field of the wrong type."""
+        """All fields. DocumentError if Docker refuses the document: bad syntax, or a known field of the wrong type."""
         if self._facts is None:
             self._read(what)
             assert self._facts is not None
@@ -168,9 +168,9 @@ class LayerDocument(bytes):
     def carried_members(self, what: str = _WHAT) -> dict[str, Any]:
         """The top-level members that Docker carries from a layer's JSON into the config, for `go_json.encode_object`.
 
-        JSON by Docker before 1.8.3 (or by an unknown version) goes through Docker's structs, which drop what they do
-        not know and fill in the rest; later JSON keeps its values as written. Raises DocumentError. The one reading
-        serves `facts`, too; the members are not kept, because only an image's top layer has any use for them.
+        JSON of Docker before 1.8.3, or of an unknown version, goes through Docker's structs, which drop unknown fields
+        and add missing ones. Later JSON keeps its values as written. Raises DocumentError. This also parses the fields
+        for `facts`. The members are not kept, since only an image's top layer needs them.
         """
         document, image = self._read(what)
         if _needs_fallback(image.get("docker_version") or ""):
@@ -180,16 +180,16 @@ class LayerDocument(bytes):
         return {key: value for key, value in members.items() if key not in _DROPPED_KEYS}
 
     def forget(self) -> None:
-        """Lets go of what was read, which takes more memory than the bytes; it can be read again."""
+        """Drops the parsed fields, which need more memory than the bytes. They can be parsed again."""
         vars(self).clear()
 
     def checksum(self) -> str | None:
-        """The key `checksum`, which Docker 1.4 wrote into the JSON of layers that it pushed; None without one. A
-        reading of its own: hardly any layer has it."""
+        """The member `checksum`, which Docker 1.4 wrote into the JSON of layers that it pushed; None if there is none.
+        Parsed separately, since few layers have it."""
         return _text_or_none(_other_fields(read_document(bytes(self), _WHAT)).get("checksum"))
 
     def _read(self, what: str) -> tuple[Any, dict[str, Any]]:
-        """The document, and what Docker's structs take from it; sets the rest."""
+        """(the document, the fields of Docker's structs in it). Also sets the facts and the identity."""
         document = read_document(bytes(self), what)
         image = decode_document(_IMAGE, document, what)
         if self._facts is None:
@@ -217,8 +217,8 @@ def _facts(document: Any, image: Mapping[str, Any]) -> V1Json:
 
 
 def _identity_fields(raw: bytes, what: str) -> Mapping[str, Any] | None:
-    """The fields of an identity without `read_document`'s proof, where none of them can occur twice or be spelled
-    otherwise; else, and of what is no strict JSON, None."""
+    """The fields of an identity, without the proof of `read_document`. None if a field may occur twice or in another
+    spelling, and if the document is no strict JSON."""
     folded = raw.lower()
     counts = [folded.count(key) for key in _IDENTITY_KEYS]
     if b"\\u" in folded or max(counts) > 1:
@@ -239,25 +239,26 @@ def _text_or_none(value: Any) -> str | None:
 
 
 def parse_settings(raw: bytes, what: str) -> dict[str, Any]:
-    """What is under `config`, name → value. Raises DocumentError where Docker refuses it."""
+    """The fields of the member `config`, name → value. Raises DocumentError if Docker refuses it."""
     settings: dict[str, Any] = decode_document(_SETTINGS, read_document(raw, what), what).get("config") or {}
     return settings
 
 
 def encode_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What `parse_settings` gave as Docker 1.10 writes it: every field, in its order, but for those it leaves out."""
+    """The settings of `parse_settings` as Docker 1.10 writes them: every field in its order, without the omitted
+    ones."""
     return _CONFIG.encode(settings)
 
 
 def _needs_fallback(docker_version: str) -> bool:
-    """True for a version below 1.8.3, compared as Docker does: components that are no number count as 0."""
+    """True for a version below 1.8.3. As in Docker, components that are no number count as 0."""
     version = [int(part) if _VERSION_NUMBER.fullmatch(part) else 0 for part in docker_version.split(".")]
     limit = [*_FIRST_WITHOUT_FALLBACK, *[0] * (len(version) - len(_FIRST_WITHOUT_FALLBACK))]
     return [*version, *[0] * (len(limit) - len(version))] < limit
 
 
 def _other_fields(document: Any) -> dict[str, Any]:
-    """Fields that Docker reads with structs of their own, or not at all."""
+    """Fields that are not in Docker's struct of an image, with keys folded as in Go."""
     found: dict[str, Any] = {}
     if isinstance(document, (dict, RawObject)):
         for key, value in document.items():

@@ -1,4 +1,4 @@
-"""Checks that this user may read all of a source, before hours of work and not after."""
+"""Checks that this user may read all of a source. The check runs before the conversion, which can take hours."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _ALL_USERS: Final = ["0", "0", "4294967295"]
 
 
 def check_readable(places: Iterable[str]) -> None:
-    """PermissionSourceError naming the first file or directory that cannot be read, in order, and how many there are.
+    """Raises PermissionSourceError with the first file or directory that this user may not read, and their number.
 
-    Costs one system call per file; nothing for a user to whom permissions do not apply.
+    Makes one system call for each file, and none for a user to whom permissions do not apply.
     """
     if _has_one_of(_READS_EVERYTHING):
         return
@@ -37,7 +37,7 @@ def check_readable(places: Iterable[str]) -> None:
 
 
 def may_read_trusted() -> bool:
-    """True where this user sees extended attributes whose names begin with `trusted.`; others see none of them."""
+    """True if this user sees extended attributes whose names begin with `trusted.`, which are hidden from others."""
     return _has_one_of(_READS_TRUSTED)
 
 
@@ -47,6 +47,8 @@ def _has_one_of(capabilities: int) -> bool:
         users = Path("/proc/self/uid_map").read_text().split()
     except OSError:
         return os.geteuid() == 0
+    # Inside a user namespace a capability is valid only for the users that are mapped into it (user_namespaces(7)). The
+    # first namespace maps all of them: uid_map has the one line `0 0 4294967295`.
     effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
     return bool(int(effective, 16) & capabilities) and users == _ALL_USERS
 
@@ -64,15 +66,19 @@ def _unreadable(places: Iterable[str]) -> Iterator[str]:
                     files = [entry for entry in entries if entry.is_file(follow_symlinks=False)]
             except PermissionError:
                 yield directory
+                # A folder that was removed meanwhile, or a damaged one. The reader reports it when it needs it.
                 continue
             except OSError:
                 continue
+            # Depth first, by name: the path in the error is the same in every run.
             waiting.extend(os.path.join(directory, name) for name in reversed(folders))
             for entry in files:
                 if entry.inode() in seen:
                     continue
                 path = os.path.join(directory, entry.name)
                 if os.access(path, os.R_OK, effective_ids=True):
-                    seen.add(entry.inode())  # a hard link of it needs no second look
+                    # In an overlay store, the files of a layer are hard links to those of its parent. Each inode is
+                    # checked once.
+                    seen.add(entry.inode())
                 else:
                     yield path

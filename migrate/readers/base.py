@@ -20,8 +20,8 @@ TakeLayer = Callable[["LegacyLayer", Payload], None]
 class LegacySource(ABC):
     """A legacy source, opened read-only.
 
-    `location` is what the user named. `listing`, `read_layer` and `open_payload` may be called in any order and any
-    number of times; `open_payload` also from several threads at once.
+    `location` is the text that the user gave. `listing`, `read_layer` and `open_payload` may be called in any order and
+    any number of times; `open_payload` also from several threads at once.
     """
 
     location: str
@@ -32,7 +32,7 @@ class LegacySource(ABC):
 
     @abstractmethod
     def listing(self) -> SourceListing:
-        """Images, layers and what is wrong with the rest. Raises SourceUnreadableError if nothing can be read."""
+        """The images, the layers, and the failures. Raises SourceUnreadableError if nothing can be read."""
 
     @abstractmethod
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
@@ -44,9 +44,9 @@ class LegacySource(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Lets go of files and temporary space. May be called twice."""
+        """Closes files and frees temporary space. May be called twice."""
 
-    # --- with defaults, for what only some sources can do ------------------------------------------------------------
+    # --- optional features, with defaults ----------------------------------------------------------------------------
 
     @property
     def is_read_once(self) -> bool:
@@ -55,43 +55,48 @@ class LegacySource(ABC):
 
     @property
     def reads_one_file(self) -> bool:
-        """True where all that is read of the source is the file at `location`."""
+        """True if the source is the one file at `location`, and no other file is read."""
         return False
 
     def stream_layers(self, take: TakeLayer, /) -> None:
-        """Calls `take` with large layers as they come by, each with a payload that lives no longer than the call; a
-        layer so taken cannot be opened later. Only where `is_read_once`, and before `listing`, or not at all: then
-        everything is kept in a temporary file.
+        """Reads the source to its end and calls `take` for each large layer. The payload is valid during the call only,
+        and the layer cannot be opened later.
+
+        Only for a source with `is_read_once`, and before `listing`. If it is not called, `listing` keeps the whole
+        source in a temporary file.
         """
         raise NotImplementedError
 
     def check_access(self, *, containers: bool = False) -> None:  # noqa: B027 - most sources are read at once
-        """PermissionSourceError naming the first path that this user may not read, and how many there are; before
-        hours of work. `containers`: of those of its containers, too."""
+        """Raises PermissionSourceError with the first path that this user may not read, and the number of such paths.
+
+        `containers`: the files of containers are checked, too."""
 
     @property
     def holds_rootfs(self) -> bool:
-        """True where the whole file system of a layer is kept beside the layer (overlay, vfs, btrfs, devicemapper)."""
+        """True if the source has the whole file system of each layer (overlay, vfs, btrfs, devicemapper)."""
         return False
 
     @property
     def checks_rootfs_by_default(self) -> bool:
-        """True where comparing an image with that file system costs little."""
+        """True if comparing an image with that file system is cheap enough to be the default."""
         return False
 
     def open_rootfs(self, legacy_id: LegacyID, /) -> AbstractContextManager[Tree] | None:
-        """The tree of the layer and all below it; None where this layer has none."""
+        """The file system of the layer on top of all its parents; None if the source has none for this layer."""
         del legacy_id
         return None
 
     def measure_container(self, container: Container, most: int | None = None, /) -> Container:
-        """One of `SourceListing.containers`, whose heads `read_layer` and `open_payload` take, too: with its volumes,
-        and the bytes that it changed; reads file trees, and no file. `most`: sizes are None from where all calls with
-        it have looked at so many directory entries."""
+        """`container`, one of `SourceListing.containers`, with its volumes and the number of bytes that it changed.
+        Reads directories, and no file.
+
+        `most`: the limit of directory entries that all calls with this value read together; sizes behind it are None.
+        (`read_layer` and `open_payload` take the head of a container, too.)"""
         raise NotImplementedError
 
     def orphaned_volumes(self, most: int | None = None, /) -> Sequence[Volume]:
-        """The volumes that no container names, by place; `most` as in `measure_container`."""
+        """The volumes that no container names, sorted by path; `most` as in `measure_container`."""
         del most
         return ()
 
@@ -100,5 +105,5 @@ class LegacySource(ABC):
         raise NotImplementedError
 
     def finish_container(self, container: Container, /) -> tuple[Container, tuple[str, ...]]:
-        """With its volumes, and the changes that Docker does not see; and what was odd about it when it was read."""
+        """`container` with its volumes and with the changes that Docker does not see, and the warnings about it."""
         raise NotImplementedError

@@ -45,7 +45,7 @@ from migrate.readers.root_records import list_folders
 from migrate.storage.tree import Tree, TreeEntry, find_folder
 
 _RECORDS: Final = (b"config.v2.json", b"config.json")
-"""Docker 1.10 reads the first and writes no more into the second, which keeps the image's legacy ID."""
+"""Docker 1.10 reads and writes the first one only, so the second one keeps the image's legacy ID."""
 _MIGRATION_MAP: Final = b".migration-v1-images.json"
 _WHITEOUT: Final = b".wh."
 _OWN_FOLDERS: Final = frozenset({b"containers", b"vfs", b"volumes"})
@@ -57,8 +57,8 @@ _IN_ROOT: Final = re.compile(r"/(vfs/dir/[^/]+|volumes/[^/]+/(?:_data|layer))/?\
 
 
 class FoundContainer(Struct, frozen=True, kw_only=True):
-    """`id` is the name of its directory. `image` is the legacy ID of its image, "" where none is recorded, and
-    `sha256:…` where Docker 1.10 or later made the container. `record` is None where there is no readable one."""
+    """`id` is the name of the directory. `image` is the legacy ID of the image, "" if none is recorded, and `sha256:…`
+    if Docker 1.10 or later made the container. `record` is None if it is missing or cannot be read."""
 
     id: LegacyID
     image: str = ""
@@ -83,14 +83,14 @@ class FoundContainer(Struct, frozen=True, kw_only=True):
 
 
 def _read_containers(root: Tree) -> tuple[dict[LegacyID, FoundContainer], list[str]]:
-    """All containers, by ID, and what is wrong with their records; one of them keeps no other from being read."""
+    """All containers, by ID, and the problems of their records. A damaged record does not affect the others."""
     try:
         containers = find_folder(root, b"containers")
         if containers is None:
             return {}, []
         containers.entries(b"")
     except SourceError as error:
-        return {}, [f"which containers there are cannot be read: {error.message}"]
+        return {}, [f"the containers cannot be listed: {error.message}"]
     try:
         migrated = parse_migration_map(root.read(_MIGRATION_MAP, JSON_BYTES), root.shown(_MIGRATION_MAP))
     except SourceError:
@@ -109,13 +109,14 @@ def _read_container(containers: Tree, folder: bytes, migrated: Mapping[str, str]
     container = LegacyID(os.fsdecode(folder))
     try:
         host = containers.read(folder + b"/hostconfig.json", JSON_BYTES)
-    except SourceError:  # its options are shown to people, and change no image
+    except SourceError:  # it has the options for `docker run` only, which are not in an image
         host = None
     records: list[ContainerRecord] = []
     problem: str | None = None
     for name in _RECORDS:
         path = folder + b"/" + name
         try:
+            # Both records are read: the newer one may be lost, and the older one has the legacy ID of the image.
             records.append(parse_container(containers.read(path, JSON_BYTES), containers.shown(path), host))
         except MissingLayerError:
             continue
@@ -123,7 +124,8 @@ def _read_container(containers: Tree, folder: bytes, migrated: Mapping[str, str]
             problem = error.message
     if not records:
         return FoundContainer(id=container, problem=problem)
-    # Docker 1.10 writes image IDs into its own record, and leaves the legacy ID in the older one.
+    # Docker 1.10 writes image IDs (`sha256:…`) into its own record, and leaves the legacy ID in the older one. Without
+    # that one, the map of the migration leads back from the image ID to the legacy ID.
     images = [record.image for record in records if record.image]
     image = next((image for image in images if not image.startswith("sha256:")), None)
     if image is None:
@@ -135,10 +137,10 @@ def _read_container(containers: Tree, folder: bytes, migrated: Mapping[str, str]
 
 
 class ContainerChanges(Struct, frozen=True, kw_only=True):
-    """`changes` as they go into the layer, or None where all of `tree` is the layer but what `skip` takes out. `unsure`
-    as `tar_of_changes` has it.
+    """`changes` are the entries of the layer; if None, all of `tree` is the layer, without the paths that `skip`
+    excludes. `unsure` as in `tar_of_changes`.
 
-    `reasons` are why the layer may not be what Docker makes of the container.
+    `reasons`: why Docker may make another layer of the container.
     """
 
     tree: Tree
@@ -153,7 +155,7 @@ class ContainerChanges(Struct, frozen=True, kw_only=True):
         return tar_of_tree(self.tree, self.skip)
 
     def entries(self) -> Iterator[TreeEntry]:
-        """Of what is in the layer, but for deletions."""
+        """The entries of the layer, without deletions."""
         if self.changes is None:
             return walk_tree(self.tree, self.skip)
         return (change.entry for change in self.changes if change.entry is not None)
@@ -174,7 +176,7 @@ class ContainerLayers:
 
     @property
     def by_image(self) -> Mapping[str, tuple[str, ...]]:
-        """What a record names as its image → container IDs."""
+        """The image as a record names it → container IDs."""
         images: dict[str, list[str]] = defaultdict(list)
         for container in self.found.values():
             if container.image:
@@ -185,20 +187,23 @@ class ContainerLayers:
         return legacy_id in self.found and legacy_id not in self._graph
 
     def images(self) -> list[LegacyImage]:
-        """One for each container, whether an image can be made of it or not; reading its layer gives the reason."""
+        """One image for each container. If no image can be made of it, reading its layer gives the reason."""
         removals = Removals(self._root, self._driver)
         images: list[LegacyImage] = []
         for container in self.found.values():
+            # A container without a record and without a layer is an empty directory that a removal left.
             if container.id in self._graph or (container.record is None and not self._driver.has_layer(container.id)):
                 continue
             removed = None if container.record is None else removals.trace(container.id, container.record)
             warnings: list[str] = []
+            # On the disk of a machine that crashed the state is still "running". Docker commits such a container like
+            # any other once it is stopped (moby 1.9.1, daemon/daemon.go, Register), so it is converted, with a warning.
             if container.described.state in ("running", "paused", "restarting"):
                 warnings.append("it was running when this disk was last written: files may be half written")
             if removed is not None:
                 warnings.append(
-                    f"Docker had begun to remove it ({removed}): this may be a part of its files, and deletions it "
-                    "never made"
+                    f"Docker had begun to remove it ({removed}): some of its files may be missing, and the image may "
+                    "have deletions that the container did not make"
                 )
             images.append(
                 LegacyImage(
@@ -212,21 +217,22 @@ class ContainerLayers:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with records, and with containers that are passed over."""
+        """The problems of records, and the containers that are left out."""
         twins = [container for container in self.found if container in self._graph]
         return (
             *self._record_problems,
-            *(f"container {one}: graph/ has an image of the same ID; the container is passed over" for one in twins),
+            *(f"container {one}: graph/ has an image of the same ID; the container is left out" for one in twins),
         )
 
     def read_layer(self, container_id: LegacyID) -> LegacyLayer:
-        """The layer on top of the container's image. SourceError or ChainError where there is no image to make."""
+        """The layer on top of the container's image. Raises SourceError or ChainError if no image can be made."""
         container = self.found[container_id]
         try:
             parent = self._check(container)
             architecture = system = None
             if parent is not None:
                 top = self._graph.read_json(parent).facts()
+                # `docker commit` writes the daemon's own platform. The image of the container has the same one.
                 architecture, system = top.architecture, top.os
             assert container.record is not None
             raw = commit_json(container.record, container_id, parent, architecture, system)
@@ -235,10 +241,12 @@ class ContainerLayers:
         return LegacyLayer(legacy_id=container_id, json=raw, parent=parent, payload=PayloadRef(key=container_id))
 
     def _check(self, container: FoundContainer) -> LegacyID | None:
-        """The image below it; None where it is lost, and the container's tree is whole and wanted."""
+        """The image of the container; None if it is lost and `salvage` makes one layer of the whole tree. Raises
+        SourceError if no image can be made."""
         title, record = container.described.title, container.record
         if record is None:
             raise DocumentError(container.problem or "its record (config.json) is lost")
+        # Source: moby 1.9.1, daemon/daemon.go (load).
         if record.id != container.id:
             raise DocumentError(f"its record is that of {record.id or 'no container'}; Docker does not load it")
         if container.image.startswith("sha256:"):
@@ -246,6 +254,7 @@ class ContainerLayers:
                 f"{title}: Docker 1.10 or later made it, from image {container.image}; commit it there",
                 layer=container.id,
             )
+        # Docker before 0.7 had aufs only, and recorded no driver.
         driver = record.driver or "aufs"
         if record.driver and record.driver != self._driver.name:
             raise MissingLayerError(
@@ -253,7 +262,8 @@ class ContainerLayers:
                 f"{self._driver.name}, --driver {driver} reads the other one",
                 layer=container.id,
             )
-        # Drivers that keep whole trees can give an image without the one below it; overlay's upper alone cannot.
+        # vfs, btrfs and devicemapper keep the whole file system of a container, so an image can be made without the
+        # one below. With overlay the container's own directory, `upper`, has only the files that it changed.
         image = LegacyID(container.image)
         lost: LegacyID | None = image
         chain: set[LegacyID] = set()
@@ -271,7 +281,7 @@ class ContainerLayers:
         )
 
     def _remains(self, container_id: LegacyID) -> str:
-        """What is left of a container without its image, and how to get at it."""
+        """Where the files of a container are whose image is lost, for the end of an error."""
         place = f"{PLACES[self._driver.name]}/{container_id}"
         if self._driver.name == "overlay":
             place += "/upper"
@@ -286,14 +296,14 @@ class ContainerLayers:
 
     def _tree(self, container_id: LegacyID) -> Tree:
         if self._driver.name == "aufs" and not self._driver.has_layer(container_id):
-            # Docker 0.6; where 0.7 could not move the directory, a link in aufs/diff leads here
+            # The place of Docker 0.6. If 0.7 could not move the directory, it left a link to here in aufs/diff.
             containers, place = self._place(os.fsencode(f"containers/{container_id}/rw"))
             if containers.is_folder(place):
                 return containers.subtree(place)
         return self._driver.layer_tree(container_id)
 
     def changes(self, layer: LegacyLayer, budget: Budget | None = None) -> ContainerChanges:
-        """What goes into the container's layer. Raises SourceError."""
+        """The content of the container's layer. Raises SourceError."""
         try:
             found = self._changes(layer, budget)
         except SourceError as error:
@@ -309,11 +319,15 @@ class ContainerLayers:
         container_id = layer.legacy_id
         tree = self._tree(container_id)
         if not self._driver.holds_whole_trees:
+            # aufs: the container's own directory is the layer, with whiteouts as files.
             return ContainerChanges(tree=tree, skip=is_metadata)
         if layer.parent is None:
+            # Salvaged without its image: all of the tree is one layer. A file that is really called `.wh.NAME` would
+            # delete NAME when the image is unpacked.
             marked = [entry.path for entry in walk_tree(tree) if _is_marked(entry.path)]
             return ContainerChanges(tree=tree, skip=_is_marked, reasons=tuple(_left_out(marked)))
-        # Docker compares a container with `<id>-init`, which has the files that it puts into every container itself.
+        # Docker compares a container with `<id>-init`, the layer with the files that Docker puts into every container.
+        # If that layer is lost, the image takes its place, and InitFiles leaves these files out.
         init = LegacyID(f"{container_id}-init")
         base = self._driver.layer_tree(init if self._driver.has_layer(init) else layer.parent)
         found = None if self._driver.has_layer(init) else InitFiles(tree)
@@ -327,6 +341,7 @@ class ContainerLayers:
 
         comparison = Comparison(tree, base, budget)
         changes = comparison.changes(is_left_out)
+        # Equal sizes and equal whole seconds are weaker evidence than equal nanoseconds. The report counts such files.
         unsure = comparison.copies if tree.has_whole_seconds or base.has_whole_seconds else 0
         if found is not None:
             changes = found.without_empty_parents(changes, base)
@@ -335,15 +350,15 @@ class ContainerLayers:
         return ContainerChanges(tree=tree, changes=changes, unsure=unsure, reasons=tuple(reasons))
 
     def _hidden(self, tree: Tree) -> Iterator[str]:
-        """What is not seen of an overlay: attributes of the kernel's own, on a disk of this machine by this user, or in
-        a tar that was written without them."""
+        """A reason for an overlay whose opaque directories cannot be recognised: the attribute `trusted.overlay.opaque`
+        is hidden from this user, or the tar was written without extended attributes."""
         if not isinstance(tree, UnionTree):
             return
         again = "what was in them before may be in the image again"
         if tree.has_no_xattrs:
             yield (
-                "the tar has no extended attributes, which say what directories the container replaced as a whole: "
-                f"{again}; `tar --xattrs --xattrs-include='*'` keeps them"
+                "the tar has no extended attributes, and the directories that the container replaced as a whole are "
+                f"marked by them: {again}; `tar --xattrs --xattrs-include='*'` keeps them"
             )
         elif self._root.local_path(b"") is not None and not may_read_trusted():
             yield f"only root sees which directories the container replaced as a whole: {again}"
@@ -369,7 +384,7 @@ class ContainerLayers:
             unseen = self._unseen(legacy_id)
         except SourceError as error:
             unseen = ()
-            warnings += (f"changes that Docker does not see cannot be looked for: {error.message}",)
+            warnings += (f"changes that Docker does not see cannot be searched for: {error.message}",)
         if unseen:
             shown = ", ".join(unseen[:_SHOWN]) + (", …" if len(unseen) > _SHOWN else "")
             warnings += (
@@ -379,8 +394,9 @@ class ContainerLayers:
         return replace(container, volumes=self._volumes(legacy_id, Budget()), unseen=unseen), warnings
 
     def _unseen(self, container_id: LegacyID) -> tuple[str, ...]:
-        """Paths whose content the container changed, with the same size and time as before: Docker's comparison, and
-        with it the image, is without them. Only overlay keeps a container's own files apart, so that they can be found.
+        """Paths whose content the container changed without changing size and time. Docker's comparison does not find
+        them, so they are not in the image. Only with overlay they can be found: its `upper` has all files that the
+        container wrote.
         """
         tree = self._tree(container_id)
         if not isinstance(tree, UnionTree):
@@ -428,15 +444,17 @@ class ContainerLayers:
         named = {self._volume_place(mount, record) for record in records for mount in record.mounts}
         try:
             found = sorted(place for place in self._volume_places() if place not in named)
-        except SourceError:  # as where this user may not look
+        except SourceError:  # such as a folder that this user may not read
             return ()
         return tuple(self._volume_at(place, "", budget) for place in found)
 
     def _volume_places(self) -> Iterator[bytes]:
-        """Of all local volumes, by the records of every version; where vfs keeps nothing else, all that it keeps."""
+        """The paths of all local volumes, as every version of Docker kept them."""
         volumes = find_folder(self._root, b"volumes")
         older = set()
         for name in () if volumes is None else list_folders(volumes):
+            # In this order: `volumes/<name>/_data` of Docker 1.7 and later, `volumes/<id>/layer` up to 0.6,
+            # `vfs/dir/<id>` from 0.7 to 1.6, where `volumes/<id>` has only a document.
             identity = os.fsdecode(name)
             place = self._data_place(identity, "") if is_safe_name(identity) else None
             if place is not None and self._holds(place):
@@ -446,6 +464,8 @@ class ContainerLayers:
             else:
                 older.add(name)
         vfs = find_folder(self._root, b"vfs/dir")
+        # vfs also kept volumes whose document in `volumes/` is lost. Where vfs is the storage driver, `vfs/dir` has the
+        # layers, too, and nothing distinguishes them.
         others = set() if vfs is None or self._driver.name == "vfs" else set(list_folders(vfs))
         yield from (place for name in older | others if self._holds(place := b"vfs/dir/" + name))
 
@@ -454,13 +474,13 @@ class ContainerLayers:
         return tree.is_folder(below)
 
     def volume_names(self) -> frozenset[str]:
-        """The IDs and names of volumes; up to Docker 1.6 they are those of directories of vfs, too."""
+        """The IDs and names of volumes. Up to Docker 1.6 `vfs/dir` has a directory of the same name."""
         volumes = find_folder(self._root, b"volumes")
         return frozenset(map(os.fsdecode, list_folders(volumes))) if volumes is not None else frozenset()
 
     def _place(self, path: bytes) -> tuple[Tree, bytes]:
-        """A path of the root, as one below a folder that its owner may have moved and linked to. Other names at the top
-        come from a record, and no link is followed there."""
+        """(tree, path in it) for a path of the root. `containers`, `vfs` and `volumes` may be symbolic links, as where
+        an owner has moved them to another disk. Any other name comes from a record, and no link in it is followed."""
         top, _, below = path.partition(b"/")
         if top in _OWN_FOLDERS and top not in self._tops:
             self._tops[top] = find_folder(self._root, top)
@@ -477,7 +497,7 @@ class ContainerLayers:
         return Volume(path=destination, source=tree.shown(below), bytes=self._volume_sizes[path])
 
     def _volume_place(self, mount: MountRecord, record: ContainerRecord) -> bytes | None:
-        """Where a volume's data are in the root; None for a bind mount, and where a link leads out of the root."""
+        """The path of a volume's data in the root; None for a bind mount, and if a link leads out of the root."""
         try:
             if mount.source:
                 place = self._inside(mount.source, record.root)
@@ -486,7 +506,7 @@ class ContainerLayers:
             if not is_safe_name(mount.name) or mount.driver not in ("", "local"):
                 return None
             return self._data_place(mount.name, record.root)
-        except SourceError:  # as where this user may not look
+        except SourceError:  # such as a folder that this user may not read
             return None
 
     def _data_place(self, name: str, recorded_root: str) -> bytes | None:
@@ -495,18 +515,21 @@ class ContainerLayers:
         entry = tree.find(below)
         if entry is None or not entry.is_link:
             return path
-        # Docker 1.7 and later leave the data of an older volume where they are, and link to it by an absolute path
+        # Docker 1.7 and later leave the data of an older volume in their place, with an absolute link to them.
         return self._inside(os.fsdecode(tree.read_link(below)), recorded_root)
 
     def _inside(self, source: str, recorded_root: str) -> bytes | None:
-        """The path below the root of a path of the machine that Docker ran on, None where it was outside."""
+        """`source`, an absolute path on the machine that Docker ran on, as a path below its Docker root; None if it was
+        outside that root."""
         if recorded_root and source.startswith(f"{recorded_root}/"):
             below = source.removeprefix(f"{recorded_root}/").rstrip("/")
+        # The record has no root, or an older one. The end of a volume's path identifies it.
         elif match := _IN_ROOT.search(source):
             below = match[1]
         else:
             return None
         path = os.fsencode(below)
+        # Records are input: a `..` must not lead out of the root.
         if any(name in (b"", b".", b"..") for name in path.split(b"/")):
             return None
         tree, rest = self._place(path)
@@ -549,8 +572,8 @@ def _same_content(tree: UnionTree, path: bytes) -> bool:
 
 
 class InitFiles:
-    """What Docker puts into every container (moby 1.9, daemon/daemon_unix.go, setupInitLayer), where its own record
-    of that, the layer `<id>-init`, is lost."""
+    """The files that Docker puts into every container (moby 1.9, daemon/daemon_unix.go, setupInitLayer), for a
+    container whose layer `<id>-init` is lost."""
 
     _FOLDERS: Final = frozenset({b"dev", b"dev/pts", b"dev/shm", b"etc", b"proc", b"sys"})
     _FILES: Final = frozenset(
@@ -562,7 +585,8 @@ class InitFiles:
         self._tree = tree
 
     def is_made_by_docker(self, entry: TreeEntry) -> bool:
-        """True for one of its paths in exactly its form; not for the directories that other things are in, too."""
+        """True for one of Docker's paths with exactly the type, mode and size that Docker gives it. False for `dev` and
+        `etc`, which may have other files; see `without_empty_parents`."""
         if entry.path in self._PARENTS or (entry.uid, entry.gid) != (0, 0):
             return False
         if entry.path in self._FOLDERS:
@@ -573,7 +597,7 @@ class InitFiles:
         return is_link and self._tree.read_link(entry.path) == b"/proc/mounts"
 
     def without_empty_parents(self, changes: Sequence[Change], base: Tree) -> list[Change]:
-        """`changes` without the directories that were made for such paths alone."""
+        """`changes` without `dev` and `etc` if Docker made them only to put its own files into them."""
         used = {change.path.partition(b"/")[0] for change in changes if b"/" in change.path}
         return [
             change

@@ -1,4 +1,4 @@
-"""Which reader a location needs, by its content; two matches are an error that names them, never a guess."""
+"""Chooses the reader for a location by its content. Two matches are an error that names both."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
     if location == STDIN:
         try:
             fd = os.dup(sys.stdin.fileno())
-            os.read(fd, 0)  # fails on what is not open for reading: closed, or a directory
+            os.read(fd, 0)  # fails if standard input is closed, or is a directory
         except OSError as error:
             raise SourceUnreadableError(f"standard input: cannot be read: {error.strerror}") from error
         return open_archive(STDIN, fd, options)
@@ -102,7 +102,8 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
         try:
             return open_in_tree(location, DirectoryTree(location), options)
         except PermissionSourceError:
-            check_readable([location])  # it may be one of thousands
+            # The user gets the number of unreadable files, and not one after the other in several runs.
+            check_readable([location])
             raise
     try:
         fd = open_source_file(location)
@@ -114,7 +115,7 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
 
 
 def open_in_tree(location: str, tree: Tree, options: ReadOptions) -> LegacySource:
-    """The source in `tree`, which is taken over. `location` is what the user named."""
+    """The source in `tree`, which is taken over. `location` is the text that the user gave."""
     try:
         inside = inside_of(options)
         if inside is not None:
@@ -131,19 +132,23 @@ def open_in_tree(location: str, tree: Tree, options: ReadOptions) -> LegacySourc
 
 
 def detect(tree: Tree) -> list[SourceType]:
-    """All types whose reader claims the tree. Raises SourceError where it cannot be listed."""
+    """All types of source that the tree may be. Raises SourceError if it cannot be listed."""
     from migrate.readers import docker_archive, docker_root, manifest_folders, registry_v1, registry_v2
 
     files = NamedFiles(tree)
+    # A registry's manifest.json is an object, that of `docker save` is an array. Both have blobs beside them, so this
+    # check comes first.
     if manifest_folders.holds_manifest(files, ""):
         return [SourceType.DIR]
     claims: dict[SourceType, Callable[[], bool]] = {
         SourceType.DOCKER_ARCHIVE: lambda: docker_archive.is_archive(tree),
+        # A bucket has no owners, permissions and links. Layers cannot be made from its files.
         SourceType.DOCKER_ROOT: lambda: tree.keeps_attributes and docker_root.is_docker_root(tree),
         SourceType.REGISTRY_V1: lambda: registry_v1.is_registry_v1(files),
         SourceType.REGISTRY_V2: lambda: registry_v2.is_registry_v2(files),
     }
     found = [source_type for source_type, claimed in claims.items() if claimed()]
+    # Last, because it lists all folders of the tree.
     return found or ([SourceType.DIR] if manifest_folders.are_manifest_folders(files) else [])
 
 
@@ -158,6 +163,7 @@ def _only_type(location: str, tree: Tree) -> SourceType:
         return found[0]
     if found:
         names = ", ".join(found)
+        # No guess: the wrong reader could convert a few images and leave out the rest.
         raise AmbiguousSourceError(f"{location}: looks like more than one source ({names}); choose with --source-type")
     if (what := foreign_folder(tree)) is not None:
         raise UnfitSourceError(f"{location}: is {what}")
@@ -191,7 +197,7 @@ def _mode_of(location: str) -> int:
 
 
 def _advice(location: str) -> str | None:
-    """What was probably meant by a path that does not exist."""
+    """A hint for a path that does not exist: a Windows path, a prefix of skopeo, an image's name."""
     path, colon, name = location.partition(":")
     if re.match(r"[A-Za-z]:[\\/]", location):
         return f"a Windows path; inside WSL it is /mnt/{path.lower()}/{name[1:]}"
@@ -207,20 +213,25 @@ def _opener(options: ReadOptions, depth: int = 0) -> Opener:
 
 
 def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -> LegacySource:
-    """The archive, tar or disk behind `fd`, which is taken over. `depth`: how many files it is inside of."""
+    """The source in the archive, tar or disk image `fd`, which is taken over. `depth`: the number of files around
+    it."""
     from migrate.readers.docker_archive import DockerArchiveSource
     from migrate.readers.members import open_tar_members
     from migrate.readers.passing import PassingArchive
 
     content: Seekable | PlainStream = open_plain(fd, location, options.max_ratio)
     try:
+        # Before the first decompressed byte is read: decompressing such a copy fails, with an error that gives no hint
+        # at the cause.
         if isinstance(content, PlainStream) and is_text_copy(_raw_head(fd), is_damaged=False):
             raise UnfitSourceError(f"{location}: {TEXT_COPY}")
         head = content.head()
         if not head:
             raise UnrecognisedSourceError(f"{location}: is empty")
         if isinstance(content, PlainStream):
-            # An archive is read as it comes, and only its small layers are kept; all else is spooled whole.
+            # A stream: a pipe, or a compressed file. An archive is read in one pass, and only its documents and small
+            # layers are kept in a temporary file. Tars of folders and disk images are read by position, so that all of
+            # them goes into a temporary file.
             if _wants_archive(options) and _is_archive(content.head(_SNIFFED_HEAD)):
                 passing = PassingArchive(location, content, options.temporary_directory)
                 return DockerArchiveSource(location, passing, salvage=options.salvage)
@@ -239,14 +250,16 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
         else:
             blocks = FileBlocks(os.dup(content.fd), location)
             if may_be_disk(blocks):
+                # An image can name other files, such as a backing file, which are looked for beside it. Inside another
+                # file there is no such place.
                 path = None if location == STDIN or depth else location
                 source = _opener(options, depth).open_disk(location, blocks, path)
                 content.close()
                 return source
             blocks.close()
-            # perhaps a tar that has lost its first header, to zeros perhaps
+            # It may be a tar whose first header is damaged or was overwritten with zeros, as rescue tools do.
             is_archive, records = has_member(content.head(_DAMAGED_HEAD), _is_own_member), None
-        # A tar of a folder with a source in it, or of such tars or disks.
+        # Not an archive: a tar of a folder with a source in it, or a tar of archives or disk images.
         if not _wants_archive(options) or not is_archive:
             if not looks_like_tar(head) and not has_member(content.head(_DAMAGED_HEAD), is_archive_member):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=False)
@@ -258,6 +271,7 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
                 place = f"in {options.inside}" if options.inside else f"of type {options.source_type}"
                 raise UnrecognisedSourceError(f"{location}: holds no source {place}")
         index = index_tar(content.fd, location, is_archive_member)
+        # Only with damage: a sound tar may consist of text files with CR LF.
         if index.damages and is_text_copy(_raw_head(content.fd), is_damaged=True):
             raise UnfitSourceError(f"{location}: {TEXT_COPY}")
         members = open_tar_members(location, content.fd, content.size, index)
@@ -268,12 +282,12 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
 
 
 def _wants_archive(options: ReadOptions) -> bool:
-    """False where the options choose a source of another type, or in another place, than an archive is."""
+    """False if the options choose another type of source, or a place inside the tar."""
     return options.inside is None and options.source_type in (None, SourceType.DOCKER_ARCHIVE)
 
 
 def _is_archive(head: bytes) -> bool:
-    """Whether the first bytes of a stream are those of a `docker save` archive."""
+    """True if the first bytes of a stream are those of a `docker save` archive."""
 
     def entries() -> Iterator[tuple[str, bool]]:
         with suppress(SourceError):
@@ -287,10 +301,10 @@ def _is_archive(head: bytes) -> bool:
 
 
 def _begin_records(fd: int, location: str) -> tuple[bool, Iterator[Record | Damage] | None]:
-    """Whether one of the first members has a name that only `docker save` gives. Most archives begin with one.
+    """(whether it is a `docker save` archive, the entries of the tar), by the names of the first members.
 
-    Where none has: all entries as well, of which the first were read here, so that no header is read twice; None where
-    they cannot be read, and reading them again finds that.
+    The entries are for a tar that is no archive: the first ones were read here, and no header is read twice. None for
+    an archive, and if a header cannot be read; the next reader then finds the same damage and reports it.
     """
     from migrate.tar.records import iter_records
 
@@ -314,29 +328,32 @@ def _begin_records(fd: int, location: str) -> tuple[bool, Iterator[Record | Dama
 
 
 def _are_of_archive(entries: Iterable[tuple[str, bool]]) -> bool:
-    """Of the first entries of a tar: (name, whether it is a regular file). A manifest.json counts where no blob of a
-    registry's folder comes before the next name that only `docker save` gives."""
+    """True if a tar that begins with these entries (name, whether it is a regular file) is a `docker save` archive.
+
+    A manifest.json counts unless a blob of a registry's folder comes before the next name that only `docker save`
+    gives: such a folder has a manifest.json, too."""
     has_manifest = False
     for name, is_file in entries:
-        # a blob beside a registry's manifest, in a tar of the content of skopeo's `dir:` or of an export
+        # A blob at the top: the tar has the content of a folder as of skopeo's `dir:`.
         if is_file and _BLOB_OF_FOLDER.fullmatch(name):
             return False
         if _is_own_member(name):
             has_manifest = True
-            # a folder with a registry's manifest has a manifest.json at its top as well
+            # No other name is in both kinds of tars.
             if name.removeprefix("./") != "manifest.json":
                 break
     return has_manifest
 
 
 def _is_own_member(name: str) -> bool:
-    """False for the names that are at the top of a Docker root or a registry's storage as well."""
+    """True for a name that only `docker save` gives. The names excluded here are in Docker roots and registries'
+    storage, too."""
     top = name.removeprefix("./").rstrip("/")
     return is_archive_member(name) and top not in ("repositories", "blobs", "blobs/sha256")
 
 
 def _raw_head(fd: int) -> bytes:
-    """The first bytes of a file as it is; none of a pipe."""
+    """The first bytes of a file, not decompressed; b"" for a pipe."""
     try:
         return os.pread(fd, _RAW_HEAD, 0)
     except OSError:
@@ -344,7 +361,7 @@ def _raw_head(fd: int) -> bytes:
 
 
 def _no_archive(location: str, head: bytes, *, is_compressed: bool) -> SourceUnreadableError:
-    """The error for a file that is no tar. `head`: its first bytes, decompressed."""
+    """The error for a file that is neither a tar nor a disk image. `head`: its first bytes, decompressed."""
     if is_compressed and (what := twice_compressed(head)) is not None:
         return UnfitSourceError(f"{location}: is {what}")
     if (what := foreign_form(head)) is not None:
@@ -376,7 +393,7 @@ def _open_url(location: str, options: ReadOptions) -> LegacySource:
             f"{location}: a Docker root cannot be read from a bucket, which keeps no owners, permissions and times"
         )
     if source_type in (None, SourceType.DOCKER_ARCHIVE):
-        import tempfile  # most runs need none
+        import tempfile  # few runs need it
 
         # An archive in a single object comes to a temporary file first, as its members are read in any order.
         with tempfile.NamedTemporaryFile(prefix="migrate-", dir=options.temporary_directory, buffering=0) as spool:
@@ -392,7 +409,7 @@ def _open_url(location: str, options: ReadOptions) -> LegacySource:
 
 
 def _open_as(source_type: SourceType, location: str, tree: Tree, options: ReadOptions) -> LegacySource:
-    """Each reader is imported when it is needed: most runs need one."""
+    """Opens the reader of `source_type`. Only the module of that reader is imported, which makes a start faster."""
     match source_type:
         case SourceType.DOCKER_ARCHIVE:
             from migrate.readers.docker_archive import DockerArchiveSource

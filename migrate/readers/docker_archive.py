@@ -1,7 +1,7 @@
 """`docker save` archives of every era: v1 only (0.6 to 1.9), dual (1.10 to 24), OCI layout (25 and later).
 
-The era shows in the content, as Docker does: `manifest.json` present, then per-layer `json` is never read as v1.
-Plain or compressed, from a file, an unpacked directory or standard input.
+The content decides how an archive is read, as in Docker: with a `manifest.json`, the json of a layer is not read as v1.
+An archive may be plain or compressed, a file, an unpacked directory or standard input.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ if TYPE_CHECKING:
     from migrate.readers.oci_content import OciContent
 
 _FOLDER_NAME = re.compile(r"((?:[^/]+/)+[^/:]+:[^/:]+)/json")
-"""The json in a folder of folders that is called `team/app:1`, as Docker 1.0 and 1.1 saved an image of that name."""
+"""The json in a folder `team/app:1`: Docker 1.0 and 1.1 used the name of an image for its folder (moby #6857)."""
 _SHORT_ID = re.compile(r"[0-9a-f]{6,63}")
 REPOSITORIES = "repositories"
 _FURTHER = "//"
-"""What the key of a payload begins with that is in a further archive of the file: no member has such a name. The key of
-one that came by in a stream begins with one `/`."""
+"""The key of a payload in the second or a later archive of the file begins with this, since no member's name does. (The
+key of a payload that was read from a stream and not kept begins with one `/`.)"""
 
 
 class DockerArchiveSource(LegacySource):
@@ -82,7 +82,7 @@ class DockerArchiveSource(LegacySource):
         salvage: bool = False,
         file: list[DockerArchiveSource] | None = None,
     ) -> None:
-        """`file`: where this is a further archive of a file, all that it holds."""
+        """`file`: all archives of the file, if this is the second or a later one in it."""
         self.location = location
         self._salvage = salvage
         self._archive = members
@@ -116,7 +116,7 @@ class DockerArchiveSource(LegacySource):
 
     @property
     def _archives(self) -> list[DockerArchiveSource]:
-        """All that are in the file, one behind the other, this one among them. Each has members of its own."""
+        """All archives in the file, in order, including this one. Each has its own members."""
         if not self._file:
             self._file.append(self)
             for members in self._members.further:
@@ -144,7 +144,8 @@ class DockerArchiveSource(LegacySource):
         return replace(found, failures=[*found.failures, *(Failure.of(error, self.location) for error in errors)])
 
     def _list_own(self) -> SourceListing:
-        """The archive's own images. In a further archive, every layer is one of the whole file."""
+        """The archive's own images. In the second and later archives, each image has its chain, with payload keys that
+        are unique in the whole file."""
         found = self._list_first()
         if self is self._archives[0]:
             return found
@@ -164,10 +165,12 @@ class DockerArchiveSource(LegacySource):
         try:
             return replace(image, chain=walk_chain(image.head, self._find_v1_layer))
         except (MissingLayerError, MissingContentError, MissingParentError):
+            # What is missing may be in another source of the run. But if another archive of this file has a layer with
+            # the same ID, that layer would be used in place of this archive's.
             others = {name for archive in self._archives if archive is not self for name in archive._ids()}
             if not others.isdisjoint(self._ids()):
-                raise  # another archive's layers would be taken for this one's
-            return image  # another source of the run may have what is missing
+                raise
+            return image
 
     def _layer_in_file(self, layer: LegacyLayer) -> LegacyLayer:
         number = self._archives.index(self)
@@ -181,7 +184,8 @@ class DockerArchiveSource(LegacySource):
             for problem in self._members.problems
             if problem.fatal
         ]
-        # The era shows in the documents: manifest.json since 1.10, index.json alone in OCI layouts, neither before.
+        # Docker 1.10 and later write manifest.json, OCI layouts have index.json alone, Docker before 1.10 wrote
+        # neither.
         if ARCHIVE_MANIFEST in self._members:
             found = self._list_manifest()
             if INDEX in self._members:
@@ -213,14 +217,15 @@ class DockerArchiveSource(LegacySource):
         )
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
-        """A v1 layer: the directory's name is its ID, whatever `id` the json states (as Docker's load has it)."""
+        """A v1 layer. The directory's name is its ID, as for Docker's load, even if the json has another `id`."""
         if legacy_id not in self._layers:
             self._layers[legacy_id] = self._find_v1_layer(legacy_id)
         return self._layers[legacy_id]
 
     def _find_v1_layer(self, legacy_id: LegacyID) -> LegacyLayer:
-        """Of this archive, or else of another one in the file, as when Docker loads one after the other: a random ID is
-        proof enough, where they do not differ about its json."""
+        """The layer of this archive, or else of another archive in the file, as if Docker loaded one after the other.
+
+        Another archive counts only for a random ID, and only if all archives with this ID have the same json."""
         try:
             return self._layer_in_file(self._read_v1_layer(legacy_id))
         except (MissingLayerError, MissingContentError):
@@ -240,6 +245,8 @@ class DockerArchiveSource(LegacySource):
         except MigrateError as error:
             raise error.at_layer(legacy_id) from error
         warnings: list[str] = []
+        # Docker 1.0.1 wrote archives in which they differ. Docker's load does not look at `id` at all (moby 28.5,
+        # image/tarexport/load.go).
         if stated is not None and stated != legacy_id:
             warnings.append(f"layer {legacy_id}: its json states another id, {stated}; the directory's name is used")
         if not (is_hex_id(legacy_id) and len(legacy_id) == 64):
@@ -254,7 +261,7 @@ class DockerArchiveSource(LegacySource):
         )
 
     def _read_document(self, legacy_id: LegacyID) -> LayerDocument:
-        """The layer's json, read once, whatever else of the layer is lost."""
+        """The layer's json. It is read once, also if the layer's content is lost."""
         if legacy_id in self._documents:
             return self._documents[legacy_id]
         try:
@@ -270,7 +277,8 @@ class DockerArchiveSource(LegacySource):
         if self._document_bytes > limits.DOCUMENTS_BYTES:
             total = f"more than {limits.DOCUMENTS_BYTES:,} bytes of layer documents (DOCUMENTS_BYTES)"
             raise LimitError(f"{self.location}: {total}", layer=legacy_id)
-        # where Docker refuses a field, the composer raises; the chain goes on
+        # A field that Docker refuses fails the images that need it, when they are composed. The chain can be followed
+        # all the same.
         with contextlib.suppress(DocumentError, LimitError):
             document.facts()
         self._documents[legacy_id] = document
@@ -284,6 +292,7 @@ class DockerArchiveSource(LegacySource):
             return self._archives[int(number)].open_payload(replace(layer, payload=replace(claim, key=key)))
         if claim.absent is not None:
             raise MissingContentError(claim.absent, layer=layer.legacy_id)
+        # An empty tar that the archive lacks: its bytes follow from its digest.
         if claim.digest is not None and claim.key not in self._members:
             from migrate.readers.registry_images import known_payload
 
@@ -305,7 +314,7 @@ class DockerArchiveSource(LegacySource):
     def _payload_ref(self, name: str, legacy_id: str) -> PayloadRef:
         try:
             member = self._members.resolve(name)
-        except MissingLayerError as error:  # the layer is there, and named by others; what is missing is its content
+        except MissingLayerError as error:  # the layer's json is there, only its content is missing
             raise MissingContentError(f"{self.location}: {name} is missing", layer=legacy_id) from error
         except SourceError as error:
             raise error.at_layer(legacy_id) from error
@@ -319,6 +328,7 @@ class DockerArchiveSource(LegacySource):
                 for name in names
                 if is_safe_name(name) and (f"{name}/json" in self._members or f"{name}/layer.tar" in self._members)
             }
+            # A name with `/` makes nested folders. They count only with a layer, since any folder may have a `json`.
             named = filter(None, (_FOLDER_NAME.fullmatch(member.name) for member in self._members))
             found.update(match[1] for match in named if f"{match[1]}/layer.tar" in self._members)
             self._v1_ids = sorted(found.union(filter(is_hex_id, self._members.unlisted)))
@@ -332,8 +342,8 @@ class DockerArchiveSource(LegacySource):
             try:
                 parents[legacy_id] = self.read_layer(legacy_id).parent
             except MigrateError:
-                # The image that needs the layer fails when its chain is walked. What its json states as the parent
-                # still counts: the parent is no head because of a lost layer.
+                # The image that needs the layer fails when its chain is walked. The parent in the json is still used:
+                # otherwise the parent would become an image of its own.
                 parents[legacy_id] = None
                 with contextlib.suppress(MigrateError):
                     parent = self._read_document(legacy_id).identity(self.location).parent
@@ -359,14 +369,14 @@ class DockerArchiveSource(LegacySource):
                 message = f"{self.location}: {reference} names {legacy_id}, which the archive does not hold"
                 missing = MissingLayerError(message, layer=legacy_id)
                 failures.append(Failure.of(missing, self.location, references=[reference], legacy_id=legacy_id))
-        # An image below another one is listed only where it has a name of its own.
+        # A layer that is another one's parent is an image only if it has a name.
         heads = set(find_heads(parents)) | set(tagged)
         images = [LegacyImage(head=head, references=tuple(sorted(tagged[head]))) for head in sorted(heads)]
         return SourceListing(images=images, layers=sorted(parents), failures=failures, warnings=warnings)
 
     def _whole_id(self, legacy_id: LegacyID, own: Mapping[LegacyID, object]) -> LegacyID | None:
-        """The layer that a name is for: of this archive, or of another one in the file. Up to 1.9 Docker looked IDs up
-        by any prefix that only one of them has."""
+        """The layer with an ID, which may be shortened: of this archive, or of another one in the file. None if there
+        is none, or several. Docker up to 1.9 accepted any unambiguous prefix of an ID."""
         if legacy_id in own:
             return legacy_id
         if not _SHORT_ID.fullmatch(legacy_id) and not is_hex_id(legacy_id):
@@ -392,10 +402,11 @@ class DockerArchiveSource(LegacySource):
         return found, failures
 
     def _with_the_rest(self, found: SourceListing, document: str) -> SourceListing:
-        """`found` of `document`, and what `repositories` and the v1 folders hold beyond it.
+        """`found`, the images of `document`, with the images that only `repositories` and the v1 folders have.
 
-        Tools of before 1.10 changed archives of Docker 1.10 in the v1 form and left manifest.json as it was. Docker
-        looks at nothing else where it is; where it names no image, there is nothing that it could hide.
+        Tools made for Docker before 1.10 changed the v1 form in archives of Docker 1.10 and left manifest.json as it
+        was. If there is a manifest.json, Docker reads nothing else, so such images are converted only with --salvage,
+        or if manifest.json names no image.
         """
         if not (self._ids() or REPOSITORIES in self._members):
             return found
@@ -410,7 +421,8 @@ class DockerArchiveSource(LegacySource):
             if (new := tuple(name for name in image.references if name not in names))
             or (image.head not in listed and f"{image.head}/json" in self._members)
         ]
-        # from Docker 25 on `repositories` has digests of blobs for IDs
+        # In archives of Docker 25 and later `repositories` has digests of blobs in place of IDs, so that all its names
+        # fail as v1. Names that the documents have are no failure.
         lost = [one for one in v1.failures if not stated.issuperset(map(Reference.parse, one.references or ("",)))]
         if not rest and not lost:
             return found
@@ -436,8 +448,8 @@ class DockerArchiveSource(LegacySource):
     def _named_by_both(
         self, images: Sequence[LegacyImage], rest: Sequence[LegacyImage]
     ) -> tuple[list[LegacyImage], list[LegacyImage]]:
-        """`images`, and those of `rest` that are none of them. One that has the layers of just one of `images` is that
-        image, under further names."""
+        """(`images` with the names of equal images in `rest`, the others of `rest`). Equal: the same layers as exactly
+        one of `images`."""
         named = list(images)
         others: list[LegacyImage] = []
         for one in rest:
@@ -458,16 +470,17 @@ class DockerArchiveSource(LegacySource):
         return named, others
 
     def _with_the_index(self, found: SourceListing) -> SourceListing:
-        """`found` of manifest.json, and the images, names and lists that only index.json has.
+        """`found`, the images of manifest.json, with the images, names and lists that only index.json has.
 
-        Docker refuses images of more than 125 layers, and manifest.json has no lists, so layouts that hold such name
-        them in index.json alone. Where both name an image, manifest.json goes first: Docker 25 and later list blobs of
-        other platforms and attestations in index.json that the archive does not hold.
+        Images of more than 125 layers, which Docker refuses, and lists of platforms are in index.json only. If both
+        files name an image, manifest.json has priority: Docker 25 and later also list manifests of other platforms and
+        attestations in index.json whose blobs are not in the archive.
         """
         index = self._oci_content().listing()
         claimed = {reference.full() for image in found.images for reference in image.references}
         claimed |= {Reference.parse(name).full() for failure in found.failures for name in failure.references}
-        # Attestations have no platform, or an unknown one, and are in a list beside the image that they are about.
+        # BuildKit writes a list of one image and its attestation, whose platform is missing or `unknown`. A list counts
+        # as one of several platforms only if it has two images of known platforms.
         lists = [
             one
             for one in index.indexes
@@ -478,10 +491,11 @@ class DockerArchiveSource(LegacySource):
         images: dict[Digest | None, list[LegacyImage]] = defaultdict(list)
         for image in found.images:
             key = _config_digest(image)
+            # An image of a list must not also take the list's name: the name would lead to one platform only.
             own = tuple(name for name in image.references if key not in listed or name.full() not in names_of_lists)
             if own or key not in listed:
                 images[key].append(replace(image, references=own))
-        # What is in manifest.json gets only the names that it does not have there; what is not is added.
+        # An image of manifest.json gets the further names that index.json has for it. Other images are added.
         in_manifest = frozenset(images)
         for image in index.images:
             key = _config_digest(image)
@@ -490,7 +504,9 @@ class DockerArchiveSource(LegacySource):
                 images[key].append(replace(image, references=new))
             elif key in in_manifest and new:
                 known = images[key][0]
-                tags = {name.tag for name in known.references}  # old Docker and skopeo write the tag alone there
+                tags = {
+                    name.tag for name in known.references
+                }  # old Docker and skopeo write only the tag into index.json
                 more = {name for name in new if name.name not in tags}
                 images[key][0] = replace(known, references=tuple(sorted({*known.references, *more})))
         names = [{Reference.parse(name).full() for name in failure.references} for failure in index.failures]
@@ -559,7 +575,9 @@ class DockerArchiveSource(LegacySource):
                 warnings=self._config_warnings(entry, config),
             )
         chain = tuple(
-            self._ready_layer(name, diff_id) for name, diff_id in zip(entry.layers, facts.diff_ids, strict=True)
+            # The configs of Docker 1.10 to 24 have the layers' order. A layer's folder has an invented ID.
+            self._ready_layer(name, diff_id)
+            for name, diff_id in zip(entry.layers, facts.diff_ids, strict=True)
         )
         return LegacyImage(
             head=chain[-1].legacy_id if chain else LegacyID(Digest.of(config).hex),
@@ -571,19 +589,19 @@ class DockerArchiveSource(LegacySource):
         )
 
     def _ready_layer(self, name: str, diff_id: DiffID) -> LegacyLayer:
-        """A layer that is left out, "because the target has it", is listed all the same: its diffID identifies it,
-        and a layer of the run with that diffID is as good."""
+        """One layer of an image in manifest.json. If its content is missing, the diffID still identifies it: the
+        content may come from another image of the run."""
         name = _checked(name, self.location)
         legacy_id = _layer_name(name)
         try:
             ref = self._payload_ref(name, legacy_id)
-            # Buildpacks write a file of 0 bytes for a layer that the engine has already.
+            # Buildpacks write a file of 0 bytes (`blank_0`) for a layer that the engine already has.
             if ref.size == 0 and diff_id != Digest.of(b""):
                 raise MissingContentError(
                     f"{self.location}: {name} has 0 bytes, in place of the layer with diffID {diff_id}", layer=legacy_id
                 )
-        except (MissingContentError, DamagedError) as error:  # damaged is a link that leads to no file
-            is_known = known_blob(diff_id) is not None  # an empty tar, which is made
+        except (MissingContentError, DamagedError) as error:  # DamagedError: a link that leads to no file
+            is_known = known_blob(diff_id) is not None  # an empty tar, whose bytes follow from its diffID
             absent = None if is_known else error.message
             ref = PayloadRef(key=str(diff_id), digest=diff_id if is_known else None, absent=absent)
         return LegacyLayer(
@@ -606,7 +624,7 @@ def _references(entry: ArchiveManifestEntry) -> tuple[Reference, ...]:
 
 
 def _config_digest(image: LegacyImage) -> Digest | None:
-    """What an image of manifest.json and one of index.json have in common if they are the same."""
+    """The digest of the config, by which an image of manifest.json and one of index.json are compared."""
     return None if image.config is None else Digest.of(image.config)
 
 
@@ -638,13 +656,14 @@ def _has_more_than_manifest(tree: Tree, entries: Mapping[str, TreeEntry]) -> boo
 
 
 def is_archive(tree: Tree) -> bool:
-    """True for a directory that holds an unpacked archive. Files are looked into by `readers.detect`.
+    """True for a directory that holds an unpacked archive. (Files are checked in `readers.detect`.)
 
-    Many programs have a file that is called manifest.json: one counts only beside something else of an archive.
+    Many programs have a file with the name manifest.json. It counts only if something else of an archive is beside it.
     """
     entries = {os.fsdecode(entry.name): entry for entry in tree.entries(b"")}
     documents = {name for name, entry in entries.items() if entry.is_file or entry.is_link}
     if {LAYOUT_FILE, INDEX} <= documents or (ARCHIVE_MANIFEST in documents and _has_more_than_manifest(tree, entries)):
         return True
+    # A v1 archive saved by ID has no document at its top, only folders of layers.
     folders = [entry.path for entry in islice(entries.values(), limits.ARCHIVE_MEMBERS) if entry.is_folder]
     return any(all(tree.find(folder + part) is not None for part in (b"/layer.tar", b"/json")) for folder in folders)

@@ -68,7 +68,7 @@ from migrate.tar.tarsum import TarSumCheck
 _DIRECTORY_BYTES: Final = 4096
 _REMAPPED_ROOT: Final = "a root of its own, of a daemon with user namespaces; name it, or choose it with --inside"
 CHECKED_DRIVERS: Final = ("btrfs", "overlay", "vfs")
-"""Drivers whose layers are whole trees on disk: an image can be compared with its tree for little."""
+"""Drivers whose layers are whole file trees on disk, so that comparing an image with its tree is cheap."""
 
 
 def is_docker_root(tree: Tree) -> bool:
@@ -84,12 +84,12 @@ def is_docker_root(tree: Tree) -> bool:
 
 
 class DockerRootSource(LegacySource):
-    """Raises SourceUnreadableError where the root as a whole cannot be read."""
+    """A Docker root of before 1.10, read-only. Raises SourceUnreadableError if the whole root cannot be read."""
 
     source_type = SourceType.DOCKER_ROOT
 
     def __init__(self, location: str, tree: Tree, options: ReadOptions) -> None:
-        """`location` is what the user named; `tree`, the root, is taken over."""
+        """`location` is the text that the user gave; `tree`, the root, is taken over."""
         self.location = location
         self._root = tree
         graph = find_folder(tree, b"graph")
@@ -99,7 +99,7 @@ class DockerRootSource(LegacySource):
         ids = self._graph.contents.ids
         self._counts = count_layers(tree, ids)
         if not self._counts:
-            # Every tree is lost. Docker 0.3 to 0.5, which kept archives beside them, had no driver but aufs.
+            # All layer trees are lost. Docker 0.3 to 0.5 kept the pulled archives in the graph, and had only aufs.
             archives = sum(self._graph.archive(legacy_id) is not None for legacy_id in ids)
             self._counts = {"aufs": archives} if archives else {}
         self._driver = choose_driver(tree, self._counts, len(ids), options)
@@ -123,7 +123,7 @@ class DockerRootSource(LegacySource):
         if self._listing is not None:
             return self._listing
         elsewhere: frozenset[LegacyID] = frozenset()
-        # Where no other driver has layers, one that this driver does not have is a loss.
+        # A layer that another driver has is left out with a warning. If there is no other driver, it is a loss.
         if any(name != self._driver.name for name in self._counts):
             ids = self._graph.contents.ids
             elsewhere = frozenset(one for one in ids if not self._driver.has_layer(one) and self._archive(one) is None)
@@ -165,7 +165,8 @@ class DockerRootSource(LegacySource):
         return self._containers.finish(container)
 
     def _archive(self, legacy_id: LegacyID) -> bytes | None:
-        """The layer's archive, where aufs has lost the tree that Docker reads."""
+        """The path of the layer's archive in the graph, if aufs has lost the layer's tree; else None. The tree has
+        priority, because Docker's migration reads it."""
         if self._driver.name != "aufs" or self._driver.has_layer(legacy_id):
             return None
         return self._graph.archive(legacy_id)
@@ -186,6 +187,7 @@ class DockerRootSource(LegacySource):
         if elsewhere:
             others = ", ".join(name for name in sorted(self._counts) if name != self._driver.name)
             yield f"{len(elsewhere):,} layers are not in {self._driver.name} and are left out (look in {others})"
+        # Layers with tar-split are not affected: the tar's headers, which have the capabilities, are recorded there.
         if self._root.has_no_xattrs and not all(map(self._graph.has_tar_split, self._graph.contents.ids)):
             yield (
                 f"{self._root.location}: has no extended attributes: capabilities of files, if there were any, are not "
@@ -209,10 +211,11 @@ class DockerRootSource(LegacySource):
             )
 
     def _iter_shifts(self) -> Iterator[str]:
-        """By how much a daemon with user namespaces shifted the owners of layers that have to be made anew.
+        """A warning if a daemon with user namespaces shifted the owners of layers that have to be made anew.
 
-        With tar-split the owners are those of the tar; without, those of the files, and the top of a layer, which
-        belongs to the first user of the container, shows what was added to it. A thin device is not opened for that.
+        With tar-split the owners are those of the tar. Without, they are those of the files. The top directory of a
+        layer belongs to user 0 of the container, so its owner on disk is the shift. Thin devices are not opened for
+        this check.
         """
         if self._driver.name == "devicemapper":
             return
@@ -222,6 +225,7 @@ class DockerRootSource(LegacySource):
                 with contextlib.suppress(SourceError):
                     top = self._driver.layer_tree(legacy_id).stat(b"")
                     tops[top.uid, top.gid] += 1
+        # Only if it is true for more than half of the layers: an image may give its top directory another owner.
         for (users, groups), layers in tops.most_common(1):
             if (users or groups) and layers * 2 > tops.total():
                 yield (
@@ -233,7 +237,8 @@ class DockerRootSource(LegacySource):
     # --- layers --------------------------------------------------------------------------------------------------
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
-        """Every image of a chain gets the same object: 2,000 images of 50 layers hold 2,000 documents, not 100,000."""
+        """All images that have the layer share one object: 2,000 images of 50 layers need 2,000 documents in memory and
+        not 100,000."""
         if (known := self._layers.get(legacy_id)) is not None:
             return known
         if legacy_id in self._containers:
@@ -259,8 +264,10 @@ class DockerRootSource(LegacySource):
         return layer
 
     def check_access(self, *, containers: bool = False) -> None:
-        """PermissionSourceError where this user may not read all of the graph and of its layers; looked at once."""
+        """Raises PermissionSourceError if this user may not read all of the graph and of its layers. The check runs
+        once; later calls raise the same error."""
         with self._access:
+            # Called for every layer, from several threads: the first call walks the whole store.
             if containers not in self._access_checked:
                 self._access_checked.add(containers)
                 try:
@@ -302,7 +309,7 @@ class DockerRootSource(LegacySource):
         else:
             tree = self._layer_tree(layer.legacy_id, trees)
             payload = self._assembled_or_anew(layer, tree, trees)
-        # A layer that is made by comparison with the one below has the damage of both.
+        # A layer that is made by comparison with another tree also has the damage of that tree.
         doubts = self._driver.layer_doubts(layer.legacy_id)
         below = layer.parent if layer.legacy_id not in self._containers else LegacyID(f"{layer.legacy_id}-init")
         made_of = [layer.legacy_id, *([below] if below and payload.origin == Origin.DIFF else [])]
@@ -311,6 +318,7 @@ class DockerRootSource(LegacySource):
         payload.damaged |= bool(damage)
         lost = self._graph.salvaged.get(layer.legacy_id)
         if lost and payload.origin == Origin.TAR_SPLIT:
+            # The layer's bytes are right, but the image's history has lost the command that made the layer.
             payload.note = f"{payload.note}; {lost}" if payload.note else lost
             payload.exact = False
         if layer.legacy_id not in self._containers:
@@ -318,7 +326,7 @@ class DockerRootSource(LegacySource):
         return payload
 
     def _compare_on_the_way(self, layer: LegacyLayer, payload: Payload) -> None:
-        """With what the graph records of the layer's tar as a whole."""
+        """Compares the layer's tar with the tarsum and the diffID that the graph records, while it is read."""
         recorded = self._graph.tarsum(layer.legacy_id, layer.json)
         diff_id = self._graph.migrated_sums(layer.legacy_id)[0] if payload.origin == Origin.TAR_SPLIT else None
         if recorded is None and diff_id is None:
@@ -334,6 +342,8 @@ class DockerRootSource(LegacySource):
 
         def finish() -> None:
             found = []
+            # A whiteout that is made anew has the time 0 and not that of Docker's run, so a tarsum over times cannot
+            # match.
             other = None if tarsum is None else tarsum.disagrees(ignore_whiteouts=payload.origin == Origin.DIFF)
             if other is not None:
                 found.append(f"graph/{layer.legacy_id} records the checksum {recorded}, and its tar has {other}")
@@ -352,10 +362,12 @@ class DockerRootSource(LegacySource):
                 continue
             sizes = self._tar_split_sizes(metadata)
             if sizes is not None and sizes.tar == 0 and not self._tar_anew(layer, tree, trees).is_empty:
-                # sound metadata of a tar of no bytes at all: Docker believes it, and pushes the layer without its files
+                # The metadata is sound, but describes a tar of no bytes. Docker accepts it, and pushes the layer
+                # without its files.
                 self._failed[metadata] = "it describes a tar of 0 bytes, while the store holds files of this layer"
                 continue
-            # Where Docker's own metadata did not fit, these are what a migration wrote, with the diffID of its bytes.
+            # The second metadata is that of a migration, with the diffID of its bytes. It is used if Docker's own one
+            # does not fit.
             pieces = self._assemble(layer.legacy_id, metadata, diff_id, tree)
             misfits = self._misfits(layer.legacy_id)
             notes = [*misfits, "put together from the tar-split of an earlier migration"] if misfits else []
@@ -381,7 +393,8 @@ class DockerRootSource(LegacySource):
         ]
 
     def _has_misfits(self, legacy_id: LegacyID) -> bool:
-        """True where there is tar-split that disagrees; an empty file, as a power cut leaves it, does not count."""
+        """True if a tar-split file does not fit the layer's files. An empty file, as a power cut leaves it, does not
+        count: it is no evidence of damaged files."""
         tree = self._graph.tree
         return any(path in self._failed and tree.stat(path).size for path, _ in self._graph.tar_splits(legacy_id))
 
@@ -406,7 +419,7 @@ class DockerRootSource(LegacySource):
         return tree
 
     def _tar_split_sizes(self, metadata: bytes) -> tarsplit.Sizes | None:
-        """None where the metadata is damaged, which reading the layer finds out again, and reports."""
+        """The sizes that tar-split metadata records; None if it is damaged. Reading the layer reports the damage."""
         if metadata not in self._sizes:
             try:
                 with self._graph.tree.open(metadata) as stream:
@@ -424,13 +437,16 @@ class DockerRootSource(LegacySource):
                 for piece in tarsplit.assemble(stoppable(stream), lambda name: open_inside(tree, name)):
                     if diff_id is not None:
                         hasher.update(piece)
+                    # Pieces are handed out before the whole is known to be right. An error at the end is therefore a
+                    # restart.
                     yield piece
             if diff_id is not None and hasher.hexdigest() != diff_id.hex:
                 raise DamagedError(f"it gives sha256:{hasher.hexdigest()}, and {diff_id} was recorded")
         except PermissionSourceError:
             raise
         except SourceError as error:
-            # The bytes handed out so far are wrong, too: the caller opens the layer again, and gets the next best.
+            # The bytes handed out so far are useless. The caller opens the layer again, and gets the next metadata, or
+            # the tar made anew.
             self._failed[metadata] = error.message
             raise PayloadRestartError(
                 f"{self._graph.tree.shown(metadata)}: {error.message}", layer=legacy_id
@@ -476,15 +492,16 @@ class DockerRootSource(LegacySource):
     def _read_anew(
         self, layer: LegacyLayer, tar: TreeTar, payload: Payload, known: Sequence[str]
     ) -> Generator[bytes, None, None]:
-        """`known` are reasons, beside those of the tar, why it may not be Docker's."""
+        """The tar made anew. `known`: reasons, besides those that the tar gives, why Docker's tar may be another
+        one."""
         yield from tar.read()
         reasons = [*known, *self._misfits(layer.legacy_id)]
         files, links = tar.counted()
         wrong_size = _wrong_size("layersize", self._recorded_size(layer), files, lambda: links)
         surplus = self._recorded_size(layer) - files - links
-        # More bytes can be recorded than a tar made anew has, and nothing be lost: what is compared with its parent's
-        # tree may hold files that were there before, unchanged, which Docker counted. Before 0.7, which had aufs only,
-        # it counted a block of 4096 bytes for each directory as well.
+        # `layersize` may be larger than the files of a tar made anew although nothing is lost. A layer may have brought
+        # files that were in the parent, unchanged: Docker counted them, and the comparison does not find them. Docker
+        # before 0.7, which had aufs only, also counted 4096 bytes for each directory.
         whole = self._driver.holds_whole_trees
         if surplus > 0 and (layer.parent is not None if whole else surplus >= _DIRECTORY_BYTES):
             wrong_size = None
@@ -529,11 +546,12 @@ def _nothing_here(root: Tree) -> str:
 
 
 def _wrong_size(name: str, recorded: int, files: int, read_links: Callable[[], int]) -> str | None:
-    """What the file `name` records, where that is not the size of the layer's files.
+    """The problem of a recorded size; None if it is right or unknown. `name`: the file that records it.
 
-    Docker counted the bytes of the files in the tar, or those of symbolic links as well (pkg/archive, UnpackLayer and
-    ChangesSize); 0 was written for unknown.
+    Docker counted the bytes of regular files in the tar, or of symbolic links, too (moby, pkg/archive, UnpackLayer and
+    ChangesSize). It wrote 0 for an unknown size.
     """
+    # The links are counted last: that reads all of the tar-split metadata.
     if recorded in (0, files) or recorded == files + read_links():
         return None
     return f"{name} records {recorded:,} bytes of files, and there are {files:,}"

@@ -1,4 +1,4 @@
-"""Where in a tree the sources are: at well-known places first, else anywhere below its top."""
+"""Finds the sources in a tree: at the well-known places first, else anywhere below its top."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from migrate.storage.tree import Tree
 from migrate.tar.index import begins_tar
 
 Detect = Callable[[Tree], Sequence[SourceType]]
-"""The types of source that a tree is, by the names at its top."""
+"""Gives the types of source that a tree may be, by the names at its top."""
 WELL_KNOWN: Final = (
     b"",
     b"var/lib/docker",
@@ -32,19 +32,19 @@ WELL_KNOWN: Final = (
     b"registry",
 )
 _MOST_FILES: Final = 20_000
-"""Files whose first bytes a search looks at."""
+"""A search reads the first bytes of so many files at most."""
 _HEAD_BYTES: Final = 128 * 1024
 """Enough for the superblock of every file system: that of btrfs begins at 64 KiB."""
 _BLOCK_BYTES: Final = 4096
 _MOST_FOLDERS: Final = 200_000
-"""Folders that a search looks at."""
+"""A search lists so many folders at most."""
 _DEEPEST: Final = 12
 _STORES: Final = (SourceType.DOCKER_ROOT, SourceType.REGISTRY_V1, SourceType.REGISTRY_V2)
-"""What a search takes before anything else: many programs have a `manifest.json`."""
+"""A search prefers these types: many programs other than Docker have a `manifest.json`."""
 _SIGNS: Final = frozenset(
     b"graph image repositories images docker registry v2 blobs manifest.json version index.json oci-layout".split()
 )
-"""One of these names, or an ID, is at the top of every source; a folder without is not looked at any further."""
+"""Every source has one of these names, or an ID, at its top. A folder without them needs no further check."""
 
 
 class FoundPlace(NamedTuple):
@@ -53,10 +53,11 @@ class FoundPlace(NamedTuple):
 
 
 def find_sources(tree: Tree, detect: Detect) -> list[FoundPlace]:
-    """Those at well-known places; without any, all that a search meets first on each way down."""
+    """The sources at the well-known places. If there is none, all sources of the tree, without those inside others."""
     found: list[FoundPlace] = []
     for place in WELL_KNOWN:
-        # A registry's storage is recognised at each of the folders above it: the topmost one is its place.
+        # A registry's storage is recognised at `registry/`, and at `docker/` and the top above it. The topmost folder
+        # counts.
         if not any(place.startswith(one.path + b"/" if one.path else b"") for one in found):
             found += types_at(tree, place, detect)
     return found or _search(tree, detect)
@@ -70,7 +71,7 @@ def inside_of(options: ReadOptions) -> bytes | None:
 
 
 def types_at(tree: Tree, path: bytes, detect: Detect) -> list[FoundPlace]:
-    """What the folder at `path` is; nothing where no source is there, or it cannot be read."""
+    """The sources that the folder at `path` may be; an empty list if it is none, or cannot be read."""
     try:
         if path and not tree.is_folder(path):
             return []
@@ -83,6 +84,8 @@ def types_at(tree: Tree, path: bytes, detect: Detect) -> list[FoundPlace]:
 def _search(tree: Tree, detect: Detect) -> list[FoundPlace]:
     found: list[FoundPlace] = []
     waiting = deque([b""])
+    # Breadth first: a source near the top is found before the limit of folders is reached. A folder that cannot be
+    # read, as on a damaged disk, does not end the search.
     for _ in range(_MOST_FOLDERS):
         if not waiting:
             break
@@ -93,9 +96,13 @@ def _search(tree: Tree, detect: Detect) -> list[FoundPlace]:
         except SourceError:
             continue
         if any(name in _SIGNS or is_hex_id(os.fsdecode(name)) for name in facts):
+            # Listing a folder is cheap. The check for a source reads further folders and files, so it runs only where a
+            # name fits.
             here = types_at(tree, folder, detect)
             found.extend(here)
             if here:
+                # What is inside a source is a part of it: vfs layers hold whole file systems, perhaps with sources in
+                # them.
                 continue
         if folder.count(b"/") + 1 < _DEEPEST:
             prefix = folder + b"/" if folder else b""
@@ -104,7 +111,7 @@ def _search(tree: Tree, detect: Detect) -> list[FoundPlace]:
 
 
 def find_wrappings(tree: Tree, ratio: int | None) -> list[bytes]:
-    """The regular files of a tree that are archives, tars or disk images themselves, by their first bytes."""
+    """The regular files of a tree that are tars (plain or compressed) or disk images, by their first bytes."""
     found: list[bytes] = []
     waiting = deque([b""])
     looked_at = 0
@@ -125,7 +132,7 @@ def find_wrappings(tree: Tree, ratio: int | None) -> list[bytes]:
 
 
 def _is_wrapping(tree: Tree, path: bytes, ratio: int | None) -> bool:
-    """False also for what cannot be read."""
+    """True for a tar, plain or compressed, and for a disk image. False for a file that cannot be read."""
     try:
         head = _read_head(tree, path, None, ratio)
         if (compression := detect_compression(head)) != "none":
@@ -140,10 +147,12 @@ def _is_wrapping(tree: Tree, path: bytes, ratio: int | None) -> bool:
 
 
 def _read_head(tree: Tree, path: bytes, compression: str | None, ratio: int | None) -> bytes:
-    """The first bytes of a file, or of what it has compressed; those before a damage."""
+    """The first bytes of a file, decompressed by `compression` if it is not None; of a damaged file those before the
+    damage."""
     head = b""
     with tree.open(path) as stream, suppress(SourceError):
         plain = stream if compression is None else open_decompressed(stream, compression, tree.shown(path), ratio)
+        # In small steps: where compressed data is damaged, one large read would lose the good bytes before the damage.
         while len(head) < _HEAD_BYTES and (more := plain.read(min(_BLOCK_BYTES, _HEAD_BYTES - len(head)))):
             head += more
     return head

@@ -27,30 +27,30 @@ from migrate.storage.tree import Tree
 _SCRATCH = ("_tmp", ":tmp:", ":garbage:")
 _TARSUM = re.compile(r"tarsum(?:\.v1|\.dev)?\+sha256:[0-9a-f]{64}")
 _BLANK = b"\0 \t\r\n"
-"""What a file consists of that a power cut has emptied, and what may be around the text in one that is whole."""
+"""A file that a power cut has emptied consists of these bytes. In a sound file they may be around the text."""
 _MIGRATOR = (".migration-diffid", ".migration-size", ".migration-tardata")
 
 
 class GraphContents(Struct, frozen=True, kw_only=True):
-    """`ids` are the directories with an ID for a name, sorted; `leftovers` every other name, sorted."""
+    """`ids` are the directories whose name is an ID, `leftovers` all other names; both sorted."""
 
     ids: tuple[LegacyID, ...]
     leftovers: tuple[str, ...]
 
 
 class Graph:
-    """Reads `graph/`, in which nothing is followed that is a symbolic link. Errors are SourceError."""
+    """Reads `graph/`. Symbolic links in it are not followed. Errors are SourceError."""
 
     def __init__(self, tree: Tree, root: Tree | None = None, *, salvage: bool = False) -> None:
-        """`tree` is that of `graph/`. With `salvage`, a json that a power cut left empty is made anew from what else
-        `tree`, and the drivers' files in `root`, record of the layer."""
+        """`tree` is `graph/`. With `salvage`, a json that was lost in a power cut is made anew from the other records
+        of the layer, in `tree` and in the drivers' files in `root`."""
         self.tree = tree
         self._root = root
         self._salvage = salvage
         self._documents: dict[LegacyID, LayerDocument] = {}
         self._document_bytes = 0
         self.salvaged: dict[LegacyID, str] = {}
-        """Layers whose json was made anew, and of what; where it is empty text, the json is whole."""
+        """Layer → what is lost with its json, for each layer whose json was made anew. Empty text: nothing is lost."""
 
     @cached_property
     def contents(self) -> GraphContents:
@@ -83,6 +83,7 @@ class Graph:
         document = self._documents.get(legacy_id)
         if document is None:
             document = self._read_json(legacy_id)
+            # The chain of every image reads the documents of all its layers. A bounded number of bytes is kept.
             if self._document_bytes + len(document) <= KEPT_BYTES:
                 self._documents[legacy_id] = document
                 self._document_bytes += len(document)
@@ -94,6 +95,7 @@ class Graph:
         path = _path(legacy_id, "json")
         try:
             document = LayerDocument(self.tree.read(path, JSON_BYTES))
+            # After a power cut ext4 and XFS may show a file with its new size and no data: 0 bytes, or only zeros.
             if not document.strip(_BLANK):
                 raise DocumentError(f"{self.tree.shown(path)}: has {len(document)} bytes of JSON")
             document.identity(self.tree.shown(path))
@@ -110,8 +112,10 @@ class Graph:
         return document
 
     def _make_json(self, legacy_id: LegacyID) -> tuple[LayerDocument, str] | None:
-        """Of a pulled layer `v1Compatibility`, which is the registry's json and gives the same image; of others the
-        chain alone, as the drivers record it: what the layer was made by is lost. With what is to be known of it."""
+        """A json made from other records, and what is lost with the old one; None if nothing records the layer.
+
+        Of a pulled layer, `v1Compatibility` is the registry's json and gives the same image. Of other layers the
+        drivers record the parent only: the command that made the layer is lost."""
         pulled = LayerDocument((self._read_text(legacy_id, "v1Compatibility") or "").encode())
         with suppress(DocumentError):
             pulled.identity()
@@ -130,10 +134,13 @@ class Graph:
 
     @cached_property
     def _aufs_parents(self) -> Mapping[str, set[str]]:
-        """By every list of ancestors in which a layer is, of which its own may be lost as well; an empty text where it
-        is the last. An empty list proves nothing: a base layer has one, and a power cut leaves one."""
+        """Layer → its parents by all lists of ancestors that contain it; "" where it is the last of a list.
+
+        The lists of all layers are used, because a power cut may have emptied the layer's own. An empty list proves
+        nothing: a base layer has one, and a power cut leaves one."""
         found: dict[str, set[str]] = {}
         for legacy_id in self.contents.ids:
+            # One ancestor on each line, the nearest first (moby 1.9, daemon/graphdriver/aufs/dirs.go).
             chain = [legacy_id, *self._read_root(f"aufs/layers/{legacy_id}").split()]
             if len(chain) == 1 or not all(map(is_hex_id, chain)):
                 continue
@@ -151,7 +158,7 @@ class Graph:
 
     @cached_property
     def _by_registry_id(self) -> Mapping[str, LegacyID]:
-        """The graph's IDs of layers that 1.8.3 and later pulled, by those that the registry gave them."""
+        """The ID that the registry uses for a layer → its ID in the graph, for layers that 1.8.3 and later pulled."""
         found: dict[str, LegacyID] = {}
         for legacy_id in self.contents.ids:
             with suppress(SourceError):
@@ -163,20 +170,24 @@ class Graph:
     def read_parent(self, legacy_id: LegacyID, document: LayerDocument) -> LegacyID | None:
         """The effective parent: the `parent` file, else json `parent`, else the hex of json `parent_id`.
 
-        Docker 1.8.3 and later wrote the file where an image that was pulled has a parent that was there before.
+        Docker 1.8.3 and later wrote the file when a pulled image has a parent that was in the graph before. The order
+        is that of Docker 1.9 (loadImage) and of the migration of 1.10 (getParent).
         """
         recorded = self._read_text(legacy_id, "parent")
         if recorded:
             return LegacyID(recorded)
         _, parent, parent_id = document.identity(self.tree.shown(_path(legacy_id, "json")))
         if parent:
+            # A json made of v1Compatibility names its parent by the registry's ID. Docker 1.8.3 and later keep pulled
+            # layers under IDs of their own.
             is_registrys = self.salvaged.get(legacy_id) == ""
             return self._by_registry_id.get(parent, LegacyID(parent)) if is_registrys else LegacyID(parent)
         return LegacyID(parent_id.rpartition(":")[2]) if parent_id else None
 
     @cached_property
     def parents(self) -> Mapping[LegacyID, LegacyID | None]:
-        """The effective parent of every ID; None too where the JSON cannot be read (reading the layer shows why)."""
+        """The effective parent of every ID. None for a base layer, and where the JSON cannot be read; reading the layer
+        gives the error."""
         found: dict[LegacyID, LegacyID | None] = {}
         for legacy_id in self.contents.ids:
             try:
@@ -186,15 +197,17 @@ class Graph:
         return found
 
     def layer_size(self, legacy_id: LegacyID) -> int | None:
-        """`layersize`: the bytes of the layer's files as its writer counted them. None where there is none, or -1."""
+        """`layersize`: the bytes of the layer's files as Docker counted them. None if there is no such file, or it has
+        -1, Docker's number for unknown."""
         text = self._read_text(legacy_id, "layersize")
         return parse_whole(text.encode(), STATED_BYTES) if text else None
 
     def tarsum(self, legacy_id: LegacyID, raw: bytes) -> str | None:
-        """The recorded tarsum of the layer's tar: `checksum` of Docker 1.5, the JSON's key of 1.4. None without one.
+        """The recorded tarsum of the layer's tar: the file `checksum` of Docker 1.5, the JSON's key of 1.4. None if
+        there is none.
 
-        `sha256:…`, which 1.6 and later wrote there, is of the blob that was pushed or pulled last. Its compressed bytes
-        cannot be made again, so there is nothing to compare it with.
+        Docker 1.6 and later wrote `sha256:…` into the file: the digest of the blob that was pushed or pulled last. Its
+        compressed bytes cannot be made again, so it is not compared.
         """
         of_json = LayerDocument.of(raw).checksum() if b"tarsum" in raw else None
         for recorded in (self._read_text(legacy_id, "checksum"), of_json):
@@ -205,7 +218,7 @@ class Graph:
     def migrated_sums(self, legacy_id: LegacyID) -> tuple[Digest | None, int | None]:
         """The diffID and the bytes of the layer's files as a migration to Docker 1.10 recorded them.
 
-        Of a layer that is still in the graph, behind aufs's link, it read that link alone.
+        (None, None) if aufs has a link to the layer in the graph: the migration made a tar of the link itself.
         """
         if self._find(legacy_id, "layer") is not None:
             return None, None
@@ -216,9 +229,9 @@ class Graph:
     def tar_splits(self, legacy_id: LegacyID) -> Iterator[tuple[bytes, Digest | None]]:
         """Paths of the layer's tar-split metadata, the best first, each with the diffID that is recorded beside it.
 
-        First Docker's own. Then what a migration wrote of the tar that it made anew, and named the layer by ever since
-        (moby 1.10, layer/migration.go, checksumForGraphIDNoTarsplit). Of a layer that is still in the graph, behind
-        aufs's link, it made a tar of that link: such a record has no file of the layer.
+        Docker's own comes first. The second is that of a migration, which made the tar anew and named the layer by its
+        diffID (moby 1.10, layer/migration.go, checksumForGraphIDNoTarsplit). It is not used if aufs has a link to the
+        layer in the graph: the migration made a tar of the link, without the files of the layer.
         """
         if (path := self._find(legacy_id, "tar-data.json.gz")) is not None:
             yield path, None
@@ -230,7 +243,7 @@ class Graph:
         return self._find(legacy_id, "tar-data.json.gz") is not None
 
     def archive(self, legacy_id: LegacyID) -> bytes | None:
-        """The path of the tar as Docker 0.3 to 0.5 pulled it, compressed in any way whatever its name (moby 0.3,
+        """The path of the tar as Docker 0.3 to 0.5 pulled it. Despite the name it may have any compression (moby 0.3,
         image.go)."""
         return self._find(legacy_id, "layer.tar.xz")
 
@@ -253,7 +266,7 @@ class Graph:
             return None
 
     def migrated(self) -> int:
-        """How many IDs carry files of `docker/v1.10-migrator` or of Docker 1.10's own migration."""
+        """The number of layers with files of `docker/v1.10-migrator` or of Docker 1.10's own migration."""
         return sum(any(self._find(legacy_id, name) for name in _MIGRATOR) for legacy_id in self.contents.ids)
 
     def _read_text(self, legacy_id: LegacyID, name: str) -> str | None:
@@ -265,7 +278,7 @@ class Graph:
 
 
 def is_scratch(name: str) -> bool:
-    """True for names that Docker itself leaves in `graph/` and never takes for an image."""
+    """True for names that Docker itself leaves in `graph/`, which are no images."""
     return name in _SCRATCH or name.startswith("_dockerinit") or name == "checksums"
 
 

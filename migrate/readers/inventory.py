@@ -1,4 +1,4 @@
-"""What a source holds, without hashing a layer: images with their chains, and the tree of all layers."""
+"""The content of a source, found without hashing a layer: images with their chains, and the tree of all layers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from migrate.readers.base import LegacySource
 
 
 class LayerRow(Struct, frozen=True, kw_only=True):
-    """One layer. `size` counts its bytes as stored, or in a Docker root its files' bytes as Docker counted them.
-
-    None where only reading would show it.
+    """One layer. `size`: its bytes as stored, or in a Docker root the bytes of its files as Docker counted them; None
+    if the layer would have to be read for it.
     """
 
     legacy_id: LegacyID
@@ -57,9 +56,9 @@ class ContainerEntry(Struct, frozen=True, kw_only=True):
 
 
 class Inventory(Struct, frozen=True, kw_only=True):
-    """What a source holds. `images` are tagged images and untagged heads, each with its chain, base first; `layers` has
-    every layer that an image needs or that could be one, by its legacy ID. `failures` are images that cannot be
-    converted, `warnings` what is odd and harms nothing; `wrapping` describes a disk image around the source."""
+    """The content of a source. `images` are tagged images and untagged heads, each with its chain, base first. `layers`
+    has every layer of an image, and every layer that could be an image, by legacy ID. `failures` are images that cannot
+    be converted; `warnings` are about what does no harm. `wrapping` describes a disk image around the source."""
 
     location: str
     source_type: str
@@ -73,14 +72,15 @@ class Inventory(Struct, frozen=True, kw_only=True):
 
 
 def take_inventory(source: LegacySource, containers: Sequence[LegacyImage] = ()) -> Inventory:
-    """Reads every document of `source` and no layer. What fails is in `failures`.
+    """Reads every document of `source` and no layer. Errors go into `failures`.
 
-    `containers` of the listing are to be shown as the images that can be made of them, too.
+    `containers`: those containers of the listing that are shown as images, too.
     """
     listing = source.listing()
     images: list[ImageRow] = []
     failures = list(listing.failures)
     layers: dict[LegacyID, LayerRow] = {}
+    # An image of a list has the list's names, as in the other commands.
     of_lists = [
         replace(child, references=tuple(sorted({*child.references, *index.references})))
         for index in listing.indexes
@@ -93,7 +93,7 @@ def take_inventory(source: LegacySource, containers: Sequence[LegacyImage] = ())
         try:
             chain = image.chain if image.chain is not None else walk_chain(image.head, source.read_layer)
             for layer in chain:
-                # A layer that was left out is no loss where another one has its diffID.
+                # A layer without content is no loss if another one has the same diffID.
                 claim = layer.payload
                 if claim is not None and claim.absent is not None and claim.diff_id not in contents:
                     raise MissingContentError(claim.absent, layer=layer.legacy_id)
@@ -201,7 +201,7 @@ def _image_row(image: LegacyImage, chain: tuple[LegacyLayer, ...]) -> ImageRow:
 
 
 def _layer_row(layer: LegacyLayer, parent: LegacyID | None) -> LayerRow:
-    """`parent` is the layer below in a chain that the source lists itself."""
+    """`parent`: the layer below in the chain, for layers without a json, which names none."""
     document = LayerDocument.of(layer.json).facts() if layer.json else None
     size: int | None = 0
     if layer.payload is not None:

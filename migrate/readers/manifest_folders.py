@@ -1,7 +1,7 @@
-"""Folders that hold an image each: `manifest.json` beside its blobs, as skopeo's `dir:` and Artifactory have them.
+"""Folders with one image each: a `manifest.json` and its blobs, as in skopeo's `dir:` and in Artifactory.
 
-`manifest.json` is a registry's manifest here, an object; in `docker save` archives it is an array. Blobs are files
-named by their digest: bare (skopeo), or with `sha256__` before it (Artifactory). Sources: containers/image
+`manifest.json` is a registry's manifest, a JSON object; in `docker save` archives it is an array. A blob is a file with
+its digest as name: the hex digits (skopeo), or `sha256__` and the hex digits (Artifactory). Sources: containers/image
 `directory/directory_dest.go`; the layout of Artifactory's Docker repositories. See docs/formats/manifest-folders.md.
 """
 
@@ -44,15 +44,15 @@ _DETECTED_FOLDERS: Final = 1_000
 _DEPTH: Final = 12
 _BLOB: Final = re.compile(r"(?:sha256(?:__|:|-))?([0-9a-f]{64})(?:\.tar(?:\.gz)?)?")
 _NAMED_BLOB: Final = re.compile(r"sha256(?:__|:)([0-9a-f]{64})(\.marker)?")
-"""As Artifactory calls them; a marker is in the place of a blob that it has not fetched."""
+"""The names in Artifactory. A file with `.marker` is in place of a blob that Artifactory has not fetched."""
 _METADATA: Final = ".artifactory-metadata"
 _CHILD: Final = re.compile(r"([0-9a-f]{64})\.manifest\.json")
 _CHILD_FOLDER: Final = re.compile(r"sha256(?:__|:|-)([0-9a-f]{64})")
 
 
 def are_manifest_folders(files: NamedFiles) -> bool:
-    """True for a tree in which every folder with files holds such a manifest, or Artifactory's blobs alone. The look is
-    bounded."""
+    """True if every folder with files has a registry's manifest, or only blobs as in Artifactory. False if there are
+    more folders than the limit."""
     holds_any = False
     pending = [("", 0)]
     for _ in range(_DETECTED_FOLDERS):
@@ -70,7 +70,7 @@ def are_manifest_folders(files: NamedFiles) -> bool:
 
 
 def _folders_of_images(folder: str, entries: Iterable[Entry]) -> list[str]:
-    """The folders in `folder` but for those that tools keep for themselves."""
+    """The folders in `folder`, without those that registries and tools use for their own data."""
     names = [entry.name for entry in entries if entry.is_folder]
     return [
         f"{folder}/{name}".lstrip("/")
@@ -106,7 +106,7 @@ class _Found(Struct, frozen=True):
 
 
 class ManifestFolderSource(StoredManifestSource):
-    """One such folder, or a tree of them, in a directory or a bucket."""
+    """A folder with an image, or a tree of such folders, in a directory or a bucket."""
 
     source_type = SourceType.DIR
 
@@ -125,7 +125,8 @@ class ManifestFolderSource(StoredManifestSource):
         if path is None and digest.hex in self._markers and known_blob(digest) is None:
             marker = self._markers[digest.hex]
             raise MissingLayerError(
-                f"blob {digest} is missing: {marker} is there for what Artifactory has not fetched", layer=digest.hex
+                f"blob {digest} is missing: there is only {marker}, since Artifactory has not fetched it",
+                layer=digest.hex,
             )
         return path
 
@@ -140,6 +141,7 @@ class ManifestFolderSource(StoredManifestSource):
     # --- listing -------------------------------------------------------------------------------------------------
 
     def list_manifests(self, images: RegistryImages, /) -> None:
+        # Children of lists last: a child that its list has added is not listed again.
         found = sorted(self._find(images), key=lambda entry: (entry.is_child, entry.path))
         if not found:
             blobs = f", only {len(self._blobs):,} blobs" if self._blobs else ""
@@ -159,12 +161,14 @@ class ManifestFolderSource(StoredManifestSource):
             if not (entry.is_child and ("", digest) in images.children):
                 images.add("", references, digest, manifest, warnings)
         for folder, blobs_there in self._without_manifest.items():
+            # Artifactory may keep blobs in a folder without a manifest, for manifests in other folders. Such a folder
+            # is lost only if no image needs one of its blobs.
             if not (self._wanted - self._beside_manifest) & blobs_there:
                 text = f"{folder}: {len(blobs_there):,} blobs and no {MANIFEST}, which has their order and the config"
                 images.fail(folder, SourceError(text))
 
     def _find(self, images: RegistryImages) -> Iterator[_Found]:
-        """All folders with a manifest; remembers where each blob is on the way."""
+        """All folders with a manifest. Also records the path of each blob."""
         pending = [""]
         visited = 0
         while pending:
@@ -180,6 +184,7 @@ class ManifestFolderSource(StoredManifestSource):
                 images.fail(folder, error)
                 continue
             files = [entry.name for entry in entries if not entry.is_folder]
+            # `sha256__<hex>/manifest.json` is an image of a list in Artifactory. The folder's name is its digest.
             own = _CHILD_FOLDER.fullmatch(posixpath.basename(folder))
             if own is not None and MANIFEST in files:
                 self._children.setdefault(own[1], f"{folder}/{MANIFEST}")
@@ -200,8 +205,8 @@ class ManifestFolderSource(StoredManifestSource):
             pending += _folders_of_images(folder, entries)
 
     def _names(self, found: _Found, manifest: OpenedManifest) -> tuple[list[Reference], list[str]]:
-        """By the place in the tree, NAME/TAG. Of a single folder, and of one in a place that is no name of its image,
-        what a manifest of schema 1 states."""
+        """(names, warnings). The name is the folder's path, NAME/TAG. For a single folder, and for a folder whose path
+        is not the image's name, it is the name that a manifest of schema 1 states."""
         stated = None
         if is_schema1(load_json_lenient(manifest.payload, found.path)) and not is_index(manifest.payload):
             schema1 = parse_schema1(manifest.payload)
@@ -214,14 +219,17 @@ class ManifestFolderSource(StoredManifestSource):
             if whole.is_digest:
                 return [], []
             name, tag = whole.name, whole.tag
+        # The location is a repository with a folder for each tag, and its own name is the image's name. Inside a tar or
+        # a disk image there is no such name.
         if not name and found.folder and (os.path.isdir(self.location) or is_url(self.location)):
             name = posixpath.basename(self.location.rstrip("/"))
         if stated is not None and stated.is_valid:
             last = posixpath.basename(stated.name)
             if not name or (posixpath.basename(name) != last and tag != stated.tag):
-                return [stated], []  # one folder, or one that lies anywhere
+                # A single folder, or one whose path has nothing to do with the image.
+                return [stated], []
         if not name:
-            return [], [f"{self.location}: {found.path} states no name, and one folder alone gives none"]
+            return [], [f"{self.location}: {found.path} states no name, and a single folder gives none"]
         if stated is not None and f"/{name}".endswith(f"/{stated.name}"):
-            name = stated.name  # without the name of the repository in Artifactory, which no client uses
+            name = stated.name  # without the name of Artifactory's repository, which is no part of the image's name
         return [Reference(name, tag)], []

@@ -1,4 +1,4 @@
-"""What the sources have in common that hold a registry's manifests, and blobs named by their digest."""
+"""The base of the sources that hold a registry's manifests, and blobs with their digest as name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from migrate.tar.known_blobs import known_blob
 
 
 class ManifestSource(LegacySource):
-    """Fills `ManifestStore` for the manifests that `list_manifests` adds."""
+    """A source of a registry's manifests, and the `ManifestStore` of the manifests that `list_manifests` adds."""
 
     def __init__(self, location: str, options: ReadOptions | None, *, is_remote: bool) -> None:
         self.location = location
@@ -31,7 +31,7 @@ class ManifestSource(LegacySource):
 
     @abstractmethod
     def list_manifests(self, images: RegistryImages, /) -> None:
-        """Adds every manifest. Raises SourceUnreadableError where there is nothing to read."""
+        """Adds every manifest to `images`. Raises SourceUnreadableError if the source cannot be read."""
 
     @abstractmethod
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest: ...
@@ -41,7 +41,7 @@ class ManifestSource(LegacySource):
 
     @abstractmethod
     def fetch_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
-        """As it is, unchecked. MissingLayerError if it is not there."""
+        """The blob's bytes, not checked against the digest. Raises MissingLayerError if there is none."""
 
     def listing(self) -> SourceListing:
         if self._listing is None:
@@ -51,7 +51,8 @@ class ManifestSource(LegacySource):
         return self._listing
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
-        """A layer of a schema-1 image, by its v1 ID; where two manifests differ, the first in listing order."""
+        """A layer of a schema-1 image, by its v1 ID. If two manifests differ about it, the first in listing order
+        counts."""
         if self._layers is None:
             self._layers = {}
             listing = self.listing()
@@ -83,13 +84,13 @@ class StoredManifestSource(ManifestSource):
     """Manifests and blobs are files of a directory, a tar or a bucket."""
 
     def __init__(self, location: str, files: NamedFiles, options: ReadOptions | None = None) -> None:
-        """`location` is what the user named; `files`, below that place, are taken over."""
+        """`location` is the text that the user gave; `files`, the files there, are taken over."""
         super().__init__(location, options, is_remote=files.is_remote)
         self._files = files
 
     @abstractmethod
     def blob_path(self, digest: Digest, /) -> str | None:
-        """Where the blob is, or would be; None where no file has its digest for a name."""
+        """The path of the blob, whether it exists or not; None if no file has the digest as its name."""
 
     def fetch_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
         del repository
@@ -117,8 +118,9 @@ class StoredManifestSource(ManifestSource):
         path = self.blob_path(digest)
         made = known_payload(digest)
         try:
-            if path is None or (made is not None and self._files.size(path) != made.size):  # 0 bytes after a power cut
-                raise MissingFileError(f"{self.location}: no file is named by {digest}")
+            # A blob of an empty tar can be made from its digest if it is missing, or has 0 bytes after a power cut.
+            if path is None or (made is not None and self._files.size(path) != made.size):
+                raise MissingFileError(f"{self.location}: no file has the name {digest}")
             with self._replay.opened(digest.hex, lambda: self._files.open(path)) as opened:
                 yield Payload(
                     stream=opened.stream, origin=Origin.BLOB, size=opened.size, extent=opened.extent, path=opened.path

@@ -1,7 +1,7 @@
 """The named members of a `docker save` archive, in a tar file or unpacked in a directory.
 
-A member's name is only ever a key to look up, never a path on disk: in a tar it leads to an extent, in a directory
-the walk that found the file has made the path.
+A member's name is used as a key only, and never as a path on disk. In a tar it leads to an extent; in a directory, the
+path is the one that the walk through the directory found.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from migrate.tar.index import Member, MemberKind, TarIndex
 
 _UNSAFE = re.compile(r"^/(?![^/]+\Z)|[\x00-\x1f]")
 PASSED = -1
-"""The offset of the first member whose content came by in a stream and was not kept; the next have lower ones."""
+"""The offset of the first member whose content was read from a stream and not kept. Later ones have lower offsets."""
 DOCUMENTS = frozenset({"manifest.json", "repositories", "index.json", "oci-layout"})
-"""Members of which an archive has one each, and which its program wrote last."""
+"""An archive has one of each of these members. The program that wrote the archive wrote them last."""
 _PATH_LENGTH = 4_096
-"""PATH_MAX: no engine unpacks a longer one."""
+"""PATH_MAX: no engine unpacks a member with a longer path."""
 _DEEPEST = 8
-"""No known archive nests deeper than `blobs/sha256/<hex>`; what lies deeper in a directory is not looked at."""
+"""Deeper folders of a directory are not read. No known archive nests deeper than `blobs/sha256/<hex>`."""
 
 
 class LeftOut(Struct, frozen=True):
-    """A member that is left out, and why. `fatal` ones make the run's result incomplete."""
+    """A member that is left out, and why. If `fatal`, the result of the run is incomplete."""
 
     name: str
     error: str
@@ -54,16 +54,16 @@ class Members:
     """The members by clean name; of several with one name the last wins, as when Docker unpacks the archive."""
 
     def __init__(self, location: str, found: Iterable[Member], sound: int | None = None) -> None:
-        """The first `sound` members are before any damage; what is behind it replaces none of them."""
+        """`sound`: the number of members before the first damage. Members behind it replace none of these."""
         self.location = location
         self.problems: list[LeftOut] = []
         self.warnings: list[str] = []
         self.further: list[Members] = []
-        """Those of the archives that follow in the same file."""
+        """The members of the archives that follow in the same file."""
         self.duplicates: set[str] = set()
         self.repeated: set[str] = set()
         self.unlisted: dict[str, str] = {}
-        """Directories whose names could not be read, and why: nothing can be said of what is in them."""
+        """Directory → why it could not be listed. Whether it has a certain member is not known."""
         self._members: dict[str, Member] = {}
         for count, member in enumerate(found):
             if count == limits.ARCHIVE_MEMBERS:
@@ -75,6 +75,7 @@ class Members:
                 self.problems.append(LeftOut(shown, "unsafe-name", message))
                 continue
             if name in self._members and member.kind is not MemberKind.DIRECTORY:
+                # Docker would take the later one. But behind damage, a header may be a file inside a layer.
                 if sound is not None and count >= sound:
                     self.repeated.add(name)
                     continue
@@ -89,10 +90,10 @@ class Members:
         return iter(self._members.values())
 
     def resolve(self, name: str) -> Member:
-        """The regular file that `name` leads to over symbolic and hard links, in any part of it, inside the archive.
+        """The regular file of a name. Symbolic and hard links in any part of the name are followed inside the archive.
 
         As in Docker, `/` is the archive's root, and `..` at the root stays there (moby pkg/symlink,
-        FollowSymlinkInScope). Raises MissingLayerError (nothing there), DamagedError (too many links, not a file),
+        FollowSymlinkInScope). Raises MissingLayerError (no such member), DamagedError (too many links, not a file),
         SourceError (in a directory that could not be listed).
         """
         member = self._members.get(name)
@@ -112,7 +113,7 @@ class Members:
         return member
 
     def _follow(self, name: str) -> str:
-        """`name` without links. What is not there is taken as it is."""
+        """`name` with its links resolved. Parts that are no member are kept as they are."""
         path = name
         for _ in range(limits.LINK_HOPS + 1):
             # Each link can make the path longer, so that a few of them would fill the memory.
@@ -123,14 +124,16 @@ class Members:
             above, link, rest = self._split_at_link(path)
             if link is None:
                 return above
+            # POSIX.1-2017: the target of a hard link is the name of another member, so it is relative to the archive's
+            # root.
             is_from_root = link.kind is MemberKind.HARDLINK or link.link.startswith("/")
             path = "/".join(["" if is_from_root else above, link.link, rest])
         raise DamagedError(f"{self.location}: member {name} leads through more than {limits.LINK_HOPS} links")
 
     def _split_at_link(self, path: str) -> tuple[str, Member | None, str]:
-        """What is above the first part of `path` that is a link, the link, and what comes after it.
+        """(the path above the first link in `path`, the link, the rest of `path` behind it).
 
-        Without a link: `path` as it is when `.` and `..` are worked out, None, "".
+        Without a link: `path` without `.` and `..`, None, "".
         """
         done: list[str] = []
         waiting = path.split("/")[::-1]
@@ -167,7 +170,8 @@ class Members:
 
     @staticmethod
     def key_of(member: Member) -> str:
-        """What the payload of a member is known by: its name, or for what came by in a stream which one it was."""
+        """The key of a member's payload: its name, or the number of a member that was read from a stream and not
+        kept."""
         return f"/{PASSED - member.offset}" if member.offset <= PASSED else member.name
 
     def _open_file(self, member: Member) -> AbstractContextManager[Payload]:
@@ -195,7 +199,7 @@ class TarMembers(Members):
     def _open_file(self, member: Member) -> Iterator[Payload]:
         what = f"{self.location}: member {member.name}"
         if member.offset <= PASSED:
-            raise SourceError(f"{what}: was read when it came by, and not kept")
+            raise SourceError(f"{what}: was read from the stream, and not kept")
         if member.offset + member.size > self._size:
             there = max(0, self._size - member.offset)
             raise TruncatedError(f"{what}: the archive ends after {there:,} of its {member.size:,} bytes")
@@ -206,10 +210,13 @@ class TarMembers(Members):
             extent=Extent(fd=self._fd, offset=member.offset, size=member.size),
         )
         if self._file_state() != self._state:
+            # Another program may write into the archive during the run. The bytes before and after the change do not
+            # belong together.
             raise SourceError(f"{what}: the archive was changed while it was read")
 
     def _read_file(self, member: Member) -> bytes:
-        """The same in one system call, where that gives all: an archive may have ten thousands of small documents."""
+        """As in the base class, with one system call if possible: an archive may have tens of thousands of
+        documents."""
         if member.offset > PASSED and member.offset + member.size <= self._size:
             with contextlib.suppress(OSError):
                 content = os.pread(self._fd, member.size, member.offset)
@@ -228,7 +235,7 @@ class TarMembers(Members):
 
 
 def open_tar_members(location: str, fd: int, size: int, index: TarIndex) -> TarMembers:
-    """The members of the file's first archive; `further` has those of the others. `fd` is taken over."""
+    """The members of the first archive in the file; `further` has those of the others. `fd` is taken over."""
     members = TarMembers(location, fd, size, index)
     if not index.places and members.duplicates.isdisjoint(DOCUMENTS):
         return members
@@ -238,10 +245,10 @@ def open_tar_members(location: str, fd: int, size: int, index: TarIndex) -> TarM
 
 
 class TreeMembers(Members):
-    """Members unpacked in a directory. Symbolic links are resolved by name as in the tar, never by the tree."""
+    """Members unpacked in a directory. Symbolic links are resolved by name as in a tar, and not by the file system."""
 
     def __init__(self, location: str, tree: Tree) -> None:
-        """`location` is what the user named; `tree`, the directory, is taken over."""
+        """`location` is the text that the user gave; `tree`, the directory, is taken over."""
         self._tree = tree
         super().__init__(location, self._walk(""))
 
@@ -257,7 +264,8 @@ class TreeMembers(Members):
                 raise SourceUnreadableError(message) from error
             name = prefix.rstrip("/")
             self.unlisted[name] = message
-            if not is_hex_id(name):  # a layer's directory costs the images that need the layer, each with its error
+            # An unreadable directory of a layer fails the images that need the layer, each with its own error.
+            if not is_hex_id(name):
                 self.problems.append(LeftOut(name, SourceError.code, message))
             return
         for member in found:
@@ -268,7 +276,7 @@ class TreeMembers(Members):
     def _member(self, entry: TreeEntry) -> Member:
         name = os.fsdecode(entry.path)
         if entry.is_link:
-            with contextlib.suppress(SourceError):  # gone since
+            with contextlib.suppress(SourceError):  # removed meanwhile
                 return Member(name, MemberKind.SYMLINK, 0, 0, os.fsdecode(self._tree.read_link(entry.path)))
         if entry.is_folder:
             return Member(name, MemberKind.DIRECTORY, 0, 0, "")
@@ -304,17 +312,18 @@ _MEMBER = re.compile(
 
 
 def is_archive_member(name: str) -> bool:
-    """True for the names that Docker gives the members of its archives; an `IsExpected`."""
+    """True for the names that Docker gives to members of its archives. Used as an `IsExpected`."""
     return _MEMBER.fullmatch(name) is not None
 
 
 def clean_name(name: str) -> str | None:
-    """`./a//b/` → `a/b`, the root → "", None for a name that is absolute, climbs, or holds control characters.
+    """`./a//b/` → `a/b`; the root → ""; None for a name that is absolute, has `..` or control characters.
 
-    `/a` is `a`: buildpacks name their members so, and Docker unpacks them below the archive's root.
+    `/a` → `a`: buildpacks write such names, and Docker unpacks them below the archive's root.
     """
     if _UNSAFE.search(name):
         return None
+    # The common case, without splitting: an archive may have a million names.
     if name[:1] not in "./" and name[-1:] != "/" and "//" not in name and "/." not in name:
         return name
     parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -322,5 +331,5 @@ def clean_name(name: str) -> str | None:
 
 
 def _shown(name: str) -> str:
-    """A link's text may be anything, unlike a member's name."""
+    """`name` for an error. Unlike a member's name, a link's target may have any characters."""
     return name if name.isprintable() else repr(name)

@@ -1,4 +1,4 @@
-"""Files and folders that are given in place of a source: what they are, and what to do with them."""
+"""Recognises files and folders that are no source, for an error that names what they are and what to do with them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LOOKED_INTO: Final = 1_000
 _USTAR: Final = 257
 _SEARCHED: Final = 64 * 1024
 _LINES: Final = 32
-"""So many ends of lines, each of them CR LF, do not occur by chance in compressed bytes."""
+"""Compressed bytes do not have so many LF by chance, all of them with a CR before it."""
 _LINES_OF_DAMAGED: Final = 3
 """The same in a tar whose headers are not where they should be."""
 _ROOT_FOLDERS: Final = frozenset(
@@ -50,14 +50,14 @@ _IMAGE_NAME: Final = re.compile(r"[a-z0-9]+(?:[._/:-][a-zA-Z0-9_.-]+)*")
 
 
 def foreign_form(head: bytes) -> str | None:
-    """What a file is that begins with `head`, where it is something else than an archive of Docker."""
+    """The kind of a file that begins with `head`, if it is a known kind other than an archive; else None."""
     if _MARKUP.match(head):
         return "a page of HTML or XML, as a server gives in place of a file that it does not have"
     return next((what for magic, what in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def altered_form(head: bytes) -> str | None:
-    """How a file that begins with `head` was altered that may have been an archive; None where it was not."""
+    """How a file that begins with `head` was altered, if it may have been an archive; None if it may not."""
     if head.startswith(_UTF16):
         return (
             "text in UTF-16, as PowerShell writes what is redirected with `>`: the bytes of the archive are lost; "
@@ -66,6 +66,7 @@ def altered_form(head: bytes) -> str | None:
     start = _find_tar(head)
     if not start:
         return None
+    # Text before the tar is often the output of a command, such as a warning of ssh or kubectl.
     lines = head[:start].decode("utf-8", "replace").splitlines()
     if not lines or not lines[0].isprintable() or "\ufffd" in lines[0]:
         return (
@@ -79,16 +80,17 @@ def altered_form(head: bytes) -> str | None:
 
 
 def twice_compressed(plain_head: bytes) -> str | None:
-    """`plain_head`: the first bytes of what a compressed file holds."""
+    """The error text for a file that is compressed twice, else None. `plain_head`: its first bytes, decompressed
+    once."""
     if detect_compression(plain_head) == "none":
         return None
     return "compressed twice: decompress it once (`gzip -dc`, `xz -dc` or the like), and name the result"
 
 
 def is_text_copy(raw: bytes, *, is_damaged: bool) -> bool:
-    """Whether a file that begins with `raw`, as it is, was copied in text mode: each LF became CR LF.
+    """True if a file that begins with `raw`, not decompressed, was copied in text mode: each LF became CR LF.
 
-    `is_damaged`: it is a tar whose headers are not where they should be; else it is compressed.
+    `is_damaged`: the file is a tar whose headers are not at their places; otherwise it is compressed.
     """
     ends = raw.count(b"\n")
     return ends >= (_LINES_OF_DAMAGED if is_damaged else _LINES) and raw.count(b"\r\n") == ends
@@ -106,7 +108,7 @@ TEXT_COPY: Final = (
 
 
 def foreign_tar(location: str, names: Iterable[str]) -> SourceUnreadableError:
-    """The error for a tar that has members of these names and no image."""
+    """The error for a tar with members of these names and without an image."""
     found = {name.removeprefix("./").rstrip("/") for name in names}
     if ".dockerenv" in found or ".dockerinit" in found:
         return UnfitSourceError(f"{location}: is {_EXPORT}")
@@ -116,9 +118,10 @@ def foreign_tar(location: str, names: Iterable[str]) -> SourceUnreadableError:
 
 
 def foreign_folder(tree: Tree) -> str | None:
-    """What a directory is that is no source; None where it is nothing that is known."""
+    """The kind of a directory that is no source; None if it is of no known kind."""
     try:
         names = {os.fsdecode(name) for name in tree.list_names(b"")}
+        # A part of a source comes first: its directories of layers could also look like root file systems.
         if any(is_hex_id(name) and tree.find(f"{name}/json".encode()) is not None for name in names):
             return "graph/ of a Docker root, which holds no layers: name the directory above it"
         if names & {"diff", "mnt", "layers"} == {"diff", "mnt", "layers"}:
@@ -135,7 +138,7 @@ def foreign_folder(tree: Tree) -> str | None:
 
 
 def _part_of_storage(tree: Tree, names: Collection[str]) -> str | None:
-    """What of a registry's storage a directory is, where the rest is not below it."""
+    """The error text for a directory that is a part of a registry's storage, without the rest; else None."""
     for root in ROOTS:
         place = f"{root}/" if root else ""
         if tree.is_folder(f"{place}repositories".encode()):
@@ -152,7 +155,7 @@ def _part_of_storage(tree: Tree, names: Collection[str]) -> str | None:
 
 
 def name_of_image(location: str) -> str | None:
-    """What to do with a location that is no path, where it may be the name of an image or the ID of a container."""
+    """A hint for a location that is no path but may be the name of an image, or the ID of a container; else None."""
     if (
         location.startswith(("./", "../", "/"))
         or location.lower().endswith(_SUFFIXES)
@@ -170,7 +173,7 @@ def _is_root_file_system(names: Collection[str]) -> bool:
 
 
 def _find_tar(head: bytes) -> int | None:
-    """Where a tar begins behind other bytes: its magic, and a header that is sound."""
+    """The offset of the first valid tar header in `head`; None if there is none."""
     place = head.find(b"ustar", 0, _SEARCHED)
     while place >= 0:
         start = place - _USTAR

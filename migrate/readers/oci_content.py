@@ -1,4 +1,4 @@
-"""The content-addressed part of an archive: `index.json` and `blobs/sha256/…`, taken over as it is.
+"""The content-addressed part of an archive, `index.json` and `blobs/sha256/…`. It is carried over unchanged.
 
 Source of the format: OCI image layout specification; Docker 25 and later save images in it.
 """
@@ -39,7 +39,7 @@ _SCHEMA1_TYPES = frozenset({MediaType.SCHEMA1, MediaType.SCHEMA1_SIGNED})
 
 
 class ReadManifest(Struct, frozen=True):
-    """A manifest that is in the archive, parsed, with its exact bytes."""
+    """A manifest of the archive, parsed, with its exact bytes."""
 
     content: bytes
     facts: ManifestFacts
@@ -60,14 +60,14 @@ class OciContent:
     # --- manifest.json beside index.json -----------------------------------------------------------------------
 
     def find_manifest(self, config: Digest, layers: Sequence[str]) -> ReadManifest | None:
-        """The manifest of the index that names exactly this config and these layers, in this order.
+        """The manifest of the index with exactly this config and these layers, in this order; None if there is none.
 
-        Docker 25.0.0 wrote layers in random order into it; such a manifest cannot be taken over.
+        Docker 25.0.0 wrote the layers of such manifests in random order (fixed in 25.0.1). They cannot be carried over.
         """
         if self._by_config is None:
             self._by_config = {}
             entries: Sequence[IndexEntry] = ()
-            with suppress(SourceError):  # manifest.json and the configs suffice; the index only gives manifests to keep
+            with suppress(SourceError):  # without the index, manifest.json and the configs are enough for the images
                 entries = self._entries()
             for document in read_documents(entries, one_by_one(self._read_if_there)):
                 if document.manifest is not None:
@@ -91,7 +91,7 @@ class OciContent:
             message = f"{self.location}: {INDEX}: {error.message}"
             failure = Failure.of(error, self.location, message=message)
             return SourceListing(images=[], failures=[failure])
-        # All manifests and indexes first, each once: a name may be at several places, and indexes hold each other.
+        # First all manifests and indexes, each once: several entries may name the same one, and indexes contain others.
         documents = {found.digest: found for found in read_documents(entries, one_by_one(self._read_if_there))}
         schema1 = [entry for entry in entries if self._leads_to_schema1(entry, documents)]
         older = self._list_schema1(schema1)
@@ -119,8 +119,8 @@ class OciContent:
         )
 
     def _leads_to_schema1(self, entry: IndexEntry, documents: Mapping[Digest, Document]) -> bool:
-        """Whether it, or an entry of an index that it names, is a manifest of schema 1: by its content, as tools write
-        it with several media types, or with none."""
+        """True if the entry, or an entry of an index in it, is a manifest of schema 1. The content decides, because
+        tools write schema 1 with several media types, or with none."""
         pending, seen = [entry], set[Digest]()
         while pending:
             one = pending.pop()
@@ -129,6 +129,7 @@ class OciContent:
                 continue
             seen.add(digest)
             found = documents[digest]
+            # A manifest of schema 1 does not parse as OCI, so that it has an error here.
             if found.error is not None:
                 if one.descriptor.media_type in _SCHEMA1_TYPES:
                     return True
@@ -140,7 +141,8 @@ class OciContent:
         return False
 
     def _list_schema1(self, entries: Sequence[IndexEntry]) -> SourceListing:
-        """Manifests of schema 1, which regctl copies into layouts as they are, and indexes with one among theirs."""
+        """The images of schema-1 manifests, which regctl copies into layouts unchanged, and of indexes with such a
+        manifest."""
         images = RegistryImages(_Schema1Blobs(self.location, self._members), salvage=self._salvage)
         for entry in entries:
             name, digest = entry.name, entry.descriptor.digest
@@ -153,6 +155,7 @@ class OciContent:
                 images.add("", [] if name is None else [Reference.parse(name)], digest, opened)
         listing = images.listing()
 
+        # RegistryImages uses the digest as key. Here a payload is opened by its member's name.
         def with_key(layer: LegacyLayer) -> LegacyLayer:
             claim = layer.payload
             if claim is None or claim.digest is None:
@@ -167,7 +170,7 @@ class OciContent:
     def _read_index(
         self, top: Digest, documents: Mapping[Digest, Document], references: tuple[Reference, ...]
     ) -> ReadyIndex:
-        """With all that it leads to. Raises the first error among it."""
+        """The index with all images and indexes in it. Raises the first error of any of them."""
         images: dict[Digest, LegacyImage] = {}
         nested: dict[Digest, ReadyManifest] = {}
         pending = [top]
@@ -200,12 +203,13 @@ class OciContent:
     # --- one manifest ------------------------------------------------------------------------------------------
 
     def read_image(self, manifest: ReadManifest) -> LegacyImage:
-        """The image that `manifest` names, its config and manifest to be carried over byte for byte."""
+        """The image of `manifest`. Its config and manifest are carried over byte for byte."""
         facts = manifest.facts
         config = self._members.read(blob_path(facts.config.digest))
         actual = Digest.of(config)
         if actual != facts.config.digest:
             raise IntegrityError(f"{self.location}: blob {facts.config.digest} has the digest {actual}")
+        # Other artifacts, such as Helm charts, have a config of another type, without diffIDs.
         is_image = facts.config.media_type in CONFIG_TYPES
         config_facts = parse_config(config) if is_image else None
         diff_ids: Sequence[DiffID | None] = [None] * len(facts.layers)
@@ -284,7 +288,7 @@ class _Schema1Blobs(Struct, frozen=True):
 
 
 def _blob_key(members: Members, digest: Digest) -> str:
-    """Where the blob is, over links; its own name where it is not there and has to be made."""
+    """The member's name of the blob, with links resolved; its own name if it is missing and has to be made."""
     name = blob_path(digest)
     return members.resolve(name).name if name in members else name
 
@@ -298,7 +302,7 @@ def _read(document: Document) -> Document:
 def _innermost_first(
     nested: Mapping[Digest, ReadyManifest], documents: Mapping[Digest, Document]
 ) -> tuple[ReadyManifest, ...]:
-    """Indexes so that each comes after those inside it. An index names others by digest, so there is no ring."""
+    """The indexes, each after those inside it. A cycle is impossible, since an index names others by their digest."""
     done: dict[Digest, ReadyManifest] = {}
     pending = list(nested)[::-1]
     while pending:

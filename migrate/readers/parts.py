@@ -1,6 +1,6 @@
-"""What of a directory belongs to the source that it is, and which folders of it hold documents rather than layers.
+"""The parts of a directory that belong to the source in it, and its folders with documents (and not layers).
 
-The rest are strangers: an archive that lies beside the members of an unpacked one is a source of its own.
+Everything else in the directory may be another source: for example an archive beside the members of an unpacked one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from migrate.readers.members import clean_name, is_archive_member
 ARCHIVE_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 Steps = Sequence[str]
-"""The names that lead from the source's directory to a folder in it."""
+"""The path of a folder, relative to the source's directory, as a sequence of names."""
 
 
 def is_called_archive(name: str) -> bool:
@@ -37,13 +37,13 @@ class Parts(ABC):
         """True if this entry of the directory belongs to the source."""
 
     def lists(self, steps: Steps, /) -> bool:
-        """True for a folder whose entries show by their names, sizes and times that the source has changed."""
+        """True for a folder whose entries have other names, sizes or times when the source has changed."""
         del steps
         return True
 
 
 class ArchiveParts(Parts):
-    """An unpacked `docker save` archive: folders of layers, and what manifest.json names, whatever it is called."""
+    """An unpacked `docker save` archive: folders of layers, and the files that manifest.json names, of any name."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -63,8 +63,8 @@ class ArchiveParts(Parts):
 
 
 class RootParts(Parts):
-    """A Docker root. Whatever an engine may have put there is part of it, but for files that are called archives, and
-    folders that no engine made."""
+    """A Docker root. All files are part of it, except those with an archive's suffix. Of the folders, only those that
+    an engine makes are."""
 
     _DRIVERS: Final = frozenset({"aufs", "btrfs", "devicemapper", "overlay", "vfs", "zfs"})
     _DOCUMENTS: Final = frozenset({"graph", "containers", "image"})
@@ -82,19 +82,20 @@ class RootParts(Parts):
         return not is_called_archive(name)
 
     def lists(self, steps: Steps, /) -> bool:
-        """Down to `graph/<id>` and `overlay/<id>`, or `vfs/dir`: the files of layers and containers are below."""
+        """True down to `graph/<id>`, `overlay/<id>` and `vfs/dir`. Below them are the files of layers and
+        containers."""
         return len(steps) <= 2 and steps[0] in self._DRIVERS | self._DOCUMENTS
 
 
 class RegistryV1Parts(Parts):
-    """A v1 registry's storage: its layers are files, so that all folders hold documents."""
+    """A v1 registry's storage. Its layers are files, so that all folders have documents."""
 
     def has(self, name: str, /) -> bool:
         return name in ("images", "repositories")
 
 
 class RegistryV2Parts(Parts):
-    """A v2 registry's storage, from wherever in it the directory begins."""
+    """A v2 registry's storage. The directory may be its root, or one of the folders from there down to `v2/`."""
 
     def __init__(self, path: Path) -> None:
         found = (root for root in ROOTS if (path / root / "repositories").is_dir() and (path / root / "blobs").is_dir())
@@ -104,7 +105,8 @@ class RegistryV2Parts(Parts):
         return name == self._root[0] if self._root else name in ("blobs", "repositories")
 
     def lists(self, steps: Steps, /) -> bool:
-        """`blobs/sha256/<two digits>` changes with blobs that come and go; no repository is called `_uploads`."""
+        """True for repositories, and for `blobs/sha256/<two digits>`, which changes when blobs are added or removed. No
+        part of a repository's name is `_uploads`."""
         depth = len(self._root)
         if tuple(steps[:depth]) != self._root[: len(steps)]:
             return False
@@ -115,14 +117,14 @@ class RegistryV2Parts(Parts):
 
 
 class ManifestFolderParts(Parts):
-    """Folders with a manifest and its blobs each: all of it belongs to the source."""
+    """Folders with a manifest and its blobs each. All of the directory belongs to the source."""
 
     def has(self, name: str, /) -> bool:
         return not name.startswith((".", "_"))
 
 
 class SeveralParts(Parts):
-    """A directory that looks like more than one source: nothing is converted before the user chooses one."""
+    """A directory that may be several types of source. Nothing is converted before the user chooses one."""
 
     def __init__(self, kinds: Sequence[Parts]) -> None:
         self._kinds = kinds
@@ -135,7 +137,7 @@ class SeveralParts(Parts):
 
 
 def parts_of(path: Path, types: Sequence[SourceType]) -> Parts:
-    """`types` are those that claim the directory (`detect`), or the one that the user named."""
+    """`types`: the types that the directory may be (`detect`), or the one that the user chose."""
     makers: dict[SourceType, Callable[[], Parts]] = {
         SourceType.DOCKER_ARCHIVE: lambda: ArchiveParts(path),
         SourceType.DOCKER_ROOT: lambda: RootParts(path),

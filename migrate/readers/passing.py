@@ -1,8 +1,8 @@
 """An archive that can be read only once, from front to back: a pipe, or a compressed file.
 
-Large layers are given away while they come by. The rest, JSON and small layers, is kept in a temporary file, for names
-and configs are at an archive's end; so is what its place does not show: the blobs of an OCI layout, and layers
-that are themselves compressed.
+Large layers are handed to the caller while they are read. Everything else is kept in a temporary file: JSON and small
+layers, because names and configs are at an archive's end; the blobs of an OCI layout, because only a manifest shows
+which of them are layers; and compressed layers.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from migrate.tar.header import BLOCK
 from migrate.tar.index import Damage, Member, MemberKind, TarIndex, iter_members, looks_like_tar
 
 LARGE = 1024 * 1024
-"""Layers from this size on are worth not being kept."""
+"""Layers of at least this size are not kept in the temporary file."""
 _CHUNK = 1024 * 1024
 
 TakeMember = Callable[[Member, Payload], None]
-"""Gets a layer's member, with its clean name, and its payload, which lives no longer than the call."""
+"""Called with a layer's member, with its clean name, and its payload, which is valid during the call only."""
 
 
 class PassingArchive:
-    """`read_through` reads it; what it found is there from then on."""
+    """An archive that is read by `read_through`. Its members can be used after that."""
 
     def __init__(self, location: str, stream: PlainStream, directory: str | None) -> None:
         self._location = location
@@ -39,7 +39,8 @@ class PassingArchive:
         self._passed = 0
 
     def read_through(self, take: TakeMember | None) -> Members:
-        """All members. Raises SourceUnreadableError, again on every call, and TargetError."""
+        """Reads the archive at the first call, and returns all members. Raises TargetError, and SourceUnreadableError,
+        which is raised again by every later call."""
         if self._error is not None:
             raise self._error
         if self._members is None:
@@ -62,15 +63,17 @@ class PassingArchive:
         spool = Spool(self._directory, self._location)
         try:
             if take is None:
-                check_spool_room(self._location, bytes_left(self._stream.fd), spool)  # all of it is kept
+                check_spool_room(self._location, bytes_left(self._stream.fd), spool)  # all of the archive is kept
             window = _Forward(self._stream, self._location)
             index = TarIndex()
             try:
                 for member in index.without_damage(iter_members(window, self._location, is_archive_member)):
                     index.members.append(self._pass(member, window, spool, take))
-                window.drain()  # only its end proves a compressed stream
+                window.drain()  # the checksum of a compressed stream is at its end
             except (TruncatedError, UnsupportedError, DamagedError) as error:
                 if window.is_damaged:
+                    # The compressed stream is damaged: what follows cannot be decompressed. Damage of the tar alone
+                    # leaves the members before it usable.
                     raise
                 index.damages.append(Damage(error))
             members = open_tar_members(self._location, spool.detach(), spool.size, index)
@@ -102,12 +105,12 @@ class PassingArchive:
             while chunk := content.read_block(_CHUNK):
                 spool.append(chunk)
         except TruncatedError:
-            window.ended = True  # the member is listed with its full size: reading it finds that it is cut off
+            window.ended = True  # the member is listed with its full size, and reading it reports the truncation
         return member._replace(offset=offset)
 
 
 class _Forward:
-    """A window that only moves on (see `tar.index.Window`)."""
+    """A `tar.index.Window` on a stream, which only moves forward."""
 
     def __init__(self, stream: PlainStream, what: str) -> None:
         self._stream = stream
@@ -120,7 +123,7 @@ class _Forward:
         self.is_damaged = False
 
     def read(self, offset: int, length: int) -> bytes:
-        """The last block may be read once more, also where the stream's end cut it short."""
+        """Only the block of the last call may be read again, also if the stream ended in it."""
         found = b""
         if offset == self._last_offset:
             if length <= len(self._last):
@@ -137,7 +140,7 @@ class _Forward:
         return found
 
     def next(self, length: int) -> bytes:
-        """At most `length` bytes at the present place; none only at the end."""
+        """At most `length` bytes at the current position; b"" only at the end."""
         if self._back:
             block, self._back = self._back[:length], self._back[length:]
         elif self.ended:
@@ -165,7 +168,7 @@ class _Forward:
 
 
 class _Content(ByteStream):
-    """One member's content; the window moves on with it."""
+    """One member's content. Reading it moves the window forward."""
 
     def __init__(self, window: _Forward, size: int, what: str) -> None:
         self._window = window

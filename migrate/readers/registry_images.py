@@ -1,6 +1,6 @@
-"""From the manifests of a registry to images: schema 1, schema 2, OCI, and lists of them.
+"""Makes images of a registry's manifests: schema 1, schema 2, OCI, and lists of them.
 
-Shared by all sources that hold manifests (`manifest_source`), and by OCI layouts that hold schema 1.
+Used by all sources of manifests (`manifest_source`), and for OCI layouts with schema 1.
 """
 
 from __future__ import annotations
@@ -46,30 +46,30 @@ _CONFIG_TYPES: Final = frozenset({MediaType.DOCKER_CONFIG, MediaType.OCI_CONFIG,
 
 
 class ManifestStore(Protocol):
-    """Where the manifests come from. Every method raises SourceError or IntegrityError, of scope image."""
+    """The source of the manifests. Every method raises SourceError or IntegrityError, of scope image."""
 
     @property
     def location(self) -> str: ...
 
     def read_blob(self, repository: str, digest: Digest, limit: int, /) -> bytes:
-        """Checked against its digest."""
+        """The blob's bytes, checked against its digest."""
 
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
-        """A child of a list, checked against its digest."""
+        """A manifest that a list names, checked against its digest."""
 
     def blob_size(self, repository: str, digest: Digest, /) -> int | None:
-        """Bytes of the blob as stored. MissingLayerError if it is not there; None if that was not looked up."""
+        """Bytes of the blob as stored. MissingLayerError if it is missing; None if the store does not look that up."""
 
     def find_blob(self, repository: str, name: str, /) -> Digest | None:
-        """The blob that the repository has under another name than its sha256, such as a tarsum, which is compared with
-        its bytes when they are read."""
+        """The sha256 of a blob that the repository has under another name, such as a tarsum; None if there is none. The
+        name is compared with the blob's bytes when they are read."""
 
     def signature_warnings(self, repository: str, digest: Digest, manifest: OpenedManifest, /) -> tuple[str, ...]:
         """Warnings about the signatures of a schema-1 manifest; none if all of them verify."""
 
 
 class _Blob(Struct, frozen=True):
-    """A layer blob in the making: its PayloadRef is made when every manifest was read."""
+    """A layer's blob. Its PayloadRef is made after all manifests were read, which may all contribute to it."""
 
     digest: Digest
     size: int | None
@@ -84,7 +84,7 @@ class _Claims(Struct):
 
 
 class _Draft(Struct, frozen=True):
-    """One image whose payloads are not yet filled in. Equal keys are equal images."""
+    """One image without its payloads, which are filled in at the end. Equal keys are equal images."""
 
     key: tuple[object, ...]
     image: LegacyImage
@@ -92,7 +92,7 @@ class _Draft(Struct, frozen=True):
 
 
 class RegistryImages:
-    """Takes manifests one by one and gives the listing of all of them."""
+    """Collects manifests one by one and makes a listing of all of them."""
 
     def __init__(self, store: ManifestStore, *, salvage: bool = False) -> None:
         self._store = store
@@ -118,7 +118,7 @@ class RegistryImages:
         manifest: OpenedManifest,
         warnings: Sequence[str] = (),
     ) -> None:
-        """One manifest of any kind. What is wrong with it becomes a failure of its references, never an exception."""
+        """Adds one manifest of any kind. An error in it becomes a failure of its references, and is not raised."""
         try:
             if is_index(manifest.payload):
                 self._add_index(repository, references, digest, manifest.payload, warnings)
@@ -129,9 +129,9 @@ class RegistryImages:
                 self.fail(reference, error)
 
     def listing(self) -> SourceListing:
-        # One PayloadRef a blob, however many manifests name it. The diffID that a config states is used only where all
-        # configs state the same one, and no schema-1 image would fail if it were wrong; the composer compares each
-        # config with what was found in any case.
+        # One PayloadRef for each blob, for all manifests that name it. The diffID of a config is used only if all
+        # configs have the same one, and if no schema-1 image, which has no diffIDs, would fail because of a wrong one.
+        # The composer compares each config with the real diffID in any case.
         payloads = {
             digest: PayloadRef(
                 key=digest.hex,
@@ -179,7 +179,7 @@ class RegistryImages:
         )
         blobs: list[_Blob | None] = []
         for entry in manifest.entries:
-            # A throwaway step has no layer of its own; its blob is the empty tar, which need not be there.
+            # A throwaway step is a history entry without a layer. Its blob is the empty tar, which may be missing.
             if entry.throwaway:
                 blobs.append(None)
                 continue
@@ -200,6 +200,7 @@ class RegistryImages:
             ),
             certain=not manifest.wrong_parents,
         )
+        # Tags of several repositories may have the same image, with other names and signatures in their manifests.
         key = ("schema 1", tuple((layer.legacy_id, layer.json) for layer in chain), tuple(blobs), platform)
         return _Draft(key, image, tuple(blobs))
 
@@ -263,17 +264,17 @@ class RegistryImages:
         content: bytes,
         warnings: Sequence[str],
     ) -> None:
-        """Carried over whole if it can be; else its good images get its name, each for its platform."""
+        """Adds a list. It is carried over whole if possible; otherwise each of its sound images gets its name."""
         index = parse_index(content)
         if not index.manifests:
             raise UnsupportedError("index: it names no manifest")
         drafts: list[_Draft] = []
         lost: list[tuple[IndexEntry, MigrateError]] = []
         nested = self._add_children(repository, index.manifests, drafts, lost)
-        # A list of which every image is lost fails as a whole, with the first reason.
+        # If all images of a list are lost, the list fails, with the error of the first one.
         if not drafts:
             raise lost[0][1]
-        # Schema-1 images get new manifests, so that a list which names one cannot be kept byte for byte.
+        # Schema-1 images get new manifests, with other digests: a list with one cannot be kept byte for byte.
         if not lost and not nested and all(draft.image.manifest is not None for draft in drafts):
             known, _ = self._indexes.setdefault((content, index.media_type), ([], drafts))
             known += [reference for reference in references if reference not in known]
@@ -297,8 +298,8 @@ class RegistryImages:
         drafts: list[_Draft],
         lost: list[tuple[IndexEntry, MigrateError]],
     ) -> int:
-        """The images that `entries` lead to, into `drafts`, and what cannot be read, into `lost`; how many indexes are
-        among them."""
+        """Adds the images of `entries` to `drafts`, and entries that cannot be read to `lost`. Returns the number of
+        nested indexes."""
         nested: set[Digest] = set()
         pending = [*entries][::-1]
         while pending:
@@ -355,7 +356,7 @@ def open_checked(content: bytes, digest: Digest, what: str) -> OpenedManifest:
 
 
 def known_payload(digest: Digest) -> Payload | None:
-    """A blob that is missing, where its bytes follow from its digest."""
+    """The payload of a missing blob whose bytes follow from its digest (an empty tar); else None."""
     made = known_blob(digest)
     if made is None:
         return None

@@ -58,18 +58,18 @@ _TAG_FILE: Final = "tag_"
 _LAYER: Final = "layer"
 _DOGESTRY_LAYER: Final = "layer.tar"
 _LAYER_FILE: Final = re.compile(r"layer(\.tar)?(\.(gz|bz2|xz|zst|lz4))?")
-"""Also as later versions of dogestry (lz4) and people packed them to save room."""
+"""Also layers that later versions of dogestry compressed with lz4, or that were compressed in place to save room."""
 _DEFAULT_NAMESPACE: Final = "library"
 _HEAD_BYTES: Final = 16
 
 
 def is_registry_v1(files: NamedFiles) -> bool:
-    """True for a directory that holds `images/` with hexadecimal IDs, or `images/` beside `repositories/`."""
+    """True for a directory with IDs of images in `images/`, or with an empty `images/` beside `repositories/`."""
     if Entry("images", True) not in files.entries(""):
         return False
     names = [entry.name for entry in files.entries("images")]
     for name in filter(is_hex_id, names):
-        with suppress(SourceError):  # closed to us; another one may be open
+        with suppress(SourceError):  # this user may not read it, but perhaps another image
             documents = (files.size(f"images/{name}/{part}") for part in ("json", "ancestry"))
             if any(size is not None for size in documents) or _layer_files(files, name):
                 return True
@@ -77,7 +77,7 @@ def is_registry_v1(files: NamedFiles) -> bool:
 
 
 def _layer_files(files: NamedFiles, name: str) -> list[str]:
-    """The names of an image's layer, the usual one first; of a server none are listed."""
+    """The file names of an image's layer, the usual one first; empty for a server, which lists no files."""
     found = [entry.name for entry in files.entries(f"images/{name}") if not entry.is_folder]
     return sorted((one for one in found if _LAYER_FILE.fullmatch(one)), key=len)
 
@@ -89,7 +89,7 @@ class _Tag(Struct, frozen=True):
 
 
 class _Graph(Struct):
-    """The chains by the jsons of all images; `parents` holds every image that has one."""
+    """The chains of all images by their jsons. `parents` has every image with a json."""
 
     parents: dict[LegacyID, LegacyID | None] = field(default_factory=dict)
     unfinished: set[LegacyID] = field(default_factory=set)
@@ -100,7 +100,7 @@ class _Graph(Struct):
         return self.parents.keys() - self.unfinished
 
     def heads(self) -> set[LegacyID]:
-        """Finished images that are no finished image's parent. The parent of half uploads alone is a head."""
+        """Finished images that are no parent of a finished image. An unfinished upload does not hide its parent."""
         covered: set[LegacyID] = set()
         for legacy_id in self.finished():
             parent = self.parents[legacy_id]
@@ -110,7 +110,7 @@ class _Graph(Struct):
         return self.finished() - covered
 
     def ancestry(self, legacy_id: LegacyID) -> list[str]:
-        """From the image down to its base, as the jsons have it; stops at a gap or at the first repeat."""
+        """The IDs from the image down to its base, by the jsons; it ends at a missing or repeated image."""
         found: dict[str, None] = {}
         current: LegacyID | None = legacy_id
         while current is not None and current not in found and len(found) < CHAIN_LENGTH:
@@ -125,7 +125,7 @@ class RegistryV1Source(LegacySource):
     source_type = SourceType.REGISTRY_V1
 
     def __init__(self, location: str, files: NamedFiles, options: ReadOptions | None = None) -> None:
-        """`location` is what the user named; `files`, the registry's storage, are taken over."""
+        """`location` is the text that the user gave; `files`, the registry's storage, are taken over."""
         self.location = location
         self._files = files
         self._salvage = bool(options and options.salvage)
@@ -161,6 +161,7 @@ class RegistryV1Source(LegacySource):
         size = self._files.size(self._layer_path(legacy_id))
         if size is None:
             raise MissingContentError(f"image {legacy_id}: the layer file is missing", layer=legacy_id)
+        # Over HTTP the size is a header of the server, for display only: some servers send a wrong one.
         certain = self._files.sizes_are_certain
         if size == 0 and certain:
             raise TruncatedError(f"image {legacy_id}: the layer file has 0 bytes", layer=legacy_id)
@@ -182,7 +183,7 @@ class RegistryV1Source(LegacySource):
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
         legacy_id = layer.legacy_id
         with self._open_layer(legacy_id) as opened:
-            size = opened.size or None  # not known of what a server sends in chunks
+            size = opened.size or None  # unknown if a server sends the layer in chunks
             payload = Payload(stream=opened.stream, origin=Origin.BLOB, size=size, path=opened.path)
 
             def note_mismatch() -> None:
@@ -192,7 +193,7 @@ class RegistryV1Source(LegacySource):
                 self._checked[legacy_id] = check.finish()
                 note_mismatch()
 
-            if legacy_id in self._checked:  # a second reading copies what the first has checked
+            if legacy_id in self._checked:  # the first reading has checked the layer
                 note_mismatch()
             else:
                 check = _ChecksumCheck(self._files, legacy_id, layer.json, lambda: self._open_layer(legacy_id))
@@ -202,7 +203,7 @@ class RegistryV1Source(LegacySource):
             yield payload
 
     def _layer_path(self, legacy_id: LegacyID) -> str:
-        """Where the layer is, or would be. UnsupportedError for one that is packed as nothing that is read."""
+        """The path of the layer, whether it exists or not. UnsupportedError for a layer compressed with lz4."""
         folder = f"images/{legacy_id}"
         usual = f"{folder}/{_DOGESTRY_LAYER if self._is_dogestry else _LAYER}"
         if self._files.size(usual) is not None:
@@ -217,8 +218,8 @@ class RegistryV1Source(LegacySource):
 
     @cached_property
     def _is_dogestry(self) -> bool:
-        """True for the tree that dogestry wrote to S3: `images/<id>/layer.tar`, `repositories/<name>/<tag>`. The first
-        layer that can be found shows it."""
+        """True for the tree that dogestry wrote to S3: `images/<id>/layer.tar`, `repositories/<name>/<tag>`. The name
+        of the first layer decides."""
         for entry in self._files.entries("images"):
             with suppress(SourceError):  # reported when the image is read
                 if is_hex_id(entry.name) and (found := _layer_files(self._files, entry.name)):
@@ -266,6 +267,7 @@ class RegistryV1Source(LegacySource):
                     legacy_id, problem = None, "the tag file is empty"
                 error = MissingLayerError(f"tag {tag.reference}: {problem}")
                 failures.append(Failure.of(error, self.location, references=[tag.reference], legacy_id=legacy_id))
+        # An untagged image is converted, too: the registry kept images whose tags were moved or deleted.
         untagged = graph.heads() - by_head.keys()
         first = {head: str(own[0].reference) for head, own in by_head.items()}
         heads = sorted([*by_head, *untagged], key=lambda head: (head not in first, first.get(head, ""), head))
@@ -299,7 +301,8 @@ class RegistryV1Source(LegacySource):
                 graph.folders.add(LegacyID(entry.name))
             else:
                 graph.warnings.append(f"images/{entry.name}: not an image; ignored")
-        # One look at each folder: both files of an image are read before the next image's.
+        # In the order of the folders: both files of an image are read before those of the next one.
+        # With --salvage an unfinished upload counts like any other image.
         names = ("json",) if self._salvage else ("json", "_inprogress")
         found = self._files.read_many(
             [f"images/{one}/{name}" for one in sorted(graph.folders) for name in names], JSON_BYTES
@@ -328,7 +331,7 @@ class RegistryV1Source(LegacySource):
         return graph
 
     def _read_tags(self) -> tuple[list[_Tag], list[Failure]]:
-        """All tags, sorted by reference, and what of `repositories/` cannot be read."""
+        """All tags, sorted by reference, and the failures of `repositories/`."""
         failures: list[Failure] = []
         names = dict(self._tag_files(failures))
         contents = self._files.read_many(list(names), SMALL_FILE_BYTES)
@@ -337,7 +340,8 @@ class RegistryV1Source(LegacySource):
             content = contents.get(path)
             if isinstance(content, SourceError):
                 failures.append(Failure.of(content, self.location, references=[str(reference)]))
-            # `tag<name>_json` describes tag <name>; for a name that begins with `_` it looks like a tag of its own
+            # The file `tag<name>_json` describes tag <name>. If <name> begins with `_`, the file looks like the one of
+            # a tag `<rest of the name>_json`, but has a JSON object in it.
             elif content is not None and not (reference.tag.endswith("_json") and content.lstrip()[:1] == b"{"):
                 text = content.decode("utf-8", "replace")
                 legacy_id = text.strip()
@@ -350,7 +354,7 @@ class RegistryV1Source(LegacySource):
         return sorted(tags, key=lambda tag: tag.reference), failures
 
     def _tag_files(self, failures: list[Failure]) -> Iterator[tuple[str, Reference]]:
-        """(path, the reference that it holds) of what is called like a tag's file."""
+        """(path, reference) of each file with the name of a tag's file."""
         if self._is_dogestry:
             yield from self._dogestry_tags()
             return
@@ -362,8 +366,9 @@ class RegistryV1Source(LegacySource):
                 failures.append(Failure.of(exc, self.location, references=[unquote(namespace, errors="replace")]))
                 continue
             for repository in repositories:
+                # docker-registry 0.9 quotes names for URLs in its storage.
                 name = unquote(repository, errors="replace")
-                if namespace != _DEFAULT_NAMESPACE:  # which is implied, as in `docker pull host:5000/busybox`
+                if namespace != _DEFAULT_NAMESPACE:  # left out of names, as in `docker pull host:5000/busybox`
                     name = f"{unquote(namespace, errors='replace')}/{name}"
                 try:
                     entries = self._files.entries(f"{place}/{repository}")
@@ -398,7 +403,8 @@ def _effective_parent(document: LayerDocument) -> LegacyID | None:
 
 
 def _ancestry_warning(graph: _Graph, head: LegacyID, raw: bytes | SourceError | None) -> tuple[str, ...]:
-    """The parents in the jsons decide; Docker followed `ancestry`, so a difference is reported."""
+    """A warning if `ancestry` differs from the parents in the jsons. The parents are used, but Docker used
+    `ancestry`."""
     if raw is None or head not in graph.parents:
         return ()
     try:
@@ -413,11 +419,12 @@ def _ancestry_warning(graph: _Graph, head: LegacyID, raw: bytes | SourceError | 
 
 
 class _ChecksumCheck:
-    """The recorded checksums of one image, compared while its layer is read. One match of any is enough.
+    """The recorded checksums of one image, compared while its layer is read. One match is enough, since servers up to
+    0.8 recorded two kinds.
 
-    `sha256:` covers json, a newline and the layer as stored; it is computed as the bytes pass. Only if it does not
-    match, or is not recorded, the layer is read a second time for a tarsum. A mismatch is a note, not a failure: the
-    layer is complete, and its bytes are all that there is. A tar that turns out to be cut short is a failure.
+    `sha256:` covers the json, a newline and the layer as stored, and is computed while the layer is read. Only if it
+    does not match, or is not recorded, the layer is read a second time for a tarsum. A mismatch is a note and no
+    failure: wrong records exist, and there is no other copy of the layer. A tar that is cut short is a failure.
     """
 
     def __init__(
@@ -452,7 +459,7 @@ class _ChecksumCheck:
             except TruncatedError as exc:
                 raise exc.at_layer(self._legacy_id) from exc
             except DamagedError:
-                pass  # a tar without a tarsum here may be one that Docker accepted: no sum, but no failure
+                pass  # Docker may have accepted this tar all the same: no sum, but no failure either
         if not self.recorded.isdisjoint(found):
             return None
         expected, got = " or ".join(sorted(self.recorded)), " or ".join(sorted([found_sha256, *found]))

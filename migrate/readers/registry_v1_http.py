@@ -1,7 +1,7 @@
-"""A registry that speaks the v1 protocol, as the storage tree that it has: see `RegistryV1Source`.
+"""A registry of the v1 protocol, shown as the storage tree that `RegistryV1Source` reads.
 
-The names of the tree are those of docker-registry's storage. `images/` holds what the tags lead to, as the protocol
-lists no other images.
+The names in the tree are those of docker-registry's storage. `images/` has only the images that tags lead to, since the
+protocol lists no others.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _IMAGE_PATH: Final = re.compile(r"images/([0-9a-f]+)/(json|ancestry|layer|_check
 
 
 class V1RegistryFiles(NamedFiles):
-    """One registry, one of its repositories, or one tag. The network is first used by the first method called."""
+    """A registry, one of its repositories, or one tag. The first method that is called connects to it."""
 
     is_remote = True
     sizes_are_certain = False
@@ -78,9 +78,10 @@ class V1RegistryFiles(NamedFiles):
         return []
 
     def size(self, path: str, /) -> int | None:
-        """Of a layer it is what the server states, 0 where it states nothing."""
+        """The size of a layer is the one in the server's headers, 0 if they have none."""
         found = _IMAGE_PATH.fullmatch(path)
         if found is None or found[2] != "layer":
+            # Documents are fetched with the listing, so their size is that of their content.
             content = self.read(path, CHAIN_LENGTH * 1024)
             return None if content is None else len(content)
         document = self._json(found[1])
@@ -133,7 +134,7 @@ class V1RegistryFiles(NamedFiles):
     # --- repositories --------------------------------------------------------------------------------------------
 
     def _all_tags(self) -> dict[tuple[str, str], dict[str, str] | SourceError]:
-        """Tags by (namespace, name), quoted as in the storage. An error is in the place of a repository's tags."""
+        """(namespace, name), quoted as in the storage → the repository's tags, or the error of reading them."""
         if self._tags is None:
             found: dict[tuple[str, str], dict[str, str] | SourceError] = {}
             try:
@@ -152,7 +153,7 @@ class V1RegistryFiles(NamedFiles):
     def _tags_of(self, repository: str) -> dict[str, str] | SourceError:
         try:
             if not is_repository_path(repository):
-                raise RegistryAnswerError(f"the search names a repository {shown(repository)}, which is no name")
+                raise RegistryAnswerError(f"the search lists a repository {shown(repository)}, which is no valid name")
             tags = self._client.tags(repository)
             if self._tag is not None:
                 if self._tag not in tags:
@@ -169,24 +170,26 @@ class V1RegistryFiles(NamedFiles):
     # --- images --------------------------------------------------------------------------------------------------
 
     def _image_ids(self) -> list[str]:
-        """What the tags lead to, by each image's ancestry and by the parents that the JSONs name."""
+        """The IDs of all images that tags lead to, by each image's ancestry and by the parents in the JSONs."""
         if self._images is not None:
             return self._images
         tags = [tags for tags in self._all_tags().values() if not isinstance(tags, SourceError)]
         heads = sorted({image_id.strip() for found in tags for image_id in found.values()})
         level = [head for head in heads if is_hex_id(head)]
         known: dict[str, None] = dict.fromkeys(level)
+        # An ancestry is one request for a whole chain, whose JSONs can then be fetched in parallel.
         self._fetch(level, self._ancestries, self._client.ancestry)
         for head in level:
             raw = self._ancestries[head]
             ids: Sequence[str] = ()
-            with suppress(MigrateError):  # the source reports what is wrong with it
+            with suppress(MigrateError):  # the source reports the error
                 ids = parse_ancestry(raw) if isinstance(raw, bytes) else ()
             for image_id in filter(is_hex_id, ids[:CHAIN_LENGTH]):
                 self._homes.setdefault(image_id, self._homes[head])
                 known.setdefault(image_id)
         level = list(known)
         while level:
+            # An ancestry may be missing or wrong. The parents in the JSONs are followed until all are known.
             self._fetch(level, self._jsons, self._client.image_json)
             level = [parent for image_id in level if (parent := self._parent_of(image_id)) not in known]
             known |= dict.fromkeys(level)
@@ -196,7 +199,7 @@ class V1RegistryFiles(NamedFiles):
         return self._images
 
     def _parent_of(self, image_id: str) -> str:
-        """`image_id` itself where it has no parent that can be read."""
+        """The parent of an image; `image_id` itself if it has none, or if its JSON cannot be read."""
         document = self._jsons[image_id]
         if isinstance(document, ImageJson):
             with suppress(MigrateError):
@@ -232,7 +235,7 @@ class V1RegistryFiles(NamedFiles):
         if found is None:
             match path.split("/"):
                 case ["repositories", namespace, name, *rest] if rest and rest[0].startswith("tag_"):
-                    tag = "/".join(rest).removeprefix("tag_")  # a server may give any text
+                    tag = "/".join(rest).removeprefix("tag_")  # a server may send any text, also with `/`
                     tags = self._all_tags().get((namespace, name), {})
                     if not isinstance(tags, SourceError) and tag in tags:
                         return tags[tag].encode()

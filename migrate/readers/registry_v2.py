@@ -39,11 +39,11 @@ _BLOCK: Final = 1024 * 1024
 _HASHES: Final = ("sha384", "sha512")
 _BLOB_FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 _MANIFEST_BYTES: Final = 4 * 1024 * 1024
-"""Blobs of up to this are looked into for manifests whose links are lost; registries take none that is larger."""
+"""Blobs up to this size may be manifests whose links are lost. Registries accept no larger manifests."""
 
 
 def is_registry_v2(files: NamedFiles) -> bool:
-    """True for a registry's root directory, or a directory below it down to `v2/`."""
+    """True for a registry's root directory, or one of the directories from there down to `v2/`."""
     for root in ROOTS:
         parts = files.entries(root)
         if Entry("blobs", True) in parts and (
@@ -55,7 +55,7 @@ def is_registry_v2(files: NamedFiles) -> bool:
 
 
 class DeletedManifestError(SourceError):
-    """A tag names a revision that was deleted, or no revision at all."""
+    """A tag has a revision that was deleted, or none at all."""
 
     code = "missing-manifest"
 
@@ -77,6 +77,7 @@ class RegistryV2Source(StoredManifestSource):
 
     def read_manifest(self, repository: str, digest: Digest, /) -> OpenedManifest:
         if not self._is_linked(repository, digest):
+            # A registry deletes a manifest by its link. The blob stays until the next garbage collection.
             message = f"manifest {digest} was deleted: no link in _manifests/revisions/ or _layers/"
             if Entry("revisions", True) in self._files.entries(self._manifests(repository)):
                 raise DeletedManifestError(message)
@@ -101,18 +102,18 @@ class RegistryV2Source(StoredManifestSource):
     def open_payload(self, layer: LegacyLayer, /) -> Iterator[Payload]:
         with super().open_payload(layer) as payload:
             if layer.payload is not None and (digest := layer.payload.digest) is not None:
-                # A link proves nothing: the blob's other names are looked at once, before it is used.
+                # Anybody can write a link, so the blob's other names are checked, once, before it is used.
                 names = self._other_names.pop(digest, None)
                 if names is not None:
                     wrong = [name for name in sorted(names) if name not in self._sums(digest, name)]
-                    linked = f"is linked as {' and as '.join(wrong)}, which it is not"
+                    linked = f"is linked as {' and as '.join(wrong)}, but has another sum"
                     self._mismatches[digest] = linked if wrong else None
                 payload.note = self._mismatches.get(digest)
                 payload.damaged = payload.note is not None
             yield payload
 
     def _sums(self, digest: Digest, name: str) -> Collection[str]:
-        """The blob's sum, or sums, of the kind that `name` is; none where that kind is not known."""
+        """The blob's sums of the kind of `name` (sha512, tarsum and so on); empty for an unknown kind."""
         kind = name.partition(":")[0]
         what = f"blob {digest}"
         with self._files.open(self.blob_path(digest)) as opened:
@@ -124,7 +125,7 @@ class RegistryV2Source(StoredManifestSource):
             head = opened.stream.read(HEAD_BYTES)
         if kind not in VERSIONS:
             return ()
-        with self._files.open(self.blob_path(digest)) as opened, suppress(DamagedError):  # reading it finds that
+        with self._files.open(self.blob_path(digest)) as opened, suppress(DamagedError):  # reading the layer reports it
             tar = open_decompressed(opened.stream, detect_compression(head), what)
             return tarsums(tar, b"", [kind], what)[kind]  # without the image's json (moby 1.5, graph/manifest.go)
         return ()
@@ -192,9 +193,9 @@ class RegistryV2Source(StoredManifestSource):
             except SourceError as error:
                 images.warn(f"{repository}: unfinished uploads were not counted: {error.message}")
         linked |= set(untagged)
-        # After all tags, so that what a tagged list names is not an image of its own as well.
+        # After all tags: the images of a tagged list are not listed again as untagged ones.
         self._add_untagged(untagged, images)
-        # Where links are lost, manifests can still be found among the blobs; else an unlinked one was deleted.
+        # If links are lost, manifests are searched among the blobs. Otherwise a manifest without a link was deleted.
         if not repositories or without:
             self._add_unlinked({digest for _, digest in linked}, images)
 
@@ -208,7 +209,7 @@ class RegistryV2Source(StoredManifestSource):
         raise SourceUnreadableError(f"{self.location}: no docker/registry/v2/ with blobs/ and repositories/")
 
     def _add_unlinked(self, linked: set[Digest], images: RegistryImages) -> None:
-        """Manifests among the blobs, where the links to them are lost. Lists first, as what they name is their own."""
+        """Adds manifests whose links are lost. Lists come first, since the images that they name are no others."""
         found: list[tuple[Digest, OpenedManifest]] = []
         base = self._rooted("blobs/sha256")
         for folder in self._files.entries(base):
@@ -219,8 +220,10 @@ class RegistryV2Source(StoredManifestSource):
                 size = self._files.size(self.blob_path(digest))
                 if size is None or size > _MANIFEST_BYTES:
                     continue
-                with suppress(MigrateError):  # no manifest, or a damaged one: nothing names it
+                with suppress(MigrateError):  # no manifest, or a damaged one that no name leads to
                     content = self._files.read(self.blob_path(digest), _MANIFEST_BYTES) or b""
+                    # Configs are JSON objects, too, and most blobs are layers. The first byte excludes these without
+                    # parsing.
                     if content[:1] == b"{" and is_manifest(content):
                         found.append((digest, open_checked(content, digest, f"manifest blob {digest}")))
         found.sort(key=lambda one: (not is_index(one[1].payload), str(one[0])))
@@ -270,7 +273,7 @@ class RegistryV2Source(StoredManifestSource):
     def _untagged(self, repository: str, tagged: set[Digest], images: RegistryImages) -> Iterator[Digest]:
         """Revisions that no tag names and that were not deleted."""
         folders = [f"{self._manifests(repository)}/revisions/sha256"]
-        if repository in self._of_2_1_0:  # what was pushed without a signature has no folder there
+        if repository in self._of_2_1_0:  # registry 2.1.0 made no folder there for unsigned manifests
             tags = f"{self._manifests(repository)}/tags"
             folders += [f"{tags}/{entry.name}/index/sha256" for entry in self._files.entries(tags) if entry.is_folder]
         names = [entry.name for folder in folders for entry in self._files.entries(folder)]
@@ -284,7 +287,7 @@ class RegistryV2Source(StoredManifestSource):
                 images.fail(f"{repository}@{digest}", error)
 
     def _add_untagged(self, untagged: Sequence[tuple[str, Digest]], images: RegistryImages) -> None:
-        """Revisions that no tag names; lists first, because what a list names is no image of its own."""
+        """Adds revisions that no tag names. Lists come first: an image of a list is not added again."""
         single = []
         for repository, digest in untagged:
             manifest = self._read_revision(repository, [], digest, images)
@@ -325,7 +328,7 @@ class RegistryV2Source(StoredManifestSource):
 
 
 def _parse_link(content: bytes | SourceError | None, reference: Reference) -> tuple[Digest, list[str]]:
-    """The digest that a tag's `current/link` holds, and warnings about how it holds it."""
+    """The digest in a tag's `current/link`, and warnings about its form."""
     if isinstance(content, SourceError):
         raise content
     text = (content or b"").decode("utf-8", "replace")

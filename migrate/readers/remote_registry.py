@@ -1,10 +1,9 @@
-"""A registry that answers over HTTP as a source: `docker://HOST[:PORT][/REPO[:TAG|@DIGEST]]`.
+"""A registry over HTTP as a source: `docker://HOST[:PORT][/REPO[:TAG|@DIGEST]]`.
 
-A registry below a path, as in Artifactory and Nexus, is named with its version: `docker://HOST/PATH/v1/REPO`.
+The location of a registry below a path, as in Artifactory and Nexus, has its version: `docker://HOST/PATH/v1/REPO`.
 
-Without a repository the registry's catalog (v1: its search) names them, without a tag all of the repository's tags
-are read.
-Documents come over when the source is listed, layers when they are read.
+Without a repository, those in the registry's catalog (v1: its search) are read; without a tag, all tags of the
+repository. Documents are fetched when the source is listed, layers when they are read.
 """
 
 from __future__ import annotations
@@ -44,22 +43,22 @@ from migrate.tar.known_blobs import known_blob
 
 PREFIX: Final = "docker://"
 _NOT_V2: Final = frozenset({200, 400, 403, 404, 405, 406, 410, 501})
-"""What servers without `/v2/` answer for it; 200 where a page came that is no registry's."""
+"""The status of `/v2/` on servers that are no v2 registry. 200: a page that is not a registry's."""
 _BASE: Final = re.compile(r"[^/]+/(.+?)/v[12](?:/|$)")
 
 
 class NotV2Error(SourceUnreadableError):
-    """The server is there, but its answer for `/v2/` is that it has no such page."""
+    """The server answers, but has no `/v2/`."""
 
 
 class NoRegistryError(SourceUnreadableError):
-    """The server speaks neither protocol."""
+    """The server supports neither protocol."""
 
 
 class RegistryOverHttp(LegacySource):
-    """A registry at `location`, read by the v2 protocol, or by the v1 protocol where it speaks no other.
+    """A registry at `location`, read by the v2 protocol, or by the v1 protocol if it does not support v2.
 
-    `source_type` is certain once the registry has been listed, which first uses the network.
+    `source_type` is final after `listing`, which is the first to use the network.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class RegistryOverHttp(LegacySource):
         v1: bool = False,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """`v1`: use the v1 protocol, whatever else the registry speaks."""
+        """`v1`: use the v1 protocol, also if the registry supports v2."""
         self.location = location
         self._options = options
         self._sleep = sleep
@@ -87,7 +86,8 @@ class RegistryOverHttp(LegacySource):
             return self._source.listing()
         self._is_listed = True
         if base := find_base(self.location):
-            with suppress(NoRegistryError):  # then it is a part of a repository's name
+            # `/v1/` or `/v2/` may also be a part of a repository's name, if there is no registry below the path.
+            with suppress(NoRegistryError):
                 return self._list_at(base)
         return self._list_at("")
 
@@ -124,7 +124,7 @@ class RegistryOverHttp(LegacySource):
 
 
 class RemoteRegistrySource(ManifestSource):
-    """A registry, one of its repositories, or one tag. The network is first used by `listing`."""
+    """A registry, one of its repositories, or one tag. `listing` is the first to use the network."""
 
     source_type = SourceType.REGISTRY_V2
 
@@ -157,7 +157,7 @@ class RemoteRegistrySource(ManifestSource):
             ) from exc
         for repository in repositories:
             if not is_repository_path(repository):
-                images.fail(repository, _no_name(f"the catalog names a repository {shown(repository)}"))
+                images.fail(repository, _no_name(f"the catalog lists a repository {shown(repository)}"))
                 continue
             for tag in self._tags(repository, images):
                 self._add(repository, tag, images)
@@ -213,14 +213,16 @@ class RemoteRegistrySource(ManifestSource):
         return open_checked(content, digest, f"manifest {digest}")
 
     def blob_size(self, repository: str, digest: Digest, /) -> int | None:
-        """Nobody looks: a request for each blob would cost more than the error later, which is the same."""
+        """None: the size is not looked up. A request for each blob would be slow, and reading a missing blob gives the
+        same error."""
         self._homes.setdefault(digest, repository)
         return None
 
     # --- listing -------------------------------------------------------------------------------------------------
 
     def _tags(self, repository: str, images: RegistryImages) -> list[str]:
-        """A repository of the catalog that does not open is a failure beside the others; one that was named is all."""
+        """The tags of a repository. An error fails the whole source if the user named this repository, and only the
+        repository if it is from the catalog."""
         if self._tag is not None:
             return [self._tag]
         client = self.client
@@ -229,9 +231,8 @@ class RemoteRegistrySource(ManifestSource):
         except SourceError as exc:
             if self._repository is not None or isinstance(exc, UnreachableError):
                 raise SourceUnreadableError(exc.message) from exc
-            if not (
-                isinstance(exc, RegistryAnswerError) and exc.status == 404
-            ):  # the catalog lists repositories that have lost their last tag
+            # The catalog also lists repositories whose last tag was deleted. The registry answers 404 for their tags.
+            if not (isinstance(exc, RegistryAnswerError) and exc.status == 404):
                 images.fail(repository, exc)
             return []
 
@@ -243,6 +244,7 @@ class RemoteRegistrySource(ManifestSource):
                 raise _no_name(f"{repository} has a tag {shown(tag)}")
             fetched = client.manifest(repository, tag)
             manifest = open_manifest(fetched.content)
+            # The digest of a signed schema-1 manifest is that of its payload, without the signatures.
             digest = Digest.of(manifest.payload)
             wanted = Digest.parse(tag) if reference.is_digest else fetched.digest
             if wanted is not None and wanted != digest:
@@ -277,7 +279,7 @@ def split_registry_location(location: str, base: str = "") -> tuple[str, str | N
 
 
 def _no_name(what: str) -> RegistryAnswerError:
-    return RegistryAnswerError(f"{what}, which is no name")
+    return RegistryAnswerError(f"{what}, which is no valid name")
 
 
 def _as_missing(exc: RegistryAnswerError, digest: Digest) -> MigrateError:

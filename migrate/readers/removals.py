@@ -1,7 +1,8 @@
-"""Which containers of a Docker root Docker had begun to remove.
+"""Finds the containers of a Docker root that Docker had begun to remove.
 
-From 1.6 on the record has `Dead`, before anything is removed. Up to 1.5 it has nothing, but the removal left traces
-(moby 1.3, daemon/delete.go): the names went first, then the layer, entry by entry with vfs, then the record.
+Docker 1.6 and later write `Dead` into the record before they remove anything. Docker up to 1.5 does not, but its
+removal left traces (moby 1.3, daemon/delete.go): it removed first the names, then the layer (with vfs entry by entry),
+then the record.
 """
 
 from __future__ import annotations
@@ -23,26 +24,30 @@ _MOUNT_POINTS: Final = (
     *(b"dev", b"proc", b"sys", b"dev/pts", b"dev/shm", b"dev/console"),
     *(b".dockerinit", b"etc/hosts", b"etc/hostname", b"etc/resolv.conf"),
 )
-"""What Docker mounts something on in every running container: nothing in the container can remove it."""
+"""Docker mounts something on each of these paths in every running container, so the container cannot remove them."""
 
 
 class Removals:
-    """Of one root. May be used from several threads."""
+    """The half-removed containers of one root. May be used from several threads."""
 
     def __init__(self, root: Tree, driver: GraphDriver) -> None:
         self._root = root
         self._driver = driver
 
     def trace(self, container: LegacyID, record: ContainerRecord) -> str | None:
-        """Why the container counts as half removed, None where it does not."""
+        """Why the container counts as half removed; None if it does not."""
         if record.is_dead:
-            return "its record says Dead"
+            return "its record has the state Dead"
         if record.can_be_dead:
             return None
+        # A removal deletes the name first. A later start of the daemon gives a container without a name a random one,
+        # so another name counts, too.
         if record.name and self._names and record.name not in self._names.get(container, ()):
             return "its name is no longer in linkgraph.db"
         init = LegacyID(f"{container}-init")
-        if not self._driver.holds_whole_trees or self._driver.name == "devicemapper":  # a thin device goes as a whole
+        # aufs keeps only the container's own files, which do not show what is missing. A thin device is removed at
+        # once.
+        if not self._driver.holds_whole_trees or self._driver.name == "devicemapper":
             return None
         if not (self._driver.has_layer(container) and self._driver.has_layer(init)):
             return None
@@ -61,7 +66,7 @@ class Removals:
 
     @cached_property
     def _names(self) -> Mapping[str, frozenset[str]]:
-        """Nothing where they cannot be read: then the files alone count."""
+        """Container → its names; empty if linkgraph.db cannot be read. Then the files alone decide."""
         try:
             return parse_link_graph(self._root.read(_NAMES, JSON_BYTES), self._root.shown(_NAMES))
         except SourceError:

@@ -1,4 +1,4 @@
-"""What is in a Docker root beside its layers: the tag store, the marks of a migration, and the images that follow."""
+"""The documents of a Docker root: the tag store, the traces of a migration or of a running daemon; and its images."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LARGEST_PID = (1 << 31) - 1
 
 
 class TagStore(Struct):
-    """`tags` sorted. `losses` are parts that could not be read; `error` is set where that is the whole file. `problems`
-    are about other drivers' files."""
+    """`tags` are sorted. `losses` are parts that could not be read; `error` is set if the whole file could not be read.
+    `problems` are about other drivers' files."""
 
     tags: tuple[TagRecord, ...] = ()
     losses: tuple[str, ...] = ()
@@ -41,9 +41,10 @@ def tag_stores(root: Tree) -> list[str]:
 
 
 def read_tags(root: Tree, driver: str, drivers: Collection[str]) -> TagStore:
-    """The tags that go with `driver`; the bare file is Docker 0.6's, which knew aufs only. `drivers` have layers here.
+    """The tags of `driver`. The file `repositories` is that of Docker 0.6, which had aufs only. `drivers`: those that
+    have layers here.
 
-    Another driver's tags are not taken, as Docker does not take them: they may name images that are not this driver's.
+    As in Docker, another driver's tags are not used: its images may not be in this driver.
     """
     present = tag_stores(root)
     own = next((name for name in (f"repositories-{driver}", _BARE) if name in present), None)
@@ -59,7 +60,7 @@ def read_tags(root: Tree, driver: str, drivers: Collection[str]) -> TagStore:
     for name in (one for one in present if one != own):
         store = _read_tag_store(root, name)
         if store.error is not None:
-            found.problems += (f"{store.error.message}; tags that only it has are not known",)
+            found.problems += (f"{store.error.message}; tags that only this file has are lost",)
             continue
         names = [str(Reference(record.name, record.tag)) for record in store.tags if record not in known]
         if names:
@@ -102,14 +103,16 @@ def remapped_roots(root: Tree) -> list[str]:
 
 
 def running_daemon(root: Tree) -> str | None:
-    """A warning if a Docker daemon seems to be at work on this very root, which only a directory can have."""
+    """A warning if a Docker daemon may be running on this root; None if not, or if the root is no directory of this
+    machine."""
     place = root.local_path(b"")
     if place is None:
         return None
+    # docker.pid is in /var/run for the default root, and may be in the root itself for others.
     for tree in [root, *([DirectoryTree("/var/run")] if os.path.realpath(place) == "/var/lib/docker" else [])]:
         try:
             pid = parse_whole(tree.read(_PID, SMALL_FILE_BYTES).strip(), _LARGEST_PID)
-            if not pid:  # 0 is no process but a group of them, which always runs
+            if not pid:  # kill(2) takes 0 for the caller's own process group
                 continue
             os.kill(pid, 0)
         except PermissionError:
@@ -117,14 +120,14 @@ def running_daemon(root: Tree) -> str | None:
         except (SourceError, OSError):
             continue
         return (
-            f"{tree.shown(_PID)} names the running process {pid}: stop Docker first, what it writes meanwhile may "
-            "be missed"
+            f"{tree.shown(_PID)} names the running process {pid}: stop Docker first; its changes during the run "
+            "may be missing"
         )
     return None
 
 
 def list_folders(tree: Tree) -> list[bytes]:
-    """The names of the folders at the top of a tree, sorted; none where they may not be listed."""
+    """The names of the folders at the top of a tree, sorted; empty if the tree cannot be listed."""
     try:
         return [entry.name for entry in tree.entries(b"") if entry.is_folder]
     except SourceError:
@@ -146,8 +149,8 @@ def list_images(
 ) -> SourceListing:
     """The tagged images, the untagged heads, and those that containers were made from; always in the same order.
 
-    `parents` holds every ID of the graph; `elsewhere` those that only another driver has the layer of. `containers`:
-    what a record names as its image → container IDs.
+    `parents` has every ID of the graph; `elsewhere` the IDs whose layer only another driver has. `containers`: image,
+    as the records name it → container IDs.
     """
     references: dict[LegacyID, list[Reference]] = defaultdict(list)
     failures: list[Failure] = []
@@ -163,7 +166,7 @@ def list_images(
             error = MissingLayerError(message)
             failures.append(Failure.of(error, location, references=[reference], legacy_id=legacy_id or None))
     if tags.error is not None:
-        lost = f"{tags.error.message}; every tag is lost with it"
+        lost = f"{tags.error.message}; all tags are lost"
         failures.append(Failure.of(tags.error, location, message=lost))
     failures += [Failure.of(DocumentError(loss), location) for loss in tags.losses]
     made_of: dict[LegacyID, tuple[str, ...]] = {}
@@ -176,7 +179,7 @@ def list_images(
             unknown.append(f"{noun} {', '.join(ids)} {verb} made from image {image}, which is not in graph/")
     own = [legacy_id for legacy_id in sorted(parents) if legacy_id not in elsewhere]
     has_children = {parent for legacy_id in own if (parent := parents[legacy_id])}
-    # An image is listed where it has a name, where a container needs it, or where nothing is on top of it.
+    # A layer is an image if it has a name, if a container was made from it, or if it is no layer's parent.
     heads = sorted({*references, *made_of, *(one for one in own if one not in has_children)})
     return SourceListing(
         images=[

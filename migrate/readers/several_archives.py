@@ -1,8 +1,8 @@
 """Several archives in one file, one behind the other: `cat a.tar b.tar`, or `tar --concatenate --file a.tar b.tar`.
 
-Docker reads the first alone where an end marker is between them, and without one the last member of every name. Three
-things look alike: an archive with a place that a rescue tool filled with zeros, one to which other documents were
-appended, and one with something behind it that is no archive.
+With an end marker between them Docker reads only the first archive, without one the last member of every name. Other
+files look similar: an archive with a range of zeros from a rescue tool, an archive to which other documents were
+appended, and an archive with something else behind it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from migrate.readers.members import DOCUMENTS, TarMembers, clean_name, is_archiv
 from migrate.tar.index import Damage, Member, MemberKind, TarIndex
 
 _ATTEMPTS = 20
-"""How many places in a row are tried, between which no archive is."""
+"""The search ends after so many places in a row that do not end an archive."""
 
 
 def split_archives(location: str, fd: int, size: int, index: TarIndex) -> TarMembers:
@@ -32,7 +32,8 @@ def split_archives(location: str, fd: int, size: int, index: TarIndex) -> TarMem
     archives = [one for whole in apart for one in file.split_at_documents(whole)]
     warnings = [warning for one in archives for warning in file.replaced_names(one)]
     if left_out is not None:
-        if warnings:  # what was left out may be the members of the last document
+        # If images of the last document are missing, the members that were left out may be theirs.
+        if warnings:
             archives[-1].damages.append(left_out)
         else:
             warnings.append(f"what follows its end, at byte {left_out.resumed:,}, is a tar without an image")
@@ -59,12 +60,12 @@ class _File(Struct, frozen=True):
         return TarMembers(self.location, self.fd, self.size, index)
 
     def split_at_ends(self, index: TarIndex) -> tuple[list[TarIndex], Damage | None]:
-        """One index for each archive with an end marker before it, and what was left out behind the last one.
+        """(one index for each archive behind an end marker, the place behind the last one that was left out).
 
-        Everything behind an end marker that is no archive is left out: the content of a layer whose header zeros have
-        hidden, or another tar.
+        What follows an end marker and is no archive is left out: another tar, or the content of a layer whose header
+        was overwritten with zeros.
         """
-        # The members before and between the places that reading went on behind, each with the damage before it.
+        # The members of the index, split at each place of damage; each part with the damage before it.
         places = [*index.places, len(index.members)]
         found = [TarIndex(index.members[: places[0]])]
         left_out: Damage | None = None
@@ -91,17 +92,21 @@ class _File(Struct, frozen=True):
         return found, left_out
 
     def _are_apart(self, before: Sequence[Member], after: Sequence[Member]) -> bool:
-        """True where an end marker is one, False where it is damage: then either half lacks something of the other."""
+        """True if the end marker separates two archives; False if it is damage of one archive, of which both halves
+        then need members of each other."""
         first, second = ([clean_name(member.name) for member in members] for members in (before, after))
+        # An archive has each document once.
         if not DOCUMENTS.isdisjoint({*first} & {*second}):
             return True
         wholes = [self._is_whole(members) for members in (before, after)]
+        # The document is the last member of an archive. So the end marker is at the right place if it follows a
+        # document.
         ends = bool(first) and first[-1] in DOCUMENTS and not DOCUMENTS.issuperset({*second})
         return all(wholes) or (ends and (any(wholes) or not self._is_whole([*before, *after])))
 
     def split_at_documents(self, index: TarIndex) -> list[TarIndex]:
-        """One index for each archive without an end marker before it: where a document is there more than once, and
-        every part of the file is an archive that lacks nothing."""
+        """One index for each archive, if the file has several without end markers between them: a document occurs more
+        than once, and each part of the file is a complete archive. Otherwise [index]."""
         names = [clean_name(member.name) or "" for member in index.members]
         repeated = {name for name in DOCUMENTS if names.count(name) > 1}
         edges = {*_edges(names), len(names)} if repeated and not index.damages else ()
@@ -117,12 +122,14 @@ class _File(Struct, frozen=True):
                 found.append(TarIndex(index.members[begin:end]))
                 begin, failed = end, 0
                 seen.clear()
+            # Each attempt reads the documents of its part. Without a limit the time would grow with the square of the
+            # members.
             elif (failed := failed + 1) == _ATTEMPTS:
                 break
         return found if begin == len(names) and len(found) > 1 else [index]
 
     def replaced_names(self, index: TarIndex) -> Iterator[str]:
-        """Of an archive with a document more than once, a warning of the images that only an earlier one names."""
+        """If a document occurs more than once, a warning about the images that only an earlier one names."""
         for document in (ARCHIVE_MANIFEST, REPOSITORIES):
             found = [member for member in index.members if clean_name(member.name) == document]
             names: list[set[str]] = []
@@ -137,10 +144,10 @@ class _File(Struct, frozen=True):
                         names[-1].update(name for entry in entries for name in entry.repo_tags or (entry.config,))
             lost = sorted({name for some in names[:-1] for name in some}.difference(*names[-1:]))
             if lost:
-                yield f"an earlier {document} names {', '.join(lost)}, which the last one, that counts, does not"
+                yield f"an earlier {document} names {', '.join(lost)}; the last one, which is used, does not"
 
     def _is_whole(self, members: Sequence[Member]) -> bool:
-        """True where these members are an archive, and its documents lead to nothing that is not there."""
+        """True if these members are an archive that has everything that its documents name."""
         source = DockerArchiveSource(self.location, self.members(TarIndex(list(members))))
         try:
             listing = source.listing()
@@ -154,7 +161,7 @@ class _File(Struct, frozen=True):
 
 
 def _edges(names: Sequence[str]) -> Iterator[int]:
-    """Where a row of different documents begins or ends."""
+    """The positions where a sequence of different documents begins or ends."""
     row: set[str] = set()
     for place, name in enumerate(names):
         is_document = name in DOCUMENTS

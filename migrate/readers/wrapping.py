@@ -1,4 +1,4 @@
-"""Sources inside a file: a tar of a directory, a disk image, a block device, and such files inside one another."""
+"""Sources inside a file: a tar of a directory, a disk image, a block device, also several files deep."""
 
 from __future__ import annotations
 
@@ -34,16 +34,14 @@ if TYPE_CHECKING:
     from migrate.tar.records import Record
 
 OpenTree = Callable[[str, Tree, ReadOptions], LegacySource]
-"""(what the user named, the source's tree, which is taken over, options)"""
+"""(the user's text for the location, the source's tree, which is taken over, options)"""
 OpenDescriptor = Callable[[str, int, ReadOptions, int], LegacySource]
-"""(what errors name it, a descriptor, which is taken over, options, how many files it is inside of)"""
-
-
+"""(its name in errors, a descriptor, which is taken over, options, the number of files around it)"""
 _AT_TOP: Final = FoundPlace(b"", SourceType.DOCKER_ARCHIVE)
 
 
 class FoundSource(NamedTuple):
-    """A find: where, of what type, and the tree that it is in."""
+    """A source that was found: its tree, and its place and type."""
 
     tree: Tree
     found: FoundPlace
@@ -54,7 +52,7 @@ class FoundSource(NamedTuple):
 
 
 class Opener:
-    """`depth`: how many files the one that is opened is inside of."""
+    """Opens sources inside files. `depth`: the number of files around the one that is opened."""
 
     def __init__(
         self, open_tree: OpenTree, open_file: OpenDescriptor, detect: Detect, options: ReadOptions, depth: int = 0
@@ -66,9 +64,8 @@ class Opener:
         self._depth = depth
 
     def open_tar(self, location: str, fd: int, records: Iterable[Record | Damage] | None = None) -> LegacySource | None:
-        """The source in a plain tar, None where there is none, or the tar is an archive itself, which may have another
-        one behind it. The descriptor is still the caller's, and has to stay open meanwhile. `records` as TarTree takes
-        them."""
+        """The source in a plain tar; None if there is none, or if the tar is itself an archive, which may have another
+        archive behind it. The caller keeps the descriptor, and keeps it open meanwhile. `records` as for TarTree."""
         from migrate.storage.tar_tree import TarTree
 
         with unreadable(location):
@@ -80,7 +77,8 @@ class Opener:
                 return None
             if places:
                 return self._open(location, places, tree.close)
-            # Next the file that the options name, or the only one that holds a source.
+            # No folder is a source: take the file that the options name, or the only file with a source in it. In a
+            # root file system, or another folder of a known kind, no files are searched.
             inside = inside_of(self._options)
             if inside is not None:
                 files = [inside] if is_regular_file(tree, inside) else []
@@ -97,21 +95,20 @@ class Opener:
             raise
 
     def open_wrapped(self, tree: Tree, path: bytes) -> LegacySource:
-        """The source in a regular file of `tree`, which is taken over: an archive, a tar or a disk image itself.
+        """The source in a regular file of `tree`, which is taken over. The file is an archive, a tar or a disk image.
 
-        A disk image is read where it is. Anything else becomes a temporary file: it may be compressed, and its readers
-        need a descriptor.
+        A disk image is read in its place. Any other file is copied into a temporary file, since it may be compressed,
+        and its readers need a descriptor.
         """
         name = tree.shown(path)
         if self._depth >= WRAPPING_DEPTH:
             raise SourceUnreadableError(
-                f"{name}: is inside {self._depth} other files (WRAPPING_DEPTH): take it out, and name it"
+                f"{name}: is inside {self._depth} other files (WRAPPING_DEPTH): unpack it, and name it"
             )
         options = dataclasses.replace(self._options, inside=None)
         with unreadable(name):
             blocks, size = tree.open_blocks(path), tree.stat(path).size
             is_disk = may_be_disk(blocks)
-        # A disk image is read in place, through the file that holds it.
         if is_disk:
             opener = Opener(self._open_tree, self._open_file, self._detect, options, self._depth + 1)
             return opener.open_disk(name, blocks, None, tree.close)
@@ -124,8 +121,8 @@ class Opener:
         return source
 
     def _holding_sources(self, location: str, tree: Tree, files: Sequence[bytes]) -> list[bytes]:
-        """The file that holds a source, if any does, or may hold one, and cannot be read. Raises AmbiguousSourceError
-        at the second: this may be an archive of hundreds."""
+        """Those of `files`, one at most, with a source in them, or with an error other than that there is none. Raises
+        AmbiguousSourceError at the second one, without opening the rest: there may be hundreds."""
         found: list[bytes] = []
         for path in files:
             try:
@@ -134,7 +131,7 @@ class Opener:
             except (NoImageError, UnrecognisedSourceError):
                 continue
             except SourceError:
-                pass  # opening it again gives the reason, where it is the only one
+                pass  # if it is the only file, opening it again gives this error to the user
             found.append(path)
             if len(found) > 1:
                 listed = ", ".join(map(tree.shown, found))
@@ -147,8 +144,8 @@ class Opener:
     def open_disk(
         self, location: str, image_file: Blocks, path: str | None, close_outer: Callable[[], None] = lambda: None
     ) -> LegacySource:
-        """The source on a disk, whose image is taken over. `path`: of the image, beside which its other files are.
-        `close_outer` is called when the source is closed."""
+        """The source on a disk, whose image is taken over. `path`: the path of the image; other files of the image are
+        beside it. `close_outer` is called when the source is closed."""
         from migrate.storage.disk.disk_tree import DiskTree
         from migrate.storage.disk.formats import open_image
         from migrate.storage.disk.volumes import read_contents
@@ -166,7 +163,8 @@ class Opener:
             files: list[Tree] = []
             errors: list[str] = []
             for volume in contents.file_systems:
-                # One file system that cannot be read costs no other; the reasons are given where no source is found.
+                # A file system that cannot be read does not affect the others. Its error is shown if no source is
+                # found.
                 try:
                     tree = DiskTree(contents, volume, f"{location}, {volume.name}")
                     places.extend(FoundSource(tree, found) for found in self._found(tree))
@@ -205,8 +203,8 @@ class Opener:
 
 
 def may_be_disk(blocks: Blocks) -> bool:
-    """Whether this is a disk image, or a raw disk or partition with something that is known. A partition may begin with
-    zeros, which are the end marker of an empty tar, too."""
+    """True for a disk image, and for a raw disk or partition of a known kind. (The zeros at the start of a partition
+    could also be the end marker of an empty tar.)"""
     if begins_tar(blocks.read_at(0, min(blocks.size, BLOCK))):
         return False
     from migrate.storage.disk.formats import probe_format
@@ -219,7 +217,7 @@ def may_be_disk(blocks: Blocks) -> bool:
 
 
 def is_regular_file(tree: Tree, path: bytes) -> bool:
-    """False also where it cannot be found out."""
+    """True for a regular file; False also if the path cannot be read."""
     try:
         entry = tree.find(path)
     except SourceError:
@@ -228,11 +226,11 @@ def is_regular_file(tree: Tree, path: bytes) -> bool:
 
 
 def spool_whole(location: str, left: Callable[[int], int], read: Callable[[int], bytes], directory: str | None) -> int:
-    """A descriptor of a temporary file with all that `read` gives. Blocks of zeros take no room in it.
+    """Copies all that `read` gives into a temporary file, and returns its descriptor. Blocks of zeros need no space.
 
-    `left`: how many bytes, as they are in the source, are still to be read when so many are in the temporary file.
-    TargetError where its file system has not even room for these: at the beginning, and again on the way. How many
-    bytes it will be is not known before: zeros need no room, and a compressed source becomes more.
+    `left`: number of bytes in the temporary file → number of bytes, as stored in the source, that are still to be read.
+    Raises TargetError if the file system has no room for these, at the start or later. The final size is not known
+    before: zeros need no space, and a compressed source becomes larger.
     """
     spool = Spool(directory, location)
     try:
@@ -253,21 +251,21 @@ def spool_whole(location: str, left: Callable[[int], int], read: Callable[[int],
 
 _BLOCK: Final = 1024 * 1024
 _CHECKED: Final = 4 * 1024 * 1024
-"""After so many bytes the room is looked at again."""
+"""After so many bytes the free space is checked again."""
 
 
 def bytes_left(fd: int) -> int:
-    """Of a regular file behind the place where it is read; 0 of anything else, which does not have a size."""
+    """The bytes of a regular file behind the current position; 0 for anything else, which has no size."""
     status = os.fstat(fd)
     return status.st_size - os.lseek(fd, 0, os.SEEK_CUR) if stat.S_ISREG(status.st_mode) else 0
 
 
 def check_spool_room(location: str, left: int, spool: Spool) -> None:
-    """TargetError where there is no room for `left` more bytes in the file system of the temporary file."""
+    """Raises TargetError if the file system of the temporary file has no room for `left` more bytes."""
     free = spool.free_bytes()
     if left > free:
-        done = f"{spool.size:,} bytes of it are there, and " if spool.size else ""
+        done = f"{spool.size:,} bytes are written, " if spool.size else ""
         raise TargetError(
-            f"{location}: is unpacked into a temporary file: {done}what is left has {left:,} bytes as it is, for which "
-            f"there are {free:,} bytes of room; set TMPDIR to a place with more, or unpack it yourself"
+            f"{location}: is unpacked into a temporary file: {done}the rest has {left:,} bytes as stored, but only "
+            f"{free:,} bytes are free; set TMPDIR to a place with more room, or unpack it yourself"
         )

@@ -1,4 +1,4 @@
-"""Writing one blob: hashed and counted on the way, and the sinks that a layer's tar can flow into."""
+"""Writes one blob, which is hashed and counted meanwhile; and the sinks for a layer's tar."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from migrate.rehash.workers import Workers
 
 HASH_BYTES: Final = 1024 * 1024
 EMPTY_TAR_GZIP: Final = bytes.fromhex("1f8b080000096e8800ff621805a360148c5800080000ffff2eafb5ef00040000")
-"""The gzip form of the empty tar that Docker and every registry hold (distribution, `EmptyGzippedTar`)."""
+"""The gzip form of the empty tar that Docker and all registries have (distribution, `EmptyGzippedTar`)."""
 
 
 class MeasuredBlobs(BlobTarget):
-    """A store that takes blobs only for the sake of their size."""
+    """A target that keeps no blobs. It is used to compute their sizes."""
 
     def has_blob(self, digest: Digest, size: int, /) -> bool:
         del digest, size
@@ -66,12 +66,12 @@ class BlobOutput:
 
 
 def _buffer_for(tar_size: int | None, most: int) -> memoryview:
-    """One byte more than a small tar has, so that its end shows in the first read."""
+    """A buffer. For a small tar it has one byte more than the tar, so that the first read shows the tar's end."""
     return memoryview(bytearray(most if tar_size is None else min(most, tar_size + 1)))
 
 
 class HashOnly:
-    """For tars of which nothing but the digest is wanted. Blocks that fit the second-level cache."""
+    """A sink for tars that are only hashed. Its blocks fit the second-level cache of a processor."""
 
     def __init__(self, tar_size: int | None) -> None:
         self._buffer = _buffer_for(tar_size, HASH_BYTES)
@@ -101,7 +101,7 @@ class Collected:
 
 
 class Copied:
-    """Writes a tar as it is."""
+    """A sink that writes a tar uncompressed."""
 
     def __init__(self, output: BlobOutput) -> None:
         self._output = output
@@ -114,20 +114,20 @@ class Copied:
         self._output.write(block)
 
     def finish(self) -> None:
-        """Everything is written already."""
+        """Does nothing: everything is written already."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Nothing is under way."""
+        """Does nothing: no block is in work."""
 
 
 class Compressed:
-    """Compresses a tar block by block into a blob, with the help of threads that have nothing else to do.
+    """Compresses a tar block by block into a blob, with the help of idle threads.
 
-    Blocks are written in order, by whichever thread finds the next one ready. At most `2 * jobs + 2` blocks are on
-    their way, which bounds the memory whatever the layer's size.
+    Blocks are written in order, by the thread that finds the next one ready. At most `2 * jobs + 2` blocks are in work,
+    so that the memory is bounded for a layer of any size.
     """
 
     def __init__(self, output: BlobOutput, compress: BlockCompressor, workers: Workers, tar_size: int | None) -> None:
@@ -152,7 +152,7 @@ class Compressed:
             if self._tar_size is not None and self._tar_size < BLOCK_BYTES:
                 self._free.append(_buffer_for(self._tar_size, BLOCK_BYTES))
             else:
-                try:  # one that an earlier layer left: fresh memory costs a page fault for every 4 KiB
+                try:  # a buffer of an earlier layer: new memory needs a page fault for every 4 KiB
                     self._free.append(self._workers.spare_buffers.pop())
                 except IndexError:
                     self._free.append(memoryview(bytearray(BLOCK_BYTES)))
@@ -170,7 +170,7 @@ class Compressed:
         self._collect()
 
     def finish(self) -> None:
-        """Everything is written when this returns."""
+        """Returns after everything was written."""
         while self._offered:
             self._wait()
         self._collect()
@@ -180,7 +180,8 @@ class Compressed:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """No other thread works on this tar any more when this returns."""
+        """Returns after all other threads have stopped working on this tar. Also after an error, since the threads use
+        the buffers."""
         while self._offered:
             block = self._offered.popleft()
             if not self._workers.take_back(block):
@@ -188,7 +189,7 @@ class Compressed:
         self._workers.spare_buffers += [buffer for buffer in self._free if len(buffer) == BLOCK_BYTES]
 
     def _wait(self) -> None:
-        """Until one more block is done: by this thread, if no other has begun with one."""
+        """Waits until one more block is compressed. If no thread has begun with a block, this thread compresses it."""
         for block in self._offered:
             if self._workers.take_back(block):
                 self._offered.remove(block)
@@ -209,7 +210,7 @@ class Compressed:
         self._free.append(block.buffer)
 
     def help_with(self, block: _Block) -> None:
-        """In another thread."""
+        """Compresses a block in another thread."""
         try:
             self._work(block)
         except BaseException as exc:  # noqa: BLE001 - raised in the thread that reads the layer
@@ -222,7 +223,8 @@ class Compressed:
         self._write_ready()
 
     def _write_ready(self) -> None:
-        """Writes what is ready and next in order, unless another thread is at it; that one then looks again."""
+        """Writes the blocks that are next in order and compressed. If another thread is writing, it also writes the
+        block that this thread has just compressed: it looks again after it has released the lock."""
         while self._window and self._window[0].compressed is not None:
             if not self._writing.acquire(blocking=False):
                 return
@@ -235,7 +237,7 @@ class Compressed:
 
 
 class _Block(Struct, eq=False):
-    """`content` is the filled part of `buffer`; `compressed` is set once, by the thread that compressed it."""
+    """A block. `content` is the filled part of `buffer`; `compressed` is set by the thread that compressed it."""
 
     sink: Compressed
     content: memoryview

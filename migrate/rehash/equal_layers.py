@@ -1,6 +1,6 @@
-"""A layer with the very bytes of one that was read is not hashed: comparing costs a fraction of that.
+"""Finds layers with the same bytes as a layer that was read. They are compared and not hashed, which is much faster.
 
-Old stores hold equal layers again under other IDs; a third of the bytes is usual.
+Old stores often have equal layers with different IDs; a third of all bytes is usual.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from migrate.rehash.layer import Layer
 from migrate.rehash.reading import LayerFacts, OpenLayer
 
 _SMALLEST: Final = 256 * 1024
-"""What is smaller is hashed in less time than another file is opened."""
+"""A smaller layer is hashed faster than another file is opened."""
 _RIVALS: Final = 4
-"""So many layers of one size are compared with; where there are more, equal sizes mean little."""
+"""A layer is compared with so many layers of its size at most. If there are more, an equal size is no sign of equal
+bytes."""
 
 
 class ReadLayers:
@@ -30,7 +31,8 @@ class ReadLayers:
         self._by_size: defaultdict[int, list[Layer]] = defaultdict(list)
 
     def add(self, layer: Layer, opened: OpenLayer) -> None:
-        """`layer` was hashed; its bytes can be read again."""
+        """Adds a layer that was hashed. A layer that is no extent of a file, so that it cannot be compared, is
+        ignored."""
         size = layer.facts.stored_size if layer.facts is not None else 0
         if opened.is_extent and size >= _SMALLEST:
             with self._lock:
@@ -42,9 +44,9 @@ class ReadLayers:
     def facts_of(
         self, layer: Layer, opened: OpenLayer, check_stop: Callable[[], None], *, want_digest: bool = False
     ) -> LayerFacts | None:
-        """What a pass over `layer` would find, if its bytes are those of a layer that was read; else None.
+        """The facts of `layer` if its bytes are equal to those of a layer that was read; else None.
 
-        Raises IntegrityError where a document claims something else of them.
+        Raises IntegrityError if the facts contradict a claim of the source's documents.
         """
         extent = opened.payload.extent
         if extent is None or extent.size < _SMALLEST:
@@ -60,6 +62,7 @@ class ReadLayers:
                 same = payload.extent is not None and same_bytes(extent, payload.extent, check_stop)
             if same:
                 mine = opened.payload
+                # The bytes are the same, but not the place that they come from.
                 facts = replace(facts, origin=mine.origin, exact=mine.exact, note=mine.note, damaged=mine.damaged)
                 opened.check_claims(facts)
                 return facts

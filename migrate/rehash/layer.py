@@ -13,14 +13,13 @@ from migrate.rehash.ports import LayerJob
 from migrate.rehash.reading import LayerFacts
 
 STORED_KIND: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip", Compression.ZSTD: "zstd"}
-"""What blobs of a compression are to a reader; what is not listed is stored as it is."""
+"""Compression → the kind of its blobs. Without an entry, tars are stored uncompressed."""
 
 
 class Layer(Struct):
-    """A job in the pipeline. `kept` is the blob of a layer that is kept as stored.
-
-    `passed` is the blob that a layer left which can be read only once. `place` is where its bytes lie, if the store
-    remembers such places (`rehash.payload_memory`).
+    """A job in the pipeline. `kept`: the blob of a layer that is kept as stored. `passed`: the blob that was made of a
+    layer which can be read only once. `place`: the key of the layer's place, if the store remembers places
+    (`rehash.payload_memory`).
     """
 
     job: LayerJob
@@ -33,14 +32,15 @@ class Layer(Struct):
     passed: StoredBlob | None = None
     place: str | None = None
     shown: int = 0
-    """Stored bytes that progress has shown."""
+    """The number of stored bytes that were reported to the progress."""
 
     @property
     def is_unread(self) -> bool:
         return self.facts is None and self.error is None
 
     def adopt(self, job: LayerJob) -> Layer:
-        """The same for `job`, whose documents may claim more than was known when the layer was read."""
+        """Replaces the job of a layer that is read already by `job`, which may have further claims: in a stream, the
+        documents come after the layers."""
         self.job = job
         claim = job.payload.diff_id
         if self.facts is not None and claim is not None and claim != self.facts.diff_id:
@@ -52,12 +52,12 @@ class Layer(Struct):
 
 
 def hashed_layer(layer: Layer, options: ImageOptions) -> HashedLayer:
-    """What became of a layer without an error."""
+    """The result of a layer without an error."""
     facts = layer.facts
     assert facts is not None
     carried = layer.kept
     if carried is None and facts.stored_digest is not None:
-        # the layer as its source stores it, if a target may hold it so
+        # The blob of the source, if a target may have it unchanged.
         carried = stored_blob(facts) if facts.kind == "gzip" == STORED_KIND.get(options.compression) else None
     return HashedLayer(
         diff_id=facts.diff_id,
@@ -75,7 +75,8 @@ def hashed_layer(layer: Layer, options: ImageOptions) -> HashedLayer:
 
 
 def is_dropped(layer: Layer, options: ImageOptions) -> bool:
-    """An empty layer that becomes history alone; never one that a config of the source names by its diffID."""
+    """True for an empty layer that becomes only a history entry. False for a layer that a config of the source names by
+    its diffID: that config is kept byte for byte."""
     claim = layer.job.payload
     if options.empty_layers is EmptyLayers.KEEP or claim.diff_id is not None or claim.disputed:
         return False

@@ -1,4 +1,4 @@
-"""Which layers are the same, and which bytes are taken for them. Pure: values in, values out."""
+"""Decides which layers may be equal, and which blob is used for equal ones. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def plan_reading(
     known_sizes: Collection[int],
     known: Collection[DiffID],
 ) -> tuple[list[Item], list[Item]]:
-    """Which layers are hashed and compressed in one pass, and which are read after them, as they may need no blob.
+    """(layers that are hashed and compressed in one pass, layers that are hashed after them and may need no blob).
 
-    `unread`: layers with the sizes of their tars, where known, and the diffIDs that are claimed for them. Two layers
-    can be equal only if their tars have the same size and no different diffIDs are claimed. The first of those that can
-    be equal is compressed while it is hashed: its blob is needed in any case. The others are hashed first, which costs
-    a tenth of compressing. A layer whose size is that of a tar in `known_sizes`, or whose claimed diffID is in `known`,
-    may have a blob already and counts as a twin. Keeps the order of `unread`.
+    `unread`: layers with the sizes of their tars, if known, and their claimed diffIDs. Two layers can be equal only if
+    their tars have the same size and their claimed diffIDs are not different. The first of several layers that can be
+    equal is compressed while it is hashed, since its blob is needed in any case. The others are only hashed at first,
+    which takes a tenth of the time of compressing. A layer with a size in `known_sizes` or a claimed diffID in `known`
+    may have a blob already, so it is hashed first, too. Keeps the order of `unread`.
     """
     first: list[Item] = []
     rest: list[Item] = []
@@ -46,7 +46,7 @@ def plan_reading(
 
 
 def choose_blobs(candidates: Iterable[tuple[DiffID, StoredBlob]]) -> dict[DiffID, StoredBlob]:
-    """Of the stored blobs that hold the same tar, the smallest; of equally small ones, the lowest digest."""
+    """diffID → the smallest of its stored blobs; of equally small ones the one with the lowest digest."""
     by_diff_id: dict[DiffID, list[StoredBlob]] = defaultdict(list)
     for diff_id, blob in candidates:
         by_diff_id[diff_id].append(blob)

@@ -1,9 +1,10 @@
-"""What a place of a source held when it was last read, so that a repeated run need not read it again.
+"""Remembers the facts of layers by their place in a source, so that a repeated run need not read them again.
 
-A place is a piece of a file that does not change: its path, inode, size, and the times of its last change (mtime) and
-last change of any kind (ctime), in nanoseconds, with the piece's offset and length. Git's index, borg's files cache and
-restic's parent snapshots rest on the same. What a place held is used only if the blob that it became is in the target
-and is proven to hold that diffID; so a wrong answer takes a file whose bytes changed while all of these did not.
+A place is a piece of an unchanged file: its path, inode, size, the time of the last change of its content (mtime) and
+of its last change of any kind (ctime), in nanoseconds, and the piece's offset and length. Git's index, borg's files
+cache and restic's parent snapshots use the same facts. Remembered facts are used only if the target has the layer's
+blob, and the blob is proven to have that diffID. So a wrong result is possible only if a file's bytes changed and none
+of these facts did. See docs/decisions/0004-hints-are-proven.md.
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ _FACTS: Final = re.compile(
 
 
 _SMALL_BYTES: Final = 64 * 1024
-"""What is not larger is read again rather than looked up."""
+"""Layers up to this size are read again: looking them up would take as long."""
 
 
 class PayloadMemory:
-    """What earlier runs read of the layers of this one, and what this one reads, for later runs."""
+    """The facts that earlier runs remembered of this run's layers, and those that this run remembers for later ones."""
 
     def __init__(self, memory: TargetMemory) -> None:
         self._memory = memory
 
     def facts_of(self, layer: Layer, opened: OpenLayer) -> LayerFacts | None:
-        """What the layer's place held when it was last read. Raises IntegrityError where a document claims otherwise.
+        """The facts that an earlier run remembered of the layer's place, None if there are none. Raises IntegrityError
+        if they contradict a claim of the source's documents.
 
-        Nothing is proven by this: the caller looks for the blob.
+        The facts are not proven: the caller checks the blob.
         """
         size = layer.job.payload.size
         if size is not None and size <= _SMALL_BYTES:
@@ -54,7 +56,7 @@ class PayloadMemory:
         return facts
 
     def remember(self, layer: Layer, opened: OpenLayer) -> None:
-        """The layer was read to its end. A file that has changed since it was opened is not remembered."""
+        """Remembers a layer that was read to its end. A file that has changed since it was opened is not remembered."""
         if layer.place is None or layer.facts is None or place_of(opened.payload) != layer.place:
             return
         text = encode_facts(layer.facts)
@@ -63,7 +65,8 @@ class PayloadMemory:
 
 
 def place_of(payload: Payload) -> str | None:
-    """64 hex digits; None where the bytes are not in a file that does not change."""
+    """The key of a payload's place, 64 hex digits; None if it is in no file, or if the file was changed too
+    recently."""
     piece: tuple[int, int | None]
     try:
         if payload.extent is not None:
@@ -83,8 +86,8 @@ def place_of(payload: Payload) -> str | None:
 
 
 def encode_facts(facts: LayerFacts) -> bytes | None:
-    """One line of printable text; None for what a later run has to look at again: a layer that is not certain to the
-    byte, is damaged, or of which there is a warning."""
+    """The facts as one line of printable text. None for a layer that a later run must read again: it is not exact, is
+    damaged, or has a warning."""
     tar = facts.tar
     if not facts.exact or facts.damaged or facts.note is not None or tar.flags:
         return None
@@ -94,7 +97,7 @@ def encode_facts(facts: LayerFacts) -> bytes | None:
 
 
 def parse_facts(text: bytes) -> LayerFacts | None:
-    """What `encode_facts` wrote; None for anything else."""
+    """The facts in a line of `encode_facts`; None for any other text."""
     match = _FACTS.fullmatch(text)
     if match is None:
         return None

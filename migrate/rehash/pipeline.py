@@ -1,11 +1,12 @@
 """The hot path: every layer of a run is hashed once, and every distinct tar gets one blob.
 
-The order of work follows from one wish, that the choice of a blob depends on nothing but the layers:
+The choice of a blob must depend on the layers only, and not on the order in which threads finish. So there are four
+steps:
 
-1. *examine*: layers that come as gzip or have to be kept, and small ones, are read whole and hashed;
-2. *first*: of the others, one of each size is compressed while it is hashed;
-3. *rest*: the rest is hashed; most of it turns out to have a blob already;
-4. *provide*: what still lacks a blob gets one from a layer that holds its bytes.
+1. *examine*: layers that are stored as gzip or must be kept, and small layers, are read whole and hashed;
+2. *first*: of the other layers, the first one of each size is compressed while it is hashed;
+3. *rest*: the remaining layers are hashed, and most of them have a blob already;
+4. *provide*: each tar without a blob gets one from a layer with its bytes.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ from migrate.rehash.reading import LayerFacts, OpenLayer, TakesBlocks, as_layer_
 from migrate.rehash.workers import Workers, batches
 
 _SMALL_BYTES: Final = 64 * 1024
-"""Tars up to this size are compressed when they are hashed, and kept so until it is clear who gives a blob."""
+"""Tars up to this size are compressed when they are hashed, and are kept in memory until the blobs are chosen."""
 _HELD_BYTES: Final = 16 * 1024 * 1024
-"""All that is so kept, together; what comes later is read again."""
+"""Limit of the bytes of these compressed tars. Tars beyond it are read again."""
 _SHOWN_BYTES: Final = 8 * 1024 * 1024
 """The progress of a layer larger than this is shown while it is read."""
 _ATTEMPTS: Final = 4
-"""How often a payload may be opened that raises PayloadRestartError."""
+"""A payload that raises PayloadRestartError is opened so many times at most."""
 
 Arguments = TypeVarTuple("Arguments")
 Read = Callable[[Layer, OpenLayer], None]
@@ -62,18 +63,19 @@ def rehash(
 ) -> dict[JobKey, HashedLayer | MigrateError]:
     """Hashes the layers of `jobs` and puts one blob for each distinct tar into `store`.
 
-    `passed` are the layers that PassingLayers has read already; they are not opened again. `observer` sees every layer
-    that is read, and so keeps equal ones from being compared instead; `sampler` sees different ones.
+    `passed`: layers that PassingLayers has read already; they are not opened again. `observer` gets every layer, so
+    that equal layers are read and not compared; `sampler` gets only different layers.
 
-    Every job has a result: the layer, or the error that it failed with. Without a store nothing is kept, and blobs are
-    only measured with `options.exact_sizes`. Raises TargetError, and what stops a run.
+    Every job has a result: the layer or its error. Without a store no blob is kept, and the sizes of blobs are computed
+    only with `options.exact_sizes`. Raises TargetError and other errors of scope run.
     """
     if store is None and options.exact_sizes:
         store = MeasuredBlobs()
     passed = passed or {}
 
     def largest_first(job: LayerJob) -> tuple[float, JobKey]:
-        """So that no thread begins with the largest when the others end. Unknown sizes may be any."""
+        """The key of the order of work. The largest layers come first: a thread must not begin with one when the others
+        are done. An unknown size may be large."""
         return (-math.inf if job.payload.size is None else -job.payload.size, job.key)
 
     layers = [
@@ -84,7 +86,7 @@ def rehash(
             _Hashing(options, progress, observer, workers, sampler).run(layers)
         else:
             _Storing(store, options, progress, observer, workers).run(layers)
-    # in the order of their keys, whatever the order of work was
+    # In the order of their keys, and not in the order of work.
     return {
         layer.job.key: layer.error or hashed_layer(layer, options)
         for layer in sorted(layers, key=lambda layer: layer.job.key)
@@ -92,7 +94,7 @@ def rehash(
 
 
 class _Hashing:
-    """Reads layers and learns their diffIDs; keeps nothing."""
+    """Reads layers and computes their diffIDs. Keeps no blobs."""
 
     def __init__(
         self,
@@ -102,7 +104,7 @@ class _Hashing:
         workers: Workers,
         sampler: ObserverFactory | None = None,
     ) -> None:
-        """`observer` has to see every layer, `sampler` only different ones."""
+        """`observer` gets every layer, `sampler` only different ones."""
         self._workers = workers
         self._lock = threading.Lock()
         self._options = options
@@ -114,7 +116,7 @@ class _Hashing:
     def run(self, layers: Sequence[Layer]) -> None:
         layers = [layer for layer in layers if layer.is_unread]
         self._announce("hash", layers)
-        # the first of every stored size, then those that may be equal to one of them
+        # First one layer of each stored size, then the others, which may be equal to one of these.
         sizes: set[int] = set()
         first: list[Layer] = []
         rest: list[Layer] = []
@@ -127,7 +129,7 @@ class _Hashing:
         self._each(rest, self._hash)
 
     def read_passing(self, job: LayerJob) -> Layer:
-        """A layer that can be read only once, read; what goes wrong in it is its error."""
+        """Reads a layer that can be read only once. An error becomes the layer's error."""
         layer = Layer(job)
         self._try(layer, self._open, self.pass_by)
         return layer
@@ -136,13 +138,14 @@ class _Hashing:
         self._hash(layer, opened)
 
     def _hash(self, layer: Layer, opened: OpenLayer) -> None:
-        # The digest of a gzip layer that would be taken over is its size in the target.
+        # A gzip layer may be taken over unchanged. The estimate of the target's size needs its digest.
         want_digest = opened.kind == "gzip" == STORED_KIND.get(self._options.compression)
         if not self._compare(layer, opened, want_digest=want_digest):
             self._read(layer, opened, HashOnly(opened.known_tar_size()), want_digest=want_digest)
 
     def _compare(self, layer: Layer, opened: OpenLayer, *, want_digest: bool = False) -> bool:
-        """True if the layer's bytes are those of one that was read, so that everything is known of it."""
+        """True if the layer's bytes are equal to those of a layer that was read, whose facts are used."""
+        # An observer needs the bytes of every layer. A layer with facts was read already.
         if self._observer is not None or layer.facts is not None:
             return False
         between = self._between_blocks(layer, opened)
@@ -152,7 +155,7 @@ class _Hashing:
         return facts is not None
 
     def _each(self, layers: Sequence[Layer], read: Read) -> None:
-        """Opens and reads every layer; what goes wrong is the layer's error, unless it concerns the whole run."""
+        """Opens and reads every layer. An error becomes the layer's error, unless it stops the whole run."""
 
         def guarded(layer: Layer) -> None:
             self._workers.check_stop()
@@ -161,7 +164,7 @@ class _Hashing:
         self._workers.each(batches(layers, lambda layer: layer.job.payload.size), guarded)
 
     def _try(self, layer: Layer, step: Callable[[Layer, Unpack[Arguments]], None], *arguments: *Arguments) -> bool:
-        """False where an error in `step` became the layer's; an error that concerns the whole run comes out."""
+        """Runs `step`. False if it raised an error, which is now the layer's. Raises errors that stop the whole run."""
         try:
             step(layer, *arguments)
         except MigrateError as exc:
@@ -174,7 +177,8 @@ class _Hashing:
         return True
 
     def _open(self, layer: Layer, read: Read) -> None:
-        """Opens the payload and reads it; again, a few times, where it has to be opened in its next best form."""
+        """Opens the payload and reads it. After a PayloadRestartError it is opened again, a few times: the source then
+        gives it in its next best form."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with layer.job.source.open_payload(layer.job.layer) as payload:
@@ -187,7 +191,7 @@ class _Hashing:
                 raise as_layer_error(exc, layer.job) from exc
 
     def _read(self, layer: Layer, opened: OpenLayer, sink: TakesBlocks, *, want_digest: bool = False) -> LayerFacts:
-        """A whole pass over a layer. The first one counts; later ones have to find the same tar again."""
+        """Reads a layer to its end. The first reading sets the facts. A later one must find the same tar."""
         observer = self._new_observer(layer) if layer.facts is None else None
         between = self._between_blocks(layer, opened)
         facts = opened.read(sink, want_digest=want_digest, observer=observer, check_stop=between)
@@ -218,7 +222,8 @@ class _Hashing:
         self._progress.emit(Event(kind="stage", stage=stage, total_bytes=total, total_items=len(layers)))
 
     def _between_blocks(self, layer: Layer, opened: OpenLayer) -> Callable[[], None]:
-        """What to do between the blocks of a layer: end where the run has ended, show how far a large one has come."""
+        """The function to call between the blocks of a layer: it raises if the run was stopped, and reports the
+        progress of a large layer."""
         check_stop = self._workers.check_stop
         size = layer.job.payload.size
         if layer.facts is not None or (size is not None and size <= _SHOWN_BYTES):
@@ -243,7 +248,7 @@ class _Hashing:
 
 
 class _Storing(_Hashing):
-    """Reads layers and puts one blob for each distinct tar into a store."""
+    """Reads layers and puts one blob for each distinct tar into a store. See the four steps at the top."""
 
     def __init__(
         self,
@@ -266,13 +271,14 @@ class _Storing(_Hashing):
         self._earlier_sizes: set[int] = set()
 
     def run(self, layers: Sequence[Layer]) -> None:
-        # tars that may have a blob from an earlier run: what has another size is new, and compressed at once
+        # Tars of these sizes may have a blob of an earlier run. A tar of another size is new, and is compressed at
+        # once.
         self._earlier_sizes = set(self._memory.known_sizes())
         coming = [layer for layer in layers if layer.is_unread]
         self._announce("compress", coming)
         self._each(coming, self._examine)
-        # Blobs that exist already are decided on before anything is compressed.
-        usable = {"gzip", "none", self._compression}  # what a manifest of ours has a media type for
+        # The existing blobs are chosen before anything is compressed, so that the choice does not depend on timing.
+        usable = {"gzip", "none", self._compression}  # kinds with a media type in the target's format
         kept = [
             (layer.facts.diff_id, layer.kept)
             for layer in layers
@@ -311,7 +317,7 @@ class _Storing(_Hashing):
             self._read_small(layer, opened, layer.tar_size)
 
     def _is_known(self, layer: Layer, opened: OpenLayer) -> bool:
-        """True if an earlier run read these bytes, and the blob that came of them is proven: nothing is read then."""
+        """True if an earlier run read these bytes, and the target has the proven blob of them. Then nothing is read."""
         facts = None if self._payload_memory is None else self._payload_memory.facts_of(layer, opened)
         if facts is None or self._new_observer(layer) is not None:
             return False
@@ -342,7 +348,7 @@ class _Storing(_Hashing):
             self._payload_memory.remember(layer, opened)
 
     def _read_small(self, layer: Layer, opened: OpenLayer, tar_size: int) -> None:
-        """Reads a small tar; the first of equal ones is compressed at once, while there is room for that."""
+        """Reads a small tar. The first of equal tars is compressed at once, within the limit of memory."""
         if opened.is_extent:
             content, facts = opened.read_small(self._new_observer(layer))
             layer.facts = facts
@@ -360,11 +366,14 @@ class _Storing(_Hashing):
                     self._held_bytes += len(blob)
 
     def _keep(self, layer: Layer, opened: OpenLayer) -> None:
-        """A blob that has to be in the store as it is, whatever else holds the same tar."""
+        """Puts a blob into the store unchanged, also if there is another blob with the same tar: a manifest that is
+        carried over names it by its digest."""
         claim = layer.job.payload
         stored = claim.digest is not None and claim.size is not None and self._store.has_blob(claim.digest, claim.size)
         if stored or (opened.path is not None and self._store.takes_files):
             layer.kept = stored_blob(self._read(layer, opened, HashOnly(None), want_digest=True))
+            # Hashed first, since a link gives the file its name in the target. If it cannot be linked, it is read again
+            # and copied.
             if not stored and not self._link(opened, layer.kept):
                 blob = layer.kept
                 self._open(layer, lambda layer, again: self._copy(layer, again, blob))
@@ -407,7 +416,8 @@ class _Storing(_Hashing):
         return Compressed(output, self._compress, self._workers, opened.known_tar_size())
 
     def _decide(self, layer: Layer, facts: LayerFacts, blob: StoredBlob) -> bool:
-        """True if `blob` is the one to take for the layer, and not one that was there before or is better."""
+        """True if `blob` is used for the layer. False if there is another blob: of an earlier run, of another layer, or
+        of the source."""
         diff_id = facts.diff_id
         if is_dropped(layer, self._options) or diff_id in self._blobs or diff_id in self._taken_over:
             return False
@@ -416,7 +426,7 @@ class _Storing(_Hashing):
             return self._blobs.setdefault(diff_id, known or blob) is blob
 
     def _known(self, diff_id: DiffID, tar_size: int | None = None) -> StoredBlob | None:
-        """A blob of an earlier run, if it is still there."""
+        """A proven blob of an earlier run, if the target still has it."""
         blob = self._memory.known_blob(diff_id, self._options.compression.value, tar_size=tar_size)
         return blob if blob is not None and self._store.has_blob(blob.digest, blob.size) else None
 
@@ -444,12 +454,13 @@ class _Storing(_Hashing):
                 layer.blob = self._blobs.get(diff_id)
 
     def _provide(self, diff_id: DiffID, same: Sequence[Layer]) -> None:
-        """Gets the blob for `diff_id` from the first of its holders that can still give it."""
+        """Makes the blob for `diff_id`, from the first of the equal layers that can be read."""
         facts = same[0].facts
         known = self._known(diff_id, None if facts is None else facts.tar.size)
         if known is not None:
             self._blobs[diff_id] = known
             return
+        # Always in Docker's form, whose digest registries and engines know already.
         if diff_id == EMPTY_TAR_DIFF_ID and self._compression == "gzip":
             self._remember(diff_id, self._write_whole(EMPTY_TAR_GZIP), 1024)
             return
@@ -459,7 +470,7 @@ class _Storing(_Hashing):
                 if layer.facts and layer.facts.stored_digest == blob.digest and self._take_over(layer, blob):
                     return
         held = self._held.pop(diff_id, None)
-        if held is not None:  # the blob that was made of a small layer when it was hashed
+        if held is not None:  # a small layer, which was compressed when it was hashed
             facts = same[0].facts
             assert facts is not None
             self._remember(diff_id, self._write_whole(held), facts.tar.size)
@@ -469,7 +480,7 @@ class _Storing(_Hashing):
                 return
 
     def _use_passed(self, layer: Layer) -> bool:
-        """The blob that was made of a layer that could be read only once."""
+        """Uses the blob that was made of a layer that could be read only once. False if there is none."""
         blob = layer.passed
         if blob is None or layer.facts is None:
             return False
@@ -516,9 +527,10 @@ class _Storing(_Hashing):
 
 
 class PassingLayers:
-    """Layers of sources that can be read only once, such as pipes: each is hashed and compressed while it is read.
+    """Reads layers of sources that can be read only once, such as pipes: each is hashed and compressed while it is
+    read.
 
-    To be used as a context, with the same arguments as `rehash`, which gets `layers` as `passed`.
+    A context manager with the same arguments as `rehash`, which then gets `layers` as `passed`.
     """
 
     def __init__(
@@ -547,5 +559,5 @@ class PassingLayers:
         self._workers.__exit__(*exc_info)
 
     def take(self, job: LayerJob) -> None:
-        """Reads the payload of `job`, which is opened once. Raises TargetError, and what stops a run."""
+        """Reads the payload of `job`, which is opened once. Raises TargetError and other errors of scope run."""
         self.layers[job.key] = self._reader.read_passing(job)

@@ -1,4 +1,4 @@
-"""What the rehasher needs from a source and from a target, and the jobs it takes."""
+"""The interfaces that the rehasher needs of a source and of a target, and its jobs."""
 
 from __future__ import annotations
 
@@ -29,60 +29,61 @@ class OncePayload:
 
 
 class BlobWriter(Protocol):
-    """A blob that is being written. Leaving its context without `commit` leaves no trace. Raises TargetError."""
+    """A blob that is being written. If its context ends without `commit`, it is removed. Raises TargetError."""
 
     def write(self, block: bytes | bytearray | memoryview, /) -> object: ...
 
     def commit(self, digest: Digest, /) -> None:
-        """Gives the blob its name; the caller has hashed what it wrote."""
+        """Gives the blob its name. `digest` is that of the bytes that the caller wrote."""
 
 
 class TargetMemory:
-    """What a target remembers from earlier runs; this one remembers nothing.
+    """The facts that a target remembers of earlier runs. This base class remembers nothing.
 
-    All of it are hints. A blob that `known_blob` returns is proven: it has its digest, and its content the diffID.
+    Remembered facts are hints. But a blob that `known_blob` returns is proven: its digest and the diffID of its content
+    were verified (docs/decisions/0004-hints-are-proven.md).
     """
 
     keeps_payloads: ClassVar[bool] = False
-    """True if `known_payload` can give anything."""
+    """True if `known_payload` can return a value."""
 
     def known_blob(
         self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None, tar_size: int | None = None
     ) -> StoredBlob | None:
-        """The blob of this layer, compressed in this way; only one of `among`, if that is given. `tar_size` is that of
-        the layer, where it is known: a small one may be quicker to make than to find."""
+        """The blob of a layer with this compression; with `among`, only a blob in it. `tar_size`: the size of the
+        layer's tar, if known: for a small one, compressing may be faster than the proof."""
         del diff_id, compression, tar_size, among
         return None
 
     def is_right(self, diff_id: DiffID, blob: StoredBlob, /) -> bool:
-        """True if the blob is in the target, has its digest, and holds this layer: all of it is read."""
+        """True if the blob is in the target and has its digest and this layer. Reads all of the blob."""
         del diff_id, blob
         return False
 
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
-        """A blob that is in the target."""
+        """Remembers a blob that is in the target."""
 
     def known_sizes(self) -> Collection[int]:
-        """Bytes of the tars for which a blob may be known: a tar of another size is new."""
+        """The sizes of the tars that may have a known blob. A tar of another size is new."""
         return ()
 
     def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
-        """Bytes of a tar whose blob is remembered."""
+        """Remembers the size of a tar whose blob is remembered."""
 
     def known_payload(self, place: str, /) -> bytes | None:
-        """What a place of a source held when an earlier run read it (`rehash.payload_memory`)."""
+        """The facts that an earlier run remembered of a place in a source (`rehash.payload_memory`)."""
         del place
         return None
 
     def remember_payload(self, place: str, facts: bytes, /) -> None:
-        """What a place of a source held."""
+        """Remembers the facts of a place in a source."""
 
     def close(self) -> None:
-        """Writes what is not written yet."""
+        """Writes the facts that are not written yet."""
 
 
 class BlobTarget(ABC):
-    """A place for blobs. Every method raises TargetError, and nothing else, when the target fails."""
+    """A target for blobs. Every method raises TargetError only."""
 
     memory: TargetMemory = TargetMemory()
     takes_files: bool = False
@@ -95,36 +96,36 @@ class BlobTarget(ABC):
     def open_blob(self) -> AbstractContextManager[BlobWriter]: ...
 
     def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
-        """True if the blob is now in the target without its bytes having been copied from the file by the caller."""
+        """Takes the blob from a file without copying it. False if this is not possible."""
         del path, digest, size
         return False
 
-    def flush(self) -> None:  # noqa: B027 - nothing waits where nothing is kept
-        """Returns when all blobs committed so far are durable."""
+    def flush(self) -> None:  # noqa: B027 - a target that keeps nothing has nothing to flush
+        """Returns after all blobs committed so far are durable."""
 
     def free_bytes(self) -> int | None:
-        """Bytes that this user may still write; None where that is not known."""
+        """The number of bytes that this user can still write; None if it is not known."""
         return None
 
     def held_bytes(self) -> int:
-        """Bytes of the blobs that are there already, which a run may continue with."""
+        """The number of bytes of the blobs that are in the target already, and may be used by the run."""
         return 0
 
 
 class TarObserver(Protocol):
-    """Sees a layer's uncompressed tar, block by block and in order, while it is hashed."""
+    """Gets a layer's uncompressed tar in blocks, in order, while it is hashed."""
 
     def feed(self, block: memoryview, /) -> None: ...
     def finish(self) -> None:
-        """The whole tar was seen. Not called for a layer that failed."""
+        """Called after the whole tar. Not called for a layer that failed."""
 
 
 JobKey = tuple[int, str]
-"""Index of the source in the run, and the payload's key in it."""
+"""(index of the source in the run, key of the payload in it)"""
 
 
 class LayerJob:
-    """One distinct payload of one source: `payload` is that of `layer`, and is there."""
+    """One distinct payload of one source. `payload` is that of `layer`, and is not None."""
 
     __slots__ = ("key", "layer", "payload", "source", "source_index")
 

@@ -1,4 +1,4 @@
-"""One pass over one layer: its bytes as stored, the tar inside them, and what both must be according to the source."""
+"""Reads one layer once: its stored bytes, the tar in them, and checks of both against the source's claims."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from migrate.rehash.ports import LayerJob, TarObserver
 from migrate.tar.inspector import FLAG_AFTER_STREAM, TarFacts, TarInspector
 
 TRAILING: Final = "gzip-and-more"
-"""The kind of a gzip stream with bytes behind it, which no blob of ours may have: Docker would refuse it."""
+"""The kind of a gzip stream with bytes behind it. It is not taken over as a blob, since Docker refuses it."""
 OPAQUE: Final = "opaque"
-"""The kind of a payload that a carried-over manifest lists among its layers, but that is no layer tar."""
+"""The kind of a payload that is no layer tar, in a carried-over manifest's list of layers."""
 _LAYER_TYPES: Final = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 
 
 class TakesBlocks(Protocol):
-    """Where the blocks of a tar go. Every block but the last is full."""
+    """A sink for the blocks of a tar. Every block but the last is full."""
 
     def buffer(self) -> memoryview:
-        """A free buffer, to be filled from its start."""
+        """A free buffer, which the caller fills from its start."""
 
     def take(self, block: memoryview, /) -> None:
-        """`block` is the filled part of the last buffer, which is the sink's again from here on."""
+        """Takes the filled part of the last buffer, which the caller must not use any more."""
 
 
 class LayerFacts(Struct, frozen=True, kw_only=True):
-    """What one whole pass found. `stored_digest` is None where it was not wanted and is not the diffID."""
+    """The result of a whole reading. `stored_digest` is None if it was not requested and is not the diffID."""
 
     kind: str
     stored_digest: Digest | None
@@ -54,7 +54,7 @@ def layer_name(job: LayerJob) -> str:
 
 
 def as_layer_error(error: MigrateError | OSError, job: LayerJob) -> MigrateError:
-    """The error with its layer named; the operating system's as one of ours."""
+    """The error with its layer. An OSError becomes a SourceError."""
     if isinstance(error, OSError):
         message = f"{layer_name(job)}: cannot be read: {error.strerror or error}"
         return SourceError(message, layer=job.layer.legacy_id)
@@ -64,7 +64,7 @@ def as_layer_error(error: MigrateError | OSError, job: LayerJob) -> MigrateError
 
 
 class OpenLayer:
-    """A payload that is open: `kind` is known, nothing else was read yet."""
+    """An open payload. Only its first bytes were read, for `kind`."""
 
     def __init__(self, job: LayerJob, payload: Payload, max_ratio: int | None = None) -> None:
         self._job = job
@@ -83,7 +83,7 @@ class OpenLayer:
         return self.payload.extent is not None
 
     def known_tar_size(self) -> int | None:
-        """The tar's size where the tar is what is stored."""
+        """The tar's size if it is stored uncompressed, else None."""
         if self.kind not in ("none", OPAQUE):
             return None
         extent = self.payload.extent
@@ -97,14 +97,14 @@ class OpenLayer:
         observer: TarObserver | None = None,
         check_stop: Callable[[], None],
     ) -> LayerFacts:
-        """Reads to the end and checks every claim. Raises SourceError and IntegrityError."""
+        """Reads the payload to its end and checks all claims. Raises SourceError and IntegrityError."""
         if self.kind not in ("none", OPAQUE) and (want_digest or self._job.payload.digest is not None):
             self.stored.want_digest()
         diff_id, tar = self._read_tar(sink, observer, check_stop)
         return self._facts(diff_id, tar, observer)
 
     def read_small(self, observer: TarObserver | None) -> tuple[bytes, LayerFacts]:
-        """The same for a small extent that holds a plain tar: the whole tar, and the facts."""
+        """As `read`, for a small extent with a plain tar. Returns the whole tar and the facts."""
         content = self.stored.whole_extent()
         block = memoryview(content)
         inspector = TarInspector(self._what)
@@ -146,7 +146,7 @@ class OpenLayer:
         while True:
             buffer = sink.buffer()
             count = fill(buffer)
-            check_stop()  # before anything is written: reading may have taken so long that the run was ended meanwhile
+            check_stop()  # before a block is written: the run may have been stopped while the block was read
             block = buffer[:count]
             sha256.update(block)
             size += count
@@ -154,12 +154,14 @@ class OpenLayer:
                 inspector.feed(block)
             if observer is not None:
                 observer.feed(block)
-            if count or not size:
+            if count or not size:  # an empty tar has one empty block
                 sink.take(block)
             if count < len(buffer):
                 break
         tar = TarFacts(size=size, empty=False, flags=()) if inspector is None else inspector.finish()
         if isinstance(stream, DecompressedStream) and stream.trailing is not None:
+            # gzip ignores bytes behind a stream. But without the tar's end marker, they may be the damaged rest of the
+            # layer.
             if inspector is not None and not inspector.has_ended:
                 raise DamagedError(
                     f"{self._what}: bytes that are not gzip follow the compressed stream, and the tar in it has no end"
@@ -170,7 +172,7 @@ class OpenLayer:
         return DiffID(Digest.of_hash(sha256)), tar
 
     def check_claims(self, facts: LayerFacts) -> None:
-        """IntegrityError where `facts` are not what the source's documents have of this payload."""
+        """Raises IntegrityError if `facts` contradict the claims of the source's documents."""
         claim = self._job.payload
         self._check("size", claim.size, facts.stored_size)
         self._check("size", self.payload.size, facts.stored_size)

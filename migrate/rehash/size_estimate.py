@@ -1,9 +1,9 @@
-"""How many bytes a layer's blob would have, from samples taken while the layer is hashed.
+"""Estimates the size of a layer's blob from samples that are taken while the layer is hashed.
 
-Of every 8 MiB of a tar one piece of 32 KiB, at a place that depends on nothing but the position, is compressed with
-ISA-L, which costs a hundredth of compressing all; of the first 8 MiB four pieces, since most layers are small. What
-that gives is scaled by what the chosen compression makes of the same bytes (docs/decisions/0005-estimated-sizes.md has
-the measured errors).
+One piece of 32 KiB of every 8 MiB of a tar, at a place that depends on the position only, is compressed with ISA-L.
+This takes a hundredth of the time of compressing everything. Of the first 8 MiB four pieces are taken, since most
+layers are small. The result is multiplied by a factor for the chosen compression
+(docs/decisions/0005-estimated-sizes.md has the measured errors).
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ _SCALE: Final = {
     Compression.ZSTD: 0.875,
     Compression.NONE: 1.0,
 }
-"""Blob bytes by the compression, for one byte that ISA-L's level 1 gives for pieces of 32 KiB."""
+"""Compression → bytes of its blobs for each byte that ISA-L's level 1 gives for pieces of 32 KiB."""
 _GZIP: Final = 31
-"""zlib's name for a window of 32 KiB in a gzip wrapper."""
+"""zlib's number for a window of 32 KiB in a gzip wrapper."""
 _OVERHEAD: Final = 30
-"""A gzip member's header and trailer, and what a small tar does not save."""
+"""Bytes of a gzip member's header and trailer, and of the rest that a small tar cannot save."""
 
 
 class SizeEstimate:
-    """One run's samples. `observe` may be called from several threads, the rest when all layers are hashed."""
+    """The samples of one run. `observe` may be called from several threads, the other methods after all layers were
+    hashed."""
 
     def __init__(self, compression: Compression) -> None:
         self._compression = compression
@@ -69,7 +70,8 @@ class _Sampler:
             piece = block[start : start + PIECE]
             self.taken += len(piece)
             self.given += len(self._compress(piece, 1, _GZIP))
-            # the next piece: spread, so that no layout of files meets always the same kind of bytes
+            # The places of pieces are spread by a multiplicative hash (Knuth): with a regular distance they could all
+            # be in the same kind of files.
             if self._next < STRIDE // 4:
                 self._next = 4 * self._next + 4 * PIECE
             else:

@@ -1,9 +1,8 @@
-"""Threads that share the work of a run: whole layers first, and the blocks of a layer that another thread reads.
+"""Threads that share the work of a run: whole layers, and blocks of layers that other threads read.
 
-A thread that takes a layer does everything for it: it reads, hashes, compresses and writes, so that small layers cost
-no hand-over and many layers need none. Threads that find no layer of their own help with blocks: the tail of a run,
-or a single huge layer, keeps every core busy. sha256, the compressors and the system calls let go of the interpreter's
-lock, so threads are enough.
+A thread that takes a layer does everything for it: it reads, hashes, compresses and writes, without handing blocks to
+other threads. Threads without a layer help with blocks. So all cores are in use at the end of a run, and for a single
+huge layer. sha256, the compressors and the system calls release the interpreter's lock, so that threads are enough.
 """
 
 from __future__ import annotations
@@ -22,27 +21,28 @@ from migrate.errors import InterruptedRunError
 
 Item = TypeVar("Item")
 _JOIN_SECONDS: Final = 2.0
-"""All threads together; one that hangs in a read for longer is left to the end of the process."""
+"""Time to wait for all threads together. A thread that is in a read for longer ends with the process."""
 _HELPERS_PER_PROCESSOR: Final = 4
 
 
 class Workers:
-    """Up to `jobs` threads, or none for one job: then the caller's thread does everything.
+    """Up to `jobs` threads. For one job there are none, and the caller's thread does everything.
 
-    To be used as a context; leaving it ends the threads. What a step raises stops the others within a block and comes
-    out of `each`.
+    A context manager that ends the threads. An error of a step stops the other steps within a block, and is raised by
+    `each`.
     """
 
     def __init__(self, jobs: int) -> None:
         self.jobs = max(1, jobs)
-        # Two conditions on one lock, so that a wake-up meant for a worker never goes to the thread in `each`.
+        # Two conditions on one lock: `notify` wakes one waiting thread, and this must not be the thread in `each` if
+        # the notification is for a worker.
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
         self._finished = threading.Condition(lock)
         self._steps: deque[Callable[[], None]] = deque()
         self._blocks: deque[Callable[[], None]] = deque()
         self.spare_buffers: list[memoryview] = []
-        """Block buffers between two layers; as many as were in use at once."""
+        """Buffers for blocks that no layer uses at the moment; as many as were in use at once."""
         self._running = 0
         self._threads: list[threading.Thread] = []
         self._error: BaseException | None = None
@@ -58,7 +58,8 @@ class Workers:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def each(self, batches: Iterable[Sequence[Item]], step: Callable[[Item], None]) -> None:
-        """`step` for every item; the items of one batch run in order on one thread. Returns when all are done."""
+        """Calls `step` for every item, and returns when all are done. The items of a batch run in order in one
+        thread."""
         if self.jobs == 1:
             for batch in batches:
                 _run_batch(batch, step)
@@ -75,15 +76,15 @@ class Workers:
             try:
                 while (self._steps or self._running) and not self._stopped:
                     self._finished.wait()
-            except BaseException as exc:  # Ctrl-C reaches the main thread here
+            except BaseException as exc:  # Ctrl-C interrupts the main thread here
                 self._stop(exc)
                 raise
         if self._error is not None:
             raise self._error
 
     def start_helpers(self) -> None:
-        """Starts threads for the blocks of layers that the caller reads itself, outside of `each`: one for each job but
-        the caller's, which compresses too while it waits."""
+        """Starts threads for the blocks of layers that the caller reads itself, outside of `each`. One thread fewer
+        than jobs, since the caller also compresses while it waits."""
         if self.jobs > 1:
             self._start(self.jobs - 1)
 
@@ -95,7 +96,7 @@ class Workers:
     # --- blocks --------------------------------------------------------------------------------------------------
 
     def wants_blocks(self) -> bool:
-        """True while there are threads without a layer that could soon use another block."""
+        """True if there are threads without a layer, and they have few blocks to work on."""
         helpers = len(self._threads) - self._running
         return helpers > 0 and len(self._blocks) <= helpers
 
@@ -105,7 +106,7 @@ class Workers:
             self._changed.notify()
 
     def take_back(self, task: Callable[[], None]) -> bool:
-        """True if no thread has begun with `task`; then it is the caller's."""
+        """Takes back an offered task. False if a thread has begun with it."""
         with self._changed:
             try:
                 self._blocks.remove(task)
@@ -116,11 +117,13 @@ class Workers:
     # --- threads -------------------------------------------------------------------------------------------------
 
     def _start(self, steps: int) -> None:
-        """As many threads as have something to do; fewer where the system allows no more."""
+        """Starts as many threads as there is work for, or fewer if the system allows no more."""
         while len(self._threads) < min(self.jobs, max(steps, most_helpers())):
             thread = threading.Thread(target=self._work, name=f"rehash-{len(self._threads)}", daemon=True)
             try:
-                thread.start()  # an interruption may come here: a thread that did not start must not be waited for
+                # Added to the list after the start: a thread that was not started, because of an interruption, must not
+                # be joined.
+                thread.start()
             except RuntimeError:
                 return
             self._threads.append(thread)
@@ -147,7 +150,7 @@ class Workers:
         error: BaseException | None = None
         try:
             yield
-        except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits in `each`
+        except BaseException as exc:  # noqa: BLE001 - raised by the thread that waits in `each`
             error = exc
         with self._changed:
             self._running -= 1
@@ -167,8 +170,8 @@ class Workers:
 
 
 def most_helpers() -> int:
-    """Threads that may wait for parts of one layer: what they do takes a processor, and more than a few for each only
-    hold memory."""
+    """The limit of threads for blocks. Compressing uses a processor, and more than a few threads for each processor
+    only use memory."""
     return _HELPERS_PER_PROCESSOR * (os.cpu_count() or 1)
 
 
@@ -179,13 +182,13 @@ def _run_batch(batch: Sequence[Item], step: Callable[[Item], None]) -> None:
 
 _BATCH_BYTES: Final = 1024 * 1024
 _TINY_BYTES: Final = 16 * 1024
-"""What is not larger spends its time under Python's lock; two threads would only wait for each other."""
+"""Smaller items spend most of their time under Python's lock, so that two threads would only wait for each other."""
 
 
 def batches(items: Iterable[Item], size_of: Callable[[Item], int | None]) -> Iterator[Sequence[Item]]:
-    """Groups neighbours that are small, so that a thread takes many of them at once, and all that are tiny.
+    """Groups small neighbours, so that a thread takes many of them at once, and all tiny items.
 
-    The tiny ones come last. An unknown size counts as large.
+    The tiny items come last. An unknown size counts as large.
     """
     tiny: list[Item] = []
     batch: list[Item] = []

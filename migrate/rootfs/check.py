@@ -1,4 +1,4 @@
-"""Whole images against the store: each layer once, then what is left of its differences at the top."""
+"""Compares whole images with the store: each layer once, and then the differences that the top layer still has."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK = 1024 * 1024
 
 
 class RunCheck:
-    """`--check-rootfs` for all sources of a run. Without `wanted`, the sources where a check costs little."""
+    """`--check-rootfs` for all sources of a run. If `wanted` is None, the sources where a check is cheap."""
 
     def __init__(self, sources: Mapping[int, LegacySource], wanted: bool | None) -> None:
         self._checks = {
@@ -40,7 +40,7 @@ class RunCheck:
         return check.differences(chain) if check is not None else []
 
     def warnings(self) -> list[str]:
-        """What holds for a whole source that was checked."""
+        """Warnings about whole sources that were checked."""
         return [warning for check in self._checks.values() for warning in check.warnings()]
 
 
@@ -54,21 +54,21 @@ class RootfsCheck:
         self._shift = NOT_SHIFTED
 
     def warnings(self) -> list[str]:
-        """The amount, or the amounts, by which the owners of the layers checked so far are shifted."""
+        """A warning for each shift of owners that was found so far."""
         found = {check.shift for check in self._checks.values()} - {NOT_SHIFTED}
         more = {shift[:2] for shift in found if shift[2:] != shift[:2]}
         shown = [shift for shift in sorted(found) if shift[2:] != shift[:2] or shift[:2] not in more]
         return [f"{self._source.location}: {_shown_shift(shift)}" for shift in shown]
 
     def observer_for(self, layer: LegacyLayer) -> TarListing:
-        """Takes down what the layer holds, while it is hashed."""
+        """An observer that lists the layer's entries while it is hashed."""
         listing = self._listings[layer.legacy_id] = TarListing()
         return listing
 
     def differences(self, chain: Sequence[LegacyLayer]) -> list[str]:
-        """What the image that `chain` (base first) makes has otherwise than the store's top layer; sorted by path.
+        """The differences between the image of `chain` (base first) and the store's top layer, sorted by path.
 
-        Empty where they are the same. A layer that cannot be checked is a difference of its own.
+        Empty if there are none. A layer that cannot be checked is a difference.
         """
         found: dict[bytes, str] = {}
         parent: LegacyID | None = None
@@ -81,6 +81,7 @@ class RootfsCheck:
             except MigrateError as error:
                 return [f"layer {layer.legacy_id} could not be checked: {error.message}"]
             if found:
+                # A difference in a lower layer that this layer covers does not exist in the image.
                 for path in check.touched() & found.keys():
                     del found[path]
             found.update(check.differences)
@@ -104,8 +105,8 @@ class RootfsCheck:
         return self._checks[layer.legacy_id]
 
     def _read_listing(self, layer: LegacyLayer) -> TarListing:
-        """For a layer that this run had no need to hash."""
-        for _ in range(3):
+        """Reads the entries of a layer that was not hashed in this run."""
+        for _ in range(3):  # again after a PayloadRestartError, in the next best form
             listing = TarListing()
             try:
                 with self._source.open_payload(layer) as payload:
@@ -125,7 +126,8 @@ class RootfsCheck:
         return tree
 
     def _changed_contents(self, top: LegacyID, checks: Sequence[LayerCheck]) -> dict[bytes, str]:
-        """Files of the top layer's tree that are copies of a lower layer's, by content."""
+        """Differences of content in files of the top layer's tree that count as unchanged copies of a lower layer's.
+        With vfs and btrfs every layer has its own copy, whose content was never compared."""
         contents: dict[bytes, tuple[int, int]] = {}
         for check in checks:
             contents.update(check.contents())

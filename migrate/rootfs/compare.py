@@ -1,4 +1,4 @@
-"""One layer's tree in the store against what its tar makes of its parent's tree."""
+"""Compares a layer's tree in the store with the tree that its tar makes of its parent's tree."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from migrate.tar.names import shown_name
 
 _BLOCK = 256 * 1024
 Owners = tuple[int, int]
-"""What is added to a user's and a group's number."""
+"""(amount added to a user's number, amount added to a group's number)"""
 _HIGH = 65_536
-"""The first range of a daemon's subordinate IDs has so many, unless somebody has changed that (useradd, subuid(5))."""
+"""The default size of the first range of a daemon's subordinate IDs (useradd, subuid(5))."""
 _FEWEST_SHIFTED = 2
 
 
 class Shift(NamedTuple):
-    """What is added to each user's and each group's number in the store, and to those from _HIGH on, which may be in
-    another range of the daemon's."""
+    """The amounts added to the numbers of users and groups in the store. Numbers from _HIGH on may be in another range
+    of the daemon, and have amounts of their own."""
 
     users: int = 0
     groups: int = 0
@@ -45,7 +45,7 @@ class Shift(NamedTuple):
         )
 
     def taken_off(self, uid: int, gid: int) -> Owners:
-        """The owner that the image has, of one in the store."""
+        """The owner in the image → the owner without the shift."""
         user, group = uid - self.users, gid - self.groups
         return (
             user if 0 <= user < _HIGH else uid - self.high_users,
@@ -55,7 +55,7 @@ class Shift(NamedTuple):
 
 NOT_SHIFTED = Shift()
 _SOCKET_BECOMES = (stat.S_IFSOCK, stat.S_IFIFO, stat.S_IFREG)
-"""Docker's copies of a layer turn sockets into other things, or lose them."""
+"""Docker's copies of a layer have other types in place of sockets, or nothing."""
 _TYPE_NAMES = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -68,9 +68,9 @@ _TYPE_NAMES = {
 
 
 class LayerCheck(Struct, frozen=True):
-    """What one layer showed. `differences`: path → what is wrong. `copies` counts files that are not known to be the
-    parent's own, only to look the same. `shift`: how much higher all owners are in the store than in the image. What
-    the tar names is packed: it is seldom needed again."""
+    """The result for one layer. `differences`: path → the difference. `copies`: the number of files with the same
+    metadata as the parent's that are other inodes. `shift`: the amounts by which all owners are higher in the store
+    than in the image. The paths of the tar are packed, since they are seldom needed."""
 
     differences: dict[bytes, str]
     copies: int
@@ -78,11 +78,11 @@ class LayerCheck(Struct, frozen=True):
     _packed: bytes
 
     def touched(self) -> set[bytes]:
-        """The paths that the tar names."""
+        """The paths in the tar."""
         return {path for path, _, _ in self._unpack()}
 
     def contents(self) -> dict[bytes, tuple[int, int]]:
-        """Path → (size, CRC-32) of the files that the tar brings."""
+        """Path → (size, CRC-32) of the files in the tar."""
         return {path: (size, crc) for path, size, crc in self._unpack() if size is not None and crc is not None}
 
     def _unpack(self) -> list[tuple[bytes, int | None, int | None]]:
@@ -93,11 +93,12 @@ class LayerCheck(Struct, frozen=True):
 def check_layer(
     entries: Callable[[], Iterable[ListedEntry]], tree: Tree, parent: Tree | None, known: Shift = NOT_SHIFTED
 ) -> LayerCheck:
-    """`entries` gives the tar's entries, as often as it is called; `known` is the shift of other layers of the store.
+    """Compares one layer. `entries` gives the tar's entries at each call; `known`: the shift of other layers of the
+    store.
 
-    A store of a daemon with user namespaces has all owners shifted by one amount, or those from _HIGH on by another:
-    where most of the owners differ by the same one, it is taken off, and what then differs is a difference. Raises
-    SourceError where a tree cannot be read.
+    In a store of a daemon with user namespaces all owners are shifted by one amount, and those from _HIGH on perhaps by
+    another. If most owners differ by the same amount, it is subtracted before owners are compared. Raises SourceError
+    if a tree cannot be read.
     """
     check, owners = _check_shifted(entries(), tree, parent, known)
     shift = owners.common_shift(known)
@@ -105,7 +106,7 @@ def check_layer(
 
 
 class _FoundOwners:
-    """How much higher the owners in the store are than in the image, and how many of them by so much."""
+    """Counts the amounts by which owners in the store are higher than in the image."""
 
     def __init__(self) -> None:
         self._low: Counter[Owners] = Counter()
@@ -113,7 +114,7 @@ class _FoundOwners:
         self._high_groups: Counter[int] = Counter()
 
     def note(self, entry: TreeEntry, uid: int, gid: int) -> Owners:
-        """`uid` and `gid` are those in the image."""
+        """Counts one entry. `uid` and `gid`: its owners in the image. Returns the two amounts."""
         higher = (entry.uid - uid, entry.gid - gid)
         if uid >= _HIGH:
             self._high_users[higher[0]] += 1
@@ -124,7 +125,7 @@ class _FoundOwners:
         return higher
 
     def common_shift(self, known: Shift) -> Shift:
-        """`known` where the owners show nothing else."""
+        """The shift of most owners; `known` if no amount is that of most."""
         low = _most(self._low) or (known.users, known.groups)
         high = (known.high_users, known.high_groups) if low == (known.users, known.groups) else low
         users, groups = _most(self._high_users), _most(self._high_groups)
@@ -135,7 +136,7 @@ _Amount = TypeVar("_Amount")
 
 
 def _most(found: Counter[_Amount]) -> _Amount | None:
-    """What more than half have, and two at least, as one may have been changed by hand."""
+    """The amount of more than half of the owners, and of at least two: a single one may have been changed by hand."""
     if not found:
         return None
     (amount, count), *_ = found.most_common(1)
@@ -156,7 +157,8 @@ def _check_shifted(
         view.owners.note(top, 0, 0)
     for path in _showing_through(expected, tree):
         differences[path] = "in the store only"
-    owners = copy.deepcopy(view.owners)  # what is not in the tar has no owner of its own
+    # Only the owners in the tar show the shift. The owner of any other path is that of the parent's tree.
+    owners = copy.deepcopy(view.owners)
     changed: Iterable[tuple[bytes, TreeEntry | None]] = ((entry.path, entry) for entry in walk_tree(tree))
     copies = 0
     if parent is not None:
@@ -165,7 +167,6 @@ def _check_shifted(
     for path, entry in changed:
         if not expected.is_touched(path) and path not in differences:
             _note(differences, path, view.difference(path, expected.find(path), entry, parent))
-    # Packed, because it is seldom needed again.
     rows: list[tuple[bytes, int | None, int | None]] = []
     for path in expected.touched():
         node = expected.find(path)
@@ -189,7 +190,7 @@ def _note(differences: dict[bytes, str], path: bytes, difference: str | None) ->
 
 
 class _Below:
-    """What is in the tree below a layer, as an ExpectedFile. Nothing where there is no such tree."""
+    """The files of the parent's tree as ExpectedFile; none if there is no parent."""
 
     def __init__(self, tree: Tree | None, shift: Shift) -> None:
         self._tree = tree
@@ -237,7 +238,7 @@ def _showing_through(expected: ExpectedTree, tree: Tree) -> Iterator[bytes]:
 
 
 class _View:
-    """The store's side."""
+    """The layer's tree in the store."""
 
     def __init__(self, tree: Tree, shift: Shift) -> None:
         self._tree = tree
@@ -248,7 +249,7 @@ class _View:
     def difference(
         self, path: bytes, node: ExpectedFile | None, entry: TreeEntry | None = None, parent: Tree | None = None
     ) -> str | None:
-        """None where `path` in the store is what it should be. `parent` is given for paths that no tar names."""
+        """The difference at `path`, None if there is none. `parent`: given for a path that is not in the tar."""
         entry = lookup(self._tree, path) if entry is None else entry
         if node is None:
             return "in the store only" if entry is not None else None
@@ -288,7 +289,7 @@ class _View:
                 yield "its content differs"
             return
         if node.read_from == entry.path or node.crc is None:
-            return  # the tar's content was read from this very file
+            return  # the tar's content was read from this file
         first = lookup(self._tree, node.read_from)
         if first is not None and (first.device, first.inode) == (entry.device, entry.inode):
             return

@@ -1,7 +1,7 @@
-"""The file system that a layer's tar makes of the tree below it, as Docker 1.9 and 1.10 unpack it.
+"""The file system that a layer's tar makes of its parent's tree, as Docker 1.9 and 1.10 unpack it.
 
-moby 1.10, pkg/archive/diff.go (UnpackLayer) and archive.go (createTarFile). Only what the layer touches is kept; for
-all other names are looked for in the tree below.
+moby 1.10, pkg/archive/diff.go (UnpackLayer) and archive.go (createTarFile). Only the names in the tar are kept here;
+all other names are looked up in the parent's tree.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WHITEOUT: Final = b".wh."
 _METADATA: Final = b".wh..wh."
 _OPAQUE: Final = b".wh..wh..opq"
 _BELOW: Final = 0
-"""The time of everything that was there before the layer's first entry."""
+"""The time of all files of the parent's tree. Each entry of the tar has a later time."""
 _KINDS: Final = {
     b"0": stat.S_IFREG,
     b"7": stat.S_IFREG,
@@ -34,10 +34,11 @@ _KINDS: Final = {
 
 
 class ExpectedFile(Struct):
-    """A file as it should be; names that are hard links of one another share one.
+    """A file as it should be. Names that are hard links of one another share one object.
 
-    `mode` with the file type. None is what cannot be known: the mode and owner of a directory that only its children
-    name, the size of a sparse file, the content of a file below. `read_from` is the path that the content came from.
+    `mode` includes the file type. `known` is False for a directory without an entry, whose mode and owner depend on
+    Docker's version. `size` is None for a sparse file, `crc` for a file of the parent's tree. `read_from`: the path of
+    the file whose content was put into the tar.
     """
 
     mode: int
@@ -60,7 +61,7 @@ FindBelow = Callable[[bytes], ExpectedFile | None]
 
 
 class ExpectedTree:
-    """Takes a layer's entries, in order; then `find` and `touched` give what it made."""
+    """The expected tree. `take` gets the layer's entries in order; then `find` and `touched` give the result."""
 
     def __init__(self, below: FindBelow) -> None:
         self._below = below
@@ -74,7 +75,7 @@ class ExpectedTree:
 
     @property
     def cleared(self) -> Iterator[bytes]:
-        """Directories of which the tree below must not show through."""
+        """The directories whose content in the parent's tree the layer hides."""
         yield from self._opaque
         yield from self._removed
 
@@ -101,7 +102,7 @@ class ExpectedTree:
                 self._opaque.add(b"")
 
     def find(self, path: bytes) -> ExpectedFile | None:
-        """What is under `path` now, no part of which is a symbolic link."""
+        """The file at `path`, of which no part is a symbolic link; None if there is none."""
         time, node = self._nodes.get(path, (_BELOW, None))
         parent = path
         while parent:
@@ -110,7 +111,7 @@ class ExpectedTree:
             parent = parent.rpartition(b"/")[0]
             if time == _BELOW:
                 found = self._nodes.get(parent)
-                # where the layer put something else in a directory's place, what was in it is gone
+                # The layer has replaced the directory by something else, which removes its content.
                 is_replaced = found is not None and (found[1] is None or found[1].kind != stat.S_IFDIR)
                 if is_replaced or parent in self._opaque:
                     return None
@@ -130,7 +131,7 @@ class ExpectedTree:
             if node is None:
                 self.problems[path] = f"a hard link to {shown_name(target)}, which is not there"
                 return
-            # Docker gives the shared file the owner, the mode and the capability that the link's own header has
+            # Docker applies the owner, the mode and the capability of the link's header to the shared file.
             node.uid, node.gid, node.capability, node.known = entry.uid, entry.gid, entry.capability, True
             if node.kind != stat.S_IFLNK:
                 node.mode = node.kind | (entry.mode & 0o7777)
@@ -151,7 +152,7 @@ class ExpectedTree:
         self._removed[path] = self._time - 1
 
     def _make_directories(self, directory: bytes) -> None:
-        """Directories that the tar leaves out are made on the way, with a mode that depends on the version."""
+        """Makes missing directories, as Docker does; their mode depends on its version."""
         if directory in self._present:
             return
         missing, wanted = [], directory
@@ -163,7 +164,7 @@ class ExpectedTree:
         self._present.add(wanted)
 
     def _resolve(self, directory: bytes) -> bytes:
-        """`directory` without symbolic links, which lead where they lead inside the tree."""
+        """`directory` with its symbolic links resolved inside the tree, as in Docker's chroot."""
         known = self._resolved.get(directory)
         if known is not None:
             return known
@@ -188,7 +189,7 @@ class ExpectedTree:
 def _node_of(entry: ListedEntry, path: bytes) -> ExpectedFile:
     kind = _KINDS[entry.kind]
     if kind == stat.S_IFREG and stat.S_ISSOCK(entry.mode):
-        kind = stat.S_IFSOCK  # Docker writes a socket's mode and leaves its type open
+        kind = stat.S_IFSOCK  # Docker writes a socket's mode, and no typeflag
     return ExpectedFile(
         mode=kind | (entry.mode & 0o7777),
         uid=entry.uid,

@@ -1,7 +1,7 @@
-"""An image's file system as one tar, made of its layers' tars without unpacking any.
+"""Makes one tar of an image's file system from its layers' tars, without unpacking any.
 
-The layers are read twice. The first time, from the top down, decides which entry of which layer each name is; the
-second time, from the base up, their bytes are copied. Memory holds names, never content.
+The layers are read twice. The first pass, from the top down, finds the entry of each name. The second pass, from the
+base up, copies the entries. Names are kept in memory, and no content.
 
 Whiteouts: AUFS's `.wh.NAME` and `.wh..wh..opq`, as Docker writes them (moby pkg/archive/whiteouts.go).
 """
@@ -30,25 +30,26 @@ _DATA: Final = frozenset(b"07")
 _KINDS: Final = frozenset(b"01234567")
 
 EntryPlace = tuple[int, int]
-"""The layer's place, base first, and the entry's place in it."""
+"""(index of the layer, base first; index of the entry in it)"""
 
 
 class ExportLayer(Struct, frozen=True):
-    """One layer; `open` gives its uncompressed tar as often as needed."""
+    """One layer. Each call of `open` gives its uncompressed tar."""
 
     diff_id: DiffID
     open: Callable[[], AbstractContextManager[BinaryIO]]
 
 
 def export_tar(layers: Sequence[ExportLayer], write: Callable[[bytes], object], paths: Iterable[str] = ()) -> int:
-    """Writes the tar; the number of its entries. `layers` base first; `paths` take part of the tree.
+    """Writes the tar and returns the number of its entries. `layers`: base first. `paths`: write only these and the
+    files below them.
 
-    Every layer is proven by its diffID before the first byte is written. Raises IntegrityError where one has another,
-    UsageError for a path that is not there, DamagedError for a tar that cannot be read, LimitError for more than
+    The diffID of every layer is verified before the first byte is written. Raises IntegrityError for a wrong one,
+    UsageError for a path that does not exist, DamagedError for a tar that cannot be read, LimitError for more than
     ARCHIVE_MEMBERS names.
     """
     plan = _Plan(tuple(cleaned for path in paths if (cleaned := _clean(path.encode("utf-8", "surrogateescape")))))
-    # from the top down: the first entry of a name that is met is the one that counts
+    # From the top down, the first entry of a name is the one in the image.
     for place in reversed(range(len(layers))):
         plan.read_layer(place, layers[place])
     plan.end()
@@ -72,16 +73,16 @@ def _feed(scanner: TarScanner, tar: BinaryIO, update: Callable[[bytes], object] 
 
 
 def _clean(name: bytes) -> bytes:
-    """Below the image's root. DamagedError for what Docker refuses to unpack."""
+    """The name below the image's root. DamagedError for a name that Docker refuses to unpack."""
     if leads_out(name):
         raise DamagedError(f"an entry is named {shown_name(name)!r}, out of the image")
     return below_root(name)
 
 
 class _LayerScan(TarScanner):
-    """What one layer has. `last` gives the entry that counts of those with one name, and its kind; `inodes` every name
-    that a hard link may mean, `links` what those of this layer mean: an entry of it, or a name in a lower layer.
-    `origin` is the name of an entry that hard links mean.
+    """The entries of one layer. `last`: name → (its last entry, the entry's kind). `inodes`: name → the entry with its
+    content, for names that a hard link may lead to. `links`: hard link → the entry with its content, or the target's
+    name if it is in a lower layer. `origin`: entry with hard links to it → its name.
     """
 
     def __init__(self, what: str) -> None:
@@ -104,7 +105,9 @@ class _LayerScan(TarScanner):
         if base == _OPAQUE:
             self.opaque.add(folder)
             return
-        is_meta = name.startswith(_META) or b"/" + _META in name  # of AUFS; hard links may lead there
+        # `.wh..wh.plnk` has AUFS's copies of files with several names. They are not in the image, but hard links lead
+        # to them.
+        is_meta = name.startswith(_META) or b"/" + _META in name
         if base.startswith(_WHITEOUT) and not is_meta:
             self.removed.add(folder + b"/" + base[4:] if folder else base[4:])
             return
@@ -126,12 +129,12 @@ class _LayerScan(TarScanner):
 
 
 class _Plan(Struct):
-    """Which entries are written, and under which name.
+    """The entries that are written, and their names.
 
-    `chosen` has a byte for each entry of a layer. `hidden` are names that an upper layer has removed or that are no
-    folders, `opaque` folders of which only upper layers' entries count, `folders` all above what is there.
-    `links` gives the inode of each hard link, and `named` the name under which an inode with links is written: its own,
-    or that of a link where its own is hidden.
+    `chosen`: a byte for each entry of a layer. `hidden`: names that an upper layer removes, or at which it has
+    something other than a folder. `opaque`: folders whose content in lower layers is hidden. `folders`: all folders
+    above the chosen names. `links`: hard link → its inode. `named`: inode with links → the name that it is written
+    under: its own, or that of a link if its own name is hidden.
     """
 
     paths: tuple[bytes, ...]
@@ -159,7 +162,7 @@ class _Plan(Struct):
         self._take(place, scan)
 
     def end(self) -> None:
-        """After the base. DamagedError for a hard link to what is nowhere."""
+        """Called after the base layer. DamagedError for a hard link whose target is in no layer."""
         if self._waiting:
             target, links = next(iter(self._waiting.items()))
             name, missing = (text.decode("utf-8", "backslashreplace") for text in (links[0][1], target))
@@ -174,12 +177,13 @@ class _Plan(Struct):
             if leading or not self.paths:
                 bits[ordinal] = 1
                 self.count += 1
-        # Links of upper layers to what this one has.
+        # Hard links of upper layers to entries of this layer.
         for target in self._waiting.keys() & (scan.inodes.keys() | scan.last.keys()):
             inode = scan.inodes.get(target)
             if inode is not None:
                 scan.origin.setdefault(inode, target)
-            to = inode if inode is not None else scan.links[scan.last[target][0]]  # a link itself, to a lower layer
+            # Without an inode the target is itself a hard link to a lower layer.
+            to = inode if inode is not None else scan.links[scan.last[target][0]]
             for link, name in self._waiting.pop(target):
                 self._resolve(place, scan, link, name, to)
         for name, ordinal, kind in visible:
@@ -238,7 +242,8 @@ class _Writing(TarScanner):
         inode = self._plan.links.get(here)
         name = self._plan.named.get(here)
         if inode is not None:
-            if is_chosen and self._plan.named[inode] != _clean(entry.name):  # else it was written in the inode's place
+            # A link that has the inode's name was written as the file itself.
+            if is_chosen and self._plan.named[inode] != _clean(entry.name):
                 self._write(self._encoder.encode(_header(entry, _clean(entry.name), self._plan.named[inode])))
         elif is_chosen or name is not None:
             own = _clean(entry.name) if is_chosen else name or b""

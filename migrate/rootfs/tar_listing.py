@@ -1,4 +1,4 @@
-"""The entries of a layer's tar, taken down while the layer is hashed."""
+"""Lists the entries of a layer's tar while the layer is hashed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from migrate.tar.entries import TarEntry, TarScanner
 from migrate.tar.names import below_root
 
 CHECKED_ENTRIES: Final = 1_000_000
-"""Entries of one layer. To check it takes half a kilobyte for each."""
+"""Limit of the entries of one layer. The check needs half a kilobyte of memory for each."""
 _PACKED_ENTRIES: Final = 10_000
 _CAPABILITY: Final = "security.capability"
 _WITHOUT_CONTENT: Final = frozenset(b"123456")
@@ -22,9 +22,9 @@ _ID_BITS: Final = 0xFFFF_FFFF
 
 
 class ListedEntry(NamedTuple):
-    """One entry. `path` and a hard link's `link` are relative and cleaned; `kind` is the typeflag, `0` for NUL too.
+    """One entry. `path` and the `link` of a hard link are relative and clean; `kind` is the typeflag, `0` also for NUL.
 
-    `size` is None for a sparse file, whose content is in the tar in pieces; `crc` is the CRC-32 of the content.
+    `size` is None for a sparse file, whose content is in pieces in the tar; `crc` is the CRC-32 of the content.
     """
 
     path: bytes
@@ -40,9 +40,9 @@ class ListedEntry(NamedTuple):
 
 
 class TarListing(TarScanner):
-    """Fills TarObserver. `entries` may be read once `finish` was called.
+    """A TarObserver. `entries` may be called after `finish`.
 
-    `problem` is where the tar stops making sense to this reader, if it does: then nothing can be checked by it.
+    `problem`: why the tar cannot be read here, None if it can. With a problem, nothing can be checked.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class TarListing(TarScanner):
         self._pack()
 
     def entries(self) -> Iterator[ListedEntry]:
-        """In the order of the tar."""
+        """The entries in the order of the tar."""
         for packed in self._packed:
             yield from map(ListedEntry._make, marshal.loads(zlib.decompress(packed)))
 
@@ -98,15 +98,15 @@ class TarListing(TarScanner):
             self._pack()
         if self._count >= CHECKED_ENTRIES:
             self.problem = f"it has more than the limit of {CHECKED_ENTRIES:,} entries"
-            raise LimitError(self.problem)  # caught in feed, and ends the scan
+            raise LimitError(self.problem)  # caught in `feed`, which then reads no further
 
     def _pack(self) -> None:
-        """A tenth of the memory, for the time until the entries are looked at."""
+        """Packs the entries until they are needed. This takes a tenth of the memory."""
         self._packed.append(zlib.compress(marshal.dumps(self._entries), 1))
         self._entries = []
 
 
 def _owner(number: int) -> int:
-    """The owner that chown(2) gives for `number`: 32 bits of it, and -1 leaves the one that made the file, root."""
+    """The owner of a file after chown(2) with `number`: 32 bits of it. -1 does not change the owner, which is root."""
     number &= _ID_BITS
     return 0 if number == _ID_BITS else number

@@ -1,4 +1,4 @@
-"""Bytes read by position: a file of this machine, a part of one, or any stream that can be sought."""
+"""Bytes read by position: a file of this machine, a part of one, or any seekable stream."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from migrate.errors import MissingLayerError, PermissionSourceError, SourceError
 class Blocks(Protocol):
     """Bytes read by position, from any thread: a disk, a file system image, a loop file. `size` in bytes.
 
-    A class that inherits from this fills one of the two ways to read, and has the other.
+    A subclass implements `read_at` or `read_into`; each is the default of the other.
     """
 
     size: int
 
     def read_at(self, offset: int, size: int, /) -> bytes:
-        """Exactly `size` bytes. TruncatedError where the end comes before, SourceError where it cannot be read."""
+        """Exactly `size` bytes. Raises TruncatedError beyond the end, SourceError if the bytes cannot be read."""
         content = bytearray(size)
         self.read_into(memoryview(content), offset)
         return bytes(content)
 
     def read_into(self, view: memoryview, offset: int, /) -> None:
-        """The same into a buffer, which is filled."""
+        """As `read_at`, into a buffer, which is filled."""
         view[:] = self.read_at(offset, len(view))
 
     def close(self) -> None:
-        """Lets go of what is open. Nothing is, where the bytes belong to another object."""
+        """Closes the file. Does nothing if the bytes belong to another object."""
         return
 
 
 class FileBlocks(Blocks):
     """A file or block device, or `size` bytes of it from `offset`. The descriptor is taken over.
 
-    Without `size`, all that follows `offset`; of a block device, too, which has no size of its own.
+    Without `size`, everything behind `offset`. This also works for block devices, for which stat(2) gives no size.
     """
 
     def __init__(self, descriptor: int, location: str, offset: int = 0, size: int | None = None) -> None:
@@ -60,6 +60,7 @@ class FileBlocks(Blocks):
         done = 0
         while done < len(view):
             try:
+                # One call reads 2 GiB at most (Linux, MAX_RW_COUNT).
                 count = os.preadv(self._descriptor, [view[done:]], self._offset + offset + done)
             except (OSError, OverflowError) as exc:
                 raise SourceError(f"{self.location}: cannot be read at byte {offset + done:,}: {exc}") from exc
@@ -93,7 +94,7 @@ class FileBlocks(Blocks):
 
 
 class StreamBlocks(Blocks):
-    """A stream that can be sought, of `size` bytes. The stream is taken over."""
+    """A seekable stream of `size` bytes, which is taken over."""
 
     def __init__(self, stream: BinaryIO, location: str, size: int) -> None:
         self.location = location
@@ -108,6 +109,7 @@ class StreamBlocks(Blocks):
         left = size
         with self._lock:
             try:
+                # One position for all threads.
                 self._stream.seek(offset)
                 while left > 0 and (piece := self._stream.read(left)):
                     pieces.append(piece)
@@ -125,8 +127,9 @@ class StreamBlocks(Blocks):
 
 
 def open_device(path: Path) -> FileBlocks:
-    """A file or block device that the user named, so that links are followed. Raises SourceError."""
+    """A file or block device that the user named. Symbolic links are followed. Raises SourceError."""
     try:
+        # O_NONBLOCK: opening a FIFO would otherwise wait for a writer.
         descriptor = open_source_file(path, os.O_NONBLOCK)
     except FileNotFoundError as exc:
         raise MissingLayerError(f"{path}: no such file or device") from exc

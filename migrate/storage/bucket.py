@@ -1,4 +1,4 @@
-"""A tree in a bucket, through fsspec; and the choice between bucket and directory."""
+"""A tree in a bucket, through fsspec; `open_tree` opens a bucket or a directory."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from migrate.storage.ranges import RANGE_BYTES, RangeStream
 from migrate.storage.tree import Facts, OpenedFile, Tree, TreeEntry, entries_of
 
 _FIRST_BYTES: Final = 1024 * 1024
-"""An object that is not larger takes one request."""
+"""An object up to this size is read with one request."""
 _KEPT_BYTES: Final = 64 * 1024 * 1024
-"""All small objects that are kept in memory, together."""
+"""Limit of the bytes of all small objects that are kept in memory."""
 _BATCH: Final = 256
-"""Small objects held at once while they are fetched."""
+"""Number of small objects that are fetched at once, and held in memory meanwhile."""
 _CONNECTIONS: Final = 16
 
 
 def is_url(location: str) -> bool:
-    """`s3://bucket/prefix` and the like; never a plain path, nor the transports of `docker://`."""
+    """True for `s3://bucket/prefix` and other URLs; False for a plain path and for `docker://`."""
     scheme, separator, _ = location.partition("://")
     return bool(separator) and scheme.isalnum() and scheme != "docker"
 
@@ -64,13 +64,13 @@ def open_filesystem(location: str) -> tuple[Any, str]:
             shared = _shared.get(store)
         if shared is not None:
             return shared, str(shared._strip_protocol(location)).rstrip("/")
-        # Listings are read once by BucketTree and must not be older than the run.
+        # Without fsspec's cache of listings: a listing must not be older than the run. BucketTree keeps its own.
         filesystem, prefix = fsspec.core.url_to_fs(location, use_listings_cache=False)
     except ImportError as exc:
         raise UsageError(f"{location}: {exc}") from exc
     except ValueError as exc:
         raise UsageError(f"{location}: {exc}") from exc
-    except Exception as exc:  # drivers that connect at once, such as FTP's, raise what their libraries do
+    except Exception as exc:  # drivers that connect here, such as FTP's, raise the errors of their libraries
         raise SourceUnreadableError(f"{location}: cannot be opened: {exc}") from exc
     if _gives_ranges(filesystem):
         with _lock:
@@ -80,14 +80,14 @@ def open_filesystem(location: str) -> tuple[Any, str]:
 
 _lock = threading.Lock()
 _shared: dict[tuple[str, str, int], Any] = {}
-"""File systems that any thread may use, by scheme, bucket and process. fsspec itself keeps one for each thread: to make
-one for S3 takes longer than to read a small archive, and 10 MB."""
+"""(scheme, bucket, process) → a file system that all threads share. fsspec itself makes one for each thread, and one
+for S3 takes 10 MB, and longer than reading a small archive."""
 _settings: dict[type, dict[str, str]] = {}
 
 
 def _forget_other_settings(driver: Any) -> None:
-    """What was made with the endpoint and credentials of another time: a program that has changed its environment since
-    gets a new file system."""
+    """Drops the file systems of a driver if the environment has changed since they were made: endpoint and credentials
+    are read from it."""
     settings = dict(os.environ)
     with _lock:
         if _settings.setdefault(driver, settings) != settings:
@@ -97,8 +97,8 @@ def _forget_other_settings(driver: Any) -> None:
 
 
 def open_object(filesystem: Any, key: str, size: int) -> BinaryIO:
-    """An object whose size is known. Raises whatever the file system raises, and so does what is returned."""
-    if size <= RANGE_BYTES:  # one request; without a range, newer drivers send one more for the size
+    """Opens an object whose size is known. The call and the stream raise any error of the file system's driver."""
+    if size <= RANGE_BYTES:  # with a range: without, newer drivers send another request for the size
         return io.BytesIO(_cat(filesystem, key, 0, size) if size else b"")
     if _gives_ranges(filesystem):
         return RangeStream(lambda start, end: _cat(filesystem, key, start, end), size).as_binary()
@@ -106,8 +106,8 @@ def open_object(filesystem: Any, key: str, size: int) -> BinaryIO:
 
 
 def bring_object(location: str, spool: BinaryIO) -> bool:
-    """Writes the object at a URL into an empty file without a buffer; False if there is none of that name, but maybe a
-    folder. Raises UsageError and SourceUnreadableError, and OSError where the file is on a full disk."""
+    """Writes the object at a URL into `spool`, an empty file without a buffer. False if there is no such object (but
+    perhaps a folder). Raises UsageError and SourceUnreadableError, and OSError if the disk of the file is full."""
     filesystem, key = open_filesystem(location)
     try:
         return _bring(filesystem, key, spool)
@@ -129,8 +129,9 @@ def _bring(filesystem: Any, key: str, spool: BinaryIO) -> bool:
         first = _cat(filesystem, key, 0, _FIRST_BYTES)
     except FileNotFoundError:
         return False
-    except Exception:  # noqa: BLE001 - some refuse a range of an empty object; the next call has the reason otherwise
+    except Exception:  # noqa: BLE001 - some refuse a range of an empty object; another error comes again below
         first = None
+    # Most archives of tests and small images end here, with one request and without asking for the size.
     if first is not None and len(first) < _FIRST_BYTES:
         _write(spool, first)
         return True
@@ -143,13 +144,14 @@ def _bring(filesystem: Any, key: str, spool: BinaryIO) -> bool:
     with open_object(filesystem, key, int(before["size"] or 0)) as stream:
         while block := stream.read(RANGE_BYTES):
             _write(spool, block)
+    # The ranges of an object are separate requests. If it was replaced meanwhile, they belong to two objects.
     if _version(filesystem.info(key)) != _version(before):
         raise OSError("it was replaced while it was read")
     return True
 
 
 def _write(spool: BinaryIO, block: bytes) -> None:
-    """All of it: a file without a buffer may take a part."""
+    """Writes all of `block`. One write to a file without a buffer may write a part of it."""
     view = memoryview(block)
     while len(view):
         view = view[spool.write(view) :]
@@ -164,7 +166,8 @@ def _not_brought(location: str, exc: Exception) -> SourceUnreadableError:
 
 
 def _gives_ranges(filesystem: Any) -> bool:
-    """True of drivers that send any number of requests at once; a web server may answer each with the whole file."""
+    """True for drivers that can send several requests at once. Not for web servers, which may ignore the range and send
+    the whole file each time."""
     return bool(getattr(filesystem, "async_impl", False)) and "http" not in filesystem.protocol
 
 
@@ -175,7 +178,7 @@ def _cat(filesystem: Any, key: str, start: int, end: int) -> bytes:
 class BucketTree(Tree):
     """Reads through fsspec. The names below the prefix are listed once, when first needed, with their sizes.
 
-    Every entry has owner 0, time 0 and plain permissions: a bucket records none.
+    Every entry has owner 0, time 0 and default permissions, since a bucket records none.
     """
 
     is_remote = True
@@ -252,7 +255,7 @@ class BucketTree(Tree):
             elif size is not None:
                 wanted.append(path)
         fetched = self.fetch(wanted)
-        # Documents are wanted twice, for the listing and for the layer; a request costs more than their memory.
+        # Documents are kept in memory: they are read twice, for the listing and for the layer.
         for path, content in fetched.items():
             if isinstance(content, bytes) and self._kept_bytes + len(content) <= _KEPT_BYTES:
                 self._kept[path] = content
@@ -268,13 +271,13 @@ class BucketTree(Tree):
         return dict(self._index().sizes)
 
     def fetch(self, paths: Sequence[bytes]) -> dict[bytes, bytes | SourceError]:
-        """Small objects, whose sizes are known to be small."""
-        from concurrent.futures import ThreadPoolExecutor  # whoever has no bucket needs not wait for its import
+        """The content, or the error, of objects that the caller knows to be small."""
+        from concurrent.futures import ThreadPoolExecutor  # slow to import, and needed for buckets only
 
         contents: dict[bytes, bytes | SourceError] = {}
         for start in range(0, len(paths), _BATCH):  # an interruption waits for those that are on their way
             batch = paths[start : start + _BATCH]
-            # not fsspec's own `cat` of many: it looks first whether each object is there
+            # Not fsspec's own `cat` of many objects: it first sends a request for each, to find out whether it exists.
             with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
                 contents.update(zip(batch, pool.map(self._fetch_one, batch), strict=True))
         return contents
@@ -317,7 +320,7 @@ class BucketTree(Tree):
 
 
 class _Names:
-    """The objects of a bucket by path, and the folders that follow from their names."""
+    """The objects of a bucket by path, and the folders in their names. A bucket has no folders of its own."""
 
     def __init__(self, sizes: dict[bytes, int]) -> None:
         self.sizes = sizes
@@ -338,7 +341,7 @@ def _facts(mode: int, size: int, number: int) -> Facts:
 
 
 class _ObjectStream(ByteStream):
-    """An fsspec file whose errors are ours; closing it closes that file."""
+    """An fsspec file whose errors are translated to SourceError. Closing it closes that file."""
 
     def __init__(self, source: BinaryIO, what: str) -> None:
         self._source = source

@@ -1,8 +1,8 @@
 """A store in a bucket, through fsspec.
 
 An object appears whole or not at all, and is durable when its upload is acknowledged, so any number of workers may
-write at once. Where the bucket has conditional writes, a file that is not to be replaced is only created, and `replace`
-fails if somebody else has replaced the file meanwhile.
+write at once. If the bucket has conditional writes, a file that must not be replaced is only created, and `replace`
+fails if another program has replaced the file meanwhile.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from migrate.storage.store import Store
 from migrate.storage.syscalls import target_errors
 
 _AT_ONCE: Final = 256
-"""Small objects that are held in memory, to be written together."""
+"""Number of small objects that are held in memory, to be written together."""
 _WAITING_BYTES: Final = 16 * 1024 * 1024
-"""Of all of them."""
+"""Bytes of all small objects that are held in memory."""
 _CONNECTIONS: Final = 16
 _PART_BYTES: Final = 16 * 1024 * 1024
 _PARTS: Final = 10_000
-"""An upload in parts has no more of them; drivers hold several in memory."""
+"""S3 accepts no more parts in one upload."""
 _PARTS_AT_ONCE: Final = 3
 _REMOVED_AT_ONCE: Final = 1_000
 _MOST_PIECES: Final = 16
 _PIECE_BYTES: Final = 256 * 1024 * 1024
-"""Larger pieces of a record stay by themselves."""
+"""Larger pieces of a record are not joined with others."""
 _MOST_OWN: Final = 10_000
-"""So many names of objects that this run has put are kept; a run that reads nothing puts a few."""
+"""Limit of the remembered names of objects that this run has written. They are needed after a run that could read no
+source, which writes only a few."""
 _TEMPORARY: Final = "a temporary file"
 
 
@@ -53,7 +54,7 @@ class BucketStore(Store):
         self._lock = threading.Lock()
         self._unwritten: dict[str, bytes] = {}
         self._new: dict[str, bytes] = {}
-        """Those that are only to be created, and come before the others."""
+        """Objects that are created only if they do not exist. They are written before the others."""
         self._waiting_bytes = 0
         self._own: set[str] = set()
 
@@ -149,7 +150,8 @@ class BucketStore(Store):
         except Exception as exc:
             raise self._error(folder, exc) from exc
         listed = [(str(facts["name"]).rstrip("/"), facts) for facts in found]
-        return [(key, facts) for key, facts in listed if key.lstrip("/") != top.strip("/")]  # a marker of the folder
+        # Some tools write an empty object with the name of the folder, as a marker.
+        return [(key, facts) for key, facts in listed if key.lstrip("/") != top.strip("/")]
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -171,12 +173,15 @@ class BucketStore(Store):
 
     def put_new(self, name: str, content: bytes, /) -> None:
         try:
+            # A conditional write (`If-None-Match: *`), for which no request is needed to find out whether the object
+            # exists.
             self._fs.pipe_file(self._key(name), content, mode="create")
             self._note_own([name])
         except FileExistsError:
             return
         except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
             if not _is_precondition(exc):
+                # A bucket without conditional writes refuses the condition: written without it.
                 self.put_now(name, content)
 
     def put_now(self, name: str, content: bytes, /) -> None:
@@ -220,7 +225,7 @@ class BucketStore(Store):
                 raise self._error(wanted[start], exc) from exc
 
     def _remove_each(self, keys: Iterable[str]) -> None:
-        """Where one of many is absent, none of them was removed."""
+        """Removes the objects one by one. If one of several is absent, the request for all of them removes none."""
         for key in keys:
             try:
                 self._fs.rm_file(key)
@@ -244,7 +249,7 @@ class BucketStore(Store):
             self.put_now(name, content)  # a bucket without conditional writes
 
     def take_over(self, path: str, name: str, is_right: Callable[[BinaryIO], bool], /, *, hard: bool) -> bool:
-        """Uploads the file itself, without a copy of it on the way."""
+        """Uploads the file itself, without a temporary copy."""
         del hard
         try:
             with open(path, "rb", buffering=0) as stream:
@@ -259,14 +264,14 @@ class BucketStore(Store):
         return _Pieces(self, name, is_ordered=alone)
 
     def read_record(self, name: str, limit: int, /, *, private: bool = False) -> bytes:
-        del private  # who may write into a bucket is not known here
+        del private  # a bucket's listing does not show who may write into it
         pieces = [f"{name}/{piece}" for piece in self.names(name)]
         content = b"".join(self.read_many(pieces, limit).values())
         return content if len(content) <= limit else b""
 
     def abandon(self, is_unused: Callable[[], bool], /) -> None:
-        """A bucket does not show whether another run is at work: one object that is not known to be this store's own,
-        and all of them stay."""
+        """Removes this run's objects only if there are no others: a bucket has no locks, so another object may be that
+        of another run."""
         self.close()
         if is_unused() and self._find(self._prefix).keys() <= self._own:
             self.remove(self._own)
@@ -280,9 +285,9 @@ class BucketStore(Store):
         self._wait(self._new, name, content)
 
     def _upload(self, path: str, name: str, *, replace: bool) -> None:
-        """The object with the bytes of a file of this machine."""
+        """Uploads a file of this machine."""
         parts: dict[str, int] = {}
-        if "s3" in self._fs.protocol:  # whose driver would hold 500 MB
+        if "s3" in self._fs.protocol:  # with its defaults, s3fs holds 500 MB in memory
             size = os.path.getsize(path)
             parts = {"chunksize": max(_PART_BYTES, -(-size // _PARTS)), "max_concurrency": _PARTS_AT_ONCE}
         if not replace:
@@ -295,7 +300,7 @@ class BucketStore(Store):
             except Exception as exc:  # noqa: BLE001 - each fsspec file system has errors of its own
                 if _is_precondition(exc):
                     return
-        try:  # also in buckets without conditional writes
+        try:  # reached for buckets without conditional writes, too
             self._fs.put_file(path, self._key(name), **parts)
         except Exception as exc:
             raise self._error(name, exc) from exc
@@ -313,13 +318,13 @@ class BucketStore(Store):
 
 
 def _is_precondition(exc: BaseException) -> bool:
-    """412: the condition of a conditional write does not hold (RFC 9110)."""
+    """True for status 412: the condition of a conditional write is false (RFC 9110)."""
     seen: list[BaseException | None] = [exc, exc.__cause__, exc.__context__]
     return any("PreconditionFailed" in str(error) or "pre-conditions" in str(error) for error in seen if error)
 
 
 class _ObjectReader(io.RawIOBase):
-    """An fsspec file whose errors are OSErrors."""
+    """An fsspec file whose errors are translated to OSError."""
 
     def __init__(self, source: BinaryIO) -> None:
         self._source = source
@@ -344,8 +349,8 @@ class _ObjectReader(io.RawIOBase):
 
 
 class _Pieces:
-    """A record, as a folder with one object for each time that a run has made it durable. Where their order counts,
-    their names sort by it; else many of them become one."""
+    """A record: a folder with one object for each `sync`, since objects cannot grow. With `is_ordered` their names sort
+    by time; otherwise many objects are joined to one."""
 
     def __init__(self, store: BucketStore, name: str, *, is_ordered: bool) -> None:
         self._store = store
@@ -367,6 +372,7 @@ class _Pieces:
             before = [f"{self._name}/{piece}" for piece in self._store.names(self._name)]
             joined = self._store.read_many(before, _PIECE_BYTES) if len(before) >= _MOST_PIECES else {}
             self._store.put_now(f"{self._name}/{secrets.token_hex(8)}", b"".join([*joined.values(), *self._blocks]))
+            # After the joined object is written: a run that is killed in between leaves lines twice, and none is lost.
             self._store.remove(joined)
         self._blocks = []
 
@@ -375,7 +381,7 @@ class _Pieces:
 
 
 class _SpooledFile:
-    """A file that waits on this machine until its name is known. `TMPDIR` is where."""
+    """A file that is kept on this machine, in `TMPDIR`, until its name is known."""
 
     def __init__(self, upload: Callable[..., None], put_small: Callable[[str, bytes], None]) -> None:
         self._upload = upload

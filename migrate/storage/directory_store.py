@@ -1,11 +1,11 @@
 """A store in a directory of this machine: temporary file, sync of the data, rename, sync of the directory.
 
-Syncs are grouped. A file is written at once, but gets its name only when the data of its whole group is on the disk, so
-that ten thousand small files cost a few dozen flushes and a crash can never leave a name over missing bytes.
-docs/decisions/0003-grouped-syncs.md has the measurements.
+Syncs are grouped. A file is written immediately, but gets its name only when the data of its whole group is on the
+disk. So ten thousand small files need a few dozen flushes, and a crash never leaves a name for a file with missing
+bytes. docs/decisions/0003-grouped-syncs.md has the measurements.
 
-Every folder is opened by its name in the folder above it, and no link is followed: a target that somebody else
-prepared, or changes meanwhile, cannot lead a write or a read anywhere else.
+Every folder is opened by its name in the folder above it, and no link is followed. So a target that another user
+prepared, or changes during the run, cannot redirect reads or writes to another place.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ GROUP_FILES: Final = 512
 GROUP_BYTES: Final = 64 * 1024 * 1024
 """A group is synced when it holds this many files or bytes."""
 _BUFFER_BYTES: Final = 128 * 1024
-"""A file below this is written with one `write`, and not before it is complete."""
+"""A smaller file is kept in memory until it is complete, and is written with one `write`."""
 _SYNC_EACH_BELOW: Final = 12
-"""Groups of fewer files are synced file by file, which leaves other users' dirty data alone."""
+"""Groups of fewer files are synced file by file. syncfs would also flush the unwritten data of other programs."""
 _OPEN_FOLDERS: Final = 32
-"""Folders whose descriptors are kept. A registry's storage has one for every file."""
+"""Number of folders whose descriptors are kept open. A registry's storage has one folder for each file."""
 _SECOND: Final = 1_000_000_000
 _FATAL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
-"""After these a copy fails as a link does."""
+"""After one of these errors of a link, a copy would fail, too."""
 
 
 def make_durable_directory(path: Path, files: SystemCalls = SYSTEM_CALLS) -> list[Path]:
-    """`path` and what is missing above it; each new name is on the disk on return. Gives what was made, the deepest
-    first. Raises OSError."""
+    """Makes `path` and the folders above it that are missing. On return the new names are on the disk. Returns the
+    folders that were made, the deepest first. Raises OSError."""
     made: list[Path] = []
     missing = [path]
     while not missing[-1].parent.exists():
@@ -67,6 +67,7 @@ def make_durable_directory(path: Path, files: SystemCalls = SYSTEM_CALLS) -> lis
         except FileExistsError:
             continue
         made.insert(0, directory)
+        # A new name is durable only after its folder was synced (fsync(2)).
         fd = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             files.sync_directory(fd)
@@ -76,7 +77,8 @@ def make_durable_directory(path: Path, files: SystemCalls = SYSTEM_CALLS) -> lis
 
 
 def remove_empty(directories: Iterable[Path]) -> None:
-    """Removes what `make_durable_directory` has made; a folder that is no longer empty stays, and those above it."""
+    """Removes the folders that `make_durable_directory` has made. A folder that is not empty stays, and those above
+    it."""
     with contextlib.suppress(OSError):
         for directory in directories:
             directory.rmdir()
@@ -88,7 +90,8 @@ def _is_private(status: os.stat_result, owners: Collection[int], writers: int) -
 
 
 def version_of(status: os.stat_result) -> str | None:
-    """None where times are whole seconds (ext3, some network file systems), and another change may have the same."""
+    """A text that changes with the file: inode, size and times. None if the file was changed less than two seconds ago
+    on a file system with whole seconds (ext3, some network file systems): another change may have the same time."""
     if not stat.S_ISREG(status.st_mode):
         return None
     modified, changed = status.st_mtime_ns, status.st_ctime_ns
@@ -98,13 +101,13 @@ def version_of(status: os.stat_result) -> str | None:
 
 
 Group = list[tuple[str, str, int]]
-"""Files on their way: temporary name, name, size in bytes."""
+"""Complete files without their names: (temporary name, name, size in bytes)."""
 
 
 class _Folders:
-    """Descriptors of the folders of a target, the last used ones kept. To be used under `lock`.
+    """Descriptors of the folders of a target, of which those used last are kept. The caller holds `lock`.
 
-    `unsynced` are folders in which a name is not yet durable. With `owner`, a folder of another user is refused.
+    `unsynced`: folders with names that are not durable yet. With `owner`, a folder of another user is refused.
     """
 
     def __init__(self, location: str, root_fd: int, files: SystemCalls, owner: int | None) -> None:
@@ -117,7 +120,8 @@ class _Folders:
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def fd(self, path: str, *, make: bool = False, durable: bool = True) -> int:
-        """Of the folder `path`, open until the next call. FileNotFoundError where it is absent, unless it is made."""
+        """A descriptor of the folder `path`, open until the next call. An absent folder is made, or is a
+        FileNotFoundError."""
         if not path:
             return self._root_fd
         known = self._open.get(path)
@@ -151,7 +155,8 @@ class _Folders:
         return fd
 
     def check(self) -> None:
-        """Raises TargetError if a name of one of the open folders leads to something else by now."""
+        """Raises TargetError if the path of an open folder now leads to another folder: files would have been written
+        into a folder that was moved away."""
         before = {path: _inode(fd) for path, fd in self._open.items()}
         self.close()
         for path, inode in before.items():
@@ -171,7 +176,7 @@ def _inode(fd: int) -> tuple[int, int]:
 
 
 class _NewFile:
-    """One file on its way. Small ones stay in memory until they are complete."""
+    """A file without its name. Small files are kept in memory until they are complete."""
 
     __slots__ = ("_fd", "_held", "_held_bytes", "_store", "_temporary", "size")
 
@@ -199,7 +204,7 @@ class _NewFile:
         return length
 
     def publish(self, name: str, /, *, replace: bool = True) -> None:
-        del replace  # a rename takes no longer than to find out that it is needless
+        del replace  # a rename is as fast as finding out whether the file exists
         if self._fd < 0:
             self._store.put(name, b"".join(self._held))
         else:
@@ -238,14 +243,13 @@ class _AppendedFile:
 
 
 class DirectoryStore(Store):
-    """All files get their names from temporary ones in `root/.migrate/`, which is made by the first write.
+    """All files are temporary files in `root/.migrate/` first, which is made by the first write.
 
-    A background thread syncs full groups; its error is raised by the next call, and from then on by every call. Names
-    are given by the threads that write: one more that makes thousands of short system calls would only fight them for
-    Python's lock.
+    A background thread syncs full groups. Its error is raised by the next call, and by every later one. The threads
+    that write rename the files: renames in the background thread would compete with them for Python's lock.
 
-    Without `durable` nothing is synced, for what no crash needs to survive. With `owner` every folder has to belong to
-    that user: nobody else can then change what was written.
+    Without `durable` nothing is synced, for files that need not survive a crash. With `owner` every folder must belong
+    to that user, so that no other user can change the files.
     """
 
     def __init__(
@@ -258,8 +262,8 @@ class DirectoryStore(Store):
         owner: int | None = None,
         made: Sequence[Path] = (),
     ) -> None:
-        """`root_fd` is a descriptor of `root`, if that is open already; the store closes it. `made` are the root and
-        directories above it that were made for this store, the deepest first."""
+        """`root_fd`: a descriptor of `root`, if it is open already; the store closes it. `made`: the root and the
+        directories above it, if they were made for this store, the deepest first."""
         self._made = made
         self.location = str(root)
         self.write_failed = f"{self.location}: writing failed"
@@ -270,6 +274,7 @@ class DirectoryStore(Store):
         self._pending_bytes = 0
         self._count = 0
         self._error: BaseException | None = None
+        # Bounded: a killed run loses at most these groups, and a slow disk slows down the writers.
         self._groups: queue.Queue[Group | None] = queue.Queue(maxsize=2)
         self._naming = threading.Lock()
         self._synced: deque[Group] = deque()
@@ -335,7 +340,7 @@ class DirectoryStore(Store):
         return version_of(status)
 
     def iter_versions(self) -> Iterator[tuple[str, int, str | None]]:
-        """Without the temporary files of runs, which come and go."""
+        """As in Store, without the temporary files of runs."""
         waiting = [""]
         while waiting:
             folder = waiting.pop()
@@ -368,7 +373,7 @@ class DirectoryStore(Store):
             raise target_error(exc, self.shown(name)) from exc
         with open(fd, "rb", buffering=0) as stream, target_errors(self.shown(name)):
             status = os.fstat(fd)
-            # a hard link would let another user give the record's name to any file of this one
+            # More than one link: another user may have linked the record's name to any file of this user.
             ours = ours and _is_private(status, owners, stat.S_IWGRP | stat.S_IWOTH) and status.st_nlink == 1
             return stream.readall() if status.st_size <= limit and (ours or not private) else b""
 
@@ -396,7 +401,8 @@ class DirectoryStore(Store):
         return owner
 
     def _owner_of_new_files(self) -> int:
-        """A network file system may give what root makes to another user."""
+        """This user is the owner of a directory that the run has made. On a network file system, files that root makes
+        may belong to another user (root_squash)."""
         return os.fstat(self._run.fd).st_uid
 
     # --- writing -------------------------------------------------------------------------------------------------
@@ -422,6 +428,8 @@ class DirectoryStore(Store):
             except TargetError:
                 held = None
             if held != content:
+                # A file with the same content keeps its inode and times, by which later runs recognise an unchanged
+                # target.
                 self.put(name, content)
 
     def remove(self, names: Iterable[str], /) -> None:
@@ -437,7 +445,7 @@ class DirectoryStore(Store):
     def take_over(self, path: str, name: str, is_right: Callable[[BinaryIO], bool], /, *, hard: bool) -> bool:
         self._raise_error()
         temporary = self._new_name()
-        # A link that cannot be made (another file system, no reflinks) is no error: the caller copies instead.
+        # If no link can be made (another file system, no reflinks), the caller copies the file.
         try:
             if hard:
                 self.files.hard_link(path, temporary, self._run.fd)
@@ -450,6 +458,8 @@ class DirectoryStore(Store):
         with target_errors(f"{self.location}: a linked file cannot be read"):
             with open(os.open(temporary, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._run.fd), "rb", buffering=0) as stream:
                 size = os.fstat(stream.fileno()).st_size
+                # Read through the new name: the file could have changed after it was hashed
+                # (docs/decisions/0004-hints-are-proven.md).
                 matches = is_right(cast(BinaryIO, stream))
         if matches:
             self._add(temporary, name, size)
@@ -514,13 +524,13 @@ class DirectoryStore(Store):
         self._drop(temporary)
 
     def _drop(self, temporary: str) -> None:
-        with contextlib.suppress(OSError):  # what stays is removed with the run's directory
+        with contextlib.suppress(OSError):  # a file that stays is removed with the run's directory
             self.files.unlink(temporary, self._run.fd)
 
     # --- groups --------------------------------------------------------------------------------------------------
 
     def _add(self, temporary: str, name: str, size: int) -> None:
-        """The complete file `temporary` shall be called `name`."""
+        """Adds the complete file `temporary`, which gets the name `name`, to the current group."""
         with self._lock:
             self._pending.append((temporary, name, size))
             self._pending_bytes += size
@@ -530,12 +540,13 @@ class DirectoryStore(Store):
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="target-sync", daemon=True)
                 self._thread.start()
-        # Outside the lock: the queue holds two groups, and waits here for the thread when the disk is slow.
+        # Outside the lock: if the queue is full, because the disk is slow, this waits for the thread.
         self._groups.put(group)
         self._name_synced()
 
     def flush(self) -> None:
-        # First the groups that the thread has, then what is not yet a group; names only once all bytes are on the disk.
+        # First the groups of the thread, then the rest, which is no full group. Names are given after all bytes are on
+        # the disk, and the folders are synced last.
         self._groups.join()
         self._raise_error()
         with self._lock:
@@ -550,7 +561,7 @@ class DirectoryStore(Store):
         self.flush()
         with self.lock():
             removed = self.is_alone() and is_unused()
-            # `.migrate` goes last: as long as it is there, its lock keeps other runs out.
+            # `.migrate` is removed last: its lock keeps other runs out.
             for name in sorted(self.names(), key=lambda name: name == STATE_DIRECTORY) if removed else ():
                 if name not in NOT_OURS:
                     with target_errors(self.shown(name)):
@@ -567,7 +578,7 @@ class DirectoryStore(Store):
             return
         self._closed = True
         try:
-            if self._error is None:  # files that are complete save the next run their making
+            if self._error is None:  # the next run need not make these complete files again
                 with contextlib.suppress(TargetError):
                     self.flush()
         finally:
@@ -595,7 +606,7 @@ class DirectoryStore(Store):
             self._synced.append(group)
 
     def _name_synced(self) -> None:
-        """Gives their names to the files whose bytes are on the disk by now."""
+        """Renames the files whose bytes are on the disk."""
         with self._naming, self._kept_errors():
             while self._synced and self._error is None:
                 for temporary, name, size in self._synced.popleft():
@@ -616,7 +627,7 @@ class DirectoryStore(Store):
 
     @contextlib.contextmanager
     def _kept_errors(self) -> Iterator[None]:
-        """Keeps an error, which the next call raises: the thread that syncs has no caller."""
+        """Keeps an error for the next call, since the thread that syncs has no caller."""
         try:
             yield
         except OSError as exc:
@@ -626,7 +637,8 @@ class DirectoryStore(Store):
             self._error = exc
 
     def _sync_folders(self) -> None:
-        """A registry's tree has a folder for each file; many of them are synced at once."""
+        """Makes the new names durable. Many folders are synced at once by syncfs: a registry's tree has one for each
+        file."""
         with self._naming, self._kept_errors(), self._folders.lock:
             folders, self._folders.unsynced = list(self._folders.unsynced), {}
             self._folders.check()
@@ -639,6 +651,7 @@ class DirectoryStore(Store):
         if not self.durable or (len(group) >= _SYNC_EACH_BELOW and self.files.sync_file_system(self._run.fd)):
             return
         for temporary, _, _ in group:
+            # fdatasync flushes the file's data through any descriptor of it. The writer has closed its own.
             fd = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._run.fd)
             try:
                 self.files.sync(fd)

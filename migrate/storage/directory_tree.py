@@ -1,8 +1,8 @@
 """A file tree in a directory of this machine, read without following a symbolic link in any component.
 
-Every directory is opened by name below its parent's descriptor, with O_NOFOLLOW; the descriptors on the way to the
-last directory are kept, so that a walk costs one open per directory. Access times stay as they are where the system
-allows this user that (O_NOATIME).
+Every directory is opened by its name in its parent's descriptor, with O_NOFOLLOW. The descriptors on the path to the
+last directory are kept, so that a walk needs one open for each directory. Access times are not changed if the system
+allows that to this user (O_NOATIME).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _NO_FILE = {errno.ELOOP: "a symbolic link", errno.ENXIO: "a socket"}
 _REFUSED = (OSError, ValueError)
-"""What a call of the system raises; a ValueError for a name with a NUL byte."""
+"""The errors of system calls. Python raises ValueError for a name with a NUL byte."""
 _DENIED = (errno.EACCES, errno.EPERM)
 _CAPABILITY = CAPABILITY.decode()
 _FIRST_READ = 64 * 1024
-"""Most documents are smaller, and one call reads them."""
+"""Most documents are smaller, so that one call reads them."""
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _facts: Callable[[os.stat_result], Facts] = attrgetter(
     "st_mode", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_rdev", "st_dev", "st_ino", "st_nlink"
@@ -41,12 +41,12 @@ _facts: Callable[[os.stat_result], Facts] = attrgetter(
 
 
 class DirectoryTree(Tree):
-    """Keeps the descriptors on the way to the folder that was read last; `close` lets go of them."""
+    """A directory. Keeps the descriptors on the path to the folder that was read last; `close` closes them."""
 
     names_are_cheap = True
 
     def __init__(self, root: str, descriptor: int | None = None) -> None:
-        """`descriptor`: of the root, which is taken over; without one, `root` is opened when first needed."""
+        """`descriptor`: of the root, which is taken over. Without one, `root` is opened by the first call."""
         self.location = root
         self._descriptor = descriptor
         self._parts: list[bytes] = []
@@ -97,7 +97,7 @@ class DirectoryTree(Tree):
     def read_many(self, paths: Sequence[bytes], limit: int) -> Mapping[bytes, bytes | SourceError]:
         contents: dict[bytes, bytes | SourceError] = {}
         for path in paths:
-            try:  # many of them may be absent, so that no exception of this program is made for each
+            try:  # many files may be absent, and making an exception for each would be slow
                 descriptor = self._find_file(path)
                 if descriptor is not None:
                     contents[path] = self._read_all(descriptor, path, limit)
@@ -168,12 +168,12 @@ class DirectoryTree(Tree):
                 self._descriptor = None
 
     def subtree(self, path: bytes) -> DirectoryTree:
-        """Needs this tree no longer."""
+        """The tree below a folder. It stays usable after this tree was closed."""
         with self._reading(path):
             return DirectoryTree(self.shown(path), os.dup(self._open_directory(path)))
 
     def follow(self, path: bytes) -> DirectoryTree:
-        """Needs this tree no longer. A link is followed wherever it leads on this machine."""
+        """As in Tree. Links may lead to any place of this machine. The tree stays usable after this one was closed."""
         place = self.shown(path)
         try:
             return DirectoryTree(place, open_source_file(place, os.O_DIRECTORY))
@@ -190,7 +190,8 @@ class DirectoryTree(Tree):
 
     @contextmanager
     def _reading(self, path: bytes) -> Iterator[None]:
-        """One thread at a time, as the descriptors are shared; what the system refuses is an error about `path`."""
+        """Locks the descriptors, which all threads share, and translates errors of the system to errors about
+        `path`."""
         try:
             with self._lock:
                 yield
@@ -204,7 +205,7 @@ class DirectoryTree(Tree):
         return descriptor
 
     def _find_file(self, path: bytes) -> int | None:
-        """A descriptor of a regular file; None where there is no such name."""
+        """A descriptor of a regular file; None if there is no such name."""
         directory, _, name = path.rpartition(b"/")
         try:
             with self._lock:
@@ -216,6 +217,8 @@ class DirectoryTree(Tree):
                 raise DamagedError(f"{self.shown(path)}: is {_NO_FILE[error.errno]} and no regular file") from error
             self._fail(path, error)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            # Checked after opening: between a check by name and the open, another file could take the name. NOT_WAITING
+            # keeps the open of a FIFO from blocking.
             os.close(descriptor)
             raise DamagedError(f"{self.shown(path)}: is no regular file")
         return descriptor
@@ -230,6 +233,7 @@ class DirectoryTree(Tree):
         if not self._descriptors:
             root = self._descriptor
             self._descriptors.append(open_source_file(self.location, os.O_DIRECTORY) if root is None else os.dup(root))
+        # Keep the descriptors of the folders that both paths share.
         common = 0
         for old, new in zip(self._parts, wanted, strict=False):
             if old != new:
@@ -247,7 +251,8 @@ class DirectoryTree(Tree):
         return self._descriptors[-1]
 
     def _place(self, path: bytes) -> bytes:
-        """A path for calls that take no directory descriptor: its directories are checked, its last part is not."""
+        """A path in /proc/self/fd for system calls that take no directory descriptor (the xattr calls). No link in its
+        directories was followed; the last component may be a link."""
         descriptor = self._open_directory(path.rpartition(b"/")[0])
         if not path:
             return b"/proc/self/fd/%d/." % descriptor
@@ -260,7 +265,7 @@ class DirectoryTree(Tree):
 
 
 def _kind(entry: os.DirEntry[str]) -> int:
-    """As the folder's own record has it, without a look at the inode."""
+    """The file type in the directory's own record (d_type), without reading the inode."""
     if entry.is_file(follow_symlinks=False):
         return stat.S_IFREG
     if entry.is_dir(follow_symlinks=False):
@@ -280,7 +285,7 @@ def _capability(place: bytes) -> bytes | None:
 
 
 def translated(error: OSError, where: str) -> SourceError:
-    """The SourceError for an error of the operating system about a part of a source."""
+    """The SourceError for an error of the operating system."""
     if error.errno in _ABSENT:
         return MissingLayerError(f"{where}: {error.strerror}")
     if error.errno in _DENIED:

@@ -1,7 +1,7 @@
-"""Files of a tree by the names that a format gives them, as a registry's storage has them.
+"""Files of a tree by names that are fixed by a format, such as a registry's storage.
 
-Names are text. A symbolic link is followed as long as it stays below the root; anything but a file or a folder counts
-as absent.
+Names are text. A symbolic link is followed if it stays below the root. Anything but a file or a folder counts as
+absent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KNOWN_FOLDERS: Final = 200_000
 
 
 class Entry(Struct, frozen=True, order=True):
-    """One name in a folder. A link that cannot be followed counts as a folder: opening it gives the reason."""
+    """One name in a folder. A link that cannot be followed counts as a folder, so that opening it gives the error."""
 
     name: str
     is_folder: bool
@@ -37,11 +37,11 @@ class MissingFileError(MissingLayerError):
 
 
 class NamedFiles:
-    """For several threads. Every method raises SourceError."""
+    """Named files below a root. May be used from several threads. Every method raises SourceError."""
 
     is_remote: bool
     sizes_are_certain = True
-    """False where a size is only stated, and what comes may have another."""
+    """False if a size is only a statement of a server, and the content may have another size."""
 
     def __init__(self, tree: Tree) -> None:
         self.location = tree.location
@@ -70,7 +70,7 @@ class NamedFiles:
                     target = self._resolve(os.fsdecode(real + b"/" + raw if real else raw))
                     is_folder = target is not None and self._tree.is_folder(target)
                 except SourceError:
-                    is_folder = True  # so that opening it gives the reason
+                    is_folder = True  # opening it gives the error
             entries.append(Entry(name, is_folder))
         return sorted(entries, key=attrgetter("name"))
 
@@ -100,7 +100,7 @@ class NamedFiles:
                     candidates[real] = path
         for real, content in self._tree.read_many(list(candidates), limit).items():
             contents[candidates[real]] = content
-        # A tree follows no link and calls it no regular file: those few are resolved, and read one by one.
+        # A tree follows no links: for a link it gives a DamagedError. These few are resolved, and read one by one.
         links = [path for path, content in contents.items() if isinstance(content, DamagedError)]
         for path in links:
             del contents[path]
@@ -130,8 +130,8 @@ class NamedFiles:
     # --- links ---------------------------------------------------------------------------------------------------
 
     def _find(self, path: str) -> tuple[bytes | None, TreeEntry | None]:
-        """Where `path` leads, and what is there. One look where its folder is known; only links and odd names are
-        resolved from the root."""
+        """(the real path of `path`, its entry). If the folder is known, this needs one lookup. Only links and names
+        such as `..` are resolved from the root."""
         real = self._candidate(path)
         entry = None if real is None else self._tree.find(real)
         if real is not None and entry is not None and entry.is_link:
@@ -140,7 +140,8 @@ class NamedFiles:
         return real, entry
 
     def _candidate(self, path: str) -> bytes | None:
-        """Where the file would be, with its folder resolved and its own name not; None if that folder is absent."""
+        """The path of the file with the links of its folder resolved, and that of its own name not; None if the folder
+        is absent."""
         folder, _, name = path.rpartition("/")
         if name in ("", ".", ".."):
             return self._resolve(path)
@@ -148,7 +149,7 @@ class NamedFiles:
         return None if real is None else (real + b"/" + os.fsencode(name) if real else os.fsencode(name))
 
     def _folder(self, folder: str) -> bytes | None:
-        """The folder without links; None if it is absent; DamagedError if a link leads out of the root."""
+        """The real path of a folder; None if it is absent. DamagedError if a link leads out of the root."""
         if folder not in self._folders:
             if len(self._folders) >= _KNOWN_FOLDERS:
                 self._folders = {"": b""}
@@ -157,7 +158,7 @@ class NamedFiles:
         return self._folders[folder]
 
     def _resolve(self, path: str) -> bytes | None:
-        """The path without links; None where a part of it is absent."""
+        """The real path; None if a part of it is absent."""
         waiting = os.fsencode(path).split(b"/")[::-1]
         done: list[bytes] = []
         hops = 0
@@ -180,7 +181,7 @@ class NamedFiles:
             if hops > LINK_HOPS:
                 raise DamagedError(f"{self._shown(path)}: more than {LINK_HOPS} symbolic links in it (LINK_HOPS)")
             target = self._tree.read_link(entry.path)
-            if target.startswith(b"/"):  # an absolute link, to be read as a path below the root
+            if target.startswith(b"/"):  # an absolute link is accepted if it leads to a place below the root
                 if self._root is None or not (target + b"/").startswith(self._root.rstrip(b"/") + b"/"):
                     raise self._leads_out(path, os.fsdecode(target))
                 done, target = [], target[len(self._root) :]
@@ -189,7 +190,8 @@ class NamedFiles:
 
     @cached_property
     def _root(self) -> bytes | None:
-        """Found when it is needed: it takes a look at every folder above, for each directory that is searched."""
+        """The real path of the root on this machine, None if it has none. Computed when it is needed, since it reads
+        all folders above, and a search opens many roots."""
         root = self._tree.local_path(b"")
         return None if root is None else os.fsencode(os.path.realpath(root))
 

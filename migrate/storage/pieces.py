@@ -1,4 +1,4 @@
-"""Blocks made of other blocks: a part of them, or pieces put together; and blocks as a file that can be sought."""
+"""Blocks that are made of other blocks: a part of them, or several pieces; and blocks as a seekable file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _END: Final = 1 << 63
 
 
 class BlocksPart(Blocks):
-    """`size` bytes of other blocks from `start`: a partition, or a file that lies in one piece. Does not own them."""
+    """`size` bytes of other blocks from `start`: a partition, or a file in one piece. Does not close the other
+    blocks."""
 
     def __init__(self, blocks: Blocks, start: int, size: int) -> None:
         self.blocks = blocks
@@ -37,7 +38,7 @@ class BlocksPart(Blocks):
 
 
 class PieceMap:
-    """Where the pieces of a file lie in its blocks, in bytes, ascending and without overlap. Gaps are zeros.
+    """The pieces of a file and their places in its blocks, in bytes, ascending and without overlap. Gaps are zeros.
 
     Three arrays, because a sparse file of a terabyte has millions of pieces.
     """
@@ -48,7 +49,8 @@ class PieceMap:
         self.offsets = array("Q")
 
     def add(self, start: int, length: int, offset: int) -> None:
-        """ValueError where the piece overlaps or precedes the one before, or lies where no file can be."""
+        """Adds a piece behind the last one. ValueError if it overlaps or precedes that one, or if a number is negative
+        or too large."""
         if max(start, length, offset) >= _END or min(start, length, offset) < 0:
             raise ValueError(f"a piece at byte {start:,} of {length:,} bytes is at {offset:,}, beyond any file")
         if self.starts and start < self.starts[-1] + self.lengths[-1]:
@@ -68,7 +70,7 @@ class PieceMap:
 
 
 class _ComposedBlocks(Blocks, ABC):
-    """Blocks whose bytes are at places of other blocks, which it does not own, or are zeros."""
+    """Blocks whose bytes are those of other blocks, or zeros. Does not close the other blocks."""
 
     @abstractmethod
     def find(self, position: int, /) -> tuple[Blocks | None, int, int]:
@@ -108,7 +110,7 @@ class PiecedBlocks(_ComposedBlocks):
 
 
 class JoinedBlocks(_ComposedBlocks):
-    """`size` bytes, of which some parts are at places of other blocks. What no part covers is zeros.
+    """`size` bytes that consist of parts of other blocks. Gaps are zeros.
 
     `parts`: (start here, length, blocks, start there), ascending and without overlap.
     """
@@ -119,7 +121,7 @@ class JoinedBlocks(_ComposedBlocks):
         self._starts = [part[0] for part in parts]
         for (start, length, _, _), following in pairwise(self._parts):
             if start + length > following[0]:
-                raise DamagedError(f"two parts lie over each other at byte {following[0]:,}")
+                raise DamagedError(f"two parts overlap at byte {following[0]:,}")
 
     def find(self, position: int, /) -> tuple[Blocks | None, int, int]:
         at = bisect_right(self._starts, position) - 1
@@ -131,7 +133,7 @@ class JoinedBlocks(_ComposedBlocks):
 
 
 class StripedBlocks(_ComposedBlocks):
-    """Stripes of `unit` bytes, in turn from each of the `columns`: (blocks, start there)."""
+    """Stripes of `unit` bytes, in turn from each of the `columns`: (blocks, start in them)."""
 
     def __init__(self, columns: Sequence[tuple[Blocks, int]], unit: int, size: int) -> None:
         self.size = size
@@ -146,7 +148,7 @@ class StripedBlocks(_ComposedBlocks):
 
 
 class BlocksStream(ByteStream):
-    """Blocks as a seekable file, for one thread. A read is short only at the end. Does not own the blocks."""
+    """Blocks as a seekable file, for one thread. A read is short only at the end. Does not close the blocks."""
 
     def __init__(self, blocks: Blocks) -> None:
         super().__init__()
@@ -187,7 +189,7 @@ def open_blocks(blocks: Blocks) -> BinaryIO:
 
 def require_inside(offset: int, size: int, end: int) -> None:
     if offset < 0 or offset + size > end:
-        raise DamagedError(f"bytes {offset:,} to {offset + size:,} lie beyond the end at {end:,}")
+        raise DamagedError(f"bytes {offset:,} to {offset + size:,} are beyond the end at {end:,}")
 
 
 def fill_with_zeros(view: memoryview) -> None:

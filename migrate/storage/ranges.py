@@ -1,7 +1,7 @@
-"""An object of a bucket as a stream: ranges of it, several of them under way at once.
+"""An object of a bucket as a stream that fetches several ranges at once.
 
-One connection to a store gives a part of what the network could carry, and a store answers many at once. What is held
-in memory is bounded, whatever the size of the object.
+One connection to an object store uses only a part of the network's capacity, and a store accepts many connections. The
+memory is bounded, whatever the size of the object.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from migrate.blobio.stopping import check_stop
 from migrate.blobio.stream import ByteStream
 
 RANGE_BYTES: Final = 4 * 1024 * 1024
-"""Of one request: a smaller one spends more of its time waiting, and stores charge for each."""
+"""Bytes of one request. With smaller requests more time is spent waiting, and stores charge for each request."""
 UNDER_WAY: Final = 6
-"""Ranges that are fetched at once, and held in memory."""
+"""Number of ranges that are fetched at once, and held in memory."""
 
 
 class RangeStream(ByteStream):
-    """An object of `size` bytes, of which `fetch(start, end)` gives a part from any thread. Reading on from one range
-    to the next fetches more of them ahead: whoever looks at the beginning alone pays for one.
+    """An object of `size` bytes, of which `fetch(start, end)` gives a part in any thread. Each time that reading
+    reaches the next range, more ranges are fetched ahead, so that reading the beginning alone needs one request.
 
-    Raises OSError for a range that has another length, and what `fetch` raises.
+    Raises OSError for a range of another length, and any error of `fetch`.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
@@ -34,7 +34,7 @@ class RangeStream(ByteStream):
         self._position = 0
         self._threads: ThreadPoolExecutor | None = None
         self._ranges: deque[tuple[int, Future[bytes]]] = deque()
-        """One after the other, with their places; the first one is read from."""
+        """(start, range), ascending. The first range is being read."""
         self._ahead = 1
 
     def read_block(self, limit: int, /) -> bytes:
@@ -80,8 +80,8 @@ class RangeStream(ByteStream):
     def _whole(self, start: int) -> bytes:
         end = min(start + RANGE_BYTES, self._size)
         block = self._fetch(start, end)
-        if len(block) != end - start:  # it has changed, or the store gives no ranges
-            raise OSError(f"{len(block):,} bytes came of the {end - start:,} from byte {start:,} on")
+        if len(block) != end - start:  # the object was changed, or the store ignores ranges
+            raise OSError(f"got {len(block):,} of {end - start:,} bytes from byte {start:,} on")
         return block
 
     def _forget(self) -> None:

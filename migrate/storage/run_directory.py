@@ -1,7 +1,7 @@
 """`.migrate/` inside a target: the lock that runs share, and one directory of temporary files for each run.
 
-A run holds a lock on its own directory for as long as it lives, however it ends; so the next run can distinguish the
-leftovers of a dead run, which it removes, from the files of a run that is still at work.
+A run holds a lock on its own directory as long as its process exists. The kernel releases the lock, however the process
+ends. So the next run can remove the files of a dead run, and leaves those of a running one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _RUN_NAME = re.compile(r"tmp-[0-9a-f]{16}")
 _OWNER: Final = "owner"
 _LOCK_FILE: Final = os.O_RDWR | os.O_CREAT
 NO_LOCKS: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-"""Errors of file systems that have no locks. There, leftovers stay, and two runs at once are the user's affair."""
+"""Errors of file systems that have no locks. On these, files of dead runs stay, and the user must not start two runs at
+once."""
 
 
 def is_run_directory(name: str) -> bool:
@@ -32,7 +33,7 @@ def is_run_directory(name: str) -> bool:
 class RunDirectory:
     """The temporary directory of this run. Opening it removes those of dead runs.
 
-    Raises OSError, and TargetError where something else is in its place.
+    Raises OSError, and TargetError if `.migrate` is no folder.
     """
 
     def __init__(self, location: str, root_fd: int, files: SystemCalls) -> None:
@@ -44,7 +45,8 @@ class RunDirectory:
         self._name = f"tmp-{os.urandom(8).hex()}"
         try:
             with self.exclusive_lock():
-                # Under the shared lock no other run is between making its directory and locking it.
+                # Under the shared lock: another run cannot be between making its directory and locking it, where it
+                # would look dead.
                 for name in self._all():
                     if self._is_dead(name):
                         with contextlib.suppress(OSError):
@@ -59,7 +61,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def exclusive_lock(self) -> Iterator[None]:
-        """Only one process (and one thread) at a time is inside, for one target. Raises OSError."""
+        """Held by one process, and one thread, at a time for one target. Raises OSError."""
         fd = open_regular("lock", _LOCK_FILE, self._state_fd, f"{self._shown}/lock", self._files)
         try:
             try:
@@ -72,21 +74,22 @@ class RunDirectory:
             os.close(fd)
 
     def remove(self) -> None:
-        """Removes the directory with all that is in it; what cannot be removed is left to the next run."""
+        """Removes the directory with all files in it. Files that cannot be removed are left for the next run."""
         with contextlib.suppress(OSError):
             remove_tree(self._name, self._state_fd, self._files, last=_OWNER)
         for fd in (self.fd, self._owner_fd, self._state_fd):
             os.close(fd)
 
     def is_alone(self) -> bool:
-        """False while another run is at work on the target. To be called under the shared lock. Raises OSError."""
+        """False if another run uses the target. The caller holds the shared lock. Raises OSError."""
         return all(name == self._name or self._is_dead(name) for name in self._all())
 
     def _all(self) -> list[str]:
         return [name for name in os.listdir(self._state_fd) if is_run_directory(name)]
 
     def _is_dead(self, name: str) -> bool:
-        """True if no process has the owner's lock. Creation is under the shared lock, so an absent file means dead."""
+        """True if no process holds the owner's lock. The file is made under the shared lock, so if it is absent, the
+        run is dead."""
         try:
             fd = os.open(name, DIRECTORY, dir_fd=self._state_fd)
         except OSError:

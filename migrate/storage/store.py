@@ -1,7 +1,7 @@
 """Named files below a root that can be written: a directory of this machine, or a bucket.
 
-A name is relative to the root, components joined by `/`. Every file is whole or absent: it gets its name when all of
-its bytes are there, and what has the name before is replaced in one step.
+A name is relative to the root, with components joined by `/`. Every file is whole or absent: it gets its name after all
+of its bytes are written, and a file that had the name is replaced in one step.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from migrate.blobio.limits import SMALL_FILE_BYTES
 from migrate.errors import TargetError
 
 STATE_DIRECTORY = ".migrate"
-"""The folder of a target for what later runs may use and can do without."""
+"""The folder of a target with records that later runs may use, and can do without."""
 NOT_OURS = frozenset({"lost+found"})
-"""What an empty root may hold: the folder that file systems make in their own root."""
+"""Names that an empty root may have: the folder that mkfs makes in the root of a file system."""
 
 
 _BLOCK = 1024 * 1024
 
 
 class NewFile(Protocol):
-    """One file on its way. Leaving its context without `publish` leaves no trace. Raises TargetError."""
+    """A file that has no name yet. If its context ends without `publish`, it is removed. Raises TargetError."""
 
     size: int
     """Bytes written so far."""
@@ -32,8 +32,8 @@ class NewFile(Protocol):
     def write(self, block: bytes | bytearray | memoryview, /) -> object: ...
 
     def publish(self, name: str, /, *, replace: bool = True) -> None:
-        """The complete file shall be called `name`, durably after the store's next `flush`. Without `replace` a file of
-        that name may stay as it is: it holds the same."""
+        """Gives the complete file its name, which is durable after the store's next `flush`. Without `replace`, an
+        existing file of that name may stay, because it has the same content."""
 
     def __enter__(self) -> Self: ...
 
@@ -41,10 +41,10 @@ class NewFile(Protocol):
 
 
 class AppendedFile(Protocol):
-    """A record that only grows. Raises TargetError."""
+    """A record to which lines are only appended. Raises TargetError."""
 
     def append(self, block: bytes, /) -> None:
-        """Whole lines. Where files cannot grow they are written by `sync` and `close`."""
+        """Appends whole lines. A store whose files cannot grow writes them in `sync` and `close`."""
 
     def sync(self) -> None:
         """Makes durable what was appended so far."""
@@ -53,31 +53,32 @@ class AppendedFile(Protocol):
 
 
 OnNamed = Callable[[str, int, str | None], None]
-"""(name, bytes, version) of a file of this run, which has its name now."""
+"""Called with (name, bytes, version) of a file of this run after it got its name."""
 
 
 class Store(ABC):
-    """Usable from several threads, and each with a store of its own from several processes. Raises TargetError only;
-    WrongKindError where a name has something else than a regular file.
+    """May be used from several threads; several processes need a store each. Raises TargetError only; WrongKindError if
+    a name is not that of a regular file.
 
     `location` names the root in errors.
     """
 
     location: str
     reads_cost: ClassVar[bool] = False
-    """True where reading a small file takes as long as writing it."""
+    """True if reading a small file takes as long as writing it."""
     on_named: OnNamed | None = None
-    """Called for each published file where its version is known at once; `versions` has the others."""
+    """Called for each published file whose version is known immediately; `versions` gives those of others."""
 
     # --- reading -------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def open(self, name: str, /) -> BinaryIO | None:
-        """The file's content from its start, None if there is none; the caller closes it. `read` raises OSError."""
+        """The file's content from its start, None if there is no such file. The caller closes the stream, whose `read`
+        raises OSError."""
 
     @abstractmethod
     def names(self, folder: str = "", /) -> Sequence[str]:
-        """What is directly in a folder, sorted; nothing if there is no such folder."""
+        """The names directly in a folder, sorted; empty if there is no such folder."""
 
     @abstractmethod
     def sizes(self, folder: str, /) -> Mapping[str, int]:
@@ -114,21 +115,21 @@ class Store(ABC):
         return found
 
     def version(self, name: str, /) -> str | None:
-        """Another text after every change of the file: its inode, size and times, or its ETag. None where there is no
-        such file, or where it could change without another text."""
+        """A text that changes with the file: its inode, size and times, or its ETag. None if there is no such file, or
+        if it could change without another text."""
         del name
         return None
 
     def versions(self, folder: str, /) -> Mapping[str, tuple[int, str]]:
-        """(bytes, version) of the files in a folder and in those below it, by their names; only where one request
-        lists many files."""
+        """Name → (bytes, version) of the files in a folder and below it. Empty for a store that cannot list many files
+        with one request."""
         del folder
         return {}
 
     @abstractmethod
     def iter_versions(self) -> Iterator[tuple[str, int, str | None]]:
-        """(name, bytes, version) of every file, and of whatever else has a name, in any order. The version is None
-        where it could change without another one, and of what is no regular file."""
+        """(name, bytes, version) of every file, and of everything else that is no folder, in any order. The version is
+        None as for `version`, and for anything but a regular file."""
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -137,43 +138,44 @@ class Store(ABC):
 
     @abstractmethod
     def put(self, name: str, content: bytes, /) -> None:
-        """A small file, durable and surely under its name after `flush`."""
+        """Writes a small file. It is durable under its name after `flush`."""
 
     def put_new(self, name: str, content: bytes, /) -> None:
-        """As `put`; a file of that name may stay as it is."""
+        """As `put`; an existing file of that name may stay."""
         self.put(name, content)
 
     @abstractmethod
     def put_now(self, name: str, content: bytes, /) -> None:
-        """A small file that others see at once; a power cut may lose it. Of two at once, either may stay."""
+        """Writes a small file that other programs see immediately. A power cut may lose it. If two are written at the
+        same time, either may stay."""
 
     @abstractmethod
     def flush(self) -> None:
-        """Returns when everything so far is durable under its name."""
+        """Returns after all files so far are durable under their names."""
 
     @abstractmethod
     def remove(self, names: Iterable[str], /) -> None:
-        """Removes files; names that are absent are passed over."""
+        """Removes files. Absent names are ignored."""
 
     def replace(self, name: str, content: bytes, version: str | None = None, /) -> None:
-        """The file now holds `content`, durably. TargetError if it has not `version` any more."""
+        """Writes the file, durably. Raises TargetError if the file no longer has `version`."""
         del version
         self.put(name, content)
         self.flush()
 
     def make_folder(self, name: str, /) -> None:  # noqa: B027 - not everywhere
-        """Makes the folder and those above it, where there are empty folders; files make theirs by themselves."""
+        """Makes the folder and those above it, in a store that can have empty folders. Files need no such call."""
 
     def update(self, contents: Mapping[str, bytes], /) -> None:
-        """Many files of a few bytes, as `put`; those that hold the same already are left alone."""
+        """Writes many files of a few bytes, as `put`. Files that have the same content are not written."""
         held = self.read_many(list(contents), SMALL_FILE_BYTES)
         for name, content in contents.items():
             if held.get(name) != content:
                 self.put(name, content)
 
     def take_over(self, path: str, name: str, is_right: Callable[[BinaryIO], bool], /, *, hard: bool) -> bool:
-        """A file of this machine becomes the file `name` without a copy in between, if that can be and `is_right`
-        accepts its bytes; `hard` allows a hard link."""
+        """Makes a file of this machine the file `name` without copying it. False if this is not possible, or if
+        `is_right` refuses its bytes. `hard` allows a hard link."""
         del path, name, is_right, hard
         return False
 
@@ -195,21 +197,21 @@ class Store(ABC):
 
     @abstractmethod
     def read_record(self, name: str, limit: int, /, *, private: bool = False) -> bytes:
-        """All that runs have appended to a record. Nothing where it is absent or larger than `limit`, and, of a
-        `private` one, where another user of this machine could have written it. Raises TargetError."""
+        """All that runs have appended to a record. b"" if it is absent or larger than `limit`; also, for a `private`
+        one, if another user of this machine could have written it. Raises TargetError."""
 
     # --- runs ----------------------------------------------------------------------------------------------------
 
     def lock(self) -> AbstractContextManager[object]:
-        """Only one run at a time is inside, for one target, where there are locks."""
+        """Held by one run at a time for one target, if the store has locks."""
         return nullcontext()
 
     def is_alone(self) -> bool:
-        """False while another run is known to be at work on the target. To be called under the lock."""
+        """False if another run uses the target. Always True for a store without locks. The caller holds the lock."""
         return True
 
     def free_bytes(self) -> int | None:
-        """Bytes that this user may still write here; None where that is not known."""
+        """The number of bytes that this user can still write; None if it is not known."""
         return None
 
     def shown(self, name: str) -> str:
@@ -218,15 +220,15 @@ class Store(ABC):
 
     @abstractmethod
     def abandon(self, is_unused: Callable[[], bool], /) -> None:
-        """Closes the store, and removes all that this run has put into it, and the root where this run has made it.
+        """Closes the store, and removes all files that this run has written, and the root if this run has made it.
 
-        Only for a root that was empty before. Leaves everything where another run is at work on the target, or has been
-        meanwhile: `is_unused`, called under the lock, is False where the target has what such a run leaves.
+        Only for a root that was empty before. Removes nothing if another run uses the target, or used it meanwhile:
+        `is_unused`, which is called under the lock, is False if the target has files of such a run.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Makes durable what was published, removes what has no name. May be called twice, and after an error."""
+        """Makes published files durable, and removes files without a name. May be called twice, and after an error."""
 
 
 def _read_up_to(stream: BinaryIO, most: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The system calls that change a target, in one place, and what their errors mean to a user."""
+"""The system calls that change a target, and advice to the user for their errors."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _KINDS: Final = {
 
 
 class WrongKindError(TargetError):
-    """What has the name in the target is not the regular file, or not the folder, that the target keeps there."""
+    """A name of the target is not the regular file, or not the folder, that belongs there."""
 
 
 def target_error(exc: OSError, what: str) -> TargetError:
-    """The TargetError for a failed system call on `what`, with what the user can do about it."""
+    """The TargetError for a failed system call on `what`, with advice to the user."""
     reason = os.strerror(exc.errno) if exc.errno is not None else str(exc)
     advice = _ADVICE.get(exc.errno) if exc.errno is not None else None
     return TargetError(f"{what}: {reason}" + (f" ({advice})" if advice else ""))
@@ -55,13 +55,13 @@ def target_errors(what: str) -> Iterator[None]:
 
 
 def wrong_kind(what: str, mode: int, wanted: str) -> WrongKindError:
-    """`wanted` is "a file" or "a folder"; `mode` is st_mode of what is there instead."""
+    """`wanted` is "a file" or "a folder"; `mode` is the st_mode that was found."""
     found = _KINDS.get(stat.S_IFMT(mode), "a device")
     return WrongKindError(f"{what}: {found} is there instead of {wanted}; it is not followed, opened or replaced")
 
 
 class SystemCalls:
-    """The system calls that change a target, a method each, so that a test can make any of them fail or be the last."""
+    """The system calls that change a target, one method each, so that a test can make any of them fail."""
 
     def open(self, path: str, flags: int, directory: int | None = None) -> int:
         return os.open(path, flags, 0o644, dir_fd=directory)
@@ -82,7 +82,8 @@ class SystemCalls:
         os.fsync(fd)
 
     def sync_file_system(self, fd: int) -> bool:
-        """Everything dirty on the file system of `fd`; False where the kernel would not report write errors."""
+        """Flushes all unwritten data of the file system of `fd` (syncfs). False, without a flush, if the kernel does
+        not report write errors."""
         import ctypes
 
         release = os.uname().release.split(".")

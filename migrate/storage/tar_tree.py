@@ -1,8 +1,8 @@
-"""A plain tar of a directory tree, read where it is: nothing is unpacked, and no right but to read the tar is needed.
+"""A plain tar of a directory tree, read in place. Nothing is unpacked, and only read access to the tar is needed.
 
-The headers are read once, from front to back; what they hold of each entry stays in memory, in arrays. As when the tar
-is unpacked, a later entry of a name replaces an earlier one. What lies outside the tar (`..`) or below something that
-is no folder is left out and named in `problems`.
+The headers are read once, from front to back, and the metadata of each entry is kept in memory, in arrays. As when the
+tar is unpacked, a later entry of a name replaces an earlier one. Entries with a name that leads out of the tar (`..`),
+or below something that is no folder, are left out and named in `problems`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from migrate.tar.records import Record, clean_path, iter_records
 
 _SECOND: Final = 1_000_000_000
 _MOST_NAMED: Final = 20
-"""Names of left-out entries in one problem."""
+"""Limit of the names of left-out entries in one problem."""
 _MOST_DAMAGES: Final = 1_000
 _NOTHING: Final[Mapping[bytes, bytes]] = {}
 _FOLDER: Final = stat.S_IFDIR | 0o755
 
 
 class TarTree(Tree):
-    """`fd` of a regular file or block device is taken over. Raises SourceError where it cannot be read.
+    """The tree in a tar. `fd`, of a regular file or block device, is taken over. Raises SourceError if it cannot be
+    read.
 
-    `records`: what `iter_records` gives of it, where reading has begun already.
-    A folder that only the names of others imply has mode 0755, owner 0 and time 0; `require_whole` refuses it.
+    `records`: the records of the tar as of `iter_records`, if reading them has begun already.
+    A folder without an entry of its own has mode 0755, owner 0 and time 0; `require_whole` refuses it.
     """
 
     names_are_cheap = True
@@ -53,7 +54,7 @@ class TarTree(Tree):
 
     @property
     def has_whole_seconds(self) -> bool:
-        """True where no time in the tar has a fraction of a second: it was written in a form that has none."""
+        """True if no time in the tar has a fraction of a second. The ustar and GNU forms have whole seconds only."""
         return not self._entries.has_fractions
 
     @property
@@ -151,12 +152,12 @@ class TarTree(Tree):
         return found
 
     def _sparse(self, number: int) -> PiecedBlocks:
-        """Where its last piece ends behind the end of the tar, reading it raises."""
+        """A sparse file. If its last piece is beyond the end of the tar, reading it raises an error."""
         return PiecedBlocks(self._file, self._entries.pieces[number], self._entries.sizes[number])
 
 
 class _Entries:
-    """What the headers hold, by number; 0 is the top. Numbers are the inode numbers of the tree."""
+    """The metadata of the entries by number, which is the inode number in the tree. 0 is the root."""
 
     def __init__(self, location: str) -> None:
         self._location = location
@@ -169,7 +170,7 @@ class _Entries:
         self.folders: dict[bytes, dict[bytes, int]] = {b"": {}}
         self.implied: set[bytes] = set()
         self.incomplete: dict[bytes, str] = {}
-        """Folders in which damage may have hit an entry, and the damage."""
+        """Folder → the damage that may have lost entries in it."""
         self.has_fractions = False
         self._damages: list[str] = []
         self._outside: list[bytes] = []
@@ -206,7 +207,8 @@ class _Entries:
             self._take(found)
         if self._damage is not None:
             self._mark(None)
-        for path, target in self._waiting:  # a hard link that came before its file
+        # Hard links that came before their files.
+        for path, target in self._waiting:
             self._link(path, target, last=True)
         self._waiting.clear()
 
@@ -224,10 +226,12 @@ class _Entries:
         return found
 
     def _mark(self, path: bytes | None) -> None:
-        """Between the last entry before the damage and `path`, the first behind it, entries may be lost.
+        """Marks the folders that may have lost entries between the last entry before the damage and `path`, the first
+        entry behind it.
 
-        A tar is written folder by folder, so these were in one of the folders at or above either. Of those above
-        both only the deepest is taken: a reader of the others misses the whole name of what is gone.
+        A tar is written folder by folder, so the lost entries were in one of the folders at or above these two entries.
+        Of the folders above both, only the deepest is marked: in the others a whole folder would be missing, and a
+        reader notices that.
         """
         before, behind = _folders_of(self._last or b""), _folders_of(path or b"")
         if self._last in self.folders:
@@ -261,7 +265,8 @@ class _Entries:
             if names is None:
                 self._below_others.append(path)
                 return
-        # As when the tar is unpacked: a second entry of a folder changes the folder, and keeps what is in it.
+        # As when the tar is unpacked: a second entry of a folder changes its metadata, and keeps its content. Any other
+        # entry replaces the one before.
         before = names.get(name)
         if before is not None:
             if stat.S_ISDIR(record.mode) and stat.S_ISDIR(self.modes[before]):
@@ -298,7 +303,8 @@ class _Entries:
         return number
 
     def _imply(self, path: bytes) -> dict[bytes, int] | None:
-        """The names of a folder that has no entry so far, nor have perhaps those above it. None for no folder."""
+        """Adds a folder that has no entry so far, and those above it. Returns its names, or None if something above it
+        is no folder."""
         missing = [path]
         while (above := missing[-1].rpartition(b"/")[0]) not in self.folders:
             missing.append(above)
@@ -333,6 +339,7 @@ class _Entries:
             return
         before = names.get(name)
         if before == number:
+            # A second link of the same name to the same file.
             return
         if before is not None:
             self._remove(path, before)
@@ -351,13 +358,13 @@ class _Entries:
 
 
 def _folders_of(path: bytes) -> list[bytes]:
-    """The folders above a path from the top on, b"" first."""
+    """The folders above a path, from the root (b"") down."""
     parts = path.split(b"/")[:-1]
     return [b"/".join(parts[:count]) for count in range(len(parts) + 1)]
 
 
 def _piece_map(pieces: array[int], offset: int) -> PieceMap:
-    """The pieces' bytes follow each other in the tar."""
+    """The pieces of a sparse file. Their bytes follow each other in the tar."""
     found = PieceMap()
     for start, length in zip(pieces[::2], pieces[1::2], strict=True):
         found.add(start, length, offset)

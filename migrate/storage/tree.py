@@ -1,7 +1,7 @@
-"""Named files below a root, read-only, whatever wrapping they are in: a directory, a tar, a bucket, a disk image.
+"""Named files below a root, read-only. The root may be a directory, a tar, a bucket or a file system in a disk image.
 
-Every reader works on a `Tree`, whichever it is. A path is bytes relative to the root, components joined by `/`,
-no leading slash, b"" for the root itself. No method but `resolve` follows a symbolic link, in any component.
+All readers work on a `Tree`. A path is bytes, relative to the root, with components joined by `/` and no leading slash;
+b"" is the root itself. Only `resolve` and `follow` follow symbolic links, in any component of a path.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TreeEntry(NamedTuple):
     """One name of a tree. `mode` is st_mode with the file type; `mtime_ns` nanoseconds since 1970, may be negative.
 
     `path` is relative to the tree's root, in bytes, without a leading slash, and b"" for the root itself.
-    `device` differs between file systems: equal (device, inode) is one inode. A tuple: there are millions.
+    Entries with equal (device, inode) are one inode. (A tuple, and no Struct, since there are millions of entries.)
     """
 
     path: bytes
@@ -60,11 +60,11 @@ class TreeEntry(NamedTuple):
 
 
 Facts = tuple[int, int, int, int, int, int, int, int, int]
-"""A TreeEntry without its path, in the same order."""
+"""The members of a TreeEntry without `path`, in the same order."""
 
 
 class OpenedFile(Struct, frozen=True):
-    """A file of a tree. `extent` and `path` hold the same bytes, where they are in a file of this machine."""
+    """An open file of a tree. `extent` and `path` give the same bytes, if they are in a file of this machine."""
 
     stream: BinaryIO
     size: int
@@ -81,17 +81,18 @@ class PoolParts(Struct, frozen=True):
 
 
 class Tree(ABC):
-    """`location` names the root in errors. May be used from several threads unless the class excludes it.
+    """A tree of files. `location` names the root in errors. May be used from several threads unless a class excludes
+    it.
 
-    Errors are SourceError: MissingLayerError where a name is absent or a component is no folder, DamagedError where
-    what is there is of another kind, PermissionSourceError where this user may not read it.
+    Errors are SourceError: MissingLayerError if a name is absent or a component is no folder, DamagedError if the name
+    is of another kind, PermissionSourceError if this user may not read it.
     """
 
     location: str
 
     @abstractmethod
     def stat(self, path: bytes, /) -> TreeEntry:
-        """What has that name, as lstat."""
+        """The entry of a path, as lstat(2) gives it."""
 
     @abstractmethod
     def entries(self, path: bytes, /) -> Sequence[TreeEntry]:
@@ -108,8 +109,8 @@ class Tree(ABC):
         """A regular file's content, unbuffered, from its start; the caller closes it. Device nodes, FIFOs and sockets
         are never opened."""
 
-    def close(self) -> None:  # noqa: B027 - most wrappings have nothing to let go of
-        """Lets go of what is open. May be called twice."""
+    def close(self) -> None:  # noqa: B027 - most trees have nothing to close
+        """Closes open files. May be called twice."""
 
     def __enter__(self) -> Self:
         return self
@@ -118,16 +119,16 @@ class Tree(ABC):
         self.close()
 
     names_are_cheap: bool = False
-    """True where `list_names` costs much less than `list_facts`."""
+    """True if `list_names` is much faster than `list_facts`."""
     is_remote: bool = False
-    """True where reading a file a second time costs as much as the first time."""
+    """True if a second reading of a file is as slow as the first one."""
     keeps_attributes: bool = True
-    """False where owners, permissions, times and links were lost on the way: a layer cannot be made from such files."""
+    """False if owners, permissions, times and links are lost, as in a bucket. No layer can be made from such files."""
 
-    # --- with defaults, which a wrapping overrides where it can do better ------------------------------------------
+    # --- with defaults, which a class overrides if it can do better ------------------------------------------------
 
     def find(self, path: bytes, /) -> TreeEntry | None:
-        """As `stat`; None where that name is absent."""
+        """As `stat`; None if the name is absent."""
         try:
             return self.stat(path)
         except MissingLayerError:
@@ -140,20 +141,21 @@ class Tree(ABC):
 
     @property
     def has_whole_seconds(self) -> bool:
-        """True where the wrapping has lost the fractions of a second of all times."""
+        """True if no time in the tree has a fraction of a second, as in a tar of an old form."""
         return False
 
     @property
     def has_no_xattrs(self) -> bool:
-        """True where the wrapping has no extended attribute at all, and may have lost them."""
+        """True if the tree has no extended attribute at all. They may be lost, as in a tar that was made without
+        them."""
         return False
 
     def problems(self) -> Sequence[str]:
-        """What is wrong with the wrapping as a whole, one line each."""
+        """The problems of the tar, disk image or file system as a whole, one line each."""
         return ()
 
     def contents(self) -> Sequence[str]:
-        """What the wrapping holds besides this tree, one line each, for people: a disk's partitions and volumes."""
+        """One line for each volume of the disk image that this tree is in, for the user; empty for other trees."""
         return ()
 
     def thin_pools(self) -> Sequence[PoolParts]:
@@ -161,8 +163,8 @@ class Tree(ABC):
         return ()
 
     def require_whole(self, path: bytes, /, *, names: bool = False) -> None:  # noqa: B027 - most lose nothing
-        """DamagedError where the wrapping has lost a name or the facts of a folder at or below `path`; with `names`,
-        a name alone. For readers to whom an absent name means something."""
+        """Raises DamagedError if a damaged tar has lost a name, or the metadata of a folder, at or below `path`; with
+        `names`, for a lost name only. Needed where an absent name has a meaning, as in a layer made anew."""
 
     def read(self, path: bytes, limit: int, /) -> bytes:
         """A regular file whole; LimitError if it is larger than `limit` bytes."""
@@ -170,7 +172,7 @@ class Tree(ABC):
             return read_limited(stream, limit, self.shown(path))
 
     def read_many(self, paths: Sequence[bytes], limit: int, /) -> Mapping[bytes, bytes | SourceError]:
-        """Many small files at once; absent ones are left out, each failure is in the place of its content."""
+        """Path → content or error, for many small files. Absent files are left out."""
         contents: dict[bytes, bytes | SourceError] = {}
         for path in paths:
             try:
@@ -182,27 +184,27 @@ class Tree(ABC):
         return contents
 
     def extent(self, path: bytes, /) -> Extent | None:
-        """Where a regular file's bytes are in one piece in a file of this machine, None where they are not.
+        """The place of a regular file's bytes in a file of this machine; None if they are not in one piece there.
 
-        The descriptor is the tree's and stays open as long as the tree.
+        The descriptor belongs to the tree, and is open as long as the tree.
         """
         del path
         return None
 
     def local_path(self, path: bytes, /) -> str | None:
-        """The path of this machine under which a file can be linked, or a folder looked at; None if it has none."""
+        """The path of a file or folder on this machine; None if it has none."""
         del path
         return None
 
     @contextmanager
     def opened(self, path: bytes, /) -> Iterator[OpenedFile]:
-        """A regular file with all that is known of where its bytes are."""
+        """An open regular file, with the place of its bytes if it is known."""
         size = self.stat(path).size
         with self.open(path) as stream:
             yield OpenedFile(stream, size, self.extent(path), self.local_path(path))
 
     def open_blocks(self, path: bytes, /) -> Blocks:
-        """A regular file to be read by position; the caller closes it."""
+        """A regular file that is read by position. The caller closes it."""
         if (extent := self.extent(path)) is not None:
             return FileBlocks(os.dup(extent.fd), self.shown(path), extent.offset, extent.size)
         return StreamBlocks(self.open(path), self.shown(path), self.stat(path).size)
@@ -212,7 +214,7 @@ class Tree(ABC):
         return {entry.name: entry[1:] for entry in self.entries(path)}
 
     def list_names(self, path: bytes, /) -> Mapping[bytes, int]:
-        """Name → inode number of a folder's entries, as the folder's own record has it; in any order."""
+        """Name → inode number of a folder's entries, in any order. The numbers are those in the folder's own record."""
         return {entry.name: entry.inode for entry in self.entries(path)}
 
     def list_kinds(self, path: bytes, /) -> Mapping[bytes, int]:
@@ -251,19 +253,20 @@ class Tree(ABC):
             if hops > LINK_HOPS:
                 raise LimitError(f"{self.shown(path)}: more than {LINK_HOPS} symbolic links in it (LINK_HOPS)")
             target = self.read_link(place)
+            # An absolute link begins at the root of the tree. A relative one begins at the folder of the link.
             done = [] if target.startswith(b"/") else done[:-1]
             waiting.extend(target.split(b"/")[::-1])
         return b"/".join(done)
 
     def subtree(self, path: bytes, /) -> Tree:
-        """The tree below a folder. It needs this one to stay open; closing it leaves this one open."""
+        """The tree below a folder. It can be used as long as this one is open; closing it does not close this one."""
         return SubTree(self, path)
 
     def follow(self, path: bytes, /) -> Tree:
         """The tree below a folder whose name is fixed by the source's format, never read from the source.
 
-        Its owner may have moved it and left a link: that is followed, as the program did that wrote the source.
-        MissingLayerError where there is no folder.
+        The owner of the source may have moved the folder to another disk and left a link. The link is followed, as the
+        program that wrote the source followed it. Raises MissingLayerError if there is no folder.
         """
         place = self.resolve(path)
         if not self.stat(place).is_folder:
@@ -276,13 +279,13 @@ class Tree(ABC):
 
 
 def open_inside(tree: Tree, name: bytes) -> BinaryIO:
-    """The regular file that a tar's `name` is for, inside the tree and nowhere else. Raises SourceError.
+    """The regular file that a name in a layer's tar names, always inside the tree. Raises SourceError.
 
-    When the layer was unpacked, the tree was the whole world: a name that goes through a symbolic link went where that
-    link leads inside the tree. So it is here, link by link, as openat2's RESOLVE_IN_ROOT does; a link out of the tree
-    leads to the tree's own root.
+    Docker unpacked the layer in a chroot to the tree. So a symbolic link in a name led to a place inside the tree. It
+    is resolved in the same way here, as by openat2's RESOLVE_IN_ROOT.
     """
     path = below_root(name)
+    # Few names go through a link. Only if the plain name fails, it is resolved.
     try:
         return tree.open(path)
     except (DamagedError, MissingLayerError):
@@ -299,7 +302,7 @@ def entries_of(directory: bytes, facts: Mapping[bytes, Facts]) -> list[TreeEntry
 
 
 class SubTree(Tree):
-    """A folder of another tree as the root of its own. With `closing`, closing it calls that; else it does nothing."""
+    """A tree whose root is a folder of another tree. `close` calls `closing`, or does nothing without it."""
 
     def __init__(self, tree: Tree, top: bytes, closing: Callable[[], None] | None = None) -> None:
         self._closing = closing

@@ -1,7 +1,7 @@
-"""The entries of a tar while it streams by: name, attributes, and content piece by piece.
+"""The entries of a tar stream: name, attributes, and content piece by piece.
 
-For looking at layers, not for judging them (`tar.inspector` does that): it reads as Go's `archive/tar` and Docker do,
-and an entry whose header cannot be read is a DamagedError. Formats: POSIX.1-2017 `ustar` and `pax`, GNU tar's long
+Reads as Go's `archive/tar` and Docker do. An entry whose header cannot be read is a DamagedError. (`tar.inspector`
+checks whether a layer's tar is complete and unambiguous.) Formats: POSIX.1-2017 `ustar` and `pax`, GNU tar's long
 names.
 """
 
@@ -31,9 +31,9 @@ _SPARSE: Final = ord("S")
 
 
 class TarEntry(NamedTuple):
-    """`kind` is the type flag (`ord("0")` for regular files, also where a tar writes NUL), `mtime` whole seconds.
+    """One entry. `kind` is the type flag, `ord("0")` also for regular files with the flag NUL; `mtime` is in seconds.
 
-    Names are bytes as they are in the tar, a directory's final slash included.
+    Names are bytes as in the tar, with the final slash of a directory.
     """
 
     name: bytes
@@ -52,39 +52,40 @@ class TarEntry(NamedTuple):
 
 
 class TarScanner:
-    """Takes a tar block by block, of any sizes, and calls the three `on_` methods that a subclass fills.
+    """Gets a tar in blocks of any size, and calls the three `on_` methods of a subclass.
 
-    Raises DamagedError, TruncatedError and LimitError, whose texts begin with `what`.
+    Raises DamagedError, TruncatedError and LimitError, whose messages begin with `what`.
     """
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._carry = b""
-        self._content = 0  # bytes of the present entry still to come
+        self._content = 0  # bytes of the current entry that are not read yet
         self._padding = 0  # bytes behind it up to the next header
-        self._inside = False  # an entry was begun and not ended
+        self._inside = False  # between on_entry and on_end
         self._zero_blocks = 0
         self._sparse_map = False
         self._extended: bytearray | None = None
         self._extended_kind = 0
         self._announced = Announced()
         self.flag = b"0"
-        """The present entry's type flag as it is in its header."""
+        """The current entry's type flag as in its header."""
         self.is_sparse = False
-        """The present entry is a GNU sparse file: what follows is not its content, but a form of it without holes."""
+        """True if the current entry is a GNU sparse file. Its bytes in the tar are its content without the holes."""
 
     def on_entry(self, entry: TarEntry) -> None:
         """An entry begins."""
 
     def on_content(self, piece: memoryview) -> None:
-        """Some of a regular file's content; valid only during the call."""
+        """A piece of a regular file's content, valid during the call only."""
 
     def on_end(self) -> None:
-        """The entry is over."""
+        """The entry has ended."""
 
     def feed(self, block: memoryview, /) -> None:
         position, length = 0, len(block)
         if self._carry:
+            # A header that began in the last block.
             position = min(BLOCK - len(self._carry), length)
             header = self._carry + bytes(block[:position])
             if len(header) < BLOCK:
@@ -92,6 +93,7 @@ class TarScanner:
                 return
             self._carry = b""
             self._take(header)
+        # Two blocks of zeros are the end marker. Go reads nothing behind it.
         while self._zero_blocks < 2:
             if (self._content or self._padding or self._inside) and not self._sparse_map:
                 position = self._pass(block, position, length)
@@ -104,7 +106,7 @@ class TarScanner:
             position += BLOCK
 
     def finish(self) -> None:
-        """The tar is over. TruncatedError if that is within an entry."""
+        """Called at the end of the tar. Raises TruncatedError if it ends inside an entry."""
         if self._content or self._carry or self._sparse_map:
             raise TruncatedError(f"{self._what}: the tar ends inside an entry")
         if self._inside:
@@ -112,7 +114,7 @@ class TarScanner:
 
     @property
     def is_announced(self) -> bool:
-        """A pax header or a long name is before an entry that is yet to come."""
+        """True if a pax header or a long name was read whose entry has not come yet."""
         return bool(self._announced)
 
     def _pass(self, block: memoryview, position: int, length: int) -> int:
@@ -164,10 +166,12 @@ class TarScanner:
                 if not size:
                     self._end_extended(b"")
             else:
-                self._sparse_map = kind == _SPARSE and header[482] != 0  # its map goes on
+                self._sparse_map = kind == _SPARSE and header[482] != 0  # the map continues in further blocks
                 self._begin_entry(kind, size, header_name(header), fields)
         except ValueError as exc:
             if not checksum_is_right(header):
+                # The checksum is computed only to explain an error. The inspector verifies those of all headers of a
+                # layer.
                 raise DamagedError(f"{self._what}: a tar header's checksum does not match") from exc
             raise DamagedError(f"{self._what}: a damaged tar header: {exc}") from exc
 
@@ -183,7 +187,7 @@ class TarScanner:
             announced, self._announced = self._announced, Announced()
             entry = _as_announced(entry, announced)
             self.is_sparse |= announced.is_sparse
-        if flag == b"\0" and entry.name.endswith(b"/"):  # v7 wrote directories as files
+        if flag == b"\0" and entry.name.endswith(b"/"):  # the v7 format has no type flag for directories
             entry = entry._replace(kind=53)
         if kind in CONTENT_FREE or entry.kind == 53:
             entry = entry._replace(size=0) if entry.size else entry
@@ -206,13 +210,13 @@ def _number(field: bytes) -> int:
 
 @lru_cache(4_096)
 def _owner(fields: bytes) -> tuple[int, int, int]:
-    """Mode, uid, gid: a tar has few different ones."""
+    """(mode, uid, gid). Cached: a tar has few different ones."""
     return parse_number(fields[:8]), parse_number(fields[8:16]), parse_number(fields[16:])
 
 
 @lru_cache(4_096)
 def _origin(fields: bytes, is_device: bool) -> tuple[bytes, bytes, int, int]:
-    """User, group, major, minor."""
+    """(user, group, major, minor)."""
     user, group = (fields[start : start + 32].partition(b"\0")[0] for start in (8, 40))
     if not is_device:
         return user, group, 0, 0
@@ -220,7 +224,7 @@ def _origin(fields: bytes, is_device: bool) -> tuple[bytes, bytes, int, int]:
 
 
 def _as_announced(entry: TarEntry, announced: Announced) -> TarEntry:
-    """The entry as what was announced corrects it. ValueError where a number is malformed."""
+    """The entry with the values of the pax header or long name before it. Raises ValueError for a malformed number."""
     records = announced.pax
     texts = {
         "name": announced.name,

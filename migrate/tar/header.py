@@ -1,7 +1,7 @@
-"""The 512 bytes before every entry of a tar: their numbers, and the checksum over them.
+"""The header of a tar entry: its numbers, and the checksum over its 512 bytes.
 
 POSIX.1-2017 (`pax`, "ustar Interchange Format") and the GNU tar manual describe the format. A layer has tens of
-thousands of headers, and all of them pass here; so what nearly every writer writes is read in few steps.
+thousands of headers, so the form that nearly all writers use is read in few steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ BLOCK: Final = 512
 ZERO_BLOCK: Final = bytes(BLOCK)
 REGULAR: Final = ord("0")
 CONTENT_FREE: Final = frozenset(b"123456")
-"""Hard link, symlink, character device, block device, directory, fifo: nothing follows, whatever the size is."""
+"""Hard link, symlink, character device, block device, directory, fifo: no content follows, whatever the size field
+has."""
 EXTENDED: Final = frozenset(b"xgLK")
 FIELD_ENDS: Final = frozenset(b"\0 ")
 
@@ -34,24 +35,25 @@ _USUAL_RECORDS: Final = re.compile(
     rb"(?:(\d{1,5}) linkpath=([^\n]+)\n)?(?:(\d{1,5}) path=([^\n]+)\n)?(?:(\d\d) mtime=([\d.]+)\n)?"
     rb"(?:30 [ac]time=\d{10}\.\d{9}\n|29 [ac]time=\d{10}\.\d{8}\n|28 [ac]time=\d{10}\.\d{7}\n)*"
 ).fullmatch
-"""What GNU tar writes for each entry of a backup, a million times. Nothing here reads the two last times."""
+"""The records that GNU tar writes for each entry in pax format, in its order. atime and ctime are not used here."""
 _MOST_KNOWN: Final = 50_000
 known_adlers: Final[dict[bytes, int]] = {}
-"""`adler_for` of the checksum fields that were seen so far."""
+"""Cache of `adler_for`, by checksum field."""
 
 
 def header_adler(header: bytes | memoryview) -> int:
-    """The low half of adler32: one more than the sum of the bytes, modulo 65521, by one call into C."""
+    """The low half of adler32, which is the sum of the bytes plus 1, modulo 65521. Summing in Python is slower."""
     return adler32(header) & 0xFFFF
 
 
 def adler_for(field: bytes) -> int:
-    """What `header_adler` is if the header's checksum `field` is right; -1 where the field does not begin with six
-    octal digits and a NUL, as nearly every writer fills it."""
+    """The `header_adler` of a header whose checksum is `field`; -1 if the field is not six octal digits and a NUL, the
+    form of nearly all writers."""
     digits = field[:6]
     if not digits.isdigit() or field[6]:
         return -1
     try:
+        # The checksum counts its own field as eight spaces.
         expected = (int(digits, 8) - 8 * 32 + header_adler(field)) % _ADLER_MODULUS
     except ValueError:
         return -1
@@ -61,9 +63,10 @@ def adler_for(field: bytes) -> int:
 
 
 def checksum_is_right(header: bytes) -> bool:
-    """The sum of all bytes with the checksum itself read as eight spaces; unsigned, or signed as some old tars have it.
+    """True if the checksum is the sum of all bytes, with the checksum's own field as eight spaces. As in Go, the bytes
+    may also be summed as signed numbers, as some old tars do.
 
-    False also where the field holds no number.
+    False also if the field is no number.
     """
     field = header[_CHECKSUM]
     if (known_adlers.get(field) or adler_for(field)) == header_adler(header):
@@ -78,11 +81,11 @@ def checksum_is_right(header: bytes) -> bool:
 
 
 def parse_number(text: bytes) -> int:
-    """An octal number field, or GNU's base-256 (first bit set, big-endian, two's complement). ValueError for others."""
+    """A number field: octal, or GNU's base-256 (first bit set, big-endian, two's complement). ValueError for others."""
     if text[0] & 0x80:
         value = int.from_bytes(bytes([text[0] & 0x7F]) + text[1:], "big")
         return value - (1 << (8 * len(text) - 1)) if text[0] & 0x40 else value
-    digits = text.strip(b" \0").partition(b"\0")[0]  # as Go's archive/tar does it (strconv.go, parseOctal)
+    digits = text.strip(b" \0").partition(b"\0")[0]  # as Go's archive/tar (strconv.go, parseOctal)
     if not digits:
         return 0
     if not digits.isdigit():
@@ -91,9 +94,10 @@ def parse_number(text: bytes) -> int:
 
 
 def is_name_prefix(magic: bytes, prefix: bytes) -> bool:
-    """Whether the field `prefix` holds the beginning of the name; `magic` is the header from its magic on.
+    """True if the field `prefix` is the beginning of the name. `magic`: the header from its magic on.
 
-    Go before 1.8 wrote a prefix into headers with GNU's magic, where two times belong; later Go sees it, so does this.
+    In a header with GNU's magic the field has two times. Go before 1.8 wrote a prefix there all the same, and later Go
+    recognises it (archive/tar, reader.go, readHeader).
     """
     if magic.startswith(b"ustar\0"):
         return True
@@ -106,7 +110,7 @@ def is_name_prefix(magic: bytes, prefix: bytes) -> bool:
 
 
 def header_name(header: bytes) -> bytes:
-    """The entry's name as the header alone has it, with the ustar prefix where there is one."""
+    """The entry's name in the header, with its ustar prefix if it has one."""
     name = header[:100].partition(b"\0")[0]
     prefix = header[345:500]
     if prefix[0] and is_name_prefix(header[257:265], prefix):
@@ -115,10 +119,10 @@ def header_name(header: bytes) -> bytes:
 
 
 class Announced(msgspec.Struct):
-    """What the pseudo-entries before a header have instead of it.
+    """The values of the pseudo-entries before a header (pax header, GNU long name), which replace those of the header.
 
-    As in Go's archive/tar (reader.go, next): of two pax headers the last one alone counts, and a GNU long name or link
-    wins over a pax record, whichever of them comes first. GNU tar and bsdtar never write both.
+    As in Go's archive/tar (reader.go, next): of two pax headers only the last one counts, and a GNU long name or link
+    has priority over a pax record, whichever comes first. GNU tar and bsdtar never write both.
     """
 
     gnu_name: bytes = b""
@@ -129,9 +133,9 @@ class Announced(msgspec.Struct):
         return bool(self.gnu_name or self.gnu_link or self.pax)
 
     def take(self, kind: int, content: bytes, what: str) -> None:
-        """The content of a pseudo-entry. DamagedError for a malformed pax header.
+        """Takes the content of a pseudo-entry. Raises DamagedError for a malformed pax header.
 
-        A global pax header names no single entry, and Docker passes over it.
+        A global pax header is ignored, as in Docker.
         """
         if kind == ord("L"):
             self.gnu_name = content.partition(b"\0")[0]
@@ -142,7 +146,7 @@ class Announced(msgspec.Struct):
 
     @property
     def name(self) -> bytes | None:
-        """A sparse file's own name is in a record of its own; `path` then is one that GNU tar made up."""
+        """The entry's name. A sparse file has it in `GNU.sparse.name`, and an invented one in `path`."""
         pax = self.pax
         return self.gnu_name or (pax.get("GNU.sparse.name") or pax.get("path") if pax else None)
 
@@ -156,14 +160,16 @@ class Announced(msgspec.Struct):
 
 
 def parse_pax(content: bytes, what: str) -> dict[str, bytes]:
-    """The records of a pax header (`<length> <key>=<value>\\n`), values raw. DamagedError for a malformed one.
+    """The records of a pax header (`<length> <key>=<value>\\n`), with raw values. Raises DamagedError for a malformed
+    one.
 
-    One without a value has no effect, as Go's archive/tar reads it (reader.go, mergePAX), nor does one before it.
+    As in Go's archive/tar (reader.go, mergePAX), a record without a value removes an earlier one of the same key.
     """
     usual = _USUAL_RECORDS(content)
     if usual is not None:
         link_length, link, path_length, path, time_length, time = usual.groups()
         if (
+            # The pattern does not prove that the lengths are right.
             (link is None or int(link_length) == len(link_length) + len(link) + 11)
             and (path is None or int(path_length) == len(path_length) + len(path) + 7)
             and (time is None or int(time_length) == len(time_length) + len(time) + 8)
@@ -174,7 +180,7 @@ def parse_pax(content: bytes, what: str) -> dict[str, bytes]:
 
 
 def iter_pax(content: bytes, what: str) -> Iterator[tuple[str, bytes]]:
-    """All records in order; those of a sparse file in its first pax form repeat their keys."""
+    """All records in order. A sparse file in pax form 0.0 has several records of the same key."""
     position = 0
     while position < len(content):
         space = content.find(b" ", position, position + 20)

@@ -1,7 +1,7 @@
-"""Where the members of a tar archive lie, found by their headers alone and in one pass.
+"""The places of the members of a tar archive, found in one pass over their headers.
 
 Dialects: v7, ustar (prefix), GNU (long names and links `L` `K`, base-256 numbers) and pax (`x`, `g`). Sparse members
-are refused by name. Sources: POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
+are refused. Sources: POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from migrate.tar.header import (
 _WINDOW = 64 * 1024
 _PAGE = 4096
 _BEHIND_END = 16 * 1024 * 1024
-"""How far behind an end marker members are looked for: it may be a sector that a rescue tool filled with zeros."""
+"""Members are searched up to so many bytes behind an end marker, which may be a sector that a rescue tool filled with
+zeros."""
 _COMPRESSED = (
     "{what}: {kind} data begins at byte {place:,}, behind the archive's end, perhaps another archive: "
     "cut it off into a file of its own, and name that as a source, too"
@@ -63,9 +64,10 @@ _KINDS = {
 
 
 class Member(NamedTuple):
-    """One entry. `offset` and `size` are its content's place in the archive, in bytes; `name` as the header has it.
+    """One entry. `offset` and `size` give the place of its content in the archive, in bytes; `name` is as in the
+    header.
 
-    (A tuple, because an archive of many small images has tens of thousands.)
+    (A tuple, because an archive of many small images has tens of thousands of members.)
     """
 
     name: str
@@ -76,14 +78,14 @@ class Member(NamedTuple):
 
 
 IsExpected = Callable[[str], bool]
-"""True for a name that a member of such an archive can have: where headers are damaged, it distinguishes a member's
-header from those inside a layer."""
+"""True for a name that a member of such an archive can have. Behind damage it distinguishes members' headers from
+headers inside a layer."""
 
 
 class Damage(Struct, frozen=True):
-    """Where and why the headers stop making sense, and the byte from which they make sense again (None: nowhere).
+    """A damaged place. `resumed`: the byte of the next valid header, None if there is none.
 
-    `is_end`: what was read over may be an archive's end, behind which another one follows, and then is no damage.
+    `is_end`: the place may be the end of an archive with another one behind it, and then it is no damage.
     """
 
     error: SourceError
@@ -97,16 +99,17 @@ class Damage(Struct, frozen=True):
 
 
 class TarIndex(Struct):
-    """All members in archive order, `sound` of which are before the first place that reading went on behind."""
+    """All members in archive order. `sound`: the number of members before the first damage, None if there is none."""
 
     members: list[Member] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
     sound: int | None = None
     places: list[int] = field(default_factory=list)
-    """How many members were found before each place that reading went on behind; these are the first damages."""
+    """For each damage behind which reading continued, the number of members before it. These damages come first in
+    `damages`."""
 
     def without_damage(self, found: Iterator[Member | Damage]) -> Iterator[Member]:
-        """The members of what `iter_members` yields; the damage is taken down. The caller keeps the members."""
+        """The members that `iter_members` yields. Damage is added to the index; the caller adds the members."""
         for one in found:
             if isinstance(one, Damage):
                 self.damages.append(one)
@@ -118,16 +121,16 @@ class TarIndex(Struct):
 
 class Window(Protocol):
     def read(self, offset: int, length: int, /) -> bytes:
-        """`length` bytes at `offset` of the archive, fewer only where it ends."""
+        """`length` bytes at `offset` of the archive, fewer only at its end."""
 
 
 def index_tar(fd: int, what: str, is_expected: IsExpected | None = None) -> TarIndex:
-    """Scans the headers of the tar in `fd`. Content is never read.
+    """Reads the headers of the tar in `fd`, and no content.
 
-    An archive cut off between two members has no end marker; this is damage, too. What follows a damaged header cannot
-    be trusted; with `is_expected` the next header of such a name is looked for, without it the rest is left out. What
-    is before it is good. A member whose content reaches over the end of the file is listed with its full size, and
-    reading it is a TruncatedError. Raises LimitError over ARCHIVE_MEMBERS.
+    An archive that is cut off between two members has no end marker, which is damage, too. Members before damage are
+    valid. Behind a damaged header, the next header with a name for which `is_expected` is true is searched; without
+    `is_expected` the rest is left out. A member whose content ends beyond the end of the file is listed with its full
+    size, and reading it is a TruncatedError. Raises LimitError over ARCHIVE_MEMBERS.
     """
     index = TarIndex()
     try:
@@ -139,19 +142,20 @@ def index_tar(fd: int, what: str, is_expected: IsExpected | None = None) -> TarI
 
 
 def has_member(head: bytes, is_expected: IsExpected) -> bool:
-    """True if a member's header is in the first bytes of a file whose own first header is damaged."""
+    """True if the header of a member is in `head`, the first bytes of a file whose first header is damaged."""
     resumed, _ = _find_header(HeadWindow(head), 0, _by_name(is_expected), len(head), "head")
     return resumed is not None
 
 
 def looks_like_tar(head: bytes) -> bool:
-    """True if `head` starts with a tar header whose checksum is right, or is an archive's end marker."""
+    """True if `head` starts with a valid tar header, or with an end marker."""
     block = head[:BLOCK]
     return len(block) == BLOCK and (block == ZERO_BLOCK or checksum_is_right(block))
 
 
 def begins_tar(head: bytes) -> bool:
-    """True if `head` starts with a tar header: not with an end marker, as a damaged tar or a disk may."""
+    """True if `head` starts with a valid tar header. False for an end marker: a damaged tar or a disk may start with
+    zeros."""
     return looks_like_tar(head) and any(head[:BLOCK])
 
 
@@ -166,7 +170,7 @@ class HeadWindow:
 
 
 class FileWindow:
-    """Reads by position; headers that lie close together cost one system call."""
+    """Reads a file by position. Headers that are close together need one system call."""
 
     def __init__(self, fd: int, what: str) -> None:
         self._fd = fd
@@ -178,7 +182,7 @@ class FileWindow:
         inside = offset - self._start
         if inside < 0 or inside + length > len(self._content):
             content = self._read_file(max(length, _WINDOW), offset)
-            if len(content) < length:  # a short read ends at a sector that cannot be read, or at the end
+            if len(content) < length:  # a read ends early at an unreadable sector, or at the end of the file
                 content += self._read_file(length - len(content), offset + len(content))
             self._start, self._content, inside = offset, content, 0
         return self._content[inside : inside + length]
@@ -191,13 +195,13 @@ class FileWindow:
 
 
 class _UnreadableError(DamagedError):
-    """A sector that cannot be read; what lies behind it perhaps can."""
+    """A sector cannot be read. The bytes behind it may be readable."""
 
 
 def iter_members(window: Window, what: str, is_expected: IsExpected | None = None) -> Iterator[Member | Damage]:
-    """The members in archive order, reading `window` from front to back, and the damage that was read over.
+    """The members in archive order, and each damage. `window` is read from front to back.
 
-    Raises what `index_tar` collects where nothing follows that could be a member.
+    Damage with no further member behind it is raised.
     """
     count = 0
     position = 0
@@ -228,11 +232,12 @@ def iter_members(window: Window, what: str, is_expected: IsExpected | None = Non
 
 
 class LoneBlockError(DamagedError):
-    """A block of zeros where an end marker has two."""
+    """A single block of zeros. An end marker has two."""
 
 
 class _Scan:
-    """The members from `position` to the end marker. Then `behind` is where to go on, after an error too."""
+    """The members from `position` to the end marker. After the end, or an error, `behind` is the place to continue
+    at."""
 
     def __init__(self, window: Window, what: str, position: int) -> None:
         self._window = window
@@ -248,6 +253,7 @@ class _Scan:
             while True:
                 content = position + BLOCK
                 header = window.read(position, BLOCK)
+                # The common case without the parser of all dialects.
                 member = _plain_member(header, content)
                 if member is not None and not announced:
                     yield member
@@ -260,7 +266,7 @@ class _Scan:
                         raise LoneBlockError(
                             f"{what}: a single block of zeros at byte {position}, which ends no archive"
                         )
-                    return  # the end marker, or what a cut left of it: no member is lost
+                    return  # the end marker, or its first block, if the file is cut there: no member is lost
                 if len(header) < BLOCK:
                     raise TruncatedError(f"{what}: ends in the middle of a header, at byte {position}")
                 where = f"{what}: header at byte {position}"
@@ -286,7 +292,7 @@ class _Scan:
 
 
 def _skip_zeros(window: Window, position: int, end: int) -> tuple[int, bytes]:
-    """Where the first block that is not of zeros begins, and it; empty where there is none before `end`."""
+    """(place of the first block that is not zeros, the block); the block is b"" if there is none before `end`."""
     while position < end:
         try:
             block = window.read(position, BLOCK)
@@ -302,14 +308,15 @@ def _skip_zeros(window: Window, position: int, end: int) -> tuple[int, bytes]:
 def find_rest(
     window: Window, what: str, behind: int, error: SourceError | None, is_expected: Callable[[bytes], bool]
 ) -> Damage | None:
-    """Where the headers go on behind `error`, or, without one, behind an end marker; None where it is the end.
+    """Where the headers of a tar go on behind `error` or, if that is None, behind an end marker. None for its end.
 
-    An end marker may be a sector that a rescue tool filled with zeros, or another archive may follow it. `behind` is
-    where the last header ended. `is_expected` is given headers: it distinguishes an entry's from those inside a file.
+    `behind`: the place behind the last header. `is_expected`: True for a header that an entry of this tar can have, and
+    not a file inside one of its entries.
     """
     is_end = error is None or isinstance(error, LoneBlockError)
     start, block, end = behind, b"", None
     if is_end:
+        # What looks like the end may be a place that a rescue tool filled with zeros.
         end = behind + _BEHIND_END
         start, block = _skip_zeros(window, behind, end)
     if len(block) == BLOCK and checksum_is_right(block):
@@ -318,7 +325,8 @@ def find_rest(
         return Damage(UnsupportedError(_COMPRESSED.format(what=what, kind=kind, place=start)), None, is_end)
     else:
         resumed, other = _find_header(window, start, is_expected, end if error is None else None, what)
-        if resumed is None and error is None and other is not None:  # perhaps another archive, with other names
+        # Another tar behind the end: the user gets its place, since it may be a damaged second archive.
+        if resumed is None and error is None and other is not None:
             return Damage(DamagedError(_OTHER_TAR.format(what=what, place=start, other=other)), None, is_end)
     if resumed is None:
         return None if error is None else Damage(error)
@@ -334,9 +342,9 @@ def _by_name(is_expected: IsExpected) -> Callable[[bytes], bool]:
 def _find_header(
     window: Window, position: int, is_expected: Callable[[bytes], bool], end: int | None, what: str
 ) -> tuple[int | None, int | None]:
-    """Where the next entry begins, before `end`; and where the first header is that is not expected.
+    """(place of the next expected header before `end`, place of the first other header); None for none.
 
-    The content of an entry whose header is lost is passed header by header where it is a tar itself, so that nothing
+    If an entry whose header is lost is a tar itself, the search goes through it from header to header, so that nothing
     in its files is taken for a header.
     """
     other: int | None = None
@@ -359,7 +367,7 @@ def _find_header(
 
 
 def _plain_member(header: bytes, content: int) -> Member | None:
-    """The short way to a regular file without a prefix: what an archive of layers consists of, nearly always."""
+    """The member of a plain header: a regular file without a prefix, as most members are. None for any other header."""
     if len(header) < BLOCK:
         return None
     name, size, end, _, kind, prefix = read_fields(header)
@@ -379,13 +387,13 @@ def _member(header: bytes, kind: bytes, announced: Announced, content: int, size
     link = announced.link or header[157:257].partition(b"\0")[0]
     member_kind = _KINDS.get(kind, MemberKind.OTHER)
     if member_kind is MemberKind.FILE and kind != b"7" and name.endswith(b"/"):
-        member_kind = MemberKind.DIRECTORY  # v7 wrote directories as files whose name ends in a slash
+        member_kind = MemberKind.DIRECTORY  # the v7 format has no type flag for directories
     return Member(_text(name), member_kind, content, size, _text(link))
 
 
 def _read_announced(window: Window, announced: Announced, kind: int, offset: int, size: int, where: str) -> None:
     if kind == ord("g"):
-        return  # global pax headers name no single member; Docker ignores them
+        return  # Docker ignores global pax headers
     if size > limits.TAR_HEADER_BYTES:
         raise LimitError(f"{where}: an extended header of {size:,} bytes; the limit is {limits.TAR_HEADER_BYTES:,}")
     content = window.read(offset, size)

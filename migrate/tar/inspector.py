@@ -1,10 +1,10 @@
-"""What shows in a layer's tar while it streams by: is it empty, whole, and the same to every reader?
+"""Checks a layer's tar while it is read: whether it is empty, complete, and read in the same way by all programs.
 
-Follows Go's `archive/tar`, because that decides what Docker accepts: header checksums signed or unsigned, sizes in
-octal or base-256, pax and GNU long-name records, no content behind links, directories and devices, and an end that
-may lack its marker. POSIX.1-2017 (`pax`) and the GNU tar manual describe the format.
+Follows Go's `archive/tar`, which decides what Docker accepts: header checksums signed or unsigned, sizes in octal or
+base-256, pax and GNU long-name records, no content behind links, directories and devices, and an end that may lack its
+marker. POSIX.1-2017 (`pax`) and the GNU tar manual describe the format.
 
-The scan runs beside sha256 on every byte of every layer, so a plain header costs about a microsecond.
+The check sees every byte of every layer, as sha256 does, so a plain header must take about a microsecond only.
 """
 
 from __future__ import annotations
@@ -40,44 +40,44 @@ from migrate.tar.names import below_root, go_clean
 
 _ZEROS: Final = bytes(1024 * 1024)
 _UNSET_SIZES: Final = frozenset((0, 0o77777777777))
-"""What writers put into the ustar size when only the pax record can hold the number."""
+"""The ustar sizes that writers use if the real size is in the pax record, because it does not fit the field."""
 _SIMPLE_KINDS: Final = CONTENT_FREE | {REGULAR}
 _UNPACKED_KINDS: Final = _SIMPLE_KINDS | {0}
-"""What Docker's pkg/archive (createTarFile) makes files of; a global pax header is passed over."""
+"""The types that Docker's pkg/archive (createTarFile) unpacks. A global pax header is ignored."""
 _PAX_NUMBER: Final = rb"[+-]?0*[0-9]{1,18}"
 _GOOD_VALUES: Final = {
     **dict.fromkeys(("uid", "gid"), _PAX_NUMBER),
     **dict.fromkeys(("mtime", "atime", "ctime"), _PAX_NUMBER + rb"(?:\.[0-9]*)?"),
 }
-"""Values that Go's archive/tar takes (reader.go, mergePAX; strconv.go, parsePAXTime)."""
+"""Values that Go's archive/tar accepts (reader.go, mergePAX; strconv.go, parsePAXTime)."""
 _PAX_TEXTS: Final = frozenset(("path", "linkpath", "uname", "gname"))
 _LONG_NAME: Final = ord("L")
 _LONG_LINK: Final = ord("K")
 _KEPT_NAME_BYTES: Final = 8 * 1024 * 1024
-"""Names of one layer that are kept, so that a flag can name an entry; of a larger layer only the first ones are."""
+"""Limit of the bytes of names that are kept for one layer, so that a flag can name an entry."""
 _SHOWN_BYTES: Final = 100
 _NEWLINE_AS_SLASH: Final = bytes.maketrans(b"\n", b"/")
 
 FLAG_SIZES: Final = "conflicting-sizes"
 """A pax record and the ustar header give an entry different sizes."""
 FLAG_LINK_SIZE: Final = "size-without-content"
-"""A directory, link or device states a size: some readers skip that many bytes, Docker does not."""
+"""A directory, link or device has a size: some readers skip that many bytes, Docker does not."""
 FLAG_AFTER_END: Final = "bytes-after-end"
 """Bytes other than zero follow the end-of-archive marker."""
 FLAG_PATH_FORMS: Final = "path-forms"
 """One path occurs in different forms, such as `a` and `./a`."""
 FLAG_AFTER_STREAM: Final = "bytes-after-compressed"
-"""Bytes follow the gzip stream that the layer is stored as; gzip passes over them, Go (and so Docker) refuses them."""
+"""Bytes follow the gzip stream of the layer. gzip ignores them, Go (and so Docker) refuses the layer."""
 FLAG_REFUSED: Final = "entries-docker-refuses"
-"""An entry at which Docker refuses the layer: of a type or with a pax record that it does not take, without a name, or
-with a path that was there before (tar-split, with which Docker >= 1.8 stores layers: "duplicates of file paths not
-supported"); or a malformed pax header at the tar's end."""
+"""Docker refuses the layer: an entry has an unsupported type or pax record, no name, or the path of an earlier entry
+(tar-split, which Docker >= 1.8 uses: "duplicates of file paths not supported"); or a malformed pax header ends the
+tar."""
 
 
 class TarFacts(Struct, frozen=True, kw_only=True):
-    """`size` in bytes; `empty`: nothing but zeros, or no bytes at all; `flags` sorted, of the `FLAG_` names above.
+    """The result of a check. `size` in bytes; `empty`: only zeros, or no bytes at all; `flags`: sorted `FLAG_` values.
 
-    `flagged` are pairs of a flag and the name of the first entry that it is about, as text for a message.
+    `flagged`: pairs of a flag and its first entry, as text for a message.
     """
 
     size: int
@@ -87,9 +87,9 @@ class TarFacts(Struct, frozen=True, kw_only=True):
 
 
 class TarInspector:
-    """Takes a tar block by block, of any sizes. Raises DamagedError, TruncatedError and LimitError.
+    """Gets a tar in blocks of any size. Raises DamagedError, TruncatedError and LimitError.
 
-    `what` begins every error's text.
+    `what` is the beginning of every error's message.
     """
 
     def __init__(self, what: str) -> None:
@@ -97,7 +97,7 @@ class TarInspector:
         self._size = 0
         self._carry = b""
         self._skip = 0  # bytes of content and padding before the next header
-        self._padding = 0  # how many of them are padding
+        self._padding = 0  # the part of `_skip` that is padding
         self._zero_blocks = 0
         self._entries = 0
         self._flags: dict[str, str] = {}  # the flag, and the first entry that it is about
@@ -125,6 +125,7 @@ class TarInspector:
                 if self._skip:
                     return
             if self._zero_blocks == 2:
+                # Behind the end marker only zeros are expected: GNU tar fills its last record with them.
                 for start in range(position, length, len(_ZEROS)):
                     part = block[start : start + len(_ZEROS)]
                     if part != _ZEROS[: len(part)]:
@@ -134,7 +135,7 @@ class TarInspector:
             if position + BLOCK > length:
                 self._carry = bytes(block[position:])
                 return
-            # The short way is for headers that nothing before them changes.
+            # The fast path is for headers without a pax header or anything else special before them.
             if not (self._announced or self._pax_is_refused or self._sparse_map or self._zero_blocks):
                 position = self._pass_plain_entries(block, position, length)
                 if self._skip or position + BLOCK > length:
@@ -143,7 +144,8 @@ class TarInspector:
             position += BLOCK
 
     def _pass_plain_entries(self, block: memoryview, position: int, length: int) -> int:
-        """The short way over ordinary headers: stops before the first that needs `_take`. Same reading, less work."""
+        """The fast path over ordinary headers. Stops before the first header that needs `_take`. The result is the
+        same."""
         names: list[bytes] = []
         last = length - BLOCK
         size = 0
@@ -159,6 +161,7 @@ class TarInspector:
                 ):
                     break
                 size = int(field, 8)
+                # A GNU long name of one block is the only pseudo-entry of the fast path: GNU tar writes many.
                 if kind != REGULAR and (size or kind not in _SIMPLE_KINDS):
                     if kind != _LONG_NAME or not 0 < size <= BLOCK or position + BLOCK > last:
                         break
@@ -186,11 +189,11 @@ class TarInspector:
 
     @property
     def has_ended(self) -> bool:
-        """The end-of-archive marker was read."""
+        """True after the end-of-archive marker."""
         return self._zero_blocks == 2
 
     def finish(self) -> TarFacts:
-        """The tar is over. TruncatedError if it stops within an entry or a header."""
+        """Called at the end of the tar. Raises TruncatedError if it ends inside an entry or a header."""
         if self._carry:
             raise TruncatedError(f"{self._what}: the tar ends inside a header, at byte {self._size:,}")
         if self._skip > self._padding:
@@ -201,8 +204,8 @@ class TarInspector:
         if self._sparse_map:
             raise TruncatedError(f"{self._what}: the tar ends inside a sparse map, at byte {self._size:,}")
         if self._extended is not None:
-            # The padding of an extended header is missing, and the entry that it announces. Inside a tar a malformed
-            # header is an error; here nothing is lost with it, but Docker refuses the layer.
+            # The tar ends in the padding of an extended header, without its entry. A malformed header is an error
+            # elsewhere in a tar. Here no entry is lost, but Docker refuses the layer.
             try:
                 self._apply(self._extended)
             except DamagedError as error:
@@ -239,8 +242,10 @@ class TarInspector:
             self._zero_blocks += 1
             return
         if self._zero_blocks:
+            # Go's archive/tar refuses this, too (reader.go, readHeader).
             raise DamagedError(f"{self._what}: a tar header follows a single block of zeros")
         if not checksum_is_right(header):
+            # The first header: the layer is probably no tar at all.
             if not self._entries and self._size <= len(_ZEROS):
                 raise DamagedError(f"{self._what}: not a tar (its first header has no valid checksum)")
             raise DamagedError(f"{self._what}: a tar header's checksum does not match, after {self._entries:,} entries")
@@ -262,13 +267,13 @@ class TarInspector:
             size = self._pax_size
             self._pax_size = None
         self._announced = Announced()
-        if size < 0 and kind not in CONTENT_FREE:  # Go looks at the sign only where content could follow
+        if size < 0 and kind not in CONTENT_FREE:  # Go checks the sign only for entries with content
             raise DamagedError(f"{self._what}: a tar header's size is negative")
         self._paths.add(name)
         if size and (kind in CONTENT_FREE or (kind == 0 and name.endswith(b"/"))):
             self._flag(FLAG_LINK_SIZE, name)
             return
-        if kind == 83 and header[482]:  # 'S', an old GNU sparse file whose map goes on in blocks of its own
+        if kind == 83 and header[482]:  # 'S': an old GNU sparse file whose map continues in further blocks
             self._sparse_map = True
         self._padding = -size % BLOCK
         self._skip = size + self._padding
@@ -322,7 +327,7 @@ class TarInspector:
 
 
 class _ExtendedHeader(Struct):
-    """A pax header or GNU long name on its way; `content` grows to `size` and the padding."""
+    """A pax header or GNU long name that is being read; `content` grows to `size` and the padding."""
 
     kind: int
     size: int
@@ -330,24 +335,25 @@ class _ExtendedHeader(Struct):
 
 
 class _Paths:
-    """Finds a path that occurs twice, in one form or in two, with eight bytes of memory per entry and some names."""
+    """Finds a path that occurs twice, in the same form or in two forms. Needs eight bytes for each entry, a hash of its
+    name, and a bounded number of names."""
 
     def __init__(self) -> None:
         self.has_nameless = False
-        self._names: list[bytes] = []  # lines, as they came
+        self._names: list[bytes] = []  # lines of names, in the tar's order
         self._name_bytes = 0
         self._plain = array("q")
         self._dotted = array("q")  # ./a
         self._rooted = array("q")  # /a
         self._odd = array("q")  # a//b, a/./b, a/../b
-        self._odd_clean: tuple[array[int], array[int]] = (array("q"), array("q"))  # of them, below the root and not
+        self._odd_clean: tuple[array[int], array[int]] = (array("q"), array("q"))  # cleaned: relative, absolute
         self._odd_forms: dict[int, int] = {}
         self._odd_twice = False
 
     def add_fields(self, fields: list[bytes]) -> None:
-        """Sorts the name fields of headers into forms: at once where all have the same, as in nearly every tar.
+        """Sorts the name fields of headers by form; all at once if all have the same form, as in nearly every tar.
 
-        A directory's slash at the end is no other form.
+        The slash at the end of a directory's name makes no other form.
         """
         if not fields:
             return
@@ -364,7 +370,7 @@ class _Paths:
                 self._dotted.extend([hash(name[2:]) for name in names])
                 return
         for name in names:
-            self._add(name.partition(b"\0")[0])  # no reader looks at the bytes behind a NUL
+            self._add(name.partition(b"\0")[0])  # all readers ignore the bytes behind a NUL
 
     def add(self, name: bytes) -> None:
         self._keep(b"\n" + name)
@@ -398,6 +404,7 @@ class _Paths:
             return False
         if self._odd_twice:
             return True
+        # Two forms of one path have equal hashes in two groups. Duplicates in one group are no collision of forms.
         groups = sorted((self._plain, self._dotted, self._rooted, self._odd), key=len)
         seen: set[int] = set()
         for group in groups[:-1]:
@@ -412,7 +419,7 @@ class _Paths:
         return len(set(below)) < len(below) or len(set(rooted)) < len(rooted)
 
     def first_of_two(self, key: Callable[[bytes], bytes]) -> bytes | None:
-        """The first name that an earlier one equals by `key`; of those that were kept."""
+        """The first kept name that equals an earlier one by `key`; None if there is none."""
         seen: dict[bytes, bytes] = {}
         for lines in self._names:
             for line in lines.split(b"\n")[1:]:

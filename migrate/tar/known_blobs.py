@@ -1,8 +1,8 @@
-"""Blobs whose bytes follow from their digest: the tar without entries, as Docker and others compressed it.
+"""Blobs whose bytes follow from their digest: the tar without entries, as Docker and other programs compress it.
 
-Taken from pigz 2.6, zopfli, skopeo 1.9, zstd 1.5, libdeflate and ISA-L; zlib is asked itself.
+Nearly every image has a step that changes no file. Without these, one lost blob of 32 bytes would fail all images.
 
-Nearly every image has a step that changes no file, so that one lost blob of 32 bytes would cost them all.
+Output of pigz 2.6, zopfli, skopeo 1.9, zstd 1.5, libdeflate and ISA-L; that of zlib is computed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Final
 from migrate.model.digest import Digest
 
 _TIMES: Final = (bytes(4), bytes.fromhex("00096e88"))
-"""None; and the time that Go's gzip wrote where it had none, as in distribution's constant (registry/handlers,
-digestSHA256GzippedEmptyTar) and in what skopeo, podman and buildah write."""
+"""No time; and the one that Go's gzip wrote for no time, as in distribution's constant (registry/handlers,
+digestSHA256GzippedEmptyTar) and in blobs of skopeo, podman and buildah."""
 _HINTS: Final = (0, 2, 4)
-"""None, best and fastest."""
+"""No hint, best and fastest."""
 _SYSTEMS: Final = (3, 255)
 """Unix, unknown."""
 _TAR_SIZES: Final = (0, 1024, 10_240)
-"""No bytes at all, the end of a tar, and the block that GNU tar fills with it."""
+"""No bytes at all; the end marker; the end marker filled up to GNU tar's record size."""
 _DEFLATED: Final = {
     1024: (
         "621805a360148c5800080000ffff",  # Go
@@ -73,7 +73,7 @@ _ZSTD_FRAMES: Final = {
 
 
 def known_blob(digest: Digest) -> bytes | None:
-    """The bytes that have the digest, where it is that of an empty tar."""
+    """The bytes with the digest, if it is that of an empty tar; else None."""
     return _blobs().get(digest)
 
 

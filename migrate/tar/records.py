@@ -1,4 +1,4 @@
-"""Every entry of a tar with all that its headers hold, in one pass over the headers: for a tar of a directory tree.
+"""Every entry of a tar with all its metadata, in one pass over the headers: for a tar of a directory tree.
 
 Dialects as in `index`, and sparse files in each of the four forms that GNU tar and bsdtar write: GNU's own, and pax
 0.0, 0.1 and 1.0 (GNU tar manual, "Storing Sparse Files"). Extended attributes in the records of star and GNU tar
@@ -45,7 +45,7 @@ _TYPES: Final[Mapping[int, int]] = {
     ord("3"): stat.S_IFCHR,
     ord("4"): stat.S_IFBLK,
     ord("5"): stat.S_IFDIR,
-    ord("D"): stat.S_IFDIR,  # a folder of GNU tar's incremental form: its content lists names
+    ord("D"): stat.S_IFDIR,  # a folder in GNU tar's incremental format, with a list of names as content
     ord("6"): stat.S_IFIFO,
 }
 _SYMLINK: Final = ord("2")
@@ -64,20 +64,20 @@ _TIME: Final = re.compile(rb"(-?)(\d{1,13})(?:\.(\d*))?")
 _SCHILY, _LIBARCHIVE = "SCHILY.xattr.", "LIBARCHIVE.xattr."
 _GNU_PIECES: Final = slice(386, 482)
 _SPARSE_PIECES: Final = 4_000_000
-"""Pieces of one sparse file."""
+"""Limit of the pieces of one sparse file."""
 _MOST_KNOWN: Final = 50_000
 _known_numbers: Final[dict[bytes, int]] = {}
-"""Number fields that were seen so far: modes, owners, times and sizes come again and again."""
+"""Cache of parsed number fields: the same modes, owners, times and sizes occur often."""
 _NO_XATTRS: Final[Mapping[bytes, bytes]] = {}
 _NOTHING: Final = Announced()
 
 
 class Record(NamedTuple):
-    """One entry. `path` is clean, b"" for the top; None where the name leads out of the tar.
+    """One entry. `path` is clean, b"" for the root; None if the name leads out of the tar.
 
-    `mode` holds the file type; a hard link's is 0, and `link` names its file as the headers have it. `offset` is the
-    place of the content in the tar. `pieces` of a sparse file: start and length in turn, in bytes of the file; their
-    bytes follow each other from `offset` on.
+    `mode` includes the file type. It is 0 for a hard link, whose file is `link`, as in the header. `offset`: the place
+    of the content in the tar. `pieces` of a sparse file: start and length alternately, in bytes of the file; the bytes
+    of the pieces follow each other from `offset` on.
     """
 
     path: bytes | None
@@ -95,15 +95,16 @@ class Record(NamedTuple):
 
 
 def iter_records(window: Window, what: str) -> Iterator[Record | Damage]:
-    """The entries in the tar's order, reading `window` from front to back, and each damage that was read over.
+    """The entries in the tar's order, and each damage. `window` is read from front to back.
 
-    Where a header is lost, its own size leads on if there is a header behind; else the next header is taken whose name
-    begins as one before did, so that nothing in a tar inside this tar is taken for an entry.
+    If a header is damaged, its size gives the place of the next header, if there is one. Otherwise the next header is
+    searched whose name has the same first component as an earlier entry: so no entry of a tar inside this tar is used.
     """
     tops: set[bytes] = set()
 
     def is_expected(header: bytes) -> bool:
         path = clean_path(header_name(header))
+        # A pseudo-entry has an invented name.
         return header[156] in _PSEUDO or not tops or (path is not None and path.partition(b"/")[0] in tops)
 
     top: bytes | None = None
@@ -141,7 +142,7 @@ def _leads_on(window: Window, position: int) -> bool:
 
 
 def clean_path(name: bytes) -> bytes | None:
-    """`./a//b/` → `a/b`, `/a` → `a`; None for a name that climbs or is longer than any path."""
+    """`./a//b/` → `a/b`, `/a` → `a`; None for a name with `..`, and for one that is longer than any path."""
     if name.startswith(b"./"):
         name = name[2:]
     name = name.rstrip(b"/")
@@ -154,8 +155,8 @@ def clean_path(name: bytes) -> bytes | None:
 
 
 class _Scan:
-    """The entries from `position` to the end marker. Then, after an error too, `behind` is where to go on looking and
-    `guess`, if any, where the next header should be."""
+    """The entries from `position` to the end marker. After the end, or an error, `behind` is the place to continue the
+    search at, and `guess` the place where the next header should be, if it is known."""
 
     def __init__(self, window: Window, what: str, position: int) -> None:
         self._window = window
@@ -165,11 +166,12 @@ class _Scan:
         self.guess: int | None = None
 
     def __iter__(self) -> Iterator[Record | Damage]:
-        """Errors are given their place here alone: a backup of a store has a million headers, and most are sound."""
+        """Yields the entries. The place of an error is added to its message only here, and not passed to every
+        function, because a backup of a store has a million headers."""
         read, what = self._window.read, self._what
         position = self._position
         announced, extended = _NOTHING, b""
-        lost: SourceError | None = None  # a damaged extended header: the entry that follows it is not what it seems
+        lost: SourceError | None = None  # a damaged extended header: the next entry has another name or size
         while True:
             here, content = position, position + BLOCK
             self.behind, self.guess = content, None
@@ -235,8 +237,8 @@ class _Scan:
         return content
 
     def _read_map(self, header: bytes, content: int) -> tuple[bytes, int]:
-        """The map of a sparse entry in GNU's form, and where its content begins: four pieces are in the header, 21
-        more in each block that follows it."""
+        """(the map of a sparse entry in GNU's format, the place of its content). Four pieces are in the header, 21 in
+        each further block."""
         fields, more = [header[_GNU_PIECES]], header[482]
         while more:
             block = self._window.read(content, BLOCK)
@@ -253,7 +255,7 @@ class _Scan:
         self, header: bytes, kind: int, announced: Announced, extended: bytes, fields: bytes, content: int, stored: int
     ) -> Record:
         name = announced.name or header_name(header)
-        if kind == HARD_LINK:  # the file's own entry has the rest
+        if kind == HARD_LINK:  # the metadata are those of the file's own entry
             target = announced.link or header[_LINK].partition(b"\0")[0]
             return Record(clean_path(name), name, 0, 0, 0, 0, 0, 0, target, content, _NO_XATTRS, None)
         mode, uid, gid, mtime, link, major, minor = _fields(header)
@@ -262,7 +264,7 @@ class _Scan:
         if file_type is None:
             raise UnsupportedError(f"{name!r} is of the unknown type {chr(kind)!r}")
         if file_type == stat.S_IFREG and name.endswith(b"/"):
-            file_type = stat.S_IFDIR  # v7 wrote directories as files whose name ends in a slash
+            file_type = stat.S_IFDIR  # the v7 format has no type flag for directories
         link = announced.link or link.partition(b"\0")[0] if kind == _SYMLINK else b""
         size = stored if file_type == stat.S_IFREG else 0
         pieces = None
@@ -294,7 +296,8 @@ class _Scan:
 
 
 def _gnu_pieces(fields: bytes) -> array[int]:
-    """Start and length as two number fields of twelve bytes; an empty one ends the map."""
+    """The pieces of a map in GNU's format: start and length, number fields of twelve bytes. An empty pair ends the
+    map."""
     pieces = array("Q")
     for at in range(0, len(fields), 24):
         start, length = fields[at : at + 12], fields[at + 12 : at + 24]
@@ -308,8 +311,8 @@ def _gnu_pieces(fields: bytes) -> array[int]:
 def _pax_pieces(
     window: Window, pax: Mapping[str, bytes], extended: bytes, content: int, stored: int
 ) -> tuple[int, array[int], int]:
-    """(size of the file, its map, bytes of the map at the beginning of the content): pax 1.0 has it there, 0.1 in one
-    record, 0.0 in a record for each number."""
+    """(size of the file, its pieces, bytes of the map at the beginning of the content). Pax 1.0 has the map in the
+    content, 0.1 in one record, 0.0 in one record for each number."""
     size = _whole(pax.get("GNU.sparse.realsize") or pax.get("GNU.sparse.size"))
     if pax.get("GNU.sparse.major") == b"1":
         numbers, skipped = _read_number_lines(window, content, stored)
@@ -323,7 +326,8 @@ def _pax_pieces(
 
 
 def _read_number_lines(window: Window, content: int, stored: int) -> tuple[list[int], int]:
-    """A line with the number of pieces, then one for each start and each length, filled up to a whole block."""
+    """The numbers of a pax 1.0 map and its size in bytes. The map is a line with the number of pieces, then one line
+    for each start and each length, filled up to a whole block."""
     text, read = b"", 0
     numbers: list[int] = []
     wanted = 1
@@ -354,7 +358,7 @@ def _check_pieces(pieces: array[int], size: int, stored: int) -> None:
     end = 0
     for start, length in zip(pieces[::2], pieces[1::2], strict=True):
         if start < end or start + length > size:
-            raise DamagedError(f"the pieces of a sparse file overlap or lie outside its {size:,} bytes")
+            raise DamagedError(f"the pieces of a sparse file overlap or are outside its {size:,} bytes")
         end = start + length
     if sum(pieces[1::2]) > stored:
         raise DamagedError(f"the pieces of a sparse file have more bytes than the {stored:,} that are stored")
@@ -366,7 +370,7 @@ def _xattrs(pax: Mapping[str, bytes]) -> Mapping[bytes, bytes]:
         if key.startswith(_SCHILY):
             found[os.fsencode(key[len(_SCHILY) :])] = value
         elif key.startswith(_LIBARCHIVE):
-            from urllib.parse import unquote_to_bytes  # hardly any tar has such records
+            from urllib.parse import unquote_to_bytes  # few tars have such records
 
             try:
                 plain = binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
@@ -381,7 +385,7 @@ def _placed(error: SourceError, what: str, position: int) -> SourceError:
 
 
 def _stored_size(field: bytes, stated: bytes | None) -> int:
-    """The bytes behind the header, which a pax record states where the header's field is too small."""
+    """The number of bytes behind the header, by the pax record `stated` if there is one, else by the header's field."""
     size = _number(field) if stated is None else _whole(stated)
     if not 0 <= size <= limits.STATED_BYTES:
         raise DamagedError(f"the impossible size {size}")
@@ -408,7 +412,8 @@ def _whole(text: bytes | None) -> int:
 
 
 def _owner(stated: bytes) -> int:
-    """Linux has 32 bits without a sign; -2, as some systems write `nobody`, is 4294967294."""
+    """An owner's number in a pax record, as the kernel's unsigned 32 bits: -2, `nobody` on some systems, is
+    4294967294."""
     value = limits.parse_whole(stated.removeprefix(b"-"))
     if value is None:
         raise DamagedError(f"the owner {stated[:40]!r}")
@@ -423,7 +428,7 @@ def _seconds(field: bytes) -> int:
 
 
 def _time(text: bytes) -> int:
-    """Seconds in decimal, with any number of digits after the point → nanoseconds."""
+    """Decimal seconds with any number of digits behind the point → nanoseconds."""
     match = _TIME.fullmatch(text)
     if match is None or int(match[2]) > _LONGEST_TIME:
         raise DamagedError(f"the time {text[:40]!r}")

@@ -1,8 +1,8 @@
-"""tar-split metadata (`tar-data.json.gz`): what a tar is made of beside its files' contents, so that it can be rebuilt.
+"""tar-split metadata (`tar-data.json.gz`): all of a tar except its files' contents, so that the tar can be rebuilt.
 
-Format: vbatts/tar-split, tar/storage/entry.go and tar/asm; gzip of JSON objects, one a line. Type 2 is a literal piece
-of the tar (headers, padding, the end); type 1 replaces a file's content, which is read from a tree and has to have
-the recorded CRC-64. Every member has a type 1 record, with size 0 where there is no content.
+Format: vbatts/tar-split, tar/storage/entry.go and tar/asm; gzip of JSON objects, one on each line. Type 2 is a literal
+piece of the tar (headers, padding, the end). Type 1 is a file's content, which is read from a tree and must have the
+recorded CRC-64. Every member has a record of type 1, with size 0 if it has no content.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from migrate.tar.entries import TarEntry, TarScanner
 from migrate.tar.names import go_clean, shown_name
 
 LINE_BYTES: Final = 64 * 1024 * 1024
-"""One line. Writers before tar-split 0.12 put all that follows a tar's end, padding included, into one record."""
+"""Limit of one line. Writers before tar-split 0.12 put all bytes behind a tar's end, with its padding, into one
+record."""
 _BLOCK = 256 * 1024
 _ZEROS: Final = memoryview(bytes(1024 * 1024))
 _LINES_BUFFER = 64 * 1024
@@ -34,11 +35,12 @@ _USUAL_FILE: Final = re.compile(
     rb'\{"type":1,"name":"([\x20\x21\x23-\x5b\x5d-\x7e]+)"(?:,"size":(\d{1,18}))?,'
     rb'"payload":(?:"([A-Za-z0-9+/]{11}=)"|null),"position":\d+\}\n'
 )
-"""Lines as tar-split itself writes them, which need no JSON parser."""
+"""Lines in the form of tar-split itself, which need no JSON parser."""
 
 
 class FileRecord(NamedTuple):
-    """Content of `size` bytes, never 0, that has the name `name` and has the CRC-64 `crc`, 8 bytes big-endian."""
+    """A file's content: `size` bytes with the CRC-64 `crc` (8 bytes, big-endian). `iter_tar_split` yields none of size
+    0."""
 
     name: bytes
     size: int
@@ -52,8 +54,8 @@ OpenFile = Callable[[bytes], BinaryIO]
 def assemble(metadata: BinaryIO, open_file: OpenFile) -> Iterator[bytes]:
     """The tar's bytes, in pieces. `metadata` is the compressed file.
 
-    Raises DamagedError where the metadata or a file is not what was recorded, LimitError for a line over LINE_BYTES,
-    and whatever `open_file` raises.
+    Raises DamagedError if the metadata is damaged or a file is not the recorded one, LimitError for a line over
+    LINE_BYTES, and any error of `open_file`.
     """
     for record in iter_tar_split(metadata):
         if not isinstance(record, FileRecord):
@@ -65,14 +67,14 @@ def assemble(metadata: BinaryIO, open_file: OpenFile) -> Iterator[bytes]:
 
 
 class Sizes(NamedTuple):
-    """Of the tar that `assemble` gives of sound metadata, and of the files in it, in bytes."""
+    """The sizes in bytes of the tar that `assemble` gives, and of the files in it."""
 
     tar: int
     files: int
 
 
 def read_sizes(metadata: BinaryIO) -> Sizes:
-    """Raises DamagedError or LimitError."""
+    """The sizes that the metadata records, without reading a file. Raises DamagedError or LimitError."""
     size = files = 0
     for number, line in enumerate(_iter_lines(metadata), 1):
         if segment := _USUAL_SEGMENT.fullmatch(line):
@@ -90,13 +92,14 @@ def read_sizes(metadata: BinaryIO) -> Sizes:
 
 
 def link_bytes(metadata: BinaryIO) -> int:
-    """The bytes of all targets of symbolic links in the tar. Raises what `assemble` does, and TruncatedError."""
+    """The bytes of all targets of symbolic links in the tar. Raises the errors of `assemble`, and TruncatedError."""
     links = _LinkBytes("the tar")
     for record in iter_tar_split(metadata):
         if not isinstance(record, FileRecord):
             links.feed(memoryview(record))
             continue
         for start in range(0, record.size, len(_ZEROS)):
+            # The headers alone matter. Zeros take the place of the files' contents.
             links.feed(_ZEROS[: min(len(_ZEROS), record.size - start)])
     return links.total
 
@@ -110,7 +113,7 @@ class _LinkBytes(TarScanner):
 
 
 def iter_tar_split(metadata: BinaryIO) -> Iterator[bytes | FileRecord]:
-    """Literal pieces and files with content, in order. Raises DamagedError or LimitError."""
+    """The literal pieces, and the files with content, in order. Raises DamagedError or LimitError."""
     seen: set[bytes] = set()
     for number, line in enumerate(_iter_lines(metadata), 1):
         if segment := _USUAL_SEGMENT.fullmatch(line):
@@ -145,10 +148,11 @@ def _parse_line(line: bytes, number: int, seen: set[bytes]) -> Iterator[bytes | 
 
 
 def _is_new(record: FileRecord, number: int, seen: set[bytes]) -> bool:
-    """True for a record with content. Docker refuses a name that is there twice: one content is gone."""
+    """True for a record with content. Raises DamagedError for a repeated name, as Docker does: the tree has only one of
+    the two contents."""
     cleaned = go_clean(record.name)
     if cleaned in seen:
-        raise DamagedError(f"record {number}: {shown_name(record.name)} is there twice")
+        raise DamagedError(f"record {number}: the name {shown_name(record.name)} occurs twice")
     seen.add(cleaned)
     if record.size and len(record.crc) != 8:
         raise DamagedError(f"record {number}: {shown_name(record.name)} has a CRC-64 of {len(record.crc)} bytes")
@@ -170,7 +174,7 @@ def _base64(text: object, number: int) -> bytes:
 
 
 def _iter_values(line: bytes, number: int) -> Iterator[dict[str, Any]]:
-    """The JSON objects of one line; Go's decoder needs no line ends between them."""
+    """The JSON objects of one line. Go's decoder accepts several, without line ends between them."""
     text = line.decode("utf-8", "replace").strip("".join(_SPACES))
     position = 0
     while position < len(text):
@@ -186,7 +190,7 @@ def _iter_values(line: bytes, number: int) -> Iterator[dict[str, Any]]:
 
 
 def _iter_lines(metadata: BinaryIO) -> Iterator[bytes]:
-    """As strict as Go's gzip, which takes neither an empty file nor zeros behind the last member for an end."""
+    """The lines of the metadata. As in Go's gzip, an empty file and zeros behind the last member are errors."""
     lines = io.BufferedReader(cast(io.RawIOBase, open_decompressed(metadata, "gzip", "the metadata")), _LINES_BUFFER)
     try:
         while line := lines.readline(LINE_BYTES + 1):
@@ -207,7 +211,8 @@ def _small_content(record: FileRecord, open_file: OpenFile) -> bytes:
 
 
 def _checked_content(record: FileRecord, open_file: OpenFile) -> Iterator[bytes]:
-    """The last block comes only once all of the file was checked."""
+    """The content in blocks. The last block is yielded after the whole file was checked, so that a damaged layer does
+    not come to its end."""
     crc, left, block = 0, record.size, b""
     with open_file(record.name) as stream:
         while left >= 0 and (following := stream.read(min(_BLOCK, left + 1))):

@@ -5,9 +5,8 @@ Source: moby `pkg/tarsum/{tarsum,versioning}.go` at v1.6.2. Version 0 hashes, fo
 decimal), then the content; the sorted hexadecimal sums follow the image's json in one last sha256. Version 1
 leaves `mtime` out and appends the extended attributes, sorted.
 
-Where a path occurs twice, Docker has since 1.3 (pkg/tarsum/fileinfosums.go, SortBySums) kept the archive's order among
-its entries, so that the same file in another order is another sum. docker-registry's own Python version sorts the sums
-alone. A registry may have recorded either, so both are computed.
+If a path occurs twice, Docker 1.3 and later keep the archive's order among its entries (pkg/tarsum/fileinfosums.go,
+SortBySums). docker-registry's Python version sorts all sums. A registry may have recorded either, so both are computed.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ _BLOCK: Final = 1024 * 1024
 def tarsums(tar: BinaryIO, image_json: bytes, versions: Sequence[str], what: str) -> dict[str, tuple[str, ...]]:
     """`{version: ("<version>:<hex>", …)}` of an uncompressed tar, read once from the start.
 
-    One sum, or Docker's and docker-registry's where a path occurs twice and they differ.
+    One sum; or two, Docker's and docker-registry's, if a path occurs twice and they differ.
 
-    Raises TruncatedError if the tar ends within an entry or before one that is announced, DamagedError or LimitError if
-    it is no tar. A tar with sparse files has no tarsum here, which is a DamagedError as well: Docker hashed their holes
-    as zeros, and a header of 512 bytes can state a petabyte of them. Docker itself never wrote one into a layer.
+    Raises TruncatedError if the tar ends inside an entry or behind an extended header, DamagedError or LimitError if it
+    is no tar. A tar with sparse files is a DamagedError, too: Docker hashed their holes as zeros, and a header of 512
+    bytes can state a petabyte of them. Docker itself never wrote sparse files into a layer.
     """
     sums = _EntrySums(versions, what)
     while block := tar.read(_BLOCK):
@@ -51,10 +50,10 @@ def tarsums(tar: BinaryIO, image_json: bytes, versions: Sequence[str], what: str
 
 
 class TarSumCheck:
-    """Compares one recorded tarsum with a tar that passes by: `feed` all of it, then `disagrees`.
+    """Compares a recorded tarsum with a tar: call `feed` with all of it, then `disagrees`.
 
-    `image_json` may be part of the sum, as in what Docker sent to a v1 registry; what it recorded in its own graph, for
-    a v2 registry, is without (moby 1.5, graph/manifest.go).
+    The sum may include `image_json`, as those that Docker sent to a v1 registry. Those in its own graph, which are for
+    a v2 registry, do not (moby 1.5, graph/manifest.go).
     """
 
     def __init__(self, recorded: str, image_json: bytes, what: str) -> None:
@@ -68,13 +67,13 @@ class TarSumCheck:
             if self._sums is not None:
                 self._sums.feed(piece)
         except (DamagedError, LimitError):
-            self._sums = None  # no tarsum here, so nothing disagrees
+            self._sums = None  # the tar has no tarsum, so nothing can be compared
 
     def disagrees(self, *, ignore_whiteouts: bool = False) -> str | None:
-        """The tar's own sum where none of its sums is the recorded one; None also where it has no tarsum.
+        """The tar's sum if none of its sums is the recorded one; None if one is, or if the tar has no tarsum.
 
-        `ignore_whiteouts`: the tar was made anew, and where the sum covers times, nothing follows from one with
-        whiteouts, whose time is that of Docker's run.
+        `ignore_whiteouts`: the tar was made anew. If the sum covers times, a tar with whiteouts is not compared, since
+        their time is that of Docker's run.
         """
         sums = self._sums
         if sums is None:
@@ -106,15 +105,15 @@ class _EntrySums(TarScanner):
         self.found: dict[str, list[str]] = {version: [] for version in versions}
         self._hashes: dict[str, Any] = {}
         self._count = 0
-        self._first: dict[int, int] = {}  # the hash of a path, the number of its first entry
-        self._again: dict[int, list[int]] = defaultdict(list)  # and of those that follow
+        self._first: dict[int, int] = {}  # hash of a path → number of its first entry
+        self._again: dict[int, list[int]] = defaultdict(list)  # hash of a path → numbers of its further entries
         self.has_whiteouts = False
 
     def in_docker_order(self, version: str) -> list[str]:
-        """By sum; then the places of a path's entries are filled in the archive's order.
+        """The sums sorted; then the places of a path's entries are filled in the archive's order.
 
-        Docker's comparison of two entries contradicts itself where entries of another path lie between those of one,
-        so that its result rests on its sort's steps; this is what they come to for any number of one path's alone.
+        Docker's comparison is not transitive if sums of another path are between those of one path, and then its result
+        depends on the sort algorithm. This is Docker's result for a tar in which a single path is repeated.
         """
         sums = self.found[version]
         order = sorted(range(len(sums)), key=sums.__getitem__)

@@ -1,9 +1,9 @@
-"""Tar headers in the very form of Docker's own: Go 1.5's archive/tar, with which Docker 1.10 was built.
+"""Writes tar headers exactly as Docker does, which means as Go 1.5's archive/tar, with which Docker 1.10 was built.
 
-That is ustar with three extensions: base-256 numbers for what does not fit (and from the first of them on, GNU's magic
-in every header of the archive), a ustar prefix where only a long ASCII name is in the way, and pax records for what is
-left: names and targets that are too long or not ASCII, and `SCHILY.xattr.*`. Go named a pax entry after the daemon's
-process ID and wrote its records in random order; here the ID is 0 and the order sorted, as in Go 1.6.
+The format is ustar with three extensions: base-256 for numbers that do not fit (and then GNU's magic in this and every
+later header of the archive), a ustar prefix if the only problem is a long ASCII name, and pax records for the rest:
+names and targets that are too long or not ASCII, and `SCHILY.xattr.*`. Go used the daemon's process ID in the name of a
+pax entry, and wrote its records in random order. Here the ID is 0 and the order is sorted, as in Go 1.6.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO, PAX, NUL 
 
 
 class TarHeader(NamedTuple):
-    """`mode` with the file-type bits, as Docker writes them. `name` of a directory ends in a slash."""
+    """One header. `mode` includes the file type, as in Docker's headers. The `name` of a directory ends with a
+    slash."""
 
     name: bytes
     mode: int = 0
@@ -40,17 +41,19 @@ class TarHeader(NamedTuple):
 
 
 class HeaderEncoder:
-    """Encodes the headers of one archive, in order. `pax_entries` counts those that Docker could write in two ways."""
+    """Encodes the headers of one archive, in order. `pax_entries` counts the entries with a pax header, whose bytes
+    differ between runs of Docker."""
 
     def __init__(self) -> None:
         self.pax_entries = 0
         self._used_binary = False
 
     def encode(self, header: TarHeader) -> bytes:
-        """One block, or several where pax records come first."""
+        """One block, or several if the entry needs a pax header."""
         records: dict[bytes, bytes] = {}
         name, prefix = self._text(header.name, b"path", records), b""
         link = self._text(header.link_name, b"linkpath", records)
+        # A prefix is used only if the name is the only value that does not fit.
         if not name and set(records) == {b"path"} and (split := _split_name(header.name)):
             prefix, name = split
             records.clear()
@@ -59,7 +62,8 @@ class HeaderEncoder:
         if not records:
             return block
         self.pax_entries += 1
-        # the pseudo entry's own header is made after this one, and so sees a base-256 number in it
+        # The header of the pax entry is encoded after the main header, as in Go. So a base-256 number in the main
+        # header changes the magic of both.
         return self._pax_entry(header, records) + block
 
     def _text(self, value: bytes, keyword: bytes, records: dict[bytes, bytes]) -> bytes:
@@ -69,6 +73,7 @@ class HeaderEncoder:
         return b""
 
     def _block(self, header: TarHeader, name: bytes, prefix: bytes, link: bytes) -> bytes:
+        # Go 1.5 writes 0 for a time that does not fit 11 octal digits (archive/tar/writer.go, minTime and maxTime).
         seconds = header.mtime_ns // 10**9 if 0 <= header.mtime_ns <= _LAST_SECOND_NS else 0
         major, minor = header.device
         numbers = (
@@ -110,7 +115,7 @@ def padding(size: int) -> bytes:
 
 
 def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
-    """(prefix, name) of a long ASCII name, cut at the last slash that Go looks at; None where that does not fit."""
+    """(prefix, name) of a long ASCII name, split at the slash that Go uses; None if the parts do not fit the fields."""
     if not name.isascii():
         return None
     length = len(name)
@@ -128,6 +133,7 @@ def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
 def _pax_record(key: bytes, value: bytes) -> bytes:
     message = key + b"=" + value
     size = len(message) + 2
+    # The length of a record includes its own digits, which may add one more.
     size += len(str(size))
     record = b"%d %b\n" % (size, message)
     return record if len(record) == size else b"%d %b\n" % (len(record), message)

@@ -1,7 +1,7 @@
-"""What more could be saved (`plan --deep`): for information, because a layer keeps its bytes whatever is found.
+"""Finds what could be saved in addition (`plan --deep`). This is information only: no layer is changed.
 
-`DeepScan` watches the layers while they are hashed; `analyse` then compares them. Every list of the result is ranked
-by bytes and depends on the contents alone. The views overlap: two layers that are nearly equal also repeat files.
+`DeepScan` lists the layers' entries while they are hashed; `analyse` then compares them. Every list of the result is
+sorted by bytes and depends on the contents only. The lists overlap: two nearly equal layers also have repeated files.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ ROWS: Final = 100
 """Rows of each list in the report; totals count everything."""
 _NAMES: Final = 10
 _MARKS: Final = 24
-"""How many of a layer's contents, the largest and some by lot, are looked for in other layers."""
+"""So many of a layer's largest contents, and of its contents chosen by their digests, are searched in other layers."""
 _CROWD: Final = 30
+"""A content in more layers than this makes pairs of neighbours only: all pairs would be the square of the number."""
 _MOST_PAIRS: Final = 20_000
 
 
 class DeepScan:
-    """The observer factory of one run, and what it saw. Raises UsageError if xxhash (extra `deep`) is missing."""
+    """The observer factory of one run, with the scans that it made. Raises UsageError if xxhash (extra `deep`) is
+    missing."""
 
     def __init__(self, entries: int = DEEP_ENTRIES) -> None:
         try:
@@ -43,14 +45,14 @@ class DeepScan:
         self._scans: dict[JobKey, LayerScan] = {}
 
     def observe(self, job: LayerJob) -> TarObserver | None:
-        """An `ObserverFactory`; may be called from several threads."""
+        """An `ObserverFactory`. May be called from several threads."""
         if self._room.exhausted:
             return None
         scan = self._scans[job.key] = LayerScan(self._vocabulary, self._room)
         return scan
 
     def analyse(self, report: Report, diff_ids: Mapping[JobKey, DiffID]) -> dict[str, Any]:
-        """The report's `deep` (docs/reference/report.md). `diff_ids` are those of the layers that were hashed."""
+        """The report's member `deep` (docs/reference/report.md). `diff_ids`: those of the hashed layers."""
         layers: dict[DiffID, ScannedLayer] = {}
         for key, scan in self._scans.items():
             diff_id = diff_ids.get(key)
@@ -60,7 +62,7 @@ class DeepScan:
 
 
 class _Content(Struct, frozen=True):
-    """One file content: in how many layers, how often in all, its size, and one of its paths."""
+    """One file content: the number of layers with it, the number of its copies, its size, and one of its paths."""
 
     layers: int
     copies: int
@@ -69,7 +71,7 @@ class _Content(Struct, frozen=True):
 
 
 class DeepAnalysis:
-    """`layers` are the different layers of the run that were scanned to their ends."""
+    """The analysis of a run. `layers`: its distinct layers that were scanned to their ends."""
 
     def __init__(self, report: Report, layers: Mapping[DiffID, ScannedLayer], vocabulary: Vocabulary) -> None:
         self._report = report
@@ -136,11 +138,12 @@ class DeepAnalysis:
     # --- different in a few files ------------------------------------------------------------------------------------
 
     def _near_layers(self) -> list[dict[str, Any]]:
-        """Each layer with the one other layer that it has most in common with, at least half of the larger."""
+        """Pairs of layers. Each layer is paired with the layer that it shares most bytes with: at least half of the
+        larger one."""
         single = [members[0] for members in self._by_content_sum().values()]
         best: dict[DiffID, tuple[int, DiffID]] = {}
         files = {diff_id: _files(self._layers[diff_id]) for diff_id in single}
-        # comparing all pairs would take the square of the number of layers
+        # Not all pairs: their number is the square of the number of layers.
         for one, other in self._candidates(single):
             small, large = sorted((files[one], files[other]), key=len)
             shared = sum(entry[1] for path, entry in small.items() if large.get(path) == entry)
@@ -154,7 +157,8 @@ class DeepAnalysis:
         return sorted(rows, key=lambda row: (-_bytes(row), row["diff_ids"]))
 
     def _candidates(self, diff_ids: Iterable[DiffID]) -> Sequence[tuple[DiffID, DiffID]]:
-        """Pairs that share marks, the most first: marks are a layer's largest contents, and some by lot."""
+        """Pairs with common contents, those with most first. Only some contents of each layer are compared: the
+        largest, and those with the lowest digests, a random choice that is the same in every layer."""
         owners: dict[int, list[DiffID]] = defaultdict(list)
         for diff_id in sorted(diff_ids):
             layer = self._layers[diff_id]

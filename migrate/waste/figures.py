@@ -1,7 +1,8 @@
-"""Bytes that no container sees: files that a later layer of the same image deletes or replaces.
+"""Counts hidden bytes: files that a later layer of the same image deletes or replaces.
 
-Images that share a base share this work: chains form a tree, and the file system is carried down it and back up,
-each layer applied once for each place it has in the tree. A hard link counts nothing, its target all.
+The chains of all images form a tree, so that images with a common base share the work: one file system is changed on
+the way down the tree and restored on the way up, and each layer is applied once for each of its places in the tree. A
+hard link counts no bytes, its target all.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _AUFS: Final = b".wh..wh."
 
 
 class Waste(Struct, frozen=True):
-    """`total` counts each hidden file of a layer once; `files` and `images` are rows of the report, largest first."""
+    """The hidden bytes. `total` counts each hidden file of a layer once; `files` and `images`: rows of the report, the
+    largest first."""
 
     total: int
     files: list[dict[str, Any]]
@@ -30,7 +32,7 @@ class Waste(Struct, frozen=True):
 
 
 class _Place(Struct):
-    """A layer at one place of the tree of chains."""
+    """A layer at one place in the tree of chains."""
 
     diff_id: DiffID | None = None
     children: dict[DiffID, _Place] = field(default_factory=dict)
@@ -38,7 +40,7 @@ class _Place(Struct):
 
 
 class _Node:
-    """A name in the file system as it is: its size, the layer it comes from, and what is below it."""
+    """A name in the current file system: its size, the layer that it comes from, and its children."""
 
     __slots__ = ("children", "layer", "size")
 
@@ -49,11 +51,11 @@ class _Node:
 
 
 _Undo = list[tuple[dict[bytes, "_Node"], bytes, "_Node | None"]]
-_Hidden = tuple[bytes, DiffID, int]  # path, the layer that holds it, size
+_Hidden = tuple[bytes, DiffID, int]  # path, layer with the file, size
 
 
 def find_waste(report: Report, layers: Mapping[DiffID, ScannedLayer], path_of: Mapping[int, bytes]) -> Waste:
-    """`layers` are those that were scanned; others count as if they held nothing."""
+    """The hidden bytes of all images. `layers`: those that were scanned; others count as empty."""
     walk = _Walk(layers, path_of)
     root = _Place()
     for image in report.images:
@@ -101,12 +103,13 @@ class _Walk:
         self.image_waste: list[tuple[ReportImage, int]] = []
 
     def run(self, root: _Place) -> None:
-        """Down and up the tree, without recursion: chains may be thousands of layers long."""
+        """Walks down and up the tree, without recursion, since a chain may have thousands of layers."""
         waste = 0
         stack: list[tuple[_Place, _Undo | None, int]] = [(root, None, 0)]
         while stack:
             place, undo, own = stack.pop()
             if undo is not None:
+                # On the way up: the file system is restored as it was before this layer.
                 for children, name, old in reversed(undo):
                     if old is None:
                         children.pop(name, None)
@@ -135,10 +138,11 @@ class _Walk:
             if not path:
                 continue
             directory, _, name = path.rpartition(b"/")
-            if directory != present:  # entries of one directory follow each other, and none of them can replace it
+            # Entries of one directory follow each other, and none of them can replace the directory itself.
+            if directory != present:
                 parent, present = self._directory(directory, undo), directory
             if name == _OPAQUE:
-                # An opaque directory hides what lower layers put there; what this layer puts there stays.
+                # An opaque directory hides the files of lower layers, and not those of this layer.
                 for child in list(parent):
                     if parent[child].layer != diff_id:
                         yield from self._remove(parent, child, directory, diff_id, undo)
@@ -183,7 +187,7 @@ def _join(directory: bytes, name: bytes) -> bytes:
 
 
 def _hidden_below(node: _Node, path: bytes, by: DiffID) -> Iterator[_Hidden]:
-    """The node and all below it, but for what the hiding layer itself put there."""
+    """The node and all below it, without the files of the hiding layer itself."""
     pending = [(node, path)]
     while pending:
         node, path = pending.pop()

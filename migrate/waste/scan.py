@@ -1,8 +1,8 @@
-"""One layer under `plan --deep`: its entries, as few bytes of memory as will do, taken while the layer is hashed.
+"""Scans a layer for `plan --deep`: lists its entries in little memory, while the layer is hashed.
 
-Contents are compared by XXH3-128 (xxHash): not made against an adversary, but nothing is decided by it. Two layers
-have an equal content sum where their TarSum (moby `pkg/tarsum`, version 1: every entry's header but its time, its
-attributes, its content, in any order) would be equal.
+Contents are compared by XXH3-128 (xxHash). It is not safe against an attacker, but the analysis decides nothing. Two
+layers have an equal content sum if their TarSums are equal (moby `pkg/tarsum`, version 1: the header of every entry
+without its time, its attributes and its content, in any order).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 _WORD = (1 << 128) - 1
 _DIRECTORY = 53
 DIRECTORY_CONTENT = -2
-"""Stands for the content of a directory; -1 for that of links, devices and empty files."""
+"""The number in place of a content for directories; -1 for links, devices and empty files."""
 
 
 class Vocabulary:
-    """Numbers for paths and contents, the same in every layer of a run, given out by several threads.
+    """Numbers for paths and contents, the same in every layer of a run. May be used from several threads.
 
-    The numbers follow the order of arrival, so nothing that is shown may depend on them.
+    The numbers depend on the order in which threads ask for them, so no output may depend on them.
     """
 
     def __init__(self) -> None:
@@ -45,9 +45,10 @@ class Vocabulary:
 
 
 class ScannedLayer:
-    """Entries as parallel arrays. `contents` are numbers of the vocabulary, negative for what has no content.
+    """The entries of a layer, as parallel arrays. `contents` are numbers of the vocabulary, negative for no content.
 
-    `content_sum` and `timed_sum` are equal for layers with equal entries, without and with their times.
+    `content_sum` is equal for layers with equal entries, whatever their times; `timed_sum` if their times are equal,
+    too.
     """
 
     __slots__ = ("content_sum", "contents", "paths", "sizes", "timed_sum")
@@ -64,7 +65,7 @@ _NO_ENTRY = TarEntry(b"", 0, 0, 0, 0, 0, 0, b"", b"", b"", 0, 0)
 
 
 class LayerScan(TarScanner):
-    """A `TarObserver`. What it cannot read it leaves unscanned; it never fails the layer."""
+    """A `TarObserver`. A tar that it cannot read stays unscanned, without an error for the layer."""
 
     def __init__(self, vocabulary: Vocabulary, room: EntryRoom) -> None:
         super().__init__("layer")
@@ -87,7 +88,7 @@ class LayerScan(TarScanner):
             return
         try:
             super().feed(block)
-        except MigrateError:  # the rehasher reads the same bytes and raises what is wrong with them
+        except MigrateError:  # the rehasher reads the same bytes, and raises the error
             self._failed = True
 
     def finish(self) -> None:
@@ -107,7 +108,7 @@ class LayerScan(TarScanner):
         self._sum_so_far = None
 
     def on_content(self, piece: memoryview) -> None:
-        if len(piece) == self._entry.size:  # nearly every file lies in one block
+        if len(piece) == self._entry.size:  # nearly every file is in one piece
             self._digest = self._digest_of(piece)
         elif self._sum_so_far is None:
             self._sum_so_far = self._new_sum(piece)
@@ -123,6 +124,7 @@ class LayerScan(TarScanner):
             repr(xattrs).encode() if xattrs else b"",
         )
         value = self._sum_of(header + content)
+        # A sum does not depend on the order of the entries.
         layer.content_sum = (layer.content_sum + value) & _WORD
         layer.timed_sum = (layer.timed_sum + value * (2 * mtime + 1)) & _WORD
         layer.paths.append(vocabulary.path(below_root(name)))
@@ -134,7 +136,8 @@ class LayerScan(TarScanner):
 
 
 class EntryRoom:
-    """How many entries a run may still remember; some 30 bytes each, and the distinct names and contents beside."""
+    """The number of entries that a run may still remember: some 30 bytes each, besides the distinct names and
+    contents."""
 
     def __init__(self, entries: int) -> None:
         self.left = entries

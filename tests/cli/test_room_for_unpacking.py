@@ -42,7 +42,7 @@ def packed_root(folder: Path, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("size", "message"), [(7, "is unpacked into a temporary file: what is left"), (5, "are there, and what is left")]
+    ("size", "message"), [(7, "is unpacked into a temporary file: the rest"), (5, "bytes are written, the rest")]
 )
 def test_too_little_room_is_found_as_early_as_it_shows(tmp_path: Path, small: Path, size: int, message: str) -> None:
     """`size` in MiB, of bytes that compress to half: more than the room before they are unpacked, or not before."""

@@ -1,7 +1,8 @@
-"""aufs: `aufs/diff/<id>` is the layer alone, with its whiteouts as files. Before Docker 0.7, `graph/<id>/layer` was.
+"""aufs: `aufs/diff/<id>` is the layer alone, with its whiteouts as files. Docker before 0.7 had it in
+`graph/<id>/layer`.
 
-Docker 0.7 and later moved `graph/<id>/layer` to `aufs/diff/<id>`, and where that failed, left an absolute symbolic link
-there. It is followed to where it points below this root, wherever the root now is, and nowhere else.
+Docker 0.7 and later moved `graph/<id>/layer` to `aufs/diff/<id>`. If that failed, it left an absolute symbolic link in
+`aufs/diff`. The link is followed to `graph/<id>/layer` in this root, wherever the root now is, and to no other place.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class AufsDriver(DirectoryDriver):
         if self._folder is not None and (found := self._folder.find(name)) is not None:
             if found.is_folder:
                 return Place(self._folder, name)
+            # Any other link is not Docker's, and could lead to files outside the root.
             if found.is_link and not self._folder.read_link(name).endswith(b"/graph/" + old):
                 return None
         return Place(self._graph, old) if self._graph is not None and self._graph.is_folder(old) else None
@@ -37,5 +39,7 @@ class AufsDriver(DirectoryDriver):
 
 
 def is_metadata(path: bytes) -> bool:
-    """True for aufs's own files at a layer's top, which Docker leaves out; an opaque marker is not one of them."""
+    """True for aufs's own files at a layer's top, which Docker leaves out of a layer. An opaque marker is none of them.
+
+    moby 1.9, daemon/graphdriver/aufs/aufs.go (Diff)."""
     return path.startswith(_METADATA) and b"/" not in path and path != _OPAQUE

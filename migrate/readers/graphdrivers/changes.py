@@ -1,9 +1,9 @@
-"""What a layer changed in the tree below it, by the rules of Docker's own comparison.
+"""The changes of a layer in its parent's tree, by the rules of Docker's own comparison.
 
-moby 1.10, pkg/archive/changes.go and changes_linux.go. File contents are never read: a name that has the same inode in
-two directories of one device is the same, with all below it; else type, permissions, owner, device number and
-`security.capability` count, and for what is no directory also size and time. Docker's test for "a directory" looks at
-one bit, 0x4000, which block devices and sockets carry too; so does this one.
+Source: moby 1.10, pkg/archive/changes.go and changes_linux.go. File contents are never read. A name that has the same
+inode in two directories of one device is unchanged, with all below it. Otherwise type, permissions, owner, device
+number and `security.capability` are compared, and size and time of all but directories. Docker's test for a directory
+is one bit, 0x4000, which block devices and sockets have, too. The test here is the same.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from migrate.storage.tree import Tree, TreeEntry
 
 _DIRECTORY_BIT = 0x4000
 _DEPTH = 2_048
-"""Directories within one another: PATH_MAX allows no more."""
+"""Limit of nested directories: PATH_MAX (4096 bytes) allows no more."""
 _TYPE_MASK = 0o170000
 _SECOND = 10**9
 
 
 class Change(NamedTuple):
-    """`entry` is the new state of `path`, None where the path is gone."""
+    """`entry` is the new state of `path`, None if the path was deleted."""
 
     path: bytes
     entry: TreeEntry | None
 
 
 class Budget:
-    """How many directory entries may be looked at; LimitError from `spend` when there are more."""
+    """A limit of directory entries to read. `spend` raises LimitError if there are more."""
 
     def __init__(self, entries: int | None = None) -> None:
         self._left = entries
@@ -45,8 +45,9 @@ class Budget:
 def walk_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> Iterator[TreeEntry]:
     """Every entry but the root, a directory before what it holds, names in bytewise order (Go's filepath.Walk).
 
-    What is under a path for which `skip` is true is not looked at.
+    A path for which `skip` is true is left out with all below it.
     """
+    # A stack in place of recursion: a tree may be nested deeper than Python's stack allows.
     waiting: list[Iterator[TreeEntry]] = [iter(tree.entries(b""))]
     while waiting:
         entry = next(waiting[-1], None)
@@ -63,7 +64,8 @@ def walk_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> Iterat
 
 
 class Comparison:
-    """Of two trees. `copies` counts the files of `new` that look like those of `old` and are not known to be them."""
+    """Compares two trees. `copies` counts the files of `new` that count as unchanged although they are other inodes
+    than those of `old`."""
 
     def __init__(self, new: Tree, old: Tree, budget: Budget | None = None) -> None:
         self.copies = 0
@@ -74,21 +76,22 @@ class Comparison:
         self._pending: list[tuple[TreeEntry, TreeEntry | None]] = []
 
     def changes(self, leave_out: Callable[[bytes, TreeEntry | None], bool] | None = None) -> list[Change]:
-        """Sorted bytewise by path, as Docker writes them. A tree that is gone is one change, its top.
+        """The changes, sorted bytewise by path, as Docker writes them. A deleted directory is one change.
 
-        A directory below which something changed is among them, whether it changed itself or not. Changes for which
-        `leave_out` is true, given the path and the new entry, count as if they had never been made.
+        A directory with a change below it is in the list even if it did not change itself. `leave_out` gets the path
+        and the new entry of a change; if it is true, the change is left out.
         """
         found = self.run()
         if leave_out is not None:
             found = {path: entry for path, entry in found.items() if not leave_out(path, entry)}
+        # Docker lists the directories above each change as modified, too (pkg/archive/changes.go, changesDirs).
         for path in list(found):
             while (path := path.rpartition(b"/")[0]) and path not in found:
                 found[path] = self._new.stat(path)
         return [Change(path, found[path]) for path in sorted(found)]
 
     def run(self) -> dict[bytes, TreeEntry | None]:
-        """Path → the new entry, None where it is gone; without the directories that did not change themselves."""
+        """Path → the new entry, None if it was deleted; without the directories that did not change themselves."""
         self._pending = [(self._new.stat(b""), self._old.stat(b""))]
         while self._pending:
             new, old = self._pending.pop()
@@ -101,12 +104,15 @@ class Comparison:
             elif new_is_directory:
                 for entry in self._new.entries(new.path):
                     self._add(entry)
-            elif old_is_directory:  # a block device or a socket in a directory's place: the bit test at work
+            elif old_is_directory:
+                # `new` is a block device or a socket, which Docker takes for a directory without entries (the bit
+                # test).
                 self._found.update((entry.path, None) for entry in self._old.entries(new.path))
         return self._found
 
     def _compare_directories(self, new: TreeEntry, old: TreeEntry) -> None:
-        # On one device equal inodes are one file, unchanged; on two, facts alone can show that a file is a copy.
+        # Equal inodes on one device are one file, which is unchanged: overlay's hard links. On two devices inode
+        # numbers mean nothing, and the metadata decides.
         same_device = new.device == old.device
         if same_device and self._compares_names:
             self._compare_names(new.path)
@@ -114,7 +120,9 @@ class Comparison:
         prefix = new.path + b"/" if new.path else b""
         news, olds = self._new.list_facts(new.path), dict(self._old.list_facts(new.path))
         self._budget.spend(len(news) + len(olds))
-        alike: dict[bytes, bool] = {}  # most files; and whether one is a copy of the other
+        # Name → whether it is another inode, of regular files with equal metadata, which are most. Their capabilities
+        # are read for the whole directory at once.
+        alike: dict[bytes, bool] = {}
         for name, facts in news.items():
             before = olds.pop(name, None)
             if before is None:
@@ -135,7 +143,7 @@ class Comparison:
         self._found.update((prefix + name, None) for name in olds)
 
     def _compare_names(self, path: bytes) -> None:
-        """Two directories on one device: entries are described only where names or inodes differ."""
+        """Compares two directories on one device. Only names with different inodes need a system call each."""
         news, olds = self._new.list_names(path), self._old.list_names(path)
         self._budget.spend(len(news) + len(olds))
         if news == olds:
@@ -157,6 +165,7 @@ class Comparison:
             self._found[new.path] = new
         elif new.inode != old.inode and stat.S_ISREG(new.mode):
             self.copies += 1
+        # Docker considers the old children only if the new entry passes its directory test.
         if stat.S_ISDIR(new.mode) or (new.mode & _DIRECTORY_BIT and stat.S_ISDIR(old.mode)):
             self._pending.append((new, old))
 
@@ -167,7 +176,7 @@ class Comparison:
 
 
 def differ(new: TreeEntry, old: TreeEntry) -> bool:
-    """What Docker takes for a change of an entry, but for its `security.capability`."""
+    """True if Docker counts the entry as changed. Its `security.capability` is not compared here."""
     if new[1:7] == old[1:7]:  # mode to rdev
         return False
     if new[1:4] != old[1:4] or new.rdev != old.rdev:
@@ -176,5 +185,6 @@ def differ(new: TreeEntry, old: TreeEntry) -> bool:
         return False
     if new.size != old.size or new.mtime_ns // _SECOND != old.mtime_ns // _SECOND:
         return True
-    # A time without a fraction of a second may have lost it on its way through a tar.
+    # Docker's sameFsTime: a time without a fraction of a second may have lost it in a tar, as when Docker 1.5 and later
+    # copied vfs layers.
     return new.mtime_ns != old.mtime_ns and bool(new.mtime_ns % _SECOND and old.mtime_ns % _SECOND)

@@ -1,4 +1,4 @@
-"""Which storage driver holds a Docker root's layers. Never a guess: two that could are an error that lists them."""
+"""Chooses the storage driver that holds a Docker root's layers. If several hold layers, the error lists them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def count_layers(root: Tree, ids: Collection[LegacyID]) -> Mapping[str, int]:
         names: Collection[str] = ()
         with suppress(SourceError):
             place = root.follow(folder.encode())
-            if driver == "devicemapper":  # its layers are not directories of their own: records name them
+            if driver == "devicemapper":  # a layer of it is no directory; records name the layers
                 from migrate.readers.graphdrivers.devicemapper.catalogue import read_catalogue
 
                 names = read_catalogue(place).records.keys()
@@ -44,9 +44,11 @@ def count_layers(root: Tree, ids: Collection[LegacyID]) -> Mapping[str, int]:
         counts[driver] = len(wanted.intersection(names))
     if counts["zfs"]:
         zfs = ZfsDriver(root)
+        # A directory in zfs/graph may be the empty mount point of a dataset that is not mounted.
         counts["zfs"] = sum(map(zfs.has_layer, ids))
     graph = find_folder(root, b"graph")
     if graph is not None:
+        # Docker before 0.7 kept aufs layers in the graph.
         in_graph = sum(graph.is_folder(f"{legacy_id}/layer".encode()) for legacy_id in ids)
         counts["aufs"] = max(counts["aufs"], in_graph)
     return {name: count for name, count in counts.items() if count}

@@ -1,4 +1,4 @@
-"""What the drivers that keep a layer in a plain directory have in common."""
+"""The base of the drivers that keep each layer in a plain directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DirectoryDriver(GraphDriver):
 
     folder: str
     hint: str = ""
-    """What to do where a layer is missing, for the end of the error."""
+    """What to do if a layer is missing, for the end of the error."""
 
     def __init__(self, root: Tree) -> None:
         self._root = root
@@ -55,11 +55,12 @@ class DirectoryDriver(GraphDriver):
         self._listings = ListingCache()
 
     def _find_named(self, legacy_id: LegacyID) -> Place | None:
-        """A parent's ID comes from a file and may be any text: one that is no name would lead out of the root."""
+        """The layer's directory, None if there is none. A parent's ID comes from a file and may be any text; only a
+        safe name is looked up, since `..` would lead out of the root."""
         return self._find(legacy_id.encode("utf-8", "replace")) if is_safe_name(legacy_id) else None
 
     def _find(self, name: bytes) -> Place | None:
-        """The layer's directory below the driver's folder, None where there is none or a symbolic link."""
+        """The layer's directory in the driver's folder; None if there is none, or if it is a symbolic link."""
         if self._folder is None or not self._folder.is_folder(name):
             return None
         return Place(self._folder, name)
@@ -69,7 +70,7 @@ class DirectoryDriver(GraphDriver):
 
 
 class BtrfsDriver(DirectoryDriver):
-    """`btrfs/subvolumes/<id>` is a snapshot of the parent, then changed; plain file access reads it."""
+    """`btrfs/subvolumes/<id>` is a snapshot of the parent with the layer's changes. It is read as plain files."""
 
     name = "btrfs"
     folder = "btrfs/subvolumes"

@@ -12,8 +12,8 @@ from migrate.storage.tree import Tree
 class GraphDriver(ABC):
     """A storage driver's part of a Docker root (`<root>/<driver>/`), opened read-only.
 
-    `name` as in `repositories-<name>`: aufs, btrfs, devicemapper, overlay, vfs or zfs. `holds_whole_trees` where
-    `layer_tree` is the layer and all below it; False for aufs, whose tree is the layer alone.
+    `name` as in `repositories-<name>`: aufs, btrfs, devicemapper, overlay, vfs or zfs. `holds_whole_trees` is True if
+    `layer_tree` has the files of the layer and of all its parents; False for aufs, whose tree is the layer alone.
 
     Every method may be called from several threads. Errors are SourceError.
     """
@@ -32,33 +32,33 @@ class GraphDriver(ABC):
     def layer_tree(self, legacy_id: LegacyID, /) -> Tree:
         """The tree that Docker reads the layer from. MissingLayerError if the driver has none.
 
-        A tree may be kept and handed out again; closing it may let go of what it keeps, and leaves it usable.
+        A later call may return the same tree. Closing a tree may free what it remembers; the tree can still be used.
         """
 
     @abstractmethod
     def close(self) -> None: ...
 
     def places(self, ids: Iterable[LegacyID], /) -> Sequence[str]:
-        """The directories of this machine that hold those of `ids` that the driver has; none where they are no
-        directories."""
+        """The directories of this machine with the layers of `ids`; empty if the driver keeps layers in another way."""
         del ids
         return ()
 
     def check_access(self) -> None:
-        """PermissionSourceError where the layers are in files or devices that this user may not read."""
+        """Raises PermissionSourceError if the layers are in files or devices that this user may not read."""
         return
 
     def find_problems(self) -> Sequence[str]:
-        """One line for each thing that is wrong with the store as a whole, for the report; reads no layer."""
+        """The problems of the store as a whole, one line each, for the report. Reads no layer."""
         return ()
 
     def layer_doubts(self, legacy_id: LegacyID, /) -> Sequence[str]:
-        """What is wrong with a layer that can be read nevertheless, for its row in the report; complete once
-        `layer_tree` was called."""
+        """The problems of a layer that can be read nevertheless, for its row in the report. Complete after `layer_tree`
+        was called."""
         del legacy_id
         return ()
 
     def layer_damage(self, legacy_id: LegacyID, /) -> Sequence[str]:
-        """Checksums and counts of the store that disagree with what was read for the layer; complete as soon."""
+        """Checksums and counts of the store that do not match what was read for the layer. Complete after `layer_tree`
+        was called."""
         del legacy_id
         return ()

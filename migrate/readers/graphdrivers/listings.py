@@ -1,7 +1,7 @@
 """Directory listings that are kept from one layer to the next.
 
-A layer is compared with its parent, and is then the parent that its children are compared with. Where every layer is a
-whole copy (vfs, btrfs), its entries are described once and remembered for that second reading.
+A layer is compared with its parent, and later its children are compared with it. With drivers that keep a whole copy
+for each layer (vfs, btrfs), the listings of a layer are kept for the second comparison.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Final
 from migrate.storage.tree import Facts, SubTree, Tree
 
 KEPT_ENTRIES: Final = 60_000
-"""Entries of all remembered layers together, some 400 bytes each. The two that were used last are kept in any case."""
+"""Limit of the entries of all layers together, some 400 bytes each. The two layers used last are kept in any case."""
 
 
 class Listings:
-    """What is remembered of one layer's tree."""
+    """The remembered listings of one layer's tree."""
 
     def __init__(self) -> None:
         self.directories: dict[bytes, Mapping[bytes, Facts]] = {}
@@ -38,17 +38,19 @@ class ListingCache:
         with self._lock:
             listings = self._layers.setdefault(layer, Listings())
             self._layers.move_to_end(layer)
+            # Two: the layer that is being compared, and its parent.
             while len(self._layers) > 2 and sum(kept.entries for kept in self._layers.values()) > self._limit:
                 self._layers.popitem(last=False)
             return listings
 
 
 class RememberedTree(SubTree):
-    """A tree whose listings are kept. What it adds to `listings` is seen by every tree that shares them."""
+    """A tree whose listings are kept in `listings`, which other trees of the same layer share."""
 
     def __init__(self, tree: Tree, listings: Listings) -> None:
         super().__init__(tree, b"", tree.close)
-        self.names_are_cheap = False  # whole copies share no inode, so that every entry is described in any case
+        # Whole copies share no inodes, so that the metadata of every entry is needed in any case.
+        self.names_are_cheap = False
         self._listings = listings
 
     def list_facts(self, path: bytes) -> Mapping[bytes, Facts]:

@@ -1,8 +1,8 @@
 """overlay (the first one, not overlay2): `overlay/<id>/root` is a whole file system.
 
-Files that a layer did not touch are hard links into its parent's `root`, so a comparison needs names and inode numbers
-only, and describes no file that both share. A layer into which nothing was ever unpacked has no `root` but `upper`, and
-`lower-id` names the layer below it (moby 1.9, daemon/graphdriver/overlay/overlay.go).
+Files that a layer did not change are hard links into its parent's `root`. A comparison therefore needs only names and
+inode numbers for them. A layer into which nothing was ever unpacked has `upper` in place of `root`, and `lower-id`
+names the layer below it (moby 1.9, daemon/graphdriver/overlay/overlay.go).
 """
 
 from __future__ import annotations

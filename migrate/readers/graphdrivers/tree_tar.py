@@ -1,6 +1,6 @@
-"""A layer's tree, or what changed in it, as the tar that Docker itself makes where it kept none.
+"""The tar of a layer's tree or of its changes, as Docker makes it for a layer without tar-split.
 
-moby 1.10, pkg/archive: TarWithOptions (a whole tree) and ExportChanges (a change list), both through addTarFile.
+Source: moby 1.10, pkg/archive: TarWithOptions (a whole tree), ExportChanges (a list of changes), addTarFile (both).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from migrate.tar import writer as tarwriter
 from migrate.tar.writer import HeaderEncoder, TarHeader
 
 PLANNED_PARTS: Final = 20_000
-"""Entries whose headers are made, and kept, before the first byte is read, so that the tar's size is known."""
+"""The headers of up to so many entries are made before the first byte is read, so that the tar's size is known."""
 _BLOCK = 256 * 1024
 _WHITEOUT: Final = b".wh."
 _TYPEFLAGS = {
@@ -29,23 +29,23 @@ _TYPEFLAGS = {
     stat.S_IFCHR: tarwriter.CHARACTER,
     stat.S_IFBLK: tarwriter.BLOCK_DEVICE,
     stat.S_IFIFO: tarwriter.FIFO,
-    stat.S_IFSOCK: tarwriter.NUL,  # Go 1.5 leaves a socket's type open
+    stat.S_IFSOCK: tarwriter.NUL,  # Go 1.5 gives a socket no typeflag
 }
 _HAS_DEVICE_BITS = 0x6000
 
 
 class Part(NamedTuple):
-    """A piece of the tar: header blocks, then the content of `entry` where there is one to read."""
+    """A piece of the tar: header blocks, then the content of `entry` if it is not None."""
 
     header: bytes
     entry: TreeEntry | None
 
 
 class TreeTar(Struct, frozen=True):
-    """A tar that is ready to be read, once. `parts` may be made while it is read; then `size` is None.
+    """A tar that can be read once. `size` is None if `parts` are made while it is read.
 
-    `doubts` are why Docker's own bytes may differ, `counted` are the bytes of the files in it and of the targets of its
-    symbolic links; where `size` is None both are complete only after the last read.
+    `doubts` gives the reasons why Docker's own bytes may differ; `counted` the bytes of the files in the tar, and those
+    of the targets of its symbolic links. If `size` is None, both are complete only after the last read.
     """
 
     tree: Tree
@@ -56,7 +56,7 @@ class TreeTar(Struct, frozen=True):
 
     @property
     def is_empty(self) -> bool:
-        """True where there is nothing to write but the end of the tar."""
+        """True if the tar has its end marker only."""
         return self.size == len(tarwriter.END)
 
     def read(self) -> Generator[bytes, None, None]:
@@ -70,20 +70,22 @@ class TreeTar(Struct, frozen=True):
                         left -= len(block)
                         yield block
                 if left:
+                    # The header with the full size was already handed out: a short file would shift everything behind
+                    # it.
                     name = entry.path.decode("utf-8", "backslashreplace")
                     raise DamagedError(f"{name}: ends {left:,} bytes before its size of {entry.size:,}")
                 yield tarwriter.padding(entry.size)
 
 
 def tar_of_tree(tree: Tree, skip: Callable[[bytes], bool] | None = None) -> TreeTar:
-    """All of `tree` but what `skip` takes out. Raises SourceError, here or when read."""
+    """All of `tree` without the paths that `skip` excludes. Raises SourceError, here or when read."""
     return tar_of_changes(tree, (Change(entry.path, entry) for entry in walk_tree(tree, skip)))
 
 
 def tar_of_changes(tree: Tree, changes: Iterable[Change], unsure: int = 0) -> TreeTar:
-    """What changed in `tree`, as `Comparison.changes` lists it. Raises SourceError, here or when read.
+    """The tar of `changes` in `tree`, as `Comparison.changes` lists them. Raises SourceError, here or when read.
 
-    `unsure`: files that were taken as unchanged by their size and a time in whole seconds.
+    `unsure`: the number of files that count as unchanged by their size and a time in whole seconds.
     """
     headers = _Headers(tree, unsure)
     parts = headers.parts(changes)
@@ -146,12 +148,14 @@ class _Headers:
             self._link_bytes += len(link)
         elif kind == stat.S_IFREG:
             size = entry.size
-        # Of an inode with several names the first has the content, and the others are hard links to it, as in Docker.
+        # The first name of an inode has the content, later ones are hard links to it. As in Docker 1.10, the key is the
+        # inode number alone, and all types but directories count.
         if kind != stat.S_IFDIR and entry.nlink > 1:
             first = self._first_names.setdefault(entry.inode, name)
             if first is not name:
                 typeflag, link, size = tarwriter.HARD_LINK, first, 0
         self._file_bytes += size
+        # The only extended attribute that Docker writes into a layer.
         capability = self._capability(entry.path)
         xattrs = {b"security.capability": capability} if capability is not None else {}
         return TarHeader(
@@ -160,7 +164,7 @@ class _Headers:
 
 
 def device_numbers(entry: TreeEntry) -> tuple[int, int]:
-    """(major, minor) as Docker takes them from Linux's device number: 12 and 20 bits."""
+    """(major, minor) of Linux's device number as Docker computes them, with 12 and 20 bits."""
     if not entry.mode & _HAS_DEVICE_BITS:
         return 0, 0
     return (entry.rdev >> 8) & 0xFFF, (entry.rdev & 0xFF) | ((entry.rdev >> 12) & 0xFFF00)

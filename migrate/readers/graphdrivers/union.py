@@ -1,7 +1,7 @@
 """Two trees, one on top of the other, as the kernel's overlay file system shows them.
 
-Linux, Documentation/filesystems/overlayfs.rst: a character device 0:0 above hides what is below; a directory with the
-xattr `trusted.overlay.opaque` = `y` does not let the one below show through.
+Linux, Documentation/filesystems/overlayfs.rst: a character device 0:0 in the upper tree hides the name in the lower
+one. A directory in the upper tree with the xattr `trusted.overlay.opaque` = `y` hides all of the lower directory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _OPAQUE: Final = (b"trusted.overlay.opaque", b"user.overlay.opaque")
 
 
 class UnionTree(Tree):
-    """A Tree. Entries keep the device and inode that they have in the tree that they come from."""
+    """The union of two trees. Entries have the device and inode of the tree that they come from."""
 
     def __init__(self, upper: Tree, lower: Tree) -> None:
         self.location = upper.location
@@ -75,7 +75,7 @@ class UnionTree(Tree):
         raise MissingLayerError(f"{path!r}: no such file")
 
     def _shows_lower(self, directory: bytes) -> bool:
-        """True where nothing on the way to `directory`, and not itself, hides what is below."""
+        """True if neither `directory` nor a directory above it in the upper tree hides the lower tree."""
         unknown: list[bytes] = []
         while directory not in self._opaque:  # no recursion: a path may be deeper than Python's stack
             unknown.append(directory)

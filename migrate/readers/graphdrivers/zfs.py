@@ -1,6 +1,7 @@
-"""zfs: the driver mounts dataset `<pool>/…/<id>` at `zfs/graph/<id>`, a clone of the parent's, then changed.
+"""zfs: the driver mounts dataset `<pool>/…/<id>` at `zfs/graph/<id>`: a clone of the parent's, with the layer's
+changes.
 
-A dataset that is not mounted leaves an empty directory there, which must not be taken for an empty layer (moby 1.9,
+A dataset that is not mounted leaves an empty directory, which is no empty layer (moby 1.9,
 daemon/graphdriver/zfs/zfs.go).
 """
 
@@ -25,5 +26,6 @@ class ZfsDriver(DirectoryDriver):
         place = super()._find(name)
         if place is None or place.tree.list_names(place.path):
             return place
-        # nothing is mounted on an empty directory of the file system of `zfs/graph` itself
+        # An empty directory on the same file system as `zfs/graph` is a mount point with nothing mounted on it. On
+        # another file system it is an empty layer.
         return place if place.tree.stat(place.path).device != place.tree.stat(b"").device else None

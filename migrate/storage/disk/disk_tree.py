@@ -1,4 +1,4 @@
-"""The file system in a volume of a disk as a tree, with what else is on the disk."""
+"""The file system of a volume on a disk, as a tree that also gives the other volumes of the disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from migrate.storage.tree import PoolParts, SubTree, Tree
 
 
 class DiskTree(SubTree):
-    """`location` names the volume in errors. Raises SourceError where its file system cannot be opened."""
+    """The tree of a volume. `location` names it in errors. Raises SourceError if its file system cannot be opened."""
 
     def __init__(self, disk: DiskContents, volume: DiskVolume, location: str) -> None:
         self._disk = disk
@@ -35,7 +35,7 @@ class DiskTree(SubTree):
             raise type(exc)(f"{location}: {exc.message}") from exc
 
     def subtree(self, path: bytes, /) -> Tree:
-        """A tree of this disk, and not of its file system alone."""
+        """A subtree of this tree, and not of the file system's, so that it gives the volumes of the disk, too."""
         return SubTree(self, path)
 
     def follow(self, path: bytes, /) -> Tree:
@@ -48,6 +48,6 @@ class DiskTree(SubTree):
         return [volume.description for volume in self._disk.volumes]
 
     def thin_pools(self) -> Sequence[PoolParts]:
-        """Those of its own LVM group, else of the whole disk."""
+        """The pools of the volume's LVM group, or else of the whole disk."""
         own = self._disk.pools.get(self._volume.group) if self._volume.group else None
         return own or [pool for pools in self._disk.pools.values() for pool in pools]

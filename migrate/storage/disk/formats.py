@@ -1,7 +1,7 @@
 """The formats of virtual disks: qcow2, VMDK, VDI, VHD and VHDX, through dissect.hypervisor; and raw.
 
-An image can name other files: its backing file, or the extents of a VMDK. A name in an input is not believed: these
-files are looked for in the folder of the image that was named, by their last component, and nowhere else.
+An image can name other files: its backing file, or the extents of a VMDK. A name in an input may lead to any file of
+this machine. So only its last component is used, and the file must be in the folder of the image that the user named.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from migrate.storage.pieces import BlocksPart, JoinedBlocks, open_blocks
 
 _SECTOR: Final = 512
 _LONGEST_CHAIN: Final = 64
-"""Images that are based on one another."""
+"""Limit of a chain of images, each the backing file of the next."""
 _DESCRIPTOR_BYTES: Final = 1024 * 1024
 _MOST_EXTENTS: Final = 100_000
 _LARGEST_DISK: Final = 1 << 60
@@ -45,11 +45,11 @@ _NO_PARENT: Final = "ffffffff"
 _READ_AT_ONCE: Final = 4 * 1024 * 1024
 _CONVERT: Final = "turn it into a raw image with `qemu-img convert -O raw` and convert that"
 _FOREIGN_ERRORS: Final = (*FOREIGN, OSError, zlib.error, RecursionError, AttributeError, AssertionError, MemoryError)
-"""What reading damaged bytes can raise in dissect."""
+"""Errors that dissect raises for damaged bytes."""
 
 
 class DiskImage(Struct):
-    """`blocks` are the disk that a machine would see. `files`: every file that it was put together from."""
+    """An open disk image. `blocks`: the disk as a machine sees it. `files`: all files that it consists of."""
 
     format: str
     blocks: Blocks
@@ -80,19 +80,20 @@ def probe_format(file: Blocks) -> str:
     ):
         if head[place : place + len(magic)] == magic:
             return kind
+    # A fixed VHD is a raw disk with a footer of one sector; only other VHDs have a copy of it at the beginning.
     if tail[:8] == b"conectix":
         return "vhd"
     return "dmg" if tail[:4] == b"koly" else "raw"
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Whether the first bytes of a stream are those of a disk image or of a raw disk."""
+    """True if the first bytes of a stream are those of a disk image or of a raw disk."""
     blocks = HeadBlocks(head)
     return probe_format(blocks) != "raw" or looks_like_disk(blocks)
 
 
 class HeadBlocks(Blocks):
-    """The first bytes of something longer; what comes behind them reads as zeros."""
+    """The first bytes of a stream of unknown length, as blocks. The bytes behind them are zeros."""
 
     def __init__(self, head: bytes) -> None:
         self.size = max(len(head), 1 << 40)
@@ -103,8 +104,8 @@ class HeadBlocks(Blocks):
 
 
 def open_image(file: Blocks, location: str, path: str | None) -> DiskImage:
-    """The disk in an image file, which is taken over. `path`: of the file, None where it has none: standard input, or a
-    file inside another."""
+    """The disk in an image file, which is taken over. `path`: the path of the file; None for standard input, and for a
+    file inside another one."""
     image = DiskImage("raw", file, [path or location], [file])
     try:
         image.format = probe_format(file)
@@ -153,6 +154,8 @@ class _Opener:
             )
         if features & 0x2:
             raise UnsupportedError(f"{self._where}: is marked as corrupt; run `qemu-img check -r all` on a copy")
+        # The incompatible features of qcow2 version 3: dirty, corrupt, external data, compression type, extended L2
+        # entries.
         if features & ~0x1F:
             raise UnsupportedError(
                 f"{self._where}: uses features of qcow2 that are not read ({features:#x}); {_CONVERT}"
@@ -166,7 +169,7 @@ class _Opener:
             name = os.fsdecode(file.read_at(name_place, name_size))
             beside = self._open_file_beside(name, "backing file")
             backing = self.open(beside, _backing_format(file, version) or probe_format(beside), depth + 1)
-        # The image may be larger than its backing file, and what that does not have is zeros.
+        # The image may be larger than its backing file, which then ends in zeros.
         opened = _hypervisor("qcow2").QCow2(
             open_blocks(file),
             backing_file=None
@@ -199,12 +202,13 @@ class _Opener:
         if not end:
             raise DamagedError(f"{self._where}: the descriptor names no extent")
         for start, length, blocks, there in parts:
+            # A file that was cut short would otherwise be noticed only when its missing part is read, or never.
             if there + length > blocks.size:
                 raise TruncatedError(f"{self._where}: the extent at byte {start:,} has less than its {length:,} bytes")
         return JoinedBlocks(parts, end)
 
     def _sparse_extent(self, file: Blocks) -> Blocks:
-        """One file with grains, alone or as an extent of several."""
+        """A sparse VMDK file, alone or as one of several extents."""
         head = file.read_at(0, min(file.size, _SECTOR))
         if head[:4] not in (b"KDMV", b"COWD"):
             raise DamagedError(f"{self._where}: one of its extents is not a sparse extent of VMDK")
@@ -234,6 +238,7 @@ class _Opener:
         head = file.read_at(0, min(file.size, 512))
         (kind,) = struct.unpack_from("<I", head, 0x4C)
         (size,) = struct.unpack_from("<Q", head, 0x170)
+        # 1: dynamic, 2: fixed; others have a parent.
         if kind not in (1, 2):
             raise UnsupportedError(
                 f"{self._where}: is a snapshot on top of another VDI; clone it with `VBoxManage clonemedium` first"
@@ -271,8 +276,8 @@ class _Opener:
         return ImageBlocks(lambda: opened, int(opened.size), self._where)
 
     def _open_file_beside(self, name: str, what: str) -> FileBlocks:
-        """By its last component, in the folder of the image that was named; a link there is followed no more than any
-        other name of an input is."""
+        """Opens the file with the last component of `name` in the folder of the image that the user named. A symbolic
+        link there is not followed, since it could be part of the input."""
         plain = name.removeprefix("file:").replace("\\", "/").rpartition("/")[2]
         if plain in ("", ".", "..") or "\0" in plain or (name.startswith("json:") or "://" in name):
             raise UnsupportedError(f"{self._where}: its {what} {name!r} is not a file beside it; {_CONVERT}")
@@ -295,9 +300,9 @@ class _Opener:
 
 
 class ImageBlocks(Blocks):
-    """The disk in an image, read through dissect. One read at a time: its streams have one position.
+    """The disk in an image, read through dissect. One read at a time, since dissect's streams have one position.
 
-    A part that the image file does not have is a TruncatedError, never shorter bytes.
+    Raises TruncatedError for a part that is missing in the image file; a read never returns fewer bytes.
     """
 
     def __init__(self, opener: Callable[[], Any], size: int, where: str) -> None:
@@ -326,8 +331,8 @@ class ImageBlocks(Blocks):
 
 
 class _Grains:
-    """dissect's sparse extent, which reads whole sectors, as a stream. (Its VMDK does not open an extent whose own
-    descriptor is empty, as qemu-img leaves it in each file of several.)"""
+    """A sparse extent of dissect, which reads whole sectors, as a stream. (dissect's VMDK class refuses an extent with
+    an empty descriptor, which qemu-img writes into each of several files.)"""
 
     def __init__(self, disk: Any) -> None:
         self._disk = disk
@@ -348,7 +353,7 @@ def _hypervisor(name: str) -> Any:
 
 @contextmanager
 def _understanding(where: str, what: str) -> Iterator[None]:
-    """Turns what dissect raises into a DamagedError; its own errors are subclasses of Exception and of nothing else."""
+    """Turns dissect's errors into DamagedError. Its own error classes have no common base but Exception."""
     try:
         yield
     except (SourceError, KeyboardInterrupt, SystemExit):
@@ -362,8 +367,10 @@ def _understanding(where: str, what: str) -> Iterator[None]:
 
 
 def _backing_format(file: Blocks, version: int) -> str | None:
-    """The format of the backing file as the image states it. Else a raw disk whose first bytes look like an image would
-    be taken for one, and whoever used the machine could write them."""
+    """The format of the backing file that the image states; None if it states none.
+
+    The content must not decide: a guest can write the header of another format into the first bytes of its raw disk,
+    with the name of any file as the backing file."""
     (length,) = struct.unpack_from(">I", file.read_at(100, 4)) if version >= 3 else (72,)
     at = int(length)
     for _ in range(64):

@@ -1,8 +1,8 @@
-"""LVM2: physical volumes, and the logical volumes of their groups; nothing is activated.
+"""LVM2: physical volumes, and the logical volumes of their groups. Nothing is activated.
 
 Source of the format: lvm2, lib/format_text/layout.h, lib/label/label.c, lib/format_text/ (the text metadata, as in
-/etc/lvm/backup). Linear, striped and thin volumes are read; of a thin pool its data and metadata as well, because
-Docker's devicemapper driver keeps layers in a pool itself and not in volumes (direct-lvm).
+/etc/lvm/backup). Linear, striped and thin volumes are read. The data and metadata of a thin pool are read as well,
+because Docker's devicemapper driver with direct-lvm keeps layers in a pool, without a volume for each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FIRST_CRC: Final = 0xF597A6CF
 _METADATA_BYTES: Final = 64 * 1024 * 1024
 _DEPTH: Final = 16
 _DEEPEST: Final = 8
-"""Volumes within volumes."""
+"""Limit of volumes that are made of other volumes."""
 _TOKEN: Final = re.compile(r'#[^\n]*|"((?:[^"\\]|\\.)*)"|(-?\d+(?:\.\d+)?)|([A-Za-z0-9_.+/@:-]+)|([{}=,\[\]])|\s+')
 
 
@@ -67,7 +67,7 @@ class Section(dict[str, "str | int | list[object] | Section"]):
 
 
 class PhysicalVolume(Struct, frozen=True):
-    """`metadata` is the text of the newest sound copy on it, None if it has none."""
+    """A physical volume. `metadata`: the text of the newest valid copy on it, None if it has none."""
 
     uuid: str
     blocks: Blocks
@@ -75,7 +75,8 @@ class PhysicalVolume(Struct, frozen=True):
 
 
 class VolumeGroup(Struct):
-    """`volumes` by name, or why one cannot be read; hidden ones, of which others are made, are not among them."""
+    """A volume group. `volumes`: name → the volume, or why it cannot be read. Hidden volumes, of which others are made,
+    are not included."""
 
     name: str
     volumes: dict[str, Blocks | SourceError] = field(default_factory=dict)
@@ -88,7 +89,7 @@ def is_physical_volume(blocks: Blocks) -> bool:
 
 
 def read_physical_volume(blocks: Blocks) -> PhysicalVolume:
-    """DamagedError where the label is damaged; damaged metadata count as none."""
+    """Reads the label and the metadata. Raises DamagedError for a damaged label; damaged metadata count as absent."""
     place = _find_label(blocks)
     if place is None:
         raise DamagedError("no LVM label")
@@ -99,6 +100,7 @@ def read_physical_volume(blocks: Blocks) -> PhysicalVolume:
     try:
         uuid = raw[offset : offset + 32].decode("ascii")
         at = offset + 40
+        # Two lists: first the areas with data, then those with metadata.
         at, _ = _locations(raw, at)
         _, areas = _locations(raw, at)
     except (struct.error, UnicodeDecodeError) as exc:
@@ -113,7 +115,7 @@ def read_physical_volume(blocks: Blocks) -> PhysicalVolume:
 
 
 def read_groups(found: Sequence[PhysicalVolume]) -> list[VolumeGroup]:
-    """The groups of which these are the physical volumes. Groups without readable metadata are left out."""
+    """The groups that consist of these physical volumes. Groups without readable metadata are left out."""
     groups: dict[str, tuple[int, str, Section]] = {}
     for volume in found:
         if volume.metadata is None:
@@ -122,6 +124,7 @@ def read_groups(found: Sequence[PhysicalVolume]) -> list[VolumeGroup]:
             seqno = section.number("seqno")
             if name not in groups or groups[name][0] < seqno:
                 groups[name] = (seqno, name, section)
+    # Each physical volume has the text of the whole group. The newest one counts, as for LVM.
     by_uuid = {volume.uuid: volume.blocks for volume in found}
     return [_Group(name, section, by_uuid).read() for _, name, section in groups.values()]
 
@@ -234,7 +237,7 @@ def _segments(volume: Section) -> list[Section]:
 
 
 def parse_metadata(text: str) -> Section:
-    """The text metadata. Raises DamagedError."""
+    """Parses the text metadata. Raises DamagedError."""
     tokens = _tokens(text)
     root = Section()
     stack = [root]
@@ -290,7 +293,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
             yield "text", quoted
         elif number is not None and (at >= len(text) or not (text[at].isalnum() or text[at] in "_-.")):
             yield "number", number
-        elif number is not None:  # a name that begins with digits
+        elif number is not None:  # a name that starts with digits
             rest = re.compile(r"[A-Za-z0-9_.+/@:-]*").match(text, at)
             assert rest is not None
             at = rest.end()
@@ -302,7 +305,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _find_label(blocks: Blocks) -> int | None:
-    """In one of the first four sectors."""
+    """The offset of the label, which is in one of the first four sectors; None if there is none."""
     head = blocks.read_at(0, min(4 * _SECTOR, blocks.size))
     for place in range(0, len(head), _SECTOR):
         if head[place : place + 8] == b"LABELONE" and head[place + 24 : place + 32] == b"LVM2 001":
@@ -311,7 +314,7 @@ def _find_label(blocks: Blocks) -> int | None:
 
 
 def _locations(raw: bytes, at: int) -> tuple[int, list[tuple[int, int]]]:
-    """(behind the list, its entries); an empty entry ends it."""
+    """(offset behind the list, its entries). An empty entry ends the list."""
     found: list[tuple[int, int]] = []
     while True:
         offset, size = _LOCATION.unpack_from(raw, at)
@@ -322,7 +325,7 @@ def _locations(raw: bytes, at: int) -> tuple[int, list[tuple[int, int]]]:
 
 
 def _read_text(blocks: Blocks, start: int) -> str | None:
-    """The metadata in one area, which is a ring behind its first sector. None where they are damaged or absent."""
+    """The metadata text of one area; None if it is damaged or absent. Behind its first sector the area is a ring."""
     try:
         raw = blocks.read_at(start, _SECTOR)
         crc, magic, _, here, area = _METADATA_HEADER.unpack_from(raw)
@@ -339,5 +342,5 @@ def _read_text(blocks: Blocks, start: int) -> str | None:
 
 
 def _crc(content: bytes) -> int:
-    """CRC-32 from LVM's own first value, without complements."""
+    """LVM's checksum: CRC-32 with its own initial value, and without complements."""
     return zlib.crc32(content, _FIRST_CRC ^ 0xFFFFFFFF) ^ 0xFFFFFFFF

@@ -30,7 +30,8 @@ _MOST_LOGICAL: Final = 256
 
 
 class Partition(Struct, frozen=True):
-    """`number` as Linux counts, `start` and `size` in bytes. `is_cut`: it reaches beyond the end of the disk."""
+    """A partition. `number` as Linux numbers it, `start` and `size` in bytes. `is_cut`: its end is beyond the end of
+    the disk, and `size` is what is there."""
 
     number: int
     start: int
@@ -45,9 +46,11 @@ class PartitionTable(Struct, frozen=True):
 
 
 def read_partitions(disk: Blocks) -> PartitionTable | None:
-    """None where there is no partition table. `problem`: the table was damaged, and its copy was read."""
+    """The partition table of a disk; None if there is none. `problem` is set if the table was damaged and its copy was
+    read."""
     if disk.size < 2 * _SECTOR:
         return None
+    # GPT first: a disk with GPT also has an MBR, with one partition over the whole disk.
     mbr = disk.read_at(0, _SECTOR)
     for sector in _GPT_SECTORS:
         table = _read_gpt(disk, sector)
@@ -58,7 +61,8 @@ def read_partitions(disk: Blocks) -> PartitionTable | None:
     entries = [_MBR_ENTRY.unpack_from(mbr, 446 + at * 16) for at in range(4)]
     used = [entry for entry in entries if entry[1] and entry[3]]
     if not used or any(status & 0x7F for status, *_ in entries) or any(kind == _PROTECTIVE for _, kind, *_ in used):
-        return None  # a boot sector, or the shadow of a GPT that is lost
+        # The boot sector of a file system has the same signature. An MBR for GPT alone has no real partitions.
+        return None
     if any(start * _SECTOR >= disk.size for *_, start, _ in used):
         return None
     return PartitionTable("MBR", tuple(_iter_mbr(disk, entries)))
@@ -77,7 +81,8 @@ def _iter_mbr(disk: Blocks, entries: list[tuple[int, ...]]) -> Iterator[Partitio
 
 
 def _iter_logical(disk: Blocks, extended: int) -> Iterator[tuple[int, int]]:
-    """A chain of sectors, each with one partition and the place of the next sector. It ends where one is damaged."""
+    """The logical partitions: a chain of sectors, each with one partition and the place of the next sector. The chain
+    ends at a damaged sector."""
     seen: set[int] = set()
     place = extended
     while place not in seen and len(seen) < _MOST_LOGICAL and place + _SECTOR <= disk.size:
@@ -93,11 +98,12 @@ def _iter_logical(disk: Blocks, extended: int) -> Iterator[tuple[int, int]]:
             yield place + start * _SECTOR, count * _SECTOR
         if following_kind not in _EXTENDED:
             return
+        # Relative to the extended partition; the partition itself is relative to its own sector.
         place = extended + following * _SECTOR
 
 
 def _read_gpt(disk: Blocks, sector: int) -> PartitionTable | None:
-    """The table at the disk's beginning, or the copy at its end if that one is damaged."""
+    """The table at the beginning of the disk, or its copy at the end if the first one is damaged."""
     if disk.size < 3 * sector:
         return None
     first = disk.read_at(sector, 8) == b"EFI PART"

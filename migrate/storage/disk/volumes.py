@@ -1,4 +1,4 @@
-"""What is on a disk: partitions, LVM volumes and thin pools, and the file system in each."""
+"""The content of a disk: partitions, LVM volumes and thin pools, and the file system in each."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _ADVICE: Final = {
     "zfs": "belongs to a ZFS pool: import it with `zpool import -o readonly=on`, mount its datasets, and convert the "
     "Docker root from there",
 }
-"""What holds something that could be a source, and is not read here."""
+"""Kind → advice, for volumes that may have a source but are not read here."""
 
 
 class DiskVolume(Struct, frozen=True):
-    """A place of the disk that can hold a file system. `kind` as `probe_kind` gives it, None where that is unknown.
+    """A volume of a disk, which may have a file system. `kind` as of `probe_kind`, None if it is unknown.
 
-    `group` is the LVM group that it is in, "" for none.
+    `group`: the volume's LVM group, or "".
     """
 
     name: str
@@ -43,7 +43,7 @@ class DiskVolume(Struct, frozen=True):
 
     @property
     def description(self) -> str:
-        """One line for people."""
+        """One line for the user."""
         what = self.kind or "nothing that is known"
         if self.error is not None:
             what = self.error.message
@@ -55,7 +55,7 @@ class DiskVolume(Struct, frozen=True):
 class DiskContents(Struct):
     volumes: list[DiskVolume] = field(default_factory=list)
     pools: dict[str, list[PoolParts]] = field(default_factory=dict)
-    """By LVM group."""
+    """LVM group → its thin pools."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -64,7 +64,7 @@ class DiskContents(Struct):
 
 
 def read_contents(disk: Blocks) -> DiskContents:
-    """Reads partition tables and labels; no file system is opened."""
+    """Reads partition tables and labels. No file system is opened."""
     found = DiskContents()
     physical: list[PhysicalVolume] = []
     for volume in _iter_places(disk, found):
@@ -96,7 +96,7 @@ def read_contents(disk: Blocks) -> DiskContents:
 
 
 def looks_like_disk(blocks: Blocks) -> bool:
-    """True for a raw disk or partition with something that is known."""
+    """True for a raw disk or partition of a known kind."""
     try:
         return probe_kind(blocks) is not None or read_partitions(blocks) is not None
     except SourceError:
@@ -104,9 +104,9 @@ def looks_like_disk(blocks: Blocks) -> bool:
 
 
 def _iter_places(disk: Blocks, found: DiskContents) -> Iterator[DiskVolume]:
-    """The disk itself where a file system or an LVM label is on it, and its partitions."""
+    """The partitions of a disk; also the whole disk, if it has a file system or an LVM label."""
     table = read_partitions(disk)
-    # A file system may fill the disk and have what looks like a table in its boot sector: then both are listed.
+    # A file system without partitions may have bytes in its boot sector that look like a table. Both are listed then.
     whole = _probed("the whole disk", disk)
     if whole.kind is not None and (table is None or whole.kind in (*FILE_SYSTEMS, "lvm")):
         yield whole

@@ -1,8 +1,8 @@
-"""btrfs on one device, with all its subvolumes, each at its name in the top one.
+"""btrfs on one device, with all its subvolumes, each at its name in the top subvolume.
 
 Source of the format: Linux, Documentation "btrfs on-disk format"; include/uapi/linux/btrfs_tree.h; fs/btrfs/. All
-integers are little-endian. Every block of metadata that is read is checked against its checksum, and where a second
-copy of it is on the device, that one is read if the first is damaged.
+integers are little-endian. The checksum of every block of metadata is verified. If a block is damaged and the device
+has a second copy, that copy is read.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _SUPER_BYTES: Final = 4096
 _KNOWN_FEATURES: Final = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x100 | 0x200 | 0x400 | 0x800 | 0x10000
 _STRIPED: Final = 0x8 | 0x40 | 0x80 | 0x100
 _TOP: Final = 5
-"""The tree of the top subvolume."""
+"""The ID of the top subvolume's tree."""
 _INODE_ITEM, _XATTR, _DIR_INDEX, _EXTENT_DATA = 1, 24, 96, 108
 _ROOT_ITEM, _ROOT_BACKREF, _CHUNK = 132, 144, 228
 _EMPTY_FOLDER: Final = 2
-"""The inode that is shown where a snapshot has a name of another subvolume that is not its own."""
+"""The inode number of the empty folder that a snapshot has in place of a subvolume below its origin."""
 _LAST: Final = (1 << 64) - 1
 _KEY = struct.Struct("<QBQ")
 _ITEM = struct.Struct("<QBQII")
@@ -55,7 +55,7 @@ _POINTER = struct.Struct("<QBQQQ")
 _INODE = struct.Struct("<16xQ16xIIIIQ72xqI12x")
 """size, nlink, uid, gid, mode, rdev, mtime in seconds and nanoseconds"""
 _ENTRY = struct.Struct("<QBQQHHB")
-"""key of what the name leads to, transaction, length of the value and of the name, type"""
+"""key of the target, transaction, length of the value and of the name, type"""
 _EXTENT = struct.Struct("<8xQBBHB")
 """bytes when decoded, compression, encryption, other encoding, type"""
 _PLACE = struct.Struct("<QQQQ")
@@ -77,7 +77,7 @@ class _Node(NamedTuple):
     level: int
     keys: list[ItemKey]
     places: list[tuple[int, int]]
-    """of a leaf: where each item's data is in `raw`, and its size; of another node: block and generation"""
+    """leaf: place of each item's data in `raw`, and its size; other nodes: block and generation of each child"""
     raw: bytes
 
 
@@ -92,7 +92,7 @@ class _Inode(NamedTuple):
 
 
 class _Extent(NamedTuple):
-    """A piece of a file. `data` is its content where that is in the tree itself; `place` 0 is a hole."""
+    """A piece of a file. `data`: its content, if it is in the tree itself. `place` 0 is a hole."""
 
     start: int
     length: int
@@ -109,9 +109,9 @@ class _Extent(NamedTuple):
 
 
 class BtrfsTree(Tree):
-    """The top subvolume and all below it. Each subvolume has a device number of its own, as the kernel gives it.
+    """The top subvolume and all below it. As in the kernel, each subvolume has its own device number.
 
-    Raises SourceError. UnsupportedError for more than one device, and for a log tree, which is not replayed.
+    Raises SourceError; UnsupportedError for several devices, and for a log tree, which is not replayed.
     """
 
     def __init__(self, blocks: Blocks, location: str) -> None:
@@ -173,7 +173,7 @@ class BtrfsTree(Tree):
     # --- trees ------------------------------------------------------------------------------------------------------
 
     def _root_of(self, subvolume: int) -> tuple[int, int]:
-        """(block of its tree, its top folder); of several items the newest, which comes last."""
+        """(block of its tree, its top folder). Of several items the last one is the newest."""
         found: bytes | None = None
         for _, raw in self._pool.items(self._pool.root, subvolume, _ROOT_ITEM):
             found = raw
@@ -203,7 +203,7 @@ class BtrfsTree(Tree):
         return mode, uid, gid, size, mtime_ns, device, tree, number, nlink
 
     def _find(self, path: bytes) -> tuple[int, int]:
-        """(subvolume, inode) of a name."""
+        """(subvolume, inode) of a path."""
         known = self._places.get(path)
         if known is not None:
             return known
@@ -243,7 +243,8 @@ class BtrfsTree(Tree):
         return found
 
     def _subvolume_at(self, tree: int, subvolume: int) -> tuple[int, int]:
-        """A snapshot keeps the names of the subvolumes below its origin; they are there empty folders of its own."""
+        """(subvolume, inode) of a name that leads to a subvolume. A snapshot also has the names of the subvolumes below
+        its origin. In the snapshot these are empty folders, and no back reference leads to it."""
         if not any(parent == tree for parent, _ in self._pool.items(self._pool.root, subvolume, _ROOT_BACKREF)):
             return tree, _EMPTY_FOLDER
         return subvolume, self._root_of(subvolume)[1]
@@ -262,7 +263,7 @@ class BtrfsTree(Tree):
                 found.append(_Extent(start, decoded, 0, 0, 0, decoded, compression, raw[_EXTENT.size :]))
                 end = start + decoded
                 continue
-            # An item may use a part of a stored extent alone: `length` bytes behind the first `skip` of it.
+            # A file may use a part of a stored extent: `length` bytes behind the first `skip` bytes.
             place, stored, skip, length = _PLACE.unpack_from(raw, _EXTENT.size)
             end = start + length
             if kind == _REGULAR and place:
@@ -289,7 +290,7 @@ class _Pool:
         self.root, chunk_root, log_root = struct.unpack_from("<QQQ", raw, 80)
         devices, self.sector, self._node_bytes = struct.unpack_from("<QII", raw, 136)
         (features,) = struct.unpack_from("<Q", raw, 188)
-        if features & 0x400 and any(raw[571:587]):  # METADATA_UUID: the nodes have kept the first one
+        if features & 0x400 and any(raw[571:587]):  # METADATA_UUID: the UUID was changed later, but not in the nodes
             self._fsid = raw[571:587]
         if devices != 1:
             raise UnsupportedError(
@@ -307,7 +308,7 @@ class _Pool:
             raise DamagedError(f"the btrfs superblock names nodes of {self._node_bytes:,} bytes")
         self._starts: list[int] = []
         self._chunks: list[tuple[int, int, tuple[int, ...]]] = []
-        # The superblock has the chunks in which the tree of chunks is, and that tree has all others.
+        # The superblock has the chunks with the chunk tree itself. That tree has all other chunks.
         (size,) = struct.unpack_from("<I", raw, 160)
         with naming("the chunks of the btrfs superblock"):
             self._take_system_chunks(raw[811 : 811 + min(size, 2048)])
@@ -316,7 +317,8 @@ class _Pool:
             self._take_chunk(start, raw)
 
     def read_into(self, view: memoryview, logical: int) -> None:
-        """Of several copies the first."""
+        """Reads content. If there are several copies, the first one is read: checksums of content are
+        not verified."""
         done = 0
         while done < len(view):
             places, room = self._places(logical + done)
@@ -325,20 +327,20 @@ class _Pool:
             done += len(part)
 
     def items(self, root: int, number: int, kind: int) -> Iterator[tuple[int, bytes]]:
-        """(offset of the key, data) of every item of one kind of one object."""
+        """(offset in the key, data) of every item of one kind of one object."""
         for _, offset, raw in self._walk(root, (number, kind, 0), (number, kind, _LAST), kind):
             yield offset, raw
 
     def _walk(self, root: int, first: ItemKey, last: ItemKey, kind: int) -> Iterator[tuple[int, int, bytes]]:
-        """Items from `first` to `last` of one kind: (object, offset, data). A child's level is below its parent's, and
-        its keys are where the parent has them, so that any input ends."""
+        """Items of one kind from `first` to `last`: (object, offset, data). A child must have a lower level than its
+        parent, and keys within the parent's bounds, so that the walk ends for any input."""
         waiting: list[tuple[int, int | None, ItemKey, ItemKey]] = [(root, None, _FIRST_KEY, _LAST_KEY)]
         while waiting:
             place, level, lowest, highest = waiting.pop()
             node = self.node(place)
             inside = not node.keys or (lowest <= node.keys[0] and node.keys[-1] <= highest)
             if level is not None and (node.level != level or not inside):
-                raise DamagedError(f"btrfs node {place:#x}: is not where the node above has it")
+                raise DamagedError(f"btrfs node {place:#x}: does not have the level or the keys of its parent's entry")
             if node.level == 0:
                 for at in range(bisect_left(node.keys, first), bisect_right(node.keys, last)):
                     number, found, offset = node.keys[at]
@@ -358,7 +360,7 @@ class _Pool:
         places, room = self._places(place)
         if room < self._node_bytes:
             raise DamagedError(f"{where}: reaches beyond its chunk")
-        # With the profile DUP every node is on the device twice: the second copy counts where the first is damaged.
+        # With the profile DUP every node is on the device twice. The second copy is used if the first is damaged.
         error: SourceError | None = None
         for copy in places:
             try:
@@ -420,7 +422,7 @@ class _Pool:
         self._chunks.insert(at, (start, length, places))
 
     def _places(self, logical: int) -> tuple[tuple[int, ...], int]:
-        """Where a logical byte is on the device, once for each copy, and for how many bytes this holds."""
+        """(place of a logical byte on the device for each copy, number of bytes from there to the end of the chunk)."""
         at = bisect_right(self._starts, logical) - 1
         if at >= 0:
             start, length, places = self._chunks[at]
@@ -431,7 +433,7 @@ class _Pool:
 
 
 class _FileStream(ByteStream):
-    """A file's content, from front to back. What no piece covers is zeros."""
+    """A file's content. Gaps between its pieces are zeros."""
 
     def __init__(self, pool: _Pool, extents: Sequence[_Extent], size: int, where: str) -> None:
         super().__init__()
@@ -480,7 +482,7 @@ class _FileStream(ByteStream):
         return room
 
     def _content(self, extent: _Extent) -> bytes:
-        """The whole piece, decoded; the last one is kept."""
+        """The whole piece, decoded. The last one is kept, since reads are smaller than a piece."""
         if self._decoded is None or self._decoded[0] is not extent:
             if extent.data is None:
                 raw = bytearray(extent.stored)
@@ -497,7 +499,7 @@ class _FileStream(ByteStream):
 
 
 def _decode(extent: _Extent, data: bytes, sector: int = 4096) -> bytes:
-    """Exactly `decoded` bytes; what is stored may be shorter than its sectors, and then zeros follow."""
+    """The decoded content, of exactly `decoded` bytes. A shorter stored content is followed by zeros."""
     if not extent.compression:
         return data
     try:
@@ -513,7 +515,8 @@ def _decode(extent: _Extent, data: bytes, sector: int = 4096) -> bytes:
 
 
 def _decode_lzo(data: bytes, sector: int, size: int) -> bytes:
-    """All bytes, then pieces of at most one sector, each with its length before it, which no sector's end divides."""
+    """The total length, then pieces of at most one sector, each behind its length. A length is never split by the end
+    of a sector: the bytes before the end are left unused (fs/btrfs/lzo.c)."""
     from dissect.util.compression import lzo
 
     (end,) = struct.unpack_from("<I", data)
@@ -529,7 +532,7 @@ def _decode_lzo(data: bytes, sector: int, size: int) -> bytes:
 
 
 def _checksum_of(kind: int) -> Callable[[bytes], bytes] | None:
-    """None for xxHash without the extra that reads it: then nothing is checked."""
+    """The checksum function. None for xxHash if its package is not installed: then nothing is checked."""
     if kind == 0:
         return lambda content: crc32.iscsi(content).to_bytes(4, "little")
     if kind == 1:

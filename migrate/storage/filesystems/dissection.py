@@ -1,8 +1,9 @@
-"""dissect, which the extras `devicemapper` and `disk` install; no other module of migrate imports it.
+"""Imports dissect, which the extras `devicemapper` and `disk` install.
 
-dissect opens a disk image, and a file system: the superblocks of every version and the geometry that follows from them.
-What a layer is made of to the byte (inodes, directories, extents, attributes, times) is read by `ext4` and `xfs` here,
-bounded and checked; docs/formats/devicemapper.md lists where dissect's own walk of them differs from the kernel's.
+dissect opens disk images and file systems: superblocks of all versions, and the geometry that follows from them. All
+that decides the bytes of a layer (inodes, directories, extents, attributes, times) is read by `ext4` and `xfs` here,
+with limits and checks. docs/formats/devicemapper.md lists the differences between dissect's reading of these and the
+kernel's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from migrate.storage.filesystems.filesystem import naming
 
 
 def open_dissected(name: str, opener: str, stream: BinaryIO) -> Any:
-    """`opener` of the package dissect.`name`, such as ExtFS: superblock (`sb`) and geometry."""
+    """The file system as the class `opener` of the package dissect.`name` opens it: superblock (`sb`) and geometry."""
     package = import_dissect(f"dissect.{name}", "reading ext4 or XFS", "devicemapper")
     error = cast("type[Exception]", import_module(f"dissect.{name}.exceptions").Error)
     with naming(f"the {name} superblock"):
@@ -28,7 +29,7 @@ def open_dissected(name: str, opener: str, stream: BinaryIO) -> Any:
 
 
 def import_dissect(name: str, purpose: str, extra: str) -> Any:
-    """A module of dissect; UnsupportedError with how to install it."""
+    """A module of dissect. Raises UnsupportedError, with the command to install it, if it is missing."""
     try:
         return import_module(name)
     except ImportError as exc:

@@ -60,7 +60,7 @@ _XATTR_ENTRY = struct.Struct("<BBHIII")
 
 
 class Ext4:
-    """One file system. Features that would change how names or contents are found, and are not known, are refused."""
+    """An ext2, ext3 or ext4 file system. Unknown features that change how names or contents are found are refused."""
 
     kind = "ext4"
     root = ROOT_INODE
@@ -84,6 +84,7 @@ class Ext4:
         self._mounted = int(superblock.s_mtime)
         self.needs_recovery = bool(superblock.s_feature_incompat & _RECOVER)
         self.doubt: str | None = None
+        # The kernel sets this when it finds damage and goes on.
         if superblock.s_state & _STATE_ERRORS:
             self.doubt = f"holds errors that the kernel found: {_INCOMPLETE}"
         elif not superblock.s_feature_compat & _HAS_JOURNAL and not superblock.s_state & _STATE_UNMOUNTED:
@@ -91,10 +92,11 @@ class Ext4:
         self._check_features(superblock)
 
     def recovered(self) -> Ext4:
-        """The file system as it is once its journal is replayed, which happens in memory."""
+        """The file system after a replay of its journal, in memory."""
         if not self._journal_inode:
-            raise UnsupportedError("the ext4 journal was not replayed, and lies on another device")
-        # The journal's own file does not change while the file system is in use, so it can be read before the replay.
+            raise UnsupportedError("the ext4 journal was not replayed, and is on another device")
+        # The inode and the blocks of the journal's file do not change while the file system is in use, so that they can
+        # be read before the replay.
         journal = self.read_extents(self.read_inode(self._journal_inode))
         replayed = Ext4(replay_journal(self.device, journal, self._block_size, self._mounted))
         replayed.doubt = "; ".join(filter(None, (_REPLAYED, replayed.doubt)))
@@ -102,6 +104,7 @@ class Ext4:
 
     def _check_features(self, superblock: Any) -> None:
         unknown = int(superblock.s_feature_incompat) & ~_KNOWN
+        # Incompatible features change the structures on disk. Of the others only bigalloc changes where contents are.
         if unknown or superblock.s_feature_ro_compat & _RO_BIGALLOC:
             raise UnsupportedError(f"the ext4 file system uses features that are not read (incompat {unknown:#x})")
         if not (_OLD_INODE_SIZE <= self._inode_size <= self._block_size) or self._inode_size & (self._inode_size - 1):
@@ -164,6 +167,8 @@ class Ext4:
         at = 0
         while at < len(block):
             number, length, name_length, _ = _ENTRY.unpack_from(block, at)
+            # With blocks of 64 KiB, an entry over the whole block has a length that does not fit 16 bits: 0 or 65535
+            # means it (fs/ext4/ext4.h, ext4_rec_len_from_disk).
             length = length if 0 < length < 65535 else 65536 if len(block) == 65536 else length
             if length < 8 + name_length or length % 4 or at + length > len(block):
                 raise DamagedError(f"{where}: an entry of {length} bytes at byte {at} of a block")
@@ -186,7 +191,8 @@ class Ext4:
 
     def read_xattrs(self, inode: Inode) -> dict[bytes, bytes]:
         if len(inode.raw) == _OLD_INODE_SIZE and not any(inode.raw[104:108]) and not any(inode.raw[118:120]):
-            return {}  # most files, and every file of two layers is looked at when they are compared
+            # The common case first: when two layers are compared, the attributes of all their files are read.
+            return {}
         where = f"the extended attributes of ext4 inode {inode.number}"
         found: dict[bytes, bytes] = {}
         with naming(where):
@@ -215,7 +221,7 @@ class Ext4:
             return self._joined(mapped, where)
 
     def _joined(self, mapped: Iterator[tuple[int, int, int]], where: str) -> list[FileExtent]:
-        """(first block of the file, count, block on the device), ascending → extents; neighbours become one."""
+        """(first block in the file, count, block on the device), ascending → extents. Neighbours are joined."""
         size = self._block_size
         joined: list[FileExtent] = []
         end = 0
@@ -254,7 +260,7 @@ class Ext4:
             waiting.extend(reversed(children))
 
     def _walk_map(self, inode: Inode, where: str) -> Iterator[tuple[int, int, int]]:
-        """The block map of ext2 and ext3: twelve blocks, then one, two and three levels of blocks of pointers."""
+        """The block map of ext2 and ext3: twelve blocks, then blocks of pointers with one, two and three levels."""
         pointers = struct.unpack_from("<15I", inode.raw, 40)
         last = -(-inode.size // self._block_size)
         seen: set[int] = set()
@@ -289,7 +295,7 @@ class Ext4:
 
 
 def _extent_entries(node: bytes, depth: int | None, where: str) -> tuple[list[tuple[int, int, int]], int]:
-    """Entries of one node of the extent tree: (file block, count, device block); of an index node count is 1."""
+    """The entries of a node of the extent tree: (file block, count, device block). The count in an index node is 1."""
     magic, count, most, level = struct.unpack_from("<HHHH", node)
     fits = (len(node) - 12) // 12
     if magic != _EXTENT_MAGIC or count > most or most > fits or level > _MOST_DEPTH:
@@ -298,10 +304,10 @@ def _extent_entries(node: bytes, depth: int | None, where: str) -> tuple[list[tu
         raise DamagedError(f"{where}: an extent node of level {level} with {count} entries under level {depth + 1}")
     entries = []
     for start, length, high, low in _EXTENT.iter_unpack(node[12 : 12 + count * 12]):
-        if level:  # an index: file block, low 32 bits of the child, high 16 bits
+        if level:  # an index node: file block, low 32 bits of the child, high 16 bits
             low, high = length | high << 16, low & 0xFFFF
             length = 1
-        elif length > _UNWRITTEN:  # allocated but never written: reads as zeros
+        elif length > _UNWRITTEN:  # allocated and never written: zeros
             length = 0
         entries.append((start, length, low | high << 32))
     if any(entries[at][0] >= entries[at + 1][0] for at in range(count - 1)):
@@ -316,7 +322,7 @@ def _decode(number: int, raw: bytes) -> Inode:
     if not mode or not links:
         raise DamagedError(f"ext4 inode {number}: has a name but is deleted")
     kind = stat.S_IFMT(mode)
-    if kind in (stat.S_IFREG, stat.S_IFDIR):  # elsewhere the word means something else
+    if kind in (stat.S_IFREG, stat.S_IFDIR):  # of other types, this word is not the high half of the size
         size |= size_high << 32
     return Inode(
         number=number,
@@ -327,12 +333,13 @@ def _decode(number: int, raw: bytes) -> Inode:
         mtime_ns=_mtime(seconds, raw),
         rdev=_rdev(raw) if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0,
         nlink=links,
-        raw=raw if _extra_body(raw)[:4] == _XATTR_MAGIC else raw[:_OLD_INODE_SIZE],  # nothing more is needed of it
+        # Inodes are kept in memory. Without attributes in it, the rest of an inode is not needed.
+        raw=raw if _extra_body(raw)[:4] == _XATTR_MAGIC else raw[:_OLD_INODE_SIZE],
     )
 
 
 def _is_fast_link(inode: Inode) -> bool:
-    """A short target lies where the extents of a long one would."""
+    """True for a symbolic link whose target is in the inode, in place of extents."""
     return inode.size < 60 and not _flags(inode) & _INODE_EXTENTS
 
 
@@ -341,7 +348,7 @@ def _flags(inode: Inode) -> int:
 
 
 def _extra_size(raw: bytes) -> int:
-    """How far the inode's own fields go beyond the old 128 bytes (i_extra_isize)."""
+    """The size of the inode's own fields behind the first 128 bytes (i_extra_isize)."""
     if len(raw) <= _OLD_INODE_SIZE:
         return 0
     size = int.from_bytes(raw[128:130], "little")
@@ -351,13 +358,14 @@ def _extra_size(raw: bytes) -> int:
 
 
 def _extra_body(raw: bytes) -> bytes:
-    """What follows the inode's own fields: attributes, if it begins with their magic."""
+    """The bytes behind the inode's own fields: attributes, if they begin with their magic."""
     size = _extra_size(raw)
     return raw[_OLD_INODE_SIZE + size :] if size else b""
 
 
 def _mtime(seconds: int, raw: bytes) -> int:
-    """Seconds are signed; two more bits of the extra word lift them beyond 2038, the other thirty are nanoseconds."""
+    """Nanoseconds since 1970. Seconds are signed. The extra word has two more high bits of them, for times after 2038,
+    and thirty bits of nanoseconds."""
     if _extra_size(raw) < 12:
         return seconds * 1_000_000_000
     extra = int.from_bytes(raw[136:140], "little")
@@ -365,7 +373,8 @@ def _mtime(seconds: int, raw: bytes) -> int:
 
 
 def _rdev(raw: bytes) -> int:
-    """Old form in the first word (8 bits each), new form in the second (12 bits major, 20 bits minor)."""
+    """The device number: the old form in the first word (8 bits each), or the new form in the second word (12 bits
+    major, 20 bits minor)."""
     old, new = struct.unpack_from("<II", raw, 40)
     if old:
         return os.makedev(int(old) >> 8 & 0xFF, int(old) & 0xFF)
@@ -373,7 +382,8 @@ def _rdev(raw: bytes) -> int:
 
 
 def _xattrs(raw: bytes, *, first: int, base: int, where: str) -> Iterator[tuple[bytes, bytes]]:
-    """Entries from `first`; values lie at `base` + offset. ACLs (another form on disk than in memory) are left out."""
+    """(name, value) of the entries from `first`; values are at `base` + offset. ACLs are left out: their form on disk
+    is not that of getxattr(2)."""
     at = first
     while raw[at : at + 4] not in (b"\0\0\0\0", b""):
         name_length, index, offset, value_inode, size, _ = _XATTR_ENTRY.unpack_from(raw, at)

@@ -1,4 +1,5 @@
-"""The checksums of an ext4's metadata, where it was made with them (e2fsprogs 1.43 and later; groups also before).
+"""The checksums of ext4's metadata, if it was made with them (by default since e2fsprogs 1.43; those of groups
+earlier).
 
 Source of the format: Linux, Documentation/filesystems/ext4/checksums.rst; fs/ext4/super.c (ext4_group_desc_csum),
 inode.c (ext4_inode_csum), namei.c (ext4_dirblock_csum, ext4_dx_csum), extents.c, xattr.c. All are CRC-32C, begun with
@@ -18,11 +19,11 @@ _SUPERBLOCK_SUM: Final = 0x3FC
 _GROUP_SUM: Final = 0x1E
 _LOW, _HIGH = 0x7C, 0x82
 _TAIL: Final = b"\0\0\0\0\x0c\0\0\xde"
-"""What looks like an entry at the end of a directory's block: without inode, 12 bytes long, of the type 0xDE."""
+"""The checksum of a directory's block is in an entry at its end: no inode, 12 bytes long, type 0xDE."""
 
 
 class Ext4Sums:
-    """Raises DamagedError where a checksum does not match; where the file system has none, nothing is checked."""
+    """Raises DamagedError for a wrong checksum. Checks nothing if the file system has no checksums."""
 
     def __init__(self, superblock: bytes, parsed: Any) -> None:
         features = int(parsed.s_feature_ro_compat)
@@ -49,7 +50,7 @@ class Ext4Sums:
             raise _wrong(f"ext4 group {number}")
 
     def check_inode(self, number: int, raw: bytes) -> None:
-        """An inode with room for it has all four bytes of the checksum, else the lower two."""
+        """An inode with enough room has all four bytes of the checksum, others the lower two."""
         if not self.are_kept:
             return
         is_wide = len(raw) > 128 and int.from_bytes(raw[128:130], "little") >= 4
@@ -59,14 +60,14 @@ class Ext4Sums:
             raise _wrong(f"ext4 inode {number}")
 
     def check_extents(self, number: int, inode: bytes, block: bytes, where: str) -> None:
-        """A block of an extent tree: the checksum follows the room for entries."""
+        """Checks a block of an extent tree. The checksum is behind the room for entries."""
         end = 12 + int.from_bytes(block[4:6], "little") * 12
         if self.are_kept and _kept(crc32.iscsi(block[:end], self._of(number, inode))) != block[end : end + 4]:
             raise _wrong(f"{where}: a block of its extent tree")
 
     def check_directory(self, number: int, inode: bytes, block: bytes, where: str) -> None:
-        """A block of names ends in the checksum. A block of the index of a large directory has it behind the room for
-        the index, and covers what of that room is in use."""
+        """Checks a block of a directory. A block of names has the checksum at its end. A block of a large directory's
+        index has it behind the room for the index, and the checksum covers the used part of that room."""
         if not self.are_kept:
             return
         seed = self._of(number, inode)
@@ -91,8 +92,10 @@ class Ext4Sums:
 
 
 def _index_begin(block: bytes) -> int | None:
-    """Where the index begins in a block that has one: its entries, one of which reaches to the block's end, are there
-    for kernels without it. None for a block of names, where the checksum is behind the last entry."""
+    """The offset of the index in a block that has one; None for a block of names.
+
+    A block with an index looks to older kernels like one with an unused entry up to the end of the block, which
+    identifies it."""
     whole = len(block) & 0xFFFF
     if int.from_bytes(block[4:6], "little") == whole:
         return 8
@@ -101,7 +104,7 @@ def _index_begin(block: bytes) -> int | None:
 
 
 def _kept(crc: int) -> bytes:
-    """ext4 keeps the remainder as it is, without the inversion at the end."""
+    """The stored form of a checksum: ext4 stores CRC-32C without the final complement."""
     return (crc ^ 0xFFFFFFFF).to_bytes(4, "little")
 
 

@@ -1,4 +1,4 @@
-"""What the file systems have in common."""
+"""Types and limits that all file systems share."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from migrate.storage.blocks import Blocks
 
 DIRECTORY_BYTES: Final = 256 * 1024 * 1024
-"""One directory's own blocks. A million long names take as much."""
+"""Limit of one directory's own blocks, which a million long names need."""
 DIRECTORY_NAMES: Final = 2_000_000
-"""Names in one directory."""
+"""Limit of the names in one directory."""
 LINK_BYTES: Final = 4096
-"""A symbolic link's target (PATH_MAX)."""
+"""Limit of a symbolic link's target (PATH_MAX)."""
 XATTR_BYTES: Final = 64 * 1024
-"""One extended attribute (XATTR_SIZE_MAX)."""
+"""Limit of one extended attribute (XATTR_SIZE_MAX)."""
 FILE_EXTENTS: Final = 4_000_000
-"""Pieces of one file."""
+"""Limit of the pieces of one file."""
 
 FOREIGN: Final = (
     struct.error,
@@ -41,7 +41,7 @@ FOREIGN: Final = (
 
 
 class Inode(NamedTuple):
-    """An inode as stat(2) would show it. `raw` is the inode itself, for the file system that made it."""
+    """An inode with the values of stat(2). `raw`: its bytes, for the file system that made it."""
 
     number: int
     mode: int
@@ -55,7 +55,7 @@ class Inode(NamedTuple):
 
 
 class FileExtent(NamedTuple):
-    """A piece of a file, in bytes: `start` in the file, `offset` on the device. What no extent covers is zeros."""
+    """A piece of a file, in bytes: `start` in the file, `offset` on the device. Gaps between extents are zeros."""
 
     start: int
     length: int
@@ -63,7 +63,7 @@ class FileExtent(NamedTuple):
 
 
 class Directory(Struct, frozen=True):
-    """`parent` is the inode that `..` names; `names` are sorted bytewise and hold neither `.` nor `..`."""
+    """A directory. `parent`: the inode of `..`. `names`: (name, inode), sorted bytewise, without `.` and `..`."""
 
     parent: int
     names: tuple[tuple[bytes, int], ...]
@@ -82,25 +82,26 @@ class FileSystem(Protocol):
     def root(self) -> int: ...
     @property
     def device(self) -> Blocks:
-        """What it reads from."""
+        """The blocks that it is read from."""
 
     @property
     def doubt(self) -> str | None:
-        """Why it may not hold what it should, as the end of a sentence that begins with its name; None if it does."""
+        """Why files may be missing or wrong, as the rest of a sentence with the file system as subject; else None."""
 
     def inode_offset(self, number: int, /) -> int:
-        """Where on the device the inode lies."""
+        """The place of the inode on the device, in bytes."""
 
     def read_inode(self, number: int, /) -> Inode: ...
     def read_directory(self, inode: Inode, /) -> Directory: ...
     def read_link(self, inode: Inode, /) -> bytes: ...
     def read_xattrs(self, inode: Inode, /) -> Mapping[bytes, bytes]: ...
     def read_extents(self, inode: Inode, /) -> Sequence[FileExtent]:
-        """Ascending, without overlap. Empty for what lies in the inode itself (links and directories only)."""
+        """The extents, ascending, without overlap. Empty if the content is in the inode itself (links and
+        directories)."""
 
 
 def extents_as_blocks(device: Blocks, extents: Sequence[FileExtent], size: int) -> PiecedBlocks:
-    """A file's content by position."""
+    """A file's content as blocks."""
     pieces = PieceMap()
     for extent in extents:
         try:
@@ -111,7 +112,7 @@ def extents_as_blocks(device: Blocks, extents: Sequence[FileExtent], size: int) 
 
 
 def check_name(name: bytes, where: str) -> bytes:
-    """DamagedError for a name that no kernel would have written."""
+    """`name`. Raises DamagedError for a name that no kernel writes."""
     if not name or b"/" in name or b"\0" in name:
         raise DamagedError(f"{where}: holds the impossible name {name!r}")
     return name
@@ -134,7 +135,7 @@ def sorted_names(names: list[tuple[bytes, int]], where: str) -> tuple[tuple[byte
 
 @contextmanager
 def naming(where: str) -> Iterator[None]:
-    """Turns what slicing and unpacking damaged bytes can raise into a DamagedError that names the place."""
+    """Turns the errors of slicing and unpacking damaged bytes into a DamagedError with the place in it."""
     try:
         yield
     except FOREIGN as exc:

@@ -22,10 +22,10 @@ _MOST_PATHS: Final = 200_000
 
 
 class ImageTree(Tree):
-    """A directory of a file system and all below it. Fills Tree; may be used from several threads.
+    """A directory of a file system and all below it. May be used from several threads.
 
-    `number` differs between the trees of one pool. `top` is the path of the tree's root in the file system; where there
-    is no such directory, MissingLayerError.
+    `number`: a device number, which differs between the trees of one pool. `top`: the path of the tree's root in the
+    file system. Raises MissingLayerError if there is no such directory.
     """
 
     def __init__(self, file_system: KeptFileSystem, number: int, top: bytes = b"", location: str | None = None) -> None:
@@ -87,7 +87,7 @@ class ImageTree(Tree):
         return self._child(self._chain(head), name, path)
 
     def _chain(self, path: bytes) -> tuple[int, ...]:
-        """The inodes from the file system's root down to a directory; each is looked up once."""
+        """The inodes from the file system's root down to a directory. Each directory is looked up once."""
         missing = []
         above = path
         while above not in self._chains:
@@ -111,7 +111,8 @@ class ImageTree(Tree):
         raise MissingLayerError(f"{_shown(path)}: no such name in the layer's file system")
 
     def _directory(self, chain: tuple[int, ...], path: bytes) -> Directory:
-        """The entries of a directory that is where its own `..` leads: no cycle, no second parent gets by."""
+        """The entries of a directory. Raises DamagedError if its `..` is not its parent here: so no cycle and no second
+        parent is possible."""
         inode = self._file_system.read_inode(chain[-1])
         if not stat.S_ISDIR(inode.mode):
             raise DamagedError(f"{_shown(path)}: is no directory")
@@ -126,7 +127,7 @@ class ImageTree(Tree):
 
 
 class EmptyTree(Tree):
-    """A layer whose device has no `rootfs/`: Docker makes one, empty, when it mounts such a device."""
+    """A layer whose device has no `rootfs/`. Docker makes an empty one when it mounts such a device."""
 
     def __init__(self, number: int) -> None:
         self.location = f"device {number}"

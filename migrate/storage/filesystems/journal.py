@@ -1,7 +1,7 @@
-"""The ext4 journal, replayed in memory: a host that died with a device mounted left changes in it.
+"""The ext4 journal, replayed in memory. It has the last changes if the host crashed while the device was mounted.
 
 Source of the format: Linux, fs/jbd2/recovery.c and include/linux/jbd2.h. All integers are big-endian. Nothing is
-written: for each block that the journal holds, a read is sent to the journal instead.
+written: for each block with a newer content in the journal, that content is read.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _COMMIT_TIME: Final = 48
 
 
 class _Tag(NamedTuple):
-    """A block of the file system in a transaction: its number, whether its first word is escaped, and its checksum
-    as recorded, of which `mask` has the bits that are kept."""
+    """A block of the file system in a transaction: its number, whether its first word is escaped, and its recorded
+    checksum. `mask` has the bits of the checksum that are recorded."""
 
     block: int
     escaped: bool
@@ -39,14 +39,14 @@ class _Tag(NamedTuple):
 
 
 class Replacement(Struct, frozen=True):
-    """Where the newest content of a block lies. `escaped`: its first word is the journal's magic, stored as zeros."""
+    """The place of a block's newest content. `escaped`: its first word is the journal's magic, stored as zeros."""
 
     offset: int
     escaped: bool
 
 
 class ReplayedBlocks(Blocks):
-    """Blocks as they would be after the journal was replayed. `replaced` is by file system block."""
+    """Blocks as they are after a replay of the journal. `replaced`: block of the file system → its newest content."""
 
     def __init__(self, blocks: Blocks, replaced: Mapping[int, Replacement], unit: int) -> None:
         self.size = blocks.size
@@ -69,28 +69,28 @@ class ReplayedBlocks(Blocks):
             view[start - offset : end - offset] = content[start - block * unit : end - block * unit]
 
     def replaces(self, offset: int) -> bool:
-        """Whether the byte comes from the journal."""
+        """True if the byte at `offset` is read from the journal."""
         return offset // self._unit in self._replaced
 
 
 def replay_journal(device: Blocks, journal: Sequence[FileExtent], unit: int, mounted: int) -> ReplayedBlocks:
-    """`journal` is where the journal's file lies, `unit` the file system's block size, `mounted` when it was mounted
-    last, in seconds since 1970: older transactions are of an earlier use.
+    """`device` after a replay of its journal. `journal`: the extents of the journal's file; `unit`: the file system's
+    block size; `mounted`: time of its last mount in seconds since 1970, since older transactions are of an earlier use.
 
-    Raises DamagedError where there is no journal or it is damaged, UnsupportedError for features that are not known.
+    Raises DamagedError for a missing or damaged journal, UnsupportedError for unknown features.
     """
     return ReplayedBlocks(device, _Journal(device, journal, unit, mounted).replay(), unit)
 
 
 def _commit_time(raw: bytes) -> int:
-    """Of a commit block, in seconds since 1970."""
+    """The time of a commit block, in seconds since 1970."""
     return int.from_bytes(raw[_COMMIT_TIME : _COMMIT_TIME + 8], "big")
 
 
 def _damaged(sequence: int, what: str) -> DamagedError:
     return DamagedError(
         f"the ext4 journal: transaction {sequence} was committed, and {what}; names and contents may be missing. "
-        "`e2fsck -f` on a copy of the file system makes of it what it can"
+        "`e2fsck -f` on a copy of the file system repairs what it can"
     )
 
 
@@ -117,9 +117,9 @@ class _Journal:
         self._seed = crc32.iscsi(raw[48:64])
 
     def replay(self) -> dict[int, Replacement]:
-        """Block → its newest committed content. A block that was freed later keeps what lies on the device.
+        """Block → its newest committed content. A block that was freed later (revoked) keeps its content on the device.
 
-        DamagedError where a transaction was committed and cannot be replayed: names would be missing without it.
+        Raises DamagedError if a committed transaction cannot be replayed: names would be missing without it.
         """
         written: dict[int, tuple[int, Replacement]] = {}
         revoked: dict[int, int] = {}
@@ -129,10 +129,11 @@ class _Journal:
         return {block: place for block, (number, place) in written.items() if revoked.get(block, -1) < number}
 
     def _transactions(self) -> Iterator[tuple[list[tuple[int, Replacement]], list[int]]]:
-        """Every transaction that was committed, in order. The first block that does not fit ends the log.
+        """Every committed transaction, in order. The first block without the expected header ends the log.
 
-        A block that fits but for its checksum may be left from an earlier use of the same blocks: then what would be
-        its commit is older than the last one (do_one_pass in recovery.c). Else the transaction is damaged.
+        A block with the expected header and a wrong checksum may be a rest of an earlier use of the log. Then the time
+        of its commit block is before that of the last transaction (do_one_pass in recovery.c), and the log ends.
+        Otherwise the transaction is damaged.
         """
         at, sequence, left = self._start, self._sequence, self._length
         tags: list[tuple[int, Replacement]] = []
@@ -170,10 +171,11 @@ class _Journal:
         self._require_end(at, left, sequence)
 
     def _require_end(self, at: int, left: int, sequence: int) -> None:
-        """DamagedError where transactions were committed that cannot be reached: a part of the log between is damaged,
-        or was written while the disk was copied piece by piece. The kernel passes over them without an error."""
+        """Raises DamagedError if there are committed transactions behind the end of the log: a part of the log before
+        them is damaged, or was written while the disk was being copied. (The kernel ignores them without an error.)"""
         while at and left > 0:
             magic, kind, found = _HEADER.unpack(self._device.read_at(self._blocks[at], _HEADER.size))
+            # Sequence numbers wrap around at 32 bits; a difference below half of that is a later one.
             if magic == _MAGIC and kind == _COMMIT and (found - sequence & 0xFFFFFFFF) < 1 << 31:
                 raw = self._read(at)
                 if self._is_sound(kind, raw) and _commit_time(raw) >= self._newest:
@@ -181,7 +183,8 @@ class _Journal:
             at, left = self._following(at), left - 1
 
     def _tags(self, raw: bytes) -> Iterator[_Tag]:
-        """Forms: 16 bytes with checksums v3, else 8, + 2 with v2, + 4 with 64 bits."""
+        """The tags of a descriptor block. A tag has 16 bytes with checksums of version 3; else 8, + 2 with version 2, +
+        4 with 64-bit block numbers."""
         size = 16 if self._v3 else 8 + (2 if self._summed else 0) + (4 if self._wide else 0)
         at, end = _HEADER.size, len(raw) - (4 if self._summed else 0)
         while at + size <= end:
@@ -192,14 +195,17 @@ class _Journal:
             yield _Tag(low | high << 32, bool(flags & _ESCAPED), checksum, mask)
             if flags & _LAST_TAG:
                 return
+            # A tag without this flag is followed by a UUID.
             at += size + (0 if flags & _SAME_UUID else 16)
 
     def _is_sound(self, kind: int, raw: bytes) -> bool:
-        """With checksums: descriptors and revocations end in one, a commit block has it after its header."""
+        """True if the checksum is right, or if the journal has none. Descriptors and revocations have it at their end,
+        a commit block after its header."""
         if not self._summed:
             return True
         at = 16 if kind == _COMMIT else len(raw) - 4
-        computed = crc32.iscsi(raw[:at] + b"\0\0\0\0" + raw[at + 4 :], self._seed) ^ 0xFFFFFFFF  # kept without it
+        # jbd2 stores the checksum without the final complement.
+        computed = crc32.iscsi(raw[:at] + b"\0\0\0\0" + raw[at + 4 :], self._seed) ^ 0xFFFFFFFF
         return computed == int.from_bytes(raw[at : at + 4], "big")
 
     def _following(self, at: int) -> int:

@@ -1,4 +1,4 @@
-"""A file system whose inodes and folders are parsed once."""
+"""A file system that keeps parsed inodes and folders."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from migrate.storage.filesystems.filesystem import Directory, FileExtent, FileSystem, Inode
 
 MOST_KEPT: Final = 100_000
-"""Of either. A full table is emptied and fills again."""
+"""Limit of the kept inodes, and of the kept directories. A full table is emptied."""
 
 
 class KeptFileSystem:
-    """A FileSystem over another one."""
+    """A FileSystem that parses each inode and directory of another FileSystem once."""
 
     def __init__(self, inner: FileSystem) -> None:
         self._inner = inner

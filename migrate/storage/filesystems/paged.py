@@ -14,7 +14,7 @@ _MOST_PAGES: Final = 1024
 
 
 class PagedReader:
-    """So that neighbouring inodes cost one read."""
+    """Reads whole pages, so that neighbouring inodes need one read."""
 
     def __init__(self, device: Blocks) -> None:
         self._device = device
@@ -29,7 +29,8 @@ class PagedReader:
         page = self._pages.get(first)
         if page is None:
             page = self._device.read_at(first * _PAGE, min(_PAGE, self.size - first * _PAGE))
-            if len(self._pages) >= _MOST_PAGES:  # plain and safe between threads; a refill costs little
+            # Emptied at once: this is safe between threads without a lock, and reading the pages again is cheap.
+            if len(self._pages) >= _MOST_PAGES:
                 self._pages.clear()
             self._pages[first] = page
         return page[inside : inside + size]

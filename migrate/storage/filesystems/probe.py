@@ -1,4 +1,4 @@
-"""What a volume holds, by its magic numbers; and the file system in it, opened."""
+"""Recognises the content of a volume by magic numbers, and opens the file system in it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _MAGICS: Final[tuple[tuple[str, int, bytes], ...]] = (
     ("jfs", 0x8000, b"JFS1"),
     ("f2fs", 0x400, b"\x10\x20\xf5\xf2"),
 )
-"""(kind, place, magic); the file systems that are read come first, and then what can hold one."""
+"""(kind, place, magic). The file systems that are read come first, then encryption, LVM and RAID, which may contain
+one."""
 _ZFS_MAGIC: Final = 0x00BAB10C
 _ZFS_LABEL: Final = range(128 * 1024, 256 * 1024, 1024)
 
 
 def probe_kind(blocks: Blocks) -> str | None:
-    """`ext4` (ext2 and ext3 too), `xfs` or `btrfs`, or the name of what is not a file system that is read here.
-
-    None for anything unknown.
+    """`ext4` (also for ext2 and ext3), `xfs` or `btrfs`; the name of another known content, which is not read here;
+    None for unknown content.
     """
     head = blocks.read_at(0, min(blocks.size, _HEAD))
     for kind, place, magic in _MAGICS:
@@ -51,7 +51,7 @@ def probe_kind(blocks: Blocks) -> str | None:
 
 
 def open_file_system(blocks: Blocks, kind: str) -> FileSystem:
-    """An `ext4` or `xfs`; an ext4 that was not unmounted as it is once its journal is replayed, in memory."""
+    """Opens an `ext4` or `xfs`. The journal of an ext4 that was not unmounted is replayed in memory."""
     if kind == "xfs":
         from migrate.storage.filesystems.xfs import Xfs
 
@@ -63,7 +63,7 @@ def open_file_system(blocks: Blocks, kind: str) -> FileSystem:
 
 
 def _is_zfs(blocks: Blocks) -> bool:
-    """The uberblocks of the first label: one of many places has the magic, in either byte order."""
+    """True if one of the uberblocks in the first label has the magic, in either byte order."""
     if blocks.size < _ZFS_LABEL.stop:
         return False
     ring = blocks.read_at(_ZFS_LABEL.start, _ZFS_LABEL.stop - _ZFS_LABEL.start)
@@ -72,7 +72,8 @@ def _is_zfs(blocks: Blocks) -> bool:
 
 
 def _is_old_md(blocks: Blocks) -> bool:
-    """A RAID member with its superblock at the end: of version 0.90 in the last whole 64 KiB, of 1.0 before 8 KiB."""
+    """True for a RAID member with its superblock at the end: version 0.90 has it in the last whole 64 KiB, version 1.0
+    at 8 KiB before the end, rounded down to 4 KiB."""
     places = ((blocks.size & ~0xFFFF) - 0x10000, (blocks.size - 0x2000) & ~0xFFF)
     try:
         return any(place > 0 and blocks.read_at(place, 4) == b"\xfc\x4e\x2b\xa9" for place in places)

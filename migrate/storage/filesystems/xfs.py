@@ -1,8 +1,7 @@
 """XFS, versions 4 and 5, on any blocks.
 
-Source of the format: "XFS Algorithms & Data Structures" (xfs.org); Linux, fs/xfs/libxfs/xfs_format.h,
-xfs_da_format.h. All integers are big-endian. `xfs_extents` has the places of blocks,
-`xfs_attributes` the attributes, `xfs_log` the state of the log.
+Source of the format: "XFS Algorithms & Data Structures" (xfs.org); Linux, fs/xfs/libxfs/xfs_format.h, xfs_da_format.h.
+All integers are big-endian. `xfs_extents` reads extents, `xfs_attributes` attributes, `xfs_log` the state of the log.
 """
 
 from __future__ import annotations
@@ -53,10 +52,10 @@ _SUPERBLOCK_SUM, _INODE_SUM, _DIRECTORY_SUM, _LINK_SUM = 224, 100, 4, 12
 
 
 class Xfs:
-    """One file system. Features that would change how names or contents are found, and are not known, are refused."""
+    """An XFS file system. Unknown features that change how names or contents are found are refused."""
 
     kind = "xfs"
-    doubt: str | None = None  # what was in use is refused
+    doubt: str | None = None  # a file system that was in use is refused
 
     def __init__(self, device: Blocks) -> None:
         opened = open_dissected("xfs", "XFS", open_blocks(device))
@@ -105,7 +104,7 @@ class Xfs:
 
     def _check_log(self, start: int, blocks: int) -> None:
         if not start:
-            raise UnsupportedError("the XFS log lies on another device")
+            raise UnsupportedError("the XFS log is on another device")
         first = self._space.offset(start, "the XFS log")
         size = xfs_log.LOG_BLOCK
         with naming("the XFS log"):
@@ -168,7 +167,8 @@ class Xfs:
             return Directory(found[b".."], sorted_names([entry for entry in names if entry[0] not in found], where))
 
     def _shortform(self, inode: Inode, where: str) -> Directory:
-        """A directory in its inode: count, count of 8-byte numbers, parent; then length, offset, name, type, number."""
+        """A directory in its inode: number of entries, number of entries with 8-byte inode numbers, parent; then for
+        each entry length, offset, name, type, inode number."""
         fork = self._data_fork(inode)[: inode.size]
         count, wide = fork[0], fork[1]
         width = 8 if wide else 4
@@ -185,7 +185,7 @@ class Xfs:
         return Directory(parent, sorted_names(names, where))
 
     def _directory_blocks(self, inode: Inode) -> Iterator[bytes]:
-        """The blocks with entries; they may have gaps between them, and indexes follow beyond the size."""
+        """The blocks with entries. There may be gaps between them. Indexes are beyond the directory's size."""
         extents, size = self.read_extents(inode), self._directory_block
         starts = {
             at
@@ -205,8 +205,11 @@ class Xfs:
         if self._v5:
             check_sum(block, _DIRECTORY_SUM, f"{where}: one of its blocks")
         if magic in _BLOCK_MAGICS:
+            # A directory of one block has its index at the end of the block, with the number of index entries behind
+            # it.
             end -= 8 + 8 * int.from_bytes(block[-8:-4], "big")
         while at < end:
+            # The tag of unused room, with its length.
             if block[at : at + 2] == b"\xff\xff":
                 length = int.from_bytes(block[at + 2 : at + 4], "big")
                 if not length or length % 8:
@@ -231,7 +234,7 @@ class Xfs:
             for extent in self.read_extents(inode):
                 length = min(extent.length, LINK_BYTES + self._block_size)
                 block = self._pages.read_at(extent.offset, length)
-                if self._v5:  # each extent begins with a header, which has the length of its part of the target
+                if self._v5:  # each extent has a header with the length of its part of the target
                     if block[:4] != _LINK_MAGIC:
                         raise DamagedError(f"{where}: a block with the magic {block[:4]!r}")
                     check_sum(block, _LINK_SUM, where)
@@ -253,7 +256,7 @@ class Xfs:
                 return dict(parse_shortform(fork, where))
             count = int.from_bytes(inode.raw[76:80] if _has_large_counts(inode) else inode.raw[80:82], "big")
             extents = self._space.fork_extents(fork, kind, count, where)
-            if not extents:  # a fork that the kernel made room for, without an attribute
+            if not extents:  # the kernel has made the fork, and no attribute in it
                 return {}
             size = self._block_size
             return dict(
@@ -267,7 +270,7 @@ class Xfs:
         with naming(where):
             flags = int.from_bytes(inode.raw[90:92], "big")
             if flags & _REALTIME and stat.S_ISREG(inode.mode):
-                raise UnsupportedError(f"{where}: its content lies on a realtime device, which is not read")
+                raise UnsupportedError(f"{where}: its content is on a realtime device, which is not read")
             count = int.from_bytes(inode.raw[24:32] if _has_large_counts(inode) else inode.raw[76:80], "big")
             return self._space.fork_extents(self._data_fork(inode), _format(inode), count, where)
 
@@ -293,7 +296,7 @@ def _has_large_counts(inode: Inode) -> bool:
 
 
 def _mtime(stamp: int, bigtime: bool) -> int:
-    """Two signed 32-bit words, or, with the bigtime flag, nanoseconds since 1901."""
+    """Nanoseconds since 1970. Stored are two signed 32-bit words, or with the bigtime flag nanoseconds since 1901."""
     if bigtime:
         return stamp - _BIGTIME_EPOCH * 1_000_000_000
     seconds = stamp >> 32
@@ -301,7 +304,7 @@ def _mtime(stamp: int, bigtime: bool) -> int:
 
 
 def _rdev(raw: bytes) -> int:
-    """System V form: 14 bits major, 18 bits minor."""
+    """The device number, in System V's form: 14 bits major, 18 bits minor."""
     start = _fork_start(raw)
     number = int.from_bytes(raw[start : start + 4], "big")
     return os.makedev(number >> 18, number & 0x3FFFF)

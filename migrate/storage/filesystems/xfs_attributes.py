@@ -1,4 +1,4 @@
-"""Extended attributes of XFS: in the inode, or as a tree of leaves in blocks of their own.
+"""Extended attributes of XFS, in the inode or in a tree of blocks.
 
 Source of the format: Linux, fs/xfs/libxfs/xfs_da_format.h. All integers are big-endian.
 """
@@ -17,14 +17,14 @@ _LEAF_MAGICS: Final = (0xFBEE, 0x3BEE)
 _NODE_MAGICS: Final = (0xFEBE, 0x3EBE)
 _FLAG_LOCAL, _FLAG_ROOT, _FLAG_SECURE, _FLAG_PARENT, _FLAG_INCOMPLETE = 0x1, 0x2, 0x4, 0x8, 0x80
 _SUM: Final = 12
-"""Where leaves, nodes and remote values of version 5 keep their checksum."""
+"""The offset of the checksum in leaves, nodes and remote values of version 5."""
 _REMOTE_MAGIC: Final = b"XARM"
 _REMOTE_HEADER: Final = 56
 _ENTRY = struct.Struct(">IHBB")
 _MOST_LEAVES: Final = 100_000
 
 ReadsBlock = Callable[[int], bytes | None]
-"""Block of the attribute fork, counted from 0; None where nothing is stored."""
+"""Number of a block in the attribute fork, from 0 → the block; None if nothing is stored there."""
 
 
 def parse_shortform(fork: bytes, where: str) -> Iterator[tuple[bytes, bytes]]:
@@ -41,7 +41,8 @@ def parse_shortform(fork: bytes, where: str) -> Iterator[tuple[bytes, bytes]]:
 
 
 def read_leaves(read_block: ReadsBlock, v5: bool, where: str) -> Iterator[tuple[bytes, bytes]]:
-    """Attributes in blocks: down the left edge of the tree to the first leaf, then from leaf to leaf."""
+    """Attributes in blocks. The first leaf is found along the left edge of the tree, the others by the links of
+    leaves."""
     seen: set[int] = set()
     number = 0
     while True:
@@ -55,7 +56,7 @@ def read_leaves(read_block: ReadsBlock, v5: bool, where: str) -> Iterator[tuple[
             check_sum(block, _SUM, f"{where}: block {number}")
         following, _, magic = struct.unpack_from(">IIH", block)
         if magic in _NODE_MAGICS:
-            # a node's entries (hash, block) follow its header: count, level and, in version 5, padding
+            # The entries (hash, block) of a node follow its header. The first entry leads to the leftmost child.
             (number,) = struct.unpack_from(">I", block, (64 if v5 else 16) + 4)
             continue
         if magic not in _LEAF_MAGICS:
@@ -79,6 +80,7 @@ def _leaf_entries(block: bytes, read_block: ReadsBlock, v5: bool, where: str) ->
             value_block, value_length, name_length = struct.unpack_from(">IIB", block, place)
             name = block[place + 9 : place + 9 + name_length]
             if flags & _FLAG_INCOMPLETE:
+                # The kernel sets this flag while it writes the value, and ignores an attribute that has it.
                 continue
             value = _remote_value(read_block, value_block, value_length, v5, where)
         if len(name) != name_length or len(value) != value_length:
@@ -102,7 +104,7 @@ def _remote_value(read_block: ReadsBlock, number: int, length: int, v5: bool, wh
 
 
 def _named(flags: int, name: bytes, value: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The name as getxattr(2) takes it; ACLs, kept in another form under `trusted.`, are left out."""
+    """(name as for getxattr(2), value). ACLs are left out: they are stored in another form, under `trusted.`."""
     if flags & (_FLAG_INCOMPLETE | _FLAG_PARENT):
         return
     prefix = b"trusted." if flags & _FLAG_ROOT else b"security." if flags & _FLAG_SECURE else b"user."

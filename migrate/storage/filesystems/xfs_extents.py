@@ -1,4 +1,4 @@
-"""Where an XFS keeps blocks, and what of a file lies in which.
+"""The places of blocks and of files' extents in XFS.
 
 Source of the format: "XFS Algorithms & Data Structures", "Data Extents"; Linux, fs/xfs/libxfs/xfs_format.h
 (xfs_bmbt_rec, xfs_bmdr_block). All integers are big-endian.
@@ -19,14 +19,15 @@ from migrate.storage.filesystems.filesystem import FILE_EXTENTS, FileExtent
 from migrate.storage.filesystems.paged import PagedReader
 
 LOCAL, EXTENTS, BTREE = 1, 2, 3
-"""Forms of a fork: content in the inode, extents in the inode, a tree of extents."""
+"""The formats of a fork: content in the inode, extents in the inode, a tree of extents."""
 _MAGICS: Final = (b"BMAP", b"BMA3")
 _MOST_LEVELS: Final = 9
 _NODE_SUM: Final = 64
 
 
 class XfsSpace(Struct, frozen=True, kw_only=True):
-    """The file system as groups of blocks. `group_bits` is how far to the left the group is in a block's number."""
+    """The allocation groups of the file system. The bits above the lowest `group_bits` of a block's number are its
+    group."""
 
     pages: PagedReader
     block_size: int
@@ -37,7 +38,7 @@ class XfsSpace(Struct, frozen=True, kw_only=True):
     version: int
 
     def offset(self, block: int, where: str) -> int:
-        """File system block (group in the high bits, block of the group in the low) → offset on the device."""
+        """Block number (group in the high bits, block in the group in the low bits) → offset on the device."""
         group, inside = block >> self.group_bits, block & ((1 << self.group_bits) - 1)
         linear = group * self.group_blocks + inside
         if group >= self.group_count or inside >= self.group_blocks or linear >= self.blocks:
@@ -45,7 +46,7 @@ class XfsSpace(Struct, frozen=True, kw_only=True):
         return linear * self.block_size
 
     def fork_extents(self, fork: bytes, kind: int, count: int, where: str) -> list[FileExtent]:
-        """The extents of a fork of form `kind`, `count` of them where they lie in the inode itself."""
+        """The extents of a fork with the format `kind`. `count`: their number, if they are in the inode itself."""
         if kind == EXTENTS:
             if count * 16 > len(fork):
                 raise DamagedError(f"{where}: {count:,} extents do not fit its {len(fork)} bytes")
@@ -66,7 +67,7 @@ class XfsSpace(Struct, frozen=True, kw_only=True):
                 if not count or start * size < end:
                     raise DamagedError(f"{where}: its extents overlap or are empty at block {start}")
                 end = (start + count) * size
-                if high >> 63:  # allocated but never written: reads as zeros
+                if high >> 63:  # allocated and never written: zeros
                     continue
                 offset = self.offset(block, where)
                 if self.offset(block + count - 1, where) != offset + (count - 1) * size:
@@ -77,7 +78,7 @@ class XfsSpace(Struct, frozen=True, kw_only=True):
         return joined
 
     def _walk_btree(self, fork: bytes, where: str) -> Iterator[bytes]:
-        """Records of the leaves, in order. The root lies in the inode: level, count, keys, pointers."""
+        """The records of the leaves, in order. The root is in the inode: level, count, keys, pointers."""
         level, count = struct.unpack_from(">HH", fork)
         most = (len(fork) - 4) // 16
         if not 0 < level <= _MOST_LEVELS or count > most:
@@ -110,14 +111,14 @@ class XfsSpace(Struct, frozen=True, kw_only=True):
 
 
 def check_sum(raw: bytes, place: int, where: str) -> None:
-    """The CRC-32C that version 5 keeps at `place` of a block, over the block with zeros there. DamagedError."""
+    """Checks the CRC-32C at `place` of a version 5 block. It covers the block with zeros at `place`. DamagedError."""
     computed = crc32.iscsi(raw[:place] + bytes(4) + raw[place + 4 :])
     if computed != int.from_bytes(raw[place : place + 4], "little"):
         raise DamagedError(f"{where}: its checksum does not match its content")
 
 
 def read_piece(pages: PagedReader, extents: Sequence[FileExtent], start: int, size: int) -> bytes | None:
-    """`size` bytes of a file from `start`, which may lie in several extents; None where nothing is stored."""
+    """`size` bytes of a file from `start`, which may be in several extents; None if nothing is stored there."""
     pieces = []
     at = max(0, bisect_right(extents, start, key=lambda extent: extent.start) - 1)
     while at < len(extents) and extents[at].start < start + size:

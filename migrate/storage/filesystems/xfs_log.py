@@ -1,4 +1,4 @@
-"""Whether an XFS log was closed by an unmount. It is not replayed: a log that was not closed is refused.
+"""Finds out whether an XFS was unmounted. Its log is not replayed: without an unmount the file system is refused.
 
 Source of the format: Linux, fs/xfs/libxfs/xfs_log_format.h; fs/xfs/xfs_log_recover.c (xlog_find_head,
 xlog_check_unmount_rec). The log is a ring of 512-byte blocks. Each block begins with the number of the round in which
@@ -26,13 +26,14 @@ ReadsLog = Callable[[int], bytes]
 
 
 def was_unmounted(read: ReadsLog, length: int) -> bool:
-    """`length` in blocks. DamagedError where there is no log. Two to thirty blocks are read, whatever the length."""
+    """True if an unmount was the last record of the log. `length`: in blocks. Reads two to thirty blocks, whatever the
+    length. Raises DamagedError if there is no log."""
     newest, oldest = _round(read(0)), _round(read(length - 1))
     if newest == 0:
         raise DamagedError("the XFS log holds no record")
     head = length
     if newest != oldest:
-        # block `low` is of the newest round, block `high` of the one before, or never written
+        # Block `low` was written in the newest round, block `high` in the one before, or never.
         low, high = 0, length - 1
         while high - low > 1:
             middle = (low + high) // 2
@@ -49,13 +50,14 @@ def _round(block: bytes) -> int:
 
 
 def _ends_with_unmount(read: ReadsLog, length: int, head: int) -> bool:
-    """The last record before `head` is an unmount, and nothing follows it."""
+    """True if the last record before `head` is an unmount, and ends at `head`."""
     for back in range(1, min(length, _LONGEST_RECORD // LOG_BLOCK + 16) + 1):
         place = (head - back) % length
         block = read(place)
         if block[:4] == _MAGIC:
             _, _, version, size, _, _, _, _, operations = _HEADER.unpack_from(block)
             (longest,) = struct.unpack_from(">I", block, _SIZE_PLACE) if version & 2 else (0,)
+            # A record of version 2 has more header blocks if it is longer than one header can describe.
             headers = max(1, -(-min(int(longest), _LONGEST_RECORD) // _HEADER_COVERS))
             reaches = headers + -(-size // LOG_BLOCK)
             operation = read((place + headers) % length)

@@ -1,1 +1,1 @@
-"""Thin pools of the device mapper, read from their data and metadata; no kernel driver."""
+"""Thin pools of the device mapper, read from their data and metadata without a kernel driver."""

@@ -31,7 +31,7 @@ class ReadsBlocks(Protocol):
 
 
 class BTreeNode(Struct, frozen=True):
-    """A sound node. `keys` ascend; `values` holds `value_size` bytes for each of them."""
+    """A valid node. `keys` ascend; `values` has `value_size` bytes for each key."""
 
     block: int
     leaf: bool
@@ -40,12 +40,12 @@ class BTreeNode(Struct, frozen=True):
     values: bytes
 
     def numbers(self) -> array[int]:
-        """The values as u64; only for a `value_size` of 8."""
+        """The values as u64 numbers; only for a `value_size` of 8."""
         return _integers(self.values)
 
 
 class Loss(Struct, frozen=True):
-    """A part of a tree that cannot be read: keys from `first` up to, without, `end`."""
+    """A part of a tree that cannot be read: the keys from `first` to `end`, exclusive."""
 
     first: int
     end: int
@@ -53,13 +53,13 @@ class Loss(Struct, frozen=True):
 
 
 def block_checksum(raw: bytes, xor: int) -> int:
-    """Of a metadata block: CRC-32C of all behind the stored sum, without the final complement (Linux, dm-bufio users
-    call crc32c() directly), and XOR-ed with the constant of its kind."""
+    """The checksum of a metadata block: CRC-32C of all bytes behind the stored checksum, without the final complement,
+    XOR-ed with the constant of the block's kind (Linux, dm_bm_checksum in dm-block-manager.c)."""
     return crc32.iscsi(raw[4:]) ^ 0xFFFFFFFF ^ xor
 
 
 def read_node(image: ReadsBlocks, block: int) -> BTreeNode:
-    """Reads and checks one node. DamagedError names the block and what is wrong; TruncatedError where there is none."""
+    """Reads and checks one node. Raises DamagedError with the block's number, TruncatedError beyond the end."""
     raw = image.read_at(block * BLOCK_SIZE, BLOCK_SIZE)
     csum, flags, number, entries, most, value_size, _ = _HEADER.unpack_from(raw)
     where = f"thin-pool metadata, block {block}"
@@ -82,9 +82,10 @@ def read_node(image: ReadsBlocks, block: int) -> BTreeNode:
 
 
 def walk_leaves(image: ReadsBlocks, root: int, value_size: int) -> Iterator[BTreeNode | Loss]:
-    """Every leaf of the tree, in ascending order of keys, and a Loss for every part that is damaged.
+    """Every leaf of the tree, in ascending order of keys, and a Loss for every damaged part.
 
-    No block is read twice and every child lies within its parent's keys, so that any input ends.
+    No block is read twice, and the keys of every child must be within those of its parent, so that the walk ends for
+    any input.
     """
     seen: set[int] = set()
     waiting = [(root, 0, _KEY_END)]
@@ -101,7 +102,7 @@ def walk_leaves(image: ReadsBlocks, root: int, value_size: int) -> Iterator[BTre
                 )
             if len(node.keys) and not (first <= node.keys[0] and node.keys[-1] < end):
                 raise DamagedError(
-                    f"thin-pool metadata, block {block}: keys {node.keys[0]} to {node.keys[-1]} lie outside its "
+                    f"thin-pool metadata, block {block}: keys {node.keys[0]} to {node.keys[-1]} are outside its "
                     f"parent's {first} to {end}"
                 )
         except SourceError as exc:
@@ -110,6 +111,7 @@ def walk_leaves(image: ReadsBlocks, root: int, value_size: int) -> Iterator[BTre
         if node.leaf:
             yield node
             continue
+        # A child has the keys from its own one in this node up to the next one.
         bounds = [*node.keys, end]
         children = zip(node.numbers(), bounds, bounds[1:], strict=False)
         waiting.extend(reversed(list(children)))

@@ -1,4 +1,4 @@
-"""A thin device as blocks. What no snapshot ever wrote reads as zeros and costs no input."""
+"""A thin device as blocks. Blocks that were never written are zeros, and need no reading."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class ThinDevice(Blocks):
     """`size` in bytes, as Docker activated the device; `block_size` is the pool's.
 
-    Neighbouring blocks that also lie side by side in the pool are read in one go. Errors are SourceError: DamagedError
-    where a mapping is lost or bytes beyond the device are asked for, TruncatedError where the data image ends early.
+    Neighbouring blocks that are also neighbours in the pool are read with one read. Errors are SourceError:
+    DamagedError for a lost mapping and for bytes beyond the device, TruncatedError if the data image ends too early.
     """
 
     def __init__(self, data: Blocks, device_map: DeviceMap, block_size: int, size: int) -> None:
@@ -45,11 +45,11 @@ class ThinDevice(Blocks):
         return super().read_at(offset, size)
 
     def pool_position(self, offset: int) -> int | None:
-        """Where the byte lies in the pool, None if unmapped. Equal positions in two snapshots are one byte."""
+        """The place of a byte in the pool, None if unmapped. Equal places in two snapshots are the same byte."""
         return self._locate(offset)[0]
 
     def mapped_ranges(self) -> Iterator[tuple[int, int]]:
-        """(offset, length) of what is mapped, ascending; the rest of the device is zeros or, in a loss, unknown."""
+        """(offset, length) of each mapped range, ascending. The rest of the device is zeros, or unknown in a loss."""
         for start, length in zip(self.device_map.starts, self.device_map.lengths, strict=True):
             offset = start * self.block_size
             if offset < self.size:

@@ -32,7 +32,8 @@ _DETAILS = struct.Struct("<QQII")
 
 
 class Superblock(Struct, frozen=True, kw_only=True):
-    """`block_size` is that of the data device, in bytes. `problems` are what is wrong with what could be read."""
+    """The pool's superblock. `block_size`: of the data device, in bytes. `sound` is False for a torn superblock, whose
+    faults are in `problems`."""
 
     uuid: uuid.UUID
     version: int
@@ -55,10 +56,10 @@ class DeviceDetails(Struct, frozen=True):
 
 
 class DeviceMap(Struct):
-    """What one thin device maps, as runs of blocks that follow each other both in the device and in the pool.
+    """The mapping of one thin device, as runs of blocks that are neighbours both in the device and in the pool.
 
-    `starts`, `targets` and `lengths` run in parallel, in blocks, ascending by start and without overlap. `losses` are
-    ranges whose mapping is damaged; what lies in them is unknown, not zero.
+    `starts`, `targets` and `lengths` have one number for each run, in blocks, ascending by start and without overlap.
+    `losses` are ranges whose mapping is damaged: their content is unknown, and not zero.
     """
 
     starts: list[int] = field(default_factory=list)
@@ -89,7 +90,7 @@ class DeviceMap(Struct):
         if at >= 0 and block < self.starts[at] + self.lengths[at]:
             inside = block - self.starts[at]
             return self.targets[at] + inside, self.lengths[at] - inside
-        # Unmapped up to the next run; a loss ends it as well, as what is behind its beginning is unknown.
+        # Unmapped up to the next run or the next loss.
         ends = [loss.first for loss in self.losses if loss.first > block]
         if at + 1 < len(self.starts):
             ends.append(self.starts[at + 1])
@@ -103,16 +104,16 @@ class DeviceMap(Struct):
 
 
 class ThinPool:
-    """The metadata device of a pool, opened. Everything but the superblock is read when it is asked for.
+    """The metadata device of a pool. The superblock is read at once, everything else when it is needed.
 
-    Raises DamagedError if not even a damaged superblock leads to the trees.
+    Raises DamagedError if the superblock is damaged and does not lead to valid trees.
     """
 
     def __init__(self, metadata: ReadsBlocks) -> None:
         self._metadata = metadata
         self.superblock = read_superblock(metadata)
         if not self.superblock.sound:
-            # What a torn superblock holds is used only if both trees that it leads to fit together.
+            # A torn superblock is used only if it leads to two valid trees with the same devices.
             (details, lost_details), (roots, lost_roots) = self._details, self._roots
             doubts = [str(loss.error) for loss in (*lost_details, *lost_roots)]
             if not doubts and details.keys() != roots.keys():

@@ -372,7 +372,7 @@ def test_a_user_who_may_not_list_containers_is_warned(tmp_path: Path) -> None:
     root = Root(tmp_path / "root")
     root.container()
     (root.path / "containers").chmod(0o700)
-    assert "which containers there are cannot be read" in as_another_user(root.path, containers=False)
+    assert "the containers cannot be listed" in as_another_user(root.path, containers=False)
 
 
 def as_another_user(root: Path, *, containers: bool) -> str:
@@ -385,7 +385,7 @@ def as_another_user(root: Path, *, containers: bool) -> str:
         "source = open_docker_root(Path(sys.argv[1]))\n"
         "try:\n    source.check_access(containers=bool(sys.argv[2]))\n"
         "except PermissionSourceError as error:\n    print(error.message)\n"
-        "print(*(text for text in source.listing().warnings if 'which containers' in text), end='')"
+        "print(*(text for text in source.listing().warnings if 'containers cannot be listed' in text), end='')"
     )
     words = [sys.executable, "-c", program, str(root), "yes" if containers else ""]
     limited = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *words]

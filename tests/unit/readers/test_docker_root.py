@@ -139,7 +139,7 @@ def test_the_file_of_another_driver_may_be_damaged(root: RootBuilder) -> None:
     listing = root.open().listing()
     assert (listing.failures, listing.images[0].references) == ([], (Reference("app", "1"),))
     (warning,) = listing.warnings
-    assert "repositories-aufs" in warning and "not known" in warning
+    assert "repositories-aufs" in warning and "are lost" in warning
 
 
 def test_the_root_of_user_namespaces_inside_another_is_named(root: RootBuilder) -> None:

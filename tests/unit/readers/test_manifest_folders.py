@@ -212,7 +212,8 @@ def test_a_blob_that_artifactory_has_not_fetched(tmp_path: Path) -> None:
     for path in root.rglob(f"sha256__{layer}"):
         path.rename(path.with_name(f"{path.name}.marker"))
     (failure,) = plan(root).failures
-    assert failure.references == ("team/other:2.0",) and f"sha256__{layer}.marker is there" in failure.message
+    assert failure.references == ("team/other:2.0",)
+    assert f"sha256__{layer}.marker, since Artifactory has not fetched it" in failure.message
 
 
 def test_the_folders_of_skopeo_sync(tmp_path: Path) -> None:

@@ -169,5 +169,5 @@ def test_errors_of_the_store_are_ours(remote: Any) -> None:
         with pytest.raises(MissingLayerError, match="no such object"), tree.open(b"object") as stream:
             stream.read(10)
         remote.memory.pipe({"/in/object": CONTENT[:40_500]})
-        with pytest.raises(SourceError, match="bytes came"), tree.open(b"object") as stream:
+        with pytest.raises(SourceError, match=r"got .* bytes from byte"), tree.open(b"object") as stream:
             stream.read()

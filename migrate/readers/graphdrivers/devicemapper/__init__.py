@@ -1,4 +1,5 @@
-"""devicemapper stores, read from their files: thin pool, thin devices, and the ext4 or XFS inside; no kernel driver."""
+"""Reads devicemapper stores (thin pool, thin devices, ext4 or XFS in them) from their files, without a kernel
+driver."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def open_devicemapper(root: Tree, options: ReadOptions) -> DevicemapperDriver:
-    """The driver of a Docker root. The pool itself is opened with the first layer. MissingLayerError without one."""
+    """The driver of a Docker root. Raises MissingLayerError if there is none. The pool is opened with the first
+    layer."""
     data = Path(options.dm_data) if options.dm_data else None
     metadata = Path(options.dm_metadata) if options.dm_metadata else None
     return DevicemapperDriver(root.follow(b"devicemapper"), data, metadata)

@@ -1,4 +1,4 @@
-"""Which thin device holds which layer: the JSON files that Docker kept beside the pool.
+"""The thin device of each layer, by the JSON files that Docker kept beside the pool.
 
 Source of the format: moby v1.9.1, daemon/graphdriver/devmapper/deviceset.go. Docker 0.7 and 0.8 kept one file,
 `devicemapper/json`; later versions split it into `metadata/<id>` and renamed it `json.migrated`.
@@ -37,7 +37,8 @@ class DeviceRecord(Struct, frozen=True, kw_only=True):
 
 
 class OpenTransaction(Struct, frozen=True, kw_only=True):
-    """The device that was being made. If the pool never reached `transaction_id`, Docker would throw it away."""
+    """The device that was being made. If the pool did not reach `transaction_id`, Docker removes the device at its
+    start."""
 
     transaction_id: int
     name: str
@@ -45,14 +46,14 @@ class OpenTransaction(Struct, frozen=True, kw_only=True):
 
 
 class Catalogue(Struct, frozen=True, kw_only=True):
-    """A record per name, or the error that its document gives. The base device's name is `base`."""
+    """Name → the device's record, or the error of its document. The base device's name is `base`."""
 
     records: Mapping[str, DeviceRecord | SourceError]
     transaction: OpenTransaction | None = None
 
 
 def read_catalogue(directory: Tree) -> Catalogue:
-    """`directory` is `<root>/devicemapper`. A damaged document costs its own device only."""
+    """`directory` is `<root>/devicemapper`. A damaged document affects its own device only."""
     metadata = find_folder(directory, b"metadata")
     records: dict[str, DeviceRecord | SourceError] = {}
     if metadata is not None:
@@ -65,6 +66,8 @@ def read_catalogue(directory: Tree) -> Catalogue:
             except SourceError as exc:
                 records[name] = exc
     pool = find_folder(directory, b"devicemapper")
+    # Docker splits `json` into `metadata/` and renames it then. So `json` is newer than `metadata/`, and
+    # `json.migrated` is as old, and is needed only if `metadata/` is lost.
     unsplit = [b"json"] if records else [b"json", b"json.migrated"]
     for document in unsplit:
         if pool is not None and pool.find(document) is not None:
@@ -89,7 +92,7 @@ def _read_unsplit(pool: Tree, name: bytes) -> dict[str, DeviceRecord | SourceErr
 
 
 def _read_transaction(metadata: Tree) -> OpenTransaction | None:
-    """None where there is none, or where it cannot be read: Docker ignores that as well."""
+    """The open transaction; None if there is none, or if it cannot be read. Docker ignores such an error, too."""
     path = metadata.shown(_TRANSACTION)
     try:
         document = load_json(metadata.read(_TRANSACTION, JSON_BYTES), path)

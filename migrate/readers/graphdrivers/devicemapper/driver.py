@@ -26,10 +26,9 @@ _ID_BYTES: Final = 256
 
 
 class DevicemapperDriver(GraphDriver):
-    """`directory` is `<root>/devicemapper`; `data` and `metadata` replace the loop files there.
+    """`directory` is `<root>/devicemapper`; `data` and `metadata` replace the loop files in it.
 
-    Nothing of the pool is opened before the first layer is read, so that a store whose pool is lost can still be
-    listed.
+    The pool is opened when the first layer is read, so that a store whose pool is lost can still be listed.
     """
 
     name = "devicemapper"
@@ -65,15 +64,15 @@ class DevicemapperDriver(GraphDriver):
             return tree
 
     def layer_doubts(self, legacy_id: LegacyID) -> Sequence[str]:
-        """What was found wrong with a layer but did not keep it from being read. Known once its tree was opened."""
+        """The problems of a layer that can be read nevertheless. Complete after its tree was opened."""
         return tuple(self._doubts.get(legacy_id, ()))
 
     def layer_damage(self, legacy_id: LegacyID) -> Sequence[str]:
-        """What of the pool's metadata that the layer rests on is lost, or disagrees. Known once its tree was opened."""
+        """The damage of the pool's metadata that affects the layer. Complete after its tree was opened."""
         return tuple(self._damage.get(legacy_id, ()))
 
     def check_access(self) -> None:
-        """PermissionSourceError where this user may not read the pool; what else is wrong, reading a layer shows."""
+        """Raises PermissionSourceError if this user may not read the pool. Reading a layer reports any other error."""
         for part in (self._metadata, self._data):
             try:
                 part.image()
@@ -83,7 +82,7 @@ class DevicemapperDriver(GraphDriver):
                 continue
 
     def find_problems(self) -> Sequence[str]:
-        """What is wrong with the pool as a whole; costs a few blocks of its metadata."""
+        """The problems of the pool as a whole. Reads a few blocks of its metadata."""
         try:
             return self._pool.problems
         except SourceError as exc:
@@ -97,7 +96,7 @@ class DevicemapperDriver(GraphDriver):
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the data file or device that were read so far; for tests and benchmarks."""
+        """The number of bytes read from the data file or device so far; for tests and benchmarks."""
         image = self._data.image()
         return image.bytes_read if isinstance(image, FileBlocks) else 0
 
@@ -133,7 +132,8 @@ class DevicemapperDriver(GraphDriver):
             yield from self._pool.superblock.problems
         for loss in device_map.losses:
             yield f"a part of its mapping is lost: {loss.error}"
-        # The details count the mapped blocks once more. Where they are damaged, the mappings alone are enough.
+        # The device's details have the number of its mapped blocks. A lost node of the tree makes the counts differ. If
+        # the details themselves are damaged, the mappings are still complete.
         try:
             counted, mapped = self._pool.details(device_id).mapped_blocks, device_map.mapped_blocks
         except SourceError as exc:
@@ -143,7 +143,8 @@ class DevicemapperDriver(GraphDriver):
             yield f"thin device {device_id} maps {mapped:,} blocks, but the pool counted {counted:,}"
 
     def _iter_other_names(self, top: ImageTree) -> Iterator[str]:
-        """Docker writes `id` on a device's first mount, and snapshots inherit it: it names a layer of the chain."""
+        """Problems of the file `id`. Docker writes it at a device's first mount, and snapshots inherit it, so it names
+        the layer or one of its parents. Another name is a sign of another store's pool."""
         try:
             with top.open(b"id") as stream:
                 found = stream.read(_ID_BYTES).decode("ascii", "backslashreplace").strip()
@@ -163,11 +164,14 @@ class DevicemapperDriver(GraphDriver):
             raise type(record)(record.message, layer=name) from record
         if record.deleted:
             raise MissingLayerError(f"layer {name}: its device was being deleted", layer=name)
+        # Two layers cannot share a device. Which of the records is wrong cannot be found out.
         if self._users[record.device_id] > 1:
             raise DamagedError(f"layer {name}: another layer claims thin device {record.device_id} too", layer=name)
         pending = self._catalogue.transaction
         if pending is not None and (pending.name, pending.device_id) == (name, record.device_id):
             reached = self._pool.superblock.transaction_id
+            # Docker records the transaction before it makes the device, and the pool counts it afterwards (moby 1.9.1,
+            # deviceset.go, openTransaction).
             if pending.transaction_id > reached:
                 raise MissingLayerError(
                     f"layer {name}: its device was being made in transaction {pending.transaction_id}, "
@@ -181,8 +185,8 @@ class DevicemapperDriver(GraphDriver):
         return ThinPool(self._metadata.image())
 
     def _find_pool(self) -> PoolParts | None:
-        """The thin pool on the root's own disk that has the devices of this store, as with direct-lvm."""
-        # A disk may have the pools of other programs too: the one counts that has most of this store's devices.
+        """The thin pool with the devices of this store on the disk that the root is on, as with direct-lvm."""
+        # A disk may have pools of other programs, too. The pool with most of this store's devices is taken.
         ids = self._users.keys()
         found: list[PoolParts] = []
         most = 0
@@ -204,9 +208,10 @@ class DevicemapperDriver(GraphDriver):
 
 
 class _PoolPart:
-    """The data or the metadata of the pool: what the user named, else the loop file of the store. Opened once.
+    """The data or the metadata of the pool: the file or device that the user named, else the loop file of the store.
+    Opened once.
 
-    A loop file has to be a file, not a link out of the store or a device, whose content would end up in an image.
+    A loop file must be a regular file. The content of a device or of a file outside the store would get into an image.
     """
 
     def __init__(
@@ -217,7 +222,8 @@ class _PoolPart:
         part: Callable[[PoolParts], Blocks],
         find_pool: Callable[[], PoolParts | None],
     ) -> None:
-        """`find_pool`: the pool of a store without loop files, if one is on the same disk; `part`: this part of it."""
+        """`find_pool` gives the pool of a store without loop files, if it is on the same disk; `part` this part of
+        it."""
         self._named = named
         self._part = part
         self._find_pool = find_pool
@@ -246,7 +252,7 @@ class _PoolPart:
             if isinstance(exc, MissingLayerError) and (beside := self._find_pool()) is not None:
                 return self._part(beside)
             raise type(exc)(
-                f"{exc.message}; if the pool lies elsewhere, as on block devices (direct-lvm), name its parts, or "
+                f"{exc.message}; if the pool is in another place, as on block devices (direct-lvm), name its parts, or "
                 "images of them, with --dm-data and --dm-metadata"
             ) from exc
 
@@ -257,14 +263,15 @@ class _PoolPart:
 
 
 def _open_rootfs(file_system: SharedFileSystem, record: DeviceRecord) -> Tree:
-    """Without `rootfs/` a layer is empty, but only if Docker had finished its device.
+    """The tree of the layer. A device without `rootfs/` is an empty layer if it is `initialized`, else it is
+    unfinished.
 
-    `initialized` does not show that: Docker from 1.0 on sets it for the base device only, never for a snapshot
-    (createRegisterSnapDevice and MountDevice in moby v1.9.1). So what counts is what is on the device.
+    A device with `rootfs/` is never refused for its `initialized`: Docker 1.0 and later set it for the base device
+    only, and not for snapshots (moby v1.9.1, createRegisterSnapDevice and MountDevice).
     """
     try:
         return ImageTree(file_system, record.device_id, b"rootfs")
     except MissingLayerError:
         if record.initialized:
             return EmptyTree(record.device_id)
-        raise MissingLayerError("was never filled: it is not initialized and has no rootfs/") from None
+        raise MissingLayerError("was never filled: it is not initialized, and has no rootfs/") from None

@@ -1,8 +1,8 @@
-"""What snapshots share is parsed once.
+"""Parses the inodes and directories that snapshots share only once.
 
-Blocks that snapshots share lie at one place of the pool, so an inode or a directory that lies at the same place in two
-layers is the same. Docker's diff compares metadata only, never contents: the layers of a chain cost the inodes and
-directories in which they differ, and a child and its parent hold the very same objects for the rest.
+A block that two snapshots share is at one place of the pool. So an inode or a directory at the same place in two layers
+is the same one. Docker's diff compares metadata only, so each further layer of a chain needs only those inodes and
+directories to be parsed in which it differs. For the rest, a child and its parent share the objects.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ParsedInodes:
-    """Inodes and directories of a pool by where they lie. Bounded: a full table is emptied and fills again."""
+    """Inodes and directories of a pool by their place in it. A full table is emptied."""
 
     def __init__(self) -> None:
         self._inodes: dict[tuple[int, int], Inode] = {}
@@ -42,7 +42,7 @@ class ParsedInodes:
 
 
 class SharedFileSystem(KeptFileSystem):
-    """A file system on a thin device, which looks at the pool's parsed inodes before it parses its own."""
+    """A file system on a thin device that uses the pool's parsed inodes and directories."""
 
     def __init__(self, inner: FileSystem, parsed: ParsedInodes, device: ThinDevice) -> None:
         super().__init__(inner)
@@ -59,18 +59,19 @@ class SharedFileSystem(KeptFileSystem):
         return inode
 
     def _position(self, offset: int) -> int | None:
-        """Where in the pool a byte is; None if nowhere, or if the journal has a newer one. At one place there is one
-        inode, whatever the layer."""
+        """The place of a byte in the pool; None if it is not mapped, or if the journal has a newer byte, which is in
+        this layer only."""
         if isinstance(self.device, ReplayedBlocks) and self.device.replaces(offset):
             return None
         return self._thin.pool_position(offset)
 
     def pool_position(self, number: int) -> int | None:
-        """Where in the pool the inode lies, None if nowhere."""
+        """The place of the inode in the pool, None if it has none."""
         return self._position(self._inner.inode_offset(number))
 
     def _parse_directory(self, inode: Inode) -> Directory:
-        # The key is where the inode and every piece of its content are; None if any of it is not certain.
+        # The key: the places of the inode and of every pool block with its content. A snapshot that changed any of them
+        # has it at another place. None if a place is unknown.
         offsets = [self._inner.inode_offset(inode.number)]
         block = self._thin.block_size
         for extent in self._inner.read_extents(inode):
