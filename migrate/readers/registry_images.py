@@ -256,6 +256,8 @@ class RegistryImages:
         self._claims[digest] = _Claims(size)
         return _Blob(digest, size)
 
+    # --- lists ---------------------------------------------------------------------------------------------------
+
     def _add_index(
         self,
         repository: str,
