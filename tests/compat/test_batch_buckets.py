@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import importlib
-import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,66 +10,33 @@ import pytest
 
 from migrate.errors import TargetError
 from migrate.storage.bucket_store import BucketStore
+from tests.buckets import write_files
 from tests.command import migrate
+from tests.s3 import download, empty_server, s3_server
 from tests.shelves import archive, files_of, write_shelf
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    moto: Any = importlib.import_module("moto.server")
-    started = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    started.start()
-    host, port = started.get_host_and_port()
-    yield f"{host}:{port}"
-    started.stop()
+    with s3_server() as host:
+        yield host
 
 
 @pytest.fixture
 def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client of the emptied server, with one bucket called `shelf`."""
-    connection = http.client.HTTPConnection(server)
-    connection.request("POST", "/moto-api/reset")
-    assert connection.getresponse().status == 200
-    connection.close()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{server}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3: Any = importlib.import_module("boto3")
-    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
-    client.create_bucket(Bucket="shelf")
-    return client
-
-
-def objects(client: Any, prefix: str) -> dict[str, bytes]:
-    found = {}
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket="shelf", Prefix=f"{prefix}/"):
-        for item in page.get("Contents", ()):
-            body = client.get_object(Bucket="shelf", Key=item["Key"])["Body"].read()
-            found[item["Key"].removeprefix(f"{prefix}/")] = body
-    return found
-
-
-def write(contents: dict[str, bytes], directory: Path) -> Path:
-    for name, content in contents.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(content)
-    return directory
+    return empty_server(server, "shelf", monkeypatch)
 
 
 @pytest.mark.parametrize(("source", "target"), [("saves/", "saves/out"), ("out/saves/a.tar", "out"), ("out/**", "out")])
 def test_a_bucket_that_is_read_is_not_written_to(bucket: Any, source: str, target: str) -> None:
     for name in ("saves/a.tar", "out/saves/a.tar"):
         bucket.put_object(Bucket="shelf", Key=name, Body=archive("app"))
-    before = [objects(bucket, folder) for folder in ("saves", "out")]
+    before = [download("shelf", folder) for folder in ("saves", "out")]
     done = migrate("batch", f"s3://shelf/{source}", f"s3://shelf/{target}")
     assert (done.code, len(done.errors)) == (2, 1), done.err
     assert "never written to" in done.err
-    assert [objects(bucket, folder) for folder in ("saves", "out")] == before
+    assert [download("shelf", folder) for folder in ("saves", "out")] == before
 
 
 def test_a_bucket_gets_the_layout_that_a_directory_gets(bucket: Any, tmp_path: Path) -> None:
@@ -81,13 +44,13 @@ def test_a_bucket_gets_the_layout_that_a_directory_gets(bucket: Any, tmp_path: P
     done = migrate("batch", "--jobs", "2", shelf, "s3://shelf/out")
     assert done.code == 3, done.err
     assert migrate("batch", "--jobs", "2", shelf, tmp_path / "local").code == 3
-    remote = write(objects(bucket, "out"), tmp_path / "remote")
+    remote = write_files(download("shelf", "out"), tmp_path / "remote")
     assert files_of(remote) == files_of(tmp_path / "local")
     assert migrate("verify", remote).code == 0
 
     again = migrate("batch", shelf, "s3://shelf/out")
     assert "9 of them done before" in again.out
-    assert write(objects(bucket, "out"), tmp_path / "again").is_dir()
+    assert write_files(download("shelf", "out"), tmp_path / "again").is_dir()
     assert files_of(tmp_path / "again") == files_of(remote)
     status = migrate("batch", "--status", "s3://shelf/out")
     assert "merged, begun" in status.out
@@ -114,7 +77,7 @@ def test_shards_meet_in_a_bucket(bucket: Any, tmp_path: Path) -> None:
         assert migrate("batch", "--shard", part, shelf, "s3://shelf/out").code in (0, 3)
     assert migrate("batch", "--merge", "s3://shelf/out").code == 3
     assert migrate("batch", shelf, tmp_path / "local").code == 3
-    assert files_of(write(objects(bucket, "out"), tmp_path / "remote")) == files_of(tmp_path / "local")
+    assert files_of(write_files(download("shelf", "out"), tmp_path / "remote")) == files_of(tmp_path / "local")
 
 
 def test_a_bucket_that_holds_something_else_is_refused(bucket: Any, tmp_path: Path) -> None:

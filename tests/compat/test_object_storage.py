@@ -2,62 +2,40 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.buckets import write_files
 from tests.cases import Case, case
 from tests.command import migrate
 from tests.registries import Server, docker_registry, extract_tree, proxy
+from tests.s3 import download, empty_server, s3_client, s3_server
 
 V1 = case("registry-v1-pushed")
 V2 = case("registry-v2-mixed-2.8.2")
 
 pytest.importorskip("s3fs")
-moto_server = pytest.importorskip("moto.server")
+pytest.importorskip("moto.server")
 
 
 @pytest.fixture(scope="module")
-def s3_server() -> Iterator[Server]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield Server(f"{host}:{port}")
-    server.stop()
+def server() -> Iterator[Server]:
+    with s3_server() as host:
+        yield Server(host)
 
 
 @pytest.fixture
-def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+def s3(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The server, emptied, with one bucket called `old`."""
-    connection = http.client.HTTPConnection(s3_server.host)
-    connection.request("POST", "/moto-api/reset")
-    assert connection.getresponse().status == 200
-    connection.close()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{s3_server.host}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3_client().create_bucket(Bucket="old")
-    return s3_server
-
-
-def s3_client() -> Any:
-    import boto3
-
-    return boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    empty_server(server.host, "old", monkeypatch)
+    return server
 
 
 def upload(root: Path, prefix: str) -> None:
@@ -65,23 +43,6 @@ def upload(root: Path, prefix: str) -> None:
     for path in sorted(root.rglob("*")):
         if path.is_file():
             client.put_object(Bucket="old", Key=f"{prefix}/{path.relative_to(root)}", Body=path.read_bytes())
-
-
-def download(prefix: str) -> dict[str, bytes]:
-    client = s3_client()
-    found = {}
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket="old", Prefix=f"{prefix}/"):
-        for item in page.get("Contents", ()):
-            body = client.get_object(Bucket="old", Key=item["Key"])["Body"].read()
-            found[item["Key"].removeprefix(f"{prefix}/")] = body
-    return found
-
-
-def write(tree: dict[str, bytes], root: Path) -> Path:
-    for name, content in tree.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
-    return root
 
 
 @pytest.mark.parametrize("source", [V1, V2], ids=lambda case: case.name)
@@ -109,7 +70,7 @@ def test_a_bucket_gets_the_same_storage_as_a_directory(s3: Server, tmp_path: Pat
         for path in (tmp_path / "local" / "docker").rglob("*")
         if path.is_file()
     }
-    stored = download("new")
+    stored = download("old", "new")
     assert "migration-report.json" in stored
     assert {name: content for name, content in stored.items() if name.startswith("docker/")} == local
 
@@ -120,7 +81,7 @@ def test_a_registry_serves_what_came_from_a_bucket(s3: Server, tmp_path: Path) -
     upload(extract_tree(V1, tmp_path), "v1")
     done = migrate("convert", "-q", "--empty-layers", "keep", "s3://old/v1", "registry-storage:s3://old/new")
     assert done.code == 0, done.err
-    with docker_registry(write(download("new"), tmp_path / "storage")) as registry:
+    with docker_registry(write_files(download("old", "new"), tmp_path / "storage")) as registry:
         back = migrate("plan", "-q", "--report", "-", "--empty-layers", "keep", f"docker://{registry.host}")
     images = {ref: image["image_id"] for image in json.loads(back.out)["images"] for ref in image["references"]}
     assert images == {reference: row["image_id"] for reference, row in V1.expected["images"].items()}
@@ -145,7 +106,7 @@ def test_a_killed_run_is_continued(s3: Server, tmp_path: Path, monkeypatch: pyte
     with proxy(s3, kill_at_the_twentieth_put) as (host, _):
         victim.append(subprocess.Popen(command, env={**os.environ, "AWS_ENDPOINT_URL": f"http://{host}"}))
         assert victim[0].wait() == -signal.SIGKILL
-    first = download("new")
+    first = download("old", "new")
     assert 0 < len(first) < 20 and not any("/tags/" in name for name in first)
     with proxy(s3) as (host, passage):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}")
@@ -154,7 +115,7 @@ def test_a_killed_run_is_continued(s3: Server, tmp_path: Path, monkeypatch: pyte
     again = {path.partition("/new/")[2].partition("?")[0] for method, path in passage.requests if method == "PUT"}
     assert not again & first.keys()
     assert migrate("convert", "-q", tree, f"registry-storage:{tmp_path / 'local'}").code == 0
-    assert sum(name.startswith("docker/") for name in download("new")) == sum(
+    assert sum(name.startswith("docker/") for name in download("old", "new")) == sum(
         path.is_file() for path in (tmp_path / "local" / "docker").rglob("*")
     )
 

@@ -28,7 +28,7 @@ from migrate.writers.oci_layout import OciLayout
 from migrate.writers.open_target import open_target
 from migrate.writers.registry import RegistryTarget
 from migrate.writers.registry_storage import RegistryStorage
-from tests.buckets import memory_bucket, objects
+from tests.buckets import memory_bucket, objects, write_files
 from tests.images import AMD64, layer, put_image, put_layer
 from tests.registries import docker_registry
 
@@ -73,10 +73,7 @@ class InBucket(Kind):
         copy = path.with_name(f"{path.name}-copied")
         shutil.rmtree(copy, ignore_errors=True)
         filesystem = importlib.import_module("fsspec").filesystem("memory")
-        for name, content in objects(filesystem, f"bucket{path}").items():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes(content)
-        return copy
+        return write_files(objects(filesystem, f"bucket{path}"), copy)
 
 
 class Pushed(Kind):

@@ -14,7 +14,7 @@ from migrate.model.options import ConvertOptions, OnConflict
 from migrate.model.progress import SilentProgress
 from migrate.verify import verify
 from migrate.writers.oci_layout import OciLayout
-from tests.buckets import memory_bucket, objects
+from tests.buckets import memory_bucket, objects, write_files
 from tests.images import image, layer, put_image, put_layer
 
 OPTIONS = ConvertOptions()
@@ -48,8 +48,7 @@ def test_it_holds_what_a_directory_holds(memory: Any, tmp_path: Path) -> None:
     remote = contents(memory)
     for name, content in remote.items():
         assert (tmp_path / "local" / name).read_bytes() == content
-        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "copy" / name).write_bytes(content)
+    write_files(remote, tmp_path / "copy")
     files = [path for path in (tmp_path / "local").rglob("*") if path.is_file() and ".migrate" not in path.parts]
     assert len(files) == len(remote)
     assert verify(str(tmp_path / "copy"), 1, SilentProgress()) == []

@@ -23,7 +23,7 @@ from migrate.writers.base import ImageTarget
 from migrate.writers.docker_archive import DockerArchive, OciArchive
 from migrate.writers.oci_layout import OciLayout
 from migrate.writers.registry_storage import RegistryStorage
-from tests.buckets import memory_bucket, objects
+from tests.buckets import memory_bucket, objects, write_files
 from tests.faults import (
     KILLED,
     Diary,
@@ -176,14 +176,6 @@ def bucket_store(filesystem: Any, at: int | None = None, fault: Callable[[], Non
     return store
 
 
-def copied(found: dict[str, bytes], directory: Path) -> Path:
-    """The objects as files, for `verify`."""
-    for name, content in found.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(content)
-    return directory
-
-
 @pytest.mark.parametrize("fault", ["error", "kill"])
 @pytest.mark.parametrize("name", sorted(BUCKETS))
 def test_an_error_or_the_end_at_any_change_of_a_bucket(name: str, fault: str, memory: Path) -> None:
@@ -201,11 +193,11 @@ def test_an_error_or_the_end_at_any_change_of_a_bucket(name: str, fault: str, me
             with pytest.raises(TargetError if fault == "error" else Killed):
                 convert(BUCKETS[name](bucket_store(filesystem, at, refuse if fault == "error" else dies)))
             left = objects(filesystem, "bucket/out")
-            assert not left or "oci-layout" not in left or clean(copied(left, memory / f"{at}"))
+            assert not left or "oci-layout" not in left or clean(write_files(left, memory / f"{at}"))
             convert(BUCKETS[name](bucket_store(filesystem)))
             found = objects(filesystem, "bucket/out")
             assert without_state(found) == expected, f"completed after a fault at change {at}"
-            assert clean(copied(found, memory / f"{at}-again"))
+            assert clean(write_files(found, memory / f"{at}-again"))
 
 
 def without_state(found: dict[str, bytes]) -> dict[str, bytes]:
