@@ -35,7 +35,9 @@ JOURNAL_NAME: Final = "journal.jsonl"
 _NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")
 _RECORD: Final = b',"record":"'
 _SYNC_SECONDS: Final = 1.0
-_PUBLISH_SECONDS: Final = 10.0
+_PUBLISH_SECONDS: Final = (1.0, 10.0)
+"""A piece waits for a hundredth of the time that the run has taken so far, but at least and at most so long: a run of a
+minute that is killed loses a second, and one of a day makes no more pieces than it takes to lose ten."""
 _TEXT: Final = (str,)
 _TEXT_OR_NONE: Final = (str, type(None))
 _COUNT: Final = (int,)
@@ -204,8 +206,12 @@ def _is_complete(fields: Mapping[str, Any], *, has_record: bool) -> bool:
         return is_named and fields.get("again", True) is True and fields["outcome"] in _OUTCOMES
     if kind == "run":
         return True
-    return all(type(end) is int for end in fields["journals"].values()) and all(
-        type(recipe) is str for recipe in fields["recipes"]
+    changed = fields.get("outcomes", {})
+    return (
+        all(type(end) is int for end in fields["journals"].values())
+        and all(type(recipe) is str for recipe in fields["recipes"])
+        and type(changed) is dict
+        and all(type(outcome) is str and outcome in _OUTCOMES for outcome in changed.values())
     )
 
 
@@ -250,8 +256,8 @@ def journal_name(shard: Shard | None) -> str:
 class JournalWriter:
     """The journal of one run, locked while it is open. Raises TargetError, also if another run has it.
 
-    A line reaches the system at once, so that it outlives the process, and the disk within a second. `publish` gets
-    every piece that has reached it, some seconds later, for a target that is not on this machine.
+    A line reaches the system at once, so that it outlives the process, and the disk within a second where `settle` is
+    called. `publish` gets every piece that has reached it, some seconds later, for a target on another machine.
     """
 
     def __init__(
@@ -286,7 +292,8 @@ class JournalWriter:
         except BaseException:
             os.close(self._fd)
             raise
-        self._synced = self._published_at = clock()
+        self._began = self._synced = self._published_at = clock()
+        self._is_synced = True
 
     def place(self) -> LinePlace:
         """Where the next line will be."""
@@ -320,17 +327,24 @@ class JournalWriter:
 
     def _write(self, line: bytes) -> None:
         write_all(self._files, self._fd, line, str(self.path))
-        with target_errors(str(self.path)):
-            if self._clock() - self._synced >= _SYNC_SECONDS:
-                self.sync()
+        self._is_synced = False
+        self.settle()
 
-            if self._publish is not None and self._clock() - self._published_at >= _PUBLISH_SECONDS:
-                self.publish()
+    def settle(self) -> None:
+        """Lines that have waited long enough go to the disk, and to the target. To be called now and then: after a line
+        there may be none for an hour."""
+        now = self._clock()
+        if not self._is_synced and now - self._synced >= _SYNC_SECONDS:
+            self.sync()
+        least, most = _PUBLISH_SECONDS
+        if now - self._published_at >= min(max((now - self._began) / 100, least), most):
+            self.publish()
 
     def sync(self) -> None:
         with target_errors(str(self.path)):
             self._files.sync(self._fd)
         self._synced = self._clock()
+        self._is_synced = True
 
     def publish(self) -> None:
         """What has not been published yet."""
@@ -339,10 +353,10 @@ class JournalWriter:
         with target_errors(str(self.path)):
             size = os.fstat(self._fd).st_size
             piece = os.pread(self._fd, size - self._published, self._published)
-        if piece:
+        if piece:  # else the next line need not wait
             self._publish(piece)
             self._published += len(piece)
-        self._published_at = self._clock()
+            self._published_at = self._clock()
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -333,3 +333,36 @@ def test_an_error_at_any_call_that_changes_a_journal(number: int, tmp_path: Path
         run(state, SystemCalls())
         found = [line.fields["source"] for line in iter_lines(state / "journal.jsonl")]
         assert found[-3:] == ["/a.tar", "/b.tar", "/c.tar"]
+
+
+class NoDisk(SystemCalls):
+    """Syncs cost nothing."""
+
+    def sync(self, descriptor: int) -> None:
+        del descriptor
+
+
+def test_a_piece_waits_for_a_hundredth_of_the_run(tmp_path: Path) -> None:
+    """Whether lines come often, seldom, or one and then none: what a killed run loses is little, and so is what it asks
+    of a bucket."""
+    now = 0.0
+    pieces: list[tuple[float, bytes]] = []
+    writer = JournalWriter(tmp_path, None, lambda piece: pieces.append((now, piece)), lambda: now, NoDisk())
+    for number, step in enumerate((*[0.25] * 400, *[5.0] * 700)):  # 100 s, and then an hour
+        now += step
+        if number % 3:
+            writer.append(entry(f"/{now}"))
+        else:  # the loop of the run, which a large source keeps waiting
+            writer.settle()
+        published, last = sum(len(piece) for _, piece in pieces), pieces[-1][0] if pieces else 0.0
+        assert published == writer.path.stat().st_size or now - last < min(max(1.0, now / 100), 10.0)
+    writer.append(entry("/last.tar"))
+    now += 10
+    writer.settle()
+    assert b"".join(piece for _, piece in pieces) == writer.path.read_bytes()
+    assert sum(at <= 100 for at, _ in pieces) <= 100
+    assert len(pieces) <= 100 + 360 + 100
+    now += 3_600
+    writer.append(entry("/late.tar"))
+    assert pieces[-1][0] == now
+    writer.close()
