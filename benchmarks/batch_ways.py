@@ -86,7 +86,7 @@ class Way:
 
 
 def ways() -> list[Way]:
-    local, dask = ("command", "worker", "merge"), ("command", "worker", "scheduler")
+    local, dask = ("command", "worker", "merge"), ("command", "worker", "scheduler", "merge")
     return [
         Way("1 process", ("--jobs", "1"), local),
         Way("2 processes", kills=local),
@@ -94,10 +94,11 @@ def ways() -> list[Way]:
         Way(f"{SHARDS} shards", ("--jobs", "1"), ("command", "merge"), shards=SHARDS),
         Way(f"Dask, {DASK_WORKERS} workers", (), dask, plain_cluster),
         Way(f"Dask, {DASK_WORKERS} workers, TLS", (), dask, tls_cluster),
-        Way(f"Dask, adaptive, 0 to {DASK_WORKERS}", (), ("command", "worker"), adaptive_cluster),
-        Way("from a bucket", from_bucket=True),
-        Way("to a bucket", kills=("command", "worker", "merge"), to_bucket=True),
-        Way("from and to a bucket", from_bucket=True, to_bucket=True),
+        Way(f"Dask, adaptive, 0 to {DASK_WORKERS}", (), dask, adaptive_cluster),
+        Way("from a bucket, 2 processes", kills=local, from_bucket=True),
+        Way("to a bucket, 2 processes", kills=local, to_bucket=True),
+        Way("from and to a bucket, 2 processes", kills=local, from_bucket=True, to_bucket=True),
+        Way(f"{SHARDS} shards, from and to a bucket", ("--jobs", "1"), local, None, SHARDS, True, True),
         Way(f"Dask, {DASK_WORKERS} workers, from and to a bucket", (), dask, plain_cluster, 0, True, True),
     ]
 

@@ -420,6 +420,9 @@ def _merge(
             spool.close()
             raise
     merge.account.already_done = len(done)
+    account_rows = _account_rows(ledger, locations, head)
+    lists = _lists(account_rows)
+    merge.account.outcomes.update({outcome: len(sources) for outcome, sources in lists.items()})
     if exit_code(head) != NOTHING_READ:  # else there may be no target any more
         journal.note(
             {
@@ -428,11 +431,14 @@ def _merge(
                 "failures": len(head.failures),
                 "journals": dict(sorted(ledger.ends.items())),
                 "recipes": ledger.recipes(locations),
+                "outcomes": {
+                    location: outcome.value
+                    for outcome, sources in lists.items()
+                    for location in sources
+                    if ledger.sources[location].finished.outcome is not outcome
+                },
             }
         )
-    account_rows = _account_rows(ledger, locations, head)
-    lists = _lists(account_rows)
-    merge.account.outcomes.update({outcome: len(sources) for outcome, sources in lists.items()})
     return BatchOutcome(exit_code(head), merge.account, lists, account_rows, head, spool)
 
 

@@ -34,7 +34,9 @@ JOURNAL_NAME: Final = "journal.jsonl"
 _NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")
 _RECORD: Final = b',"record":"'
 _SYNC_SECONDS: Final = 1.0
-_MIRROR_SECONDS: Final = 10.0
+_MIRROR_SECONDS: Final = (1.0, 10.0)
+"""A piece waits for a hundredth of the time that the run has taken so far, but at least and at most so long: a run of a
+minute that is killed loses a second, and one of a day makes no more pieces than it takes to lose ten."""
 _TEXT: Final = (str,)
 _TEXT_OR_NONE: Final = (str, type(None))
 _COUNT: Final = (int,)
@@ -239,8 +241,12 @@ def _is_complete(fields: Mapping[str, Any], *, has_record: bool) -> bool:
         return is_named and fields.get("again", True) is True and fields["outcome"] in _OUTCOMES
     if kind == "run":
         return True
-    return all(type(end) is int for end in fields["journals"].values()) and all(
-        type(recipe) is str for recipe in fields["recipes"]
+    changed = fields.get("outcomes", {})
+    return (
+        all(type(end) is int for end in fields["journals"].values())
+        and all(type(recipe) is str for recipe in fields["recipes"])
+        and type(changed) is dict
+        and all(type(outcome) is str and outcome in _OUTCOMES for outcome in changed.values())
     )
 
 
@@ -250,8 +256,8 @@ def _is_complete(fields: Mapping[str, Any], *, has_record: bool) -> bool:
 class JournalWriter:
     """The journal of one run, which no other run has while it is open. Raises TargetError.
 
-    A line reaches the system at once, so that it outlives the process, and the disk within a second. `mirror` gets the
-    same lines, some seconds later, for a target that is not on this machine.
+    A line reaches the system at once, so that it outlives the process, and the disk within a second where `settle` is
+    called. `mirror` gets the same lines, some seconds later, for a target that is not on this machine.
     """
 
     def __init__(
@@ -265,6 +271,7 @@ class JournalWriter:
         self._clock = clock
         self._file = store.append_to(stored_name(self.name), alone=True)
         self._mirror = mirror
+        self._is_synced = self._is_mirrored = True
         try:
             self._size = 0
             last = b"\n"
@@ -280,7 +287,7 @@ class JournalWriter:
         except BaseException:
             self._file.close()
             raise
-        self._synced = self._mirrored = clock()
+        self._began = self._synced = self._mirrored = clock()
 
     def place(self) -> LinePlace:
         """Where the next line will be."""
@@ -313,21 +320,31 @@ class JournalWriter:
 
     def _write(self, line: bytes) -> None:
         self._append(line)
-        if self._clock() - self._synced >= _SYNC_SECONDS:
-            self.sync()
-        if self._mirror is not None and self._clock() - self._mirrored >= _MIRROR_SECONDS:
-            self._mirror.sync()
-            self._mirrored = self._clock()
+        self.settle()
 
     def _append(self, block: bytes) -> None:
         self._file.append(block)
         if self._mirror is not None:
             self._mirror.append(block)
         self._size += len(block)
+        self._is_synced = self._is_mirrored = False
+
+    def settle(self) -> None:
+        """Lines that have waited long enough go to the disk, and to the target. To be called now and then: after a line
+        there may be none for an hour."""
+        now = self._clock()
+        if not self._is_synced and now - self._synced >= _SYNC_SECONDS:
+            self.sync()
+        least, most = _MIRROR_SECONDS
+        wait = min(max((now - self._began) / 100, least), most)
+        if self._mirror is not None and not self._is_mirrored and now - self._mirrored >= wait:
+            self._mirror.sync()
+            self._mirrored, self._is_mirrored = self._clock(), True
 
     def sync(self) -> None:
         self._file.sync()
         self._synced = self._clock()
+        self._is_synced = True
 
     def close(self) -> None:
         try:

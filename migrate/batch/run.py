@@ -64,6 +64,7 @@ class TaskRun(Struct):
                 done, _ = wait(self._running, _WAIT_SECONDS, FIRST_COMPLETED)
                 for future in done:
                     self._take(future)
+                self.journal.settle()
                 self.pool.watch(len(self._running), self.progress)
         finally:
             self.journal.sync()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -17,8 +17,8 @@ from migrate.errors import UsageError
 
 class JournalStatus(Struct):
     """One journal. `planned` and `done` count sources of its latest run, `done_before` those that it found done, and
-    `outcomes` all that the journal has. Sizes are bytes of what the run reads, `first` and `last` seconds since 1970
-    of its lines. `started` is None for a journal that only has what was merged."""
+    `outcomes` all that the journal has, as the latest merge left them. Sizes are bytes of what the run reads, `first`
+    and `last` seconds since 1970 of its lines. `started` is None for a journal that only has what was merged."""
 
     name: str
     running: bool
@@ -69,12 +69,22 @@ def read_status(target: str) -> list[JournalStatus]:
         names = journals.names()
         if not names:
             raise UsageError(f"{target}: no journal of a batch there")
-        return [_read(journals, name) for name in names]
+        found = [_read(journals, name) for name in names]
+    merge: Mapping[str, Any] = next((merge for _, _, merge in found if merge), {})
+    changed, ends = merge.get("outcomes", {}), merge.get("journals", {})
+    for status, outcomes, _ in found:
+        end = ends.get(status.name, 0)
+        status.outcomes.update(
+            changed.get(source, outcome) if offset < end else outcome for source, (outcome, offset) in outcomes.items()
+        )
+    return [status for status, _, _ in found]
 
 
-def _read(journals: Journals, name: str) -> JournalStatus:
+def _read(journals: Journals, name: str) -> tuple[JournalStatus, Mapping[str, tuple[str, int]], Mapping[str, Any]]:
+    """Also the outcome of each source and the place of its line, and the line of the latest merge."""
     status = JournalStatus(name, journals.is_running(name))
-    outcomes: dict[str, str] = {}
+    outcomes: dict[str, tuple[str, int]] = {}
+    merge: Mapping[str, Any] = {}
     for line in journals.iter_lines(name):
         fields = line.fields
         if "run" in fields:
@@ -84,9 +94,9 @@ def _read(journals: Journals, name: str) -> JournalStatus:
             status.planned_bytes, status.done_bytes = fields.get("bytes", 0), 0
             status.first = status.last = status.merged = None
         elif "merged" in fields:
-            status.merged = fields["merged"]
+            status.merged, merge = fields["merged"], fields
         elif line.is_source:
-            outcomes[fields["source"]] = fields["outcome"]
+            outcomes[fields["source"]] = fields["outcome"], line.place.offset
             if not fields.get("again"):
                 status.done += 1
                 status.done_bytes += fields.get("size") or 0
@@ -94,8 +104,7 @@ def _read(journals: Journals, name: str) -> JournalStatus:
                 status.last = fields.get("finished")
                 if fields["outcome"] == SourceOutcome.FAILED:
                     status.last_failure = fields.get("message")
-    status.outcomes.update(outcomes.values())
-    return status
+    return status, outcomes, merge
 
 
 def iter_status_lines(statuses: list[JournalStatus], now: float | None = None) -> Iterator[str]:
@@ -115,7 +124,9 @@ def iter_status_lines(statuses: list[JournalStatus], now: float | None = None) -
         yield f"  {status.done:,} of {count(status.planned, 'source')} ({share}){before}"
         if status.planned_bytes:
             yield f"  {format_size(status.done_bytes)} of {format_size(status.planned_bytes)} read"
-        yield "  " + ", ".join(f"{status.outcomes[outcome.value]:,} {outcome.value}" for outcome in SourceOutcome)
+        before = "" if status.outcomes.total() <= status.done else "of all runs: "
+        counts = ", ".join(f"{status.outcomes[outcome.value]:,} {outcome.value}" for outcome in SourceOutcome)
+        yield f"  {before}{counts}"
         left = status.seconds_left(now)
         if left is not None:
             yield f"  about {format_seconds(left)} left"

@@ -26,6 +26,7 @@ class MappedImage(Struct, frozen=True, kw_only=True):
 
     `containers`: the old containers that were made from it. `legacy_digests`: the digests of old manifests of the
     image. `manifest_digest` is None in a plan, which compresses nothing. `removed`: `migrate gc` has removed it.
+    `sources`: as they were named; a file whose name is no text as a URI.
     """
 
     legacy_id: str
@@ -186,13 +187,28 @@ def rows_of_report(raw: bytes, limit: int) -> tuple[MappedImage, ...]:
         raise DocumentError("report: lists no images")
     if document.get("dry_run") is True:
         return ()
-    return merge_rows(_report_row(image, f"report: images[{place}]") for place, image in enumerate(images))
+    sources = document.get("sources")
+    rows = [source for source in (sources if isinstance(sources, list) else ()) if isinstance(source, dict)]
+    uris = uris_by_location((row.get("location"), row.get("uri")) for row in rows)
+    return merge_rows(_report_row(image, uris, f"report: images[{place}]") for place, image in enumerate(images))
 
 
-def _report_row(image: Any, where: str) -> MappedImage:
+def uris_by_location(sources: Iterable[tuple[Any, Any]]) -> dict[str, str]:
+    """From (location, URI or None) of a report's sources. Of two names that differ in bytes that are no text alone, the
+    report's images do not show which one is meant: both are left out."""
+    found: dict[str, set[str]] = {}
+    for location, uri in sources:
+        if isinstance(location, str) and isinstance(uri, str):
+            found.setdefault(location, set()).add(uri)
+    return {location: uris.pop() for location, uris in found.items() if len(uris) == 1}
+
+
+def _report_row(image: Any, uris: Mapping[str, str], where: str) -> MappedImage:
     if not isinstance(image, dict):
         raise DocumentError(f"{where}: not an object")
     platform = image.get("platform")
     parts = [platform.get(name) for name in ("os", "architecture", "variant")] if isinstance(platform, dict) else []
     text = "/".join(part for part in parts if isinstance(part, str) and part)
-    return _parse_row({**image, "platform": text, "sources": [image.get("source")]}, where)
+    source = image.get("source")
+    uri = uris.get(source) if isinstance(source, str) else None
+    return _parse_row({**image, "platform": text, "sources": [uri or source]}, where)

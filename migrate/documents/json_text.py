@@ -5,6 +5,7 @@ For documents that are only read. For documents whose bytes are carried over and
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -177,3 +178,13 @@ def safe_text(text: str) -> str:
     """`text` with U+FFFD in place of lone surrogates, which JSON and UTF-8 cannot have. Python uses them for bytes of
     file names that are not UTF-8."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def uri_of_no_text(path: str) -> str | None:
+    """What leads to a file whose name has bytes that are no text, percent-encoded (RFC 8089; of a relative path a
+    relative reference); None for a path that is all text."""
+    if safe_text(path) == path:
+        return None
+    from urllib.parse import quote_from_bytes
+
+    return f"{'file://' if path.startswith('/') else ''}{quote_from_bytes(os.fsencode(path))}"

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from migrate.documents.image_map import MappedImage, merge_rows
-from migrate.documents.json_text import safe_text
+from migrate.documents.image_map import MappedImage, merge_rows, uris_by_location
+from migrate.documents.json_text import safe_text, uri_of_no_text
 from migrate.model.digest import ImageID
 from migrate.model.reference import Reference
 from migrate.report.document import Report, ReportImage, ReportLayer
@@ -22,11 +22,13 @@ class MappedLayer(Struct, frozen=True, kw_only=True):
 
 def map_images(report: Report) -> tuple[MappedImage, ...]:
     """Every image once, sorted by legacy ID: equal images of several sources are one row."""
-    return merge_rows(mapped_image(image) for image in report.images)
+    uris = uris_by_location((source.location, source.uri) for source in report.sources)
+    return merge_rows(mapped_image(image, uris.get(image.source)) for image in report.images)
 
 
-def mapped_image(image: ReportImage) -> MappedImage:
-    """All texts are as the map will have them, so that a row is the same before and after it is written."""
+def mapped_image(image: ReportImage, uri: str | None = None) -> MappedImage:
+    """All texts are as the map will have them, so that a row is the same before and after it is written. `uri` is that
+    of the source, of which a report that was read has no more than a part of the name."""
     return MappedImage(
         legacy_id=safe_text(image.legacy_id),
         image_id=image.image_id,
@@ -36,7 +38,7 @@ def mapped_image(image: ReportImage) -> MappedImage:
         containers=tuple(sorted(image.containers)),
         legacy_digests=tuple(sorted(image.legacy_digests)),
         platform=str(image.platform),
-        sources=(safe_text(image.source),),
+        sources=(uri or uri_of_no_text(image.source) or image.source,),
         created=image.created,
     )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from migrate.documents.json_text import safe_text
+from migrate.documents.json_text import uri_of_no_text
 from migrate.model.container import Container
 from migrate.model.digest import Digest
 from migrate.model.image import ComposedImage, HashedLayer
@@ -234,16 +233,10 @@ def source_rows(
                 outcome=outcome,
                 error=error,
                 reason=reason,
-                uri=None if safe_text(source.location) == source.location else _uri_of(source.location),
+                uri=uri_of_no_text(source.location),
             )
         )
     return tuple(rows)
-
-
-def _uri_of(path: str) -> str:
-    from urllib.parse import quote_from_bytes
-
-    return f"{'file://' if path.startswith('/') else ''}{quote_from_bytes(os.fsencode(path))}"
 
 
 def image_order(image: ReportImage) -> tuple[object, ...]:

@@ -201,6 +201,36 @@ def test_status_after_a_run_that_had_nothing_to_do_and_after_a_merge(shelf: Path
     assert re.fullmatch(r"journal\.jsonl: merged 20\d\d-\S+", lines[-1])
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_what_the_merge_finds_counts_in_the_status(parts: int, shelf: Path, tmp_path: Path) -> None:
+    """The four archives of each app claim one tag, which no worker sees."""
+    options: list[str | Path] = ["batch", "--on-conflict", "fail", "--failed-list", tmp_path / "failed"]
+    if parts == 1:
+        assert migrate(*options, shelf, tmp_path / "out").code == 3
+    for number in range(1, parts + 1) if parts > 1 else ():
+        migrate("batch", "--on-conflict", "fail", "--shard", f"{number}/{parts}", shelf, tmp_path / "out")
+    if parts > 1:
+        assert migrate("batch", "--merge", "--failed-list", tmp_path / "failed", tmp_path / "out").code == 3
+    failed = (tmp_path / "failed").read_text().splitlines()
+    assert len(failed) == 13
+    statuses = migrate("batch", "--status", "--json", tmp_path / "out").json()
+    assert [sum(one[name] for one in statuses) for name in ("converted", "failed", "skipped")] == [1, 13, 1]
+    if parts == 1:  # a later merge without the conflict has the last word
+        assert migrate("batch", shelf, tmp_path / "out").code == 3
+        (status,) = migrate("batch", "--status", "--json", tmp_path / "out").json()
+        assert [status[name] for name in ("converted", "failed", "skipped")] == [13, 1, 1]
+
+
+def test_the_status_of_a_journal_of_several_shelves_says_so(shelf: Path, tmp_path: Path) -> None:
+    assert migrate("batch", shelf, tmp_path / "out").code == 3
+    assert migrate("batch", shelf / "app0", tmp_path / "out").code == 0
+    lines = migrate("batch", "--status", tmp_path / "out").out.splitlines()
+    assert lines[1:3] == [
+        "  4 of 4 sources (100 %), 4 of them done before",
+        "  of all runs: 13 converted, 1 failed, 1 skipped",
+    ]
+
+
 def test_shards_and_merge(shelf: Path, tmp_path: Path) -> None:
     migrate("batch", shelf, tmp_path / "whole")
     first = migrate("batch", "--shard", "1/2", shelf, tmp_path / "parts")

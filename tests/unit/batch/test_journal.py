@@ -329,3 +329,60 @@ def test_an_error_at_any_call_that_changes_a_journal(number: int, tmp_path: Path
         run(target, SystemCalls())
         lines = (target / ".migrate" / "journal.jsonl").read_bytes().splitlines()
         assert [json.loads(line)["source"] for line in lines[-3:]] == ["/a.tar", "/b.tar", "/c.tar"]
+
+
+class NoDisk(SystemCalls):
+    """Syncs cost nothing."""
+
+    def sync(self, descriptor: int) -> None:
+        del descriptor
+
+
+class Pieces:
+    """A record in a bucket, of which each piece is kept with the time when it came."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.found: list[tuple[float, bytes]] = []
+        self._waiting = b""
+
+    def append(self, block: bytes, /) -> None:
+        self._waiting += block
+
+    def sync(self) -> None:
+        self.found.append((self.now, self._waiting))
+        self._waiting = b""
+
+    def close(self) -> None:
+        self.sync()
+
+
+def test_a_piece_waits_for_a_hundredth_of_the_run(tmp_path: Path) -> None:
+    """Whether lines come often, seldom, or one and then none: what a killed run loses is little, and so is what it asks
+    of a bucket."""
+    store, mirror = DirectoryStore(tmp_path, NoDisk()), Pieces()
+    writer = JournalWriter(store, None, mirror, lambda: mirror.now)
+    path = tmp_path / ".migrate" / writer.name
+    published = 0
+    for number, step in enumerate((*[0.25] * 400, *[5.0] * 700)):  # 100 s, and then an hour
+        mirror.now += step
+        before = len(mirror.found)
+        if number % 3:
+            writer.append(entry(f"/{mirror.now}"))
+        else:  # the loop of the run, which a large source keeps waiting
+            writer.settle()
+        published += sum(len(piece) for _, piece in mirror.found[before:])
+        last = mirror.found[-1][0] if mirror.found else 0.0
+        assert published == path.stat().st_size or mirror.now - last < min(max(1.0, mirror.now / 100), 10.0)
+    writer.append(entry("/last.tar"))
+    mirror.now += 10
+    writer.settle()
+    assert b"".join(piece for _, piece in mirror.found) == path.read_bytes()
+    assert all(piece for _, piece in mirror.found)
+    assert sum(at <= 100 for at, _ in mirror.found) <= 100
+    assert len(mirror.found) <= 100 + 360 + 100
+    mirror.now += 3_600
+    writer.append(entry("/late.tar"))
+    assert mirror.found[-1][0] == mirror.now
+    writer.close()
+    store.close()
