@@ -127,7 +127,7 @@ class Worker:
             store = layout.store
             self._close_target = layout.close
             place = layout_location(order.target)
-            self.earlier = EarlierImages("oci", place, layout.mapped_images, order.options.empty_layers)
+            self.earlier = EarlierImages("oci", place, layout.mapped_images, order.options)
         self.blobs = SharedBlobs(target, KnownLayers(store, order.options), order.run)
 
     def iter_openings(self, candidates: Iterable[Candidate]) -> Generator[tuple[Candidate, Opening], None, None]:

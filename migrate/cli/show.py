@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING
 
 import click
@@ -136,11 +138,29 @@ def _converted(location: str, reference: str, error: UnrecognisedSourceError | N
                     raise error
                 outcome = conversion.run()
         except UsageError as problem:
-            raise UsageError(f"{location}: no image {reference}; `migrate inspect` lists what is there") from problem
+            advice = _salvage_advice(location, reference) or "`migrate inspect` lists what is there"
+            raise UsageError(f"{location}: no image {reference}; {advice}") from problem
         failures = outcome.report.failures
         if failures and not outcome.report.images:
-            raise SourceUnreadableError(failures[0].message)
+            salvage = _salvage_advice(location, reference)
+            raise SourceUnreadableError(f"{failures[0].message}{f'; {salvage}' if salvage else ''}")
         yield layout
+
+
+@cache
+def _salvage_advice(location: str, reference: str) -> str | None:
+    """What to do where `--salvage` reads an image that is not there without it."""
+    from migrate.cli.options import available_cpus
+    from migrate.convert.run import Conversion
+    from migrate.errors import MigrateError
+    from migrate.model.options import ConvertOptions
+
+    options = ConvertOptions(images=(reference,), salvage=True, jobs=available_cpus())
+    with suppress(MigrateError), Conversion.opened([location], options) as conversion:
+        if conversion.run().report.images:
+            command = f"migrate convert --salvage {shlex.quote(location)} LAYOUT"
+            return f"`{command}` converts what can be read of it, and LAYOUT can be shown"
+    return None
 
 
 def choose_image(view: LayoutView, reference: str, platform: Platform | None) -> StoredImage:
@@ -151,7 +171,9 @@ def choose_image(view: LayoutView, reference: str, platform: Platform | None) ->
     images = view.images()
     found = find_image(images, reference) or _by_legacy_id(view, images, reference)
     if not found:
-        raise UsageError(f"{view.location}: no image {reference}.{_did_you_mean(images, reference)}")
+        advice = _salvage_advice(view.location, reference) if view.is_archive else None
+        end = f"; {advice}" if advice else f".{_did_you_mean(images, reference)}"
+        raise UsageError(f"{view.location}: no image {reference}{end}")
     platforms = sorted({str(image.platform or "none that is stated") for image in found})
     if platform is not None:
         found = [image for image in found if str(image.platform) == str(platform)]

@@ -23,6 +23,7 @@ from migrate.blobio import limits
 from migrate.blobio.payload import Payload
 from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import SharedParts, compose_image
+from migrate.compose.names import untagged_reference, wanted_reference
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.publish import FinishedImage, Publisher, in_format, sorted_images, without_documents
 from migrate.convert.repeat import run_key
@@ -39,6 +40,7 @@ from migrate.convert.selection import (
 from migrate.convert.source_paths import distinct_sources
 from migrate.errors import (
     ConflictError,
+    IntegrityError,
     LimitError,
     MigrateError,
     MissingContentError,
@@ -53,8 +55,9 @@ from migrate.model.container import Container
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, HashedLayer
 from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing, is_hex_id
-from migrate.model.options import ConvertOptions, ReadOptions
+from migrate.model.options import Compression, ConvertOptions, Format, ReadOptions
 from migrate.model.progress import Event, Progress, SilentProgress
+from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource
 from migrate.readers.detect import open_source
 from migrate.rehash.layer import Layer
@@ -69,6 +72,7 @@ from migrate.report.units import count, format_size
 from migrate.writers.base import ImageTarget
 from migrate.writers.free_space import check_target_room, check_target_room_for_streams
 from migrate.writers.open_target import name_warnings, open_target, parse_target
+from migrate.writers.registry_names import UNTAGGED
 from migrate.writers.run_memory import repeat_run
 
 if TYPE_CHECKING:
@@ -174,6 +178,8 @@ class Conversion(Struct):
     _layers_planned: int = 0
     _estimate: SizeEstimate | None = None
     _passed: Mapping[JobKey, Layer] = field(default_factory=dict)
+    _of_target: dict[DiffID, HashedLayer] = field(default_factory=dict)
+    _not_of_target: dict[DiffID, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.target is None and self.options.dry_run and not self.options.exact_sizes:
@@ -217,10 +223,10 @@ class Conversion(Struct):
                 stack.callback(opened.close)
                 if key is not None:
                     opened.begin_run()
-                earlier = EarlierImages(prefix, place, opened.mapped_images, options.empty_layers)
+                earlier = EarlierImages(prefix, place, opened.mapped_images, options, lambda: conversion.iter_names())
                 stack.callback(earlier.close)
             warnings = name_warnings(target) if opened is not None and target is not None else []
-            yield cls(
+            conversion = cls(
                 sources,
                 options,
                 opened,
@@ -230,6 +236,7 @@ class Conversion(Struct):
                 key=key,
                 **rest,
             )
+            yield conversion
 
     def run(self) -> Outcome:
         """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""
@@ -340,8 +347,7 @@ class Conversion(Struct):
         planned = self.planned
         # all layers first: equal ones of different images are read once
         self.hashed = self._rehash(planned, store)
-        if any(isinstance(result, MissingContentError) for result in self.hashed.values()):
-            self.hashed = {**self.hashed, **self._hash_content_of_target(store)}
+        self._take_content_of_target(store)
         # an image that cannot be composed has failed; the others go on
         finished = [done for image in planned if (done := self._compose(image)) is not None]
         # A list of the source that has lost all its images is lost itself.
@@ -521,23 +527,72 @@ class Conversion(Struct):
         wanted = layer.payload.diff_id if layer.payload is not None else None
         rows = (row for row in self.hashed.values() if isinstance(row, HashedLayer) and row.diff_id == wanted)
         usable = (row for row in rows if row.blob is not None or self.options.dry_run)
-        return None if wanted is None else next(usable, self.lent.contents.get(wanted))
+        if wanted is None:
+            return None
+        return next(usable, self.lent.contents.get(wanted) or self._of_target.get(wanted))
 
-    def _hash_content_of_target(self, store: BlobTarget | None) -> HashedLayers:
-        """The layers whose bytes are missing and which the target has, by their diffIDs."""
-        if self.earlier is None or self.earlier.source is None:
-            return {}
-        jobs: dict[JobKey, LayerJob] = {}
+    def _take_content_of_target(self, store: BlobTarget | None) -> None:
+        """The layers whose bytes no source has and that the target has, by their diffIDs: into `_of_target`, and why
+        those are none that were found there, into `_not_of_target`."""
+        claims = (
+            layer.payload.diff_id
+            for image in self.planned
+            for layer in image.chain
+            if layer.payload is not None
+            and isinstance(self.result_of(image, layer), MissingContentError)
+            and self._same_content(layer) is None
+        )
+        wanted = sorted({diff_id for diff_id in claims if diff_id is not None})
+        if not wanted or self.earlier is None:
+            return
+        found = {diff_id: [*layers] for diff_id, layers in self.earlier.find_layers(wanted).items()}
+        while found:
+            assert self.earlier.source is not None
+            jobs: dict[JobKey, LayerJob] = {}
+            for diff_id in sorted(found):
+                job = LayerJob(self._OF_TARGET, self.earlier.source, found[diff_id][0])
+                if jobs.setdefault(job.key, job) is job:  # what has another diffID for the same blob has to wait
+                    found[diff_id].pop(0)
+            for key, result in rehash(list(jobs.values()), store, self.options, self.progress).items():
+                payload = jobs[key].payload
+                assert payload.diff_id is not None
+                if isinstance(result, MigrateError):
+                    reason = f"the target has {payload.digest or payload.key} for it: {result.message}"
+                    self._not_of_target[payload.diff_id] = reason
+                elif not payload.keep or self._fits(result):
+                    self._of_target[payload.diff_id] = result
+                    del found[payload.diff_id]
+                else:  # the same once more, in the form of this run
+                    found[payload.diff_id].insert(0, replace(jobs[key].layer, payload=replace(payload, keep=False)))
+            found = {diff_id: layers for diff_id, layers in found.items() if layers}
+        if self.target is not None:
+            self.target.note_blobs(self.earlier.homes)
+
+    def _why_not_of_target(self, layer: LegacyLayer) -> str | None:
+        claim = None if layer.payload is None else layer.payload.diff_id
+        problem = None if self.earlier is None else self.earlier.problem
+        return problem if claim is None else self._not_of_target.get(claim, problem)
+
+    def iter_names(self) -> Iterator[Reference]:
+        """Those that the images of the run claim in a registry."""
         for image in self.planned:
-            for layer in image.chain:
-                result = None if layer.payload is None else self.result_of(image, layer)
-                if not isinstance(result, MissingContentError) or self._same_content(layer) is not None:
-                    continue
-                wanted = layer.payload.diff_id if layer.payload is not None else None
-                if wanted is not None and (found := self.earlier.find_content(wanted)) is not None:
-                    job = LayerJob(self._OF_TARGET, self.earlier.source, found)
-                    jobs[job.key] = job
-        return rehash(list(jobs.values()), store, self.options, self.progress) if jobs else {}
+            names = (*image.image.references, *(() if image.index is None else image.index.references))
+            for name in names:
+                yield wanted_reference(name, None, self.options, hosts=False)
+            if not names:
+                head = image.image.head
+                template = self.options.name_untagged or f"{UNTAGGED}:{{legacy_id}}"
+                yield untagged_reference(template, head, head, hosts=False)
+
+    def _fits(self, layer: HashedLayer) -> bool:
+        """True if a blob of the target, as it is there, may be in an image that this run makes."""
+        if layer.blob is None:
+            return self.options.dry_run
+        if layer.blob.compression == "none":
+            return layer.blob.digest == layer.diff_id  # and no bzip2, say
+        if self.options.compression is Compression.NONE:
+            return False
+        return layer.blob.compression == "gzip" or self.options.format is Format.OCI
 
     # --- layers ------------------------------------------------------------------------------------------------
 
@@ -590,13 +645,22 @@ class Conversion(Struct):
         for layer in planned.chain:
             result = None if layer.payload is None else self.result_of(planned, layer)
             # archives of 1.10 and later leave out layers that the target of the save had; a diffID is proof enough
-            if isinstance(result, MissingContentError) and (same := self._same_content(layer)) is not None:
-                borrowed.append(f"layer {layer.legacy_id}: not in this archive; another one has its diffID")
-                result = replace(same, carried=None)
+            if isinstance(result, MissingContentError):
+                if (same := self._same_content(layer)) is not None:
+                    has_it = "the target has" if same is self._of_target.get(same.diff_id) else "another one has"
+                    borrowed.append(f"layer {layer.legacy_id}: not in this archive; {has_it} its diffID")
+                    result = replace(same, carried=None)
+                elif reason := self._why_not_of_target(layer):
+                    result = MissingContentError(f"{result.message}; {reason}", layer=result.layer)
             # of an earlier run nothing but the random ID is known, which two layers may have
             if planned.elsewhere.get(layer.legacy_id) == self._OF_TARGET and isinstance(result, HashedLayer):
-                note = "from the target, where an earlier run put it"
-                result = replace(result, exact=False, note=note, carried=None)
+                claim = None if layer.payload is None else layer.payload.diff_id
+                if claim is not None and result.diff_id != claim:
+                    message = f"layer {layer.legacy_id}: the target's blob has the diffID {result.diff_id}, not {claim}"
+                    result = IntegrityError(message)
+                else:
+                    note = "from the target, where an earlier run put it"
+                    result = replace(result, exact=False, note=note, carried=None)
             if isinstance(result, MigrateError):
                 if isinstance(result, MissingContentError) and layer.payload and layer.payload.diff_id:
                     self.missing.add(str(layer.payload.diff_id))

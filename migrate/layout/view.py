@@ -177,8 +177,8 @@ class LayoutView:
     def __init__(self, location: str) -> None:
         self._files = open_layout(location)
         self.location = self._files.location
-        self._is_archive = self._files.has(ARCHIVE_MANIFEST) and not self._files.has(INDEX)
-        if not self._is_archive and not self._files.has(INDEX):
+        self.is_archive = self._files.has(ARCHIVE_MANIFEST) and not self._files.has(INDEX)
+        if not self.is_archive and not self._files.has(INDEX):
             self.close()
             raise UnrecognisedSourceError(
                 f"{self.location}: no OCI layout, no docker archive, and nothing else that `migrate inspect` reads"
@@ -193,14 +193,14 @@ class LayoutView:
 
     @cached_property
     def _images(self) -> Sequence[StoredImage]:
-        rows = self._archive_images() if self._is_archive else self._layout_images()
+        rows = self._archive_images() if self.is_archive else self._layout_images()
         return sorted(rows, key=lambda row: (not row.references, row.references, row.manifest or Digest("0" * 64)))
 
     def leads_to(self, reference: str) -> bool:
         """False for an archive whose manifest.json has no such image, or names layers that are not there, and for a
         layout with a document that is not understood, which may be of schema 1. Raises SourceError for an archive of
         another kind."""
-        if not self._is_archive:
+        if not self.is_archive:
             try:
                 self.images()
             except MigrateError:

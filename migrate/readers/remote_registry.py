@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import BinaryIO, Final, cast
 
@@ -138,9 +138,11 @@ class RemoteRegistrySource(ManifestSource):
         *,
         connect: Callable[..., RegistryClient] = open_client,
         base: str = "",
+        repositories: Sequence[str] | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """`base`: the path below which the registry is, a part of `location`."""
+        """`base`: the path below which the registry is, a part of `location`. `repositories`: to be read instead of
+        those of its catalog."""
         super().__init__(location, options, is_remote=True)
         self._host, self._repository, self._tag = split_registry_location(location, base)
         self._base = base
@@ -148,10 +150,12 @@ class RemoteRegistrySource(ManifestSource):
         self._connect = connect
         self._sleep = sleep
         self._client: RegistryClient | None = None
-        self._homes: dict[Digest, str] = {}
+        self._repositories = repositories
+        self.homes: dict[Digest, str] = {}
+        """A repository for each blob that was listed."""
 
     def list_manifests(self, images: RegistryImages, /) -> None:
-        for repository in self._repositories():
+        for repository in self._list_repositories():
             if not is_repository_path(repository):
                 images.fail(repository, _no_name(f"the catalog lists a repository {shown(repository)}"))
                 continue
@@ -168,7 +172,7 @@ class RemoteRegistrySource(ManifestSource):
     @contextmanager
     def _download(self, digest: Digest, payload: PayloadRef | None) -> Iterator[OpenedFile]:
         try:
-            download = self.client.open_blob(self._homes[digest], digest)
+            download = self.client.open_blob(self.homes[digest], digest)
         except RegistryAnswerError as exc:
             made = known_blob(digest) if isinstance(_as_missing(exc, digest), MissingLayerError) else None
             if made is None:
@@ -211,14 +215,16 @@ class RemoteRegistrySource(ManifestSource):
     def blob_size(self, repository: str, digest: Digest, /) -> int | None:
         """None: the size is not looked up. A request for each blob would be slow, and reading a missing blob gives the
         same error."""
-        self._homes.setdefault(digest, repository)
+        self.homes.setdefault(digest, repository)
         return None
 
     # --- listing -------------------------------------------------------------------------------------------------
 
-    def _repositories(self) -> list[str]:
+    def _list_repositories(self) -> Sequence[str]:
         if self._repository is not None:
             return [self._repository]
+        if self._repositories is not None:
+            return self._repositories
         client = self.client
         try:
             return client.catalog()

@@ -78,6 +78,9 @@ class ImageTarget(BlobTarget):
     def add_to_map(self, rows: Iterable[MappedImage], /) -> None:
         """What this run has converted, for the map that `finish` writes where the target has a place for one."""
 
+    def note_blobs(self, repositories: Mapping[Digest, str], /) -> None:
+        """Repositories of the target from which blobs of this run came: those need not be sent."""
+
     def blob_sizes(self) -> Mapping[str, int] | None:
         """Bytes of every blob, by the hex digits of its digest; None where that is not known at little cost. Nothing
         is read or proven."""

@@ -22,11 +22,13 @@ Answer = TypeVar("Answer")
 
 
 class PushedBlob(Struct, frozen=True):
-    """A blob that can be opened as often as needed, from its start, for random access."""
+    """A blob that can be opened as often as needed, from its start, for random access. `home` is a repository of the
+    registry that has it, where one is known."""
 
     digest: Digest
     size: int
     open: Callable[[], IO[bytes]]
+    home: str | None = None
 
 
 class PushedManifest(Struct, frozen=True):
@@ -120,11 +122,11 @@ class Pusher:
     def _push_blob(self, blob: PushedBlob, repositories: Sequence[str]) -> None:
         """Once into the first repository that needs it, from there into the others; not at all where it is."""
         missing = self._lacking(blob, repositories)
-        origin = next((name for name in repositories if name not in missing), None)
+        origin = next((name for name in repositories if name not in missing), blob.home)
         self._client.traffic.add(skipped=len(repositories) - len(missing))
         for repository in missing:
             session = None
-            if origin is not None:
+            if origin is not None and origin != repository:
                 session = self._client.mount_blob(repository, blob.digest, origin)
                 if session is None:
                     continue

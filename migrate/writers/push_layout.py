@@ -15,8 +15,7 @@ from migrate.model.digest import Digest
 from migrate.model.image import Descriptor
 from migrate.model.reference import Reference
 from migrate.writers.push import PushedBlob, PushedManifest, PushedName, pushed_names
-from migrate.writers.registry_names import RegistryNames
-from migrate.writers.registry_storage import UNTAGGED
+from migrate.writers.registry_names import UNTAGGED, RegistryNames
 
 Naming = Callable[[Reference], Reference]
 

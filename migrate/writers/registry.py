@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,7 @@ from migrate.storage.syscalls import target_errors
 from migrate.writers.base import ImageTarget, index_entries
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.push import PushedBlob, PushedManifest, Pusher, pushed_names
-from migrate.writers.registry_names import RegistryNames
-from migrate.writers.registry_storage import UNTAGGED
+from migrate.writers.registry_names import UNTAGGED, RegistryNames
 
 
 class RegistryTarget(ImageTarget):
@@ -46,6 +45,7 @@ class RegistryTarget(ImageTarget):
         self._options = options
         self._lock = threading.Lock()
         self._linked: dict[Digest, str] = {}
+        self._homes: Mapping[Digest, str] = {}
         self._manifests: dict[Digest, PushedManifest] = {}
         self._names = RegistryNames("--rename can give them different names")
         try:
@@ -88,6 +88,9 @@ class RegistryTarget(ImageTarget):
             self._manifests[digest] = PushedManifest(content, media_type, children=children)
             self._name(digest, references or [Reference(UNTAGGED, digest.hex)])
 
+    def note_blobs(self, repositories: Mapping[Digest, str], /) -> None:
+        self._homes = repositories
+
     def finish(self, report: bytes, /) -> None:
         """Sends everything. A registry has no place for the report; `--report FILE` keeps it."""
         del report
@@ -109,10 +112,10 @@ class RegistryTarget(ImageTarget):
 
     def _blob(self, digest: Digest, size: int) -> PushedBlob:
         if digest in self._linked:
-            return PushedBlob(digest, size, opener(self._linked[digest]))
+            return PushedBlob(digest, size, opener(self._linked[digest]), self._homes.get(digest))
         if not self._blobs.has(digest, size):
             raise TargetError(f"blob {digest} was never written")
-        return PushedBlob(digest, size, partial(self._blobs.open_published, digest))
+        return PushedBlob(digest, size, partial(self._blobs.open_published, digest), self._homes.get(digest))
 
 
 def placed(prefix: str, reference: Reference) -> Reference:

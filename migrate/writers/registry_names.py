@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from migrate.errors import TargetError
 from migrate.model.digest import Digest
 from migrate.model.reference import Reference
+
+UNTAGGED: Final = "untagged"
+"""The repository of images without a reference; a tag there is the image ID's 64 digits."""
 
 
 class RegistryNames:

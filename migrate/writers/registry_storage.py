@@ -42,14 +42,12 @@ from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls
 from migrate.writers.base import ImageTarget, index_entries
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.proofs import Proofs
-from migrate.writers.registry_names import RegistryNames
+from migrate.writers.registry_names import UNTAGGED, RegistryNames
 from migrate.writers.target_map import TargetMap
 from migrate.writers.target_memory import RecordedMemory
 from migrate.writers.target_store import open_store
 
 _ALLOWED: Final = NOT_OURS | {STATE_DIRECTORY, MAP_NAME, REPORT_NAME}
-UNTAGGED: Final = "untagged"
-"""The repository of images without a reference; a tag there is the image ID's 64 digits."""
 
 
 class _Content(Struct):
