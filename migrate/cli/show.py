@@ -155,7 +155,7 @@ def _salvage_advice(location: str, reference: str) -> str | None:
     from migrate.errors import MigrateError
     from migrate.model.options import ConvertOptions
 
-    options = ConvertOptions(images=(reference,), salvage=True, jobs=available_cpus())
+    options = ConvertOptions(images=(reference,), salvage=True, dry_run=True, jobs=available_cpus())
     with suppress(MigrateError), Conversion.opened([location], options) as conversion:
         if conversion.run().report.images:
             command = f"migrate convert --salvage {shlex.quote(location)} LAYOUT"
