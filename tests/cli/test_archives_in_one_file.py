@@ -332,7 +332,11 @@ def placed(names: list[str], below: str | None, where: str, *, folders: bool) ->
     return whole[: last.offset_data + (last.size + 511) // 512 * 512]
 
 
-PLACES = [("nowhere", "nowhere", "last"), ("last", "nowhere", "nowhere"), ("first", "middle", "nowhere")]
+PLACES: list[tuple[str, ...]] = [
+    ("nowhere", "nowhere", "last"),
+    ("last", "nowhere", "nowhere"),
+    ("first", "middle", "nowhere"),
+]
 PLACES += [("middle", "nowhere", "first"), ("nowhere", "first", "middle"), ("last", "first", "nowhere")]
 
 
