@@ -294,7 +294,7 @@ def test_documents_that_a_tool_appended_are_those_of_one_archive(pack: Builder, 
     assert (outcome.exit_code, [*names(outcome.report)]) == (0, ["app:new"])
     assert [str(layer.diff_id) for layer in outcome.report.images[0].layers] == diff_ids
     assert any("manifest.json occurs more than once" in text for text in outcome.report.warnings)
-    assert any("an earlier manifest.json names app:0, which" in text for text in outcome.report.warnings)
+    assert any("an earlier manifest.json names app:0; the last one" in text for text in outcome.report.warnings)
 
 
 def test_a_second_archive_that_needs_the_first(tmp_path: Path) -> None:
