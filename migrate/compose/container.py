@@ -30,6 +30,7 @@ def commit_json(
     """
     if record.settings is None:
         raise DocumentError("; ".join(record.problems) or "the record has no Config")
+    # The members are in the order of the fields of Docker's struct image.V1Image.
     document: dict[str, Any] = {"id": container}
     if parent is not None:
         document["parent"] = parent

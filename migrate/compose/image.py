@@ -96,6 +96,8 @@ def compose_image(
     """
     shared = shared or SharedParts()
     shared.limit()
+    # The digest of a config is the image ID. So a config that the source has is kept byte for byte, and not written
+    # anew.
     if image.config is not None:
         return _carry_over(image, image.config, chain, options, shared)
     if not chain:
@@ -253,6 +255,8 @@ def _history_warnings(facts: ConfigFacts) -> tuple[str, ...]:
 
 def _carry_over_manifest(image: LegacyImage, config: bytes, facts: ConfigFacts, platform: Platform) -> ComposedImage:
     assert image.manifest is not None
+    # The manifest is kept byte for byte, since users pull it by its digest. It must belong to the config, which may
+    # come from another file of the source.
     manifest = parse_manifest(image.manifest.content)
     if manifest.config.digest != Digest.of(config):
         raise IntegrityError(

@@ -106,6 +106,7 @@ def _options(record: ContainerRecord, volumes: Mapping[str, str]) -> Iterator[tu
         text = host.text(name) or config.text(name)
         if name == "CpusetCpus":
             text = text or host.text("Cpuset") or config.text("Cpuset")
+        # Docker gives a container without `--hostname` the first 12 digits of its ID.
         if text and not (name == "Hostname" and text == record.id[:_SHORT_ID]):
             yield option, text
     for option, name in _NUMBERS.items():

@@ -171,6 +171,7 @@ class Authorizer:
                 if answer.status_code not in RETRIED or attempt + 1 == ATTEMPTS:
                     return answer.status_code, answer.reason_phrase, content
             except (httpx.HTTPError, httpx.InvalidURL) as exc:
+                # A timeout takes two minutes (`open_http`), so fewer timeouts than other failures are tolerated.
                 slow += isinstance(exc, httpx.ReadTimeout)
                 if is_hopeless(exc) or attempt + 1 == ATTEMPTS or slow >= SLOW_ANSWERS:
                     raise AuthorizationError(f"token server {realm}: {exc}") from exc

@@ -62,6 +62,7 @@ def find_credentials(host: str, config: Path | None = None) -> Credentials | Non
         return None
     for key in _keys(host):
         entry = auths.get(key)
+        # With a credentials store, `docker login` writes an empty object for the host.
         if isinstance(entry, dict) and entry:
             return _from_entry(entry, host)
     return None

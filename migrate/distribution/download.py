@@ -68,6 +68,7 @@ class BlobDownload(ByteStream):
         self._answer = self._connect(0)
         self._is_decoded = False
         self.size = None
+        # With a content coding, Content-Length is the size of the coded bytes, and not of the file.
         if not _is_coded(self._answer):
             self.size = stated_length(self._answer)
             if self.size is None and "Transfer-Encoding" not in self._answer.headers:

@@ -38,5 +38,6 @@ def iter_repositories(
             continue
         if "_manifests" in folders or "_layers" in folders:
             yield name
+        # A component of a repository's name begins with a letter or digit. Folders with `_` are the registry's own.
         inner = [f"{name}/{child}".lstrip("/") for child in folders if not child.startswith("_")]
         pending += [child for child in reversed(inner) if len(child) <= _NAME_LENGTH]

@@ -199,6 +199,7 @@ class RegistrySession:
         """Sends one request, once, with `count` bytes of a file from `offset`. None if the connection broke."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(count)}
         if method == "PATCH":
+            # Without the unit `bytes`, which HTTP has (OCI distribution specification, "Pushing a blob in chunks").
             headers["Content-Range"] = f"{offset}-{offset + count - 1}"
         self.traffic.add(requests=1)
         source.seek(offset)
@@ -211,6 +212,7 @@ class RegistrySession:
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             self._refuse_hopeless(exc, f"{method} {url}")
             return None
+        # A token may expire during a long upload. The caller sends the part again, with the new token.
         if answer.status_code == 401:
             if not own:
                 raise self.refused(answer, url)

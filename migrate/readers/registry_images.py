@@ -132,6 +132,7 @@ class RegistryImages:
     def listing(self) -> SourceListing:
         payloads = {digest: self._payload(digest, claims) for digest, claims in self._claims.items()}
         images = [_finished(draft, payloads) for draft in self._drafts.values()]
+        # Sorted by names, so that the result does not depend on the order in which the registry lists its repositories.
         images.sort(key=lambda image: (not image.references, [str(r) for r in image.references], image.head))
         indexes = [
             ReadyIndex(
@@ -310,6 +311,7 @@ class RegistryImages:
             entry = pending.pop()
             digest = entry.descriptor.digest
             self.children.add((repository, digest))
+            # Two indexes may name each other.
             if digest in nested:
                 continue
             try:
