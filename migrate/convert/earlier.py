@@ -1,9 +1,10 @@
-"""What earlier runs put into the target, for archives that left out what their target had.
+"""Layers that earlier runs put into the target, for archives that lack them.
 
-A layer of 1.10 and later is found by the diffID that its config names. A v1 parent is found by its ID in the target's
-map: the config that it became has the history and the diffIDs of all its layers, and nothing else of a parent goes into
-the image of a child. A registry that is pushed to has no map, and may have more repositories than anyone can list: only
-those are searched that the run names.
+`docker save` of some versions left out layers that the receiving side had. A layer of Docker 1.10 and later is found by
+the diffID in its config. A v1 parent is found by its legacy ID in the map of the target: the config of the image that
+it became has the history and the diffIDs of all its layers, which is all that a child needs of its parents.
+A registry as the target has no map, and may have too many repositories to list: only those that the run names are
+searched.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _EMPTY_TAR_BYTES: Final = 20_480
 
 
 class EarlierImages:
-    """Those of a target, which is opened when they are first wanted. All of it is read as any other source."""
+    """The images in a target, which is opened as a source when they are first needed."""
 
     def __init__(
         self,
@@ -69,7 +70,8 @@ class EarlierImages:
     def source(self) -> LegacySource | None:
         if self._prefix == "docker":
             return self._open_registry()
-        # An archive keeps its name until the new one is whole. What is no file, such as a pipe, has nothing of before.
+        # The old archive stays under its name until the new one is complete, so it can be read during the run. A target
+        # that is not a regular file, such as a pipe, has no earlier images.
         is_there = self._prefix not in _ARCHIVES or os.path.isfile(self.location)
         if self._prefix in _READABLE and is_there:
             with suppress(MigrateError):
@@ -107,13 +109,13 @@ class EarlierImages:
         return ()
 
     def close(self) -> None:
-        source = self.__dict__.get("source")  # not opened for this
+        source = self.__dict__.get("source")  # the cached property would open the target
         if source is not None:
             source.close()
 
     @cached_property
     def _images(self) -> Mapping[Digest, LegacyImage]:
-        """By the digest of their configs."""
+        """The images by their image IDs. A target that cannot be read has none: no layer is taken from it."""
         found: dict[Digest, LegacyImage] = {}
         if self.source is not None:
             with suppress(MigrateError):
@@ -123,7 +125,7 @@ class EarlierImages:
         return found
 
     def find_layers(self, wanted: Collection[DiffID]) -> Mapping[DiffID, Sequence[LegacyLayer]]:
-        """Layers of `source` that have these diffIDs by its configs; reading one proves it."""
+        """Layers of `source` with these diffIDs in its configs. Reading a layer checks its diffID."""
         try:
             return {} if self.source is None else self.source.find_layers(wanted)
         except MigrateError as error:
@@ -131,7 +133,8 @@ class EarlierImages:
             return {}
 
     def read_layer(self, legacy_id: LegacyID) -> LegacyLayer | None:
-        """A layer that is an image in the map, or one below it. None also where the map has several images of it."""
+        """The layer of an image in the map, or of one of its parents. None also if several images have this ID: which
+        one is meant cannot be decided."""
         if legacy_id not in self._made:
             images = {row.image_id for row in self._rows.get(legacy_id, ())}
             chains = [chain for image_id in sorted(images) if (chain := self._chain(legacy_id, image_id))]
@@ -150,7 +153,7 @@ class EarlierImages:
         return rows
 
     def _chain(self, head: LegacyID, image_id: Digest) -> tuple[LegacyLayer, ...]:
-        """The layers of an image, base first; () where its config lacks something that a child needs."""
+        """The layers of an image, base first; () if its config lacks something that a child needs."""
         image = self._images.get(image_id)
         if image is None or image.config is None or image.chain is None:
             return ()
@@ -158,11 +161,13 @@ class EarlierImages:
         empty = facts.history_empty or ()
         counts = {facts.steps_with_layer, len(facts.diff_ids), len(image.chain)}
         if not steps or len(counts) > 1 or (self._keeps_empty and any(empty)):
-            return ()  # the bytes of an empty layer that was dropped are lost
+            return ()  # `--empty-layers keep` needs the bytes of empty layers, and the earlier run dropped them
         chain: list[LegacyLayer] = []
         contents, diff_ids = iter(image.chain), iter(facts.diff_ids)
         for number, (step, is_empty) in enumerate(zip(steps, empty, strict=True), start=1):
             below = chain[-1].legacy_id if chain else None
+            # Only the ID of the image itself is recorded. The layers below it get IDs of their own, which are the same
+            # in every run and belong to this image only.
             own = (
                 head if number == len(steps) else LegacyID(hashlib.sha256(f"{image_id} {number}".encode()).hexdigest())
             )
@@ -173,7 +178,7 @@ class EarlierImages:
                 # an empty layer that the earlier run kept is dropped as this run drops its own
                 is_lost = payload is None or (not self._keeps_empty and diff_id in _empty_tars())
                 payload = None if is_lost or payload is None else replace(payload, diff_id=diff_id, keep=False)
-            # The JSON from which the same step of a history is made again.
+            # A legacy JSON that gives the same history entry as the one in the config.
             document: dict[str, Any] = {"id": own, **({"parent": below} if below else {})}
             document |= {name: step[name] for name in ("created", "author", "comment") if step.get(name)}
             if step.get("created_by"):

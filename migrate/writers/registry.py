@@ -1,7 +1,7 @@
 """A registry as a target: `docker://HOST[:PORT][/PREFIX]`.
 
-Which repository needs a blob is known only when its image is complete. Until then a blob waits in a temporary folder
-or in its file in the source; from there it goes to the registry at the end of the run.
+The repository that needs a blob is known only when its image is complete. Until then a blob is kept in a temporary
+folder, or in its file in the source. All blobs are sent at the end of the run.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from migrate.writers.registry_names import UNTAGGED, RegistryNames
 
 
 class RegistryTarget(ImageTarget):
-    """Opening it makes sure that a registry answers.
+    """A registry. Raises TargetError at once if it does not answer.
 
-    Tags of the registry that the run names are moved, as `docker push` moves them; all others stay.
+    Tags that this run uses are moved to its images, as `docker push` does. All other tags stay.
     """
 
     takes_files = True
@@ -64,7 +64,7 @@ class RegistryTarget(ImageTarget):
         return self._blobs.open()
 
     def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
-        """The file stays where it is until it is sent; the registry checks what arrives against the digest."""
+        """Notes the file, which is sent at the end. It is not read here: the registry checks the digest."""
         del size
         with self._lock:
             self._linked.setdefault(digest, path)
@@ -92,7 +92,7 @@ class RegistryTarget(ImageTarget):
         self._homes = repositories
 
     def finish(self, report: bytes, /) -> None:
-        """Sends everything. A registry has no place for the report; `--report FILE` keeps it."""
+        """Sends everything. A registry cannot store the report; `--report FILE` writes it elsewhere."""
         del report
         self._store.flush()
         Pusher(self.client, self._options.jobs).push(self._manifests, pushed_names(self._names))
@@ -103,7 +103,7 @@ class RegistryTarget(ImageTarget):
         shutil.rmtree(self._spool, ignore_errors=True)
 
     def place(self, reference: Reference, /) -> Reference:
-        """The whole name that an image gets in the registry, prefix included."""
+        """The name of an image in the registry, with the prefix."""
         return placed(self._prefix, reference)
 
     def _name(self, digest: Digest, references: Sequence[Reference]) -> None:
@@ -131,7 +131,7 @@ def opener(path: str | Path) -> Callable[[], IO[bytes]]:
 
 
 def split_registry_target(location: str) -> tuple[str, str]:
-    """`HOST[:PORT][/PREFIX]` → (host, prefix that ends in `/` or is empty). UsageError for anything else."""
+    """`HOST[:PORT][/PREFIX]` → (host, prefix that ends in `/` or is empty). Raises UsageError."""
     host, _, prefix = location.partition("/")
     prefix = prefix.strip("/")
     if not host:
