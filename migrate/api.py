@@ -1,7 +1,7 @@
-"""The interface for programs: each command of the package in one call (docs/reference/api.md).
+"""The Python interface: one function for each command (docs/reference/api.md).
 
-Nothing prints and nothing exits. A source or image that cannot be converted raises nothing: it is in the report's
-`failures`. Exceptions are `MigrateError`, with `exit_code` and `scope`. Sizes are bytes, digests `sha256:<hex>`.
+No function prints or exits. A source or image that cannot be converted raises no exception: it is in `failures` of the
+report. Exceptions are `MigrateError`, with `exit_code` and `scope`. Sizes are bytes, digests `sha256:<hex>`.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def convert(
 ) -> Outcome:
     """Converts every image found in `sources`, one or several, into `target`, as `migrate convert` does.
 
-    A target that exists is continued. With `options.dry_run` nothing is written, and the report is that of the run. The
-    report is returned, and written into a target that is a directory or bucket. The events of `progress` come from one
-    thread at a time.
+    Images are added to a target that exists. With `options.dry_run` nothing is written, and the report is the one that
+    the run would have. The report is returned, and also written into a target that is a directory or bucket. Events of
+    `progress` are emitted by one thread at a time.
 
-    Raises TargetError when the target fails (disk full, refused, not a layout), UsageError for a target that is a
-    source, lies in one, or holds one, and ConflictError with `OnConflict.FAIL`.
+    Raises TargetError if the target fails (disk full, refused, not a layout), UsageError if the target is a source,
+    lies in one or contains one, and ConflictError with `OnConflict.FAIL`.
     """
     options = dataclasses.replace(options or ConvertOptions(), exact_sizes=True)
     locations = _locations(sources)
@@ -81,9 +81,9 @@ def plan(
 ) -> Outcome:
     """Reads and hashes everything in `sources` and writes nothing, as `migrate plan` does.
 
-    The report is that of a conversion with `dry_run` set. Without `options.exact_sizes` nothing is compressed: sizes of
-    blobs are estimates in bytes, their digests and those of manifests are None. Raises ConflictError, and UsageError
-    also for `force`, `link` and `check_existing`, which are about a target.
+    The report is that of a conversion, with `dry_run` set. Without `options.exact_sizes` nothing is compressed: sizes
+    of blobs are estimates in bytes, and the digests of blobs and manifests are None. Raises ConflictError, and
+    UsageError, also for `force`, `link` and `check_existing`, which need a target.
     """
     options = dataclasses.replace(options or ConvertOptions(), dry_run=True)
     options.check_without_target()
@@ -101,13 +101,13 @@ def batch(
 ) -> BatchOutcome:
     """Converts many sources into one layout, as `migrate batch` does: with a journal, and with workers.
 
-    `sources` may be files, directories that are searched, globs and URLs; `target` is a directory or a bucket that all
-    workers see. The layout has the bytes that `convert` gives. `client`: a `distributed.Client`, a Dask cluster such as
-    `LocalCluster`, or an executor of `concurrent.futures`, which do the work and stay open; without one, `options.jobs`
-    processes of this machine do. The caller closes the outcome.
+    `sources` may be files, directories that are searched, globs and URLs. `target` is a directory or a bucket that all
+    workers can reach. The layout has the same bytes as with `convert`. `client`: a `distributed.Client`, a Dask cluster
+    such as `LocalCluster`, or an executor of `concurrent.futures`, which is not closed; without one, `options.jobs`
+    processes of this machine do the work. The caller closes the outcome.
 
-    Raises UsageError, and TargetError where the target or the cluster fails; the journal has what is finished, and the
-    same call continues.
+    Raises UsageError, and TargetError if the target or the cluster fails. Finished sources are in the journal, and the
+    same call continues with the others.
     """
     request = BatchRequest(
         target=str(target),
@@ -121,10 +121,10 @@ def batch(
 def inspect(
     source: Location, *, source_type: str | None = None, driver: str | None = None, options: ReadOptions | None = None
 ) -> Inventory:
-    """Images, chains and layers of one source, as the source has them; no layer is read.
+    """Images, chains and layers of one source, as the source records them. No layer is read.
 
-    `source_type` (a value of SourceType) and `driver` override those of `options`. Raises SourceError where nothing of
-    the source can be read, and UsageError for a source type that does not exist.
+    `source_type` (a value of SourceType) and `driver` override those of `options`. Raises SourceError if the source
+    cannot be read, and UsageError for an unknown source type.
     """
     options = options or ReadOptions()
     if source_type is not None:
@@ -140,8 +140,8 @@ def verify(target: Location, *, jobs: int = 1, progress: Progress | None = None)
     """Every mismatch in a target, recomputed from its bytes, in the order of its files; empty if it is clean.
 
     `target`: an OCI layout or registry storage in a directory, an oci-archive or docker-archive in a file. `jobs`
-    threads hash its blobs. Oddities that harm no image are `warning` events. Raises SourceUnreadableError for what
-    cannot be opened, and UnrecognisedSourceError for what is none of these.
+    threads hash its blobs. Irregularities that damage no image are `warning` events. Raises SourceUnreadableError if
+    the target cannot be opened, and UnrecognisedSourceError if it is none of these.
     """
     return _verify(str(target), jobs, progress or SilentProgress())
 

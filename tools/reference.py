@@ -1,4 +1,4 @@
-"""docs/reference/cli.md and the like, made from the commands themselves: `python -m tools.reference`."""
+"""Generates docs/reference/cli.md from the commands: `python -m tools.reference`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from migrate.errors import EXIT_CODES
 
 _INTRODUCTION = """# Command line
 
-Made from the program by `python -m tools.reference`; a test keeps the two together.
+Generated from the program by `python -m tools.reference`.
 
 ## Exit codes
 
@@ -20,11 +20,13 @@ Made from the program by `python -m tools.reference`; a test keeps the two toget
 |---|---|
 {codes}
 
-Results go to standard output, everything else to standard error: one line `migrate: error: …` for each thing that
-failed, and progress; with `--progress json` [events](progress.md#json-lines) and nothing else. A standard output that
-is full or closed counts as a target that failed (5). Where its reader has ended (`| head`), so does the program, in
-silence and with 141, as shells have it. Characters that the terminal's encoding lacks are written as escapes, as are
-bytes of a name that are no UTF-8 (`caf\\xe9.tar`); in JSON, CSV and HTML they are U+FFFD.
+Results are written to standard output, everything else to standard error: one line `migrate: error: …` for each
+failure, and progress. With `--progress json`, standard error has [events](progress.md#json-lines) only.
+
+If standard output cannot be written (closed, or the disk is full), the exit code is 5. If its reader has ended
+(`| head`), the program ends silently with 141, as shells expect. Characters that the encoding of the terminal lacks are
+written as escapes, and so are bytes of names that are not UTF-8 (`caf\\xe9.tar`); in JSON, CSV and HTML these bytes are
+U+FFFD, and a URI beside the name leads to the file. `find` and `map`, which read the [map](map.md), show this URI.
 """
 
 

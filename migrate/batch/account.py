@@ -1,4 +1,4 @@
-"""The account of a batch at its end: what became of every source."""
+"""The account of a batch: the outcome of every source, as values and as CSV."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ACCOUNT_COLUMNS: Final = (
 
 
 class Account(Struct):
-    """`outcomes` counts sources, `tally` their layers; `head` is the report without its images, and `glance` what they
-    are like. `present` of the images were in the target before."""
+    """Figures of a batch. `outcomes` counts sources, `tally` their layers; `head` is the report without its images, and
+    `glance` has figures about these. `present` is the number of images that were in the target before."""
 
     outcomes: Counter[SourceOutcome] = field(default_factory=Counter)
     already_done: int = 0
@@ -35,8 +35,8 @@ class Account(Struct):
 
 
 class AccountRow(Struct, frozen=True):
-    """What became of one source. `size` is its own in bytes (None for directories), `seconds` what the worker took,
-    and `tries` counts the workers that were given it."""
+    """The outcome of one source. `size` is in bytes (None for directories), `seconds` is the time that the worker took,
+    and `tries` is the number of workers that got the source."""
 
     source: SourceRow
     size: int | None
@@ -46,8 +46,8 @@ class AccountRow(Struct, frozen=True):
 
 
 def iter_account_csv(rows: Iterable[AccountRow]) -> Iterator[bytes]:
-    """A line with the names of the columns, then one for each row, for spreadsheets. A name that is no text, or begins
-    like a formula, is altered there; `uri` always leads to the file (RFC 8089)."""
+    """A line with the names of the columns, then one for each row, for spreadsheets. Names that are not UTF-8, or that
+    a spreadsheet could run as a formula, are changed; `uri` always has the exact name (RFC 8089)."""
     yield _csv_line(ACCOUNT_COLUMNS)
     for row in rows:
         source = row.source

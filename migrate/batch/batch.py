@@ -228,7 +228,7 @@ def _earlier(request: BatchRequest, target: ImageTarget | None) -> EarlierImages
     """What earlier runs put into the target."""
     if target is None:
         return None
-    return EarlierImages("oci", layout_location(request.target), target.mapped_images, request.options.empty_layers)
+    return EarlierImages("oci", layout_location(request.target), target.mapped_images, request.options)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""One blob for each layer of a whole batch, independent of which was stored first. Pure.
+"""Chooses one blob for each layer of a batch, independently of the order in which workers stored them.
 
-Only a blob that is in the target is chosen. In this order: one in the wanted compression; what the target's index
-names already; what an earlier merge chose; what a carried-over manifest names; what a source carried (the
-smallest); what we compressed ourselves.
+Only blobs in the target are chosen. The order of preference is: a blob with the compression of the run; one that the
+index of the target names; one that an earlier merge chose; one that a carried-over manifest names; the smallest one
+that a source had; one that this program compressed.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _RANK: Final = {Role.KEPT: 0, Role.CARRIED: 1, Role.MADE: 2, Role.FOUND: 3}
 _BEFORE_ALL: Final = -1
 
 _Candidate = tuple[bool, bool, int, int, StoredBlob]
-"""In another compression; not named by the index; generation; rank of its role; the blob."""
+"""(has another compression, is not named by the index, generation, rank of its role, blob)."""
 
 
 IsThere = Callable[[DiffID, StoredBlob], bool]
-"""Whether the target has the blob of a layer."""
+"""(diffID, blob) → whether the target has the blob, with this layer."""
 
 
 class BlobChoice:
-    """Takes the layers of all records, in any order.
+    """The choice among the layers of all records, which may be added in any order.
 
-    A generation is what lies between two merges. `compression` is that of the run: a blob in another one serves only
-    the manifest that it was carried over with, and layers that nothing else is left of. `is_there` is true while the
-    target has a blob: an earlier merge removed those that were not chosen, and their records still name them. `named`
-    are the layers of the images that are in the target.
+    A generation is the time between two merges. `compression` is that of the run: a blob with another one is used only
+    for the manifest that it came with, and for layers without another blob. `is_there` tests whether the target has a
+    blob: earlier merges removed the blobs that were not chosen, but their records still name them. `named` are the
+    layers of the images in the target.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class BlobChoice:
         self._lost: set[Digest] = set()
 
     def take(self, rows: Iterable[LayerRecord], generation: int, is_there: IsThere | None = None) -> None:
-        """`is_there` is for these rows alone."""
+        """Adds the layers of a record. `is_there`, if given, is used for these rows."""
         is_there = is_there or self._is_there
         for row in rows:
             if row.hashed is None or row.hashed.blob is None:
@@ -70,8 +70,9 @@ class BlobChoice:
             self._others |= {best[-1].digest, candidate[-1].digest}
 
     def prefer_named(self, find: Callable[[DiffID, Collection[Digest]], StoredBlob | None]) -> None:
-        """After the last record: what another command has put into the index has none. `find` gives a blob of a layer
-        of those digests. One that only carried-over manifests name is no reason to leave another that images have."""
+        """To be called after the last record: prefers blobs that the index names and that no record has, because
+        another command stored them. `find` returns a blob of a layer that is one of the digests. Blobs that only
+        carried-over manifests name are not preferred."""
         named = set(self._named) - self._kept
         for diff_id, (is_foreign, is_unnamed, _, _, best) in sorted(self._best.items()) if named else ():
             if is_foreign or is_unnamed or best.digest in self._kept:
@@ -80,14 +81,14 @@ class BlobChoice:
                     self._consider(diff_id, (False, False, _BEFORE_ALL, 0, blob))
 
     def blob(self, diff_id: DiffID) -> StoredBlob:
-        """IntegrityError where no blob of the layer is left."""
+        """The chosen blob of a layer. Raises IntegrityError if the target has none any more."""
         best = self._best.get(diff_id)
         if best is None:
             raise _gone(f"layer with diffID {diff_id}")
         return best[-1]
 
     def check(self, layers: Sequence[Descriptor]) -> None:
-        """IntegrityError where a carried-over manifest names a blob that is gone."""
+        """Raises IntegrityError if a carried-over manifest names a blob that is gone."""
         for layer in layers:
             if layer.digest in self._lost:
                 raise _gone(f"layer blob {layer.digest}")

@@ -89,9 +89,7 @@ class Completion(Struct):
             if self.earlier is not None and not is_lent:
                 ids = [LegacyID(one) for one in sorted(lacked) if not one.startswith("sha256:")]
                 diff_ids = [DiffID(Digest.parse(one)) for one in sorted(lacked) if one.startswith("sha256:")]
-                is_lent = any(self.earlier.read_layer(one) for one in ids) or any(
-                    self.earlier.find_content(one) for one in diff_ids
-                )
+                is_lent = any(self.earlier.read_layer(one) for one in ids) or bool(self.earlier.find_layers(diff_ids))
             if is_lent and loan != self._tried.get(location):
                 self._tried[location] = loan
                 candidates.append(replace(self.sources[location], loan=loan))

@@ -1,7 +1,7 @@
 """A Dask cluster as a pool of workers: https://distributed.dask.org.
 
-The cluster may belong to somebody else: addresses, TLS and credentials come from Dask's own configuration, and nothing
-is closed that was not opened here. What the cluster does wrong is one line, an exit code, and no wait without a word.
+Addresses, TLS and credentials come from Dask's own configuration, and only what was opened here is closed, because the
+cluster may be shared. Every fault of the cluster gives one line and an exit code, and every wait gives a message.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ from migrate.model.progress import Event, Progress
 from migrate.model.text import printable
 
 FROM_CONFIGURATION: Final = "auto"
-"""The scheduler that Dask's configuration names: DASK_SCHEDULER_ADDRESS, DASK_SCHEDULER_FILE, or a file of it."""
+"""The value for the scheduler in Dask's configuration: DASK_SCHEDULER_ADDRESS, DASK_SCHEDULER_FILE, or a file."""
 _CONNECT_SECONDS: Final = 7.0
 _SILENT_SECONDS: Final = 10.0
-"""So long nothing may happen without a line with the reason."""
+"""The longest wait without a message."""
 _ASK_SECONDS: Final = 1.0
 _FILE_BYTES: Final = 16 * 1024 * 1024
-"""Of a scheduler file, which lists the workers, too."""
+"""Limit for a scheduler file, which also lists the workers."""
 _PORTS: Final = 65_536
 _BACKLOG: Final = 64
-"""Tasks that wait at the scheduler at least: an adaptive cluster grows by what waits, not by what runs."""
+"""Smallest number of tasks to submit: an adaptive cluster starts workers for tasks that wait, not for running ones."""
 
 
 class DaskPool(WorkerPool):
-    """Workers of the cluster of `client`. UsageError if no cluster can be reached."""
+    """The workers of the cluster of `client`. Raises UsageError if no cluster can be reached."""
 
     def __init__(self, client: Any, *, is_ours: bool = False, work: Work = run_task) -> None:
         distributed = _distributed()
@@ -78,7 +78,7 @@ class DaskPool(WorkerPool):
 
     @classmethod
     def connect(cls, scheduler: str, work: Work = run_task) -> DaskPool:
-        """`scheduler`: an address, a scheduler file, or `auto` for what is in Dask's configuration."""
+        """`scheduler`: an address, a scheduler file, or `auto` for the one in Dask's configuration."""
         return cls(_connect(scheduler), is_ours=True, work=work)
 
     @property
@@ -86,8 +86,8 @@ class DaskPool(WorkerPool):
         return max(1, sum(self._threads_by_worker().values()))
 
     def _threads_by_worker(self) -> dict[str, int]:
-        """Of the workers that are there now, listed once in a while. TargetError where the scheduler is lost."""
-        if self._client.status != "running":  # else the client would wait for a connection for ever
+        """Threads of the current workers, listed at most once a second. Raises TargetError if the scheduler is lost."""
+        if self._client.status != "running":  # a call would wait for a connection without end
             raise _lost()
         if time.monotonic() - self._asked >= _ASK_SECONDS:
             try:
@@ -104,7 +104,7 @@ class DaskPool(WorkerPool):
     # --- before the first task -----------------------------------------------------------------------------------
 
     def prove(self, order: WorkOrder, plan: Plan, progress: Progress) -> None:
-        """Every worker that is there; those that come later are proven by the first thing that they finish."""
+        """Checks the current workers. Workers that join later are checked with the result of their first task."""
         self._scheduler = self._identity(0)["id"]
         if not plan.tasks:
             return
@@ -116,7 +116,7 @@ class DaskPool(WorkerPool):
             return
         marks = {worker: f"{order.run}-{number}" for number, worker in enumerate(sorted(workers))}
         samples = samples_of(plan.tasks)
-        # A worker that cannot load this package cannot even report that when it gets a function of it.
+        # A function of this package cannot be unpickled on a worker without the package, so it could not report that.
         loads = self._on_each(workers, progress, lambda worker: (_package_loader(),))
         check_loads(loads)
         reports = self._on_each(list(loads), progress, lambda worker: (examine_worker, order, samples, marks[worker]))
@@ -125,7 +125,7 @@ class DaskPool(WorkerPool):
     def _on_each(
         self, workers: Sequence[str], progress: Progress, work: Callable[[str], tuple[Any, ...]]
     ) -> dict[str, object]:
-        """The result of a call on each worker, or the exception that it ended with. Workers that leave are left out."""
+        """The result or exception of a call on each worker. Workers that have left meanwhile are left out."""
         calls = {
             worker: self._client.submit(*work(worker), workers=[worker], key=f"migrate-check-{self._key()}", pure=False)
             for worker in workers
@@ -146,7 +146,7 @@ class DaskPool(WorkerPool):
                 if now - told >= _SILENT_SECONDS:
                     told = now
                     progress.emit(Event(kind="notice", message=f"worker {worker} has not answered yet; waiting"))
-            except Exception as error:  # noqa: BLE001 - whatever a worker answers with is its report
+            except Exception as error:  # noqa: BLE001 - any error of a worker is reported as its result
                 return error
 
     def _key(self) -> str:
@@ -161,9 +161,9 @@ class DaskPool(WorkerPool):
         return self._send(order, task, others if others and (avoid or self._reserved) else ())
 
     def _send(self, order: WorkOrder, task: Task, workers: Sequence[str]) -> Future[list[JournalEntry]]:
-        """`workers` are those that shall have it, while one of them is there."""
+        """Submits a task, to one of `workers` as long as one of these exists, or else to any worker."""
         where = {"workers": list(workers), "allow_other_workers": True} if workers else {}
-        name = printable(os.path.basename(task.sources[0].location.rstrip("/")))[:60]  # a key has to be text
+        name = printable(os.path.basename(task.sources[0].location.rstrip("/")))[:60]  # a key must be valid UTF-8
         more = f" and {len(task.sources) - 1:,} more" if len(task.sources) > 1 else ""
         try:
             call = self._client.submit(
@@ -186,8 +186,8 @@ class DaskPool(WorkerPool):
 
     @property
     def isolates(self) -> bool:
-        """Where each worker has one thread, one of them can be kept for a task that may end it. Else the task would
-        take with it what the other threads do, and waits until they have nothing to do."""
+        """True if each worker has one thread: one worker can then be reserved for a task that may kill it. With several
+        threads, the death of a worker would also end the tasks of its other threads."""
         threads = self._threads_by_worker().values()
         return len(threads) > 1 and max(threads) == 1
 
@@ -202,36 +202,36 @@ class DaskPool(WorkerPool):
         self._reserved = None
 
     def _take_result(self, order: WorkOrder, future: Future[list[JournalEntry]], call: Any) -> None:
-        """In a thread of the client."""
+        """Takes a finished call; runs in a thread of the client."""
         self._moved = time.monotonic()
         try:
             if call.status == "cancelled":
                 raise CancelledError
             worker, mark, entries = call.result()
-            if worker not in self._checked:  # also what those that were proven have left with their first task
+            if worker not in self._checked:  # also for workers that `prove` has checked: it removes the mark
                 check_mark(order, worker, mark)
                 self._checked.add(worker)
             future.set_result([replace(entry, worker=worker) for entry in entries])
-        except BaseException as error:  # noqa: BLE001 - the coordinator takes it from the future
+        except BaseException as error:  # noqa: BLE001 - raised again where the future is read
             future.set_exception(error)
 
     def deaths(self, error: BaseException, /) -> int:
-        """A result that was lost with the worker that held it comes as a cancelled call; so does every one that was
-        under way when the scheduler was lost, which is TargetError. Dask itself gives a task to further workers
-        before it reports a death."""
+        """See WorkerPool. A call is cancelled if its result was lost with its worker, and also if the scheduler was
+        lost, which raises TargetError. Dask gives a task to several workers before it reports a death, which all
+        count."""
         self._asked = -_ASK_SECONDS
         self._threads_by_worker()
         if isinstance(error, self._killed):
             return int(getattr(error, "allowed_failures", 0)) + 1
         if isinstance(error, CancelledError):
-            if self._identity(0)["id"] != self._scheduler:  # another one at the same place, which has none of the tasks
+            if self._identity(0)["id"] != self._scheduler:  # it was restarted at its address, without the tasks
                 raise _lost()
             return 1
         return 0
 
     def watch(self, waiting: int, progress: Progress) -> None:
-        """TargetError where the scheduler is lost; a line where tasks wait for workers that are not there, or that have
-        stopped."""
+        """See WorkerPool. Emits a message if tasks wait because there are no workers, or because workers have stopped,
+        at growing intervals."""
         threads = self._threads_by_worker()
         now = time.monotonic()
         self._alone_since = None if threads else self._alone_since or now
@@ -247,8 +247,8 @@ class DaskPool(WorkerPool):
             progress.emit(Event(kind="notice", message=message))
 
     def _stopped(self, now: float) -> tuple[str, float] | None:
-        """Workers that do not answer, or that Dask has stopped, and since when; looked for once no task ends. Others
-        may be busy with something large."""
+        """A message about workers that do not answer or that Dask has paused, and the time since then. Checked only if
+        no task has ended for a while. A worker that is busy with a large source still answers."""
         if now - self._moved < _SILENT_SECONDS / 4:
             self._seen = {}
             return None
@@ -256,7 +256,7 @@ class DaskPool(WorkerPool):
         for worker, facts in workers.items():
             if self._seen.get(worker, (None, 0.0))[0] != facts["last_seen"]:
                 self._seen[worker] = facts["last_seen"], now
-        # each sends a sign of life every half a second, and every n / 200 seconds where they are many
+        # Dask's workers send a heartbeat every half second, or with n workers every n / 200 seconds if that is longer.
         silent = [worker for worker in workers if now - self._seen[worker][1] > _SILENT_SECONDS / 2 + len(workers) / 50]
         if silent:
             return f"{_named(silent)} not answered lately", min(self._seen[worker][1] for worker in silent)
@@ -264,11 +264,11 @@ class DaskPool(WorkerPool):
         return (f"{_named(paused)} been paused by Dask, whose memory limit is near", self._moved) if paused else None
 
     def _identity(self, workers: int) -> Any:
-        """What the scheduler gives of itself and of that many of its workers; -1: all."""
+        """The scheduler's information about itself and this many of its workers; -1: all."""
         return self._client.scheduler_info(n_workers=workers)
 
     def stop(self, *, at_once: bool) -> None:
-        with contextlib.suppress(Exception):  # a cluster that is gone does not answer
+        with contextlib.suppress(Exception):  # the cluster may be gone
             if not at_once and self._client.status == "running":
                 self._client.run(close_workers)
         if self._order is not None:
@@ -291,7 +291,7 @@ def _lost() -> TargetError:
 
 
 def _package_loader() -> Callable[[], None]:
-    """A function that is sent as it is, by value: it needs nothing of this package where it runs."""
+    """A function that is pickled by value, so that it can run where this package is missing."""
 
     def load() -> None:
         import importlib
@@ -302,14 +302,14 @@ def _package_loader() -> Callable[[], None]:
 
 
 _marked_runs: set[str] = set()
-"""The runs for which this worker has left its mark: once is enough, however many tasks it gets."""
+"""The runs for which this worker has written its mark. One mark for each run is enough."""
 
 
 def _named_task(
     work: Work, own: Mapping[str, str], order: WorkOrder, task: Task
 ) -> tuple[str, str, list[JournalEntry]]:
-    """Runs on the worker: its address, the mark that it leaves in the target, and the task's entries. `own` are the
-    versions of the command."""
+    """Runs on the worker. Returns the worker's address, the mark that it writes into the target, and the entries of the
+    task. `own` are the versions of the command."""
     worker: str = _distributed().get_worker().address
     mark = f"{order.run}-{abs(hash(worker)):x}"
     if order.run not in _marked_runs:
@@ -317,7 +317,7 @@ def _named_task(
         _marked_runs.add(order.run)
     try:
         return worker, mark, work(order, task)
-    except TargetError as error:  # a disk that is full, maybe here alone
+    except TargetError as error:  # perhaps a fault of this machine only, such as a full disk
         raise type(error)(f"worker {worker}: {error.message}") from error
 
 
@@ -333,7 +333,7 @@ def _distributed() -> Any:
 
 def _connect(scheduler: str) -> Any:
     distributed = _distributed()
-    # The client logs every reconnection that it tries; what follows from a lost scheduler is one line of ours.
+    # The client logs every attempt to reconnect. A lost scheduler gives one line of this program instead.
     for name in ["distributed", *logging.root.manager.loggerDict]:
         if name.partition(".")[0] in ("distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -357,13 +357,13 @@ def _connect(scheduler: str) -> Any:
     else:
         _check_address(named, _address_in(named, str(file)))
         keywords["scheduler_file"] = file
-    # A client that has failed would wait for itself when it goes, and write of that: `stop` closes the others.
+    # The destructor of a client that could not connect would wait and write a message. `stop` closes all others.
     silent = type("Client", (distributed.Client,), {"__del__": lambda self: None})
     return _in_time(lambda: silent(**keywords), named)
 
 
 def _address_in(named: str, file: str) -> str:
-    """A file that is not there is not waited for, as Dask does."""
+    """The address in a scheduler file. Dask itself would wait for a file that does not exist."""
     try:
         with open(file, "rb") as stream:
             return str(json.loads(stream.read(_FILE_BYTES))["address"])
@@ -378,7 +378,8 @@ def _address_in(named: str, file: str) -> str:
 
 
 def _check_address(named: str, address: str) -> None:
-    """UsageError for what is no address, and for a web server, as the dashboard is, for which the client would wait."""
+    """Raises UsageError for a text that is not an address, and for a web server, such as the dashboard, with which the
+    client would wait without end."""
     scheme, separator, place = address.partition("://")
     host, _, port = (place if separator else address).rstrip("/").rpartition(":")
     if scheme in ("http", "https"):
@@ -394,7 +395,7 @@ def _check_address(named: str, address: str) -> None:
         probe.settimeout(1.0)
         with contextlib.suppress(TimeoutError):
             if probe.recv(1):
-                return  # a scheduler speaks first, and would log an error of what it is asked here
+                return  # a scheduler sends its data first, and would log an error about the request below
         probe.sendall(b"GET / HTTP/1.0\r\n\r\n")
         if probe.recv(5) == b"HTTP/":
             raise UsageError(
@@ -404,7 +405,7 @@ def _check_address(named: str, address: str) -> None:
 
 
 def _in_time(connect: Callable[[], Any], named: str) -> Any:
-    """The client's own timeout does not hold for every way in which a peer can be silent."""
+    """Runs `connect` in a thread with a time limit: the timeout of the client does not cover every silent peer."""
     found: list[Any] = []
 
     def run() -> None:
@@ -418,7 +419,7 @@ def _in_time(connect: Callable[[], Any], named: str) -> Any:
     thread.join(_CONNECT_SECONDS + 1)
     if not found:
         raise UsageError(f"{named}: no Dask scheduler answers there within {_CONNECT_SECONDS:.0f} s")
-    if isinstance(found[0], Exception):  # of any type: an assertion of Dask's where a scheduler file is cut
+    if isinstance(found[0], Exception):  # Dask raises any type, such as AssertionError for a truncated scheduler file
         why = " ".join(str(found[0]).split()) or type(found[0]).__name__
         raise UsageError(f"{named}: no Dask scheduler answers there ({why})") from found[0]
     if isinstance(found[0], BaseException):

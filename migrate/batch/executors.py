@@ -1,6 +1,6 @@
-"""Where tasks run: processes, threads or a Dask cluster, each behind `concurrent.futures.Executor`.
+"""Pools of workers: processes, threads, or a Dask cluster.
 
-A pool is an executor that can be opened again after a death, and that distinguishes deaths from other failures.
+A pool starts new workers after a death, and distinguishes the death of a worker from a failure of its task.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Work = Callable[[WorkOrder, Task], list[JournalEntry]]
 
 
 class PoolRequest(Struct, frozen=True, kw_only=True):
-    """Where tasks shall run: `client` before `scheduler` before `executor` (`processes` or `threads`)."""
+    """The workers to use: `client` if given, else `scheduler` if given, else `executor` (`processes` or `threads`)."""
 
     executor: str = "processes"
     workers: int = 1
@@ -38,51 +38,55 @@ class PoolRequest(Struct, frozen=True, kw_only=True):
 
 
 class WorkerPool(ABC):
-    """Where tasks run."""
+    """Workers that run tasks."""
 
     @property
     def isolates(self) -> bool:
-        """True if a task that is submitted alone shares its worker with no other while others run."""
+        """True if `submit_alone` gives a task a worker of its own while other tasks run."""
         return False
 
     @property
     @abstractmethod
     def workers(self) -> int:
-        """How many tasks run at once."""
+        """The number of tasks that run at the same time."""
 
     @property
     def backlog(self) -> int:
-        """Tasks that may be submitted and not finished: what runs, and as much again."""
+        """The largest number of unfinished tasks: those that run, and as many that wait."""
         return 2 * self.workers
 
     def prove(self, order: WorkOrder, plan: Plan, progress: Progress) -> None:  # noqa: B027 - for remote workers
-        """Before the first task: raises UsageError or TargetError for a worker that cannot do the work."""
+        """Checks the workers before the first task. Raises UsageError or TargetError for one that cannot do the
+        work."""
 
     def watch(self, waiting: int, progress: Progress) -> None:  # noqa: B027 - for remote workers
-        """Called while `waiting` tasks are not finished. Raises TargetError once the pool is lost."""
+        """Called repeatedly while `waiting` tasks are unfinished. Raises TargetError if the pool is lost."""
 
     @abstractmethod
     def submit(self, order: WorkOrder, task: Task, /, avoid: Collection[str] = ()) -> Future[list[JournalEntry]]:
-        """Opens the pool where needed. `avoid`: names of workers that shall not have the task, if there are others."""
+        """Submits a task, and starts workers if needed. `avoid`: workers that get the task only if there is no
+        other."""
 
     @abstractmethod
     def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[JournalEntry]]:
-        """On a worker whose death costs no other task. At most one such task runs at a time."""
+        """Submits a task to a worker with no other task, because the worker may die. At most one such task at a
+        time."""
 
     @abstractmethod
     def deaths(self, error: BaseException, /) -> int:
-        """How many workers died under the task; 0 if the task itself failed."""
+        """The number of workers that died at the task; 0 if the task itself failed with `error`."""
 
     @abstractmethod
     def stop(self, *, at_once: bool) -> None:
-        """`at_once`: workers are ended within a second, in the middle of what they do."""
+        """Ends the workers; with `at_once` within a second, even if they are busy."""
 
 
 # --- processes ---------------------------------------------------------------------------------------------------
 
 
 class ProcessPool(WorkerPool):
-    """Fresh processes from a server that has only the imports: safe beside threads, and quick to start."""
+    """Processes of this machine. They are forked from a server process that has imported the modules and has no
+    threads, so that they start fast and inherit no locks."""
 
     @property
     def isolates(self) -> bool:
@@ -127,8 +131,7 @@ class ProcessPool(WorkerPool):
             processes = list((getattr(pool, "_processes", None) or {}).values())
             pool.shutdown(wait=not at_once, cancel_futures=True)
             if at_once:
-                # The target is safe against this at any instant; waiting for a worker in the middle of a layer is not
-                # needed.
+                # The target is valid after a kill at any moment, so there is no need to wait for a large layer.
                 for process in processes:
                     process.terminate()
                 for process in processes:
@@ -141,7 +144,7 @@ class ProcessPool(WorkerPool):
 
 
 def _begin_process() -> None:
-    """Ctrl-C goes to every process of the terminal: the coordinator decides what follows from it."""
+    """Prepares a worker process. A terminal sends Ctrl-C to all processes; only the coordinator reacts to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     Finalize(None, close_workers, exitpriority=10)
@@ -149,7 +152,7 @@ def _begin_process() -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose coordinator was killed would wait forever for its next task."""
+    """Ends this worker with its coordinator. If that was killed, the worker would wait for a task without end."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait_for([parent.sentinel])
@@ -160,8 +163,10 @@ def _end_with_parent() -> None:
 
 
 class ExecutorPool(WorkerPool):
-    """An executor of `concurrent.futures`: threads of this process, which have no start-up, but a source that kills the
-    process kills the run; or one that the caller has opened, and closes."""
+    """An executor of `concurrent.futures`: threads of this process, or an executor of the caller, which is not closed.
+
+    Threads start at once, but a source that kills the process ends the run.
+    """
 
     def __init__(self, executor: Executor, workers: int, *, is_ours: bool = True, work: Work = run_task) -> None:
         self._workers = workers
@@ -177,10 +182,10 @@ class ExecutorPool(WorkerPool):
         del avoid
         try:
             return self._executor.submit(self._work, order, task)
-        except RuntimeError as error:  # its processes are lost, or it is shut down
+        except RuntimeError as error:  # its processes have died, or it was shut down
             raise TargetError(
-                f"the executor takes no more tasks ({error}); what is finished is in the journal, and the same call"
-                " with a new one goes on from there"
+                f"the executor takes no more tasks ({error}); finished sources are in the journal, and the same call"
+                " with a new executor continues"
             ) from error
 
     def submit_alone(self, order: WorkOrder, task: Task, /) -> Future[list[JournalEntry]]:
@@ -197,10 +202,10 @@ class ExecutorPool(WorkerPool):
 
 
 def open_pool(request: PoolRequest) -> WorkerPool:
-    """The pool for a batch. UsageError for a cluster that cannot be reached, or a client of another kind."""
+    """The pool for a batch. Raises UsageError for a cluster that cannot be reached, or a client of another type."""
     client = request.client
     if client is not None:
-        # A Dask client, a Dask cluster, or an executor of `concurrent.futures`, which stay the caller's.
+        # a Dask client, a Dask cluster, or an executor of `concurrent.futures`: the caller closes it
         if isinstance(client, Executor):
             return ExecutorPool(client, getattr(client, "_max_workers", None) or os.cpu_count() or 1, is_ours=False)
         if hasattr(client, "scheduler_address") or hasattr(client, "nthreads"):
@@ -210,7 +215,7 @@ def open_pool(request: PoolRequest) -> WorkerPool:
                 return DaskPool(client)
             distributed: Any = importlib.import_module("distributed")
             return DaskPool(distributed.Client(client, set_as_default=False), is_ours=True)
-        raise UsageError(f"client: {type(client).__name__} is no Dask client or cluster, and no executor")
+        raise UsageError(f"client: {type(client).__name__} is not a Dask client, a Dask cluster or an executor")
     if request.scheduler is not None:
         from migrate.batch.dask_pool import DaskPool
 

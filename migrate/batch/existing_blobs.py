@@ -1,4 +1,4 @@
-"""Which blobs of the journal's records are still in the target and right, before anything relies on them."""
+"""Checks that the blobs in the records of a journal are in the target and intact, before they are used."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from migrate.writers.base import ImageTarget
 
 
 class ExistingBlobs:
-    """The blobs of a target, as they are now. In a dry run nothing was stored, and everything counts."""
+    """The blobs of a target. In a dry run no blob is stored, and every blob counts as present."""
 
     def __init__(self, target: ImageTarget | None) -> None:
         self._target = target
         self.sizes = None if target is None else target.blob_sizes()
         self._refuted: set[tuple[DiffID, Digest]] = set()
         self._suspect: set[tuple[DiffID, Digest]] = set()
-        """Wrong before the workers began, and perhaps made anew since."""
+        """Blobs that were damaged before the workers began, which may have written them again."""
         self._proven: set[tuple[DiffID, Digest]] = set()
 
     def refresh(self) -> None:
-        """To be called when workers may have written blobs, those that were damaged among them."""
+        """Lists the blobs again; to be called after workers may have written new or damaged ones."""
         self.sizes = None if self._target is None else self._target.blob_sizes()
         self._suspect, self._refuted = self._suspect | self._refuted, set()
 
     def holds(self, diff_id: DiffID, blob: StoredBlob) -> bool:
-        """True for a blob of the right size that is not known to be wrong; for what this run has written."""
+        """True for a blob of the right size that is not known to be damaged. For blobs that this run has written."""
         if self.sizes is None:
             return True
         pair = (diff_id, blob.digest)
@@ -41,7 +41,8 @@ class ExistingBlobs:
         return pair not in self._suspect or self.proves(diff_id, blob)
 
     def proves(self, diff_id: DiffID, blob: StoredBlob) -> bool:
-        """True for a blob whose bytes have its digest and hold the layer: what a journal has is only a hint."""
+        """True for a blob whose bytes have its digest and the layer. For blobs of earlier runs: a record in the journal
+        does not prove that the blob is still intact."""
         if self._target is None or self.sizes is None or (diff_id, blob.digest) in self._proven:
             return True
         if self.sizes.get(blob.digest.hex) != blob.size or (diff_id, blob.digest) in self._refuted:
@@ -52,7 +53,7 @@ class ExistingBlobs:
 
 
 def choice_for(options: ImageOptions, target: ImageTarget | None, existing: ExistingBlobs) -> BlobChoice:
-    """A choice among what is in the target."""
+    """A choice among the blobs in the target."""
     compression = STORED_KIND.get(options.compression, "none")
     if target is None or existing.sizes is None:
         return BlobChoice(compression)
@@ -66,10 +67,10 @@ def sources_without_blobs(
     options: ConvertOptions,
     existing: ExistingBlobs,
 ) -> set[str]:
-    """Those of `sources` that have to be read again: a blob that they need is gone or damaged, and no other record has
-    one. Every blob is proven.
+    """The `sources` that have to be read again, because a blob that they need is gone or damaged and no other record
+    has a blob of the same layer. Every blob is checked.
 
-    `others` are places of records whose layers may be used in place of theirs. Raises TargetError.
+    `others` are places of records whose layers may be used instead. Raises TargetError.
     """
     if not sources or existing.sizes is None:
         return set()
@@ -89,13 +90,13 @@ def sources_without_blobs(
     for location, found in rows.items():
         for role, diff_id, blob in found:
             if right[diff_id, blob]:
-                if blob.compression == compression:  # a blob in another compression is in no manifest of this run
+                if blob.compression == compression:  # no manifest of this run names a blob in another compression
                     served.add(diff_id)
-            elif role is Role.KEPT:  # a manifest of the source names this very blob: no other one can replace it
+            elif role is Role.KEPT:  # a manifest of the source has this very digest
                 lost.add(location)
             else:
                 wanting.setdefault(location, set()).add(diff_id)
-    # records of other sources, older ones too, may hold the layer: then nothing has to be read again
+    # If the record of another source, also an older one, has the layer, nothing has to be read again.
     missing = {diff_id for diff_ids in wanting.values() for diff_id in diff_ids} - served
     for place in others if missing else ():
         for row in journals.read(place, "", images=False).layers:

@@ -1,8 +1,8 @@
-"""Which blob holds which layer, known to all workers of a batch: one small file a layer in `.migrate/known/`.
+"""An index from layers to blobs that all workers of a batch share: one small file for each layer in `.migrate/known/`.
 
 A worker writes the file when the blob is on the disk, and a worker that finds it does not compress the layer again.
-Files are never locked: two workers that meet the same new layer at the same time make the same blob. A small layer gets
-no file: to write and find it takes longer than to make the blob again.
+Files are not locked: two workers that read the same new layer at the same time make the same blob. Small layers have no
+file, because writing and finding it would take longer than compressing the layer again.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from migrate.storage.store import STATE_DIRECTORY, Store
 _FOLDER: Final = f"{STATE_DIRECTORY}/known"
 _LINE: Final = re.compile(rb"([a-z]+) ([0-9a-f]{64}) ([0-9]{1,19}) (gzip|zstd|none) ([0-9a-f]{16})\n")
 SMALL_LAYER_BYTES: Final = 64 * 1024
-"""The rehasher reads smaller layers whole before it looks for a blob; of larger ones it wants to know beforehand
-whether that can be worth it, which follows from their size."""
+"""Layers up to this size are read into memory before a blob is looked up. For larger ones, the lookup is made first,
+and only if a known layer has the same size."""
 _LARGE_BYTES: Final = 8 * 1024 * 1024
 _CACHED: Final = 50_000
-"""Layers that a worker keeps in memory; it looks the others up again."""
+"""Number of layers that a worker keeps in memory; others are looked up again."""
 
 
 class KnownLayer(Struct, frozen=True):
-    """A blob in the target, how it came there, and the run whose worker put or proved it."""
+    """A blob in the target, its role, and the run in which a worker stored or checked it."""
 
     blob: StoredBlob
     role: Role
@@ -43,14 +43,14 @@ class KnownLayer(Struct, frozen=True):
 
 
 class KnownLayers:
-    """The index of a target, for layers that are compressed as in `options`."""
+    """The index of a target, for layers with the compression of `options`."""
 
     def __init__(self, store: Store, options: ImageOptions) -> None:
         self._store = store
         level = "" if options.compression_level is None else f"-{options.compression_level}"
         self._way = f"{options.compression.value}{level}"
         self.compression = STORED_KIND.get(options.compression, "none")
-        """What the blobs are to a reader."""
+        """The format of the blobs: `gzip-fast` makes gzip, too."""
 
     def find(self, diff_id: DiffID) -> KnownLayer | None:
         content = self._store.read(self._name(diff_id), SMALL_FILE_BYTES)
@@ -66,7 +66,7 @@ class KnownLayers:
         self._store.put_now(self._name(diff_id), line.encode("ascii"))
 
     def has_size(self, tar_size: int) -> bool:
-        """True if a layer of that size may be known."""
+        """True if the index may have a layer of this size."""
         return self._store.read(self._size_name(tar_size), SMALL_FILE_BYTES) is not None
 
     def add_size(self, tar_size: int) -> None:
@@ -80,9 +80,9 @@ class KnownLayers:
 
 
 class SharedBlobs(BlobTarget, TargetMemory):
-    """The blobs of a target as one worker sees them, with what all workers remember.
+    """The blobs of a target for one worker, with the index that all workers share.
 
-    `found` are, since the last `begin`, the layers that had a blob already, and how that came there.
+    `found` are the layers since the last `begin` that had a blob already, and the role of that blob.
     """
 
     def __init__(self, target: BlobTarget, known: KnownLayers, run: str) -> None:
@@ -96,7 +96,7 @@ class SharedBlobs(BlobTarget, TargetMemory):
         self._trusted: dict[Digest, int] = {}
         self._unpublished: dict[DiffID, KnownLayer] = {}
         self.unpublished_bytes = 0
-        """Of blobs that no other worker has heard of yet."""
+        """Bytes of blobs that are not in the index yet."""
         self._new_sizes: set[int] = set()
         self._sizes: set[int] = set()
         self._met: set[int] = set()
@@ -104,7 +104,7 @@ class SharedBlobs(BlobTarget, TargetMemory):
         self.found: dict[DiffID, Role] = {}
 
     def begin(self, sizes: Iterable[int]) -> None:
-        """A new source, with layers of these stored sizes."""
+        """Begins a new source, with layers of these stored sizes."""
         self.found = {}
         if len(self._cache) > _CACHED:
             self._cache.clear()
@@ -151,8 +151,8 @@ class SharedBlobs(BlobTarget, TargetMemory):
         return known.blob
 
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
-        """The target's own record is for later runs; the index for other workers is written by `publish`, but for a
-        large blob at once: another worker may be about to compress the same layer."""
+        """Records a blob for later runs. For other workers, `publish` adds it to the index later; a large blob is added
+        at once, because another worker may be about to compress the same layer."""
         self._target.memory.remember_blob(diff_id, blob)
         if blob.size >= _LARGE_BYTES:
             self._target.flush()
@@ -172,7 +172,7 @@ class SharedBlobs(BlobTarget, TargetMemory):
             self._known.add_size(tar_size)
 
     def _look_up(self, diff_id: DiffID, compression: str, *, is_announced: bool) -> KnownLayer | None:
-        """What a worker of this run wrote is believed; what an earlier run wrote is proven by the target."""
+        """The blob of a layer. A blob of this run is used without a check, a blob of an earlier run is checked."""
         known = self._known.find(diff_id) if is_announced else None
         if known is not None and known.run == self._run:
             return known
@@ -190,8 +190,9 @@ class SharedBlobs(BlobTarget, TargetMemory):
     # --- sharing -------------------------------------------------------------------------------------------------
 
     def stored(self, layer: HashedLayer, blob: StoredBlob, role: Role) -> None:
-        """`blob` was put into the target; `publish` announces it. One in another compression than the run's, which
-        a manifest brought along, is left out: who finds it would make none, and the first to come would decide."""
+        """Notes a blob that is in the target now; `publish` adds it to the index. A blob in another compression, which
+        came with a manifest, is not added: a worker that found it would not make one in the compression of the run, and
+        the result would depend on the order of work."""
         if blob.compression != self._known.compression:
             with self._lock:
                 self._trusted[blob.digest] = blob.size
@@ -210,7 +211,7 @@ class SharedBlobs(BlobTarget, TargetMemory):
                     self._unpublished[diff_id] = known
 
     def publish(self) -> None:
-        """Makes all blobs durable, then known to every worker. Raises TargetError."""
+        """Makes all blobs durable, then adds them to the index. Raises TargetError."""
         self._target.flush()
         with self._lock:
             unpublished, self._unpublished = self._unpublished, {}

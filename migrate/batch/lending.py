@@ -1,9 +1,9 @@
 """Layers that one source of a batch lacks and another one has.
 
-Archives of before 1.10 and the tools around them left out layers that the other side had. A batch reads each source by
-itself, so what a source lacks is known only when all were read. Then the records give, without a source being opened,
-which of the others has it: the same one that `convert` would take it from. The choice depends on the records and the
-order of the sources alone.
+Archives from before Docker 1.10 may lack layers that the receiving side had. A batch reads each source alone, so the
+missing layers are known only when all sources were read. The records then show, without opening a source, which source
+has them: the one from which `convert` would take them. The choice depends only on the records and the order of the
+sources.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _MARK_DIGITS: Final = 16
 
 
 def held_layers(conversion: Conversion, source: LegacySource) -> tuple[HeldLayer, ...]:
-    """What the one source of a conversion has for others, sorted. Only IDs of 64 random digits prove anything."""
+    """The layers of the single source of a conversion that other sources may use, sorted. Only IDs of 64 digits are
+    listed: shorter or other names do not identify a layer."""
     listing = conversion.sources[0].listing
     if listing is None:
         return ()
@@ -57,7 +58,7 @@ def held_layers(conversion: Conversion, source: LegacySource) -> tuple[HeldLayer
 
 @contextmanager
 def lent_layers(layers: Mapping[LegacyID, str], options: ConvertOptions) -> Iterator[dict[LegacyID, OpenedSource]]:
-    """Opens the sources that layers are read from. Those that cannot be opened lend nothing."""
+    """Opens the sources of the layers. Layers of sources that cannot be opened are left out."""
     opened: dict[str, OpenedSource] = {}
     with ExitStack() as stack:
         for location in sorted(set(layers.values())):
@@ -69,7 +70,7 @@ def lent_layers(layers: Mapping[LegacyID, str], options: ConvertOptions) -> Iter
 
 
 class Lenders(Struct):
-    """Who has the layers `wanted`: IDs and diffIDs. `take` gets the records in the order of the sources."""
+    """Finds sources for the layers `wanted` (IDs and diffIDs). Records are added in the order of the sources."""
 
     wanted: set[str]
     _held: dict[str, list[tuple[str, HeldLayer]]] = field(default_factory=dict)
@@ -88,7 +89,7 @@ class Lenders(Struct):
                     self._contents.setdefault(diff_id, (location, row.hashed))
 
     def loan(self, location: str, missing: Iterable[str]) -> Loan:
-        """For a source that lacks these layers, and for what the lenders lack themselves."""
+        """The layers for a source that lacks `missing`, including those that the lending sources lack themselves."""
         layers: dict[LegacyID, str] = {}
         contents: dict[str, HashedLayer] = {}
         open_ = [*missing]
@@ -100,7 +101,7 @@ class Lenders(Struct):
             seen.add(one)
             if one in self._contents:
                 contents[one] = self._contents[one][1]
-            # The first source that has it; none where two have different JSON of the ID: then neither is believed.
+            # The first source that has the layer, but none if sources have different JSON for its ID.
             rows = [(place, layer) for place, layer in self._held.get(one, ()) if place != location]
             rows = [row for row in rows if row[1].is_v1] or rows
             lender = rows[0][0] if len({layer.mark for _, layer in rows}) == 1 else None
@@ -111,6 +112,6 @@ class Lenders(Struct):
 
 
 def lent(loan: Loan, layers: Mapping[LegacyID, OpenedSource]) -> Lent:
-    """A loan whose sources are open."""
+    """A loan with its opened sources."""
     contents = {DiffID(layer.diff_id): layer for layer in loan.contents}
     return Lent(layers, contents)

@@ -1,6 +1,6 @@
-"""The end of a batch, in one place: from the journal's records to images, names, index and report.
+"""The end of a batch: makes images, names, index and report from the records in the journal.
 
-Nothing of a source is read again. Everything here depends on the records alone, never on who made them or when.
+No source is read again. The result depends only on the records, not on the workers or the time of work.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 
 class MergeSource(Struct, frozen=True):
-    """One source of the batch, by its line in the journal. `generation` counts the merges before it."""
+    """One source of the batch, by its line in the journal. `generation` is the number of merges before that line."""
 
     location: str
     place: LinePlace
@@ -52,9 +52,9 @@ class MergeSource(Struct, frozen=True):
 
 
 class Merge(Struct):
-    """Ends one batch, from its journals. `sources` are in the order that decides ties; `older` are places of records
-    with blobs only, `done` the locations of sources that were read before, whose failures have not been shown, and
-    `gone` those of sources that are there no longer. `run` may be called once."""
+    """The merge of one batch, from its journals; `run` may be called once. `sources` are in the order that decides
+    ties. `older` are places of records of which only the blobs are used. `done` are sources that an earlier run has
+    read: their failures have not been shown in this run. `gone` are sources that no longer exist."""
 
     journals: Journals
     sources: Sequence[MergeSource]
@@ -89,13 +89,15 @@ class Merge(Struct):
 
         `rows` is another temporary file. Returns the report without its images. Raises TargetError.
         """
-        self.existing.refresh()  # the workers have written since
+        self.existing.refresh()  # the workers have written blobs
         self._choice = choice_for(self.options, self.target, self.existing)
         self.progress.emit(Event(kind="stage", stage="merge", total_items=len(self.sources)))
         self._gather()
         publisher = Publisher(self.options, self.target, self.progress)
         if all(one.location < two.location for one, two in pairwise(self.sources)):
-            self._rows_early = rows  # else the records are read once more, in the order of the report
+            # Sources are in the order of the report already, so its rows are made in the same pass as the images.
+            # Otherwise the records are read again in that order.
+            self._rows_early = rows
         publisher.publish(self._images, lambda image: self._count(image, publisher), lambda: self._images(layers=False))
         self._end_source(publisher)
         self.account.head = build_head(
@@ -146,7 +148,7 @@ class Merge(Struct):
             yield source, self.journals.read(source.place, source.location, images=images, layers=layers)
 
     def _gather(self) -> None:
-        """First walk: which blob each layer has, and what failed."""
+        """First pass over the records: chooses blobs, and collects failures and warnings."""
         wanted: set[DiffID] = set()
         for source, record in self._records(self.sources, images=False):
             self._choice.take(record.layers, source.generation)
@@ -163,10 +165,10 @@ class Merge(Struct):
             source_input = SourceInput(location=source.location, type=record.type, warnings=note, damaged=damaged)
             self._sources.append(source_input)
         self._warnings.update(
-            f"{location}: an earlier run read it, and it is there no longer; its images stay in the target"
+            f"{location}: an earlier run read it, but it no longer exists; its images stay in the target"
             for location in self.gone
         )
-        for place, generation in self.older:  # only what an image of these sources may get has to be proven
+        for place, generation in self.older:  # checking a blob means reading it, so only layers of these sources are
             for row in self.journals.read(place, "", images=False).layers:
                 proven = row.hashed is not None and row.hashed.diff_id in wanted
                 self._choice.take([row], generation, self.existing.proves if proven else None)
@@ -175,8 +177,7 @@ class Merge(Struct):
             self._choice.prefer_named(lambda diff_id, named: memory.known_blob(diff_id, way, named))
 
     def _images(self, *, layers: bool = True) -> Iterator[FinishedImage]:
-        """The images of all sources; the same ones, in the same order, each time. Without `layers`, their chains are
-        empty."""
+        """The images of all sources, in the same order each time. Without `layers`, their chains are empty."""
         order = 0
         for source, record in self._records(self.sources, layers=layers):
             for number, image in enumerate(record.images):
@@ -214,8 +215,8 @@ class Merge(Struct):
         return hashed if blob == hashed.blob else replace(hashed, blob=blob)
 
     def _compose(self, composed: ComposedImage) -> ComposedImage:
-        """The manifest, whose layers were not known before all sources were read. The record may be from a run with
-        another `--format`: its media types count as little as its manifest."""
+        """`composed` with a manifest, which can be made only after the blobs are chosen. The record may be from a run
+        with another `--format`, so its media types are replaced, too."""
         layers = tuple(self._descriptor(diff_id) for diff_id in composed.diff_ids)
         return replace(
             composed,
@@ -226,7 +227,7 @@ class Merge(Struct):
         )
 
     def _descriptor(self, diff_id: DiffID) -> Descriptor:
-        """One object for each layer: the target keeps them for all images."""
+        """The descriptor of a layer. One object for each layer, because the target keeps those of all images."""
         known = self._descriptors.get(diff_id)
         if known is None:
             known = self._descriptors[diff_id] = layer_descriptor(self._choice.blob(diff_id), self.options.format)
@@ -263,14 +264,14 @@ class Merge(Struct):
             self._encoder.forget()
 
     def _rows(self, publisher: Publisher) -> Iterator[ReportImage]:
-        """Last walk, in the order of the report: by location, and sorted within a source."""
+        """Last pass over the records, in the order of the report: by location, and sorted within a source."""
         for source, record in self._records(sorted(self.sources, key=lambda source: source.location)):
             found = (self._try_finish(source, number, image, record, 0) for number, image in enumerate(record.images))
             finished = [image for image in found if image is not None]
             yield from self._report_rows(publisher, finished)
 
     def _report_rows(self, publisher: Publisher, images: Iterable[FinishedImage]) -> list[ReportImage]:
-        """Of one source. Emits their warnings."""
+        """The rows of one source. Emits their warnings."""
         rows = sorted(image_rows(publisher.rows(images)), key=image_order)
         if self.target is not None:
             self._mapped += map(mapped_image, rows)

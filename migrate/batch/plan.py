@@ -1,4 +1,4 @@
-"""Which work a batch has: from a list of candidates to tasks. Pure, and the same on every machine.
+"""Divides the sources of a batch into tasks. Reads nothing, and gives the same result on every machine.
 
 docs/howto/batch.md explains plan, run and merge.
 """
@@ -18,14 +18,14 @@ from migrate.model.image import HashedLayer
 from migrate.model.legacy import LegacyID
 
 TASK_BYTES: Final = 32 * 1024 * 1024
-"""Small sources share a task until they make this many bytes; a larger source is a task of its own."""
+"""Small sources share a task up to this many bytes; a larger source has a task of its own."""
 TASK_SOURCES: Final = 128
 _TASKS_PER_WORKER: Final = 8
-"""So many tasks a worker at least, while there are enough sources: the last ones must not wait for one long task."""
+"""Smallest number of tasks for each worker, if there are enough sources, so that all workers end at the same time."""
 
 
 class SourceOutcome(StrEnum):
-    """What became of one source. `failed` has at least one failure; its other images are converted all the same."""
+    """The outcome of one source. `failed`: it has at least one failure; its other images are converted."""
 
     CONVERTED = "converted"
     FAILED = "failed"
@@ -33,24 +33,24 @@ class SourceOutcome(StrEnum):
 
 
 class SourceIdentity(Struct, frozen=True):
-    """By what a source is still the one that was read: its size in bytes (None for directories) and a mark
-    of its last change (a file's mtime in ns, an object's ETag, the digest of a directory's listing)."""
+    """The state of a source, by which a change is noticed: its size in bytes (None for directories) and a mark of its
+    last change (mtime of a file in ns, ETag of an object, digest of the listing of a directory)."""
 
     size: int | None
     mark: str
 
 
 class Loan(Struct, frozen=True):
-    """What the rest of a batch has of what a source lacks: v1 layers, by the source to read them from, and layers that
-    are in the target already. Layers that only earlier runs put into the target are not in it."""
+    """Layers for a source that lacks them: v1 layers, with the source to read them from, and layers of this batch that
+    are in the target already. Layers that only earlier runs have stored are not included."""
 
     layers: Mapping[LegacyID, str] = field(default_factory=dict)
     contents: tuple[HashedLayer, ...] = ()
 
 
 class Candidate(Struct, frozen=True):
-    """One thing that may be a source. `order` is its place in the command line's expansion; `unfit`: why it is
-    none that can be opened. `loan` is for a source that was read before, by itself."""
+    """A file or directory that may be a source. `order` is its position among all sources; `unfit` is the reason if it
+    cannot be opened. `loan` is set if the source was read before and lacked layers."""
 
     location: str
     identity: SourceIdentity
@@ -60,7 +60,7 @@ class Candidate(Struct, frozen=True):
 
 
 class Finished(Struct, frozen=True):
-    """What the journal has about a source: where it was, how it was read (`recipe`), what became of it."""
+    """A source in the journal: its state, how it was read (`recipe`), and its outcome."""
 
     identity: SourceIdentity
     recipe: str
@@ -75,7 +75,7 @@ class Task(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """`tasks` are to be run; `done` are in the journal already, with the outcome that they had."""
+    """`tasks` are to be run; `done` are the sources that are in the journal already, with their outcomes."""
 
     tasks: tuple[Task, ...]
     done: Mapping[str, SourceOutcome] = field(default_factory=dict)
@@ -90,7 +90,8 @@ class Plan(Struct, frozen=True):
 
 
 class Shard(Struct, frozen=True):
-    """Part `number` of `count`, from 1. A source belongs to a shard by its location, whatever else is on the list."""
+    """Part `number` of `count`, from 1. The shard of a source depends only on its location, not on the other
+    sources."""
 
     number: int
     count: int
@@ -118,7 +119,7 @@ def plan_tasks(
     workers: int,
     retry_failed: bool = False,
 ) -> Plan:
-    """Tasks for what is not finished yet. A source counts as finished if it has not changed since, and was read with
+    """Tasks for the sources that are not finished. A source is finished if it has not changed since, and was read with
     the same `recipe`; with `retry_failed` only if it did not fail."""
     open_: list[Candidate] = []
     done: dict[str, SourceOutcome] = {}
@@ -150,6 +151,6 @@ def _groups(candidates: Iterable[Candidate], limit: int) -> Iterator[tuple[Candi
 
 
 def split(task: Task) -> Iterator[Task]:
-    """One task for each source of `task`: after the death of its worker, to learn which source it was."""
+    """One task for each source of `task`, to find the source at which a worker died."""
     for candidate in task.sources:
         yield Task(task.number, (candidate,))

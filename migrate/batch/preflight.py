@@ -1,7 +1,7 @@
-"""What a worker of a cluster has to prove before it gets a task: versions, the sources, and the shared target.
+"""Checks each worker of a cluster before it gets a task: versions, access to the sources, and the shared target.
 
-A worker that lacks a mount would fail every archive it gets, and one with another target would convert them into a
-place where nobody looks. Both are found here, before the first archive is read, and named.
+A worker without a mount would fail every archive that it gets, and a worker with another directory at the path of the
+target would write the images there. The error names the worker before the first archive is read.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from migrate.storage.store import STATE_DIRECTORY
 from migrate.writers.target_store import open_store
 
 SAMPLES: Final = 8
-"""Sources of which each worker reads a byte."""
+"""Number of sources of which each worker reads a byte."""
 _SAME: Final = ("deflate", "isal", "orjson")
-"""Packages whose version may decide about bytes that are written."""
+"""Packages whose version may change the bytes that are written."""
 _MARK: Final = "preflight-"
 
 
 class WorkerReport(Struct, frozen=True, kw_only=True):
-    """What one worker found out. `unreadable` and `target` are reasons, None where there is nothing to complain of."""
+    """The result of the checks on one worker. `unreadable` and `target` are reasons, or None if the check succeeded."""
 
     versions: Mapping[str, str]
     unreadable: str | None
@@ -42,7 +42,7 @@ class WorkerReport(Struct, frozen=True, kw_only=True):
 
 
 def examine_worker(order: WorkOrder, samples: Sequence[str], mark: str) -> WorkerReport:
-    """Runs on the worker: reads a byte of each sample, and leaves `mark` in the target."""
+    """Runs on the worker: reads a byte of each sample, and writes `mark` into the target."""
     refused: str | None = None
     try:
         if order.target is not None:
@@ -54,7 +54,7 @@ def examine_worker(order: WorkOrder, samples: Sequence[str], mark: str) -> Worke
 
 
 def versions() -> dict[str, str]:
-    """Of this program, and of what compresses and encodes for it."""
+    """Versions of this program, of Python, and of the packages that compress and encode."""
     found = {"migrate": __version__, "Python": ".".join(platform.python_version_tuple()[:2])}
     for name in _SAME:
         try:
@@ -65,8 +65,8 @@ def versions() -> dict[str, str]:
 
 
 def samples_of(tasks: Sequence[Task]) -> list[str]:
-    """Some of the sources of a run, spread over all of them. What cannot be read here, such as a link to nothing, is no
-    fault of a worker, and left out."""
+    """Some sources of a run, evenly chosen. Sources that cannot be read on this machine, either, are left out, such as
+    dangling links: they are no fault of a worker."""
     candidates: list[Candidate] = [candidate for task in tasks for candidate in task.sources if candidate.unfit is None]
     step = max(1, len(candidates) // SAMPLES)
     some = [candidate.location for candidate in candidates[::step]][:SAMPLES]
@@ -74,7 +74,7 @@ def samples_of(tasks: Sequence[Task]) -> list[str]:
 
 
 def check_loads(reports: Mapping[str, object]) -> None:
-    """`reports` by worker: None, or what loading this package ended with. UsageError for the first of them."""
+    """`reports` by worker: None, or the error from loading this package. Raises UsageError for the first error."""
     for worker, report in sorted(reports.items()):
         if isinstance(report, TimeoutError):
             raise UsageError(
@@ -86,9 +86,9 @@ def check_loads(reports: Mapping[str, object]) -> None:
 
 
 def check_reports(order: WorkOrder, reports: Mapping[str, object], marks: Mapping[str, str]) -> None:
-    """`reports` by worker: a WorkerReport, or the exception that the worker ended with. `marks` likewise.
+    """`reports` by worker: a WorkerReport, or the exception of the worker. `marks` are by worker, too.
 
-    Raises UsageError naming the first worker that cannot work, TargetError for one that writes elsewhere.
+    Raises UsageError for the first worker that cannot work, and TargetError for one that writes to another target.
     """
     own = versions()
     for worker, report in sorted(reports.items()):
@@ -114,7 +114,7 @@ def check_report(worker: str, report: WorkerReport, own: Mapping[str, str]) -> N
 
 
 def check_mark(order: WorkOrder, worker: str, mark: str) -> None:
-    """TargetError where what `worker` has left in its target is not in ours."""
+    """Raises TargetError if the mark that `worker` has written is not in the target. Removes the mark."""
     if order.target is None:
         return
     name = _mark_name(mark)
@@ -129,7 +129,8 @@ def check_mark(order: WorkOrder, worker: str, mark: str) -> None:
 
 
 def remove_marks(order: WorkOrder) -> None:
-    """At the end: those of tasks that nobody waited for. Other runs may be at work with marks of their own."""
+    """Removes the marks of this run that are left at its end, from tasks whose results were not read. Other runs have
+    marks of their own."""
     if order.target is None:
         return
     with closing(open_store(layout_location(order.target), "layout")) as store:
@@ -150,7 +151,7 @@ def _unreadable(samples: Sequence[str]) -> str | None:
 
 def _read_byte(location: str) -> None:
     if location.startswith(REGISTRY_PREFIX):
-        return  # the worker that reads it finds that
+        return  # a registry is checked when it is read
     if "://" in location:
         filesystem, path = open_filesystem(location)
         filesystem.info(path)

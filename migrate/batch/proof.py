@@ -1,9 +1,9 @@
-"""What a journal has of the images of a source, proven by the source's own documents; no layer is read.
+"""Checks the records of earlier runs against the documents of their sources. No layer is read.
 
-A journal is a file in the target, and may have come with it. So before a line of an earlier run counts, the source is
-listed again: its images, their names, chains and lists have to be those of the line's record, and each config has to be
-the one that the documents give with the record's layers. That a layer has the diffID that the record has for it is
-believed, as it is of `.migrate/payloads` (docs/decisions/0004-hints-are-proven.md).
+A journal is a file in the target, which may come from somebody else. So before a line of an earlier run is used, the
+source is listed again. Its images, names, chains and lists must be those of the record, and each config must be the one
+that the documents give with the layers of the record. The diffIDs in the record are not checked, as for
+`.migrate/payloads` (docs/decisions/0004-hints-are-proven.md).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from migrate.model.options import ConvertOptions
 from migrate.readers.detect import open_source
 
 MOST_COMPRESSED: Final = 64 * 1024 * 1024
-"""Bytes of a compressed archive that is unpacked for its documents; a larger one is believed."""
+"""Largest compressed archive that is decompressed for this check. The records of larger ones are used unchecked."""
 
 
 def disproved(
     journals: Journals, sources: Mapping[str, LinePlace], options: ConvertOptions, unfit: Collection[str] = frozenset()
 ) -> set[str]:
-    """Those of `sources`, records by location, whose record is not what the source lists, or that took layers from a
-    source that is none of the others. Raises TargetError.
+    """The `sources` (locations and their records) whose record does not match the source, or that took layers from a
+    source which is not among the matching ones. Raises TargetError.
 
-    `unfit` are those that no worker would open, such as a link to a folder, so that they have no image.
+    `unfit` are sources that no worker would open, such as a link to a folder, so that they must have no image.
     """
     lent: dict[str, set[str]] = {}
 
@@ -56,15 +56,15 @@ def disproved(
 
 def is_proven(location: str, record: SourceRecord, options: ConvertOptions) -> bool:
     if "://" in location:
-        return True  # listing an archive there means to fetch all of it
+        return True  # listing an archive at a URL could mean to download all of it
     try:
         mode = os.stat(location).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            return not record.images  # a pipe, which no worker opens either
+            return not record.images  # a pipe, which workers do not open
         if stat.S_ISREG(mode) and os.path.getsize(location) > MOST_COMPRESSED:
             with open(location, "rb") as file:
                 if detect_compression(file.read(HEAD_BYTES)) != "none":
-                    return True  # all of it would have to be unpacked for its documents
+                    return True  # all of it would have to be decompressed to list it
     except OSError:
         return not record.images
     try:
@@ -76,7 +76,7 @@ def is_proven(location: str, record: SourceRecord, options: ConvertOptions) -> b
             conversion = Conversion(
                 [OpenedSource(location, source)], dataclasses.replace(options, jobs=1), lent=Lent(layers)
             )
-            # The one source of the conversion has to list what the record has.
+            # Compare the listing of the source with the record.
             try:
                 conversion.gather()
             except UsageError:
@@ -97,7 +97,8 @@ class _Comparison:
         self._options = options
 
     def fits(self, record: SourceRecord) -> bool:
-        """Every image of the record is one of the source, and every image of the source is in it or has failed."""
+        """True if every image of the record is in the source, and every image of the source is in the record or has
+        failed."""
         left: dict[str, list[PlannedImage]] = defaultdict(list)
         for planned in self._planned:
             left[planned.image.head].append(planned)
@@ -113,7 +114,7 @@ class _Comparison:
         return is_lost_whole or all(head in failed for head, listed in left.items() if listed)
 
     def _parts_for(self, image: ImageRecord) -> Iterator[PlannedImage]:
-        """What `--salvage` may have made of a lost image: the part of its chain that ends with this ID, unnamed."""
+        """The images that `--salvage` may have made of a lost image: its chain up to this ID, without a name."""
         head = image.finished.legacy_id
         for one in self._planned if self._options.salvage else ():
             ids = [layer.legacy_id for layer in one.chain]
@@ -122,7 +123,7 @@ class _Comparison:
                 yield PlannedImage(0, one.location, part, one.order, one.chain[: ids.index(head) + 1])
 
     def _is_same(self, planned: PlannedImage, image: ImageRecord) -> bool:
-        """The facts that cost nothing first: a source may have thousands of images."""
+        """True if both are the same image. Compares cheap facts first: a source may have thousands of images."""
         finished, listed = image.finished, planned.image
         rows = [hashed for _, hashed in finished.chain]
         if (

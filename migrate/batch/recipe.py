@@ -1,4 +1,4 @@
-"""The options of a batch as JSON, and the part of them that decides what a source gives."""
+"""The options of a batch as JSON, and a digest of those that change the result of a source."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from migrate.model.options import CHANGES, Changes, ConvertOptions
 
 
 def recipe_of(options: ConvertOptions) -> str:
-    """16 hex digits: equal for runs in which a source gives the same layers and configs."""
+    """16 hex digits, equal for runs with which a source gives the same layers and configs."""
     deciding = {name: _plain(getattr(options, name)) for name in CHANGES if CHANGES[name] is Changes.RESULT}
     text = json.dumps([__version__, deciding], sort_keys=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
 def options_document(options: ConvertOptions) -> dict[str, Any]:
-    """Plain JSON values of the options that change what comes out, by the names of `ConvertOptions`."""
+    """The options that change the result, as JSON values, by the names of `ConvertOptions`."""
     return {name: _plain(getattr(options, name)) for name in CHANGES if CHANGES[name] is not Changes.NOTHING}
 
 
 def parse_options(document: Mapping[str, Any]) -> ConvertOptions:
-    """The reverse of `options_document`. UsageError for what another version of the tool wrote."""
+    """The reverse of `options_document`. Raises UsageError for options of another version of this program."""
     types = get_type_hints(ConvertOptions)
     try:
         return ConvertOptions(**{name: _typed(value, types[name]) for name, value in document.items()})
     except (KeyError, TypeError, ValueError) as exc:
-        raise UsageError(f"the journal names options that this version of migrate does not have: {exc}") from exc
+        raise UsageError(f"the journal has options that this version of migrate does not have: {exc}") from exc
 
 
 def _typed(value: Any, annotation: Any) -> Any:

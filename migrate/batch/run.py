@@ -1,7 +1,4 @@
-"""The middle of a batch: tasks go to workers, what comes back goes into the journal.
-
-Sources that lack layers of other sources are read once more when all were read.
-"""
+"""Runs the tasks of a batch: gives them to workers, and writes the results into the journal."""
 
 from __future__ import annotations
 
@@ -23,15 +20,16 @@ from migrate.errors import MigrateError, UsageError
 from migrate.model.progress import Event, Progress
 
 _STRIKES: Final = 2
-"""So many workers may die on a source while they have nothing else; then it has failed."""
+"""A source fails when this many workers have died at it while they had no other source."""
 _TRIED_WORKERS: Final = 3
-"""So many workers may fail to find a source that is there; then it has failed."""
+"""A source that exists fails when this many workers could not find it."""
 _WAIT_SECONDS: Final = 0.5
 
 
 class TaskRun(Struct):
-    """Runs the tasks of a plan. `run` may be called once. `stage` is that of its events: in any but `batch` sources are
-    read once more, and what becomes of them is not told, nor written down where their worker died."""
+    """Runs the tasks of a plan; `run` may be called once. `stage` is the stage of its events. In other stages than
+    `batch`, sources are read a second time: their outcomes are not emitted here, and if a worker dies, the result of
+    the first time stays in the journal."""
 
     order: WorkOrder
     plan: Plan
@@ -40,20 +38,20 @@ class TaskRun(Struct):
     progress: Progress
     stage: str = "batch"
     undecided: set[str] = field(default_factory=set)
-    """Sources that lack layers, which others may have: their failures are not known yet."""
+    """Sources that lack layers which other sources may have, so that their outcome is not known yet."""
     _waiting: deque[Task] = field(default_factory=deque)
     _running: dict[Future[list[JournalEntry]], Task] = field(default_factory=dict)
     _suspects: deque[Task] = field(default_factory=deque)
     _alone: Future[list[JournalEntry]] | None = None
     _tries: Counter[str] = field(default_factory=Counter)
-    """Workers that were given the source, until it has finished."""
+    """Number of workers that got the source, until it is finished."""
     _strikes: Counter[str] = field(default_factory=Counter)
-    """Those that died because of it, and not maybe because of another one."""
+    """Number of workers that died while they had only this source."""
     _avoided: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def run(self) -> None:
-        """Returns when every source has its line in the journal. Raises TargetError and KeyboardInterrupt; either
-        leaves what is finished in the journal."""
+        """Returns when every source has its line in the journal. Raises TargetError and KeyboardInterrupt; finished
+        sources are in the journal then."""
         self.progress.emit(
             Event(kind="stage", stage=self.stage, total_bytes=self.plan.bytes, total_items=self.plan.sources)
         )
@@ -70,7 +68,8 @@ class TaskRun(Struct):
             self.journal.sync()
 
     def _submit(self) -> None:
-        """Keeps every worker busy and the queue short, so that neither memory nor an interruption has to wait."""
+        """Submits as many tasks as keep all workers busy, and not more, so that results need little memory and an
+        interruption is fast."""
         limit = self.pool.backlog
         while self._waiting and len(self._running) < limit:
             task = self._waiting.popleft()
@@ -103,8 +102,8 @@ class TaskRun(Struct):
             raise error
 
     def _suspect(self, task: Task, deaths: int, *, alone: bool) -> None:
-        """Workers died, and every task that they may have held is under suspicion. Each of their sources is tried again
-        by itself. Only what happens there counts against it: before, another source may have ended the worker."""
+        """Tries each source of a task at which workers died again, alone. Only deaths then count for the source:
+        before, another source may have killed the worker."""
         for single in split(task):
             source = single.sources[0]
             self._tries[source.location] += deaths - 1
@@ -121,7 +120,8 @@ class TaskRun(Struct):
                 self._finish([failed_entry(self.order, source, "worker-died", message)])
 
     def _seen(self, task: Task, entries: Iterable[JournalEntry]) -> Iterator[JournalEntry]:
-        """A source that a worker does not find, but that is here, is the worker's fault: it goes to another one."""
+        """The entries of a task. A source that exists here, but that the worker did not find, is given to another
+        worker: its machine may lack a mount."""
         candidates = {candidate.location: candidate for candidate in task.sources}
         for entry in entries:
             avoided = self._avoided[entry.source]
@@ -134,7 +134,7 @@ class TaskRun(Struct):
                     self._waiting.append(Task(task.number, (candidates[entry.source],)))
                     continue
                 names = ", ".join(sorted(avoided))
-                message = f"{entry.source}: is there, but not for the workers that were given it ({names})"
+                message = f"{entry.source}: exists, but these workers do not find it: {names}"
                 entry = failed_entry(self.order, candidates[entry.source], "worker", message)
             yield entry
 
@@ -143,7 +143,7 @@ class TaskRun(Struct):
             tries = self._tries.pop(entry.source)
             is_first = self.stage == "batch"
             size = entry.identity.size or 0
-            if is_first or entry.again:  # else no worker could read it once more, and its first reading counts
+            if is_first or entry.again:  # otherwise the second reading has failed, and the first result stays
                 self.journal.append(replace(entry, tries=max(entry.tries, tries)))
             self.progress.emit(Event(kind="advance", name=entry.source, bytes=size))
             if is_first and entry.missing:
@@ -156,7 +156,7 @@ class TaskRun(Struct):
 def emit_outcome(
     progress: Progress, location: str, outcome: SourceOutcome, message: str | None, size: int, record: SourceRecord
 ) -> None:
-    """Events of what became of a source."""
+    """Emits the events for the outcome of a source."""
     if outcome is SourceOutcome.FAILED:
         for failure in record.failures:
             progress.emit(failure.event())

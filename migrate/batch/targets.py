@@ -1,4 +1,4 @@
-"""Targets that every worker reaches: a layout in a directory that all of them see, or in a bucket."""
+"""Targets of a batch: a layout in a directory that all workers share, or in a bucket."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_bucket(target: str) -> bool:
 
 
 def layout_location(target: str) -> str:
-    """The path or URL of the layout. UsageError for a target that many workers cannot share."""
+    """The path or URL of the layout. Raises UsageError for a target that several workers cannot share."""
     prefix, location = parse_target(target)
     if prefix != "oci":
         raise UsageError(
@@ -42,16 +42,16 @@ def layout_location(target: str) -> str:
 
 
 def absolute(location: str) -> str:
-    """A path that means the same in every directory; URLs do already."""
+    """The absolute path of a location; URLs stay unchanged."""
     path = plain_path(location)
     if "://" in path:
         return path
-    is_plain = ".." not in path.split("/")  # behind a link, .. leads elsewhere than by its letters
+    is_plain = ".." not in path.split("/")  # after a symbolic link, `..` is the parent of the link's target
     return os.path.abspath(path) if is_plain else os.path.realpath(path)
 
 
 def open_worker_target(target: str, options: ConvertOptions) -> OciLayout:
-    """Raises TargetError, and UsageError for a target that many workers cannot share."""
+    """Opens the layout on a worker. Raises TargetError, and UsageError for a target that workers cannot share."""
     return OciLayout(layout_location(target), options)
 
 

@@ -1,6 +1,6 @@
-"""What a worker does: it opens sources, puts their layers into the shared target, and returns what it found.
+"""The work of a worker: opens sources, writes their layers into the shared target, and returns a record of each source.
 
-Everything here runs in another process, maybe on another machine; orders and results are small and can be pickled.
+This module runs in another process, perhaps on another machine. Orders and results are small and can be pickled.
 """
 
 from __future__ import annotations
@@ -44,18 +44,19 @@ from migrate.storage.directory_store import DirectoryStore
 from migrate.storage.store import Store
 
 _PUBLISH_BYTES: Final = 32 * 1024 * 1024
-"""New blobs of so many bytes are worth a flush in the middle of a task, so that other workers learn of them."""
+"""After this many bytes of new blobs, they are published in the middle of a task, so that other workers find them."""
 _COPY_BYTES: Final = 1024 * 1024
 _OPENED_AHEAD: Final = 4
-"""Objects that are on their way from a bucket while one is converted."""
+"""Number of objects of a bucket that are downloaded while one is converted."""
 
 Opening = Callable[[], LegacySource]
 
 
 class WorkOrder(Struct, frozen=True, kw_only=True):
-    """How every source of a run is converted. `target` is None in a dry run, whose workers share `state`.
+    """The same order for every source of a run. `target` is None in a dry run, whose workers share the directory
+    `state`.
 
-    `run` is 16 hex digits, another one for every run; `recipe` names the options that decide what comes out.
+    `run` is 16 hex digits, different for every run; `recipe` is the digest of the options that change the result.
     """
 
     run: str
@@ -69,7 +70,7 @@ class WorkOrder(Struct, frozen=True, kw_only=True):
 def run_task(order: WorkOrder, task: Task) -> list[JournalEntry]:
     """Converts the sources of `task`; their blobs are on the disk when it returns.
 
-    Raises TargetError if the target fails; whatever is wrong with a source is in its entry.
+    Raises TargetError if the target fails. Failures of a source are in its entry.
     """
     worker = _worker(order)
     entries = []
@@ -87,7 +88,7 @@ _workers_lock = threading.Lock()
 
 
 def _worker(order: WorkOrder) -> Worker:
-    """A worker keeps the target open from one task to the next; each thread has its own."""
+    """The worker of this thread. It keeps the target open from one task to the next."""
     thread = threading.get_ident()
     with _workers_lock:
         current = _workers.pop(thread, None)
@@ -119,7 +120,7 @@ class Worker:
         self._openers: ThreadPoolExecutor | None = None
         target: BlobTarget = MeasuredBlobs()
         self.earlier: EarlierImages | None = None
-        if order.target is None:  # a dry run, whose workers are all on this machine
+        if order.target is None:  # a dry run: all workers are on this machine
             store: Store = DirectoryStore(order.state, durable=False)
             self._close_target = store.close
         else:
@@ -127,12 +128,12 @@ class Worker:
             store = layout.store
             self._close_target = layout.close
             place = layout_location(order.target)
-            self.earlier = EarlierImages("oci", place, layout.mapped_images, order.options.empty_layers)
+            self.earlier = EarlierImages("oci", place, layout.mapped_images, order.options)
         self.blobs = SharedBlobs(target, KnownLayers(store, order.options), order.run)
 
     def iter_openings(self, candidates: Iterable[Candidate]) -> Generator[tuple[Candidate, Opening], None, None]:
-        """Each with what opens it. Objects of a bucket come here while those before them are converted: a store takes
-        longer to answer than a small archive takes to be read."""
+        """The candidates, each with a function that opens it. Objects of a bucket are downloaded while earlier ones are
+        converted, because a store takes longer to answer than a small archive takes to be read."""
         waiting: deque[tuple[Candidate, Opening | Future[LegacySource]]] = deque()
         rest = iter(candidates)
         try:
@@ -194,15 +195,15 @@ class Worker:
         try:
             source = opening()
         except MigrateError as error:
-            # A file that no reader recognises is skipped; an empty one that is named like an archive once was one, and
-            # has failed.
+            # A file that no reader recognises is skipped. But an empty file with the name of an archive is a failure:
+            # it has lost its content, for example on a full disk.
             if error.scope == "run":
                 raise error
             lost = candidate.identity.size == 0 and is_called_archive(candidate.location)
             if isinstance(error, UnrecognisedSourceError) and not lost:
                 return _skipped(error)
             return _judged(SourceRecord(failures=(Failure.of(error, candidate.location),)))
-        except Exception as error:  # noqa: BLE001 - a bug that one odd source meets must not stop the other thousands
+        except Exception as error:  # noqa: BLE001 - a bug with one source must not stop the batch
             return _bug(location, error)
         try:
             loan = candidate.loan or Loan()
@@ -230,7 +231,7 @@ class Worker:
             return SourceResult(
                 SourceOutcome.SKIPPED, SourceRecord(type=source.source_type.value), None, opened.error.message
             )
-        # Layers that are too large to be kept in memory until it is known whether they have a blob.
+        # The sizes of layers that are too large to be kept in memory while a blob is looked up.
         payloads = (
             layer.payload for planned in conversion.planned for layer in planned.chain if layer.payload is not None
         )
@@ -244,7 +245,7 @@ class Worker:
             ImageRecord(replace(image, chain=()), tuple(numbers[_row_key(layer)] for layer, _ in image.chain))
             for image in images
         ]
-        # Only what was taken from other sources of the batch, and not from the target.
+        # `lent` has the layers from other sources of the batch (index > 0), not those from the target.
         record = SourceRecord(
             type=source.source_type.value,
             layers=tuple(rows),
@@ -269,7 +270,7 @@ class Worker:
     def _rows(
         self, conversion: Conversion, images: Sequence[FinishedImage]
     ) -> tuple[list[LayerRecord], dict[RowKey, int]]:
-        """One row for each legacy layer that was read or found elsewhere, sorted, and the number of each."""
+        """One row for each legacy layer that was read or found elsewhere, sorted, and the number of each row."""
         layers: dict[RowKey, LegacyLayer] = {}
         results: dict[RowKey, HashedLayer | MigrateError | None] = {}
         places: dict[RowKey, LegacySource | None] = {}
@@ -277,7 +278,7 @@ class Worker:
             for layer, result in image.chain:
                 layers.setdefault(_row_key(layer), layer)
                 results[_row_key(layer)] = result
-        # layers of images that failed are recorded, too: other sources of the batch may lack them
+        # Layers of failed images are recorded, too, because other sources of the batch may lack them.
         for planned in conversion.planned:
             for layer in planned.chain:
                 layers.setdefault(_row_key(layer), layer)
@@ -310,8 +311,8 @@ class Worker:
     def _with_carried(
         self, found: Sequence[tuple[LegacyLayer, LayerRecord]], places: Mapping[RowKey, LegacySource | None]
     ) -> list[LayerRecord]:
-        """A blob that the source carries goes into the target even if another worker has stored one for the same tar:
-        which of the two stays is decided by the merge, and must not depend on who came first."""
+        """The rows, after copying blobs of the source into the target, even if another worker has stored one for the
+        same tar. The merge chooses between them, so that the result does not depend on the order of work."""
         hashed_rows = [row.hashed for _, row in found if row.hashed is not None]
         best = choose_blobs((hashed.diff_id, hashed.carried) for hashed in hashed_rows if hashed.carried is not None)
         rows = []
@@ -355,7 +356,8 @@ RowKey = tuple[str, str]
 
 
 def _row_key(layer: LegacyLayer) -> RowKey:
-    """Two images may give one legacy ID to different bytes (archives whose layer names are no IDs)."""
+    """The key of a layer. The legacy ID alone is not unique: in some archives, two images use one ID for different
+    bytes."""
     return (layer.legacy_id, "" if layer.payload is None else layer.payload.key)
 
 
@@ -386,7 +388,7 @@ def _figures(record: SourceRecord) -> dict[str, int]:
 
 
 def _content_digest(record: SourceRecord) -> str:
-    """Over what the source lists: the same for two copies of it, whatever they are called."""
+    """A digest over the listed images and layers: equal for two copies of a source with different paths."""
     digest = hashlib.sha256()
     for image in record.images:
         names = " ".join(sorted(str(reference) for reference in image.finished.references))

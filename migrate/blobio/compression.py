@@ -147,6 +147,8 @@ class DecompressedStream(ByteStream):
                     f"{self._what}: xz needs more than the limit of {_XZ_MEMORY:,} bytes of memory"
                 ) from exc
             raise DamagedError(f"{self._what}: damaged {self._kind} stream ({exc})") from exc
+        # A gzip file may have several members (RFC 1952, 2.2), and zstd, xz and bzip2 allow several streams in a row,
+        # too.
         if member.eof:
             self._input = member.unused_data
             self._member = None
@@ -168,6 +170,7 @@ class DecompressedStream(ByteStream):
             if not more:
                 break
             self._input += more
+        # The xz format allows zeros between two streams (xz-file-format.txt, 2.2).
         if self._kind == "xz" and not first:
             self._skip_xz_padding()
         if not self._input:

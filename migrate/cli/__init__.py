@@ -30,15 +30,17 @@ def main() -> None:
         _end_interrupted()
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-            signal.signal(number, signal.SIG_IGN)  # the result is there; what is left is the interpreter's own end
+            # The result is complete. A signal while the interpreter shuts down would only print a traceback.
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raises KeyboardInterrupt, but not into an import: some libraries crash when that is interrupted."""
+    """Raises KeyboardInterrupt, but not during an import: some libraries crash when their import is interrupted."""
     import signal
 
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
+            # Try again in 20 ms: SIGALRM has this handler, too.
             signal.setitimer(signal.ITIMER_REAL, 0.02)
             return
         frame = frame.f_back
@@ -46,14 +48,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _end_interrupted() -> None:
-    """Exit code 130, at once: a thread that is still inside a library when the interpreter goes away would crash, and
-    Python ends by SIGINT once one came while it compiled something.
+    """Exits with 130 at once, without the interpreter's shutdown.
+
+    A thread that is still inside a library would crash during the shutdown. Python would also end itself by SIGINT
+    where one had arrived while it compiled something.
     """
     import contextlib
     import os
     import sys
 
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # its reader has ended, or the disk is full
+        with contextlib.suppress(Exception):  # the stream's reader has ended, or the disk is full
             stream.flush()
     os._exit(130)

@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from migrate.model.progress import Progress
 
 _SHOWN = frozenset({"progress", "verbose", "quiet"})
-_ALONE = {
+_ALLOWED_WITH = {
     "status": _SHOWN | {"status", "json_"},
     "merge": _SHOWN | {"merge", "report", "html", "account", "bytes_", *LISTS},
 }
-"""Options that mean something without a run."""
-_WHY_ALONE = {
+"""The options that `--status` and `--merge` accept: neither of them runs a batch."""
+_REASONS = {
     "status": "it only prints the state of a batch",
-    "merge": "what the shards have read is merged with the options of their runs",
+    "merge": "the shards are merged with the options of their own runs",
 }
 _PIECE_BYTES = 1024 * 1024
 
@@ -56,44 +56,46 @@ _PIECE_BYTES = 1024 * 1024
     "--from-file",
     multiple=True,
     metavar="LIST",
-    help="Sources from a file, one a line; - is standard input.",
+    help="Read the locations of sources from LIST, one per line; - is standard input.",
 )
 @unreported(
     "--executor",
     type=click.Choice(["processes", "threads"]),
     default="processes",
     show_default=True,
-    help="What the workers on this machine are.",
+    help="Kind of the workers on this machine.",
 )
-@unreported("--scheduler", metavar="URL", help="Workers of a Dask cluster: tls://head:8786, a scheduler file, or auto.")
-@unreported("--shard", metavar="I/N", help="Only part I of N of the sources; --merge brings the parts together.")
-@unreported("--merge", is_flag=True, help="Only TARGET: make one index of what all shards have done.")
-@unreported("--status", is_flag=True, help="Only TARGET: print the state of its batch, also while it runs.")
-@unreported("--json", "json_", is_flag=True, help="With --status: for programs.")
-@unreported("--retry-failed", is_flag=True, help="Read sources again that failed before.")
+@unreported(
+    "--scheduler", metavar="URL", help="Use the workers of a Dask cluster: tls://head:8786, a scheduler file, or auto."
+)
+@unreported("--shard", metavar="I/N", help="Convert only part I of N of the sources; --merge combines the parts.")
+@unreported("--merge", is_flag=True, help="Combine all finished shards into one index. Takes only TARGET.")
+@unreported("--status", is_flag=True, help="Print the state of a batch, also while it runs. Takes only TARGET.")
+@unreported("--json", "json_", is_flag=True, help="With --status: print JSON.")
+@unreported("--retry-failed", is_flag=True, help="Read the sources again that failed in an earlier run.")
 @unreported(
     "--failed-list",
     metavar="FILE",
-    help="Write the failed sources there, for --from-file; - is standard output.",
+    help="Write the failed sources to FILE, for --from-file; - is standard output.",
 )
 @unreported(
     "--skipped-list",
     metavar="FILE",
-    help="Write files that are no image archives there; - is standard output.",
+    help="Write the files that are not image archives to FILE; - is standard output.",
 )
 @unreported(
     "--account",
     metavar="FILE",
-    help="Write a table of all sources there, as CSV: outcome, reason, images, bytes, seconds, worker, tries.",
+    help="Write a CSV table of all sources to FILE: outcome, reason, images, bytes, seconds, worker, tries.",
 )
-@unreported("--converted-list", metavar="FILE", help="Write the converted sources there; - is standard output.")
+@unreported("--converted-list", metavar="FILE", help="Write the converted sources to FILE; - is standard output.")
 @run_options
 def command(**values: Any) -> None:
-    """Convert every image of many SOURCEs into one layout, with many workers, and account for every file.
+    """Convert every image of many SOURCEs into one layout, with many workers, and record the outcome of every file.
 
-    A SOURCE is a file, a directory that is searched, a glob, or a URL; each is recognised by its content. TARGET is a
-    directory that all workers see. Every finished source has a line in TARGET/.migrate/journal.jsonl: run the same
-    command again, after an interruption or with more sources, and it continues.
+    A SOURCE is a file, a directory that is searched, a glob, or a URL. Each source is recognised by its content. TARGET
+    is a directory that all workers can reach. Every finished source has a line in TARGET/.migrate/journal.jsonl. To
+    continue after an interruption, or to add sources, run the same command again.
 
     \b
     Examples:
@@ -117,8 +119,8 @@ def command(**values: Any) -> None:
     if values["status"]:
         _show_status(target, as_json=values["json_"])
         return
-    # A run that ends at once leaves semaphores to Python's resource tracker, which removes them and warns. A user can
-    # do nothing about that, and the environment is the one way to keep the warning from being shown.
+    # After an interruption Python's resource tracker removes the semaphores of the workers and warns about them. A user
+    # can do nothing about it. The tracker is a process of its own: only the environment reaches its warning filters.
     wanted = "ignore:resource_tracker:UserWarning"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), wanted)))
     try:
@@ -136,7 +138,7 @@ def command(**values: Any) -> None:
             found = f"{count(number, 'file')}, and no source among them" if number else "there is no file to read"
             raise SourceUnreadableError(f"no image was read: {found}")
     finally:
-        outcome.close()
+        outcome.close()  # removes the temporary files that hold the rows of the report
     sys.exit(outcome.exit_code)
 
 
@@ -149,18 +151,18 @@ def _check(values: dict[str, Any]) -> None:
         raise UsageError(f"--{alone[0]} takes the TARGET and no sources")
     given = given_options()
     for command in alone:
-        for option in (option for name, option in given.items() if name not in _ALONE[command]):
-            raise UsageError(f"--{command} with {option}: {_WHY_ALONE[command]}")
+        for option in (option for name, option in given.items() if name not in _ALLOWED_WITH[command]):
+            raise UsageError(f"--{command} with {option}: {_REASONS[command]}")
     if values["json_"] and not alone:
-        raise UsageError("--json goes with --status; --report - gives the report as JSON")
+        raise UsageError("--json needs --status; --report - prints the report as JSON")
     for name in ("executor", "jobs"):
         if values["scheduler"] and name in given:
             raise UsageError(f"--scheduler with {given[name]}: the cluster's own workers do the work")
     if not alone and count == 1 and not values["from_file"]:
-        raise UsageError("name the sources before the TARGET, or give --from-file")
+        raise UsageError("no SOURCE before the TARGET: name the sources, or give --from-file")
     for option in ("dry_run", "report", "html"):
         if values["shard"] and values[option]:
-            raise UsageError(f"--shard with {option_name(option)}: a part of a batch gives no report of its own")
+            raise UsageError(f"--shard with {option_name(option)}: a shard has no report of its own; --merge writes it")
     if list(values["from_file"]).count("-") > 1:
         raise UsageError("standard input can be read only once")
 
@@ -250,9 +252,9 @@ def _print_results(
         for problem in unfinished_shards(target):
             outcome.exit_code = 3
             progress.emit(Event(kind="failure", name=target, message=problem))
-    if outputs.is_asked("account"):
+    if outputs.is_given("account"):
         outputs.write("account", iter_account_csv(outcome.rows))
-    if outcome.head is None or outcome.spool is None:
+    if outcome.head is None or outcome.spool is None:  # a shard: only `--merge` makes a report
         if not (outputs.take_stdout or values["quiet"]):
             from migrate.batch.plan import SourceOutcome
             from migrate.model.text import printable
@@ -261,10 +263,10 @@ def _print_results(
             merge = f"migrate batch --merge {printable(target)}"
             click.echo(f"shard {values['shard']}: {counts}; when all shards have ended: {merge}")
         return
-    if outputs.is_asked("report"):  # in pieces, for it may be too large for memory; only --html has to look into it
+    if outputs.is_given("report"):  # in pieces: the report of a large batch does not fit into memory
         outcome.spool.seek(0)
         outputs.write("report", iter(partial(outcome.spool.read, _PIECE_BYTES), b""))
-    if outputs.is_asked("html"):
+    if outputs.is_given("html"):
         session.write_page(outcome.read_report(), outputs)
     if not outputs.take_stdout:
         account = outcome.account
@@ -273,17 +275,17 @@ def _print_results(
 
 
 def _write_lists(outcome: BatchOutcome, outputs: Outputs) -> Iterator[str]:
-    """Gives warnings: which sources fit into no list."""
+    """Writes the lists that were requested, and yields a warning for each list that some sources are missing from."""
     from migrate.batch.plan import SourceOutcome
     from migrate.batch.search import list_line
 
     for kind in SourceOutcome:
         option = f"{kind.value}_list"
-        if outputs.is_asked(option):
+        if outputs.is_given(option):
             lines = [list_line(location) for location in outcome.lists[kind]]
             outputs.write(option, [line for line in lines if line is not None])
             if None in lines:
                 yield (
-                    f"{option_name(option)} lacks {lines.count(None):,} of {len(lines):,} sources:"
-                    " their names, such as those with a newline, fit no line; the report has them"
+                    f"{option_name(option)}: {lines.count(None):,} of {len(lines):,} sources are not in the list:"
+                    " their names cannot be written on one line (a newline, for example); the report has them"
                 )

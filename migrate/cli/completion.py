@@ -1,4 +1,4 @@
-"""What a shell may offer for an argument: files, and the names of the images in a layout."""
+"""Shell completion of arguments: files, and the names of the images in a layout."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-_MOST = 200
+_MOST_COMPLETIONS = 200
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@-]*")
 
 
 class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic at run time only since click 8.4
-    """A path, `-`, or one with a prefix such as `oci:`. Anything is let through; shells complete files."""
+    """A path, `-`, or a path with a prefix such as `oci:`. Every value is accepted; shells complete files."""
 
     name = "path"
 
@@ -28,7 +28,7 @@ class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic at run
 
 
 def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """References of the images in the layout that was named before; nothing where it cannot be read."""
+    """References of the images in the layout argument; empty where it cannot be read."""
     del param
     from migrate.errors import MigrateError
     from migrate.layout.view import LayoutView
@@ -44,11 +44,11 @@ def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
             view.close()
     except MigrateError:
         return []
-    return _offered(names, incomplete)[:_MOST]
+    return _offered(names, incomplete)[:_MOST_COMPLETIONS]
 
 
 def legacy_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Legacy IDs and names of the map or report that was named before."""
+    """Legacy IDs and names in the map or report argument; empty where it cannot be read."""
     del param
     from migrate.cli.report_file import read_map
     from migrate.errors import MigrateError
@@ -62,7 +62,7 @@ def legacy_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
         return []
     found = {row.legacy_id: ", ".join(filter(_is_safe, row.references)) for row in rows if _is_safe(row.legacy_id)}
     items = [CompletionItem(one, help=title) for one, title in sorted(found.items()) if one.startswith(incomplete)]
-    return [*items, *_offered({name for row in rows for name in row.references}, incomplete)][:_MOST]
+    return [*items, *_offered({name for row in rows for name in row.references}, incomplete)][:_MOST_COMPLETIONS]
 
 
 def _offered(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
@@ -70,6 +70,6 @@ def _offered(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
 
 
 def _is_safe(name: str) -> bool:
-    """Shells put what they are offered on the command line as it is, and would run `$(…)` in it: names come from
-    archives that anyone could have made."""
+    """False for names with characters that a shell may interpret. Shells insert a completion without quoting, so that
+    `$(…)` in the name of an image, which comes from an untrusted archive, would be run."""
     return _SAFE.fullmatch(name) is not None

@@ -31,18 +31,18 @@ from migrate.model.options import Link
     "--link",
     Link,
     default=Link.AUTO,
-    help="Blobs that need no change: reflink or copy, hard link, copy.",
+    help="How to store blobs that need no change: auto (reflink, else copy), hard link, or copy.",
 )
 @run_options
 def command(**values: Any) -> None:
     """Convert every image found in the SOURCEs into one TARGET.
 
-    A SOURCE is recognised by its content: a `docker save` archive of any era (plain or compressed; - is standard
-    input), the same unpacked, a Docker root (/var/lib/docker of Docker before 1.10), the storage of a v1 or v2
-    registry. It is only read. TARGET is an OCI image layout directory; oci-archive:FILE, docker-archive:FILE,
-    registry-storage:DIR and docker://HOST/PREFIX choose other forms.
+    A SOURCE is recognised by its content: a `docker save` archive of any Docker version (plain or compressed; - is
+    standard input), the same unpacked, a Docker root (/var/lib/docker of Docker before 1.10), the storage of a v1 or v2
+    registry. Sources are never written to. TARGET is an OCI image layout directory, or one of oci-archive:FILE,
+    docker-archive:FILE, registry-storage:DIR and docker://HOST/PREFIX.
 
-    Run again on the same target, it continues: what is there and intact is not written again.
+    To continue an interrupted run, run the same command again: what the target has, intact, is not written again.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ def command(**values: Any) -> None:
     from migrate.errors import UsageError
 
     if not values["sources"]:
-        raise UsageError(f"name the sources before the TARGET: {values['target']} is all that was named")
+        raise UsageError(f"no SOURCE before the TARGET {values['target']}: name the sources first")
     session.refuse_swapped(values["sources"], values["target"])
     session.set_up_logging(values)
     spool = session.spool_directory(values["target"])

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @click.option("--output", "-o", metavar="FILE", default="-", help="The tar's file [standard output].")
 @click.option("--platform", type=PlatformType(), help="Which image, where the name has several platforms.")
 def command(location: str, reference: str, paths: tuple[str, ...], output: str, platform: Platform | None) -> None:
-    """Write the root file system of one image of LAYOUT as a tar: its layers on top of one another, without Docker and
-    without root. With PATHs only these files, and folders with all below them.
+    """Write the root file system of one image of LAYOUT as a tar, with all layers applied. Needs neither Docker nor
+    root rights. With PATHs, write only these files and directories.
 
     Owners, modes, device nodes, hard links and extended attributes are kept. Every layer is checked against its diffID
     before the first byte is written.
@@ -52,10 +52,11 @@ def command(location: str, reference: str, paths: tuple[str, ...], output: str, 
 
 
 def _opened(output: str) -> AbstractContextManager[IO[bytes]]:
-    """A file gets its name when it is whole; devices, pipes and standard output take the bytes at once."""
+    """The output. A regular file gets its name when it is complete; devices and pipes are written to directly."""
     from migrate.cli.outputs import replaced_file
 
     if output == "-":
+        # a copy, since the caller closes what it gets
         return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     if os.path.exists(output) and not os.path.isfile(output):
         return open(output, "wb")

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from migrate.report.finding import NameClaim
 
 
-@click.command("find", short_help="Find which source holds a name, and who has it.")
+@click.command("find", short_help="Find the images that have or had a name, and their sources.")
 @click.argument("location", metavar="LAYOUT", type=LocationType())
 @click.argument("name", metavar="NAME")
-@click.option("--as-of", metavar="DATE", help="What the name meant then: the newest image made until DATE (UTC).")
+@click.option("--as-of", metavar="DATE", help="Only the image of that time: the newest one created by DATE (UTC).")
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 @click.option("--no-trunc", is_flag=True, help="IDs in full.")
 def command(location: str, name: str, as_of: str | None, as_json: bool, no_trunc: bool) -> None:
-    """Find every image that has or had NAME, the newest first: when it was made, its old and new ID, the source that
-    holds it, and why another image has the name.
+    """Find every image that has or had NAME, the newest first: its creation date, its old and new ID, its source, and
+    the reason if another image has the name now.
 
-    LAYOUT is a target of any number of runs, or a map or report file. NAME without a tag means every tag; `*` and `?`
-    match any letters. DATE is YYYY-MM-DD (that day's end) or a time as in 2014-03-01T12:00:00Z.
+    LAYOUT is a target of any number of runs, or a map or report file. NAME without a tag matches every tag; `*` and `?`
+    match any characters. DATE is YYYY-MM-DD (the end of that day) or a time such as 2014-03-01T12:00:00Z.
 
     \b
     Examples:
@@ -47,7 +47,7 @@ def command(location: str, name: str, as_of: str | None, as_json: bool, no_trunc
     if moment is not None:
         found = finding.as_of(found, moment)
         if not found:
-            raise UsageError(f"{location}: no image called {name} was made until {as_of}")
+            raise UsageError(f"{location}: no image with the name {name} was created by {as_of}")
     if as_json:
         from migrate.cli.outputs import safe_json
         from migrate.documents.image_map import row_document
@@ -68,7 +68,7 @@ def _moment(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise UsageError(f"--as-of {text}: not a date; write 2014-03-01 or 2014-03-01T12:00:00Z") from error
-    if len(text) == len("2014-03-01"):
+    if len(text) == len("2014-03-01"):  # a date alone means the end of that day
         moment = moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 

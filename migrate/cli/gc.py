@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from migrate.layout.garbage import Garbage
 
 
-@click.command("gc", short_help="Remove untagged images and blobs that nothing names.")
+@click.command("gc", short_help="Remove untagged images and blobs that no image needs.")
 @click.argument("location", metavar="LAYOUT", type=LocationType())
 @click.option("--dry-run", is_flag=True, help="Print what would be removed; write nothing.")
 def command(location: str, dry_run: bool) -> None:
-    """Remove from LAYOUT, an OCI layout in a directory, all images without a name, and all blobs that no image needs.
+    """Remove all images without a name, and all blobs that no image needs, from LAYOUT, an OCI layout in a directory.
 
-    Images have no name where the source gave them none, or where another image has it. The map keeps their old and new
-    IDs, marked as removed. Nothing is removed while another run is at work, or where an image with a name is damaged.
+    An image has no name if its source gave it none, or if another image got the name. The map keeps the old and new IDs
+    of removed images, marked as removed. Nothing is removed while another run uses LAYOUT, or if an image with a name
+    is damaged.
 
     \b
     Examples:
@@ -33,12 +34,15 @@ def command(location: str, dry_run: bool) -> None:
     layout = open_layout(location)
     try:
         if layout.tree.is_remote:
-            raise UsageError(f"{layout.location}: in a bucket nobody can see whether another run is at work on it")
+            # a bucket has no locks
+            raise UsageError(f"{layout.location}: gc needs a directory; it cannot lock other runs out of a bucket")
         if not layout.is_folder:
-            raise UsageError(f"{layout.location}: a layout in an archive stays as it is; convert it again without some")
+            raise UsageError(
+                f"{layout.location}: gc needs a directory; to leave images out of an archive, convert it with --exclude"
+            )
         if not layout.has(LAYOUT_FILE):
             raise SourceUnreadableError(f"{layout.location}: not an OCI image layout: it has no {LAYOUT_FILE} file")
-        # opening a target writes into it, so a dry run reads the layout itself
+        # Opening a target writes its lock file, so a dry run only reads the layout.
         if dry_run:
             from migrate.layout.garbage import plan_garbage
 

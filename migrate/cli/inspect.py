@@ -14,14 +14,19 @@ from migrate.cli.options import source_options
 @click.command("inspect", short_help="List images, references, chains and layers of a source.")
 @click.argument("source", metavar="SOURCE", type=LocationType())
 @source_options
-@click.option("--containers", is_flag=True, help="Docker roots: the images that containers would become, too.")
+@click.option("--containers", is_flag=True, help="Docker roots: list an image for every container, too.")
 @click.option(
-    "--container", multiple=True, metavar="ID_OR_NAME", help="Docker roots: the image of this container. Repeatable."
+    "--container",
+    multiple=True,
+    metavar="ID_OR_NAME",
+    help="Docker roots: list an image for this container, too. Repeatable.",
 )
 @click.option(
-    "--run-commands", is_flag=True, help="With these: print a script of `docker run` commands with their old options."
+    "--run-commands",
+    is_flag=True,
+    help="With --containers or --container: print a script of `docker run` commands with the old options.",
 )
-@click.option("--salvage", is_flag=True, help="List what `convert --salvage` reads beyond the rest, too.")
+@click.option("--salvage", is_flag=True, help="List what only `convert --salvage` converts, too.")
 @click.option("--tree", is_flag=True, help="Draw the layer tree, as the old `docker images --tree` did.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON on standard output.")
 @click.option("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units.")
@@ -37,7 +42,7 @@ def command(
     no_trunc: bool,
     **values: Any,
 ) -> None:
-    """List what SOURCE holds, as the source has it. Nothing is hashed, nothing written.
+    """List the images, layers and containers of SOURCE, as it records them. Nothing is hashed, nothing is written.
 
     \b
     Examples:
@@ -63,7 +68,7 @@ def command(
     if run_commands and (tree or as_json):
         raise UsageError("--run-commands prints a script; the JSON has the same under containers[].run")
     if run_commands and not (containers or container):
-        raise UsageError("--run-commands goes with --containers or --container")
+        raise UsageError("--run-commands needs --containers or --container")
     opened = open_source(source, ReadOptions(**values))
     try:
         chosen = choose_containers(opened.listing(), container, all_containers=containers)

@@ -77,7 +77,7 @@ def render_tree(inventory: Inventory, *, width: int, exact_bytes: bool, full_ids
         tags[image.legacy_id] += image.references
         containers[image.legacy_id] += image.containers
     lines: list[str] = []
-    # a loop, not a recursion: chains may be ten thousand layers long
+    # A loop, not a recursion: a chain of thousands of layers is longer than Python's stack allows.
     pending = [(root, "", "") for root in reversed(children[None])]
     seen: set[LegacyID] = set()
     while pending:
@@ -92,7 +92,7 @@ def render_tree(inventory: Inventory, *, width: int, exact_bytes: bool, full_ids
             facts.append(f"Containers: {', '.join(_id(one, full_ids) for one in containers[layer.legacy_id])}")
         lines.append(shorten(printable(first + "  ".join(facts)), max(width, 40)))
         below = children[layer.legacy_id]
-        if len(below) == 1:  # a chain without branches stays in its column, or long ones would walk off the screen
+        if len(below) == 1:  # no indentation without branches: a long chain would be wider than the screen
             pending.append((below[0], rest, rest))
         else:
             last = len(below) - 1

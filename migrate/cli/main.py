@@ -1,4 +1,4 @@
-"""The command `migrate`. Subcommands load when they are used, so that `--help` costs no import of theirs."""
+"""The command `migrate`. The module of a subcommand is imported when it is used, so that `migrate --help` is fast."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ COMMANDS = {
     "push": "Upload a layout to a registry.",
     "report": "Render a report as text, JSON or HTML.",
     "map": "Find the image ID and digest that a legacy ID became.",
-    "find": "Find which source holds a name, and who has it.",
-    "gc": "Remove untagged images and blobs that nothing names.",
+    "find": "Find the images that have or had a name, and their sources.",
+    "gc": "Remove untagged images and blobs that no image needs.",
     "export": "Write an image's root file system as one tar.",
     "show": "Show config, manifest, history, layers or files of an image.",
 }
 
 
-_ELSEWHERE = {
+_OTHER_PROGRAMS = {
     "version": "`migrate --version`",
     "help": "`migrate --help`, or `migrate COMMAND --help`",
     **dict.fromkeys(("load", "import", "save", "pull", "download", "copy"), "`migrate convert SOURCE TARGET`"),
@@ -47,10 +47,10 @@ _ELSEWHERE = {
     "rewrite": "`migrate map LAYOUT --rewrite FILE...`",
     **dict.fromkeys(("dry-run", "dryrun"), "`migrate plan SOURCE`"),
 }
-"""Commands of other programs, and what does the same here."""
+"""Commands of other programs, and the command that does the same here."""
 _GC_THRESHOLDS = (50_000, 20, 50)
-"""Modules and the values of many layers live until the end: looking for garbage among them as often as Python does
-costs a tenth of a run, and of the program's start."""
+"""For `gc.set_threshold`. Modules and the values of layers live until the end of a run: to search them for garbage as
+often as Python does by default takes a tenth of the time of a run and of the program's start."""
 _EXIT_CODES = "\n".join(["\b", "Exit codes:", *(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())])
 """Below the help of every command. `\\b` keeps click from wrapping the lines."""
 _READER_GONE = 141
@@ -62,12 +62,12 @@ class _StoppedError(Exception):
 
 
 class LazyGroup(click.Group):
-    """Knows its commands by name and help line alone; the module of a command is imported when it runs."""
+    """A group that lists its commands from COMMANDS, and imports the module of a command when it is used."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as stop:  # click would write an empty line, also between events
+        except KeyboardInterrupt as stop:  # click would print an empty line, also with `--progress json`
             raise _StoppedError from stop
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -90,9 +90,9 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             import difflib
 
-            if args[0] in _ELSEWHERE:
-                raise click.UsageError(f"no such command {args[0]!r}: use {_ELSEWHERE[args[0]]}") from error
-            if args[0].startswith("-"):
+            if args[0] in _OTHER_PROGRAMS:
+                raise click.UsageError(f"no such command {args[0]!r}: use {_OTHER_PROGRAMS[args[0]]}") from error
+            if args[0].startswith("-"):  # an option of a command, before the command: `migrate --all convert`
                 raise click.UsageError(f"{error.message.rstrip('.')}: options come after the command", ctx) from error
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             if close and "did you mean" not in error.message.lower():
@@ -112,19 +112,19 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="migrate")
 def cli() -> None:
-    """Turns pre-1.10 Docker images into content-addressable ones, offline.
+    """Convert Docker images from before Docker 1.10 into content-addressable ones, offline.
 
     \b
     Examples:
-      migrate convert archive.tar new-layout/      from a `docker save` tarball
-      migrate plan /mnt/old/var/lib/docker         what a conversion would do
-      migrate verify new-layout/                   is every byte as it should be?
+      migrate convert archive.tar new-layout/      from a `docker save` archive
+      migrate plan /mnt/old/var/lib/docker         report what convert would do
+      migrate verify new-layout/                   check the result byte by byte
       tar -C new-layout -c . | docker load         into any Docker since 1.10
     """
 
 
 def run() -> None:
-    """Runs the command line and exits: 0 to 5 and 130 as docs/reference/cli.md lists them."""
+    """Runs the command line and exits, with the codes in docs/reference/cli.md."""
     gc.set_threshold(*_GC_THRESHOLDS)
     prepare_streams()
     code = _exit_code(lambda: cli.main(prog_name="migrate", standalone_mode=False))
@@ -132,7 +132,7 @@ def run() -> None:
 
 
 def _message(error: click.ClickException) -> str:
-    """click's text in the style of all other errors, with the command whose --help has the options."""
+    """The message of a click error in the style of all other errors, with the `--help` command that explains more."""
     message = error.format_message().rstrip(".")
     message = message[:1].lower() + message[1:]
     context = error.ctx if isinstance(error, click.UsageError) else None
@@ -149,7 +149,7 @@ def _print_error(message: str, code: int) -> None:
 
 
 def _exit_code(step: Callable[[], object]) -> int:
-    """Of what `step` does; the reason of an early end is printed."""
+    """Runs `step` and returns the exit code of its outcome. The reason of an error is printed."""
     try:
         code = step()
     except SystemExit as stop:
@@ -159,18 +159,18 @@ def _exit_code(step: Callable[[], object]) -> int:
     except click.ClickException as error:
         code = 2 if isinstance(error, click.UsageError) else error.exit_code
         if not sys.argv[1:]:
-            error.show()  # the help of `migrate` alone, which click gives as an error since 8.2
+            error.show()  # `migrate` without arguments prints its help, which click raises as an error since 8.2
         else:
             _print_error(_message(error), code)
     except (KeyboardInterrupt, click.Abort, _StoppedError):
         if not wants_events(sys.argv[1:]):
-            click.echo(err=True)  # behind the ^C of a terminal
+            click.echo(err=True)  # a terminal has printed ^C on this line
         print_end(INTERRUPTED, 130)
         code = 130
     except MigrateError as error:
         _print_error(error.message, error.exit_code)
         code = error.exit_code
-    except PermissionError as error:  # from a stat whose error no other code handles
+    except PermissionError as error:  # from a `stat` outside the code that translates errors
         code = SourceUnreadableError.exit_code
         _print_error(f"{error.filename}: may not be read by this user: run as root", code)
     except ReaderGoneError:

@@ -28,11 +28,11 @@ _CSV_FIELDS = (
 @click.command("map", short_help="Find the image ID and digest that a legacy ID became.")
 @click.argument("location", metavar="LAYOUT", type=LocationType())
 @click.argument("words", metavar="[OLD_ID]...", nargs=-1, shell_complete=legacy_ids)
-@click.option("--from", "listed", metavar="FILE", help="IDs from a file (- for standard input), one a line.")
-@click.option("--rewrite", is_flag=True, help="Print a diff that puts new IDs, digests and names into text files.")
+@click.option("--from", "listed", metavar="FILE", help="Read IDs from FILE, one per line; - is standard input.")
+@click.option("--rewrite", is_flag=True, help="Replace old IDs, digests and names in text files; prints a diff.")
 @click.option("--in-place", is_flag=True, help="With --rewrite: write the files.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
-@click.option("--csv", "as_csv", is_flag=True, help="CSV on standard output; several values in a cell by spaces.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV on standard output; spaces between the values of a cell.")
 @click.option("--no-trunc", is_flag=True, help="IDs in full, in the table of all images.")
 def command(
     location: str,
@@ -44,14 +44,15 @@ def command(
     as_csv: bool,
     no_trunc: bool,
 ) -> None:
-    """Find what old image IDs became, in the map and report of LAYOUT (or a map or report file, - for standard input).
+    """Find the new image IDs and digests of old IDs, in the map and report of LAYOUT. LAYOUT may also be a map or
+    report file, or - for standard input.
 
-    OLD_ID is a legacy ID, a container's ID, an image ID, an old or new manifest digest, a unique prefix of one of them
-    (4 digits or more), or an image's name. Several may be given; without any, every image is listed. Containers are
-    those of the old Docker root; old digests those of schema-1 manifests, which `NAME@sha256:…` means no longer.
+    OLD_ID is a legacy ID, the ID of a container of the old Docker root, an image ID, an old or new manifest digest, a
+    unique prefix of one of these (4 digits or more), or the name of an image. Without an OLD_ID, every image is listed.
+    Old digests are those of schema 1 manifests: `NAME@sha256:…` with one of them finds nothing in a new registry.
 
-    With --rewrite the words after LAYOUT are text files (compose files, units, scripts). Whole old IDs and their first
-    12 digits, old digests, and names that --rename changed are replaced.
+    With --rewrite, the arguments after LAYOUT are text files such as compose files, units and scripts. Old IDs (in full
+    or the first 12 digits), old digests, and names that --rename changed are replaced.
 
     \b
     Examples:
@@ -72,7 +73,7 @@ def command(
         sys.exit(rewrite_files(read_map(location)[0], words, in_place=in_place))
     wanted = [*words, *_lines(listed)]
     if listed is not None and not wanted:
-        raise UsageError(f"--from {listed}: holds no ID")
+        raise UsageError(f"--from {listed}: no ID in this file")
     images: Sequence[MappedImage]
     images, report = read_map(location)
     layers: list[MappedLayer] = []
@@ -86,9 +87,9 @@ def command(
         _write_table(images, no_trunc)
     else:
         click.echo("\n\n".join([*map(_image_details, images), *map(_layer_details, layers)]))
-    # on standard error: a script that reads the table does not want it
+    # On standard error, so that a script which reads the table does not get it.
     if layers and not as_json:
-        click.echo("migrate: an ID is a layer of these images; `convert --all` makes it an image of its own", err=True)
+        click.echo("migrate: one of these IDs is a layer, not an image; `convert --all` makes an image of it", err=True)
 
 
 def _check(words: Sequence[str], listed: str | None, **chosen: bool) -> None:
@@ -97,15 +98,15 @@ def _check(words: Sequence[str], listed: str | None, **chosen: bool) -> None:
     if chosen["as_json"] and chosen["as_csv"]:
         raise UsageError("--json and --csv exclude each other")
     if chosen["rewrite"] and (chosen["as_json"] or chosen["as_csv"] or listed is not None):
-        raise UsageError("--rewrite prints a diff: it goes without --json, --csv and --from")
+        raise UsageError("--rewrite prints a diff: it cannot be combined with --json, --csv or --from")
     if chosen["rewrite"] and not words:
-        raise UsageError("--rewrite: name the files whose image IDs and names are to be replaced")
+        raise UsageError("--rewrite needs the files in which image IDs and names are to be replaced")
     if chosen["in_place"] and not chosen["rewrite"]:
-        raise UsageError("--in-place goes with --rewrite")
+        raise UsageError("--in-place needs --rewrite")
 
 
 def _lines(listed: str | None) -> list[str]:
-    """The IDs of a list: one a line; anything after white space, and lines that begin with #, are left out."""
+    """The IDs of a list: the first word of each line. Lines that begin with # are comments."""
     if listed is None:
         return []
     from migrate.blobio.limits import JSON_BYTES, read_limited
@@ -122,7 +123,7 @@ def _lines(listed: str | None) -> list[str]:
 def _find_all(
     report: Report | None, images: Sequence[MappedImage], wanted: Iterable[str]
 ) -> tuple[Sequence[MappedImage], list[MappedLayer]]:
-    """In the order of the words, each once. UsageError names every word that was not found."""
+    """Images and layers in the order of `wanted`, each once. One UsageError names all words that were not found."""
     from migrate.errors import UsageError
 
     found: dict[object, MappedImage] = {}
@@ -148,27 +149,29 @@ def _find(
     from migrate.report.mapping import find_images, find_layers
 
     found = find_images(images, old_id)
+    # A short text is the beginning of many IDs by chance, but it may be the whole name of an image.
     if len(old_id) < 4 and not _is_name(found, old_id):
         found = ()
     if len({image.legacy_id for image in found}) > 1 and not _is_name(found, old_id):
-        raise UsageError(f"{old_id} is the beginning of several IDs: {_few(image.legacy_id for image in found)}")
+        raise UsageError(f"{old_id} matches several IDs: {_first_ids(image.legacy_id for image in found)}")
     if found:
         return found, ()
     layers = find_layers(report, images, old_id) if report is not None and len(old_id) >= 4 else ()
     if len({layer.layer.legacy_id for layer in layers}) > 1:
-        raise UsageError(f"{old_id} is the beginning of several IDs: {_few(row.layer.legacy_id for row in layers)}")
+        raise UsageError(f"{old_id} matches several IDs: {_first_ids(row.layer.legacy_id for row in layers)}")
     if not layers:
         raise UsageError(f"no image or layer {old_id}.{_hint(report, images, old_id)}")
     return (), layers
 
 
 def _is_name(found: Iterable[MappedImage], text: str) -> bool:
-    """One name can be that of several images: one for each platform, or the losers of a conflict."""
+    """True where `text` found images by their name. Several images can have had one name: one for each platform, and
+    those that lost it in a conflict."""
     ids = [image.legacy_id for image in found]
     return not any(one.startswith(text) for one in ids)
 
 
-def _few(ids: Iterable[str]) -> str:
+def _first_ids(ids: Iterable[str]) -> str:
     rows = sorted(set(ids))
     return ", ".join(rows[:4]) + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")
 

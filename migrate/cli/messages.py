@@ -1,4 +1,4 @@
-"""Why a run ends early, on standard error: a line for people, or an event where a program reads events."""
+"""The last message of a run that ends early, on standard error: a line of text, or an event with `--progress json`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from itertools import pairwise
 
 
 def wants_events(arguments: Sequence[str]) -> bool:
-    """True where `--progress json` is among the arguments of a command: nothing but JSON lines may be written.
+    """True where `--progress json` is among the arguments of a command: standard error then has JSON lines only.
 
-    Of the arguments as they are, for the error can be that they cannot be parsed.
+    Reads the raw arguments, because the message may be that they cannot be parsed.
     """
     mode = ""
     for argument, following in pairwise([*arguments, ""]):
@@ -22,7 +22,7 @@ def wants_events(arguments: Sequence[str]) -> bool:
 
 
 def print_end(message: str, exit_code: int, text: str | None = None) -> None:
-    """`text` is the line for people, where it has more than `message`."""
+    """Prints a message on standard error. `text` is the line of text, if it is not `migrate: {message}`."""
     line = f"migrate: {message}" if text is None else text
     if wants_events(sys.argv[1:]):
         line = encode_event({"event": "error", "exit_code": exit_code, "message": message})
@@ -39,6 +39,6 @@ def encode_event(fields: dict[str, object]) -> str:
 
 
 def names_with(text: str, names: Iterable[str]) -> list[str]:
-    """Up to three of the names that hold `text`, the tags of a repository of this name first."""
+    """Up to three of the names that contain `text`; tags of a repository with this name come first."""
     found = {name for name in names if text and text in name}
     return sorted(found, key=lambda name: (not name.startswith(f"{text}:"), name))[:3]

@@ -1,4 +1,4 @@
-"""The options that convert, plan and batch share, and their way into `ConvertOptions`."""
+"""The options that several commands share, and how they become `ConvertOptions`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Unreported(click.Option):
-    """An option that changes nothing of what comes out: the report is the same with and without it."""
+    """An option that changes no image, so that the report does not list it."""
 
 
 unreported = partial(click.option, cls=Unreported)
@@ -67,7 +67,7 @@ def available_cpus() -> int:
 
 
 JOBS = click.IntRange(1, 1024)
-"""Of `--jobs`. No machine has work for more, and systems refuse to start so many threads."""
+"""The type of `--jobs`. Systems refuse to start many more threads than 1024."""
 
 
 class PlatformType(click.ParamType):  # type: ignore[type-arg]  # generic at run time only since click 8.4
@@ -109,7 +109,7 @@ def choice(
 
 
 def given_options() -> dict[str, str]:
-    """The options that are on the command line, by the names of their parameters."""
+    """The options that were given on the command line, by the names of their parameters."""
     context = click.get_current_context()
     return {
         param.name: max(param.opts, key=len)
@@ -121,29 +121,29 @@ def given_options() -> dict[str, str]:
 
 
 def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
-    """`command` with the options, in their order in its help."""
-    for option in reversed(options):
+    """`command` with the options, which its help lists in this order."""
+    for option in reversed(options):  # click adds each new option before the others
         command = option(command)
     return command
 
 
 def source_options(command: Command) -> Command:
-    """What may be needed to read a source."""
+    """The options of ReadOptions."""
     return _with_options(
         command,
         choice(
             "--source-type",
             SourceType,
-            help="What the sources are, where their content is ambiguous.",
+            help="Kind of the sources, if their content is ambiguous.",
         ),
         click.option(
             "--inside",
             metavar="PATH",
-            help="Where in a directory, a tar or a disk the source is: a folder such as var/lib/docker, or a file.",
+            help="Path of the source in a directory, tar or disk image: a directory (var/lib/docker) or a file.",
         ),
-        click.option("--driver", help="Storage driver of a Docker root that holds several (aufs, overlay, vfs, …)."),
-        click.option("--dm-data", metavar="FILE", help="devicemapper: the thin pool's data device or its image."),
-        click.option("--dm-metadata", metavar="FILE", help="devicemapper: the pool's metadata device or its image."),
+        click.option("--driver", help="Storage driver to read, of a Docker root with several (aufs, overlay, vfs, …)."),
+        click.option("--dm-data", metavar="FILE", help="devicemapper: data device of the thin pool, or its image."),
+        click.option("--dm-metadata", metavar="FILE", help="devicemapper: metadata device of the pool, or its image."),
         click.option("--insecure", is_flag=True, help="docker://: allow plain HTTP, and any certificate."),
         click.option(
             "--max-ratio",
@@ -155,7 +155,7 @@ def source_options(command: Command) -> Command:
 
 
 def image_options(command: Command) -> Command:
-    """What decides the images, and with them every byte that comes out."""
+    """The options of ImageOptions and NameOptions: which images are made, their bytes and their names."""
     return _with_options(
         command,
         choice(
@@ -167,14 +167,14 @@ def image_options(command: Command) -> Command:
         click.option(
             "--carry-manifests",
             is_flag=True,
-            help="--format oci: keep the manifests that a source has, with Docker's types and their digests.",
+            help="With --format oci: keep the manifests of the sources, with Docker's media types and their digests.",
         ),
         choice(
             "--compression",
             Compression,
             default=Compression.GZIP,
-            help="Of layers. zstd needs --format oci; Docker before 23 and umoci 0.4 cannot read it, nor can "
-            "skopeo 1.9 make a docker-archive of it. The bytes of gzip-fast may differ between runs.",
+            help="Compression of layers. zstd needs --format oci; Docker before 23 and umoci 0.4 cannot read it, and "
+            "skopeo 1.9 cannot make a docker-archive of it. The bytes of gzip-fast may differ between runs.",
         ),
         click.option(
             "--compression-level",
@@ -186,20 +186,22 @@ def image_options(command: Command) -> Command:
             "--empty-layers",
             EmptyLayers,
             default=EmptyLayers.DROP,
-            help="drop: layers without files become history. keep: image IDs are those of Docker's migration.",
+            help="drop: layers without files become history entries. keep: they stay layers, as in Docker's own "
+            "migration, and image IDs are the same as there.",
         ),
         click.option(
             "--image",
             "images",
             multiple=True,
             metavar="REF_OR_ID",
-            help="Only these images: NAME (every tag), NAME:TAG, a glob, a legacy ID or its prefix. Repeatable.",
+            help="Convert only these images: NAME (every tag), NAME:TAG, a glob, a legacy ID or its prefix. "
+            "Repeatable.",
         ),
         click.option(
             "--exclude",
             multiple=True,
             metavar="REF_OR_ID",
-            help="Without these names, in the same forms. An image without a name left is left out. Repeatable.",
+            help="Leave out these names, in the same forms. An image that loses its last name is left out. Repeatable.",
         ),
         click.option("--containers", is_flag=True, help="Docker roots: make an image of every container, too."),
         click.option(
@@ -214,23 +216,23 @@ def image_options(command: Command) -> Command:
             type=PlatformType(),
             default="linux/amd64",
             show_default=True,
-            help="For images that name no platform; written into descriptors only.",
+            help="Platform of images that name none; written into descriptors only.",
         ),
         click.option(
-            "--fill-platform", is_flag=True, help="Write the platform into the config too; changes the image ID."
+            "--fill-platform", is_flag=True, help="Write the platform into the config, too; changes the image ID."
         ),
         choice(
             "--on-conflict",
             OnConflict,
             default=OnConflict.NEWEST,
-            help="Which image gets a name that several claim on one platform.",
+            help="Which image gets a name that several images of one platform have.",
         ),
         click.option(
             "--rename",
             "renames",
             type=RenameType(),
             multiple=True,
-            help="Change repository names: a regular expression and its replacement. Repeatable.",
+            help="Change repository names by a regular expression and its replacement. Repeatable.",
         ),
         click.option(
             "--tag-template",
@@ -240,28 +242,28 @@ def image_options(command: Command) -> Command:
         click.option(
             "--name-untagged",
             metavar="TEMPLATE",
-            help="Name images that have no name, such as 'untagged/{legacy_id:12}:latest'; also {image_id}.",
+            help="Name images without a name by a template, such as 'untagged/{legacy_id:12}:latest'; also {image_id}.",
         ),
         click.option(
             "--check-rootfs/--no-check-rootfs",
             default=None,
             help="Compare converted layers with the file systems in a Docker root [on for overlay, vfs, btrfs].",
         ),
-        click.option("--strict", is_flag=True, help="Fail images whose bytes are not certain to be Docker's."),
-        click.option("--salvage", is_flag=True, help="Convert the intact lower layers of damaged images too."),
+        click.option("--strict", is_flag=True, help="Fail images whose layers may not be Docker's own, byte for byte."),
+        click.option("--salvage", is_flag=True, help="Convert the intact lower layers of damaged images, too."),
     )
 
 
 def run_options(command: Command) -> Command:
-    """How the run goes and what it shows; none of these changes a byte of the images."""
+    """Options of the run and its output; none of these changes a byte of the images."""
     return _with_options(
         command,
-        unreported("--jobs", "-j", type=JOBS, metavar="N", help="Workers [the CPUs it may use]."),
-        unreported("--report", metavar="FILE", help="Write the JSON report there; - is standard output."),
+        unreported("--jobs", "-j", type=JOBS, metavar="N", help="Number of workers [the CPUs it may use]."),
+        unreported("--report", metavar="FILE", help="Write the JSON report to FILE; - is standard output."),
         unreported(
             "--html",
             metavar="FILE",
-            help="Write the report as one HTML file; - is standard output.",
+            help="Write the report to FILE as one HTML page; - is standard output.",
         ),
         unreported(
             "--progress",
@@ -272,33 +274,33 @@ def run_options(command: Command) -> Command:
         ),
         unreported("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units."),
         unreported("--verbose", "-v", count=True, help="Print more; twice for debugging."),
-        unreported("--quiet", "-q", is_flag=True, help="Only errors."),
+        unreported("--quiet", "-q", is_flag=True, help="Print only errors."),
     )
 
 
 def writing_options(command: Command) -> Command:
-    """Of the commands that write a target."""
+    """Options of the commands that write a target."""
     return _with_options(
         command,
-        click.option("--dry-run", is_flag=True, help="Do everything but write."),
-        click.option("--force", is_flag=True, help="Continue although the target seems to lack room."),
+        click.option("--dry-run", is_flag=True, help="Read and convert everything, but write nothing."),
+        click.option("--force", is_flag=True, help="Continue even if the target seems to have too little free space."),
         unreported(
             "--check-existing",
             is_flag=True,
-            help="Read every blob that is in the target, also where its file is as an earlier run left it.",
+            help="Read and check every blob in the target, even if its file is unchanged since an earlier run.",
         ),
     )
 
 
 def convert_options(values: Mapping[str, Any], **more: Any) -> ConvertOptions:
     """`ConvertOptions` from the parameters of a click command, which have the names of its fields, and from `more`.
-    UsageError for what does not go together."""
+    Raises UsageError for options that exclude each other."""
     chosen = {name: values[name] for name in CHANGES.keys() & values.keys()} | more
     return ConvertOptions(**(chosen | {"jobs": values["jobs"] or available_cpus()}))
 
 
 def reported_options(values: Mapping[str, Any]) -> dict[str, object]:
-    """The options as given, as the report shows them: plain JSON values, without those that change nothing."""
+    """The options as the report lists them: plain JSON values, without those that change no image."""
     options = [param for param in click.get_current_context().command.params if isinstance(param, click.Option)]
     names = {max(option.opts, key=len): str(option.name) for option in options if not isinstance(option, Unreported)}
     return {flag.lstrip("-").replace("-", "_"): _plain(values[name]) for flag, name in sorted(names.items())}

@@ -1,4 +1,4 @@
-"""The files that options such as `--report` write: which may be written, and writing them."""
+"""The files that options such as `--report` write: checks that a file may be replaced, and writing."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from migrate.writers.open_target import goes_to_stdout, target_path
 STDOUT: Final = "-"
 LISTS: Final = ("failed_list", "skipped_list", "converted_list")
 _HEAD_BYTES: Final = 4096
-_OURS: Final = {
+_REPLACEABLE: Final = {
     "report": re.compile(rb'\s*\{\s*"schema_version"\s*:'),
     "html": re.compile(rb"\s*<!DOCTYPE html>.*<title>Migration report: ", re.DOTALL | re.IGNORECASE),
     "account": re.compile(rb"source,uri,outcome,"),
     **dict.fromkeys(LISTS, re.compile(rb'(?!\s*(?:[{<]|\[[{"\s]))[^\0]*\Z')),
 }
-"""How a file begins that an option may replace. A list is any text that is no JSON or HTML document."""
+"""The beginning of files that an option may replace. A list is any text that is not a JSON or HTML document."""
 
 
 class Outputs:
-    """What the options of one command write, checked before anything is read.
+    """The output files of one command, checked before anything is read.
 
-    A file that exists is replaced only if it is empty or was written by the same option: a slip in the order of the
-    arguments must not cost an archive. Devices, pipes and `-` (standard output) take everything.
+    An existing file is replaced only if it is empty or was written by the same option, so that arguments in the wrong
+    order cannot overwrite an archive. Devices, pipes and `-` (standard output) are not checked.
     """
 
     def __init__(self, values: Mapping[str, Any], *, target: str | None = None) -> None:
-        """`values` are a command's parameters, `target` what else is written. Raises UsageError."""
+        """`values` are the parameters of a command, `target` is the location that it writes, too. Raises UsageError."""
         self._target = target
         self._paths: dict[str, str] = {}
-        for option in _OURS:
+        for option in _REPLACEABLE:
             path = values.get(option)
             if path:
                 self._paths[option] = STDOUT if path == "/dev/stdout" else path
-        taken: dict[str, str] = {}
+        taken: dict[str, str] = {}  # two outputs in one file or on one stream would destroy each other
         for what, place in self._places(target):
             other = taken.setdefault(place, what)
             if other != what:
                 shown = "standard output" if place == STDOUT else place
                 raise UsageError(f"{other} and {what} both write to {shown}: give one of them another file")
         self.take_stdout = STDOUT in taken
-        if "html" in self._paths:
+        if "html" in self._paths:  # a missing library is an error now, not after hours of conversion
             from migrate.report.html import require_template_library
 
             require_template_library()
@@ -58,14 +58,14 @@ class Outputs:
 
     @property
     def files(self) -> list[str]:
-        """Paths of regular files, there or not yet."""
+        """Paths of regular files, existing or not."""
         return [path for path in self._paths.values() if _is_file(path)]
 
-    def is_asked(self, option: str) -> bool:
+    def is_given(self, option: str) -> bool:
         return option in self._paths
 
     def write(self, option: str, pieces: Iterable[bytes]) -> None:
-        """To the file of `option`, which was given. Raises TargetError, and UsageError as at the beginning."""
+        """Writes the file of `option`, which must be given. Raises TargetError, and UsageError as `__init__` does."""
         path = self._paths[option]
         if path == STDOUT:
             sys.stdout.buffer.writelines(_as_shown(option, pieces))
@@ -96,6 +96,7 @@ class Outputs:
                 head = stream.read(_HEAD_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             folder = os.path.dirname(path) or "."
+            # a file in the target is allowed before the target exists: the run makes its directory
             home = None if self._target is None else target_path(self._target)
             if not os.path.isdir(folder) and not (
                 home is not None and os.path.realpath(folder) == os.path.realpath(home)
@@ -104,7 +105,7 @@ class Outputs:
             return
         except OSError as error:
             raise UsageError(f"{option_name(option)} {path}: {error.strerror}") from error
-        if head and (detect_compression(head) != "none" or not _OURS[option].match(head)):
+        if head and (detect_compression(head) != "none" or not _REPLACEABLE[option].match(head)):
             raise UsageError(
                 f"{option_name(option)} {path}: this file exists and was not written by that option; name another one"
             )
@@ -115,7 +116,8 @@ def option_name(option: str) -> str:
 
 
 def _is_file(path: str) -> bool:
-    """True for what is, or could become, a regular file: not for devices and pipes."""
+    """True for a regular file, or a path where none exists yet; False for devices and pipes. True for directories, so
+    that writing fails with an error."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -124,8 +126,8 @@ def _is_file(path: str) -> bool:
 
 
 def safe_json(text: bytes) -> bytes:
-    """JSON in which what a terminal could take for a command is written as JSON's own escapes: the values come from
-    archives that anyone could have made."""
+    """JSON with control characters as JSON escapes. The values come from untrusted archives, and a terminal would
+    execute escape sequences in them."""
     from migrate.model.text import printable
 
     decoded = text.decode("utf-8")
@@ -139,14 +141,15 @@ def safe_json(text: bytes) -> bytes:
 
 
 def _as_shown(option: str, pieces: Iterable[bytes]) -> Iterable[bytes]:
-    """What goes to standard output, where a terminal may be; a piece of a report may end within a character."""
+    """The pieces for standard output, which may be a terminal: without control characters."""
+    # A piece of a report may end within a UTF-8 character, so it is decoded incrementally.
     if option == "report":
         return (safe_json(text.encode("utf-8")) for text in codecs.iterdecode(pieces, "utf-8"))
     return map(_shown, pieces) if option in LISTS else pieces
 
 
 def _shown(line: bytes) -> bytes:
-    """A list's line on standard output, where a terminal may be: control characters are shown. Files have all bytes."""
+    """A line of a list with control characters escaped, for standard output. In files, lines keep all their bytes."""
     from migrate.model.text import printable
 
     text = line.removesuffix(b"\n").decode("utf-8", "surrogateescape")
@@ -155,15 +158,15 @@ def _shown(line: bytes) -> bytes:
 
 @contextmanager
 def replaced_file(path: str) -> Iterator[IO[bytes]]:
-    """A new file, which takes the place of the old one when the context is left without an error: with its mode and
-    owner; a link stays, and what it leads to is replaced. Raises TargetError.
+    """A new file that replaces the one at `path` atomically when the context ends without an error. It keeps the mode
+    and owner of the old file. A symbolic link stays, and the file that it leads to is replaced. Raises TargetError.
     """
     real = os.path.realpath(path)
     try:
-        mask = os.umask(0)
+        mask = os.umask(0)  # the umask can only be read by setting it
         os.umask(mask)
         status = os.stat(real) if os.path.lexists(real) else None
-        import tempfile  # most runs need none
+        import tempfile  # slow to import, and most runs need none
 
         descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(real), prefix=".migrate-")
         try:

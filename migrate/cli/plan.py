@@ -21,18 +21,19 @@ from migrate.cli.options import (
 )
 
 _NEW_PLACE = re.compile(r"(?:.*/)?[^/.:]+/?", re.DOTALL)
-"""What looks like a directory that is to be made: its name has no dot, as archives and disks have, and no colon."""
+"""A path that looks like a new directory: its last name has no dot, which archives and disk images have, and no
+colon."""
 
 
 @click.command("plan", cls=GroupedCommand, short_help="Report what a conversion would do; write nothing.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=LocationType())
 @source_options
 @image_options
-@click.option("--exact-sizes", is_flag=True, help="Compress everything too, so that blob sizes and digests are exact.")
-@click.option("--deep", is_flag=True, help="Look into the layers too: what more could be saved.")
+@click.option("--exact-sizes", is_flag=True, help="Compress everything, too, so that blob sizes and digests are exact.")
+@click.option("--deep", is_flag=True, help="Analyse the files in the layers, too: what more could be saved.")
 @run_options
 def command(**values: Any) -> None:
-    """Read and hash everything in the SOURCEs and report what a conversion would give. Writes nothing.
+    """Read and hash everything in the SOURCEs and report the result that `convert` would have. Writes nothing.
 
     \b
     Examples:
@@ -49,9 +50,10 @@ def command(**values: Any) -> None:
     from migrate.errors import UsageError
     from migrate.model.image import HashedLayer
 
+    # A likely mistake: a TARGET, as for `convert`. Without this check the error would be that a source does not exist.
     *others, last = values["sources"]
     if others and all(map(os.path.exists, others)) and not os.path.lexists(last) and _NEW_PLACE.fullmatch(last):
-        raise UsageError(f"{last} does not exist: plan takes sources alone, and no TARGET")
+        raise UsageError(f"{last} does not exist: plan takes only sources, and no TARGET")
     session.set_up_logging(values)
     options = convert_options(values, dry_run=True)
     outputs = Outputs(values)

@@ -1,4 +1,4 @@
-"""The bar that a person sees while a run goes on. A module of its own, because tqdm takes long to load."""
+"""The progress bar on a terminal. A module of its own, because importing tqdm takes long."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from migrate.cli.terminal import (
     Clock,
-    Shown,
     Tally,
+    TerminalProgress,
     colour_enabled,
     figures,
-    knows_its_width,
+    has_known_width,
     message_line,
     terminal_width,
 )
@@ -29,7 +29,7 @@ else:
 
 
 class _StageBar(_Tqdm):
-    """tqdm draws and paces; the texts around its bar are those of `progress_line`."""
+    """tqdm draws the bar and limits how often; the text beside it is that of `progress_line`."""
 
     def __init__(self, tally: Tally, **options: Any) -> None:
         self._tally = tally
@@ -45,8 +45,8 @@ class _StageBar(_Tqdm):
 BAR_INTERVAL = 0.1
 
 
-class Bar(Shown):
-    """For people: one bar for the stage, redrawn a few times a second; messages scroll by above it."""
+class Bar(TerminalProgress):
+    """One bar for the current stage, redrawn a few times a second, with messages above it."""
 
     def __init__(self, stream: TextIO, verbose: int, clock: Clock, interval: float = BAR_INTERVAL) -> None:
         super().__init__(stream, clock)
@@ -60,12 +60,12 @@ class Bar(Shown):
         if event.kind == "stage":
             self._close()
             tally = self._tally
-            tqdm.monitor_interval = 0  # no thread of its own: the events come often enough
+            tqdm.monitor_interval = 0  # no thread that redraws the bar: events are frequent enough
             self._bar = _StageBar(
                 tally,
                 total=tally.total_bytes or tally.total_items or None,
                 desc=printable(tally.stage),
-                dynamic_ncols=knows_its_width(self._stream),
+                dynamic_ncols=has_known_width(self._stream),
                 ncols=terminal_width(self._stream),
                 leave=False,
                 mininterval=self._interval,

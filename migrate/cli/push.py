@@ -13,8 +13,8 @@ from migrate.cli.options import JOBS, available_cpus
 @click.command("push", short_help="Upload a layout to a registry.")
 @click.argument("layout", metavar="LAYOUT", type=LocationType())
 @click.argument("target", metavar="docker://HOST[:PORT][/PREFIX]")
-@click.option("--image", "images", multiple=True, metavar="REF", help="Only these references (globs). Repeatable.")
-@click.option("--all", "untagged", is_flag=True, help="Images without a reference too, as untagged:<digest>.")
+@click.option("--image", "images", multiple=True, metavar="REF", help="Push only these references. Globs. Repeatable.")
+@click.option("--all", "untagged", is_flag=True, help="Push images without a reference, too, as untagged:<digest>.")
 @click.option("--dry-run", is_flag=True, help="Print what would be sent, and send nothing.")
 @click.option("--insecure", is_flag=True, help="Allow plain HTTP, and any certificate.")
 @click.option("--jobs", "-j", type=JOBS, metavar="N", help="Uploads at a time [twice the CPUs].")
@@ -35,8 +35,9 @@ def command(
 ) -> None:
     """Upload the images of an OCI image LAYOUT to a registry.
 
-    What the registry has is not sent again; a blob that several repositories need is sent once. Credentials are those
-    of `docker login`. Certificates: the system's, and /etc/docker/certs.d/HOST/ca.crt. Interrupted, run it again.
+    Blobs that the registry has are not sent again. A blob that several repositories need is sent once. Credentials are
+    those of `docker login`. Trusted certificates are the system's and /etc/docker/certs.d/HOST/ca.crt. To continue
+    after an interruption, run the same command again.
 
     \b
     Examples:
@@ -57,7 +58,7 @@ def command(
         raise UsageError(f"target {target!r}: push writes to docker://HOST[:PORT][/PREFIX] only")
     location = target.removeprefix("docker://")
     _, prefix = split_registry_target(location)
-    # the layout is read before the registry is contacted: one that is not whole is not sent in part
+    # The whole layout is read before the registry is contacted, so that a damaged one is not pushed in part.
     source = open_layout(layout)
     found = read_layout(source, lambda reference: placed(prefix, reference), patterns=images, untagged=untagged)
     if images and not found.names:
@@ -87,7 +88,7 @@ def command(
             f"{len(found.names)} names pushed: {traffic.uploads} blobs sent ({traffic.blob_bytes:,} bytes),"
             f" {traffic.mounts} mounted, {traffic.skipped} there already"
         )
-    # with --progress json, the event above has it
+    # with --progress json, the warning event above has this message
     if not quiet and found.left_out and progress != "json":
         click.echo(_left_out(found.left_out), err=True)
     sys.exit(0)

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 @click.option("--bytes", "bytes_", is_flag=True, help="Sizes in bytes, not in human units.")
 @click.option("--savings", type=click.IntRange(0), default=10, show_default=True, help="How many savings to list.")
 def command(location: str, as_json: bool, html_file: str | None, check: bool, bytes_: bool, savings: int) -> None:
-    """Show the report of an earlier run: of a target directory, a file that --report wrote, or - for standard input.
+    """Show the report of an earlier run, in a target directory, in a file that --report wrote, or on standard input
+    (-).
 
-    Text is the default. --html writes a page that needs no network: savings, layer tree, and tables of images,
+    The default is text. --html writes a page that needs no network: savings, layer tree, and tables of images,
     duplicates, conflicts and failures that can be searched and sorted.
 
     \b
@@ -45,9 +46,9 @@ def command(location: str, as_json: bool, html_file: str | None, check: bool, by
     given = given_options()
     for name in ("savings", "bytes_"):
         if name in given and (html_file or (as_json and name == "savings")):
-            raise UsageError(f"{given[name]} is for the text, which --{'json' if as_json else 'html'} replaces")
+            raise UsageError(f"{given[name]} has no effect with --{'json' if as_json else 'html'}, only on text")
     if check and not html_file:
-        raise UsageError("--verify goes with --html; `migrate verify LAYOUT` alone prints what it finds")
+        raise UsageError("--verify needs --html; `migrate verify LAYOUT` prints the findings as text")
     report = read_report(location)
     if html_file:
         from migrate.report.html import render_html
@@ -73,7 +74,7 @@ def command(location: str, as_json: bool, html_file: str | None, check: bool, by
 
 
 def _verified(location: str) -> Verified:
-    """What `migrate verify` finds in the target."""
+    """The findings of `migrate verify` in the target."""
     from migrate.cli.options import available_cpus
     from migrate.cli.terminal import make_progress
     from migrate.report.html import Verified

@@ -1,4 +1,4 @@
-"""The report and the map that runs left behind."""
+"""Reads the report and the map that runs have written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from migrate.report.mapping import map_images
 def read_report(location: str) -> Report:
     """The report at `location`: a JSON file, `-` for standard input, or a target directory that holds one.
 
-    Raises SourceUnreadableError where there is none, DocumentError where it is none.
+    Raises SourceUnreadableError if there is no report, DocumentError for a file that is not a report.
     """
     if location == "-":
         return _parse(read_limited(sys.stdin.buffer, REPORT_BYTES, "standard input"), "standard input")
@@ -29,14 +29,14 @@ def read_report(location: str) -> Report:
         path = path / REPORT_NAME
         if not os.path.lexists(path):
             raise SourceUnreadableError(
-                f"{path.parent}: holds no {REPORT_NAME}. Name the target of a finished `migrate convert`,"
+                f"{path.parent}: has no {REPORT_NAME}. Give the target of a finished `migrate convert`,"
                 " or the file that --report wrote."
             )
     return _parse(_read(path, REPORT_BYTES), str(path))
 
 
 def find_rows(location: str, wanted: Callable[[str], bool]) -> Sequence[MappedImage]:
-    """The images of the map at `location` that have or had a name that `wanted` takes. Reads the report only where
+    """The images of the map at `location` that have or had a name for which `wanted` is true. Reads the report only if
     there is no map. Raises as `read_map` does.
     """
     path = Path(local_path(location))
@@ -48,10 +48,10 @@ def find_rows(location: str, wanted: Callable[[str], bool]) -> Sequence[MappedIm
 
 
 def read_map(location: str) -> tuple[tuple[MappedImage, ...], Report | None]:
-    """What every run made, from the map at `location` and from the report, which is None where there is none.
+    """The images of all runs, from the map at `location` and from the report, and the report, or None without one.
 
-    `location` is a target directory, a map or a report (`-` for standard input). A map beside a report's file counts,
-    too. Raises as `read_report` does.
+    `location` is a target directory, a map or a report (`-` for standard input). A map in the directory of a report
+    file is read, too. Raises as `read_report` does.
     """
     if location == "-":
         report = read_report(location)
@@ -72,7 +72,7 @@ def read_map(location: str) -> tuple[tuple[MappedImage, ...], Report | None]:
             raise
         return rows, None
     known = {row.key for row in rows}
-    if report.dry_run:
+    if report.dry_run:  # its images were never made, so they are not added to the map's
         return (rows if path.is_dir() else map_images(report)), report
     return merge_rows([*rows, *(row for row in map_images(report) if row.key not in known)]), report
 
@@ -94,13 +94,13 @@ def parse_map_file(path: Path, wanted: Callable[[str], bool] | None = None) -> t
 
 def _read(path: Path, limit: int) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not make us wait
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a FIFO must not block
         with open(descriptor, "rb") as stream:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise SourceUnreadableError(f"{path}: not a regular file")
-            if stream.peek(1)[:1].strip() not in (b"{", b""):  # an archive may be larger than memory
+            if stream.peek(1)[:1].strip() not in (b"{", b""):  # do not read an archive, which may exceed memory
                 raise UnrecognisedSourceError(
-                    f"{path}: not a report. Archives hold none: give --report FILE when you convert, then name it."
+                    f"{path}: not a report. Archives have no report: convert with --report FILE, and give that FILE."
                 )
             return read_limited(stream, limit, str(path))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`migrate map --rewrite`: text files with old image IDs, digests and names in them."""
+"""`migrate map --rewrite`: replaces old image IDs, digests and names in text files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from migrate.report.units import count
 
 
 def rewrite_files(images: Iterable[MappedImage], paths: Sequence[str], *, in_place: bool) -> int:
-    """Prints the diff of all files, or writes them. Every file is read before one is written; the exit code."""
+    """Prints the diff of all files, or writes them, and returns the exit code. All files are read before the first is
+    written, so that one which cannot be read changes none."""
     rewriter = Rewriter.of(images)
     texts = {path: _read(path) for path in dict.fromkeys(paths)}
     found = {path: rewriter.rewrite(text) for path, text in texts.items()}
@@ -33,7 +34,8 @@ def rewrite_files(images: Iterable[MappedImage], paths: Sequence[str], *, in_pla
     for path, result in found.items():
         for word in result.doubts:
             click.echo(
-                f"migrate: warning: {printable(path)}: {printable(word)} could be several images: left", err=True
+                f"migrate: warning: {printable(path)}: {printable(word)} matches several images: not replaced",
+                err=True,
             )
     replaced = sum(result.count for result in found.values())
     files = sum(bool(result.count) for result in found.values())
@@ -44,9 +46,9 @@ def rewrite_files(images: Iterable[MappedImage], paths: Sequence[str], *, in_pla
 
 
 def _read(path: str) -> str:
-    """Any bytes, as they are: what is no UTF-8 goes through unchanged."""
+    """The text of a file. Bytes that are not UTF-8 become surrogates, which are written back unchanged."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a FIFO must not block
         with open(descriptor, "rb") as stream:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -62,7 +64,7 @@ def _read(path: str) -> str:
 
 
 def _print_diff(path: str, old: str, new: str) -> None:
-    """For `patch` and `git apply`; on a terminal, control characters are shown and not sent."""
+    """A diff for `patch` and `git apply`. On a terminal, control characters are escaped."""
     is_terminal = sys.stdout.isatty()
     for line in difflib.unified_diff(_lines(old), _lines(new), path, path):
         text = line.removesuffix("\n")
@@ -73,6 +75,6 @@ def _print_diff(path: str, old: str, new: str) -> None:
 
 
 def _lines(text: str) -> list[str]:
-    """As `splitlines`, which also ends lines at characters that `patch` takes for text."""
+    """Lines that end at newlines only. `splitlines` also splits at characters that `patch` treats as text."""
     *whole, last = text.split("\n")
     return [f"{line}\n" for line in whole] + ([last] if last else [])

@@ -1,4 +1,4 @@
-"""`inspect --containers --run-commands`: a shell script that makes old containers again. Nothing of it is run here."""
+"""`inspect --containers --run-commands`: a shell script that creates old containers again. It is printed, never run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEAD = """\
 #!/bin/bash
 # From the containers of {location}.
 # Load their images first: migrate convert --containers SOURCE TARGET, then `docker load` or `migrate push`.
-# Look through every line before you run it: each repeats the options of an old record.
+# Check every line before you run it: the options are those of the old containers.
 """
 
 
@@ -35,14 +35,14 @@ def render_run_commands(rows: tuple[ContainerEntry, ...], location: str) -> str:
                 mountpoint = f"\"$(docker volume inspect --format '{{{{.Mountpoint}}}}' {quote(name)})\""
                 lines.append(f"cp -a -- {quote(volume.source + '/.')} {mountpoint}")
             else:
-                text = f"# copy into it what was in {volume.source}, which is no directory of this machine"
+                text = f"# copy the files of {volume.source} into it: this machine has no such directory"
                 lines.append(printable(text))
         lines += [" ".join(map(quote, row.run.words)), ""]
     return "\n".join(lines)
 
 
 def quote(word: str) -> str:
-    """`word` for bash, on a terminal, too: no control character of a record gets there as it is."""
+    """`word` quoted for bash, with control characters escaped, since the script may be printed on a terminal."""
     if printable(word) == word or (printable(word.translate(_BLANKS)) == word.translate(_BLANKS)):
         return shlex.quote(word)
     return "$'" + _SPECIAL.sub(_escaped, word) + "'"
@@ -56,7 +56,7 @@ def _escaped(match: re.Match[str]) -> str:
     point = ord(match[0])
     if match[0] in "\\'":
         return "\\" + match[0]
-    if 0xDC80 <= point <= 0xDCFF:  # a byte of a path that is no text
+    if 0xDC80 <= point <= 0xDCFF:  # a surrogate: a byte of a path that is not UTF-8
         return f"\\x{point - 0xDC00:02x}"
     if point < 0x80:
         return f"\\x{point:02x}"

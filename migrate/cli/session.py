@@ -1,4 +1,4 @@
-"""What convert, plan and batch do around a conversion: open sources, run, and show the result."""
+"""Steps that convert, plan and batch share before and after a conversion: logging, checks, output of results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SOURCES_NAMED = 3
 
 
 def set_up_logging(values: dict[str, Any]) -> None:
-    """Log lines of libraries, such as those for object stores. Their warnings are shown in any case."""
+    """Shows log lines of libraries with `--verbose` or `--progress json`. Without them, Python prints warnings only."""
     as_events = values["progress"] == "json"
     if not values["verbose"] and not as_events:
         return
@@ -47,8 +47,8 @@ def set_up_logging(values: dict[str, Any]) -> None:
 
 
 def refuse_swapped(sources: Sequence[str], target: str) -> None:
-    """UsageError where no source exists and the target, which has no prefix, is a file or a directory of something
-    else."""
+    """Raises UsageError if sources and target seem to be swapped: no source exists, and the target is a file, or a
+    directory that is neither empty nor an OCI layout."""
     place = Path(target)
     names = [plain_path(source) for source in sources]
     if any("://" in name or name == "-" or os.path.lexists(name) for name in names):
@@ -58,7 +58,11 @@ def refuse_swapped(sources: Sequence[str], target: str) -> None:
 
 
 def spool_directory(target: str) -> str | None:
-    """Where a pipe's or a compressed archive's plain form may lie: TMPDIR if set, else beside a target on disk."""
+    """Directory for the uncompressed copy of a pipe or archive: None (the system's choice) if TMPDIR is set or the
+    target is not on disk, else the nearest existing parent directory of the target.
+
+    /tmp is often a small file system in memory, while the disk of the target has room for large data.
+    """
     path = target_path(target)
     if os.environ.get("TMPDIR") or path is None:
         return None
@@ -67,14 +71,14 @@ def spool_directory(target: str) -> str | None:
 
 def write_page(report: Report, outputs: Outputs) -> None:
     """`--html`."""
-    if outputs.is_asked("html"):
+    if outputs.is_given("html"):
         from migrate.report.html import render_html
 
         outputs.write("html", [render_html(report).encode("utf-8")])
 
 
 def keep_map(report: Report, values: Mapping[str, Any]) -> None:
-    """migration-map.json beside `--report` FILE, of a target that has no place for one: an archive, a registry."""
+    """Writes migration-map.json beside `--report` FILE, for targets that cannot hold a map: archives, registries."""
     from migrate.cli.outputs import replaced_file
     from migrate.cli.report_file import parse_map_file
     from migrate.documents.image_map import encode_map, merge_rows, rename_rows
@@ -88,6 +92,7 @@ def keep_map(report: Report, values: Mapping[str, Any]) -> None:
         return
     kept = path.parent / MAP_NAME
     rows = map_images(report)
+    # Names that this run gave to its images are removed from the older rows of the map.
     granted: dict[str, set[Digest]] = {}
     for row in rows:
         for name in row.names:
@@ -115,7 +120,7 @@ def next_steps(target: str) -> list[str]:
 
 def print_results(outcome: Outcome, values: dict[str, Any], outputs: Outputs) -> None:
     """Writes the reports that were chosen, then the summary on stdout."""
-    if outputs.is_asked("report"):
+    if outputs.is_given("report"):
         from msgspec.structs import replace
 
         from migrate.report.json import iter_report
@@ -124,7 +129,7 @@ def print_results(outcome: Outcome, values: dict[str, Any], outputs: Outputs) ->
         outputs.write("report", iter_report(replace(report, images=()), report.images))
         keep_map(outcome.report, values)
     write_page(outcome.report, outputs)
-    # 4: progress has shown all that there is
+    # Exit code 4: nothing was read, and all errors are printed already.
     if not (outputs.take_stdout or outcome.exit_code == 4 or values["quiet"]):
         from migrate.report.text import RunFacts
 

@@ -38,7 +38,7 @@ _LAYER_TITLES = {
 
 
 class ImageText:
-    """One image on its way to standard output."""
+    """Writes the parts of one image to standard output."""
 
     def __init__(self, view: LayoutView, image: StoredImage, location: str, *, exact_bytes: bool, full: bool) -> None:
         self._view = view
@@ -56,13 +56,13 @@ class ImageText:
         sys.stdout.buffer.write(safe_json(encode_json_pretty(value)))
 
     def document(self, raw: bytes, exact: bool) -> None:
-        """Indented for reading, or the exact bytes."""
+        """Writes a JSON document, indented, or with `exact` its bytes unchanged."""
         sys.stdout.buffer.writelines([raw] if exact else map(safe_json, indented(raw, "document")))
 
     def manifest(self, exact: bool) -> None:
         raw = self._view.manifest(self._image)
         if raw is None:
-            raise UsageError("a docker archive has no manifests; --config and --layers show what it has")
+            raise UsageError("a docker archive has no manifests; use --config or --layers")
         self.document(raw, exact)
 
     # --- summary ---------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ class ImageText:
     def summary(self, as_json: bool) -> None:
         raw = self._view.config(self._image)
         facts, layers = parse_config(raw), self._view.layers(self._image)
-        # What people look for in `docker inspect`, where it is set.
+        # The fields that are most often needed from `docker inspect`, if they are set.
         inner = parse_settings(raw, "config")
         names = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "OnBuild", "Labels")
         fields: dict[str, Any] = {
@@ -126,7 +126,7 @@ class ImageText:
         click.echo(render_table(columns, rows, width=self._width, paint=self._paint))
 
     def _steps(self) -> Iterator[dict[str, Any]]:
-        """Base first. Sizes of uncompressed tars are known where the layout holds a report."""
+        """History entries, base first. Sizes of uncompressed tars come from the report, and are None without one."""
         layers = iter(self._view.layers(self._image))
         for step in parse_history(self._view.config(self._image)):
             layer = None if step.get("empty_layer") else next(layers, None)
@@ -190,7 +190,7 @@ class ImageText:
             if number in (None, position):
                 if number is None and not as_json:
                     click.echo(self._paint(f"layer {position} of {len(layers)}  {layer.diff_id}", Style.BOLD))
-                # A JSON object a line, or lines as `tar -tv` has them.
+                # Entries are printed after every block, so that a layer of any size takes little memory.
                 lister = _Lister(str(layer.diff_id))
                 with self._view.open_tar(layer) as tar:
                     while block := tar.read(_READ):
@@ -236,7 +236,7 @@ class _Lister(TarScanner):
 
 
 def _report_layers(location: str, image: StoredImage) -> Mapping[Digest, ReportLayer]:
-    """What the layout's report has of the image's layers; nothing where there is no report."""
+    """The layers of the image in the layout's report, by diffID; empty without a report."""
     try:
         report = read_report(location)
     except MigrateError:
@@ -276,7 +276,7 @@ def _date(seconds: int) -> str:
 
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
-    except (OverflowError, ValueError, OSError):
+    except (OverflowError, ValueError, OSError):  # a tar may have any number; datetime ends at the year 9999
         return f"{seconds:>16}"
 
 

@@ -1,6 +1,6 @@
-"""The process's standard streams, which may be closed, full, or pipes whose reader has gone. None of it is a bug.
+"""Standard streams with errors of their own: they may be closed, on a full disk, or pipes whose reader has ended.
 
-What goes wrong raises no OSError, so that no handler of a file's errors takes it for its own.
+These errors are not OSErrors, so that code which handles the OSError of some other file does not catch them.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ class ReaderGoneError(Exception):
 
 
 def prepare_streams() -> None:
-    """Puts the streams of this module into `sys`. To be called once, before anything is read or written."""
-    # A file that is opened later must not get the number of a standard stream. What is there instead can only be used
-    # the wrong way round, so that reading and writing fail as they should.
+    """Replaces the streams in `sys`. To be called once, before anything is read or written."""
+    # If a standard stream is closed, the next file that is opened would get its number, and messages would be written
+    # into that file. /dev/null takes the number instead, opened in the wrong mode so that reading or writing fails.
     for number, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, flags)  # the lowest number that is free
+            os.open(os.devnull, flags)  # gets the lowest free number, which is this one
     sys.stdin = _text(sys.stdin, io.BufferedReader(_Input(0, "rb", closefd=False)))
     sys.stdout = _text(sys.stdout, io.BufferedWriter(_Output(1, "wb", closefd=False)))
     sys.stderr = _text(sys.stderr, io.BufferedWriter(_Errors(2, "wb", closefd=False)))
 
 
 def _text(before: TextIO | None, stream: io.BufferedReader | io.BufferedWriter) -> TextIO:
-    """As the interpreter had it, but what the encoding cannot express is written as an escape."""
+    """A text stream like the interpreter's, but with escapes for characters that the encoding lacks."""
     if not isinstance(before, io.TextIOWrapper):
         return io.TextIOWrapper(stream, "utf-8", "backslashreplace")
     by_line = before.line_buffering or before.write_through
@@ -52,7 +52,7 @@ class _Input(io.FileIO):
 
 
 class _Output(io.FileIO):
-    """Raises once; what is left in buffers then has nowhere to go, and the interpreter's last flush stays quiet."""
+    """Raises its error once. Later writes are dropped, so that the interpreter's last flush prints no traceback."""
 
     _lost = False
 
@@ -70,7 +70,7 @@ class _Output(io.FileIO):
 
 
 class _Errors(io.FileIO):
-    """Errors of writing are ignored: the exit code is right also where the output cannot be read."""
+    """Ignores errors of writing, so that the exit code is right even if messages cannot be written."""
 
     def write(self, block: Buffer, /) -> int:
         try:

@@ -1,7 +1,4 @@
-"""What the terminal shows while a run goes on, always on stderr: a bar, plain lines, JSON lines or nothing.
-
-Also the two facts about a terminal that every rendering needs: its width, and whether colour is welcome.
-"""
+"""Progress of a run on stderr: a bar, plain lines, JSON lines or nothing. Also the width and colours of a terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ _ITEMS = {
     **dict.fromkeys(("verify", "push"), "blob"),
     **dict.fromkeys(("batch", "complete", "merge"), "source"),
 }
-"""What the stages of a run count."""
+"""The unit of each stage's items."""
 _RATE_WINDOW = 10.0
 _WIDTH_WITHOUT_TERMINAL = 120
 
@@ -40,7 +37,7 @@ def colour_enabled(stream: TextIO) -> bool:
 
 
 def terminal_width(stream: TextIO) -> int:
-    """Cells of a line: COLUMNS, else the terminal's width, else enough for a log file."""
+    """Cells of a line: COLUMNS if set, else the width of the terminal, else 120 for a log file."""
     fallback = 80 if stream.isatty() else _WIDTH_WITHOUT_TERMINAL
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and len(columns) < 6 and int(columns) > 0:
@@ -53,15 +50,15 @@ def terminal_width(stream: TextIO) -> int:
         return fallback
 
 
-def knows_its_width(stream: TextIO) -> bool:
+def has_known_width(stream: TextIO) -> bool:
     try:
         return os.get_terminal_size(stream.fileno()).columns > 0
-    except (OSError, ValueError):  # no terminal, or a file that is none (io.UnsupportedOperation)
+    except (OSError, ValueError):  # not a terminal, or a stream without a file (io.UnsupportedOperation)
         return False
 
 
-class ShownProgress(Protocol):
-    """Progress that holds the terminal between enter and exit. `emit` never raises."""
+class ProgressDisplay(Protocol):
+    """Progress that writes to the terminal between enter and exit. `emit` never raises."""
 
     def emit(self, event: Event, /) -> None: ...
     def __enter__(self) -> Self: ...
@@ -72,9 +69,9 @@ class ShownProgress(Protocol):
 
 def make_progress(
     mode: str, quiet: bool = False, verbose: int = 0, stream: TextIO | None = None, clock: Clock = time.monotonic
-) -> ShownProgress:
-    """`mode` is one of MODES. `quiet` shows nothing but failures, and JSON lines, if they were chosen; `verbose` adds
-    every layer, image and warning to bar and plain lines."""
+) -> ProgressDisplay:
+    """`mode` is one of MODES. `quiet` shows failures only, but does not change JSON lines. `verbose` adds every layer,
+    image and warning to the bar and to plain lines."""
     stream = sys.stderr if stream is None else stream
     if mode == "json":
         return JsonLines(stream, clock)
@@ -88,7 +85,7 @@ def make_progress(
 
 
 class Tally:
-    """How far the present stage is. Rates are those of the last seconds, so that they follow the disk."""
+    """Progress of the current stage. Rates are those of the last ten seconds, so that they follow the disk's speed."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -140,8 +137,8 @@ class Tally:
         return bool(self.total_bytes or self.total_items)
 
 
-class Shown:
-    """What all of them have in common: a tally, and a stream that may go away."""
+class TerminalProgress:
+    """Base of all renderings: a tally, and a stream that may be closed during the run."""
 
     def __init__(self, stream: TextIO, clock: Clock) -> None:
         self._stream = stream
@@ -154,7 +151,7 @@ class Shown:
             return
         try:
             self._show(event)
-        except (OSError, ValueError):  # stderr was closed: the run matters more than its picture
+        except (OSError, ValueError):  # stderr was closed: the run continues without progress
             self._gone = True
 
     def _show(self, event: Event) -> None:
@@ -173,8 +170,8 @@ class Shown:
         return None
 
 
-class NoProgress(Shown):
-    """Shows failures and what needs a person, and nothing else."""
+class NoProgress(TerminalProgress):
+    """Shows failures and notices only."""
 
     def _show(self, event: Event) -> None:
         if event.kind in ("failure", "notice"):
@@ -182,17 +179,17 @@ class NoProgress(Shown):
 
 
 def failure_line(event: Event) -> str:
-    """One line that names the source and what has failed in it, each of them once."""
+    """One line with the source and the failed image or layer, each named once."""
     text = event.message if event.name in event.message else f"{event.name}: {event.message}"
     text = text if event.source in text else f"{event.source}: {text}"
     return f"migrate: error: {' '.join(printable(text).split())}"
 
 
 def message_line(event: Event, verbose: int, paint: Paint) -> str | None:
-    """The line that an event is worth, or None."""
+    """The line for an event, or None for events that are not shown."""
     if event.kind == "failure":
         return failure_line(event)
-    message = "" if event.outcome == "failed" else event.message  # each of its failures has a line
+    message = "" if event.outcome == "failed" else event.message  # each failure has a line of its own
     text = ": ".join(part for part in (short_name(event.name), printable(message)) if part)
     if event.kind == "notice":
         return f"migrate: warning: {' '.join(text.split())}"
@@ -204,8 +201,8 @@ def message_line(event: Event, verbose: int, paint: Paint) -> str | None:
     return None
 
 
-class PlainLines(Shown):
-    """For logs: a line when a stage begins, one every few seconds, and every failure."""
+class PlainLines(TerminalProgress):
+    """For logs: one line at the start and end of a stage, one every few seconds, and one for every failure."""
 
     def __init__(self, stream: TextIO, verbose: int, clock: Clock, interval: float = PLAIN_INTERVAL) -> None:
         super().__init__(stream, clock)
@@ -264,7 +261,7 @@ def progress_line(tally: Tally) -> str:
 
 
 def figures(tally: Tally) -> Iterator[str]:
-    """Bytes, rate, time left, layers done, and which layer it is."""
+    """Bytes, rate, time left, items done, and the name of the current item."""
     if tally.total_bytes:
         yield f"{format_size(tally.bytes)} of {format_size(tally.total_bytes)}"
     elif tally.bytes:
@@ -290,8 +287,8 @@ def short_name(name: str) -> str:
     return printable(name if len(name) <= 40 else name[:39] + "…")
 
 
-class JsonLines(Shown):
-    """For programs: one JSON object a line (docs/reference/progress.md)."""
+class JsonLines(TerminalProgress):
+    """For programs: one JSON object per line (docs/reference/progress.md)."""
 
     def __init__(self, stream: TextIO, clock: Clock, interval: float = JSON_INTERVAL) -> None:
         super().__init__(stream, clock)

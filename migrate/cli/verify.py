@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @click.command("verify", short_help="Recompute every digest, size and diffID of a target.")
 @click.argument("layout", metavar="LAYOUT", type=LocationType())
-@click.option("--jobs", "-j", type=JOBS, metavar="N", help="Workers [the CPUs it may use].")
+@click.option("--jobs", "-j", type=JOBS, metavar="N", help="Number of workers [the CPUs it may use].")
 @click.option("--json", "as_json", is_flag=True, help="Findings as JSON on standard output.")
 @click.option(
     "--progress", type=click.Choice(["auto", "bar", "plain", "json", "none"]), default="auto", show_default=True
 )
-@click.option("--quiet", "-q", is_flag=True, help="Only findings.")
+@click.option("--quiet", "-q", is_flag=True, help="Print only findings.")
 def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: bool) -> None:
-    """Re-open a target and recompute every digest, size and diffID from its bytes; list every mismatch.
+    """Recompute every digest, size and diffID of a target from its bytes, and list every mismatch.
 
-    LAYOUT is an OCI layout directory, an oci-archive or docker-archive file, or a registry's storage tree.
-    What is odd but harms no image is a warning.
+    LAYOUT is an OCI layout directory, an oci-archive or docker-archive file, or the storage directory of a registry.
+    Irregularities that damage no image are printed as warnings.
 
     \b
     Examples:
@@ -54,7 +54,7 @@ def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: 
 
 
 def _write_text(found: Verification, layout: str, *, quiet: bool, on_stderr: bool) -> None:
-    """Findings on standard output; what is odd, and how many they are, on standard error."""
+    """Findings on standard output; warnings and the number of findings on standard error."""
     from migrate.model.text import printable
     from migrate.report.units import count
 

@@ -1,4 +1,4 @@
-"""Step 2, pure: from an image's top layer over its parents to one ancestry, base first."""
+"""Finds the chain of an image's layers, from its top layer along the parents to the base. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ReadLayer = Callable[[LegacyID], LegacyLayer]
 def walk_chain(head: LegacyID, read_layer: ReadLayer) -> tuple[LegacyLayer, ...]:
     """The layers of the image `head`, base first.
 
-    Raises ParentCycleError, MissingParentError (a parent that the source does not hold), ChainError (too long), and
-    whatever `read_layer` raises for a layer that is there but damaged.
+    Raises ParentCycleError, MissingParentError (a parent that is not in the source), ChainError (too long), and the
+    errors of `read_layer` for a damaged layer.
     """
     chain: list[LegacyLayer] = []
     seen: set[LegacyID] = set()
@@ -35,7 +35,7 @@ def walk_chain(head: LegacyID, read_layer: ReadLayer) -> tuple[LegacyLayer, ...]
                 raise
             child = chain[-1].legacy_id
             raise MissingParentError(
-                f"layer {child} names the parent {current}, which the source does not hold", layer=current
+                f"layer {child} names the parent {current}, which the source does not have", layer=current
             ) from error
         chain.append(layer)
         current = layer.parent
@@ -44,7 +44,7 @@ def walk_chain(head: LegacyID, read_layer: ReadLayer) -> tuple[LegacyLayer, ...]
 
 
 def check_chain(chain: Iterable[LegacyLayer]) -> None:
-    """Raises ConflictingLayerError if one legacy ID is there twice with two different JSONs."""
+    """Raises ConflictingLayerError if one legacy ID occurs with two different JSONs."""
     seen: dict[LegacyID, bytes] = {}
     for layer in chain:
         if seen.setdefault(layer.legacy_id, layer.json) != layer.json:
@@ -52,12 +52,14 @@ def check_chain(chain: Iterable[LegacyLayer]) -> None:
 
 
 def find_heads(parents: dict[LegacyID, LegacyID | None]) -> list[LegacyID]:
-    """The layers that are no parent, sorted; in a cycle without a way in, its lowest ID is taken."""
+    """The layers that are no parent, sorted; also the lowest ID of each cycle that no other layer leads to."""
     named = set(parents.values())
     heads = sorted(legacy_id for legacy_id in parents if legacy_id not in named)
     covered = _ancestors(heads, parents)
     for legacy_id in sorted(parents):
-        if legacy_id not in covered:  # every layer of a pure cycle has a child, yet one must be reported
+        # Every layer of a cycle has a child, so none of them is a head. One must be listed, so that the cycle is
+        # reported.
+        if legacy_id not in covered:
             heads.append(legacy_id)
             covered |= _ancestors([legacy_id], parents)
     return sorted(heads)

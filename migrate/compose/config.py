@@ -1,6 +1,6 @@
-"""Config of a legacy image: v1 JSON of its top layer, its history and its diffIDs.
+"""Composes the config of a legacy image from the v1 JSON of its top layer, its history and its diffIDs.
 
-The bytes are those of Docker 1.10 to 24 (moby image/v1/imagev1.go, MakeConfigFromV1Config), so the image ID is, too.
+The bytes, and so the image ID, are those of Docker 1.10 to 24 (moby image/v1/imagev1.go, MakeConfigFromV1Config).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class HistoryStep(Struct, frozen=True, kw_only=True):
         )
 
     def members(self) -> dict[str, str | bool]:
-        """Key → value in Docker's order; empty ones but `created` are left out."""
+        """Key → value in Docker's order, without empty values except `created`."""
         members: dict[str, str | bool] = {"created": self.created}
         if self.author:
             members["author"] = self.author
@@ -59,7 +59,8 @@ def compose_config(
     """The config's bytes. `carried`: `LayerDocument.carried_members` of the top layer. `history` and `diff_ids` are
     base first.
 
-    `platform`, where given, fills in `os` and `architecture` that the JSON lacks; Docker does not, so the ID changes.
+    `platform`, if given, is used for a missing `os` or `architecture`. Docker does not do this, so the image ID
+    changes.
     """
     head, middle, tail = config_frame(carried, has_layers=bool(diff_ids), platform=platform)
     return head + b",".join(map(encode_step, history)) + middle + b",".join(map(encode_diff_id, diff_ids)) + tail
@@ -76,9 +77,9 @@ def encode_diff_id(diff_id: DiffID) -> bytes:
 def config_frame(
     carried: Mapping[str, Any], *, has_layers: bool, platform: Platform | None = None
 ) -> tuple[bytes, bytes, bytes]:
-    """The config's bytes before the steps of its history, between those and the diffIDs, and behind them."""
+    """The bytes of the config before the steps of its history, between the steps and the diffIDs, and behind these."""
     members = dict(carried) if platform is None else fill_platform(carried, platform)
-    # no JSON holds control characters
+    # The control characters mark the places to split at. They cannot occur in JSON.
     members["rootfs"] = RawValue(b'{"type":"layers","diff_ids":[\2]}' if has_layers else b'{"type":"layers"}\2')
     members["history"] = RawValue(b"[\1]")
     head, _, rest = encode_object(members).partition(b"\1")
@@ -87,7 +88,7 @@ def config_frame(
 
 
 def fill_platform(members: Mapping[str, Any], platform: Platform) -> dict[str, Any]:
-    """`members` of a config (`go_json.carried_values`) with the parts of `platform` that they lack."""
+    """`members` of a config (`go_json.carried_values`) with the parts of `platform` that are missing in them."""
     filled = dict(members)
     if _lacks(members, "architecture"):
         filled["architecture"] = platform.architecture
@@ -99,7 +100,8 @@ def fill_platform(members: Mapping[str, Any], platform: Platform) -> dict[str, A
 
 
 def _lacks(members: Mapping[str, Any], key: str) -> bool:
-    """As Go will read them back, which takes a key in any case of letters, and skips nulls: the last one counts."""
+    """True if Go reads no value for `key` from the encoded members. Go matches keys in any case of letters and ignores
+    nulls, and the last key counts."""
     stated = [members[name] for name in sorted(members) if fold_key(name) == key]
     values = [value for value in stated if value not in (None, RawValue(b"null"))]
     return not values or values[-1] in ("", RawValue(b'""'))

@@ -1,7 +1,7 @@
-"""The image that `docker commit` makes of a container: its layer's JSON. Pure.
+"""Makes the layer's JSON that `docker commit` writes for a container. Pure functions.
 
-moby 1.10.3, daemon/commit.go (Commit, merge) and image/image.go. The result is a layer's JSON like any other, from
-which `compose_config` makes the config that 1.10.3 writes, but for the time: Docker takes that of the commit.
+Source: moby 1.10.3, daemon/commit.go (Commit, merge) and image/image.go. `compose_config` makes of this JSON the config
+that 1.10.3 writes, except for the time, which is that of the commit in Docker.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from migrate.model.legacy import LegacyID
 
 DOCKER_VERSION: Final = "1.10.3"
 _MERGED: Final = ("User", "ExposedPorts", "Env", "Cmd", "Volumes", "WorkingDir", "Entrypoint", "Labels")
-"""What commit takes over from a container. Not its names, streams and limits, ONBUILD and STOPSIGNAL."""
+"""The settings that a commit copies from a container. Names, streams, limits, ONBUILD and STOPSIGNAL are not copied."""
 _ARCHITECTURES: Final = {"x86_64": "amd64"}
 
 
 def commit_json(
     record: ContainerRecord, container: LegacyID, parent: LegacyID | None, architecture: str | None, os: str | None
 ) -> bytes:
-    """The JSON of the layer that holds a container's changes.
+    """The JSON of the layer with a container's changes.
 
-    `architecture` and `os` are those of the container's image: Docker writes its own, and there is none here.
-    Raises DocumentError where Docker refuses the record's `Config`.
+    `architecture` and `os`: those of the container's image, in place of the running Docker's, which commit writes.
+    Raises DocumentError if Docker refuses the record's `Config`.
     """
     if record.settings is None:
         raise DocumentError("; ".join(record.problems) or "the record has no Config")
+    # The members are in the order of the fields of Docker's struct image.V1Image.
     document: dict[str, Any] = {"id": container}
     if parent is not None:
         document["parent"] = parent
@@ -46,7 +47,7 @@ def commit_json(
 
 
 def merge_settings(settings: Settings) -> Settings:
-    """The settings of the image of a container: those of a blank request, filled up from the container's."""
+    """The settings of a container's image: an empty request, with missing settings from the container."""
     merged = {name: settings[name] for name in _MERGED if name in settings}
     if merged.get("Labels") is None:
         merged["Labels"] = {}

@@ -1,4 +1,4 @@
-"""One finished image: from a chain and what the rehasher found, or from a config or manifest that is carried over."""
+"""Composes an image from a chain and its hashed layers, or from a config or manifest that is carried over."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from migrate.model.legacy import LegacyImage, LegacyLayer
 from migrate.model.options import ConvertOptions, EmptyLayers, Format
 
 HashedChain = Sequence[tuple[LegacyLayer, HashedLayer | None]]
-"""Base first. The second is None where the history step has no layer at all."""
+"""(layer, its hashed form), base first. The second is None for a history step without a layer."""
 
 DOCKER_MAX_LAYERS: Final = 125
 """moby layer/layer_store.go, maxLayerDepth."""
 
 _ARCHITECTURES: Final = {"x86_64": "amd64"}
-"""What Docker 0.6 and 0.7 wrote → Go's name (moby 0.6.7 graph.go)."""
+"""Name that Docker 0.6 and 0.7 wrote → Go's name (moby 0.6.7 graph.go)."""
 
 
 _KEPT_PARTS: Final = 20_000
@@ -34,23 +34,24 @@ _KEPT_PARTS: Final = 20_000
 
 
 class SharedParts:
-    """What the images of one run share of their documents: the steps of their histories, the diffIDs and descriptors of
-    their layers. Each is encoded once; so are those of an image that is built on another one. Of a run with very many
-    layers, the last ones are kept."""
+    """The parts of documents that the images of one run share: steps of histories, diffIDs and descriptors of layers.
+    Each is encoded once, also for images that are built on one another. In a run with very many layers, older parts are
+    dropped."""
 
     def __init__(self) -> None:
-        self._steps: dict[tuple[int, bool], tuple[LegacyLayer, bytes]] = {}  # objects too: their IDs must stay theirs
+        # By id() of a layer. The layer is kept as well, so that no other object gets the same id().
+        self._steps: dict[tuple[int, bool], tuple[LegacyLayer, bytes]] = {}
         self._layers: dict[int, tuple[HashedLayer, bytes, Descriptor | None, bytes]] = {}
         self._lists: dict[tuple[bytes, bytes], list[bytes]] = {}
 
     def limit(self) -> None:
-        """To be called between two images."""
+        """Drops all parts if there are too many. Called between two images, which may use the parts."""
         if max(len(self._steps), len(self._layers)) > _KEPT_PARTS:
             for parts in (self._steps, self._layers, self._lists):
                 parts.clear()
 
     def step(self, layer: LegacyLayer, *, empty_layer: bool) -> bytes:
-        """Raises DocumentError for JSON that Docker refuses."""
+        """The encoded history step of a layer. Raises DocumentError for JSON that Docker refuses."""
         known = self._steps.get((id(layer), empty_layer))
         if known is None:
             document = LayerDocument.of(layer.json)
@@ -60,7 +61,7 @@ class SharedParts:
         return known[1]
 
     def layer(self, layer: HashedLayer, format: Format) -> tuple[HashedLayer, bytes, Descriptor | None, bytes]:
-        """It, its diffID, and its descriptor as a value and encoded; None and b"" where it has no blob."""
+        """(the layer, its encoded diffID, its descriptor, the encoded descriptor); None and b"" if it has no blob."""
         known = self._layers.get(id(layer))
         if known is None:
             descriptor = None if layer.blob is None else layer_descriptor(layer.blob, format)
@@ -69,7 +70,8 @@ class SharedParts:
         return known
 
     def joined(self, pieces: list[bytes], between: bytes) -> tuple[list[bytes], int, bytes]:
-        """The part of a document that `pieces` make: the beginning of a list that other images have, too."""
+        """`pieces` as a part of `Pieces`: the first items of a list that is shared with other images. An image that is
+        built on another one has the same first items, and extends the list."""
         key = (between, pieces[0] if pieces else b"")
         known = self._lists.setdefault(key, pieces)
         if known[: len(pieces)] != pieces[: len(known)]:
@@ -79,20 +81,23 @@ class SharedParts:
 
 
 def _shrunk(encoded: bytes) -> bytes:
-    """A copy for keeping: what orjson has encoded takes 4 KiB of memory, however short it is."""
+    """A copy to keep in memory: the bytes that orjson returns occupy 4 KiB, however short they are."""
     return bytes(memoryview(encoded))
 
 
 def compose_image(
     image: LegacyImage, chain: HashedChain, options: ConvertOptions, shared: SharedParts | None = None
 ) -> ComposedImage:
-    """Raises DocumentError (naming the layer) for JSON that Docker refuses, IntegrityError where a carried-over config
-    or manifest does not name the chain's layers, ComposeError where there is no way to write the image down.
+    """Composes one image. Raises DocumentError (with the layer) for JSON that Docker refuses, IntegrityError if a
+    carried-over config or manifest does not have the chain's layers, ComposeError if the image cannot be expressed in
+    the format.
 
     In a dry run that makes no blobs, `manifest` is empty and `layers` is ().
     """
     shared = shared or SharedParts()
     shared.limit()
+    # The digest of a config is the image ID. So a config that the source has is kept byte for byte, and not written
+    # anew.
     if image.config is not None:
         return _carry_over(image, image.config, chain, options, shared)
     if not chain:
@@ -105,7 +110,7 @@ def compose_image(
     layer = top_layer
     try:
         for layer, hashed in chain:
-            if layer is top_layer:  # its one reading serves both
+            if layer is top_layer:  # parsed once for the config and for its history step
                 carried = document.carried_members()
                 top = document.facts()
             dropped = hashed is None or (drops and hashed.empty)
@@ -123,7 +128,7 @@ def compose_image(
 
 
 def _platform(os: str | None, architecture: str | None, variant: str | None, default: Platform) -> Platform:
-    """The platform for index descriptors: what the JSON has, and the default for what it lacks."""
+    """The platform for index descriptors: the values of the JSON, and defaults for missing ones."""
     if not architecture:
         return Platform(os=os or default.os, architecture=default.architecture, variant=variant or default.variant)
     return Platform(os=os or default.os, architecture=_ARCHITECTURES.get(architecture, architecture), variant=variant)
@@ -138,7 +143,7 @@ def _finish(
     shared: SharedParts,
 ) -> ComposedImage:
     config = bytes(document)
-    check_limits(config, "the image's config")  # before it is written: nothing would read it again
+    check_limits(config, "the image's config")  # a config over the limits could be written, but not read again
     described = [shared.layer(layer, options.format) for layer in layers]
     unstored = next((layer for layer, _, descriptor, _ in described if descriptor is None), None)
     if unstored is not None and not options.dry_run:
@@ -223,10 +228,10 @@ def _with_true_diff_ids(
     error: IntegrityError,
     shared: SharedParts,
 ) -> ComposedImage:
-    """`--salvage`: the config with the diffIDs that its layers have, and a manifest for it.
+    """For `--salvage`: the config with the real diffIDs of its layers, and a manifest for it.
 
-    The layers are those that the old manifest names by digest; Docker 1.10.0 pushed such configs after its migration
-    (distribution #1439).
+    The layers are right, since the old manifest names them by digest. Docker 1.10.0 pushed configs with wrong diffIDs
+    after its migration (distribution #1439).
     """
     members = carried_values(read_document(config, "config"), "config")
     key = next(name for name in reversed(members) if fold_key(name) == "rootfs")
@@ -250,6 +255,8 @@ def _history_warnings(facts: ConfigFacts) -> tuple[str, ...]:
 
 def _carry_over_manifest(image: LegacyImage, config: bytes, facts: ConfigFacts, platform: Platform) -> ComposedImage:
     assert image.manifest is not None
+    # The manifest is kept byte for byte, since users pull it by its digest. It must belong to the config, which may
+    # come from another file of the source.
     manifest = parse_manifest(image.manifest.content)
     if manifest.config.digest != Digest.of(config):
         raise IntegrityError(

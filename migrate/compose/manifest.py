@@ -1,4 +1,4 @@
-"""Manifests of images, and lists of them, in Docker's schema 2 or in OCI."""
+"""Composes manifests of images, and lists of manifests, in Docker's schema 2 or in OCI."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LAYER_TYPES: Final = {
 
 @lru_cache(65_536)
 def layer_descriptor(blob: StoredBlob, format: Format) -> Descriptor:
-    """Raises ComposeError for a compression that the format has no media type for."""
+    """The descriptor of a layer's blob. Raises ComposeError for a compression without a media type in the format."""
     media_type = _LAYER_TYPES.get((format, blob.compression))
     if media_type is None:
         raise ComposeError(f"layer blob {blob.digest}: {format} has no media type for {blob.compression} layers")
@@ -38,13 +38,13 @@ def config_descriptor(config: bytes, format: Format) -> Descriptor:
 
 
 def compose_manifest(config: bytes, layers: Sequence[Descriptor], format: Format) -> bytes:
-    """The manifest's bytes; `layers` are base first. LimitError for one that nothing would read again."""
+    """The manifest's bytes. `layers`: base first. LimitError for a manifest that is too large to be read again."""
     manifest = encode_manifest(config_descriptor(config, format), layers, MANIFEST_TYPE_OF[format])
     check_limits(manifest, "the image's manifest")
     return manifest
 
 
 def compose_index(children: Sequence[IndexEntry], format: Format) -> tuple[bytes, str]:
-    """A manifest list or OCI index, with the children in the order given: (bytes, media type)."""
+    """(bytes, media type) of a manifest list or OCI index, with the children in the given order."""
     media_type = MediaType.DOCKER_LIST if format is Format.DOCKER else MediaType.OCI_INDEX
     return encode_index(children, media_type), media_type

@@ -1,7 +1,7 @@
-"""Who gets a reference that several images claim. Pure.
+"""Decides which image gets a reference that several images claim. Pure functions.
 
-Images of one reference for several platforms become one index; on one platform `--on-conflict` decides, and the loser
-stays in the target without that name.
+Images with one reference and several platforms become one index. For one platform `--on-conflict` decides, and the
+other images are kept in the target without that name.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from migrate.model.rename import map_reference, repository_reference
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """One image that wants one reference. `order` is its place in the run, behind those that the
-    target held already (negative). `created` is RFC 3339 in any offset, or None. `image_id` is the config's digest in
-    hex, empty for an image of the target whose manifest has none; `legacy_id` that of an image of this run.
-    `diff_ids` are empty where they are not known."""
+    """A claim of one image to one reference. `order`: its place in the run; negative for images that the target had
+    before. `created`: RFC 3339 with any offset, or None. `image_id`: the config's digest in hex, "" for an image of the
+    target whose manifest has no config. `legacy_id`: of an image of this run, else "". `diff_ids`: empty if they are
+    not known."""
 
     reference: Reference
     platform: Platform
@@ -36,8 +36,8 @@ class Claim(Struct, frozen=True, kw_only=True):
     diff_ids: tuple[DiffID, ...] = ()
 
     def is_remade(self, other: Claim) -> bool:
-        """True where both may be one legacy image that was converted twice: one time of making, and the same layers but
-        for empty ones, which one of the two may have left out."""
+        """True if both may be conversions of the same legacy image: they have the same time of creation, and the same
+        layers in the same order, except that one of them may lack some, such as empty layers that were dropped."""
         if instant(self.created) != instant(other.created):
             return False
         few, many = sorted((self.diff_ids, other.diff_ids), key=len)
@@ -46,7 +46,7 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 class NameConflict(Struct, frozen=True, kw_only=True):
-    """Claims of one name on one platform, of which `kept` has it; None where no image of the target had it before."""
+    """Several claims to one name for one platform. `kept` gets the name; None if no image gets it (policy `fail`)."""
 
     reference: Reference
     platform: Platform
@@ -55,8 +55,8 @@ class NameConflict(Struct, frozen=True, kw_only=True):
 
 
 class Names(Struct):
-    """`by_digest`: the references of each manifest; `indexes`: reference → one manifest for each platform, sorted;
-    `refused`: digests that `fail` takes out of the run; `conflicts` in the order of their references."""
+    """The decision. `by_digest`: manifest → its references. `indexes`: reference → one manifest for each platform,
+    sorted. `refused`: manifests that the policy `fail` excludes from the run. `conflicts`: sorted by reference."""
 
     by_digest: dict[Digest, set[Reference]] = field(default_factory=lambda: defaultdict(set))
     indexes: dict[Reference, tuple[Claim, ...]] = field(default_factory=dict)
@@ -67,11 +67,11 @@ class Names(Struct):
 def wanted_reference(
     reference: Reference, created: str | None, options: NameOptions, *, hosts: bool = True
 ) -> Reference:
-    """The name that an image should have: its reference after `--rename`, `--tag-template` and today's grammar, and
-    without its host where the target's names have no `hosts`.
+    """The name that an image should get: its reference after `--rename`, `--tag-template` and today's grammar; without
+    its host if the target's names have no `hosts`.
 
-    A template takes `{repo}`, `{tag}` and `{created:FORMAT}` (strftime's numbers: %Y %m %d %H %M %S %j; UTC; without a
-    format the date), and gives a whole reference, or a tag where it has no `{repo}`. A digest stays what it is.
+    A template may have `{repo}`, `{tag}` and `{created:FORMAT}` (strftime's numbers: %Y %m %d %H %M %S %j; UTC; the
+    date if there is no format). It gives a whole reference, or without `{repo}` a tag. A digest is not changed.
     """
     reference = map_reference(reference, options.renames)
     if options.tag_template is not None and not reference.is_digest:
@@ -88,8 +88,8 @@ def wanted_reference(
 
 
 def untagged_reference(template: str, legacy_id: str, image_id: str, *, hosts: bool = True) -> Reference:
-    """The name that `--name-untagged` gives an image: `{legacy_id}` and `{image_id}` (hex), whole or so many characters
-    of them, put into the template, under today's grammar; `hosts` as above."""
+    """The name of `--name-untagged` for an image: the template with `{legacy_id}` and `{image_id}` (hex), whole or cut
+    to the given number of characters, mapped to today's grammar. `hosts` as for `wanted_reference`."""
     values = {"legacy_id": legacy_id, "image_id": image_id}
     text = UNTAGGED_FIELD.sub(lambda match: values[match[1]][: int(match[2] or len(values[match[1]]))], template)
     return (map_reference if hosts else repository_reference)(Reference.parse(text))
@@ -97,7 +97,7 @@ def untagged_reference(template: str, legacy_id: str, image_id: str, *, hosts: b
 
 def _format_time(created: str | None, form: str) -> str:
     days, second = divmod(max(instant(created)[0], instant("0001-01-01T00:00:00Z")[0]), 86_400)
-    # (year, month, day) of `_days`.
+    # The inverse of `_days`: (year, month, day), computed from days since 0000-03-01 in eras of 400 years.
     era, day_of_era = divmod(days - 1, 146_097)
     year_of_era = (day_of_era - day_of_era // 1_460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
     day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
@@ -118,15 +118,15 @@ def _format_time(created: str | None, form: str) -> str:
 
 
 def assign_names(claims: Iterable[Claim], policy: OnConflict) -> Names:
-    """Gives every reference to one image (or to one index). Depends on the claims only, not on their order of arrival,
-    but for `first`, which goes by `order`."""
+    """Gives every reference to one image (or to one index). The result depends on the claims only, and not on the order
+    in which they are given. The policy `first` uses `order`."""
     by_reference: dict[Reference, dict[Platform, dict[Digest, Claim]]] = defaultdict(lambda: defaultdict(dict))
     for claim in claims:
         rivals = by_reference[claim.reference][claim.platform]
         known = rivals.get(claim.digest)
         if known is None or claim.order < known.order:
             rivals[claim.digest] = claim
-    # sorted, so that the result does not depend on the order of arrival
+    # Sorted, so that the result does not depend on the order of `claims`.
     names = Names()
     for reference in sorted(by_reference):
         winners = []
@@ -167,13 +167,14 @@ def _winner(
 
 
 def numbered(reference: Reference, image_id: str) -> Reference:
-    """What `keep-all` gives a loser: `app:1.0` → `app:1.0-<12 digits of the image ID>`, the same on every run."""
+    """The name of the policy `keep-all` for another image: `app:1.0` → `app:1.0-<12 digits of the image ID>`, the same
+    in every run."""
     return replace(reference, tag=f"{reference.tag[:115]}-{image_id[:12]}")
 
 
 def newest_first(created: str | None, image_id: str, manifest: Digest) -> tuple[object, ...]:
-    """The order of images that claim one name. The image ID decides ties, because a run that writes nothing has no
-    manifests; those of one image differ by their digest."""
+    """The sort key of images that claim one name. For equal times the image ID decides, since a dry run has no
+    manifests; for manifests of one image their digest."""
     return (tuple(-part for part in instant(created)), image_id, manifest)
 
 
@@ -181,7 +182,7 @@ _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?
 
 
 def instant(created: str | None) -> tuple[int, int]:
-    """(seconds, nanoseconds) in UTC of an RFC 3339 text, comparable across offsets; the distant past for None."""
+    """(seconds, nanoseconds) in UTC of an RFC 3339 text with any offset; before all other times for None."""
     match = _TIME.fullmatch(created) if created else None
     if match is None:
         return (-(1 << 62), 0)

@@ -1,6 +1,6 @@
-"""Manifests and lists that a source has ready, put into OCI's media types. Pure.
+"""Changes the media types of a source's manifests and lists to OCI's. Pure functions.
 
-Layers and config keep their bytes, so the image ID stays; the digest of the manifest changes.
+The bytes of layers and configs are not changed, so the image ID stays the same. The digest of the manifest changes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _OCI_TYPES: Final = {
 """Docker's type → OCI's for the same bytes (OCI image specification, media-types.md, "Compatibility Matrix")."""
 
 _ABOUT: Final = "vnd.docker.reference.digest"
-"""The annotation by which a list's attestation names the image that it is about (BuildKit, attestation-storage.md)."""
+"""The annotation of an attestation in a list with the digest of its image (BuildKit, attestation-storage.md)."""
 
 
 def image_in_oci_types(image: ComposedImage) -> ComposedImage:
-    """`image` itself where its manifest has no type of Docker's."""
+    """`image` with OCI's media types; `image` itself if its manifest has none of Docker's."""
     config = parse_manifest(image.manifest).config
     is_image = config.media_type in CONFIG_TYPES | {""}  # Docker 1.10 pushed some as octet-stream
     new_config = replace(config, media_type=MediaType.OCI_CONFIG) if is_image else config
@@ -51,8 +51,8 @@ def image_in_oci_types(image: ComposedImage) -> ComposedImage:
 
 
 def index_in_oci_types(content: bytes, media_type: str, replaced: Mapping[Digest, Descriptor]) -> tuple[bytes, str]:
-    """The list with the manifests of `replaced` in place of those with their old digests, and its type; as it was
-    where nothing of it changes."""
+    """(the list with OCI's media types, its own type). `replaced`: old digest → new descriptor of a manifest. The bytes
+    are unchanged if nothing changes."""
     old = parse_index(content).manifests
     names = {str(digest): str(descriptor.digest) for digest, descriptor in replaced.items()}
     new = []
@@ -67,7 +67,7 @@ def index_in_oci_types(content: bytes, media_type: str, replaced: Mapping[Digest
 
 
 def attestations(content: bytes) -> Iterator[tuple[Digest, Digest]]:
-    """(manifest, attestation) for each that a list has, such as the provenance of an image."""
+    """(manifest, attestation) for each attestation in a list, such as the provenance of an image."""
     for entry in parse_index(content).manifests:
         about = entry.annotations.get(_ABOUT)
         with suppress(ValueError):

@@ -1,6 +1,6 @@
-"""`docker run` as it made a container, from the container's record. Pure.
+"""The `docker run` command for a container, from the container's record. Pure functions.
 
-Options are those of `docker run` of today. What only LXC had (`--lxc-conf`) has none.
+The options are those of today's `docker run`. Settings of LXC only (`--lxc-conf`) have no option.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ _LISTS: Final = {
 }
 _DEFAULT_NETWORKS: Final = ("", "default", "bridge")
 _SHORT_ID: Final = 12
-"""Digits of the container's ID, which Docker takes for its host name where none was given."""
+"""The default host name of a container is so many digits of its ID."""
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_.-]")
 
 
 def volume_names(record: ContainerRecord, kept: Iterable[str]) -> dict[str, str]:
-    """A name for each volume at one of the paths `kept`: that of the record, if a person gave it, else one of the
-    container's name and the path. No two are the same."""
+    """A name for each volume at one of the paths `kept`: that of the record, if the user chose it; else one that
+    consists of the container's name and the path. All names are different."""
     names: dict[str, str] = {}
     wanted = frozenset(kept)
     for mount in record.mounts:
@@ -82,8 +82,7 @@ def volume_names(record: ContainerRecord, kept: Iterable[str]) -> dict[str, str]
 def run_words(record: ContainerRecord, image: str, volumes: Mapping[str, str]) -> tuple[str, ...]:
     """The words of the command, not yet quoted for a shell. `image` is the name of the image to run.
 
-    `volumes` has the names of volumes to mount, by their paths in the container; a mount of the record that has none
-    there is mounted from where it was.
+    `volumes`: path in the container → name of the volume to mount. Any other mount of the record gets its old source.
     """
     config = record.config
     words = ["docker", "run", "--detach"]
@@ -98,7 +97,7 @@ def run_words(record: ContainerRecord, image: str, volumes: Mapping[str, str]) -
 
 
 def _options(record: ContainerRecord, volumes: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
-    """Each option with its value, None where it takes none."""
+    """Each option with its value, None if it has none."""
     config, host = record.config, record.host
     for option, name in _FLAGS.items():
         if host.flag(name) or config.flag(name):
@@ -107,6 +106,7 @@ def _options(record: ContainerRecord, volumes: Mapping[str, str]) -> Iterator[tu
         text = host.text(name) or config.text(name)
         if name == "CpusetCpus":
             text = text or host.text("Cpuset") or config.text("Cpuset")
+        # Docker gives a container without `--hostname` the first 12 digits of its ID.
         if text and not (name == "Hostname" and text == record.id[:_SHORT_ID]):
             yield option, text
     for option, name in _NUMBERS.items():

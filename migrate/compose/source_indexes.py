@@ -1,7 +1,7 @@
-"""Manifest lists that are in a source: which of them a target gets, as they are or in other media types. Pure.
+"""Decides which manifest lists of a source are carried over, unchanged or with other media types. Pure functions.
 
-A list is carried over whole where all its images are there and no other image claims its names. Else its images claim
-the names themselves, each for its platform, and the list that comes of it is a new one.
+A list is carried over whole if all its images are converted and no other image claims its names. Otherwise its images
+claim the names themselves, each for its platform, and become a new list.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from migrate.model.reference import Reference
 
 
 class CarriedLists(Struct):
-    """Takes every finished image, then `decide`s. `split`: why a list, by its digest, is not whole.
+    """Gets every finished image by `see`; then `decide` is called. `split`: digest of a list → why it is not carried
+    over.
 
-    `in_oci_types`: the lists get OCI's media types, as the manifests in them have. Lists are named by the digests that
-    they have in the source; images by those of the target.
+    `in_oci_types`: the lists get OCI's media types, like the manifests in them. Digests of lists are those in the
+    source, digests of images those in the target.
     """
 
     in_oci_types: bool = False
@@ -37,7 +38,7 @@ class CarriedLists(Struct):
     _written: dict[Digest, ReadyIndex] = field(default_factory=dict)
 
     def see(self, image: Digest, index: ReadyIndex | None = None, names: Iterable[Reference] = ()) -> None:
-        """An image, and the list that names it with the names of that."""
+        """Adds an image; also the list that it is in, with the list's names."""
         self._finished.add(image)
         if index is not None:
             digest = Digest.of(index.content)
@@ -47,11 +48,12 @@ class CarriedLists(Struct):
             self._children[digest] = frozenset(named - {Digest.of(nested.content) for nested in index.nested})
 
     def replace_manifest(self, old: Digest, new: Descriptor) -> None:
-        """What the lists have for a manifest of the source that is not carried over."""
+        """Sets the new descriptor of a manifest of the source that is not carried over."""
         self._replaced[old] = new
 
     def decide(self, claimed: Mapping[Reference, set[Digest]]) -> None:
-        """`claimed`: the images that claim a name by themselves, or have it in the target already."""
+        """Decides for all lists. `claimed`: name → the images that claim it directly, or have it in the target
+        already."""
         owners: dict[Reference, set[Digest]] = defaultdict(set)
         for digest, names in self._names.items():
             for name in names:
@@ -69,13 +71,13 @@ class CarriedLists(Struct):
         return self._replaced[manifest].digest if manifest in self._replaced else manifest
 
     def whole(self) -> list[tuple[ReadyIndex, list[Reference]]]:
-        """The lists to write, as they are in the source, with the names they get."""
+        """The lists to write, as in the source, with their names."""
         return [
             (self._lists[digest], sorted(self._names[digest])) for digest in sorted(self._lists.keys() - self.split)
         ]
 
     def written(self, index: ReadyIndex) -> ReadyIndex:
-        """`index` as the target gets it."""
+        """`index` as it is written into the target."""
         digest = Digest.of(index.content)
         if digest not in self._written:
             self._written[digest] = self._in_oci_types(index) if self.in_oci_types else index
@@ -84,7 +86,7 @@ class CarriedLists(Struct):
     def _in_oci_types(self, index: ReadyIndex) -> ReadyIndex:
         replaced = dict(self._replaced)
         nested: list[ReadyManifest] = []
-        for one in index.nested:  # the innermost first, so each list finds the new ones that it names
+        for one in index.nested:  # innermost first, so that the new digests of inner lists are known
             content, media_type = index_in_oci_types(one.content, one.media_type, replaced)
             nested.append(ReadyManifest(content=content, media_type=media_type))
             if content != one.content:
@@ -94,13 +96,14 @@ class CarriedLists(Struct):
         return replace(index, content=content, media_type=media_type, nested=tuple(nested))
 
     def lost_digest(self, index: ReadyIndex | None) -> tuple[Digest, ...]:
-        """That of the list, where no document of the target has it: it is split, or has got other media types."""
+        """The digest of the list if no document of the target has it: the list is split, or has other media types. Else
+        ()."""
         if index is None or (not self.is_split(index) and self.written(index).content == index.content):
             return ()
         return (Digest.of(index.content),)
 
     def children(self, index: ReadyIndex) -> frozenset[Digest]:
-        """The manifests that the list names in the target, at any depth."""
+        """The manifests in the list and in its nested lists, by their digests in the target."""
         return frozenset(map(self._in_target, self._children[Digest.of(index.content)]))
 
     def is_split(self, index: ReadyIndex | None) -> bool:

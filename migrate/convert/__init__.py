@@ -1,1 +1,1 @@
-"""One run: sources in, a target and its report out."""
+"""One run: converts sources into one target, and makes the report."""

@@ -1,62 +1,121 @@
-"""What earlier runs put into the target, for archives that left out what their target had.
+"""Layers that earlier runs put into the target, for archives that lack them.
 
-A layer of 1.10 and later is found by the diffID that its config names. A v1 parent is found by its ID in the target's
-map: the config that it became has the history and the diffIDs of all its layers, and nothing else of a parent goes into
-the image of a child.
+`docker save` of some versions left out layers that the receiving side had. A layer of Docker 1.10 and later is found by
+the diffID in its config. A v1 parent is found by its legacy ID in the map of the target: the config of the image that
+it became has the history and the diffIDs of all its layers, which is all that a child needs of its parents.
+A registry as the target has no map, and may have too many repositories to list: only those that the run names are
+searched.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final
 
-from migrate.documents.image_map import MappedImage
+from msgspec.structs import replace
+
+from migrate.blobio.limits import CATALOG_BYTES, REPORT_BYTES
+from migrate.documents.image_map import MappedImage, parse_map, rows_of_report
 from migrate.documents.json_text import encode_json_pretty
 from migrate.documents.oci import parse_config, parse_history
 from migrate.errors import MigrateError
+from migrate.layout.names import MAP_NAME, REPORT_NAME
 from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import LegacyID, LegacyImage, LegacyLayer
-from migrate.model.options import EmptyLayers, ReadOptions
+from migrate.model.options import ConvertOptions, EmptyLayers, ReadOptions
+from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource
 from migrate.readers.detect import open_source
+from migrate.storage.bucket import open_tree
+from migrate.storage.named_files import NamedFiles
 
 _ARCHIVES: Final = ("docker-archive", "oci-archive")
-_READABLE: Final = ("oci", "registry-storage", *_ARCHIVES)
+_MAPPED: Final = ("oci", "registry-storage")
+_READABLE: Final = (*_MAPPED, *_ARCHIVES)
+_EMPTY_TAR_BYTES: Final = 20_480
+"""Of the longest tar without an entry that is known by its diffID: two records of GNU tar."""
 
 
 class EarlierImages:
-    """Those of a target, which is opened when they are first wanted. All of it is read as any other source."""
+    """The images in a target, which is opened as a source when they are first needed."""
 
     def __init__(
-        self, prefix: str, location: str, mapped: Callable[[], Iterable[MappedImage]], empty_layers: EmptyLayers
+        self,
+        prefix: str,
+        location: str,
+        mapped: Callable[[], Iterable[MappedImage]],
+        options: ConvertOptions,
+        names: Callable[[], Iterable[Reference]] = tuple,
     ) -> None:
+        """`prefix` and `location` are those of the target, `mapped` gives the rows of its map. `names`: those that the
+        images of the run will have, for a registry."""
         self.location = location
         self._prefix = prefix
-        self._mapped = mapped
-        self._keeps_empty = empty_layers is EmptyLayers.KEEP
+        # a dry run has opened no target
+        self._mapped = self._read_map if options.dry_run else mapped
+        self._options = options
+        self._names = names
+        self._keeps_empty = options.empty_layers is EmptyLayers.KEEP
         self._made: dict[LegacyID, LegacyLayer] = {}
+        self.problem: str | None = None
+        """Why the target could not be searched."""
+        self.homes: Mapping[Digest, str] = {}
+        """Of a registry: a repository for each blob that was found."""
 
     @cached_property
     def source(self) -> LegacySource | None:
-        # An archive keeps its name until the new one is whole. What is no file, such as a pipe, has nothing of before.
+        if self._prefix == "docker":
+            return self._open_registry()
+        # The old archive stays under its name until the new one is complete, so it can be read during the run. A target
+        # that is not a regular file, such as a pipe, has no earlier images.
         is_there = self._prefix not in _ARCHIVES or os.path.isfile(self.location)
         if self._prefix in _READABLE and is_there:
             with suppress(MigrateError):
                 return open_source(self.location, ReadOptions())
         return None
 
+    def _open_registry(self) -> LegacySource:
+        # imported here: only a registry as target needs the protocol
+        from migrate.readers.remote_registry import PREFIX, RemoteRegistrySource
+        from migrate.writers.registry import placed, split_registry_target
+
+        host, prefix = split_registry_target(self.location)
+        repositories = sorted({placed(prefix, name).name for name in self._names()})
+        options = ReadOptions(
+            insecure=self._options.insecure,
+            dry_run=self._options.dry_run,
+            temporary_directory=self._options.temporary_directory,
+        )
+        source = RemoteRegistrySource(f"{PREFIX}{host}", options, repositories=repositories)
+        self.homes = source.homes
+        return source
+
+    def _read_map(self) -> Iterable[MappedImage]:
+        """The target's map, as `writers.target_map` has it."""
+        if self._prefix in _MAPPED:
+            with suppress(MigrateError):
+                files = NamedFiles(open_tree(self.location))
+                try:
+                    if (raw := files.read(MAP_NAME, CATALOG_BYTES)) is not None:
+                        return parse_map(raw)
+                    if (raw := files.read(REPORT_NAME, REPORT_BYTES)) is not None:
+                        return rows_of_report(raw, REPORT_BYTES)
+                finally:
+                    files.close()
+        return ()
+
     def close(self) -> None:
-        source = self.__dict__.get("source")  # not opened for this
+        source = self.__dict__.get("source")  # the cached property would open the target
         if source is not None:
             source.close()
 
     @cached_property
     def _images(self) -> Mapping[Digest, LegacyImage]:
-        """By the digest of their configs."""
+        """The images by their image IDs. A target that cannot be read has none: no layer is taken from it."""
         found: dict[Digest, LegacyImage] = {}
         if self.source is not None:
             with suppress(MigrateError):
@@ -65,13 +124,17 @@ class EarlierImages:
                 found = {Digest.of(one.config): one for one in (*listing.images, *children) if one.config is not None}
         return found
 
-    def find_content(self, diff_id: DiffID) -> LegacyLayer | None:
-        """A layer that has this diffID by its config; reading it proves that."""
-        layers = (layer for image in self._images.values() for layer in image.chain or ())
-        return next((layer for layer in layers if layer.payload is not None and layer.payload.diff_id == diff_id), None)
+    def find_layers(self, wanted: Collection[DiffID]) -> Mapping[DiffID, Sequence[LegacyLayer]]:
+        """Layers of `source` with these diffIDs in its configs. Reading a layer checks its diffID."""
+        try:
+            return {} if self.source is None else self.source.find_layers(wanted)
+        except MigrateError as error:
+            self.problem = f"the target could not be searched for it: {error.message}"
+            return {}
 
     def read_layer(self, legacy_id: LegacyID) -> LegacyLayer | None:
-        """A layer that is an image in the map, or one below it. None also where the map has several images of it."""
+        """The layer of an image in the map, or of one of its parents. None also if several images have this ID: which
+        one is meant cannot be decided."""
         if legacy_id not in self._made:
             images = {row.image_id for row in self._rows.get(legacy_id, ())}
             chains = [chain for image_id in sorted(images) if (chain := self._chain(legacy_id, image_id))]
@@ -90,26 +153,41 @@ class EarlierImages:
         return rows
 
     def _chain(self, head: LegacyID, image_id: Digest) -> tuple[LegacyLayer, ...]:
-        """The layers of an image, base first; () where its config lacks something that a child needs."""
+        """The layers of an image, base first; () if its config lacks something that a child needs."""
         image = self._images.get(image_id)
         if image is None or image.config is None or image.chain is None:
             return ()
         facts, steps = parse_config(image.config), parse_history(image.config)
         empty = facts.history_empty or ()
-        if not steps or facts.steps_with_layer != len(image.chain) or (self._keeps_empty and any(empty)):
-            return ()  # the bytes of an empty layer that was dropped are lost
+        counts = {facts.steps_with_layer, len(facts.diff_ids), len(image.chain)}
+        if not steps or len(counts) > 1 or (self._keeps_empty and any(empty)):
+            return ()  # `--empty-layers keep` needs the bytes of empty layers, and the earlier run dropped them
         chain: list[LegacyLayer] = []
-        contents = iter(image.chain)
+        contents, diff_ids = iter(image.chain), iter(facts.diff_ids)
         for number, (step, is_empty) in enumerate(zip(steps, empty, strict=True), start=1):
             below = chain[-1].legacy_id if chain else None
+            # Only the ID of the image itself is recorded. The layers below it get IDs of their own, which are the same
+            # in every run and belong to this image only.
             own = (
                 head if number == len(steps) else LegacyID(hashlib.sha256(f"{image_id} {number}".encode()).hexdigest())
             )
-            payload = None if is_empty else next(contents).payload
-            # The JSON from which the same step of a history is made again.
+            payload = None
+            if not is_empty:
+                diff_id = next(diff_ids)
+                payload = next(contents).payload
+                # an empty layer that the earlier run kept is dropped as this run drops its own
+                is_lost = payload is None or (not self._keeps_empty and diff_id in _empty_tars())
+                payload = None if is_lost or payload is None else replace(payload, diff_id=diff_id, keep=False)
+            # A legacy JSON that gives the same history entry as the one in the config.
             document: dict[str, Any] = {"id": own, **({"parent": below} if below else {})}
             document |= {name: step[name] for name in ("created", "author", "comment") if step.get(name)}
             if step.get("created_by"):
                 document["container_config"] = {"Cmd": [step["created_by"]]}
             chain.append(LegacyLayer(legacy_id=own, json=encode_json_pretty(document), parent=below, payload=payload))
         return tuple(chain)
+
+
+@cache
+def _empty_tars() -> Collection[DiffID]:
+    """Of the tars that have nothing but their end."""
+    return {DiffID(Digest.of(bytes(size))) for size in range(0, _EMPTY_TAR_BYTES + 1, 512)}

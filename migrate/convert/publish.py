@@ -1,6 +1,6 @@
-"""The end of a run: finished images get their names, go into the target and become rows of the report.
+"""The end of a run: finished images get their names, are written into the target and become rows of the report.
 
-Images are walked twice and never kept, so that a run of any length can read them from wherever it put them.
+Images are iterated several times and never kept, so that a batch can read them from disk each time.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from migrate.writers.base import ImageTarget
 
 _BEFORE_THE_RUN = -1_000_000_000
 _SIGNATURE_TAG = re.compile(r"sha256-([0-9a-f]{64})(?:\..*)?")
-"""The tag of what is about a manifest: cosign's `.sig`, `.att` and `.sbom`, or the list of its referrers (OCI 1.1)."""
+"""A tag that refers to a manifest: cosign's `.sig`, `.att` and `.sbom`, or the list of its referrers (OCI 1.1)."""
 
 
 class FinishedImage(Struct, frozen=True, kw_only=True):
-    """An image that lacks nothing but its names.
+    """An image that is complete except for its names in the target.
 
     `source` is the location of its source, `order` its place in the run, which decides ties. `references` are those of
-    the source. `certain` is False where the store's own file system shows something else.
-    `ready`: its manifest is in the source, so its layer blobs are what they are; `source_digest` is the digest of
-    that one where the image has got other media types. `index` is a manifest list of the source that names it.
+    the source. `certain` is False if it differs from the file system in the store of its source. `ready`: the source
+    has a manifest of it, so its layer blobs are not compressed again. `source_digest` is the digest of that manifest,
+    if the image got other media types. `index` is a manifest list of the source that names the image.
     """
 
     source: str
@@ -70,22 +70,22 @@ class FinishedImage(Struct, frozen=True, kw_only=True):
 
     @property
     def all_references(self) -> list[Reference]:
-        """Those of the image and of the list that names it."""
+        """The references of the image and of the list that names it."""
         return sorted({*self.references, *(self.index.references if self.index is not None else ())})
 
     @property
     def row_key(self) -> tuple[str, LegacyID, Digest, bool]:
-        """Equal for what is one image in the report: never one that is certain, and one that is not."""
+        """Equal for finished images that are one row in the report. A certain image and an uncertain one are two."""
         return (self.source, self.legacy_id, self.identity, self.certain)
 
     @property
     def identity(self) -> Digest:
-        """By what two images are distinguished: the manifest, or the config where a dry run made no manifest."""
+        """The digest that identifies the image: of its manifest, or of its config if a dry run made no manifest."""
         return self.composed.manifest_digest if self.composed.has_manifest else self.composed.image_id
 
 
 def in_format(image: FinishedImage, options: ConvertOptions) -> FinishedImage:
-    """`image` in the media types of `--format oci`, where its source has a manifest in Docker's types ready for it."""
+    """`image` with OCI media types, if `--format oci` is given and its source has a manifest in Docker's types."""
     if not image.ready or not options.changes_manifests:
         return image
     composed, old = image_in_oci_types(image.composed), image.composed.manifest_digest
@@ -95,7 +95,8 @@ def in_format(image: FinishedImage, options: ConvertOptions) -> FinishedImage:
 
 
 def without_documents(images: Iterable[FinishedImage]) -> Iterator[FinishedImage]:
-    """The images with no more of the layers of their chains than the report wants of them: their IDs."""
+    """The images with only the IDs of their layers, which is all that the report needs: a long chain has megabytes of
+    JSON."""
     bare: dict[LegacyID, LegacyLayer] = {}
     for image in images:
         for layer, _ in image.chain:
@@ -105,13 +106,13 @@ def without_documents(images: Iterable[FinishedImage]) -> Iterator[FinishedImage
 
 
 ImageWalk = Callable[[], Iterable[FinishedImage]]
-"""Gives the same images in the same order each time it is called."""
+"""Iterates over the images, with the same images in the same order each time it is called."""
 
 
 class Publisher(Struct):
-    """Names and writes the images of one run: `publish` once, then `rows` as often as needed.
+    """Gives the images of one run their names and writes them: `publish` once, then `rows` as often as needed.
 
-    `present` counts the images that were in the target before.
+    `present` counts the images that were in the target before the run.
     """
 
     options: ConvertOptions
@@ -135,10 +136,10 @@ class Publisher(Struct):
         written: Callable[[FinishedImage], None] | None = None,
         chainless: ImageWalk | None = None,
     ) -> None:
-        """Assigns names and commits every image that keeps its place. Raises TargetError only.
+        """Assigns names and commits every image that is not refused. Raises TargetError only.
 
-        `written` is called for each committed image; those with the same manifest are committed once. `chainless`,
-        where given, walks over the same images without their chains, which names do not depend on.
+        `written` is called for each committed image; images with the same manifest are committed once. `chainless`, if
+        given, iterates over the same images without their chains, which is faster: names do not depend on chains.
         """
         walk = chainless or images
         self._lists.in_oci_types = self.options.changes_manifests
@@ -151,13 +152,13 @@ class Publisher(Struct):
         self._commit(images, written)
 
     def is_refused(self, image: FinishedImage) -> bool:
-        """`--on-conflict fail` takes every image out that claims what another one claims."""
+        """True for images that `--on-conflict fail` leaves out, because another image claims one of their names."""
         claims = image.references or self._lists.is_split(image.index) or image.identity in self._untagged
         return bool(claims) and image.identity in self._names.refused
 
     def rows(self, images: Iterable[FinishedImage]) -> Iterator[ImageInput]:
-        """The report's input for the images that were written, in the order given. An image that its source names more
-        than once, by itself and in lists, is one row."""
+        """The report's input for the images that were written, in the order given. An image that its source names
+        several times, by itself and in lists, is one row."""
         rows: dict[tuple[str, LegacyID, Digest, bool], ImageInput] = {}
         listed: set[tuple[str, LegacyID, Digest, bool]] = set()
         for image in images:
@@ -183,32 +184,33 @@ class Publisher(Struct):
                 )
                 if key not in rows:
                     rows[key] = row
-                elif image.index is None or key in listed:  # of two lists the first counts
-                    rows[key] = _together(rows[key], row)
-                else:  # a list has the platform of its image, where the config may be silent or wrong
-                    rows[key] = _together(row, rows[key])
+                elif image.index is None or key in listed:  # the first of several lists decides the platform
+                    rows[key] = _merged_row(rows[key], row)
+                else:  # a list states the platform of its images, which a config may lack or have wrong
+                    rows[key] = _merged_row(row, rows[key])
                 if image.index is not None:
                     listed.add(key)
         yield from rows.values()
 
     def names_of(self, image: FinishedImage) -> list[Reference]:
-        """The references that the image has in the target, of those that it claimed or got instead."""
+        """The references of the image in the target: those of its claims that were granted, or that it got instead."""
         granted = self._names.by_digest.get(image.identity, set()) | self._in_indexes.get(image.identity, set())
         # The names that the image claims by itself: its own and, where its list is not carried over, the list's.
         references = image.all_references if self._lists.is_split(image.index) else image.references
-        wanted = self._places(references, image.composed.created)
+        wanted = self._target_names(references, image.composed.created)
         if image.identity in self._untagged:
             wanted.add(self._untagged[image.identity])
         if self.options.on_conflict is OnConflict.KEEP_ALL:
             wanted |= {numbered(reference, image.composed.image_id.hex) for reference in wanted}
         names = wanted & granted
         if image.index is not None and not self._lists.is_split(image.index):
-            names |= self._places(image.index.references, image.composed.created)
+            names |= self._target_names(image.index.references, image.composed.created)
         return sorted(names)
 
     # --- names -------------------------------------------------------------------------------------------------
 
-    def _places(self, references: Iterable[Reference], created: str | None) -> set[Reference]:
+    def _target_names(self, references: Iterable[Reference], created: str | None) -> set[Reference]:
+        """The names that `--rename` and `--tag-template` make of the references of a source."""
         return {
             wanted_reference(reference, created, self.options, hosts=self._hosts_in_names) for reference in references
         }
@@ -222,23 +224,26 @@ class Publisher(Struct):
         listed: list[tuple[ReadyIndex, Claim]] = []
         for image in images:
             self._see_manifest(image)
-            own = self._places(image.references, image.composed.created)
+            own = self._target_names(image.references, image.composed.created)
             claims += (_claim(image, reference) for reference in sorted(own))
             if image.index is not None:
                 self._platforms.setdefault(image.identity, image.composed.platform)
-                asked = self._places(image.index.references, image.composed.created)
-                self._lists.see(image.identity, image.index, asked)
-                listed += ((image.index, _claim(image, reference)) for reference in sorted(asked - own))
+                listed_names = self._target_names(image.index.references, image.composed.created)
+                self._lists.see(image.identity, image.index, listed_names)
+                listed += ((image.index, _claim(image, reference)) for reference in sorted(listed_names - own))
             else:
                 self._lists.see(image.identity)
+        # Images that the target has keep their names, unless this run converts the same legacy images again.
         existing = self._without_superseded(list(self._existing_claims()), [*claims, *(claim for _, claim in listed)])
-        if self._platforms:  # a list was seen, perhaps one without a name
+        if self._platforms:  # at least one image is in a list
             held: dict[Reference, set[Digest]] = defaultdict(set)
             for claim in (*existing, *claims):
                 held[claim.reference].add(claim.digest)
             self._lists.decide(held)
+        # A list that lost an image, or whose name another image has, is split: each of its images claims the name.
         claims += (claim for index, claim in listed if self._lists.is_split(index))
-        # A name of a list that is carried over leads to the list alone, which names the image that claims it, too.
+        # A list that is carried over is the only owner of its names, even if one of its images has the same reference:
+        # the list leads to that image.
         for index, references in self._lists.whole():
             for child in self._lists.children(index):
                 self._in_indexes[child].update(references)
@@ -251,7 +256,8 @@ class Publisher(Struct):
         return names
 
     def _see_manifest(self, image: FinishedImage) -> None:
-        """What lists have to name instead of it, and of which manifest of the source it is a signature or the like."""
+        """Notes the new digest of a manifest, for the lists that name it, and the signatures that refer to a
+        manifest."""
         if not self._lists.in_oci_types or not image.ready:
             return
         composed = image.composed
@@ -272,13 +278,13 @@ class Publisher(Struct):
         if not broken:
             return ()
         return (
-            f"the digest of its manifest changes with --format oci, so what was made for the old one no longer holds: "
-            f"{', '.join(broken)}; sign it again, or keep the old one by --carry-manifests",
+            f"--format oci changes the digest of its manifest, and these refer to the old digest: {', '.join(broken)}; "
+            "sign it again, or keep the manifest with --carry-manifests",
         )
 
     def _name_untagged(self, images: Iterable[FinishedImage], template: str) -> None:
-        """`--name-untagged`: names for the images that got none, here or in an earlier run, and no name that another
-        image has: that one keeps it, and the conflict is reported."""
+        """`--name-untagged`: names images that have no name, from this run or an earlier one. If another image has the
+        name already, it keeps it, and a conflict is reported."""
         taken = self._granted()
         named = {digest for digests in taken.values() for digest in digests} | self._names.refused
         named |= {digest for digest, names in self._in_indexes.items() if names}
@@ -292,7 +298,7 @@ class Publisher(Struct):
         for claim in before:
             taken[claim.reference].add(claim.digest)
             if claim.digest in claims and claims[claim.digest].reference != claim.reference:
-                del claims[claim.digest]  # it has a name of an earlier run
+                del claims[claim.digest]  # an earlier run has named it
         for claim in claims.values():
             holders = taken.get(claim.reference, {claim.digest})
             if claim.digest in holders:
@@ -318,7 +324,7 @@ class Publisher(Struct):
         self._names.refused |= names.refused
 
     def _granted(self) -> dict[Reference, set[Digest]]:
-        """Each name of the run, and the manifests that it leads to."""
+        """The manifests that each name of the run leads to."""
         granted: dict[Reference, set[Digest]] = defaultdict(set)
         for digest, names in self._names.by_digest.items():
             for name in names:
@@ -343,11 +349,12 @@ class Publisher(Struct):
                 )
 
     def _without_superseded(self, existing: Sequence[Claim], ours: Iterable[Claim]) -> list[Claim]:
-        """`existing` without claims of what an earlier run made of the same legacy image: that is no conflict.
+        """`existing` without the claims of images that an earlier run made of the same legacy images.
 
-        A legacy ID is random, and another image may have it. Of another time, it claims its name as any other image
-        does. One of the same time with other layers, such as one that was made anew from a file tree, gives its name to
-        ours, but that is reported as a conflict.
+        The same legacy image, converted again, replaces the earlier result, and that is not a conflict. But a legacy ID
+        is random, so another image may have it. An image with another creation time is treated as another image. An
+        image with the same time and other layers (such as a tar that was made again from a file tree) gives its name to
+        the new one, and a conflict is reported.
         """
         if self.target is None:
             return list(existing)
@@ -362,7 +369,7 @@ class Publisher(Struct):
         for claim in existing:
             rivals = again[claim.reference]
             same = [one for one in rivals if one.legacy_id in made_of[claim.digest]]
-            # the same manifest again, or an image of another legacy image: an ordinary claim
+            # an ordinary claim: the same manifest again, or the image of another legacy image
             if any(one.digest == claim.digest for one in rivals) or not same:
                 kept.append(claim)
             elif not any(one.is_remade(claim) for one in same):
@@ -420,7 +427,7 @@ class Publisher(Struct):
                 self.present += image.identity in self._known
                 if self.target is not None:
                     composed, listed = image.composed, self._platforms.get(image.identity)
-                    # What a lost list has of it counts less than what a whole one has, which the report has (`rows`).
+                    # The platform in a complete list goes before that in a list which lost an image.
                     if (
                         listed not in (None, composed.platform)
                         and composed.platform != parse_config(composed.config).platform
@@ -430,7 +437,7 @@ class Publisher(Struct):
                 self.progress.emit(Event(kind="image", name=str(image.identity)))
         if self.target is not None:
             for reference, members in sorted(self._names.indexes.items()):
-                if any(claim.order >= 0 for claim in members):  # else the index is there already
+                if any(claim.order >= 0 for claim in members):  # else the target has this index already
                     entries = [self._index_entry(claim, children) for claim in members]
                     content, media_type = compose_index(entries, self.options.format)
                     self.target.commit_index(content, media_type, [reference])
@@ -449,7 +456,7 @@ class Publisher(Struct):
 
 
 def _without_os(image: FinishedImage) -> tuple[str, ...]:
-    """Programs of OCI images need the `os` that images of Docker 0.6 lack; Docker takes such an image for its own."""
+    """A warning for OCI images without `os`, which images of Docker 0.6 lack: Docker assumes its own, umoci fails."""
     composed = image.composed
     if composed.config_media_type != MediaType.OCI_CONFIG or parse_config(composed.config).os is not None:
         return ()
@@ -457,8 +464,8 @@ def _without_os(image: FinishedImage) -> tuple[str, ...]:
     return (f"its config names no os: umoci refuses it (unsupported OS){remedy}",)
 
 
-def _together(one: ImageInput, other: ImageInput) -> ImageInput:
-    """Two rows of one image."""
+def _merged_row(one: ImageInput, other: ImageInput) -> ImageInput:
+    """One row for two rows of one image; `one` has the platform."""
     return replace(
         one,
         references=sorted({*one.references, *other.references}),
@@ -484,5 +491,5 @@ def _claim(image: FinishedImage, reference: Reference) -> Claim:
 
 
 def sorted_images(images: Iterable[FinishedImage]) -> Sequence[FinishedImage]:
-    """The order in which a target shall see images that are all in memory."""
+    """The images in the order in which they are written, which does not depend on the order of work."""
     return sorted(images, key=lambda image: (image.identity, image.order))

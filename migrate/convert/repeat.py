@@ -1,8 +1,8 @@
-"""Whether a run was done before: its key, and what it would give.
+"""The key of a run, by which a later run finds that it would change nothing.
 
-A run is its program, its options and its sources. Of a source that is one file, the file's place, inode, size, mtime
-and ctime are taken, as for the layers that are not read again (`rehash.payload_memory`). All else that a result depends
-on is in the target (`writers.run_memory`).
+The key covers the version of this program, the options and the sources: of each source file its path, inode, size,
+mtime and ctime, as for layers that are not read again (`rehash.payload_memory`). Everything else that the result
+depends on is in the target (`writers.run_memory`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from migrate.model.options import CHANGES, Changes, ConvertOptions
 
 
 def run_key(locations: Sequence[str], options: ConvertOptions, report_options: Mapping[str, object]) -> str | None:
-    """64 hex digits: equal for runs that read the same and make the same of it. None where that cannot be known."""
+    """64 hex digits, equal for runs that read the same sources and give the same result. None if that cannot be known:
+    for sources that are not regular files, and files that were changed just now."""
     if options.dry_run or options.check_existing or options.pool_files:
         return None
     paths = [plain_path(location) for location in locations]
@@ -32,7 +33,7 @@ def run_key(locations: Sequence[str], options: ConvertOptions, report_options: M
 
 
 def _state_of(path: str) -> tuple[object, ...] | None:
-    """Of a regular file of this machine that does not change."""
+    """Identity and state of a regular file on this machine; None for others, and for files changed just now."""
     try:
         status = os.stat(path)
         place = os.path.realpath(path)

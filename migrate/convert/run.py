@@ -1,7 +1,7 @@
-"""From sources to one target: the only module with every step.
+"""The conversion of sources into one target, with all its steps in order.
 
-reader → chain → rehash → compose → writer → report. A failure takes its image with it and no other; only the target's
-own failure, or an interruption, ends the run.
+The steps are reader → chain → rehash → compose → writer → report. A failure in a source fails the images that need the
+damaged part, and no others. Only a failure of the target, or an interruption, ends the run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from migrate.blobio import limits
 from migrate.blobio.payload import Payload
 from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import SharedParts, compose_image
+from migrate.compose.names import untagged_reference, wanted_reference
 from migrate.convert.earlier import EarlierImages
 from migrate.convert.publish import FinishedImage, Publisher, in_format, sorted_images, without_documents
 from migrate.convert.repeat import run_key
@@ -39,6 +40,7 @@ from migrate.convert.selection import (
 from migrate.convert.source_paths import distinct_sources
 from migrate.errors import (
     ConflictError,
+    IntegrityError,
     LimitError,
     MigrateError,
     MissingContentError,
@@ -53,8 +55,9 @@ from migrate.model.container import Container
 from migrate.model.digest import DiffID
 from migrate.model.image import ComposedImage, HashedLayer
 from migrate.model.legacy import Failure, LegacyID, LegacyImage, LegacyLayer, ReadyIndex, SourceListing, is_hex_id
-from migrate.model.options import ConvertOptions, ReadOptions
+from migrate.model.options import Compression, ConvertOptions, Format, ReadOptions
 from migrate.model.progress import Event, Progress, SilentProgress
+from migrate.model.reference import Reference
 from migrate.readers.base import LegacySource
 from migrate.readers.detect import open_source
 from migrate.rehash.layer import Layer
@@ -69,6 +72,7 @@ from migrate.report.units import count, format_size
 from migrate.writers.base import ImageTarget
 from migrate.writers.free_space import check_target_room, check_target_room_for_streams
 from migrate.writers.open_target import name_warnings, open_target, parse_target
+from migrate.writers.registry_names import UNTAGGED
 from migrate.writers.run_memory import repeat_run
 
 if TYPE_CHECKING:
@@ -79,7 +83,7 @@ Chain = tuple[LegacyLayer, ...]
 
 
 class OpenedSource(Struct):
-    """A source of the run: opened, or the reason why it could not be."""
+    """A source of the run: opened, or the error why it could not be opened."""
 
     location: str
     source: LegacySource | None = None
@@ -88,7 +92,7 @@ class OpenedSource(Struct):
     type: str | None = None
 
     def close(self) -> None:
-        """Closes the source and lets go of it: what it holds of many images takes much memory."""
+        """Closes the source and drops it and its listing, which take much memory for sources with many images."""
         if self.source is not None:
             self.type = self.source.source_type.value
             self.source.close()
@@ -96,12 +100,12 @@ class OpenedSource(Struct):
 
     @property
     def is_one_file(self) -> bool:
-        """True where nothing is read of the source but the file at its location: no disk below it has another one."""
+        """True if nothing but the file at the location is read: not a file in a disk image or in another archive."""
         return self.source is not None and self.source.reads_one_file and self.source.location == self.location
 
 
 def open_sources(locations: Sequence[str], options: ReadOptions) -> list[OpenedSource]:
-    """Opens each source once. One that cannot be opened has its error instead. Raises UsageError."""
+    """Opens each source once. A source that cannot be opened is returned with its error. Raises UsageError."""
     if list(locations).count("-") > 1:
         raise UsageError("standard input can be read only once")
     opened = []
@@ -117,8 +121,8 @@ def open_sources(locations: Sequence[str], options: ReadOptions) -> list[OpenedS
 
 
 class PlannedImage(Struct):
-    """One image on its way. `order` is its place in the run and decides ties; `elsewhere` are the layers of its chain
-    that another source of the run has, and its index."""
+    """One image to convert. `order` is its place in the run and decides ties. `elsewhere` has the layers of its chain
+    that are read from another source, with the index of that source (see `Conversion.place`)."""
 
     source_index: int
     location: str
@@ -131,16 +135,16 @@ class PlannedImage(Struct):
 
 
 class Lent(Struct, frozen=True):
-    """What another run, or part of it, has of what the sources lack: v1 layers, by the source that they are read from,
-    and the contents that the target has already."""
+    """Layers that the sources lack and that other sources of a batch have: v1 layers, with the source to read them
+    from, and contents that are in the target already."""
 
     layers: Mapping[LegacyID, OpenedSource] = field(default_factory=dict)
     contents: Mapping[DiffID, HashedLayer] = field(default_factory=dict)
 
 
 class Outcome(Struct):
-    """What a run gives: its report, the exit code of the command (`migrate.errors.EXIT_CODES`), and how many of the
-    images were in the target before (`present`)."""
+    """The outcome of a run: its report, the exit code of the command (`migrate.errors.EXIT_CODES`), and the number of
+    images that were in the target before (`present`)."""
 
     report: Report
     exit_code: int
@@ -148,7 +152,7 @@ class Outcome(Struct):
 
 
 class Conversion(Struct):
-    """One run. `run` may be called once. `missing` are the IDs and diffIDs of layers that failed images lack."""
+    """One run; `run` may be called once. `missing` has the IDs and diffIDs of the layers that failed images lack."""
 
     sources: Sequence[OpenedSource]
     options: ConvertOptions
@@ -174,9 +178,12 @@ class Conversion(Struct):
     _layers_planned: int = 0
     _estimate: SizeEstimate | None = None
     _passed: Mapping[JobKey, Layer] = field(default_factory=dict)
+    _of_target: dict[DiffID, HashedLayer] = field(default_factory=dict)
+    _not_of_target: dict[DiffID, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.target is None and self.options.dry_run and not self.options.exact_sizes:
+            # compressing takes most of the time of a run: `plan` compresses samples only
             self._estimate = SizeEstimate(self.options.compression)
         if self.target is not None and self.target.wants_compression is not None:
             self.options = dataclasses.replace(
@@ -188,8 +195,8 @@ class Conversion(Struct):
     def opened(
         cls, locations: Sequence[str], options: ConvertOptions, target: str | None = None, **rest: Any
     ) -> Iterator[Conversion]:
-        """A run over what the locations name; `rest` are further fields. Closes sources and target. Raises UsageError
-        and TargetError."""
+        """A run over the sources at `locations`; `rest` are further fields. Closes sources and target. Raises
+        UsageError and TargetError."""
         prefix, place = ("", "") if target is None else parse_target(target)
         key = None
         if prefix == "oci" and not rest.keys() - {"progress", "report_options"}:
@@ -197,19 +204,18 @@ class Conversion(Struct):
             if key is not None and (raw := repeat_run(place, key, utc_now(), utc_now)) is not None:
                 from migrate.report.parse import parse_report
 
-                # the run was done before, and would change nothing
+                # An earlier run with this key left the target exactly as it is, so this one would change nothing.
                 yield cls((), options, locations=locations, repeated=parse_report(raw), **rest)
                 return
         sources = open_sources(locations, options)
         if not all(one.is_one_file for one in sources):
-            key = None
+            key = None  # the key has the state of one file for each source
         with ExitStack() as stack:
             for one in sources:
                 stack.callback(one.close)
             opened = None
-            if target is not None and (
-                options.images or options.exclude or options.container
-            ):  # a pattern that matches nothing leaves no new target behind
+            if target is not None and (options.images or options.exclude or options.container):
+                # A pattern that matches nothing is an error here, before the target is created.
                 cls(sources, options).gather()
             earlier = None
             if target is not None and any(one.source and not one.error for one in sources):  # else nothing to write
@@ -217,10 +223,10 @@ class Conversion(Struct):
                 stack.callback(opened.close)
                 if key is not None:
                     opened.begin_run()
-                earlier = EarlierImages(prefix, place, opened.mapped_images, options.empty_layers)
+                earlier = EarlierImages(prefix, place, opened.mapped_images, options, lambda: conversion.iter_names())
                 stack.callback(earlier.close)
             warnings = name_warnings(target) if opened is not None and target is not None else []
-            yield cls(
+            conversion = cls(
                 sources,
                 options,
                 opened,
@@ -230,9 +236,11 @@ class Conversion(Struct):
                 key=key,
                 **rest,
             )
+            yield conversion
 
     def run(self) -> Outcome:
-        """Converts, writes the report into the target, and returns it. Raises TargetError and UsageError only."""
+        """Converts the sources, writes the report into the target, and returns it. Raises TargetError and UsageError
+        only."""
         if self.repeated is not None:
             return self._show_repeated(self.repeated)
         started = utc_now()
@@ -242,24 +250,26 @@ class Conversion(Struct):
         if self.options.exclude:
             unused = unused_exclusions(listings, self.options.exclude)
             self.warnings += (f"--exclude {pattern}: no image matches" for pattern in unused)
-        listings.clear()
+        listings.clear()  # `_publish` frees the listings, which is of no use while this list has them
         report, present = self._publish(started, self.convert_images(self.target))
         self._warn(report)
         code = exit_code(report)
         if self.target is not None and code == NOTHING_READ:
+            # A mistyped source must leave no empty layout, and no report in place of an earlier one.
             self.target.abandon()
         elif self.target is not None:
             self.target.add_to_map(map(mapped_image, report.images))
             if self.key is not None and not (report.conflicts or code):
                 again = run_key(self.locations, self.options, self.report_options)
-                if again == self.key:  # no source has changed meanwhile
+                if again == self.key:  # no source has changed during the run
                     self.target.remember_run(again)
             self.target.finish_in_pieces(iter_report(replace(report, images=()), report.images))
         return Outcome(report, code, present)
 
     def _publish(self, started: str, finished: Iterable[FinishedImage]) -> tuple[Report, int]:
-        """The report, and how many of the images were there before. No source is read any more."""
+        """The report, and the number of images that were in the target before. Closes the sources."""
         images = sorted_images(in_format(image, self.options) for image in without_documents(finished))
+        # Nothing is read from here on. Everything that is not needed is freed: with many images this halves the peak.
         del finished
         self.planned, self.hashed, self._passed, self._shared = (), {}, {}, SharedParts()
         for opened in self.sources:
@@ -273,7 +283,7 @@ class Conversion(Struct):
             self.progress.emit(Event(kind="warning", name=name, message=message))
 
     def _show_repeated(self, report: Report) -> Outcome:
-        """What a run that was done before shows of its images, which are all there."""
+        """Emits the events of a run whose result is in the target already, and returns its outcome."""
         for location in distinct_sources(self.locations):
             self.progress.emit(Event(kind="source", name=plain_path(location)))
         images = sorted({image.manifest_digest or image.image_id for image in report.images})
@@ -283,10 +293,11 @@ class Conversion(Struct):
         return Outcome(report, exit_code(report), len(images))
 
     def pass_streams(self, store: BlobTarget | None) -> None:
-        """Reads pipes and compressed archives; their large layers are in `store` then, and were never spooled.
+        """Reads pipes and compressed archives once, and writes their large layers into `store` without a temporary
+        copy.
 
-        Does nothing where only some images are wanted: their layers are known at an archive's end. To be called
-        before `gather`, or not at all. Raises TargetError only.
+        Does nothing if only some images are chosen: which layers they need is known at the end of an archive only. To
+        be called before `gather`, or not at all. Raises TargetError only.
         """
         streaming = [
             (index, opened.source)
@@ -313,8 +324,8 @@ class Conversion(Struct):
             self.sources[index].error = error
 
     def gather(self) -> None:
-        """Lists the sources and walks the chains of the chosen images, which are in `planned` then; what cannot be
-        read is in `failures`. Raises UsageError only."""
+        """Lists the sources, chooses images and reads their chains into `planned`. Errors of sources are added to
+        `failures`. Raises UsageError only."""
         for opened in self.sources:
             if opened.source is not None and opened.error is None:
                 try:
@@ -333,18 +344,16 @@ class Conversion(Struct):
         self.planned = self._plan()
 
     def convert_images(self, store: BlobTarget | None) -> list[FinishedImage]:
-        """From what was gathered to finished images: their layers are in `store`, but nothing has a name there yet.
+        """Converts the images in `planned`: their layers are in `store` then, but no manifest, config or name is.
 
-        What could not be converted is in `failures`. Raises TargetError only.
+        Images that cannot be converted are added to `failures`. Raises TargetError only.
         """
         planned = self.planned
-        # all layers first: equal ones of different images are read once
+        # All layers of all images at once, so that a layer which several images share is read once.
         self.hashed = self._rehash(planned, store)
-        if any(isinstance(result, MissingContentError) for result in self.hashed.values()):
-            self.hashed = {**self.hashed, **self._hash_content_of_target(store)}
-        # an image that cannot be composed has failed; the others go on
+        self._take_content_of_target(store)
         finished = [done for image in planned if (done := self._compose(image)) is not None]
-        # A list of the source that has lost all its images is lost itself.
+        # A manifest list of which every image failed has a failure of its own: no image has its names.
         alive = {id(image.index) for image in finished}
         lost = {id(image.index): image for image in planned if image.index is not None and id(image.index) not in alive}
         for image in lost.values():
@@ -357,9 +366,11 @@ class Conversion(Struct):
         return finished + self._salvage(planned, finished)
 
     def _measure_containers(self, finished: Sequence[FinishedImage]) -> None:
-        """What the containers hold of which no image was made, so that the images are not taken for all there is."""
+        """Measures the containers and volumes of which no image was made, and warns about them: their data would be
+        lost with the old disk."""
         made = {(image.source, image.legacy_id) for image in finished if image.container is not None}
         wanted = bool(self.options.containers or self.options.container)
+        # An exact size may need a walk through millions of files, which is done only for those who want containers.
         most = None if wanted else limits.MEASURED_ENTRIES
         for opened in self.sources:
             if opened.listing is None or opened.source is None:
@@ -373,9 +384,8 @@ class Conversion(Struct):
             volumes = opened.source.orphaned_volumes(most)
             self.volumes += (VolumeRow(source=opened.location, volume=volume) for volume in volumes)
             if left and not wanted:
-                self.warnings.append(_left_behind(opened.location, left))
+                self.warnings.append(_containers_warning(opened.location, left))
             if volumes:
-                # One warning for all volumes of the source that no container names.
                 sizes = [volume.bytes for volume in volumes if volume.bytes is not None]
                 total = f"{'' if len(sizes) == len(volumes) else 'at least '}{format_size(sum(sizes))}"
                 self.warnings.append(
@@ -386,14 +396,14 @@ class Conversion(Struct):
     # --- sources and selection ---------------------------------------------------------------------------------
 
     def _plan(self) -> list[PlannedImage]:
-        """Selects images and walks their chains; what cannot be walked has failed."""
+        """Selects images and reads their chains. Images whose chain cannot be read are added to `failures`."""
         listings = [opened.listing for opened in self.sources if opened.listing is not None]
         for pattern, ids in ambiguous_prefixes(listings, self.options.images).items():
-            raise UsageError(f"--image {pattern} is the beginning of several IDs: {', '.join(ids[:5])}")
+            raise UsageError(f"--image {pattern} matches several IDs: {', '.join(ids[:5])}")
         planned: list[PlannedImage] = []
         matched: set[str] = set()
         options = self.options
-        # `--container` alone means that one, as `--image` does
+        # `--container` alone chooses that container and no images
         only_containers = bool(options.container) and not (options.containers or options.images or options.all_layers)
         for source_index, opened in enumerate(self.sources):
             if opened.listing is None:
@@ -418,6 +428,7 @@ class Conversion(Struct):
                 matched |= hits
                 for child in children:
                     planned.append(PlannedImage(source_index, opened.location, child, len(planned), index=listed))
+        # A pattern may match in one source only, so what matched nothing is known after the last source.
         missing = [pattern for pattern in self.options.images if pattern not in matched]
         if missing and any(opened.listing is not None for opened in self.sources):
             raise UsageError(
@@ -430,12 +441,12 @@ class Conversion(Struct):
         return [image for image in planned if self._walk(image)]
 
     def _note_half_removed(self, opened: OpenedSource) -> None:
-        """`--containers` takes no container that Docker had begun to remove."""
+        """Warns about containers that `--containers` leaves out, because Docker had begun to remove them."""
         assert opened.listing is not None
         if self.options.containers and not self.options.container:
             self.warnings += (
-                f"{opened.location}: {image.container.title} is left out: Docker had begun to remove it, and what is "
-                f"here may be less than it was; --container {image.container.id[:12]} takes that"
+                f"{opened.location}: {image.container.title} is left out: Docker had begun to remove it, and some of "
+                f"its files may be gone; --container {image.container.id[:12]} converts what is left"
                 for image in opened.listing.containers
                 if image.container is not None and is_half_removed(image)
             )
@@ -446,6 +457,7 @@ class Conversion(Struct):
             read_layer = partial(self._read_layer, planned)
             planned.chain = given if given is not None else walk_chain(planned.image.head, read_layer)
             check_chain(planned.chain)
+            # With `--all`, the chains of n layers have n²/2 layers, which would not fit into memory for a large n.
             if self._layers_planned + len(planned.chain) > limits.RUN_LAYERS:
                 raise LimitError(
                     f"image {planned.image.head}: this run has more than {limits.RUN_LAYERS:,} layers in all its images"
@@ -458,10 +470,10 @@ class Conversion(Struct):
         return True
 
     def _read_layer(self, planned: PlannedImage, legacy_id: LegacyID) -> LegacyLayer:
-        """From the image's own source, or else from another one of the run.
+        """A layer of the image's own source, or else of another source of the run.
 
-        Docker up to 1.9 wrote and loaded archives without the layers that the other side had, and went by the ID. Its
-        64 random digits are proof enough; where two sources differ about one, neither is believed.
+        Docker up to 1.9 wrote and loaded archives without the layers that the other side had, and found these by ID. An
+        ID of 64 random digits identifies a layer well enough. If other sources disagree about the layer, none is used.
         """
         own = self.sources[planned.source_index].source
         assert own is not None
@@ -479,10 +491,10 @@ class Conversion(Struct):
         return replace(layer, warnings=(*layer.warnings, f"layer {legacy_id}: taken from {self.place(index).location}"))
 
     _OF_TARGET: ClassVar[int] = -1
-    """The index of the target, where it is read as a source."""
+    """Index of the target among the sources: layers that a source lacks are read from it."""
 
     def place(self, index: int) -> OpenedSource | EarlierImages:
-        """A source of the run, one that lends layers, or the target as one."""
+        """The source with this index: one of the run, one of another run that has missing layers, or the target."""
         if index == self._OF_TARGET:
             assert self.earlier is not None
             return self.earlier
@@ -494,8 +506,8 @@ class Conversion(Struct):
         return list({id(opened): opened for opened in self.lent.layers.values()}.values())
 
     def _find_elsewhere(self, planned: PlannedImage, legacy_id: LegacyID) -> tuple[int, LegacyLayer] | None:
-        """The layer and the index of the source that has it. What v1 archives and roots have goes first: beside a
-        manifest.json there is v1 JSON too, which other programs made up."""
+        """The layer, and the index of the source that has it. Docker roots and v1 archives are preferred: archives with
+        a manifest.json have v1 JSON, too, but later programs made it up."""
         v1: dict[bytes, tuple[int, LegacyLayer]] = {}
         others: dict[bytes, tuple[int, LegacyLayer]] = {}
         for index, opened in enumerate(self.sources):
@@ -506,6 +518,7 @@ class Conversion(Struct):
                         rank = v1 if legacy_id in opened.listing.layers else others
                         rank.setdefault(layer.json, (index, layer))
         found = v1 or others
+        # sources of this run first, then sources of the same batch, then what an earlier run left in the target
         if found:
             return next(iter(found.values())) if len(found) == 1 else None
         lender = self.lent.layers.get(legacy_id)
@@ -517,27 +530,76 @@ class Conversion(Struct):
         return None if of_target is None else (self._OF_TARGET, of_target)
 
     def _same_content(self, layer: LegacyLayer) -> HashedLayer | None:
-        """Another layer of the run that has the diffID which this one's config names; its own bytes are missing."""
+        """Another layer of the run with the diffID that the config names for this one, whose bytes are missing."""
         wanted = layer.payload.diff_id if layer.payload is not None else None
         rows = (row for row in self.hashed.values() if isinstance(row, HashedLayer) and row.diff_id == wanted)
         usable = (row for row in rows if row.blob is not None or self.options.dry_run)
-        return None if wanted is None else next(usable, self.lent.contents.get(wanted))
+        if wanted is None:
+            return None
+        return next(usable, self.lent.contents.get(wanted) or self._of_target.get(wanted))
 
-    def _hash_content_of_target(self, store: BlobTarget | None) -> HashedLayers:
-        """The layers whose bytes are missing and which the target has, by their diffIDs."""
-        if self.earlier is None or self.earlier.source is None:
-            return {}
-        jobs: dict[JobKey, LayerJob] = {}
+    def _take_content_of_target(self, store: BlobTarget | None) -> None:
+        """The layers whose bytes no source has and that the target has, by their diffIDs: into `_of_target`, and why
+        those are none that were found there, into `_not_of_target`."""
+        claims = (
+            layer.payload.diff_id
+            for image in self.planned
+            for layer in image.chain
+            if layer.payload is not None
+            and isinstance(self.result_of(image, layer), MissingContentError)
+            and self._same_content(layer) is None
+        )
+        wanted = sorted({diff_id for diff_id in claims if diff_id is not None})
+        if not wanted or self.earlier is None:
+            return
+        found = {diff_id: [*layers] for diff_id, layers in self.earlier.find_layers(wanted).items()}
+        while found:
+            assert self.earlier.source is not None
+            jobs: dict[JobKey, LayerJob] = {}
+            for diff_id in sorted(found):
+                job = LayerJob(self._OF_TARGET, self.earlier.source, found[diff_id][0])
+                if jobs.setdefault(job.key, job) is job:  # what has another diffID for the same blob has to wait
+                    found[diff_id].pop(0)
+            for key, result in rehash(list(jobs.values()), store, self.options, self.progress).items():
+                payload = jobs[key].payload
+                assert payload.diff_id is not None
+                if isinstance(result, MigrateError):
+                    reason = f"the target has {payload.digest or payload.key} for it: {result.message}"
+                    self._not_of_target[payload.diff_id] = reason
+                elif not payload.keep or self._fits(result):
+                    self._of_target[payload.diff_id] = result
+                    del found[payload.diff_id]
+                else:  # the same once more, in the form of this run
+                    found[payload.diff_id].insert(0, replace(jobs[key].layer, payload=replace(payload, keep=False)))
+            found = {diff_id: layers for diff_id, layers in found.items() if layers}
+        if self.target is not None:
+            self.target.note_blobs(self.earlier.homes)
+
+    def _why_not_of_target(self, layer: LegacyLayer) -> str | None:
+        claim = None if layer.payload is None else layer.payload.diff_id
+        problem = None if self.earlier is None else self.earlier.problem
+        return problem if claim is None else self._not_of_target.get(claim, problem)
+
+    def iter_names(self) -> Iterator[Reference]:
+        """Those that the images of the run claim in a registry."""
         for image in self.planned:
-            for layer in image.chain:
-                result = None if layer.payload is None else self.result_of(image, layer)
-                if not isinstance(result, MissingContentError) or self._same_content(layer) is not None:
-                    continue
-                wanted = layer.payload.diff_id if layer.payload is not None else None
-                if wanted is not None and (found := self.earlier.find_content(wanted)) is not None:
-                    job = LayerJob(self._OF_TARGET, self.earlier.source, found)
-                    jobs[job.key] = job
-        return rehash(list(jobs.values()), store, self.options, self.progress) if jobs else {}
+            names = (*image.image.references, *(() if image.index is None else image.index.references))
+            for name in names:
+                yield wanted_reference(name, None, self.options, hosts=False)
+            if not names:
+                head = image.image.head
+                template = self.options.name_untagged or f"{UNTAGGED}:{{legacy_id}}"
+                yield untagged_reference(template, head, head, hosts=False)
+
+    def _fits(self, layer: HashedLayer) -> bool:
+        """True if a blob of the target, as it is there, may be in an image that this run makes."""
+        if layer.blob is None:
+            return self.options.dry_run
+        if layer.blob.compression == "none":
+            return layer.blob.digest == layer.diff_id  # and no bzip2, say
+        if self.options.compression is Compression.NONE:
+            return False
+        return layer.blob.compression == "gzip" or self.options.format is Format.OCI
 
     # --- layers ------------------------------------------------------------------------------------------------
 
@@ -549,14 +611,15 @@ class Conversion(Struct):
                 index = image.elsewhere.get(layer.legacy_id, image.source_index)
                 source = self.place(index).source
                 assert source is not None
-                place = (index, id(layer))  # `--all` has the same objects in thousands of chains
+                place = (index, id(layer))  # with `--all`, thousands of chains share the same layer objects
                 if layer.payload is not None and (place not in seen or image.image.container is not None):
                     seen.add(place)
                     job = LayerJob(index, source, layer)
                     if self.options.salvage and job.payload.digest is not None:
-                        job = _without_claim(job)  # the bytes are those of the manifest; its config may be wrong
+                        job = _without_claim(job)  # the digest proves the bytes, so a wrong diffID may be salvaged
                     if image.image.container is not None and layer.legacy_id == image.image.head:
                         self._container_layers.add(job.key)
+                    # one job for a layer of several images; their configs may name different diffIDs for it
                     if jobs.setdefault(job.key, job).payload.diff_id != job.payload.diff_id:
                         jobs[job.key] = _without_claim(job)
         check_target_room((job.payload for key, job in jobs.items() if key not in self._passed), store, self.options)
@@ -580,7 +643,7 @@ class Conversion(Struct):
         return observe_all([observer for observer in observers if observer is not None])
 
     def result_of(self, planned: PlannedImage, layer: LegacyLayer) -> HashedLayer | MigrateError:
-        """What became of a layer of the image's chain that has content."""
+        """The outcome of a layer with content in the chain of the image."""
         assert layer.payload is not None
         return self.hashed[planned.elsewhere.get(layer.legacy_id, planned.source_index), layer.payload.key]
 
@@ -589,14 +652,23 @@ class Conversion(Struct):
         borrowed: list[str] = []
         for layer in planned.chain:
             result = None if layer.payload is None else self.result_of(planned, layer)
-            # archives of 1.10 and later leave out layers that the target of the save had; a diffID is proof enough
-            if isinstance(result, MissingContentError) and (same := self._same_content(layer)) is not None:
-                borrowed.append(f"layer {layer.legacy_id}: not in this archive; another one has its diffID")
-                result = replace(same, carried=None)
-            # of an earlier run nothing but the random ID is known, which two layers may have
+            # Archives of 1.10 and later may lack layers that the receiving side had. The diffID identifies the bytes.
+            if isinstance(result, MissingContentError):
+                if (same := self._same_content(layer)) is not None:
+                    has_it = "the target has" if same is self._of_target.get(same.diff_id) else "another one has"
+                    borrowed.append(f"layer {layer.legacy_id}: not in this archive; {has_it} its diffID")
+                    result = replace(same, carried=None)
+                elif reason := self._why_not_of_target(layer):
+                    result = MissingContentError(f"{result.message}; {reason}", layer=result.layer)
+            # A v1 layer in the target is identified by its random ID alone, which another layer may have.
             if planned.elsewhere.get(layer.legacy_id) == self._OF_TARGET and isinstance(result, HashedLayer):
-                note = "from the target, where an earlier run put it"
-                result = replace(result, exact=False, note=note, carried=None)
+                claim = None if layer.payload is None else layer.payload.diff_id
+                if claim is not None and result.diff_id != claim:
+                    message = f"layer {layer.legacy_id}: the target's blob has the diffID {result.diff_id}, not {claim}"
+                    result = IntegrityError(message)
+                else:
+                    note = "from the target, where an earlier run put it"
+                    result = replace(result, exact=False, note=note, carried=None)
             if isinstance(result, MigrateError):
                 if isinstance(result, MissingContentError) and layer.payload and layer.payload.diff_id:
                     self.missing.add(str(layer.payload.diff_id))
@@ -608,13 +680,13 @@ class Conversion(Struct):
             composed = compose_image(planned.image, rows, self.options, self._shared)
             differences: list[str] = []
             if self._rootfs is not None and not planned.elsewhere:
-                # what a container changed was itself read from the trees that it would be compared with
+                # the layer of a container was read from the file trees that it would be compared with
                 checked = planned.chain if planned.image.container is None else planned.chain[:-1]
                 differences = self._rootfs.differences(planned.source_index, checked)
             self._check_certain(planned, composed, rows, differences)
             container, found = self._finish_container(planned)
         except MigrateError as error:
-            # `--salvage` makes an image of what is below the lost layer
+            # `--salvage` makes an image of the layers below the lost one
             planned.lost_layer = LegacyID(error.layer) if error.layer else None
             self._fail(error, planned.location, planned.image)
             return None
@@ -643,7 +715,7 @@ class Conversion(Struct):
         )
 
     def _finish_container(self, planned: PlannedImage) -> tuple[Container | None, tuple[str, ...]]:
-        """What the report has of the container that an image was made of, and its warnings."""
+        """The container that the image was made of, as the report lists it, and warnings about it."""
         source = self.sources[planned.source_index].source
         if planned.image.container is None or source is None:
             return None, ()
@@ -677,7 +749,7 @@ class Conversion(Struct):
         if not self.options.strict:
             return
         if not (planned.image.certain and composed.certain):
-            raise NotExactError(f"{planned.location}: image {planned.image.head} was put right by --salvage")
+            raise NotExactError(f"{planned.location}: image {planned.image.head} was repaired by --salvage")
         if differences:
             raise NotExactError(
                 f"{planned.location}: image {planned.image.head} differs from the store: "
@@ -690,12 +762,13 @@ class Conversion(Struct):
                 )
             if hashed is not None and not hashed.exact:
                 raise NotExactError(
-                    f"{planned.location}: layer {layer.legacy_id} is not certain to the byte: {hashed.note}",
+                    f"{planned.location}: layer {layer.legacy_id} may not be Docker's, byte for byte: {hashed.note}",
                     layer=layer.legacy_id,
                 )
 
     def _salvage(self, planned: Sequence[PlannedImage], finished: Sequence[FinishedImage]) -> list[FinishedImage]:
-        """`--salvage`: of every image that lost a layer, the part below it, as an image without a name."""
+        """`--salvage`: makes an image without a name of the layers below the lost one, for every image that lost
+        one."""
         if not self.options.salvage:
             return []
         known = {(image.source, image.legacy_id) for image in finished}
@@ -705,7 +778,7 @@ class Conversion(Struct):
             intact = image.chain[: next(places, 0)] if image.image.config is None else ()
             if not intact or (image.location, intact[-1].legacy_id) in known:
                 continue
-            known.add((image.location, intact[-1].legacy_id))
+            known.add((image.location, intact[-1].legacy_id))  # several images may have lost the same layer
             names = ", ".join(str(reference) for reference in image.image.references) or image.image.head
             note = f"salvaged: the intact lower part of {names}, whose layer {image.lost_layer} is lost"
             part = LegacyImage(head=intact[-1].legacy_id, warnings=(note,))
@@ -759,15 +832,15 @@ class Conversion(Struct):
         self._add_failure(failure, partless=image is not None and image.config is not None)
 
     def _add_failure(self, failure: Failure, *, partless: bool = False) -> None:
-        """`partless`: where a layer is lost, `--salvage` has no part to give (`_salvage`)."""
+        """`partless`: `_salvage` makes nothing of an image that has lost a layer and has a config of its own."""
         if partless and failure.layer is not None and self.options.salvage:
-            failure = replace(failure, message=f"{failure.message}; --salvage gives no part of this image")
+            failure = replace(failure, message=f"{failure.message}; --salvage cannot convert a part of this image")
         self.failures.append(failure)
         self.progress.emit(failure.event())
 
 
 def _with_estimates(hashed: HashedLayers, estimate: SizeEstimate) -> HashedLayers:
-    """Of equal layers one was sampled, and its figures count for all."""
+    """The layers with estimates of their compressed sizes. One of several equal layers was sampled, for all of them."""
     rows = {key: row for key, row in hashed.items() if isinstance(row, HashedLayer)}
     sampled = {row.diff_id: key for key, row in rows.items() if estimate.has_sampled(key)}
     sizes = {
@@ -778,7 +851,8 @@ def _with_estimates(hashed: HashedLayers, estimate: SizeEstimate) -> HashedLayer
 
 
 def _without_claim(job: LayerJob) -> LayerJob:
-    """Two configs differ about one layer: each is compared with the layer itself, and one of them fails."""
+    """`job` without an expected diffID, for a layer to which two configs give different diffIDs. Each config is
+    compared with the result when its image is composed, so that only the image with the wrong one fails."""
     unclaimed = replace(job.payload, diff_id=None, disputed=True)
     return LayerJob(job.source_index, job.source, replace(job.layer, payload=unclaimed))
 
@@ -787,11 +861,11 @@ _DIFFERENCES_SHOWN = 20
 
 
 def _warnings_of(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]], differences: Sequence[str]) -> Iterator[str]:
-    """What is odd about an image's layers, and the first paths in which it differs from the store's file system."""
+    """Warnings about the layers of an image, and the first paths that differ from the file system in the store."""
     for layer, hashed in rows:
-        if hashed is not None and hashed.damaged:  # not the bytes that the source's checksums and sizes were made of
+        if hashed is not None and hashed.damaged:  # a checksum or size that the source has recorded does not match
             yield f"layer {layer.legacy_id} is damaged: {hashed.note}"
-    for layer, hashed in rows:  # two readers of tar would understand these differently; the bytes stay as they are
+    for layer, hashed in rows:  # the bytes are kept, since another tar would have another diffID
         if hashed is not None and hashed.flags:
             entries = dict(hashed.flagged)
             flags = [f"{flag}: {entries[flag]}" if flag in entries else flag for flag in hashed.flags]
@@ -802,8 +876,8 @@ def _warnings_of(rows: Sequence[tuple[LegacyLayer, HashedLayer | None]], differe
         yield f"differs from the store's file system in {len(differences) - _DIFFERENCES_SHOWN} more paths"
 
 
-def _left_behind(location: str, containers: Sequence[Container]) -> str:
-    """One warning for all containers of a source that were not chosen, and the command that takes them."""
+def _containers_warning(location: str, containers: Sequence[Container]) -> str:
+    """One warning for all containers of a source that were not chosen, with the command that converts them."""
     changed = [container.changed_bytes for container in containers if container.changed_bytes]
     several = len(containers) > 1
     unknown = sum(container.changed_bytes is None for container in containers)
@@ -835,8 +909,8 @@ _REFUSED_BY_OPTIONS = frozenset({ConflictError.code, NotExactError.code})
 
 
 def exit_code(report: Report) -> int:
-    """0 everything converted, 3 something failed or is damaged, 4 nothing could be read. An image that
-    `--on-conflict fail` or `--strict` refuses was read. Of a report with or without its images."""
+    """0 if everything was converted, 3 if something failed or is damaged, 4 if nothing could be read. Images that
+    `--on-conflict fail` or `--strict` refuses count as read. `report` may be without its images."""
     if report.totals.images or any(failure.error in _REFUSED_BY_OPTIONS for failure in report.failures):
         return 3 if report.failures or report.totals.damaged_layers else 0
     return NOTHING_READ

@@ -1,4 +1,4 @@
-"""Which of a source's images are converted: `--all`, `--image` and the default. Pure."""
+"""Chooses the images of a source: the default, `--all`, `--image`, `--exclude`, `--container`. Reads nothing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def select_images(
 
     A pattern is a reference (`app:1.0`), a name (`app`, with every tag), a glob over references (`team/*:1.*`), or a
     legacy ID or its prefix. An image loses the names that `exclude` matches, and is left out when it loses the last.
-    With `all_layers` every legacy ID is an image of its own; those that no reference names follow after the others.
+    With `all_layers` every legacy ID is an image of its own; those without a reference come last.
     """
     images = list(listing.images)
+    # A legacy ID may be that of a parent layer, which becomes an image only if a pattern names it.
     if all_layers or any(_is_id_prefix(pattern) for pattern in patterns):
         named = {image.head for image in images if image.config is None}
         extra = [LegacyImage(head=legacy_id) for legacy_id in listing.layers if legacy_id not in named]
@@ -42,7 +43,7 @@ def select_images(
 def _without(image: LegacyImage, exclude: Sequence[str]) -> LegacyImage | None:
     if not exclude:
         return image
-    references = _left(image.references, exclude)
+    references = _not_excluded(image.references, exclude)
     if (image.references and not references) or any(_is_head(pattern, image.head) for pattern in exclude):
         return None
     return replace(image, references=references)
@@ -62,19 +63,20 @@ def unused_exclusions(listings: Iterable[SourceListing], exclude: Sequence[str])
     return list(left)
 
 
-def _left(references: Iterable[Reference], exclude: Sequence[str]) -> tuple[Reference, ...]:
+def _not_excluded(references: Iterable[Reference], exclude: Sequence[str]) -> tuple[Reference, ...]:
     return tuple(one for one in references if not any(_is_named(pattern, [one]) for pattern in exclude))
 
 
 def select_index(
     index: ReadyIndex, patterns: Sequence[str], exclude: Sequence[str] = ()
 ) -> tuple[ReadyIndex | None, Sequence[LegacyImage], set[str]]:
-    """The manifest list if it is wanted, the images to convert of it, and the patterns that matched something here.
+    """The manifest list if it is wanted, the images of it to convert, and the patterns that matched something here.
 
-    A pattern that names the list takes all its images; one that names an image of it takes that one, without the list.
-    `exclude` takes names from the list, with the last one all its images; a list that lost an image is not kept.
+    A pattern that names the list chooses all its images. A pattern that names one of its images chooses that image,
+    without the list. `exclude` removes names from the list, and all its images if no name is left. A list from which an
+    image was removed is not kept, because it would name a manifest that is not in the target.
     """
-    references = _left(index.references, exclude)
+    references = _not_excluded(index.references, exclude)
     if index.references and not references:
         return None, (), set()
     children = [kept for child in index.children if (kept := _without(child, exclude)) is not None]
@@ -91,14 +93,14 @@ def select_index(
 def select_failures(
     listing: SourceListing, patterns: Sequence[str], exclude: Sequence[str] = ()
 ) -> tuple[list[Failure], set[str]]:
-    """What the source cannot give, of what is wanted, and the patterns that matched something here.
+    """The failures of the source that concern chosen images, and the patterns that matched something here.
 
-    A failure that names no image may concern any, and is always among them.
+    A failure that names no image may concern any image, so it is always included.
     """
     failures = [
         one
         for one in listing.failures
-        if not one.references or _left((Reference.parse(text) for text in one.references), exclude)
+        if not one.references or _not_excluded((Reference.parse(text) for text in one.references), exclude)
     ]
     if not patterns:
         return failures, set()
@@ -122,7 +124,7 @@ def select_containers(
 ) -> tuple[list[LegacyImage], set[str]]:
     """The containers to make images of, and the patterns that matched one here.
 
-    A pattern is a container's name, its ID or the beginning of that. Without patterns, `all_containers` takes those
+    A pattern is the name of a container, its ID or a prefix of its ID. Without patterns, `all_containers` chooses those
     that Docker had not begun to remove.
     """
     if not patterns:
@@ -143,16 +145,16 @@ def select_containers(
 
 
 def choose_containers(listing: SourceListing, patterns: Sequence[str], *, all_containers: bool) -> list[LegacyImage]:
-    """As `select_containers` for a source that is alone. UsageError for a pattern that matches none, or several IDs."""
+    """As `select_containers`, for one source. Raises UsageError for a pattern that matches no container or several."""
     chosen, matched = select_containers(listing, patterns, all_containers=all_containers)
     check_containers([listing], patterns, matched)
     return chosen
 
 
 def check_containers(listings: Sequence[SourceListing], patterns: Sequence[str], matched: Collection[str]) -> None:
-    """UsageError for a pattern of `--container` that is not among those that `matched`, or means several."""
+    """Raises UsageError for a pattern of `--container` that is not in `matched`, or that matches several IDs."""
     for pattern, found in _ambiguous_containers(listings, patterns).items():
-        raise UsageError(f"--container {pattern} is the beginning of several IDs: {', '.join(found[:5])}")
+        raise UsageError(f"--container {pattern} matches several IDs: {', '.join(found[:5])}")
     unknown = [pattern for pattern in patterns if pattern not in matched]
     if unknown and listings:
         raise UsageError(
@@ -161,12 +163,12 @@ def check_containers(listings: Sequence[SourceListing], patterns: Sequence[str],
 
 
 def is_half_removed(image: LegacyImage) -> bool:
-    """True for a container that Docker had begun to remove: what is left may be less than it was."""
+    """True for a container that Docker had begun to remove, so that some of its files may be gone."""
     return image.container is not None and image.container.half_removed
 
 
 def _ambiguous_containers(listings: Iterable[SourceListing], patterns: Sequence[str]) -> dict[str, list[str]]:
-    """The beginnings of IDs (and no names) that more than one container's ID starts with, with those IDs."""
+    """The patterns that are a prefix of several container IDs, and not a name, with those IDs."""
     containers = [image.container for listing in listings for image in listing.containers if image.container]
     names = {container.name for container in containers}
     ids = sorted({container.id for container in containers})
@@ -179,7 +181,7 @@ def _ambiguous_containers(listings: Iterable[SourceListing], patterns: Sequence[
 
 
 def ambiguous_prefixes(listings: Iterable[SourceListing], patterns: Sequence[str]) -> dict[str, list[str]]:
-    """ID prefixes that more than one legacy ID starts with (and that are no reference), with those IDs."""
+    """The patterns that are a prefix of several legacy IDs, and not a reference, with those IDs."""
     known: set[str] = set()
     names: set[str] = set()
     if not any(map(_is_id_prefix, patterns)):

@@ -1,4 +1,4 @@
-"""Where sources are on the disk: two names of one source are one, and nothing is ever written to one."""
+"""Paths of sources on disk: finds sources that are named twice, and refuses to write to a source."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from migrate.layout.names import plain_path
 from migrate.writers.open_target import target_path, target_url
 
 _Mark = tuple[int, int]
-"""Device and inode: no hard link, symbolic link or bind mount hides which file a name leads to."""
+"""Device and inode. They identify a file behind any hard link, symbolic link or bind mount."""
 
 _LOCAL = ("file://", "local://")
-"""What fsspec takes for a path on this disk."""
+"""URL schemes that fsspec treats as a local path."""
 _SCHEMES = {"s3a": "s3", "gcs": "gs"}
-"""Schemes that are another name of one."""
+"""URL schemes that are another name of a scheme."""
 
 
 def distinct_sources(locations: Iterable[str]) -> list[str]:
-    """Each source once, by the first of its names: `a.tar`, `./a.tar` and `/shelf/a.tar` can be one.
+    """Each source once, by the first of its names: `a.tar`, `./a.tar` and `/shelf/a.tar` can be one file.
 
-    A link to a file, and a hard link, is a source of its own.
+    A symbolic or hard link to a file is a source of its own.
     """
     places = _Places()
     found: dict[str, str] = {}
@@ -32,18 +32,20 @@ def distinct_sources(locations: Iterable[str]) -> list[str]:
 
 
 def without_target(sources: Iterable[str], target: str) -> list[str]:
-    """The sources but for the target itself: a glob that is run again matches what its first run made."""
+    """The sources without the target: a glob of the sources matches the target when the command is run again."""
     path = target_path(target)
     mark = None if path is None else _mark_of(path)
     return [source for source in sources if mark is None or _mark_of(_path_on_disk(source) or "") != mark]
 
 
 def refuse_to_write(sources: Sequence[str], *, target: str | None = None, files: Iterable[str] = ()) -> None:
-    """A source is only read. UsageError where the target or one of the files is a source or lies in one, and where a
-    source lies in the target, among what is written there. To be called before anything is opened."""
+    """Raises UsageError if the target or an output file is a source or lies in one, or if a source lies in the target,
+    where it could be replaced. To be called before anything is opened."""
     path = None if target is None else target_path(target) or _path_on_disk(target_url(target) or "-")
     written = [] if path is None else [(f"the target {target}", path)]
     written += [(f"the output file {name}", name) for name in files]
+    # Device and inode of everything that is written and of all directories around it. A source that is one of these
+    # is written to, by whatever path it was named.
     marks = {mark: what for what, name in reversed(written) for mark in _marks_around(name)}
     home = None if path is None else os.path.join(os.path.realpath(path), "")
     places = _Places()
@@ -69,7 +71,7 @@ def refuse_to_write(sources: Sequence[str], *, target: str | None = None, files:
 
 
 def _folder_of(url: str) -> str:
-    """What the names of all objects below it begin with."""
+    """The URL of a folder in a bucket, with a final slash: the prefix of the URLs of all objects in it."""
     scheme, _, path = url.partition("://")
     return f"{_SCHEMES.get(scheme, scheme)}://{path.rstrip('/')}/"
 
@@ -82,7 +84,7 @@ def _path_on_disk(location: str) -> str | None:
 
 
 def _marks_around(path: str) -> Iterator[_Mark]:
-    """Of what is at `path`, and of every directory that it lies in."""
+    """The marks of the file at `path` and of every directory above it."""
     place = os.path.realpath(path)
     while True:
         mark = _mark_of(place)
@@ -97,19 +99,19 @@ def _marks_around(path: str) -> Iterator[_Mark]:
 def _mark_of(path: str) -> _Mark | None:
     try:
         status = os.stat(path)
-    except (OSError, ValueError):  # what is not there cannot be written to; opening it gives the error
+    except (OSError, ValueError):  # a file that does not exist cannot be written to; opening it gives the error
         return None
     return status.st_dev, status.st_ino
 
 
 class _Places:
-    """Absolute paths without links; a shelf's many files cost one look at their directory."""
+    """Absolute paths without links. Each directory is resolved once, for all files in it."""
 
     def __init__(self) -> None:
         self._directories: dict[str, str] = {}
 
     def of(self, location: str) -> str:
-        """The file's or link's own place in its directory; a link to a directory is that directory."""
+        """The path of a file or of a link to a file, in its real directory. A link to a directory is that directory."""
         directory, name = os.path.split(location)
         if name in ("", ".", "..") or os.path.isdir(location):
             return os.path.realpath(location)

@@ -1,8 +1,8 @@
-"""Logging in to a registry: Basic, or Bearer with a token from its token server.
+"""Logs in to a registry: Basic, or Bearer with a token from its token server.
 
-Source: distribution 2.8 `docs/spec/auth/{token,oauth}.md`. Credentials go to the registry and to the token server that
-it names, the latter only over TLS unless the registry itself uses plain HTTP; nowhere else. The session passes on
-only challenges of the registry's own origin.
+Source: distribution 2.8 `docs/spec/auth/{token,oauth}.md`. Credentials are sent to the registry and to its token server
+only; to the latter only over TLS, unless the registry itself uses plain HTTP. The session calls this for challenges of
+the registry's own origin only.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     import httpx
 
 _CHALLENGE: Final = re.compile(r'(?<![A-Za-z_])([A-Za-z_]++)=(?:"((?:[^"\\]|\\.)*+)"|([^\s,"]++))')
-"""A name is tried at its first letter only, and nothing is tried twice: the time is linear in the header's length."""
+"""Possessive, and a name matches at its first letter only: the time is linear in the header's length."""
 _PASSWORD_KINDS: Final = ("basic", "token")
-"""Challenges answered by a password: the index of the v1 protocol demanded `Token`, and took a password for it."""
+"""Challenges for a password. The index of the v1 protocol sent `Token`, and accepted a password."""
 CHALLENGE_BYTES: Final = 8 * 1024
-"""Of a `WWW-Authenticate` header, as much as servers usually accept of all headers together."""
+"""Limit of a `WWW-Authenticate` header: what servers usually accept for all headers together."""
 _CLIENT_ID: Final = "docker-legacy-migrate"
 
 Access = Literal["pull", "push"]
 Scope = tuple[str, Access]
-"""(repository, what is done with it); an empty repository is the catalog."""
+"""(repository, kind of access). An empty repository is the catalog."""
 
 
 class AuthorizationError(SourceError):
-    """The registry, or its token server, does not let us in."""
+    """The registry or its token server refused the login."""
 
     code = "unauthorized"
 
 
 class Authorizer:
-    """Keeps one token for each scope, and fetches it when the registry first demands one."""
+    """Keeps one token for each scope, which is fetched when the registry first requires one."""
 
     def __init__(
         self,
@@ -63,9 +63,9 @@ class Authorizer:
         self._headers: dict[tuple[Scope, Scope | None], str] = {}
 
     def challenged(self, headers: Mapping[str, str]) -> None:
-        """Remembers what the registry demands, so that the next request can bring it. AuthorizationError if too long.
+        """Remembers the registry's challenge for later requests. AuthorizationError if it is too long.
 
-        `headers` are those of the registry's own answer.
+        `headers`: those of the registry's own answer.
         """
         text = headers.get("WWW-Authenticate", "")
         if len(text) > CHALLENGE_BYTES:
@@ -79,11 +79,11 @@ class Authorizer:
 
     @property
     def wants_password(self) -> bool:
-        """True if the registry itself has demanded a password, and no token."""
+        """True if the registry itself requires a password, and no token."""
         return self._challenge is not None and self._challenge[0] in _PASSWORD_KINDS
 
     def headers(self, scope: Scope, also: Scope | None = None) -> dict[str, str]:
-        """For a request to the registry itself; no other host may get them."""
+        """The headers for a request to the registry itself. They must not be sent to another host."""
         if self._challenge is None:
             return {}
         with self._lock:
@@ -93,7 +93,8 @@ class Authorizer:
         return {"Authorization": known} if known else {}
 
     def refresh(self, headers: Mapping[str, str], scope: Scope, also: Scope | None = None) -> None:
-        """After a 401: the token is old, or was none. AuthorizationError if there is nothing to answer with."""
+        """Called after a 401: the token has expired, or there was none. AuthorizationError if there are no
+        credentials."""
         self.challenged(headers)
         with self._lock:
             self._headers[scope, also] = self._answer(scope, also)
@@ -118,6 +119,7 @@ class Authorizer:
             scheme = urlsplit(realm).scheme
         except ValueError:
             scheme = ""
+        # A registry behind TLS must not make the client send a password in plain text.
         plain = self._http.base_url.scheme == "http"
         if scheme != "https" and not (scheme == "http" and plain):
             raise AuthorizationError(f"the token server {realm!r} is not reached over TLS")
@@ -156,7 +158,7 @@ class Authorizer:
         return token
 
     def _ask(self, realm: str, method: str, arguments: Mapping[str, Any]) -> tuple[int, str, bytes]:
-        """Status, reason and body of the answer; repeated after failures, as for the registry's."""
+        """(status, reason, body) of the answer. The request is repeated after failures, as those to the registry."""
         import httpx
 
         attempt = slow = 0
@@ -169,6 +171,7 @@ class Authorizer:
                 if answer.status_code not in RETRIED or attempt + 1 == ATTEMPTS:
                     return answer.status_code, answer.reason_phrase, content
             except (httpx.HTTPError, httpx.InvalidURL) as exc:
+                # A timeout takes two minutes (`open_http`), so fewer timeouts than other failures are tolerated.
                 slow += isinstance(exc, httpx.ReadTimeout)
                 if is_hopeless(exc) or attempt + 1 == ATTEMPTS or slow >= SLOW_ANSWERS:
                     raise AuthorizationError(f"token server {realm}: {exc}") from exc

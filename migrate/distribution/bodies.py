@@ -1,4 +1,4 @@
-"""The body of an answer, read into memory within a limit: a registry may be anybody."""
+"""Reads the body of an answer into memory, within a limit, since a registry is not trusted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def read_body(answer: httpx.Response, what: str) -> bytes:
     """The whole body of a streamed answer, which is closed. LimitError if it is larger than JSON_BYTES.
 
-    Raises httpx.HTTPError where it breaks off or comes too slowly.
+    Raises httpx.HTTPError if the connection breaks or is too slow.
     """
     content = bytearray()
     with contextlib.closing(answer):

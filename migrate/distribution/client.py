@@ -1,7 +1,7 @@
-"""The distribution protocol: what can be read from a registry, and sent to it.
+"""The distribution protocol: reading from a registry and writing to it.
 
-Source: distribution 2.8 `docs/spec/api.md` and the OCI distribution specification 1.1. With `session`, `uploads`,
-`download`, `authorization` and `credentials` beside it, the only place that talks to registries.
+Source: distribution 2.8 `docs/spec/api.md` and the OCI distribution specification 1.1. Only this package sends requests
+to registries.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ _PAGE: Final = 1000
 _PAGES: Final = 10_000
 _NEXT: Final = re.compile(r'<([^<>]*+)>\s*+;\s*+rel="?next"?')
 _LINK_BYTES: Final = 64 * 1024
-"""Of a `Link` header; httpx builds no address that is longer."""
+"""Limit of a `Link` header. httpx refuses longer addresses."""
 
 
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")
-"""How the text of an OSError begins: of no use to a person."""
+"""The beginning of an OSError's text, which does not help a user."""
 
 
 class FetchedManifest(Struct, frozen=True):
-    """`digest` is the registry's word; the caller compares it with the content."""
+    """A manifest. `digest` is the registry's header; the caller compares it with the content."""
 
     content: bytes
     media_type: str
@@ -71,10 +71,10 @@ def open_client(host: str, *, insecure: bool = False, base: str = "", sleep: Sle
 def open_session(
     host: str, path: str, *, insecure: bool = False, base: str = "", sleep: Sleep = time.sleep
 ) -> RegistrySession:
-    """Requests to `host[:port]`, below `base` there, one of which is made for `path` at once to find the scheme.
+    """A session with `host[:port]`, below the path `base`. A request for `path` is sent to find the scheme.
 
-    HTTPS; plain HTTP only for loopback, or where `insecure` allows it, which also takes any certificate. Raises
-    UsageError, RegistryAnswerError.
+    HTTPS; plain HTTP only for loopback or with `insecure`, which also accepts any certificate. Raises UsageError,
+    RegistryAnswerError.
     """
     check_host(host)
     schemes = ("https", "http") if insecure or is_loopback(host) else ("https",)
@@ -89,6 +89,7 @@ def open_session(
         except RegistryAnswerError as exc:
             session.close()
             failures.append(f"{scheme}: {_ERRNO.sub('', exc.message.removeprefix(f'{host}: '))}")
+            # The server answered, or its certificate is refused: plain HTTP would not help.
             if exc.status is not None or isinstance(exc, UntrustedCertificateError):
                 raise
         else:
@@ -113,7 +114,7 @@ class RegistryClient:
     # --- reading -------------------------------------------------------------------------------------------------
 
     def manifest_digest(self, repository: str, reference: str, access: Access = "pull") -> Digest | None:
-        """What the registry holds under a tag or digest; None if nothing."""
+        """The digest of the manifest with a tag or digest; None if there is none."""
         path = f"/v2/{repository}/manifests/{quoted(reference)}"
         scope = (repository, access)
         answer = self._session.send("HEAD", path, scope, accept=(200, 404), headers={"Accept": _MANIFEST_TYPES})
@@ -126,20 +127,20 @@ class RegistryClient:
         return FetchedManifest(answer.content, media_type, _digest_or_none(answer.headers.get("Docker-Content-Digest")))
 
     def blob_size(self, repository: str, digest: Digest, access: Access = "pull") -> int | None:
-        """Bytes of a blob that the repository may serve; None if it has none of that digest."""
+        """The size of a blob of the repository; None if it has no such blob."""
         path = f"/v2/{repository}/blobs/{digest}"
         answer = self._session.send("HEAD", path, (repository, access), accept=(200, 404))
         return stated_length(answer) or 0 if answer.status_code == 200 else None
 
     def open_blob(self, repository: str, digest: Digest) -> BlobDownload:
-        """The blob as a stream that goes on after a broken connection. The caller closes it, and checks the digest."""
+        """The blob as a stream that continues after a broken connection. The caller closes it and checks the digest."""
 
         path = f"/v2/{repository}/blobs/{digest}"
         request = partial(self._session.send, "GET", path, (repository, "pull"), stream=True)
         return BlobDownload(request, f"{self.host}: blob {digest}", self._session.sleep)
 
     def read_blob(self, repository: str, digest: Digest, limit: int) -> bytes:
-        """A small blob, such as a config, at once. LimitError above `limit` or JSON_BYTES."""
+        """A small blob, such as a config. LimitError above `limit` or JSON_BYTES."""
         content = self._session.send("GET", f"/v2/{repository}/blobs/{digest}", (repository, "pull")).content
         if len(content) > limit:
             raise LimitError(f"{self.host}: blob {digest}: larger than the limit of {limit:,} bytes")
@@ -149,7 +150,7 @@ class RegistryClient:
         return sorted(set(self._pages(f"/v2/{repository}/tags/list?n={_PAGE}", (repository, "pull"), "tags")))
 
     def catalog(self) -> list[str]:
-        """All repositories, where the registry lists them."""
+        """All repositories, if the registry lists them."""
         return sorted(set(self._pages(f"/v2/_catalog?n={_PAGE}", ("", "pull"), "repositories")))
 
     def _pages(self, path: str, scope: Scope, key: str) -> Iterator[str]:
@@ -158,9 +159,9 @@ class RegistryClient:
         for _ in range(_PAGES):
             if next_path is None:
                 return
-            # a registry may name any next page, also one that was read
+            # The registry names the next page, which may be one that was read already.
             if next_path in seen:
-                raise RegistryAnswerError(f"{self.host}{path}: its pages go round in a ring, back to {next_path}")
+                raise RegistryAnswerError(f"{self.host}{path}: its pages form a cycle, back to {next_path}")
             seen.add(next_path)
             answer = self._session.send("GET", next_path, scope)
             document = load_json(answer.content, f"{self.host}{path}")
@@ -184,7 +185,7 @@ class RegistryClient:
         self.traffic.add(manifest_bytes=len(content))
 
     def mount_blob(self, repository: str, digest: Digest, origin: str) -> str | None:
-        """None if the registry took the blob over from `origin`; else where to upload it."""
+        """None if the registry has copied the blob from the repository `origin`; else the location for an upload."""
         path = f"/v2/{repository}/blobs/uploads/?mount={quoted(str(digest))}&from={quoted(origin)}"
         answer = self._session.send("POST", path, (repository, "push"), accept=(201, 202), also=(origin, "pull"))
         if answer.status_code == 201:
@@ -200,7 +201,7 @@ class RegistryClient:
         open_source: Callable[[], IO[bytes]],
         location: str | None = None,
     ) -> None:
-        """Sends a blob, into the upload at `location` if one has begun."""
+        """Uploads a blob, with the upload at `location` if there is one."""
         upload = BlobUpload(
             self._session, repository, digest, size, lambda: self.blob_size(repository, digest, "push") == size
         )

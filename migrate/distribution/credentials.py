@@ -1,4 +1,4 @@
-"""Who we are to a registry: `~/.docker/config.json` and the credential helpers that it names.
+"""Credentials for registries: `~/.docker/config.json` and its credential helpers.
 
 Source of the format: docker/cli `cli/config/configfile/file.go`; docker-credential-helpers `client/client.go`.
 """
@@ -28,7 +28,7 @@ _HUB_KEY: Final = "https://index.docker.io/v1/"
 
 
 class Credentials(Struct, frozen=True):
-    """A user with a password, or an identity token that the token server exchanges. Never shown in a message."""
+    """A user with a password, or with an identity token for the token server. The secret is never in a message."""
 
     user: str
     secret: str
@@ -39,15 +39,16 @@ class Credentials(Struct, frozen=True):
 
 
 class CredentialsError(SourceError):
-    """The Docker configuration, or a helper that it names, cannot be used."""
+    """The Docker configuration, or a credential helper in it, cannot be used."""
 
     code = "credentials"
 
 
 def find_credentials(host: str, config: Path | None = None) -> Credentials | None:
-    """What `docker login HOST` left behind; None if nothing. `config` is by default that of the Docker CLI.
+    """The credentials that `docker login HOST` stored; None if there are none. `config`: by default that of the Docker
+    CLI.
 
-    Raises CredentialsError if the configuration, or the helper it names for this host, fails.
+    Raises CredentialsError if the configuration, or its helper for this host, cannot be used.
     """
     if config is None:
         folder = os.environ.get("DOCKER_CONFIG")
@@ -61,6 +62,7 @@ def find_credentials(host: str, config: Path | None = None) -> Credentials | Non
         return None
     for key in _keys(host):
         entry = auths.get(key)
+        # With a credentials store, `docker login` writes an empty object for the host.
         if isinstance(entry, dict) and entry:
             return _from_entry(entry, host)
     return None
@@ -80,7 +82,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def _keys(host: str) -> list[str]:
-    """The spellings under which a host is stored, the exact one first."""
+    """The keys that a host may be stored under, the exact one first."""
     keys = [host, f"https://{host}", f"http://{host}"]
     keys += [f"{key}/{version}{slash}" for key in keys for version in ("v1", "v2") for slash in ("", "/")]
     keys += [f"{host}/", f"https://{host}/"]
@@ -109,10 +111,11 @@ def _ask_helper(name: str, host: str) -> Credentials | None:
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise CredentialsError(f"{command}: {exc}") from exc
     if answer.returncode:
-        said = (answer.stdout + answer.stderr).decode("utf-8", "replace").strip()
-        if "credentials not found" in said.lower():
+        message = (answer.stdout + answer.stderr).decode("utf-8", "replace").strip()
+        # Helpers have this text for a host without credentials (docker-credential-helpers, credentials/error.go).
+        if "credentials not found" in message.lower():
             return None
-        raise CredentialsError(f"{command} get {server}: exit {answer.returncode}: {said[:200]}")
+        raise CredentialsError(f"{command} get {server}: exit {answer.returncode}: {message[:200]}")
     found = load_json(answer.stdout, f"{command}'s answer")
     if not (
         isinstance(found, dict) and isinstance(found.get("Username"), str) and isinstance(found.get("Secret"), str)
@@ -137,7 +140,7 @@ def _from_entry(entry: Mapping[str, Any], host: str) -> Credentials | None:
 
 
 def encode_config(auths: Mapping[str, tuple[str, str]]) -> bytes:
-    """A `config.json` that holds users and passwords by host."""
+    """A `config.json` with users and passwords by host."""
     packed = {
         host: {"auth": base64.b64encode(f"{user}:{secret}".encode()).decode("ascii")}
         for host, (user, secret) in auths.items()

@@ -1,4 +1,4 @@
-"""A blob that is downloaded: a stream that continues after a broken connection."""
+"""Downloads a blob as a stream that continues after a broken connection."""
 
 from __future__ import annotations
 
@@ -19,40 +19,38 @@ if TYPE_CHECKING:
     import httpx
 
 _PROGRESS: Final = 1024 * 1024
-"""Bytes that have to come after a broken connection before it is forgotten: a server that hangs up after each byte
-would otherwise be tried forever."""
+"""After so many further bytes, a broken connection no longer counts. With a smaller number, a server that closes the
+connection after each byte would be tried forever."""
 _AGAIN: Final = (200, 206, 416)
-"""Answers to a request for the rest of a blob."""
+"""Status of answers to a request for the rest of a blob."""
 _RANGE: Final = re.compile(r"(?:bytes\s+)?(\d{1,19})-")
-"""docker-registry 0.9 leaves out the unit."""
+"""docker-registry 0.9 omits the unit."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _BLOCK: Final = 1024 * 1024
 _HEAD: Final = 4096
-"""Bytes of an answer that show whether what is compressed in it is compressed itself."""
+"""Bytes of an answer that are decompressed to find out whether its content is compressed itself."""
 
 
 def stated_length(answer: httpx.Response) -> int | None:
-    """`Content-Length`; None without one, and for one that no blob can have, or that does not count beside chunks."""
+    """`Content-Length`; None if it is missing or impossible, and for a chunked answer, for which it has no meaning."""
     if "Transfer-Encoding" in answer.headers:
         return None
     return parse_whole(answer.headers.get("Content-Length", "").encode(), STATED_BYTES)
 
 
 class BlobDownload(ByteStream):
-    """Reads the answer of `request(accept=…, headers=…)`; when the connection breaks it requests the rest, once for
-    each pause.
+    """Reads the answer of `request(accept=…, headers=…)`. When the connection breaks, the rest is requested, once after
+    each pause. The pauses start again after _PROGRESS bytes.
 
-    The pauses begin anew after each _PROGRESS bytes.
+    If the answer to that is 200, it has the whole blob, since a server may ignore `Range` (RFC 9110, 14.2), and the
+    bytes that were read already are skipped. If it is 416, the whole blob is requested.
 
-    Where the answer is 200 all the same it holds the whole blob, and what is known already is passed over: a server
-    may ignore `Range` (RFC 9110, 14.2). Where it is 416, the whole blob is requested.
+    If a server compresses a blob that is compressed already (`Content-Encoding`, although the request does not accept
+    it), the outer compression is removed.
 
-    A server that compresses what is compressed already (`Content-Encoding`, though nobody accepts it) has that taken
-    off.
+    `size`: the size of the whole blob, for an answer without a length.
 
-    `size`: of the whole blob, where an answer that ends with its connection states none.
-
-    Raises TruncatedError if the rest never comes, and what `request` raises.
+    Raises TruncatedError if the rest cannot be read, and the errors of `request`.
     """
 
     def __init__(
@@ -70,6 +68,7 @@ class BlobDownload(ByteStream):
         self._answer = self._connect(0)
         self._is_decoded = False
         self.size = None
+        # With a content coding, Content-Length is the size of the coded bytes, and not of the file.
         if not _is_coded(self._answer):
             self.size = stated_length(self._answer)
             if self.size is None and "Transfer-Encoding" not in self._answer.headers:
@@ -80,7 +79,7 @@ class BlobDownload(ByteStream):
         self._rest = memoryview(b"")
 
     def is_empty(self) -> bool:
-        """Whether nothing is left to read; waits for the next bytes."""
+        """True at the end. Waits for the next bytes."""
         if not len(self._rest):
             self._rest = memoryview(self._next_block())
         return not len(self._rest)
@@ -107,10 +106,10 @@ class BlobDownload(ByteStream):
                 if block or self.size is None or self._offset >= self.size:
                     self._offset += len(block)
                     return block
-                reason = f"{self._offset:,} of {self.size:,} bytes came"
+                reason = f"got {self._offset:,} of {self.size:,} bytes"
             except httpx.TransportError as exc:
                 if self.size is not None and self._offset >= self.size:
-                    return b""  # docker-registry 0.9 states one byte more than it has where it goes on
+                    return b""  # for the rest of a blob, docker-registry 0.9 states one byte too many
                 reason = str(exc) or type(exc).__name__
                 self._slow += isinstance(exc, httpx.ReadTimeout)
             # Connects again after a pause, or raises TruncatedError.
@@ -118,7 +117,7 @@ class BlobDownload(ByteStream):
                 self._breaks = self._slow = 0
             self._broken_at = self._offset
             if self._breaks == len(PAUSES) or self._slow >= SLOW_ANSWERS:
-                raise TruncatedError(f"{self._what}: the connection broke again and again: {reason}")
+                raise TruncatedError(f"{self._what}: the connection broke several times: {reason}")
             self._sleep(PAUSES[self._breaks])
             self._breaks += 1
             self._answer.close()
@@ -134,17 +133,17 @@ class BlobDownload(ByteStream):
         return self._request(accept=_AGAIN if offset else (200,), headers=headers)
 
     def _first_byte(self) -> int:
-        """The place in the blob where the present answer begins. TruncatedError where that is behind what is there."""
+        """The offset in the blob of the current answer's first byte. TruncatedError if bytes before it are missing."""
         if self._answer.status_code == 200:
             return 0
         stated = _RANGE.match(self._answer.headers.get("Content-Range", ""))
         first = self._offset if stated is None else int(stated[1])
         if first > self._offset:
-            raise TruncatedError(f"{self._what}: goes on at byte {first:,}, where {self._offset:,} are there")
+            raise TruncatedError(f"{self._what}: continues at byte {first:,}, but only {self._offset:,} were read")
         return first
 
     def _next_new(self) -> bytes:
-        """The next block, without what is known; empty at the end."""
+        """The next block, without the bytes that were read before; b"" at the end."""
         for block in self._blocks:
             new, self._known = block[self._known :], max(0, self._known - len(block))
             if new:
@@ -152,10 +151,10 @@ class BlobDownload(ByteStream):
         return b""
 
     def _iter_blocks(self) -> Iterator[bytes]:
-        """The body as it is sent, without a compression that only the transfer has.
+        """The body without a compression of the transfer.
 
-        Registries that keep layers in object storage state `Content-Encoding: gzip` of layers that are gzip
-        themselves: that is the layer's own. Where what is under it is compressed as well, it is the transfer's.
+        Registries on object storage send `Content-Encoding: gzip` for layers that are stored as gzip: then it is the
+        layer's own compression. If the decompressed content is compressed as well, it is that of the transfer.
         """
         blocks = self._answer.iter_raw()
         if not _is_coded(self._answer):
@@ -181,7 +180,7 @@ def _first_decoded(head: bytes) -> bytes:
 
 
 def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Raises httpx.RemoteProtocolError, as for a connection that breaks."""
+    """The decompressed bytes. Raises httpx.RemoteProtocolError, as for a broken connection."""
     import httpx
 
     decoder = zlib.decompressobj(_GZIP)

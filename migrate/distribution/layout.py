@@ -9,7 +9,7 @@ from migrate.model.digest import Digest
 
 ROOT: Final = "docker/registry/v2"
 ROOTS: Final = (ROOT, "registry/v2", "v2", "")
-"""Where the tree may begin below the folder that a user names, likeliest first."""
+"""The places of the tree below the folder that the user gave, the most likely one first."""
 _TARSUM: Final = re.compile(r"tarsum(?:\.([a-z0-9]+))?\+([a-z0-9]+)")
 _ALGORITHM: Final = re.compile(r"[a-z0-9]+(?:/[a-z0-9]+){0,2}")
 _HEX: Final = re.compile(r"[0-9a-f]{32,128}")
@@ -24,12 +24,12 @@ def repository_path(repository: str) -> str:
 
 
 def layer_link(repository: str, digest: Digest) -> str:
-    """A blob that the repository may serve: layers and configs alike."""
+    """The link of a blob of a repository: a layer or a config."""
     return f"repositories/{repository}/_layers/sha256/{digest.hex}/link"
 
 
 def alias_link(repository: str, name: str) -> str | None:
-    """The link of a blob that is named by a tarsum (registry 2.0), or by another hash. It holds the blob's sha256."""
+    """The link of a blob whose name is a tarsum (registry 2.0) or another hash. Its content is the blob's sha256."""
     algorithm, _, value = name.partition(":")
     if found := _TARSUM.fullmatch(algorithm):
         algorithm = f"tarsum/{found[1] or 'v0'}/{found[2]}"

@@ -1,7 +1,7 @@
-"""Limits for servers that send without an end.
+"""Limits for servers that never finish an answer.
 
-A timeout of httpx covers one read from the socket. A server that sends a byte each second never runs into it, nor does
-one that sends interim answers (1xx) forever. The network streams here measure what a whole answer takes.
+A timeout of httpx covers one read from the socket. It does not end an answer of a byte each second, nor endless interim
+answers (1xx). The network streams here measure whole answers.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import httpx
 
 _PATIENCE: Final = 30.0
 _BYTES_PER_SECOND: Final = 16 * 1024
-"""The average that an answer has to reach once the wait for its bytes is longer than _PATIENCE, in seconds."""
+"""The average speed that an answer must have if waiting for its bytes has taken more than _PATIENCE seconds."""
 _HEAD_BYTES: Final = 1024 * 1024
 """Bytes read before an answer's headers are complete, interim answers (1xx) included."""
 
 
 class _Head(threading.local):
-    """Bytes that this thread has read for the headers it waits for; None while it waits for none."""
+    """The number of bytes that this thread has read while it waits for headers; None if it does not wait for any."""
 
     received: int | None = None
 
@@ -42,9 +42,10 @@ def head_is_here(response: httpx.Response) -> None:
 
 
 def measure(client: httpx.Client) -> None:
-    """Lets the client's connections, those through proxies too, measure their answers.
+    """Makes the client's connections measure their answers, also those through proxies.
 
-    httpx has no argument for a network backend, and a transport of one's own turns off the proxies of the environment.
+    Private members are used, since httpx has no parameter for a network backend, and with a custom transport it ignores
+    the environment's proxies.
     """
     for transport in (client._transport, *client._mounts.values()):
         if isinstance(transport, httpx.HTTPTransport):
@@ -68,10 +69,10 @@ class _MeasuredBackend(httpcore.NetworkBackend):
 
 
 class _MeasuredStream(httpcore.NetworkStream):
-    """Ends an answer whose bytes come drop by drop, and one whose headers never end.
+    """Ends an answer that is too slow, and one whose headers never end.
 
-    Only the time spent in `read` counts, and not the wait for the first byte: that is the server's time to find an
-    answer, which the timeout bounds. A reader that is busy with what it has got makes no answer slow.
+    Only the time in `read` counts, without the wait for the first byte, which is the server's time to make the answer
+    and is bounded by the timeout. The time that the program needs for the bytes does not count.
     """
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:

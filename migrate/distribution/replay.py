@@ -1,8 +1,8 @@
-"""Keeps what was read from a bucket or a registry, so that it is not transferred twice.
+"""Keeps bytes that were read from a bucket or a registry, so that they are not transferred twice.
 
-A layer that is already gzip is read twice: hashed, and copied once it is known that nothing equal is in the target.
-From a directory the second reading costs little. From a bucket or a registry it would be the whole transfer again, so
-the first one leaves the bytes in a temporary file.
+A gzip layer is read twice: it is hashed, and then copied if the target has no equal layer. The second reading is fast
+from a directory, but from a bucket or a registry it would be a second transfer. So the first one writes the bytes into
+a temporary file.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from migrate.model.options import ReadOptions
 from migrate.storage.tree import OpenedFile
 
 BUDGET: Final = 8 * 1024 * 1024 * 1024
-"""Bytes kept at most; what is read beyond comes twice."""
+"""Limit of the kept bytes. Further bytes are transferred twice."""
 
 
 class Replay:
-    """Keeps whole streams by key, as long as there is room. Usable from several threads."""
+    """Keeps whole streams by key, within the limit. May be used from several threads."""
 
     def __init__(self, directory: str | None = None, budget: int = BUDGET) -> None:
         self._parent = directory
@@ -38,15 +38,16 @@ class Replay:
 
     @classmethod
     def of(cls, options: ReadOptions | None, *, is_remote: bool) -> Replay:
-        """For a source. It keeps nothing where reading again costs little, nor in a dry run, which reads each layer
-        once only."""
+        """The Replay for a source. It keeps nothing if the source is on this machine, and in a dry run, which reads
+        each layer once."""
         if options is None:
             return cls(budget=BUDGET if is_remote else 0)
         return cls(options.temporary_directory, BUDGET if is_remote and not options.dry_run else 0)
 
     @contextmanager
     def opened(self, key: str, open_remote: Callable[[], AbstractContextManager[OpenedFile]]) -> Iterator[OpenedFile]:
-        """The kept bytes of `key`; else what `open_remote` opens, which is kept if it is read to its end."""
+        """The kept bytes of `key`; or else the stream of `open_remote`, whose bytes are kept if it is read to its
+        end."""
         kept = self._kept.get(key)
         if kept is not None:
             path, size = kept
@@ -76,7 +77,7 @@ class Replay:
                         os.unlink(copy.path)
 
     def close(self) -> None:
-        """Removes all that was kept."""
+        """Removes all kept bytes."""
         with self._lock:
             self._kept.clear()
             folder, self._folder = self._folder, None
@@ -94,13 +95,13 @@ class Replay:
                 path = os.path.join(self._folder, str(self._count))
                 file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by _Copy
             except OSError:
-                return None  # without room it is transferred again
+                return None  # without a temporary file it is transferred again
             self._left -= size
             return _Copy(file, path, size)
 
 
 class _Copy:
-    """A file that a stream leaves behind; one that cannot be written is given up, and the stream goes on."""
+    """A copy of a stream in a file. If the file cannot be written, the copy is abandoned, and the stream is read on."""
 
     def __init__(self, file: IO[bytes], path: str, size: int) -> None:
         self._file: IO[bytes] | None = file

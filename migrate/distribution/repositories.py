@@ -1,4 +1,4 @@
-"""Walking the repositories of a v2 storage files."""
+"""Walks through the repositories in the storage of a v2 registry."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from migrate.errors import LimitError, SourceError
 from migrate.storage.named_files import NamedFiles
 
 FOLDERS: Final = 200_000
-"""Folders looked at below `repositories/`; links in a ring would otherwise never end."""
+"""Limit of the folders below `repositories/`. A cycle of links would have no end."""
 _NAME_LENGTH: Final = 255
 
 
 def iter_repositories(
     files: NamedFiles, root: str, unreadable: Callable[[str, SourceError], None] | None = None
 ) -> Iterator[str]:
-    """Names of all repositories below `root`, each component in order: folders that hold `_manifests` or `_layers`.
+    """The names of all repositories below `root`, sorted by component. A repository is a folder with `_manifests` or
+    `_layers`.
 
-    `unreadable` is called with each folder that cannot be listed, and the walk goes on; without it the error is raised.
+    `unreadable` is called for each folder that cannot be listed; without it the error is raised.
     """
     base = f"{root}/repositories" if root else "repositories"
     pending = [""]
@@ -37,5 +38,6 @@ def iter_repositories(
             continue
         if "_manifests" in folders or "_layers" in folders:
             yield name
+        # A component of a repository's name begins with a letter or digit. Folders with `_` are the registry's own.
         inner = [f"{name}/{child}".lstrip("/") for child in folders if not child.startswith("_")]
         pending += [child for child in reversed(inner) if len(child) <= _NAME_LENGTH]

@@ -1,6 +1,7 @@
-"""One registry over HTTP: requests that are authorised, tried again and counted.
+"""One registry over HTTP: requests with authorization, which are repeated after failures, and counted.
 
-Answers 429 and 5xx and broken connections are tried again, after growing pauses or at the time of `Retry-After`.
+After a status 429 or 5xx, or a broken connection, a request is repeated, after growing pauses or those of
+`Retry-After`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ _OF_THE_TRANSFER: Final = frozenset({b"content-encoding", b"transfer-encoding"})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _API_HEADERS: Final = frozenset({"docker-distribution-api-version", "x-docker-registry-version"})
 _HOPS: Final = 10
-"""Redirects followed for one request, as many as Go's client follows."""
+"""Limit of redirects for one request, as in Go's client."""
 
 
 class RegistryAnswerError(SourceError):
-    """The registry refused, failed for good, or answered what is no answer. `status` is None where none came."""
+    """The registry refused a request, failed permanently, or sent an invalid answer. `status` is None without an
+    answer."""
 
     code = "registry"
 
@@ -44,17 +46,17 @@ class RegistryAnswerError(SourceError):
 
 
 class UnreachableError(RegistryAnswerError):
-    """No answer after all attempts; the next request will most likely fail, too."""
+    """There was no answer after all attempts. The next request will most likely fail, too."""
 
 
 class UntrustedCertificateError(RegistryAnswerError):
-    """The registry's certificate is not trusted. Another attempt, or plain HTTP, would not make it so."""
+    """The registry's certificate is not trusted. Neither another attempt nor plain HTTP would help."""
 
     code = "untrusted-certificate"
 
 
 class Traffic(Struct, eq=False):
-    """What was sent. `blob_bytes` counts bodies that arrived, `repeated_bytes` those that had to be sent again."""
+    """Counters. `blob_bytes`: bytes of blobs that arrived; `repeated_bytes`: bytes that had to be sent again."""
 
     requests: int = 0
     blob_bytes: int = 0
@@ -82,13 +84,13 @@ class RegistrySession:
         self._authorizer = Authorizer(http, lambda: find_credentials(host), sleep=sleep)
 
     def ping(self, path: str, attempts: int = ATTEMPTS) -> None:
-        """Finds out whether `path` (`/v2/`) is there. A 401 of the registry's own is a good answer, a web page none."""
+        """Checks that `path` (`/v2/`) is a registry's. A 401 of the registry itself is valid; a web page is not."""
         answer = self.send("GET", path, None, accept=(200, 401), attempts=attempts, connects=2)
         if answer.status_code == 401:
             if not self._is_own(answer.request.url):
                 raise self.refused(answer, path)
             self._authorizer.challenged(answer.headers)
-            if self._authorizer.wants_password:  # a proxy may demand one wherever a request goes
+            if self._authorizer.wants_password:  # a proxy may require one for every path, also on other servers
                 answer = self.send("GET", path, ("", "pull"))
         if answer.status_code == 200 and not _is_of_registry(answer, path):
             raise RegistryAnswerError(f"{self.host}: GET {path}: 200, with a page that is no registry's", status=200)
@@ -107,9 +109,9 @@ class RegistrySession:
         attempts: int = ATTEMPTS,
         connects: int = ATTEMPTS,
     ) -> httpx.Response:
-        """The answer, one of `accept`; the request is repeated where that can help.
+        """The answer, with a status in `accept`. The request is repeated if that can help.
 
-        `connects`: attempts to connect where nothing listens.
+        `connects`: the number of attempts to connect to a closed port.
         """
         refreshed = slow = 0
         last: httpx.Response | None = None
@@ -121,7 +123,8 @@ class RegistrySession:
             try:
                 last = self._follow(method, url, scope, headers or {}, body, also)
                 broken = None
-                # an answer that is not streamed is read here, so that a connection that breaks in its body counts, too
+                # An answer that is not streamed is read here, so that a connection that breaks in its body is an
+                # attempt.
                 if not (stream and last.status_code in accept):
                     last = self._loaded(last)
                 if last.status_code in accept:
@@ -131,11 +134,12 @@ class RegistrySession:
                 last, broken = None, exc
                 attempt += 1
                 slow += isinstance(exc, httpx.ReadTimeout)
-                # where answers do not come in time, or nothing listens, more attempts only make the user wait
+                # After timeouts, or if the port is closed, further attempts would only make the user wait.
                 if slow >= SLOW_ANSWERS or (isinstance(exc, httpx.ConnectError) and attempt >= connects):
                     break
                 continue
-            # the first 401 has where tokens come from, and a token may expire; neither costs an attempt
+            # The first 401 has the address of the token server, and a later one may mean an expired token. Neither
+            # counts as an attempt.
             if last.status_code == 401 and scope is not None and refreshed < 2 and self._is_own(last.request.url):
                 refreshed += 1
                 self._authorizer.refresh(last.headers, scope, also)
@@ -156,7 +160,7 @@ class RegistrySession:
         body: bytes | None,
         also: Scope | None,
     ) -> httpx.Response:
-        """The answer, after redirects if `method` is GET or HEAD. Only the registry itself gets credentials."""
+        """The answer, after redirects if `method` is GET or HEAD. Credentials are sent to the registry itself only."""
         request = self._request(method, url, content=body, headers=headers)
         seen = {request.url}
         while True:
@@ -169,17 +173,18 @@ class RegistrySession:
                 return answer
             answer.close()
             request = self._request(method, answer.request.url.join(location), headers=headers)
-            # credentials of one host are not for another, which a redirect may name
+            # A redirect may lead to another host, which must not get the credentials of this one.
             if _origin(request.url) != _origin(answer.request.url):
                 headers = {name: value for name, value in headers.items() if name != "Authorization"}
                 request.headers.pop("Authorization", None)
             if request.url in seen or len(seen) > _HOPS:
-                kind = "in a ring" if request.url in seen else f"more than {_HOPS} times"
+                kind = "in a cycle" if request.url in seen else f"more than {_HOPS} times"
                 raise RegistryAnswerError(f"{self.host}: {method} {url}: redirected {kind}, last to {request.url}")
             seen.add(request.url)
 
     def _request(self, method: str, url: str | httpx.URL, **arguments: Any) -> httpx.Request:
-        """Refuses to leave TLS: what an https registry names in a redirect, link or location has to be https."""
+        """A request. Refuses to leave TLS: an address in a redirect, link or location of an https registry must be
+        https."""
         request = self._http.build_request(method, url, **arguments)
         if self._http.base_url.scheme == "https" and request.url.scheme != "https":
             raise RegistryAnswerError(f"{self.host}: {method} {request.url}: refused: leads from https to plain http")
@@ -191,9 +196,10 @@ class RegistrySession:
     def send_part(
         self, method: str, url: str, scope: Scope, source: IO[bytes], offset: int, count: int
     ) -> httpx.Response | None:
-        """One request, once, with `count` bytes of a file from `offset`; None if the connection broke."""
+        """Sends one request, once, with `count` bytes of a file from `offset`. None if the connection broke."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(count)}
         if method == "PATCH":
+            # Without the unit `bytes`, which HTTP has (OCI distribution specification, "Pushing a blob in chunks").
             headers["Content-Range"] = f"{offset}-{offset + count - 1}"
         self.traffic.add(requests=1)
         source.seek(offset)
@@ -206,6 +212,7 @@ class RegistrySession:
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             self._refuse_hopeless(exc, f"{method} {url}")
             return None
+        # A token may expire during a long upload. The caller sends the part again, with the new token.
         if answer.status_code == 401:
             if not own:
                 raise self.refused(answer, url)
@@ -213,7 +220,7 @@ class RegistrySession:
         return answer
 
     def pause(self, answer: httpx.Response | None, attempt: int) -> None:
-        """Waits before another attempt, `attempt` counting from 0."""
+        """Waits before another attempt. `attempt` counts from 0."""
         pause(self.sleep, answer, attempt)
 
     def refused(self, answer: httpx.Response, url: str) -> RegistryAnswerError:
@@ -236,12 +243,12 @@ class RegistrySession:
             raise RegistryAnswerError(f"{self.host}: {what}: {exc}") from exc
 
     def _loaded(self, answer: httpx.Response) -> httpx.Response:
-        """The answer with its body in memory, however much more of it a registry would send."""
+        """The answer with its body in memory, within a limit."""
         content = read_body(answer, f"{self.host}{answer.request.url.path}")
         headers = [pair for pair in answer.headers.raw if pair[0].lower() not in _OF_THE_TRANSFER]
-        said = {"reason_phrase": answer.extensions.get("reason_phrase", b"")}
+        extensions = {"reason_phrase": answer.extensions.get("reason_phrase", b"")}
         return httpx.Response(
-            answer.status_code, headers=headers, content=content, request=answer.request, extensions=said
+            answer.status_code, headers=headers, content=content, request=answer.request, extensions=extensions
         )
 
     def location(self, answer: httpx.Response, default: str | None = None) -> str:
@@ -251,9 +258,10 @@ class RegistrySession:
         return self.relative(location)
 
     def relative(self, location: str) -> str:
-        """Registries behind a proxy may name themselves with the wrong scheme or port; another host stays another.
+        """`location` for `send`, relative to the client's base. An address on another host is unchanged.
 
-        The result is for `send`, whose addresses begin behind the client's base.
+        The scheme and the port of the registry's own host are removed, since a registry behind a proxy may have wrong
+        ones.
         """
         try:
             parts, _ = urlsplit(location), httpx.URL(location)
@@ -285,8 +293,8 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 
 def _is_of_registry(answer: httpx.Response, path: str) -> bool:
-    """False for the page that some servers give in place of everything. Docker 1.9 looked for the header of v2 alone,
-    which not all registries send, and took any answer for one of v1."""
+    """False for the web page that some servers send for every path. Docker 1.9 only looked for the header of v2, which
+    not all registries send, and accepted any answer for v1."""
     if not _API_HEADERS.isdisjoint(name.lower() for name in answer.headers):
         return True
     body = answer.content.strip()
@@ -298,7 +306,7 @@ def quoted(text: str) -> str:
 
 
 def _errors_of(answer: httpx.Response) -> str:
-    """The reason that the registry gives: `: CODE: message`, or nothing."""
+    """The registry's own reason as ` (CODE: message)`, or ""."""
     if answer.request.method == "HEAD":
         return ""
     try:

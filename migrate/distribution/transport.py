@@ -23,11 +23,11 @@ _CONNECTIONS: Final = 32
 
 
 def open_http(scheme: str, host: str, *, insecure: bool, base: str = "") -> httpx.Client:
-    """`base`: the path below which the registry is, such as `artifactory/api/docker/local`.
+    """An HTTP client. `base`: the path of the registry on its host, such as `artifactory/api/docker/local`.
 
-    Trusts the system's certificates and those of `/etc/docker/certs.d/HOST/`. Follows no redirect.
+    Trusts the system's certificates and those of `/etc/docker/certs.d/HOST/`. Follows no redirects.
 
-    UsageError without httpx, and for what cannot be a host.
+    UsageError if httpx is not installed, and for an invalid host.
     """
     if httpx is None:
         raise UsageError(f"docker://{host}: needs httpx: pip install 'docker-legacy-migrate[registry]'")
@@ -40,7 +40,7 @@ def open_http(scheme: str, host: str, *, insecure: bool, base: str = "") -> http
             timeout=httpx.Timeout(120, connect=15),
             limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
             headers={"User-Agent": f"docker-legacy-migrate/{__version__}", "Accept-Encoding": "identity"},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none is kept, as in Docker's client
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # no cookies, as in Docker's client
             event_hooks={"request": [expect_head], "response": [head_is_here]},
         )
     except httpx.InvalidURL as exc:
@@ -50,7 +50,7 @@ def open_http(scheme: str, host: str, *, insecure: bool, base: str = "") -> http
 
 
 def check_host(host: str) -> None:
-    """UsageError for what cannot be `HOST[:PORT]`."""
+    """UsageError for a text that is not `HOST[:PORT]`."""
     try:
         parts = urlsplit(f"//{host}")
         valid = parts.hostname is not None and parts.port != 0

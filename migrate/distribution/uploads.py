@@ -1,4 +1,5 @@
-"""Uploading blobs: at once where they are small, else in chunks, which go on where the registry has come."""
+"""Uploads blobs: small ones in one request, others in chunks. After a failure the upload continues at the registry's
+offset."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
     import httpx
 
 CHUNK_BYTES: Final = 32 * 1024 * 1024
-"""Blobs up to this size go in one request; larger ones in pieces of it."""
+"""Blobs up to this size are sent in one request, larger ones in chunks of it."""
 _RANGE: Final = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
 
 
 class BlobUpload:
-    """The upload of one blob into one repository. `holds_blob` checks whether it has arrived."""
+    """The upload of one blob into one repository. `holds_blob` checks whether the registry has it."""
 
     def __init__(
         self, session: RegistrySession, repository: str, digest: Digest, size: int, holds_blob: Callable[[], bool]
@@ -33,7 +34,7 @@ class BlobUpload:
         self._scope: Scope = (repository, "push")
 
     def send(self, source: IO[bytes], location: str | None = None) -> None:
-        """`location` is that of an upload already begun. Raises RegistryAnswerError."""
+        """Uploads the blob. `location`: of an upload that has begun already. Raises RegistryAnswerError."""
         self._session.traffic.add(uploads=1)
         if self._size <= CHUNK_BYTES:
             self._send_at_once(source, location)
@@ -50,7 +51,7 @@ class BlobUpload:
                 self._session.traffic.add(blob_bytes=self._size)
                 return
             self._check_again(answer, url, attempt, (404,))
-            if answer is None and self._holds_blob():  # it had arrived; only the answer was lost
+            if answer is None and self._holds_blob():  # the blob has arrived, and only the answer was lost
                 self._session.traffic.add(blob_bytes=self._size)
                 return
             self._session.traffic.add(repeated_bytes=self._size)
@@ -65,14 +66,16 @@ class BlobUpload:
             if answer is not None and answer.status_code in (201, 202, 204):
                 self._session.traffic.add(blob_bytes=count)
                 location, offset = self._session.location(answer), offset + count
-                if offset > furthest:  # a registry that loses its uploads takes the first chunk forever
+                # Only new progress resets the attempts: a registry that loses its uploads accepts the first chunk each
+                # time.
+                if offset > furthest:
                     furthest, attempt = offset, 0
                 continue
             self._check_again(answer, location, attempt, (404, 416))
             attempt += 1
             if attempt >= ATTEMPTS:
                 raise self._gave_up(answer)
-            # the registry's own count is right: a chunk may have been stored although its answer was lost
+            # The registry's own count is used: a chunk may have been stored although its answer was lost.
             location, arrived = self._where_it_stopped(location)
             kept = max(0, min(arrived, offset + count) - offset)
             self._session.traffic.add(blob_bytes=kept, repeated_bytes=count - kept)
@@ -89,17 +92,17 @@ class BlobUpload:
         return self._session.location(self._session.send("POST", path, self._scope, accept=(202,)))
 
     def _where_it_stopped(self, location: str) -> tuple[str, int]:
-        """(location, bytes that have arrived) of an upload; a lost one begins anew."""
+        """(location, number of bytes that have arrived) of an upload. If the upload is lost, a new one is begun."""
         answer = self._session.send("GET", location, self._scope, accept=(200, 202, 204, 404))
         if answer.status_code == 404:
             return self._begin(), 0
         found = _RANGE.fullmatch(answer.headers.get("Range", ""))
         last = int(found[1]) if found else 0
-        # "0-0" means nothing as well as one byte.
+        # "0-0" is sent both for no bytes and for one byte.
         return self._session.location(answer, location), last + 1 if last else 0
 
     def _check_again(self, answer: httpx.Response | None, url: str, attempt: int, also: tuple[int, ...]) -> None:
-        """Pauses before another attempt, or raises if none can help."""
+        """Waits before another attempt, or raises an error if none can help."""
         if answer is not None and answer.status_code not in RETRIED | {401, *also}:
             raise self._session.refused(answer, url)
         self._session.pause(answer, attempt)

@@ -1,8 +1,8 @@
-"""The v1 protocol: registries and indexes of 2013 to 2015, which some servers still speak.
+"""The v1 protocol: registries and indexes of 2013 to 2015, which some servers still support.
 
 Sources: docker-registry 0.9.1 `docker_registry/{app,images,index,tags,search}.py`; moby 1.9.1 `registry/session.go` and
-`graph/pull_v1.go` for what a client sends. An index answers a request with `X-Docker-Token: true` by a token for one
-repository and by the registries that hold it (`X-Docker-Endpoints`). Those get the token, and the password never.
+`graph/pull_v1.go` for a client's requests. An index answers a request with `X-Docker-Token: true` with a token for one
+repository and the list of its registries (`X-Docker-Endpoints`). The token is sent to these; the password never is.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _SEARCH_PAGES: Final = 10_000
 _PAGE: Final = 100
 _NO_HEAD: Final = (400, 403, 405, 501)
 _NO_INDEX: Final = (400, 404, 405, 410, 501)
-"""What a registry that is no index answers for an index's page."""
+"""The status of a registry that is no index for a page of an index."""
 _SHORT_ID: Final = re.compile(r"[0-9a-f]{6,15}")
 _CHECKSUM_HEADERS: Final = ("X-Docker-Payload-Checksum", "X-Docker-Checksum-Payload", "X-Docker-Checksum")
 
 
 class UnstatedSizeError(RegistryAnswerError):
-    """There is a layer, and its size is not known before it has come."""
+    """The layer exists, but its size is unknown before it is read."""
 
 
 class ImageJson(Struct, frozen=True):
-    """A layer's v1 JSON as sent, the size of its layer as stored in bytes if stated, and its recorded checksums."""
+    """A layer's v1 JSON as sent, the size of the stored layer in bytes if it is stated, and its recorded checksums."""
 
     content: bytes
     layer_size: int | None
@@ -55,8 +55,8 @@ class ImageJson(Struct, frozen=True):
 
 
 class _Access(Struct, frozen=True):
-    """How one repository is read. `endpoints` are prefixes of URLs, "" for the server itself. `recorded` has what the
-    index lists: image ID → its checksum, "" where it has none."""
+    """The access to one repository. `endpoints`: prefixes of URLs, "" for the server itself. `recorded`: image ID → its
+    checksum in the index, "" if it has none."""
 
     endpoints: tuple[str, ...] = ("",)
     token: str | None = None
@@ -76,7 +76,7 @@ class V1Client:
         return self._session.host
 
     def search(self) -> list[str]:
-        """The names of all repositories, where the server lists them."""
+        """The names of all repositories, if the server lists them."""
         names: list[str] = []
         for page in range(1, _SEARCH_PAGES + 1):
             answer = self._session.send("GET", f"/v1/search?q=&n={_PAGE}&page={page}", ("", "pull"))
@@ -93,9 +93,10 @@ class V1Client:
         raise LimitError(f"{self.host}/v1/search: more than {_SEARCH_PAGES:,} pages")
 
     def tags(self, repository: str) -> dict[str, str]:
-        """Image IDs by tag, as the server has them: what is none is for the caller to find out.
+        """Tag → image ID, as the server sends them. The caller checks that they are IDs.
 
-        The index of Docker Hub gave the first digits of an ID only; they are one where its list has one that fits.
+        Docker Hub's index sent only the first digits of an ID. They are completed if exactly one ID of its list of
+        images begins with them.
         """
         answer = self._get(repository, f"/v1/repositories/{quoted(repository)}/tags".replace("%2F", "/"))
         tags = parse_tags(self._document(answer, f"{repository}: tags"))
@@ -120,7 +121,7 @@ class V1Client:
         return ImageJson(answer.content, size, tuple(dict.fromkeys(checksums)))
 
     def layer_size(self, repository: str, image_id: str) -> int | None:
-        """Bytes of the layer as stored, by a HEAD request; None if there is no layer. UnstatedSizeError."""
+        """The size of the stored layer, by a HEAD request; None if there is no layer. Raises UnstatedSizeError."""
         accept = (200, *_NO_HEAD, 404)
         answer = self._get(repository, f"/v1/images/{image_id}/layer", method="HEAD", accept=accept)
         if answer.status_code == 404:
@@ -131,7 +132,7 @@ class V1Client:
         return size
 
     def open_layer(self, repository: str, image_id: str, size: int | None) -> BlobDownload:
-        """The layer as a stream that goes on after a broken connection. `size`: where the answer states none."""
+        """The layer as a stream that continues after a broken connection. `size`: used if the answer has none."""
 
         what = f"{self.host}: layer {image_id}"
         request = partial(self._get, repository, f"/v1/images/{image_id}/layer", stream=True)
@@ -153,14 +154,15 @@ class V1Client:
         stream: bool = False,
         renewed: bool = False,
     ) -> httpx.Response:
-        """From the first of the repository's registries that answers; with a new token, where the first is too old."""
+        """The answer of the first of the repository's registries that answers. An expired token is replaced, once."""
         access = self._access(repository)
         sent = dict(headers or {})
         if access.token is not None:
             sent["Authorization"] = f"Token {access.token}"
         scope: Scope | None = (repository, "pull") if access.token is None else None
         failure: RegistryAnswerError | None = None
-        # The server itself comes last: behind a proxy a registry may name itself as only the proxy can reach it.
+        # The server itself comes last: a registry behind a proxy may list an address of itself that only the proxy can
+        # reach.
         own = () if "" in access.endpoints else ("",)
         for endpoint in (*access.endpoints, *own):
             if endpoint in own and not isinstance(failure, UnreachableError):
@@ -181,7 +183,7 @@ class V1Client:
                 failure = failure if endpoint in own else exc
             else:
                 if endpoint != access.endpoints[0]:
-                    # The next request begins with what has answered this one.
+                    # The next request begins with the endpoint that has answered this one.
                     others = [other for other in access.endpoints if other != endpoint]
                     with self._lock:
                         if self._accesses.get(repository) is access:
@@ -204,7 +206,8 @@ class V1Client:
             return self._accesses[repository]
 
     def _ask_index(self, repository: str) -> _Access:
-        """A registry that is no index may not have this page, or no list on it; then it is read as it is."""
+        """The access to a repository. A registry that is no index may have no such page, or no list on it; then it is
+        read without a token."""
         path = f"/v1/repositories/{quoted(repository)}/images".replace("%2F", "/")
         sent = {"X-Docker-Token": "true"}
         answer = self._session.send("GET", path, (repository, "pull"), accept=(200, *_NO_INDEX), headers=sent)
@@ -213,7 +216,7 @@ class V1Client:
         token = answer.headers.get("X-Docker-Token")
         if token is not None and (len(token) > _TOKEN_BYTES or not (token.isascii() and token.isprintable())):
             raise RegistryAnswerError(f"{self.host}/{repository}: X-Docker-Token: not a token")
-        # What an index recorded of a repository's images. Their checksums are worth having, and not needed.
+        # The images that the index lists. Their checksums are useful, but not needed.
         found: Any = None
         with suppress(MigrateError):
             found = self._document(answer, "images")
@@ -228,7 +231,7 @@ class V1Client:
         )
 
     def _endpoints(self, answer: httpx.Response, repository: str) -> tuple[str, ...]:
-        """They use what the index uses: https or plain http."""
+        """The prefixes of the repository's registries, with the same scheme as the index."""
         hosts = [host.strip() for host in answer.headers.get("X-Docker-Endpoints", "").split(",") if host.strip()]
         if len(hosts) > _ENDPOINTS:
             raise LimitError(f"{self.host}/{repository}: X-Docker-Endpoints: more than {_ENDPOINTS} hosts")
@@ -245,7 +248,7 @@ class V1Client:
 
 
 def _whole_id(image_id: str, known: Iterable[str]) -> str:
-    """The one ID of `known` that begins so; else what is given."""
+    """The ID of `known` that begins with `image_id`, if there is exactly one; else `image_id`."""
     if not _SHORT_ID.fullmatch(image_id):
         return image_id
     fitting = [one for one in known if one.startswith(image_id)]

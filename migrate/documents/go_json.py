@@ -274,6 +274,8 @@ def _describe(raw: bytes, offset: int) -> str:
 def _next_wanted(wanted: str, token: int, opened: bytearray) -> str | None:
     """The kind of token that may follow `token` (its first byte), if `wanted` is expected; None if the token is
     wrong."""
+    # 0x22 is a quote, 0x2C a comma, 0x3A a colon, 0x5B and 0x5D are brackets, 0x7B and 0x7D are braces. `opened` holds
+    # the closing characters of the open arrays and objects.
     if wanted == "separator":
         if token == 0x2C:
             return "key" if opened[-1] == 0x7D else "value"

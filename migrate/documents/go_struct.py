@@ -67,6 +67,7 @@ class Struct:
             return decoded
         if not isinstance(value, (dict, RawObject)):
             raise MismatchError("an object")
+        # As in encoding/json: the field with exactly this name, else one that differs in case only.
         exact, folded = self._exact, self._folded
         for key, item in value.items():
             field = exact.get(key) or folded.get(fold_key(key))

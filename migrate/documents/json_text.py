@@ -110,6 +110,7 @@ def load_cut_object(raw: bytes, what: str, size: int = JSON_BYTES) -> Any:
             is_value = sign == b":"
     if not good:
         raise DocumentError(f"{what}: no part of it can be read")
+    # The text behind the last complete member is cut off, and the objects that are open there are closed.
     return load_json_lenient(raw[:good] + b"}" * closers, what, size)
 
 

@@ -66,6 +66,7 @@ def _public_key(header: Mapping[str, Any]) -> Any:
     if isinstance(chain, list) and chain and isinstance(chain[0], str):
         from cryptography import x509
 
+        # The first certificate of the chain is that of the signing key (RFC 7515, 4.1.6).
         return x509.load_der_x509_certificate(base64.b64decode(chain[0])).public_key()
     jwk = header.get("jwk")
     if not isinstance(jwk, dict):

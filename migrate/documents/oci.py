@@ -121,6 +121,7 @@ def parse_config(raw: bytes) -> ConfigFacts:
     rootfs = config.get("rootfs")
     if rootfs is None:
         raise DocumentError("config: rootfs: not an object")
+    # In Go, an absent member and an empty text are the same value.
     os, architecture, variant = (config.get(key) or None for key in ("os", "architecture", "variant"))
     history = config.get("history")
     return ConfigFacts(

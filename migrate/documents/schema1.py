@@ -266,6 +266,8 @@ def _checked_chain(entries: Sequence[Schema1Entry]) -> tuple[list[Schema1Entry],
     """(`entries`, base first, without repeated IDs of neighbours; the problems of their parents)."""
     chain: list[Schema1Entry] = []
     problems: list[str] = []
+    # As in Docker's fixManifestLayers (moby distribution/pull_v2.go): the same ID twice in a row is one layer, and an
+    # ID that comes again later is an error.
     seen: set[LegacyID] = set()
     for entry in entries:
         below = chain[-1] if chain else None

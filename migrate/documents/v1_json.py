@@ -201,6 +201,7 @@ class LayerDocument(bytes):
 def _facts(document: Any, image: Mapping[str, Any]) -> V1Json:
     extra = _other_fields(document)
     parent_id, throwaway = extra.get("parent_id"), extra.get("throwaway", False)
+    # `created_by` is joined as in the history that Docker makes of the same JSON (moby image/v1, HistoryFromConfig).
     return V1Json(
         id=image.get("id") or None,
         parent=image.get("parent") or None,

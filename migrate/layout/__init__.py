@@ -1,1 +1,1 @@
-"""An OCI layout: what is in it."""
+"""Reading an OCI layout: its files, index entries, manifests and images."""

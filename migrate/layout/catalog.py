@@ -1,7 +1,6 @@
-"""What a target holds by name: the entries of index.json, and docker-save's manifest.json made from them.
+"""The catalog of a target: the entries of index.json, and the manifest.json for `docker load` made from them.
 
-Entries and facts go in, sorted entries come out, so that equal content gives equal bytes. Nothing is read but through
-the function that a caller hands in.
+Results are sorted, so that equal content gives equal bytes. Blobs are read only by functions that the caller passes.
 """
 
 from __future__ import annotations
@@ -36,10 +35,11 @@ _PLAIN_OR_GZIP: Final = (
 
 
 class ExistingImage(Struct, frozen=True, kw_only=True):
-    """An image that was in the target before this run. `created` and `diff_ids` are its config's, None and () for an
-    index, as is `image_id`, the config's digest.
+    """An image or index that was in the target before this run.
 
-    `size` is its manifest's. An index lists its `children`, each with its own platform and the index's reference.
+    `created` and `diff_ids` are those of the config, and `image_id` is its digest; they are None, () and None for an
+    index. `size` is that of the manifest. An index has `children`, each with its own platform and the reference of the
+    index.
     """
 
     reference: Reference | None
@@ -59,7 +59,7 @@ class ConfigSummary(NamedTuple):
 
 
 class ImageFacts(Struct, frozen=True, kw_only=True):
-    """What manifest.json needs of an image: the blobs of its config and of its layers, base first."""
+    """The parts of an image that manifest.json needs: the blobs of its config and of its layers, base first."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
@@ -67,7 +67,7 @@ class ImageFacts(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, document: Document) -> ImageFacts:
-        """Those of a manifest that was read."""
+        """The facts of a manifest."""
         assert document.manifest is not None
         manifest = document.manifest
         return cls(config=manifest.config, layers=manifest.layers, platform=document.entry.platform)
@@ -84,7 +84,7 @@ def entry_for(descriptor: Descriptor, platform: Platform | None, reference: Refe
     """An index.json entry: one reference, or none."""
     annotations: dict[str, str] = {}
     if reference is not None:
-        if reference.is_valid and not reference.is_digest:  # containerd refuses a name that it cannot parse
+        if reference.is_valid and not reference.is_digest:  # containerd fails on a name that it cannot parse
             annotations[IMAGE_NAME] = reference.full()
         annotations[REF_NAME] = str(reference)
     return IndexEntry(descriptor=descriptor, platform=platform, annotations=annotations)
@@ -107,7 +107,7 @@ def existing_image(
     config: ConfigSummary,
     children: Iterable[ExistingImage],
 ) -> ExistingImage:
-    """An entry of a target's index.json, for a later run; `facts` are None where not known."""
+    """An entry of a target's index.json; `facts` are None if its manifest could not be read."""
     return ExistingImage(
         reference=None if name is None else Reference.parse(name),
         manifest_digest=entry.descriptor.digest,
@@ -132,9 +132,9 @@ def merge_entries(
     lost: Iterable[tuple[str, Digest]],
     children: Mapping[Digest, Sequence[Digest]],
 ) -> list[IndexEntry]:
-    """The entries of both, sorted. `lost` are the (reference, digest) pairs that give their name up.
+    """The entries of both sides, sorted. `lost` are the (reference, digest) pairs that lose their name.
 
-    An image keeps an entry without a name only where no other entry leads to it: neither one with a name nor an index.
+    An image gets an entry without a name only if no other entry leads to it: neither one with a name nor an index.
     """
     lost_pairs = set(lost)
     merged: dict[tuple[str, Digest], IndexEntry] = {}
@@ -156,18 +156,18 @@ def merge_entries(
 def archive_entries(
     entries: Sequence[IndexEntry], facts: CatalogFacts, platform: Platform, *, deep: bool = False
 ) -> list[ArchiveManifestEntry]:
-    """docker-save's manifest.json for a layout: every image that a Docker engine can load, with all its tags.
+    """The manifest.json of a layout: every image that a Docker engine can load, with all its tags.
 
-    The tag of an index goes to its child for `platform` (else to its first). Images with zstd layers, which engines
-    before 23 refuse, come last, so that such an engine has loaded all others when it stops. `deep` also puts there the
-    images with more layers than any engine takes, instead of leaving them out.
+    The tag of an index goes to its child for `platform`, or else to its first child. Images with zstd layers, which
+    engines before 23 refuse, are listed last: such an engine stops there, after it has loaded all others. Images with
+    more layers than any engine accepts are left out, or with `deep` listed last, too.
     """
     tags: dict[Digest, set[str]] = {}
     for entry in entries:
         digest = entry.descriptor.digest
         named = [entry.name] if entry.name is not None and is_loadable_name(entry.name) else []
         children = [leaf for leaf in _leaves(digest, facts.children) if leaf in facts.images]
-        # a child without a tag has a row, too: `docker load` takes the images of all platforms
+        # Children without a tag are listed, too: `docker load` loads the images of all platforms.
         for child in children:
             tags.setdefault(child, set())
         holder = (
@@ -177,7 +177,7 @@ def archive_entries(
         )
         if holder in facts.images:
             tags.setdefault(holder, set()).update(named)
-    # images with equal config and layers are one row with all their tags
+    # Manifests may differ in media types only. Images with equal config and layers are one row with all their tags.
     merged: dict[tuple[bool, str, tuple[str, ...]], set[str]] = {}
     for digest, names in tags.items():
         image = facts.images[digest]
@@ -190,13 +190,13 @@ def archive_entries(
             )
             merged.setdefault(key, set()).update(names)
     rows = [(late, sorted(names), config, layers) for (late, config, layers), names in merged.items()]
-    # late ones last, then those with tags first, so that equal content gives equal bytes
+    # images that some engines refuse come last; before that, images with tags come first
     rows.sort(key=lambda row: (row[0], not row[1], row[1], row[2], row[3]))
     return [ArchiveManifestEntry(config=c, repo_tags=tuple(names), layers=layers) for _, names, c, layers in rows]
 
 
 def _leaves(digest: Digest, children: Mapping[Digest, Sequence[Digest]]) -> list[Digest]:
-    """The manifests that an index leads to, in its order; none for a manifest. Indexes may be nested to any depth."""
+    """The manifests that an index leads to, in its order; empty for a manifest. Indexes may be nested to any depth."""
     leaves: list[Digest] = []
     pending, seen = list(reversed(children.get(digest, ()))), {digest}
     while pending:
@@ -212,7 +212,7 @@ def _leaves(digest: Digest, children: Mapping[Digest, Sequence[Digest]]) -> list
 
 
 def _is_image(image: ImageFacts) -> bool:
-    """False for artifacts, and for images with layers whose bytes are kept elsewhere."""
+    """False for artifacts, and for images with layers that are not in the layout (foreign layers, as of Windows)."""
     elsewhere = ("foreign", "nondistributable")
     return image.config.media_type in CONFIG_TYPES and not any(
         word in layer.media_type for layer in image.layers for word in elsewhere
@@ -226,7 +226,7 @@ def _is_deep(image: ImageFacts) -> bool:
 def names_of_images(
     entries: Iterable[IndexEntry], children: Mapping[Digest, Sequence[IndexEntry]]
 ) -> dict[Digest, set[str]]:
-    """The names that lead to each manifest and index: its own, and those of the indexes above it."""
+    """The names that lead to each manifest and index: its own, and those of the indexes that contain it."""
     names: dict[Digest, set[str]] = {}
     pending = [(entry, entry.name) for entry in entries]
     while pending:
@@ -242,7 +242,7 @@ _READ_AT_ONCE: Final = 256
 
 
 class Catalog:
-    """The images and indexes of a target: those that this run commits, and those that it found.
+    """The images and indexes of a target: those that this run commits, and those that were there before.
 
     `commit` and `commit_index` may be called from several threads at once.
     """
@@ -273,12 +273,12 @@ class Catalog:
     # --- what the target holds -----------------------------------------------------------------------------------
 
     def begin(self, found: Sequence[IndexEntry]) -> None:
-        """`found` are the entries of the target's index when this run began."""
+        """Sets the entries of the target's index at the beginning of this run."""
         self._found = found
 
     def existing_images(self, read: ReadBlobs) -> list[ExistingImage]:
-        """Every entry that this run found, an index with all images that it leads to. Damaged blobs are left to
-        `verify`."""
+        """The entries that were there before this run, each index with all images that it leads to. Damaged blobs are
+        ignored here: `verify` reports them."""
         self.learn(self._found, read)
         named = {child.descriptor.digest: child for children in self._children.values() for child in children}
         leads = self._child_digests()
@@ -295,7 +295,7 @@ class Catalog:
         return [existing(entry, entry.name, below[entry.descriptor.digest]) for entry in self._found]
 
     def named_layers(self, read: ReadBlobs) -> set[Digest]:
-        """Layer blobs of every image that is known, those that this run found among them."""
+        """Layer blobs of all images, including those that were there before this run."""
         self.learn(self._found, read)
         return self.layers()
 
@@ -303,8 +303,8 @@ class Catalog:
         return {layer.digest for facts in self.images.values() for layer in facts.layers}
 
     def learn(self, entries: Iterable[IndexEntry], read: ReadBlobs) -> None:
-        """Reads the manifests of `entries` and of what their indexes name, as far as they are not known. One that
-        cannot be read gets no entry for `docker load`."""
+        """Reads the manifests that `entries` lead to and that were not read before. A manifest that cannot be read is
+        skipped, so its image is not in manifest.json."""
         for document in read_documents(entries, read, self.has_manifest):
             if document.manifest is not None:
                 self.images[document.digest] = ImageFacts.of(document)
@@ -315,7 +315,7 @@ class Catalog:
         return manifest in self.images or manifest in self._children
 
     def _read_configs(self, manifests: Iterable[Digest], read: ReadBlobs) -> dict[Digest, ConfigSummary]:
-        """Images share layers, so each diffID is kept once."""
+        """Configs by manifest digest. Equal diffIDs are one object, since images share most of their layers."""
         configs = {
             manifest: facts.config.digest
             for manifest in manifests
@@ -338,10 +338,9 @@ class Catalog:
     def merge(
         self, theirs: Sequence[IndexEntry], read: ReadBlobs, superseded: Collection[Digest] = frozenset()
     ) -> list[IndexEntry]:
-        """The entries of this run and those that the target has by now, sorted. `superseded` are manifests that an
-        earlier run made of the same legacy images: ours get their names, whatever `--on-conflict` is."""
+        """The entries of this run and those that the target has now, sorted. `superseded` are manifests that an earlier
+        run made of the same legacy images: the images of this run get their names, whatever `--on-conflict` is."""
         self.learn(theirs, read)
-        # both sides are known before anybody loses a name
         lost = self._losers(theirs, read, superseded)
         return merge_entries(list(self._entries.values()), theirs, lost, self._child_digests())
 
@@ -354,7 +353,7 @@ class Catalog:
         return found
 
     def archive_manifest(self, entries: Sequence[IndexEntry], *, deep: bool = False) -> list[ArchiveManifestEntry]:
-        """docker-save's manifest.json for `entries` (`archive_entries`)."""
+        """The rows of manifest.json for `entries` (`archive_entries`)."""
         facts = CatalogFacts(images=self.images, children=self._child_digests())
         return archive_entries(entries, facts, self._platform, deep=deep)
 
@@ -364,8 +363,11 @@ class Catalog:
     def _losers(
         self, theirs: Iterable[IndexEntry], read: ReadBlobs, superseded: Collection[Digest]
     ) -> list[tuple[str, Digest]]:
-        """Who gives a name up. What was here when this run began was known to it, and ours replaces it; against what
-        another run wrote meanwhile, `--on-conflict` decides: with `keep-all`, both keep it.
+        """The (name, digest) pairs that lose their name.
+
+        Images that were there when this run began took part in its conflicts already, so they lose every name that this
+        run has given to another image. Against images that another run has added meanwhile, `--on-conflict` decides;
+        with `keep-all`, both keep the name.
         """
         ours: dict[str, list[Digest]] = {}
         for mine, digest in self._entries:

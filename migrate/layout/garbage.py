@@ -1,4 +1,4 @@
-"""What nothing names in a layout: untagged images, and blobs that no image needs. Pure, over what was read."""
+"""Finds the garbage in a layout: untagged images, and blobs that no image needs. Reads nothing itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 class Garbage(Struct, frozen=True):
-    """`entries` of index.json stay; `images` are the manifests that go, `blobs` all that goes, with its bytes."""
+    """`entries` of index.json stay; `images` are the manifests to remove, `blobs` all blobs to remove and their
+    size."""
 
     entries: tuple[IndexEntry, ...]
     images: tuple[Digest, ...]
@@ -30,9 +31,9 @@ class Garbage(Struct, frozen=True):
 def plan_garbage(
     entries: Sequence[IndexEntry], documents: Iterable[Document], blob_sizes: Mapping[str, int]
 ) -> Garbage:
-    """`documents` are all that `entries` lead to, `blob_sizes` the blobs that are there by their digests' hex digits.
+    """`documents` are all that `entries` lead to; `blob_sizes` has the blobs, by the hex digits of their digests.
 
-    Raises DamagedError where an image with a name cannot be read: what it needs is not known.
+    Raises DamagedError if an image with a name cannot be read, because the blobs that it needs are unknown.
     """
     found = {document.digest: document for document in documents}
     kept = tuple(entry for entry in entries if entry.name is not None)

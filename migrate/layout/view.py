@@ -1,4 +1,4 @@
-"""Looking into images as they are stored: an OCI layout in a directory or a tar, or a docker archive. Reads only."""
+"""Reads stored images, for `show`, `push`, `export` and `gc`: an OCI layout in a directory or tar, a docker archive."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class StoredLayer(Struct, frozen=True, kw_only=True):
 
 def _open_archive(path: Path) -> Tree:
     with _uncompressed(path) as tar:
-        fd = os.open(tar, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not make us wait
+        fd = os.open(tar, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a FIFO must not block
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise SourceUnreadableError(f"{path}: neither a file nor a directory")
@@ -87,7 +87,8 @@ def _open_archive(path: Path) -> Tree:
 
 @contextmanager
 def _uncompressed(path: Path) -> Iterator[Path]:
-    """`path` itself, or a temporary file of what is in it; it can be read as long as it is open."""
+    """`path` itself, or a temporary file with its uncompressed content. The caller opens it, and may then leave the
+    context: an open file can be read after its name was removed."""
     kind = "none"
     if path.is_file():
         with open(path, "rb") as stream:
@@ -103,7 +104,7 @@ def _uncompressed(path: Path) -> Iterator[Path]:
 
 
 class Layout:
-    """The files of an OCI layout in a tree, and the documents in it. No link is followed."""
+    """The files and documents of an OCI layout in a tree. No link is followed."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
@@ -111,29 +112,29 @@ class Layout:
         self._lock = threading.Lock()
 
     def has(self, name: str) -> bool:
-        """True for a file of this name, whether it can be read or not."""
+        """True if a file of this name exists, even if it cannot be read."""
         try:
             return self.tree.stat(os.fsencode(name)).is_file
         except MissingLayerError:
             return False
 
     def size(self, name: str) -> int:
-        """Bytes of a file. Raises MissingLayerError where there is none."""
+        """Bytes of a file. Raises MissingLayerError if it does not exist."""
         entry = self.tree.stat(os.fsencode(name))
         if not entry.is_file:
             raise MissingLayerError(f"{self.tree.shown(os.fsencode(name))}: not a regular file")
         return entry.size
 
     def open(self, name: str) -> BinaryIO:
-        """A file for random access; from any thread. Raises MissingLayerError where there is none; `read` raises
-        SourceError or OSError."""
-        if name.startswith("/") or ".." in name.split("/"):  # names come from documents, too
+        """A seekable stream; may be called from any thread. Raises MissingLayerError if the file does not exist; `read`
+        raises SourceError or OSError."""
+        if name.startswith("/") or ".." in name.split("/"):  # the name may come from an untrusted document
             raise DocumentError(f"{name}: leads out of the layout")
-        with self._lock:  # a directory's tree keeps the folder that was read last
+        with self._lock:  # the tree of a directory keeps the last folder open, and is not thread-safe
             return self.tree.open(os.fsencode(name))
 
     def read(self, name: str, what: str, limit: int = JSON_BYTES) -> bytes:
-        """A document. Raises MissingLayerError if there is no such file, LimitError if it is too large."""
+        """The content of a document. Raises MissingLayerError if it does not exist, LimitError if it is too large."""
         try:
             with self.open(name) as stream:
                 return read_limited(stream, limit, f"{self.location}: {what} {name}")
@@ -142,7 +143,7 @@ class Layout:
 
     @property
     def is_folder(self) -> bool:
-        """False in a tar or a bucket."""
+        """True for a directory, False for a tar or a bucket."""
         return isinstance(self.tree, DirectoryTree)
 
     def blob_sizes(self) -> dict[str, int]:
@@ -150,7 +151,7 @@ class Layout:
         return {os.fsdecode(entry.name): entry.size for entry in self.tree.entries(b"blobs/sha256") if entry.is_file}
 
     def entries(self) -> Sequence[IndexEntry]:
-        """Those of index.json. Raises SourceError."""
+        """The entries of index.json. Raises SourceError."""
         return parse_index(self.read(INDEX, "index", CATALOG_BYTES), CATALOG_BYTES).manifests
 
     def documents(self, entries: Iterable[IndexEntry]) -> Iterator[Document]:
@@ -159,9 +160,9 @@ class Layout:
 
 
 def open_layout(location: str) -> Layout:
-    """The files at `location`, a directory, a tar or a URL; a prefix such as `oci:` is allowed. SourceUnreadableError.
+    """The files at `location`, a directory, a tar or a URL; a prefix such as `oci:` is allowed.
 
-    Raises UsageError for a URL that needs what is not installed."""
+    Raises SourceUnreadableError, and UsageError for a URL that needs a library which is not installed."""
     if is_url(plain_path(location).removeprefix("file://")):
         return Layout(open_tree(plain_path(location)))
     path = Path(local_path(location))
@@ -172,35 +173,35 @@ def open_layout(location: str) -> Layout:
 
 
 class LayoutView:
-    """The images of one layout or docker archive. Raises MigrateError for what is absent or damaged."""
+    """The images of one layout or docker archive. Raises MigrateError for missing or damaged files."""
 
     def __init__(self, location: str) -> None:
         self._files = open_layout(location)
         self.location = self._files.location
-        self._is_archive = self._files.has(ARCHIVE_MANIFEST) and not self._files.has(INDEX)
-        if not self._is_archive and not self._files.has(INDEX):
+        self.is_archive = self._files.has(ARCHIVE_MANIFEST) and not self._files.has(INDEX)
+        if not self.is_archive and not self._files.has(INDEX):
             self.close()
             raise UnrecognisedSourceError(
-                f"{self.location}: no OCI layout, no docker archive, and nothing else that `migrate inspect` reads"
+                f"{self.location}: not an OCI layout, a docker archive, or anything else that `migrate inspect` reads"
             )
 
     def close(self) -> None:
         self._files.tree.close()
 
     def images(self) -> Sequence[StoredImage]:
-        """Every image once, the named ones first, sorted by their names."""
+        """Every image once. Images with names come first, sorted by their names."""
         return self._images
 
     @cached_property
     def _images(self) -> Sequence[StoredImage]:
-        rows = self._archive_images() if self._is_archive else self._layout_images()
+        rows = self._archive_images() if self.is_archive else self._layout_images()
         return sorted(rows, key=lambda row: (not row.references, row.references, row.manifest or Digest("0" * 64)))
 
     def leads_to(self, reference: str) -> bool:
-        """False for an archive whose manifest.json has no such image, or names layers that are not there, and for a
-        layout with a document that is not understood, which may be of schema 1. Raises SourceError for an archive of
-        another kind."""
-        if not self._is_archive:
+        """True if the image can be read from here. False for an archive whose manifest.json has no such image or names
+        missing layers, and for a layout with a manifest that cannot be parsed, which may be of schema 1. Raises
+        SourceError for an archive of another kind."""
+        if not self.is_archive:
             try:
                 self.images()
             except MigrateError:
@@ -216,7 +217,7 @@ class LayoutView:
         return None if image.manifest is None else self._files.read(blob_path(image.manifest), "manifest")
 
     def layers(self, image: StoredImage) -> Sequence[StoredLayer]:
-        """Base first; diffIDs are those that the config states."""
+        """The layers, base first, with the diffIDs of the config, which are not checked."""
         diff_ids = parse_config(self.config(image)).diff_ids
         if len(diff_ids) != len(image.layers):
             raise DocumentError(
@@ -241,7 +242,7 @@ class LayoutView:
 
     @contextmanager
     def open_tar(self, layer: StoredLayer) -> Iterator[BinaryIO]:
-        """The layer's uncompressed tar. Raises SourceError, from `read` too."""
+        """The uncompressed tar of a layer. Raises SourceError, also from `read`."""
         with self._files.open(layer.file) as stream:
             yield open_decompressed(stream, layer.compression, str(layer.blob or layer.file), STORED_RATIO)
 
@@ -279,8 +280,9 @@ class LayoutView:
 
 
 def find_image(images: Iterable[StoredImage], text: str) -> Sequence[StoredImage]:
-    """Images named `text` (`docker.io/library/` and `:latest` may be left out), or whose image ID or manifest digest
-    is or begins with it (4 digits or more). Several are one name on several platforms, or an ambiguous prefix."""
+    """Images with the name `text` (`docker.io/library/` and `:latest` may be left out), or else those whose image ID or
+    manifest digest begins with it (4 digits or more). Several images: a name with several platforms, or an ambiguous
+    prefix."""
     images = tuple(images)
     wanted = Reference.parse(text).full()
     named = [image for image in images if any(Reference.parse(name).full() == wanted for name in image.references)]

@@ -1,4 +1,4 @@
-"""The one walk over the documents of an OCI layout: from index entries down to image manifests."""
+"""Reads the documents of an OCI layout: from index entries, through nested indexes, to image manifests."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from migrate.model.digest import Digest
 from migrate.model.image import INDEX_TYPES, MediaType
 
 ReadBlobs = Callable[[Sequence[Digest]], Mapping[Digest, "bytes | MigrateError"]]
-"""Reads small blobs. Absent ones are left out; each error is in the place of the content. The walk checks digests."""
+"""Reads small blobs. The result has the content or the error of each; missing blobs are left out. Digests need not be
+checked: `read_documents` does that."""
 
 _IMAGE_TYPES: Final = frozenset({MediaType.OCI_MANIFEST, MediaType.DOCKER_MANIFEST})
 _AT_ONCE: Final = 256
-"""Documents read in one call: a bucket reads them in parallel, and they are in memory together."""
+"""Documents that are read in one call, which a bucket does in parallel. They are in memory at the same time."""
 
 
 class Document(Struct, frozen=True, kw_only=True):
     """A manifest (`manifest` is set), an index (`children` are its entries), or one that could not be read (`error`).
 
-    `entry` is the first entry met that names it.
+    `entry` is the first index entry that names it.
     """
 
     entry: IndexEntry
@@ -41,10 +42,10 @@ class Document(Struct, frozen=True, kw_only=True):
 def read_documents(
     entries: Iterable[IndexEntry], read: ReadBlobs, is_known: Callable[[Digest], bool] = lambda digest: False
 ) -> Iterator[Document]:
-    """Every manifest and index that `entries` lead to, each once, level by level; those that `is_known` are left out,
-    with what is below them.
+    """Every manifest and index that `entries` lead to, each once, level by level. Documents for which `is_known` is
+    true are left out, with all that they lead to.
 
-    Indexes may be nested to a depth of INDEX_DEPTH; what is deeper comes with an error.
+    Indexes may be nested to a depth of INDEX_DEPTH; deeper documents are returned with an error.
     """
     level = list(entries)
     seen: set[Digest] = set()
@@ -67,7 +68,7 @@ def read_documents(
 
 
 def _unseen(entries: Iterable[IndexEntry], seen: set[Digest], is_known: Callable[[Digest], bool]) -> list[IndexEntry]:
-    """The first entry for each digest that was not met before."""
+    """The first entry for each digest that is new."""
     new: list[IndexEntry] = []
     for entry in entries:
         digest = entry.descriptor.digest
@@ -95,7 +96,8 @@ def _document(entry: IndexEntry, content: bytes | MigrateError | None) -> Docume
 
 
 def one_by_one(read: Callable[[Digest], bytes | None]) -> ReadBlobs:
-    """For a place that reads one blob at a time; `read` gives None for an absent one and raises MigrateError."""
+    """A `ReadBlobs` from a function that reads one blob. `read` returns None for a missing blob, or raises
+    MigrateError."""
 
     def read_all(digests: Sequence[Digest]) -> Mapping[Digest, bytes | MigrateError]:
         found: dict[Digest, bytes | MigrateError] = {}
@@ -113,6 +115,6 @@ def one_by_one(read: Callable[[Digest], bytes | None]) -> ReadBlobs:
 
 
 def _is_index(content: bytes) -> bool:
-    from migrate.documents.schema1 import is_index  # nearly all layouts have media types, and need none of that module
+    from migrate.documents.schema1 import is_index  # imported only here: nearly all layouts have media types
 
     return is_index(content)

@@ -1,4 +1,4 @@
-"""A container of a Docker root, as reports show it."""
+"""A container of a Docker root, for reports."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Kind = Literal["volume", "bind"]
 class Volume(Struct, frozen=True, kw_only=True):
     """Files of a container that are in no layer, at `path` in the container.
 
-    `source` is where they are: of a `volume`, in the Docker root as it is now; of a `bind`, on the machine that Docker
-    ran on. `bytes` counts the contents of its files; None where the source does not hold them.
+    `source`: the place of the files: of a `volume`, in the Docker root where it is now; of a `bind`, on the machine
+    that Docker ran on. `bytes`: the size of all files; None if the source does not have them.
     """
 
     path: str
@@ -23,8 +23,8 @@ class Volume(Struct, frozen=True, kw_only=True):
 
 
 class RunCommand(Struct, frozen=True, kw_only=True):
-    """`words` of a `docker run`, not quoted for any shell, which names volumes that are not there yet: `volume_names`,
-    by path in the container. `image_name` is what the image was called when the container was made, or ""."""
+    """A `docker run` command. `words`: not quoted for a shell. `volume_names`: (path in the container, name) of the
+    volumes in it, which the user has to make. `image_name`: the image's name when the container was made, or ""."""
 
     words: tuple[str, ...]
     volume_names: tuple[tuple[str, str], ...] = ()
@@ -32,12 +32,12 @@ class RunCommand(Struct, frozen=True, kw_only=True):
 
 
 class Container(Struct, frozen=True, kw_only=True):
-    """`image` is the legacy ID of the image that it was made from. `state` is Docker's word: created, running, paused,
-    restarting, exited or dead; `unknown` where its record cannot be read. `created` is RFC3339Nano.
+    """A container. `image`: the legacy ID of the image that it was made from. `state`: as in Docker: created, running,
+    paused, restarting, exited or dead; `unknown` if its record cannot be read. `created`: RFC3339Nano.
 
-    `changed_bytes` counts the files that it changed, as Docker counts a layer; None where that cannot be read.
-    `unseen` are paths that it changed and Docker's comparison does not see, because size and time are the same.
-    `half_removed`: Docker had begun to remove it, and what is left may be less than it was.
+    `changed_bytes`: the size of the files that it changed, as Docker counts a layer; None if they cannot be read.
+    `unseen`: paths that it changed and that Docker's comparison does not find, because size and time are the same.
+    `half_removed`: Docker had begun to remove it, so that files may be missing.
     """
 
     id: str

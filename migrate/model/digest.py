@@ -1,4 +1,4 @@
-"""Digests and the three identifiers that are digests. A legacy ID is none of them (see `legacy.py`)."""
+"""Digests, and the three kinds of identifiers that are digests. A legacy ID is no digest (see `legacy.py`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Hash(Protocol):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
-    """A sha256 digest. `hex` is 64 lower-case hexadecimal digits; construction proves it (ValueError)."""
+    """A sha256 digest. `hex`: 64 lower-case hexadecimal digits, which are checked (ValueError)."""
 
     hex: str
 
@@ -28,11 +28,11 @@ class Digest:
             raise ValueError(f"not a sha256 digest: {self.hex!r}")
 
     def __hash__(self) -> int:
-        return hash(self.hex)  # a string keeps its hash; a tuple of one would be hashed anew each time
+        return hash(self.hex)  # a string caches its hash, which a generated method would compute each time
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """`sha256:<64 hex>` → Digest; ValueError for anything else, other algorithms included."""
+        """`sha256:<64 hex>` → Digest; ValueError for anything else, also for other algorithms."""
         algorithm, separator, value = text.partition(":")
         if algorithm != "sha256" or not separator:
             raise ValueError(f"not a sha256 digest: {text!r}")
@@ -44,7 +44,7 @@ class Digest:
 
     @classmethod
     def of_hash(cls, sha256: Hash) -> Digest:
-        """Of all that `sha256` was fed."""
+        """The digest of all bytes that `sha256` got."""
         return cls(sha256.hexdigest())
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ ImageID = NewType("ImageID", Digest)
 """sha256 of an image's config."""
 
 EMPTY_TAR_DIFF_ID = DiffID(Digest("5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"))
-"""1,024 zero bytes: the tar without an entry."""
+"""1,024 zero bytes: the tar without entries."""
 NO_BYTES_DIFF_ID = DiffID(Digest("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"))
 """A layer file of no bytes at all."""
 

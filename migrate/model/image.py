@@ -1,4 +1,4 @@
-"""What comes out: descriptors, hashed layers and composed images."""
+"""The results: descriptors, hashed layers and composed images."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class MediaType:
 
 INDEX_TYPES: Final = frozenset({MediaType.OCI_INDEX, MediaType.DOCKER_LIST})
 CONFIG_TYPES: Final = frozenset({MediaType.DOCKER_CONFIG, MediaType.OCI_CONFIG, "application/octet-stream"})
-"""What manifests call an image's config. Docker 1.10 pushed some as octet-stream (moby 1.10, distribution/push_v2)."""
+"""The media types of configs of images. Docker 1.10 pushed some as octet-stream (moby 1.10, distribution/push_v2)."""
 
 
 class Platform(Struct, frozen=True, kw_only=True, order=True):
-    """As in an index descriptor: `os` and `architecture` are Go's names, `variant` as in arm `v7`."""
+    """A platform as in an index: `os` and `architecture` are Go's names, `variant` is as in arm `v7`."""
 
     os: str
     architecture: str
@@ -51,7 +51,7 @@ class Platform(Struct, frozen=True, kw_only=True, order=True):
 
 
 class Descriptor(Struct, frozen=True, kw_only=True):
-    """What a manifest or index has about a blob; `size` in bytes."""
+    """A reference to a blob in a manifest or index. `size` in bytes."""
 
     media_type: str
     digest: Digest
@@ -67,14 +67,13 @@ class StoredBlob(Struct, frozen=True, kw_only=True):
 
 
 class HashedLayer(Struct, frozen=True, kw_only=True):
-    """What one read of a layer's bytes found.
+    """The result of reading a layer's bytes.
 
-    `tar_size` counts the uncompressed tar. `empty`: the tar holds no entry. `blob` is None where nothing was stored
-    (dry run without exact sizes; an empty layer that is dropped). `origin`, `exact`, `damaged` and `note` as in the
-    report. `flags` are oddities of the tar that two readers could understand differently, `flagged` pairs of a flag and
-    the first entry that it is about. `carried` is the layer as its source
-    stores it, where a target may hold it so; `blob` is another one if the same tar was there already.
-    `estimate` is the size of a blob that was not made.
+    `tar_size`: the size of the uncompressed tar. `empty`: the tar has no entries. `blob` is None if nothing was stored
+    (a dry run without exact sizes; an empty layer that is dropped). `origin`, `exact`, `damaged` and `note` are those
+    of the report. `flags`: peculiarities of the tar that programs may read in different ways; `flagged`: pairs of a
+    flag and its first entry. `carried`: the layer's blob in the source, if a target may have it unchanged; `blob` is
+    another one if the target has the same tar already. `estimate`: the estimated size of a blob that was not made.
     """
 
     diff_id: DiffID
@@ -92,10 +91,10 @@ class HashedLayer(Struct, frozen=True, kw_only=True):
 
 
 class Pieces:
-    """A document that is put together when its bytes are needed: those of images that stand on one another are nearly
-    the same, and a long chain has too many to keep them all.
+    """A document that is assembled when its bytes are needed. The documents of images that are built on one another are
+    nearly the same, and those of a long chain would need too much memory.
 
-    A part is bytes, or the first items of a list that grows only at its end, with the bytes between them.
+    A part is bytes, or (list, number of its first items, bytes between the items). The list grows only at its end.
     """
 
     __slots__ = ("_parts",)
@@ -108,10 +107,10 @@ class Pieces:
 
 
 class ComposedImage(Struct, frozen=True, kw_only=True, dict=True):
-    """A finished image: the exact bytes of its config and manifest, and the layers it names, base first.
+    """A finished image: the exact bytes of its config and manifest, and its layers, base first.
 
-    `manifest_document` is b"" where a dry run made none. `diff_ids` and `layers` run in parallel; `layers` carry the
-    media types that are in the manifest.
+    `manifest_document` is b"" in a dry run that makes none. `diff_ids` and `layers` correspond to each other; `layers`
+    have the media types in the manifest.
     """
 
     config_document: bytes | Pieces
@@ -127,7 +126,7 @@ class ComposedImage(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def image_id(self) -> ImageID:
-        # kept, as names, order, target and report use it a dozen times for each image
+        # Computed once, since names, order, target and report use it a dozen times for each image.
         return ImageID(Digest.of(self.config))
 
     @cached_property

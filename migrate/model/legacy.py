@@ -1,4 +1,5 @@
-"""What a legacy source holds: layers with random IDs, chained by parents, and images that name a chain's top."""
+"""The content of a legacy source: layers with random IDs and parents, and images, each with the top layer of its
+chain."""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ from migrate.model.progress import Event
 from migrate.model.reference import Reference
 
 LegacyID = NewType("LegacyID", str)
-"""A random identifier, usually 64 hex digits, 16 in the oldest images, in archives any safe name. Not a digest."""
+"""A random identifier: usually 64 hex digits, 16 in the oldest images, any safe name in archives. Not a digest."""
 
 _HEX_ID = re.compile(r"[0-9a-f]{64}|[0-9a-f]{16}")
 _SAFE_NAME = re.compile(r"[^\x00-\x1f\x7f/\\]{1,255}")
 
 
 def is_hex_id(text: str) -> bool:
-    """True for the two forms that Docker and docker-registry gave out: 64 or 16 lower-case hex digits."""
+    """True for the two forms of IDs that Docker and docker-registry made: 64 or 16 lower-case hex digits."""
     return _HEX_ID.fullmatch(text) is not None
 
 
@@ -34,7 +35,7 @@ def is_safe_name(text: str) -> bool:
 
 
 class SourceType(StrEnum):
-    """The names that `--source-type` takes and the report's `sources[].type` shows."""
+    """The values of `--source-type` and of the report's `sources[].type`."""
 
     DOCKER_ARCHIVE = "docker-archive"
     DOCKER_ROOT = "docker-root"
@@ -44,7 +45,7 @@ class SourceType(StrEnum):
 
 
 class Origin(StrEnum):
-    """Where a layer's bytes come from: as stored (`archive`, `blob`), reassembled and checked, or made anew."""
+    """The origin of a layer's bytes: as stored (`archive`, `blob`), reassembled and checked, or made anew."""
 
     ARCHIVE = "archive"
     BLOB = "blob"
@@ -53,15 +54,14 @@ class Origin(StrEnum):
 
 
 class PayloadRef(Struct, frozen=True, kw_only=True):
-    """What is known about a layer's bytes before they are read.
+    """A layer's bytes in its source, and the claims of the source's documents about them.
 
-    `key` is unique within its source; equal keys are the same bytes. `size` is that of the bytes as stored.
-    `digest` (of the stored bytes) and `diff_id` are what a document of the source claims; the rehasher checks them and
-    fails the layer with IntegrityError on a mismatch. `keep` requests the stored bytes, unchanged, as the blob, because
-    a manifest that is taken over names them; then `media_type` is that manifest's word for the layer. `estimate` is for
-    display and forecasts only: bytes of the layer's files, as recorded in the source. `disputed`: configs claim
-    different diffIDs, so that the bytes are compared with none of them. `absent` is the reason why the source has no
-    bytes.
+    `key` is unique within its source; equal keys are the same bytes. `size`: of the stored bytes. `digest` (of the
+    stored bytes) and `diff_id` are claims; the rehasher verifies them, and a mismatch fails the layer with
+    IntegrityError. `keep` requests the stored bytes as the blob, unchanged, for a manifest that is carried over;
+    `media_type` is then that of the manifest. `estimate`: the recorded size of the layer's files, for display and
+    forecasts only. `disputed`: configs claim different diffIDs, so that none is compared. `absent`: why the source does
+    not have the bytes.
     """
 
     key: str
@@ -76,10 +76,10 @@ class PayloadRef(Struct, frozen=True, kw_only=True):
 
 
 class LegacyLayer(Struct, frozen=True, kw_only=True):
-    """One layer. `json` is verbatim, and from readers a `LayerDocument`, which keeps what is read from it; `parent` is
-    the effective parent after the source's own rules.
+    """One layer. `json` is verbatim; readers give a `LayerDocument`, which keeps its parsed fields. `parent`: the
+    effective parent by the rules of the source.
 
-    `payload` is None only where the history step has no layer at all (schema 1 `throwaway`).
+    `payload` is None only for a history step without a layer (schema 1 `throwaway`).
     """
 
     legacy_id: LegacyID
@@ -97,14 +97,14 @@ class ReadyManifest(Struct, frozen=True, kw_only=True):
 
 
 class LegacyImage(Struct, frozen=True, kw_only=True):
-    """An image as its source names it.
+    """An image of a source.
 
-    `chain`, base first, is given where the source lists an image's layers itself (manifest.json, schema 1); else the
-    parents of `head` are walked. `config` is given where the source has a config: it is used byte for byte, and
-    each layer's diffID must be the one it names. `manifest` in addition is carried over unchanged.
-    `containers` are the IDs of containers made from this image, `container` is the one that it is made of, where there
-    is no such image yet. `legacy_digests` are those of manifests that named it and cannot stay as they are. `warnings`
-    go to the report.
+    `chain`, base first, is set if the source lists the layers of an image (manifest.json, schema 1); otherwise the
+    parents of `head` are followed. `config`: the source's config, if it has one; it is used byte for byte, and each
+    layer must have the diffID in it. `manifest`: a manifest that is carried over unchanged. `containers`: the IDs of
+    containers that were made from this image. `container`: the container that this image is made of, for an image of
+    `--containers`. `legacy_digests`: those of its manifests that cannot be kept. `warnings` are for the report.
+    `certain` is False if the image's layers or their order are not certain.
     """
 
     head: LegacyID
@@ -134,16 +134,16 @@ class ReadyIndex(Struct, frozen=True, kw_only=True):
 
     @property
     def contents(self) -> tuple[bytes, ...]:
-        """Of all its documents, the list itself first."""
+        """All its documents, the list itself first."""
         return (self.content, *(nested.content for nested in self.nested))
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """What could not be converted: an image that its source names but does not hold, or that is damaged.
+    """An image that could not be converted, because it is damaged or not in its source; or a whole source.
 
-    `source` is the location that the user named; without `legacy_id` and `references` all of it failed. `error` is a
-    stable word (`MigrateError.code`), `message` a sentence for people, `layer` the legacy ID of the layer at fault.
-    Where a whole repository cannot be read, `references` holds its name, without a tag.
+    `source`: the location that the user gave; without `legacy_id` and `references` the whole source failed. `error`: a
+    `MigrateError.code`. `message`: a sentence for the user. `layer`: the legacy ID of the faulty layer. If a whole
+    repository cannot be read, `references` has its name, without a tag.
     """
 
     source: str
@@ -155,14 +155,14 @@ class Failure(Struct, frozen=True, kw_only=True):
 
     @property
     def title(self) -> str:
-        """What has failed: the image by its names or else its legacy ID, or the source."""
+        """A name for the failed image or source: the image's references, or its legacy ID, or the source."""
         return ", ".join(self.references) or self.legacy_id or self.source
 
     def event(self) -> Event:
         return Event(kind="failure", name=self.title, source=self.source, message=self.message)
 
     def without_source(self) -> dict[str, Any]:
-        """Its members, to be encoded in a document that is about one source."""
+        """The members without `source`, for a document about one source."""
         members: dict[str, Any] = to_builtins(self)
         del members["source"]
         return members
@@ -177,7 +177,7 @@ class Failure(Struct, frozen=True, kw_only=True):
         legacy_id: str | None = None,
         message: str | None = None,
     ) -> Failure:
-        """`message` replaces the error's."""
+        """The failure for an error. `message` replaces that of the error."""
         return cls(
             source=source,
             references=tuple(map(str, references)),
@@ -189,11 +189,11 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 class SourceListing(Struct, frozen=True, kw_only=True):
-    """All that a source holds. Lists are sorted, and the same on every reading.
+    """The content of a source. Lists are sorted, and the same for every reading.
 
-    `layers` are all legacy IDs that could be images of their own (`--all`); `containers` are images that can be made of
-    containers (`--containers`). `warnings` concern no single image.
-    `wrapping`: what the file holds that the source is in, one line each: a disk's partitions and volumes.
+    `layers`: all legacy IDs that could be images (`--all`). `containers`: images that can be made of containers
+    (`--containers`). `warnings`: those that are not about a single image. `wrapping`: one line for each partition and
+    volume of the disk image around the source.
     """
 
     images: Sequence[LegacyImage]

@@ -1,7 +1,7 @@
-"""The choices of one run, as values that every step may read.
+"""The options of one run, as values.
 
-`ConvertOptions` is made of four groups. A step takes the group that it needs, and its signature shows it.
-A new option is one field here and one `click.option` in `migrate.cli`.
+`ConvertOptions` consists of four groups. Each step has the group that it needs as a parameter. A new option is one
+field here and one `click.option` in `migrate.cli`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Format(StrEnum):
 
 
 class Compression(StrEnum):
-    """Of layer blobs: libdeflate, ISA-L (bytes may differ between runs), zstd (OCI only), or plain tars."""
+    """The compression of layer blobs: libdeflate, ISA-L (bytes may differ between runs), zstd (OCI only), or none."""
 
     GZIP = "gzip"
     GZIP_FAST = "gzip-fast"
@@ -34,16 +34,16 @@ class Compression(StrEnum):
 
 
 class EmptyLayers(StrEnum):
-    """A layer whose tar has no entry becomes history only, as Docker since 1.10 builds images; or it stays a layer, and
-    the image ID is that of Docker's own migration."""
+    """Layers whose tar has no entries: they become history entries only, as in images built by Docker 1.10 and later;
+    or they are kept as layers, and the image ID is that of Docker's own migration."""
 
     DROP = "drop"
     KEEP = "keep"
 
 
 class OnConflict(StrEnum):
-    """Which image gets a name that several claim on one platform: the one created last, or the first of the sources; or
-    the run ends with ConflictError; or all keep it."""
+    """The image that gets a name which several images of one platform claim: the one created last, or the first of the
+    sources; or the run ends with ConflictError; or all keep it."""
 
     NEWEST = "newest"
     FIRST = "first"
@@ -52,7 +52,7 @@ class OnConflict(StrEnum):
 
 
 class Link(StrEnum):
-    """How blobs that need no change come into a target: reflink or else a copy, hard link, copy."""
+    """How unchanged blobs are put into a target: reflink or else a copy; hard link; copy."""
 
     AUTO = "auto"
     HARD = "hard"
@@ -60,14 +60,14 @@ class Link(StrEnum):
 
 
 class Changes(StrEnum):
-    """What another value of an option changes."""
+    """The effect of another value of an option."""
 
     RESULT = "result"
-    """What a source gives: which images, their layers and configs. A batch reads the source again."""
+    """Other images, layers or configs. A batch reads the source again."""
     NAMES = "names"
-    """Only names and manifests, which are made when all sources are read: what was read stays valid."""
+    """Only other names and manifests, which are made after all sources were read. Results of reading stay valid."""
     NOTHING = "nothing"
-    """How the run goes, and no byte of an image."""
+    """Only another course of the run, and no other byte of an image."""
 
 
 DEFAULT_PLATFORM = Platform(os="linux", architecture="amd64")
@@ -84,25 +84,25 @@ TEMPLATE_FIELD: Final = re.compile(r"\{(repo|tag|created)(?::([^{}]*))?\}")
 """A field of `--tag-template`; `created` may have strftime's numeric directives after a colon."""
 
 UNTAGGED_FIELD: Final = re.compile(r"\{(legacy_id|image_id)(?::([1-9][0-9]?))?\}")
-"""A field of `--name-untagged`; after a colon how many of its characters are taken."""
+"""A field of `--name-untagged`, with the number of its characters to use after a colon."""
 
 
 def _changes(changes: Changes) -> Mapping[str, Changes]:
-    """The metadata of a field that changes something else than the rest of its group."""
+    """The metadata of a field with another effect than the rest of its group."""
     return {"changes": changes}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How a source is read, and what a reader may need besides its location.
+    """Options for reading a source.
 
     `source_type`: None recognises the source by its content. `inside`: the path of the source, a directory or a file,
     in a directory, tar or disk image. `driver`: the storage driver of a Docker root that has several. `dm_data`,
-    `dm_metadata`: paths of a thin pool's devices or of their images. `insecure`: registries may use plain HTTP and any
-    certificate. `max_ratio`: data that decompresses to more than so many times its size is refused (None: 1100).
-    `salvage`: the intact lower layers of damaged images are converted too. In a `dry_run` nothing is written; each
-    layer is read once, so readers keep no copy of a download. Temporary files are made in `temporary_directory` (None:
-    that of the system).
+    `dm_metadata`: paths of a thin pool's devices or of images of them. `insecure`: registries may use plain HTTP and
+    any certificate. `max_ratio`: data that decompresses to more than so many times its size is refused (None: 1100).
+    `salvage`: the intact lower layers of damaged images are converted, too. `dry_run`: nothing is written, and each
+    layer is read once, so readers keep no copy of a download. `temporary_directory`: for temporary files (None: that of
+    the system).
     """
 
     source_type: SourceType | None = None
@@ -118,20 +118,20 @@ class ReadOptions:
 
     @property
     def pool_files(self) -> tuple[str, ...]:
-        """What is read of a devicemapper store besides its root."""
+        """The files of a devicemapper store outside its root."""
         return tuple(path for path in (self.dm_data, self.dm_metadata) if path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """Which images are made, and their bytes.
+    """Options for the choice of images and for their bytes.
 
-    `compression_level`: None is 2 for gzip, 3 for zstd. `images`, `exclude`: references, globs over them, legacy IDs or
-    their prefixes; without `images`, all. `all_layers`: every legacy layer becomes an image. `containers`: every
-    container of a Docker root does; `container`: those with these IDs or names. `platform`: for images that name none,
-    written into descriptors, and with `fill_platform` into the config. `strict`: an image whose layers are not all
-    exact fails. `check_rootfs`: whether layers are compared with the file systems in a Docker root (None: for overlay,
-    vfs and btrfs).
+    `compression_level`: None is 2 for gzip, 3 for zstd. `images`, `exclude`: references, globs for them, legacy IDs or
+    their prefixes; without `images`, all images. `all_layers`: every legacy layer becomes an image. `containers`: every
+    container of a Docker root becomes an image; `container`: those with these IDs or names. `platform`: for images
+    without one, written into descriptors, and with `fill_platform` into the config. `strict`: an image with a layer
+    that is not exact fails. `check_rootfs`: layers are compared with the file systems in a Docker root (None: for
+    overlay, vfs and btrfs).
     """
 
     format: Format = field(default=Format.DOCKER, metadata=_changes(Changes.NAMES))
@@ -151,11 +151,11 @@ class ImageOptions:
 
     @property
     def changes_manifests(self) -> bool:
-        """Manifests that a source has ready get the media types of `--format oci`."""
+        """True if manifests of the source get the media types of `--format oci`."""
         return self.format is Format.OCI and not self.carry_manifests
 
     def check_images(self) -> None:
-        """UsageError for options that the format does not fit, and for a level that the compression has not."""
+        """UsageError for options that do not fit the format, and for a level that the compression does not have."""
         if self.compression is Compression.ZSTD and self.format is not Format.OCI:
             raise UsageError("--compression zstd needs --format oci: Docker's schema 2 has no media type for it")
         if self.carry_manifests and self.format is not Format.OCI:
@@ -170,11 +170,11 @@ class ImageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class NameOptions:
-    """The names of the images in the target.
+    """Options for the names of the images in the target.
 
-    `renames`: pairs of a regular expression over the repository's name and its replacement, applied in their order.
+    `renames`: pairs of a regular expression for the repository's name and its replacement, applied in order.
     `tag_template`: `NAME:TAG` with the fields `{repo}`, `{tag}` and `{created:FORMAT}`. `name_untagged`: the same for
-    images without a name, with `{legacy_id}` and `{image_id}`, each with a length or without.
+    images without a name, with the fields `{legacy_id}` and `{image_id}`, each with or without a length.
     """
 
     on_conflict: OnConflict = OnConflict.NEWEST
@@ -205,9 +205,9 @@ class NameOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How the run goes. `jobs`: threads (processes in a batch), 1 or more. `exact_sizes`: a plan compresses too.
-    `force`: start although there seems to be no room. `check_existing`: read every blob that the target has already,
-    also where its file is unchanged since a run read it."""
+    """Options for the course of the run. `jobs`: number of threads (processes in a batch), 1 or more. `exact_sizes`: a
+    plan compresses, too. `force`: start although the free space may not be enough. `check_existing`: read every blob
+    that the target has already, also if its file is unchanged since a run read it."""
 
     jobs: int = 1
     exact_sizes: bool = False
@@ -216,7 +216,7 @@ class RunOptions:
     check_existing: bool = False
 
     def check_without_target(self) -> None:
-        """UsageError for options that are about a target, where a run has none."""
+        """UsageError for options about a target, for a run without one."""
         given = {"--force": self.force, "--link": self.link is not Link.AUTO, "--check-existing": self.check_existing}
         if named := [name for name, is_given in given.items() if is_given]:
             raise UsageError(f"{', '.join(named)}: about the target, and a plan has none")
@@ -245,4 +245,4 @@ CHANGES: Final[Mapping[str, Changes]] = {
     for group, default in _GROUPS.items()
     for option in fields(group)
 }
-"""For each field of `ConvertOptions`."""
+"""Field of `ConvertOptions` → the effect of another value."""

@@ -1,4 +1,4 @@
-"""Progress as events. Who shows them, and how, is the CLI's business; the library only emits."""
+"""Progress as events. The library emits them, and the CLI shows them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from msgspec import Struct
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """One step forward. `kind` is one of
+    """One event. `kind` is one of
 
     `stage` (a stage begins: `stage`, `total_bytes`, `total_items`), `advance` (`bytes` of input were processed),
-    `layer` (a layer is done: `name`, `bytes`), `image` (an image is written: `name`), `warning`, `notice`
-    (which a person should see now) and `failure` (`source`, `message`), `source` (a source is opened or done: `name`,
+    `layer` (a layer is done: `name`, `bytes`), `image` (an image is written: `name`), `warning`, `notice` (which the
+    user should see immediately) and `failure` (`source`, `message`), `source` (a source is opened or done: `name`,
     `message`), `finished` (a source of a batch is done: `name`, `outcome`, `message`, `bytes`).
     """
 
@@ -28,10 +28,10 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 class Progress(Protocol):
-    """What receives the events of a run."""
+    """The receiver of the events of a run."""
 
     def emit(self, event: Event, /) -> None:
-        """Takes an event; called from one thread at a time; must not raise."""
+        """Receives an event. Called from one thread at a time. Must not raise an error."""
 
 
 class SilentProgress:

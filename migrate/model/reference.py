@@ -1,8 +1,8 @@
-"""Image references: parsed once, kept as the source names them.
+"""Image references, parsed once and kept as in the source.
 
-Grammar: distribution's `reference` package (components lower-case alphanumerics with single separators, tag
-`[\\w][\\w.-]{0,127}`); a first component with a dot, a colon or `localhost` is a registry's host. Where it
-cannot be one (`foo_bar.com/x`), the grammar takes the whole for a plain path.
+Grammar: distribution's `reference` package (components of lower-case letters and digits with single separators, tag
+`[\\w][\\w.-]{0,127}`). A first component with a dot or a colon, or `localhost`, is a registry's host. If it cannot be a
+host (`foo_bar.com/x`), the whole name is a path.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ DEFAULT_NAMESPACE = "library"
 
 
 def is_tag(text: str) -> bool:
-    """True for what registries accept as a tag."""
+    """True for a tag that registries accept."""
     return _TAG.fullmatch(text) is not None
 
 
 def is_host(text: str) -> bool:
-    """True for a host, with a port or without, as it may be in a name."""
+    """True for a host of a name, with or without a port."""
     return _HOST.fullmatch(text) is not None
 
 
 def is_repository_path(text: str) -> bool:
-    """Wider than any registry's grammar: old registries took capitals. What it refuses could lead a request to
-    another place than it should."""
+    """True for a repository's path in a URL. Capitals are accepted, as by old registries. Other characters are refused,
+    since they could lead a request to another place."""
     return _OLD_PATH.fullmatch(text) is not None
 
 
 class Reference(Struct, frozen=True, order=True):
-    """`name` and `tag` exactly as the source has them; `tag` may be a digest (`sha256:<hex>`), then `@` joins them."""
+    """A reference. `name` and `tag` are exactly as in the source. `tag` may be a digest (`sha256:<hex>`), which is
+    written after `@`."""
 
     name: str
     tag: str
@@ -52,7 +53,7 @@ class Reference(Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """`repo:tag`, `repo@sha256:…` or `repo` (tag `latest`); never fails: see `is_valid`."""
+        """Parses `repo:tag`, `repo@sha256:…` or `repo` (tag `latest`). Accepts any text: see `is_valid`."""
         name, at, digest = text.partition("@")
         if at:
             return cls(name, digest)
@@ -89,7 +90,7 @@ class Reference(Struct, frozen=True, order=True):
         return Reference(path if host is None else f"{host}/{path}", self.tag)
 
     def full(self) -> str:
-        """`docker.io/library/busybox:latest`: the whole form that containerd names images by."""
+        """The full form, which containerd uses, such as `docker.io/library/busybox:latest`."""
         host, path = self._split()
         if host in (None, "index.docker.io"):
             host = DEFAULT_HOST
@@ -98,13 +99,15 @@ class Reference(Struct, frozen=True, order=True):
         return f"{host}/{path}{'@' if self.is_digest else ':'}{self.tag}"
 
     def spellings(self) -> tuple[str, ...]:
-        """How a user may write it: as it is, in the short form and in full; all three also without the tag."""
+        """The forms that a user may write: as it is, the short form and the full form; all three also without the
+        tag."""
         full, end = self.full(), f"{'@' if self.is_digest else ':'}{self.tag}"
         familiar = self.familiar()
         return str(self), str(familiar), full, self.name, familiar.name, full.removesuffix(end)
 
     def matches(self, pattern: str) -> bool:
-        """True where the pattern, a glob over `NAME:TAG`, fits a spelling; one without a tag means every tag."""
+        """True if the pattern, a glob for `NAME:TAG`, matches one of the spellings. Without a tag it matches every
+        tag."""
         return any(text == pattern or fnmatchcase(text, pattern) for text in self.spellings())
 
     def _split(self) -> tuple[str | None, str]:

@@ -1,8 +1,8 @@
-"""Old names under today's rules. Pure: text in, text out, the same on every run.
+"""Maps old names to names that today's rules accept. Pure functions.
 
-Registries before 2014 and Docker before 1.7 took names that today's reference grammar (distribution,
-`reference/regexp.go`) refuses: capitals, leading underscores, runs of separators, blanks. docs/reference/names.md
-has the same rule for users.
+Registries before 2014 and Docker before 1.7 accepted names that today's reference grammar (distribution,
+`reference/regexp.go`) refuses: capitals, leading underscores, several separators in a row, blanks.
+docs/reference/names.md has the same rule for users.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _NAMELESS: Final = "unnamed"
 
 
 def map_reference(reference: Reference, renames: Iterable[tuple[str, str]] = ()) -> Reference:
-    """The name that an image gets in the target; a valid name that no rule meets stays as it is.
+    """The name of an image in the target. A valid name that no rule matches is not changed.
 
     First each of `renames`, (regular expression, replacement) as in `re.sub`, changes the repository's name. Then, if
-    today's grammar still refuses the name: capitals become small, characters outside `a-z0-9._-` become `-`, a run of
-    separators that the grammar does not know becomes `-`, separators at the ends of a component go, an empty component
-    becomes `unnamed`, and a first component that this would make a host gets `-` for its dots. A tag keeps its letters;
-    what it may not hold becomes `-`, and a leading `.` or `-` goes. Raises `re.error` for a pattern or replacement that
-    is none.
+    today's grammar still refuses the name: capitals become small letters, characters outside `a-z0-9._-` become `-`,
+    several separators in a row that the grammar refuses become `-`, separators at the ends of a component are removed,
+    an empty component becomes `unnamed`, and the dots of a first component that would be a host become `-`. The letters
+    of a tag are kept; other characters become `-`, and a leading `.` or `-` is removed. Raises `re.error` for an
+    invalid pattern or replacement.
     """
     name = reference.name
     for pattern, replacement in renames:
@@ -50,10 +50,10 @@ def map_reference(reference: Reference, renames: Iterable[tuple[str, str]] = ())
 
 
 def repository_reference(reference: Reference) -> Reference:
-    """The same for a target that is a registry, where a name has no host.
+    """As `map_reference`, for a target that is a registry, whose names have no host.
 
-    A host with a port goes, and so do Docker Hub's names (`docker.io/library/x` → `x`). Any other first component with
-    a dot stays: whether `foo.bar/app` is an image of the host foo.bar or of the namespace foo.bar is not known.
+    A host with a port is removed, and so are Docker Hub's hosts (`docker.io/library/x` → `x`). Any other first
+    component with a dot is kept, because foo.bar in `foo.bar/app` may be a host or a namespace.
     """
     mapped = map_reference(reference)
     host, path = split_host(mapped.name)
@@ -79,10 +79,11 @@ def _map_name(name: str) -> str:
         first, slash, rest = mapped.partition("/")
         mapped = first.replace(".", "-").replace("localhost", "local-host") + slash + rest
     if host is None and _HEX_64.fullmatch(mapped):
-        mapped = f"image-{mapped}"  # Docker takes 64 digits for an image ID
+        mapped = f"image-{mapped}"  # for Docker, 64 digits are an image ID
     whole = mapped if host is None else f"{host}/{mapped}"
     if len(whole) <= _NAME_LENGTH:
         return whole
+    # Two long names with the same beginning must not become one name.
     mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return f"{whole[: _NAME_LENGTH - 13].rstrip('._-/')}-{mark}"
 

@@ -1,11 +1,11 @@
-"""Text from sources, which anyone could have made, made safe for a terminal or a report."""
+"""Makes text from sources, which is not trusted, safe for a terminal or a report."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """`text` with control and direction characters as escapes, such as `\\x1b`: a terminal must not take a name for a
-    command. A byte that is no text (surrogateescape) becomes an escape, too."""
+    """`text` with escapes such as `\\x1b` for control and direction characters, which a terminal could execute. A byte
+    that is no text (surrogateescape) becomes an escape, too."""
     return text if text.isprintable() else "".join(map(_shown, text))
 
 

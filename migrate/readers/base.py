@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from migrate.blobio.payload import Payload
 
 if TYPE_CHECKING:
     from migrate.model.container import Container, RunCommand, Volume
+    from migrate.model.digest import DiffID
     from migrate.model.legacy import LegacyID, LegacyLayer, SourceListing, SourceType
     from migrate.storage.tree import Tree
 
@@ -47,6 +48,19 @@ class LegacySource(ABC):
         """Closes files and frees temporary space. May be called twice."""
 
     # --- optional features, with defaults ----------------------------------------------------------------------------
+
+    def find_layers(self, wanted: Collection[DiffID], /) -> Mapping[DiffID, Sequence[LegacyLayer]]:
+        """Layers that `open_payload` takes and that have these diffIDs by the configs of the source: reading one proves
+        it. Those of one diffID differ in their stored bytes. Raises what `listing` raises."""
+        found: dict[DiffID, dict[str, LegacyLayer]] = {}
+        listing = self.listing()
+        for image in (*listing.images, *(child for index in listing.indexes for child in index.children)):
+            for layer in image.chain or ():
+                payload = layer.payload
+                diff_id = None if payload is None or payload.absent is not None else payload.diff_id
+                if payload is not None and diff_id is not None and diff_id in wanted:
+                    found.setdefault(diff_id, {}).setdefault(payload.key, layer)
+        return {diff_id: tuple(layers.values()) for diff_id, layers in found.items()}
 
     @property
     def is_read_once(self) -> bool:

@@ -92,6 +92,8 @@ def _read_containers(root: Tree) -> tuple[dict[LegacyID, FoundContainer], list[s
     except SourceError as error:
         return {}, [f"the containers cannot be listed: {error.message}"]
     try:
+        # Docker 1.10 writes this map when it converts a store of an older version. Stores that were never converted
+        # have none.
         migrated = parse_migration_map(root.read(_MIGRATION_MAP, JSON_BYTES), root.shown(_MIGRATION_MAP))
     except SourceError:
         migrated = {}

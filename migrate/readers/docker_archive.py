@@ -535,6 +535,7 @@ class DockerArchiveSource(LegacySource):
             content = self._members.read(ARCHIVE_MANIFEST)
             from migrate.documents.schema1 import is_manifest
 
+            # Both kinds of files have the same name, and the error of the parser would not help here.
             if is_manifest(content):
                 raise DocumentError(
                     "is a registry's manifest, as in skopeo's dir: or an export; unpack it, name the folder"

@@ -461,6 +461,7 @@ class DockerRootSource(LegacySource):
         recorded = self._graph.archive_checksums.get(layer.legacy_id)
         if recorded is None:
             return payload
+        # Docker up to 0.5 computed the checksum over the layer's JSON, a newline, and the layer as it came.
         sha256 = hashlib.sha256(layer.json + b"\n")
 
         def finish() -> None:

@@ -117,6 +117,8 @@ def find_wrappings(tree: Tree, ratio: int | None) -> list[bytes]:
     looked_at = 0
     while waiting and looked_at < _MOST_FILES:
         check_stop()
+        # Breadth first: what the user meant is near the root, and the limit of files must not be used up in one deep
+        # folder.
         folder = waiting.popleft()
         prefix = folder + b"/" if folder else b""
         try:

@@ -179,6 +179,7 @@ class ManifestFolderSource(StoredManifestSource):
             try:
                 entries = self._files.entries(folder)
             except SourceError as error:
+                # One damaged folder does not affect the others, but without the root there is nothing to read.
                 if not folder:
                     raise
                 images.fail(folder, error)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from migrate.blobio.payload import Payload
 from migrate.distribution.replay import Replay
 from migrate.documents.schema1 import OpenedManifest
 from migrate.errors import IntegrityError, MissingLayerError
-from migrate.model.digest import Digest
+from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import LegacyID, LegacyLayer, Origin, SourceListing
 from migrate.model.options import ReadOptions
 from migrate.readers.base import LegacySource
-from migrate.readers.registry_images import RegistryImages, check_signatures, known_payload, missing_blob
+from migrate.readers.registry_images import (
+    LayerSearch,
+    RegistryImages,
+    check_signatures,
+    known_payload,
+    missing_blob,
+)
 from migrate.storage.named_files import MissingFileError, NamedFiles
 from migrate.tar.known_blobs import known_blob
 
@@ -49,6 +55,12 @@ class ManifestSource(LegacySource):
             self.list_manifests(images)
             self._listing = images.listing()
         return self._listing
+
+    def find_layers(self, wanted: Collection[DiffID], /) -> Mapping[DiffID, Sequence[LegacyLayer]]:
+        """Also where a listing would not trust a diffID, as of blobs that schema 1 names, too. Keeps no document."""
+        search = LayerSearch(self, wanted)
+        self.list_manifests(search)
+        return {diff_id: tuple(layers.values()) for diff_id, layers in search.found.items()}
 
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
         """A layer of a schema-1 image, by its v1 ID. If two manifests differ about it, the first in listing order

@@ -101,6 +101,7 @@ class Members:
             current = self._follow(name)
             member = self._members.get(current)
             if member is None:
+                # A member that is missing may be in a folder that could not be listed; then that error is the cause.
                 directory = current
                 while directory and self.unlisted:
                     directory = posixpath.dirname(directory)
@@ -288,6 +289,7 @@ class TreeMembers(Members):
     def _open_file(self, member: Member) -> Iterator[Payload]:
         path = os.fsencode(member.name)
         shown = self._tree.shown(path)
+        # Another program may write the file during the run. The sizes of its listing would then not match its bytes.
         before = self._tree.stat(path)
         if not before.is_file or before.size != member.size:
             raise SourceError(f"{shown}: was changed after it was listed")

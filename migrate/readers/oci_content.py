@@ -185,6 +185,7 @@ class OciContent:
                 nested[digest] = ReadyManifest(
                     content=document.content, media_type=document.entry.descriptor.media_type
                 )
+                # The last one of `pending` is read next, so the order of the index is kept.
                 pending += [child.descriptor.digest for child in reversed(document.children)]
         index = nested.pop(top)
         return ReadyIndex(

@@ -89,6 +89,7 @@ class PassingArchive:
         name = clean_name(member.name)
         content = window.open_content(member)
         if (
+            # A large layer is hashed while it passes, since a copy of it would need its room on disk.
             take is not None
             and name
             and name.endswith(".tar")

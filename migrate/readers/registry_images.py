@@ -6,7 +6,8 @@ Used by all sources of manifests (`manifest_source`), and for OCI layouts with s
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import BinaryIO, Final, Protocol, cast
 
 from msgspec import Struct, field
@@ -144,6 +145,7 @@ class RegistryImages:
             for digest, claims in self._claims.items()
         }
         images = [_finished(draft, payloads) for draft in self._drafts.values()]
+        # Sorted by names, so that the result does not depend on the order in which the registry lists its repositories.
         images.sort(key=lambda image: (not image.references, [str(r) for r in image.references], image.head))
         indexes = [
             ReadyIndex(
@@ -308,6 +310,7 @@ class RegistryImages:
             entry = pending.pop()
             digest = entry.descriptor.digest
             self.children.add((repository, digest))
+            # Two indexes may name each other.
             if digest in nested:
                 continue
             try:
@@ -333,6 +336,75 @@ class RegistryImages:
             warnings=tuple(dict.fromkeys((*known.image.warnings, *draft.image.warnings, *warnings))),
         )
         self._drafts[draft.key] = replace(known, image=image)
+
+
+class LayerSearch(RegistryImages):
+    """Takes manifests as its base does, and keeps of them only the layers whose diffIDs are wanted (`found`).
+
+    A config pairs its diffIDs with the layers of its manifest, by their order. One with another number of them, or that
+    cannot be read, gives nothing; nor does a layer whose blob is not there, nor schema 1, which has no diffIDs.
+    """
+
+    def __init__(self, store: ManifestStore, wanted: Collection[DiffID]) -> None:
+        super().__init__(store)
+        self._wanted = wanted
+        self.found: dict[DiffID, dict[Digest, LegacyLayer]] = {}
+        self._seen: set[tuple[str, Digest]] = set()
+
+    def fail(self, reference: Reference | str, error: MigrateError) -> None:
+        """What cannot be read has nothing to give."""
+
+    def warn(self, message: str) -> None:
+        pass
+
+    def add(
+        self,
+        repository: str,
+        references: Sequence[Reference],
+        digest: Digest,
+        manifest: OpenedManifest,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        pending = [(digest, manifest.payload)]
+        while pending:
+            current, content = pending.pop()
+            if (repository, current) in self._seen:
+                continue
+            self._seen.add((repository, current))
+            with suppress(MigrateError):
+                if not is_index(content):
+                    self._look_into(repository, content)
+                    continue
+                for entry in parse_index(content).manifests:
+                    child = entry.descriptor.digest
+                    self.children.add((repository, child))
+                    with suppress(MigrateError):
+                        pending.append((child, self._store.read_manifest(repository, child).payload))
+
+    def _look_into(self, repository: str, content: bytes) -> None:
+        if is_schema1(load_json_lenient(content, "manifest")):
+            return
+        manifest = parse_manifest(content)
+        diff_ids = parse_config(self._store.read_blob(repository, manifest.config.digest, JSON_BYTES)).diff_ids
+        if len(diff_ids) != len(manifest.layers):
+            return
+        for layer, diff_id in zip(manifest.layers, diff_ids, strict=True):
+            if diff_id not in self._wanted or layer.digest in self.found.get(diff_id, {}):
+                continue
+            with suppress(MigrateError):
+                size = self._store.blob_size(repository, layer.digest)
+                self.found.setdefault(diff_id, {})[layer.digest] = LegacyLayer(
+                    legacy_id=LegacyID(layer.digest.hex),
+                    json=b"",
+                    parent=None,
+                    payload=PayloadRef(
+                        key=layer.digest.hex,
+                        size=layer.size if size is None else size,
+                        digest=layer.digest,
+                        diff_id=diff_id,
+                        keep=True,
+                    ),
+                )
 
 
 def check_signatures(manifest: OpenedManifest, where: str) -> tuple[str, ...]:

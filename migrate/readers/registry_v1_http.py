@@ -124,6 +124,7 @@ class V1RegistryFiles(NamedFiles):
             exc.layer = found[1]
             raise
         with download:
+            # An empty answer cannot be a layer: the smallest tar has 1,024 bytes of zeros.
             if download.is_empty():
                 raise TruncatedError(f"image {found[1]}: the layer that came has 0 bytes", layer=found[1])
             yield OpenedFile(cast(BinaryIO, download), download.size or 0)

@@ -122,6 +122,7 @@ class RegistryV2Source(StoredManifestSource):
                 while block := opened.stream.read(_BLOCK):
                     found.update(block)
                 return (f"{kind}:{found.hexdigest()}",)
+            # A tarsum is computed over the entries of the uncompressed tar, any other sum over the bytes of the blob.
             head = opened.stream.read(HEAD_BYTES)
         if kind not in VERSIONS:
             return ()

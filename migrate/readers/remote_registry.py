@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import BinaryIO, Final, cast
 
@@ -135,9 +135,11 @@ class RemoteRegistrySource(ManifestSource):
         *,
         connect: Callable[..., RegistryClient] = open_client,
         base: str = "",
+        repositories: Sequence[str] | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """`base`: the path below which the registry is, a part of `location`."""
+        """`base`: the path below which the registry is, a part of `location`. `repositories`: to be read instead of
+        those of its catalog."""
         super().__init__(location, options, is_remote=True)
         self._host, self._repository, self._tag = split_registry_location(location, base)
         self._base = base
@@ -145,17 +147,12 @@ class RemoteRegistrySource(ManifestSource):
         self._connect = connect
         self._sleep = sleep
         self._client: RegistryClient | None = None
-        self._homes: dict[Digest, str] = {}
+        self._repositories = repositories
+        self.homes: dict[Digest, str] = {}
+        """A repository for each blob that was listed."""
 
     def list_manifests(self, images: RegistryImages, /) -> None:
-        client = self.client
-        try:
-            repositories = client.catalog() if self._repository is None else [self._repository]
-        except SourceError as exc:
-            raise SourceUnreadableError(
-                f"{self.location}: the registry gives no catalog; name a repository ({exc.message})"
-            ) from exc
-        for repository in repositories:
+        for repository in self._list_repositories():
             if not is_repository_path(repository):
                 images.fail(repository, _no_name(f"the catalog lists a repository {shown(repository)}"))
                 continue
@@ -172,7 +169,7 @@ class RemoteRegistrySource(ManifestSource):
     @contextmanager
     def _download(self, digest: Digest, payload: PayloadRef | None) -> Iterator[OpenedFile]:
         try:
-            download = self.client.open_blob(self._homes[digest], digest)
+            download = self.client.open_blob(self.homes[digest], digest)
         except RegistryAnswerError as exc:
             made = known_blob(digest) if isinstance(_as_missing(exc, digest), MissingLayerError) else None
             if made is None:
@@ -215,10 +212,23 @@ class RemoteRegistrySource(ManifestSource):
     def blob_size(self, repository: str, digest: Digest, /) -> int | None:
         """None: the size is not looked up. A request for each blob would be slow, and reading a missing blob gives the
         same error."""
-        self._homes.setdefault(digest, repository)
+        self.homes.setdefault(digest, repository)
         return None
 
     # --- listing -------------------------------------------------------------------------------------------------
+
+    def _list_repositories(self) -> Sequence[str]:
+        if self._repository is not None:
+            return [self._repository]
+        if self._repositories is not None:
+            return self._repositories
+        client = self.client
+        try:
+            return client.catalog()
+        except SourceError as exc:
+            raise SourceUnreadableError(
+                f"{self.location}: the registry gives no catalog; name a repository ({exc.message})"
+            ) from exc
 
     def _tags(self, repository: str, images: RegistryImages) -> list[str]:
         """The tags of a repository. An error fails the whole source if the user named this repository, and only the

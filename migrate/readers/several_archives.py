@@ -78,7 +78,9 @@ class _File(Struct, frozen=True):
             has_members = any(is_archive_member(member.name) for member in members)
             if damage.is_end and not (has_members or self._is_whole(members)):
                 left_out = damage
-            elif damage.is_end and self._are_apart(last.members, members):
+            elif damage.is_end and self._are_apart(
+                [one for part in found[:-1] for one in part.members], last.members, members
+            ):
                 found.append(TarIndex(members))
             else:
                 last.damages.append(damage)
@@ -91,18 +93,30 @@ class _File(Struct, frozen=True):
             return found, None
         return found, left_out
 
-    def _are_apart(self, before: Sequence[Member], after: Sequence[Member]) -> bool:
+    def _are_apart(self, earlier: Sequence[Member], before: Sequence[Member], after: Sequence[Member]) -> bool:
         """True if the end marker separates two archives; False if it is damage of one archive, of which both halves
-        then need members of each other."""
+        then need members of each other. `earlier` are the members of the archives before these."""
         first, second = ([clean_name(member.name) for member in members] for members in (before, after))
         # An archive has each document once.
         if not DOCUMENTS.isdisjoint({*first} & {*second}):
             return True
-        wholes = [self._is_whole(members) for members in (before, after)]
+        wholes = [self._is_whole_behind(earlier, before), self._is_whole(after)]
         # The document is the last member of an archive. So the end marker is at the right place if it follows a
         # document.
         ends = bool(first) and first[-1] in DOCUMENTS and not DOCUMENTS.issuperset({*second})
-        return all(wholes) or (ends and (any(wholes) or not self._is_whole([*before, *after])))
+        if all(wholes) or (ends and (any(wholes) or not self._is_whole([*before, *after]))):
+            return True
+        # The second may need layers of the first, as a save that left them out. Its first member is one that an archive
+        # begins with, so that no header is lost there.
+        return wholes[0] and _may_begin(after[0]) and self._is_whole_behind([*earlier, *before], after)
+
+    def _is_whole_behind(self, earlier: Sequence[Member], members: Sequence[Member]) -> bool:
+        """True where these are an archive that lacks nothing but layers of others before it, and has none of those."""
+        if self._is_whole(members):
+            return True
+        layers = [one for one in earlier if clean_name(one.name) not in DOCUMENTS]
+        folders = [{(clean_name(one.name) or "").partition("/")[0] for one in part} for part in (layers, members)]
+        return bool(layers) and folders[0].isdisjoint(folders[1]) and self._is_whole([*layers, *members])
 
     def split_at_documents(self, index: TarIndex) -> list[TarIndex]:
         """One index for each archive, if the file has several without end markers between them: a document occurs more
@@ -158,6 +172,12 @@ class _File(Struct, frozen=True):
         except MigrateError:
             return False
         return bool(listing.images or listing.indexes) and not listing.failures
+
+
+def _may_begin(member: Member) -> bool:
+    """True for what a `docker save` writes first: a layer's folder or its first file, or a document."""
+    name = clean_name(member.name) or ""
+    return member.kind is MemberKind.DIRECTORY or name.endswith("/VERSION") or name in DOCUMENTS
 
 
 def _edges(names: Sequence[str]) -> Iterator[int]:

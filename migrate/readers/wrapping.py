@@ -242,6 +242,7 @@ def spool_whole(location: str, left: Callable[[int], int], read: Callable[[int],
             if not block:
                 return spool.detach()
             spool.append_sparse(block)
+            # Other programs write to the file system, too, so the room is checked again from time to time.
             if spool.size - checked >= _CHECKED:
                 checked = spool.size
                 check_spool_room(location, left(spool.size), spool)

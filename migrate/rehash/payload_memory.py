@@ -71,6 +71,7 @@ def place_of(payload: Payload) -> str | None:
     try:
         if payload.extent is not None:
             status, piece = os.fstat(payload.extent.fd), (payload.extent.offset, payload.extent.size)
+            # An extent has a descriptor only; the next run needs a path to recognise the file.
             path = os.readlink(f"/proc/self/fd/{payload.extent.fd}")
         elif payload.path is not None:
             status, piece, path = os.stat(payload.path), (0, payload.size), os.path.abspath(payload.path)

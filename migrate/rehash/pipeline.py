@@ -319,8 +319,11 @@ class _Storing(_Hashing):
     def _is_known(self, layer: Layer, opened: OpenLayer) -> bool:
         """True if an earlier run read these bytes, and the target has the proven blob of them. Then nothing is read."""
         facts = None if self._payload_memory is None else self._payload_memory.facts_of(layer, opened)
+        # An observer needs the bytes of the tar, so a layer with one is read again.
         if facts is None or self._new_observer(layer) is not None:
             return False
+        # A layer that is kept, or is gzip already, is copied. Then its blob is the stored bytes, and their digest must
+        # be known.
         if layer.job.payload.keep or facts.kind == "gzip" == self._compression:
             if facts.stored_digest is None:
                 return False
@@ -357,11 +360,13 @@ class _Storing(_Hashing):
             sink = Collected(tar_size)
             facts = self._read(layer, opened, sink)
             content = sink.content()
+        # An earlier run's blob of the same tar makes compression unnecessary.
         if tar_size in self._earlier_sizes and self._has_blob_for(facts):
             return
         if facts.diff_id not in self._held and self._held_bytes < _HELD_BYTES:
             blob = self._compress(memoryview(content))
             with self._lock:
+                # Another thread may have compressed an equal tar meanwhile. Only the blob that was kept counts.
                 if self._held.setdefault(facts.diff_id, blob) is blob:
                     self._held_bytes += len(blob)
 

@@ -66,6 +66,7 @@ class Workers:
             return
         steps = [partial(_run_batch, batch, step) for batch in batches]
         self._start(len(steps))
+        # The system may allow no thread at all; then the caller's thread does the work.
         if not self._threads:
             for one in steps:
                 one()
@@ -136,6 +137,7 @@ class Workers:
                         self._changed.wait()
                     if self._stopped:
                         return
+                    # A block belongs to a layer that is being read, so it comes before the start of another layer.
                     block = self._blocks.popleft() if self._blocks else None
                     step = self._steps.popleft() if block is None else None
                     self._running += step is not None

@@ -1,1 +1,1 @@
-"""The report: pure figures, and one file for each rendering."""
+"""The report: its values and figures, and one module for each rendering."""

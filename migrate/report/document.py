@@ -1,4 +1,4 @@
-"""The report as values: what a run found, made and could not make.
+"""The report of a run as values: sources, images, duplicates, conflicts and failures.
 
 Names and meanings are those of `migration-report.json`, `schema_version` 1 (docs/reference/report.md).
 """
@@ -23,8 +23,8 @@ class SourceRow(Struct, frozen=True, kw_only=True):
 
     `outcome` is `failed` (with at least one failure), `damaged`, `converted` or `skipped` (without an image). `error`
     is the code of its first failure, `reason` a sentence for people. All three are None in reports of earlier versions.
-    `uri` leads to the file where `location` has bytes that are no text, which no JSON holds (RFC 8089; of a relative
-    path, a relative reference).
+    `uri` is set if `location` is not UTF-8, which JSON cannot express: a file URI (RFC 8089), or for a relative path a
+    relative reference.
     """
 
     location: str
@@ -39,10 +39,10 @@ class SourceRow(Struct, frozen=True, kw_only=True):
 
 
 class Totals(Struct, frozen=True, kw_only=True):
-    """Layers as the sources store them, and what is left of them. Sizes in bytes, of uncompressed tars.
+    """Numbers and sizes of layers in the sources and in the result. Sizes are bytes of uncompressed tars.
 
-    `blob_bytes` counts the distinct layer blobs as stored; where nothing was compressed it is an estimate from samples
-    (`blob_bytes_estimated`), or None.
+    `blob_bytes` is the size of the distinct layer blobs as stored. If nothing was compressed it is an estimate from
+    samples (`blob_bytes_estimated`), or None.
     """
 
     images: int
@@ -62,10 +62,10 @@ class Totals(Struct, frozen=True, kw_only=True):
 class ReportLayer(Struct, frozen=True, kw_only=True):
     """One legacy layer of an image's chain.
 
-    `diff_id` and `origin` are None for a step that never had a layer (schema 1 `throwaway`). `blob_digest` is None
-    where the layer is empty and dropped (then `blob_size` is 0) or where nothing was compressed (then it is estimated).
-    `damaged`: a checksum or size that the source has recorded is not that of the bytes. `flagged` pairs a flag with the
-    first entry of the tar that it is about.
+    `diff_id` and `origin` are None for a step that never had a layer (schema 1 `throwaway`). `blob_digest` is None for
+    an empty layer that was dropped (`blob_size` is 0 then), and if nothing was compressed (`blob_size` is an estimate
+    then). `damaged`: a checksum or size that the source has recorded does not match the bytes. `flagged` pairs a flag
+    with the first entry of the tar that has it.
     """
 
     legacy_id: str
@@ -82,10 +82,10 @@ class ReportLayer(Struct, frozen=True, kw_only=True):
 
 
 class ReportImage(Struct, frozen=True, kw_only=True):
-    """One image. `layers` base first; `references` as the source names them, `names` as the target does.
+    """One image. `layers` base first; `references` are its names in the source, `names` those in the target.
 
-    `manifest_digest` is None where a dry run did not compress: a manifest names blobs, so there was none to hash.
-    `containers` were made from it; `container` is the one that it was made from.
+    `manifest_digest` is None after a dry run without compression, because a manifest has the digests of the blobs.
+    `containers` were made from the image; `container` is the one that the image was made from.
     """
 
     source: str
@@ -105,12 +105,12 @@ class ReportImage(Struct, frozen=True, kw_only=True):
 
     @property
     def title(self) -> str:
-        """What a person calls the image: its first reference, or its legacy ID's first 12 digits."""
+        """A name for messages: the first reference, or the first 12 digits of the legacy ID."""
         return self.references[0] if self.references else self.legacy_id[:12]
 
 
 class Duplicate(Struct, frozen=True, kw_only=True):
-    """Layers of equal bytes. `copies` counts them per source; `saved_bytes` is what all but one of them take."""
+    """Layers with equal bytes. `copies` counts each source's copies; `saved_bytes` is the size of all but one."""
 
     diff_id: DiffID
     tar_size: int
@@ -120,7 +120,7 @@ class Duplicate(Struct, frozen=True, kw_only=True):
 
 
 class Conflict(Struct, frozen=True, kw_only=True):
-    """One reference that several images claim on one platform: which manifest kept it, and which did not."""
+    """One reference of several images of one platform: the manifest that kept it, and those that did not."""
 
     reference: str
     platform: Platform
@@ -143,7 +143,7 @@ class VolumeRow(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """A run. The order of every list depends on what is in it, never on the run."""
+    """The report of a run. All lists are sorted by their content, so that equal runs give equal reports."""
 
     tool_version: str
     dry_run: bool
@@ -163,7 +163,7 @@ class Report(Struct, frozen=True, kw_only=True):
     tool_name: str = field(default=TOOL_NAME)
 
     def all_warnings(self) -> Iterator[tuple[str, str]]:
-        """What is odd, after what it is about: a source, an image, or nothing where it is in the sentence."""
+        """(subject, warning): the subject is a source or an image, or empty if the warning names it itself."""
         yield from (("", text) for text in self.warnings)
         for source in self.sources:
             yield from ((source.location, text) for text in source.warnings)

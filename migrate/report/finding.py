@@ -1,4 +1,4 @@
-"""Where a name came from: all images that ever claimed it, and which of them has it now. Pure, over a map."""
+"""`migrate find`: all images in a map that ever claimed a name, and which of them has it now."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from migrate.model.reference import Reference
 
 
 class NameClaim(Struct, frozen=True):
-    """An image that claims or claimed `name`, and what became of that. `has_it`: the name leads to it now."""
+    """An image that claims or claimed `name`. `has_it`: the name leads to it now; `why`: the reason."""
 
     name: str
     image: MappedImage
@@ -23,7 +23,8 @@ class NameClaim(Struct, frozen=True):
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:
-    """Takes a name in any of its forms; a pattern without a tag takes every tag, and may have `*` and `?`."""
+    """A function that is true for names that match `pattern`, in any of their forms. A pattern without a tag matches
+    every tag; `*` and `?` match any characters."""
     reference = Reference.parse(pattern)
     has_tag = "@" in pattern or ":" in pattern.rpartition("/")[2]
     if any(sign in pattern for sign in "*?["):
@@ -37,7 +38,7 @@ def matcher(pattern: str) -> Callable[[str], bool]:
 
 
 def find_claims(rows: Iterable[MappedImage], wanted: Callable[[str], bool]) -> list[NameClaim]:
-    """By name, then the newest image first."""
+    """The claims on all wanted names, sorted by name, for each name the newest image first."""
     claims: dict[str, list[MappedImage]] = {}
     for row in rows:
         for name in {*row.references, *row.names}:
@@ -52,7 +53,7 @@ def find_claims(rows: Iterable[MappedImage], wanted: Callable[[str], bool]) -> l
 
 
 def as_of(found: Sequence[NameClaim], moment: datetime) -> list[NameClaim]:
-    """Of each name the image that it meant at `moment`: the newest made until then, for each platform."""
+    """For each name and platform, the newest image that was created by `moment`."""
     limit = instant(moment.isoformat())
     newest: dict[tuple[str, str], NameClaim] = {}
     for one in found:  # the newest come first
@@ -69,7 +70,7 @@ def _why(name: str, image: MappedImage, owners: Sequence[MappedImage]) -> str:
     rivals = [owner for owner in owners if owner.platform == image.platform]
     if not rivals:
         kept = [one for one in image.names if one not in image.references]
-        return f"is called {', '.join(kept)} now" if kept else "no image has the name now"
+        return f"has the name {', '.join(kept)} now" if kept else "no image has the name now"
     same = [owner for owner in rivals if owner.legacy_id == image.legacy_id]
     if same:
         return "a later run converted the same legacy image again"

@@ -1,4 +1,4 @@
-"""What the summary has of the images of a run. An image is looked at once and not kept: a batch has too many."""
+"""Figures about the images of a run for the summary. Images are counted and not kept: a batch has too many."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from migrate.model.digest import Digest
 from migrate.report.document import Conflict, Report, ReportImage
 
 ALIKE_SHOWN: Final = 3
-"""Up to so many sentences of one kind are listed; of more, the first and a count."""
+"""Up to this many messages of one kind are listed; of more, the first one and a count."""
 _PARTICULARS: Final = re.compile(r"""'[^']*'|"[^"]*"|\S*[/:@]\S*|\b[0-9a-f]{12,}\b|\d[\d,.]*""")
 
 
 class MessageKind(Struct):
-    """Sentences that are equal but for the names, IDs and numbers in them."""
+    """Messages that differ only in the names, IDs and numbers in them."""
 
     number: int = 0
     first: list[str] = field(default_factory=list)
@@ -32,14 +32,15 @@ class MessageKind(Struct):
 
 
 class MessageKinds:
-    """Sentences by kind, in the order in which their kinds came first."""
+    """Messages by kind, in the order in which the kinds occurred first."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, MessageKind] = {}
         self.number = 0
 
     def add(self, name: str, message: str, shown: str) -> None:
-        """`shown` is a sentence with what it is about; `name` in `message` does not make another kind of it."""
+        """Adds `message`; `shown` is the same with its subject, for the list. Messages that differ only in `name` are
+        of one kind."""
         text = _PARTICULARS.sub("…", message.replace(name, "…") if name else message)
         kind = self._kinds.setdefault(text, MessageKind())
         kind.number += 1
@@ -62,7 +63,7 @@ class MessageKinds:
 
 
 class Claimant(Struct, frozen=True):
-    """An image that claims a name: where it is from, and the names that it has in the target."""
+    """An image that claims a name: its source, and its names in the target."""
 
     source: str
     created: str | None
@@ -73,7 +74,7 @@ class Glance:
     """Counts of images, their warnings by kind, and the images of `conflicts`."""
 
     def __init__(self, conflicts: Iterable[Conflict] = (), *, several: bool = False) -> None:
-        """`several`: the run has more than one source, and a warning has to name its own."""
+        """`several`: the run has more than one source, so that warnings name their source."""
         self._several = several
         self.inexact = self.unnamed = self.damaged = 0
         self.warnings = MessageKinds()

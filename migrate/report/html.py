@@ -1,8 +1,8 @@
-"""The report as one HTML file that needs nothing else: no network, no other file.
+"""The report as one self-contained HTML file, which needs no network and no other file.
 
-Everything that comes from a source is untrusted text. Jinja escapes it in markup; the tables are filled by a script
-from a JSON island in which `<`, `>` and `&` are escaped, and which writes text nodes only. The page's own content
-security policy allows that one script, by its hash, and nothing from anywhere else.
+All text from a source is untrusted. Jinja escapes it in markup. A script fills the tables from embedded JSON, in which
+`<`, `>` and `&` are escaped, and writes text nodes only. The content security policy of the page allows only this
+script, by its hash, and no other resource.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def require_template_library() -> None:
 
 
 class Verified(Struct, frozen=True):
-    """What a check of the target has found: `findings` are (where, message), `images` how many were checked."""
+    """The result of `migrate verify`: `findings` have `where` and `message`, `images` is the number that was
+    checked."""
 
     images: int
     findings: Sequence[Mapping[str, str]]
@@ -53,7 +54,7 @@ def render_html(report: Report, verification: Verified | None = None) -> str:
     )
     environment.filters.update(size=format_size, number=lambda number: f"{number:,}")
     script = _template("report.js")
-    # Between the tags of the page's script, which no character of it may end.
+    # The JSON is inside a script element, so that no name in it may contain `</script>`.
     raw = encode_report_json(page_document(report))
     for character, escaped in _ISLAND_ESCAPES.items():
         raw = raw.replace(character, escaped)
@@ -97,7 +98,7 @@ def _template(name: str) -> str:
 
 
 def _verdict(report: Report, verification: Verified | None) -> str:
-    """The result in words, and whether the sources may go."""
+    """The result in one sentence, and whether the old store may be removed."""
     totals = report.totals
     inexact = sum(not image.exact for image in report.images)
     done = "would be converted" if report.dry_run else "converted"
@@ -121,10 +122,10 @@ def _verdict(report: Report, verification: Verified | None) -> str:
 
 
 def page_document(report: Report) -> dict[str, Any]:
-    """What the page's script shows: as the JSON report, but each layer and text once, and figures worked out."""
+    """The data for the script of the page: the JSON report with each layer and text once, and with computed figures."""
     use = LayerUsers(report)
     rows = _LayerRows()
-    # the images come first: they give the layers their numbers
+    # before `rows` is used below: this numbers the layers
     images = [_image(image, use, rows) for image in report.images]
     documents = report_document(report, images=False)
     return {
@@ -164,7 +165,8 @@ def page_document(report: Report) -> dict[str, Any]:
 
 
 class _LayerRows:
-    """Each content once, and each legacy layer once, as [legacy ID, number of its content]."""
+    """Numbers each content once, and each legacy layer once, as [legacy ID, number of its content]. Images share most
+    of their layers, so that this makes the page much smaller."""
 
     def __init__(self) -> None:
         self.contents: dict[ReportLayer, int] = {}
@@ -199,7 +201,7 @@ def _image(image: ReportImage, use: LayerUsers, rows: _LayerRows) -> dict[str, A
 
 
 def _content(layer: ReportLayer) -> dict[str, Any]:
-    """Empty fields (null, false, no flags) are left out: the file is read by its own script only."""
+    """A row without empty fields (null, false, no flags), to make the page smaller."""
     fields = {
         "diff": _hex(layer.diff_id),
         "blob": _hex(layer.blob_digest),
@@ -226,5 +228,5 @@ def _deep(deep: Mapping[str, object]) -> list[dict[str, Any]]:
 
 
 def _hex(digest: Digest | None) -> str | None:
-    """Without `sha256:`, which the script puts back: it is a tenth of the file."""
+    """The digits of a digest. The script adds `sha256:`, which would be a tenth of the file."""
     return None if digest is None else digest.hex

@@ -1,4 +1,4 @@
-"""migration-report.json: report ↔ bytes."""
+"""migration-report.json: encodes a report."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ from migrate.report.parse import parse_report
 __all__ = ["RowEncoder", "encode_report", "frame_rows", "iter_report", "parse_report", "report_document"]
 
 _KEPT_ROWS: Final = 20_000
-"""Rows of layers that images of a large report share."""
+"""Encoded rows of layers that are kept in memory, because images of a large report share them."""
 
 
 def encode_report(report: Report) -> bytes:
-    """The document, indented by two, keys in the order of the reference page. Equal reports give equal bytes."""
+    """The JSON document, indented by two, with keys in the order of the reference page. Equal reports give equal
+    bytes."""
     return encode_json_pretty(report_document(report))
 
 
 def iter_report(report: Report, images: Iterable[ReportImage]) -> Iterator[bytes]:
     """The bytes of `encode_report` in pieces, for more images than fit into memory.
 
-    `images` take the place of those of `report`, which has none; they come in the order that the report shall have.
+    `report` has no images; `images` are encoded in their place, in the order given.
     """
     rows = RowEncoder()
     return frame_rows(report, (rows.encode(image) for image in images))
 
 
 def frame_rows(report: Report, rows: Iterable[bytes]) -> Iterator[bytes]:
-    """The same around rows that a RowEncoder has made, cut into any pieces."""
+    """As `iter_report`, with rows that a RowEncoder has made, in pieces of any length."""
     head, _, tail = encode_report(report).partition(b'\n  "images": []')
     yield head + b'\n  "images": ['
     is_empty = True
@@ -56,10 +57,12 @@ def frame_rows(report: Report, rows: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class RowEncoder:
-    """Makes the rows of a report's list of images, one after the other."""
+    """Encodes the rows of a report's list of images, one after the other."""
 
     def __init__(self) -> None:
-        self._layer_rows: dict[int, tuple[ReportLayer, bytes]] = {}  # rows too: their IDs must stay theirs
+        # By `id`, which is faster than a hash over all fields. The rows are kept with their bytes, because the `id` of
+        # an object that was freed may be used again.
+        self._layer_rows: dict[int, tuple[ReportLayer, bytes]] = {}
         self._separator = b"\n    "
 
     def encode(self, image: ReportImage) -> bytes:
@@ -78,12 +81,12 @@ class RowEncoder:
         return b"".join((separator, head, b'\n      "layers": [\n        ', layers, b"\n      ]", tail))
 
     def forget(self) -> None:
-        """The rows that follow share no layer with those before."""
+        """Drops the kept layers; to be called when the following rows share no layer with those before."""
         self._layer_rows.clear()
 
 
 def _indented(document: dict[str, Any], depth: int) -> bytes:
-    """As it is in a report, so many blanks to the right."""
+    """The JSON of a part of a report, indented by `depth` spaces."""
     return encode_report_json(document, orjson.OPT_INDENT_2).replace(b"\n", b"\n" + b" " * depth)
 
 
@@ -129,19 +132,19 @@ def report_document(report: Report, *, images: bool = True) -> dict[str, Any]:
             for row in report.orphaned_volumes
         ],
     }
-    # last, and only where `plan --deep` was run: other reports keep their bytes
+    # last and optional, so that reports of other commands have the same bytes as before this field existed
     if report.deep is not None:
         document["deep"] = plain_value(report.deep)
     return document
 
 
 def _plain_fields(row: Totals | Duplicate | Failure) -> dict[str, Any]:
-    """All fields of a row, in the order in which its class has them."""
+    """All fields of a row, in the order of its class."""
     return {name: plain_value(getattr(row, name)) for name in row.__struct_fields__}
 
 
 def plain_value(value: object) -> Any:
-    """JSON values as they are, tuples and sets as lists, everything else as its text."""
+    """`value` as JSON values: tuples and sets as lists, values of other types as their text."""
     if isinstance(value, Mapping):
         return {str(key): plain_value(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):

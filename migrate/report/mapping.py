@@ -1,4 +1,4 @@
-"""Old to new: which image ID and digest a legacy ID became. Pure, over a report."""
+"""From old IDs to new ones: finds the images and layers of a report or map by any of their IDs and names."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from migrate.report.document import Report, ReportImage, ReportLayer
 
 
 class MappedLayer(Struct, frozen=True, kw_only=True):
-    """A legacy layer that is part of images but none itself; `images` are those that have it below them."""
+    """A legacy layer that is not an image itself; `images` are those that contain it."""
 
     layer: ReportLayer
     images: tuple[MappedImage, ...]
 
 
 def map_images(report: Report) -> tuple[MappedImage, ...]:
-    """Every image once, sorted by legacy ID: equal images of several sources are one row."""
+    """The map rows of a report, sorted by legacy ID. Equal images of several sources are one row."""
     uris = uris_by_location((source.location, source.uri) for source in report.sources)
     return merge_rows(mapped_image(image, uris.get(image.source)) for image in report.images)
 
 
 def mapped_image(image: ReportImage, uri: str | None = None) -> MappedImage:
-    """All texts are as the map will have them, so that a row is the same before and after it is written. `uri` is that
-    of the source, of which a report that was read has no more than a part of the name."""
+    """The map row of an image. All texts are made safe for JSON, so that a row is the same after it is written and
+    read. `uri` is that of the source, whose exact name is not in the location if it is not UTF-8."""
     return MappedImage(
         legacy_id=safe_text(image.legacy_id),
         image_id=image.image_id,
@@ -44,11 +44,10 @@ def mapped_image(image: ReportImage, uri: str | None = None) -> MappedImage:
 
 
 def find_images(images: Iterable[MappedImage], text: str) -> tuple[MappedImage, ...]:
-    """Images whose legacy ID, image ID, digest, old or new, or a container's ID is or begins with `text`, or whose name
-    it is.
+    """Images with the name `text`, or for which `text` is the legacy ID, the image ID, an old or new digest or the ID
+    of a container, or else a prefix of one.
 
-    Of `name@sha256:…` the digest alone counts. A whole match goes before prefixes. Several are returned only if they
-    differ.
+    Of `name@sha256:…` only the digest is used. A prefix is used only if nothing matches in full.
     """
     images = tuple(images)
     wanted = text.rpartition("@")[2].removeprefix("sha256:")
@@ -71,7 +70,7 @@ def _ids(image: MappedImage) -> tuple[str, ...]:
 
 
 def find_layers(report: Report, images: Iterable[MappedImage], prefix: str) -> tuple[MappedLayer, ...]:
-    """Layers inside chains whose legacy ID begins with `prefix`, sorted by it."""
+    """Layers of images whose legacy ID begins with `prefix`, sorted by it."""
     rows = {(image.legacy_id, image.image_id): image for image in images}
     found: dict[ReportLayer, dict[tuple[str, ImageID], MappedImage]] = {}
     for image in report.images:

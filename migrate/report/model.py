@@ -1,4 +1,4 @@
-"""From the values of a run to its report. Pure: reads no clock, opens nothing."""
+"""Makes the report from the values of a run. Reads no clock and opens no file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from migrate.report.units import count
 class SourceInput(Struct, frozen=True, kw_only=True):
     """One source of the run. `layers` are all its legacy layers that were hashed.
 
-    `type` is None where the source was not recognised. `warnings` concern no single image. `damaged` counts layers.
+    `type` is None if the source was not recognised. `warnings` are about the source as a whole. `damaged` counts
+    layers.
     """
 
     location: str
@@ -40,11 +41,11 @@ class SourceInput(Struct, frozen=True, kw_only=True):
 
 
 class ImageInput(Struct, frozen=True, kw_only=True):
-    """One image that was written, or would have been. `source` is the location of its source.
+    """One image that was written, or would have been in a dry run. `source` is the location of its source.
 
-    `chain` runs base first; None is in the place of a layer that never had bytes. `references` are those of the source;
-    `names` those that the image has in the target, after renames and conflicts. `exact` follows from the layers,
-    and from `certain`: False where a check of the whole image found a difference.
+    `chain` is base first, with None for layers that never had bytes. `references` are the names in the source, `names`
+    those in the target, after renames and conflicts. `certain` is False if a check of the whole image found a
+    difference; the image is not `exact` then, nor if one of its layers is not.
     """
 
     source: str
@@ -115,13 +116,13 @@ def build_head(
     containers: Iterable[UnconvertedContainer] = (),
     orphaned_volumes: Iterable[VolumeRow] = (),
 ) -> Report:
-    """The same without its images: `images` has their number in each source, and `tally` their layers."""
+    """The report without its images: `images` has the number of images of each source, `tally` their layers."""
 
     def order(row: Failure) -> tuple[object, ...]:
         return (row.source, row.references, row.legacy_id or "", row.layer or "", row.error, row.message)
 
     failure_rows = tuple(sorted(failures, key=order))
-    # every list is sorted, so that the report depends on what was found and not on the order of work
+    # Every list is sorted, so that the report does not depend on the order in which workers finish.
     return Report(
         tool_version=tool_version,
         dry_run=dry_run,
@@ -147,8 +148,10 @@ def build_head(
 
 def image_rows(images: Iterable[ImageInput]) -> Iterator[ReportImage]:
     """The rows of `images`, in the order given; a report has them sorted by `image_order`."""
-    cache: dict[ReportLayer, ReportLayer] = {}  # images share most of their layers: one row object each
-    made: dict[tuple[int, int], tuple[LegacyLayer, HashedLayer, ReportLayer]] = {}  # it keeps the objects alive
+    # Images share most of their layers. Equal rows are one object, and a row is made once for the same layer objects.
+    # `made` also keeps these objects, because the `id` of an object that was freed may be used again.
+    cache: dict[ReportLayer, ReportLayer] = {}
+    made: dict[tuple[int, int], tuple[LegacyLayer, HashedLayer, ReportLayer]] = {}
     for entry in images:
         layers: list[ReportLayer] = []
         for legacy, hashed in entry.chain:
@@ -159,7 +162,7 @@ def image_rows(images: Iterable[ImageInput]) -> Iterator[ReportImage]:
             row = _layer_row(legacy, hashed, entry.image)
             row = cache.setdefault(row, row)
             layers.append(row)
-            if hashed is not None and not hashed.empty:  # whether an empty one was dropped, the image decides
+            if hashed is not None and not hashed.empty:  # an empty layer may be dropped in one image and not in another
                 made[id(legacy), id(hashed)] = (legacy, hashed, row)
         rows = tuple(layers)
         yield ReportImage(
@@ -205,7 +208,7 @@ def _layer_row(legacy: LegacyLayer, hashed: HashedLayer | None, image: ComposedI
 def source_rows(
     sources: Iterable[SourceInput], images: Mapping[str, int], failures: Iterable[Failure]
 ) -> tuple[SourceRow, ...]:
-    """The rows of `sources`, sorted; `images` counts those that were written, by location."""
+    """The rows of `sources`, sorted; `images` has the number of written images by location."""
     failed: defaultdict[str, list[Failure]] = defaultdict(list)
     for failure in failures:
         failed[failure.source].append(failure)
@@ -213,7 +216,7 @@ def source_rows(
     for source in sorted(sources, key=lambda source: source.location):
         written, lost = images.get(source.location, 0), failed.get(source.location, [])
         error = reason = None
-        # the worst outcome is the row's: a source with a failure may have damaged layers, too
+        # A source with a failure may also have damaged layers; the row has the worst outcome.
         if lost:
             outcome, error, reason = "failed", lost[0].error, lost[0].message
         elif source.damaged:
@@ -240,5 +243,5 @@ def source_rows(
 
 
 def image_order(image: ReportImage) -> tuple[object, ...]:
-    """By source first."""
+    """Sort key of images in a report: by source, then images with names, then by name and ID."""
     return (image.source, not image.references, image.references, image.legacy_id, image.image_id)

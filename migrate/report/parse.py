@@ -1,4 +1,4 @@
-"""migration-report.json, read back: bytes → report, with every problem and its place."""
+"""migration-report.json: parses a report, and lists every problem with its place."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PROBLEMS_SHOWN = 20
 
 
 def parse_report(raw: bytes) -> Report:
-    """A report from its bytes. Fields that this version does not know are passed over.
+    """A report from its bytes. Unknown fields are ignored.
 
     Raises DocumentError, which lists every problem with its place, and LimitError.
     """
@@ -51,7 +51,7 @@ def parse_report(raw: bytes) -> Report:
 
 
 class _Reading:
-    """The problems found so far, and values seen already: a report repeats the same rows and digests many times."""
+    """The problems so far, and values to share: a report has the same rows and digests many times."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -63,7 +63,7 @@ _NO_DIGEST = Digest("0" * 64)
 
 
 class _Node:
-    """A JSON value with its path. A wrong value is noted and replaced, so that reading goes on to the next problem."""
+    """A JSON value with its path. A wrong value is noted and replaced, so that all problems are found in one pass."""
 
     __slots__ = ("path", "reading", "value")
 
@@ -181,7 +181,7 @@ def _parse_document(node: _Node) -> Report:
             )
         ),
         failures=node.field("failures").rows(_parse_failure),
-        # reports of earlier versions lack what follows
+        # reports of earlier versions lack the following fields
         warnings=_parse_texts(node.field("warnings")),
         containers=node.field("containers").rows(
             lambda row: UnconvertedContainer(source=row.field("source").text(), container=_parse_container(row)),

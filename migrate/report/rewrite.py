@@ -1,4 +1,4 @@
-"""Old image IDs, digests and names in a text, replaced by those that a map has for them. Pure."""
+"""Replaces old image IDs, digests and names in a text by the new ones of a map."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _WORD = re.compile(
     r"(?![\w/@-]|[:.]\w)",
     re.ASCII,
 )
-"""A word that may be an image: an ID, a digest, a name. What touches another word (a path, a UUID) is none."""
+"""A word that may be an image: an ID, a digest, a name. Parts of longer words (a path, a UUID) do not match."""
 _IMAGE_KEY = re.compile(r"(?:\bimage[\"']?\s*[:=]|\bfrom)\s*[\"']?$", re.IGNORECASE)
 _ENGINE = re.compile(r"\b(?:docker|podman|nerdctl|crictl|ctr|buildah|skopeo)\b")
-"""A name without a tag may be any word. It is taken for an image's after `image:`, `IMAGE=` and `FROM`, and, with a
-slash in it, on an engine's command line."""
+"""A name without a tag may be any word. It is treated as an image after `image:`, `IMAGE=` and `FROM`, and, if it has a
+slash, in a line with the command of an engine."""
 
 
 class Rewritten(Struct, frozen=True):
-    """A text with `count` places replaced; `doubts` are words that could mean several images, and were left."""
+    """A text in which `count` words were replaced; `doubts` are words that match several images and were not."""
 
     text: str
     count: int
@@ -35,8 +35,8 @@ class Rewritten(Struct, frozen=True):
 
 
 class Rewriter(Struct):
-    """Replaces whole legacy IDs (64 digits) and short ones (12), digests of old manifests, and names that images no
-    longer have. A word that could mean several new images is left as it is.
+    """Replaces legacy IDs (64 or 12 digits), digests of old manifests, and names that images no longer have. A word
+    that matches several new images is not replaced.
     """
 
     ids: dict[str, set[str]] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Rewriter(Struct):
         named = {row.legacy_id for row in rows if row.names}
         for row in rows:
             if row.legacy_id in named and not row.names:
-                continue  # an image made of it later has its names
+                continue  # a later run converted the same legacy image again, and that image has the names
             rewriter.ids.setdefault(row.legacy_id, set()).add(row.image_id.hex)
             rewriter.ids.setdefault(row.legacy_id[:_SHORT], set()).add(row.image_id.hex[:_SHORT])
             if row.manifest_digest is not None:
@@ -79,7 +79,7 @@ class Rewriter(Struct):
         return Rewritten(_WORD.sub(replace, text), count, tuple(doubts))
 
     def _new_words(self, match: re.Match[str], before: str) -> Iterator[str]:
-        """What the word may become; `before` is what comes before it on its line."""
+        """The possible replacements of a word; `before` is the part of its line before it."""
         if match["digest"]:
             yield from (f"sha256:{new}" for new in self.digests.get(match["digest"], ()))
         elif match["pinned"]:
@@ -99,15 +99,14 @@ class Rewriter(Struct):
             yield from (f"{match['scheme'] or ''}{name}" for name in self._new_names(match))
 
     def _new_names(self, match: re.Match[str]) -> set[str]:
-        """New names for the word's; without a tag where the word has none and the new one is `latest`."""
+        """New names for the name in a word; without a tag if the word has no tag and the new one is `latest`."""
         reference = Reference(match["name"], match["tag"] or "latest")
         new = {Reference.parse(name) for name in self.names.get(reference.full(), ())}
         return {one.name if not match["tag"] and one.tag == "latest" else str(one) for one in new}
 
 
 def _renamed(row: MappedImage) -> Iterator[tuple[str, str]]:
-    """Old references that the image has no more, each with what it became: a new name of the same tag, or the only
-    one."""
+    """References that the image no longer has, each with its new name: one with the same tag, or else every new one."""
     new = [name for name in row.names if name not in row.references]
     for reference in row.references:
         if reference in row.names:

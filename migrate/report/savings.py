@@ -1,4 +1,4 @@
-"""What merging saves, per layer, image and repository. Pure figures over a report."""
+"""Figures about the bytes that merging equal layers saves, per layer, image and repository."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from migrate.report.document import Report, ReportImage
 
 
 class Share(Struct, frozen=True, kw_only=True):
-    """Uncompressed bytes of one image's layers (of each content once), by what they have in common with the rest.
+    """Uncompressed bytes of the layers of one image, each content once, in three parts.
 
-    `merged` was in the sources more than once and is stored once now; `shared` was there once, for several images;
-    `own` is in no other image. The three add up to all of it.
+    `merged`: layers that were in the sources several times and are stored once now. `shared`: layers of several images
+    that were in the sources once. `own`: layers of this image only.
     """
 
     own: int
@@ -31,7 +31,7 @@ class Share(Struct, frozen=True, kw_only=True):
 class RepositorySavings(Struct, frozen=True, kw_only=True):
     """One repository: bytes of its layers as the sources store them, and of their distinct contents.
 
-    `elsewhere` are those of `after_bytes` that images of other repositories need as well.
+    `elsewhere_bytes` is the part of `after_bytes` that images of other repositories need, too.
     """
 
     name: str
@@ -46,7 +46,7 @@ class RepositorySavings(Struct, frozen=True, kw_only=True):
 
 
 class LayerUsers:
-    """Who needs which layer: an index over the report, built once."""
+    """The images that use each layer of a report."""
 
     def __init__(self, report: Report) -> None:
         self.images: dict[DiffID, list[int]] = defaultdict(list)
@@ -87,7 +87,7 @@ def rank_repositories(report: Report) -> tuple[RepositorySavings, ...]:
         for name in names:
             members[name].append(image)
         for diff_id in contents(image):
-            # an image without a name counts as a repository of its own
+            # an image without a name counts as a repository of its own: its layers are shared with others
             users[diff_id] |= names or {f"\0{image.legacy_id}"}
     rows = []
     for name, images in members.items():

@@ -1,4 +1,4 @@
-"""Plain text that fits a terminal: safe characters, columns cut to the width, a little colour."""
+"""Text for a terminal: printable characters, tables that fit the width, colours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Style(StrEnum):
 
 
 class Column(Struct, frozen=True):
-    """`right` aligns numbers; `flexible` columns are cut in the middle if the table is too wide, the widest first."""
+    """A column. `right`: aligned right, for numbers. `flexible`: shortened if the table is too wide, the widest
+    first."""
 
     title: str
     right: bool = False
@@ -33,7 +34,7 @@ class Column(Struct, frozen=True):
 
 
 class Paint(Struct, frozen=True):
-    """Colours text, or leaves it alone where `enabled` is False."""
+    """Adds colours to text if `enabled` is True."""
 
     enabled: bool = False
 
@@ -44,13 +45,13 @@ class Paint(Struct, frozen=True):
 
 
 def spreadsheet_cell(text: str) -> str:
-    """`text` for CSV: printable, and never a formula: names come from archives that anyone could have made."""
+    """`text` for CSV: printable, and never a formula, because names come from untrusted archives."""
     shown = printable(text)
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that spreadsheets run as a formula (OWASP, CSV injection)."""
+"""First characters of cells that spreadsheets run as a formula (OWASP, CSV injection)."""
 
 
 def display_width(text: str) -> int:
@@ -64,7 +65,7 @@ def display_width(text: str) -> int:
 
 
 def shorten(text: str, width: int) -> str:
-    """At most `width` cells, cut in the middle: both ends of a name matter."""
+    """At most `width` cells, shortened in the middle, because both ends of a name help to recognise it."""
     if display_width(text) <= width:
         return text
     if width < 2:
@@ -84,7 +85,7 @@ def _head(text: str, width: int) -> str:
 
 
 def short_digest(digest: object) -> str:
-    """`sha256:0123456789ab`: enough to tell blobs apart by eye, and a prefix that `--image` and `map` take."""
+    """`sha256:0123456789ab`: long enough to distinguish blobs, and a prefix that `map` accepts."""
     algorithm, colon, value = str(digest).partition(":")
     return f"{algorithm}{colon}{value[:12]}"
 
@@ -92,13 +93,13 @@ def short_digest(digest: object) -> str:
 def render_table(
     columns: Sequence[Column], rows: Iterable[Sequence[str]], *, width: int, paint: Paint, indent: str = ""
 ) -> str:
-    """Lines of at most `width` cells as long as the fixed columns fit; headings bold; no trailing spaces."""
+    """A table with bold headings. Lines have at most `width` cells if the fixed columns fit, and no trailing spaces."""
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [
         max([display_width(column.title), *(display_width(row[index]) for row in cells)])
         for index, column in enumerate(columns)
     ]
-    # the widest flexible columns are cut until all fit
+    # shorten the widest flexible column, one cell at a time, until the table fits
     available = width - len(indent) - len(_GAP) * (len(columns) - 1)
     flexible = [index for index, column in enumerate(columns) if column.flexible]
     while flexible and sum(widths) > available:
@@ -122,7 +123,7 @@ def _line(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]
 
 
 def wrap(text: str, width: int, indent: str = "") -> str:
-    """Prose within `width`; words longer than a line (digests, paths) stay whole, so that they can be copied."""
+    """Text wrapped to `width`. Words longer than a line (digests, paths) are not split, so that they can be copied."""
     import textwrap
 
     return textwrap.fill(

@@ -1,4 +1,4 @@
-"""Totals and duplicates of a run, counted source by source. Keeps each distinct layer once, never an image."""
+"""Totals and duplicates of a run, counted source by source. Distinct layers are kept in memory, images are not."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from migrate.model.image import HashedLayer
 from migrate.report.document import Duplicate, Totals
 
 SourceLayers = Mapping[tuple[str, DiffID], HashedLayer]
-"""The layers of one source, by legacy ID and content: in some sources one ID has two contents, and both are kept."""
+"""The layers of one source, by legacy ID and content, because one ID may have two contents in a source."""
 
 
 class LayerTally:
-    """Counts layers once per source, legacy ID and content, as they are stored; `add` takes one source at a time.
+    """Counts layers once per source, legacy ID and content; `add` counts one source.
 
-    `within_bytes` are those of layers that repeat inside one source, `across_bytes` from one source to another;
-    together with the bytes of the distinct layers and of the empty ones they make all bytes.
+    `within_bytes` are the bytes of layers that repeat inside a source, `across_bytes` of layers that repeat from one
+    source to another. The sum of these and of the distinct and the empty layers is the size of all layers.
     """
 
     def __init__(self) -> None:
@@ -30,12 +30,12 @@ class LayerTally:
         self._blobs: dict[Digest, int] = {}
         self._stored: set[DiffID] = set()
         self._estimates: dict[DiffID, int] = {}
-        self._owners: dict[DiffID, str | set[str]] = {}  # nearly all layers have one owner
+        self._owners: dict[DiffID, str | set[str]] = {}  # legacy IDs; see `add`
         self._copies: dict[DiffID, int] = {}
         self._users: dict[DiffID, int] = {}
 
     def add(self, layers: SourceLayers) -> None:
-        """The layers of one source."""
+        """Counts the layers of one source."""
         met: set[DiffID] = set()
         for (legacy_id, _), layer in layers.items():
             self._layers += 1
@@ -59,7 +59,7 @@ class LayerTally:
                 self._users[diff_id] = self._users.get(diff_id, 0) + 1
             self._sizes[diff_id] = layer.tar_size
             self._copies[diff_id] = self._copies.get(diff_id, 0) + 1
-            # one owner is kept as a text: a set for each of a million layers would take much more memory
+            # Nearly all layers have one legacy ID. It is kept as a string: a million sets would take much more memory.
             owners = self._owners.setdefault(diff_id, legacy_id)
             if isinstance(owners, set):
                 owners.add(legacy_id)
@@ -68,9 +68,9 @@ class LayerTally:
             met.add(diff_id)
 
     def totals(self, images: int, failed: int) -> Totals:
-        """`images` were written, `failed` were not."""
+        """The totals of the report, for `images` that were written and `failed` ones."""
         unique_bytes = sum(self._sizes.values())
-        # as soon as one layer with content has no size, there is no sum: that of the others would look like a whole
+        # If the size of one layer is unknown there is no sum, because a sum of the others would look complete.
         missing = self._sizes.keys() - self._stored
         blob_bytes = None
         if not missing - self._estimates.keys():
@@ -106,5 +106,5 @@ class LayerTally:
         return tuple(sorted(rows, key=lambda row: (-row.saved_bytes, row.diff_id)))
 
     def users(self, diff_id: DiffID) -> int:
-        """How many sources hold the layer."""
+        """The number of sources that have the layer."""
         return self._users.get(diff_id, 0)

@@ -1,4 +1,4 @@
-"""The report for a terminal."""
+"""The report as text for a terminal."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _OUTCOMES = ("converted", "damaged", "failed", "skipped")
 
 
 class RunFacts(Struct, frozen=True, kw_only=True):
-    """What the summary of a run has beside the report. `present` of the images were in the target before, `done_before`
-    of the sources were read by an earlier run of a batch; `tally` counts the layers of a batch, source by source."""
+    """Facts for the summary that the report lacks. `present`: number of images that were in the target before.
+    `done_before`: number of sources that an earlier run of the batch has read. `tally`: the layers of a batch."""
 
     present: int = 0
     done_before: int = 0
@@ -45,10 +45,10 @@ def render_text(
     facts: RunFacts | None = None,
 ) -> str:
     """The summary: figures, the `savings` largest savings, conflicts, failures with their reasons, warnings and skipped
-    sources by kind, and the commands that come next.
+    sources by kind, and the next commands.
 
-    `glance` is what the images are like, for a report that is without them. Lines stay within `width` cells, but for
-    digests and names that have to be copied whole. Ends with a newline.
+    `glance` has the figures of the images if the report is without them. Lines have at most `width` cells, except for
+    digests and names, which are never split. Ends with a newline.
     """
     page = _Page(report, width, exact_bytes, Paint(colour), glance or Glance.of(report), facts or RunFacts())
     parts = [
@@ -104,7 +104,7 @@ class _Page:
         return "\n".join(f"  {self.paint(f'{name:<8}', Style.DIM)}{text}" for name, text in rows)
 
     def sources(self) -> str:
-        """How many there are of each outcome, where one figure is not enough."""
+        """The number of sources of each outcome; empty for one source."""
         outcomes = Counter(source.outcome or "" for source in self.report.sources)
         done = "would be converted" if self.report.dry_run and not self.facts.done_before else "converted"
         parts = [f"{outcomes[name]:,} {done if name == 'converted' else name}" for name in _OUTCOMES if outcomes[name]]
@@ -115,7 +115,7 @@ class _Page:
         return ", ".join(parts) if len(self.report.sources) > 1 or self.facts.done_before else ""
 
     def images(self) -> str:
-        """Equal images of several sources are one in the target."""
+        """The number of images. Equal images of several sources are one image in the target."""
         totals, distinct = self.report.totals, len(self.glance.manifests)
         present = self.facts.present
         written = f"{distinct - present:,} {'would be written' if self.report.dry_run else 'written'}"
@@ -144,7 +144,7 @@ class _Page:
         ]
 
     def doubts(self) -> str:
-        """How many of the images are not certain to the byte, and how many have no name in the target."""
+        """The number of images that are not exact, and of those without a name in the target."""
         inexact, unnamed = self.glance.inexact, self.glance.unnamed
         parts = [f"{inexact:,} not exact" if inexact else "", f"{unnamed:,} without a name" if unnamed else ""]
         return self.paint(", ".join(filter(None, parts)), Style.YELLOW) if any(parts) else ""
@@ -174,7 +174,7 @@ class _Page:
                 f"{row.copies:,}",
                 self.size(row.tar_size),
                 row.diff_id.hex[:12],
-                # a batch has too many images to keep: it counts the sources
+                # a batch does not keep its images, so the number of sources is shown instead
                 count(tally.users(row.diff_id), "source")
                 if tally is not None
                 else _users([self.report.images[index].title for index in use.images.get(row.diff_id, ())]),
@@ -218,14 +218,14 @@ class _Page:
             yield self.paint(f"    … and {len(others) + 1 - _CLAIMANTS_SHOWN:,} more", Style.DIM)
 
     def failures(self) -> str:
-        """Sources that gave nothing at all come first."""
+        """The failures by kind. Failures of whole sources come first."""
         kinds = MessageKinds()
         for row in sorted(self.report.failures, key=lambda row: bool(row.references or row.legacy_id)):
             kinds.add(row.title, row.message.replace(row.source, ""), "\n".join(self.failure(row)))
         return self.kinds("Failures", kinds, "kind of failure", Style.RED)
 
     def failure(self, row: Failure) -> Iterator[str]:
-        """What has failed, and why; the source's name once."""
+        """The lines of one failure: what failed and why, with the source named once."""
         name = ", ".join(row.references) or row.legacy_id
         message = row.message.removeprefix(f"{row.source}: ")
         if name and row.source not in message:
@@ -247,7 +247,7 @@ class _Page:
         return self.kinds("Warnings", kinds, "kind of warning", Style.YELLOW)
 
     def skipped(self) -> str:
-        """Sources that were not taken for one, or of which nothing was chosen, by reason."""
+        """Files that are not a source, and sources of which no image was chosen, by reason."""
         places: dict[str, list[str]] = {}
         for source in self.report.sources:
             if source.outcome == "skipped":
@@ -289,7 +289,7 @@ class _Page:
 
 
 def _claim(claimant: Claimant | None, granted: str | None) -> tuple[str, str, str]:
-    """When it was made, what it is called now, and its source."""
+    """The cells of an image in a conflict: creation time, current name, source."""
     if claimant is None:
         return "", granted or "has no name now", "in the target before this run"
     made = (claimant.created or "")[:16].replace("T", " ")

@@ -1,4 +1,4 @@
-"""Numbers as people read them. Sizes are decimal (1 kB = 1,000 bytes), as Docker shows them."""
+"""Numbers in human units. Sizes are decimal (1 kB = 1,000 bytes), as in Docker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def format_size(size: int, *, exact: bool = False) -> str:
-    """`4.31 MB`; with `exact` all digits: `4,310,000 B`."""
+    """`4.31 MB`, or with `exact` all digits: `4,310,000 B`."""
     if exact or size < 1000:
         return f"{size:,} B"
     value = float(size)
@@ -19,7 +19,7 @@ def format_size(size: int, *, exact: bool = False) -> str:
 
 
 def format_share(part: int, whole: int) -> str:
-    """`48 %`; never rounds something to nothing, nor not-all to all."""
+    """`48 %`. A part is never rounded down to 0 % nor up to 100 %."""
     if whole <= 0 or part <= 0:
         return "0 %"
     share = 100 * part / whole

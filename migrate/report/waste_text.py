@@ -1,4 +1,4 @@
-"""The analysis of `plan --deep` for a terminal, and the titles that every rendering gives its lists."""
+"""The analysis of `plan --deep` as text, and the titles of its lists for all renderings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 def render_deep(
     deep: Mapping[str, object], *, width: int, size: Callable[[int], str], paint: Paint, rows: int = 5
 ) -> str:
-    """Each list's largest `rows`, under a heading with the bytes of the whole list."""
+    """The largest `rows` of each list, below its title and total size."""
     parts = [
         "\n".join(_list(deep, name, title, width, size, paint, rows))
         for name, title in TITLES.items()
@@ -31,7 +31,7 @@ def render_deep(
         parts = ["  Nothing found."]
     heading = paint("What more could be saved", Style.BOLD) + " (for information: layers keep their bytes)"
     if deep.get("complete") is False:
-        parts.append("  There were more tar entries than the analysis remembers: it covers the layers that came first.")
+        parts.append("  There were more tar entries than the analysis can keep: it covers only the first layers.")
     return "\n".join([heading, *parts])
 
 
@@ -55,13 +55,13 @@ def _list(
 
 
 def list_of(deep: Mapping[str, object], name: str) -> Sequence[Row]:
-    """A list of the analysis; what is no list of objects, in a report from elsewhere, is passed over."""
+    """A list of the analysis. Values of other types, in a report from elsewhere, are ignored."""
     rows = deep.get(name)
     return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, Sequence) else []
 
 
 def describe(name: str, row: Row) -> tuple[str, str]:
-    """What a row is about, and where it was found."""
+    """The cells of a row: its subject, and where it was found."""
     digests = row.get("diff_ids")
     layers = ""
     if isinstance(digests, Sequence):

@@ -203,6 +203,7 @@ class _Below:
         entry = lookup(self._tree, path)
         if entry is None:
             return None
+        # With userns-remap, the store has shifted owners, and the image has the owners without the shift.
         uid, gid = self._shift.taken_off(entry.uid, entry.gid)
         return ExpectedFile(
             mode=entry.mode,
@@ -269,6 +270,7 @@ class _View:
             return
         if not node.known:
             return
+        # Linux has no modes of symbolic links: all have 0777 on disk, whatever the tar states.
         if kind != stat.S_IFLNK and entry.mode != node.mode:
             yield f"mode {entry.mode & 0o7777:04o} in the store, {node.mode & 0o7777:04o} in the image"
         if self.owners.note(entry, node.uid, node.gid) != self._shift.at(node.uid, node.gid):

@@ -76,6 +76,8 @@ class TarListing(TarScanner):
         has_content = entry.kind not in _WITHOUT_CONTENT
         capability = next((value for key, value in entry.xattrs if key == _CAPABILITY), None)
         self._crc = 0
+        # The size of a sparse entry is that of its stored pieces, and not that of the file. The link of a hard link is
+        # a path in the tar, that of a symbolic link is any text.
         self._current = (
             below_root(entry.name),
             kind,

@@ -202,6 +202,7 @@ class BucketStore(Store):
             unwritten, self._unwritten = self._unwritten, {}
             self._waiting_bytes = 0
         if new:
+            # Each of these files needs a conditional request of its own, so threads send several at once.
             with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
                 for _ in pool.map(self.put_new, new, new.values()):
                     pass
@@ -290,6 +291,8 @@ class BucketStore(Store):
         if "s3" in self._fs.protocol:  # with its defaults, s3fs holds 500 MB in memory
             size = os.path.getsize(path)
             parts = {"chunksize": max(_PART_BYTES, -(-size // _PARTS)), "max_concurrency": _PARTS_AT_ONCE}
+        # An error other than a failed condition may mean that the bucket has no conditional writes. Then the file is
+        # sent again without the condition, and only an error of this second upload is raised.
         if not replace:
             try:
                 self._fs.put_file(path, self._key(name), mode="create", **parts)

@@ -136,12 +136,15 @@ class _Folders:
         except FileNotFoundError:
             if not make:
                 raise
+            # Another run may make the folder at this moment.
             with contextlib.suppress(FileExistsError):
                 self._files.make_directory(name, above)
                 if durable:
                     self.unsynced[parent] = None
             fd = open_folder(name, above, what)
         try:
+            # The owner of a folder can exchange its files at any time. So what a run reads there is not what it has
+            # written.
             if self._owner is not None and (found := os.fstat(fd).st_uid) != self._owner:
                 raise TargetError(
                     f"{what}: belongs to user {found}, and not to this one ({self._owner}); remove it first"
@@ -346,6 +349,8 @@ class DirectoryStore(Store):
             folder = waiting.pop()
             with target_errors(self.shown(folder)):
                 with self._folders.lock:
+                    # A descriptor of `_folders` is closed when other folders are opened, and the caller may open some
+                    # between two entries.
                     fd = os.dup(self._folders.fd(folder))
                 try:
                     with os.scandir(fd) as entries:

@@ -167,6 +167,8 @@ class NamedFiles:
             if part in (b"", b"."):
                 continue
             if part == b"..":
+                # The folder above the source's root is not part of the source, and is another one on this machine than
+                # on that where the link was made.
                 if not done:
                     raise self._leads_out(path, "..")
                 done.pop()

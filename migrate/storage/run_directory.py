@@ -93,6 +93,8 @@ class RunDirectory:
         try:
             fd = os.open(name, DIRECTORY, dir_fd=self._state_fd)
         except OSError:
+            # After any other error, the folder is kept: a folder too many is harmless, and the loss of a running
+            # process's files is not.
             return False
         try:
             owner = os.open(_OWNER, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)

@@ -161,6 +161,8 @@ class _Entries:
 
     def __init__(self, location: str) -> None:
         self._location = location
+        # Arrays, since the backup of a store has a million entries, and one object for each would take several times
+        # the memory.
         self.modes, self.uids, self.gids = array("L"), array("L"), array("L")
         self.sizes, self.times, self.rdevs = array("Q"), array("q"), array("Q")
         self.nlinks, self.offsets = array("L"), array("Q")

@@ -357,6 +357,7 @@ class _Paths:
         """
         if not fields:
             return
+        # One text of all names, because each search in it is one call for thousands of names.
         names = list(map(bytes.rstrip, fields, repeat(b"\0/")))
         text = b"\n" + b"\n".join(names)
         self._keep(text)

@@ -179,6 +179,7 @@ class _Scan:
             if len(header) < BLOCK:
                 raise TruncatedError(f"{what}: ends without the end-of-archive marker, so entries may be lost")
             if not header[0] and not any(header):
+                # The end mark is two blocks of zeros. A single one may be a header that was lost.
                 if any(read(content, BLOCK)):
                     raise LoneBlockError(f"{what}: a single block of zeros at byte {position:,}, which ends no archive")
                 return
@@ -336,7 +337,10 @@ def _read_number_lines(window: Window, content: int, stored: int) -> tuple[list[
             raise DamagedError("the map of a sparse file is longer than what is stored of it")
         text += window.read(content + read, BLOCK)
         read += BLOCK
+        # The last line may continue in the next block.
         *lines, text = text.split(b"\n")
+        # A number is shorter than a block. Without this check, content without line ends would be read into memory
+        # whole.
         if len(text) > BLOCK:
             raise DamagedError("the map of a sparse file holds no numbers")
         numbers.extend(_whole(line) for line in lines[: wanted - len(numbers) if numbers else None])

@@ -134,6 +134,8 @@ def _parse_line(line: bytes, number: int, seen: set[bytes]) -> Iterator[bytes | 
             yield _payload(value, number)
         elif kind == _FILE:
             raw_name, name, size = value.get("name_raw"), value.get("name", ""), value.get("size") or 0
+            # tar-split uses `name_raw` for a name that is not valid UTF-8, which a JSON string cannot hold
+            # (tar/storage/entry.go).
             if raw_name:
                 name = _base64(raw_name, number)
             elif isinstance(name, str):

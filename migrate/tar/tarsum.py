@@ -164,6 +164,8 @@ def _header(entry: TarEntry, flag: bytes, version: str) -> bytes:
         (b"devmajor", _number(entry.major)),
         (b"devminor", _number(entry.minor)),
     ]
+    # Version 1 leaves out the time, and adds the extended attributes, sorted (moby pkg/tarsum/versioning.go,
+    # v1TarHeaderSelect).
     if version != V0:
         del fields[5]
         fields += sorted((key.encode("utf-8", "surrogateescape"), value) for key, value in entry.xattrs)

@@ -89,6 +89,7 @@ class HeaderEncoder:
         rear = (
             header.typeflag + link.ljust(_NAME, b"\0") + magic + bytes(64) + devices + prefix.ljust(_PREFIX + 12, b"\0")
         )
+        # The checksum is computed with eight spaces in its own field.
         return b"%b%06o\0 %b" % (front, sum(front) + sum(rear) + 8 * 32, rear)
 
     def _number(self, value: int, width: int) -> bytes:

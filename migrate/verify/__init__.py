@@ -1,6 +1,7 @@
-"""Step 6: re-open what was written and recompute every number from bytes.
+"""Verification of a target: reads it again and recomputes every digest, size and diffID from its bytes.
 
-Nothing is believed because a document has it: a blob's name is its sha256, a layer's diffID that of what it unpacks to.
+No number is used because a document has it. The name of a blob is compared with its sha256, and the diffID of a layer
+with the sha256 of its uncompressed bytes.
 """
 
 from __future__ import annotations
@@ -29,34 +30,36 @@ from migrate.verify.registry import REGISTRY_ROOT, verify_registry
 
 __all__ = ["Finding", "Verification", "examine", "verify"]
 
-LIVE: Final = "a run is at work on the target; it is read again, and the run has to wait before it changes any document"
+LIVE: Final = "another run is using the target; it is read again, and that run waits before it changes a document"
 _STARTED = frozenset({"blobs", STATE_DIRECTORY, "lost+found"})
-"""What a run that was ended in its first instant may leave of a layout. Our state comes before all else."""
+"""What a run that was killed right after its start may leave of a layout. `.migrate` is created first."""
 
 _STARTED_REGISTRY = frozenset({REGISTRY_ROOT[0], STATE_DIRECTORY})
-"""The same of a registry's storage, in whose folders no file is yet."""
+"""The same for the storage of a registry, whose folders have no file then."""
 
 
 def verify(location: str, jobs: int, progress: Progress) -> list[Finding]:
-    """The mismatches alone of what `examine` finds; empty if the target is clean. Raises what `examine` does."""
+    """The mismatches in a target; empty if it is clean. Raises as `examine` does."""
     return examine(location, jobs, progress).findings
 
 
 def examine(location: str, jobs: int, progress: Progress) -> Verification:
-    """Every mismatch in the target at `location`, in the order of its files, and what is odd but harms nothing.
+    """Every mismatch in the target at `location`, in the order of its files, and harmless irregularities.
 
-    An OCI layout or registry storage in a directory, an oci-archive or docker-archive in a file; recognised by content,
-    a prefix as in `convert` is allowed. What is odd but harms nothing (leftovers of an ended run, blobs that nothing
-    names) is emitted as a `warning` event too. Raises SourceUnreadableError for what cannot be opened, and
-    UnrecognisedSourceError for what is none of these.
+    The target is an OCI layout or registry storage in a directory, or an oci-archive or docker-archive in a file. It is
+    recognised by its content; a prefix as in `convert` is allowed. Irregularities that damage no image (leftovers of a
+    killed run, blobs that no image needs) are emitted as `warning` events, too. Raises SourceUnreadableError if it
+    cannot be opened, and UnrecognisedSourceError for anything else.
     """
     path = Path(local_path(location))
     findings = Findings(progress)
     before = _state_of(path)
     _read(path, findings, jobs)
+    # A run that changes the target meanwhile can cause findings: documents of one moment are compared with blobs of
+    # another. Then it is read again under the lock of runs.
     if findings.found and (before != _state_of(path) or not _is_quiet(path)):
         progress.emit(Event(kind="notice", message=LIVE))
-        with _run_lock(path) as fd:  # every writer changes documents and removes blobs under this lock alone
+        with _run_lock(path) as fd:  # runs change documents and remove blobs only while they have this lock
             if fd is not None:
                 _flock(fd, fcntl.LOCK_SH)
             findings.restart()
@@ -79,14 +82,14 @@ def _read(path: Path, findings: Findings, jobs: int) -> None:
 
 
 def _is_quiet(path: Path) -> bool:
-    """False while a run is exchanging documents of the target."""
+    """False while a run is replacing documents of the target."""
     with _run_lock(path) as fd:
         return fd is None or _flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 @contextmanager
 def _run_lock(path: Path) -> Iterator[int | None]:
-    """A descriptor of the lock of the target's runs; None where no run has ever made one. Nothing is written."""
+    """A descriptor of the lock file of the target's runs, or None if no run has created one. Nothing is written."""
     try:
         fd = os.open(path / STATE_DIRECTORY / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -104,13 +107,13 @@ def _flock(fd: int, how: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as exc:
-        if exc.errno not in NO_LOCKS:
+        if exc.errno not in NO_LOCKS:  # a file system without locks, such as some NFS
             raise
     return True
 
 
 def _state_of(path: Path) -> object:
-    """Differs where a run was at work meanwhile: what was listed then may not be what was read later."""
+    """Names and times of the target. Two states differ if a run has changed the target in between."""
     if not path.is_dir():
         return None
     files = _open(path)
@@ -144,7 +147,7 @@ def _verify_kind(path: Path, files: Files, findings: Findings, jobs: int) -> Non
     elif ("repositories" in present and "blobs" in present) or (not names and tops == _STARTED_REGISTRY):
         documents = (read_plain(path / MAP_NAME, CATALOG_BYTES), read_plain(path / REPORT_NAME, REPORT_BYTES))
         kind = partial(verify_registry, kept=read_kept(*documents, findings))
-    if kind is not None or not path.is_dir():  # a directory of anything else has links, too, which mean nothing here
+    if kind is not None or not path.is_dir():  # in a directory that is not a target, links are not findings
         for problem in problems:
             findings.add(problem.where, problem.message)
     if kind is not None:
@@ -156,5 +159,5 @@ def _verify_kind(path: Path, files: Files, findings: Findings, jobs: int) -> Non
     else:
         raise UnrecognisedSourceError(
             f"{path}: no OCI layout, docker archive or registry storage of schema-2 images (verify checks targets;"
-            " `migrate inspect` shows what a source holds)"
+            " `migrate inspect` lists the images of a source)"
         )

@@ -1,4 +1,4 @@
-"""An archive in docker-save's form: manifest.json, configs and layers."""
+"""Verifies an archive in the form of `docker save`: manifest.json, configs and layers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _ArchiveCheck:
         self._check_tags(rows)
         self.findings.images = len(rows)
         layers = {name for name, _ in self.uses}
-        # Members whose name is a digest: configs, and in our own archives also layers (their diffID).
+        # Members with a digest as their name: configs, and, in archives of this program, layers (the diffID).
         stated: dict[str, Digest] = {}
         for name in self.files.names():
             match = _CONFIG.fullmatch(name) or _LAYER.fullmatch(name)

@@ -1,7 +1,7 @@
 """The files of a target, in a directory or in a tar, read without following any link.
 
-No `Tree`: a checker that shared the reader would share its faults, and this one has to see what a tree hides, such as
-a member that is in an archive twice.
+This is not a `Tree`, for two reasons: a check that used the code of the readers would have the same faults, and it must
+find irregularities that a tree hides, such as a member that is in an archive twice.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class OddEntry(NamedTuple):
-    """A name below the root, and what is wrong with what has it."""
+    """A path below the root, and what is wrong with it."""
 
     where: str
     message: str
 
 
 class Files(ABC):
-    """Sets `_names`, `_directories` and `_problems` when it is made."""
+    """The files of a target. Subclasses set `_names`, `_directories` and `_problems` in `__init__`."""
 
     _names: Mapping[str, int]
     _directories: set[str]
     _problems: list[OddEntry]
 
     def names(self) -> Mapping[str, int]:
-        """Regular files by their path, and their size in bytes. Sorted; the state in `.migrate/` is left out."""
+        """Paths of the regular files, sorted, and their sizes in bytes, without those in `.migrate/`."""
         return self._names
 
     def directories(self) -> set[str]:
@@ -45,7 +45,7 @@ class Files(ABC):
         return self._directories
 
     def problems(self) -> Sequence[OddEntry]:
-        """What is there but is neither a regular file nor a directory, and damage of the container itself."""
+        """Entries that are neither a regular file nor a directory, and damage of the tar itself."""
         return self._problems
 
     @abstractmethod
@@ -54,7 +54,7 @@ class Files(ABC):
 
     @abstractmethod
     def state(self, name: str, /) -> bytes | None:
-        """The first bytes of `.migrate/<name>`, None where there is no such file."""
+        """The first bytes of `.migrate/<name>`, or None if the file does not exist."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -67,7 +67,7 @@ def read_small(files: Files, name: str, limit: int) -> bytes:
 
 
 def read_plain(path: Path, limit: int) -> bytes | None:
-    """A regular file's content, which no link leads to; None where there is none, or one over `limit` bytes."""
+    """The content of a regular file; None if there is none, if `path` is a link, or if it exceeds `limit` bytes."""
     try:
         with open(os.open(path, _FLAGS | os.O_NONBLOCK), "rb") as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
@@ -121,8 +121,8 @@ def _walk(root: Path) -> Iterator[tuple[str, int]]:
 
 class TarFiles(Files):
     def __init__(self, path: Path, name: Path | None = None) -> None:
-        """`name` is what errors call it, where that is not `path`."""
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not make us wait
+        """`name` is the path in errors, if it is not `path`."""
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a FIFO must not block
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise SourceUnreadableError(f"{path}: neither a file nor a directory")

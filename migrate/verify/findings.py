@@ -1,4 +1,4 @@
-"""What verify reports: mismatches as values, oddities as values and events."""
+"""The results of verify: mismatches (findings) and harmless irregularities (warnings)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from migrate.model.text import printable
 
 
 class Finding(Struct, frozen=True, order=True):
-    """One mismatch. `where` is a path in the target, with a place inside it after a blank; both are printable."""
+    """One mismatch. `where` is a path in the target, and after a space a place in that file. Both are printable."""
 
     where: str
     message: str
 
 
 class Verification(Struct, frozen=True):
-    """A target's state. `warnings` are odd but harm no image; `images` counts those whose documents could be read."""
+    """The result for one target. `warnings` damage no image; `images` counts images whose documents could be read."""
 
     findings: list[Finding]
     warnings: list[Finding]
@@ -26,7 +26,7 @@ class Verification(Struct, frozen=True):
 
 
 class Findings:
-    """Collects mismatches and oddities, once each, and passes oddities and progress on. Usable from several threads."""
+    """Collects findings and warnings, each once, and emits warnings and progress. Usable from several threads."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -44,7 +44,7 @@ class Findings:
         return list(self._found)
 
     def restart(self) -> None:
-        """The target is read again: what was found so far may have been a run at work."""
+        """Drops all findings before the target is read again: a run that changed it may have caused them."""
         with self._lock:
             self._found, self._noted, self.images = {}, {}, 0
 
@@ -53,7 +53,7 @@ class Findings:
             self._found[Finding(printable(where), printable(message))] = None
 
     def note(self, where: str, message: str) -> None:
-        """Odd, but harmless to every image."""
+        """Adds an irregularity that damages no image."""
         finding = Finding(printable(where), printable(message))
         with self._lock:
             known = finding in self._emitted

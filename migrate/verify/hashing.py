@@ -1,4 +1,4 @@
-"""Every file read once: its sha256, and for a layer that of what it unpacks to."""
+"""Reads every file once and computes its sha256, and for a layer that of its uncompressed bytes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from migrate.verify.findings import Findings
 
 _BLOCK: Final = 1024 * 1024
 _SPLIT_BYTES: Final = 8 * 1024 * 1024
-"""Smaller layers are not worth being cut."""
+"""Smaller layers are not split: it would gain nothing."""
 _PART_BYTES: Final = 8 * 1024 * 1024
-"""A part that is larger, compressed or not, shows that the layer was not written in members of a megabyte."""
+"""Largest size of a part. Layers that this program writes have members of a megabyte; others are not split."""
 _MEMBER_HEADS: Final = {"gzip": 10, "zstd": 9}
-"""Bytes that are the same at the start of every member that one program writes: header without name; frame header."""
+"""Number of bytes that are equal at the start of all members of one blob: a gzip header without a name, and the header
+of a zstd frame."""
 
 
 class HashedFile(Struct, frozen=True, kw_only=True):
-    """`digest` is None where the file cannot be read; `diff_id` where it does not unpack. `error` has the reason."""
+    """`digest` is None if the file cannot be read, `diff_id` if it cannot be decompressed. `error` has the reason."""
 
     digest: Digest | None
     diff_id: DiffID | None = None
@@ -39,14 +40,14 @@ class HashedFile(Struct, frozen=True, kw_only=True):
 
 
 class _StoppedError(Exception):
-    """Another worker failed or the user interrupted. Never leaves this module."""
+    """Ends a worker after another worker failed or the user interrupted. Used in this module only."""
 
 
 def hash_files(files: Files, unpack: Mapping[str, bool], workers: int, findings: Findings) -> dict[str, HashedFile]:
-    """Hashes each file of `unpack`, and unpacks those that are marked there.
+    """Hashes each file of `unpack`, and decompresses those for which the value is True.
 
-    Hashing and inflating let go of Python's lock, so threads use all cores. The largest files go first, so that no core
-    is left alone with one at the end; a layer that is larger than one core's share is inflated by all of them.
+    Hashing and decompression release Python's lock, so threads use all cores. The largest files are read first, so that
+    all cores end at about the same time. A layer that is larger than the share of one core is decompressed by all.
     """
     sizes = files.names()
     order = sorted(unpack, key=lambda name: (-sizes[name], name))
@@ -77,7 +78,7 @@ class _FileHasher:
         self._stop = stop
 
     def hash(self, name: str, unpack: bool, pool: Executor | None = None, ahead: int = 0) -> HashedFile:
-        """`pool`, where given, inflates parts of a layer, up to `ahead` of them before they are hashed."""
+        """Hashes one file. `pool`, if given, decompresses up to `ahead` parts of a layer at once."""
         try:
             if unpack and pool is not None:
                 with self._files.open(name) as stream:
@@ -106,18 +107,18 @@ class _FileHasher:
         try:
             while block := tar.read_block(_BLOCK):
                 unpacked.update(block)
-                self.check_stop()  # 25 GB may come out of one block
+                self.check_stop()  # a block of 1 MB may decompress to 25 GB
         except MigrateError as exc:
             error = _text(exc)
         diff_id = DiffID(Digest.of_hash(unpacked)) if error is None else None
-        source.drain()  # a layer that does not unpack still has a digest
+        source.drain()  # the digest of the blob is checked even if it cannot be decompressed
         return HashedFile(digest=source.digest(), diff_id=diff_id, compression=compression, error=error)
 
     def _hash_members(self, stream: BinaryIO, pool: Executor, ahead: int) -> HashedFile | None:
-        """A layer of many independent members or frames, inflated in parallel; None for one that is not of that form.
+        """Decompresses a layer of many independent members or frames in parallel; None for other layers.
 
-        Where the first bytes of the blob stand again, another member begins, most likely. Should they stand inside a
-        member by chance, the parts do not inflate, and the layer is read again in the ordinary way.
+        Where the first bytes of the blob occur again, most likely another member begins. If they occur inside a member
+        by chance, the parts cannot be decompressed, and the layer is read again in the ordinary way.
         """
         source = _HashedStream(stream, self)
         compression = detect_compression(source.peek(HEAD_BYTES))
@@ -150,7 +151,7 @@ class _FileHasher:
 
 
 class _HashedStream:
-    """A stream that hashes what passes; just enough of one for `open_decompressed`."""
+    """A stream that hashes all bytes read from it. It has the methods that `open_decompressed` needs."""
 
     def __init__(self, stream: BinaryIO, hasher: _FileHasher) -> None:
         self._stream = stream
@@ -179,7 +180,8 @@ class _HashedStream:
 
 
 def _iter_parts(source: _HashedStream, head_bytes: int) -> Iterator[bytes | None]:
-    """The blob cut where its first `head_bytes` bytes occur again; None, and the end, where a part would be large."""
+    """Parts of the blob, split where its first `head_bytes` bytes occur again. Ends with None if a part is too
+    large."""
     pending = source.read(_BLOCK)
     head = pending[:head_bytes]
     while block := source.read(_BLOCK):
@@ -200,7 +202,7 @@ def _iter_parts(source: _HashedStream, head_bytes: int) -> Iterator[bytes | None
 
 
 def _inflate(part: bytes, compression: str) -> list[bytes]:
-    """What a part holds; nothing if it is not whole members, or holds more than may be kept in memory."""
+    """The uncompressed bytes of a part; empty if it does not consist of whole members, or exceeds _PART_BYTES."""
     stream: Any = open_decompressed(io.BytesIO(part), compression, "part", STORED_RATIO)
     blocks: list[bytes] = []
     size = 0

@@ -1,4 +1,4 @@
-"""An OCI layout, in a directory or in a tar: index.json, blobs, manifest.json and the report against one another."""
+"""Verifies an OCI layout in a directory or in a tar: index.json, blobs, manifest.json, map and report."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class _LayoutCheck:
         hashed = hash_files(
             self.files, {name: digest in self.walk.uses for name, digest in blobs.items()}, jobs, self.findings
         )
-        # names against bytes before layers against configs: a damaged blob is reported once
+        # `check_layers` skips blobs that do not have their digest, so a damaged blob is reported once.
         check_names(self.findings, blobs, hashed)
         self.walk.check_layers(hashed)
         self._check_kept(rows is not None, hashed)
@@ -68,7 +68,7 @@ class _LayoutCheck:
             self.findings.note("blobs", f"no image names {len(unnamed)} of the blobs")
 
     def _check_kept(self, has_archive_manifest: bool, hashed: Mapping[str, HashedFile]) -> None:
-        """What this program keeps beside the images: manifest.json, the map and the report."""
+        """Checks the files that this program adds to a layout: manifest.json, the map and the report."""
         report, kept_map = self._document(REPORT_NAME, REPORT_BYTES), self._document(MAP_NAME)
         kept = read_kept(kept_map, report, self.findings)
         if report is not None:
@@ -78,7 +78,7 @@ class _LayoutCheck:
             if name := entry.name:
                 granted.setdefault(name, set()).update(closure([entry.descriptor.digest], self.walk.children))
         check_kept_names(self.findings, kept, granted, self.walk.images)
-        # What every entry has that this program wrote, and which others may do without.
+        # Entries that this program wrote always have a full name and a platform. Entries of other programs may not.
         ours = {(name, row.manifest_digest) for row in kept.rows if not row.removed for name in row.names}
         for position, entry in enumerate(self.entries):
             name = entry.name
@@ -91,7 +91,7 @@ class _LayoutCheck:
                 self.findings.add(where, f"has lost the platform of {name}")
         stated = {(row.manifest_digest, row.platform) for row in kept.rows}
         for manifest, platform, where, message in self.walk.other_platforms:
-            if (manifest, str(platform)) in stated:  # a list of the source that could not be carried over had it so
+            if (manifest, str(platform)) in stated:  # taken from a list of the source that could not be carried over
                 self.findings.note(where, message)
             else:
                 self.findings.add(where, message)
@@ -124,12 +124,12 @@ class _LayoutCheck:
             self.findings.add("oci-layout", 'imageLayoutVersion is not "1.0.0"')
 
     def _missing(self, name: str) -> None:
-        """A run that was ended in its first instant leaves at most one document, and nothing that it could name; an
-        archive gets its name when it is whole."""
+        """A missing document is a warning only if a run was killed right after its start: then there is at most one
+        other document and no blob. An archive gets its name when it is complete."""
         if isinstance(self.files, TarFiles) or self.files.names().keys() - {"oci-layout", "index.json"}:
             self.findings.add(name, "is missing")
         else:
-            self.findings.note(name, "is missing: a run was ended before it began to write")
+            self.findings.note(name, "is missing: a run was killed before it wrote anything else")
 
     # --- index.json ----------------------------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ class _LayoutCheck:
             if key in seen:
                 self.findings.add(where, f"is the same as manifests[{seen[key]}]")
             seen[key] = position
-            # The whole name against the short one. Docker 25 and later write a bare tag as the short one.
+            # The full name must match the short one. Docker 25 and later write only the tag as the short name.
             name, full = entry.annotations.get(REF_NAME), entry.annotations.get(IMAGE_NAME)
             if full is not None and name is None:
                 self.findings.add(where, f"has {IMAGE_NAME} {full!r} without {REF_NAME}")
@@ -176,7 +176,7 @@ class _LayoutCheck:
                 digests.setdefault(name, set()).add(entry.descriptor.digest)
         for shared, claimed in sorted(digests.items()):
             if len(claimed) > 1:
-                self.findings.note("index.json", f"{len(claimed)} images are called {shared}")
+                self.findings.note("index.json", f"{len(claimed)} images have the name {shared}")
 
     # --- manifest.json -------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class _LayoutCheck:
             return None
 
     def _check_row(self, row: ArchiveManifestEntry, where: str) -> None:
-        """An image as `docker load` sees it: its own config and layers, whatever is in index.json."""
+        """Checks an image as `docker load` reads it: config and layers, independently of index.json."""
         digest = self._named_blob(row.config, f"{where} Config")
         layers = [self._named_blob(name, f"{where} Layers[{place}]") for place, name in enumerate(row.layers)]
         for tag in row.repo_tags:
@@ -217,8 +217,9 @@ class _LayoutCheck:
         return Digest(match[1])
 
     def _check_against_index(self, rows: Sequence[ArchiveManifestEntry]) -> None:
-        """manifest.json holds the same images under the same names as index.json, as far as Docker can load them."""
-        # A run was ended when manifest.json was new and index.json was not yet: the marker has the digests of both.
+        """manifest.json must have the same images with the same names as index.json, if Docker can load them."""
+        # The marker has the digests of the new manifest.json and index.json. If only the first one matches, a run was
+        # killed between the two; the next run writes both again, so differences are warnings.
         marker = self.files.state("finishing")
         documents = [self._document(name) for name in ("manifest.json", "index.json")]
         found = [None if content is None else str(Digest.of(content)) for content in documents]
@@ -246,7 +247,7 @@ class _LayoutCheck:
                 if key in self._loadable:
                     report("manifest.json", f"lacks an image of index.json: {key[0]}")
                 continue
-            # the loadable names that lead to this image and to no other
+            # the loadable names of this image itself, without those of indexes
             own = {
                 entry.name
                 for entry in self.entries
@@ -261,7 +262,7 @@ class _LayoutCheck:
 
 
 def _half_platforms(content: bytes) -> set[int]:
-    """The places of entries with a platform that lacks one of the two names that OCI requires."""
+    """The positions of entries with a platform that lacks `os` or `architecture`, which OCI requires."""
     document = load_json_lenient(content, "index.json", CATALOG_BYTES)
     entries = document.get("manifests") if isinstance(document, dict) else None
     platforms = [entry.get("platform") if isinstance(entry, dict) else None for entry in entries or ()]

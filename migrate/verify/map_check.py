@@ -1,4 +1,4 @@
-"""The names of a target against migration-map.json, which has what every run gave them; without one, the report's."""
+"""Compares the names in a target with migration-map.json, which has the names of all runs, or else with the report."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from migrate.verify.findings import Findings
 
 
 class KeptRows(Struct, frozen=True):
-    """What the map, or else the report, has of a target. `where` is the document; `removed` are manifests that
-    `migrate gc` has taken away."""
+    """The rows of the map, or else of the report. `where` is the document; `removed` are manifests that `migrate gc`
+    has removed."""
 
     where: str = ""
     rows: Rows = ()
@@ -24,7 +24,7 @@ class KeptRows(Struct, frozen=True):
 
 
 def read_kept(map_content: bytes | None, report: bytes | None, findings: Findings) -> KeptRows:
-    """From the two documents, None where there is none. What cannot be read is a finding."""
+    """The rows of the two documents, which are None if they do not exist. A map that cannot be read is a finding."""
     try:
         if map_content is not None:
             rows = parse_map(map_content, CATALOG_BYTES)
@@ -41,7 +41,8 @@ def read_kept(map_content: bytes | None, report: bytes | None, findings: Finding
 def check_kept_names(
     findings: Findings, kept: KeptRows, granted: Mapping[str, Collection[Digest]], present: Collection[Digest]
 ) -> None:
-    """`granted`: all manifests that each name of the target leads to; `present`: those that are there and whole."""
+    """Checks every name. `granted`: the manifests that each name of the target leads to. `present`: the images that are
+    in the target and complete."""
     given: set[str] = set()
     for row in kept.rows:
         given.update(row.names)

@@ -1,6 +1,6 @@
-"""A registry's storage (distribution v2, filesystem driver): blobs, links and the images that they make up.
+"""Verifies the storage of a registry (distribution v2, filesystem driver): blobs, links and images.
 
-Paths: distribution's registry/storage/paths.go. Schema-1 manifests of an old registry are left to their readers.
+Paths: distribution's registry/storage/paths.go. Schema-1 manifests of an old registry are not checked.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def data_path(digest: Digest) -> str:
 
 
 def verify_registry(files: Files, findings: Findings, jobs: int, kept: KeptRows) -> None:
-    """`kept`: what the map or the report above the tree has of it."""
+    """`kept`: the rows of the map or report, which are beside the tree."""
     _RegistryCheck(files, findings).run(jobs, kept)
 
 
@@ -70,7 +70,7 @@ class _RegistryCheck:
         )
         check_names(self.findings, blobs, hashed)
         self.walk.check_layers(hashed)
-        # All manifests that each name leads to: tags, and revisions by their digest.
+        # The manifests that each name leads to. A revision can be pulled by its digest, which is a name, too.
         granted: dict[str, set[Digest]] = {}
         for repository, tag, digest in self.tags:
             if repository != UNTAGGED:
@@ -111,7 +111,9 @@ class _RegistryCheck:
         current = {(repository, tag) for repository, tag, _ in self.tags}
         for repository, tag in sorted({(repository, tag) for repository, tag, _ in self.indexed} - current):
             where = f"repositories/{repository}/_manifests/tags/{tag}"
-            self.findings.note(where, "has no current/link: it was removed, or a run was ended before it")
+            self.findings.note(
+                where, "has no current/link: the tag was removed, or a run was killed before it wrote it"
+            )
         for (repository, tag, digest), where in sorted(self.tags.items()):
             if (repository, digest) not in self.revisions:
                 self.findings.add(where, f"names {digest}, which is no revision of {repository}")
@@ -128,7 +130,7 @@ class _RegistryCheck:
             return
         try:
             if is_schema1(load_json_lenient(content, name)):
-                self.findings.note(where, "is a schema-1 manifest, which verify does not look into")
+                self.findings.note(where, "is a schema-1 manifest, which verify does not check")
                 return
             has_children = is_index(content)
             media_type = parse_index(content).media_type if has_children else parse_manifest(content).media_type
@@ -136,7 +138,7 @@ class _RegistryCheck:
             self.findings.add(name, exc.message)
             return
         self.walk.enter(Descriptor(media_type=media_type, digest=digest, size=len(content)), None, where)
-        # what the repository has to link to for a client to get it, and whether as a revision
+        # A registry serves a blob or manifest only if the repository has a link to it, as a layer or as a revision.
         if has_children:
             named = [(entry.descriptor.digest, True) for entry in parse_index(content).manifests]
         else:

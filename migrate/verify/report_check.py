@@ -1,4 +1,4 @@
-"""migration-report.json against the layout that it is in."""
+"""Compares migration-report.json with the layout that it is in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from migrate.verify.walk import Walk
 def check_kept_report(
     walk: Walk, content: bytes, hashed: Mapping[str, HashedFile], removed: Collection[Digest] = frozenset()
 ) -> None:
-    """Every image of the report is there, with its config and layers; but for those `removed` since."""
+    """Every image of the report must be in the layout with its config and layers, except for those `removed` since."""
     name = REPORT_NAME
     try:
         document = load_json(content, name, REPORT_BYTES)
@@ -28,7 +28,7 @@ def check_kept_report(
     if not isinstance(images, list):
         walk.findings.add(name, "lists no images")
         return
-    if document.get("dry_run") is True:
+    if document.get("dry_run") is True:  # a report that a user has put here: its images were never written
         return
     for position, row in enumerate(images):
         if _digest(row, "manifest_digest") in removed:

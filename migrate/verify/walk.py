@@ -1,4 +1,4 @@
-"""From an index down: manifests, configs and layers of a content-addressed target, and every number on the way."""
+"""Checks manifests, configs and layers of a content-addressed target, from the entries of an index on."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _COMPRESSIONS: Final = {
     MediaType.OCI_LAYER_ZSTD: "zstd",
 }
 _Named = tuple[Descriptor, Platform | None, str]
-"""What an index names, the platform that it gives, and where."""
+"""An entry of an index: descriptor, platform, and the place of the entry for findings."""
 _ELSEWHERE: Final = ("foreign", "nondistributable")
-"""In the media type of a layer whose bytes its publisher keeps."""
+"""Words in the media types of layers that only their publisher distributes, as of Windows base images."""
 
 
 class ImageShape(Struct, frozen=True):
-    """An image whose documents could be read; `layers` base first. `loadable`: Docker takes it, if it is whole."""
+    """An image whose documents could be read; `layers` base first. `loadable`: Docker can load it if it is complete."""
 
     config: Digest
     layers: tuple[Digest, ...]
@@ -47,10 +47,10 @@ class LayerUse(Struct, frozen=True):
 
 
 class Walk(Struct):
-    """Checks documents as it meets them; what concerns layers' bytes is kept in `uses` until they are hashed.
+    """Checks documents. What is expected of layers is kept in `uses` until the layers are hashed.
 
-    `path_of` gives a blob's file. `images` and `children` are by manifest digest; `met` are the blobs
-    that something names.
+    `path_of` gives the file of a blob. `images` and `children` are by manifest digest; `met` are the blobs that some
+    document names.
     """
 
     files: Files
@@ -62,10 +62,10 @@ class Walk(Struct):
     uses: dict[Digest, list[LayerUse]] = field(default_factory=dict)
     met: set[Digest] = field(default_factory=set)
     other_platforms: list[tuple[Digest, Platform, str, str]] = field(default_factory=list)
-    """Of entries of index.json with another platform than the config's: manifest, platform, place and message."""
+    """Entries of index.json with another platform than their config: manifest, platform, place and message."""
 
     def enter(self, descriptor: Descriptor, platform: Platform | None, where: str) -> None:
-        """A manifest or index that an index names, and all below it."""
+        """Checks a manifest or index that an index names, and everything that it leads to."""
         pending = [(descriptor, platform, where)]  # no recursion: indexes may be nested deeper than Python's stack
         while pending:
             descriptor, platform, where = pending.pop()
@@ -82,7 +82,7 @@ class Walk(Struct):
                 self._check_platform(digest, shape, platform, where)
 
     def check_descriptor(self, descriptor: Descriptor, where: str, *, optional: bool = False) -> bool:
-        """Presence and size of a blob."""
+        """Checks that a blob exists and has the stated size."""
         size = self.files.names().get(self.path_of(descriptor.digest))
         if size is None:
             report = self.findings.note if optional else self.findings.add
@@ -95,7 +95,7 @@ class Walk(Struct):
         return True
 
     def content(self, digest: Digest) -> bytes | None:
-        """A document, once its bytes were found to have their digest; None, with a finding, otherwise."""
+        """The content of a document, checked against its digest; None, after a finding, if it is missing or damaged."""
         name = self.path_of(digest)
         if name not in self.files.names():
             return None
@@ -140,7 +140,7 @@ class Walk(Struct):
             self.check_descriptor(layer, f"{where} layers[{position}]", optional=is_elsewhere(layer))
             for position, layer in enumerate(manifest.layers)
         ]
-        if manifest.config.media_type not in CONFIG_TYPES:  # an artifact: blobs are all there is to check
+        if manifest.config.media_type not in CONFIG_TYPES:  # an artifact, which has no diffIDs to check
             return
         config = self.config(manifest.config.digest)
         if config is None:
@@ -156,7 +156,7 @@ class Walk(Struct):
                     self.uses.setdefault(layer.digest, []).append(use)
 
     def config(self, digest: Digest) -> ConfigFacts | None:
-        """Read, checked against its digest and parsed once; None, with a finding, if it is no config."""
+        """The config, read once; None, after a finding, if it is not valid."""
         if digest not in self.configs:
             self.configs[digest] = None
             content = self.content(digest)
@@ -168,9 +168,9 @@ class Walk(Struct):
         return self.configs[digest]
 
     def check_counts(self, config: ConfigFacts, layers: int, where: str) -> bool:
-        """diff_ids and history against the number of layers."""
+        """Compares diff_ids and history with the number of layers."""
         if config.steps_with_layer != len(config.diff_ids) and config.history_empty:
-            # Docker counts steps up to the number of layers, and refuses more (moby image/store.go, Create)
+            # Docker refuses a history with more steps than layers, and accepts fewer (moby image/store.go, Create).
             report = self.findings.add if config.steps_with_layer > len(config.diff_ids) else self.findings.note
             report(
                 where,
@@ -188,22 +188,22 @@ class Walk(Struct):
 
     def _check_platform(self, digest: Digest, shape: ImageShape, platform: Platform | None, where: str) -> None:
         own = shape.platform
-        if own is None or platform is None:  # v1 JSON may name none: then the index has what the user gave
+        if own is None or platform is None:  # v1 JSON may have no platform: the index then has that of `--platform`
             return
         if (own.os.lower(), _go_name(own.architecture)) != (platform.os.lower(), _go_name(platform.architecture)):
             message = f"the platform should be {own}, as in the config, and is {platform}"
             if where.startswith("index.json"):
                 self.other_platforms.append((digest, platform, where, message))
-            else:  # another's index, carried over as it was
+            else:  # an index of a source, which is copied unchanged
                 self.findings.note(where, message)
 
     # --- layers --------------------------------------------------------------------------------------------------
 
     def check_layers(self, hashed: Mapping[str, HashedFile]) -> None:
-        """Compares what the layers unpack to with every config that uses them."""
+        """Compares the uncompressed layers with every config that uses them."""
         for digest, uses in self.uses.items():
             result = hashed.get(self.path_of(digest))
-            if result is None or result.digest != digest:  # reported already, for the blob itself
+            if result is None or result.digest != digest:  # the blob itself has a finding already
                 continue
             for use in uses:
                 check_unpacked(self.findings, use, result)
@@ -220,7 +220,7 @@ def check_unpacked(findings: Findings, use: LayerUse, result: HashedFile) -> Non
 
 
 def check_names(findings: Findings, expected: Mapping[str, Digest], hashed: Mapping[str, HashedFile]) -> None:
-    """Each file against the digest that its name states."""
+    """Compares each file with the digest in its name."""
     for name, digest in expected.items():
         result = hashed.get(name)
         if result is None:
@@ -236,5 +236,5 @@ def is_elsewhere(layer: Descriptor) -> bool:
 
 
 def _go_name(architecture: str) -> str:
-    """Docker 0.6 and 0.7 wrote the kernel's name."""
+    """The architecture as Go names it. Docker 0.6 and 0.7 wrote the name of the kernel."""
     return {"x86_64": "amd64"}.get(architecture, architecture.lower())

@@ -168,6 +168,7 @@ class DeepAnalysis:
             for content in {*by_size[:_MARKS], *by_lot[:_MARKS]}:
                 owners[content].append(diff_id)
         votes: dict[tuple[DiffID, DiffID], int] = defaultdict(int)
+        # All pairs of a content that is in 1,000 layers would be half a million.
         for members in owners.values():
             crowd = len(members) > _CROWD
             for pair in pairwise(members) if crowd else combinations(members, 2):
@@ -203,6 +204,8 @@ class DeepAnalysis:
                     row = found[content] = [0, 0, size, path]
                 row[0] += content not in here
                 row[1] += 1
+                # The first path in order is shown, so that the result does not depend on which thread scanned its layer
+                # first.
                 if self._path_of[path] < self._path_of[row[3]]:
                     row[3] = path
                 here.add(content)

@@ -57,6 +57,7 @@ _Hidden = tuple[bytes, DiffID, int]  # path, layer with the file, size
 def find_waste(report: Report, layers: Mapping[DiffID, ScannedLayer], path_of: Mapping[int, bytes]) -> Waste:
     """The hidden bytes of all images. `layers`: those that were scanned; others count as empty."""
     walk = _Walk(layers, path_of)
+    # A tree of the images' chains: images with common base layers share places, so that each chain is walked once.
     root = _Place()
     for image in report.images:
         place = root

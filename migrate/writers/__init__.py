@@ -1,1 +1,1 @@
-"""Step 5: the places an image can be written to."""
+"""The targets: everything that images can be written to."""

@@ -1,4 +1,4 @@
-"""What the archive targets share: a spool directory beside the file, and a tar with the same bytes on every run."""
+"""Parts of the archive targets: a spool directory beside the file, and a tar with the same bytes on every run."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _LOCK: Final = "owner"
 _ARCHIVE: Final = "archive.tar"
 _SCRATCH: Final = "layer.tar"
 _OWNER: Final = "migrate"
-"""The user name in every header: an archive with it is ours, and a second run may replace it."""
+"""The user name in every header. It marks archives of this program, which a later run may replace."""
 
 
 class ArchiveSpool:
-    """A directory for blobs until their archive is written; held by one run at a time.
+    """A directory for blobs until their archive is written; used by one run at a time.
 
-    It is beside the file (`.NAME.migrate`), or in the system's temporary directory for standard output. A run that
-    was killed leaves it, and the next one uses the blobs in it. It has to belong to this user, and nothing in it is
-    reached through a link: others may be able to write to the directory in which the archive is made.
+    It is beside the file (`.NAME.migrate`), or in the system's temporary directory for standard output. It is left by a
+    killed run, and the next run uses the blobs in it. It must belong to this user, and no file in it is opened through
+    a link, because other users may be able to write to the directory of the archive.
     """
 
     def __init__(self, target: str, *, force: bool, files: SystemCalls = SYSTEM_CALLS) -> None:
@@ -56,14 +56,15 @@ class ArchiveSpool:
             if mode is not None and stat.S_ISDIR(mode):
                 raise TargetError(f"{target}: is a directory; an archive is a file")
             self.is_beside = target != "-" and (mode is None or stat.S_ISREG(mode))
-            """True where the spool and the archive share a file system."""
+            """True if the spool is beside the archive, on its file system."""
             if not self.is_beside:
+                # standard output, a pipe or a device: there is no directory beside it, and no file to replace
                 self.directory = Path(tempfile.mkdtemp(prefix="migrate-"))
                 self.store = DirectoryStore(self.directory, files, durable=False, owner=os.geteuid())
                 return
             if not (force or _is_ours(self._path)):
                 raise TargetError(f"{target}: this file exists and was not written by migrate (--force replaces it)")
-            # names below are opened by the descriptor of their folder, so that no link is followed
+            # All files are opened relative to the descriptor of their folder, so that no link in a path is followed.
             self._made = make_durable_directory(self._path.parent, files)
             self._parent_fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.directory = self._path.parent / self._name
@@ -94,7 +95,8 @@ class ArchiveSpool:
             made = False
         fd = open_folder(self._name, self._parent_fd, str(self.directory))
         found = os.fstat(fd).st_uid
-        if found != owner and not made:  # a network file system may give what root makes to another user
+        # Only for an old spool: NFS with root_squash gives a directory that root creates to another user.
+        if found != owner and not made:
             os.close(fd)
             raise TargetError(f"{self.directory}: belongs to user {found}, and not to this one ({owner}); remove it")
         return DirectoryStore(self.directory, self._files, root_fd=fd, durable=False, owner=found)
@@ -104,7 +106,7 @@ class ArchiveSpool:
         fd = open_regular(_LOCK, os.O_RDWR | os.O_CREAT, self.store.root_fd, what, self._files)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
+        except BlockingIOError as exc:  # two runs would mix their blobs and write one archive
             owner = os.read(fd, 20).decode("ascii", "replace").strip()
             os.close(fd)
             raise TargetError(f"{self.target}: another run (process {owner}) is writing it") from exc
@@ -114,7 +116,7 @@ class ArchiveSpool:
 
     @contextlib.contextmanager
     def open_archive(self) -> Iterator[DeterministicTar]:
-        """The archive, which gets its name when the context is left without an error."""
+        """The archive, which gets its name when the context ends without an error."""
         if self.target == "-":
             sys.stdout.flush()
             with target_errors("standard output"):
@@ -126,6 +128,7 @@ class ArchiveSpool:
                 with open(self.target, "wb", buffering=0) as stream:
                     yield from _write_tar(stream.write)
                 return
+            # The content is durable before the name: a crash leaves the old archive or the new one.
             with self._new_file(_ARCHIVE) as fd:
                 yield from _write_tar(partial(self._files.write, fd))
                 self._files.sync(fd)
@@ -134,7 +137,7 @@ class ArchiveSpool:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[tuple[Callable[[bytes], None], BinaryIO]]:
-        """A file without a name: what writes to it, and a stream that reads it from its start."""
+        """A temporary file without a name: a function that writes to it, and a stream that reads it from the start."""
         with target_errors(str(self.directory)), self._new_file(_SCRATCH) as fd:
             self._files.unlink(_SCRATCH, self.store.root_fd)
             with open(f"/proc/self/fd/{fd}", "rb", buffering=0) as stream:
@@ -142,7 +145,7 @@ class ArchiveSpool:
 
     @contextlib.contextmanager
     def _new_file(self, name: str) -> Iterator[int]:
-        with contextlib.suppress(FileNotFoundError):  # of a run that was killed
+        with contextlib.suppress(FileNotFoundError):  # left by a run that was killed
             self._files.unlink(name, self.store.root_fd)
         fd = self._files.open(name, CREATE, self.store.root_fd)
         try:
@@ -166,7 +169,7 @@ class ArchiveSpool:
                 self._parent_fd = -1
 
     def abandon(self) -> None:
-        """Closes it, and removes what opening it has made."""
+        """Closes the spool, and removes it and the directories that were created for it."""
         self.close(done=True)
         remove_empty(self._made)
 
@@ -178,7 +181,7 @@ def _write_tar(write: Callable[[memoryview], int]) -> Iterator[DeterministicTar]
 
 
 def _is_ours(path: Path) -> bool:
-    """True where nothing would be lost: no file, an empty one, or an archive that this program wrote."""
+    """True if the file may be replaced: it does not exist, is empty, or is an archive that this program wrote."""
     try:
         with open(path, "rb") as stream:
             head = stream.read(512)
@@ -188,10 +191,10 @@ def _is_ours(path: Path) -> bool:
 
 
 class DeterministicTar:
-    """A tar of files and folders without times and owners. Sizes from 8 GiB on are GNU base-256, which Go reads."""
+    """A tar of files and folders without times and owners. Sizes of 8 GiB and more are GNU base-256, which Go reads."""
 
     def __init__(self, write: Callable[[memoryview], int]) -> None:
-        """`write` is that of an unbuffered file: it may take fewer bytes than it gets."""
+        """`write` is that of an unbuffered file: it may write fewer bytes than it gets."""
         self._write_some = write
         self._position = 0
 
@@ -204,7 +207,7 @@ class DeterministicTar:
         self._pad(512)
 
     def add_file(self, name: str, source: BinaryIO, size: int) -> None:
-        """`size` bytes from `source`; TargetError where it holds fewer or more."""
+        """Adds `size` bytes from `source`. Raises TargetError if it has fewer."""
         self._header(name, tarfile.REGTYPE, 0o644, size)
         left = size
         while left:

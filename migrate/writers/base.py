@@ -18,7 +18,7 @@ from migrate.rehash.ports import BlobTarget
 
 
 def index_entries(content: bytes) -> Sequence[IndexEntry]:
-    """The entries of a manifest list or index that is to be written. Raises TargetError."""
+    """The entries of a manifest list or index before it is written. Raises TargetError."""
     try:
         return parse_index(content).manifests
     except SourceError as exc:
@@ -26,66 +26,69 @@ def index_entries(content: bytes) -> Sequence[IndexEntry]:
 
 
 class ImageTarget(BlobTarget):
-    """A place for images. Every method raises TargetError, and nothing else, when the target fails.
+    """A target for images. Every method raises TargetError, and no other error, when the target fails.
 
-    Blobs come before the image that names them; nothing is visible under a reference before `finish`.
+    Blobs are written before the image that names them. No reference is visible before `finish`.
     """
 
     wants_compression: ClassVar[Compression | None] = None
-    """Of a format that has one way to store layers, whatever `--compression` is."""
+    """The compression of a format that has only one; `--compression` is ignored."""
     names_have_hosts: ClassVar[bool] = True
-    """False for a registry: its names have no host, so names that differ in the host alone are one."""
+    """False for a registry, whose names have no host: names that differ only in the host are one name there."""
 
     @abstractmethod
     def commit(self, image: ComposedImage, references: Sequence[Reference], /) -> None:
-        """Writes config and manifest of `image`, whose layer blobs are all there, and remembers its references."""
+        """Writes config and manifest of `image`, and notes its references. All its layer blobs are written before."""
 
     @abstractmethod
     def commit_index(self, content: bytes, media_type: str, references: Sequence[Reference], /) -> None:
-        """Writes a manifest list or index whose children are all committed, and remembers its references."""
+        """Writes a manifest list or index, and notes its references. All its children are committed before."""
 
     @abstractmethod
     def finish(self, report: bytes, /) -> None:
-        """Makes the index of everything committed, then the report, durable. Called once, last."""
+        """Writes the index of all committed images, then the report, and makes both durable. Called once, last."""
 
     def finish_in_pieces(self, report: Iterable[bytes], /) -> None:
-        """As `finish`; the pieces make the report, which need not be in memory as a whole."""
+        """As `finish`, with the report in pieces, because the whole may be too large for memory."""
         self.finish(b"".join(report))
 
     def abandon(self) -> None:
-        """Instead of `finish`, where nothing could be read: a target that this run has made is removed."""
+        """Called instead of `finish` if nothing could be read: removes a target that this run has created."""
 
     def close(self) -> None:
-        """Releases everything; called after an error, too. What was committed stays valid."""
+        """Releases all resources, also after an error. Committed blobs stay valid."""
 
-    # --- with defaults for targets that cannot do better -----------------------------------------------------------
+    # --- optional features -----------------------------------------------------------------------------------------
 
     def existing_images(self) -> Sequence[ExistingImage]:
-        """What the target holds already, so that a name is never taken from an image in silence."""
+        """The images in the target before this run, so that conflicts about their names are found."""
         return ()
 
     def begin_run(self) -> None:
-        """Notes what the target holds, where `remember_run` may be called later."""
+        """Notes the state of the target, if `remember_run` may be called later."""
 
     def remember_run(self, key: str, /) -> None:
-        """To be called before `finish` of a run without failures and conflicts: `writers.run_memory` shall know that
-        it is done, where doing it again would change nothing."""
+        """Called before `finish` of a run without failures and conflicts. If the same run would change nothing next
+        time, the target records its key (`writers.run_memory`)."""
 
     def mapped_images(self) -> Sequence[MappedImage]:
-        """What all earlier runs converted into the target, as far as it keeps that."""
+        """The map rows of all earlier runs, if the target has a map."""
         return ()
 
     def add_to_map(self, rows: Iterable[MappedImage], /) -> None:
-        """What this run has converted, for the map that `finish` writes where the target has a place for one."""
+        """Adds rows of this run to the map that `finish` writes, if the target has one."""
+
+    def note_blobs(self, repositories: Mapping[Digest, str], /) -> None:
+        """Repositories of the target from which blobs of this run came: those need not be sent."""
 
     def blob_sizes(self) -> Mapping[str, int] | None:
-        """Bytes of every blob, by the hex digits of its digest; None where that is not known at little cost. Nothing
-        is read or proven."""
+        """Bytes of every blob, by the hex digits of its digest, or None if listing them would be slow. No blob is read
+        or checked."""
         return None
 
     def named_layers(self) -> Collection[Digest]:
-        """Layer blobs that the images name which were there when the target was opened."""
+        """Layer blobs of the images that were in the target when it was opened."""
         return ()
 
     def remove_blobs(self, digests: Iterable[Digest], /) -> None:
-        """Removes those of `digests` that no image in the target names, where it can. Called after `finish`."""
+        """Removes those of `digests` that no image in the target names, if the target can. Called after `finish`."""

@@ -1,4 +1,4 @@
-"""The blobs of a target: which are there and proven, and new ones that are being written."""
+"""The blobs of a target: finds and checks existing ones, and writes new ones."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from migrate.writers.proofs import Proofs
 _BLOCK: Final = 1024 * 1024
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _MOST_FOUND: Final = 100_000
-"""So many blobs of earlier runs are listed once; more of them are looked for one by one."""
+"""Up to this many existing blobs are listed once and kept in memory; more are looked up one by one."""
 
 
 class BlobStore:
     """Blobs by digest in a store. Every method may be called from several threads at once.
 
-    A blob that was there before this run counts only after its bytes were read and gave its digest, now or (with
-    `proofs`) in an earlier run since when its file is unchanged: one that was damaged is written anew. `path_of` gives
-    a blob's name in the store.
+    A blob that was in the store before this run is used only if its bytes were read and have its digest: in this run,
+    or (with `proofs`) in an earlier one, if its file has not changed since. A damaged blob is written again. `path_of`
+    gives the name of a blob in the store.
 
-    What another run writes meanwhile may be written once more, which does no harm: a blob's name is its digest.
+    Another run may write the same blob at the same time, which does no harm: the name of a blob is its digest.
     """
 
     def __init__(
@@ -54,9 +54,11 @@ class BlobStore:
             store.on_named = self._note_named
 
     def close(self) -> None:
-        """Where versions are not known at once, they are listed when all blobs are written."""
+        """Writes the last proofs."""
         self.store.on_named = None
         if self.proofs is not None:
+            # The ETags of new objects in a bucket are listed once, after all are written: asking for each one would
+            # take a request for each blob.
             if self._sizes and self.store.reads_cost:
                 versions = self._list_versions()
                 for digest, size in self._sizes.items():
@@ -71,7 +73,7 @@ class BlobStore:
             self._prove(digest, size, version)
 
     def _prove(self, digest: Digest, size: int, version: str | None) -> None:
-        """This run has written the blob, and maybe `note_content` came before it had its name."""
+        """Adds the proofs of a blob that this run has written, with its diffID if `note_content` was called before."""
         assert self.proofs is not None
         self.proofs.add(digest, size, version)
         with self._lock:
@@ -80,13 +82,13 @@ class BlobStore:
             self.proofs.add(digest, size, version, diff_id)
 
     def note_content(self, digest: Digest, size: int, diff_id: DiffID) -> None:
-        """This run has seen that the blob holds this layer."""
+        """Notes that the blob has the layer `diff_id`, which this run has compressed or read."""
         if self.proofs is None:
             return
         version = None if digest in self._damaged else self._version(digest)
         if version is not None:
             self.proofs.add(digest, size, version, diff_id)
-        else:  # it has no name yet
+        else:  # the blob is not written under its name yet: `_prove` adds the proof then
             with self._lock:
                 self._contents[digest] = diff_id
 
@@ -94,11 +96,12 @@ class BlobStore:
         return self.proofs is not None and self.proofs.has(digest, size, self._version(digest), diff_id)
 
     def _list_versions(self) -> Mapping[str, tuple[int, str]]:
-        """Of all blobs, whose names begin alike."""
+        """Size and version of all blobs, by name."""
+        # the common prefix of all names of blobs
         return self.store.versions(self.path_of(Digest("0" * 64)).partition("/sha256/")[0])
 
     def is_proven(self, digest: Digest, size: int, version: str | None = None) -> bool:
-        """True if the blob had its digest when its file had this version, which is the present one if none is given."""
+        """True if the blob had its digest when its file had this version (default: the current version)."""
         return self.proofs is not None and self.proofs.has(digest, size, version or self._version(digest))
 
     def _version(self, digest: Digest) -> str | None:
@@ -124,8 +127,9 @@ class BlobStore:
         return _StoredBlobWriter(self)
 
     def put(self, content: bytes, digest: Digest) -> None:
-        """A small blob: a config, a manifest."""
+        """Writes a small blob, such as a config or a manifest."""
         size = len(content)
+        # In a bucket, reading the blob to check it would cost more than to write it again.
         if digest in self._sizes or (self.is_proven(digest, size) if self.store.reads_cost else self.has(digest, size)):
             return
         self.store.put(self.path_of(digest), content)
@@ -143,10 +147,11 @@ class BlobStore:
         self.store.remove(self.path_of(digest) for digest in gone)
 
     def link(self, path: str, digest: Digest, size: int, how: Link) -> bool:
-        """Takes the file `path` over as the blob, if the store can and its bytes have the digest. `how` is `--link`.
+        """Makes the file `path` a blob without copying its bytes, and returns whether that was possible. The bytes are
+        checked. `how` is `--link`.
 
-        `auto` clones where the file system can, and never makes a hard link: through one, a change of the source would
-        change the target.
+        `auto` makes a reflink (clone) if the file system can. It never makes a hard link: the two files would be one,
+        so that a change in the source would change the target.
         """
         if how is Link.COPY:
             return False
@@ -164,7 +169,7 @@ class BlobStore:
         return False
 
     def _clone(self, path: str, name: str, is_right: Callable[[BinaryIO], bool]) -> bool:
-        """Where a file system could not clone one blob, the next one is not tried."""
+        """Clones a file. If that is not possible for one file of a device, it is not tried for the next."""
         try:
             device = os.stat(path).st_dev
         except OSError:
@@ -177,7 +182,7 @@ class BlobStore:
         return cloned
 
     def read_many(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
-        """Small blobs. Those that are absent, larger than JSON_BYTES or not what their name promises are left out."""
+        """Reads small blobs. Blobs that are missing, larger than JSON_BYTES or damaged are left out."""
         names = {self.path_of(digest): digest for digest in digests}
         found = self.store.read_many(list(names), JSON_BYTES)
         return {names[name]: content for name, content in found.items() if Digest.of(content) == names[name]}
@@ -190,24 +195,25 @@ class BlobStore:
         return stream
 
     def sizes(self) -> Mapping[str, int]:
-        """Bytes of the blobs of a layout, by the hex digits of their digests; from now on those are the ones found."""
+        """Bytes of the blobs of a layout, by the hex digits of their digests."""
         sizes = self.store.sizes("blobs/sha256")
+        # other runs and workers may have written blobs since the last listing
         if self._found is not None:
             self._found = frozenset(sizes)
         return sizes
 
     def is_damaged(self, digest: Digest) -> bool:
-        """True if something else was found under the blob's name."""
+        """True if the file with the blob's name has other bytes."""
         return digest in self._damaged
 
     def is_absent(self, digest: Digest, size: int) -> bool:
-        """True for a small blob of a remote target that was not there when its blobs were listed. To look for it takes
-        longer than to send it, and a second one is not taken."""
+        """True for a small blob of a bucket that was not in the listing of its blobs. Checking for it again would take
+        longer than to send it, and if another run has written it meanwhile, nothing is replaced."""
         is_listed = self.proofs is not None and self.store.reads_cost and size <= SMALL_FILE_BYTES
         return is_listed and digest not in self._sizes and self._version(digest) is None
 
     def _is_intact(self, digest: Digest, size: int) -> bool:
-        # Most of what a conversion writes was not there when the store was first looked at.
+        # Most blobs of a run are new. One listing of the folder saves a failing `open` for each of them.
         if self._found is None and self._lists:
             names = self.store.names(self.path_of(digest).rpartition("/")[0])
             self._lists = len(names) <= _MOST_FOUND
@@ -226,17 +232,17 @@ class BlobStore:
         with stream:
             try:
                 intact = _digest_of(stream, size) == digest
-            except OSError:  # an unreadable blob is written anew
+            except OSError:  # a blob on a bad sector is written again
                 intact = False
         if not intact:
             self._damaged.add(digest)
-        elif self.proofs is not None and version == self._version(digest):  # it did not change while it was read
+        elif self.proofs is not None and version == self._version(digest):  # not changed while it was read
             self.proofs.add(digest, size, version)
         return intact
 
 
 def _digest_of(stream: BinaryIO, size: int) -> Digest | None:
-    """sha256 of a stream; None if it does not hold exactly `size` bytes."""
+    """sha256 of a stream; None if it does not have exactly `size` bytes."""
     total = 0
     digest = hashlib.sha256()
     while block := stream.read(min(_BLOCK, size + 1)):

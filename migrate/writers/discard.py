@@ -1,4 +1,4 @@
-"""A target for dry runs: takes everything, keeps counts."""
+"""A target for dry runs, which counts blobs and images and keeps nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Archives: docker-save's form (`docker-archive:FILE`) and an OCI layout in a tar (`oci-archive:FILE`).
+"""Archives: the form of `docker save` (`docker-archive:FILE`) and an OCI layout in a tar (`oci-archive:FILE`).
 
-Both are spooled blob by blob and written at once; the old file stays until the new one is whole. Equal content
-gives equal bytes; so no report is inside.
+Blobs are spooled, and the archive is written at the end. An old file stays until the new one is complete. Equal content
+gives equal bytes, so the archives contain no report.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BLOB_FOLDERS: Final = ("blobs", "blobs/sha256")
 
 
 class _Archive(ImageTarget):
-    """Spools blobs, remembers images and indexes; the subclasses write the tar."""
+    """Spools blobs, and notes images and indexes. Subclasses write the tar."""
 
     def __init__(self, path: str, options: ConvertOptions, *, files: SystemCalls = SYSTEM_CALLS) -> None:
         self._spool = ArchiveSpool(path, force=options.force, files=files)
@@ -64,7 +64,7 @@ class _Archive(ImageTarget):
         self._catalog.commit_index(self._document(content, media_type), children, references)
 
     def finish(self, report: bytes, /) -> None:
-        del report  # it holds times, and would make every run's archive another one
+        del report  # it has the times of the run, so that equal content would give other bytes
         self.flush()
         entries = self._catalog.merge((), self._blobs.read_many)
         with self._spool.open_archive() as archive:
@@ -72,7 +72,7 @@ class _Archive(ImageTarget):
         self._finished = True
 
     def free_bytes(self) -> int | None:
-        """Room for the blobs, each of which is in the spool and then, where that is beside it, in the archive."""
+        """Free bytes for blobs. A spool beside the archive takes half of them, since each blob is written twice."""
         free = self._spool.store.free_bytes()
         if free is None or not self._spool.is_beside:
             return free
@@ -103,7 +103,7 @@ class OciArchive(_Archive):
         archive.add("index.json", encode_index(entries))
         archive.add("manifest.json", encode_archive_manifest(self._catalog.archive_manifest(entries)))
         layers = {layer.digest: layer.size for image in self._catalog.images.values() for layer in image.layers}
-        # scanners that walk the tar as a file system find no blob in a folder without an entry
+        # Some image scanners read the tar as a file system and do not find files in folders without an entry.
         for folder in _BLOB_FOLDERS:
             archive.add_folder(folder)
         for digest in sorted(self._documents.keys() | layers.keys()):
@@ -115,14 +115,14 @@ class OciArchive(_Archive):
 
 
 class DockerArchive(_Archive):
-    """`manifest.json`, `<image ID>.json`, `<diffID>.tar`, the form that `docker load`, podman and
-    skopeo read. Each distinct layer is there once, uncompressed, as a regular file.
+    """`manifest.json`, `<image ID>.json` and `<diffID>.tar`: the form that `docker load`, podman and skopeo read. Each
+    distinct layer is stored once, uncompressed, as a regular file.
 
-    No `repositories`: engines that need one also need a directory for each legacy ID, and those are gone.
+    There is no `repositories` file: only Docker before 1.10 needs it, and it also needs a directory for each legacy ID.
     """
 
     wants_compression: ClassVar[Compression | None] = Compression.NONE
-    """Layers are stored as plain tars, so compressing them would be for nothing."""
+    """Layers are stored as plain tars, so they are not compressed first."""
 
     def __init__(self, path: str, options: ConvertOptions, *, files: SystemCalls = SYSTEM_CALLS) -> None:
         super().__init__(path, options, files=files)
@@ -153,16 +153,17 @@ class DockerArchive(_Archive):
         for diff_id, path in sorted(layers.items()):
             name, blob = f"{diff_id.hex}.tar", Digest(path.rpartition("/")[2])
             with self._blobs.open_published(blob) as stream:
-                if blob == diff_id:
+                if blob == diff_id:  # the blob is the tar itself
                     archive.add_file(name, stream, os.fstat(stream.fileno()).st_size)
                     continue
+                # A tar header comes before the content and has its size, which is known after unpacking only.
                 with self._spool.scratch() as (write, plain):
                     size = _unpack(stream, write, diff_id)
                     archive.add_file(name, plain, size)
 
 
 def _unpack(stream: BinaryIO, write: Callable[[bytes], None], diff_id: DiffID) -> int:
-    """Writes the tar that a blob holds which came compressed from its source; its size in bytes."""
+    """Writes the uncompressed tar of a blob that was compressed in its source, and returns its size in bytes."""
     kind = detect_compression(stream.read(16))
     stream.seek(0)
     digest = hashlib.sha256()

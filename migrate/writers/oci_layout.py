@@ -1,7 +1,7 @@
 """An OCI image layout in a directory or a bucket, with a manifest.json so that `docker load` reads it, too.
 
-docs/reference/layout.md describes what is in it. Blobs come first, `index.json` and then the report last; a run that is
-ended at any instant leaves what it found, plus blobs that nothing names yet.
+docs/reference/layout.md describes its files. Blobs are written first, then `index.json`, and the report last. A run
+that is killed at any point leaves the images that it found, and new blobs that no image names yet.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
     from migrate.layout.garbage import Garbage
 
 FINISHING: Final = f"{STATE_DIRECTORY}/finishing"
-"""Is there while manifest.json may be ahead of index.json."""
+"""A file that exists while manifest.json is replaced and index.json is not yet."""
 _SHARD_JOURNAL: Final = "journal-"
-"""How the names of their journals begin (batch/journal.py)."""
+"""The prefix of the names of shard journals (batch/journal.py)."""
 _OURS: Final = frozenset({"oci-layout", "blobs", "index.json", "manifest.json", MAP_NAME, REPORT_NAME, STATE_DIRECTORY})
 _ALLOWED: Final = NOT_OURS | {STATE_DIRECTORY}
 
 
 class OciLayout(ImageTarget):
-    """Opening it creates or continues the layout.
+    """A layout in a directory or bucket, which is created if it does not exist.
 
-    Raises TargetError for a place that holds something else, or a layout whose index.json cannot be read.
+    Raises TargetError for a directory with other files, or a layout whose index.json cannot be read.
     """
 
     takes_files = True
@@ -69,7 +69,7 @@ class OciLayout(ImageTarget):
         self.store = store or open_store(location, "an OCI layout", files)
         try:
             self._check_place()
-            # A new layout is valid at once: it has an empty index.
+            # A new layout is valid from the start, with an empty index.
             with self.store.lock():
                 names = self.store.names()
                 for name, content in (("oci-layout", OCI_LAYOUT), ("index.json", encode_index(()))):
@@ -99,7 +99,7 @@ class OciLayout(ImageTarget):
         self._is_new = set(names) <= NOT_OURS
         foreign = [name for name in names if name not in (_OURS if STATE_DIRECTORY in names else _ALLOWED)]
         if foreign == ["index.json"] and self.store.read("index.json", SMALL_FILE_BYTES) == encode_index(()):
-            return  # an earlier version of this program was ended between its first two files
+            return  # an earlier version of this program was killed before it wrote its second file, oci-layout
         if foreign:
             raise TargetError(
                 f"{self.store.location}: neither empty nor an OCI layout: it holds {foreign[0]!r}"
@@ -147,10 +147,10 @@ class OciLayout(ImageTarget):
         self.finish_in_pieces([report])
 
     def finish_in_pieces(self, report: Iterable[bytes], /) -> None:
-        """Adds what was committed to index.json and manifest.json, whatever other runs added meanwhile."""
+        """Adds the committed images to index.json and manifest.json. What other runs have added is kept."""
         self.flush()
         with self.store.lock():
-            # another run may have changed the index since this one was opened: both are merged under the lock
+            # Another run may have changed the index since this one read it, so it is read again under the lock.
             version = self.store.version("index.json")
             entries = self._catalog.merge(self._read_index(), self._blobs.read_many, self._map.superseded())
             archive_manifest = encode_archive_manifest(self._catalog.archive_manifest(entries))
@@ -172,27 +172,31 @@ class OciLayout(ImageTarget):
         self._run_key = key
 
     def _note_run(self) -> None:
-        """Another run finds what this one leaves. It leaves the same again where this one found nothing, and where this
-        one has changed nothing: what a target holds takes part in who gets a name. The report takes part in nothing."""
+        """Records the run, if doing it again on its own result would change nothing.
+
+        That is certain if the target was new, or if this run has changed nothing but the report. Otherwise it is not:
+        images that were in the target before take part in conflicts about names.
+        """
         if self._run_key is None or not self.store.is_alone():
             return
-        self.memory.close()  # the record of layers is part of the state, and in a bucket proofs are made now
+        self.memory.close()  # writes the record of layers, which is part of the state, and the proofs of a bucket
         state = self._runs.state(self._is_proven)
         if state is not None and (self._is_new or state == self._state_before):
             self._runs.note(self._run_key, state)
 
     def _is_proven(self, name: str, size: int, version: str) -> bool:
-        """Nothing is proven of files that are no blobs: this run has written them, or read all of them."""
+        """True for blobs with a proof, and for all other files: this run has written or read those."""
         folder, _, last = name.rpartition("/")
         if folder != "blobs/sha256":
             return True
         try:
             return self._blobs.is_proven(Digest(last), size, version)
-        except ValueError:  # no name of a blob
+        except ValueError:  # not the name of a blob
             return False
 
     def _replace_documents(self, archive_manifest: bytes, index: bytes, version: str | None) -> None:
-        """manifest.json, then index.json; a marker is there while a run may have been ended between the two."""
+        """Replaces manifest.json, then index.json. A marker file exists in between, so that `verify` can report a run
+        that was killed there instead of a damaged layout."""
         held = (self.store.read("manifest.json", CATALOG_BYTES), self.store.read("index.json", CATALOG_BYTES))
         if held != (archive_manifest, index):
             documents = (archive_manifest, index)
@@ -207,7 +211,7 @@ class OciLayout(ImageTarget):
             self.store.abandon(self._is_unused)
 
     def _is_unused(self) -> bool:
-        """No other run has put an image into it, nor, as a shard of a batch, its journal."""
+        """True if no other run has added an image or, as a shard of a batch, a journal."""
         shards = (name for name in self.store.names(STATE_DIRECTORY) if name.startswith(_SHARD_JOURNAL))
         return self.store.read("index.json", CATALOG_BYTES) in (None, encode_index(())) and not any(shards)
 
@@ -218,7 +222,7 @@ class OciLayout(ImageTarget):
     # --- what is there already -----------------------------------------------------------------------------------
 
     def existing_images(self) -> Sequence[ExistingImage]:
-        """Every entry of index.json as this run found it."""
+        """All entries of index.json when the layout was opened."""
         return self._catalog.existing_images(self._blobs.read_many)
 
     def mapped_images(self) -> Sequence[MappedImage]:
@@ -235,8 +239,9 @@ class OciLayout(ImageTarget):
         return self._catalog.named_layers(self._blobs.read_many)
 
     def remove_blobs(self, digests: Iterable[Digest], /) -> None:
-        """Nothing goes while an image of the layout cannot be read, or another run is at work, which may have found a
-        blob for an image that no index names yet; what is left then, the next merge removes."""
+        """Removes those of `digests` that no image needs. Does nothing while another run uses the layout, which may
+        have found one of the blobs for an image that is not in the index yet, or if an image cannot be read, whose
+        blobs are unknown. The next merge of the batch tries again."""
         with self.store.lock():
             if self.store.is_alone() and all(
                 self._catalog.has_manifest(entry.descriptor.digest) for entry in self._read_index()
@@ -245,15 +250,16 @@ class OciLayout(ImageTarget):
                 self._blobs.remove(digest for digest in digests if digest not in needed)
 
     def collect_garbage(self) -> Garbage:
-        """Removes untagged images and the blobs that nothing needs then: first from the index, then from the disk.
+        """Removes images without a name and the blobs that no image needs then: first from the index, then from the
+        disk.
 
-        Raises TargetError while another run is at work, and DamagedError where an image with a name cannot be read.
+        Raises TargetError while another run uses the layout, and DamagedError if an image with a name cannot be read.
         """
         from migrate.layout.garbage import plan_garbage
 
         with self.store.lock():
             if not self.store.is_alone():
-                raise TargetError(f"{self.store.location}: another run is at work on it; nothing was removed")
+                raise TargetError(f"{self.store.location}: another run is using it; nothing was removed")
             entries = self._read_index()
             documents = list(read_documents(entries, self._blobs.read_many))
             garbage = plan_garbage(entries, documents, self.store.sizes("blobs/sha256"))
@@ -261,7 +267,7 @@ class OciLayout(ImageTarget):
             archive_manifest = encode_archive_manifest(self._catalog.archive_manifest(garbage.entries))
             self._replace_documents(archive_manifest, encode_index(garbage.entries), self.store.version(INDEX))
             self._map.write(self._catalog.names(garbage.entries), complete=True, removed=garbage.images)
-            self.store.flush()
+            self.store.flush()  # after a power cut, no index on the disk may name a blob that is gone
             self._blobs.remove(garbage.blobs)
             return garbage
 

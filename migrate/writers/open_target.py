@@ -1,4 +1,4 @@
-"""The target that the user names: a prefix as in skopeo, or a plain path for an OCI layout."""
+"""Parses the name of a target (a prefix as in skopeo, or a plain path for an OCI layout), and opens it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _COMPRESSED = re.compile(r"(.*[^/])\.(t?gz|bz2|tbz2?|t?xz|zst|tzst|lz4|lzma|br|z
 
 
 def open_target(text: str, options: ConvertOptions) -> ImageTarget:
-    """Opens (and where needed creates) the target. In a dry run it writes nothing, and gives images the names and blobs
-    that they would have. UsageError for a text that names none, TargetError if it fails."""
+    """Opens the target, and creates it if it does not exist. In a dry run, returns a target that writes nothing and
+    gives images the same names and blobs. Raises UsageError for a text that names no target, and TargetError."""
     prefix, rest = parse_target(text)
     if options.dry_run:
         from migrate.writers.discard import Discard, DiscardArchive, DiscardRepositories
@@ -34,7 +34,7 @@ def open_target(text: str, options: ConvertOptions) -> ImageTarget:
             "docker": DiscardRepositories,
         }
         return kinds.get(prefix, Discard)()
-    # modules are imported when they are needed: the start of a command takes as long as its imports
+    # Imported when needed, because imports take most of the time that a command needs to start.
     match prefix:
         case "oci":
             from migrate.writers.oci_layout import OciLayout
@@ -63,32 +63,32 @@ def goes_to_stdout(text: str) -> bool:
 
 
 def target_path(text: str) -> str | None:
-    """The path of a target on disk, None for one that is elsewhere."""
+    """The path of a target on disk, or None for other targets."""
     path = plain_path(text)
     return None if path in ("", "-") or "://" in text else path
 
 
 def target_url(text: str) -> str | None:
-    """The URL of a target in a bucket, None for one that is elsewhere."""
+    """The URL of a target in a bucket, or None for other targets."""
     url = plain_path(text)
     return url if "://" in url and not url.startswith(REGISTRY_PREFIX) else None
 
 
 def name_warnings(text: str) -> list[str]:
-    """What a target's name promises and the file does not hold: archives are written without compression."""
+    """A warning for archives with a name such as `images.tar.gz`: archives are written without compression."""
     prefix, path = parse_target(text)
     match = _COMPRESSED.fullmatch(path)
     if match is None or not prefix.endswith("-archive"):
         return []
     plain = match[1] if match[1].lower().endswith(".tar") else f"{match[1]}.tar"
-    return [f"{path}: a plain tar in spite of this name; name it {plain}, or pipe {prefix}:- into a compressor"]
+    return [f"{path}: is written as a plain tar; name it {plain}, or pipe {prefix}:- into a compressor"]
 
 
 def parse_target(text: str) -> tuple[str, str]:
     """(prefix, path) of a target; the prefix of a plain path is `oci`, that of a registry `docker`.
 
-    Raises UsageError, with the right form, for what is not a target. That includes what works with other programs and
-    would make a file or folder of an odd name here.
+    Raises UsageError, with the right form, for a text that is not a target. That includes forms of other programs,
+    which would give a file or directory with a strange name here.
     """
     if text in ("", "-"):
         raise UsageError(f"target {text!r}: name a directory, or docker-archive:- for standard output")
@@ -110,14 +110,14 @@ def parse_target(text: str) -> tuple[str, str]:
         return "oci", text
     other, colon, _ = text.partition(":")
     if colon and _PREFIX.fullmatch(other) and not os.path.exists(text):
-        import difflib  # for errors alone
+        import difflib  # only needed for errors
 
         close = difflib.get_close_matches(other, _KINDS, n=1)
         hint = f"did you mean {close[0]}:?" if close else f"a directory of that name is ./{text}"
         raise UsageError(f"target {text!r}: {other}: is not a kind of target ({', '.join(_KINDS)}, docker://); {hint}")
     if _ARCHIVE.fullmatch(text) and not os.path.lexists(text):
         raise UsageError(
-            f"target {text!r}: a plain path is the directory of an OCI layout, and this is the name of an archive; "
+            f"target {text!r}: a plain path is the directory of an OCI layout, but this looks like an archive; "
             f"write docker-archive:{text} for `docker load`, oci-archive:{text}, or {text}/ for a directory"
         )
     return "oci", text

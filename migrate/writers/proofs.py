@@ -1,13 +1,14 @@
-"""Which blobs of a target were proven to be right, so that a later run need not read them again: `.migrate/proven`.
+"""Proofs that blobs of a target were checked, so that later runs need not read them again: `.migrate/proven`.
 
 A proof is the beginning of a sha256 over one of two sentences, in 32 hex digits on a line of its own:
 
-- *this blob, in this version of its file, has its digest*: made when a run gives the blob its name, or has read it;
-- *this blob, in this version of its file, holds the tar of this diffID*: made when a run has compressed or unpacked it.
+- *this blob, in this version of its file, has its digest*: made when a run writes the blob, or has read it;
+- *this blob, in this version of its file, has the tar of this diffID*: made when a run has compressed or unpacked it.
 
-A blob whose file has another inode, size, mtime or ctime (in a bucket: another ETag) has no proof, and is read as if
-nothing was known; nobody can make a proof for a target that is copied or unpacked elsewhere, whose files get inodes and
-times there. A torn or damaged line proves nothing. docs/decisions/0004-hints-are-proven.md lists what is not noticed.
+A version is the inode, size, mtime and ctime of a file, or the ETag of an object. A blob with another version has no
+proof, and is read again. So do all blobs of a target that was copied or unpacked elsewhere, because its files get new
+inodes and times. A torn or damaged line proves nothing. docs/decisions/0004-hints-are-proven.md lists the changes that
+are not noticed.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from migrate.storage.store import STATE_DIRECTORY, AppendedFile, Store
 
 PROOFS: Final = f"{STATE_DIRECTORY}/proven"
 RECORD_BYTES: Final = 1024 * 1024 * 1024
-"""Of each record: thirty million proofs, six million layers, three million places. A larger one is not used."""
+"""Largest size of a record that is used: thirty million proofs, six million layers, three million places."""
 _LINE: Final = re.compile(rb"^[0-9a-f]{32}$", re.MULTILINE)
 _LINES: Final = 64
 
 
 class RecordFile:
-    """Lines that all runs on a target append to, in a file that is opened when the first one is appended.
+    """A file to which all runs on a target append lines. It is opened when the first line is written.
 
-    Up to `waiting` lines are kept until they are written together: a killed run loses them. A `private` record is
-    believed, and so not read where another user could have written it.
+    Up to `waiting` lines are kept and written together; a killed run loses them. The lines of a `private` record are
+    used without another check, so it is not read if another user could have written it.
     """
 
     def __init__(self, store: Store, name: str, *, waiting: int = 0, private: bool = False) -> None:
@@ -44,7 +45,7 @@ class RecordFile:
         self._file: AppendedFile | None = None
 
     def read(self) -> bytes:
-        """Nothing where it cannot be read: a run can do without it."""
+        """The lines, or nothing if they cannot be read: without them, a run takes longer and gives the same result."""
         try:
             return self._store.read_record(self._name, RECORD_BYTES, private=self._private)
         except TargetError:
@@ -59,11 +60,11 @@ class RecordFile:
         lines, self._waiting = b"".join(self._waiting), []
         if self._file is None:
             self._file = self._store.append_to(self._name)
-            lines = b"\n" + lines  # ends a line that a killed run left unfinished
+            lines = b"\n" + lines  # a killed run may have left a line without its end
         self._file.append(lines)
 
     def close(self) -> None:
-        """Raises TargetError where the last lines cannot be written."""
+        """Writes the last lines. Raises TargetError."""
         try:
             if self._waiting:
                 self._write()
@@ -74,7 +75,7 @@ class RecordFile:
 
 
 class Proofs:
-    """May be used from several threads. Without `believe`, proofs are made and none is believed."""
+    """The proofs of one target. May be used from several threads. Without `believe`, proofs are added but not used."""
 
     def __init__(self, store: Store, *, believe: bool = True) -> None:
         self._record = RecordFile(store, PROOFS, waiting=_LINES, private=True)
@@ -83,7 +84,7 @@ class Proofs:
         self._lock = threading.Lock()
 
     def has(self, digest: Digest, size: int, version: str | None, diff_id: DiffID | None = None) -> bool:
-        """True if the blob had its digest, or held the layer `diff_id`, when its file had this version."""
+        """True if the blob had its digest, or the layer `diff_id`, when its file had this version."""
         if version is None or not self._believe:
             return False
         with self._lock:

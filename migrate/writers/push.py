@@ -1,4 +1,4 @@
-"""Bringing images into a registry: blobs first, each once, then manifests, the tags last."""
+"""Uploads images to a registry: first the blobs, each once, then manifests, and tags last."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ Answer = TypeVar("Answer")
 
 
 class PushedBlob(Struct, frozen=True):
-    """A blob that can be opened as often as needed, from its start, for random access."""
+    """A blob. `open` can be called several times and gives a seekable stream. `home` is a repository of the registry
+    that has it, if one is known."""
 
     digest: Digest
     size: int
     open: Callable[[], IO[bytes]]
+    home: str | None = None
 
 
 class PushedManifest(Struct, frozen=True):
@@ -44,7 +46,7 @@ class PushedManifest(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, order=True)
 class PushedName:
-    """A manifest's place in the registry. Without a tag it can be had by its digest only."""
+    """The name of a manifest in the registry. Without a tag it can be pulled by its digest only."""
 
     repository: str
     tag: str | None
@@ -52,8 +54,8 @@ class PushedName:
 
 
 class PushPreview(Struct, frozen=True, kw_only=True):
-    """What a push would do: `names` are tags that the registry lacks or has of another image; `blobs` are sent,
-    `mounts` are blobs that a repository takes from another one."""
+    """What a push would do. `names`: tags that the registry lacks or that lead to another image there. `blobs`: number
+    of blobs to send. `mounts`: number of blobs that a repository takes from another repository."""
 
     names: tuple[PushedName, ...]
     blobs: int
@@ -74,7 +76,7 @@ class Pusher:
         self._progress = progress or SilentProgress()
 
     def push(self, manifests: Mapping[Digest, PushedManifest], names: Sequence[PushedName]) -> None:
-        """Everything that `names` names, with all that it needs. What the registry has already is not sent."""
+        """Uploads the manifests in `names` with their children and blobs, except for those that the registry has."""
         with _as_target_error():
             wanted = self._missing_manifests(manifests, names)
             places = _blob_places(wanted)
@@ -86,7 +88,7 @@ class Pusher:
             self._each(lambda name: self._push_tag(name, manifests[name.digest]), tagged)
 
     def preview(self, manifests: Mapping[Digest, PushedManifest], names: Sequence[PushedName]) -> PushPreview:
-        """What `push` would do now. Reads what the registry has, and sends nothing."""
+        """What `push` would do now. Only reads from the registry."""
         with _as_target_error():
             places = _blob_places(self._missing_manifests(manifests, names))
             missing = self._each(lambda place: self._lacking(*place), places)
@@ -107,7 +109,7 @@ class Pusher:
     def _missing_manifests(
         self, manifests: Mapping[Digest, PushedManifest], names: Iterable[PushedName]
     ) -> dict[tuple[str, Digest], PushedManifest]:
-        """(repository, digest) → manifest for those that the registry lacks, children before their list."""
+        """(repository, digest) → manifest, for all that the registry lacks, children before their lists."""
         needed: dict[tuple[str, Digest], PushedManifest] = {}
         for name in sorted(names, key=lambda name: (name.repository, name.digest)):
             for digest in _with_children(name.digest, manifests):
@@ -118,16 +120,17 @@ class Pusher:
         return {place: manifest for (place, manifest), there in zip(needed.items(), present, strict=True) if not there}
 
     def _push_blob(self, blob: PushedBlob, repositories: Sequence[str]) -> None:
-        """Once into the first repository that needs it, from there into the others; not at all where it is."""
+        """Uploads a blob into the first repository that lacks it, and mounts it from there into the others."""
         missing = self._lacking(blob, repositories)
-        origin = next((name for name in repositories if name not in missing), None)
+        origin = next((name for name in repositories if name not in missing), blob.home)
         self._client.traffic.add(skipped=len(repositories) - len(missing))
         for repository in missing:
             session = None
-            if origin is not None:
+            if origin is not None and origin != repository:
                 session = self._client.mount_blob(repository, blob.digest, origin)
                 if session is None:
                     continue
+                # A registry may refuse a mount, and begins an upload instead (distribution specification).
             self._client.upload_blob(repository, blob.digest, blob.size, blob.open, session)
             origin = repository
 
@@ -137,7 +140,8 @@ class Pusher:
     def _push_manifests(
         self, wanted: Mapping[tuple[str, Digest], PushedManifest], manifests: Mapping[Digest, PushedManifest]
     ) -> None:
-        """Images, lists of images, then lists of lists one by one: a registry takes none before what it names."""
+        """Uploads images, then lists of images, then lists of lists one by one: a registry refuses a manifest that
+        names something which it does not have."""
 
         def put(place: tuple[str, Digest]) -> None:
             manifest = manifests[place[1]]
@@ -160,11 +164,11 @@ class Pusher:
         return self._client.manifest_digest(name.repository, name.tag, "push") == name.digest
 
     def _each(self, step: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
-        """`step` of every item, in their order; the first error ends those that have not begun.
+        """The results of `step` for all items, in their order. After the first error no further item is begun.
 
-        An interruption waits for none of them: an upload may take hours, and the registry keeps what has arrived.
+        An interruption waits for none: an upload may take hours, and the registry keeps complete blobs.
         """
-        # an executor of its own for each group: the next group begins when all of this one is there
+        # one executor for each group, so that the next group begins when this one is complete
         pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="push")
         interrupted = False
         try:
@@ -182,7 +186,8 @@ class Pusher:
 
 
 def _blob_places(wanted: Mapping[tuple[str, Digest], PushedManifest]) -> list[tuple[PushedBlob, list[str]]]:
-    """Each blob of `wanted`, the largest first, with the repositories that need it."""
+    """Each blob of `wanted` with the repositories that need it. The largest come first, so that all jobs end at about
+    the same time."""
     places: dict[Digest, dict[str, None]] = defaultdict(dict)
     blobs: dict[Digest, PushedBlob] = {}
     for (repository, _), manifest in wanted.items():
@@ -206,7 +211,7 @@ def _with_children(digest: Digest, manifests: Mapping[Digest, PushedManifest]) -
             pending.append((digest, True))
             for child in manifests[digest].children:
                 if child not in manifests:
-                    raise TargetError(f"the list {digest} names {child}, which is not there")
+                    raise TargetError(f"the list {digest} names {child}, which is missing")
                 pending.append((child, False))
 
 

@@ -1,4 +1,4 @@
-"""What `push` sends: the images of an OCI image layout, by the names that its index.json gives them."""
+"""Reads an OCI image layout for `push`: the images, by their names in index.json."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from migrate.model.digest import Digest
 from migrate.model.image import Descriptor
 from migrate.model.reference import Reference
 from migrate.writers.push import PushedBlob, PushedManifest, PushedName, pushed_names
-from migrate.writers.registry_names import RegistryNames
-from migrate.writers.registry_storage import UNTAGGED
+from migrate.writers.registry_names import UNTAGGED, RegistryNames
 
 Naming = Callable[[Reference], Reference]
 
 
 class LayoutImages(Struct):
-    """Everything to send; `left_out` counts images without a reference that were not asked for."""
+    """The manifests and names to send. `left_out` counts images without a reference, which only `--all` sends."""
 
     manifests: dict[Digest, PushedManifest]
     names: list[PushedName]
@@ -30,10 +29,10 @@ class LayoutImages(Struct):
 
 
 def read_layout(layout: Layout, name: Naming, *, patterns: Sequence[str] = (), untagged: bool = False) -> LayoutImages:
-    """Reads index.json and every document below it; layer blobs are only looked at for their size.
+    """Reads index.json and all manifests that it leads to. Of blobs only the size is checked.
 
-    `name` gives the place in the registry. Raises SourceUnreadableError for what is no layout or one that is not whole:
-    such a layout is better verified than sent. Raises TargetError if two images would get one name there.
+    `name` gives the name in the registry. Raises SourceUnreadableError if the location is not a layout, or one that
+    lacks files: it is not pushed in part. Raises TargetError if two images would get one name in the registry.
     """
     if not layout.has(LAYOUT_FILE):
         raise SourceUnreadableError(f"{layout.location}: not an OCI image layout: it has no {LAYOUT_FILE} file")
@@ -54,7 +53,7 @@ def read_layout(layout: Layout, name: Naming, *, patterns: Sequence[str] = (), u
             media_type = media_type or document.manifest.media_type
             manifests[document.digest] = PushedManifest(document.content, media_type, blobs)
     except MigrateError as error:
-        raise SourceUnreadableError(f"{layout.location}: not whole: {error.message}") from error
+        raise SourceUnreadableError(f"{layout.location}: incomplete: {error.message}") from error
     for entry, reference in chosen:
         names.claim(name(reference), entry.descriptor.digest, reference)
     return LayoutImages(manifests, pushed_names(names), left_out)

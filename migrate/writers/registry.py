@@ -1,7 +1,7 @@
 """A registry as a target: `docker://HOST[:PORT][/PREFIX]`.
 
-Which repository needs a blob is known only when its image is complete. Until then a blob waits in a temporary folder
-or in its file in the source; from there it goes to the registry at the end of the run.
+The repository that needs a blob is known only when its image is complete. Until then a blob is kept in a temporary
+folder, or in its file in the source. All blobs are sent at the end of the run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -28,14 +28,13 @@ from migrate.storage.syscalls import target_errors
 from migrate.writers.base import ImageTarget, index_entries
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.push import PushedBlob, PushedManifest, Pusher, pushed_names
-from migrate.writers.registry_names import RegistryNames
-from migrate.writers.registry_storage import UNTAGGED
+from migrate.writers.registry_names import UNTAGGED, RegistryNames
 
 
 class RegistryTarget(ImageTarget):
-    """Opening it makes sure that a registry answers.
+    """A registry. Raises TargetError at once if it does not answer.
 
-    Tags of the registry that the run names are moved, as `docker push` moves them; all others stay.
+    Tags that this run uses are moved to its images, as `docker push` does. All other tags stay.
     """
 
     takes_files = True
@@ -46,6 +45,7 @@ class RegistryTarget(ImageTarget):
         self._options = options
         self._lock = threading.Lock()
         self._linked: dict[Digest, str] = {}
+        self._homes: Mapping[Digest, str] = {}
         self._manifests: dict[Digest, PushedManifest] = {}
         self._names = RegistryNames("--rename can give them different names")
         try:
@@ -64,7 +64,7 @@ class RegistryTarget(ImageTarget):
         return self._blobs.open()
 
     def link_blob(self, path: str, digest: Digest, size: int, /) -> bool:
-        """The file stays where it is until it is sent; the registry checks what arrives against the digest."""
+        """Notes the file, which is sent at the end. It is not read here: the registry checks the digest."""
         del size
         with self._lock:
             self._linked.setdefault(digest, path)
@@ -88,8 +88,11 @@ class RegistryTarget(ImageTarget):
             self._manifests[digest] = PushedManifest(content, media_type, children=children)
             self._name(digest, references or [Reference(UNTAGGED, digest.hex)])
 
+    def note_blobs(self, repositories: Mapping[Digest, str], /) -> None:
+        self._homes = repositories
+
     def finish(self, report: bytes, /) -> None:
-        """Sends everything. A registry has no place for the report; `--report FILE` keeps it."""
+        """Sends everything. A registry cannot store the report; `--report FILE` writes it elsewhere."""
         del report
         self._store.flush()
         Pusher(self.client, self._options.jobs).push(self._manifests, pushed_names(self._names))
@@ -100,7 +103,7 @@ class RegistryTarget(ImageTarget):
         shutil.rmtree(self._spool, ignore_errors=True)
 
     def place(self, reference: Reference, /) -> Reference:
-        """The whole name that an image gets in the registry, prefix included."""
+        """The name of an image in the registry, with the prefix."""
         return placed(self._prefix, reference)
 
     def _name(self, digest: Digest, references: Sequence[Reference]) -> None:
@@ -109,10 +112,10 @@ class RegistryTarget(ImageTarget):
 
     def _blob(self, digest: Digest, size: int) -> PushedBlob:
         if digest in self._linked:
-            return PushedBlob(digest, size, opener(self._linked[digest]))
+            return PushedBlob(digest, size, opener(self._linked[digest]), self._homes.get(digest))
         if not self._blobs.has(digest, size):
             raise TargetError(f"blob {digest} was never written")
-        return PushedBlob(digest, size, partial(self._blobs.open_published, digest))
+        return PushedBlob(digest, size, partial(self._blobs.open_published, digest), self._homes.get(digest))
 
 
 def placed(prefix: str, reference: Reference) -> Reference:
@@ -128,7 +131,7 @@ def opener(path: str | Path) -> Callable[[], IO[bytes]]:
 
 
 def split_registry_target(location: str) -> tuple[str, str]:
-    """`HOST[:PORT][/PREFIX]` → (host, prefix that ends in `/` or is empty). UsageError for anything else."""
+    """`HOST[:PORT][/PREFIX]` → (host, prefix that ends in `/` or is empty). Raises UsageError."""
     host, _, prefix = location.partition("/")
     prefix = prefix.strip("/")
     if not host:

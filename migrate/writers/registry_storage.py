@@ -1,7 +1,8 @@
-"""The storage tree of the distribution registry as a target: `registry serve` on it serves every image at once.
+"""The storage directory of the distribution registry as a target: `registry serve` can serve the images from it.
 
-Format: distribution 2.8.3, `registry/storage/paths.go`. Blobs come first, then the links that let a repository serve
-them, then the revisions, and the tags last; an existing tree is only added to. docs/howto/serve.md shows its use.
+Format: distribution 2.8.3, `registry/storage/paths.go`. Blobs are written first, then the links that let a repository
+serve them, then the revisions, and tags last. In an existing tree, files are added and tags are moved, and nothing is
+removed. docs/howto/serve.md describes its use.
 """
 
 from __future__ import annotations
@@ -42,25 +43,23 @@ from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls
 from migrate.writers.base import ImageTarget, index_entries
 from migrate.writers.blob_store import BlobStore
 from migrate.writers.proofs import Proofs
-from migrate.writers.registry_names import RegistryNames
+from migrate.writers.registry_names import UNTAGGED, RegistryNames
 from migrate.writers.target_map import TargetMap
 from migrate.writers.target_memory import RecordedMemory
 from migrate.writers.target_store import open_store
 
 _ALLOWED: Final = NOT_OURS | {STATE_DIRECTORY, MAP_NAME, REPORT_NAME}
-UNTAGGED: Final = "untagged"
-"""The repository of images without a reference; a tag there is the image ID's 64 digits."""
 
 
 class _Content(Struct):
-    """What a manifest names: blobs that its repository has to link, and, for a list, manifests."""
+    """The digests in a manifest: blobs, which need a link in the repository, or the manifests of a list."""
 
     blobs: tuple[Digest, ...] = ()
     children: tuple[Digest, ...] = ()
 
 
 class _Links(Struct):
-    """Files of one group, by path; the groups are written one after the other."""
+    """The files to write, by path, in groups that are written one after the other."""
 
     layers: dict[str, bytes] = field(default_factory=dict)
     revisions: dict[str, bytes] = field(default_factory=dict)
@@ -69,9 +68,9 @@ class _Links(Struct):
 
 
 class RegistryStorage(ImageTarget):
-    """In a directory or a bucket (`s3://…`). A new directory is made.
+    """The storage of a registry in a directory or a bucket (`s3://…`), which is created if it does not exist.
 
-    Raises TargetError for a place that holds something else.
+    Raises TargetError for a directory with other files.
     """
 
     takes_files = True
@@ -95,7 +94,7 @@ class RegistryStorage(ImageTarget):
             names = self.store.names()
             self._is_new = set(names) <= NOT_OURS
             foreign = [name for name in names if name not in _ALLOWED]
-            # a run that was ended at once leaves the state and the tree's first folder
+            # a run that was killed right after its start leaves its state and the first folder of the tree
             started = STATE_DIRECTORY in names and foreign == [ROOT.partition("/")[0]]
             if foreign and not started and not self.store.names(ROOT):
                 raise TargetError(
@@ -143,11 +142,12 @@ class RegistryStorage(ImageTarget):
         self._name(digest, _Content(children=children), references or [Reference(UNTAGGED, digest.hex)])
 
     def finish(self, report: bytes, /) -> None:
-        """Links, revisions, tags, report: each group is durable before the next begins."""
+        """Writes links, revisions, tags and the report. Each group is durable before the next one is begun, so that a
+        registry never finds a tag without its blobs, also after a power cut."""
         links = _Links()
         for reference, digest in self._names:
             repository = reference.name
-            pending, seen = [digest], {digest}  # no recursion: indexes may be nested deeper than Python's stack
+            pending, seen = [digest], {digest}  # no recursion: lists may be nested deeper than Python's stack
             while pending:
                 current = pending.pop()
                 named = self._contents.get(current, _Content())
@@ -193,7 +193,7 @@ class RegistryStorage(ImageTarget):
         self._map.add(rows)
 
     def _granted(self) -> dict[str, set[Digest]]:
-        """What each name of this run leads to, through lists, too."""
+        """The manifests that each name of this run leads to, directly or through lists."""
         granted: dict[str, set[Digest]] = {}
         for reference, digest in self._names:
             if reference.name == UNTAGGED:
@@ -209,11 +209,11 @@ class RegistryStorage(ImageTarget):
     # --- what is there already -----------------------------------------------------------------------------------
 
     def existing_images(self) -> Sequence[ExistingImage]:
-        """Every tag of the tree. What cannot be read is listed without platform and time."""
+        """All tags in the storage. Images that cannot be read have no platform and no time."""
         try:
             return sorted(self._existing(NamedFiles(open_tree(self.location))), key=lambda image: str(image.reference))
         except SourceError as exc:
-            raise TargetError(f"{self.location}: what is there cannot be read: {exc.message}") from exc
+            raise TargetError(f"{self.location}: its existing images cannot be read: {exc.message}") from exc
 
     def _existing(self, tree: NamedFiles) -> Iterator[ExistingImage]:
         for repository in iter_repositories(tree, ROOT):
@@ -257,7 +257,8 @@ def _existing_image(tree: NamedFiles, reference: Reference, link: bytes) -> Exis
 
 
 def _leaves(tree: NamedFiles, entries: Sequence[IndexEntry]) -> Iterator[tuple[IndexEntry, bytes]]:
-    """What the entries of an index lead to, with its bytes. Indexes may be nested to any depth."""
+    """The images that the entries of an index lead to, with the bytes of their manifests. Indexes may be nested to any
+    depth."""
     pending, seen = list(reversed(entries)), set()
     while pending:
         entry = pending.pop()
@@ -295,7 +296,7 @@ def _read_single(
 
 
 def _unknown(reference: Reference, digest: Digest, content: bytes) -> ExistingImage:
-    """Schema 1, or damaged: it is there, and nothing more is known of it."""
+    """An image of which only the name and digest are known: schema 1, or damaged."""
     return ExistingImage(
         reference=reference, manifest_digest=digest, media_type="", platform=None, created=None, size=len(content)
     )

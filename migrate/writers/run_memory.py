@@ -1,10 +1,10 @@
-"""The runs that left a target as it is: repeating one of them has nothing to do but to date the report anew.
+"""A record of runs, so that a run which would change nothing in the target only writes the report with the new time.
 
-`.migrate/runs` has a line a run: its key (`convert.repeat`), the state of all files of the target but for the report,
-that of the report, and the beginning of a sha256 over the three. A state is a sum of sha256 over the name and the
-version of each file (inode, size, mtime and ctime in nanoseconds, or ETag), so that files may come in any order. A
-target of which one file is another, or changed, or more or less, has another state, and the run is done as if nothing
-was known. docs/decisions/0004-hints-are-proven.md lists what is not noticed.
+`.migrate/runs` has one line for each run: its key (`convert.repeat`), the state of all files of the target except the
+report, the state of the report, and the beginning of a sha256 over these three. A state is the sum of the sha256 of the
+name and version of each file (inode, size, mtime and ctime in nanoseconds, or ETag), which does not depend on the order
+of the files. If a file was added, removed, replaced or changed, the state differs, and the run is done in full.
+docs/decisions/0004-hints-are-proven.md lists the changes that are not noticed.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ _DATES: Final = re.compile(rb'(\n  "started": ")[^"\n]*(",\n  "finished": ")[^"\
 _SUMS: Final = 1 << 256
 
 IsProven = Callable[[str, int, str], bool]
-"""(name, bytes, version) of a file of the target: whether this version of it is known to hold what it should."""
+"""(name, bytes, version) of a file of the target → whether this version is known to have the right bytes."""
 
 
 def dated(report: bytes, started: str, finished: str) -> bytes:
-    """The report of the same run at another time."""
+    """The report with other times."""
     return _DATES.sub(rb"\g<1>%s\g<2>%s\g<3>" % (started.encode("ascii"), finished.encode("ascii")), report, count=1)
 
 
 class RunMemory:
-    """Of a layout in a store. All of it is to be called under the store's lock."""
+    """The record in one layout. All methods must be called under the lock of the store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def state(self, is_proven: IsProven | None = None) -> str | None:
-        """Of all files but the report, and the records of `.migrate` that decide nothing. None where a file could
-        change unseen, or is not proven, or has gone meanwhile."""
+        """The state of all files except the report and the records in `.migrate` that do not influence a result. None
+        if a file has no version, has no proof, or was removed meanwhile."""
         try:
             total = 0
             for name, size, version in self._store.iter_versions():
@@ -63,7 +63,7 @@ class RunMemory:
             return None
 
     def note(self, key: str, state: str) -> None:
-        """The run has ended, and left this state. In silence where that cannot be written: nothing depends on it."""
+        """Records a run that has left this state. Errors are ignored: without the line, the run is done in full."""
         report = self._report_state()
         if report is not None:
             line = f"{key} {state} {report}".encode("ascii")
@@ -73,7 +73,7 @@ class RunMemory:
                 record.close()
 
     def repeat(self, key: str, started: str, finish: Callable[[], str]) -> bytes | None:
-        """Writes the report of a run that would change nothing, and returns it; None where the run has to be done."""
+        """Writes the report of a run that would change nothing, and returns it; None if the run has to be done."""
         ends = [
             line.decode("ascii").partition(" ")[2]
             for line, check in _LINE.findall(self._record().read())
@@ -103,8 +103,8 @@ class RunMemory:
 def repeat_run(
     location: str, key: str, started: str, finish: Callable[[], str], files: SystemCalls = SYSTEM_CALLS
 ) -> bytes | None:
-    """The report of a run on the layout at `location`, a path or URL, if an earlier run with the same key left
-    everything as it would. None, and nothing is made or written, where the run has to be done. Raises TargetError."""
+    """The report of a run on the layout at `location`, a path or URL, if an earlier run with the same key left the
+    target as it is. None if the run has to be done; nothing is created or written then. Raises TargetError."""
     if not is_url(location) and not os.path.isfile(os.path.join(location, RUNS)):
         return None
     store = open_store(location, "an OCI layout", files)

@@ -1,4 +1,4 @@
-"""migration-map.json of a target: what all runs have converted into it."""
+"""migration-map.json of a target: the old and new IDs of all images that runs have converted into it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from migrate.storage.store import Store
 
 
 class TargetMap:
-    """The map at the root of `store`, and what this run adds to it.
+    """The map at the root of `store`, and the rows that this run adds.
 
-    A target of a version that wrote no maps has what its report holds. Raises TargetError for a map that cannot be
-    read: it may be all that is known of disks that are gone, and is never written over.
+    In a target of an older version, which wrote no map, the rows are those of the report. Raises TargetError for a map
+    that cannot be read. Such a map is never replaced: it may be the last record of old disks that are gone.
     """
 
     def __init__(self, store: Store) -> None:
@@ -37,13 +37,13 @@ class TargetMap:
         self.rows()
 
     def rows(self) -> Rows:
-        """What is there now."""
+        """The rows in the target now."""
         raw = self._store.read(MAP_NAME, CATALOG_BYTES)
         if raw is None:
             try:
                 report = self._store.read(REPORT_NAME, REPORT_BYTES)
                 return () if report is None else rows_of_report(report, REPORT_BYTES)
-            except MigrateError:  # `verify` reports it; the run replaces it
+            except MigrateError:  # the run replaces a damaged report, and `verify` reports it
                 return ()
         if raw != self._raw:
             try:
@@ -58,7 +58,7 @@ class TargetMap:
         self._added += rows
 
     def superseded(self) -> set[Digest]:
-        """Manifests that earlier runs made of legacy images which this run has converted again."""
+        """Manifests of earlier runs, of the same legacy images that this run has converted to other manifests."""
         again = {row.legacy_id for row in self._added}
         ours = {row.manifest_digest for row in self._added}
         made = {row.manifest_digest for row in self.rows() if row.legacy_id in again}
@@ -67,8 +67,8 @@ class TargetMap:
     def write(
         self, granted: Mapping[str, Collection[Digest]], *, complete: bool, removed: Collection[Digest] = frozenset()
     ) -> None:
-        """Adds this run's rows, each with the names that `granted` gives it (`rename_rows`), and marks those of the
-        manifests that were `removed`. Called under the target's lock, before the report is replaced."""
+        """Adds the rows of this run, gives all rows the names in `granted` (`rename_rows`), and marks the rows of
+        `removed` manifests. Called under the lock of the target, before the report is replaced."""
         rows = rename_rows(merge_rows([*self.rows(), *self._added]), granted, complete=complete)
         rows = tuple(replace(row, removed=True) if row.manifest_digest in removed else row for row in rows)
         if rows and (content := encode_map(rows)) != self._raw:

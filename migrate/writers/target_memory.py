@@ -1,13 +1,13 @@
-"""What a target remembers from earlier runs, in records that only grow (and `.migrate/proven`, writers/proofs.py).
+"""Records of earlier runs in a target, to which lines are only appended (see also writers/proofs.py).
 
-`.migrate/layers`: which blob holds which diffID. One line a blob: diffID, how it was compressed, blob digest, blob
-size; and one line a layer: diffID, `tar`, size of the tar. It is proven before it is used: the blob must have its
-digest, and its decompressed bytes the diffID. Both are read, or have a proof of an earlier run. A stale or torn line
+`.migrate/layers`: which blob has which diffID. One line for each blob: diffID, compression, blob digest, blob size. One
+line for each layer: diffID, `tar`, size of the tar. A line is checked before it is used: the blob must have its digest,
+and its decompressed bytes the diffID. Both are computed, or have a proof of an earlier run. A stale or torn line
 therefore costs time and never gives a wrong result.
 
-`.migrate/payloads`: what places in sources held (`rehash.payload_memory`). One line each: the place (64 hex digits),
-what it held, and the beginning of a sha256 over both, so that a torn or damaged line is none. Lines are appended some
-dozens at a time; those of a killed run's last moments are lost, which costs reading those layers again.
+`.migrate/payloads`: the content of places in sources (`rehash.payload_memory`). One line for each: the place (64 hex
+digits), facts about its content, and the beginning of a sha256 over both, so that a torn or damaged line is ignored.
+Lines are written 64 at a time. A killed run loses the last ones, so that their layers are read again.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _LINE: Final = re.compile(rb"([0-9a-f]{64}) ([a-z-]{1,16}):(-?[0-9]{1,3}) ([0-9a
 _SIZE_LINE: Final = re.compile(rb"([0-9a-f]{64}) tar ([0-9]{1,19})")
 _PAYLOAD_LINE: Final = re.compile(rb"^([0-9a-f]{64}) ([ -~]{1,400}) ([0-9a-f]{16})$", re.MULTILINE)
 _MOST_BLOBS: Final = 8
-"""Of one layer. Runs make one, and sources bring some ready; a record with more of them is not written by us."""
+"""Blobs that are kept for one layer. A run makes one, and sources may have some that are compressed already."""
 _LINES: Final = 64
 _BLOCK: Final = 1024 * 1024
 _FAMILIES: Final = {Compression.GZIP: "gzip", Compression.GZIP_FAST: "gzip"}
 
 
 class RecordedMemory(TargetMemory):
-    """Of a target whose blobs are in a BlobStore."""
+    """The records of a target whose blobs are in a BlobStore."""
 
     keeps_payloads: ClassVar[bool] = True
 
@@ -85,7 +85,7 @@ class RecordedMemory(TargetMemory):
     def known_blob(
         self, diff_id: DiffID, compression: str, /, among: Collection[Digest] | None = None, tar_size: int | None = None
     ) -> StoredBlob | None:
-        """Of several, the smallest, whichever was written first."""
+        """The smallest of several blobs, so that the choice does not depend on the order in which they were written."""
         del tar_size
         with self._lock:
             found = self._read_layers().get((diff_id, compression), ())
@@ -96,7 +96,8 @@ class RecordedMemory(TargetMemory):
         return None
 
     def remember_blob(self, diff_id: DiffID, blob: StoredBlob, /) -> None:
-        # `gzip` and `gzip-fast` make other bytes of one layer; a blob taken over as it was has its own word
+        # `gzip` and `gzip-fast` give different bytes for one layer, so each has its own lines. A blob that was copied
+        # from a source is recorded by its compression.
         is_ours = _FAMILIES.get(self._compression) == blob.compression
         way = self._compression.value if is_ours else blob.compression
         line = f"{diff_id.hex} {way}:{self._level} {blob.digest.hex} {blob.size}\n".encode("ascii")
@@ -155,7 +156,7 @@ class RecordedMemory(TargetMemory):
         return self._payloads
 
     def close(self) -> None:
-        """Where the target takes no more, waiting lines are lost without an error: nothing depends on them."""
+        """Writes the last lines. On a full disk they are lost without an error: later runs only take longer."""
         with self._lock:
             for ending in (self._layer_record, self._payload_record, self._blobs):
                 with contextlib.suppress(TargetError):
@@ -163,7 +164,7 @@ class RecordedMemory(TargetMemory):
 
 
 def _add(known: dict[tuple[DiffID, str], tuple[StoredBlob, ...]], key: tuple[DiffID, str], blob: StoredBlob) -> bool:
-    """True if the blob is a new one."""
+    """Adds a blob; False if it was there."""
     blobs = known.get(key, ())
     if blob in blobs:
         return False

@@ -1,4 +1,4 @@
-"""The store in which a target's files are: a directory, which is made, or a bucket."""
+"""Opens the store for the files of a target: a directory, which is created if needed, or a bucket."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from migrate.storage.syscalls import SYSTEM_CALLS, SystemCalls, target_errors
 
 
 def open_store(location: str | Path, kind: str, files: SystemCalls = SYSTEM_CALLS) -> Store:
-    """`kind` is the target's, for errors: "an OCI layout". Raises TargetError, and UsageError for a URL that needs what
-    is not installed."""
+    """`kind` names the kind of target in errors, such as "an OCI layout". Raises TargetError, and UsageError for a URL
+    that needs a library which is not installed."""
     text = str(location)
     if is_url(text):
         from migrate.storage.bucket_store import BucketStore
@@ -22,7 +22,7 @@ def open_store(location: str | Path, kind: str, files: SystemCalls = SYSTEM_CALL
         return BucketStore(text)
     path = Path(location)
     if os.path.lexists(path) and not os.path.isdir(path):
-        found = f"is a link to {os.readlink(path)}, and no directory" if path.is_symlink() else "is a file"
+        found = f"is a link to {os.readlink(path)}, not to a directory" if path.is_symlink() else "is a file"
         raise TargetError(
             f"{path}: {found}; {kind} is a directory (a file is written by oci-archive:FILE or docker-archive:FILE)"
         )

@@ -309,6 +309,65 @@ def test_a_second_archive_that_needs_the_first(tmp_path: Path) -> None:
     assert (outcome.exit_code, sorted(names(outcome.report))) == (0, ["app:base", "app:first", "app:top"])
 
 
+def placed(names: list[str], below: str | None, where: str, *, folders: bool) -> bytes:
+    """A v1 archive without what is below it, with `repositories` at one of its places, or by ID; all members up to its
+    end, and no end marker."""
+    groups: list[Members] = []
+    for name in names:
+        identity = legacy_id(name)
+        document = layer_json(identity, legacy_id(below) if below else None)
+        members: Members = [(f"{identity}/VERSION", b"1.0"), (f"{identity}/json", document)]
+        if folders:
+            folder = tarfile.TarInfo(f"{identity}/")
+            folder.type = tarfile.DIRTYPE
+            members.insert(0, (folder.name, folder))
+        groups.append([*members, (f"{identity}/layer.tar", layer_tar(name))])
+        below = name
+    if where != "nowhere":
+        tags = json.dumps({"app": {names[-1]: legacy_id(names[-1])}}).encode()
+        groups.insert({"first": 0, "middle": 1, "last": len(groups)}[where], [("repositories", tags)])
+    whole = build_tar(member for group in groups for member in group)
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        last = archive.getmembers()[-1]
+    return whole[: last.offset_data + (last.size + 511) // 512 * 512]
+
+
+PLACES: list[tuple[str, ...]] = [
+    ("nowhere", "nowhere", "last"),
+    ("last", "nowhere", "nowhere"),
+    ("first", "middle", "nowhere"),
+]
+PLACES += [("middle", "nowhere", "first"), ("nowhere", "first", "middle"), ("last", "first", "nowhere")]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["file", "gzip"])
+@pytest.mark.parametrize("places", PLACES, ids=" + ".join)
+def test_each_archive_may_need_those_before_it(places: tuple[str, ...], pack: Builder, tmp_path: Path) -> None:
+    zeros = (1, 2, 20)[PLACES.index(places) % 3]
+    names = [["a", "b"], ["c", "d"], ["e", "f"]]
+    parts = [
+        placed(own, names[number - 1][-1] if number else None, where, folders=PLACES.index(places) % 2 == 0)
+        for number, (own, where) in enumerate(zip(names, places, strict=True))
+    ]
+    (tmp_path / "all").write_bytes(pack(bytes(512 * zeros).join(parts) + bytes(1024)))
+    outcome = api.plan(tmp_path / "all")
+    assert (outcome.exit_code, outcome.report.failures) == (0, ())
+    found = {image.legacy_id: (len(image.layers), image.references) for image in outcome.report.images}
+    assert found == {
+        legacy_id(own[-1]): (2 * number, () if where == "nowhere" else (f"app:{own[-1]}",))
+        for number, (own, where) in enumerate(zip(names, places, strict=True), start=1)
+    }
+
+
+def test_zeros_in_place_of_a_layer_s_first_members_are_damage(tmp_path: Path) -> None:
+    """What is behind them begins as no archive does."""
+    first, second = placed(["a"], None, "nowhere", folders=False), placed(["b"], "a", "last", folders=False)
+    (tmp_path / "all").write_bytes(first + bytes(1024) + second[1024:] + bytes(1024))  # VERSION of the second is lost
+    outcome = api.plan(tmp_path / "all")
+    assert outcome.exit_code == 3
+    assert "where the archive does not end" in outcome.report.failures[0].message
+
+
 def test_an_archive_that_lacks_a_layer_takes_none_of_that_name_from_another(tmp_path: Path) -> None:
     first, second = same_names("0", "base", "top"), same_names("1", "base", "top")
     with tarfile.open(fileobj=io.BytesIO(second)) as archive:

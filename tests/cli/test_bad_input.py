@@ -305,7 +305,7 @@ def test_an_archive_of_no_image_at_all(tmp_path: Path) -> None:
 def test_a_target_alone_asks_for_sources(tmp_path: Path) -> None:
     done = migrate("convert", tmp_path / "a.tar")
     assert done.code == 2 and done.errors == [
-        f"migrate: error: name the sources before the TARGET: {tmp_path}/a.tar is all that was named"
+        f"migrate: error: no SOURCE before the TARGET {tmp_path}/a.tar: name the sources first"
     ]
 
 

@@ -226,7 +226,7 @@ def test_salvage_says_that_it_gives_no_part_of_an_image_with_a_config_of_its_own
     for options, noted in ((["--salvage"], True), ([], False)):
         (failure,) = migrate("plan", *options, "--report", "-", source).json()["failures"]
         assert (failure["references"], failure["layer"]) == (["x:1"], "b")
-        assert failure["message"].endswith("; --salvage gives no part of this image") == noted
+        assert failure["message"].endswith("; --salvage cannot convert a part of this image") == noted
 
 
 def test_a_blob_that_an_index_has_lost_is_named(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_blob_that_an_index_has_lost_is_named(tmp_path: Path) -> None:
     source.write_bytes(build_tar([*parts, ("index.json", index)]))
     (failure,) = migrate("plan", "--salvage", "--report", "-", source).json()["failures"]
     assert f"sha256:{failure['layer']}" == layer["digest"]
-    assert failure["message"].endswith("; --salvage gives no part of this image")
+    assert failure["message"].endswith("; --salvage cannot convert a part of this image")
 
 
 def test_a_truncated_archive_keeps_the_images_that_stand_before_the_cut(tmp_path: Path) -> None:

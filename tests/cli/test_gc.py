@@ -82,7 +82,7 @@ def test_nothing_goes_while_a_run_is_at_work(layout: Path) -> None:
     finally:
         running.close()
     assert done.code == 5
-    assert "another run is at work" in done.errors[0]
+    assert "another run is using it" in done.errors[0]
     assert blobs(layout) == before
 
 

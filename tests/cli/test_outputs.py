@@ -222,7 +222,7 @@ def test_a_name_with_a_newline_stands_in_no_list(shelf: Path, tmp_path: Path) ->
     result = migrate("batch", "--converted-list", tmp_path / "list", shelf, tmp_path / "out")
     assert result.code == 0
     assert (tmp_path / "list").read_text() == f"{shelf}/1.tar\n{shelf}/2.tar\n"
-    assert "migrate: warning: --converted-list lacks 1 of 3 sources" in result.err
+    assert "migrate: warning: --converted-list: 1 of 3 sources are not in the list" in result.err
     assert migrate("batch", "--from-file", tmp_path / "list", tmp_path / "again").code == 0
 
 

@@ -70,10 +70,10 @@ def test_html_to_a_file_and_to_standard_output(layout: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "code", "message"),
     [
-        (None, 4, "holds no migration-report.json. Name the target of a finished `migrate convert`"),
+        (None, 4, "has no migration-report.json. Give the target of a finished `migrate convert`"),
         (b"{}", 3, "report.tool.name: not a text"),
         (b"{not json", 3, "not JSON"),
-        (b"name.tar\0" * 100, 4, "Archives hold none: give --report FILE when you convert"),
+        (b"name.tar\0" * 100, 4, "Archives have no report: convert with --report FILE"),
         (b'{"schema_version": 9}', 3, "schema_version 9; this program reads up to 1"),
     ],
 )
@@ -94,7 +94,7 @@ def test_options_of_the_text_alone(options: list[str], layout: Path, tmp_path: P
     result = migrate("report", *options, layout, cwd=tmp_path)
     assert result.code == 2
     assert result.errors == [
-        f"migrate: error: {options[-2 if '3' in options else -1]} is for the text, which {options[0]} replaces"
+        f"migrate: error: {options[-2 if '3' in options else -1]} has no effect with {options[0]}, only on text"
     ]
     assert not list(tmp_path.iterdir())
 
@@ -191,7 +191,7 @@ def test_an_ambiguous_prefix(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps(report))
     result = migrate("map", tmp_path / "r.json", "abcd")
     assert result.code == 2
-    assert "is the beginning of several IDs: abcd0000" in result.err
+    assert "matches several IDs: abcd0000" in result.err
 
 
 def _empty_report() -> dict[str, Any]:
@@ -366,12 +366,12 @@ def platforms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_show_chooses_by_platform(platforms: Path) -> None:
-    assert "choose by --platform linux/amd64|linux/arm" in migrate("show", platforms, "team/web:b").err
+    assert "choose one by --platform linux/amd64|linux/arm" in migrate("show", platforms, "team/web:b").err
     assert "platform     linux/arm\n" in migrate("show", platforms, "team/web:b", "--platform", "linux/arm").out
     result = migrate("show", platforms, "team/web:b", "--platform", "linux/ppc64")
     assert result.code == 2
     assert result.errors == [
-        f"migrate: error: {platforms}: team/web:b is there, but not for linux/ppc64: for linux/amd64, linux/arm"
+        f"migrate: error: {platforms}: team/web:b has no image for linux/ppc64; it has: linux/amd64, linux/arm"
     ]
     result = migrate("show", platforms, "team/web:b", "--platform", "xx")
     assert result.code == 2

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.archives import V1Archive
+from migrate.model.digest import Digest
+from tests.archives import V1Archive, layer_tar, legacy_id
 from tests.command import migrate
+from tests.registry_content import RegistryContent
 
 KINDS = ("plain", "gzip", "registry-storage", "layout")
 
@@ -62,3 +66,55 @@ def test_nothing_is_left_behind(shelf: Path, tmp_path: Path, monkeypatch: pytest
     assert migrate("show", shelf / "plain", "nothing").code == 2
     assert list(tmp_path.iterdir()) == []
     assert sorted(path.name for path in shelf.iterdir()) == before
+
+
+def hidden_by_manifest(place: Path) -> Path:
+    """The image that only `repositories` names, behind a manifest.json of another one."""
+    archive = V1Archive()
+    archive.tag("team/web", "1.0", archive.layer("web"))
+    tar = layer_tar("other")
+    config = json.dumps({"os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar))]}})
+    entry = {"Config": "c.json", "RepoTags": ["other:1"], "Layers": ["other.tar"]}
+    rest = [("other.tar", tar), ("c.json", config.encode()), ("manifest.json", json.dumps([entry]).encode())]
+    place.write_bytes(archive.build(rest))
+    return place
+
+
+def wrong_parent(place: Path) -> Path:
+    content = RegistryContent()
+    manifest = json.loads(content.schema1("base", "top"))
+    top = json.loads(manifest["history"][0]["v1Compatibility"])
+    manifest["history"][0]["v1Compatibility"] = json.dumps({**top, "parent": legacy_id("another")})
+    content.add("team/web", "1.0", json.dumps(manifest).encode())
+    return content.write_tree(place)
+
+
+def wrong_diff_id(place: Path) -> Path:
+    content = RegistryContent()
+    manifest = json.loads(content.schema2("base"))
+    config = json.loads(content.blobs[manifest["config"]["digest"]])
+    config["rootfs"]["diff_ids"] = [str(Digest.of(b"another"))]
+    raw = json.dumps(config).encode()
+    manifest["config"] |= {"digest": content.blob(raw), "size": len(raw)}
+    content.add("team/web", "1.0", json.dumps(manifest).encode())
+    return content.write_tree(place)
+
+
+@pytest.mark.parametrize("build", [hidden_by_manifest, wrong_parent, wrong_diff_id])
+@pytest.mark.parametrize("command", ["show", "export"])
+def test_what_only_salvage_reads_is_named_with_the_way_to_it(
+    build: Callable[[Path], Path], command: str, tmp_path: Path
+) -> None:
+    source = build(tmp_path / "source")
+    advice = f"`migrate convert --salvage {source} LAYOUT` converts what can be read of it, and LAYOUT can be shown"
+    done = migrate(command, source, "team/web:1.0")
+    assert done.code in (2, 4) and done.errors[0].endswith(advice)
+    assert len(done.errors) == 1
+    absent = migrate(command, source, "team/web:2.0")
+    assert absent.code == 2 and "--salvage" not in absent.err
+
+
+def test_the_way_leads_to_it(tmp_path: Path) -> None:
+    source = hidden_by_manifest(tmp_path / "source")
+    assert migrate("convert", "--salvage", source, tmp_path / "layout").code == 0
+    assert migrate("show", tmp_path / "layout", "team/web:1.0").code == 0

@@ -52,14 +52,14 @@ def test_the_answer(line: str, code: int, first: str, made: Path, tmp_path: Path
 def test_an_archive_named_as_if_it_were_compressed(prefix: str, name: str, plain: str, made: Path) -> None:
     done = migrate("convert", "--dry-run", "A", f"{prefix}:{name}", cwd=made)
     assert done.code == 0
-    assert f"{name}: a plain tar in spite of this name; name it {plain}, or pipe {prefix}:- into a compressor" in (
+    assert f"{name}: is written as a plain tar; name it {plain}, or pipe {prefix}:- into a compressor" in (
         " ".join(done.out.split())
     )
 
 
 @pytest.mark.parametrize("target", ["docker-archive:x.tar", "oci-archive:gz", "oci-archive:-", "oci:x.tar.gz"])
 def test_other_names_of_targets(target: str, made: Path) -> None:
-    assert "in spite of" not in migrate("convert", "--dry-run", "A", target, cwd=made).out
+    assert "as a plain tar" not in migrate("convert", "--dry-run", "A", target, cwd=made).out
 
 
 @pytest.fixture

@@ -78,6 +78,7 @@ def choose_driver(root: Tree, counts: Mapping[str, int], total: int, options: Re
         raise AmbiguousSourceError(
             f"{root.location}: several storage drivers hold layers: {listed}; choose one with --driver"
         )
+    # The layers of the zfs driver are datasets. In a copy, or if they are not mounted, zfs/graph/ is there and empty.
     if find_folder(root, b"zfs") is not None:
         raise SourceUnreadableError(f"{root.location}: none of its layers is in zfs/graph/; {MOUNT_HINT}")
     raise SourceUnreadableError(

@@ -212,6 +212,8 @@ class _Opener:
         head = file.read_at(0, min(file.size, _SECTOR))
         if head[:4] not in (b"KDMV", b"COWD"):
             raise DamagedError(f"{self._where}: one of its extents is not a sparse extent of VMDK")
+        # VMware Workstation writes KDMV, older ESX servers COWD. Only KDMV can have the descriptor in the extent, and
+        # the descriptor names the parent.
         if head[:4] == b"KDMV":
             capacity, _, place, size = struct.unpack_from("<QQQQ", head, 12)
             if place and 0 < size * _SECTOR <= _DESCRIPTOR_BYTES:
@@ -262,6 +264,8 @@ class _Opener:
         sound = [raw for raw in headers if raw[:4] == b"head"]
         if not sound:
             raise DamagedError(f"{self._where}: both headers of the VHDX are damaged")
+        # A VHDX has two headers, and the one with the higher sequence number is in use ([MS-VHDX], Headers). Its
+        # LogGuid, bytes 48 to 64, is zero if no entry of the log has to be replayed.
         newest = max(sound, key=lambda raw: int(struct.unpack_from("<Q", raw, 8)[0]))
         if any(newest[48:64]):
             raise UnsupportedError(
@@ -278,6 +282,8 @@ class _Opener:
     def _open_file_beside(self, name: str, what: str) -> FileBlocks:
         """Opens the file with the last component of `name` in the folder of the image that the user named. A symbolic
         link there is not followed, since it could be part of the input."""
+        # The image has the path from the machine that made it, with backslashes on Windows. It could also name any file
+        # of this machine. So only the last component is used.
         plain = name.removeprefix("file:").replace("\\", "/").rpartition("/")[2]
         if plain in ("", ".", "..") or "\0" in plain or (name.startswith("json:") or "://" in name):
             raise UnsupportedError(f"{self._where}: its {what} {name!r} is not a file beside it; {_CONVERT}")

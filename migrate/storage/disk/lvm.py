@@ -148,6 +148,8 @@ class _Group:
         if missing:
             found.problems.append(f"LVM group {self._name}: {', '.join(missing)} of its physical volumes are not here")
         for name, section in self._volumes.sections():
+            # A volume that is not VISIBLE is a part of another one, such as `pool_tdata`. A thin pool is not opened as
+            # a volume: Docker keeps its layers in the pool, with device IDs of its own (direct-lvm).
             status = section.get("status")
             visible = isinstance(status, list) and "VISIBLE" in status
             segments = _segments(section)
@@ -212,6 +214,7 @@ class _Group:
         for blocks, start in columns:
             if start + share > blocks.size:
                 raise DamagedError("it reaches beyond its physical volume")
+        # LVM stores a linear volume as a striped one with one stripe.
         if len(columns) == 1:
             return JoinedBlocks([(0, length, *columns[0])], length)
         unit = segment.number("stripe_size") * _SECTOR

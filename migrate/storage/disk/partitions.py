@@ -122,8 +122,10 @@ def _read_gpt(disk: Blocks, sector: int) -> PartitionTable | None:
 def _read_gpt_at(disk: Blocks, sector: int, place: int) -> tuple[Partition, ...] | None:
     raw = disk.read_at(place, sector)
     magic, _, size, crc, here, _, _, _, _, entries, count, entry_size, entries_crc = _GPT.unpack_from(raw)
+    # The header has its own sector number. With another sector size than that of the disk, this number does not match.
     if magic != b"EFI PART" or not 92 <= size <= sector or here * sector != place:
         return None
+    # The checksum is computed with zeros in its own field (UEFI specification, 5.3.2).
     if zlib.crc32(raw[:16] + bytes(4) + raw[20:size]) != crc:
         return None
     if not 0 < count <= _MOST_GPT_ENTRIES or not 128 <= entry_size <= 4096:

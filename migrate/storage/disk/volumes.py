@@ -68,6 +68,7 @@ def read_contents(disk: Blocks) -> DiskContents:
     found = DiskContents()
     physical: list[PhysicalVolume] = []
     for volume in _iter_places(disk, found):
+        # A damaged volume must not make the others unreadable: its error becomes a problem of this volume.
         if volume.kind == "lvm" and volume.blocks is not None:
             try:
                 physical.append(read_physical_volume(volume.blocks))

@@ -348,6 +348,8 @@ class _Pool:
                         start, size = node.places[at]
                         yield number, offset, node.raw[start : start + size]
                 continue
+            # The child before the first greater key may hold items from `first` on. The stack returns the last child
+            # that was added, so the children are added in reverse.
             start = max(0, bisect_right(node.keys, first) - 1)
             end = bisect_right(node.keys, last)
             bounds = [*node.keys[1:], highest]
@@ -372,11 +374,15 @@ class _Pool:
 
     def _checked_node(self, raw: bytes, place: int, where: str) -> _Node:
         if self._checksum is not None:
+            # The field of the checksum is the first 32 bytes of the header, and is not part of the sum (struct
+            # btrfs_header).
             computed = self._checksum(raw[32:])
             if raw[: len(computed)] != computed:
                 raise DamagedError(f"{where}: does not have its checksum")
         (number,) = struct.unpack_from("<Q", raw, 48)
         count, level = struct.unpack_from("<IB", raw, 96)
+        # A node of an earlier file system on the device, or one that was written to a wrong place, can have a right
+        # checksum.
         if raw[32:48] != self._fsid or number != place or level > _DEEPEST:
             raise DamagedError(f"{where}: is not a node of this file system")
         form = _POINTER if level else _ITEM
@@ -468,6 +474,7 @@ class _FileStream(ByteStream):
             self._next += 1
         extent = self._extents[self._next] if self._next < len(self._extents) else None
         if extent is None or extent.start > self._position:
+            # A range without an extent is a hole, and reads as zeros.
             room = len(view) if extent is None else min(len(view), extent.start - self._position)
             view[:room] = bytes(room)
         else:

@@ -229,6 +229,7 @@ class Ext4:
             if start * size < end:
                 raise DamagedError(f"{where}: two of its extents hold block {start}")
             end = (start + count) * size
+            # Both the first and the last block of the extent must be on the device.
             offset = self._block_offset(block, where)
             self._block_offset(block + count - 1, where)
             last = joined[-1] if joined else None
@@ -242,6 +243,7 @@ class Ext4:
 
     def _walk_extents(self, inode: Inode, where: str) -> Iterator[tuple[int, int, int]]:
         seen: set[int] = set()
+        # Bytes 40 to 100 of the inode (i_block) are the root of the tree.
         waiting: list[tuple[bytes, int | None]] = [(inode.raw[40:100], None)]
         while waiting:
             node, depth = waiting.pop()
@@ -251,6 +253,7 @@ class Ext4:
                 continue
             children = []
             for _, _, block in entries:
+                # A damaged tree can name a node above it, which would be an endless walk.
                 if block in seen:
                     raise DamagedError(f"{where}: extent block {block} is at two places of the tree")
                 seen.add(block)
@@ -300,6 +303,8 @@ def _extent_entries(node: bytes, depth: int | None, where: str) -> tuple[list[tu
     fits = (len(node) - 12) // 12
     if magic != _EXTENT_MAGIC or count > most or most > fits or level > _MOST_DEPTH:
         raise DamagedError(f"{where}: no extent tree ({count} of {most} entries at level {level})")
+    # Only the root, which is in the inode, may be without entries: the kernel removes any other node with its last
+    # entry.
     if depth is not None and (level != depth or not count):
         raise DamagedError(f"{where}: an extent node of level {level} with {count} entries under level {depth + 1}")
     entries = []

@@ -108,12 +108,14 @@ class _Journal:
         if not 0 < self._first < length <= len(self._blocks) or self._start >= length:
             raise DamagedError(f"the ext4 journal claims {length:,} blocks and has {len(self._blocks):,}")
         self._length = length
+        # A superblock of version 1 (kind 3) has no fields for features.
         features = struct.unpack_from(">I", raw, 40)[0] if kind == 4 else 0
         if features & ~_KNOWN:
             raise UnsupportedError(f"the ext4 journal uses features that are not read (incompat {features:#x})")
         self._wide = bool(features & _INCOMPAT_64BIT)
         self._v3 = bool(features & _INCOMPAT_CSUM_V3)
         self._summed = self._v3 or bool(features & _INCOMPAT_CSUM_V2)
+        # All checksums of the journal begin with that of its UUID (struct journal_s, j_csum_seed).
         self._seed = crc32.iscsi(raw[48:64])
 
     def replay(self) -> dict[int, Replacement]:
@@ -139,6 +141,8 @@ class _Journal:
         tags: list[tuple[int, Replacement]] = []
         revocations: list[int] = []
         damage: str | None = None
+        # The log is a ring of blocks. `left` is the number of blocks that were not visited, so that the walk ends after
+        # one round.
         while at and left > 0:
             raw = self._read(at)
             magic, kind, found = _HEADER.unpack_from(raw)
@@ -156,6 +160,8 @@ class _Journal:
                 tags, revocations, sequence = [], [], sequence + 1 & 0xFFFFFFFF
             at, left = self._following(at), left - 1
             if kind == _REVOKE:
+                # r_count is the number of used bytes of the block, with its header of 16 bytes (struct
+                # jbd2_journal_revoke_header_s).
                 (used,) = struct.unpack_from(">I", raw, _HEADER.size)
                 form = struct.Struct(">Q" if self._wide else ">I")
                 begin, room = _HEADER.size + 4, min(used, len(raw)) - _HEADER.size - 4
@@ -163,6 +169,8 @@ class _Journal:
                 revocations.extend(block for (block,) in form.iter_unpack(whole))
             for tag in self._tags(raw) if kind == _DESCRIPTOR else ():
                 if self._summed:
+                    # The checksum of a data block begins with the number of its transaction, so that an old block is
+                    # not accepted.
                     computed = crc32.iscsi(sequence.to_bytes(4, "big") + self._read(at), self._seed) ^ 0xFFFFFFFF
                     if computed & tag.mask != tag.checksum:
                         damage = damage or f"block {at} of the log, for block {tag.block} of the file system,"

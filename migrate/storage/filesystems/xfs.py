@@ -79,6 +79,8 @@ class Xfs:
         self._inode_size = int(superblock.sb_inodesize)
         self._directory_block = self._block_size << int(superblock.sb_dirblklog)
         self.root = int(superblock.sb_rootino)
+        # With the feature ftype, a directory's entry has the type of its file. Version 4 has a flag for it in another
+        # field.
         features = superblock.sb_features_incompat & _FTYPE if self._v5 else superblock.sb_features2 & _FTYPE_V4
         self._has_type = bool(features)
         self._check(int(superblock.sb_features_incompat) if self._v5 else 0)
@@ -88,6 +90,7 @@ class Xfs:
         space, unknown = self._space, features & ~_KNOWN
         if space.version not in (4, 5) or unknown:
             raise UnsupportedError(f"XFS version {space.version} uses features that are not read ({unknown:#x})")
+        # Every later address is computed from these fields, and version 4 has no checksum of them.
         if not 512 <= space.block_size <= 65536 or not 256 <= self._inode_size <= space.block_size:
             raise DamagedError(
                 f"the XFS superblock names blocks of {space.block_size} and inodes of {self._inode_size} bytes"
@@ -137,6 +140,7 @@ class Xfs:
             claimed = int.from_bytes(raw[152:160], "big")
             if claimed != number:
                 raise DamagedError(f"{where}: has the inode number {claimed}")
+        # Version 1 of the inode counts links in 16 bits, in another field (di_onlink).
         links = new_links if version > 1 else old_links
         if not mode or not links:
             raise DamagedError(f"{where}: has a name but is deleted")
@@ -247,6 +251,7 @@ class Xfs:
     def read_xattrs(self, inode: Inode) -> Mapping[bytes, bytes]:
         where = f"the extended attributes of XFS inode {inode.number}"
         with naming(where):
+            # di_forkoff: the place of the attribute fork, in units of 8 bytes; 0 if there is none.
             offset = inode.raw[82] * 8
             fork = inode.raw[_fork_start(inode.raw) + offset :] if offset else b""
             if not fork:

@@ -63,6 +63,8 @@ class XfsSpace(Struct, frozen=True, kw_only=True):
         end = 0
         for block_of_records in records:
             for high, low in struct.iter_unpack(">QQ", block_of_records):
+                # 128 bits: 1 for an unwritten extent, 54 for the block in the file, 52 for the block on the device, 21
+                # for the length.
                 start, count, block = high >> 9 & (1 << 54) - 1, low & (1 << 21) - 1, (high & 0x1FF) << 43 | low >> 21
                 if not count or start * size < end:
                     raise DamagedError(f"{where}: its extents overlap or are empty at block {start}")
@@ -83,6 +85,7 @@ class XfsSpace(Struct, frozen=True, kw_only=True):
         most = (len(fork) - 4) // 16
         if not 0 < level <= _MOST_LEVELS or count > most:
             raise DamagedError(f"{where}: an extent tree of level {level} with {count} of {most} entries")
+        # The pointers begin behind the room for `most` keys, not behind the keys in use.
         pointers = struct.unpack_from(f">{count}Q", fork, 4 + most * 8)
         seen: set[int] = set()
         waiting = [(pointer, level - 1) for pointer in reversed(pointers)]

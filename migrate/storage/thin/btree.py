@@ -77,6 +77,7 @@ def read_node(image: ReadsBlocks, block: int) -> BTreeNode:
     keys = _integers(raw[_HEADER.size : _HEADER.size + entries * 8])
     if any(keys[at] >= keys[at + 1] for at in range(entries - 1)):
         raise DamagedError(f"{where}: its keys do not ascend")
+    # The values begin behind the room for `most` keys, not behind the keys in use (struct btree_node).
     start = _HEADER.size + most * 8
     return BTreeNode(block, flags == _LEAF, keys, value_size, raw[start : start + entries * value_size])
 

@@ -533,7 +533,7 @@ def test_a_rest_that_begins_too_late_is_no_rest(small: V1Server) -> None:
     with scripted_server(small.answer) as (host, _):
         report = plan(over_http(host))
     assert list(tagged(report)) == [("team/app:base",)]
-    assert any("goes on at byte 60, where 40 are there" in failure.message for failure in report.failures)
+    assert any("continues at byte 60, but only 40 were read" in failure.message for failure in report.failures)
 
 
 def test_a_server_that_speaks_neither() -> None:

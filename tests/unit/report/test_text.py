@@ -202,4 +202,4 @@ def test_deep_findings(report: Report) -> None:
     assert "Layers with equal entries in other bytes: 5.00 kB" in text
     assert "differ in times  aaaaaaaaaaaa bbbbbbbbbbbb" in text
     assert "/x\\x1b" in text
-    assert "it covers the layers that came first" in text
+    assert "it covers only the first layers" in text

@@ -43,7 +43,7 @@ def test_two_images_of_one_name_are_told_and_are_no_mismatch(tmp_path: Path) -> 
     heard = Heard()
     keep_all = ConvertOptions(on_conflict=OnConflict.KEEP_ALL)
     assert verify(str(layout_of(tmp_path / "two", "app:1", "app:1", options=keep_all)), 1, heard) == []
-    assert heard.warnings == ["index.json: 2 images are called app:1"]
+    assert heard.warnings == ["index.json: 2 images have the name app:1"]
     heard = Heard()
     assert verify(str(layout_of(tmp_path / "one", "app:1", "app:2")), 1, heard) == []
     assert heard.warnings == []

@@ -249,6 +249,8 @@ class _PoolPart:
         except PermissionSourceError:
             raise
         except SourceError as exc:
+            # With direct-lvm there are no files for the pool in devicemapper/. The pool may be on the disk image of the
+            # root.
             if isinstance(exc, MissingLayerError) and (beside := self._find_pool()) is not None:
                 return self._part(beside)
             raise type(exc)(
