@@ -63,6 +63,7 @@ class DaskPool(WorkerPool):
         self._work = work
         self._versions = versions()
         self._killed: type[BaseException] = distributed.KilledWorker
+        # Dask treats two calls with one key as one call, so each key has the run and a number.
         self._run = secrets.token_hex(4)
         self._number = 0
         self._checked: set[str] = set()
@@ -70,6 +71,7 @@ class DaskPool(WorkerPool):
         self._reserved: str | None = None
         self._alone_since: float | None = None
         self._scheduler: str | None = None
+        # for messages about waiting: the last time that a task ended, and how long the last message waited
         self._moved = time.monotonic()
         self._told = 0.0
         self._seen: dict[str, tuple[object, float]] = {}

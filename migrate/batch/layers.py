@@ -197,6 +197,7 @@ class SharedBlobs(BlobTarget, TargetMemory):
             with self._lock:
                 self._trusted[blob.digest] = blob.size
             return
+        # A blob that a source had goes before one that this program made, as in the merge.
         diff_id = layer.diff_id
         with self._lock:
             if layer.tar_size > SMALL_LAYER_BYTES and layer.tar_size not in self._sizes:

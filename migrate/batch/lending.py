@@ -35,6 +35,7 @@ def held_layers(conversion: Conversion, source: LegacySource) -> tuple[HeldLayer
     listing = conversion.sources[0].listing
     if listing is None:
         return ()
+    # Layers that the conversion has read need no second look; the others are read from the source's documents.
     v1 = set(listing.layers)
     read = {
         layer.legacy_id: layer.json

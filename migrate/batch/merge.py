@@ -193,6 +193,7 @@ class Merge(Struct):
             return None
         try:
             finished = image.finished
+            # A manifest of the source names its blobs by digest, so these blobs themselves must be in the target.
             if finished.ready:
                 self._choice.check(finished.composed.layers)
             chain: HashedChain = tuple(
@@ -202,6 +203,7 @@ class Merge(Struct):
             composed = finished.composed if finished.ready else self._compose(finished.composed)
             return in_format(replace(finished, order=order, composed=composed, chain=chain), self.options)
         except MigrateError as error:
+            # The records are read several times: the image must fail in every pass, and be reported once.
             self._uncomposed.add((source.location, number))
             references = tuple(str(reference) for reference in image.finished.references)
             failed = Failure.of(error, source.location, references=references, legacy_id=image.finished.legacy_id)

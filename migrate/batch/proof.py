@@ -50,6 +50,7 @@ def disproved(
     with ThreadPoolExecutor(options.jobs, thread_name_prefix="prove") as pool:
         wrong = pool.map(is_wrong, sources)
         found = {location for location, is_found in zip(sources, wrong, strict=True) if is_found}
+    # A record with layers of another source is used only if the record of that source matches, too.
     sound = sources.keys() - found
     return found | {location for location, lenders in lent.items() if not lenders <= sound}
 
@@ -140,6 +141,8 @@ class _Comparison:
             same = (planned.index.content, planned.index.media_type, set(planned.index.references))
             if same != (finished.index.content, finished.index.media_type, set(finished.index.references)):
                 return False
+        # The config must be the one that this program makes of the documents. A changed record could otherwise give an
+        # image another command or environment.
         composed = compose_image(listed, list(zip(planned.chain, rows, strict=True)), self._options)
         other = finished.composed
         return (

@@ -83,6 +83,7 @@ class SourceRecord(Struct, frozen=True, kw_only=True):
 
 
 def encode_record(record: SourceRecord) -> bytes:
+    # Several lines, so that a reader can skip the layers, and none is as long as a source with many layers.
     lines: list[dict[str, Any]] = [
         {"layers": [_layer_fields(row) for row in record.layers[start : start + _ROWS_A_LINE]]}
         for start in range(0, len(record.layers), _ROWS_A_LINE)
@@ -241,6 +242,7 @@ def _image_fields(record: ImageRecord) -> dict[str, Any]:
         "created": composed.created,
         "references": [[reference.name, reference.tag] for reference in image.references],
     }
+    # Fields that few images have are left out, because the journal has a record of every source.
     if image.containers:
         fields["containers"] = list(image.containers)
     if image.container is not None:

@@ -59,6 +59,7 @@ class TaskRun(Struct):
         try:
             while self._waiting or self._running or self._suspects:
                 self._submit()
+                # not longer than half a second, so that the journal is written and lost workers are noticed
                 done, _ = wait(self._running, _WAIT_SECONDS, FIRST_COMPLETED)
                 for future in done:
                     self._take(future)
@@ -85,6 +86,7 @@ class TaskRun(Struct):
         self._tries.update(source.location for source in task.sources)
 
     def _take(self, future: Future[list[JournalEntry]]) -> None:
+        # Four ends: the task is done, workers died at it, all its sources failed, or the run cannot continue.
         task = self._running.pop(future)
         alone = future is self._alone
         if alone:
@@ -106,7 +108,7 @@ class TaskRun(Struct):
         before, another source may have killed the worker."""
         for single in split(task):
             source = single.sources[0]
-            self._tries[source.location] += deaths - 1
+            self._tries[source.location] += deaths - 1  # `_note` has counted one of these workers
             if alone:
                 self._strikes[source.location] += deaths
             strikes = self._strikes[source.location]
@@ -125,6 +127,7 @@ class TaskRun(Struct):
         candidates = {candidate.location: candidate for candidate in task.sources}
         for entry in entries:
             avoided = self._avoided[entry.source]
+            # Only a worker of a cluster has a name; on this machine the source was removed during the run.
             if entry.absent and entry.worker is not None and os.path.lexists(entry.source):
                 is_new = entry.worker not in avoided
                 avoided.add(entry.worker)

@@ -165,7 +165,7 @@ class Worker:
         result = self._convert(candidate, opening)
         try:
             packed = pack_record(result.record)
-        except LimitError as error:
+        except LimitError as error:  # too many images or layers for one line of the journal
             result = _judged(SourceRecord(failures=(Failure.of(error, candidate.location),)))
             packed = pack_record(result.record)
         return JournalEntry(

@@ -149,6 +149,7 @@ def _check(values: dict[str, Any]) -> None:
         raise UsageError("--merge and --status: one at a time")
     if alone and (count > 1 or values["from_file"] or values["shard"]):
         raise UsageError(f"--{alone[0]} takes the TARGET and no sources")
+    # An option without an effect is an error: the user may think that it changes the images.
     given = given_options()
     for command in alone:
         for option in (option for name, option in given.items() if name not in _ALLOWED_WITH[command]):
@@ -163,7 +164,7 @@ def _check(values: dict[str, Any]) -> None:
     for option in ("dry_run", "report", "html"):
         if values["shard"] and values[option]:
             raise UsageError(f"--shard with {option_name(option)}: a shard has no report of its own; --merge writes it")
-    if list(values["from_file"]).count("-") > 1:
+    if list(values["from_file"]).count("-") > 1:  # the second list would be empty, and its sources missing
         raise UsageError("standard input can be read only once")
 
 
@@ -177,6 +178,7 @@ def _run(
     from migrate.batch.plan import Shard
     from migrate.cli import session
 
+    # The lists are passed as open streams, so that one of a million sources is read line by line.
     spool = session.spool_directory(target)
     with ExitStack() as stack:
         request = BatchRequest(

@@ -33,6 +33,7 @@ def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     from migrate.errors import MigrateError
     from migrate.layout.view import LayoutView
 
+    # No error is printed: it would appear in the middle of the user's command line.
     location = ctx.params.get("location")
     if not isinstance(location, str):
         return []
@@ -54,7 +55,7 @@ def legacy_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     from migrate.errors import MigrateError
 
     location = ctx.params.get("location")
-    if not isinstance(location, str) or location == "-":
+    if not isinstance(location, str) or location == "-":  # standard input is the terminal of the user here
         return []
     try:
         rows, _ = read_map(location)

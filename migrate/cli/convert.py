@@ -65,6 +65,7 @@ def command(**values: Any) -> None:
     spool = session.spool_directory(values["target"])
     options = convert_options(values, exact_sizes=True, temporary_directory=spool)
     outputs = Outputs(values, target=None if options.dry_run else values["target"])
+    # before anything is opened: opening a target creates it, and could change a source
     refuse_to_write([*values["sources"], *options.pool_files], target=values["target"], files=outputs.files)
     with (
         make_progress(values["progress"], quiet=values["quiet"], verbose=values["verbose"]) as progress,

@@ -39,6 +39,7 @@ def command(location: str, name: str, as_of: str | None, as_json: bool, no_trunc
     from migrate.errors import UsageError
     from migrate.report import finding
 
+    # The date is checked before the map is read, which takes long for a large target.
     moment = None if as_of is None else _moment(as_of)
     wanted = finding.matcher(name)
     found = finding.find_claims(find_rows(location, wanted), wanted)

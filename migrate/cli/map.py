@@ -128,6 +128,7 @@ def _find_all(
 
     found: dict[object, MappedImage] = {}
     layers: dict[object, MappedLayer] = {}
+    # All unknown IDs are listed at once, so that a list of hundreds need not be corrected one by one.
     problems: list[str] = []
     for word in wanted:
         try:
@@ -179,6 +180,7 @@ def _first_ids(ids: Iterable[str]) -> str:
 def _hint(report: Report | None, images: Sequence[MappedImage], text: str) -> str:
     import difflib
 
+    # The most useful hint first: the image is known, but could not be converted.
     failures = () if report is None else report.failures
     failed = [row for row in failures if text in row.references or (row.legacy_id or "").startswith(text)]
     if failed:

@@ -40,6 +40,7 @@ def command(location: str, as_json: bool, html_file: str | None, check: bool, by
     from migrate.cli.terminal import colour_enabled, terminal_width
     from migrate.errors import UsageError
 
+    # All options are checked before the report is read, and before `--verify` reads the whole target.
     outputs = Outputs({"html": html_file})
     if as_json and outputs.take_stdout:
         raise UsageError("--json and --html - both write to standard output: give --html a file")

@@ -22,6 +22,7 @@ from migrate.report.units import count
 def rewrite_files(images: Iterable[MappedImage], paths: Sequence[str], *, in_place: bool) -> int:
     """Prints the diff of all files, or writes them, and returns the exit code. All files are read before the first is
     written, so that one which cannot be read changes none."""
+    # A name may be given twice, but a file must not be rewritten twice.
     rewriter = Rewriter.of(images)
     texts = {path: _read(path) for path in dict.fromkeys(paths)}
     found = {path: rewriter.rewrite(text) for path, text in texts.items()}

@@ -30,6 +30,7 @@ _SOURCES_NAMED = 3
 
 def set_up_logging(values: dict[str, Any]) -> None:
     """Shows log lines of libraries with `--verbose` or `--progress json`. Without them, Python prints warnings only."""
+    # Standard error may have JSON lines only with `--progress json`, so log lines become events then.
     as_events = values["progress"] == "json"
     if not values["verbose"] and not as_events:
         return

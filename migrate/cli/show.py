@@ -131,6 +131,7 @@ def _converted(location: str, reference: str, error: UnrecognisedSourceError | N
     from migrate.errors import SourceUnreadableError, UnfitSourceError, UnrecognisedSourceError, UsageError
     from migrate.model.options import ConvertOptions
 
+    # Only the images that `reference` names are converted: the source may be a Docker root of many gigabytes.
     options = ConvertOptions(images=(reference,), jobs=available_cpus())
     with tempfile.TemporaryDirectory(prefix="migrate-show-") as directory:
         layout = os.path.join(directory, "layout")
@@ -186,6 +187,7 @@ def choose_image(view: LayoutView, reference: str, platform: Platform | None) ->
             )
     if len(found) == 1:
         return found[0]
+    # Several images with different platforms are one name in an index. Otherwise a prefix was too short.
     if len(platforms) == len(found):
         raise UsageError(f"{reference} has {len(found)} platforms: choose one by --platform {'|'.join(platforms)}")
     raise UsageError(f"{reference} matches {' and '.join(image.title for image in found[:4])}: give more digits")

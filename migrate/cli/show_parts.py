@@ -127,6 +127,7 @@ class ImageText:
 
     def _steps(self) -> Iterator[dict[str, Any]]:
         """History entries, base first. Sizes of uncompressed tars come from the report, and are None without one."""
+        # A config has one diffID for each history entry without `empty_layer`, in the same order.
         layers = iter(self._view.layers(self._image))
         for step in parse_history(self._view.config(self._image)):
             layer = None if step.get("empty_layer") else next(layers, None)

@@ -215,6 +215,7 @@ class PlainLines(TerminalProgress):
             self._end_stage()
         self._tally.take(event)
         if event.kind == "stage":
+            # a stage without totals has nothing to report before it ends
             if self._tally.has_total or self._tally.stage == "batch":
                 tally = self._tally
                 size = f"  {format_size(tally.total_bytes)}" if tally.total_bytes else ""
@@ -298,6 +299,7 @@ class JsonLines(TerminalProgress):
     def _show(self, event: Event) -> None:
         self._tally.take(event)
         if event.kind == "advance":
+            # An event for every block of every layer would be millions of lines.
             now = self._clock()
             if now - self._last < self._interval:
                 return

@@ -50,7 +50,7 @@ def command(layout: str, jobs: int | None, as_json: bool, progress: str, quiet: 
         sys.stdout.buffer.write(encode_json_pretty(document))
     else:
         _write_text(found, layout, quiet=quiet, on_stderr=not quiet and progress != "json")
-    sys.exit(3 if found.findings else 0)
+    sys.exit(3 if found.findings else 0)  # warnings do not change the exit code: no image is damaged
 
 
 def _write_text(found: Verification, layout: str, *, quiet: bool, on_stderr: bool) -> None:

@@ -390,6 +390,7 @@ class Publisher(Struct):
     def _existing_claims(self) -> Iterator[Claim]:
         if self.target is None:
             return
+        # Conflicts are between images of one platform, so the images of an index claim its name one by one.
         flat = [child for image in self.target.existing_images() for child in image.children or (image,)]
         self._known = {existing.manifest_digest for existing in flat}
         for order, existing in enumerate(flat):
@@ -400,7 +401,7 @@ class Publisher(Struct):
                     platform=existing.platform or self.options.platform,
                     digest=existing.manifest_digest,
                     created=existing.created,
-                    order=_BEFORE_THE_RUN + order,
+                    order=_BEFORE_THE_RUN + order,  # `--on-conflict first`: these were first
                     image_id="" if existing.image_id is None else existing.image_id.hex,
                     diff_ids=existing.diff_ids,
                 )

@@ -327,7 +327,7 @@ class Conversion(Struct):
         """Lists the sources, chooses images and reads their chains into `planned`. Errors of sources are added to
         `failures`. Raises UsageError only."""
         for opened in self.sources:
-            if opened.source is not None and opened.error is None:
+            if opened.source is not None and opened.error is None:  # `pass_streams` may have set an error
                 try:
                     opened.listing = opened.source.listing()
                     opened.source.check_access(containers=bool(self.options.containers or self.options.container))
@@ -722,6 +722,7 @@ class Conversion(Struct):
         return source.finish_container(planned.image.container)
 
     def _open_rootfs_check(self) -> RunCheck | None:
+        # aufs, devicemapper and archives have no whole file system of a layer to compare with
         holding = {
             index: opened.source
             for index, opened in enumerate(self.sources)
@@ -806,6 +807,7 @@ class Conversion(Struct):
         )
 
     def _source_rows(self, written: Iterable[FinishedImage]) -> list[SourceInput]:
+        # Images of one source share layers: each layer counts once for its source.
         layers: dict[str, dict[tuple[str, DiffID], HashedLayer]] = defaultdict(dict)
         for image in written:
             for layer, hashed in image.chain:
@@ -881,6 +883,7 @@ def _containers_warning(location: str, containers: Sequence[Container]) -> str:
     changed = [container.changed_bytes for container in containers if container.changed_bytes]
     several = len(containers) > 1
     unknown = sum(container.changed_bytes is None for container in containers)
+    # Containers can share a volume (`--volumes-from`), which counts once.
     volumes = {
         volume.source: volume.bytes or 0
         for container in containers

@@ -97,6 +97,7 @@ def select_failures(
 
     A failure that names no image may concern any image, so it is always included.
     """
+    # `--exclude` also removes failures: an image that is not wanted must not change the exit code
     failures = [
         one
         for one in listing.failures
@@ -186,6 +187,7 @@ def ambiguous_prefixes(listings: Iterable[SourceListing], patterns: Sequence[str
     names: set[str] = set()
     if not any(map(_is_id_prefix, patterns)):
         return {}
+    # `beef` may be the name of an image and the beginning of IDs: as a name it is not ambiguous
     for listing in listings:
         known.update(listing.layers)
         known.update(image.head for image in listing.images)

@@ -138,11 +138,13 @@ def merge_entries(
     """
     lost_pairs = set(lost)
     merged: dict[tuple[str, Digest], IndexEntry] = {}
+    # Ours come second, and replace entries with the same name and digest.
     for entry in (*theirs, *ours):
         name = entry.name
         if name is not None and (name, entry.descriptor.digest) in lost_pairs:
             entry, name = without_reference(entry), None
         merged[(name or "", entry.descriptor.digest)] = entry
+    # The entry of an image that has lost its name is kept only to make it reachable.
     reachable = {digest for name, digest in merged if name}
     for _, digest in merged:
         reachable.update(children.get(digest, ()))
@@ -323,6 +325,7 @@ class Catalog:
         }
         found: dict[Digest, ConfigSummary] = {}
         shared: dict[DiffID, DiffID] = {}
+        # Configs are parsed and dropped in groups: those of a hundred thousand images do not fit into memory.
         wanted = list(dict.fromkeys(configs.values()))
         for start in range(0, len(wanted), _READ_AT_ONCE):
             for config, content in read(wanted[start : start + _READ_AT_ONCE]).items():
@@ -369,6 +372,7 @@ class Catalog:
         run has given to another image. Against images that another run has added meanwhile, `--on-conflict` decides;
         with `keep-all`, both keep the name.
         """
+        # several digests have one name with `keep-all`
         ours: dict[str, list[Digest]] = {}
         for mine, digest in self._entries:
             if mine:

@@ -53,6 +53,7 @@ def _needed(entries: Iterable[IndexEntry], found: Mapping[Digest, Document]) -> 
             continue
         needed.add(digest)
         document = found[digest]
+        # An unreadable manifest may name any blob, so removing blobs now could destroy an image that can be repaired.
         if document.error is not None:
             raise DamagedError(
                 f"{digest}: cannot be read, so nothing is removed: {document.error.message}"

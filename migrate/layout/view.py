@@ -225,6 +225,7 @@ class LayoutView:
             )
         layers = []
         for file, diff_id, media_type in zip(image.layers, diff_ids, image.layer_types, strict=True):
+            # by content, because a docker archive has no media types, and other tools write wrong ones
             with self._files.open(file) as stream:
                 compression = detect_compression(stream.read(HEAD_BYTES))
             directory, _, name = file.rpartition("/")
@@ -285,6 +286,7 @@ def find_image(images: Iterable[StoredImage], text: str) -> Sequence[StoredImage
     prefix."""
     images = tuple(images)
     wanted = Reference.parse(text).full()
+    # A name goes before an ID: `beef` may be both, and only the ID can be given in a longer form.
     named = [image for image in images if any(Reference.parse(name).full() == wanted for name in image.references)]
     if named:
         return named

@@ -47,6 +47,8 @@ def read_documents(
 
     Indexes may be nested to a depth of INDEX_DEPTH; deeper documents are returned with an error.
     """
+    # Level by level, so that a bucket can read many documents of a level at once, and without recursion: indexes of an
+    # untrusted archive may be nested deeper than Python's stack, or contain each other.
     level = list(entries)
     seen: set[Digest] = set()
     for _ in range(limits.INDEX_DEPTH):
@@ -87,6 +89,7 @@ def _document(entry: IndexEntry, content: bytes | MigrateError | None) -> Docume
             raise content
         if (actual := Digest.of(content)) != digest:
             raise IntegrityError(f"blob {digest} has the digest {actual}")
+        # Some tools write entries without a media type or with a wrong one; then the content decides.
         media_type = entry.descriptor.media_type
         if media_type in INDEX_TYPES or (media_type not in _IMAGE_TYPES and _is_index(content)):
             return Document(entry=entry, content=content, children=parse_index(content).manifests)

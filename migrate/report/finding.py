@@ -67,6 +67,7 @@ def _why(name: str, image: MappedImage, owners: Sequence[MappedImage]) -> str:
         return "has the name"
     if image.removed:
         return "removed from the layout by migrate gc"
+    # Images for different platforms share a name in an index, so only those of the same platform are rivals.
     rivals = [owner for owner in owners if owner.platform == image.platform]
     if not rivals:
         kept = [one for one in image.names if one not in image.references]

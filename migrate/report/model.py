@@ -189,6 +189,8 @@ def _layer_row(legacy: LegacyLayer, hashed: HashedLayer | None, image: ComposedI
             legacy_id=legacy.legacy_id, diff_id=None, blob_digest=None, tar_size=0, blob_size=0, empty=True, origin=None
         )
     blob = hashed.blob
+    # An empty layer is stored if `--empty-layers keep` is given, or if a manifest of the source that is carried over
+    # names it.
     dropped = hashed.empty and (blob is None or all(layer.digest != blob.digest for layer in image.layers))
     return ReportLayer(
         legacy_id=legacy.legacy_id,

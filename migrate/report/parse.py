@@ -258,6 +258,7 @@ def _parse_layer(node: _Node) -> ReportLayer:
     diff_id = node.field("diff_id").optional_digest()
     flagged = node.field("flagged")
     entries = flagged.mapping() if node.has("flagged") else {}
+    # `flagged`, `damaged` and `note` are optional fields: earlier versions did not write the first two
     layer = ReportLayer(
         legacy_id=node.field("legacy_id").text(),
         diff_id=None if diff_id is None else DiffID(diff_id),
@@ -271,7 +272,7 @@ def _parse_layer(node: _Node) -> ReportLayer:
         flagged=tuple(sorted((flag, flagged.field(flag).text()) for flag in entries)),
         damaged=node.has("damaged") and node.field("damaged").flag(),
     )
-    return node.reading.layers.setdefault(layer, layer)
+    return node.reading.layers.setdefault(layer, layer)  # images share layers: one object each saves memory
 
 
 def _parse_platform(node: _Node) -> Platform:

@@ -83,6 +83,7 @@ class Rewriter(Struct):
         if match["digest"]:
             yield from (f"sha256:{new}" for new in self.digests.get(match["digest"], ()))
         elif match["pinned"]:
+            # Docker ignores the tag beside a digest, so a pin without a tag stays without one.
             for new in self.digests.get(match["pinned"], ()):
                 tag = f":{match['tag']}" if match["tag"] else ""
                 for name in self._new_names(match) or {match["name"] + tag}:

@@ -133,6 +133,7 @@ class _Page:
         saved = f"{self.size(totals.saved_bytes)} ({format_share(totals.saved_bytes, totals.legacy_bytes)}) saved"
         if tally is not None and tally.across_bytes:
             saved += f", {self.size(tally.across_bytes)} of it across sources"
+        # a plan compresses samples only
         about = "about " if totals.blob_bytes_estimated else ""
         stored = "to be stored (--exact-sizes for exact figures)" if about else "as stored, compressed"
         blobs = "not computed" if totals.blob_bytes is None else f"{about}{self.size(totals.blob_bytes)} {stored}"

@@ -53,6 +53,7 @@ def hash_files(files: Files, unpack: Mapping[str, bool], workers: int, findings:
     order = sorted(unpack, key=lambda name: (-sizes[name], name))
     left = sum(sizes[name] for name in order)
     findings.stage("verify", left, len(order))
+    # more threads than files are of use only to decompress parts of a large layer
     workers = min(workers, max(len(order), most_helpers()))
     stop = threading.Event()
     hasher = _FileHasher(files, findings, stop)
@@ -124,6 +125,7 @@ class _FileHasher:
         compression = detect_compression(source.peek(HEAD_BYTES))
         if compression not in _MEMBER_HEADS:
             return None
+        # At most `ahead` parts wait, so that a large layer needs little memory.
         tar = hashlib.sha256()
         waiting: deque[Future[list[bytes]]] = deque()
         try:
@@ -182,6 +184,7 @@ class _HashedStream:
 def _iter_parts(source: _HashedStream, head_bytes: int) -> Iterator[bytes | None]:
     """Parts of the blob, split where its first `head_bytes` bytes occur again. Ends with None if a part is too
     large."""
+    # The head may lie on the border of two blocks, so the end of a block is kept and searched with the next one.
     pending = source.read(_BLOCK)
     head = pending[:head_bytes]
     while block := source.read(_BLOCK):

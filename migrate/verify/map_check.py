@@ -49,6 +49,7 @@ def check_kept_names(
         manifest = row.manifest_digest
         if manifest is None:
             continue
+        # a report has the images of one run only, and `check_kept_report` compares it
         if not row.removed and kept.where == MAP_NAME and manifest not in present:
             findings.add(MAP_NAME, f"the image {manifest} (once {row.legacy_id}) is not in the target, or not whole")
         for name in row.names:
@@ -57,6 +58,7 @@ def check_kept_names(
             elif manifest not in granted[name]:
                 others = ", ".join(sorted(map(str, granted[name])))
                 findings.add(kept.where, f"the name {name} should lead to {manifest} and leads to {others}")
+    # Only if runs gave names at all: a layout of other tools has neither a map nor a report.
     if given:
         for name in sorted(name for name in granted.keys() - given if "@" not in name):
             findings.note("names", f"no run of migrate gave the name {name}")

@@ -82,6 +82,7 @@ class _RegistryCheck:
 
     def _read_links(self) -> None:
         for name in self.files.names():
+            # unfinished uploads, and links that only registries up to 2.4 wrote, belong to no image of this program
             if name.startswith("blobs/") or "/_uploads/" in name or _OLD_LINK.fullmatch(name):
                 continue
             match = _LINK.fullmatch(name)

@@ -53,6 +53,7 @@ def _problems(walk: Walk, row: Any, hashed: Mapping[str, HashedFile]) -> Iterato
     if not isinstance(rows, list):
         yield "layers is no array"
         return
+    # Dropped empty layers and history steps without a layer have no blob.
     stored = [one for one in rows if isinstance(one, dict) and one.get("blob_digest") is not None]
     if [_digest(one, "blob_digest") for one in stored] != list(shape.layers):
         yield "the blob digests of the layers are not those of the manifest"

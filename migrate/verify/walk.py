@@ -119,6 +119,7 @@ class Walk(Struct):
         where = self.path_of(descriptor.digest)
         try:
             if descriptor.media_type in INDEX_TYPES:
+                # set first, so that a damaged index counts as read and has one finding only
                 self.children[descriptor.digest] = ()
                 index = parse_index(content)
                 self._check_media_type(descriptor, index.media_type, where)

@@ -164,6 +164,7 @@ class DockerArchive(_Archive):
 
 def _unpack(stream: BinaryIO, write: Callable[[bytes], None], diff_id: DiffID) -> int:
     """Writes the uncompressed tar of a blob that was compressed in its source, and returns its size in bytes."""
+    # The blob may come from another compressor, or from the spool of a killed run, so the diffID is checked here.
     kind = detect_compression(stream.read(16))
     stream.seek(0)
     digest = hashlib.sha256()

@@ -94,6 +94,7 @@ class Pusher:
             missing = self._each(lambda place: self._lacking(*place), places)
             tagged = [name for name in sorted(names) if name.tag is not None]
             has_name = self._each(self._has_name, tagged)
+        # A blob is uploaded only if no repository of the run has it; otherwise it is mounted from there.
         sent = [
             blob
             for (blob, repositories), lacking in zip(places, missing, strict=True)

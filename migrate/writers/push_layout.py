@@ -48,6 +48,7 @@ def read_layout(layout: Layout, name: Naming, *, patterns: Sequence[str] = (), u
                 children = tuple(child.descriptor.digest for child in document.children)
                 manifests[document.digest] = PushedManifest(document.content, media_type, children=children)
                 continue
+            # the size is checked now, because a registry would refuse a wrong blob only after its upload
             named = (document.manifest.config, *document.manifest.layers)
             blobs = tuple(_blob(layout, blob) for blob in named)
             media_type = media_type or document.manifest.media_type
@@ -71,7 +72,7 @@ def _choose(
             reference = Reference.parse(name)
             if not patterns or any(reference.matches(pattern) for pattern in patterns):
                 chosen.append((entry, reference))
-        elif not patterns:
+        elif not patterns:  # `--image` chooses by name, so images without a name are not counted as left out
             if untagged:
                 chosen.append((entry, Reference(UNTAGGED, entry.descriptor.digest.hex)))
             else:

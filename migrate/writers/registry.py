@@ -52,6 +52,7 @@ class RegistryTarget(ImageTarget):
             self.client = client or open_client(host, insecure=options.insecure)
         except SourceError as exc:
             raise TargetError(exc.message) from exc
+        # TMPDIR, and not a directory beside the target as for archives: a registry has none on this machine
         with target_errors("the directory for temporary files"):
             self._spool = tempfile.mkdtemp(prefix="migrate-")
         self._store = DirectoryStore(self._spool, durable=False)

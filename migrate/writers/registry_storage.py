@@ -235,6 +235,7 @@ def _existing_image(tree: NamedFiles, reference: Reference, link: bytes) -> Exis
     except ValueError:
         return None
     content = _read_blob(tree, digest)
+    # An image that cannot be read keeps its name in conflicts, so that no run replaces it unnoticed.
     try:
         if not is_index(content):
             return _read_single(tree, reference, digest, content, None)

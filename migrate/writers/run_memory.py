@@ -79,12 +79,14 @@ class RunMemory:
             for line, check in _LINE.findall(self._record().read())
             if check == _check(line) and line.startswith(key.encode("ascii"))
         ]
+        # The state of a large target takes long, so it is computed only if the run is known.
         state = self.state() if ends else None
         state = state if f"{state} {self._report_state()}" in ends else None
         raw = None if state is None else self._store.read(REPORT_NAME, REPORT_BYTES)
         if state is None or raw is None:
             return None
         report = dated(raw, started, finish())
+        # The report changes, and its state is part of the line, so the run is recorded again below.
         with self._store.new_file() as file:
             file.write(report)
             file.publish(REPORT_NAME)

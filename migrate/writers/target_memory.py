@@ -64,6 +64,7 @@ class RecordedMemory(TargetMemory):
             return False
         if self._blobs.is_proven_to_hold(blob.digest, blob.size, diff_id):
             return True
+        # The line in the record may be of another target or made up: only the decompressed bytes prove the diffID.
         digest = hashlib.sha256()
         try:
             with self._blobs.open_published(blob.digest) as stream:

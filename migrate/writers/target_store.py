@@ -21,6 +21,7 @@ def open_store(location: str | Path, kind: str, files: SystemCalls = SYSTEM_CALL
 
         return BucketStore(text)
     path = Path(location)
+    # `lexists`, so that a dangling link gets this message, too
     if os.path.lexists(path) and not os.path.isdir(path):
         found = f"is a link to {os.readlink(path)}, not to a directory" if path.is_symlink() else "is a file"
         raise TargetError(
