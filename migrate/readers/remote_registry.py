@@ -141,8 +141,8 @@ class RemoteRegistrySource(ManifestSource):
         repositories: Sequence[str] | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """`base`: the path below which the registry is, a part of `location`. `repositories`: to be read instead of
-        those of its catalog."""
+        """`base`: the path below which the registry is, a part of `location`. `repositories` are read in place of those
+        in the catalog."""
         super().__init__(location, options, is_remote=True)
         self._host, self._repository, self._tag = split_registry_location(location, base)
         self._base = base

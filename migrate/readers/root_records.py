@@ -57,12 +57,12 @@ def read_tags(root: Tree, driver: str, drivers: Collection[str]) -> TagStore:
     if "repositories-aufs" not in present and "aufs" in drivers:
         readable[_BARE] = "aufs"
     known = frozenset(found.tags)
-    unread = [_unread(root, name, readable.get(name), known) for name in present if name != own]
+    unread = [_unread_tags_warning(root, name, readable.get(name), known) for name in present if name != own]
     found.problems += tuple(warning for warning in unread if warning is not None)
     return found
 
 
-def _unread(root: Tree, store_name: str, driver: str | None, known: Collection[TagRecord]) -> str | None:
+def _unread_tags_warning(root: Tree, store_name: str, driver: str | None, known: Collection[TagRecord]) -> str | None:
     """A warning about the tags that only another driver's file has; None if there are none. `driver`: the driver to
     choose for them, if there is one."""
     store = _read_tag_store(root, store_name)
