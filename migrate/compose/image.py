@@ -81,7 +81,7 @@ class SharedParts:
 
 
 def _compact_copy(encoded: bytes) -> bytes:
-    """A copy to keep in memory: the bytes that orjson returns occupy 4 KiB, however short they are."""
+    """A copy to keep in memory: the bytes that orjson returns occupy 4 KiB, even if they are short."""
     return bytes(memoryview(encoded))
 
 

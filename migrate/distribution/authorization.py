@@ -78,7 +78,7 @@ class Authorizer:
         self._challenge = (kind.lower(), parameters)
 
     @property
-    def wants_password(self) -> bool:
+    def requires_password(self) -> bool:
         """True if the registry itself requires a password, and no token."""
         return self._challenge is not None and self._challenge[0] in _PASSWORD_KINDS
 

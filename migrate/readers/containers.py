@@ -196,7 +196,7 @@ class ContainerLayers:
             # A container without a record and without a layer is an empty directory that a removal left.
             if container.id in self._graph or (container.record is None and not self._driver.has_layer(container.id)):
                 continue
-            removed = None if container.record is None else removals.trace(container.id, container.record)
+            removed = None if container.record is None else removals.reason(container.id, container.record)
             warnings: list[str] = []
             # On the disk of a machine that crashed the state is still "running". Docker commits such a container like
             # any other once it is stopped (moby 1.9.1, daemon/daemon.go, Register), so it is converted, with a warning.
@@ -289,7 +289,7 @@ class ContainerLayers:
         return None
 
     def _place_of_files(self, container_id: LegacyID) -> str:
-        """Where the files of a container are whose image is lost, for the end of an error."""
+        """The place of the files of a container whose image is lost, for the end of an error."""
         place = f"{PLACES[self._driver.name]}/{container_id}"
         if self._driver.name == "overlay":
             place += "/upper"

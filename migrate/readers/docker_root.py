@@ -497,8 +497,8 @@ class DockerRootSource(LegacySource):
     def _read_new_tar(
         self, layer: LegacyLayer, tar: TreeTar, payload: Payload, known: Sequence[str]
     ) -> Generator[bytes, None, None]:
-        """The tar made anew. `known`: reasons, besides those that the tar gives, why Docker's tar may be another
-        one."""
+        """The tar made anew. `known`: reasons, besides those that the tar gives, why Docker's tar may be
+        different."""
         yield from tar.read()
         reasons = [*known, *self._tar_split_mismatches(layer.legacy_id)]
         files, links = tar.counted()

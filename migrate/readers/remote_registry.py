@@ -269,7 +269,7 @@ class RemoteRegistrySource(ManifestSource):
 
 
 def find_base(location: str) -> str:
-    """The path in `docker://HOST/PATH/v1/REPO` (or `v2`); "" where there is none."""
+    """The path in `docker://HOST/PATH/v1/REPO` (or `v2`); "" if there is none."""
     found = _BASE.match(location.removeprefix(PREFIX))
     return found[1] if found is not None and is_repository_path(found[1]) else ""
 
