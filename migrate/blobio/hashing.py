@@ -59,12 +59,12 @@ class StoredStream(ByteStream):
         self.size = len(self._peeked)
         return self._peeked
 
-    def want_digest(self) -> None:
+    def start_digest(self) -> None:
         """Starts hashing. Must be called before the first read."""
         self._sha256 = hashlib.sha256()
 
     def digest(self) -> Digest | None:
-        """The digest of all bytes read, None without `want_digest`."""
+        """The digest of all bytes read, None without `start_digest`."""
         return None if self._sha256 is None else Digest.of_hash(self._sha256)
 
     def read_view(self, view: memoryview, /) -> int:

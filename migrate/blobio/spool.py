@@ -92,6 +92,7 @@ def open_plain(fd: int, what: str, ratio: int | None = None) -> Seekable | Plain
                 readahead = ReadAhead(cast(BinaryIO, buffered), kind, what, ratio)
                 return PlainStream(fd, readahead.as_binary(), readahead, what)
             if stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode):
+                # By its end, since fstat gives the size 0 for a block device.
                 return Seekable(fd, os.lseek(fd, 0, os.SEEK_END))
             return PlainStream(fd, cast(BinaryIO, buffered), None, what)
     except BaseException:
@@ -126,6 +127,7 @@ class Spool:
     def append(self, chunk: bytes) -> None:
         view = memoryview(chunk)
         try:
+            # An unbuffered file may write only a part at once.
             while view:
                 view = view[self._file.write(view) :]
         except OSError as error:

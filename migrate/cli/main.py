@@ -24,7 +24,7 @@ COMMANDS = {
     "verify": "Recompute every digest, size and diffID of a target.",
     "push": "Upload a layout to a registry.",
     "report": "Render a report as text, JSON or HTML.",
-    "map": "Find the image ID and digest that a legacy ID became.",
+    "map": "Find the new image ID and digest of an old ID.",
     "find": "Find the images that have or had a name, and their sources.",
     "gc": "Remove untagged images and blobs that no image needs.",
     "export": "Write an image's root file system as one tar.",

@@ -25,7 +25,7 @@ _CSV_FIELDS = (
 )
 
 
-@click.command("map", short_help="Find the image ID and digest that a legacy ID became.")
+@click.command("map", short_help="Find the new image ID and digest of an old ID.")
 @click.argument("location", metavar="LAYOUT", type=LocationType())
 @click.argument("words", metavar="[OLD_ID]...", nargs=-1, shell_complete=legacy_ids)
 @click.option("--from", "listed", metavar="FILE", help="Read IDs from FILE, one per line; - is standard input.")

@@ -90,16 +90,16 @@ def config_frame(
 def fill_platform(members: Mapping[str, Any], platform: Platform) -> dict[str, Any]:
     """`members` of a config (`go_json.carried_values`) with the parts of `platform` that are missing in them."""
     filled = dict(members)
-    if _lacks(members, "architecture"):
+    if _has_no_value(members, "architecture"):
         filled["architecture"] = platform.architecture
-        if platform.variant and _lacks(members, "variant"):
+        if platform.variant and _has_no_value(members, "variant"):
             filled["variant"] = platform.variant
-    if _lacks(members, "os"):
+    if _has_no_value(members, "os"):
         filled["os"] = platform.os
     return filled
 
 
-def _lacks(members: Mapping[str, Any], key: str) -> bool:
+def _has_no_value(members: Mapping[str, Any], key: str) -> bool:
     """True if Go reads no value for `key` from the encoded members. Go matches keys in any case of letters and ignores
     nulls, and the last key counts."""
     stated = [members[name] for name in sorted(members) if fold_key(name) == key]

@@ -55,7 +55,7 @@ class SharedParts:
         known = self._steps.get((id(layer), empty_layer))
         if known is None:
             document = LayerDocument.of(layer.json)
-            known = layer, _shrunk(encode_step(HistoryStep.of(document.facts(), empty_layer=empty_layer)))
+            known = layer, _compact_copy(encode_step(HistoryStep.of(document.facts(), empty_layer=empty_layer)))
             document.forget()
             self._steps[id(layer), empty_layer] = known
         return known[1]
@@ -65,8 +65,8 @@ class SharedParts:
         known = self._layers.get(id(layer))
         if known is None:
             descriptor = None if layer.blob is None else layer_descriptor(layer.blob, format)
-            row = b"" if descriptor is None else _shrunk(encode_layer(descriptor, MANIFEST_TYPE_OF[format]))
-            known = self._layers[id(layer)] = layer, _shrunk(encode_diff_id(layer.diff_id)), descriptor, row
+            row = b"" if descriptor is None else _compact_copy(encode_layer(descriptor, MANIFEST_TYPE_OF[format]))
+            known = self._layers[id(layer)] = layer, _compact_copy(encode_diff_id(layer.diff_id)), descriptor, row
         return known
 
     def joined(self, pieces: list[bytes], between: bytes) -> tuple[list[bytes], int, bytes]:
@@ -80,8 +80,8 @@ class SharedParts:
         return known, len(pieces), between
 
 
-def _shrunk(encoded: bytes) -> bytes:
-    """A copy to keep in memory: the bytes that orjson returns occupy 4 KiB, however short they are."""
+def _compact_copy(encoded: bytes) -> bytes:
+    """A copy to keep in memory: the bytes that orjson returns occupy 4 KiB, even if they are short."""
     return bytes(memoryview(encoded))
 
 

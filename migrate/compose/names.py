@@ -131,7 +131,7 @@ def assign_names(claims: Iterable[Claim], policy: OnConflict) -> Names:
     for reference in sorted(by_reference):
         winners = []
         for platform in sorted(by_reference[reference], key=str):
-            winner = _winner(reference, platform, list(by_reference[reference][platform].values()), policy, names)
+            winner = _choose_claim(reference, platform, list(by_reference[reference][platform].values()), policy, names)
             if winner is not None:
                 winners.append(winner)
         if len(winners) > 1:
@@ -142,7 +142,7 @@ def assign_names(claims: Iterable[Claim], policy: OnConflict) -> Names:
     return names
 
 
-def _winner(
+def _choose_claim(
     reference: Reference, platform: Platform, rivals: Sequence[Claim], policy: OnConflict, names: Names
 ) -> Claim | None:
     if policy is OnConflict.FIRST:

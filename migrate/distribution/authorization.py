@@ -78,7 +78,7 @@ class Authorizer:
         self._challenge = (kind.lower(), parameters)
 
     @property
-    def wants_password(self) -> bool:
+    def requires_password(self) -> bool:
         """True if the registry itself requires a password, and no token."""
         return self._challenge is not None and self._challenge[0] in _PASSWORD_KINDS
 
@@ -89,7 +89,7 @@ class Authorizer:
         with self._lock:
             known = self._headers.get((scope, also))
             if known is None:
-                known = self._headers[scope, also] = self._answer(scope, also)
+                known = self._headers[scope, also] = self._authorization(scope, also)
         return {"Authorization": known} if known else {}
 
     def refresh(self, headers: Mapping[str, str], scope: Scope, also: Scope | None = None) -> None:
@@ -97,11 +97,11 @@ class Authorizer:
         credentials."""
         self.challenged(headers)
         with self._lock:
-            self._headers[scope, also] = self._answer(scope, also)
+            self._headers[scope, also] = self._authorization(scope, also)
             if not self._headers[scope, also]:
                 raise AuthorizationError("the registry needs a login: run `docker login` first")
 
-    def _answer(self, scope: Scope, also: Scope | None) -> str:
+    def _authorization(self, scope: Scope, also: Scope | None) -> str:
         assert self._challenge is not None
         kind, parameters = self._challenge
         if not self._looked:
@@ -144,7 +144,7 @@ class Authorizer:
         return self._token_of(realm, "GET", params=query, headers=headers)
 
     def _token_of(self, realm: str, method: str, **arguments: object) -> str:
-        status, reason, content = self._ask(realm, method, arguments)
+        status, reason, content = self._request(realm, method, arguments)
         if status != 200:
             hint = " (run `docker login` first?)" if status in (401, 403) else ""
             raise AuthorizationError(f"token server {realm}: {status} {reason}{hint}")
@@ -157,7 +157,7 @@ class Authorizer:
             raise AuthorizationError(f"token server {realm}: its answer holds no token")
         return token
 
-    def _ask(self, realm: str, method: str, arguments: Mapping[str, Any]) -> tuple[int, str, bytes]:
+    def _request(self, realm: str, method: str, arguments: Mapping[str, Any]) -> tuple[int, str, bytes]:
         """(status, reason, body) of the answer. The request is repeated after failures, as those to the registry."""
         import httpx
 

@@ -56,7 +56,7 @@ def find_credentials(host: str, config: Path | None = None) -> Credentials | Non
     document = _read_config(config)
     helper = _helper_for(host, document)
     if helper is not None:
-        return _ask_helper(helper, host)
+        return _run_helper(helper, host)
     auths = document.get("auths")
     if not isinstance(auths, dict):
         return None
@@ -99,7 +99,7 @@ def _helper_for(host: str, document: Mapping[str, Any]) -> str | None:
     return store if isinstance(store, str) and store else None
 
 
-def _ask_helper(name: str, host: str) -> Credentials | None:
+def _run_helper(name: str, host: str) -> Credentials | None:
     if not _HELPER_NAME.fullmatch(name):
         raise CredentialsError(f"credential helper {name!r}: not a helper's name")
     command = f"docker-credential-{name}"

@@ -121,6 +121,8 @@ class BlobDownload(ByteStream):
             self._sleep(PAUSES[self._breaks])
             self._breaks += 1
             self._answer.close()
+            # A range is one of the bytes as they are sent. If these are decompressed here, the place to continue at is
+            # not known, and everything is requested again.
             self._answer = self._connect(0 if self._is_decoded else self._offset)
             if self._answer.status_code == 416:
                 self._answer.close()

@@ -1,6 +1,6 @@
 """Limits for servers that never finish an answer.
 
-A timeout of httpx covers one read from the socket. It does not end an answer of a byte each second, nor endless interim
+A timeout of httpx covers one read from the socket. It does not end an answer of a byte each second, or endless interim
 answers (1xx). The network streams here measure whole answers.
 """
 

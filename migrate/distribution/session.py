@@ -90,7 +90,7 @@ class RegistrySession:
             if not self._is_own(answer.request.url):
                 raise self.refused(answer, path)
             self._authorizer.challenged(answer.headers)
-            if self._authorizer.wants_password:  # a proxy may require one for every path, also on other servers
+            if self._authorizer.requires_password:  # a proxy may require one for every path, also on other servers
                 answer = self.send("GET", path, ("", "pull"))
         if answer.status_code == 200 and not _is_of_registry(answer, path):
             raise RegistryAnswerError(f"{self.host}: GET {path}: 200, with a page that is no registry's", status=200)

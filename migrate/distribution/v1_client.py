@@ -202,10 +202,10 @@ class V1Client:
     def _access(self, repository: str) -> _Access:
         with self._lock:
             if repository not in self._accesses:
-                self._accesses[repository] = self._ask_index(repository)
+                self._accesses[repository] = self._request_access(repository)
             return self._accesses[repository]
 
-    def _ask_index(self, repository: str) -> _Access:
+    def _request_access(self, repository: str) -> _Access:
         """The access to a repository. A registry that is no index may have no such page, or no list on it; then it is
         read without a token."""
         path = f"/v1/repositories/{quoted(repository)}/images".replace("%2F", "/")

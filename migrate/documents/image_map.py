@@ -117,7 +117,7 @@ def parse_map(raw: bytes, limit: int = CATALOG_BYTES, wanted: Callable[[str], bo
     if not isinstance(rows, list) or document.get("schema_version") != SCHEMA_VERSION:
         raise DocumentError("map: not a map of schema_version 1")
     return merge_rows(
-        _parse_row(row, f"map: images[{place}]") for place, row in enumerate(rows) if _is_wanted(row, wanted)
+        _parse_row(row, f"map: images[{place}]") for place, row in enumerate(rows) if _has_name(row, wanted)
     )
 
 
@@ -130,7 +130,7 @@ def _load(raw: bytes, what: str, limit: int) -> Any:
         raise DocumentError(f"{what}: not JSON: {error}") from error
 
 
-def _is_wanted(row: Any, wanted: Callable[[str], bool] | None) -> bool:
+def _has_name(row: Any, wanted: Callable[[str], bool] | None) -> bool:
     if wanted is None or not isinstance(row, dict):
         return True
     lists = (row.get("references"), row.get("names"))

@@ -41,7 +41,7 @@ def parse_tags(document: Any) -> dict[str, str] | None:
 
 
 def parse_ancestry(raw: bytes) -> tuple[str, ...]:
-    """The IDs from the image down to its base, as in the file. DocumentError if it is anything else."""
+    """The IDs from the image down to its base, as in the file. DocumentError for any other document."""
     value = load_json(raw, "ancestry")
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise DocumentError("ancestry: not an array of strings")

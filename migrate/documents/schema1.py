@@ -89,7 +89,7 @@ class Schema1Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def open_manifest(document: bytes) -> OpenedManifest:
     """The payload and signatures of a JWS. A document without `signatures` is its own payload. Raises DocumentError.
 
-    Only schema 1 was ever signed in this way, so an envelope around anything else is refused.
+    Only schema 1 was ever signed in this way, so an envelope around any other content is refused.
     """
     value = load_json_lenient(document, "manifest")
     signatures = value.get("signatures") if isinstance(value, dict) else None
@@ -108,7 +108,7 @@ def open_manifest(document: bytes) -> OpenedManifest:
         raise DocumentError(f"manifest: formatLength {length} is outside the document of {len(document)} bytes")
     payload = document[:length] + tail
     if not is_schema1(load_json_lenient(payload, "manifest: payload")):
-        raise DocumentError("manifest: signed as schema 1, but what is signed is something else")
+        raise DocumentError("manifest: signed as schema 1, but the signed content is not of schema 1")
     return OpenedManifest(payload, parsed)
 
 

@@ -222,6 +222,7 @@ def _identity_fields(raw: bytes, what: str) -> Mapping[str, Any] | None:
     spelling, and if the document is no strict JSON."""
     folded = raw.lower()
     counts = [folded.count(key) for key in _IDENTITY_KEYS]
+    # An escape may hide a key, as in `\u0069d`, so that it is not counted.
     if b"\\u" in folded or max(counts) > 1:
         return None
     try:

@@ -32,7 +32,7 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """`sha256:<64 hex>` → Digest; ValueError for anything else, also for other algorithms."""
+        """`sha256:<64 hex>` → Digest; ValueError for any other text, also for other algorithms."""
         algorithm, separator, value = text.partition(":")
         if algorithm != "sha256" or not separator:
             raise ValueError(f"not a sha256 digest: {text!r}")

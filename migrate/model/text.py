@@ -6,10 +6,10 @@ from __future__ import annotations
 def printable(text: str) -> str:
     """`text` with escapes such as `\\x1b` for control and direction characters, which a terminal could execute. A byte
     that is no text (surrogateescape) becomes an escape, too."""
-    return text if text.isprintable() else "".join(map(_shown, text))
+    return text if text.isprintable() else "".join(map(_escaped, text))
 
 
-def _shown(character: str) -> str:
+def _escaped(character: str) -> str:
     if character.isprintable():
         return character
     point = ord(character)

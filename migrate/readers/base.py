@@ -50,8 +50,8 @@ class LegacySource(ABC):
     # --- optional features, with defaults ----------------------------------------------------------------------------
 
     def find_layers(self, wanted: Collection[DiffID], /) -> Mapping[DiffID, Sequence[LegacyLayer]]:
-        """Layers that `open_payload` takes and that have these diffIDs by the configs of the source: reading one proves
-        it. Those of one diffID differ in their stored bytes. Raises what `listing` raises."""
+        """diffID → layers for `open_payload`. The diffIDs are those of the source's configs; reading a layer proves its
+        diffID. Several layers of one diffID have different stored bytes. Raises the errors of `listing`."""
         found: dict[DiffID, dict[str, LegacyLayer]] = {}
         listing = self.listing()
         for image in (*listing.images, *(child for index in listing.indexes for child in index.children)):

@@ -196,7 +196,7 @@ class ContainerLayers:
             # A container without a record and without a layer is an empty directory that a removal left.
             if container.id in self._graph or (container.record is None and not self._driver.has_layer(container.id)):
                 continue
-            removed = None if container.record is None else removals.trace(container.id, container.record)
+            removed = None if container.record is None else removals.reason(container.id, container.record)
             warnings: list[str] = []
             # On the disk of a machine that crashed the state is still "running". Docker commits such a container like
             # any other once it is stopped (moby 1.9.1, daemon/daemon.go, Register), so it is converted, with a warning.
@@ -278,12 +278,12 @@ class ContainerLayers:
             return None
         what = "its image" if lost == image else f"layer {lost} of its image"
         raise MissingParentError(
-            f"{title}: {what} {image or '(none is recorded)'} is not in graph/; {self._remains(container.id)}",
+            f"{title}: {what} {image or '(none is recorded)'} is not in graph/; {self._place_of_files(container.id)}",
             layer=container.id,
         )
 
-    def _remains(self, container_id: LegacyID) -> str:
-        """Where the files of a container are whose image is lost, for the end of an error."""
+    def _place_of_files(self, container_id: LegacyID) -> str:
+        """The place of the files of a container whose image is lost, for the end of an error."""
         place = f"{PLACES[self._driver.name]}/{container_id}"
         if self._driver.name == "overlay":
             place += "/upper"
@@ -299,7 +299,7 @@ class ContainerLayers:
     def _tree(self, container_id: LegacyID) -> Tree:
         if self._driver.name == "aufs" and not self._driver.has_layer(container_id):
             # The place of Docker 0.6. If 0.7 could not move the directory, it left a link to here in aufs/diff.
-            containers, place = self._place(os.fsencode(f"containers/{container_id}/rw"))
+            containers, place = self._locate(os.fsencode(f"containers/{container_id}/rw"))
             if containers.is_folder(place):
                 return containers.subtree(place)
         return self._driver.layer_tree(container_id)
@@ -312,7 +312,7 @@ class ContainerLayers:
             message = f"{self.found[layer.legacy_id].described.title}: {error.message}"
             upper = os.fsencode(f"overlay/{layer.legacy_id}/upper")
             if isinstance(error, MissingLayerError) and self._driver.name == "overlay" and self._root.is_folder(upper):
-                message += f"; {self._remains(layer.legacy_id)}"
+                message += f"; {self._place_of_files(layer.legacy_id)}"
             raise type(error)(message, layer=layer.legacy_id) from error
         self._warnings[layer.legacy_id] = found.reasons
         return found
@@ -347,11 +347,11 @@ class ContainerLayers:
         unsure = comparison.copies if tree.has_whole_seconds or base.has_whole_seconds else 0
         if found is not None:
             changes = found.without_empty_parents(changes, base)
-        reasons = [*_left_out(left_out), *self._hidden(tree)]
+        reasons = [*_left_out(left_out), *self._opaque_warnings(tree)]
         base.close()
         return ContainerChanges(tree=tree, changes=changes, unsure=unsure, reasons=tuple(reasons))
 
-    def _hidden(self, tree: Tree) -> Iterator[str]:
+    def _opaque_warnings(self, tree: Tree) -> Iterator[str]:
         """A reason for an overlay whose opaque directories cannot be recognised: the attribute `trusted.overlay.opaque`
         is hidden from this user, or the tar was written without extended attributes."""
         if not isinstance(tree, UnionTree):
@@ -459,9 +459,9 @@ class ContainerLayers:
             # `vfs/dir/<id>` from 0.7 to 1.6, where `volumes/<id>` has only a document.
             identity = os.fsdecode(name)
             place = self._data_place(identity, "") if is_safe_name(identity) else None
-            if place is not None and self._holds(place):
+            if place is not None and self._holds_folder(place):
                 yield place
-            elif self._holds(b"volumes/" + name + b"/layer"):
+            elif self._holds_folder(b"volumes/" + name + b"/layer"):
                 yield b"volumes/" + name + b"/layer"
             else:
                 older.add(name)
@@ -469,10 +469,10 @@ class ContainerLayers:
         # vfs also kept volumes whose document in `volumes/` is lost. Where vfs is the storage driver, `vfs/dir` has the
         # layers, too, and nothing distinguishes them.
         others = set() if vfs is None or self._driver.name == "vfs" else set(list_folders(vfs))
-        yield from (place for name in older | others if self._holds(place := b"vfs/dir/" + name))
+        yield from (place for name in older | others if self._holds_folder(place := b"vfs/dir/" + name))
 
-    def _holds(self, path: bytes) -> bool:
-        tree, below = self._place(path)
+    def _holds_folder(self, path: bytes) -> bool:
+        tree, below = self._locate(path)
         return tree.is_folder(below)
 
     def volume_names(self) -> frozenset[str]:
@@ -480,7 +480,7 @@ class ContainerLayers:
         volumes = find_folder(self._root, b"volumes")
         return frozenset(map(os.fsdecode, list_folders(volumes))) if volumes is not None else frozenset()
 
-    def _place(self, path: bytes) -> tuple[Tree, bytes]:
+    def _locate(self, path: bytes) -> tuple[Tree, bytes]:
         """(tree, path in it) for a path of the root. `containers`, `vfs` and `volumes` may be symbolic links, as where
         an owner has moved them to another disk. Any other name comes from a record, and no link in it is followed."""
         top, _, below = path.partition(b"/")
@@ -490,7 +490,7 @@ class ContainerLayers:
         return (self._root, path) if tree is None else (tree, below)
 
     def _volume_at(self, path: bytes, destination: str, budget: Budget) -> Volume:
-        tree, below = self._place(path)
+        tree, below = self._locate(path)
         if path not in self._volume_sizes:
             self._volume_sizes[path] = None
             with suppress(SourceError):
@@ -502,7 +502,7 @@ class ContainerLayers:
         """The path of a volume's data in the root; None for a bind mount, and if a link leads out of the root."""
         try:
             if mount.source:
-                place = self._inside(mount.source, record.root)
+                place = self._path_in_root(mount.source, record.root)
                 data = _DATA.fullmatch(place) if place is not None else None
                 return place if data is None else self._data_place(os.fsdecode(data[1]), record.root)
             if not is_safe_name(mount.name) or mount.driver not in ("", "local"):
@@ -513,14 +513,14 @@ class ContainerLayers:
 
     def _data_place(self, name: str, recorded_root: str) -> bytes | None:
         path = os.fsencode(f"volumes/{name}/_data")
-        tree, below = self._place(path)
+        tree, below = self._locate(path)
         entry = tree.find(below)
         if entry is None or not entry.is_link:
             return path
         # Docker 1.7 and later leave the data of an older volume in their place, with an absolute link to them.
-        return self._inside(os.fsdecode(tree.read_link(below)), recorded_root)
+        return self._path_in_root(os.fsdecode(tree.read_link(below)), recorded_root)
 
-    def _inside(self, source: str, recorded_root: str) -> bytes | None:
+    def _path_in_root(self, source: str, recorded_root: str) -> bytes | None:
         """`source`, an absolute path on the machine that Docker ran on, as a path below its Docker root; None if it was
         outside that root."""
         if recorded_root and source.startswith(f"{recorded_root}/"):
@@ -534,7 +534,7 @@ class ContainerLayers:
         # Records are input: a `..` must not lead out of the root.
         if any(name in (b"", b".", b"..") for name in path.split(b"/")):
             return None
-        tree, rest = self._place(path)
+        tree, rest = self._locate(path)
         return path if tree.is_folder(rest) or _IN_ROOT.search(f"/{below}") else None
 
 

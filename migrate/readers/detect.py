@@ -232,7 +232,7 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
             # A stream: a pipe, or a compressed file. An archive is read in one pass, and only its documents and small
             # layers are kept in a temporary file. Tars of folders and disk images are read by position, so that all of
             # them goes into a temporary file.
-            if _wants_archive(options) and _is_archive(content.head(_SNIFFED_HEAD)):
+            if _allows_archive(options) and _is_archive(content.head(_SNIFFED_HEAD)):
                 passing = PassingArchive(location, content, options.temporary_directory)
                 return DockerArchiveSource(location, passing, salvage=options.salvage)
             from migrate.storage.disk.formats import looks_like_image
@@ -260,14 +260,14 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
             # It may be a tar whose first header is damaged or was overwritten with zeros, as rescue tools do.
             is_archive, records = has_member(content.head(_DAMAGED_HEAD), _is_own_member), None
         # Not an archive: a tar of a folder with a source in it, or a tar of archives or disk images.
-        if not _wants_archive(options) or not is_archive:
+        if not _allows_archive(options) or not is_archive:
             if not looks_like_tar(head) and not has_member(content.head(_DAMAGED_HEAD), is_archive_member):
                 raise _no_archive(location, content.head(_DAMAGED_HEAD), is_compressed=False)
             found = _opener(options, depth).open_tar(location, content.fd, records)
             if found is not None:
                 content.close()
                 return found
-            if not _wants_archive(options):
+            if not _allows_archive(options):
                 place = f"in {options.inside}" if options.inside else f"of type {options.source_type}"
                 raise UnrecognisedSourceError(f"{location}: holds no source {place}")
         index = index_tar(content.fd, location, is_archive_member)
@@ -281,7 +281,7 @@ def open_archive(location: str, fd: int, options: ReadOptions, depth: int = 0) -
         raise
 
 
-def _wants_archive(options: ReadOptions) -> bool:
+def _allows_archive(options: ReadOptions) -> bool:
     """False if the options choose another type of source, or a place inside the tar."""
     return options.inside is None and options.source_type in (None, SourceType.DOCKER_ARCHIVE)
 

@@ -146,20 +146,20 @@ class DockerArchiveSource(LegacySource):
     def _list_own(self) -> SourceListing:
         """The archive's own images. In the second and later archives, each image has its chain, with payload keys that
         are unique in the whole file."""
-        found = self._list_first()
+        found = self._list_documents()
         if self is self._archives[0]:
             return found
         images: list[LegacyImage] = []
         failures = [*found.failures]
         for image in found.images:
             try:
-                images.append(self._in_file(image))
+                images.append(self._image_in_file(image))
             except MigrateError as error:
                 failures.append(Failure.of(error, self.location, references=image.references, legacy_id=image.head))
-        indexes = [replace(one, children=tuple(map(self._in_file, one.children))) for one in found.indexes]
+        indexes = [replace(one, children=tuple(map(self._image_in_file, one.children))) for one in found.indexes]
         return replace(found, images=images, failures=failures, indexes=indexes)
 
-    def _in_file(self, image: LegacyImage) -> LegacyImage:
+    def _image_in_file(self, image: LegacyImage) -> LegacyImage:
         if image.chain is not None:
             return replace(image, chain=tuple(map(self._layer_in_file, image.chain)))
         try:
@@ -167,8 +167,8 @@ class DockerArchiveSource(LegacySource):
         except (MissingLayerError, MissingContentError, MissingParentError):
             # What is missing may be in another source of the run. But if another archive of this file has a layer with
             # the same ID, that layer would be used in place of this archive's.
-            others = {name for archive in self._archives if archive is not self for name in archive._ids()}
-            if not others.isdisjoint(self._ids()):
+            others = {name for archive in self._archives if archive is not self for name in archive._v1_layer_ids()}
+            if not others.isdisjoint(self._v1_layer_ids()):
                 raise
             return image
 
@@ -178,7 +178,7 @@ class DockerArchiveSource(LegacySource):
             return layer
         return replace(layer, payload=replace(layer.payload, key=f"{_FURTHER}{number}/{layer.payload.key}"))
 
-    def _list_first(self) -> SourceListing:
+    def _list_documents(self) -> SourceListing:
         failures = [
             Failure(source=self.location, error=problem.error, message=problem.message)
             for problem in self._members.problems
@@ -189,10 +189,10 @@ class DockerArchiveSource(LegacySource):
         if ARCHIVE_MANIFEST in self._members:
             found = self._list_manifest()
             if INDEX in self._members:
-                found = self._with_the_index(found)
-            found = self._with_the_rest(found, ARCHIVE_MANIFEST)
+                found = self._with_oci_images(found)
+            found = self._with_v1_images(found, ARCHIVE_MANIFEST)
         elif LAYOUT_FILE in self._members and INDEX in self._members:
-            found = self._with_the_rest(self._oci_content().listing(), INDEX)
+            found = self._with_v1_images(self._oci_content().listing(), INDEX)
         else:
             found = self._list_v1()
         if not (found.images or found.indexes or found.failures or failures):
@@ -320,7 +320,7 @@ class DockerArchiveSource(LegacySource):
             raise error.at_layer(legacy_id) from error
         return PayloadRef(key=self._members.key_of(member), size=member.size)
 
-    def _ids(self) -> list[str]:
+    def _v1_layer_ids(self) -> list[str]:
         if self._v1_ids is None:
             names = {member.name.partition("/")[0] for member in self._members if "/" in member.name}
             found = {
@@ -338,7 +338,7 @@ class DockerArchiveSource(LegacySource):
         references, failures = self._read_repositories()
         warnings: list[str] = []
         parents: dict[LegacyID, LegacyID | None] = {}
-        for legacy_id in map(LegacyID, self._ids()):
+        for legacy_id in map(LegacyID, self._v1_layer_ids()):
             try:
                 parents[legacy_id] = self.read_layer(legacy_id).parent
             except MigrateError:
@@ -381,7 +381,7 @@ class DockerArchiveSource(LegacySource):
             return legacy_id
         if not _SHORT_ID.fullmatch(legacy_id) and not is_hex_id(legacy_id):
             return None
-        others = {LegacyID(one) for archive in self._archives for one in archive._ids()}
+        others = {LegacyID(one) for archive in self._archives for one in archive._v1_layer_ids()}
         for known in (own, others):
             found = [one for one in known if one.startswith(legacy_id)]
             if found:
@@ -401,14 +401,14 @@ class DockerArchiveSource(LegacySource):
         ]
         return found, failures
 
-    def _with_the_rest(self, found: SourceListing, document: str) -> SourceListing:
+    def _with_v1_images(self, found: SourceListing, document: str) -> SourceListing:
         """`found`, the images of `document`, with the images that only `repositories` and the v1 folders have.
 
         Tools made for Docker before 1.10 changed the v1 form in archives of Docker 1.10 and left manifest.json as it
         was. If there is a manifest.json, Docker reads nothing else, so such images are converted only with --salvage,
         or if manifest.json names no image.
         """
-        if not (self._ids() or REPOSITORIES in self._members):
+        if not (self._v1_layer_ids() or REPOSITORIES in self._members):
             return found
         listed = {layer.legacy_id for image in found.images for layer in image.chain or ()}
         names = {reference for image in found.images for reference in image.references}
@@ -432,7 +432,7 @@ class DockerArchiveSource(LegacySource):
             warning = (
                 f"{self.location}: {document} does not name all images; the others are converted from their v1 form"
             )
-            images, others = self._named_by_both(found.images, rest)
+            images, others = self._merge_equal_images(found.images, rest)
             return replace(
                 found,
                 images=[*images, *others],
@@ -445,7 +445,7 @@ class DockerArchiveSource(LegacySource):
         warnings += [failure.message for failure in lost]
         return replace(found, warnings=[*found.warnings, *warnings])
 
-    def _named_by_both(
+    def _merge_equal_images(
         self, images: Sequence[LegacyImage], rest: Sequence[LegacyImage]
     ) -> tuple[list[LegacyImage], list[LegacyImage]]:
         """(`images` with the names of equal images in `rest`, the others of `rest`). Equal: the same layers as exactly
@@ -469,7 +469,7 @@ class DockerArchiveSource(LegacySource):
                 others.append(one)
         return named, others
 
-    def _with_the_index(self, found: SourceListing) -> SourceListing:
+    def _with_oci_images(self, found: SourceListing) -> SourceListing:
         """`found`, the images of manifest.json, with the images, names and lists that only index.json has.
 
         Images of more than 125 layers, which Docker refuses, and lists of platforms are in index.json only. If both
@@ -557,7 +557,7 @@ class DockerArchiveSource(LegacySource):
     def _read_entry(self, entry: ArchiveManifestEntry, oci: OciContent | None) -> LegacyImage:
         if not entry.config:
             raise DocumentError(f"{self.location}: manifest.json has an entry without a Config")
-        config = self._members.read(_checked(entry.config, self.location))
+        config = self._members.read(_checked_name(entry.config, self.location))
         facts = parse_config(config)
         if len(facts.diff_ids) != len(entry.layers):
             stated, listed = len(facts.diff_ids), len(entry.layers)
@@ -592,7 +592,7 @@ class DockerArchiveSource(LegacySource):
     def _ready_layer(self, name: str, diff_id: DiffID) -> LegacyLayer:
         """One layer of an image in manifest.json. If its content is missing, the diffID still identifies it: the
         content may come from another image of the run."""
-        name = _checked(name, self.location)
+        name = _checked_name(name, self.location)
         legacy_id = _layer_name(name)
         try:
             ref = self._payload_ref(name, legacy_id)
@@ -637,7 +637,7 @@ def _layer_name(name: str) -> LegacyID:
     return LegacyID(base.partition(".")[0] or base)
 
 
-def _checked(name: str, location: str) -> str:
+def _checked_name(name: str, location: str) -> str:
     cleaned = clean_name(name)
     if not cleaned:
         raise DamagedError(f"{location}: manifest.json names {name!r}, which is outside the archive")

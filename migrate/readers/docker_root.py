@@ -94,7 +94,7 @@ class DockerRootSource(LegacySource):
         self._root = tree
         graph = find_folder(tree, b"graph")
         if graph is None or not Graph(graph).contents.ids:
-            raise SourceUnreadableError(_nothing_here(tree))
+            raise SourceUnreadableError(_no_image_message(tree))
         self._graph = Graph(graph, tree, salvage=options.salvage)
         ids = self._graph.contents.ids
         self._counts = count_layers(tree, ids)
@@ -198,16 +198,16 @@ class DockerRootSource(LegacySource):
         yield from self._iter_shifts()
         leftovers = self._graph.contents.leftovers
         if scratch := [name for name in leftovers if is_scratch(name) and self._graph.holds_anything(name)]:
-            yield f"graph/: half-written images or scratch files in {_few(scratch)} are ignored"
+            yield f"graph/: half-written images or scratch files in {_first_three(scratch)} are ignored"
         if strange := [name for name in leftovers if not is_scratch(name)]:
-            yield f"graph/: {len(strange):,} names that are no image ignored: {_few(strange)}"
+            yield f"graph/: {len(strange):,} names that are no image ignored: {_first_three(strange)}"
         containers = self._containers.found
         known = {*self._graph.contents.ids, *containers, *(f"{name}-init" for name in containers)}
         known |= self._containers.volume_names()
         if loose := [name for name in self._driver.layer_ids() if name not in known]:
             yield (
                 f"{self._driver.name}: {len(loose):,} names belong to no image and no container and are ignored: "
-                f"{_few(loose)}"
+                f"{_first_three(loose)}"
             )
 
     def _iter_shifts(self) -> Iterator[str]:
@@ -305,10 +305,10 @@ class DockerRootSource(LegacySource):
         if layer.legacy_id in self._containers:
             changes = self._containers.changes(layer)
             trees.append(changes.tree)
-            payload = self._read_later(layer, changes.tar(), changes.reasons)
+            payload = self._new_tar_payload(layer, changes.tar(), changes.reasons)
         else:
             tree = self._layer_tree(layer.legacy_id, trees)
-            payload = self._assembled_or_anew(layer, tree, trees)
+            payload = self._assembled_or_new_tar(layer, tree, trees)
         # A layer that is made by comparison with another tree also has the damage of that tree.
         doubts = self._driver.layer_doubts(layer.legacy_id)
         below = layer.parent if layer.legacy_id not in self._containers else LegacyID(f"{layer.legacy_id}-init")
@@ -322,10 +322,10 @@ class DockerRootSource(LegacySource):
             payload.note = f"{payload.note}; {lost}" if payload.note else lost
             payload.exact = False
         if layer.legacy_id not in self._containers:
-            self._compare_on_the_way(layer, payload)
+            self._compare_while_read(layer, payload)
         return payload
 
-    def _compare_on_the_way(self, layer: LegacyLayer, payload: Payload) -> None:
+    def _compare_while_read(self, layer: LegacyLayer, payload: Payload) -> None:
         """Compares the layer's tar with the tarsum and the diffID that the graph records, while it is read."""
         recorded = self._graph.tarsum(layer.legacy_id, layer.json)
         diff_id = self._graph.migrated_sums(layer.legacy_id)[0] if payload.origin == Origin.TAR_SPLIT else None
@@ -356,12 +356,12 @@ class DockerRootSource(LegacySource):
 
         payload.stream = ObservedStream(payload.stream, sys.maxsize, observe, finish).as_binary()
 
-    def _assembled_or_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
+    def _assembled_or_new_tar(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> Payload:
         for metadata, diff_id in self._graph.tar_splits(layer.legacy_id):
             if metadata in self._failed:
                 continue
             sizes = self._tar_split_sizes(metadata)
-            if sizes is not None and sizes.tar == 0 and not self._tar_anew(layer, tree, trees).is_empty:
+            if sizes is not None and sizes.tar == 0 and not self._new_tar(layer, tree, trees).is_empty:
                 # The metadata is sound, but describes a tar of no bytes. Docker accepts it, and pushes the layer
                 # without its files.
                 self._failed[metadata] = "it describes a tar of 0 bytes, while the store holds files of this layer"
@@ -369,7 +369,7 @@ class DockerRootSource(LegacySource):
             # The second metadata is that of a migration, with the diffID of its bytes. It is used if Docker's own one
             # does not fit.
             pieces = self._assemble(layer.legacy_id, metadata, diff_id, tree)
-            misfits = self._misfits(layer.legacy_id)
+            misfits = self._tar_split_mismatches(layer.legacy_id)
             notes = [*misfits, "put together from the tar-split of an earlier migration"] if misfits else []
             wrong_sizes = self._wrong_sizes(layer, sizes, metadata) if sizes is not None else []
             notes += wrong_sizes
@@ -378,13 +378,13 @@ class DockerRootSource(LegacySource):
                 origin=Origin.TAR_SPLIT.value,
                 size=None if sizes is None else sizes.tar,
                 exact=not misfits,
-                damaged=bool(self._has_misfits(layer.legacy_id) or wrong_sizes),
+                damaged=bool(self._has_tar_split_mismatch(layer.legacy_id) or wrong_sizes),
                 note="; ".join(notes) or None,
             )
         lost = self._graph.salvaged.get(layer.legacy_id)
-        return self._read_later(layer, self._tar_anew(layer, tree, trees), [lost] if lost else [])
+        return self._new_tar_payload(layer, self._new_tar(layer, tree, trees), [lost] if lost else [])
 
-    def _misfits(self, legacy_id: LegacyID) -> list[str]:
+    def _tar_split_mismatches(self, legacy_id: LegacyID) -> list[str]:
         return [
             f"tar-split does not fit what is stored ({self._failed[path]}): not the bytes that were "
             f"{'pulled or built' if diff_id is None else 'there when Docker migrated it'}"
@@ -392,7 +392,7 @@ class DockerRootSource(LegacySource):
             if path in self._failed
         ]
 
-    def _has_misfits(self, legacy_id: LegacyID) -> bool:
+    def _has_tar_split_mismatch(self, legacy_id: LegacyID) -> bool:
         """True if a tar-split file does not fit the layer's files. An empty file, as a power cut leaves it, does not
         count: it is no evidence of damaged files."""
         tree = self._graph.tree
@@ -472,12 +472,12 @@ class DockerRootSource(LegacySource):
         payload.stream = ObservedStream(opened.stream, opened.size, sha256.update, finish).as_binary()
         return payload
 
-    def _read_later(self, layer: LegacyLayer, tar: TreeTar, reasons: Sequence[str] = ()) -> Payload:
+    def _new_tar_payload(self, layer: LegacyLayer, tar: TreeTar, reasons: Sequence[str] = ()) -> Payload:
         payload = Payload(stream=open_chunks(iter(())), origin=Origin.DIFF.value, size=tar.size)
-        payload.stream = open_chunks(self._read_anew(layer, tar, payload, reasons))
+        payload.stream = open_chunks(self._read_new_tar(layer, tar, payload, reasons))
         return payload
 
-    def _tar_anew(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> TreeTar:
+    def _new_tar(self, layer: LegacyLayer, tree: Tree, trees: list[Tree]) -> TreeTar:
         tree.require_whole(b"")
         if not self._driver.holds_whole_trees:
             return tar_of_tree(tree, is_metadata)
@@ -490,13 +490,13 @@ class DockerRootSource(LegacySource):
         in_seconds = tree.has_whole_seconds or parent.has_whole_seconds
         return tar_of_changes(tree, changes, comparison.copies if in_seconds else 0)
 
-    def _read_anew(
+    def _read_new_tar(
         self, layer: LegacyLayer, tar: TreeTar, payload: Payload, known: Sequence[str]
     ) -> Generator[bytes, None, None]:
-        """The tar made anew. `known`: reasons, besides those that the tar gives, why Docker's tar may be another
-        one."""
+        """The tar made anew. `known`: reasons, besides those that the tar gives, why Docker's tar may be
+        different."""
         yield from tar.read()
-        reasons = [*known, *self._misfits(layer.legacy_id)]
+        reasons = [*known, *self._tar_split_mismatches(layer.legacy_id)]
         files, links = tar.counted()
         wrong_size = _wrong_size("layersize", self._recorded_size(layer), files, lambda: links)
         surplus = self._recorded_size(layer) - files - links
@@ -508,7 +508,7 @@ class DockerRootSource(LegacySource):
             wrong_size = None
         if wrong_size:
             reasons.append(wrong_size)
-        payload.damaged |= bool(self._has_misfits(layer.legacy_id) or wrong_size)
+        payload.damaged |= bool(self._has_tar_split_mismatch(layer.legacy_id) or wrong_size)
         if doubts := tar.doubts():
             reasons.append(f"Docker's bytes may differ: {'; '.join(doubts)}")
         payload.exact = not reasons
@@ -534,7 +534,7 @@ class DockerRootSource(LegacySource):
         self._root.close()
 
 
-def _nothing_here(root: Tree) -> str:
+def _no_image_message(root: Tree) -> str:
     inner = "".join(f"; {name} is not read: {_REMAPPED_ROOT}" for name in remapped_roots(root))
     if drivers := new_format_drivers(root):
         return (
@@ -558,6 +558,6 @@ def _wrong_size(name: str, recorded: int, files: int, read_links: Callable[[], i
     return f"{name} records {recorded:,} bytes of files, and there are {files:,}"
 
 
-def _few(names: Iterable[str]) -> str:
+def _first_three(names: Iterable[str]) -> str:
     listed = list(names)
     return ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")

@@ -134,7 +134,7 @@ class Graph:
 
     @cached_property
     def _aufs_parents(self) -> Mapping[str, set[str]]:
-        """Layer → its parents by all lists of ancestors that contain it; "" where it is the last of a list.
+        """Layer → its parents by all lists of ancestors that contain it; "" if it is the last of a list.
 
         The lists of all layers are used, because a power cut may have emptied the layer's own. An empty list proves
         nothing: a base layer has one, and a power cut leaves one."""
@@ -149,7 +149,7 @@ class Graph:
         return found
 
     def _read_root(self, path: str) -> str:
-        """A small file of a driver; empty where it cannot be read."""
+        """A small file of a driver; "" if it cannot be read."""
         try:
             content = self._root.read(path.encode(), JSON_BYTES) if self._root is not None else b""
         except SourceError:
@@ -186,8 +186,8 @@ class Graph:
 
     @cached_property
     def parents(self) -> Mapping[LegacyID, LegacyID | None]:
-        """The effective parent of every ID. None for a base layer, and where the JSON cannot be read; reading the layer
-        gives the error."""
+        """The effective parent of every ID. None for a base layer, and if the JSON cannot be read; reading the layer
+        raises the error."""
         found: dict[LegacyID, LegacyID | None] = {}
         for legacy_id in self.contents.ids:
             try:

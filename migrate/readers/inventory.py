@@ -31,7 +31,7 @@ class LayerRow(Struct, frozen=True, kw_only=True):
 
 
 class ImageRow(Struct, frozen=True, kw_only=True):
-    """One image with its chain, base first. `kind` is `legacy`, or `ready` where the source has a config."""
+    """One image with its chain, base first. `kind` is `legacy`, or `ready` if the source has a config."""
 
     legacy_id: LegacyID
     references: tuple[str, ...]

@@ -57,7 +57,8 @@ class ManifestSource(LegacySource):
         return self._listing
 
     def find_layers(self, wanted: Collection[DiffID], /) -> Mapping[DiffID, Sequence[LegacyLayer]]:
-        """Also where a listing would not trust a diffID, as of blobs that schema 1 names, too. Keeps no document."""
+        """Also finds layers whose diffIDs `listing` does not use, as those of blobs that schema 1 names, too. Keeps no
+        document in memory."""
         search = LayerSearch(self, wanted)
         self.list_manifests(search)
         return {diff_id: tuple(layers.values()) for diff_id, layers in search.found.items()}

@@ -339,10 +339,10 @@ class RegistryImages:
 
 
 class LayerSearch(RegistryImages):
-    """Takes manifests as its base does, and keeps of them only the layers whose diffIDs are wanted (`found`).
+    """Finds the layers with wanted diffIDs in the manifests that are added (`found`). Keeps nothing else of them.
 
-    A config pairs its diffIDs with the layers of its manifest, by their order. One with another number of them, or that
-    cannot be read, gives nothing; nor does a layer whose blob is not there, nor schema 1, which has no diffIDs.
+    A config has the diffIDs of its manifest's layers, in the same order. A config with another number of diffIDs, or
+    one that cannot be read, gives no layers. Schema 1 has no diffIDs. A layer without its blob is left out.
     """
 
     def __init__(self, store: ManifestStore, wanted: Collection[DiffID]) -> None:
@@ -352,7 +352,7 @@ class LayerSearch(RegistryImages):
         self._seen: set[tuple[str, Digest]] = set()
 
     def fail(self, reference: Reference | str, error: MigrateError) -> None:
-        """What cannot be read has nothing to give."""
+        """Does nothing: a manifest that cannot be read gives no layers."""
 
     def warn(self, message: str) -> None:
         pass
@@ -373,7 +373,7 @@ class LayerSearch(RegistryImages):
             self._seen.add((repository, current))
             with suppress(MigrateError):
                 if not is_index(content):
-                    self._look_into(repository, content)
+                    self._note_diff_ids(repository, content)
                     continue
                 for entry in parse_index(content).manifests:
                     child = entry.descriptor.digest
@@ -381,7 +381,7 @@ class LayerSearch(RegistryImages):
                     with suppress(MigrateError):
                         pending.append((child, self._store.read_manifest(repository, child).payload))
 
-    def _look_into(self, repository: str, content: bytes) -> None:
+    def _note_diff_ids(self, repository: str, content: bytes) -> None:
         if is_schema1(load_json_lenient(content, "manifest")):
             return
         manifest = parse_manifest(content)

@@ -138,8 +138,8 @@ class RemoteRegistrySource(ManifestSource):
         repositories: Sequence[str] | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """`base`: the path below which the registry is, a part of `location`. `repositories`: to be read instead of
-        those of its catalog."""
+        """`base`: the path below which the registry is, a part of `location`. `repositories` are read in place of those
+        in the catalog."""
         super().__init__(location, options, is_remote=True)
         self._host, self._repository, self._tag = split_registry_location(location, base)
         self._base = base
@@ -266,7 +266,7 @@ class RemoteRegistrySource(ManifestSource):
 
 
 def find_base(location: str) -> str:
-    """The path in `docker://HOST/PATH/v1/REPO` (or `v2`); "" where there is none."""
+    """The path in `docker://HOST/PATH/v1/REPO` (or `v2`); "" if there is none."""
     found = _BASE.match(location.removeprefix(PREFIX))
     return found[1] if found is not None and is_repository_path(found[1]) else ""
 

@@ -34,7 +34,7 @@ class Removals:
         self._root = root
         self._driver = driver
 
-    def trace(self, container: LegacyID, record: ContainerRecord) -> str | None:
+    def reason(self, container: LegacyID, record: ContainerRecord) -> str | None:
         """Why the container counts as half removed; None if it does not."""
         if record.is_dead:
             return "its record has the state Dead"

@@ -106,12 +106,13 @@ class _File(Struct, frozen=True):
         ends = bool(first) and first[-1] in DOCUMENTS and not DOCUMENTS.issuperset({*second})
         if all(wholes) or (ends and (any(wholes) or not self._is_whole([*before, *after]))):
             return True
-        # The second may need layers of the first, as a save that left them out. Its first member is one that an archive
-        # begins with, so that no header is lost there.
+        # The second archive may need layers of the first, if they were left out when it was saved. It must begin with a
+        # member that an archive begins with: with any other, the header of a member before it may be lost.
         return wholes[0] and _may_begin(after[0]) and self._is_whole_behind([*earlier, *before], after)
 
     def _is_whole_behind(self, earlier: Sequence[Member], members: Sequence[Member]) -> bool:
-        """True where these are an archive that lacks nothing but layers of others before it, and has none of those."""
+        """True if `members` are an archive that lacks nothing, or only layers of the archives before it. It must not
+        have a folder of the same name as one of them."""
         if self._is_whole(members):
             return True
         layers = [one for one in earlier if clean_name(one.name) not in DOCUMENTS]
@@ -175,7 +176,7 @@ class _File(Struct, frozen=True):
 
 
 def _may_begin(member: Member) -> bool:
-    """True for what a `docker save` writes first: a layer's folder or its first file, or a document."""
+    """True for a member that `docker save` writes first: a layer's folder or its first file, or a document."""
     name = clean_name(member.name) or ""
     return member.kind is MemberKind.DIRECTORY or name.endswith("/VERSION") or name in DOCUMENTS
 

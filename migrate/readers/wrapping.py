@@ -256,7 +256,7 @@ _CHECKED: Final = 4 * 1024 * 1024
 
 
 def bytes_left(fd: int) -> int:
-    """The bytes of a regular file behind the current position; 0 for anything else, which has no size."""
+    """The bytes of a regular file behind the current position; 0 for other kinds of files, which have no size."""
     status = os.fstat(fd)
     return status.st_size - os.lseek(fd, 0, os.SEEK_CUR) if stat.S_ISREG(status.st_mode) else 0
 

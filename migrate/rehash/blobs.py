@@ -145,6 +145,7 @@ class Compressed:
         self._error: BaseException | None = None
 
     def buffer(self) -> memoryview:
+        # A compressed block stays in the window until all blocks before it are written, so the window is bounded, too.
         while len(self._window) >= self._most or (not self._free and self._buffers >= self._most):
             self._wait()
         if not self._free:
@@ -161,7 +162,7 @@ class Compressed:
     def take(self, content: memoryview, /) -> None:
         block = _Block(self, content, self._free.pop())
         self._window.append(block)
-        if self._workers.wants_blocks():
+        if self._workers.has_idle_threads():
             self._offered.append(block)
             self._workers.offer(block)
         else:
@@ -186,6 +187,7 @@ class Compressed:
             block = self._offered.popleft()
             if not self._workers.take_back(block):
                 self._returned.get()
+        # Only a buffer of full size fits any other layer.
         self._workers.spare_buffers += [buffer for buffer in self._free if len(buffer) == BLOCK_BYTES]
 
     def _wait(self) -> None:
@@ -226,6 +228,7 @@ class Compressed:
         """Writes the blocks that are next in order and compressed. If another thread is writing, it also writes the
         block that this thread has just compressed: it looks again after it has released the lock."""
         while self._window and self._window[0].compressed is not None:
+            # Does not wait: a thread that waits for another one to write could compress its next block.
             if not self._writing.acquire(blocking=False):
                 return
             try:

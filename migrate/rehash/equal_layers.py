@@ -42,7 +42,7 @@ class ReadLayers:
                     known.append(layer)
 
     def facts_of(
-        self, layer: Layer, opened: OpenLayer, check_stop: Callable[[], None], *, want_digest: bool = False
+        self, layer: Layer, opened: OpenLayer, check_stop: Callable[[], None], *, with_digest: bool = False
     ) -> LayerFacts | None:
         """The facts of `layer` if its bytes are equal to those of a layer that was read; else None.
 
@@ -51,7 +51,7 @@ class ReadLayers:
         extent = opened.payload.extent
         if extent is None or extent.size < _SMALLEST:
             return None
-        wanted = want_digest or layer.job.payload.digest is not None
+        wanted = with_digest or layer.job.payload.digest is not None
         with self._lock:
             rivals = list(self._by_size.get(extent.size, ()))
         for rival in rivals:

@@ -139,17 +139,17 @@ class _Hashing:
 
     def _hash(self, layer: Layer, opened: OpenLayer) -> None:
         # A gzip layer may be taken over unchanged. The estimate of the target's size needs its digest.
-        want_digest = opened.kind == "gzip" == STORED_KIND.get(self._options.compression)
-        if not self._compare(layer, opened, want_digest=want_digest):
-            self._read(layer, opened, HashOnly(opened.known_tar_size()), want_digest=want_digest)
+        with_digest = opened.kind == "gzip" == STORED_KIND.get(self._options.compression)
+        if not self._compare(layer, opened, with_digest=with_digest):
+            self._read(layer, opened, HashOnly(opened.known_tar_size()), with_digest=with_digest)
 
-    def _compare(self, layer: Layer, opened: OpenLayer, *, want_digest: bool = False) -> bool:
+    def _compare(self, layer: Layer, opened: OpenLayer, *, with_digest: bool = False) -> bool:
         """True if the layer's bytes are equal to those of a layer that was read, whose facts are used."""
         # An observer needs the bytes of every layer. A layer with facts was read already.
         if self._observer is not None or layer.facts is not None:
             return False
         between = self._between_blocks(layer, opened)
-        facts = self._read_layers.facts_of(layer, opened, between, want_digest=want_digest)
+        facts = self._read_layers.facts_of(layer, opened, between, with_digest=with_digest)
         if facts is not None:
             self._learn(layer, opened, facts)
         return facts is not None
@@ -190,11 +190,11 @@ class _Hashing:
             except (MigrateError, OSError) as exc:
                 raise as_layer_error(exc, layer.job) from exc
 
-    def _read(self, layer: Layer, opened: OpenLayer, sink: TakesBlocks, *, want_digest: bool = False) -> LayerFacts:
+    def _read(self, layer: Layer, opened: OpenLayer, sink: TakesBlocks, *, with_digest: bool = False) -> LayerFacts:
         """Reads a layer to its end. The first reading sets the facts. A later one must find the same tar."""
         observer = self._new_observer(layer) if layer.facts is None else None
         between = self._between_blocks(layer, opened)
-        facts = opened.read(sink, want_digest=want_digest, observer=observer, check_stop=between)
+        facts = opened.read(sink, with_digest=with_digest, observer=observer, check_stop=between)
         if layer.facts is None:
             self._learn(layer, opened, facts)
             self._read_layers.add(layer, opened)
@@ -311,8 +311,8 @@ class _Storing(_Hashing):
         if layer.job.payload.keep:
             self._keep(layer, opened)
         elif opened.kind == "gzip" and self._compression == "gzip":
-            if not self._compare(layer, opened, want_digest=True):
-                self._read(layer, opened, HashOnly(None), want_digest=True)
+            if not self._compare(layer, opened, with_digest=True):
+                self._read(layer, opened, HashOnly(None), with_digest=True)
         elif layer.tar_size is not None and layer.tar_size <= _SMALL_BYTES:
             self._read_small(layer, opened, layer.tar_size)
 
@@ -376,7 +376,7 @@ class _Storing(_Hashing):
         claim = layer.job.payload
         stored = claim.digest is not None and claim.size is not None and self._store.has_blob(claim.digest, claim.size)
         if stored or (opened.path is not None and self._store.takes_files):
-            layer.kept = stored_blob(self._read(layer, opened, HashOnly(None), want_digest=True))
+            layer.kept = stored_blob(self._read(layer, opened, HashOnly(None), with_digest=True))
             # Hashed first, since a link gives the file its name in the target. If it cannot be linked, it is read again
             # and copied.
             if not stored and not self._link(opened, layer.kept):

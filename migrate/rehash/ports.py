@@ -152,7 +152,7 @@ class _Several:
 
 
 def observe_all(observers: Sequence[TarObserver]) -> TarObserver | None:
-    """One observer for all of them; None for none."""
+    """One observer that passes each call to all `observers`; None if there are none."""
     if len(observers) < 2:
         return observers[0] if observers else None
     return _Several(observers)

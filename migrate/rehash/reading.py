@@ -93,13 +93,13 @@ class OpenLayer:
         self,
         sink: TakesBlocks,
         *,
-        want_digest: bool = False,
+        with_digest: bool = False,
         observer: TarObserver | None = None,
         check_stop: Callable[[], None],
     ) -> LayerFacts:
         """Reads the payload to its end and checks all claims. Raises SourceError and IntegrityError."""
-        if self.kind not in ("none", OPAQUE) and (want_digest or self._job.payload.digest is not None):
-            self.stored.want_digest()
+        if self.kind not in ("none", OPAQUE) and (with_digest or self._job.payload.digest is not None):
+            self.stored.start_digest()
         diff_id, tar = self._read_tar(sink, observer, check_stop)
         return self._facts(diff_id, tar, observer)
 

@@ -96,7 +96,7 @@ class Workers:
 
     # --- blocks --------------------------------------------------------------------------------------------------
 
-    def wants_blocks(self) -> bool:
+    def has_idle_threads(self) -> bool:
         """True if there are threads without a layer, and they have few blocks to work on."""
         helpers = len(self._threads) - self._running
         return helpers > 0 and len(self._blocks) <= helpers

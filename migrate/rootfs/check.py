@@ -20,7 +20,7 @@ _BLOCK = 1024 * 1024
 
 
 class RunCheck:
-    """`--check-rootfs` for all sources of a run. If `wanted` is None, the sources where a check is cheap."""
+    """`--check-rootfs` for all sources of a run. If `wanted` is None, only the sources whose check is cheap."""
 
     def __init__(self, sources: Mapping[int, LegacySource], wanted: bool | None) -> None:
         self._checks = {

@@ -126,16 +126,16 @@ class _FoundOwners:
 
     def common_shift(self, known: Shift) -> Shift:
         """The shift of most owners; `known` if no amount is that of most."""
-        low = _most(self._low) or (known.users, known.groups)
+        low = _most_frequent(self._low) or (known.users, known.groups)
         high = (known.high_users, known.high_groups) if low == (known.users, known.groups) else low
-        users, groups = _most(self._high_users), _most(self._high_groups)
+        users, groups = _most_frequent(self._high_users), _most_frequent(self._high_groups)
         return Shift(*low, high[0] if users is None else users, high[1] if groups is None else groups)
 
 
 _Amount = TypeVar("_Amount")
 
 
-def _most(found: Counter[_Amount]) -> _Amount | None:
+def _most_frequent(found: Counter[_Amount]) -> _Amount | None:
     """The amount of more than half of the owners, and of at least two: a single one may have been changed by hand."""
     if not found:
         return None
@@ -146,16 +146,16 @@ def _most(found: Counter[_Amount]) -> _Amount | None:
 def _check_shifted(
     entries: Iterable[ListedEntry], tree: Tree, parent: Tree | None, shift: Shift
 ) -> tuple[LayerCheck, _FoundOwners]:
-    expected = ExpectedTree(_Below(parent, shift))
+    expected = ExpectedTree(_ParentFiles(parent, shift))
     expected.take(entries)
-    view = _View(tree, shift)
+    view = _StoredLayer(tree, shift)
     differences = dict(expected.problems)
     for path in expected.touched():
         _note(differences, path, view.difference(path, expected.find(path)))
     top = lookup(tree, b"")
     if top is not None and not expected.is_touched(b""):
         view.owners.note(top, 0, 0)
-    for path in _showing_through(expected, tree):
+    for path in _iter_unhidden(expected, tree):
         differences[path] = "in the store only"
     # Only the owners in the tar show the shift. The owner of any other path is that of the parent's tree.
     owners = copy.deepcopy(view.owners)
@@ -189,7 +189,7 @@ def _note(differences: dict[bytes, str], path: bytes, difference: str | None) ->
         differences[path] = difference
 
 
-class _Below:
+class _ParentFiles:
     """The files of the parent's tree as ExpectedFile; none if there is no parent."""
 
     def __init__(self, tree: Tree | None, shift: Shift) -> None:
@@ -223,7 +223,7 @@ def lookup(tree: Tree, path: bytes) -> TreeEntry | None:
         return None
 
 
-def _showing_through(expected: ExpectedTree, tree: Tree) -> Iterator[bytes]:
+def _iter_unhidden(expected: ExpectedTree, tree: Tree) -> Iterator[bytes]:
     """Names in the store that the layer's whiteouts should have hidden."""
     for directory in expected.cleared:
         entry = lookup(tree, directory)
@@ -238,7 +238,7 @@ def _showing_through(expected: ExpectedTree, tree: Tree) -> Iterator[bytes]:
                     waiting.append(entry.path)
 
 
-class _View:
+class _StoredLayer:
     """The layer's tree in the store."""
 
     def __init__(self, tree: Tree, shift: Shift) -> None:

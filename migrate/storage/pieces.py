@@ -29,6 +29,7 @@ class BlocksPart(Blocks):
         self.size = size
 
     def read_into(self, view: memoryview, offset: int, /) -> None:
+        # Without this check, a damaged file system would read bytes of the next partition.
         require_inside(offset, len(view), self.size)
         self.blocks.read_into(view, self.start + offset)
 
@@ -55,6 +56,7 @@ class PieceMap:
             raise ValueError(f"a piece at byte {start:,} of {length:,} bytes is at {offset:,}, beyond any file")
         if self.starts and start < self.starts[-1] + self.lengths[-1]:
             raise ValueError(f"a piece at byte {start:,} overlaps the one before")
+        # GNU tar writes an empty piece at the end of a file that ends with a hole.
         if length:
             self.starts.append(start)
             self.lengths.append(length)
@@ -193,6 +195,7 @@ def require_inside(offset: int, size: int, end: int) -> None:
 
 
 def fill_with_zeros(view: memoryview) -> None:
+    # Copied from one constant, since `bytes(len(view))` would need as much memory again.
     for start in range(0, len(view), len(_ZEROS)):
         part = view[start : start + len(_ZEROS)]
         part[:] = _ZEROS[: len(part)]

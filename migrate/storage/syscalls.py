@@ -121,7 +121,7 @@ SYSTEM_CALLS: Final = SystemCalls()
 
 
 def write_all(files: SystemCalls, fd: int, block: bytes | bytearray | memoryview, what: str) -> None:
-    """Writes every byte of `block`, however short the single writes are. Raises TargetError; `what` begins it."""
+    """Writes every byte of `block`: a single write may write only a part. Raises TargetError; `what` begins it."""
     try:
         written = files.write(fd, block)
         while written < len(block):
@@ -134,14 +134,16 @@ def write_all(files: SystemCalls, fd: int, block: bytes | bytearray | memoryview
 
 
 def open_regular(name: str, flags: int, directory: int | None, what: str, files: SystemCalls = SYSTEM_CALLS) -> int:
-    """A descriptor of a regular file, which is never reached through a link. Never waits, whatever is there.
+    """A descriptor of a regular file, which is never reached through a link. Never waits, also not for a FIFO.
 
     Raises WrongKindError for anything but a regular file, and OSError.
     """
+    # Without O_NONBLOCK, opening a FIFO that has no writer would wait for one.
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = files.open(name, flags, directory)
     except OSError as exc:
+        # ELOOP: a symbolic link. ENXIO: a socket, or a FIFO without a reader. EISDIR: a folder.
         if exc.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
             if not stat.S_ISREG(mode):

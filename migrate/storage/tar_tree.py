@@ -205,10 +205,10 @@ class _Entries:
                 self._damage = found.error.message
                 continue
             if self._damage is not None and found.path is not None:
-                self._mark(found.path)
-            self._take(found)
+                self._mark_incomplete(found.path)
+            self._add_record(found)
         if self._damage is not None:
-            self._mark(None)
+            self._mark_incomplete(None)
         # Hard links that came before their files.
         for path, target in self._waiting:
             self._link(path, target, last=True)
@@ -227,7 +227,7 @@ class _Entries:
                 found.append(f"{where}: {len(names):,} {why}, left out: {shown}{', …' * (len(names) > _MOST_NAMED)}")
         return found
 
-    def _mark(self, path: bytes | None) -> None:
+    def _mark_incomplete(self, path: bytes | None) -> None:
         """Marks the folders that may have lost entries between the last entry before the damage and `path`, the first
         entry behind it.
 
@@ -245,7 +245,7 @@ class _Entries:
             self.incomplete.setdefault(folder, self._damage or "")
         self._damage = None
 
-    def _take(self, record: Record) -> None:
+    def _add_record(self, record: Record) -> None:
         path = record.path
         if path is None:
             self._outside.append(record.name)
@@ -263,7 +263,7 @@ class _Entries:
         folder, _, name = path.rpartition(b"/")
         names = self.folders.get(folder)
         if names is None:
-            names = self._imply(folder)
+            names = self._add_implied_folders(folder)
             if names is None:
                 self._below_others.append(path)
                 return
@@ -304,7 +304,7 @@ class _Entries:
             numbers.append(0)
         return number
 
-    def _imply(self, path: bytes) -> dict[bytes, int] | None:
+    def _add_implied_folders(self, path: bytes) -> dict[bytes, int] | None:
         """Adds a folder that has no entry so far, and those above it. Returns its names, or None if something above it
         is no folder."""
         missing = [path]
@@ -325,7 +325,7 @@ class _Entries:
         folder, _, name = path.rpartition(b"/")
         names = self.folders.get(folder)
         if names is None:
-            names = self._imply(folder)
+            names = self._add_implied_folders(folder)
         if not path or names is None:
             self._below_others.append(path)
             return

@@ -164,7 +164,7 @@ class Tree(ABC):
 
     def require_whole(self, path: bytes, /, *, names: bool = False) -> None:  # noqa: B027 - most lose nothing
         """Raises DamagedError if a damaged tar has lost a name, or the metadata of a folder, at or below `path`; with
-        `names`, for a lost name only. Needed where an absent name has a meaning, as in a layer made anew."""
+        `names`, for a lost name only. Needed if an absent name has a meaning, as in a layer made anew."""
 
     def read(self, path: bytes, limit: int, /) -> bytes:
         """A regular file whole; LimitError if it is larger than `limit` bytes."""
@@ -233,7 +233,7 @@ class Tree(ABC):
 
     def resolve(self, path: bytes, /) -> bytes:
         """`path` without symbolic links, each resolved inside the root and never out of it: `/` is the root, and `..`
-        at the root stays there. MissingLayerError where a part of it is absent, LimitError beyond LINK_HOPS links.
+        at the root stays there. MissingLayerError if a part of it is absent, LimitError beyond LINK_HOPS links.
         """
         waiting = path.split(b"/")[::-1]
         done: list[bytes] = []
@@ -385,7 +385,7 @@ class SubTree(Tree):
 
 
 def find_folder(tree: Tree, path: bytes) -> Tree | None:
-    """As `Tree.follow`; None where there is no such folder."""
+    """As `Tree.follow`; None if there is no such folder."""
     try:
         return tree.follow(path)
     except MissingLayerError:

@@ -183,6 +183,7 @@ def iter_pax(content: bytes, what: str) -> Iterator[tuple[str, bytes]]:
     """All records in order. A sparse file in pax form 0.0 has several records of the same key."""
     position = 0
     while position < len(content):
+        # A length has few digits. Without a bound, each search would go through all that follows, if there is no space.
         space = content.find(b" ", position, position + 20)
         length = content[position:space] if space > 0 else b""
         end = position + int(length) if length.isdigit() else 0

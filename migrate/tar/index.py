@@ -279,6 +279,8 @@ class _Scan:
                     extended, content = content, position
                     _read_announced(window, announced, kind[0], extended, size, where)
                     continue
+                # The field has room for 8 GiB only; the size of a larger file is in a pax record, which replaces the
+                # field.
                 stated = _announced_size(announced, where)
                 size = _size(header, where) if stated is None else stated
                 if kind == b"S":
@@ -297,6 +299,7 @@ def _skip_zeros(window: Window, position: int, end: int) -> tuple[int, bytes]:
         try:
             block = window.read(position, BLOCK)
         except _UnreadableError:
+            # The kernel reads whole pages, so the page behind the unreadable one may be readable.
             position = (position // _PAGE + 1) * _PAGE
             continue
         if block.strip(b"\0") or not block:
@@ -376,6 +379,7 @@ def _plain_member(header: bytes, content: int) -> Member | None:
     name = name.partition(b"\0")[0]
     if name.endswith(b"/"):
         return None
+    # isdigit() accepts 8 and 9 as well; the parser of all dialects reports them.
     try:
         return Member(_text(name), MemberKind.FILE, content, int(size, 8), "")
     except ValueError:

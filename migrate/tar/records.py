@@ -188,6 +188,7 @@ class _Scan:
                 self._guess(header, kind, content)
                 raise DamagedError(f"{what}: header at byte {position:,}: wrong checksum")
             try:
+                # A size in a pax record is that of the file, and not that of another extended header between the two.
                 stored = _stored_size(size_field, None if kind in _PSEUDO else announced.pax.get("size"))
             except DamagedError as exc:
                 raise _placed(exc, what, here) from exc
@@ -376,10 +377,12 @@ def _xattrs(pax: Mapping[str, bytes]) -> Mapping[bytes, bytes]:
         elif key.startswith(_LIBARCHIVE):
             from urllib.parse import unquote_to_bytes  # few tars have such records
 
+            # libarchive writes base64 without padding.
             try:
                 plain = binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
             except (binascii.Error, ValueError) as exc:
                 raise DamagedError(f"the record {key!r} is not base64") from exc
+            # libarchive writes each attribute in both forms. The SCHILY form has its plain bytes.
             found.setdefault(unquote_to_bytes(os.fsencode(key[len(_LIBARCHIVE) :])), plain)
     return found or _NO_XATTRS
 

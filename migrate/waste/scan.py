@@ -27,7 +27,7 @@ DIRECTORY_CONTENT = -2
 class Vocabulary:
     """Numbers for paths and contents, the same in every layer of a run. May be used from several threads.
 
-    The numbers depend on the order in which threads ask for them, so no output may depend on them.
+    The numbers depend on the order in which threads request them, so no output may depend on them.
     """
 
     def __init__(self) -> None:

@@ -129,7 +129,7 @@ class _Opener:
             raise LimitError(f"{self._where}: more than {_LONGEST_CHAIN} images in one chain of backing files")
         if kind == "raw":
             return file
-        with _understanding(self._where, kind):
+        with _dissect_errors(self._where, kind):
             match kind:
                 case "qcow2":
                     return self._qcow2(file, depth)
@@ -331,7 +331,7 @@ class ImageBlocks(Blocks):
 
     def _read(self, offset: int, size: int) -> bytes:
         check_stop()
-        with self._lock, _understanding(self._where, f"byte {offset:,} of the disk"):
+        with self._lock, _dissect_errors(self._where, f"byte {offset:,} of the disk"):
             self._stream.seek(offset, io.SEEK_SET)
             return bytes(self._stream.read(size))
 
@@ -358,7 +358,7 @@ def _hypervisor(name: str) -> Any:
 
 
 @contextmanager
-def _understanding(where: str, what: str) -> Iterator[None]:
+def _dissect_errors(where: str, what: str) -> Iterator[None]:
     """Turns dissect's errors into DamagedError. Its own error classes have no common base but Exception."""
     try:
         yield

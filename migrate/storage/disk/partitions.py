@@ -31,7 +31,7 @@ _MOST_LOGICAL: Final = 256
 
 class Partition(Struct, frozen=True):
     """A partition. `number` as Linux numbers it, `start` and `size` in bytes. `is_cut`: its end is beyond the end of
-    the disk, and `size` is what is there."""
+    the disk, and `size` is the size of the part on the disk."""
 
     number: int
     start: int

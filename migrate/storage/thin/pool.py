@@ -149,24 +149,24 @@ class ThinPool:
 
     @property
     def devices(self) -> Mapping[int, DeviceDetails]:
-        """Every device that the details tree names, as far as it can be read; by id."""
+        """Device ID → details, for the readable part of the details tree."""
         return self._details[0]
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with the pool as a whole."""
+        """The problems of the pool as a whole, one line each."""
         losses = [*self._details[1], *self._roots[1]]
         return (*self.superblock.problems, *(str(loss.error) for loss in losses))
 
     def details(self, device_id: int) -> DeviceDetails:
-        """MissingLayerError if the pool has no such device, DamagedError if that cannot be known."""
+        """MissingLayerError if the pool has no such device, DamagedError if a damaged part of the tree may have it."""
         found, losses = self._details
         if device_id in found:
             return found[device_id]
         raise _absent(device_id, losses)
 
     def read_map(self, device_id: int) -> DeviceMap:
-        """The mappings of one device. What of them is damaged is in `losses`."""
+        """The mappings of one device. Their damaged ranges are in `losses`."""
         roots, losses = self._roots
         if device_id not in roots:
             raise _absent(device_id, losses)
@@ -188,7 +188,10 @@ def _absent(device_id: int, losses: list[Loss]) -> SourceError:
 
 
 def read_superblock(metadata: ReadsBlocks) -> Superblock:
-    """Block 0. DamagedError for anything else, UnsupportedError for a later format; a wrong sum is only a problem."""
+    """The superblock in block 0. A wrong checksum is only a problem of the result (`sound`).
+
+    Raises DamagedError if the block is no superblock, and UnsupportedError if it is of a later format.
+    """
     raw = metadata.read_at(0, BLOCK_SIZE)
     values = _SUPERBLOCK.unpack_from(raw)
     csum, flags, number, uuid_bytes, magic, version, time, transaction = values[:8]

@@ -66,7 +66,7 @@ def test_idle_threads_take_blocks_and_an_unbegun_one_can_be_taken_back() -> None
     with Workers(2) as workers:
 
         def step(item: int) -> None:
-            assert workers.wants_blocks()
+            assert workers.has_idle_threads()
             workers.offer(done.set)
             assert done.wait(10)
             assert not workers.take_back(done.set)
