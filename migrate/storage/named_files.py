@@ -16,7 +16,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from migrate.blobio.limits import LINK_HOPS
 from migrate.errors import DamagedError, MissingLayerError, SourceError, SourceUnreadableError
 from migrate.storage.tree import OpenedFile, Tree, TreeEntry
 
@@ -159,36 +158,19 @@ class NamedFiles:
 
     def _resolve(self, path: str) -> bytes | None:
         """The real path; None if a part of it is absent."""
-        waiting = os.fsencode(path).split(b"/")[::-1]
-        done: list[bytes] = []
-        hops = 0
-        while waiting:
-            part = waiting.pop()
-            if part in (b"", b"."):
-                continue
-            if part == b"..":
-                # The folder above the source's root is not part of the source, and is another one on this machine than
-                # on that where the link was made.
-                if not done:
-                    raise self._leads_out(path, "..")
-                done.pop()
-                continue
-            entry = self._tree.find(b"/".join([*done, part]))
-            if entry is None:
-                return None
-            if not entry.is_link:
-                done.append(part)
-                continue
-            hops += 1
-            if hops > LINK_HOPS:
-                raise DamagedError(f"{self._shown(path)}: more than {LINK_HOPS} symbolic links in it (LINK_HOPS)")
-            target = self._tree.read_link(entry.path)
-            if target.startswith(b"/"):  # an absolute link is accepted if it leads to a place below the root
-                if self._root is None or not (target + b"/").startswith(self._root.rstrip(b"/") + b"/"):
-                    raise self._leads_out(path, os.fsdecode(target))
-                done, target = [], target[len(self._root) :]
-            waiting.extend(target.split(b"/")[::-1])
-        return b"/".join(done)
+
+        def below(target: bytes) -> bytes:
+            # An absolute link is accepted if it leads to a place below the root. The folder above the root is not part
+            # of the source, and is another one on this machine than on that where the link was made.
+            if self._root is None or not (target + b"/").startswith(self._root.rstrip(b"/") + b"/"):
+                shown = os.fsdecode(target)
+                raise DamagedError(f"{self._shown(path)}: a symbolic link leads out of the tree, to {shown}")
+            return target[len(self._root) :]
+
+        try:
+            return self._tree.resolve(os.fsencode(path), below)
+        except MissingLayerError:
+            return None
 
     @cached_property
     def _root(self) -> bytes | None:
@@ -196,9 +178,6 @@ class NamedFiles:
         all folders above, and a search opens many roots."""
         root = self._tree.local_path(b"")
         return None if root is None else os.fsencode(os.path.realpath(root))
-
-    def _leads_out(self, path: str, target: str) -> DamagedError:
-        return DamagedError(f"{self._shown(path)}: a symbolic link leads out of the tree, to {target}")
 
     def _shown(self, path: str) -> str:
         return f"{self.location.rstrip('/')}/{path}"

@@ -231,9 +231,12 @@ class Tree(ABC):
         found = {name: self.read_capability(prefix + name) for name in self.list_names(path)}
         return {name: value for name, value in found.items() if value is not None}
 
-    def resolve(self, path: bytes, /) -> bytes:
+    def resolve(self, path: bytes, below: Callable[[bytes], bytes] | None = None, /) -> bytes:
         """`path` without symbolic links, each resolved inside the root and never out of it: `/` is the root, and `..`
         at the root stays there. MissingLayerError if a part of it is absent, LimitError beyond LINK_HOPS links.
+
+        `below` is for trees whose links are those of the whole file system: it takes an absolute link, and `..` at the
+        root, and returns the path below the root, or raises.
         """
         waiting = path.split(b"/")[::-1]
         done: list[bytes] = []
@@ -243,6 +246,8 @@ class Tree(ABC):
             if part in (b"", b"."):
                 continue
             if part == b"..":
+                if not done and below is not None:
+                    below(part)
                 done = done[:-1]
                 continue
             done.append(part)
@@ -254,7 +259,10 @@ class Tree(ABC):
                 raise LimitError(f"{self.shown(path)}: more than {LINK_HOPS} symbolic links in it (LINK_HOPS)")
             target = self.read_link(place)
             # An absolute link begins at the root of the tree. A relative one begins at the folder of the link.
-            done = [] if target.startswith(b"/") else done[:-1]
+            if target.startswith(b"/"):
+                done, target = [], target if below is None else below(target)
+            else:
+                done.pop()
             waiting.extend(target.split(b"/")[::-1])
         return b"/".join(done)
 
