@@ -167,18 +167,15 @@ class BlobDownload(ByteStream):
             head += block
             if len(head) >= _HEAD:
                 break
-        self._is_decoded = detect_compression(_first_decoded(head)) != "none"
+        decoded = b""
+        with suppress(zlib.error):
+            decoded = zlib.decompressobj(_GZIP).decompress(head, _HEAD)
+        self._is_decoded = detect_compression(decoded) != "none"
         yield from _decoded(chain((head,), blocks)) if self._is_decoded else chain((head,), blocks)
 
 
 def _is_coded(answer: httpx.Response) -> bool:
     return answer.headers.get("Content-Encoding", "").strip().lower() in ("gzip", "x-gzip")
-
-
-def _first_decoded(head: bytes) -> bytes:
-    with suppress(zlib.error):
-        return zlib.decompressobj(_GZIP).decompress(head, _HEAD)
-    return b""
 
 
 def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:

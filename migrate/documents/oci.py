@@ -192,7 +192,11 @@ def _decode_entries(value: Any, old: Any) -> Any:
     """Decodes entries, each with its members without a field under `other`."""
     entries = _decode_known(value, old)
     for entry, item in zip(entries or (), value or (), strict=True):
-        entry["other"] = _other_members(item)
+        known, other = _split_members(item, _ENTRY)
+        platform = _read_raw(known.get("platform"))
+        if isinstance(platform, (dict, RawObject)) and any(_PLATFORM.find(key) is None for key, _ in platform.items()):
+            other["platform"] = known["platform"]
+        entry["other"] = other
     return entries
 
 
@@ -246,14 +250,6 @@ def parse_index(raw: bytes, limit: int = JSON_BYTES) -> IndexFacts:
             for index, entry in enumerate(document["manifests"] or ())
         ),
     )
-
-
-def _other_members(entry: Any) -> Mapping[str, Any]:
-    known, other = _split_members(entry, _ENTRY)
-    platform = _read_raw(known.get("platform"))
-    if isinstance(platform, (dict, RawObject)) and any(_PLATFORM.find(key) is None for key, _ in platform.items()):
-        return other | {"platform": known["platform"]}
-    return other
 
 
 def _split_members(value: Any, struct: Struct) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,7 +9,6 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -178,6 +177,7 @@ class LayoutView:
     def __init__(self, location: str) -> None:
         self._files = open_layout(location)
         self.location = self._files.location
+        self._images: Sequence[StoredImage] | None = None
         self.is_archive = self._files.has(ARCHIVE_MANIFEST) and not self._files.has(INDEX)
         if not self.is_archive and not self._files.has(INDEX):
             self.close()
@@ -190,12 +190,11 @@ class LayoutView:
 
     def images(self) -> Sequence[StoredImage]:
         """Every image once. Images with names come first, sorted by their names."""
+        if self._images is None:
+            rows = self._archive_images() if self.is_archive else self._layout_images()
+            none = Digest("0" * 64)
+            self._images = sorted(rows, key=lambda row: (not row.references, row.references, row.manifest or none))
         return self._images
-
-    @cached_property
-    def _images(self) -> Sequence[StoredImage]:
-        rows = self._archive_images() if self.is_archive else self._layout_images()
-        return sorted(rows, key=lambda row: (not row.references, row.references, row.manifest or Digest("0" * 64)))
 
     def leads_to(self, reference: str) -> bool:
         """True if the image can be read from here. False for an archive whose manifest.json has no such image or names

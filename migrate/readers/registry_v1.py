@@ -136,14 +136,6 @@ class RegistryV1Source(LegacySource):
         self._layers: dict[LegacyID, LegacyLayer] = {}
         self._json_bytes = 0
 
-    def listing(self) -> SourceListing:
-        if self._listing is None:
-            require_readable(self._files)
-            if not self._files.entries("images"):
-                raise SourceUnreadableError(f"{self.location}: no images/ folder: not a v1 registry's storage")
-            self._listing = self._read_listing()
-        return self._listing
-
     def read_layer(self, legacy_id: LegacyID, /) -> LegacyLayer:
         if (known := self._layers.get(legacy_id)) is not None:
             return known
@@ -250,7 +242,12 @@ class RegistryV1Source(LegacySource):
 
     # --- listing -------------------------------------------------------------------------------------------------
 
-    def _read_listing(self) -> SourceListing:
+    def listing(self) -> SourceListing:
+        if self._listing is not None:
+            return self._listing
+        require_readable(self._files)
+        if not self._files.entries("images"):
+            raise SourceUnreadableError(f"{self.location}: no images/ folder: not a v1 registry's storage")
         graph = self._read_graph()
         tags, failures = self._read_tags()
         by_head: dict[LegacyID, list[_Tag]] = {}
@@ -287,12 +284,13 @@ class RegistryV1Source(LegacySource):
             graph.warnings.append(f"{self.location}: no repositories/: names and tags are not in this tree")
         unused = sorted(graph.unfinished - by_head.keys())
         halves = [f"image {legacy_id}: its upload was never finished (_inprogress)" for legacy_id in unused]
-        return SourceListing(
+        self._listing = SourceListing(
             images=images,
             layers=sorted(graph.finished()),
             failures=sorted(failures, key=lambda failure: failure.references),
             warnings=(*sorted(graph.warnings), *halves),
         )
+        return self._listing
 
     def _read_graph(self) -> _Graph:
         graph = _Graph()

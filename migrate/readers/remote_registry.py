@@ -152,7 +152,16 @@ class RemoteRegistrySource(ManifestSource):
         """A repository for each blob that was listed."""
 
     def list_manifests(self, images: RegistryImages, /) -> None:
-        for repository in self._list_repositories():
+        repositories = self._repositories if self._repository is None else [self._repository]
+        if repositories is None:
+            client = self.client
+            try:
+                repositories = client.catalog()
+            except SourceError as exc:
+                raise SourceUnreadableError(
+                    f"{self.location}: the registry gives no catalog; name a repository ({exc.message})"
+                ) from exc
+        for repository in repositories:
             if not is_repository_path(repository):
                 images.fail(repository, _no_name(f"the catalog lists a repository {shown(repository)}"))
                 continue
@@ -216,19 +225,6 @@ class RemoteRegistrySource(ManifestSource):
         return None
 
     # --- listing -------------------------------------------------------------------------------------------------
-
-    def _list_repositories(self) -> Sequence[str]:
-        if self._repository is not None:
-            return [self._repository]
-        if self._repositories is not None:
-            return self._repositories
-        client = self.client
-        try:
-            return client.catalog()
-        except SourceError as exc:
-            raise SourceUnreadableError(
-                f"{self.location}: the registry gives no catalog; name a repository ({exc.message})"
-            ) from exc
 
     def _tags(self, repository: str, images: RegistryImages) -> list[str]:
         """The tags of a repository. An error fails the whole source if the user named this repository, and only the

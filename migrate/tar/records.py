@@ -13,6 +13,7 @@ import re
 import stat
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -121,24 +122,20 @@ def iter_records(window: Window, what: str) -> Iterator[Record | Damage]:
                 yield found
         except (DamagedError, TruncatedError) as exc:
             error = exc
-        if error is not None and scan.guess is not None and _leads_on(window, scan.guess):
-            damage: Damage | None = Damage(error, scan.guess)
-        else:
+        damage: Damage | None = None
+        if error is not None and scan.guess is not None:
+            with suppress(SourceError):
+                block = window.read(scan.guess, BLOCK)
+                # Zeros may be the end marker.
+                if len(block) == BLOCK and (not any(block) or checksum_is_right(block)):
+                    damage = Damage(error, scan.guess)
+        if damage is None:
             damage = find_rest(window, what, scan.behind, error, is_expected)
         if damage is not None:
             yield damage
         if damage is None or damage.resumed is None:
             return
         position = damage.resumed
-
-
-def _leads_on(window: Window, position: int) -> bool:
-    """Whether a header is there, or zeros, with which an archive ends."""
-    try:
-        block = window.read(position, BLOCK)
-    except SourceError:
-        return False
-    return len(block) == BLOCK and (not any(block) or checksum_is_right(block))
 
 
 def clean_path(name: bytes) -> bytes | None:
