@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from migrate.blobio.compression import detect_compression
 from migrate.blobio.readahead import ReadAhead
-from migrate.blobio.stream import ByteStream
+from migrate.blobio.stream import ByteStream, read_into
 from migrate.errors import SourceError, SourceUnreadableError, TargetError
 
 _CHUNK = 1024 * 1024
@@ -69,6 +69,14 @@ class PlainStream:
             block, self._head = self._head[:size], self._head[size:]
             return block
         return self._stream.read(size)
+
+    def read_view(self, view: memoryview) -> int:
+        """Fills the beginning of `view`, which is not empty; 0 only at the end."""
+        if self._head:
+            block = self.read(len(view))
+            view[: len(block)] = block
+            return len(block)
+        return read_into(self._stream, view)
 
     @property
     def trailing(self) -> str | None:
