@@ -154,7 +154,7 @@ class _Forward:
         return block
 
     def next_into(self, view: memoryview) -> int:
-        """As `next`, for the content of layers: they go into their place without another copy."""
+        """As `next`, but fills the beginning of `view`, so that the content of a layer is not copied once more."""
         if self._back or self.ended:
             block = self.next(len(view))
             view[: len(block)] = block
