@@ -1,6 +1,7 @@
 """A registry of the v1 protocol on a storage tree, as docker-registry 0.9.1 and the old index answered.
 
-Written from docker-registry's `images.py`, `index.py`, `tags.py` and `search.py`.
+Written from docker-registry's `images.py`, `index.py`, `tags.py` and `search.py`, and compared with the server itself
+(run by hand on Python 2.7), which lists names as its storage has them.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ class V1Server:
     def _folder(self, repository: str) -> Path:
         namespace, slash, name = repository.partition("/")
         namespace, name = (namespace, name) if slash else ("library", repository)
-        return self.root / "repositories" / quote(namespace, safe="") / quote(name, safe="")
+        parent, name = self.root / "repositories" / quote(namespace, safe=""), quote(name, safe="")
+        twice = parent / quote(name, safe="")
+        return twice if twice.is_dir() else parent / name
 
     def _tags(self, repository: str) -> dict[str, str]:
         found = self._folder(repository).glob("tag_*")
@@ -108,7 +111,7 @@ class V1Server:
 
     def _repositories(self) -> list[str]:
         folders = (self.root / "repositories").glob("*/*/")
-        return sorted(f"{unquote(path.parent.name)}/{unquote(path.name)}" for path in folders)
+        return sorted(f"{path.parent.name}/{path.name}" for path in folders)
 
 
 def _json(value: Any) -> Reply:

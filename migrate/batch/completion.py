@@ -58,7 +58,7 @@ class Completion(Struct):
             known = ledger.sources[location]
             record = self.journals.read(known.place, location, images=False, layers=False)
             size = known.finished.identity.size or 0
-            emit_outcome(self.progress, location, known.finished.outcome, known.message, size, record)
+            emit_outcome(self.progress, location, known.finished.outcome, known.message, size, record.failures)
         return ledger
 
     def _next(self, ledger: Ledger) -> list[Candidate]:

@@ -5,6 +5,7 @@ A pool starts new workers after a death, and distinguishes the death of a worker
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -140,11 +141,15 @@ class ProcessPool(WorkerPool):
                         process.kill()
 
     def _open(self, workers: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(workers, mp_context=self._context, initializer=_begin_process)
+        return ProcessPoolExecutor(
+            workers, mp_context=self._context, initializer=_begin_process, initargs=gc.get_threshold()
+        )
 
 
-def _begin_process() -> None:
-    """Prepares a worker process. A terminal sends Ctrl-C to all processes; only the coordinator reacts to it."""
+def _begin_process(*gc_thresholds: int) -> None:
+    """Prepares a worker process. It collects garbage as seldom as the coordinator does. A terminal sends Ctrl-C to all
+    processes; only the coordinator reacts to it."""
+    gc.set_threshold(*gc_thresholds)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     Finalize(None, close_workers, exitpriority=10)

@@ -39,6 +39,9 @@ from migrate.report.model import SourceInput, build_head, image_order, image_row
 from migrate.writers.base import ImageTarget
 
 _PIECE_BYTES: Final = 1024 * 1024
+_KEPT_IMAGES: Final = 2_000
+_MOST_IMAGES: Final = 1 << 32
+"""Of one source, for numbers that have the order of the batch."""
 
 
 class MergeSource(Struct, frozen=True):
@@ -81,6 +84,9 @@ class Merge(Struct):
     _rows_early: BinaryIO | None = None
     _encoder: RowEncoder = field(default_factory=RowEncoder)
     _mapped: list[MappedImage] = field(default_factory=list)
+    _kept: list[FinishedImage] = field(default_factory=list)
+    _kept_sources: int = 0
+    """The images of so many sources are in `_kept`."""
     _of_source: list[FinishedImage] = field(default_factory=list)
     _rows_of_source: set[tuple[str, str, Digest, bool]] = field(default_factory=set)
 
@@ -100,6 +106,7 @@ class Merge(Struct):
             self._rows_early = rows
         publisher.publish(self._images, lambda image: self._count(image, publisher), lambda: self._images(layers=False))
         self._end_source(publisher)
+        self._kept.clear()
         self.account.head = build_head(
             tool_version=__version__,
             dry_run=self.options.dry_run,
@@ -125,10 +132,10 @@ class Merge(Struct):
             rows.seek(0)
             spool.writelines(frame_rows(head, iter(lambda: rows.read(_PIECE_BYTES), b"")))
         spool.flush()
-        self._finish(spool, exit_code(head))
+        self._end(spool, exit_code(head))
         return head
 
-    def _finish(self, spool: BinaryIO, code: int) -> None:
+    def _end(self, spool: BinaryIO, code: int) -> None:
         if self.target is None:
             return
         if code == NOTHING_READ:
@@ -177,14 +184,30 @@ class Merge(Struct):
             self._choice.prefer_named(lambda diff_id, named: memory.known_blob(diff_id, way, named))
 
     def _images(self, *, layers: bool = True) -> Iterator[FinishedImage]:
-        """The images of all sources, in the same order each time. Without `layers`, their chains are empty."""
-        order = 0
-        for source, record in self._records(self.sources, layers=layers):
-            for number, image in enumerate(record.images):
-                order += 1
-                finished = self._try_finish(source, number, image, record, order)
-                if finished is not None:
+        """The images of all sources, in the same order each time. Without `layers`, their chains may be empty.
+
+        The first images are kept, so that they are read and composed once.
+        """
+        if self._kept_sources:
+            yield from self._kept
+        else:
+            for source, record in self._records(self.sources):
+                for finished in self._finish(source, record, self._kept_sources):
+                    self._kept.append(finished)
                     yield finished
+                self._kept_sources += 1
+                if len(self._kept) >= _KEPT_IMAGES:
+                    break
+        rest = self._records(self.sources[self._kept_sources :], layers=layers)
+        for place, (source, record) in enumerate(rest, self._kept_sources):
+            yield from self._finish(source, record, place)
+
+    def _finish(self, source: MergeSource, record: SourceRecord, place: int) -> Iterator[FinishedImage]:
+        """The images of one source that can be composed. `place` is the source's place in the batch."""
+        for number, image in enumerate(record.images):
+            finished = self._try_finish(source, number, image, record, place * _MOST_IMAGES + number)
+            if finished is not None:
+                yield finished
 
     def _try_finish(
         self, source: MergeSource, number: int, image: ImageRecord, record: SourceRecord, order: int
@@ -268,9 +291,7 @@ class Merge(Struct):
     def _rows(self, publisher: Publisher) -> Iterator[ReportImage]:
         """Last pass over the records, in the order of the report: by location, and sorted within a source."""
         for source, record in self._records(sorted(self.sources, key=lambda source: source.location)):
-            found = (self._try_finish(source, number, image, record, 0) for number, image in enumerate(record.images))
-            finished = [image for image in found if image is not None]
-            yield from self._report_rows(publisher, finished)
+            yield from self._report_rows(publisher, self._finish(source, record, 0))
 
     def _report_rows(self, publisher: Publisher, images: Iterable[FinishedImage]) -> list[ReportImage]:
         """The rows of one source. Emits their warnings."""

@@ -24,6 +24,7 @@ from migrate.model.legacy import Failure, LegacyID, LegacyLayer, ReadyIndex, Rea
 from migrate.model.reference import Reference
 
 _ROWS_A_LINE: Final = 1_000
+_encode_line: Final = json.JSONEncoder(separators=(",", ":")).encode
 _IMAGE: Final = b'{"image":'
 _LAYERS: Final = b'{"layers":'
 _HELD: Final = b'{"held":'
@@ -100,7 +101,7 @@ def encode_record(record: SourceRecord) -> bytes:
         **({"missing": list(record.missing)} if record.missing else {}),
         **({"lent": dict(record.lent)} if record.lent else {}),
     }
-    return b"".join(json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n" for line in (*lines, last))
+    return b"".join(_encode_line(line).encode("ascii") + b"\n" for line in (*lines, last))
 
 
 def parse_record(
@@ -157,7 +158,9 @@ def _each(values: Any, kind: type) -> tuple[Any, ...]:
 
 
 def _text(value: Any) -> str:
-    return str(_each([value], str)[0])
+    if type(value) is not str:
+        raise ValueError(f"a text was expected, not {value!r:.100}")
+    return value
 
 
 def _word(value: Any) -> str:
@@ -176,7 +179,9 @@ def _whole(value: Any, most: int = STATED_BYTES) -> int:
 
 
 def _flag(value: Any) -> bool:
-    return bool(_each([value], bool)[0])
+    if type(value) is not bool:
+        raise ValueError(f"true or false was expected, not {value!r:.100}")
+    return value
 
 
 # --- layers ------------------------------------------------------------------------------------------------------

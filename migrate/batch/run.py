@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from typing import Final
 
@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from migrate.batch.executors import WorkerPool
 from migrate.batch.journal import JournalEntry, JournalWriter, unpack_record
 from migrate.batch.plan import Plan, SourceOutcome, Task, split
-from migrate.batch.records import SourceRecord
 from migrate.batch.task import WorkOrder, failed_entry
 from migrate.errors import MigrateError, UsageError
+from migrate.model.legacy import Failure
 from migrate.model.progress import Event, Progress
 
 _STRIKES: Final = 2
@@ -152,16 +152,24 @@ class TaskRun(Struct):
             if is_first and entry.missing:
                 self.undecided.add(entry.source)
             elif is_first:
-                record = unpack_record(entry.packed.encode("ascii"), entry.source, images=False, layers=False)
-                emit_outcome(self.progress, entry.source, entry.outcome, entry.message, size, record)
+                failures: Sequence[Failure] = ()
+                if entry.outcome is SourceOutcome.FAILED:
+                    packed = entry.packed.encode("ascii")
+                    failures = unpack_record(packed, entry.source, images=False, layers=False).failures
+                emit_outcome(self.progress, entry.source, entry.outcome, entry.message, size, failures)
 
 
 def emit_outcome(
-    progress: Progress, location: str, outcome: SourceOutcome, message: str | None, size: int, record: SourceRecord
+    progress: Progress,
+    location: str,
+    outcome: SourceOutcome,
+    message: str | None,
+    size: int,
+    failures: Iterable[Failure],
 ) -> None:
     """Emits the events for the outcome of a source."""
     if outcome is SourceOutcome.FAILED:
-        for failure in record.failures:
+        for failure in failures:
             progress.emit(failure.event())
     event = Event(kind="finished", name=location, outcome=outcome.value, message=message or "", bytes=size)
     progress.emit(event)

@@ -27,16 +27,24 @@ class ReadAhead(ByteStream):
     def __init__(self, stream: BinaryIO, kind: str, what: str, ratio: int | None = None) -> None:
         self._source = DecompressedStream(stream, kind, what, ratio, is_lenient=True)
         self._blocks: Queue[bytes | BaseException] = Queue(_BLOCKS_AHEAD)
-        self._rest = b""
+        self._rest = memoryview(b"")
         self._end: BaseException | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="decompress", daemon=True)
         self._thread.start()
 
+    def read_view(self, view: memoryview, /) -> int:
+        if not len(view) or (not self._rest and not self._next()):
+            return 0
+        count = min(len(view), len(self._rest))
+        view[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
     def read_block(self, limit: int, /) -> bytes:
         if not self._rest and not self._next():
             return b""
-        block, self._rest = self._rest[:limit], self._rest[limit:]
+        block, self._rest = bytes(self._rest[:limit]), self._rest[limit:]
         return block
 
     @property
@@ -61,7 +69,7 @@ class ReadAhead(ByteStream):
         if self._end is None:
             block = self._blocks.get()
             if isinstance(block, bytes):
-                self._rest = block
+                self._rest = memoryview(block)
                 return True
             self._end = block
         if isinstance(self._end, EOFError):

@@ -12,18 +12,21 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, cast
+from typing import BinaryIO, SupportsBytes, cast
 
 from msgspec import Struct
 
 from migrate.blobio.compression import detect_compression
 from migrate.blobio.readahead import ReadAhead
-from migrate.blobio.stream import ByteStream
+from migrate.blobio.stream import ByteStream, read_into
 from migrate.errors import SourceError, SourceUnreadableError, TargetError
 
 _CHUNK = 1024 * 1024
 _ZEROS = bytes(_CHUNK)
 _HEAD_BYTES = 512
+_DOCUMENTS_IN_MEMORY = 1024 * 1024
+_SHORT_DOCUMENT = 8 * 1024
+"""Longer ones are those of long chains, which share their parts in memory."""
 
 
 class Seekable(Struct, frozen=True):
@@ -66,6 +69,14 @@ class PlainStream:
             block, self._head = self._head[:size], self._head[size:]
             return block
         return self._stream.read(size)
+
+    def read_view(self, view: memoryview) -> int:
+        """Fills the beginning of `view`, which is not empty; 0 only at the end."""
+        if self._head:
+            block = self.read(len(view))
+            view[: len(block)] = block
+            return len(block)
+        return read_into(self._stream, view)
 
     @property
     def trailing(self) -> str | None:
@@ -134,6 +145,16 @@ class Spool:
             raise self._no_room(error) from error
         self.size += len(chunk)
 
+    def read(self, offset: int, size: int) -> bytes:
+        """Of what was appended. From any thread."""
+        try:
+            content = os.pread(self._file.fileno(), size, offset)
+        except OSError as error:
+            raise TargetError(f"{self._what}: a temporary file cannot be read: {error.strerror}") from error
+        if len(content) != size:
+            raise TargetError(f"{self._what}: a temporary file was cut while it was used")
+        return content
+
     def append_sparse(self, chunk: bytes) -> None:
         """As `append`, but a chunk of zeros becomes a hole."""
         if not _ZEROS.startswith(chunk):
@@ -159,6 +180,45 @@ class Spool:
     def _no_room(self, error: OSError) -> TargetError:
         hint = "; set TMPDIR to a place with more room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         return TargetError(f"{self._what}: cannot be kept in a temporary file: {error.strerror}{hint}")
+
+
+class DocumentSpool:
+    """Short documents of a run with very many images, in an unlinked temporary file once they are too many for memory.
+
+    `keep` is called by one thread; what it gives can be read by any, until `close`.
+    """
+
+    def __init__(self, directory: str | None) -> None:
+        self._directory = directory
+        self._spool: Spool | None = None
+        self._bytes = 0
+
+    def keep(self, content: bytes) -> SupportsBytes | None:
+        """`content`, to be read when it is needed; None where it had better stay in memory. Raises TargetError."""
+        self._bytes += len(content)
+        if self._bytes <= _DOCUMENTS_IN_MEMORY or len(content) > _SHORT_DOCUMENT:
+            return None
+        if self._spool is None:
+            self._spool = Spool(self._directory, "documents of images")
+        place = self._spool.size
+        self._spool.append(content)
+        return _SpooledDocument(self._spool, place, len(content))
+
+    def close(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+
+
+class _SpooledDocument:
+    __slots__ = ("_place", "_size", "_spool")
+
+    def __init__(self, spool: Spool, place: int, size: int) -> None:
+        self._spool = spool
+        self._place = place
+        self._size = size
+
+    def __bytes__(self) -> bytes:
+        return self._spool.read(self._place, self._size)
 
 
 class _DescriptorStream(ByteStream):

@@ -7,14 +7,19 @@ if TYPE_CHECKING:
     from types import FrameType
 
 INTERRUPTED = "interrupted; what is complete stays valid, run the same command again to continue"
+_GC_THRESHOLDS = (50_000, 20, 50)
+"""For `gc.set_threshold`. Modules and the values of layers live until the end of a run: to search them for garbage as
+often as Python does by default takes a tenth of the time of a run and of the program's start."""
 
 
 def main() -> None:
     """Runs the command line. SIGTERM stops it as Ctrl-C does, with exit code 130."""
+    import gc
     import signal
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _interrupt)
+    gc.set_threshold(*_GC_THRESHOLDS)
     try:
         from migrate.cli.main import run  # heavy imports wait until they are used
 
@@ -32,6 +37,9 @@ def main() -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             # The result is complete. A signal while the interpreter shuts down would only print a traceback.
             signal.signal(number, signal.SIG_IGN)
+        # Before it ends, Python searches all objects for garbage, which takes a tenth of the time of a short command.
+        # Frozen objects are not searched.
+        gc.freeze()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import sys
 from collections.abc import Callable
@@ -48,9 +47,6 @@ _OTHER_PROGRAMS = {
     **dict.fromkeys(("dry-run", "dryrun"), "`migrate plan SOURCE`"),
 }
 """Commands of other programs, and the command that does the same here."""
-_GC_THRESHOLDS = (50_000, 20, 50)
-"""For `gc.set_threshold`. Modules and the values of layers live until the end of a run: to search them for garbage as
-often as Python does by default takes a tenth of the time of a run and of the program's start."""
 _EXIT_CODES = "\n".join(["\b", "Exit codes:", *(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())])
 """Below the help of every command. `\\b` keeps click from wrapping the lines."""
 _READER_GONE = 141
@@ -125,7 +121,6 @@ def cli() -> None:
 
 def run() -> None:
     """Runs the command line and exits, with the codes in docs/reference/cli.md."""
-    gc.set_threshold(*_GC_THRESHOLDS)
     prepare_streams()
     code = _exit_code(lambda: cli.main(prog_name="migrate", standalone_mode=False))
     sys.exit(_exit_code(sys.stdout.flush) or code)

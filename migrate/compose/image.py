@@ -29,7 +29,7 @@ _ARCHITECTURES: Final = {"x86_64": "amd64"}
 """Name that Docker 0.6 and 0.7 wrote → Go's name (moby 0.6.7 graph.go)."""
 
 
-_KEPT_PARTS: Final = 20_000
+_KEPT_PARTS: Final = 12_000
 """More than the layers of the longest chain (CHAIN_LENGTH)."""
 
 

@@ -120,18 +120,21 @@ def _format_time(created: str | None, form: str) -> str:
 def assign_names(claims: Iterable[Claim], policy: OnConflict) -> Names:
     """Gives every reference to one image (or to one index). The result depends on the claims only, and not on the order
     in which they are given. The policy `first` uses `order`."""
-    by_reference: dict[Reference, dict[Platform, dict[Digest, Claim]]] = defaultdict(lambda: defaultdict(dict))
+    by_reference: dict[Reference, list[Claim]] = defaultdict(list)
     for claim in claims:
-        rivals = by_reference[claim.reference][claim.platform]
-        known = rivals.get(claim.digest)
-        if known is None or claim.order < known.order:
-            rivals[claim.digest] = claim
+        by_reference[claim.reference].append(claim)
     # Sorted, so that the result does not depend on the order of `claims`.
     names = Names()
     for reference in sorted(by_reference):
         winners = []
-        for platform in sorted(by_reference[reference], key=str):
-            winner = _choose_claim(reference, platform, list(by_reference[reference][platform].values()), policy, names)
+        by_platform: dict[Platform, dict[Digest, Claim]] = defaultdict(dict)
+        for claim in by_reference.pop(reference):
+            rivals = by_platform[claim.platform]
+            known = rivals.get(claim.digest)
+            if known is None or claim.order < known.order:
+                rivals[claim.digest] = claim
+        for platform in sorted(by_platform, key=str):
+            winner = _choose_claim(reference, platform, list(by_platform[platform].values()), policy, names)
             if winner is not None:
                 winners.append(winner)
         if len(winners) > 1:

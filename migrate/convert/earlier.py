@@ -129,7 +129,8 @@ class EarlierImages:
         try:
             return {} if self.source is None else self.source.find_layers(wanted)
         except MigrateError as error:
-            self.problem = f"the target could not be searched for it: {error.message}"
+            if self._prefix == "docker":  # any other target is there, and may hold nothing yet
+                self.problem = f"the target could not be searched for it: {error.message}"
             return {}
 
     def read_layer(self, legacy_id: LegacyID) -> LegacyLayer | None:

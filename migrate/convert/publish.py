@@ -248,8 +248,9 @@ class Publisher(Struct):
             for child in self._lists.children(index):
                 self._in_indexes[child].update(references)
         carried = {reference for _, references in self._lists.whole() for reference in references}
-        claims = [claim for claim in claims if claim.reference not in carried]
-        wanted = {claim.reference for claim in claims}
+        if carried:
+            claims = [claim for claim in claims if claim.reference not in carried]
+        wanted = {claim.reference for claim in claims} if existing else ()
         claims += [claim for claim in existing if claim.reference in wanted]
         names = assign_names(claims, self.options.on_conflict)
         self._note_conflicts(names)
@@ -356,7 +357,7 @@ class Publisher(Struct):
         image with the same time and other layers (such as a tar that was made again from a file tree) gives its name to
         the new one, and a conflict is reported.
         """
-        if self.target is None:
+        if self.target is None or not existing:
             return list(existing)
         made_of: dict[Digest, set[str]] = defaultdict(set)
         for row in self.target.mapped_images():

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from migrate import __version__
 from migrate.blobio import limits
 from migrate.blobio.payload import Payload
+from migrate.blobio.spool import DocumentSpool
 from migrate.compose.chain import check_chain, walk_chain
 from migrate.compose.image import SharedParts, compose_image
 from migrate.compose.names import untagged_reference, wanted_reference
@@ -161,6 +162,7 @@ class Conversion(Struct):
     report_options: Mapping[str, object] = field(default_factory=dict)
     observer: ObserverFactory | None = None
     earlier: EarlierImages | None = None
+    documents: DocumentSpool | None = None
     lent: Lent = field(default_factory=Lent)
     missing: set[str] = field(default_factory=set)
     locations: Sequence[str] = ()
@@ -213,6 +215,8 @@ class Conversion(Struct):
         with ExitStack() as stack:
             for one in sources:
                 stack.callback(one.close)
+            documents = DocumentSpool(options.temporary_directory)
+            stack.callback(documents.close)
             opened = None
             if target is not None and (options.images or options.exclude or options.container):
                 # A pattern that matches nothing is an error here, before the target is created.
@@ -231,6 +235,7 @@ class Conversion(Struct):
                 options,
                 opened,
                 earlier=earlier,
+                documents=documents,
                 warnings=warnings,
                 locations=locations,
                 key=key,
@@ -622,6 +627,7 @@ class Conversion(Struct):
                     # one job for a layer of several images; their configs may name different diffIDs for it
                     if jobs.setdefault(job.key, job).payload.diff_id != job.payload.diff_id:
                         jobs[job.key] = _without_claim(job)
+        seen.clear()
         check_target_room((job.payload for key, job in jobs.items() if key not in self._passed), store, self.options)
         self._rootfs = self._open_rootfs_check()
         observer = self.observer if self._rootfs is None else self._observe
@@ -690,6 +696,8 @@ class Conversion(Struct):
             planned.lost_layer = LegacyID(error.layer) if error.layer else None
             self._fail(error, planned.location, planned.image)
             return None
+        if self.documents is not None:
+            composed.keep_documents(self.documents.keep)
         layer_warnings = [warning for layer in planned.chain for warning in layer.warnings]
         return FinishedImage(
             source=planned.location,

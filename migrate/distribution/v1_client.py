@@ -24,7 +24,7 @@ from migrate.distribution.retries import ATTEMPTS
 from migrate.distribution.session import RegistryAnswerError, RegistrySession, UnreachableError, quoted
 from migrate.distribution.transport import check_host
 from migrate.documents.json_text import load_json
-from migrate.documents.registry_v1 import parse_checksums, parse_tags
+from migrate.documents.registry_v1 import parse_checksums, parse_name, parse_tags
 from migrate.errors import LimitError, MigrateError, UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class V1Client:
             found = document.get("results") if isinstance(document, dict) else None
             if not isinstance(found, list):
                 raise RegistryAnswerError(f"{self.host}/v1/search: the answer holds no list of results")
-            new = [item["name"] for item in found if isinstance(item, dict) and isinstance(item.get("name"), str)]
+            rows = [item["name"] for item in found if isinstance(item, dict) and isinstance(item.get("name"), str)]
+            new = map(parse_name, rows)
             more = [name for name in dict.fromkeys(new) if name not in set(names)]
             names += more
             pages = document.get("num_pages")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from calendar import monthrange
 from typing import Final
 
 ZERO_TIME: Final = "0001-01-01T00:00:00Z"
@@ -33,6 +32,8 @@ def normalise_time(text: str) -> str | None:
     year, month, day, hour, minute, second = (int(match[index]) for index in range(1, 7))
     if not (1 <= month <= 12 and hour < 24 and minute < 60 and second < 60):
         return None
+    from calendar import monthrange  # most times are in canonical form
+
     if not 1 <= day <= monthrange(year or 4, month)[1]:  # the calendar module has no year 0, which is a leap year
         return None
     fraction = (match[7] or "")[:9].rstrip("0")

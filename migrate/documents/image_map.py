@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from migrate.blobio.limits import CATALOG_BYTES
-from migrate.documents.json_text import encode_json_pretty, shown
+from migrate.documents.json_text import encode_json_pretty, encode_list, shown
 from migrate.errors import DocumentError, LimitError
 from migrate.model.digest import Digest, ImageID
 
@@ -89,7 +89,8 @@ def rename_rows(
 
 def encode_map(rows: Iterable[MappedImage]) -> bytes:
     """The document of the map. Equal rows give equal bytes."""
-    return encode_json_pretty({"schema_version": SCHEMA_VERSION, "images": [row_document(row) for row in rows]})
+    frame = encode_json_pretty({"schema_version": SCHEMA_VERSION, "images": []})
+    return encode_list(frame, map(row_document, rows), depth=4)
 
 
 def row_document(row: MappedImage) -> dict[str, Any]:

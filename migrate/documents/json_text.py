@@ -5,9 +5,10 @@ For documents that are only read. For documents whose bytes are carried over and
 
 from __future__ import annotations
 
+import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -149,6 +150,26 @@ def encode_report_json(value: object, option: int = 0) -> bytes:
         except RecursionError as exc:
             raise DocumentError("cannot be written as JSON: nested too deeply") from exc
         return _encode(safe, option)
+
+
+def encode_list(frame: bytes, rows: Iterable[object], depth: int | None = None) -> bytes:
+    """`frame` with `rows` in its last list, which is empty: compact, or with `depth` each on its own lines that begin
+    with so many blanks, as in reports. Only one row is in memory as a value at a time."""
+    head, _, tail = frame.rpartition(b"]")
+    encoded = io.BytesIO()
+    encoded.write(head)
+    if depth is None:
+        for number, row in enumerate(rows):
+            encoded.write(b"," + encode_json(row) if number else encode_json(row))
+    else:
+        indent = b"\n" + b" " * depth
+        separator = indent
+        for row in rows:
+            encoded.write(separator + encode_report_json(row, orjson.OPT_INDENT_2).replace(b"\n", indent))
+            separator = b"," + indent
+        encoded.write(indent[:-2] if separator != indent else b"")
+    encoded.write(b"]" + tail)
+    return encoded.getvalue()  # without a copy
 
 
 def _encode(value: object, option: int) -> bytes:

@@ -22,7 +22,7 @@ from migrate.documents.go_struct import (
     decode_strings,
     decode_structs,
 )
-from migrate.documents.json_text import encode_json, encode_json_pretty, shown
+from migrate.documents.json_text import encode_json, encode_json_pretty, encode_list, shown
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, MediaType, Platform
@@ -279,7 +279,9 @@ def _platform(platform: Mapping[str, Any]) -> Platform | None:
 def encode_index(entries: Iterable[IndexEntry], media_type: str = MediaType.OCI_INDEX) -> bytes:
     """An index with the entries in the given order and keys in the specification's order. Docker's type has Docker's
     indentation."""
-    return _encode(_index_document(entries, media_type), media_type)
+    if media_type in _DOCKER_TYPES:
+        return _encode(_index_document(entries, media_type), media_type)
+    return encode_list(_encode(_index_document((), media_type), media_type), map(_encode_entry, entries))
 
 
 def _index_document(entries: Iterable[IndexEntry], media_type: str) -> dict[str, Any]:

@@ -7,9 +7,19 @@ Source of the formats: docker-registry 0.9.1, `depends/docker-registry-core/dock
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 from migrate.documents.json_text import load_json, shown
 from migrate.errors import DocumentError, MigrateError
+
+
+def parse_name(text: str) -> str:
+    """The name of a namespace or repository from that of its folder, which the search lists, too.
+
+    docker-registry 0.9 quotes names for its storage, and so does docker-registry-core 2 with what it is given. A name
+    itself has no `%`.
+    """
+    return unquote(unquote(text, errors="replace"), errors="replace")
 
 
 def parse_checksums(raw: bytes) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from msgspec import Struct, field
@@ -157,44 +157,47 @@ def merge_entries(
 
 def archive_entries(
     entries: Sequence[IndexEntry], facts: CatalogFacts, platform: Platform, *, deep: bool = False
-) -> list[ArchiveManifestEntry]:
+) -> Iterator[ArchiveManifestEntry]:
     """The manifest.json of a layout: every image that a Docker engine can load, with all its tags.
 
     The tag of an index goes to its child for `platform`, or else to its first child. Images with zstd layers, which
     engines before 23 refuse, are listed last: such an engine stops there, after it has loaded all others. Images with
     more layers than any engine accepts are left out, or with `deep` listed last, too.
     """
-    tags: dict[Digest, set[str]] = {}
+    tags: dict[Digest, tuple[str, ...]] = {}
     for entry in entries:
         digest = entry.descriptor.digest
         named = [entry.name] if entry.name is not None and is_loadable_name(entry.name) else []
         children = [leaf for leaf in _leaves(digest, facts.children) if leaf in facts.images]
         # Children without a tag are listed, too: `docker load` loads the images of all platforms.
         for child in children:
-            tags.setdefault(child, set())
+            tags.setdefault(child, ())
         holder = (
             next((child for child in children if facts.images[child].platform == platform), children[0])
             if children
             else digest
         )
         if holder in facts.images:
-            tags.setdefault(holder, set()).update(named)
+            tags[holder] = (*tags.get(holder, ()), *named)
     # Manifests may differ in media types only. Images with equal config and layers are one row with all their tags.
-    merged: dict[tuple[bool, str, tuple[str, ...]], set[str]] = {}
+    merged: dict[tuple[bool, Digest, tuple[Digest, ...]], tuple[str, ...]] = {}
     for digest, names in tags.items():
         image = facts.images[digest]
         if _is_image(image) and (deep or not _is_deep(image)):
-            layers = tuple(blob_path(layer.digest) for layer in image.layers)
             key = (
                 _is_deep(image) or any(layer.media_type not in _PLAIN_OR_GZIP for layer in image.layers),
-                blob_path(image.config.digest),
-                layers,
+                image.config.digest,
+                tuple(layer.digest for layer in image.layers),
             )
-            merged.setdefault(key, set()).update(names)
-    rows = [(late, sorted(names), config, layers) for (late, config, layers), names in merged.items()]
+            merged[key] = (*merged.get(key, ()), *names)
     # images that some engines refuse come last; before that, images with tags come first
-    rows.sort(key=lambda row: (row[0], not row[1], row[1], row[2], row[3]))
-    return [ArchiveManifestEntry(config=c, repo_tags=tuple(names), layers=layers) for _, names, c, layers in rows]
+    rows = sorted(
+        (late, not names, sorted(set(names)), config, layers) for (late, config, layers), names in merged.items()
+    )
+    for _, _, sorted_names, config, layers in rows:
+        yield ArchiveManifestEntry(
+            config=blob_path(config), repo_tags=tuple(sorted_names), layers=tuple(map(blob_path, layers))
+        )
 
 
 def _leaves(digest: Digest, children: Mapping[Digest, Sequence[Digest]]) -> list[Digest]:
@@ -355,7 +358,7 @@ class Catalog:
                 found.setdefault(name, set()).add(digest)
         return found
 
-    def archive_manifest(self, entries: Sequence[IndexEntry], *, deep: bool = False) -> list[ArchiveManifestEntry]:
+    def archive_manifest(self, entries: Sequence[IndexEntry], *, deep: bool = False) -> Iterator[ArchiveManifestEntry]:
         """The rows of manifest.json for `entries` (`archive_entries`)."""
         facts = CatalogFacts(images=self.images, children=self._child_digests())
         return archive_entries(entries, facts, self._platform, deep=deep)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Final
+from typing import Final, SupportsBytes
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from migrate.model.digest import DiffID, Digest, ImageID
 
@@ -113,9 +114,9 @@ class ComposedImage(Struct, frozen=True, kw_only=True, dict=True):
     have the media types in the manifest.
     """
 
-    config_document: bytes | Pieces
+    config_document: SupportsBytes
     config_media_type: str
-    manifest_document: bytes | Pieces
+    manifest_document: SupportsBytes
     manifest_media_type: str
     diff_ids: Sequence[DiffID]
     layers: Sequence[Descriptor]
@@ -132,6 +133,12 @@ class ComposedImage(Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def manifest_digest(self) -> Digest:
         return Digest.of(self.manifest)
+
+    def keep_documents(self, keep: Callable[[bytes], SupportsBytes | None]) -> None:
+        """Puts what `keep` gives for a document in its place, which has the same bytes; None: it stays as it is."""
+        for name, content in (("config_document", self.config), ("manifest_document", self.manifest)):
+            if content and (kept := keep(content)) is not None:
+                force_setattr(self, name, kept)
 
     @property
     def config(self) -> bytes:

@@ -244,6 +244,7 @@ class DockerArchiveSource(LegacySource):
             stated, parent, _ = document.identity(f"{self.location}: {legacy_id}/json")
         except MigrateError as error:
             raise error.at_layer(legacy_id) from error
+        document.forget()
         warnings: list[str] = []
         # Docker 1.0.1 wrote archives in which they differ. Docker's load does not look at `id` at all (moby 28.5,
         # image/tarexport/load.go).
@@ -277,10 +278,6 @@ class DockerArchiveSource(LegacySource):
         if self._document_bytes > limits.DOCUMENTS_BYTES:
             total = f"more than {limits.DOCUMENTS_BYTES:,} bytes of layer documents (DOCUMENTS_BYTES)"
             raise LimitError(f"{self.location}: {total}", layer=legacy_id)
-        # A field that Docker refuses fails the images that need it, when they are composed. The chain can be followed
-        # all the same.
-        with contextlib.suppress(DocumentError, LimitError):
-            document.facts()
         self._documents[legacy_id] = document
         return document
 
@@ -303,6 +300,7 @@ class DockerArchiveSource(LegacySource):
 
     def close(self) -> None:
         self._archive.close()
+        self._file.clear()  # it names this one: nothing of a large archive shall wait for a search for garbage
 
     def _oci_content(self) -> OciContent:
         from migrate.readers.oci_content import OciContent  # most archives have no index, and need none of its modules

@@ -7,7 +7,8 @@ which of them are layers; and compressed layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from migrate.blobio.payload import Payload
 from migrate.blobio.spool import PlainStream, Spool, unreadable
@@ -147,13 +148,29 @@ class _Forward:
         elif self.ended:
             return b""
         else:
-            try:
+            with self._noting_damage():
                 block = self._stream.read(length)
-            except DamagedError:
-                self.is_damaged = True
-                raise
         self._position += len(block)
         return block
+
+    def next_into(self, view: memoryview) -> int:
+        """As `next`, but fills the beginning of `view`, so that the content of a layer is not copied once more."""
+        if self._back or self.ended:
+            block = self.next(len(view))
+            view[: len(block)] = block
+            return len(block)
+        with self._noting_damage():
+            count = self._stream.read_view(view)
+        self._position += count
+        return count
+
+    @contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except DamagedError:
+            self.is_damaged = True
+            raise
 
     def push_back(self, block: bytes) -> None:
         self._back = block + self._back
@@ -186,11 +203,18 @@ class _Content(ByteStream):
 
     def read_block(self, limit: int, /) -> bytes:
         wanted = min(limit, self._left)
-        if wanted == 0:
-            return b""
-        block = self._window.next(wanted)
-        if not block:
+        block = self._window.next(wanted) if wanted else b""
+        self._passed(len(block), wanted)
+        return block
+
+    def read_view(self, view: memoryview, /) -> int:
+        wanted = min(len(view), self._left)
+        count = self._window.next_into(view[:wanted]) if wanted else 0
+        self._passed(count, wanted)
+        return count
+
+    def _passed(self, count: int, wanted: int) -> None:
+        if wanted and not count:
             there = self._size - self._left
             raise TruncatedError(f"{self._what}: the archive ends after {there:,} of its {self._size:,} bytes")
-        self._left -= len(block)
-        return block
+        self._left -= count

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from typing import Final
-from urllib.parse import unquote
 
 from msgspec import Struct, field
 
@@ -23,7 +22,7 @@ from migrate.blobio.observed import ObservedStream
 from migrate.blobio.payload import Payload
 from migrate.distribution.replay import Replay
 from migrate.distribution.repositories import FOLDERS
-from migrate.documents.registry_v1 import parse_ancestry, parse_checksums
+from migrate.documents.registry_v1 import parse_ancestry, parse_checksums, parse_name
 from migrate.documents.v1_json import KEPT_BYTES, LayerDocument
 from migrate.errors import (
     DamagedError,
@@ -361,13 +360,12 @@ class RegistryV1Source(LegacySource):
             try:
                 repositories = self._folders(place)
             except SourceError as exc:
-                failures.append(Failure.of(exc, self.location, references=[unquote(namespace, errors="replace")]))
+                failures.append(Failure.of(exc, self.location, references=[parse_name(namespace)]))
                 continue
             for repository in repositories:
-                # docker-registry 0.9 quotes names for URLs in its storage.
-                name = unquote(repository, errors="replace")
+                name = parse_name(repository)
                 if namespace != _DEFAULT_NAMESPACE:  # left out of names, as in `docker pull host:5000/busybox`
-                    name = f"{unquote(namespace, errors='replace')}/{name}"
+                    name = f"{parse_name(namespace)}/{name}"
                 try:
                     entries = self._files.entries(f"{place}/{repository}")
                 except SourceError as exc:

@@ -86,11 +86,13 @@ def rehash(
             _Hashing(options, progress, observer, workers, sampler).run(layers)
         else:
             _Storing(store, options, progress, observer, workers).run(layers)
-    # In the order of their keys, and not in the order of work.
-    return {
-        layer.job.key: layer.error or hashed_layer(layer, options)
-        for layer in sorted(layers, key=lambda layer: layer.job.key)
-    }
+    # In the order of their keys, and not in the order of work. A layer that is done with does not stay in memory.
+    results: dict[JobKey, HashedLayer | MigrateError] = {}
+    layers.sort(key=lambda layer: layer.job.key, reverse=True)
+    while layers:
+        layer = layers.pop()
+        results[layer.job.key] = layer.error or hashed_layer(layer, options)
+    return results
 
 
 class _Hashing:

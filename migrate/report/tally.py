@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec import Struct
+
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import HashedLayer
 from migrate.report.document import Duplicate, Totals
 
 SourceLayers = Mapping[tuple[str, DiffID], HashedLayer]
 """The layers of one source, by legacy ID and content, because one ID may have two contents in a source."""
+
+
+class _Content(Struct):
+    """What is counted of equal layers: their size in bytes, copies, and the sources (`users`) that hold them.
+
+    `owners` are their legacy IDs. Nearly all have one, which is a string: a million sets would take much more memory.
+    """
+
+    size: int
+    owners: str | set[str]
+    copies: int = 0
+    users: int = 0
+    is_stored: bool = False
+    estimate: int | None = None
 
 
 class LayerTally:
@@ -26,13 +42,8 @@ class LayerTally:
         self._empty = 0
         self._damaged = 0
         self._bytes = 0
-        self._sizes: dict[DiffID, int] = {}
+        self._contents: dict[DiffID, _Content] = {}
         self._blobs: dict[Digest, int] = {}
-        self._stored: set[DiffID] = set()
-        self._estimates: dict[DiffID, int] = {}
-        self._owners: dict[DiffID, str | set[str]] = {}  # legacy IDs; see `add`
-        self._copies: dict[DiffID, int] = {}
-        self._users: dict[DiffID, int] = {}
 
     def add(self, layers: SourceLayers) -> None:
         """Counts the layers of one source."""
@@ -41,52 +52,50 @@ class LayerTally:
             self._layers += 1
             self._bytes += layer.tar_size
             self._damaged += layer.damaged
-            if layer.estimate is not None and not layer.empty:
-                self._estimates[layer.diff_id] = layer.estimate
             if layer.blob is not None:
                 self._blobs[layer.blob.digest] = layer.blob.size
-                self._stored.add(layer.diff_id)
             if layer.empty:
                 self._empty += 1
                 continue
             diff_id = layer.diff_id
-            is_met = diff_id in met
-            if is_met:
+            content = self._contents.get(diff_id)
+            if diff_id in met:
                 self.within_bytes += layer.tar_size
-            elif diff_id in self._sizes:
+            elif content is not None:
                 self.across_bytes += layer.tar_size
-            if not is_met:
-                self._users[diff_id] = self._users.get(diff_id, 0) + 1
-            self._sizes[diff_id] = layer.tar_size
-            self._copies[diff_id] = self._copies.get(diff_id, 0) + 1
-            # Nearly all layers have one legacy ID. It is kept as a string: a million sets would take much more memory.
-            owners = self._owners.setdefault(diff_id, legacy_id)
-            if isinstance(owners, set):
-                owners.add(legacy_id)
-            elif owners != legacy_id:
-                self._owners[diff_id] = {owners, legacy_id}
+            if content is None:
+                content = self._contents[diff_id] = _Content(layer.tar_size, legacy_id)
+            elif isinstance(content.owners, set):
+                content.owners.add(legacy_id)
+            elif content.owners != legacy_id:
+                content.owners = {content.owners, legacy_id}
+            content.copies += 1
+            content.users += diff_id not in met
+            content.is_stored |= layer.blob is not None
+            if layer.estimate is not None:
+                content.estimate = layer.estimate
             met.add(diff_id)
 
     def totals(self, images: int, failed: int) -> Totals:
         """The totals of the report, for `images` that were written and `failed` ones."""
-        unique_bytes = sum(self._sizes.values())
+        unique_bytes = sum(content.size for content in self._contents.values())
         # If the size of one layer is unknown there is no sum, because a sum of the others would look complete.
-        missing = self._sizes.keys() - self._stored
+        estimates = [content.estimate for content in self._contents.values() if not content.is_stored]
         blob_bytes = None
-        if not missing - self._estimates.keys():
-            blob_bytes = sum(self._blobs.values()) + sum(self._estimates[diff_id] for diff_id in missing)
+        if None not in estimates:
+            blob_bytes = sum(self._blobs.values()) + sum(size for size in estimates if size is not None)
         return Totals(
             images=images,
             images_failed=failed,
             legacy_layers=self._layers,
-            unique_layers=len(self._sizes),
+            unique_layers=len(self._contents),
             empty_layers=self._empty,
-            duplicate_layers=self._layers - len(self._sizes) - self._empty,
+            duplicate_layers=self._layers - len(self._contents) - self._empty,
             legacy_bytes=self._bytes,
             unique_bytes=unique_bytes,
             saved_bytes=self._bytes - unique_bytes,
             blob_bytes=blob_bytes,
-            blob_bytes_estimated=bool(self._estimates.keys() - self._stored),
+            blob_bytes_estimated=any(size is not None for size in estimates),
             damaged_layers=self._damaged,
         )
 
@@ -95,16 +104,17 @@ class LayerTally:
         rows = (
             Duplicate(
                 diff_id=diff_id,
-                tar_size=self._sizes[diff_id],
-                copies=copies,
-                legacy_ids=tuple(sorted(owners)) if isinstance(owners := self._owners[diff_id], set) else (owners,),
-                saved_bytes=(copies - 1) * self._sizes[diff_id],
+                tar_size=content.size,
+                copies=content.copies,
+                legacy_ids=tuple(sorted(content.owners)) if isinstance(content.owners, set) else (content.owners,),
+                saved_bytes=(content.copies - 1) * content.size,
             )
-            for diff_id, copies in self._copies.items()
-            if copies > 1
+            for diff_id, content in self._contents.items()
+            if content.copies > 1
         )
         return tuple(sorted(rows, key=lambda row: (-row.saved_bytes, row.diff_id)))
 
     def users(self, diff_id: DiffID) -> int:
         """The number of sources that have the layer."""
-        return self._users.get(diff_id, 0)
+        content = self._contents.get(diff_id)
+        return 0 if content is None else content.users

@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from migrate.blobio.stopping import check_stop
 from migrate.blobio.stream import ByteStream
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 RANGE_BYTES: Final = 4 * 1024 * 1024
 """Bytes of one request. With smaller requests more time is spent waiting, and stores charge for each request."""
@@ -45,6 +47,8 @@ class RangeStream(ByteStream):
             self._ranges.popleft()
             self._ahead = min(2 * self._ahead, UNDER_WAY)
         if self._threads is None:
+            from concurrent.futures import ThreadPoolExecutor  # which loads logging; few runs read a bucket
+
             self._threads = ThreadPoolExecutor(UNDER_WAY, thread_name_prefix="ranges")
         while len(self._ranges) < self._ahead:
             start = self._ranges[-1][0] + RANGE_BYTES if self._ranges else self._position

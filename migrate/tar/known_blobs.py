@@ -7,7 +7,6 @@ Output of pigz 2.6, zopfli, skopeo 1.9, zstd 1.5, libdeflate and ISA-L; that of 
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Mapping
 from functools import cache
@@ -79,6 +78,8 @@ def known_blob(digest: Digest) -> bytes | None:
 
 @cache
 def _blobs() -> Mapping[Digest, bytes]:
+    import gzip  # few archives lack a blob
+
     blobs: list[bytes] = []
     for size in _TAR_SIZES:
         tar = bytes(size)

@@ -43,7 +43,8 @@ class BlobStore:
         self.path_of = path_of
         self.proofs = proofs
         self._versions: Mapping[str, tuple[int, str]] | None = None
-        self._contents: dict[Digest, DiffID] = {}
+        self._unproven: dict[Digest, DiffID | None] = {}
+        """Blobs of this run that have no name yet, and the layer that each is known to hold."""
         self._sizes: dict[Digest, int] = {}
         self._damaged: set[Digest] = set()
         self._found: frozenset[str] | None = None
@@ -77,7 +78,7 @@ class BlobStore:
         assert self.proofs is not None
         self.proofs.add(digest, size, version)
         with self._lock:
-            diff_id = self._contents.pop(digest, None)
+            diff_id = self._unproven.pop(digest, None)
         if diff_id is not None:
             self.proofs.add(digest, size, version, diff_id)
 
@@ -85,12 +86,11 @@ class BlobStore:
         """Notes that the blob has the layer `diff_id`, which this run has compressed or read."""
         if self.proofs is None:
             return
-        version = None if digest in self._damaged else self._version(digest)
-        if version is not None:
-            self.proofs.add(digest, size, version, diff_id)
-        else:  # the blob is not written under its name yet: `_prove` adds the proof then
-            with self._lock:
-                self._contents[digest] = diff_id
+        with self._lock:
+            if digest in self._unproven or digest in self._damaged:
+                self._unproven[digest] = diff_id
+                return
+        self.proofs.add(digest, size, self._version(digest), diff_id)
 
     def is_proven_to_hold(self, digest: Digest, size: int, diff_id: DiffID) -> bool:
         return self.proofs is not None and self.proofs.has(digest, size, self._version(digest), diff_id)
@@ -132,8 +132,15 @@ class BlobStore:
         # In a bucket, reading the blob to check it would cost more than to write it again.
         if digest in self._sizes or (self.is_proven(digest, size) if self.store.reads_cost else self.has(digest, size)):
             return
+        self.begin_name(digest)
         self.store.put(self.path_of(digest), content)
         self.added(digest, size)
+
+    def begin_name(self, digest: Digest) -> None:
+        """To be called before the store is given a new blob, which gets its name later."""
+        if self.proofs is not None:
+            with self._lock:
+                self._unproven.setdefault(digest, None)
 
     def added(self, digest: Digest, size: int) -> None:
         with self._lock:
@@ -162,6 +169,7 @@ class BlobStore:
             return _digest_of(stream, size) == digest
 
         name = self.path_of(digest)
+        self.begin_name(digest)
         linked = how is Link.HARD and self.store.take_over(path, name, is_right, hard=True)
         if linked or self._clone(path, name, is_right):
             self.added(digest, size)
@@ -265,6 +273,7 @@ class _StoredBlobWriter:
         blobs = self._blobs
         size = self._file.size
         if blobs.is_absent(digest, size) or not blobs.has(digest, size):
+            blobs.begin_name(digest)
             self._file.publish(blobs.path_of(digest), replace=blobs.is_damaged(digest))
             blobs.added(digest, size)
 

@@ -135,7 +135,7 @@ class DockerArchive(_Archive):
         super().commit(image, references)
 
     def _write(self, archive: DeterministicTar, entries: Sequence[IndexEntry]) -> None:
-        rows = self._catalog.archive_manifest(entries, deep=True)
+        rows = list(self._catalog.archive_manifest(entries, deep=True))
         archive.add(
             "manifest.json",
             encode_archive_manifest(

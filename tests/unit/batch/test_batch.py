@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from migrate.batch import merge
 from migrate.batch.batch import BatchOutcome, merge_batch, run_batch, unfinished_shards
 from migrate.batch.executors import PoolRequest, ProcessPool, WorkerPool, open_pool
 from migrate.batch.plan import Shard, SourceOutcome
@@ -91,6 +92,16 @@ def test_any_number_of_workers_of_any_kind_gives_the_same_bytes(shelf: Path, tmp
     run(shelf, tmp_path / "5", jobs=5)
     keep(run_batch(request(shelf, tmp_path / "p", jobs=3), SilentProgress(), open_pool))
     assert files_of(tmp_path / "1") == files_of(tmp_path / "5") == files_of(tmp_path / "p")
+
+
+@pytest.mark.parametrize("kept", [1, 7])
+def test_images_that_are_made_twice_are_those_that_are_kept(
+    kept: int, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(shelf, tmp_path / "all")
+    monkeypatch.setattr(merge, "_KEPT_IMAGES", kept)
+    run(shelf, tmp_path / "some")
+    assert files_of(tmp_path / "all") == files_of(tmp_path / "some")
 
 
 def test_a_batch_makes_what_convert_makes(shelf: Path, tmp_path: Path) -> None:

@@ -4,8 +4,22 @@ from collections.abc import Callable
 
 import pytest
 
-from migrate.documents.json_text import encode_json, encode_json_pretty, load_json, load_json_lenient, shown
+from migrate.documents.json_text import (
+    encode_json,
+    encode_json_pretty,
+    encode_list,
+    load_json,
+    load_json_lenient,
+    shown,
+)
 from migrate.errors import DocumentError, LimitError
+
+
+@pytest.mark.parametrize("rows", [[], [{"a": 1}], [{"a": [1, {"b": []}]}, {}, {"c": "caf\ufffd"}]])
+def test_a_list_row_by_row_is_the_list(rows: list[object]) -> None:
+    assert encode_list(encode_json({"a": [1], "rows": []}), rows) == encode_json({"a": [1], "rows": rows})
+    frame = encode_json_pretty({"version": 1, "rows": []})
+    assert encode_list(frame, rows, depth=4) == encode_json_pretty({"version": 1, "rows": rows})
 
 
 def test_the_last_of_equal_keys_counts() -> None:

@@ -102,6 +102,17 @@ def test_a_registry_a_repository_or_a_tag(small: V1Server, rest: str, names: lis
     assert sorted(tagged(report)) == names and not report.failures
 
 
+@pytest.mark.parametrize("folder", ["nested%2Fname%2Fx", "nested%252Fname%252Fx", "nested"])
+def test_names_as_the_storage_quotes_them(small: V1Server, folder: str) -> None:
+    """docker-registry-core 2 quotes what docker-registry 0.9 has quoted; the search lists the folders' names."""
+    (small.root / "repositories/team/app").rename(small.root / "repositories/team" / folder)
+    name = f"team/{folder.replace('%25', '%').replace('%2F', '/')}:base"
+    assert (name,) in tagged(plan(open_source(str(small.root))))
+    with scripted_server(small.answer) as (host, _):
+        assert (name,) in tagged(plan(over_http(host)))
+        assert [*tagged(plan(over_http(host, f"/{name}")))] == [(name,)]
+
+
 def test_v1_by_choice_from_a_server_that_speaks_both(small: V1Server) -> None:
     with scripted_server(lambda request: Reply() if request.path == "/v2/" else small.answer(request)) as (host, _):
         assert len(tagged(plan(over_http(host, v1=True)))) == 2

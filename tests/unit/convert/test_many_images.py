@@ -1,0 +1,89 @@
+"""What many images take of memory, and that nothing depends on where their documents wait."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+import weakref
+from pathlib import Path
+
+import pytest
+
+from migrate import api
+from migrate.blobio import spool
+from migrate.convert.run import Conversion
+from migrate.errors import TargetError
+from migrate.model.options import ConvertOptions
+from migrate.readers.detect import open_source
+from tests.archives import V1Archive
+from tests.shelves import files_of
+
+MOST = 9_000
+"""Bytes for each image of three layers, at the peak of a conversion."""
+
+
+def write_images(path: Path, count: int) -> Path:
+    """Images of three layers, the lowest of which have one content."""
+    archive = V1Archive()
+    for number in range(count):
+        names = [f"{part}-{number}" for part in ("base", "middle", "top")]
+        archive.layer(names[0], tar=b"\0" * 1536)
+        archive.layer(names[1], names[0])
+        archive.tag(f"team/app-{number}", "1.0", archive.layer(names[2], names[1]))
+    path.write_bytes(archive.build())
+    return path
+
+
+def peak_of(source: Path, target: Path) -> int:
+    gc.collect()
+    tracemalloc.start()
+    try:
+        outcome = api.convert(source, target)
+        assert outcome.exit_code == 0
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_image_more_takes_some_kilobytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "_DOCUMENTS_IN_MEMORY", 0)
+    few, many = (write_images(tmp_path / f"{count}.tar", count) for count in (20, 120))
+    api.convert(few, tmp_path / "first")  # what is loaded once is not counted
+    grown = peak_of(many, tmp_path / "many") - peak_of(few, tmp_path / "few")
+    assert grown / 100 < MOST
+
+
+@pytest.mark.parametrize("prefix", ["oci", "oci-archive", "docker-archive"])
+def test_documents_in_a_file_are_those_in_memory(prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_images(tmp_path / "images.tar", 20)
+    api.convert(source, f"{prefix}:{tmp_path / 'memory'}")
+    monkeypatch.setattr(spool, "_DOCUMENTS_IN_MEMORY", 3_000)  # the first ones are in memory
+    api.convert(source, f"{prefix}:{tmp_path / 'file'}")
+    if prefix == "oci":
+        one, other = (files_of(tmp_path / name) for name in ("memory", "file"))
+        assert one == other
+    else:
+        assert (tmp_path / "memory").read_bytes() == (tmp_path / "file").read_bytes()
+
+
+def test_a_file_for_documents_that_is_lost_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "_DOCUMENTS_IN_MEMORY", 0)
+    options = ConvertOptions(temporary_directory=str(tmp_path / "nowhere"))
+    with pytest.raises(TargetError, match="documents of images: cannot be kept in a temporary file"):
+        api.convert(write_images(tmp_path / "images.tar", 2), tmp_path / "out", options)
+
+
+def test_a_source_is_gone_when_it_is_closed(tmp_path: Path) -> None:
+    """Without a search for garbage, which comes late where many objects live."""
+    gc.disable()
+    try:
+        source = open_source(str(write_images(tmp_path / "images.tar", 3)))
+        with Conversion.opened([str(tmp_path / "images.tar")], ConvertOptions(dry_run=True)) as conversion:
+            assert conversion.run().report.totals.images == 3
+        source.listing()
+        source.close()
+        gone = weakref.ref(source)
+        del source
+        assert gone() is None
+    finally:
+        gc.enable()
