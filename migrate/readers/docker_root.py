@@ -181,7 +181,7 @@ class DockerRootSource(LegacySource):
             )
         if migrated := self._graph.migrated():
             yield (
-                f"{migrated:,} layers carry .migration-* files of an earlier migration; its tar-split is used for "
+                f"{migrated:,} layers have .migration-* files of an earlier migration; its tar-split is used for "
                 "layers that have none of their own, where it gives the diffID that was recorded with it"
             )
         if elsewhere:
