@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import sys
 import threading
 import time
 import zlib
@@ -110,7 +111,7 @@ class Line(Struct, frozen=True):
     def finished(self) -> Finished:
         fields = self.fields
         identity = SourceIdentity(fields["size"], fields["mark"])
-        return Finished(identity, fields["recipe"], SourceOutcome(fields["outcome"]))
+        return Finished(identity, sys.intern(fields["recipe"]), SourceOutcome(fields["outcome"]))
 
 
 def pack_record(record: SourceRecord) -> str:

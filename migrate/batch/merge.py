@@ -95,6 +95,12 @@ class Merge(Struct):
 
         `rows` is another temporary file. Returns the report without its images. Raises TargetError.
         """
+        head = self._publish(started, spool, rows)
+        self._end(spool, exit_code(head))
+        return head
+
+    def _publish(self, started: str, spool: BinaryIO, rows: BinaryIO) -> Report:
+        """All but the index of the target."""
         self.existing.refresh()  # the workers have written blobs
         self._choice = choice_for(self.options, self.target, self.existing)
         self.progress.emit(Event(kind="stage", stage="merge", total_items=len(self.sources)))
@@ -132,7 +138,6 @@ class Merge(Struct):
             rows.seek(0)
             spool.writelines(frame_rows(head, iter(lambda: rows.read(_PIECE_BYTES), b"")))
         spool.flush()
-        self._end(spool, exit_code(head))
         return head
 
     def _end(self, spool: BinaryIO, code: int) -> None:
@@ -141,10 +146,14 @@ class Merge(Struct):
         if code == NOTHING_READ:
             self.target.abandon()
             return
-        self.target.add_to_map(self._mapped)
+        losers = tuple(self._choice.losers())
+        # to write an index needs most memory, so what has led to it goes before
+        self._choice, self._descriptors, self.existing.sizes = BlobChoice("gzip"), {}, {}
+        mapped, self._mapped = self._mapped, []
+        self.target.add_to_map(mapped)
         spool.seek(0)
         self.target.finish_in_pieces(iter(lambda: spool.read(_PIECE_BYTES), b""))
-        self.target.remove_blobs(self._choice.losers())
+        self.target.remove_blobs(losers)
 
     # --- records -----------------------------------------------------------------------------------------------
 

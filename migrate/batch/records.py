@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 from msgspec import Struct, field, to_builtins
@@ -168,6 +169,12 @@ def _word(value: Any) -> str:
     return sys.intern(_text(value))
 
 
+@lru_cache(65_536)
+def _digest(text: str) -> Digest:
+    """One object for all records that name the layer: thousands of them share their bases."""
+    return Digest(text)
+
+
 def _text_or_none(value: Any) -> str | None:
     return None if value is None else _text(value)
 
@@ -214,12 +221,12 @@ def _parse_layer(fields: Sequence[Any]) -> LayerRecord:
     _, diff_id, tar_size, empty, blob, origin, exact, note, flags, *later = fields
     flagged, damaged = later or ([], False)  # a journal of an earlier version has neither
     hashed = HashedLayer(
-        diff_id=DiffID(Digest(diff_id)),
+        diff_id=DiffID(_digest(diff_id)),
         tar_size=_whole(tar_size),
         empty=_flag(empty),
         blob=None
         if blob is None
-        else StoredBlob(digest=Digest(blob[0]), size=_whole(blob[1]), compression=_word(blob[2])),
+        else StoredBlob(digest=_digest(blob[0]), size=_whole(blob[1]), compression=_word(blob[2])),
         origin=_word(origin),
         exact=_flag(exact),
         note=_text_or_none(note),
@@ -279,9 +286,9 @@ def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRec
         config_media_type=_word(fields["config_type"]),
         manifest_document=base64.b64decode(fields["manifest"]) if ready else b"",
         manifest_media_type=_word(fields["manifest_type"]),
-        diff_ids=tuple(DiffID(Digest(diff_id)) for diff_id in fields["diff_ids"]),
+        diff_ids=tuple(DiffID(_digest(diff_id)) for diff_id in fields["diff_ids"]),
         layers=tuple(
-            Descriptor(media_type=_word(media_type), digest=Digest(digest), size=_whole(size))
+            Descriptor(media_type=_word(media_type), digest=_digest(digest), size=_whole(size))
             for media_type, digest, size in fields.get("layers", ())
         ),
         platform=Platform(os=_word(os), architecture=_word(architecture), variant=_text_or_none(variant)),

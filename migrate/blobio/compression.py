@@ -255,6 +255,7 @@ def block_compressor(compression: Compression, level: int | None = None) -> Bloc
             from isal import isal_zlib
 
             gzip_fast: Callable[[memoryview, int, int], bytes] = isal_zlib.compress
+            # 31 is 16 for the gzip form and 15 for the largest window, as in zlib.
             return lambda block: gzip_fast(block, chosen, 31)
         case Compression.ZSTD:
             zstd: Callable[[memoryview, int], bytes] = zstd_module().compress

@@ -39,6 +39,7 @@ class StoredStream(ByteStream):
         """The first bytes, which will be read again. Must be called before any read."""
         size = _PEEK_BYTES
         if self._extent is not None and self._extent.size <= _SMALL_BYTES:
+            # A small file is read whole, so that one system call is enough.
             size = self._extent.size
         block = memoryview(bytearray(size))
         filled = self._fill(block, 0)

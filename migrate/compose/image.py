@@ -249,7 +249,7 @@ def _history_warnings(facts: ConfigFacts) -> tuple[str, ...]:
         return ()
     return (
         f"{facts.steps_with_layer} steps of the config's history have a layer, for {len(facts.diff_ids)} layers: "
-        "Docker takes that, other programs may not",
+        "Docker accepts that, other programs may not",
     )
 
 

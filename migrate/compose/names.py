@@ -155,6 +155,7 @@ def _choose_claim(
     if len(ranked) == 1:
         return ranked[0]
     if policy is OnConflict.FAIL:
+        # The target keeps the image that has the name already, and no image of this run gets it.
         mine = [claim for claim in ranked if claim.order >= 0]
         names.refused.update(claim.digest for claim in mine)
         old = next((claim for claim in ranked if claim.order < 0), None)

@@ -140,6 +140,7 @@ def _ports(record: ContainerRecord) -> Iterator[tuple[str, str]]:
         for binding in bindings.rows(port):
             published.add(port)
             address, host_port = binding.text("HostIp"), binding.text("HostPort")
+            # The colons of an IPv6 address would be taken for those between the parts.
             if ":" in address:
                 address = f"[{address}]"
             parts = [address, host_port, port] if address else [host_port, port] if host_port else [port]

@@ -348,6 +348,7 @@ class Publisher(Struct):
                         others=tuple(claim.digest for claim in conflict.others),
                     )
                 )
+        names.conflicts.clear()  # the claims of a large batch take much more memory than what the report needs
 
     def _without_superseded(self, existing: Sequence[Claim], ours: Iterable[Claim]) -> list[Claim]:
         """`existing` without the claims of images that an earlier run made of the same legacy images.

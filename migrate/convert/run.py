@@ -519,7 +519,7 @@ class Conversion(Struct):
             if index != planned.source_index and opened.source is not None and opened.listing is not None:
                 with suppress(MigrateError):
                     layer = opened.source.read_layer(legacy_id)
-                    if layer.payload is not None:
+                    if layer.payload is not None and layer.payload.absent is None:
                         rank = v1 if legacy_id in opened.listing.layers else others
                         rank.setdefault(layer.json, (index, layer))
         found = v1 or others

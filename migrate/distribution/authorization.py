@@ -153,6 +153,7 @@ class Authorizer:
         except MigrateError as exc:
             raise AuthorizationError(f"token server {realm}: {exc.message}") from exc
         token = document.get("token") or document.get("access_token") if isinstance(document, dict) else None
+        # The token becomes a part of a header, where a line break would begin another header.
         if not (isinstance(token, str) and token and token.isascii() and token.isprintable()):
             raise AuthorizationError(f"token server {realm}: its answer holds no token")
         return token

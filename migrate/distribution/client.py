@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from migrate.distribution.authorization import Access, AuthorizationError, Scope
+from migrate.distribution.authorization import Access, Scope
 from migrate.distribution.download import BlobDownload, stated_length
 from migrate.distribution.retries import ATTEMPTS, Sleep
 from migrate.distribution.session import (
@@ -27,7 +27,7 @@ from migrate.distribution.session import (
 from migrate.distribution.transport import check_host, is_loopback, open_http
 from migrate.distribution.uploads import BlobUpload
 from migrate.documents.json_text import load_json
-from migrate.errors import LimitError
+from migrate.errors import LimitError, MigrateError
 from migrate.model.digest import Digest
 from migrate.model.image import MediaType
 
@@ -79,22 +79,25 @@ def open_session(
     check_host(host)
     schemes = ("https", "http") if insecure or is_loopback(host) else ("https",)
     failures = []
-    for scheme in schemes:
-        session = RegistrySession(host, open_http(scheme, host, insecure=insecure, base=base), sleep=sleep)
-        try:
-            session.ping(path, attempts=1 if scheme != schemes[-1] else ATTEMPTS)
-        except AuthorizationError:
-            session.close()
-            raise
-        except RegistryAnswerError as exc:
-            session.close()
-            failures.append(f"{scheme}: {_ERRNO.sub('', exc.message.removeprefix(f'{host}: '))}")
-            # The server answered, or its certificate is refused: plain HTTP would not help.
-            if exc.status is not None or isinstance(exc, UntrustedCertificateError):
-                raise
-        else:
-            return session
-    raise RegistryAnswerError(f"{host}: cannot be reached: {'; '.join(failures)}")
+    # One client for both schemes: to load the system's certificates once more would take a tenth of a small push.
+    http = open_http(schemes[0], host, insecure=insecure, base=base)
+    try:
+        for scheme in schemes:
+            http.base_url = f"{scheme}://{host}/{base}"
+            session = RegistrySession(host, http, sleep=sleep)
+            try:
+                session.ping(path, attempts=1 if scheme != schemes[-1] else ATTEMPTS)
+            except RegistryAnswerError as exc:
+                failures.append(f"{scheme}: {_ERRNO.sub('', exc.message.removeprefix(f'{host}: '))}")
+                # The server answered, or its certificate is refused: plain HTTP would not help.
+                if exc.status is not None or isinstance(exc, UntrustedCertificateError):
+                    raise
+            else:
+                return session
+        raise RegistryAnswerError(f"{host}: cannot be reached: {'; '.join(failures)}")
+    except MigrateError:
+        http.close()
+        raise
 
 
 class RegistryClient:

@@ -136,6 +136,7 @@ def _from_entry(entry: Mapping[str, Any], host: str) -> Credentials | None:
         user, colon, secret = base64.b64decode(packed, validate=True).decode("utf-8").partition(":")
     except (binascii.Error, UnicodeDecodeError) as exc:
         raise CredentialsError(f"the Docker configuration's `auth` for {host} is not base64 of user:password") from exc
+    # As in Docker (docker/cli, config/configfile/file.go, decodeAuth), NULs at the end are no part of the password.
     return Credentials(user, secret.rstrip("\0")) if colon else None
 
 

@@ -83,6 +83,7 @@ class _MeasuredStream(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         started = monotonic()
         block = self._inner.read(max_bytes, timeout)
+        # The time before the first byte does not count: the server may need it to prepare the answer.
         if self._received:
             self._waited += monotonic() - started
         self._received += len(block)

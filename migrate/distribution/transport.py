@@ -85,6 +85,7 @@ def _certificates(host: str, insecure: bool) -> ssl.SSLContext:
     for base in _CERTIFICATES:
         folder = Path(base).expanduser() / host
         with contextlib.suppress(OSError):
+            # As in Docker: `*.crt` are certificates of authorities, `*.cert` those of this client, each with a `.key`.
             for path in sorted(folder.glob("*.crt")):
                 context.load_verify_locations(path)
             for path in sorted(folder.glob("*.cert")):

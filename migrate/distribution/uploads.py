@@ -113,5 +113,5 @@ class BlobUpload:
     def _gave_up(self, last: httpx.Response | None) -> RegistryAnswerError:
         reason = f"{last.status_code} {last.reason_phrase}" if last is not None else "the connection broke"
         return RegistryAnswerError(
-            f"{self._session.host}/{self._repository}: blob {self._digest}: gave up after {ATTEMPTS} attempts: {reason}"
+            f"{self._session.host}/{self._repository}: blob {self._digest}: failed after {ATTEMPTS} attempts: {reason}"
         )

@@ -86,6 +86,7 @@ def parse_container(raw: bytes, what: str, host_raw: bytes | None = None) -> Con
     try:
         settings: Settings | None = parse_settings(raw, what)
     except (DocumentError, LimitError) as error:
+        # Without settings no image can be made of the container (`commit_json`), but it can be listed.
         settings = None
         reading.problems.append(error.message)
     config = record.at("Config")

@@ -212,6 +212,7 @@ def indented(raw: bytes, what: str) -> Iterator[bytes]:
         string, mark, scalar = match.groups()
         closes = mark in (b"}", b"]")
         level -= closes
+        # A line break follows an opening character and precedes a closing one, but an empty array or object has none.
         if opened != closes:
             yield line + b"\n"
             line = b"  " * level

@@ -125,6 +125,8 @@ def decode_structs(struct: Struct, expected: str = "an array of objects") -> Dec
             try:
                 decoded.append(struct.decode(item))
             except MismatchError as exc:
+                # The error passes through all decoders from the inside to the outside, and each adds its part of the
+                # path.
                 exc.path.append(f"[{index}]")
                 raise
         return decoded

@@ -26,6 +26,7 @@ def signature_problem(payload: bytes, signature: Signature) -> str | None:
         from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     except ImportError:
         return "was not checked: pip install 'docker-legacy-migrate[registry]'"
+    # The signing input of RFC 7515, 5.1.
     signed = signature.protected.encode() + b"." + base64.urlsafe_b64encode(payload).rstrip(b"=")
     try:
         _verify(signature, signed)

@@ -238,6 +238,7 @@ def parse_index(raw: bytes, limit: int = JSON_BYTES) -> IndexFacts:
     _check_schema_version(document, "index")
     if "manifests" not in document:
         raise DocumentError("index: not an index: it has no manifests")
+    # `mediaType` is optional in OCI's specification, and Docker's lists always have it.
     return IndexFacts(
         media_type=document.get("mediaType") or MediaType.OCI_INDEX,
         manifests=tuple(

@@ -219,7 +219,7 @@ class RunOptions:
         """UsageError for options about a target, for a run without one."""
         given = {"--force": self.force, "--link": self.link is not Link.AUTO, "--check-existing": self.check_existing}
         if named := [name for name, is_given in given.items() if is_given]:
-            raise UsageError(f"{', '.join(named)}: about the target, and a plan has none")
+            raise UsageError(f"{', '.join(named)}: only for a target, and a plan has none")
 
 
 @dataclass(frozen=True, kw_only=True)

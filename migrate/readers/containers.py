@@ -380,6 +380,7 @@ class ContainerLayers:
         """As LegacySource."""
         legacy_id = LegacyID(container.id)
         if legacy_id not in self._warnings:
+            # The warnings are found when the changes are computed.
             self.changes(self.read_layer(legacy_id)).tree.close()
         warnings = self._warnings[legacy_id]
         try:

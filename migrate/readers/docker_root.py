@@ -26,6 +26,7 @@ from migrate.blobio.stopping import stoppable
 from migrate.errors import (
     DamagedError,
     LimitError,
+    MissingLayerError,
     PayloadRestartError,
     PermissionSourceError,
     SourceError,
@@ -181,7 +182,7 @@ class DockerRootSource(LegacySource):
             )
         if migrated := self._graph.migrated():
             yield (
-                f"{migrated:,} layers carry .migration-* files of an earlier migration; its tar-split is used for "
+                f"{migrated:,} layers have .migration-* files of an earlier migration; its tar-split is used for "
                 "layers that have none of their own, where it gives the diffID that was recorded with it"
             )
         if elsewhere:
@@ -258,10 +259,23 @@ class DockerRootSource(LegacySource):
             legacy_id=legacy_id,
             json=document,
             parent=parent,
-            payload=PayloadRef(key=legacy_id, estimate=self._graph.layer_size(legacy_id)),
+            payload=PayloadRef(
+                key=legacy_id, estimate=self._graph.layer_size(legacy_id), absent=self._why_absent(legacy_id)
+            ),
             warnings=warnings,
         )
         return layer
+
+    def _why_absent(self, legacy_id: LegacyID) -> str | None:
+        if self._driver.has_layer(legacy_id) or self._archive(legacy_id) is not None:
+            return None
+        try:
+            self._driver.layer_tree(legacy_id)
+        except MissingLayerError as error:
+            return error.message
+        except SourceError:  # reading the layer reports that
+            pass
+        return None
 
     def check_access(self, *, containers: bool = False) -> None:
         """Raises PermissionSourceError if this user may not read all of the graph and of its layers. The check runs

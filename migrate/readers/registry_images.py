@@ -230,6 +230,7 @@ class RegistryImages:
             blobs.append(_Blob(layer.digest, layer.size))
         for number, layer in enumerate(manifest.layers):
             claims = self._claims[layer.digest]
+            # The manifest names its blobs by digest, so they must be kept byte for byte.
             claims.keep = True
             claims.media_type = claims.media_type or layer.media_type
             if is_right:
@@ -368,6 +369,7 @@ class LayerSearch(RegistryImages):
         pending = [(digest, manifest.payload)]
         while pending:
             current, content = pending.pop()
+            # Several tags and indexes may lead to one manifest.
             if (repository, current) in self._seen:
                 continue
             self._seen.add((repository, current))

@@ -246,6 +246,7 @@ class RegistryV2Source(StoredManifestSource):
         folder = f"{self._manifests(repository)}/tags"
         tags = [entry.name for entry in self._files.entries(folder) if entry.is_folder]
         links = self._files.read_many([f"{folder}/{tag}/current/link" for tag in tags], SMALL_FILE_BYTES)
+        # Tags of the same manifest become one image with several names, which is read once.
         named: dict[Digest, tuple[list[Reference], list[str]]] = {}
         for tag in tags:
             reference = Reference(repository, tag)

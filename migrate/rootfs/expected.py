@@ -88,6 +88,7 @@ class ExpectedTree:
     def take(self, entries: Iterable[ListedEntry]) -> None:
         for entry in entries:
             self._time += 1
+            # Docker ignores aufs's own files, `.wh..wh.*` in the root, except the mark of an opaque root (UnpackLayer).
             if entry.path and not entry.path.startswith(_METADATA):
                 directory, _, name = entry.path.rpartition(b"/")
                 directory = self._resolve(directory)

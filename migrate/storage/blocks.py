@@ -80,6 +80,7 @@ class FileBlocks(Blocks):
         self.bytes_read += len(content)
         if len(content) == size:
             return content
+        # A read may end early, as before an unreadable sector. read_into reads the rest, and raises the error.
         rest = bytearray(size - len(content))
         self.read_into(memoryview(rest), offset + len(content))
         return content + rest

@@ -64,6 +64,7 @@ class BucketStore(Store):
         with self._lock:
             content = self._new.get(name)
         if content is not None:
+            # The file is still in memory, to be written together with others.
             return io.BytesIO(content)
         try:
             facts = self._fs.info(self._key(name))

@@ -16,8 +16,8 @@ DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _ADVICE: Final = {
-    errno.ENOSPC: "the disk is full: make room and run the same command again, it continues",
-    errno.EDQUOT: "the disk quota is used up: make room and run the same command again, it continues",
+    errno.ENOSPC: "the disk is full: make room, and run the same command again to continue",
+    errno.EDQUOT: "the disk quota is used up: make room, and run the same command again to continue",
     errno.EIO: "the disk reports an I/O error: check it before you run the command again",
     errno.EROFS: "the file system is mounted read-only",
     errno.EACCES: "this user may not write there",

@@ -313,6 +313,7 @@ class _Entries:
         names = self.folders[above]
         for folder in reversed(missing):
             name = folder.rpartition(b"/")[2]
+            # The name is there already, and is no folder.
             if name in names:
                 return None
             names[name] = self._add(_FOLDER)

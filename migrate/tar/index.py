@@ -94,7 +94,7 @@ class Damage(Struct, frozen=True):
 
     @property
     def message(self) -> str:
-        rest = "what follows is lost" if self.resumed is None else f"reading goes on at byte {self.resumed:,}"
+        rest = "what follows is lost" if self.resumed is None else f"reading continues at byte {self.resumed:,}"
         return f"{self.error.message}; {rest}"
 
 

@@ -259,7 +259,7 @@ class TarInspector:
         if kind not in _UNPACKED_KINDS:
             self._flag(FLAG_REFUSED, name, f"is of type {bytes((kind,))!r}")
         if self._pax_is_refused:
-            self._flag(FLAG_REFUSED, name, "has a pax record that Docker does not take")
+            self._flag(FLAG_REFUSED, name, "has a pax record that Docker refuses")
             self._pax_is_refused = False
         if self._pax_size is not None:
             if size not in _UNSET_SIZES and size != self._pax_size:

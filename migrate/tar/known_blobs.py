@@ -2,13 +2,13 @@
 
 Nearly every image has a step that changes no file. Without these, one lost blob of 32 bytes would fail all images.
 
-Output of pigz 2.6, zopfli, skopeo 1.9, zstd 1.5, libdeflate and ISA-L; that of zlib is computed.
+Output of pigz 2.6, zopfli, skopeo 1.9, zstd 1.5, libdeflate and ISA-L; that of zlib, bzip2 and xz is computed.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import product
 from typing import Final
@@ -22,8 +22,8 @@ _HINTS: Final = (0, 2, 4)
 """No hint, best and fastest."""
 _SYSTEMS: Final = (3, 255)
 """Unix, unknown."""
-_TAR_SIZES: Final = (0, 1024, 10_240)
-"""No bytes at all; the end marker; the end marker filled up to GNU tar's record size."""
+_TAR_SIZES: Final = (0, 512, 1024, 10_240, 20_480)
+"""No bytes at all; a block; the end marker; the end marker filled up to one and two records of GNU tar."""
 _DEFLATED: Final = {
     1024: (
         "621805a360148c5800080000ffff",  # Go
@@ -45,30 +45,30 @@ _DEFLATED: Final = {
     ),
 }
 """The tars as compressors other than zlib write them."""
-_ZSTD_FRAMES: Final = {
-    # klauspost/compress (skopeo, podman, buildah), at its four levels, and the zstd command: from a pipe, of a file
-    1024: (
-        *(f"28b52ffd04{level}400000000000000000000045000000015400022df509cdac85f0" for level in (60, 68, 70, 78)),
-        *(f"28b52ffd04{level}4d00001000000100fb2b8005cdac85f0" for level in (48, 58)),
-        *(f"28b52ffd00{level}4d00001000000100fb2b8005" for level in (48, 58)),
-        "28b52ffd6400034d00001000000100fb2b8005cdac85f0",
-        "28b52ffd6000034d00001000000100fb2b8005",
-        "28b52ffd046845000008000100fc2b2004cdac85f0",
-        "28b52ffd60000345000008000100fca99c10",
-        "28b52ffd60000345000008000100fc2b2004",
-    ),
-    10_240: (
-        *(f"28b52ffd04{level}4000000000000000000000450000000154000231f587bcbd7ed6" for level in (60, 68, 70, 78)),
-        *(f"28b52ffd04{level}4d00001000000100fb870758bcbd7ed6" for level in (48, 58)),
-        *(f"28b52ffd00{level}4d00001000000100fb870758" for level in (48, 58)),
-        "28b52ffd6400274d00001000000100fb870758bcbd7ed6",
-        "28b52ffd6000274d00001000000100fb870758",
-        "28b52ffd046845000008000100fc870742bcbd7ed6",
-        "28b52ffd6000274d000008000100fc07de0901",
-        "28b52ffd60002745000008000100fc870742",
-    ),
-    0: ("28b52ffd240001000099e9d851", "28b52ffd2000010000"),
+_ZSTD_BLOCKS: Final = {
+    # the checksum of the content, and the block as the levels of the zstd command write it
+    512: ("7cb8c3e8", ("4d00001000000100fb2ac002", "45000008000100fca84e08")),
+    1024: ("cdac85f0", ("4d00001000000100fb2b8005", "45000008000100fca99c10", "45000008000100fc2b2004")),
+    10_240: ("bcbd7ed6", ("4d00001000000100fb870758", "4d000008000100fc07de0901", "45000008000100fc870742")),
+    20_480: ("30064b73", ("4d00001000000100fbcf0eb0", "4d000008000100fc0fbb1302")),
 }
+_ZSTD_MAGIC: Final = bytes.fromhex("28b52ffd")
+_ZSTD_WINDOWS: Final = (0x48, 0x50, 0x58, 0x60, 0x68)
+_LEVELS: Final = (60, 68, 70, 78)
+_KLAUSPOST: Final = (
+    # klauspost/compress (skopeo, podman, buildah), with the window of one of its four levels between the parts
+    ("28b52ffd04", "400000000000000000000045000000015400022df509cdac85f0"),
+    ("28b52ffd04", "4000000000000000000000450000000154000231f587bcbd7ed6"),
+    (  # zstd:chunked, whose tar has the end marker alone: the table of contents and its place follow
+        "28b52ffd04",
+        "4c00000800015401022dfc09010000cdac85f0502a4d182900000028b52ffd0400e100007b2276657273696f6e223a312c22656e7472696573"
+        "223a6e756c6c7dab589d23502a4d1828000000210000000000000029000000000000001c000000000000000100000000000000476e556c496e"
+        "5578",
+    ),
+)
+_ZSTD_OF_NOTHING: Final = ("28b52ffd240001000099e9d851", "28b52ffd2000010000")
+_XZ_DICTIONARIES: Final = (0x0C, 0x10, 0x12, 0x14, 0x16, 0x18, 0x1A, 0x1C)
+"""The size of the dictionary, as the header has it, of xz's levels."""
 
 
 def known_blob(digest: Digest) -> bytes | None:
@@ -78,18 +78,48 @@ def known_blob(digest: Digest) -> bytes | None:
 
 @cache
 def _blobs() -> Mapping[Digest, bytes]:
-    import gzip  # few archives lack a blob
+    # imported here, as few sources lack a blob
+    import bz2
+    import gzip
 
-    blobs: list[bytes] = []
+    blobs = [*map(bytes.fromhex, (*_ZSTD_OF_NOTHING, *(f"{a}{level}{b}" for a, b in _KLAUSPOST for level in _LEVELS)))]
     for size in _TAR_SIZES:
         tar = bytes(size)
-        tail = zlib.crc32(tar).to_bytes(4, "little") + size.to_bytes(4, "little")
-        compressors = (zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS) for level in range(10))
-        streams = {compressor.compress(tar) + compressor.flush() for compressor in compressors}
-        blobs += (
-            b"\x1f\x8b\x08\0" + time + bytes((hint, system)) + deflated + tail
-            for deflated in streams.union(map(bytes.fromhex, _DEFLATED.get(size, ())))
-            for time, hint, system in product(_TIMES, _HINTS, _SYSTEMS)
-        )
-        blobs += (tar, gzip.compress(tar, mtime=0), *map(bytes.fromhex, _ZSTD_FRAMES.get(size, ())))
+        blobs += (tar, gzip.compress(tar, mtime=0), *_iter_gzip(tar), *_iter_xz(tar))
+        packed = bz2.compress(tar, 1)
+        blobs += (packed[:3] + b"%d" % level + packed[4:] for level in range(1, 10))
+        if size in _ZSTD_BLOCKS:
+            blobs += _iter_zstd(size, *_ZSTD_BLOCKS[size])
     return {Digest.of(content): content for content in blobs}
+
+
+def _iter_gzip(tar: bytes) -> Iterator[bytes]:
+    tail = zlib.crc32(tar).to_bytes(4, "little") + len(tar).to_bytes(4, "little")
+    compressors = (zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS) for level in range(10))
+    streams = {compressor.compress(tar) + compressor.flush() for compressor in compressors}
+    for deflated in streams.union(map(bytes.fromhex, _DEFLATED.get(len(tar), ()))):
+        for time, hint, system in product(_TIMES, _HINTS, _SYSTEMS):
+            yield b"\x1f\x8b\x08\0" + time + bytes((hint, system)) + deflated + tail
+
+
+def _iter_zstd(size: int, checksum: str, blocks: Iterable[str]) -> Iterator[bytes]:
+    """With the window of a stream, or the size of a file (RFC 8878, 3.1.1.1)."""
+    for block in map(bytes.fromhex, blocks):
+        for has_sum, end in ((4, bytes.fromhex(checksum)), (0, b"")):
+            for window in _ZSTD_WINDOWS:
+                yield _ZSTD_MAGIC + bytes((has_sum, window)) + block + end
+            yield _ZSTD_MAGIC + bytes((0x60 | has_sum,)) + (size - 256).to_bytes(2, "little") + block + end
+
+
+def _iter_xz(tar: bytes) -> Iterator[bytes]:
+    """The levels write the same blocks under another size of the dictionary, which is in the block's header."""
+    import lzma
+
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 64 * 1024}]
+    for check in (lzma.CHECK_NONE, lzma.CHECK_CRC32, lzma.CHECK_CRC64, lzma.CHECK_SHA256):
+        made = lzma.compress(tar, check=check, filters=filters)
+        if not tar:
+            yield made
+        for dictionary in _XZ_DICTIONARIES if tar else ():
+            header = made[12:16] + bytes((dictionary,)) + made[17:20]
+            yield made[:12] + header + zlib.crc32(header).to_bytes(4, "little") + made[24:]

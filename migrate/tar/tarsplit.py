@@ -78,6 +78,7 @@ def read_sizes(metadata: BinaryIO) -> Sizes:
     size = files = 0
     for number, line in enumerate(_iter_lines(metadata), 1):
         if segment := _USUAL_SEGMENT.fullmatch(line):
+            # Four base64 digits are three bytes, and each `=` is one byte less.
             digits = segment[1]
             size += len(digits) // 4 * 3 - digits.endswith(b"=") - digits.endswith(b"==")
         elif usual := _USUAL_FILE.fullmatch(line):

@@ -119,6 +119,7 @@ def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
     """(prefix, name) of a long ASCII name, split at the slash that Go uses; None if the parts do not fit the fields."""
     if not name.isascii():
         return None
+    # As splitUSTARPath in Go's archive/tar (writer.go).
     length = len(name)
     if length > _PREFIX + 1:
         length = _PREFIX + 1

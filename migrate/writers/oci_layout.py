@@ -242,12 +242,15 @@ class OciLayout(ImageTarget):
         """Removes those of `digests` that no image needs. Does nothing while another run uses the layout, which may
         have found one of the blobs for an image that is not in the index yet, or if an image cannot be read, whose
         blobs are unknown. The next merge of the batch tries again."""
+        wanted = list(digests)
+        if not wanted:  # to read the index of a large layout takes much memory
+            return
         with self.store.lock():
             if self.store.is_alone() and all(
                 self._catalog.has_manifest(entry.descriptor.digest) for entry in self._read_index()
             ):
                 needed = self._catalog.layers()
-                self._blobs.remove(digest for digest in digests if digest not in needed)
+                self._blobs.remove(digest for digest in wanted if digest not in needed)
 
     def collect_garbage(self) -> Garbage:
         """Removes images without a name and the blobs that no image needs then: first from the index, then from the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections import defaultdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from migrate.readers.inventory import take_inventory
 from migrate.report.json import report_document
 from tests.archives import unpack
 from tests.command import migrate
+from tests.roots import RootBuilder
 from tests.tool_shapes import SHAPES
 
 KINDS = ("packed", "unpacked")
@@ -109,3 +111,29 @@ def test_packed_and_unpacked_are_one_image(answered: Any) -> None:
             if Path(source).name.startswith(f"{number:02}-")
         ]
         assert ids[0] == ids[1], list(SHAPES)[number]
+
+
+@pytest.mark.parametrize(
+    ("driver", "lost"),
+    [("aufs", "base"), ("btrfs", "middle"), ("overlay", "top"), ("vfs", "middle"), ("zfs", "base"), ("aufs", "top")],
+)
+def test_a_root_whose_driver_has_lost_a_layer(driver: str, lost: str, tmp_path: Path) -> None:
+    """The folder of the layer is gone; its documents are there."""
+    root = RootBuilder(tmp_path / "root", driver)
+    for name, below in (("base", None), ("middle", "base"), ("top", "middle"), ("other", None)):
+        (root.add(name, below) / name).write_text(name)
+    root.tag({"app": {"1": "top"}, "kept": {"1": "other"}})
+    place = root.tree(lost)
+    shutil.rmtree(place.parent if driver == "overlay" else place)
+    opened = open_source(str(root.path))
+    inventory = take_inventory(opened)
+    opened.close()
+    planned = api.plan(root.path)
+    listed = [(row.references, row.legacy_id, row.layer, row.error, row.message) for row in inventory.failures]
+    assert listed == [
+        (row.references, row.legacy_id, row.layer, row.error, row.message) for row in planned.report.failures
+    ]
+    assert [names for names, *_ in listed] == [("app:1",)]
+    assert [row.references for row in inventory.images] == [("kept:1",)] and planned.exit_code == 3
+    salvaged = api.plan(root.path, ConvertOptions(salvage=True)).report
+    assert len(salvaged.images) == (1 if lost == "base" else 2)

@@ -112,7 +112,7 @@ def test_an_unreadable_sector_in_the_headers_of_an_archive(tmp_path: Path) -> No
     with unreadable_sector(tmp_path, content, content.index(b"x" * 90)) as source:
         result = migrate("convert", source, tmp_path / "out")
     assert result.code == 3, result.err
-    assert any("Input/output error" in line and "reading goes on at byte" in line for line in result.errors)
+    assert any("Input/output error" in line and "reading continues at byte" in line for line in result.errors)
     assert migrate("verify", "-q", tmp_path / "out").code == 0
 
 
@@ -139,7 +139,7 @@ def test_a_lost_header_loses_what_needs_its_member(tmp_path: Path, name: str, wa
     assert {
         legacy_id(top) for top in {"good", "alone", "top"} - (set() if needless or owner is None else lost[owner])
     } <= tops
-    assert (result.code, "reading goes on" in result.err) == (3, name != "repositories")
+    assert (result.code, "reading continues" in result.err) == (3, name != "repositories")
     if name != "repositories":
         assert images(report)[legacy_id("alone")] == ["alone:1"], "the names stand behind the damage"
 

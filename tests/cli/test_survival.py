@@ -164,7 +164,7 @@ def test_a_disk_that_is_full_in_the_middle(tmp_path: Path) -> None:
             result = migrate("convert", "--force", source, target)
             assert result.code == 5
             assert len(result.errors) == 1
-            assert "make room and run the same command again" in result.errors[0]
+            assert "make room, and run the same command again" in result.errors[0]
             assert clean(target)
             ballast.unlink()
             assert migrate("convert", source, target).code == 0

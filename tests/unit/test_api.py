@@ -335,5 +335,5 @@ def test_a_plan_refuses_options_about_a_target(tmp_path: Path, name: str) -> Non
     if name in ("jobs", "exact_sizes"):
         api.plan(source, options)
         return
-    with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')}: about the target, and a plan has none$"):
+    with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')}: only for a target, and a plan has none$"):
         api.plan(source, options)

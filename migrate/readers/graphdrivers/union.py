@@ -32,6 +32,7 @@ class UnionTree(Tree):
         if self._shows_lower(path) and self.lower.is_folder(path):
             entries = {entry.path: entry for entry in self.lower.entries(path)}
         if self.upper.is_folder(path):
+            # A whiteout hides the name of the lower tree. Any other entry replaces it.
             for entry in self.upper.entries(path):
                 if _is_whiteout(entry):
                     entries.pop(entry.path, None)

@@ -180,6 +180,7 @@ class _Group:
             parts.append((start, length, self._open_segment(segment, length, depth), 0))
             size = max(size, start + length)
         parts.sort(key=lambda part: part[0])
+        # JoinedBlocks refuses parts that overlap. So a right sum means that nothing is missing.
         if sum(length for _, length, _, _ in parts) != size or not size:
             raise DamagedError(f"the LVM volume {name} is not covered by its segments")
         return parts[0][2] if len(parts) == 1 else JoinedBlocks(parts, size)
@@ -333,6 +334,7 @@ def _read_text(blocks: Blocks, start: int) -> str | None:
         raw = blocks.read_at(start, _SECTOR)
         crc, magic, _, here, area = _METADATA_HEADER.unpack_from(raw)
         offset, length, text_crc, flags = _RAW_LOCATION.unpack_from(raw, _METADATA_HEADER.size)
+        # Bit 0 of the flags is set for a location that must be ignored (RAW_LOCN_IGNORED).
         if magic != _MAGIC or here != start or _crc(raw[4:]) != crc or flags & 1 or not 0 < length <= _METADATA_BYTES:
             return None
         if not _SECTOR <= offset < area or length > area - _SECTOR:

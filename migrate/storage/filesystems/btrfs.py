@@ -151,6 +151,7 @@ class BtrfsTree(Tree):
         found: dict[bytes, bytes] = {}
         with naming(self.shown(path)):
             for _, raw in self._items(tree, number, _XATTR):
+                # Attributes with the same hash of the name share one item.
                 at = 0
                 while at < len(raw):
                     *_, value_length, name_length, _ = _ENTRY.unpack_from(raw, at)
@@ -237,6 +238,7 @@ class BtrfsTree(Tree):
                 name = check_name(raw[_ENTRY.size : _ENTRY.size + length], where)
                 if name in found:
                     raise DamagedError(f"{where}: holds the name {name!r} twice")
+                # The name of a subvolume leads to the root folder of another tree.
                 found[name] = self._subvolume_at(tree, target) if kind == _ROOT_ITEM else (tree, target)
                 if len(found) > DIRECTORY_NAMES:
                     raise LimitError(f"{where}: more than {DIRECTORY_NAMES:,} names (DIRECTORY_NAMES)")
@@ -509,6 +511,7 @@ def _decode(extent: _Extent, data: bytes, sector: int = 4096) -> bytes:
     """The decoded content, of exactly `decoded` bytes. A shorter stored content is followed by zeros."""
     if not extent.compression:
         return data
+    # 1: zlib, 2: LZO, 3: zstd (fs/btrfs/compression.h).
     try:
         if extent.compression == 1:
             content = zlib.decompressobj().decompress(data, extent.decoded)

@@ -132,6 +132,7 @@ class Ext4:
         if table is None:
             raw = self._pages.read_at(self._groups_offset + group * self._descriptor_size, self._descriptor_size)
             self._sums.check_group(group, raw)
+            # bg_inode_table_lo; with the feature 64bit the upper half is in bg_inode_table_hi.
             block = int.from_bytes(raw[8:12], "little")
             if self._wide:
                 block |= int.from_bytes(raw[40:44], "little") << 32
@@ -278,6 +279,7 @@ class Ext4:
     def _walk_pointers(
         self, block: int, level: int, start: int, last: int, seen: set[int], where: str
     ) -> Iterator[tuple[int, int, int]]:
+        # A pointer of 0 is a hole, of one block or of all blocks below it.
         if not block or start >= last:
             return
         if level == 0:

@@ -62,6 +62,8 @@ class ReplayedBlocks(Blocks):
             if place is None:
                 continue
             content = bytearray(self._blocks.read_at(place.offset, unit))
+            # A block that begins with the journal's magic is stored with zeros instead, so that it is not taken for a
+            # block of the journal (JBD2_FLAG_ESCAPE).
             if place.escaped:
                 content[:4] = _MAGIC
             start = max(offset, block * unit)

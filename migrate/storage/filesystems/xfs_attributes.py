@@ -96,6 +96,7 @@ def _remote_value(read_block: ReadsBlock, number: int, length: int, v5: bool, wh
         block = read_block(number)
         if block is None or (v5 and block[:4] != _REMOTE_MAGIC):
             raise DamagedError(f"{where}: block {number} holds no value")
+        # In version 5, each block of a value begins with a header, which has a checksum.
         if v5:
             check_sum(block, _SUM, f"{where}: block {number}")
         value += block[_REMOTE_HEADER:] if v5 else block

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import http.server
+import ssl
 
 import httpx
 import pytest
@@ -33,6 +34,28 @@ class Talkative(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         del format, args
+
+
+class _Registry(Talkative):
+    def do_GET(self) -> None:
+        self.path = "/200/2"
+        super().do_GET()
+
+
+def test_the_certificates_are_loaded_once_for_both_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts: list[ssl.SSLContext] = []
+    create = ssl.create_default_context
+
+    def counted() -> ssl.SSLContext:
+        contexts.append(create())
+        return contexts[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    monkeypatch.setattr("migrate.distribution.session._is_of_registry", lambda *_: True)
+    with serving(_Registry) as port:
+        client = open_client(f"127.0.0.1:{port}")  # HTTPS first, then HTTP
+        client.close()
+    assert len(contexts) == 1
 
 
 def test_answers_larger_than_the_limit_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,6 @@ def test_an_upload_that_is_lost_begins_anew(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_upload_that_is_lost_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("migrate.distribution.uploads.CHUNK_BYTES", 20)
     with scripted_server(Forgetful(losses=100).answer) as (host, seen):
-        with pytest.raises(RegistryAnswerError, match="gave up after 7 attempts: 404 Not Found"):
+        with pytest.raises(RegistryAnswerError, match="failed after 7 attempts: 404 Not Found"):
             send(host)
     assert sum(request.method == "PATCH" for request in seen) == 14

@@ -239,7 +239,7 @@ def test_several_places_of_damage() -> None:
     index = scan(bytes(content), is_member)
     assert [member.name for member in index.members] == without(1, 4)
     assert (len(index.damages), index.sound) == (2, 1)
-    assert all("reading goes on at byte" in damage.message for damage in index.damages)
+    assert all("reading continues at byte" in damage.message for damage in index.damages)
 
 
 def test_behind_a_sound_end_nothing_is_found() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 
 import pytest
 
+from migrate.blobio.compression import HEAD_BYTES, detect_compression, open_decompressed
 from migrate.model.digest import Digest
 from migrate.tar import known_blobs
+from tests.peers import run
 
 EMPTY = {
     "Docker": "1f8b080000096e8800ff621805a360148c5800080000ffff2eafb5ef00040000",
@@ -28,6 +31,11 @@ EMPTY = {
     "pigz -n, of 10,240 bytes": (
         "1f8b0800000000000003edc1010d000000c2a0f74f6d0e37a00000000000000000008037039ade1d2700280000"
     ),
+    "skopeo, zstd:chunked": (
+        "28b52ffd04784c00000800015401022dfc09010000cdac85f0502a4d182900000028b52ffd0400e100007b2276657273696f6e223a312c2265"
+        "6e7472696573223a6e756c6c7dab589d23502a4d1828000000210000000000000029000000000000001c0000000000000001000000000000"
+        "00476e556c496e5578"
+    ),
     "no compression": "00" * 1024,
     "nothing": "",
 }
@@ -39,10 +47,34 @@ def test_what_tools_write_for_an_empty_tar(blob: str) -> None:
     assert known_blobs.known_blob(Digest.of(content)) == content
 
 
+@pytest.mark.parametrize("size", [512, 1024, 10_240, 20_480])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "gzip -cn",
+        "gzip -cn -9",
+        "bzip2 -c",
+        "bzip2 -c -1",
+        "zstd -qc",
+        "zstd -qc -9",
+        "zstd -qc --no-check",
+        "busybox gzip -c",
+    ]
+    + [
+        f"xz -c -T1 {level} --check={check}"
+        for level in ("-0", "-6", "-9e")
+        for check in ("none", "crc32", "crc64", "sha256")
+    ],
+)
+def test_what_commands_write_for_an_empty_tar(command: str, size: int) -> None:
+    content = run(*command.split(), stdin=bytes(size)).stdout
+    assert known_blobs.known_blob(Digest.of(content)) == content
+
+
 def test_all_of_them_hold_zeros_alone() -> None:
     for blob in known_blobs._blobs().values():
-        if blob.startswith(b"\x1f\x8b"):
-            assert not gzip.decompress(blob).strip(b"\0")
+        with open_decompressed(io.BytesIO(blob), detect_compression(blob[:HEAD_BYTES]), "blob") as tar:
+            assert not tar.read().strip(b"\0")
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def _read_unsplit(pool: Tree, name: bytes) -> dict[str, DeviceRecord | SourceErr
     found: dict[str, DeviceRecord | SourceError] = {}
     for device, value in devices.items():
         try:
+            # Docker names the base device with an empty text.
             found[device or BASE] = _parse_record(value, f"{path}, device {device or BASE}")
         except DocumentError as exc:
             found[device or BASE] = exc
