@@ -38,7 +38,7 @@ from migrate.layout.names import plain_path
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import Event, Progress
 from migrate.report.document import Report, SourceRow
-from migrate.report.json import parse_report
+from migrate.report.parse import parse_report
 from migrate.storage.syscalls import target_errors
 from migrate.writers.base import ImageTarget
 

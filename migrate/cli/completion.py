@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _MOST_COMPLETIONS = 200
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@-]*")
@@ -24,6 +26,8 @@ class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic at run
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         del ctx, param
+        from click.shell_completion import CompletionItem
+
         return [CompletionItem(incomplete, type="file")]
 
 
@@ -61,12 +65,16 @@ def legacy_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
         rows, _ = read_map(location)
     except MigrateError:
         return []
+    from click.shell_completion import CompletionItem
+
     found = {row.legacy_id: ", ".join(filter(_is_safe, row.references)) for row in rows if _is_safe(row.legacy_id)}
     items = [CompletionItem(one, help=title) for one, title in sorted(found.items()) if one.startswith(incomplete)]
     return [*items, *_offered({name for row in rows for name in row.references}, incomplete)][:_MOST_COMPLETIONS]
 
 
 def _offered(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete) and _is_safe(name)]
 
 

@@ -13,8 +13,8 @@ from migrate.documents.image_map import MappedImage, merge_rows, parse_map
 from migrate.errors import DocumentError, MigrateError, SourceUnreadableError, UnrecognisedSourceError
 from migrate.layout.names import MAP_NAME, REPORT_NAME, local_path
 from migrate.report.document import Report
-from migrate.report.json import parse_report
 from migrate.report.mapping import map_images
+from migrate.report.parse import parse_report
 
 
 def read_report(location: str) -> Report:

@@ -22,9 +22,6 @@ from migrate.report.document import (
     SourceRow,
     Totals,
 )
-from migrate.report.parse import parse_report
-
-__all__ = ["RowEncoder", "encode_report", "frame_rows", "iter_report", "parse_report", "report_document"]
 
 _KEPT_ROWS: Final = 20_000
 """Encoded rows of layers that are kept in memory, because images of a large report share them."""

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from migrate.blobio.compression import zstd_module
 from migrate.documents.image_map import encode_map
-from migrate.report.json import parse_report
 from migrate.report.mapping import map_images
+from migrate.report.parse import parse_report
 from tests import disks
 from tests.archives import V1Archive, build_tar, layer_tar, link
 from tests.cases import FIXTURES, case, registry_cases, save_cases, store_cases

@@ -34,7 +34,7 @@ from migrate.model.options import (
 from migrate.model.progress import Event
 from migrate.readers.base import LegacySource
 from migrate.report.document import Report
-from migrate.report.json import parse_report
+from migrate.report.parse import parse_report
 from tests.archives import V1Archive, layer_tar
 from tests.command import migrate
 from tests.unit.model.test_options import OTHER

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from migrate.errors import DocumentError
 from migrate.report.document import Report
-from migrate.report.json import encode_report, iter_report, parse_report
+from migrate.report.json import encode_report, iter_report
+from migrate.report.parse import parse_report
 
 from .conftest import legacy_id, sample_report
 
