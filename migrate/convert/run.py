@@ -273,12 +273,12 @@ class Conversion(Struct):
 
     def _publish(self, started: str, finished: Iterable[FinishedImage]) -> tuple[Report, int]:
         """The report, and the number of images that were in the target before. Closes the sources."""
-        images = sorted_images(in_format(image, self.options) for image in without_documents(finished))
         # Nothing is read from here on. Everything that is not needed is freed: with many images this halves the peak.
-        del finished
         self.planned, self.hashed, self._passed, self._shared = (), {}, {}, SharedParts()
         for opened in self.sources:
             opened.close()
+        images = sorted_images(in_format(image, self.options) for image in without_documents(finished))
+        del finished
         publisher = Publisher(self.options, self.target, self.progress)
         publisher.publish(lambda: images)
         return self._report(started, images, publisher), publisher.present
