@@ -65,7 +65,7 @@ class Workers:
                 _run_batch(batch, step)
             return
         steps = [partial(_run_batch, batch, step) for batch in batches]
-        self._start(len(steps))
+        self._start(min(self.jobs, max(len(steps), most_helpers())))
         # The system may allow no thread at all; then the caller's thread does the work.
         if not self._threads:
             for one in steps:
@@ -86,8 +86,7 @@ class Workers:
     def start_helpers(self) -> None:
         """Starts threads for the blocks of layers that the caller reads itself, outside of `each`. One thread fewer
         than jobs, since the caller also compresses while it waits."""
-        if self.jobs > 1:
-            self._start(self.jobs - 1)
+        self._start(min(self.jobs - 1, most_helpers()))
 
     def check_stop(self) -> None:
         """Called between blocks. Raises InterruptedRunError once another thread has failed or the run is cancelled."""
@@ -117,9 +116,9 @@ class Workers:
 
     # --- threads -------------------------------------------------------------------------------------------------
 
-    def _start(self, steps: int) -> None:
-        """Starts as many threads as there is work for, or fewer if the system allows no more."""
-        while len(self._threads) < min(self.jobs, max(steps, most_helpers())):
+    def _start(self, count: int) -> None:
+        """Starts `count` threads in all, or fewer if the system allows no more."""
+        while len(self._threads) < count:
             thread = threading.Thread(target=self._work, name=f"rehash-{len(self._threads)}", daemon=True)
             try:
                 # Added to the list after the start: a thread that was not started, because of an interruption, must not

@@ -64,3 +64,11 @@ def test_one_job_starts_no_thread() -> None:
     with PassingLayers(MemoryStore(), ConvertOptions(jobs=1), SilentProgress()) as passing:
         passing.take(job(_Source(io.BytesIO(_TAR)), "layer"))
         assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_the_thread_that_reads_is_one_of_the_jobs(jobs: int) -> None:
+    before = threading.active_count()
+
+    with PassingLayers(MemoryStore(), ConvertOptions(jobs=jobs), SilentProgress()):
+        assert threading.active_count() - before == jobs - 1
