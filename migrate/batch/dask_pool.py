@@ -73,7 +73,7 @@ class DaskPool(WorkerPool):
         self._scheduler: str | None = None
         # for messages about waiting: the last time that a task ended, and how long the last message waited
         self._moved = time.monotonic()
-        self._told = 0.0
+        self._reported = 0.0
         self._seen: dict[str, tuple[object, float]] = {}
         self._known: dict[str, int] = {}
         self._asked = -_ASK_SECONDS
@@ -137,7 +137,7 @@ class DaskPool(WorkerPool):
         return {worker: result for worker, result in results.items() if worker in self._threads_by_worker()}
 
     def _result_of(self, worker: str, call: Any, began: float, progress: Progress) -> object:
-        told = began
+        reported = began
         while True:
             try:
                 return call.result(timeout=_ASK_SECONDS)
@@ -145,8 +145,8 @@ class DaskPool(WorkerPool):
                 now = time.monotonic()
                 if worker not in self._threads_by_worker() or now - began > 3 * _SILENT_SECONDS:
                     return error
-                if now - told >= _SILENT_SECONDS:
-                    told = now
+                if now - reported >= _SILENT_SECONDS:
+                    reported = now
                     progress.emit(Event(kind="notice", message=f"worker {worker} has not answered yet; waiting"))
             except Exception as error:  # noqa: BLE001 - any error of a worker is reported as its result
                 return error
@@ -239,12 +239,12 @@ class DaskPool(WorkerPool):
         self._alone_since = None if threads else self._alone_since or now
         idle = ("the Dask cluster has no workers", self._alone_since) if self._alone_since else self._stopped(now)
         if not waiting or idle is None:
-            self._told = 0.0
+            self._reported = 0.0
             return
         message, since = idle
         silence = now - max(since, self._moved)
-        if silence >= max(_SILENT_SECONDS, 3 * self._told):
-            self._told = silence
+        if silence >= max(_SILENT_SECONDS, 3 * self._reported):
+            self._reported = silence
             message = f"{message}; {waiting:,} tasks wait, {silence:.0f} s so far (Ctrl-C ends the run)"
             progress.emit(Event(kind="notice", message=message))
 
@@ -288,7 +288,7 @@ def _named(workers: Sequence[str]) -> str:
 
 def _lost() -> TargetError:
     return TargetError(
-        "the Dask scheduler is lost; what is finished is in the journal, and the same command goes on from there"
+        "the Dask scheduler is lost; finished sources are in the journal, and the same command does the rest"
     )
 
 

@@ -99,7 +99,7 @@ class SharedBlobs(BlobTarget, TargetMemory):
         """Bytes of blobs that are not in the index yet."""
         self._new_sizes: set[int] = set()
         self._sizes: set[int] = set()
-        self._met: set[int] = set()
+        self._present_sizes: set[int] = set()
         self._early: set[DiffID] = set()
         self.found: dict[DiffID, Role] = {}
 
@@ -112,7 +112,7 @@ class SharedBlobs(BlobTarget, TargetMemory):
             self._sizes.clear()
         wanted = set(sizes)
         self._sizes |= {size for size in wanted - self._sizes if self._known.has_size(size)}
-        self._met = wanted & self._sizes
+        self._present_sizes = wanted & self._sizes
 
     # --- blobs ---------------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class SharedBlobs(BlobTarget, TargetMemory):
                 self._early.add(diff_id)
 
     def known_sizes(self) -> Collection[int]:
-        return self._met
+        return self._present_sizes
 
     def remember_size(self, diff_id: DiffID, tar_size: int, /) -> None:
         self._target.memory.remember_size(diff_id, tar_size)

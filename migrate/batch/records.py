@@ -195,6 +195,7 @@ def _flag(value: Any) -> bool:
 
 
 def _layer_fields(row: LayerRecord) -> list[Any]:
+    # values without their names, because layers take most of the space in a journal
     hashed = row.hashed
     if hashed is None:
         return [row.legacy_id]

@@ -153,7 +153,7 @@ def _converted(location: str, reference: str, error: UnrecognisedSourceError | N
 
 @cache
 def _salvage_advice(location: str, reference: str) -> str | None:
-    """What to do where `--salvage` reads an image that is not there without it."""
+    """What to do about an image that only `--salvage` can read; None for other images."""
     from migrate.cli.options import available_cpus
     from migrate.convert.run import Conversion
     from migrate.errors import MigrateError
@@ -163,7 +163,7 @@ def _salvage_advice(location: str, reference: str) -> str | None:
     with suppress(MigrateError), Conversion.opened([location], options) as conversion:
         if conversion.run().report.images:
             command = f"migrate convert --salvage {shlex.quote(location)} LAYOUT"
-            return f"`{command}` converts what can be read of it, and LAYOUT can be shown"
+            return f"`{command}` converts the readable part, which `migrate show LAYOUT` then shows"
     return None
 
 

@@ -165,6 +165,7 @@ class ImageText:
 
     def _layer_fields(self, layer: StoredLayer, chain: object) -> dict[str, Any]:
         row = self._report_rows.get(layer.diff_id)
+        # Many users expect these two digests to be equal, so the difference is explained for every layer.
         why = f"they differ: the diffID is the sha256 of the tar, the blob digest that of the {layer.compression} file"
         if layer.compression == "none":
             why = "diffID and blob digest are equal: the blob is the tar itself, not compressed"

@@ -37,7 +37,7 @@ _ARCHIVES: Final = ("docker-archive", "oci-archive")
 _MAPPED: Final = ("oci", "registry-storage")
 _READABLE: Final = (*_MAPPED, *_ARCHIVES)
 _EMPTY_TAR_BYTES: Final = 20_480
-"""Of the longest tar without an entry that is known by its diffID: two records of GNU tar."""
+"""Size of the longest empty tar that is recognised by its diffID: two records of GNU tar."""
 
 
 class EarlierImages:
@@ -51,11 +51,11 @@ class EarlierImages:
         options: ConvertOptions,
         names: Callable[[], Iterable[Reference]] = tuple,
     ) -> None:
-        """`prefix` and `location` are those of the target, `mapped` gives the rows of its map. `names`: those that the
-        images of the run will have, for a registry."""
+        """`prefix` and `location` are those of the target, `mapped` gives the rows of its map. `names` gives the names
+        of the run's images; only a registry needs them."""
         self.location = location
         self._prefix = prefix
-        # a dry run has opened no target
+        # a dry run does not open the target, so the map is read here
         self._mapped = self._read_map if options.dry_run else mapped
         self._options = options
         self._names = names
@@ -64,7 +64,7 @@ class EarlierImages:
         self.problem: str | None = None
         """Why the target could not be searched."""
         self.homes: Mapping[Digest, str] = {}
-        """Of a registry: a repository for each blob that was found."""
+        """For a registry: the repository in which each blob was found."""
 
     @cached_property
     def source(self) -> LegacySource | None:
@@ -95,7 +95,7 @@ class EarlierImages:
         return source
 
     def _read_map(self) -> Iterable[MappedImage]:
-        """The target's map, as `writers.target_map` has it."""
+        """The rows of the target's map or, without one, of its report, in the same way as `writers.target_map`."""
         if self._prefix in _MAPPED:
             with suppress(MigrateError):
                 files = NamedFiles(open_tree(self.location))
@@ -190,5 +190,5 @@ class EarlierImages:
 
 @cache
 def _empty_tars() -> Collection[DiffID]:
-    """Of the tars that have nothing but their end."""
+    """The diffIDs of tars without entries, which consist of zeros only."""
     return {DiffID(Digest.of(bytes(size))) for size in range(0, _EMPTY_TAR_BYTES + 1, 512)}

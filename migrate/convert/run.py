@@ -544,8 +544,8 @@ class Conversion(Struct):
         return next(usable, self.lent.contents.get(wanted) or self._of_target.get(wanted))
 
     def _take_content_of_target(self, store: BlobTarget | None) -> None:
-        """The layers whose bytes no source has and that the target has, by their diffIDs: into `_of_target`, and why
-        those are none that were found there, into `_not_of_target`."""
+        """Looks in the target for layers whose bytes no source has, by their diffIDs. Those that it has are put into
+        `_of_target`; the reasons why others cannot be used, into `_not_of_target`."""
         claims = (
             layer.payload.diff_id
             for image in self.planned
@@ -558,12 +558,14 @@ class Conversion(Struct):
         if not wanted or self.earlier is None:
             return
         found = {diff_id: [*layers] for diff_id, layers in self.earlier.find_layers(wanted).items()}
+        # Several blobs of the target may claim one diffID, so each is tried until one has it.
         while found:
             assert self.earlier.source is not None
             jobs: dict[JobKey, LayerJob] = {}
             for diff_id in sorted(found):
                 job = LayerJob(self._OF_TARGET, self.earlier.source, found[diff_id][0])
-                if jobs.setdefault(job.key, job) is job:  # what has another diffID for the same blob has to wait
+                # If another diffID needs the same blob in this round, this one waits for the next round.
+                if jobs.setdefault(job.key, job) is job:
                     found[diff_id].pop(0)
             for key, result in rehash(list(jobs.values()), store, self.options, self.progress).items():
                 payload = jobs[key].payload
@@ -574,19 +576,20 @@ class Conversion(Struct):
                 elif not payload.keep or self._fits(result):
                     self._of_target[payload.diff_id] = result
                     del found[payload.diff_id]
-                else:  # the same once more, in the form of this run
+                else:  # the right content in a form that this run does not allow: the next round compresses it again
                     found[payload.diff_id].insert(0, replace(jobs[key].layer, payload=replace(payload, keep=False)))
             found = {diff_id: layers for diff_id, layers in found.items() if layers}
         if self.target is not None:
             self.target.note_blobs(self.earlier.homes)
 
     def _why_not_of_target(self, layer: LegacyLayer) -> str | None:
+        """The reason why the layer was not taken from the target, if there is one."""
         claim = None if layer.payload is None else layer.payload.diff_id
         problem = None if self.earlier is None else self.earlier.problem
         return problem if claim is None else self._not_of_target.get(claim, problem)
 
     def iter_names(self) -> Iterator[Reference]:
-        """Those that the images of the run claim in a registry."""
+        """The names that the images of the run ask for in a registry."""
         for image in self.planned:
             names = (*image.image.references, *(() if image.index is None else image.index.references))
             for name in names:
@@ -597,11 +600,12 @@ class Conversion(Struct):
                 yield untagged_reference(template, head, head, hosts=False)
 
     def _fits(self, layer: HashedLayer) -> bool:
-        """True if a blob of the target, as it is there, may be in an image that this run makes."""
+        """True if this run's options allow a blob of the target, as it is, in a new image."""
         if layer.blob is None:
             return self.options.dry_run
         if layer.blob.compression == "none":
-            return layer.blob.digest == layer.diff_id  # and no bzip2, say
+            # no gzip and no zstd: it may still be compressed in another way, and then it is not the tar itself
+            return layer.blob.digest == layer.diff_id
         if self.options.compression is Compression.NONE:
             return False
         return layer.blob.compression == "gzip" or self.options.format is Format.OCI
@@ -757,6 +761,7 @@ class Conversion(Struct):
     ) -> None:
         if not self.options.strict:
             return
+        # From the worst reason to the mildest: the message has only the first.
         if not (planned.image.certain and composed.certain):
             raise NotExactError(f"{planned.location}: image {planned.image.head} was repaired by --salvage")
         if differences:

@@ -289,6 +289,7 @@ class Catalog:
         leads = self._child_digests()
         tops = [entry.descriptor.digest for entry in self._found]
         below = {top: [named[leaf] for leaf in _leaves(top, leads)] for top in tops}
+        # one call for all configs: a bucket is asked for many blobs at once
         listed = [entry.descriptor.digest for children in below.values() for entry in children]
         configs = self._read_configs([*below, *listed], read)
 

@@ -253,6 +253,7 @@ class LayoutView:
             if document.error is not None:
                 raise document.error
             documents[document.digest] = document
+        # An image may get names from any index, so all documents have to be read before the first image is complete.
         names = names_of_images(entries, {digest: document.children for digest, document in documents.items()})
         for digest, document in documents.items():
             if document.manifest is not None:

@@ -110,6 +110,7 @@ def _verdict(report: Report, verification: Verified | None) -> str:
     parts += [f"{inexact:,} not exact"] if inexact else []
     parts += [f"{count(totals.damaged_layers, 'layer')} damaged"] if totals.damaged_layers else []
     parts += [f"{failed:,} failed"] if failed else []
+    # Failures come first: `verify` cannot tell anything about images that are not in the target.
     advice = ""
     if failed or totals.damaged_layers:
         advice = " Keep the old store: what failed exists only there."

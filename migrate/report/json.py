@@ -174,6 +174,7 @@ def _source_document(source: SourceRow) -> dict[str, Any]:
 
 
 def _image_document(image: ReportImage, layer_rows: dict[ReportLayer, dict[str, Any]]) -> dict[str, Any]:
+    # Images share layers, and one document for each layer saves much memory when there are thousands of images.
     layers = []
     for layer in image.layers:
         row = layer_rows.get(layer)

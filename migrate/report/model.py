@@ -81,6 +81,7 @@ def build_report(
     tally = LayerTally()
     for source in sources:
         tally.add(source.layers)
+    # sorted, because the report must not depend on which image was finished first
     written = tuple(sorted(image_rows(images), key=image_order))
     head = build_head(
         tool_version=tool_version,

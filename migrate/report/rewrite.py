@@ -69,6 +69,7 @@ class Rewriter(Struct):
         def replace(match: re.Match[str]) -> str:
             nonlocal count
             found = set(self._new_words(match, text[text.rfind("\n", 0, match.start()) + 1 : match.start()]))
+            # A word with several possible replacements is kept and reported, because only the user can choose.
             if len(found) > 1:
                 doubts[match[0]] = None
             if len(found) != 1 or found == {match[0]}:

@@ -47,7 +47,7 @@ class LayerTally:
 
     def add(self, layers: SourceLayers) -> None:
         """Counts the layers of one source."""
-        met: set[DiffID] = set()
+        seen: set[DiffID] = set()
         for (legacy_id, _), layer in layers.items():
             self._layers += 1
             self._bytes += layer.tar_size
@@ -59,7 +59,7 @@ class LayerTally:
                 continue
             diff_id = layer.diff_id
             content = self._contents.get(diff_id)
-            if diff_id in met:
+            if diff_id in seen:
                 self.within_bytes += layer.tar_size
             elif content is not None:
                 self.across_bytes += layer.tar_size
@@ -70,11 +70,11 @@ class LayerTally:
             elif content.owners != legacy_id:
                 content.owners = {content.owners, legacy_id}
             content.copies += 1
-            content.users += diff_id not in met
+            content.users += diff_id not in seen
             content.is_stored |= layer.blob is not None
             if layer.estimate is not None:
                 content.estimate = layer.estimate
-            met.add(diff_id)
+            seen.add(diff_id)
 
     def totals(self, images: int, failed: int) -> Totals:
         """The totals of the report, for `images` that were written and `failed` ones."""

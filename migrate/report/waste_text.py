@@ -63,6 +63,7 @@ def list_of(deep: Mapping[str, object], name: str) -> Sequence[Row]:
 def describe(name: str, row: Row) -> tuple[str, str]:
     """The cells of a row: its subject, and where it was found."""
     digests = row.get("diff_ids")
+    # a table has room for three digests; the JSON report has all of them
     layers = ""
     if isinstance(digests, Sequence):
         layers = " ".join(str(digest).removeprefix("sha256:")[:12] for digest in digests[:3])

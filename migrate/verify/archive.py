@@ -31,7 +31,7 @@ class _ArchiveCheck:
         self.walk = Walk(files, findings, str)
         self.uses: list[tuple[str, LayerUse]] = []
         self.configs: dict[str, ConfigFacts | None] = {}
-        self.met = {"manifest.json", "repositories"}
+        self.reached = {"manifest.json", "repositories"}
 
     def run(self, jobs: int) -> None:
         try:
@@ -68,7 +68,7 @@ class _ArchiveCheck:
                 self.findings.add(name, hashed[name].error or "cannot be read")
             else:
                 check_unpacked(self.findings, use, hashed[name])
-        for name in sorted(self.files.names().keys() - self.met - stated.keys()):
+        for name in sorted(self.files.names().keys() - self.reached - stated.keys()):
             self.findings.note(name, "no image of manifest.json names it")
 
     def _config(self, name: str, where: str) -> ConfigFacts | None:
@@ -86,7 +86,7 @@ class _ArchiveCheck:
         if name not in self.files.names():
             self.findings.add(where, f"names {name!r}, which is not there")
             return False
-        self.met.add(name)
+        self.reached.add(name)
         return True
 
     def _check_tags(self, rows: Sequence[ArchiveManifestEntry]) -> None:

@@ -81,6 +81,8 @@ class _FileHasher:
     def hash(self, name: str, unpack: bool, pool: Executor | None = None, ahead: int = 0) -> HashedFile:
         """Hashes one file. `pool`, if given, decompresses up to `ahead` parts of a layer at once."""
         try:
+            # Several threads can unpack a blob that consists of independent members. Any other blob is read again, by
+            # one.
             if unpack and pool is not None:
                 with self._files.open(name) as stream:
                     split = self._hash_members(stream, pool, ahead)

@@ -63,7 +63,7 @@ class _LayoutCheck:
         self.walk.check_layers(hashed)
         self._check_kept(rows is not None, hashed)
         self.findings.images = len(self.walk.images)
-        unnamed = blobs.keys() - {blob_path(digest) for digest in self.walk.met}
+        unnamed = blobs.keys() - {blob_path(digest) for digest in self.walk.reached}
         if unnamed:
             self.findings.note("blobs", f"no image names {len(unnamed)} of the blobs")
 
@@ -213,7 +213,7 @@ class _LayoutCheck:
         if name not in self.files.names():
             self.findings.add(where, f"names {name}, which is not there")
             return None
-        self.walk.met.add(Digest(match[1]))
+        self.walk.reached.add(Digest(match[1]))
         return Digest(match[1])
 
     def _check_against_index(self, rows: Sequence[ArchiveManifestEntry]) -> None:

@@ -49,8 +49,8 @@ class LayerUse(Struct, frozen=True):
 class Walk(Struct):
     """Checks documents. What is expected of layers is kept in `uses` until the layers are hashed.
 
-    `path_of` gives the file of a blob. `images` and `children` are by manifest digest; `met` are the blobs that some
-    document names.
+    `path_of` gives the file of a blob. `images` and `children` are by manifest digest; `reached` are the blobs that
+    some document names.
     """
 
     files: Files
@@ -60,7 +60,7 @@ class Walk(Struct):
     children: dict[Digest, tuple[Digest, ...]] = field(default_factory=dict)
     configs: dict[Digest, ConfigFacts | None] = field(default_factory=dict)
     uses: dict[Digest, list[LayerUse]] = field(default_factory=dict)
-    met: set[Digest] = field(default_factory=set)
+    reached: set[Digest] = field(default_factory=set)
     other_platforms: list[tuple[Digest, Platform, str, str]] = field(default_factory=list)
     """Entries of index.json with another platform than their config: manifest, platform, place and message."""
 
@@ -88,7 +88,7 @@ class Walk(Struct):
             report = self.findings.note if optional else self.findings.add
             report(where, f"names the blob {descriptor.digest}, which is not there")
             return False
-        self.met.add(descriptor.digest)
+        self.reached.add(descriptor.digest)
         if size != descriptor.size:
             self.findings.add(where, f"{descriptor.digest}: the size should be {descriptor.size:,} and is {size:,}")
             return False

@@ -79,7 +79,7 @@ class OciLayout(ImageTarget):
                 self.store.flush()
             self._catalog.begin(self._read_index())
             self._map = TargetMap(self.store)
-            proofs = Proofs(self.store, believe=not options.check_existing)
+            proofs = Proofs(self.store, use_existing=not options.check_existing)
             self._blobs = BlobStore(self.store, proofs=proofs)
             self.memory = RecordedMemory(self._blobs, options)
             self._runs = RunMemory(self.store)

@@ -75,17 +75,18 @@ class RecordFile:
 
 
 class Proofs:
-    """The proofs of one target. May be used from several threads. Without `believe`, proofs are added but not used."""
+    """The proofs of one target. May be used from several threads. Without `use_existing`, proofs are added but not
+    used."""
 
-    def __init__(self, store: Store, *, believe: bool = True) -> None:
+    def __init__(self, store: Store, *, use_existing: bool = True) -> None:
         self._record = RecordFile(store, PROOFS, waiting=_LINES, private=True)
-        self._believe = believe
+        self._use_existing = use_existing
         self._known: set[bytes] | None = None
         self._lock = threading.Lock()
 
     def has(self, digest: Digest, size: int, version: str | None, diff_id: DiffID | None = None) -> bool:
         """True if the blob had its digest, or the layer `diff_id`, when its file had this version."""
-        if version is None or not self._believe:
+        if version is None or not self._use_existing:
             return False
         with self._lock:
             return _proof(digest, size, version, diff_id) in self._read()

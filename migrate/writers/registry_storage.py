@@ -105,7 +105,7 @@ class RegistryStorage(ImageTarget):
                 for folder in ("blobs/sha256", "repositories"):
                     self.store.make_folder(f"{ROOT}/{folder}")
                 self.store.flush()
-            proofs = Proofs(self.store, believe=not options.check_existing)
+            proofs = Proofs(self.store, use_existing=not options.check_existing)
             self._blobs = BlobStore(self.store, lambda digest: f"{ROOT}/{blob_data_path(digest)}", proofs=proofs)
             self.memory = RecordedMemory(self._blobs, options)
             self._map = TargetMap(self.store)
@@ -260,6 +260,8 @@ def _existing_image(tree: NamedFiles, reference: Reference, link: bytes) -> Exis
 def _leaves(tree: NamedFiles, entries: Sequence[IndexEntry]) -> Iterator[tuple[IndexEntry, bytes]]:
     """The images that the entries of an index lead to, with the bytes of their manifests. Indexes may be nested to any
     depth."""
+    # A stack instead of recursion, because indexes may be nested deeper than Python's stack. It is filled in reverse,
+    # so that images come in the order of their index.
     pending, seen = list(reversed(entries)), set()
     while pending:
         entry = pending.pop()
@@ -282,7 +284,7 @@ def _read_single(
     try:
         manifest = parse_manifest(content)
         config = parse_config(_read_blob(tree, manifest.config.digest))
-    except MigrateError:
+    except MigrateError:  # the image cannot be described, but it still has its name
         return _unknown(reference, digest, content)
     return ExistingImage(
         reference=reference,

@@ -106,7 +106,8 @@ def test_what_only_salvage_reads_is_named_with_the_way_to_it(
     build: Callable[[Path], Path], command: str, tmp_path: Path
 ) -> None:
     source = build(tmp_path / "source")
-    advice = f"`migrate convert --salvage {source} LAYOUT` converts what can be read of it, and LAYOUT can be shown"
+    command_text = f"`migrate convert --salvage {source} LAYOUT`"
+    advice = f"{command_text} converts the readable part, which `migrate show LAYOUT` then shows"
     done = migrate(command, source, "team/web:1.0")
     assert done.code in (2, 4) and done.errors[0].endswith(advice)
     assert len(done.errors) == 1
