@@ -1,4 +1,4 @@
-"""A whole batch: plan, run, merge. docs/howto/batch.md shows it from outside."""
+"""A whole batch: plan, run, merge. docs/howto/batch.md describes its use."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ _SHARD_NAME = re.compile(r"journal-(\d+)-of-(\d+)\.jsonl")
 
 
 class BatchRequest(Struct, frozen=True, kw_only=True):
-    """What the user wants. `lists` are open streams of locations, one a line. `options.jobs` counts workers.
+    """The arguments of a batch. `lists` are open streams with one location per line. `options.jobs` is the number of
+    workers.
 
-    `client` is a Dask client or cluster, or an executor, that stays the caller's; else `scheduler` is the address or
-    the file of a Dask scheduler, or `auto`, and else `executor` names workers of this machine. `output_files` are what
-    the caller will write itself, and may not be in a source.
+    `client` is a Dask client or cluster, or an executor, which the caller closes. Without it, `scheduler` is the
+    address or the file of a Dask scheduler, or `auto`. Without both, `executor` names the kind of workers on this
+    machine. `output_files` are files that the caller will write, which must not be in a source.
     """
 
     target: str
@@ -67,14 +68,14 @@ class BatchRequest(Struct, frozen=True, kw_only=True):
 
     @property
     def is_remote(self) -> bool:
-        """True where workers may be on other machines, and in other directories."""
+        """True if workers may be on other machines, and have other current directories."""
         return self.scheduler is not None or self.client is not None
 
 
 class BatchOutcome(Struct):
-    """What a batch gives. `exit_code` is that of the command; `lists` are locations by outcome, `rows` what became of
-    each source. `head` is the report without its images, and `spool` holds all of its bytes until it is closed; a shard
-    has neither, as `--merge` brings its images in."""
+    """The result of a batch. `exit_code` is that of the command; `lists` are locations by outcome, `rows` the results
+    of each source. `head` is the report without its images, and `spool` has all bytes of the report until it is closed.
+    A shard has neither, because its images are written by `--merge`."""
 
     exit_code: int
     account: Account
@@ -84,7 +85,7 @@ class BatchOutcome(Struct):
     spool: BinaryIO | None = None
 
     def read_report(self) -> Report:
-        """The whole report, of any number of images. Only before `close`, and not of a shard."""
+        """The whole report, with any number of images. Must be called before `close`; a shard has no report."""
         assert self.spool is not None
         self.spool.seek(0)
         return parse_report(self.spool.read())
@@ -99,7 +100,7 @@ OpenPool = Callable[[PoolRequest], WorkerPool]
 
 
 def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_pool) -> BatchOutcome:
-    """Raises UsageError, TargetError and KeyboardInterrupt; what is finished is in the journal then."""
+    """Runs a batch. Raises UsageError, TargetError and KeyboardInterrupt; finished sources are in the journal then."""
     started = utc_now()
     candidates = _candidates(request)
     with _workplace(request) as (journals, target, journal):
@@ -109,8 +110,8 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
         identities = {candidate.location: candidate.identity for candidate in candidates}
 
         def wants(source: str, known: Finished) -> bool:
-            """Lines of the sources as they are there now, read as this run reads them. Two journals may have a line of
-            one source, and their seconds do not show which line is the newer one."""
+            """True for a line of the source as it is now, with the options of this run. Two journals may have lines of
+            one source, and their times do not show which one is newer."""
             return known.recipe == recipe and known.identity == identities.get(source)
 
         ledger = Ledger.read(journals, wants)
@@ -159,8 +160,8 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
 
 
 def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = ()) -> BatchOutcome:
-    """Ends what shards have done: images of all journals, with the options of their runs. Raises UsageError where
-    those differ, or where a shard is still at work. `output_files` are those of a BatchRequest."""
+    """Writes the images of all shards, with the options of their runs. Raises UsageError if these differ, or if a shard
+    is still running. `output_files` are those of a BatchRequest."""
     started = utc_now()
     with open_state(target) as journals:
         journals.check_owners()
@@ -169,7 +170,7 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
     with _workplace(request) as (journals, opened, journal):
         ledger = _read_shards(journals)
         refuse_to_write(list(ledger.sources), files=output_files)
-        # Each source once: two runs may have called one by two names, and as with one name, what was read last counts.
+        # Each source is used once. Two runs may have read it under two names; the later one counts, as with one name.
         current = ledger.current()
         read = [
             location for location in current if ledger.sources[location].finished.outcome is not SourceOutcome.SKIPPED
@@ -177,20 +178,20 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
         last_first = sorted(read, key=lambda location: -ledger.sources[location].seconds)
         repeated = set(read) - set(distinct_sources(last_first))
         locations = [location for location in current if location not in repeated]
-        # Sources that are on the shards' machines alone cannot be proven.
+        # Only sources that this machine can read are compared with their records.
         read = [one for one in locations if ledger.sources[one].finished.outcome is not SourceOutcome.SKIPPED]
         here = [location for location in read if "://" not in location and os.path.exists(location)]
         for location in sorted(disproved(journals, ledger.places(here), options)):
             shown = journals.shown(ledger.sources[location].place.journal)
             raise TargetError(
-                f"{shown}: what it has of {location} is not what that source lists (it may have changed since); run its"
+                f"{shown}: its record of {location} does not match the source (which may have changed since); run its"
                 " shard again"
             )
         known = set(here)
         absent = [location for location in read if location not in known and ledger.sources[location].images]
         if absent:
             are, their = ("source is", "its") if len(absent) == 1 else ("sources are", "their")
-            message = f"{len(absent):,} {are} not here: {their} images and names are those of the journals"
+            message = f"{len(absent):,} {are} not on this machine: {their} images and names come from the journals"
             progress.emit(Event(kind="notice", message=message))
         ledger, again = _complete_shards(ledger, locations, request, journals, opened, journal, progress)
         done = set(locations) - again
@@ -207,7 +208,8 @@ def _complete_shards(
     journal: JournalWriter,
     progress: Progress,
 ) -> tuple[Ledger, set[str]]:
-    """What sources of one shard lack may be in those of another; only sources that are here can be read once more."""
+    """Reads incomplete sources again, because the layers that one shard lacks may be in another. Only sources that this
+    machine can read are read again."""
     begins = journal.place()
     here = [location for location in locations if "://" in location or os.path.exists(location)]
     with ExitStack() as stack:
@@ -225,7 +227,7 @@ def _complete_shards(
 
 
 def _earlier(request: BatchRequest, target: ImageTarget | None) -> EarlierImages | None:
-    """What earlier runs put into the target."""
+    """The images that earlier runs put into the target."""
     if target is None:
         return None
     return EarlierImages("oci", layout_location(request.target), target.mapped_images, request.options)
@@ -233,7 +235,7 @@ def _earlier(request: BatchRequest, target: ImageTarget | None) -> EarlierImages
 
 @contextmanager
 def _stopped(pool: WorkerPool) -> Iterator[WorkerPool]:
-    """Ended with its work, and within a second if that was interrupted or has failed."""
+    """Stops the pool at the end: after its tasks, or within a second after an interruption or error."""
     at_once = True
     try:
         yield pool
@@ -243,28 +245,28 @@ def _stopped(pool: WorkerPool) -> Iterator[WorkerPool]:
 
 
 def _common_options(target: str, journals: Journals) -> tuple[ConvertOptions, Mapping[str, object]]:
-    """The options that all runs on the target had; UsageError unless they agree and have ended."""
+    """The options of all runs on the target. Raises UsageError if they differ, or if a run has not ended."""
     names = journals.names()
     if not names:
         raise UsageError(f"{target}: no journal of a batch there")
     for name in names:
         if journals.is_running(name):
-            raise UsageError(f"{journals.shown(name)}: a run is still at work on it; merge when all shards have ended")
+            raise UsageError(f"{journals.shown(name)}: a run is still using it; merge when all shards have ended")
     openings = list(Ledger.read(journals).runs.values())
     if len({str(opening.get("options")) for opening in openings}) != 1:
-        raise UsageError(f"{target}: its shards ran with different options; run them again with the same ones")
+        raise UsageError(f"{target}: its shards ran with different options; run them again with the same options")
     return parse_options(openings[0]["options"]), openings[0]["reported"]
 
 
 def unfinished_shards(target: str) -> list[str]:
-    """What is missing before the shards of a target make a whole: sentences for people."""
+    """Sentences for the user about what is missing before all shards of a target are complete."""
     with open_state(target) as journals:
         ledger = _read_shards(journals)
     problems = []
     seen: dict[int, set[int]] = {}
     for journal, opening in sorted(ledger.runs.items()):
         match = _SHARD_NAME.fullmatch(journal)
-        if match is not None:
+        if match is not None:  # a journal without a number belongs to no shard
             seen.setdefault(int(match[2]), set()).add(int(match[1]))
             missing = opening["sources"] - ledger.lines[journal]
             if missing > 0:
@@ -273,7 +275,7 @@ def unfinished_shards(target: str) -> list[str]:
         problems += [f"shard {number}/{count} has never run" for number in range(1, count + 1) if number not in numbers]
     if left_over := ledger.left_over():
         were = "source was" if left_over == 1 else "sources were"
-        problems.append(f"{left_over:,} {were} read with other options than the latest run; batch them again")
+        problems.append(f"{left_over:,} {were} read with other options than the latest run; run them again")
     return problems
 
 
@@ -282,7 +284,7 @@ def unfinished_shards(target: str) -> list[str]:
 
 @contextmanager
 def _workplace(request: BatchRequest) -> Iterator[tuple[Journals, ImageTarget | None, JournalWriter]]:
-    """All journals of the target, which is open (None in a dry run), and the one of this run."""
+    """All journals of the target, the opened target (None in a dry run), and the journal of this run."""
     with ExitStack() as stack:
         target: ImageTarget | None = None
         if not request.options.dry_run:
@@ -296,7 +298,7 @@ def _workplace(request: BatchRequest) -> Iterator[tuple[Journals, ImageTarget | 
 
 
 def _candidates(request: BatchRequest) -> list[Candidate]:
-    """Sources of the request, before anything is opened or written."""
+    """The sources of the request. Nothing is opened or written here."""
     expanded = expand(request.locations, request.lists)
     named = without_target(expanded, request.target) or expanded
     found = find_candidates(named, source_type=request.options.source_type, insecure=request.options.insecure)
@@ -304,7 +306,7 @@ def _candidates(request: BatchRequest) -> list[Candidate]:
     read = [*named, *opened, *request.options.pool_files]
     refuse_to_write(read, target=request.target, files=request.output_files)
     shard = request.shard
-    if request.is_remote or shard is not None:  # which may be in other directories
+    if request.is_remote or shard is not None:  # workers and later merges may have another current directory
         found = [replace(candidate, location=absolute(candidate.location)) for candidate in found]
     return found if shard is None else [candidate for candidate in found if shard.holds(candidate.location)]
 
@@ -318,8 +320,8 @@ def _plan(
     workers: int,
     existing: ExistingBlobs,
 ) -> Plan:
-    """What the journal has finished is done, unless its blobs have gone or were damaged since, or the source lists
-    something else."""
+    """The tasks of this run. A source that is finished in the journal is done, unless its blobs are missing or damaged
+    now, or its documents do not match the record."""
     finished = ledger.finished()
     plan = plan_tasks(candidates, finished, recipe, workers=workers, retry_failed=request.retry_failed)
     locations = [candidate.location for candidate in candidates]
@@ -334,8 +336,8 @@ def _plan(
 
 
 def _read_shards(journals: Journals, own: LinePlace | None = None) -> Ledger:
-    """The journals as a merge takes them: what was read with the options of the latest runs comes before the rest, and
-    what it wrote itself, from `own` on, before those."""
+    """The journals as a merge uses them: lines with the options of the latest runs come before the others, and lines
+    that the merge itself wrote, from `own` on, before those."""
     recipes = {opening["recipe"] for opening in Ledger.read(journals).runs.values()}
     return Ledger.read(journals, lambda _, known: known.recipe in recipes, own)
 
@@ -354,7 +356,7 @@ def _opening(request: BatchRequest, plan: Plan, recipe: str, started: str) -> di
 
 
 def _order(request: BatchRequest, recipe: str, journals: Journals, threads: int) -> WorkOrder:
-    """Workers use one thread each; only where there are fewer tasks than workers the tasks share out the rest."""
+    """The order for the workers. Each uses one thread, or more if there are fewer tasks than workers."""
     return WorkOrder(
         run=secrets.token_hex(8),
         recipe=recipe,
@@ -364,10 +366,10 @@ def _order(request: BatchRequest, recipe: str, journals: Journals, threads: int)
     )
 
 
-def _gone(ledger: Ledger, locations: Collection[str], shelves: Iterable[str]) -> list[str]:
-    """Sources that an earlier run has read below what is named now, and that are there no longer."""
+def _gone(ledger: Ledger, locations: Collection[str], named: Iterable[str]) -> list[str]:
+    """Sources that an earlier run read in the directories and globs that are named now, and that no longer exist."""
     here = set(locations)
-    patterns = [plain_path(shelf) for shelf in shelves]
+    patterns = [plain_path(text) for text in named]
     return [
         location
         for location in sorted(ledger.sources)
@@ -423,7 +425,7 @@ def _merge(
     account_rows = _account_rows(ledger, locations, head)
     lists = _lists(account_rows)
     merge.account.outcomes.update({outcome: len(sources) for outcome, sources in lists.items()})
-    if exit_code(head) != NOTHING_READ:  # else there may be no target any more
+    if exit_code(head) != NOTHING_READ:  # otherwise the merge may have removed the target
         journal.note(
             {
                 "merged": utc_now(),
@@ -451,7 +453,8 @@ def _shard_outcome(ledger: Ledger, locations: Sequence[str], done: int) -> Batch
 
 
 def _account_rows(ledger: Ledger, locations: Sequence[str], head: Report | None = None) -> list[AccountRow]:
-    """In the order of `locations`. What the merge found about a source counts more than its line in the journal."""
+    """One row for each source, in the order of `locations`. What the merge found out about a source is newer than its
+    line in the journal, so it is used first."""
     merged = {} if head is None else {row.location: row for row in head.sources}
     rows = []
     for location in locations:
@@ -471,7 +474,7 @@ def _account_rows(ledger: Ledger, locations: Sequence[str], head: Report | None 
 
 
 def _lists(rows: Iterable[AccountRow]) -> dict[SourceOutcome, list[str]]:
-    """A source with damaged layers is converted."""
+    """Locations by outcome. A source with damaged layers counts as converted."""
     lists: dict[SourceOutcome, list[str]] = {outcome: [] for outcome in SourceOutcome}
     for row in rows:
         outcome = row.source.outcome or ""

@@ -1,7 +1,7 @@
-"""Between run and merge: sources that lack layers are read once more, with what the rest of the batch has of them.
+"""Between run and merge, sources that lack layers are read again, with the layers that other sources have.
 
-It goes on for as long as that makes progress, since a source may have a layer whose parent is in a third one. What
-comes out depends on the records, and not on the order of work.
+This is repeated until nothing changes, because a source may have a layer whose parent is in a third one. The result
+depends only on the records, not on the order of work.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _STAGE = "complete"
 
 class Completion(Struct):
     """`sources` are those of the batch, in their order, and `read` reads the journals as they are now. `earlier` are
-    the images of the target, None where there is none. `open_pool` is called when something is to be done. `run` may be
-    called once."""
+    the images of the target; None in a dry run. `open_pool` is called only if a source has to be read again. `run` may
+    be called once."""
 
     sources: Mapping[str, Candidate]
     read: Callable[[], Ledger]
@@ -40,14 +40,15 @@ class Completion(Struct):
     progress: Progress
     earlier: EarlierImages | None = None
     again: set[str] = field(default_factory=set)
-    """Sources that were read once more."""
+    """Sources that were read again."""
     _wanted: dict[str, set[str]] = field(default_factory=dict)
     _tried: dict[str, Loan] = field(default_factory=dict)
 
     def run(self, undecided: Collection[str] = ()) -> Ledger:
-        """The journals at the end. Emits the outcomes of the sources `undecided` and of those that were read. Raises
-        TargetError, and what a run raises."""
+        """Returns the journals at the end. Emits the outcomes of the sources `undecided` and of those that were read
+        again. Raises TargetError, and the errors of a run."""
         ledger = self.read()
+        # each round may complete sources that the next round needs as lenders
         while candidates := self._next(ledger):
             self.again |= {candidate.location for candidate in candidates}
             pool = self.open_pool()
@@ -62,7 +63,7 @@ class Completion(Struct):
         return ledger
 
     def _next(self, ledger: Ledger) -> list[Candidate]:
-        """The sources that lack layers which others have, and which were not lent to them before."""
+        """The sources that lack layers which others have, except those that got the same layers in an earlier round."""
         places = {location: known.place for location in self.sources if (known := ledger.sources.get(location))}
         lacking: dict[str, set[str]] = {}
         for location, place in places.items():
@@ -73,7 +74,7 @@ class Completion(Struct):
                     lacking[location].update(record.missing, record.lent)
         if not lacking:
             return []
-        # lenders lack layers themselves, which have to come from a third source
+        # A source that can lend a layer may itself lack the layers below it, which must come from a third source.
         wanted: set[str] = set()
         for location, place in places.items():
             record = self.journals.read(place, location, images=False, layers=False)
@@ -97,6 +98,6 @@ class Completion(Struct):
 
 
 def candidates_of(ledger: Ledger, locations: Sequence[str]) -> dict[str, Candidate]:
-    """Sources as the journals have them."""
+    """The sources with the identity and order that their lines in the journals have."""
     found = ((location, ledger.sources[location]) for location in locations)
     return {location: Candidate(location, known.finished.identity, known.order) for location, known in found}

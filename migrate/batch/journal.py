@@ -1,8 +1,8 @@
-"""`.migrate/journal.jsonl`: one line for each finished source, appended and never changed.
+"""`.migrate/journal.jsonl`: one line for each finished source. Lines are appended and never changed.
 
-A line begins with what people and programs want to know (docs/howto/batch.md lists the fields) and ends with the
-source's record, packed, from which the merge makes images without opening the source again. A line counts once its
-newline is there; what a killed run left unfinished is passed over.
+A line begins with fields for people and programs (docs/howto/batch.md lists them) and ends with the compressed record
+of the source, from which the merge makes images without opening the source again. A line without its newline was not
+finished, because the run was killed, and is ignored.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _NAMES: Final = re.compile(r"journal(?:-\d+-of-\d+)?\.jsonl")
 _RECORD: Final = b',"record":"'
 _SYNC_SECONDS: Final = 1.0
 _MIRROR_SECONDS: Final = (1.0, 10.0)
-"""A piece waits for a hundredth of the time that the run has taken so far, but at least and at most so long: a run of a
-minute that is killed loses a second, and one of a day makes no more pieces than it takes to lose ten."""
+"""The shortest and the longest time until a piece is written. Between them, it is a hundredth of the run's time so far:
+a run that is killed after a minute loses a second, and a long run does not write more pieces than necessary."""
 _TEXT: Final = (str,)
 _TEXT_OR_NONE: Final = (str, type(None))
 _COUNT: Final = (int,)
@@ -56,19 +56,19 @@ _FIELDS: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
     },
     "merged": {"merged": _TEXT, "images": _COUNT, "failures": _COUNT, "journals": (dict,), "recipes": (list,)},
 }
-"""What a line of each kind has; its kind is the name of its first field."""
+"""The fields that a line of each kind must have, with their types. The kind is the name of the first field."""
 _OUTCOMES: Final = frozenset(outcome.value for outcome in SourceOutcome)
 _LINE_BYTES: Final = CATALOG_BYTES
-"""A longer line was not written by this program, and is passed over."""
+"""A longer line was not written by this program, and is ignored."""
 
 
 class JournalEntry(Struct, frozen=True, kw_only=True):
     """One finished source. `figures` are counts and sizes in bytes; `error` and `message` are of the first failure.
 
-    `worker` is the name of the one that read it, where workers have names, and `tries` counts those that were given it.
-    `absent`: the worker found nothing at the source's place. `content` is a digest over the IDs and references that
-    the source lists. `packed` is its record. `missing` are the layers that it lacks; `again`: it was read once more,
-    with what the rest of the batch has of them.
+    `worker` is the name of the worker that read it, if workers have names, and `tries` the number of workers that tried
+    it. `absent`: the worker did not find the source. `content` is a digest of the IDs and references that the source
+    lists. `packed` is its record. `missing` are the layers that it lacks; `again`: it was read again, with those of its
+    missing layers that other sources of the batch have.
     """
 
     source: str
@@ -91,7 +91,7 @@ class JournalEntry(Struct, frozen=True, kw_only=True):
 
 
 class LinePlace(Struct, frozen=True):
-    """Where a line is, in the journal of that name."""
+    """The place of a line in the journal with this name, in bytes."""
 
     journal: str
     offset: int
@@ -99,7 +99,7 @@ class LinePlace(Struct, frozen=True):
 
 
 class Line(Struct, frozen=True):
-    """A line as read, without its record. `fields` of kind `run` open a run, of kind `merged` close one."""
+    """A line as read, without its record. A line of kind `run` is the first of a run; `merged`, the last."""
 
     fields: Mapping[str, Any]
     place: LinePlace
@@ -115,7 +115,7 @@ class Line(Struct, frozen=True):
 
 
 def pack_record(record: SourceRecord) -> str:
-    """Raises LimitError for a record that would not be read again."""
+    """The record as compressed text. Raises LimitError if it is too large to be read again."""
     content = encode_record(record)
     check_limits(content, "the record of all images of this source", CATALOG_BYTES)
     return base64.b64encode(zlib_compress(content, 1)).decode("ascii")
@@ -124,7 +124,7 @@ def pack_record(record: SourceRecord) -> str:
 def unpack_record(
     packed: bytes, source: str, *, images: bool = True, layers: bool = True, held: bool = False
 ) -> SourceRecord:
-    """ValueError for what `pack_record` did not make."""
+    """The record of a text from `pack_record`. Raises ValueError for any other text."""
     try:
         content = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), CATALOG_BYTES + 1)
         check_limits(content, "its record", CATALOG_BYTES)  # before it is parsed: it may be a bomb
@@ -137,8 +137,8 @@ def unpack_record(
 
 
 class Journals:
-    """All journals of a target, its own and those of shards, by their names in the state of its store. From any thread.
-    Keeps those open whose records were read; to be closed. Raises TargetError."""
+    """All journals of a target, its own and those of shards, by their names in `.migrate`. May be used from any thread.
+    Journals stay open once a record was read, until `close`. Raises TargetError."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -149,17 +149,17 @@ class Journals:
         return [name for name in self.store.names(STATE_DIRECTORY) if is_journal(name)]
 
     def shown(self, journal: str) -> str:
-        """In errors."""
+        """The journal's path for error messages."""
         return self.store.shown(stored_name(journal))
 
     def open(self, journal: str) -> BinaryIO:
         stream = self.store.open(stored_name(journal))
         if stream is None:
-            raise TargetError(f"{self.shown(journal)}: it is there no longer")
+            raise TargetError(f"{self.shown(journal)}: it no longer exists")
         return stream
 
     def iter_lines(self, journal: str) -> Iterator[Line]:
-        """The whole lines of a journal, in order; those that do not parse, or lack a field, are passed over."""
+        """The complete lines of a journal, in order. Lines that do not parse or lack a field are ignored."""
         with target_errors(self.shown(journal)), io.BufferedReader(cast(io.RawIOBase, self.open(journal))) as stream:
             offset = 0
             while raw := stream.readline(_LINE_BYTES):
@@ -192,13 +192,13 @@ class Journals:
         return self.store.is_growing(stored_name(journal))
 
     def check_owners(self) -> None:
-        """TargetError for a journal that another user made: its names and layers would become images."""
+        """Raises TargetError for a journal of another user, because its names and layers would become images."""
         for journal in self.names():
             owner = self.store.foreign_owner(stored_name(journal))
             if owner is not None:
                 raise TargetError(
-                    f"{self.shown(journal)}: belongs to user {owner}, and not to this one ({os.geteuid()}); its records"
-                    " are not believed (run the batch as that user, or move the journal away to begin again)"
+                    f"{self.shown(journal)}: belongs to user {owner}, not to this one ({os.geteuid()}), so its records"
+                    " are not used (run the batch as that user, or move the journal away to begin again)"
                 )
 
     def close(self) -> None:
@@ -216,7 +216,7 @@ def journal_name(shard: Shard | None) -> str:
 
 
 def stored_name(journal: str) -> str:
-    """Its name in the store."""
+    """The name of a journal in the store."""
     return f"{STATE_DIRECTORY}/{journal}"
 
 
@@ -232,6 +232,8 @@ def _parse_line(raw: bytes) -> dict[str, Any] | None:
 
 
 def _is_complete(fields: Mapping[str, Any], *, has_record: bool) -> bool:
+    # A target may come with a journal that somebody else wrote. So all types are checked here, and no reader of a line
+    # has to handle a wrong one.
     kind = next((kind for kind in _FIELDS if kind in fields), None)
     if kind is None or has_record != (kind == "source"):
         return False
@@ -255,10 +257,10 @@ def _is_complete(fields: Mapping[str, Any], *, has_record: bool) -> bool:
 
 
 class JournalWriter:
-    """The journal of one run, which no other run has while it is open. Raises TargetError.
+    """The journal of one run. No other run can open it meanwhile. Raises TargetError.
 
-    A line reaches the system at once, so that it outlives the process, and the disk within a second where `settle` is
-    called. `mirror` gets the same lines, some seconds later, for a target that is not on this machine.
+    A line is given to the system at once, so that it is not lost if the process is killed. `settle` writes it to the
+    disk within a second. For a target that is not on this machine, `mirror` gets the same lines a few seconds later.
     """
 
     def __init__(
@@ -295,6 +297,8 @@ class JournalWriter:
         return LinePlace(self.name, self._size, 0)
 
     def append(self, entry: JournalEntry) -> None:
+        # The kind of a line is its first field, and the record comes last, so that it can be skipped without parsing
+        # it.
         fields = {
             "source": entry.source,
             "outcome": entry.outcome.value,
@@ -331,8 +335,8 @@ class JournalWriter:
         self._is_synced = self._is_mirrored = False
 
     def settle(self) -> None:
-        """Lines that have waited long enough go to the disk, and to the target. To be called now and then: after a line
-        there may be none for an hour."""
+        """Writes lines that have waited long enough to the disk and to the target. Must be called regularly, because
+        the next line may come only after an hour."""
         now = self._clock()
         if not self._is_synced and now - self._synced >= _SYNC_SECONDS:
             self.sync()

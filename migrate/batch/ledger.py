@@ -1,4 +1,4 @@
-"""All journals of a target, read: what is finished, under which place, and in which generation."""
+"""The content of all journals of a target: which sources are finished, and where their records are."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from migrate.batch.merge import MergeSource
 from migrate.batch.plan import Finished, SourceOutcome
 
 Wants = Callable[[str, Finished], bool]
-"""Whether a line about the source is what the reader of the journals is after."""
+"""True if a line about the source fits the current run: the same options, and the source as it is now."""
 
 
 class Known(Struct, frozen=True):
-    """The line of one source that counts. It was finished `seconds` after 1970 and took `duration` of them."""
+    """The line of one source that is used. It was finished `seconds` after 1970 and took `duration` seconds."""
 
     finished: Finished
     place: LinePlace
@@ -36,8 +36,9 @@ class Known(Struct, frozen=True):
     tries: int = 1
 
     def replaces(self, other: Known) -> bool:
-        """What this run has written itself goes first. A journal is in the order of time; between two of them, merges
-        decide, and else their machines' clocks."""
+        """True if this line is used instead of the other. Lines of this run come first. Within a journal, the later
+        line is newer. Of two journals, the one with more merges before the line is newer, or else the one with the
+        later time, although the clocks of their machines may differ."""
         if self.is_own != other.is_own:
             return self.is_own
         if self.is_wanted != other.is_wanted:
@@ -48,8 +49,8 @@ class Known(Struct, frozen=True):
 
 
 class Ledger(Struct):
-    """`runs` are the opening lines of runs, by journal; `replaced` are records that a later line of their source
-    replaces. `ends` has, by the names of the journals, how many bytes of each were read."""
+    """`runs` are the first lines of runs, by journal; `replaced` are records that a later line of their source
+    replaces. `ends` has the number of bytes that were read of each journal."""
 
     sources: dict[str, Known] = field(default_factory=dict)
     replaced: list[tuple[LinePlace, int]] = field(default_factory=list)
@@ -61,17 +62,18 @@ class Ledger(Struct):
     _own: LinePlace | None = None
     _closed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     _taken: list[tuple[Mapping[str, int], frozenset[str]]] = field(default_factory=list)
-    """Of each merge, how far it has read each journal, and the recipes of the sources that it took in."""
+    """For each merge: how far it read each journal, and the recipes of the sources that it used."""
 
     @classmethod
     def read(cls, journals: Journals, wants: Wants | None = None, own: LinePlace | None = None) -> Ledger:
-        """Of several lines of a source the newest counts, and one that `wants` accepts before all others. What a run
-        has written from `own` on counts before those.
+        """Reads all journals. If a source has several lines, the newest one is used, but lines that `wants` accepts
+        come before all others, and lines that this run wrote, from `own` on, before those.
 
         Raises TargetError.
         """
         ledger = cls(_wants=wants, _own=own)
-        # what merges note about the shards' journals is in the one that no shard has, which therefore comes first
+        # Merges write their lines, also those about shards, into the journal that belongs to no shard. They are needed
+        # to judge the lines of shards, so this journal is read first.
         for journal in sorted(journals.names(), key=lambda name: (name != JOURNAL_NAME, name)):
             for line in journals.iter_lines(journal):
                 ledger.take(line)
@@ -97,8 +99,8 @@ class Ledger(Struct):
         if not fields.get("again"):
             self.lines[line.place.journal] = self.lines.get(line.place.journal, 0) + 1
         finished = line.finished()
-        # How many merges had not read the line. Only the line of a merge has that: a shard has a journal to itself,
-        # with no line of any merge in it.
+        # The generation is the number of merges before this line. The lines of merges are in another journal than those
+        # of shards, so it is computed from how far each merge has read this journal.
         closed = self._closed.get(line.place.journal, [])
         known = Known(
             finished=finished,
@@ -131,14 +133,14 @@ class Ledger(Struct):
         return {location: self.sources[location].place for location in locations}
 
     def others(self, locations: Iterable[str]) -> list[tuple[LinePlace, int]]:
-        """Every record but the last ones of `locations`. Whatever became of their sources, what they have of a layer
-        counts: a merge may have chosen it, or a worker found it in the target."""
+        """All records except the latest ones of `locations`. Their layers are still needed, because a merge may have
+        chosen a blob of them, or a worker may have found it in the target."""
         own = set(locations)
         others = [(known.place, known.generation) for location, known in self.sources.items() if location not in own]
         return [*self.replaced, *others]
 
     def merge_sources(self, locations: Sequence[str]) -> list[MergeSource]:
-        """Those of `locations` that are finished, in their order."""
+        """The finished sources of `locations`, in their order."""
         return [
             MergeSource(location, known.place, known.finished.outcome, known.generation, known.message)
             for location in locations
@@ -146,16 +148,16 @@ class Ledger(Struct):
         ]
 
     def in_order(self) -> Iterator[str]:
-        """Every source, by its place on the command line of its run."""
+        """All sources, in the order of the command line of their run."""
         return iter(sorted(self.sources, key=lambda location: (self.sources[location].order, location)))
 
     def current(self) -> list[str]:
-        """Those of `in_order` that were read with the options of a journal's latest run."""
+        """The sources that were read with the options of a journal's latest run, in the same order."""
         recipes = {opening["recipe"] for opening in self.runs.values()}
         return [location for location in self.in_order() if self.sources[location].finished.recipe in recipes]
 
     def left_over(self) -> int:
-        """Sources that were read with other options, and that no merge has taken in."""
+        """The number of sources that were read with other options and are in no merge."""
         others = self.sources.keys() - set(self.current())
         left = 0
         for known in (self.sources[location] for location in others):

@@ -41,7 +41,7 @@ from migrate.writers.base import ImageTarget
 _PIECE_BYTES: Final = 1024 * 1024
 _KEPT_IMAGES: Final = 2_000
 _MOST_IMAGES: Final = 1 << 32
-"""Of one source, for numbers that have the order of the batch."""
+"""The highest number of images in a source, so that (source, image) can be one number in the order of the batch."""
 
 
 class MergeSource(Struct, frozen=True):
@@ -86,7 +86,7 @@ class Merge(Struct):
     _mapped: list[MappedImage] = field(default_factory=list)
     _kept: list[FinishedImage] = field(default_factory=list)
     _kept_sources: int = 0
-    """The images of so many sources are in `_kept`."""
+    """Number of sources whose images are in `_kept`."""
     _of_source: list[FinishedImage] = field(default_factory=list)
     _rows_of_source: set[tuple[str, str, Digest, bool]] = field(default_factory=set)
 

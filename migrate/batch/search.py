@@ -1,5 +1,5 @@
-"""From the sources of the command line to candidates: directories searched, globs and lists expanded. Reads no content
-of files; whether a file is an image archive shows when a worker opens it.
+"""Finds the candidates for a batch: searches directories, and expands globs and lists. It does not read files: a worker
+finds out whether a file is an image archive when it opens it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _SPECIAL: Final = (
 
 
 def expand(locations: Iterable[str], lists: Iterable[BinaryIO] = ()) -> list[str]:
-    """What the user names: files, directories and URLs, with globs and lists expanded, each once.
+    """The files, directories and URLs that the user names, with globs and lists expanded, each once.
 
-    Raises UsageError for a glob without a match and for standard input; a path that does not exist stays, so that it
+    Raises UsageError for a glob without a match and for standard input. A path that does not exist is kept, so that it
     is reported as failed.
     """
     named = (*locations, *(line for stream in lists for line in read_list(stream)))
@@ -48,9 +48,9 @@ def expand(locations: Iterable[str], lists: Iterable[BinaryIO] = ()) -> list[str
 
 
 def find_candidates(named: Iterable[str], *, source_type: str | None = None, insecure: bool = False) -> list[Candidate]:
-    """Everything that may be a source, each once, in the order of `named` and sorted within a directory.
+    """All possible sources, each once, in the order of `named` and sorted within a directory.
 
-    `insecure`: as ReadOptions has it, for registries."""
+    `insecure` is that of ReadOptions, for registries."""
     found: dict[str, tuple[SourceIdentity, str | None]] = {}
     for text in named:
         if text.startswith(REGISTRY_PREFIX):
@@ -69,19 +69,18 @@ def find_candidates(named: Iterable[str], *, source_type: str | None = None, ins
 
 
 def read_list(stream: BinaryIO) -> Iterator[str]:
-    """The lines of a list, in the file system's encoding; empty ones and blank ones are left out. UsageError for a
-    binary file."""
+    """The lines of a list, in the file system's encoding, without blank lines. Raises UsageError for a binary file."""
     while line := stream.readline(_LINE_BYTES + 1):
         if len(line) > _LINE_BYTES or b"\0" in line:
-            raise UsageError("--from-file: not a list of paths, one a line")
+            raise UsageError("--from-file: not a list with one path per line")
         text = os.fsdecode(line.rstrip(b"\r\n"))
         if text.strip():
             yield text
 
 
 def list_line(location: str) -> bytes | None:
-    """The line of a list that `read_list` reads back as `location`; None for a name that no line can hold, such as one
-    with a newline in it."""
+    """The line of a list that `read_list` reads back as `location`; None for a name that cannot be in a list, such as
+    one with a newline."""
     line = os.fsencode(location) + b"\n"
     try:
         return line if list(read_list(io.BytesIO(line))) == [location] else None
@@ -92,8 +91,8 @@ def list_line(location: str) -> bytes | None:
 def _expand(text: str) -> Sequence[str]:
     if text == "-":
         raise UsageError(
-            "standard input cannot be a source of a batch: its workers do not have it, and a later run could not"
-            " compare it; use `migrate convert -`"
+            "standard input cannot be a source of a batch: workers cannot read it, and a later run could not compare"
+            " it; use `migrate convert -`"
         )
     if "://" in text or not _MAGIC & set(text) or os.path.lexists(text):
         return [text]
@@ -107,7 +106,8 @@ def _expand(text: str) -> Sequence[str]:
 
 
 def _search(path: str, source_type: str | None) -> Iterator[str]:
-    """`path` itself, if it is a file, absent or a source; what is below it and no part of that source, sorted."""
+    """`path` itself, if it is a file or a source, or missing; then everything below it that is not part of that source,
+    sorted."""
     if source_type not in (None, SourceType.DOCKER_ARCHIVE.value) or not os.path.isdir(path):
         yield path
         return
@@ -143,7 +143,7 @@ def _types_of(path: str) -> list[SourceType]:
 
 
 def _expand_url(url: str) -> Iterator[tuple[str, SourceIdentity, str | None]]:
-    """An object, what is below a prefix, or a glob, through fsspec; with the identity from the listing."""
+    """The objects of a URL, a prefix or a glob, listed by fsspec, with their identities from the listing."""
     from migrate.storage.bucket import open_filesystem
 
     filesystem, path = open_filesystem(url)
@@ -168,7 +168,7 @@ def _expand_url(url: str) -> Iterator[tuple[str, SourceIdentity, str | None]]:
 
 
 def _identify_registry(location: str, source_type: str | None, insecure: bool) -> SourceIdentity:
-    """By all that it lists: a registry has no mark of its last change."""
+    """The identity of a registry: a digest of all that it lists, because it has no time of its last change."""
     options = ReadOptions(
         dry_run=True, insecure=insecure, source_type=None if source_type is None else SourceType(source_type)
     )
@@ -189,10 +189,11 @@ def _identify_registry(location: str, source_type: str | None, insecure: bool) -
 def look_at(
     location: str, source_type: str | None = None, *, is_named: bool = True
 ) -> tuple[SourceIdentity, str | None]:
-    """What is at the path now, and why no worker shall open it: it would wait forever, or find nothing.
+    """The identity of the path as it is now, and the reason why it is not opened, if any: a worker would wait forever,
+    or find nothing.
 
-    Without `is_named`, the path was found in a directory. What is lost there, by its name an archive, is opened all the
-    same, and so fails. Never raises: what cannot be looked at has an identity, too.
+    Without `is_named`, the path was found in a directory. A broken link with the name of an archive is opened, so that
+    it is reported as failed. Never raises: a path that cannot be read has an identity, too.
     """
     try:
         status = os.stat(location)
@@ -207,7 +208,7 @@ def look_at(
         return SourceIdentity(0, kind), f"{kind}, which batch does not read"
     if not is_named and os.path.islink(location):
         return SourceIdentity(0, "link"), "a link to a directory, which is not followed; name it to have it searched"
-    # Over names, sizes and times of a store's documents, without its layers' own files.
+    # A digest of the names, sizes and times of a store's documents. The files of its layers would take too long.
     types = [SourceType(source_type)] if source_type is not None else _types_of(location)
     digest = hashlib.sha256()
     for line in _tree_lines(location, parts_of(Path(location), types), follows=SourceType.DOCKER_ROOT in types):
@@ -222,7 +223,8 @@ def _object_identity(facts: Mapping[str, Any]) -> SourceIdentity:
 
 
 def _tree_lines(root: str, parts: Parts, *, follows: bool) -> Iterator[str]:
-    """`follows`: folders of the root may be links, as where `graph` was moved to a larger disk."""
+    """A line for each document of a store. `follows`: folders directly below the root may be links, for example if
+    `graph` was moved to a larger disk."""
     waiting: list[tuple[str, ...]] = [()]
     while waiting:
         steps = waiting.pop()
@@ -233,7 +235,7 @@ def _tree_lines(root: str, parts: Parts, *, follows: bool) -> Iterator[str]:
             yield f"{prefix} {exc.errno}\n"
             continue
         for name in names:
-            if not steps and not parts.has(name):
+            if not steps and not parts.has(name):  # other files beside the store do not change it
                 continue
             try:
                 status = os.stat(os.path.join(root, prefix, name), follow_symlinks=follows and not steps)

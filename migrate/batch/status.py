@@ -1,4 +1,4 @@
-"""The state of a batch, read from its journals while it runs, or after."""
+"""The state of a batch. It is read from the journals, while the batch runs or later."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from migrate.errors import UsageError
 
 
 class JournalStatus(Struct):
-    """One journal. `planned` and `done` count sources of its latest run, `done_before` those that it found done, and
-    `outcomes` all that the journal has, as the latest merge left them. Sizes are bytes of what the run reads, `first`
-    and `last` seconds since 1970 of its lines. `started` is None for a journal that only has what was merged."""
+    """One journal. `planned` and `done` count sources of its latest run, `done_before` those that earlier runs had
+    done. `outcomes` counts all sources of the journal, as the latest merge left them. `planned_bytes` and `done_bytes`
+    are sizes of sources; `first` and `last` are the times of the run's lines, in seconds since 1970. `started` is None
+    if the journal has only lines of merges."""
 
     name: str
     running: bool
@@ -35,7 +36,7 @@ class JournalStatus(Struct):
     last_failure: str | None = None
 
     def seconds_left(self, now: float) -> float | None:
-        """From the sources done since the run began; None where that is unknown."""
+        """The estimated time left, from the speed of the run so far; None if no source is done yet."""
         done_now = self.done - self.done_before
         if not self.running or self.first is None or not done_now:
             return None
@@ -45,7 +46,7 @@ class JournalStatus(Struct):
         return max(0.0, (self.planned - self.done) * elapsed / done_now)
 
     def document(self, now: float) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The status as plain JSON values."""
         left = self.seconds_left(now)
         return {
             "journal": self.name,
@@ -64,13 +65,14 @@ class JournalStatus(Struct):
 
 
 def read_status(target: str) -> list[JournalStatus]:
-    """One status for each journal of the target. UsageError where there is none."""
+    """One status for each journal of the target. Raises UsageError if there is none."""
     with open_state(target) as journals:
         names = journals.names()
         if not names:
             raise UsageError(f"{target}: no journal of a batch there")
         found = [_read(journals, name) for name in names]
     merge: Mapping[str, Any] = next((merge for _, _, merge in found if merge), {})
+    # The merge knows more than the lines that it read, such as conflicts over names, but nothing about later lines.
     changed, ends = merge.get("outcomes", {}), merge.get("journals", {})
     for status, outcomes, _ in found:
         end = ends.get(status.name, 0)
@@ -81,13 +83,13 @@ def read_status(target: str) -> list[JournalStatus]:
 
 
 def _read(journals: Journals, name: str) -> tuple[JournalStatus, Mapping[str, tuple[str, int]], Mapping[str, Any]]:
-    """Also the outcome of each source and the place of its line, and the line of the latest merge."""
+    """The status, the outcome of each source with the place of its line, and the line of the latest merge."""
     status = JournalStatus(name, journals.is_running(name))
     outcomes: dict[str, tuple[str, int]] = {}
     merge: Mapping[str, Any] = {}
     for line in journals.iter_lines(name):
         fields = line.fields
-        if "run" in fields:
+        if "run" in fields:  # a new run: the counts begin again
             status.started = fields["run"]
             status.done = status.done_before = fields.get("done_before", 0)
             status.planned = fields.get("sources", 0) + status.done_before
@@ -108,7 +110,7 @@ def _read(journals: Journals, name: str) -> tuple[JournalStatus, Mapping[str, tu
 
 
 def iter_status_lines(statuses: list[JournalStatus], now: float | None = None) -> Iterator[str]:
-    """For people."""
+    """The lines that the command prints."""
     from migrate.model.text import printable
     from migrate.report.units import count, format_seconds, format_share, format_size
 
@@ -118,7 +120,7 @@ def iter_status_lines(statuses: list[JournalStatus], now: float | None = None) -
         if status.started is None:
             yield f"{status.name}: {state}{f' {status.merged}' if status.merged else ''}"
             continue
-        yield f"{status.name}: {state}, begun {status.started}"
+        yield f"{status.name}: {state}, started {status.started}"
         before = f", {status.done_before:,} of them done before" if status.done_before else ""
         share = format_share(status.done, status.planned)
         yield f"  {status.done:,} of {count(status.planned, 'source')} ({share}){before}"

@@ -23,7 +23,7 @@ from migrate.writers.target_store import open_store
 _JOURNALS: Final = f"{STATE_DIRECTORY}/journals"
 _COPY_BYTES: Final = 1024 * 1024
 _PIECE_BYTES: Final = 1024 * 1024 * 1024
-"""Of one piece of a journal: what a run writes into it in some seconds."""
+"""Limit of one piece of a journal, which has the lines of a few seconds."""
 
 
 def is_bucket(target: str) -> bool:
@@ -60,8 +60,8 @@ def open_worker_target(target: str, options: ConvertOptions) -> OciLayout:
 
 @contextmanager
 def open_state(target: str, *, copied: bool = False) -> Iterator[Journals]:
-    """The journals of the target, none where it is absent. With `copied`, and of a bucket, they are in a store of their
-    own on this machine: what is done to them leaves the target as it is."""
+    """The journals of the target; none if it does not exist. With `copied`, and for a bucket, they are copied into a
+    temporary store on this machine, so that the target is not changed."""
     location = layout_location(target)
     if not copied and not is_bucket(location) and os.path.isdir(location):
         with closing(DirectoryStore(location)) as store, closing(Journals(store)) as journals:
@@ -79,8 +79,8 @@ def open_state(target: str, *, copied: bool = False) -> Iterator[Journals]:
 
 
 def _iter_pieces(location: str) -> Iterator[tuple[str, bytes]]:
-    """Of every journal, one after the other, with its name. A bucket has no files that grow: there each piece is an
-    object, and their names sort by time."""
+    """The pieces of all journals, one after the other, with the journal's name. A bucket has no files that grow, so
+    each piece is an object there. Their names sort by time."""
     if is_bucket(location):
         bucket = open_store(location, "layout")
         for journal in filter(is_journal, bucket.names(_JOURNALS)):
@@ -96,7 +96,7 @@ def _iter_pieces(location: str) -> Iterator[tuple[str, bytes]]:
 
 
 def open_mirror(target: str, journal: str) -> AppendedFile | None:
-    """Takes into a bucket what a run writes into its journal; None for a target on this machine."""
+    """A copy in the bucket of the journal that a run writes; None for a target on this machine."""
     location = layout_location(target)
     return (
         open_store(location, "layout").append_to(f"{_JOURNALS}/{journal}", alone=True) if is_bucket(location) else None

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = "interrupted; what is complete stays valid, run the same command again to continue"
 _GC_THRESHOLDS = (50_000, 20, 50)
-"""For `gc.set_threshold`. Modules and the values of layers live until the end of a run: to search them for garbage as
-often as Python does by default takes a tenth of the time of a run and of the program's start."""
+"""For `gc.set_threshold`. Modules and the values of layers live until the end of a run. If they were searched for
+garbage as often as Python does by default, it would take a tenth of the time of a run and of the program's start."""
 
 
 def main() -> None:

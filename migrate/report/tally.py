@@ -15,9 +15,10 @@ SourceLayers = Mapping[tuple[str, DiffID], HashedLayer]
 
 
 class _Content(Struct):
-    """What is counted of equal layers: their size in bytes, copies, and the sources (`users`) that hold them.
+    """The counts for equal layers: their size in bytes, copies, and the number of sources (`users`) that have them.
 
-    `owners` are their legacy IDs. Nearly all have one, which is a string: a million sets would take much more memory.
+    `owners` are their legacy IDs. Nearly all have one, which is kept as a string, because a million sets would take
+    much more memory.
     """
 
     size: int

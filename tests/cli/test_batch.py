@@ -189,7 +189,7 @@ def test_status_after_a_run_that_had_nothing_to_do_and_after_a_merge(shelf: Path
     (status,) = migrate("batch", "--status", "--json", tmp_path / "out").json()
     assert (status["sources"], status["done"], status["done_before"]) == (15, 15, 15)
     first, *rest = migrate("batch", "--status", tmp_path / "out").out.splitlines()
-    assert first.startswith("journal.jsonl: merged, begun 20")
+    assert first.startswith("journal.jsonl: merged, started 20")
     assert rest[:2] == [
         "  15 of 15 sources (100 %), 15 of them done before",
         "  13 converted, 1 failed, 1 skipped",

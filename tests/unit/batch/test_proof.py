@@ -133,7 +133,7 @@ def test_a_merge_of_shards_proves_what_is_here(name: str, shelf: Path, tmp_path:
     journal = target / ".migrate/journal-1-of-1.jsonl"
     sound = journal.read_bytes()
     prepare(journal, CHANGES[name])
-    with pytest.raises(TargetError, match="is not what that source lists"):
+    with pytest.raises(TargetError, match="does not match the source"):
         merge_batch(str(target), SilentProgress())
     journal.write_bytes(sound)
     merge_batch(str(target), SilentProgress()).close()
@@ -157,6 +157,6 @@ def test_a_merge_says_that_sources_are_not_here(tmp_path: Path) -> None:
     assert merged() == []  # what gave no image is not missed
     for path in shelf.iterdir():
         path.unlink()
-    assert merged() == ["1 source is not here: its images and names are those of the journals"]
+    assert merged() == ["1 source is not on this machine: its images and names come from the journals"]
     names = [entry["annotations"] for entry in orjson.loads((target / "index.json").read_bytes())["manifests"]]
     assert len(names) == 2
