@@ -286,7 +286,7 @@ def test_a_journal_of_another_user_is_not_believed(tmp_path: Path) -> None:
     with opened(tmp_path) as journals:
         journals.check_owners()
         os.chown(path, 12_345, 12_345)
-        with pytest.raises(TargetError, match=r"belongs to user 12345.*not believed"):
+        with pytest.raises(TargetError, match=r"belongs to user 12345.*not used"):
             journals.check_owners()
 
 

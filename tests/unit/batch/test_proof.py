@@ -152,7 +152,7 @@ def test_a_merge_says_that_sources_are_not_here(tmp_path: Path) -> None:
     def merged() -> list[str]:
         seen = Recorder()
         merge_batch(str(target), seen).close()
-        return [event.message for event in seen.events if "not here" in event.message]
+        return [event.message for event in seen.events if "not on this machine" in event.message]
 
     assert merged() == []  # what gave no image is not missed
     for path in shelf.iterdir():

@@ -175,7 +175,7 @@ def test_globs_and_lists(tmp_path: Path) -> None:
 def test_a_glob_without_a_match_and_a_binary_list_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing matches"):
         search(str(tmp_path / "*.tar"))
-    with pytest.raises(UsageError, match="not a list of paths"):
+    with pytest.raises(UsageError, match="not a list with one path"):
         expand([], [io.BytesIO(b"\0" * 100)])
 
 
