@@ -392,6 +392,26 @@ def _twice_the_same() -> dict[str, Any]:
     return {"type": "layers", "diff_ids": [f"sha256:{sha(tree('file1'))}"] * 2}
 
 
+def _named(place: str) -> Made:
+    """manifest.json names everything so; the members have Docker's names."""
+
+    def build() -> bytes:
+        layers = [tree(f"file{number}") for number in range(2)]
+        entry = {
+            "Config": f"{place}c.json",
+            "RepoTags": ["tool/app:1.0"],
+            "Layers": [f"{place}{number}/layer.tar" for number in range(2)],
+        }
+        members: Members = [(f"{number}/layer.tar", layer) for number, layer in enumerate(layers)]
+        return build_tar([*members, ("c.json", config(layers)), ("manifest.json", compact([entry]))])
+
+    return build
+
+
+for _place in ("/", "a/b/../.././"):
+    SHAPES[f"shell: manifest.json names files by {_place}"] = _named(_place)
+
+
 @shape("buildpacks: a blank in place of a layer of the daemon")
 def _blank() -> bytes:
     layers = [tree("of the daemon"), tree("file1")]

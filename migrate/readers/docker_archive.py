@@ -636,7 +636,8 @@ def _layer_name(name: str) -> LegacyID:
 
 
 def _checked_name(name: str, location: str) -> str:
-    cleaned = clean_name(name)
+    # as Docker joins it to the directory that it has unpacked the archive into
+    cleaned = clean_name(posixpath.normpath(name.lstrip("/")))
     if not cleaned:
         raise DamagedError(f"{location}: manifest.json names {name!r}, which is outside the archive")
     return cleaned
