@@ -635,9 +635,14 @@ def _layer_name(name: str) -> LegacyID:
     return LegacyID(base.partition(".")[0] or base)
 
 
+def _joined_name(name: str) -> str | None:
+    """A name in manifest.json as Docker joins it to the directory that it has unpacked the archive into; None for one
+    outside of it."""
+    return clean_name(posixpath.normpath(name.lstrip("/")))
+
+
 def _checked_name(name: str, location: str) -> str:
-    # as Docker joins it to the directory that it has unpacked the archive into
-    cleaned = clean_name(posixpath.normpath(name.lstrip("/")))
+    cleaned = _joined_name(name)
     if not cleaned:
         raise DamagedError(f"{location}: manifest.json names {name!r}, which is outside the archive")
     return cleaned
@@ -649,7 +654,7 @@ def _has_more_than_manifest(tree: Tree, entries: Mapping[str, TreeEntry]) -> boo
         return True
     with contextlib.suppress(MigrateError):
         for named in parse_archive_manifest(tree.read(os.fsencode(ARCHIVE_MANIFEST), limits.JSON_BYTES + 1)):
-            first = ((clean_name(name) or "").partition("/")[0] for name in (named.config, *named.layers))
+            first = ((_joined_name(name) or "").partition("/")[0] for name in (named.config, *named.layers))
             if not entries.keys().isdisjoint(first):
                 return True
     return False
