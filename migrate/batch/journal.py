@@ -334,14 +334,14 @@ class JournalWriter:
         self._size += len(block)
         self._is_synced = self._is_mirrored = False
 
-    def settle(self) -> None:
-        """Writes lines that have waited long enough to the disk and to the target. Must be called regularly, because
-        the next line may come only after an hour."""
+    def settle(self, *, at_once: bool = False) -> None:
+        """Writes lines that have waited long enough, with `at_once` all, to the disk and to the target. Must be called
+        regularly, because the next line may come only after an hour."""
         now = self._clock()
-        if not self._is_synced and now - self._synced >= _SYNC_SECONDS:
+        if not self._is_synced and (at_once or now - self._synced >= _SYNC_SECONDS):
             self.sync()
         least, most = _MIRROR_SECONDS
-        wait = min(max((now - self._began) / 100, least), most)
+        wait = 0.0 if at_once else min(max((now - self._began) / 100, least), most)
         if self._mirror is not None and not self._is_mirrored and now - self._mirrored >= wait:
             self._mirror.sync()
             self._mirrored, self._is_mirrored = self._clock(), True

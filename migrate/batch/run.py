@@ -65,6 +65,7 @@ class TaskRun(Struct):
                     self._take(future)
                 self.journal.settle()
                 self.pool.watch(len(self._running), self.progress)
+            self.journal.settle(at_once=True)  # a merge may take long, and be killed
         finally:
             self.journal.sync()
 

@@ -384,5 +384,8 @@ def test_a_piece_waits_for_a_hundredth_of_the_run(tmp_path: Path) -> None:
     mirror.now += 3_600
     writer.append(entry("/late.tar"))
     assert mirror.found[-1][0] == mirror.now
+    writer.append(entry("/end.tar"))
+    writer.settle(at_once=True)  # all sources are read, and the merge begins
+    assert b"".join(piece for _, piece in mirror.found) == path.read_bytes()
     writer.close()
     store.close()
