@@ -53,7 +53,7 @@ def test_a_bucket_gets_the_layout_that_a_directory_gets(bucket: Any, tmp_path: P
     assert write_files(download("shelf", "out"), tmp_path / "again").is_dir()
     assert files_of(tmp_path / "again") == files_of(remote)
     status = migrate("batch", "--status", "s3://shelf/out")
-    assert "merged, begun" in status.out
+    assert "merged, started" in status.out
 
 
 def test_archives_in_a_bucket_are_sources(bucket: Any, tmp_path: Path) -> None:
