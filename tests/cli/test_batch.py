@@ -176,7 +176,7 @@ def test_status_while_it_runs_and_after(long_shelf: Path, tmp_path: Path) -> Non
     assert status["running"] is True
     assert status["sources"] == 150
     assert 50 <= status["done"] <= 150
-    assert "running, begun" in text
+    assert "running, started" in text
     assert "of 150 sources" in text
     migrate("batch", long_shelf, tmp_path / "out")
     (status,) = migrate("batch", "--status", "--json", tmp_path / "out").json()
