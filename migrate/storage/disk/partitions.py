@@ -106,14 +106,13 @@ def _read_gpt(disk: Blocks, sector: int) -> PartitionTable | None:
     """The table at the beginning of the disk, or its copy at the end if the first one is damaged."""
     if disk.size < 3 * sector:
         return None
-    first = disk.read_at(sector, 8) == b"EFI PART"
     last = (disk.size // sector - 1) * sector
     for place in (sector, last):
         try:
             partitions = _read_gpt_at(disk, sector, place)
         except (SourceError, struct.error):
             partitions = None
-        if partitions is not None and (first or place == last):
+        if partitions is not None:
             problem = None if place == sector else "the partition table is damaged; its copy at the disk's end is read"
             return PartitionTable("GPT", partitions, problem)
     return None
