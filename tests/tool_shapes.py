@@ -13,6 +13,7 @@ import json
 import lzma
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from tests.archives import Members, build_tar, legacy_id, link
@@ -386,6 +387,23 @@ SHAPES |= {
     ),
     "crane: one layer twice": lambda: ready(by_hash, lambda *_: "same.tar", rootfs=_twice_the_same()),
 }
+
+
+# Members of a ready config: those that an engine reads have to be of their type, all others are carried over.
+_SETTINGS_OF_CONFIGS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "Entrypoint as a text": {"config": {"Entrypoint": "/bin/sh"}},
+    "Healthcheck with an interval as a text": {"config": {"Healthcheck": {"Test": ["NONE"], "Interval": "30s"}}},
+    "Labels as an array": {"config": {"Labels": ["a=b"]}},
+    "User as a number": {"config": {"User": 1000}},
+    "empty_layer as a text": {"history": [{"empty_layer": "no"}] * 2},
+    "history with a time without a zone": {"history": [{"created": "2017-03-01T10:11:12"}] * 2},
+    "os.features as a text": {"os.features": "win32k"},
+    "ports as an array": {"config": {"ExposedPorts": ["80/tcp"]}},
+    "time without a zone": {"created": "2017-03-01T10:11:12"},
+    "unknown members of any type": {"config": {"Owner": 1}, "moby.buildkit.cache.v0": [1], "variant": None},
+}
+for _name, _fields in _SETTINGS_OF_CONFIGS.items():
+    SHAPES[f"jq: config, {_name}"] = partial(ready, by_hash, in_folder, **_fields)
 
 
 def _twice_the_same() -> dict[str, Any]:

@@ -15,6 +15,7 @@ import msgspec
 from migrate.documents.go_json import RawObject, carried_values, fold_key, read_document
 from migrate.documents.go_struct import (
     Field,
+    MismatchError,
     Struct,
     decode_bool,
     decode_command,
@@ -25,6 +26,7 @@ from migrate.documents.go_struct import (
     decode_string,
     decode_string_map,
     decode_strings,
+    decode_structs,
     decode_time,
 )
 from migrate.documents.go_time import ZERO_TIME
@@ -69,7 +71,7 @@ _CONFIG: Final = Struct(
     Field("Shell", decode_command, None, omit_empty=True),
 )
 
-_IMAGE: Final = Struct(
+_IMAGE_FIELDS: Final = (
     Field("id", decode_string, "", omit_empty=True),
     Field("parent", decode_string, "", omit_empty=True),
     Field("comment", decode_string, "", omit_empty=True),
@@ -83,6 +85,24 @@ _IMAGE: Final = Struct(
     Field("variant", decode_string, "", omit_empty=True),
     Field("os", decode_string, "", omit_empty=True),
     Field("Size", decode_int64, 0, omit_empty=True),
+)
+_IMAGE: Final = Struct(*_IMAGE_FIELDS)
+# What Docker 1.10 and later read of a config beside the fields of a layer's JSON (moby image/image.go, Image).
+_READY_CONFIG: Final = Struct(
+    *_IMAGE_FIELDS,
+    Field(
+        "history",
+        decode_structs(
+            Struct(
+                Field("created", decode_time, ZERO_TIME),
+                *(Field(name, decode_string, "") for name in ("author", "created_by", "comment")),
+                Field("empty_layer", decode_bool, False),
+            )
+        ),
+        None,
+    ),
+    Field("os.version", decode_string, ""),
+    Field("os.features", decode_strings, None),
 )
 
 _SETTINGS: Final = Struct(Field("config", _CONFIG.decode_pointer, None, struct=_CONFIG))
@@ -238,6 +258,20 @@ def _identity_fields(raw: bytes, what: str) -> Mapping[str, Any] | None:
 
 def _text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def check_config(raw: bytes, *, salvage: bool) -> tuple[str, ...]:
+    """Checks a config that is carried over byte for byte. DocumentError if Docker refuses it for a known field of the
+    wrong type; with `salvage`, a warning instead (moby image/image.go, NewFromJSON)."""
+    document = read_document(raw, "config")
+    try:
+        _READY_CONFIG.decode(document)
+    except MismatchError as exc:
+        problem = f"config: {exc}; Docker refuses such a config"
+        if not salvage:
+            raise DocumentError(f"{problem}. `--salvage` carries it over") from exc
+        return (f"salvaged: {problem}. It is carried over as it is",)
+    return ()
 
 
 def parse_settings(raw: bytes, what: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from migrate.blobio.payload import Payload
 from migrate.compose.chain import find_heads, walk_chain
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
 from migrate.documents.oci import parse_config
-from migrate.documents.v1_json import LayerDocument
+from migrate.documents.v1_json import LayerDocument, check_config
 from migrate.errors import (
     DamagedError,
     DocumentError,
@@ -571,7 +571,7 @@ class DockerArchiveSource(LegacySource):
                 config=image.config,
                 manifest=image.manifest,
                 platform=image.platform,
-                warnings=self._config_warnings(entry, config),
+                warnings=(*self._name_warnings(entry, config), *image.warnings),
             )
         chain = tuple(
             # The configs of Docker 1.10 to 24 have the layers' order. A layer's folder has an invented ID.
@@ -584,7 +584,7 @@ class DockerArchiveSource(LegacySource):
             chain=chain,
             config=config,
             platform=facts.platform,
-            warnings=self._config_warnings(entry, config),
+            warnings=(*self._name_warnings(entry, config), *check_config(config, salvage=self._salvage)),
         )
 
     def _ready_layer(self, name: str, diff_id: DiffID) -> LegacyLayer:
@@ -610,7 +610,7 @@ class DockerArchiveSource(LegacySource):
             payload=replace(ref, diff_id=diff_id),
         )
 
-    def _config_warnings(self, entry: ArchiveManifestEntry, config: bytes) -> tuple[str, ...]:
+    def _name_warnings(self, entry: ArchiveManifestEntry, config: bytes) -> tuple[str, ...]:
         named = posixpath.basename(entry.config).removesuffix(".json").removeprefix("sha256:")
         actual = Digest.of(config).hex
         if len(named) == 64 and named != actual:

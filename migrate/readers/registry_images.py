@@ -25,6 +25,7 @@ from migrate.documents.schema1 import (
     open_manifest,
     parse_schema1,
 )
+from migrate.documents.v1_json import check_config
 from migrate.errors import IntegrityError, MigrateError, MissingLayerError, UnsupportedError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import MediaType, Platform
@@ -212,6 +213,7 @@ class RegistryImages:
             raise UnsupportedError(f"manifest: not an image: its config is of type {manifest.config.media_type!r}")
         config = self._store.read_blob(repository, manifest.config.digest, JSON_BYTES)
         facts = parse_config(config)
+        warnings = check_config(config, salvage=self._salvage)
         is_right = len(facts.diff_ids) == len(manifest.layers)
         if not (is_right or self._salvage):
             raise IntegrityError(
@@ -245,6 +247,7 @@ class RegistryImages:
             config=config,
             manifest=ReadyManifest(content=content, media_type=manifest.media_type),
             platform=platform,
+            warnings=warnings,
         )
         return _Draft(("carried over", content, platform), image, tuple(blobs))
 
