@@ -28,6 +28,8 @@ class Known(Struct, frozen=True):
     seconds: int
     is_wanted: bool = False
     is_own: bool = False
+    is_completion: bool = False
+    """The source was read again by a merge, with layers that it lacks and that shards have."""
     error: str | None = None
     images: int = 0
     failed: int = 0
@@ -38,13 +40,17 @@ class Known(Struct, frozen=True):
     def replaces(self, other: Known) -> bool:
         """True if this line is used instead of the other. Lines of this run come first. Within a journal, the later
         line is newer. Of two journals, the one with more merges before the line is newer, or else the one with the
-        later time, although the clocks of their machines may differ."""
+        later time, although the clocks of their machines may differ. What a merge read again comes after what a
+        shard read of the same state of the source, whatever the clocks show: otherwise each merge would read it again."""
         if self.is_own != other.is_own:
             return self.is_own
         if self.is_wanted != other.is_wanted:
             return self.is_wanted
         if self.place.journal == other.place.journal:
             return self.place.offset > other.place.offset
+        is_same_state = self.generation == other.generation and self.finished.identity == other.finished.identity
+        if is_same_state and self.is_completion != other.is_completion:
+            return self.is_completion
         return (self.generation, self.seconds) >= (other.generation, other.seconds)
 
 
@@ -113,6 +119,7 @@ class Ledger(Struct):
             is_own=self._own is not None
             and line.place.journal == self._own.journal
             and line.place.offset >= self._own.offset,
+            is_completion=line.place.journal == JOURNAL_NAME and fields.get("again", False),
             error=fields["error"],
             images=fields["images"],
             failed=fields["failed"],
