@@ -41,7 +41,7 @@ class Known(Struct, frozen=True):
         """True if this line is used instead of the other. Lines of this run come first. Within a journal, the later
         line is newer. Of two journals, the one with more merges before the line is newer, or else the one with the
         later time, although the clocks of their machines may differ. What a merge read again comes after what a
-        shard read of the same state of the source, whatever the clocks show: otherwise each merge would read it again."""
+        shard read of the same state of the source, whatever the clocks show: else each merge would read it again."""
         if self.is_own != other.is_own:
             return self.is_own
         if self.is_wanted != other.is_wanted:
