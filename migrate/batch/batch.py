@@ -105,7 +105,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
     candidates = _candidates(request)
     with _workplace(request) as (journals, target, journal):
         journals.check_owners()
-        existing = ExistingBlobs(target)
+        existing, earlier = ExistingBlobs(target), _earlier(request, target)
         recipe = recipe_of(request.options)
         identities = {candidate.location: candidate.identity for candidate in candidates}
 
@@ -129,7 +129,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
                 target.abandon()
             raise
         try:
-            plan = _plan(request, journals, ledger, candidates, recipe, pool.workers, existing)
+            plan = _plan(request, journals, ledger, candidates, recipe, pool.workers, existing, earlier)
             begins = journal.place()
             journal.note(_opening(request, plan, recipe, started))
             order = _order(request, recipe, journals, max(1, pool.workers // max(1, len(plan.tasks))))
@@ -145,7 +145,7 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
             open_pool=lambda: pool,
             journal=journal,
             progress=progress,
-            earlier=_earlier(request, target),
+            earlier=earlier,
         )
         with _stopped(pool):
             tasks = TaskRun(order, plan, pool, journal, progress)
@@ -181,7 +181,8 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
         # Only sources that this machine can read are compared with their records.
         read = [one for one in locations if ledger.sources[one].finished.outcome is not SourceOutcome.SKIPPED]
         here = [location for location in read if "://" not in location and os.path.exists(location)]
-        for location in sorted(disproved(journals, ledger.places(here), options)):
+        earlier = _earlier(request, opened)
+        for location in sorted(disproved(journals, ledger.places(here), options, earlier)):
             shown = journals.shown(ledger.sources[location].place.journal)
             raise TargetError(
                 f"{shown}: its record of {location} does not match the source (which may have changed since); run its"
@@ -193,7 +194,7 @@ def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = (
             are, their = ("source is", "its") if len(absent) == 1 else ("sources are", "their")
             message = f"{len(absent):,} {are} not on this machine: {their} images and names come from the journals"
             progress.emit(Event(kind="notice", message=message))
-        ledger, again = _complete_shards(ledger, locations, request, journals, opened, journal, progress)
+        ledger, again = _complete_shards(ledger, locations, request, journals, earlier, journal, progress)
         done = set(locations) - again
         existing = ExistingBlobs(opened)
         return _merge(journals, ledger, locations, request, opened, existing, journal, progress, started, done)
@@ -204,7 +205,7 @@ def _complete_shards(
     locations: Sequence[str],
     request: BatchRequest,
     journals: Journals,
-    target: ImageTarget | None,
+    earlier: EarlierImages | None,
     journal: JournalWriter,
     progress: Progress,
 ) -> tuple[Ledger, set[str]]:
@@ -221,7 +222,7 @@ def _complete_shards(
             open_pool=lambda: stack.enter_context(_stopped(open_pool(PoolRequest(workers=request.options.jobs)))),
             journal=journal,
             progress=progress,
-            earlier=_earlier(request, target),
+            earlier=earlier,
         )
         return completion.run(), completion.again
 
@@ -319,6 +320,7 @@ def _plan(
     recipe: str,
     workers: int,
     existing: ExistingBlobs,
+    earlier: EarlierImages | None,
 ) -> Plan:
     """The tasks of this run. A source that is finished in the journal is done, unless its blobs are missing or damaged
     now, or its documents do not match the record."""
@@ -328,7 +330,7 @@ def _plan(
     others = [place for place, _ in ledger.others(locations)]
     lost = sources_without_blobs(journals, ledger.places(plan.done), others, request.options, existing)
     unfit = {candidate.location for candidate in candidates if candidate.unfit is not None}
-    lost |= disproved(journals, ledger.places(plan.done.keys() - lost), request.options, unfit)
+    lost |= disproved(journals, ledger.places(plan.done.keys() - lost), request.options, earlier, unfit)
     if not lost:
         return plan
     finished = {location: known for location, known in finished.items() if location not in lost}

@@ -21,6 +21,7 @@ from migrate.batch.lending import lent_layers
 from migrate.batch.records import ImageRecord, SourceRecord
 from migrate.blobio.compression import HEAD_BYTES, detect_compression
 from migrate.compose.image import compose_image
+from migrate.convert.earlier import EarlierImages
 from migrate.convert.run import Conversion, Lent, OpenedSource, PlannedImage
 from migrate.errors import MigrateError, NoImageError, UsageError
 from migrate.model.legacy import LegacyID, LegacyImage
@@ -32,12 +33,17 @@ MOST_COMPRESSED: Final = 64 * 1024 * 1024
 
 
 def disproved(
-    journals: Journals, sources: Mapping[str, LinePlace], options: ConvertOptions, unfit: Collection[str] = frozenset()
+    journals: Journals,
+    sources: Mapping[str, LinePlace],
+    options: ConvertOptions,
+    earlier: EarlierImages | None,
+    unfit: Collection[str] = frozenset(),
 ) -> set[str]:
     """The `sources` (locations and their records) whose record does not match the source, or that took layers from a
     source which is not among the matching ones. Raises TargetError.
 
-    `unfit` are sources that no worker would open, such as a link to a folder, so that they must have no image.
+    `earlier` are the images of the target, from which a source may have taken layers. `unfit` are sources that no
+    worker would open, such as a link to a folder, so that they must have no image.
     """
     lent: dict[str, set[str]] = {}
 
@@ -45,7 +51,7 @@ def disproved(
         record = journals.read(sources[location], location)
         if record.lent:
             lent[location] = set(record.lent.values())
-        return bool(record.images) if location in unfit else not is_proven(location, record, options)
+        return bool(record.images) if location in unfit else not is_proven(location, record, options, earlier)
 
     with ThreadPoolExecutor(options.jobs, thread_name_prefix="prove") as pool:
         wrong = pool.map(is_wrong, sources)
@@ -55,7 +61,9 @@ def disproved(
     return found | {location for location, lenders in lent.items() if not lenders <= sound}
 
 
-def is_proven(location: str, record: SourceRecord, options: ConvertOptions) -> bool:
+def is_proven(
+    location: str, record: SourceRecord, options: ConvertOptions, earlier: EarlierImages | None = None
+) -> bool:
     if "://" in location:
         return True  # listing an archive at a URL could mean to download all of it
     try:
@@ -75,7 +83,10 @@ def is_proven(location: str, record: SourceRecord, options: ConvertOptions) -> b
     try:
         with lent_layers(record.lent, options) as layers:
             conversion = Conversion(
-                [OpenedSource(location, source)], dataclasses.replace(options, jobs=1), lent=Lent(layers)
+                [OpenedSource(location, source)],
+                dataclasses.replace(options, jobs=1),
+                earlier=earlier,
+                lent=Lent(layers),
             )
             # Compare the listing of the source with the record.
             try:

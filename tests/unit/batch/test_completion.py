@@ -112,6 +112,25 @@ def test_a_merge_joins_what_shards_have(build: Build, ahead: bool, tmp_path: Pat
     assert files_of(tmp_path / "s") == files_of(tmp_path / "t")
 
 
+@pytest.mark.parametrize("build", [v1, modern])
+def test_a_merge_accepts_what_shards_took_from_the_target(build: Build, tmp_path: Path) -> None:
+    """Layers that an earlier batch put into the target, and that the new archives lack."""
+    shelf = write(tmp_path / "shelf", build, (2, 1, 0))
+    (tmp_path / "before").mkdir()
+    (shelf / "2.tar").rename(tmp_path / "before" / "2.tar")
+    run(tmp_path / "before", tmp_path / "t")
+    for number in (1, 2):
+        run_batch(request(shelf, tmp_path / "t", shard=Shard(number, 2)), SilentProgress(), threads).close()
+    found = []
+    for _ in range(2):
+        outcome = merge_batch(str(tmp_path / "t"), SilentProgress())
+        assert outcome.exit_code == 0
+        found.append(images(outcome.read_report()))
+        outcome.close()
+    assert {row[1] for row in found[0]} == {("app:base",), ("app:middle",), ("app:top",)}
+    assert found[0] == found[1]
+
+
 def test_a_source_that_was_added_later_completes_one_that_failed(tmp_path: Path) -> None:
     shelf = write(tmp_path / "shelf", v1, (2, 1, 0))
     base = (shelf / "2.tar").read_bytes()
