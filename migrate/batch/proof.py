@@ -61,9 +61,7 @@ def disproved(
     return found | {location for location, lenders in lent.items() if not lenders <= sound}
 
 
-def is_proven(
-    location: str, record: SourceRecord, options: ConvertOptions, earlier: EarlierImages | None = None
-) -> bool:
+def is_proven(location: str, record: SourceRecord, options: ConvertOptions, earlier: EarlierImages | None) -> bool:
     if "://" in location:
         return True  # listing an archive at a URL could mean to download all of it
     try:

@@ -23,6 +23,7 @@ from migrate.documents.go_struct import (
     decode_structs,
 )
 from migrate.documents.json_text import encode_json, encode_json_pretty, encode_list, shown
+from migrate.documents.v1_json import check_config
 from migrate.errors import DocumentError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import Descriptor, MediaType, Platform
@@ -117,7 +118,17 @@ _CONFIG: Final = Struct(
 
 def parse_config(raw: bytes) -> ConfigFacts:
     """Parses a config. Raises DocumentError if it is no config of a container image with a `rootfs`."""
-    config = _decode(_CONFIG, raw, "config")
+    return _config_facts(read_document(raw, "config"))
+
+
+def parse_ready_config(raw: bytes, *, salvage: bool) -> tuple[ConfigFacts, tuple[str, ...]]:
+    """The facts of a config that is carried over, and warnings about it (`check_config`). Raises DocumentError."""
+    document = read_document(raw, "config")
+    return _config_facts(document), check_config(document, salvage=salvage)
+
+
+def _config_facts(document: Any) -> ConfigFacts:
+    config = _decode_document(_CONFIG, document, "config")
     rootfs = config.get("rootfs")
     if rootfs is None:
         raise DocumentError("config: rootfs: not an object")
@@ -160,7 +171,10 @@ def parse_history(raw: bytes) -> Sequence[Mapping[str, Any]]:
 def _decode(struct: Struct, raw: bytes, what: str, limit: int = JSON_BYTES) -> dict[str, Any]:
     """Decodes a document as Go does: keys match in any case of letters, the last of equal keys counts, and values under
     unknown keys are ignored."""
-    document = read_document(raw, what, limit)
+    return _decode_document(struct, read_document(raw, what, limit), what)
+
+
+def _decode_document(struct: Struct, document: Any, what: str) -> dict[str, Any]:
     try:
         if document is None:
             raise MismatchError("an object")

@@ -15,7 +15,6 @@ import msgspec
 from migrate.documents.go_json import RawObject, carried_values, fold_key, read_document
 from migrate.documents.go_struct import (
     Field,
-    MismatchError,
     Struct,
     decode_bool,
     decode_command,
@@ -260,14 +259,13 @@ def _text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def check_config(raw: bytes, *, salvage: bool) -> tuple[str, ...]:
-    """Checks a config that is carried over byte for byte. DocumentError if Docker refuses it for a known field of the
-    wrong type; with `salvage`, a warning instead (moby image/image.go, NewFromJSON)."""
-    document = read_document(raw, "config")
+def check_config(document: Any, *, salvage: bool) -> tuple[str, ...]:
+    """Checks a config that is carried over byte for byte, as `read_document` gives it. DocumentError if Docker refuses
+    it for a known field of the wrong type; with `salvage`, a warning instead (moby image/image.go, NewFromJSON)."""
     try:
-        _READY_CONFIG.decode(document)
-    except MismatchError as exc:
-        problem = f"config: {exc}; Docker refuses such a config"
+        decode_document(_READY_CONFIG, document, "config")
+    except DocumentError as exc:
+        problem = f"{exc.message}; Docker refuses such a config"
         if not salvage:
             raise DocumentError(f"{problem}. `--salvage` carries it over") from exc
         return (f"salvaged: {problem}. It is carried over as it is",)

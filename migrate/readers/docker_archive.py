@@ -22,8 +22,8 @@ from migrate.blobio import limits
 from migrate.blobio.payload import Payload
 from migrate.compose.chain import find_heads, walk_chain
 from migrate.documents.docker_archive import ArchiveManifestEntry, parse_archive_manifest, parse_repositories
-from migrate.documents.oci import parse_config
-from migrate.documents.v1_json import LayerDocument, check_config
+from migrate.documents.oci import parse_ready_config
+from migrate.documents.v1_json import LayerDocument
 from migrate.errors import (
     DamagedError,
     DocumentError,
@@ -556,7 +556,7 @@ class DockerArchiveSource(LegacySource):
         if not entry.config:
             raise DocumentError(f"{self.location}: manifest.json has an entry without a Config")
         config = self._members.read(_checked_name(entry.config, self.location))
-        facts = parse_config(config)
+        facts, warnings = parse_ready_config(config, salvage=self._salvage)
         if len(facts.diff_ids) != len(entry.layers):
             stated, listed = len(facts.diff_ids), len(entry.layers)
             raise DocumentError(f"{self.location}: {entry.config} names {stated} layers, manifest.json names {listed}")
@@ -584,7 +584,7 @@ class DockerArchiveSource(LegacySource):
             chain=chain,
             config=config,
             platform=facts.platform,
-            warnings=(*self._name_warnings(entry, config), *check_config(config, salvage=self._salvage)),
+            warnings=(*self._name_warnings(entry, config), *warnings),
         )
 
     def _ready_layer(self, name: str, diff_id: DiffID) -> LegacyLayer:

@@ -13,9 +13,8 @@ from msgspec.structs import replace
 
 from migrate.blobio.limits import CATALOG_BYTES
 from migrate.documents.json_text import load_json_lenient
-from migrate.documents.oci import IndexEntry, ManifestFacts, parse_config, parse_index
+from migrate.documents.oci import IndexEntry, ManifestFacts, parse_index, parse_ready_config
 from migrate.documents.schema1 import OpenedManifest, is_schema1, open_manifest
-from migrate.documents.v1_json import check_config
 from migrate.errors import DocumentError, IntegrityError, MigrateError, MissingLayerError, SourceError
 from migrate.layout.names import INDEX, blob_path
 from migrate.layout.walk import Document, one_by_one, read_documents
@@ -213,8 +212,7 @@ class OciContent:
             raise IntegrityError(f"{self.location}: blob {facts.config.digest} has the digest {actual}")
         # Other artifacts, such as Helm charts, have a config of another type, without diffIDs.
         is_image = facts.config.media_type in CONFIG_TYPES
-        config_facts = parse_config(config) if is_image else None
-        warnings = check_config(config, salvage=self._salvage) if is_image else ()
+        config_facts, warnings = parse_ready_config(config, salvage=self._salvage) if is_image else (None, ())
         diff_ids: Sequence[DiffID | None] = [None] * len(facts.layers)
         if config_facts is not None and any("tar" in layer.media_type for layer in facts.layers):
             is_right = len(config_facts.diff_ids) == len(facts.layers)

@@ -6,7 +6,7 @@ Used by all sources of manifests (`manifest_source`), and for OCI layouts with s
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import BinaryIO, Final, Protocol, cast
 
@@ -17,7 +17,7 @@ from migrate.blobio.limits import JSON_BYTES
 from migrate.blobio.payload import Payload
 from migrate.documents.json_text import load_json_lenient
 from migrate.documents.jws import signature_problem
-from migrate.documents.oci import IndexEntry, parse_config, parse_index, parse_manifest
+from migrate.documents.oci import IndexEntry, parse_config, parse_index, parse_manifest, parse_ready_config
 from migrate.documents.schema1 import (
     OpenedManifest,
     is_index,
@@ -25,7 +25,6 @@ from migrate.documents.schema1 import (
     open_manifest,
     parse_schema1,
 )
-from migrate.documents.v1_json import check_config
 from migrate.errors import IntegrityError, MigrateError, MissingLayerError, UnsupportedError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import MediaType, Platform
@@ -212,8 +211,7 @@ class RegistryImages:
         if manifest.config.media_type not in _CONFIG_TYPES:
             raise UnsupportedError(f"manifest: not an image: its config is of type {manifest.config.media_type!r}")
         config = self._store.read_blob(repository, manifest.config.digest, JSON_BYTES)
-        facts = parse_config(config)
-        warnings = check_config(config, salvage=self._salvage)
+        facts, warnings = parse_ready_config(config, salvage=self._salvage)
         is_right = len(facts.diff_ids) == len(manifest.layers)
         if not (is_right or self._salvage):
             raise IntegrityError(
@@ -309,6 +307,20 @@ class RegistryImages:
         """Adds the images of `entries` to `drafts`, and entries that cannot be read to `lost`. Returns the number of
         nested indexes."""
         nested: set[Digest] = set()
+        for entry, manifest in self._iter_children(repository, entries, nested):
+            try:
+                if isinstance(manifest, MigrateError):
+                    raise manifest
+                drafts.append(self._draft(repository, entry.descriptor.digest, manifest, entry.platform))
+            except MigrateError as error:
+                lost.append((entry, error))
+        return len(nested)
+
+    def _iter_children(
+        self, repository: str, entries: Iterable[IndexEntry], nested: set[Digest]
+    ) -> Iterator[tuple[IndexEntry, OpenedManifest | MigrateError]]:
+        """The manifests of `entries` in their order, with those of the indexes among them, whose digests are added to
+        `nested`. An entry that cannot be read comes with its error."""
         pending = [*entries][::-1]
         while pending:
             entry = pending.pop()
@@ -322,11 +334,11 @@ class RegistryImages:
                 if is_index(manifest.payload):
                     nested.add(digest)
                     pending += parse_index(manifest.payload).manifests[::-1]
-                else:
-                    drafts.append(self._draft(repository, digest, manifest, entry.platform))
+                    continue
             except MigrateError as error:
-                lost.append((entry, error))
-        return len(nested)
+                yield entry, error
+            else:
+                yield entry, manifest
 
     def _merge(
         self, draft: _Draft, references: Sequence[Reference], warnings: Sequence[str], split_list: Digest | None = None
@@ -369,22 +381,17 @@ class LayerSearch(RegistryImages):
         manifest: OpenedManifest,
         warnings: Sequence[str] = (),
     ) -> None:
-        pending = [(digest, manifest.payload)]
-        while pending:
-            current, content = pending.pop()
-            # Several tags and indexes may lead to one manifest.
-            if (repository, current) in self._seen:
-                continue
-            self._seen.add((repository, current))
-            with suppress(MigrateError):
-                if not is_index(content):
-                    self._note_diff_ids(repository, content)
-                    continue
-                for entry in parse_index(content).manifests:
-                    child = entry.descriptor.digest
-                    self.children.add((repository, child))
-                    with suppress(MigrateError):
-                        pending.append((child, self._store.read_manifest(repository, child).payload))
+        del references, warnings
+        if (repository, digest) in self._seen:
+            return
+        self._seen.add((repository, digest))
+        with suppress(MigrateError):
+            if not is_index(manifest.payload):
+                self._note_diff_ids(repository, manifest.payload)
+                return
+            for entry, child in self._iter_children(repository, parse_index(manifest.payload).manifests, set()):
+                if not isinstance(child, MigrateError):
+                    self.add(repository, (), entry.descriptor.digest, child)
 
     def _note_diff_ids(self, repository: str, content: bytes) -> None:
         if is_schema1(load_json_lenient(content, "manifest")):
