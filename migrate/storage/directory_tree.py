@@ -170,7 +170,7 @@ class DirectoryTree(Tree):
     def subtree(self, path: bytes) -> DirectoryTree:
         """The tree below a folder. It stays usable after this tree was closed."""
         with self._reading(path):
-            return DirectoryTree(self.shown(path), os.dup(self._open_directory(path)))
+            return DirectoryTree(self.shown(path), _opened_again(self._open_directory(path)))
 
     def follow(self, path: bytes) -> DirectoryTree:
         """As in Tree. Links may lead to any place of this machine. The tree stays usable after this one was closed."""
@@ -262,6 +262,15 @@ class DirectoryTree(Tree):
         if isinstance(error, OSError):
             raise translated(error, self.shown(path)) from error
         raise MissingLayerError(f"{self.shown(path)!r}: {error}") from error
+
+
+def _opened_again(directory: int) -> int:
+    """Another descriptor of a directory, with a position of its own.
+
+    A duplicate would share the position: of two threads that list the directory at the same time through the two, each
+    would miss the names that the other has read.
+    """
+    return open_source_file(b".", os.O_DIRECTORY, directory)
 
 
 def _kind(entry: os.DirEntry[str]) -> int:

@@ -298,6 +298,22 @@ def test_every_file_and_its_version(opened: Open) -> None:
     store.close()
 
 
+def test_a_folder_is_listed_while_its_versions_are_read(opened: Open) -> None:
+    """More names than one system call returns."""
+    store = opened()
+    names = {f"folder/{number}-{'n' * 200}" for number in range(600)}
+    for name in names:
+        store.put(name, b"")
+    store.flush()
+    found = []
+    for name, _, _ in store.iter_versions():
+        found.append(name)
+        if name in names and len(found) % 100 == 1:
+            assert len(store.names("folder")) == len(names)
+    assert sorted(name for name in found if name.startswith("folder/")) == sorted(names)
+    store.close()
+
+
 def test_what_is_no_regular_file_has_no_version(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "file").write_bytes(b"x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -248,6 +249,21 @@ def test_a_tree_below_is_a_tree(tree: Tree) -> None:
     assert below.shown(b"one") == tree.shown(b"folder/one")
     below.close()
     assert tree.read(b"a", 1) == b"1"
+
+
+def test_a_folder_listed_by_several_threads_at_once(tree: Tree) -> None:
+    """Each through a tree of its own. None misses a name that another has read."""
+
+    def listed(_: int) -> set[frozenset[bytes]]:
+        below = tree.subtree(b"folder")
+        try:
+            names = {frozenset(below.list_names(b"")) for _ in range(20)}
+            return names | {frozenset(entry.path for entry in below.entries(b"")) for _ in range(20)}
+        finally:
+            below.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set().union(*pool.map(listed, range(24))) == {frozenset((b"inner", b"one"))}
 
 
 def test_capabilities_and_attributes(tree: Tree) -> None:
