@@ -7,8 +7,10 @@ appended, and an archive with something else behind it.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -121,27 +123,57 @@ class _File(Struct, frozen=True):
 
     def split_at_documents(self, index: TarIndex) -> list[TarIndex]:
         """One index for each archive, if the file has several without end markers between them: a document occurs more
-        than once, and each part of the file is a complete archive. Otherwise [index]."""
+        than once, and each part of the file is an archive that lacks nothing, or only v1 layers of the parts before it.
+        Otherwise [index]."""
         names = [clean_name(member.name) or "" for member in index.members]
-        repeated = {name for name in DOCUMENTS if names.count(name) > 1}
-        edges = {*_edges(names), len(names)} if repeated and not index.damages else ()
-        found: list[TarIndex] = []
-        begin = failed = 0
+        if index.damages or all(names.count(name) < 2 for name in DOCUMENTS):
+            return [index]
+        tried: set[int] = set()
+        ends: list[int] = []
+        waiting = [self._part_ends(index.members, names, 0)]
+        while waiting:
+            end = next(waiting[-1], None)
+            if end is None:
+                waiting.pop()
+                del ends[-1:]
+            elif end not in tried:
+                tried.add(end)
+                ends.append(end)
+                if end == len(names):
+                    return [TarIndex(index.members[first:last]) for first, last in pairwise([0, *ends])]
+                waiting.append(self._part_ends(index.members, names, end))
+        return [index]
+
+    def _part_ends(self, members: Sequence[Member], names: Sequence[str], begin: int) -> Iterator[int]:
+        """The possible ends of the archive that begins at `begin`. Of each: first without the members that only follow
+        its last document and what that leads to, which may be those of the next archive."""
+
+        def is_part(end: int) -> bool:
+            if self._is_whole(members[begin:end]):
+                return True
+            is_v1 = DOCUMENTS.intersection(names[begin:end]) == {REPOSITORIES}
+            return is_v1 and begin > 0 and self._is_whole_behind(members[:begin], members[begin:end])
+
+        edges = {*_edges(names), len(names)}
         seen: set[str] = set()
-        for end in range(1, len(names) + 1) if edges else ():
+        last = attempts = 0
+        for end in range(begin + 1, len(names) + 1):
             seen.add(names[end - 1])
-            comes_again = end < len(names) and names[end] in seen and index.members[end].kind is MemberKind.FILE
-            if not (comes_again or end in edges) or repeated.isdisjoint(seen):
+            if names[end - 1] in DOCUMENTS:
+                last = end
+            comes_again = end < len(names) and names[end] in seen and members[end].kind is MemberKind.FILE
+            if not (last and (comes_again or end in edges)):
                 continue
-            if self._is_whole(index.members[begin:end]):
-                found.append(TarIndex(index.members[begin:end]))
-                begin, failed = end, 0
-                seen.clear()
             # Each attempt reads the documents of its part. Without a limit the time would grow with the square of the
             # members.
-            elif (failed := failed + 1) == _ATTEMPTS:
-                break
-        return found if begin == len(names) and len(found) > 1 else [index]
+            attempts += 1
+            if attempts > _ATTEMPTS:
+                return
+            if is_part(end):
+                if end < len(names):
+                    places = [place for place in range(last, end) if not _is_within_folder(names, place)]
+                    yield [*places, end][bisect_left(places, True, key=is_part)]
+                yield end
 
     def replaced_names(self, index: TarIndex) -> Iterator[str]:
         """If a document occurs more than once, a warning about the images that only an earlier one names."""
@@ -179,6 +211,12 @@ def _may_begin(member: Member) -> bool:
     """True for a member that `docker save` writes first: a layer's folder or its first file, or a document."""
     name = clean_name(member.name) or ""
     return member.kind is MemberKind.DIRECTORY or name.endswith("/VERSION") or name in DOCUMENTS
+
+
+def _is_within_folder(names: Sequence[str], place: int) -> bool:
+    """True if the members before and at `place` are in one folder of a layer."""
+    before, after = (name.rpartition("/")[0] for name in names[place - 1 : place + 1])
+    return before == after not in ("", "blobs/sha256")
 
 
 def _edges(names: Sequence[str]) -> Iterator[int]:

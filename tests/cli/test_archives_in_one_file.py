@@ -224,7 +224,21 @@ def test_each_archive_is_converted_by_its_own_members(forms: tuple[str, ...], tm
     assert sum("which Docker does not read" in text for text in outcome.report.warnings) == 1
 
 
-@pytest.mark.parametrize("forms", [forms for forms in JOINS if len(set(forms)) == 1], ids=" + ".join)
+WITHOUT_END = [
+    *(forms for forms in JOINS if len(set(forms)) == 1),
+    ("manifest first", "modern"),
+    ("manifest first", "both"),
+    ("v1, same names", "v1"),
+    ("v1, same names", "both"),
+    ("both", "manifest first", "both"),
+    ("both", "manifest first", "v1"),
+    ("modern", "manifest first", "oci"),
+    ("manifest first", "v1, same names", "v1"),
+]
+"""A document occurs more than once; where one comes first, the next archive begins at no document."""
+
+
+@pytest.mark.parametrize("forms", WITHOUT_END, ids=" + ".join)
 def test_so_is_each_without_an_end_marker_before_it(forms: tuple[str, ...], tmp_path: Path) -> None:
     whole, alone = joined(forms, ended(0), tmp_path)
     (tmp_path / "all").write_bytes(whole)
@@ -357,6 +371,22 @@ def test_each_archive_may_need_those_before_it(places: tuple[str, ...], pack: Bu
         legacy_id(own[-1]): (2 * number, () if where == "nowhere" else (f"app:{own[-1]}",))
         for number, (own, where) in enumerate(zip(names, places, strict=True), start=1)
     }
+
+
+@pytest.mark.parametrize(
+    "places", [("last", "last", "last"), ("first", "last", "middle"), ("middle", "first", "last")], ids=" + ".join
+)
+def test_so_it_may_without_an_end_marker(places: tuple[str, ...], tmp_path: Path) -> None:
+    names = [["a", "b"], ["c", "d"], ["e", "f"]]
+    parts = [
+        placed(own, names[number - 1][-1] if number else None, where, folders=where == "last")
+        for number, (own, where) in enumerate(zip(names, places, strict=True))
+    ]
+    (tmp_path / "all").write_bytes(b"".join(parts) + bytes(1024))
+    outcome = api.plan(tmp_path / "all")
+    assert (outcome.exit_code, outcome.report.failures) == (0, ())
+    found = {image.references: len(image.layers) for image in outcome.report.images}
+    assert found == {("app:b",): 2, ("app:d",): 4, ("app:f",): 6}
 
 
 def test_zeros_in_place_of_a_layer_s_first_members_are_damage(tmp_path: Path) -> None:
