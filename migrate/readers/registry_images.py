@@ -6,6 +6,7 @@ Used by all sources of manifests (`manifest_source`), and for OCI layouts with s
 from __future__ import annotations
 
 import io
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import BinaryIO, Final, Protocol, cast
@@ -365,7 +366,7 @@ class LayerSearch(RegistryImages):
         super().__init__(store)
         self._wanted = wanted
         self.found: dict[DiffID, dict[Digest, LegacyLayer]] = {}
-        self._seen: set[tuple[str, Digest]] = set()
+        self._seen: defaultdict[str, set[Digest]] = defaultdict(set)
 
     def fail(self, reference: Reference | str, error: MigrateError) -> None:
         """Does nothing: a manifest that cannot be read gives no layers."""
@@ -382,14 +383,15 @@ class LayerSearch(RegistryImages):
         warnings: Sequence[str] = (),
     ) -> None:
         del references, warnings
-        if (repository, digest) in self._seen:
+        seen = self._seen[repository]
+        if digest in seen:
             return
-        self._seen.add((repository, digest))
+        seen.add(digest)
         with suppress(MigrateError):
             if not is_index(manifest.payload):
                 self._note_diff_ids(repository, manifest.payload)
                 return
-            for entry, child in self._iter_children(repository, parse_index(manifest.payload).manifests, set()):
+            for entry, child in self._iter_children(repository, parse_index(manifest.payload).manifests, seen):
                 if not isinstance(child, MigrateError):
                     self.add(repository, (), entry.descriptor.digest, child)
 

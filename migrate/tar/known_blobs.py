@@ -112,14 +112,46 @@ def _iter_zstd(size: int, checksum: str, blocks: Iterable[str]) -> Iterator[byte
 
 
 def _iter_xz(tar: bytes) -> Iterator[bytes]:
-    """The levels write the same blocks under another size of the dictionary, which is in the block's header."""
+    """The levels write the same block under another size of the dictionary, which is in the block's header. With
+    threads, the default since xz 5.6, that header has the sizes of the block, too (the .xz file format, 3.1)."""
     import lzma
 
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 64 * 1024}]
-    for check in (lzma.CHECK_NONE, lzma.CHECK_CRC32, lzma.CHECK_CRC64, lzma.CHECK_SHA256):
+    packed = lzma.compress(tar, lzma.FORMAT_RAW, filters=filters)
+    for check, check_size in (
+        (lzma.CHECK_NONE, 0),
+        (lzma.CHECK_CRC32, 4),
+        (lzma.CHECK_CRC64, 8),
+        (lzma.CHECK_SHA256, 32),
+    ):
         made = lzma.compress(tar, check=check, filters=filters)
         if not tar:
             yield made
-        for dictionary in _XZ_DICTIONARIES if tar else ():
-            header = made[12:16] + bytes((dictionary,)) + made[17:20]
-            yield made[:12] + header + zlib.crc32(header).to_bytes(4, "little") + made[24:]
+            continue
+        stream = made[:12]
+        block = made[24 : 24 + (len(packed) + 3) // 4 * 4 + check_size]
+        for dictionary in _XZ_DICTIONARIES:
+            filter_flags = b"\x21\1" + bytes((dictionary,))
+            # xz leaves room for the sizes of the largest block of the level.
+            threads = 16 if dictionary == _XZ_DICTIONARIES[0] else 20
+            sizes = _xz_number(len(packed)) + _xz_number(len(tar))
+            for fields, size in ((b"\0" + filter_flags, 12), (b"\xc0" + sizes + filter_flags, threads)):
+                header = (bytes((size // 4 - 1,)) + fields).ljust(size - 4, b"\0")
+                index = b"\0\1" + _xz_number(size + len(packed) + check_size) + _xz_number(len(tar))
+                index += bytes(-len(index) % 4)
+                end = (len(index) // 4).to_bytes(4, "little") + stream[6:8]
+                yield stream + _with_sum(header) + block + _with_sum(index) + _xz_sum(end) + end + b"YZ"
+
+
+def _with_sum(content: bytes) -> bytes:
+    return content + _xz_sum(content)
+
+
+def _xz_sum(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "little")
+
+
+def _xz_number(value: int) -> bytes:
+    """Seven bits in each byte, the lowest first (the .xz file format, 1.2)."""
+    more = value >> 7
+    return bytes((value & 0x7F | 0x80,)) + _xz_number(more) if more else bytes((value,))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from migrate.model.digest import Digest
+from migrate.model.digest import DiffID, Digest
 from migrate.model.legacy import SourceListing
 from migrate.readers.registry_v2 import RegistryV2Source
 from migrate.readers.remote_registry import RemoteRegistrySource
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.named_files import NamedFiles
-from tests.archives import legacy_id
+from tests.archives import layer_tar, legacy_id
 from tests.registry_content import DOCKER_MANIFEST, RegistryContent, in_envelope
 from tests.scripted import scripted_server
 
@@ -103,3 +103,29 @@ def test_the_images_of_a_list_that_cannot_stay_keep_its_digest(way: str, tmp_pat
         named = [image for image in listing.images if "app:1.0" in map(str, image.references)]
         found = {str(image.platform): set(map(str, image.legacy_digests)) for image in named}
     assert found == {"linux/arm": {digest, entries[0]["digest"]}, "linux/amd64": {digest}}
+
+
+def test_the_search_for_layers_reads_each_document_once() -> None:
+    """Also an index that several others hold, and a manifest that several indexes hold."""
+    content = RegistryContent()
+
+    def hold(*documents: bytes, tag: str | None = None) -> bytes:
+        entries = [{"digest": str(Digest.of(one)), "size": len(one), "mediaType": DOCKER_MANIFEST} for one in documents]
+        index = json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
+        for one in (*documents, index):
+            content.manifests[str(Digest.of(one))] = one
+        if tag is not None:
+            content.add("app", tag, index)
+        return index
+
+    image, other = content.schema2("base"), content.schema2("base", "top")
+    inner = hold(image, other)
+    hold(inner, image, tag="1")
+    hold(hold(inner), inner, other, tag="2")
+    with scripted_server(content.answer) as (host, seen):
+        source = RemoteRegistrySource(f"docker://{host}/app", sleep=lambda _: None)
+        wanted = [DiffID(Digest.of(layer_tar(name))) for name in ("base", "top")]
+        assert [len(layers) for layers in source.find_layers(wanted).values()] == [1, 1]
+        source.close()
+    read = [request.path for request in seen if "/manifests/sha256:" in request.path]
+    assert sorted(read) == sorted(f"/v2/app/manifests/{Digest.of(one)}" for one in (inner, image, other, hold(inner)))

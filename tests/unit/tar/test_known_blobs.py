@@ -61,8 +61,9 @@ def test_what_tools_write_for_an_empty_tar(blob: str) -> None:
         "busybox gzip -c",
     ]
     + [
-        f"xz -c -T1 {level} --check={check}"
-        for level in ("-0", "-6", "-9e")
+        f"xz -c {threads} {level} --check={check}"
+        for threads in ("-T1", "-T2")
+        for level in ("-0", "-1", "-6", "-9e")
         for check in ("none", "crc32", "crc64", "sha256")
     ],
 )
