@@ -52,6 +52,7 @@ class BucketStore(Store):
         except SourceUnreadableError as exc:
             raise TargetError(exc.message) from exc
         self._lock = threading.Lock()
+        self._flushing = threading.Lock()
         self._unwritten: dict[str, bytes] = {}
         self._new: dict[str, bytes] = {}
         """Objects that are created only if they do not exist. They are written before the others."""
@@ -162,15 +163,22 @@ class BucketStore(Store):
     def put(self, name: str, content: bytes, /) -> None:
         with self._lock:
             self._unwritten.pop(name, None)
-        self._wait(self._unwritten, name, content)
-
-    def _wait(self, waiting: dict[str, bytes], name: str, content: bytes) -> None:
-        with self._lock:
-            waiting.setdefault(name, content)
-            self._waiting_bytes += len(content)
-            full = len(waiting) >= _AT_ONCE or self._waiting_bytes >= _WAITING_BYTES
+            full = self._wait(self._unwritten, name, content)
         if full:
             self.flush()
+
+    def _put_small(self, name: str, content: bytes) -> None:
+        with self._lock:
+            full = self._wait(self._new, name, content)
+        if full:
+            self.flush()
+
+    def _wait(self, waiting: dict[str, bytes], name: str, content: bytes) -> bool:
+        """Adds an object; True if it is time to write. The caller holds `_lock` from before it has looked for
+        `waiting`: a dict that `flush` has taken is written already, and what comes into it is lost."""
+        waiting.setdefault(name, content)
+        self._waiting_bytes += len(content)
+        return len(waiting) >= _AT_ONCE or self._waiting_bytes >= _WAITING_BYTES
 
     def put_new(self, name: str, content: bytes, /) -> None:
         try:
@@ -198,6 +206,10 @@ class BucketStore(Store):
                 self._own.update(names)
 
     def flush(self) -> None:
+        with self._flushing:  # on return, what another thread had begun to write is written, too
+            self._flush()
+
+    def _flush(self) -> None:
         with self._lock:
             new, self._new = self._new, {}
             unwritten, self._unwritten = self._unwritten, {}
@@ -282,9 +294,6 @@ class BucketStore(Store):
         with self._lock:
             self._unwritten.clear()
             self._new.clear()
-
-    def _put_small(self, name: str, content: bytes) -> None:
-        self._wait(self._new, name, content)
 
     def _upload(self, path: str, name: str, *, replace: bool) -> None:
         """Uploads a file of this machine."""

@@ -149,12 +149,14 @@ class NamedFiles:
 
     def _folder(self, folder: str) -> bytes | None:
         """The real path of a folder; None if it is absent. DamagedError if a link leads out of the root."""
-        if folder not in self._folders:
-            if len(self._folders) >= _KNOWN_FOLDERS:
-                self._folders = {"": b""}
-            real, entry = self._find(folder)
-            self._folders[folder] = real if entry is not None and entry.is_folder else None
-        return self._folders[folder]
+        known = self._folders  # another thread may put an empty table in its place
+        if folder in known:
+            return known[folder]
+        if len(known) >= _KNOWN_FOLDERS:
+            self._folders = {"": b""}
+        real, entry = self._find(folder)
+        found = self._folders[folder] = real if entry is not None and entry.is_folder else None
+        return found
 
     def _resolve(self, path: str) -> bytes | None:
         """The real path; None if a part of it is absent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,13 @@ from typing import BinaryIO
 import pytest
 
 from migrate.errors import TargetError
+from migrate.storage import bucket_store, directory_store
 from migrate.storage.bucket_store import BucketStore
 from migrate.storage.directory_store import DirectoryStore, version_of
 from migrate.storage.store import Store
 from migrate.storage.syscalls import WrongKindError
 from tests.buckets import memory_bucket
+from tests.threads import switching_often
 
 Open = Callable[[], Store]
 LIMIT = 10_000_000
@@ -282,6 +285,56 @@ def test_where_times_are_whole_seconds_a_new_file_has_no_version(tmp_path: Path)
             (0o100644, 7, 1, 1, 0, 0, 5, 0, changed // 10**9, changed // 10**9, 0, 0, 0, 0, changed, changed)
         )
         assert (version_of(status) is not None) is known
+
+
+def test_what_several_threads_put_is_all_there(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one thread writes a group while others add to the next one."""
+    monkeypatch.setattr(directory_store, "GROUP_FILES", 2)
+    monkeypatch.setattr(bucket_store, "_AT_ONCE", 2)
+    store = opened()
+
+    def put(thread: int) -> None:
+        for number in range(20):
+            store.put(f"put/{thread}-{number}", b"x")
+            write(store, f"new/{thread}-{number}", b"y", replace=False)
+
+    with switching_often(), ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(put, range(4))) == [None] * 4
+    store.flush()
+    assert len(store.names("put")) == len(store.names("new")) == 80
+    store.close()
+
+
+class _OvertakenLock:
+    """A lock, before which another thread flushes the store while this one waits for it."""
+
+    def __init__(self, store: BucketStore) -> None:
+        self._store = store
+        self._lock = store._lock
+        self._first = threading.get_ident()
+
+    def __enter__(self) -> None:
+        if threading.get_ident() == self._first:
+            other = threading.Thread(target=self._store.flush)
+            other.start()
+            other.join()
+        self._lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
+
+
+def test_an_object_is_not_lost_where_another_thread_takes_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with memory_bucket():
+        store = BucketStore("memory://bucket/root")
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "_lock", _OvertakenLock(store))
+            for number in range(3):
+                store.put(f"put/{number}", b"x")
+                write(store, f"new/{number}", b"y", replace=False)
+        store.flush()
+        assert store.names("put") == store.names("new") == ["0", "1", "2"]
+        store.close()
 
 
 def test_every_file_and_its_version(opened: Open) -> None:

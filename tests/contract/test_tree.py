@@ -21,10 +21,12 @@ from migrate.storage.bucket import BucketTree, open_filesystem
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.disk.disk_tree import DiskTree
 from migrate.storage.disk.volumes import read_contents
+from migrate.storage.filesystems import btrfs, image_tree, kept
 from migrate.storage.tar_tree import TarTree
 from migrate.storage.tree import Tree
 from tests import disks
 from tests.peers import need
+from tests.threads import switching_often
 from tests.trees import BareTree
 from tests.unit.readers.devicemapper.images import xfs_prototype
 
@@ -42,7 +44,13 @@ KINDS: Final = (
     "btrfs",
 )
 LINKS: Final = {"link": "folder/one", "way": "/folder", "out": "../../etc/passwd", "ring": "ring"}
-FILES: Final = {b"a": b"1", b"folder/one": b"one", b"folder/inner/two": b"22", b"large": bytes(300_000), b"empty": b""}
+FILES: Final = {
+    b"a": b"1",
+    b"folder/one": b"one",
+    b"folder/inner/two": b"22",
+    b"large": b"".join(b"%08d" % at for at in range(40_000)),
+    b"empty": b"",
+}
 ABSENT: Final = (b"gone", b"folder/gone", b"gone/gone", b"a/b", b"folder/../a", b"nul\0")
 
 
@@ -264,6 +272,29 @@ def test_a_folder_listed_by_several_threads_at_once(tree: Tree) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert set().union(*pool.map(listed, range(24))) == {frozenset((b"inner", b"one"))}
+
+
+def test_paths_looked_up_by_several_threads_that_forget_them(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a tree keeps of paths is bounded, and is dropped while other threads use it."""
+    for module, limit in ((image_tree, "_MOST_PATHS"), (btrfs, "_KEPT_PATHS"), (kept, "MOST_KEPT")):
+        monkeypatch.setattr(module, limit, 2)
+    paths = (b"folder/one", b"folder/inner/two", b"large")
+    expected = {path: tree.stat(path) for path in paths}
+
+    def looked_up(_: int) -> set[bytes]:
+        return {path for _ in range(60) for path in paths if tree.find(path) != expected[path]}
+
+    with switching_often(), ThreadPoolExecutor(4) as pool:
+        assert set().union(*pool.map(looked_up, range(4))) == set()
+
+
+def test_one_file_read_by_several_threads_at_once(tree: Tree) -> None:
+    def read(_: int) -> bytes:
+        with tree.open(b"large") as stream:
+            return b"".join(iter(lambda: stream.read(10_000), b""))
+
+    with switching_often(), ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(read, range(12))) == {FILES[b"large"]}
 
 
 def test_capabilities_and_attributes(tree: Tree) -> None:

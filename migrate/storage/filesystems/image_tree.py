@@ -90,12 +90,13 @@ class ImageTree(Tree):
         """The inodes from the file system's root down to a directory. Each directory is looked up once."""
         missing = []
         above = path
-        while above not in self._chains:
+        known = self._chains  # another thread may put an empty table in its place
+        while above not in known:
             missing.append(above)
             above = above.rpartition(b"/")[0]
         if len(missing) > PATH_DEPTH:
             raise LimitError(f"{_shown(path)}: deeper than {PATH_DEPTH:,} directories (PATH_DEPTH)")
-        chain = self._chains.get(above, self._top)
+        chain = known[above]
         for step in reversed(missing):
             chain = (*chain, self._child(chain, step.rpartition(b"/")[2], step).number)
             if len(self._chains) >= _MOST_PATHS:
