@@ -113,6 +113,9 @@ class Copied:
     def take(self, block: memoryview, /) -> None:
         self._output.write(block)
 
+    def give_back(self) -> None:
+        """Does nothing: it has only one buffer."""
+
     def finish(self) -> None:
         """Does nothing: everything is written already."""
 
@@ -170,6 +173,12 @@ class Compressed:
             self._free.append(block.buffer)
         self._collect()
 
+    def give_back(self) -> None:
+        """Leaves the buffers that are free to other layers."""
+        # Only a buffer of full size fits any other layer.
+        self._workers.spare_buffers += [buffer for buffer in self._free if len(buffer) == BLOCK_BYTES]
+        self._free.clear()
+
     def finish(self) -> None:
         """Returns after everything was written."""
         while self._offered:
@@ -187,8 +196,7 @@ class Compressed:
             block = self._offered.popleft()
             if not self._workers.take_back(block):
                 self._returned.get()
-        # Only a buffer of full size fits any other layer.
-        self._workers.spare_buffers += [buffer for buffer in self._free if len(buffer) == BLOCK_BYTES]
+        self.give_back()
 
     def _wait(self) -> None:
         """Waits until one more block is compressed. If no thread has begun with a block, this thread compresses it."""

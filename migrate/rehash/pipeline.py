@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Final, TypeVarTuple, Unpack
 
 from migrate.blobio.compression import block_compressor
@@ -114,6 +116,9 @@ class _Hashing:
         self._observer = observer
         self._sampler = sampler
         self._read_layers = ReadLayers()
+        self._passing: deque[tuple[Layer, Callable[[Layer], None], ExitStack]] = deque()
+        """Passed layers with blocks that may still be in work, the function that ends the blob, and what is open for
+        it."""
 
     def run(self, layers: Sequence[Layer]) -> None:
         layers = [layer for layer in layers if layer.is_unread]
@@ -138,6 +143,18 @@ class _Hashing:
 
     def pass_by(self, layer: Layer, opened: OpenLayer) -> None:
         self._hash(layer, opened)
+
+    def end_passing(self, unfinished: int = 0) -> None:
+        """Waits for the blobs of passed layers, except for the last `unfinished` ones."""
+        while len(self._passing) > unfinished:
+            layer, end_blob, opened = self._passing.popleft()
+            with opened:
+                self._try(layer, end_blob)
+
+    def abandon_passing(self) -> None:
+        """Removes the blobs that `end_passing` has not waited for."""
+        while self._passing:
+            self._passing.popleft()[2].close()
 
     def _hash(self, layer: Layer, opened: OpenLayer) -> None:
         # A gzip layer may be taken over unchanged. The estimate of the target's size needs its digest.
@@ -500,16 +517,23 @@ class _Storing(_Hashing):
         """Hashes and compresses a layer that can be read only once."""
         layer.kind = opened.kind
         layer.tar_size = opened.known_tar_size()
-        with self._store.open_blob() as writer:
-            output = BlobOutput(writer, self._compression)
-            with self._sink(output, opened) as sink:
-                facts = self._read(layer, opened, sink)
-                sink.finish()
-            if is_dropped(layer, self._options):
-                return
-            layer.passed = self._known(facts.diff_id, facts.tar.size) or output.stored()
-            if layer.passed == output.stored() and not self._store.has_blob(layer.passed.digest, layer.passed.size):
-                output.commit()
+        with ExitStack() as stack:
+            output = BlobOutput(stack.enter_context(self._store.open_blob()), self._compression)
+            sink = self._sink(output, opened)
+            stack.enter_context(sink)
+            self._read(layer, opened, sink)
+            sink.give_back()
+            self._passing.append((layer, partial(self._end_blob, output, sink), stack.pop_all()))
+
+    def _end_blob(self, output: BlobOutput, sink: Compressed | Copied, layer: Layer) -> None:
+        facts = layer.facts
+        assert facts is not None
+        sink.finish()
+        if is_dropped(layer, self._options):
+            return
+        layer.passed = self._known(facts.diff_id, facts.tar.size) or output.stored()
+        if layer.passed == output.stored() and not self._store.has_blob(layer.passed.digest, layer.passed.size):
+            output.commit()
 
     def _take_over(self, layer: Layer, blob: StoredBlob) -> bool:
         facts = layer.facts
@@ -562,9 +586,16 @@ class PassingLayers:
         self._workers.start_helpers()
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._workers.__exit__(*exc_info)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._workers:
+            try:
+                if kind is None:
+                    self._reader.end_passing()
+            finally:
+                self._reader.abandon_passing()
 
     def take(self, job: LayerJob) -> None:
         """Reads the payload of `job`, which is opened once. Raises TargetError and other errors of scope run."""
         self.layers[job.key] = self._reader.read_passing(job)
+        # Other threads compress the last blocks of a layer while the next one is read.
+        self._reader.end_passing(unfinished=1)

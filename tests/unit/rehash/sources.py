@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from msgspec.structs import replace
 
 from migrate.blobio.payload import Extent, Payload
+from migrate.errors import TargetError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import StoredBlob
 from migrate.model.legacy import LegacyID, LegacyLayer, PayloadRef
@@ -152,3 +153,33 @@ class LinkingStore(MemoryStore):
         self.linked.append(path)
         self.blobs[digest] = content
         return True
+
+
+class FailingStore(MemoryStore):
+    """Refuses after `room` bytes."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    @contextmanager
+    def open_blob(self) -> Iterator[_FullBlob]:  # type: ignore[override]
+        self.open += 1
+        try:
+            yield _FullBlob(self)
+        finally:
+            self.open -= 1
+
+
+class _FullBlob:
+    def __init__(self, store: FailingStore) -> None:
+        self._store = store
+
+    def write(self, block: bytes | bytearray | memoryview, /) -> object:
+        self._store.room -= len(block)
+        if self._store.room < 0:
+            raise TargetError("no space left")
+        return None
+
+    def commit(self, digest: Digest, /) -> None:
+        raise AssertionError("nothing may be committed")

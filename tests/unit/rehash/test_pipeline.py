@@ -36,6 +36,7 @@ from migrate.model.progress import Event, SilentProgress
 from migrate.rehash.pipeline import rehash
 from migrate.rehash.ports import LayerJob
 from tests.unit.rehash.sources import (
+    FailingStore,
     LinkingStore,
     MemorySource,
     MemoryStore,
@@ -361,41 +362,11 @@ class _Breaking(io.RawIOBase):
         return self._stream.readinto(buffer)  # type: ignore[arg-type]
 
 
-class _FailingStore(MemoryStore):
-    """Refuses after `room` bytes."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room = room
-
-    @contextmanager
-    def open_blob(self) -> Iterator[_FullBlob]:  # type: ignore[override]
-        self.open += 1
-        try:
-            yield _FullBlob(self)
-        finally:
-            self.open -= 1
-
-
-class _FullBlob:
-    def __init__(self, store: _FailingStore) -> None:
-        self._store = store
-
-    def write(self, block: bytes | bytearray | memoryview, /) -> object:
-        self._store.room -= len(block)
-        if self._store.room < 0:
-            raise TargetError("no space left")
-        return None
-
-    def commit(self, digest: Digest, /) -> None:
-        raise AssertionError("nothing may be committed")
-
-
 @pytest.mark.parametrize("jobs", [1, 2, 5])
 def test_a_failing_target_ends_the_run_and_its_threads(jobs: int) -> None:
     tar = make_tar(14, tuple(1_000_000 + n for n in range(12)))
     source = MemorySource({"a": tar, "b": tar + bytes(512), "c": tar + bytes(1024)})
-    store = _FailingStore(2_000)
+    store = FailingStore(2_000)
     with pytest.raises(TargetError, match="no space left"):
         rehash(jobs_of(source), store, ConvertOptions(jobs=jobs), SilentProgress())
     assert store.open == 0
