@@ -327,6 +327,24 @@ def test_an_encrypted_disk_image_is_named(tmp_path: Path) -> None:
     assert "is encrypted; decrypt it with `qemu-img convert`" in result.err
 
 
+@pytest.mark.parametrize(
+    ("form", "options", "message"),
+    [
+        ("qcow2", "extended_l2=on", "has subclusters (extended_l2), which are not read; turn it into a raw image"),
+        ("qcow2", "data_file=data.raw", "keeps its data in another file; turn it into a raw image"),
+        ("qcow", "", "is a qcow image of version 1, which is not read; turn it into a raw image"),
+        ("qed", "", "is a qed image, which is not read; turn it into a raw image"),
+        ("parallels", "", "is a parallels image, which is not read; turn it into a raw image"),
+    ],
+)
+def test_an_image_of_a_form_that_is_not_read_is_named(form: str, options: str, message: str, tmp_path: Path) -> None:
+    chosen = ["-o", options.replace("=data", f"={tmp_path}/data")] if options else []
+    disks.run("qemu-img", "create", "-q", "-f", form, *chosen, tmp_path / "disk", "4M")
+    result = migrate("plan", tmp_path / "disk")
+    assert result.code == 4
+    assert message in result.err
+
+
 @pytest.mark.parametrize("form", ["vmdk-split", "vmdk-split-flat", "vmdk-flat"])
 def test_a_missing_part_of_an_image_is_named(disk: Path, tmp_path: Path, form: str) -> None:
     disks.convert(disk, tmp_path / "old.vmdk", form)

@@ -146,6 +146,10 @@ class _Opener:
     def _qcow2(self, file: Blocks, depth: int) -> Blocks:
         head = file.read_at(0, min(file.size, 4096))
         (version, name_place, name_size) = struct.unpack_from(">IQI", head, 4)
+        if version not in (2, 3):
+            raise UnsupportedError(
+                f"{self._where}: is a qcow image of version {version}, which is not read; {_CONVERT}"
+            )
         (size, encryption) = struct.unpack_from(">QI", head, 24)
         features = struct.unpack_from(">Q", head, 72)[0] if version >= 3 else 0
         if encryption:
@@ -154,9 +158,11 @@ class _Opener:
             )
         if features & 0x2:
             raise UnsupportedError(f"{self._where}: is marked as corrupt; run `qemu-img check -r all` on a copy")
-        # The incompatible features of qcow2 version 3: dirty, corrupt, external data, compression type, extended L2
-        # entries.
-        if features & ~0x1F:
+        # dissect 3.21 reads wrong clusters of an image with extended L2 entries, or never ends.
+        if features & 0x10:
+            raise UnsupportedError(f"{self._where}: has subclusters (extended_l2), which are not read; {_CONVERT}")
+        # The other incompatible features of qcow2 version 3: dirty, corrupt, external data, compression type.
+        if features & ~0xF:
             raise UnsupportedError(
                 f"{self._where}: uses features of qcow2 that are not read ({features:#x}); {_CONVERT}"
             )
