@@ -38,6 +38,7 @@ from migrate.readers.not_a_source import (
     foreign_form,
     is_text_copy,
     name_of_image,
+    other_part,
     twice_compressed,
 )
 from migrate.readers.wrapping import Opener, bytes_left, is_regular_file, may_be_disk, spool_whole
@@ -111,7 +112,15 @@ def open_source(location: str, options: ReadOptions | None = None) -> LegacySour
         raise PermissionSourceError(f"{location}: may not be read by this user: run as root") from error
     except OSError as error:
         raise SourceUnreadableError(f"{location}: cannot be opened: {error.strerror}") from error
-    return open_archive(location, fd, options)
+    try:
+        return open_archive(location, fd, options)
+    except SourceError as error:
+        other = other_part(location)
+        if other is None:
+            raise
+        raise type(error)(
+            f"{error.message}; {other} is beside it: if they are parts of one file, `cat PARTS | migrate convert - OUT`"
+        ) from error
 
 
 def open_in_tree(location: str, tree: Tree, options: ReadOptions) -> LegacySource:

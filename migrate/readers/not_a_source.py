@@ -28,9 +28,37 @@ _MAGIC: Final = {
     b"xFSdump0": "a dump of an XFS file system: `xfsrestore -f FILE DIRECTORY`, and name the root in it",
     b"VMA\0": "a backup of Proxmox: `vma extract FILE DIRECTORY`, and name the disk in it",
     b"partclone-image": "an image of partclone (Clonezilla): `partclone.restore -C -s FILE -O disk.img`, name disk.img",
-    b"070701": "a cpio archive, which no Docker writes",
+    **dict.fromkeys(
+        (b"070701", b"070702", b"070707", b"\xc7\x71"),
+        "a cpio archive: unpack it (`cpio -idm < FILE`), and name what is in it",
+    ),
+    b"!<arch>\n": "an archive of ar, such as a package of Debian",
+    b"\xed\xab\xee\xdb": "a package of RPM",
+    b"xar!": "a xar archive: unpack it, and name what is in it",
+    b"MSWIM\0": "a WIM image: unpack it, and name what is in it",
+    b"LZIP": "compressed by lzip: `lzip -dc FILE | migrate convert - OUT`",
+    b"LRZI": "compressed by lrzip: `lrzip -dqo - FILE | migrate convert - OUT`",
+    b"H4sI": "text in base64: `base64 -d FILE | migrate convert - OUT`",  # of gzip
+    b"/Td6WFo": "text in base64: `base64 -d FILE | migrate convert - OUT`",  # of xz
+    b"begin 6": "text of uuencode: `uudecode -o - FILE | migrate convert - OUT`",
+    b"begin-base64": "text of uuencode: `uudecode -o - FILE | migrate convert - OUT`",
+    b"Salted__": "encrypted by openssl: `openssl enc -d …` it, and name the result",
+    b"age-encryption.org/": "encrypted by age: `age -d FILE | migrate convert - OUT`",
+    **dict.fromkeys(
+        (b"-----BEGIN PGP MESSAGE", b"\x85\x01\x0c\x03", b"\x85\x02\x0c\x03", b"\x8c\x0d\x04"),
+        "encrypted by gpg: `gpg -d FILE | migrate convert - OUT`",
+    ),
+    b"btrfs-stream\0": "a stream of `btrfs send`: `btrfs receive DIRECTORY < FILE`, and name the root in it",
+    b"\0\0\0\0\0\0\0\0\xac\xcb\xba\xf5\2\0\0\0": (
+        "a stream of `zfs send`: `zfs receive POOL/NAME < FILE`, and name the root in it"
+    ),
+    b"FsArCh_": "an archive of FSArchiver: `fsarchiver restfs` it into a file, and name that",
+    b"PaRtImAgE-VoLuMe": "an image of Partimage: restore it into a file, and name that",
+    b"SQLite format 3\0": "a database of SQLite, such as linkgraph.db of a Docker root: name the directory above it",
     b"\x7fELF": "a program",
 }
+_DUMP: Final = (24, b"\x6c\xea\0\0")
+"""The place and the value of the magic in the records of dump(8), in its new form."""
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 _MARKUP: Final = re.compile(rb"\s*<(?:!doctype\s+html|html|\?xml)", re.IGNORECASE)
 _BLOB_FOLDER: Final = re.compile(r"[0-9a-f]{2}|[0-9a-f]{64}")
@@ -53,6 +81,9 @@ def foreign_form(head: bytes) -> str | None:
     """The kind of a file that begins with `head`, if it is a known kind other than an archive; else None."""
     if _MARKUP.match(head):
         return "a page of HTML or XML, as a server gives in place of a file that it does not have"
+    place, magic = _DUMP
+    if head[place : place + len(magic)] == magic:
+        return "a dump of an ext file system: `restore -rf FILE` in an empty directory, and name the root in it"
     return next((what for magic, what in _MAGIC.items() if head.startswith(magic)), None)
 
 
@@ -166,6 +197,23 @@ def name_of_image(location: str) -> str | None:
     if _ID.fullmatch(location):
         saved += f"; of a container: `docker commit {location} NAME`, and the same with NAME"
     return saved
+
+
+def other_part(path: str) -> str | None:
+    """The next or else the previous file, if `path` is named as `split` and others name the parts of a file (`x.aa`,
+    `x.00`, `x.001`) and that file is there."""
+    found = re.fullmatch(r"(.+?)(\d{2,3}|[a-z]{2})", path, re.DOTALL)
+    if found is None:
+        return None
+    begin, number = found.groups()
+    digits = "0123456789" if number.isdigit() else "abcdefghijklmnopqrstuvwxyz"
+    base = len(digits)
+    value = sum(digits.index(digit) * base**place for place, digit in enumerate(reversed(number)))
+    for near in (value + 1, value - 1):
+        name = "".join(digits[near // base**place % base] for place in reversed(range(len(number))))
+        if 0 <= near < base ** len(number) and os.path.isfile(begin + name):
+            return begin + name
+    return None
 
 
 def _is_root_file_system(names: Collection[str]) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
 import lzma
 import os
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -14,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from migrate.errors import NoImageError, SourceUnreadableError, UnfitSourceError, UnrecognisedSourceError
+from migrate.errors import NoImageError, SourceError, SourceUnreadableError, UnfitSourceError, UnrecognisedSourceError
 from migrate.readers.detect import open_source
+from migrate.readers.not_a_source import other_part
 from tests.archives import V1Archive, layer_tar
 from tests.command import migrate
+from tests.peers import run
 from tests.roots import RootBuilder
 
 
@@ -44,11 +48,11 @@ def zipped(content: bytes) -> bytes:
     return stream.getvalue()
 
 
-def reason(path: Path, content: bytes, kind: type[SourceUnreadableError]) -> str:
+def reason(path: Path, content: bytes, kind: type[SourceError]) -> str:
     path.write_bytes(content)
     with pytest.raises(kind) as caught:
         open_source(str(path)).listing()
-    assert type(caught.value) is kind
+    assert type(caught.value) is kind or kind is SourceError
     assert caught.value.message.startswith(f"{path}: ")
     return caught.value.message
 
@@ -77,10 +81,44 @@ ROOT = tar_of(**{"./bin/sh": b"x", "./etc/hosts": b"h", "./usr/x": b"", "./var/x
         (lambda: gzip.compress(b"partclone-image" + bytes(600)), UnrecognisedSourceError, "partclone.restore"),
         (lambda: b"\0\1\2" * 200 + saved(), UnfitSourceError, "later part"),
         (lambda: b"\x7fELF" + bytes(600), UnrecognisedSourceError, "program"),
+        (lambda: b"!<arch>\n" + bytes(600), UnrecognisedSourceError, "an archive of ar"),
+        (lambda: b"Salted__" + os.urandom(600), UnrecognisedSourceError, "encrypted by openssl"),
+        (lambda: b"-----BEGIN PGP MESSAGE-----\n" + bytes(600), UnrecognisedSourceError, "gpg -d"),
+        (lambda: b"\x85\2\x0c\3" + os.urandom(600), UnrecognisedSourceError, "gpg -d"),
+        (lambda: base64.b64encode(gzip.compress(saved())), UnrecognisedSourceError, "base64 -d"),
+        (lambda: base64.encodebytes(lzma.compress(saved())), UnrecognisedSourceError, "base64 -d"),
+        (lambda: b"begin 644 image.tar\n" + bytes(600), UnrecognisedSourceError, "uudecode"),
+        (lambda: b"btrfs-stream\0" + bytes(600), UnrecognisedSourceError, "btrfs receive"),
+        (lambda: bytes(8) + b"\xac\xcb\xba\xf5\2" + bytes(600), UnrecognisedSourceError, "zfs receive"),
+        (lambda: struct.pack("<6I2I", 1, 0, 0, 1, 1, 2, 60012, 0) + bytes(600), UnrecognisedSourceError, "restore -rf"),
     ],
 )
 def test_a_file(tmp_path: Path, make: Callable[[], bytes], kind: type[SourceUnreadableError], words: str) -> None:
     assert words in reason(tmp_path / "file", make(), kind)
+
+
+@pytest.mark.parametrize("names", ["a.tgz.aa a.tgz.ab", "a.001 a.002", "x00 x01", "a.tar.az a.tar.ba"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_a_part_of_a_split_file_names_the_other_part(
+    tmp_path: Path, pack: Callable[[bytes], bytes], names: str
+) -> None:
+    RootBuilder(tmp_path / "root").add("base")
+    (tmp_path / "root/random").write_bytes(os.urandom(100_000))
+    whole = pack(run("tar", "-C", tmp_path / "root", "-cf", "-", ".").stdout)
+    first, second = (tmp_path / name for name in names.split())
+    for path, other, content in ((first, second, whole[:50_123]), (second, first, whole[50_123:])):
+        assert not other_part(str(path))
+        other.write_bytes(b"")
+        assert f"{other} is beside it" in reason(path, content, SourceError)
+        path.unlink()
+        other.unlink()
+
+
+@pytest.mark.parametrize("form", ["newc", "odc", "cpio", "bin"])
+def test_a_cpio_archive_has_a_remedy(tmp_path: Path, form: str) -> None:
+    (tmp_path / "graph").write_bytes(b"content\n" * 200)
+    archive = run("bsdtar", f"--format={form}", "-cf", "-", "-C", tmp_path, "graph").stdout
+    assert "cpio archive: unpack it" in reason(tmp_path / "file", archive, UnrecognisedSourceError)
 
 
 def test_a_file_with_windows_lines_in_a_sound_archive_is_no_text_copy(tmp_path: Path) -> None:
