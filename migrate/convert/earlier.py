@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property
 from typing import Any, Final
@@ -36,6 +36,7 @@ from migrate.storage.named_files import NamedFiles
 _ARCHIVES: Final = ("docker-archive", "oci-archive")
 _MAPPED: Final = ("oci", "registry-storage")
 _READABLE: Final = (*_MAPPED, *_ARCHIVES)
+_SHOWN: Final = 3
 _EMPTY_TAR_BYTES: Final = 20_480
 """Size of the longest empty tar that is recognised by its diffID: two records of GNU tar."""
 
@@ -123,6 +124,20 @@ class EarlierImages:
                 children = [child for index in listing.indexes for child in index.children]
                 found = {Digest.of(one.config): one for one in (*listing.images, *children) if one.config is not None}
         return found
+
+    def iter_lost(self, written: Collection[Digest]) -> Iterator[str]:
+        """A warning about the images of an existing archive that the run does not write (`written`: image IDs). A
+        layout keeps such images, but an archive is written anew."""
+        if self._prefix not in _ARCHIVES or not written:
+            return
+        lost = [image for image_id, image in self._images.items() if image_id not in written]
+        if lost:
+            shown = sorted(str(name) for image in lost for name in image.references or (image.head,))
+            shown[_SHOWN:] = ["…"] if len(shown) > _SHOWN else []
+            yield (
+                f"{self.location}: the archive that is replaced had {len(lost):,} image{'s' if len(lost) > 1 else ''} "
+                f"that this run has not: {', '.join(shown)}; give all sources in one run, or a layout as the target"
+            )
 
     def find_layers(self, wanted: Collection[DiffID]) -> Mapping[DiffID, Sequence[LegacyLayer]]:
         """Layers of `source` with these diffIDs in its configs. Reading a layer checks its diffID."""

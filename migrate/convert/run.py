@@ -281,6 +281,8 @@ class Conversion(Struct):
         del finished
         publisher = Publisher(self.options, self.target, self.progress)
         publisher.publish(lambda: images)
+        if self.earlier is not None:
+            self.warnings += self.earlier.iter_lost({image.composed.image_id for image in images})
         return self._report(started, images, publisher), publisher.present
 
     def _warn(self, report: Report) -> None:

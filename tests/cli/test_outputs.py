@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.archives import unpack
+from migrate import api
+from tests.archives import V1Archive, unpack
 from tests.command import migrate
 from tests.shelves import archive
 
@@ -236,3 +237,24 @@ def test_a_shard_has_no_report_and_can_be_quiet(option: str, shelf: Path, tmp_pa
     listed = migrate("batch", "--converted-list", "-", "--shard", "1/1", shelf, tmp_path / "out")
     assert len(listed.out.splitlines()) == 3
     assert migrate("batch", "--status", option, "-", tmp_path / "out").code == 2
+
+
+@pytest.mark.parametrize("kind", ["docker-archive", "oci-archive"])
+def test_an_archive_that_is_replaced_names_the_images_that_are_lost(kind: str, tmp_path: Path) -> None:
+    for name, tags in (("a", ["1", "2", "3", "4"]), ("b", ["4", "5"])):
+        saved = V1Archive()
+        for tag in tags:
+            saved.tag("app", tag, saved.layer(f"layer-{tag}"))
+        (tmp_path / f"{name}.tar").write_bytes(saved.build())
+    a, b, target = tmp_path / "a.tar", tmp_path / "b.tar", f"{kind}:{tmp_path}/all.tar"
+    for sources, lost in (
+        ([a], None),
+        ([a, b], None),
+        ([b, a], None),
+        ([b], "3 images that this run has not: app:1, app:2, app:3; give"),
+        ([a], "1 image that this run has not: app:5; give"),
+    ):
+        outcome = api.convert(sources, target)
+        warnings = [warning for warning in outcome.report.warnings if "replaced" in warning]
+        assert (outcome.exit_code, len(warnings)) == (0, lost is not None)
+        assert lost is None or lost in warnings[0]
