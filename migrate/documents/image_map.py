@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from migrate.blobio.limits import CATALOG_BYTES
-from migrate.documents.json_text import encode_json_pretty, encode_list, shown
+from migrate.documents.json_text import encode_json_pretty, encode_list, shown, text_of_uri
 from migrate.errors import DocumentError, LimitError
 from migrate.model.digest import Digest, ImageID
 
@@ -85,6 +85,22 @@ def rename_rows(
         names = {*kept, *by_digest.get(row.manifest_digest or Digest("0" * 64), ())}
         renamed.append(row if names == set(row.names) else replace(row, names=tuple(sorted(names))))
     return tuple(renamed)
+
+
+def without_old_forms(rows: Iterable[MappedImage], newer: Iterable[MappedImage]) -> tuple[MappedImage, ...]:
+    """`rows` without the sources that `newer` rows of the same images give by their URIs. Earlier versions wrote such a
+    source with U+FFFD, so that it would be there twice."""
+    old_forms: dict[tuple[str, ImageID, Digest | None], set[str | None]] = {}
+    for row in newer:
+        uris = [source for source in row.sources if "%" in source]
+        if uris:
+            old_forms.setdefault(row.key, set()).update(map(text_of_uri, uris))
+    return tuple(
+        replace(row, sources=tuple(source for source in row.sources if source not in old_forms[row.key]))
+        if row.key in old_forms
+        else row
+        for row in rows
+    )
 
 
 def encode_map(rows: Iterable[MappedImage]) -> bytes:

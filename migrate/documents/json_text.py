@@ -210,3 +210,12 @@ def uri_of_no_text(path: str) -> str | None:
     from urllib.parse import quote_from_bytes
 
     return f"{'file://' if path.startswith('/') else ''}{quote_from_bytes(os.fsencode(path))}"
+
+
+def text_of_uri(uri: str) -> str | None:
+    """The reverse, as far as text goes: the path of a URI from `uri_of_no_text`, with U+FFFD for bytes that are no text;
+    None for any other text."""
+    from urllib.parse import unquote_to_bytes
+
+    path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
+    return safe_text(path) if uri_of_no_text(path) == uri else None

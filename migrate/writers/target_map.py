@@ -15,6 +15,7 @@ from migrate.documents.image_map import (
     parse_map,
     rename_rows,
     rows_of_report,
+    without_old_forms,
 )
 from migrate.errors import MigrateError, TargetError
 from migrate.layout.names import MAP_NAME, REPORT_NAME
@@ -69,7 +70,8 @@ class TargetMap:
     ) -> None:
         """Adds the rows of this run, gives all rows the names in `granted` (`rename_rows`), and marks the rows of
         `removed` manifests. Called under the lock of the target, before the report is replaced."""
-        rows = rename_rows(merge_rows([*self.rows(), *self._added]), granted, complete=complete)
+        before = without_old_forms(self.rows(), self._added)
+        rows = rename_rows(merge_rows([*before, *self._added]), granted, complete=complete)
         rows = tuple(replace(row, removed=True) if row.manifest_digest in removed else row for row in rows)
         if rows and (content := encode_map(rows)) != self._raw:
             self._store.replace(MAP_NAME, content)

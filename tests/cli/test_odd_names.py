@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -14,6 +15,7 @@ import orjson
 import pytest
 
 from migrate.cli.main import COMMANDS
+from migrate.documents.json_text import text_of_uri
 from tests.archives import V1Archive, layer_json, layer_tar, legacy_id
 from tests.command import Result, migrate
 
@@ -215,6 +217,36 @@ def test_a_second_run_leaves_the_map_and_the_report_leads_to_the_file(
     found = [os.path.basename(unquote_to_bytes(row["uri"].removeprefix("file://"))) for row in rows]
     assert found == [os.fsencode(f"{ODD}.tar"), os.fsencode(f"{ODD}.v1")]
     assert all(os.path.exists(os.path.join(os.fsencode(workspace), name)) for name in found)
+
+
+@pytest.mark.parametrize(
+    ("command", "folder", "others"),
+    [
+        pytest.param("convert", "@/", ["a%41.tar"], id="absolute"),
+        pytest.param("convert", "", ["caf\ufffd.tar"], id="a file that really has U+FFFD keeps it"),
+        pytest.param("batch", "old 100%/", ["a%41.tar"], id="relative"),
+    ],
+)
+def test_a_run_after_an_upgrade_gives_each_source_once(
+    command: str, folder: str, others: list[str], workspace: Path, tmp_path: Path
+) -> None:
+    """Earlier versions wrote such names into the map with U+FFFD."""
+    (tmp_path / folder.strip("@/")).mkdir(exist_ok=True)
+    names = [f"{folder.replace('@', str(tmp_path))}{name}" for name in (f"{ODD}.tar", *others)]
+    for name in names:
+        shutil.copyfile(workspace / f"{ODD}.tar", tmp_path / name)
+    written = tmp_path / "out/migration-map.json"
+    assert migrate(command, "-q", *names, "out", cwd=tmp_path).code == 3
+    new = written.read_bytes()
+    document = orjson.loads(new)
+    for row in document["images"]:
+        assert len(row["sources"]) == 2
+        row["sources"] = sorted({text_of_uri(source) or source for source in row["sources"]})
+        assert "caf\ufffd.tar" in "".join(row["sources"])
+        assert "%E9" not in "".join(row["sources"])
+    written.write_bytes(orjson.dumps(document))
+    assert migrate(command, "-q", *names, "out", cwd=tmp_path).code == 3
+    assert written.read_bytes() == new
 
 
 def test_the_lists_of_a_batch_keep_the_bytes(workspace: Path) -> None:
