@@ -213,7 +213,7 @@ def uri_of_no_text(path: str) -> str | None:
 
 
 def text_of_uri(uri: str) -> str | None:
-    """The reverse, as far as text goes: the path of a URI from `uri_of_no_text`, with U+FFFD for bytes that are no text;
+    """The path of a URI from `uri_of_no_text`, with U+FFFD for bytes that are no text;
     None for any other text."""
     from urllib.parse import unquote_to_bytes
 
