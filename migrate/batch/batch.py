@@ -105,58 +105,76 @@ def run_batch(request: BatchRequest, progress: Progress, pools: OpenPool = open_
     candidates = _candidates(request)
     with _workplace(request) as (journals, target, journal):
         journals.check_owners()
-        existing, earlier = ExistingBlobs(target), _earlier(request, target)
-        recipe = recipe_of(request.options)
-        identities = {candidate.location: candidate.identity for candidate in candidates}
-
-        def wants(source: str, known: Finished) -> bool:
-            """True for a line of the source as it is now, with the options of this run. Two journals may have lines of
-            one source, and their times do not show which one is newer."""
-            return known.recipe == recipe and known.identity == identities.get(source)
-
-        ledger = Ledger.read(journals, wants)
-        try:
-            pool = pools(
-                PoolRequest(
-                    executor=request.executor,
-                    workers=request.options.jobs,
-                    scheduler=request.scheduler,
-                    client=request.client,
-                )
-            )
-        except UsageError:  # nothing was read, and nothing will be
-            if target is not None:
-                target.abandon()
-            raise
-        try:
-            plan = _plan(request, journals, ledger, candidates, recipe, pool.workers, existing, earlier)
-            begins = journal.place()
-            journal.note(_opening(request, plan, recipe, started))
-            order = _order(request, recipe, journals, max(1, pool.workers // max(1, len(plan.tasks))))
-            pool.prove(order, plan, progress)
-        except BaseException:
-            pool.stop(at_once=True)
-            raise
-        completion = Completion(
-            sources={candidate.location: candidate for candidate in candidates},
-            read=lambda: Ledger.read(journals, wants, begins),
-            journals=journals,
-            order=order,
-            open_pool=lambda: pool,
-            journal=journal,
-            progress=progress,
-            earlier=earlier,
-        )
-        with _stopped(pool):
-            tasks = TaskRun(order, plan, pool, journal, progress)
-            tasks.run()
-            ledger = completion.run(tasks.undecided)
+        existing = ExistingBlobs(target)
+        ledger, done = _read_sources(request, candidates, journals, target, existing, journal, progress, started, pools)
         locations = [candidate.location for candidate in candidates]
-        done = plan.done.keys() - completion.again
+        del candidates  # the merge needs memory for every source, and only their locations
         if request.shard is not None:
             return _shard_outcome(ledger, locations, len(done))
         gone = _gone(ledger, locations, request.locations)
         return _merge(journals, ledger, locations, request, target, existing, journal, progress, started, done, gone)
+
+
+def _read_sources(
+    request: BatchRequest,
+    candidates: Sequence[Candidate],
+    journals: Journals,
+    target: ImageTarget | None,
+    existing: ExistingBlobs,
+    journal: JournalWriter,
+    progress: Progress,
+    started: str,
+    pools: OpenPool,
+) -> tuple[Ledger, set[str]]:
+    """Plan and run: reads what no earlier run has read. Returns the journals at the end, and the sources that were done
+    before."""
+    earlier = _earlier(request, target)
+    recipe = recipe_of(request.options)
+    identities = {candidate.location: candidate.identity for candidate in candidates}
+
+    def wants(source: str, known: Finished) -> bool:
+        """True for a line of the source as it is now, with the options of this run. Two journals may have lines of one
+        source, and their times do not show which one is newer."""
+        return known.recipe == recipe and known.identity == identities.get(source)
+
+    ledger = Ledger.read(journals, wants)
+    try:
+        pool = pools(
+            PoolRequest(
+                executor=request.executor,
+                workers=request.options.jobs,
+                scheduler=request.scheduler,
+                client=request.client,
+            )
+        )
+    except UsageError:  # nothing was read, and nothing will be
+        if target is not None:
+            target.abandon()
+        raise
+    try:
+        plan = _plan(request, journals, ledger, candidates, recipe, pool.workers, existing, earlier)
+        begins = journal.place()
+        journal.note(_opening(request, plan, recipe, started))
+        order = _order(request, recipe, journals, max(1, pool.workers // max(1, len(plan.tasks))))
+        pool.prove(order, plan, progress)
+    except BaseException:
+        pool.stop(at_once=True)
+        raise
+    completion = Completion(
+        sources={candidate.location: candidate for candidate in candidates},
+        read=lambda: Ledger.read(journals, wants, begins),
+        journals=journals,
+        order=order,
+        open_pool=lambda: pool,
+        journal=journal,
+        progress=progress,
+        earlier=earlier,
+    )
+    with _stopped(pool):
+        tasks = TaskRun(order, plan, pool, journal, progress)
+        tasks.run()
+        ledger = completion.run(tasks.undecided)
+    return ledger, plan.done.keys() - completion.again
 
 
 def merge_batch(target: str, progress: Progress, output_files: Sequence[str] = ()) -> BatchOutcome:

@@ -19,8 +19,8 @@ _RANK: Final = {Role.KEPT: 0, Role.CARRIED: 1, Role.MADE: 2, Role.FOUND: 3}
 
 _BEFORE_ALL: Final = -1
 
-_Candidate = tuple[bool, bool, int, int, StoredBlob]
-"""(has another compression, is not named by the index, generation, rank of its role, blob)."""
+_Candidate = tuple[bool, bool, int, int, DiffID, StoredBlob]
+"""(has another compression, is not named by the index, generation, rank of its role, layer, blob)."""
 
 
 IsThere = Callable[[DiffID, StoredBlob], bool]
@@ -60,9 +60,10 @@ class BlobChoice:
             if row.role is Role.KEPT:
                 self._kept.add(blob.digest)
             is_foreign, is_unnamed = blob.compression != self._compression, blob.digest not in self._named
-            self._consider(row.hashed.diff_id, (is_foreign, is_unnamed, generation, _RANK[row.role], blob))
+            self._consider((is_foreign, is_unnamed, generation, _RANK[row.role], row.hashed.diff_id, blob))
 
-    def _consider(self, diff_id: DiffID, candidate: _Candidate) -> None:
+    def _consider(self, candidate: _Candidate) -> None:
+        diff_id = candidate[-2]
         best = self._best.get(diff_id)
         if best is None or _order(candidate) < _order(best):
             self._best[diff_id] = candidate
@@ -74,18 +75,19 @@ class BlobChoice:
         another command stored them. `find` returns a blob of a layer that is one of the digests. Blobs that only
         carried-over manifests name are not preferred."""
         named = set(self._named) - self._kept
-        for diff_id, (is_foreign, is_unnamed, _, _, best) in sorted(self._best.items()) if named else ():
+        for diff_id, (is_foreign, is_unnamed, *_, best) in sorted(self._best.items()) if named else ():
             if is_foreign or is_unnamed or best.digest in self._kept:
                 blob = find(diff_id, named)
                 if blob is not None and blob.compression == self._compression and self._is_there(diff_id, blob):
-                    self._consider(diff_id, (False, False, _BEFORE_ALL, 0, blob))
+                    self._consider((False, False, _BEFORE_ALL, 0, diff_id, blob))
 
-    def blob(self, diff_id: DiffID) -> StoredBlob:
-        """The chosen blob of a layer. Raises IntegrityError if the target has none any more."""
+    def layer(self, diff_id: DiffID) -> tuple[DiffID, StoredBlob]:
+        """The layer with its chosen blob, the same objects each time. Raises IntegrityError if the target has none any
+        more."""
         best = self._best.get(diff_id)
         if best is None:
             raise _gone(f"layer with diffID {diff_id}")
-        return best[-1]
+        return best[-2:]
 
     def check(self, layers: Sequence[Descriptor]) -> None:
         """Raises IntegrityError if a carried-over manifest names a blob that is gone."""
@@ -104,5 +106,5 @@ def _gone(what: str) -> IntegrityError:
 
 
 def _order(candidate: _Candidate) -> tuple[bool, bool, int, int, int, Digest]:
-    is_foreign, is_unnamed, generation, rank, blob = candidate
+    is_foreign, is_unnamed, generation, rank, _, blob = candidate
     return (is_foreign, is_unnamed, generation, rank, blob.size, blob.digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from migrate.batch.choice import BlobChoice
 from migrate.batch.journal import Journals, LinePlace
@@ -13,6 +14,9 @@ from migrate.model.image import StoredBlob
 from migrate.model.options import ConvertOptions, ImageOptions
 from migrate.rehash.layer import STORED_KIND
 from migrate.writers.base import ImageTarget
+
+READ_AT_ONCE: Final = 1_000
+"""Number of records that are checked together. Those of all sources would take more memory than the merge."""
 
 
 class ExistingBlobs:
@@ -78,24 +82,28 @@ def sources_without_blobs(
     served: set[DiffID] = set()
     wanting: dict[str, set[DiffID]] = {}
     lost: set[str] = set()
-    rows = {
-        location: [
-            (row.role, *pair) for row in journals.read(place, location, images=False).layers if (pair := _pair(row))
-        ]
-        for location, place in sources.items()
-    }
-    pairs = {(diff_id, blob) for found in rows.values() for _, diff_id, blob in found}
+    locations = list(sources)
     with ThreadPoolExecutor(options.jobs, thread_name_prefix="prove") as pool:
-        right = dict(zip(pairs, pool.map(lambda pair: existing.proves(*pair), pairs), strict=True))
-    for location, found in rows.items():
-        for role, diff_id, blob in found:
-            if right[diff_id, blob]:
-                if blob.compression == compression:  # no manifest of this run names a blob in another compression
-                    served.add(diff_id)
-            elif role is Role.KEPT:  # a manifest of the source has this very digest
-                lost.add(location)
-            else:
-                wanting.setdefault(location, set()).add(diff_id)
+        for start in range(0, len(locations), READ_AT_ONCE):
+            rows = {
+                location: [
+                    (row.role, *pair)
+                    for row in journals.read(sources[location], location, images=False).layers
+                    if (pair := _pair(row))
+                ]
+                for location in locations[start : start + READ_AT_ONCE]
+            }
+            pairs = {(diff_id, blob) for found in rows.values() for _, diff_id, blob in found}
+            right = dict(zip(pairs, pool.map(lambda pair: existing.proves(*pair), pairs), strict=True))
+            for location, found in rows.items():
+                for role, diff_id, blob in found:
+                    if right[diff_id, blob]:
+                        if blob.compression == compression:  # no manifest of this run names one in another compression
+                            served.add(diff_id)
+                    elif role is Role.KEPT:  # a manifest of the source has this very digest
+                        lost.add(location)
+                    else:
+                        wanting.setdefault(location, set()).add(diff_id)
     # If the record of another source, also an older one, has the layer, nothing has to be read again.
     missing = {diff_id for diff_ids in wanting.values() for diff_id in diff_ids} - served
     for place in others if missing else ():

@@ -83,6 +83,7 @@ class Ledger(Struct):
         for journal in sorted(journals.names(), key=lambda name: (name != JOURNAL_NAME, name)):
             for line in journals.iter_lines(journal):
                 ledger.take(line)
+        ledger._wants = None  # which may hold a row for each source
         return ledger
 
     def take(self, line: Line) -> None:

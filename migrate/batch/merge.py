@@ -148,7 +148,7 @@ class Merge(Struct):
             return
         losers = tuple(self._choice.losers())
         # to write an index needs most memory, so what has led to it goes before
-        self._choice, self._descriptors, self.existing.sizes = BlobChoice("gzip"), {}, {}
+        self._choice, self._descriptors = BlobChoice("gzip"), {}
         mapped, self._mapped = self._mapped, []
         self.target.add_to_map(mapped)
         spool.seek(0)
@@ -191,6 +191,7 @@ class Merge(Struct):
         if self.target is not None:
             memory, way = self.target.memory, self.options.compression.value
             self._choice.prefer_named(lambda diff_id, named: memory.known_blob(diff_id, way, named))
+            self.existing.sizes = {}  # every blob is chosen, and the listing of a large target takes much memory
 
     def _images(self, *, layers: bool = True) -> Iterator[FinishedImage]:
         """The images of all sources, in the same order each time. Without `layers`, their chains may be empty.
@@ -213,14 +214,23 @@ class Merge(Struct):
 
     def _finish(self, source: MergeSource, record: SourceRecord, place: int) -> Iterator[FinishedImage]:
         """The images of one source that can be composed. `place` is the source's place in the batch."""
+        layers: dict[int, HashedLayer | None] = {}
         for number, image in enumerate(record.images):
-            finished = self._try_finish(source, number, image, record, place * _MOST_IMAGES + number)
+            finished = self._try_finish(source, number, image, record, place * _MOST_IMAGES + number, layers)
             if finished is not None:
                 yield finished
 
     def _try_finish(
-        self, source: MergeSource, number: int, image: ImageRecord, record: SourceRecord, order: int
+        self,
+        source: MergeSource,
+        number: int,
+        image: ImageRecord,
+        record: SourceRecord,
+        order: int,
+        layers: dict[int, HashedLayer | None],
     ) -> FinishedImage | None:
+        """None if it cannot be composed. `layers` are those of the source by the number of their row, with the chosen
+        blobs: one object for all its images."""
         if (source.location, number) in self._uncomposed:
             return None
         try:
@@ -228,9 +238,11 @@ class Merge(Struct):
             # A manifest of the source names its blobs by digest, so these blobs themselves must be in the target.
             if finished.ready:
                 self._choice.check(finished.composed.layers)
+            for (_, hashed), row in zip(finished.chain, image.chain, strict=True):
+                if row not in layers:
+                    layers[row] = self._with_blob(hashed, record.layers[row].role)
             chain: HashedChain = tuple(
-                (layer, self._with_blob(hashed, record.layers[row].role))
-                for (layer, hashed), row in zip(finished.chain, image.chain, strict=True)
+                (layer, layers[row]) for (layer, _), row in zip(finished.chain, image.chain, strict=True)
             )
             composed = finished.composed if finished.ready else self._compose(finished.composed)
             return in_format(replace(finished, order=order, composed=composed, chain=chain), self.options)
@@ -245,8 +257,9 @@ class Merge(Struct):
     def _with_blob(self, hashed: HashedLayer | None, role: Role) -> HashedLayer | None:
         if hashed is None or hashed.blob is None or role is Role.KEPT:
             return hashed
-        blob = self._choice.blob(hashed.diff_id)
-        return hashed if blob == hashed.blob else replace(hashed, blob=blob)
+        # Equal digests of different records become one object, since the rest of the merge keeps them.
+        diff_id, blob = self._choice.layer(hashed.diff_id)
+        return replace(hashed, diff_id=diff_id, blob=blob)
 
     def _compose(self, composed: ComposedImage) -> ComposedImage:
         """`composed` with a manifest, which can be made only after the blobs are chosen. The record may be from a run
@@ -264,7 +277,8 @@ class Merge(Struct):
         """The descriptor of a layer. One object for each layer, because the target keeps those of all images."""
         known = self._descriptors.get(diff_id)
         if known is None:
-            known = self._descriptors[diff_id] = layer_descriptor(self._choice.blob(diff_id), self.options.format)
+            diff_id, blob = self._choice.layer(diff_id)
+            known = self._descriptors[diff_id] = layer_descriptor(blob, self.options.format)
         return known
 
     def _add_failure(self, failure: Failure, *, is_shown: bool) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from migrate.batch.existing_blobs import READ_AT_ONCE
 from migrate.batch.journal import Journals, LinePlace
 from migrate.batch.lending import lent_layers
 from migrate.batch.records import ImageRecord, SourceRecord
@@ -53,9 +54,12 @@ def disproved(
             lent[location] = set(record.lent.values())
         return bool(record.images) if location in unfit else not is_proven(location, record, options, earlier)
 
+    found: set[str] = set()
+    locations = list(sources)
     with ThreadPoolExecutor(options.jobs, thread_name_prefix="prove") as pool:
-        wrong = pool.map(is_wrong, sources)
-        found = {location for location, is_found in zip(sources, wrong, strict=True) if is_found}
+        for start in range(0, len(locations), READ_AT_ONCE):
+            group = locations[start : start + READ_AT_ONCE]
+            found.update(one for one, is_found in zip(group, pool.map(is_wrong, group), strict=True) if is_found)
     # A record with layers of another source is used only if the record of that source matches, too.
     sound = sources.keys() - found
     return found | {location for location, lenders in lent.items() if not lenders <= sound}

@@ -296,11 +296,14 @@ def _parse_image(fields: Mapping[str, Any], source: str, rows: Sequence[LayerRec
         created=_text_or_none(fields["created"]),
     )
     chain = () if rows is None else tuple(_whole(row, len(rows) - 1) for row in fields["chain"])
+    legacy_id = LegacyID(_text(fields["id"]))
+    if rows and chain and rows[chain[-1]].legacy_id == legacy_id:
+        legacy_id = rows[chain[-1]].legacy_id  # one string for both, as the merge keeps it for each image
     # The report needs only a layer's ID; its JSON went into the config.
     finished = FinishedImage(
         source=source,
         order=0,
-        legacy_id=LegacyID(_text(fields["id"])),
+        legacy_id=legacy_id,
         composed=composed,
         chain=()
         if rows is None

@@ -94,10 +94,8 @@ def entries_for(
     descriptor: Descriptor, platform: Platform | None, references: Sequence[Reference]
 ) -> dict[tuple[str, Digest], IndexEntry]:
     """The index.json entries of an image or index, by name and digest: one for each reference, or one without."""
-    return {
-        ("" if reference is None else str(reference), descriptor.digest): entry_for(descriptor, platform, reference)
-        for reference in references or (None,)
-    }
+    entries = (entry_for(descriptor, platform, reference) for reference in references or (None,))
+    return {(entry.annotations.get(REF_NAME, ""), descriptor.digest): entry for entry in entries}
 
 
 def existing_image(

@@ -47,7 +47,7 @@ class BlobStore:
         """Blobs of this run that have no name yet, and the layer that each is known to hold."""
         self._sizes: dict[Digest, int] = {}
         self._damaged: set[Digest] = set()
-        self._found: frozenset[str] | None = None
+        self._found: frozenset[int] | None = None
         self._lists = path_of is blob_path and not store.reads_cost  # all blobs are in one folder
         self._lock = threading.Lock()
         self._no_clones_from: set[int] = set()
@@ -207,7 +207,7 @@ class BlobStore:
         sizes = self.store.sizes("blobs/sha256")
         # other runs and workers may have written blobs since the last listing
         if self._found is not None:
-            self._found = frozenset(sizes)
+            self._found = frozenset(map(hash, sizes))
         return sizes
 
     def is_damaged(self, digest: Digest) -> bool:
@@ -225,8 +225,9 @@ class BlobStore:
         if self._found is None and self._lists:
             names = self.store.names(self.path_of(digest).rpartition("/")[0])
             self._lists = len(names) <= _MOST_FOUND
-            self._found = frozenset(names) if self._lists else None
-        if self._found is not None and digest.hex not in self._found:
+            # hashes, which take a third of the memory: for two names with one hash the file is looked for in vain
+            self._found = frozenset(map(hash, names)) if self._lists else None
+        if self._found is not None and hash(digest.hex) not in self._found:
             return False
         version = self._version(digest)
         if self.is_proven(digest, size, version):

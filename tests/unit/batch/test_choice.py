@@ -40,32 +40,32 @@ def test_the_order_of_arrival_decides_nothing(order: tuple[int, ...]) -> None:
     rows = [row(MADE, Role.MADE), row(CARRIED, Role.CARRIED), row(SMALLER, Role.CARRIED), row(MADE, Role.FOUND)]
     rows.append(row(CARRIED, Role.FOUND))
     choice = choose(*(rows[number] for number in order))
-    assert choice.blob(DIFF_ID) == SMALLER
+    assert choice.layer(DIFF_ID)[1] == SMALLER
     assert list(choice.losers()) == sorted([MADE.digest, CARRIED.digest])
 
 
 def test_a_kept_blob_serves_all_and_never_goes() -> None:
     choice = choose(row(SMALLER, Role.CARRIED), row(KEPT, Role.KEPT), row(MADE, Role.MADE))
-    assert choice.blob(DIFF_ID) == KEPT
+    assert choice.layer(DIFF_ID)[1] == KEPT
     assert list(choice.losers()) == sorted([SMALLER.digest, MADE.digest])
     other = blob("kept too", 20)
     choice = choose(row(KEPT, Role.KEPT), row(other, Role.KEPT))
-    assert choice.blob(DIFF_ID) == other
+    assert choice.layer(DIFF_ID)[1] == other
     assert list(choice.losers()) == []
 
 
 def test_a_kept_blob_in_another_compression_serves_only_its_manifest() -> None:
     choice = choose(row(FOREIGN, Role.KEPT), row(MADE, Role.MADE))
-    assert choice.blob(DIFF_ID) == MADE
+    assert choice.layer(DIFF_ID)[1] == MADE
     assert list(choice.losers()) == []
-    assert choose(row(FOREIGN, Role.KEPT)).blob(DIFF_ID) == FOREIGN
+    assert choose(row(FOREIGN, Role.KEPT)).layer(DIFF_ID)[1] == FOREIGN
 
 
 def test_what_an_earlier_merge_settled_on_stays() -> None:
     choice = BlobChoice("gzip")
     choice.take([row(CARRIED, Role.CARRIED)], 1)
     choice.take([row(MADE, Role.MADE)], 0)
-    assert choice.blob(DIFF_ID) == MADE
+    assert choice.layer(DIFF_ID)[1] == MADE
     assert list(choice.losers()) == [CARRIED.digest]
 
 
@@ -73,7 +73,7 @@ def test_layers_without_a_blob_have_no_say() -> None:
     hashed = HashedLayer(diff_id=DIFF_ID, tar_size=1_024, empty=True, blob=None, origin="archive")
     choice = choose(LayerRecord(LegacyID("e"), hashed), LayerRecord(LegacyID("t"), None))
     with pytest.raises(IntegrityError):
-        choice.blob(DIFF_ID)
+        choice.layer(DIFF_ID)[1]
 
 
 def test_a_blob_that_is_gone_is_not_chosen() -> None:
@@ -81,7 +81,7 @@ def test_a_blob_that_is_gone_is_not_chosen() -> None:
     for gone, chosen in ((KEPT, CARRIED), (CARRIED, KEPT), (MADE, KEPT)):
         choice = BlobChoice("gzip", lambda _, blob, gone=gone: blob != gone)  # type: ignore[misc]
         choice.take([row(MADE, Role.MADE), row(CARRIED, Role.CARRIED), row(KEPT, Role.KEPT)], 0)
-        assert choice.blob(DIFF_ID) == chosen
+        assert choice.layer(DIFF_ID)[1] == chosen
         assert gone.digest not in set(choice.losers())
         named = [Descriptor(media_type="x", digest=KEPT.digest, size=30)]
         if gone is KEPT:
@@ -95,7 +95,7 @@ def test_where_no_blob_is_left_the_image_fails() -> None:
     choice = BlobChoice("gzip", lambda diff_id, blob: False)
     choice.take([row(MADE, Role.MADE)], 0)
     with pytest.raises(IntegrityError, match="is no longer in the target"):
-        choice.blob(DIFF_ID)
+        choice.layer(DIFF_ID)[1]
 
 
 def test_what_the_index_names_stays() -> None:
@@ -103,14 +103,14 @@ def test_what_the_index_names_stays() -> None:
     choice = BlobChoice("gzip", named={MADE.digest})
     choice.take([row(KEPT, Role.KEPT), row(CARRIED, Role.CARRIED)], 0)
     choice.take([row(MADE, Role.FOUND)], 1)
-    assert choice.blob(DIFF_ID) == MADE
+    assert choice.layer(DIFF_ID)[1] == MADE
 
 
 def test_another_compression_does_not_replace_the_one_that_is_asked_for() -> None:
     choice = BlobChoice("gzip", named={FOREIGN.digest})
     choice.take([row(FOREIGN, Role.CARRIED)], 0)
     choice.take([row(MADE, Role.MADE)], 1)
-    assert choice.blob(DIFF_ID) == MADE
+    assert choice.layer(DIFF_ID)[1] == MADE
 
 
 def test_what_another_command_has_named_is_asked_for() -> None:
@@ -125,12 +125,12 @@ def test_what_another_command_has_named_is_asked_for() -> None:
     choice = BlobChoice("gzip", named={MADE.digest, KEPT.digest})
     choice.take([row(CARRIED, Role.CARRIED), row(KEPT, Role.KEPT)], 0)
     choice.prefer_named(find)
-    assert choice.blob(DIFF_ID) == MADE
+    assert choice.layer(DIFF_ID)[1] == MADE
     assert list(choice.losers()) == [CARRIED.digest]
     choice = BlobChoice("gzip", named={MADE.digest, CARRIED.digest})
     choice.take([row(CARRIED, Role.CARRIED)], 0)
     choice.prefer_named(find)
-    assert choice.blob(DIFF_ID) == CARRIED
+    assert choice.layer(DIFF_ID)[1] == CARRIED
     assert asked == [frozenset({MADE.digest})]
     choose(row(CARRIED, Role.CARRIED)).prefer_named(find)
     assert len(asked) == 1
