@@ -16,6 +16,7 @@ import secrets
 import socket
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, Final
@@ -39,6 +40,7 @@ from migrate.batch.task import WorkOrder, close_workers, run_task
 from migrate.errors import MigrateError, TargetError, UsageError
 from migrate.model.progress import Event, Progress
 from migrate.model.text import printable
+from migrate.report.units import count
 
 FROM_CONFIGURATION: Final = "auto"
 """The value for the scheduler in Dask's configuration: DASK_SCHEDULER_ADDRESS, DASK_SCHEDULER_FILE, or a file."""
@@ -49,6 +51,10 @@ _ASK_SECONDS: Final = 1.0
 _FILE_BYTES: Final = 16 * 1024 * 1024
 """Limit for a scheduler file, which also lists the workers."""
 _PORTS: Final = 65_536
+_ALL_EVENTS: Final = "all"
+"""The scheduler's topic with the events of its workers."""
+_TASK: Final = "migrate batch"
+_NAMES_SHOWN: Final = 3
 _BACKLOG: Final = 64
 """Smallest number of tasks to submit: an adaptive cluster starts workers for tasks that wait, not for running ones."""
 
@@ -77,6 +83,11 @@ class DaskPool(WorkerPool):
         self._seen: dict[str, tuple[object, float]] = {}
         self._known: dict[str, int] = {}
         self._asked = -_ASK_SECONDS
+        # Dask gives the tasks of a lost worker to others by itself, and reports only the last of several deaths.
+        self._lost_workers: deque[tuple[str, list[str]]] = deque()
+        self._losses: Counter[str] = Counter()
+        if is_ours:  # a program may have a handler of its own for these events
+            client.subscribe_topic(_ALL_EVENTS, self._take_event)
 
     @classmethod
     def connect(cls, scheduler: str, work: Work = run_task) -> DaskPool:
@@ -165,6 +176,7 @@ class DaskPool(WorkerPool):
     def _send(self, order: WorkOrder, task: Task, workers: Sequence[str]) -> Future[list[JournalEntry]]:
         """Submits a task, to one of `workers` as long as one of these exists, or else to any worker."""
         where = {"workers": list(workers), "allow_other_workers": True} if workers else {}
+        number = self._key()
         name = printable(os.path.basename(task.sources[0].location.rstrip("/")))[:60]  # a key must be valid UTF-8
         more = f" and {len(task.sources) - 1:,} more" if len(task.sources) > 1 else ""
         try:
@@ -172,7 +184,7 @@ class DaskPool(WorkerPool):
                 functools.partial(_named_task, self._work, self._versions),
                 order,
                 task,
-                key=("migrate batch", f"{name}{more}", self._key()),
+                key=(_TASK, f"{name}{more}", number),
                 pure=False,
                 retries=0,
                 **where,
@@ -183,7 +195,7 @@ class DaskPool(WorkerPool):
             raise _lost() from error
         future: Future[list[JournalEntry]] = Future()
         future.set_running_or_notify_cancel()
-        call.add_done_callback(functools.partial(self._take_result, order, future))
+        call.add_done_callback(functools.partial(self._take_result, order, number, future))
         return future
 
     @property
@@ -203,7 +215,7 @@ class DaskPool(WorkerPool):
         del future
         self._reserved = None
 
-    def _take_result(self, order: WorkOrder, future: Future[list[JournalEntry]], call: Any) -> None:
+    def _take_result(self, order: WorkOrder, number: str, future: Future[list[JournalEntry]], call: Any) -> None:
         """Takes a finished call; runs in a thread of the client."""
         self._moved = time.monotonic()
         try:
@@ -213,9 +225,22 @@ class DaskPool(WorkerPool):
             if worker not in self._checked:  # also for workers that `prove` has checked: it removes the mark
                 check_mark(order, worker, mark)
                 self._checked.add(worker)
-            future.set_result([replace(entry, worker=worker) for entry in entries])
+            tries = 1 + self._losses.pop(number, 0)
+            future.set_result([replace(entry, worker=worker, tries=tries) for entry in entries])
         except BaseException as error:  # noqa: BLE001 - raised again where the future is read
             future.set_exception(error)
+
+    def _take_event(self, event: tuple[float, Any]) -> None:
+        """Takes an event of the scheduler; runs in a thread of the client. Only a worker that is lost has tasks of this
+        run: one that is retired has given them away before."""
+        message = event[1]
+        if not isinstance(message, Mapping) or message.get("action") != "remove-worker":
+            return
+        keys = [key for key in message.get("processing-tasks", ()) if isinstance(key, (tuple, list)) and len(key) == 3]
+        ours = sorted((number, name) for task, name, number in keys if task == _TASK and number.startswith(self._run))
+        if ours:
+            self._losses.update(number for number, _ in ours)
+            self._lost_workers.append((str(message.get("worker")), [name for _, name in ours]))
 
     def deaths(self, error: BaseException, /) -> int:
         """See WorkerPool. A call is cancelled if its result was lost with its worker, and also if the scheduler was
@@ -233,7 +258,12 @@ class DaskPool(WorkerPool):
 
     def watch(self, waiting: int, progress: Progress) -> None:
         """See WorkerPool. Emits a message if tasks wait because there are no workers, or because workers have stopped,
-        at growing intervals."""
+        at growing intervals, and one for each worker that was lost."""
+        while self._lost_workers:
+            worker, names = self._lost_workers.popleft()
+            shown = ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
+            message = f"worker {worker} was lost; others take its {count(len(names), 'task')}: {shown}"
+            progress.emit(Event(kind="notice", message=message))
         threads = self._threads_by_worker()
         now = time.monotonic()
         self._alone_since = None if threads else self._alone_since or now

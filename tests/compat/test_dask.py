@@ -105,12 +105,13 @@ class KillsOneWorker:
     """Progress that ends a worker in the middle of the run."""
 
     def __init__(self, worker: subprocess.Popen[bytes], after: int) -> None:
-        self.finished = 0
+        self.finished = self.lost = 0
         self._worker = worker
         self._after = after
 
     def emit(self, event: Event, /) -> None:
         self.finished += event.kind == "finished"
+        self.lost += "was lost; others take its" in event.message
         if event.kind == "finished" and self.finished == self._after:
             os.killpg(self._worker.pid, signal.SIGKILL)
 
@@ -149,6 +150,8 @@ class TestDask:
             outcome = run_batch(request(shelf, tmp_path / "dask"), progress, pools)
         assert len(outcome.lists[SourceOutcome.CONVERTED]) == 120
         assert progress.finished == 120
+        assert progress.lost == 1
+        assert max(row.tries for row in outcome.rows) >= 2
         assert migrate("batch", shelf, tmp_path / "local").code == 0
         assert files_of(tmp_path / "dask").keys() == files_of(tmp_path / "local").keys()
         assert without_report(tmp_path / "dask") == without_report(tmp_path / "local")

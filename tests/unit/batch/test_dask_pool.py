@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from migrate.batch import dask_pool
 from migrate.batch.dask_pool import DaskPool
 from migrate.batch.plan import Candidate, Plan, SourceIdentity, Task
 from migrate.batch.preflight import samples_of
-from migrate.batch.task import WorkOrder
+from migrate.batch.task import WorkOrder, failed_entry
 from migrate.errors import TargetError
 from migrate.model.options import ConvertOptions
 from migrate.model.progress import SilentProgress
@@ -179,6 +180,47 @@ def test_a_scheduler_that_was_started_again_has_lost_the_tasks() -> None:
     client.id = "Scheduler-2"
     with pytest.raises(TargetError, match="the Dask scheduler is lost"):
         pool.deaths(CancelledError())
+
+
+class Reporting(Scheduler):
+    """One that sends its events, and whose calls succeed."""
+
+    def subscribe_topic(self, topic: str, handler: Callable[[tuple[float, Any]], None]) -> None:
+        assert topic == "all"
+        self.report = handler
+
+    def submit(self, *work: Any, key: tuple[str, ...], workers: list[str] | None = None, **options: Any) -> Call:
+        self.keys = [*getattr(self, "keys", []), key]
+        call = super().submit(*work, key=key, workers=workers, **options)
+        entries = [failed_entry(ORDER, source, "other", "") for source in work[2].sources]
+        call.result = lambda: ("b", "mark", entries)  # type: ignore[method-assign]
+        return call
+
+
+def test_a_lost_worker_is_reported_once_with_its_tasks_which_count_it_as_tried() -> None:
+    client, progress = Reporting(Clock(), {"b": "busy"}), Recorder()
+    pool = DaskPool(client, is_ours=True)
+    futures = [pool.submit(ORDER, replace(TASK, number=number)) for number in range(6)]
+    others = ["migrate-check-1", ("migrate batch", "c.tar", "other-run-1"), ("task", 1, 2)]
+    for action, worker, keys in (
+        ("add-worker", "c", client.keys),
+        ("remove-worker", "retired", []),
+        ("remove-worker", "c", others),
+        ("remove-worker", "a", [*others, *client.keys[:5]]),
+        ("remove-worker", "d", [list(client.keys[0])]),
+    ):
+        client.report((0.0, {"action": action, "worker": worker, "processing-tasks": keys}))
+    client.report((0.0, "an event of another program"))
+    for _ in range(2):
+        pool.watch(1, progress)
+    assert [event.message for event in progress.events] == [
+        "worker a was lost; others take its 5 tasks: a.tar, a.tar, a.tar, …",
+        "worker d was lost; others take its 1 task: a.tar",
+    ]
+    for call in client.calls:
+        call.status = "finished"
+        call.end()
+    assert [entry.tries for future in futures for entry in future.result()] == [3, 2, 2, 2, 2, 1]
 
 
 def test_deaths_are_counted_as_dask_counts_them() -> None:
