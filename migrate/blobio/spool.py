@@ -24,7 +24,7 @@ from migrate.errors import SourceError, SourceUnreadableError, TargetError
 _CHUNK = 1024 * 1024
 _ZEROS = bytes(_CHUNK)
 _HEAD_BYTES = 512
-_DOCUMENTS_IN_MEMORY = 1024 * 1024
+_DOCUMENTS_IN_MEMORY = 16 * 1024 * 1024
 _SHORT_DOCUMENT = 8 * 1024
 """Longer ones are those of long chains, which share their parts in memory."""
 
@@ -195,9 +195,11 @@ class DocumentSpool:
 
     def keep(self, content: bytes) -> SupportsBytes | None:
         """`content`, to be read when it is needed; None where it had better stay in memory. Raises TargetError."""
-        self._bytes += len(content)
-        if self._bytes <= _DOCUMENTS_IN_MEMORY or len(content) > _SHORT_DOCUMENT:
+        if len(content) > _SHORT_DOCUMENT:
             return None
+        self._bytes += len(content)
+        if self._bytes <= _DOCUMENTS_IN_MEMORY:
+            return content
         if self._spool is None:
             self._spool = Spool(self._directory, "documents of images")
         place = self._spool.size

@@ -78,13 +78,16 @@ def config_frame(
     carried: Mapping[str, Any], *, has_layers: bool, platform: Platform | None = None
 ) -> tuple[bytes, bytes, bytes]:
     """The bytes of the config before the steps of its history, between the steps and the diffIDs, and behind these."""
-    members = dict(carried) if platform is None else fill_platform(carried, platform)
-    # The control characters mark the places to split at. They cannot occur in JSON.
-    members["rootfs"] = RawValue(b'{"type":"layers","diff_ids":[\2]}' if has_layers else b'{"type":"layers"}\2')
-    members["history"] = RawValue(b"[\1]")
-    head, _, rest = encode_object(members).partition(b"\1")
-    middle, _, tail = rest.partition(b"\2")
-    return head, middle, tail
+    members = carried if platform is None else fill_platform(carried, platform)
+    rest = {key: value for key, value in members.items() if key not in ("history", "rootfs")}
+    # Keys are sorted, so these two split the others into three groups.
+    before = encode_object({key: value for key, value in rest.items() if key < "history"})[1:-1]
+    between = encode_object({key: value for key, value in rest.items() if "history" < key < "rootfs"})[1:-1]
+    behind = encode_object({key: value for key, value in rest.items() if key > "rootfs"})[1:-1]
+    head = b"{" + before + b"," * bool(before) + b'"history":['
+    middle = b"]," + between + b"," * bool(between) + b'"rootfs":{"type":"layers"'
+    tail = b"}" + b"," * bool(behind) + behind + b"}"
+    return (head, middle + b',"diff_ids":[', b"]" + tail) if has_layers else (head, middle, tail)
 
 
 def fill_platform(members: Mapping[str, Any], platform: Platform) -> dict[str, Any]:
