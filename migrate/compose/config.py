@@ -71,7 +71,7 @@ def encode_step(step: HistoryStep) -> bytes:
 
 
 def encode_diff_id(diff_id: DiffID) -> bytes:
-    return encode(str(diff_id))
+    return f'"{diff_id}"'.encode("ascii")
 
 
 def config_frame(

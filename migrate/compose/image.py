@@ -33,6 +33,10 @@ _KEPT_PARTS: Final = 12_000
 """More than the layers of the longest chain (CHAIN_LENGTH)."""
 
 
+DescribedLayer = tuple[HashedLayer, bytes, Descriptor | None, bytes]
+"""(the layer, its encoded diffID, its descriptor, the encoded descriptor); None and b"" if it has no blob."""
+
+
 class SharedParts:
     """The parts of documents that the images of one run share: steps of histories, diffIDs and descriptors of layers.
     Each is encoded once, also for images that are built on one another. In a run with very many layers, older parts are
@@ -41,7 +45,7 @@ class SharedParts:
     def __init__(self) -> None:
         # By id() of a layer. The layer is kept as well, so that no other object gets the same id().
         self._steps: dict[tuple[int, bool], tuple[LegacyLayer, bytes]] = {}
-        self._layers: dict[int, tuple[HashedLayer, bytes, Descriptor | None, bytes]] = {}
+        self._layers: dict[int, DescribedLayer] = {}
         self._lists: dict[tuple[bytes, bytes], list[bytes]] = {}
 
     def limit(self) -> None:
@@ -60,8 +64,7 @@ class SharedParts:
             self._steps[id(layer), empty_layer] = known
         return known[1]
 
-    def layer(self, layer: HashedLayer, format: Format) -> tuple[HashedLayer, bytes, Descriptor | None, bytes]:
-        """(the layer, its encoded diffID, its descriptor, the encoded descriptor); None and b"" if it has no blob."""
+    def layer(self, layer: HashedLayer, format: Format) -> DescribedLayer:
         known = self._layers.get(id(layer))
         if known is None:
             descriptor = None if layer.blob is None else layer_descriptor(layer.blob, format)
@@ -122,9 +125,10 @@ def compose_image(
     platform = image.platform or _platform(top.os, top.architecture, None, options.platform)
     filled = platform if options.fill_platform else None
     head, middle, tail = config_frame(carried, has_layers=bool(layers), platform=filled)
-    diff_ids = [shared.layer(layer, options.format)[1] for layer in layers]
+    described = [shared.layer(layer, options.format) for layer in layers]
+    diff_ids = [diff_id for _, diff_id, _, _ in described]
     config = Pieces(head, shared.joined(steps, b","), middle, shared.joined(diff_ids, b","), tail)
-    return _finish(config, layers, platform, top.created, options, shared)
+    return _finish(config, described, platform, top.created, options, shared)
 
 
 def _platform(os: str | None, architecture: str | None, variant: str | None, default: Platform) -> Platform:
@@ -136,7 +140,7 @@ def _platform(os: str | None, architecture: str | None, variant: str | None, def
 
 def _finish(
     document: bytes | Pieces,
-    layers: Sequence[HashedLayer],
+    described: Sequence[DescribedLayer],
     platform: Platform,
     created: str | None,
     options: ConvertOptions,
@@ -144,7 +148,6 @@ def _finish(
 ) -> ComposedImage:
     config = bytes(document)
     check_limits(config, "the image's config")  # a config over the limits could be written, but not read again
-    described = [shared.layer(layer, options.format) for layer in layers]
     unstored = next((layer for layer, _, descriptor, _ in described if descriptor is None), None)
     if unstored is not None and not options.dry_run:
         raise ComposeError(f"layer with diffID {unstored.diff_id} was not stored as a blob")
@@ -153,7 +156,7 @@ def _finish(
     if unstored is None:  # a dry run makes no blobs, and so no manifest
         descriptors = tuple(descriptor for _, _, descriptor, _ in described if descriptor is not None)
         frame = manifest_frame(
-            config_descriptor(config, options.format), MANIFEST_TYPE_OF[options.format], has_layers=bool(layers)
+            config_descriptor(config, options.format), MANIFEST_TYPE_OF[options.format], has_layers=bool(described)
         )
         manifest = Pieces(frame[0], shared.joined([row for _, _, _, row in described], frame[1]), frame[2])
         check_limits(bytes(manifest), "the image's manifest")
@@ -162,11 +165,11 @@ def _finish(
         config_media_type=CONFIG_TYPE_OF[options.format],
         manifest_document=manifest,
         manifest_media_type=MANIFEST_TYPE_OF[options.format],
-        diff_ids=tuple(layer.diff_id for layer in layers),
+        diff_ids=tuple(layer.diff_id for layer, _, _, _ in described),
         layers=descriptors,
         platform=platform,
         created=created,
-        warnings=_warnings(config, len(layers)),
+        warnings=_warnings(config, len(described)),
     )
 
 
@@ -216,7 +219,8 @@ def _carry_over(
         return _carry_over_manifest(image, config, facts, platform)
     if options.fill_platform and facts.platform is None:
         config = encode_object(fill_platform(carried_values(read_document(config, "config"), "config"), platform))
-    composed = _finish(config, layers, platform, facts.created, options, shared)
+    described = [shared.layer(layer, options.format) for layer in layers]
+    composed = _finish(config, described, platform, facts.created, options, shared)
     return replace(composed, warnings=(*composed.warnings, *_history_warnings(facts)))
 
 
@@ -239,7 +243,8 @@ def _with_true_diff_ids(
     corrected = encode_object(members)
     facts = parse_config(corrected)
     platform = image.platform or _platform(facts.os, facts.architecture, facts.variant, options.platform)
-    composed = _finish(corrected, layers, platform, facts.created, options, shared)
+    described = [shared.layer(layer, options.format) for layer in layers]
+    composed = _finish(corrected, described, platform, facts.created, options, shared)
     warning = f"salvaged: {error.message}; the new config names the diffIDs that its layers have"
     return replace(composed, warnings=(*composed.warnings, warning), certain=False)
 

@@ -80,8 +80,7 @@ class FinishedImage(Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> Digest:
-        """The digest that identifies the image: of its manifest, or of its config if a dry run made no manifest."""
-        return self.composed.manifest_digest if self.composed.has_manifest else self.composed.image_id
+        return self.composed.identity
 
 
 def in_format(image: FinishedImage, options: ConvertOptions) -> FinishedImage:

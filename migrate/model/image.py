@@ -134,6 +134,11 @@ class ComposedImage(Struct, frozen=True, kw_only=True, dict=True):
     def manifest_digest(self) -> Digest:
         return Digest.of(self.manifest)
 
+    @cached_property
+    def identity(self) -> Digest:
+        """The digest that identifies the image: of its manifest, or of its config if a dry run made no manifest."""
+        return self.manifest_digest if self.has_manifest else self.image_id
+
     def keep_documents(self, keep: Callable[[bytes], SupportsBytes | None]) -> None:
         """Puts what `keep` gives for a document in its place, which has the same bytes; None: it stays as it is."""
         for name, content in (("config_document", self.config), ("manifest_document", self.manifest)):
