@@ -8,7 +8,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
 from migrate.blobio.stream import ByteStream
@@ -102,7 +102,9 @@ def open_object(filesystem: Any, key: str, size: int) -> BinaryIO:
         return io.BytesIO(_cat(filesystem, key, 0, size) if size else b"")
     if _gives_ranges(filesystem):
         return RangeStream(lambda start, end: _cat(filesystem, key, start, end), size).as_binary()
-    return cast(BinaryIO, filesystem.open(key, "rb", block_size=RANGE_BYTES, cache_type="readahead"))
+    with _turn(filesystem):
+        stream = cast(BinaryIO, filesystem.open(key, "rb", block_size=RANGE_BYTES, cache_type="readahead"))
+    return _StreamInTurn(filesystem, stream, size).as_binary()
 
 
 def bring_object(location: str, spool: BinaryIO) -> bool:
@@ -172,7 +174,51 @@ def _gives_ranges(filesystem: Any) -> bool:
 
 
 def _cat(filesystem: Any, key: str, start: int, end: int) -> bytes:
-    return bytes(filesystem.cat_file(key, start=start, end=end))
+    with _turn(filesystem):
+        return bytes(filesystem.cat_file(key, start=start, end=end))
+
+
+_one_reader = threading.Lock()
+
+
+def _turn(filesystem: Any) -> AbstractContextManager[object]:
+    """Held while a driver reads, if it is not made for threads: all of them share one connection, as with FTP, or one
+    position in each object, as in memory."""
+    return nullcontext() if getattr(filesystem, "async_impl", False) else _one_reader
+
+
+class _StreamInTurn(ByteStream):
+    """An fsspec file with a position of its own. Closing it closes that file."""
+
+    def __init__(self, filesystem: Any, source: BinaryIO, size: int) -> None:
+        self._filesystem = filesystem
+        self._source = source
+        self._size = size
+        self._position = 0
+
+    def read_block(self, limit: int, /) -> bytes:
+        with _turn(self._filesystem):
+            if self._source.tell() != self._position:
+                self._source.seek(self._position)
+            block = self._source.read(limit)
+        self._position += len(block)
+        return block
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        if not self.closed:
+            with _turn(self._filesystem):
+                self._source.close()
+        super().close()
 
 
 class BucketTree(Tree):
