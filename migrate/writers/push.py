@@ -85,7 +85,15 @@ class Pusher:
             self._each(lambda place: self._push_blob(*place), places)
             self._push_manifests(wanted, manifests)
             tagged = [name for name in sorted(names) if name.tag is not None]
-            self._each(lambda name: self._push_tag(name, manifests[name.digest]), tagged)
+
+            def put_tag(name: PushedName) -> None:
+                assert name.tag is not None
+                manifest = manifests[name.digest]
+                # A manifest that the registry lacked had no tag there.
+                if (name.repository, name.digest) in wanted or not self._has_name(name):
+                    self._client.put_manifest(name.repository, name.tag, manifest.content, manifest.media_type)
+
+            self._each(put_tag, tagged)
 
     def preview(self, manifests: Mapping[Digest, PushedManifest], names: Sequence[PushedName]) -> PushPreview:
         """What `push` would do now. Only reads from the registry."""
@@ -154,11 +162,6 @@ class Pusher:
         flat = [place for place, _ in lists if place not in nested]
         for group in (single, flat, *([place] for place, _ in lists if place in nested)):
             self._each(put, group)
-
-    def _push_tag(self, name: PushedName, manifest: PushedManifest) -> None:
-        assert name.tag is not None
-        if not self._has_name(name):
-            self._client.put_manifest(name.repository, name.tag, manifest.content, manifest.media_type)
 
     def _has_name(self, name: PushedName) -> bool:
         assert name.tag is not None
