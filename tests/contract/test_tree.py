@@ -23,12 +23,10 @@ from migrate.storage.bucket import BucketTree, open_filesystem
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.disk.disk_tree import DiskTree
 from migrate.storage.disk.volumes import read_contents
-from migrate.storage.filesystems import btrfs, image_tree, kept
 from migrate.storage.tar_tree import TarTree
 from migrate.storage.tree import Tree
 from tests import disks
 from tests.peers import need
-from tests.threads import switching_often
 from tests.trees import BareTree
 from tests.unit.readers.devicemapper.images import xfs_prototype
 
@@ -274,20 +272,6 @@ def test_a_folder_listed_by_several_threads_at_once(tree: Tree) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert set().union(*pool.map(listed, range(24))) == {frozenset((b"inner", b"one"))}
-
-
-def test_paths_looked_up_by_several_threads_that_forget_them(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a tree keeps of paths is bounded, and is dropped while other threads use it."""
-    for module, limit in ((image_tree, "_MOST_PATHS"), (btrfs, "_KEPT_PATHS"), (kept, "MOST_KEPT")):
-        monkeypatch.setattr(module, limit, 2)
-    paths = (b"folder/one", b"folder/inner/two", b"large")
-    expected = {path: tree.stat(path) for path in paths}
-
-    def looked_up(_: int) -> set[bytes]:
-        return {path for _ in range(60) for path in paths if tree.find(path) != expected[path]}
-
-    with switching_often(), ThreadPoolExecutor(4) as pool:
-        assert set().union(*pool.map(looked_up, range(4))) == set()
 
 
 def test_two_streams_of_one_file_have_positions_of_their_own(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:

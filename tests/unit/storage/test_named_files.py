@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from migrate.distribution.repositories import iter_repositories
 from migrate.errors import DamagedError, LimitError, SourceError, UsageError
-from migrate.storage import named_files
 from migrate.storage.bucket import BucketTree, is_url, open_filesystem
 from migrate.storage.directory_tree import DirectoryTree
 from migrate.storage.named_files import Entry, MissingFileError, NamedFiles
-from tests.threads import switching_often
 from tests.trees import BareTree
 
 
@@ -123,16 +120,3 @@ def test_a_file_system_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     other, _ = open_filesystem(f"memory://{tmp_path.name}/one")
     assert other is not first
     assert open_filesystem(f"memory://{tmp_path.name}/two")[0] is other
-
-
-def test_folders_looked_up_by_several_threads_that_forget_them(
-    tree: NamedFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(named_files, "_KNOWN_FOLDERS", 1)
-
-    def sizes(_: int) -> set[tuple[int | None, ...]]:
-        names = ("a/one", "a/b/two", "c.x/three", "absent/one")
-        return {tuple(map(tree.size, names)) for _ in range(60)}
-
-    with switching_often(), ThreadPoolExecutor(4) as pool:
-        assert set().union(*pool.map(sizes, range(4))) == {(1, 2, 100_000, None)}
