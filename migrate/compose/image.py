@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -15,7 +15,15 @@ from migrate.documents.oci import ConfigFacts, encode_layer, manifest_frame, par
 from migrate.documents.v1_json import LayerDocument
 from migrate.errors import ComposeError, DocumentError, IntegrityError, LimitError
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import ComposedImage, Descriptor, HashedLayer, Pieces, Platform
+from migrate.model.image import (
+    LAYER_COMPRESSIONS,
+    ComposedImage,
+    Descriptor,
+    HashedLayer,
+    Pieces,
+    Platform,
+    media_type_warning,
+)
 from migrate.model.legacy import LegacyImage, LegacyLayer
 from migrate.model.options import ConvertOptions, EmptyLayers, Format
 
@@ -216,7 +224,7 @@ def _carry_over(
         )
     platform = image.platform or _platform(facts.os, facts.architecture, facts.variant, options.platform)
     if image.manifest is not None:
-        return _carry_over_manifest(image, config, facts, platform)
+        return _carry_over_manifest(image, config, facts, layers, platform)
     if options.fill_platform and facts.platform is None:
         config = encode_object(fill_platform(carried_values(read_document(config, "config"), "config"), platform))
     described = [shared.layer(layer, options.format) for layer in layers]
@@ -258,7 +266,9 @@ def _history_warnings(facts: ConfigFacts) -> tuple[str, ...]:
     )
 
 
-def _carry_over_manifest(image: LegacyImage, config: bytes, facts: ConfigFacts, platform: Platform) -> ComposedImage:
+def _carry_over_manifest(
+    image: LegacyImage, config: bytes, facts: ConfigFacts, layers: Sequence[HashedLayer], platform: Platform
+) -> ComposedImage:
     assert image.manifest is not None
     # The manifest is kept byte for byte, since users pull it by its digest. It must belong to the config, which may
     # come from another file of the source.
@@ -281,5 +291,19 @@ def _carry_over_manifest(image: LegacyImage, config: bytes, facts: ConfigFacts, 
         layers=manifest.layers,
         platform=platform,
         created=facts.created,
-        warnings=(*_warnings(config, len(diff_ids)), *_history_warnings(facts)),
+        warnings=(
+            *_warnings(config, len(diff_ids)),
+            *_history_warnings(facts),
+            *_media_type_warnings(manifest.layers, layers),
+        ),
     )
+
+
+def _media_type_warnings(stated: Sequence[Descriptor], layers: Sequence[HashedLayer]) -> Iterator[str]:
+    for number, (descriptor, layer) in enumerate(zip(stated, layers, strict=True), start=1):
+        named = LAYER_COMPRESSIONS.get(descriptor.media_type)
+        blob = layer.blob or layer.carried
+        if named is None or blob is None or blob.digest != descriptor.digest:
+            continue
+        if named != blob.compression:
+            yield f"layer {number}: {media_type_warning(named, blob.compression)}"

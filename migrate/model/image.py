@@ -39,6 +39,24 @@ INDEX_TYPES: Final = frozenset({MediaType.OCI_INDEX, MediaType.DOCKER_LIST})
 CONFIG_TYPES: Final = frozenset({MediaType.DOCKER_CONFIG, MediaType.OCI_CONFIG, "application/octet-stream"})
 """The media types of configs of images. Docker 1.10 pushed some as octet-stream (moby 1.10, distribution/push_v2)."""
 
+LAYER_COMPRESSIONS: Final = {
+    MediaType.DOCKER_LAYER: "none",
+    MediaType.DOCKER_LAYER_GZIP: "gzip",
+    MediaType.DOCKER_LAYER_ZSTD: "zstd",
+    MediaType.OCI_LAYER: "none",
+    MediaType.OCI_LAYER_GZIP: "gzip",
+    MediaType.OCI_LAYER_ZSTD: "zstd",
+}
+
+
+def media_type_warning(stated: str, actual: str) -> str:
+    """For a layer in a manifest of a source, which is kept as it is."""
+    names = {"none": "no compression"}
+    return (
+        f"the media type is that of {names.get(stated, stated)}, the blob has {names.get(actual, actual)}: most "
+        "programs look at the bytes, and some refuse it (umoci)"
+    )
+
 
 class Platform(Struct, frozen=True, kw_only=True, order=True):
     """A platform as in an index: `os` and `architecture` are Go's names, `variant` is as in arm `v7`."""

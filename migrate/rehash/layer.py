@@ -58,7 +58,8 @@ def hashed_layer(layer: Layer, options: ImageOptions) -> HashedLayer:
     carried = layer.kept
     if carried is None and facts.stored_digest is not None:
         # The blob of the source, if a target may have it unchanged.
-        carried = stored_blob(facts) if facts.kind == "gzip" == STORED_KIND.get(options.compression) else None
+        is_kept = layer.job.payload.keep or facts.kind == "gzip" == STORED_KIND.get(options.compression)
+        carried = stored_blob(facts) if is_kept else None
     return HashedLayer(
         diff_id=facts.diff_id,
         tar_size=facts.tar.size,

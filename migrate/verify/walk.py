@@ -12,19 +12,20 @@ from migrate.compose.image import DOCKER_MAX_LAYERS
 from migrate.documents.oci import ConfigFacts, parse_config, parse_index, parse_manifest
 from migrate.errors import MigrateError
 from migrate.model.digest import DiffID, Digest
-from migrate.model.image import CONFIG_TYPES, INDEX_TYPES, Descriptor, MediaType, Platform
+from migrate.model.image import (
+    CONFIG_TYPES,
+    INDEX_TYPES,
+    LAYER_COMPRESSIONS,
+    Descriptor,
+    MediaType,
+    Platform,
+    media_type_warning,
+)
 from migrate.verify.files import Files, read_small
 from migrate.verify.findings import Findings
 from migrate.verify.hashing import HashedFile
 
 MANIFEST_TYPES: Final = frozenset({MediaType.OCI_MANIFEST, MediaType.DOCKER_MANIFEST})
-_COMPRESSIONS: Final = {
-    MediaType.DOCKER_LAYER: "none",
-    MediaType.DOCKER_LAYER_GZIP: "gzip",
-    MediaType.OCI_LAYER: "none",
-    MediaType.OCI_LAYER_GZIP: "gzip",
-    MediaType.OCI_LAYER_ZSTD: "zstd",
-}
 _Named = tuple[Descriptor, Platform | None, str]
 """An entry of an index: descriptor, platform, and the place of the entry for findings."""
 _ELSEWHERE: Final = ("foreign", "nondistributable")
@@ -152,7 +153,7 @@ class Walk(Struct):
         if self.check_counts(config, len(digests), where):
             for position, (layer, diff_id) in enumerate(zip(manifest.layers, config.diff_ids, strict=True)):
                 if present[position]:
-                    compression = _COMPRESSIONS.get(layer.media_type)
+                    compression = LAYER_COMPRESSIONS.get(layer.media_type)
                     use = LayerUse(f"{where} layers[{position}]", diff_id, compression)
                     self.uses.setdefault(layer.digest, []).append(use)
 
@@ -215,7 +216,8 @@ def check_unpacked(findings: Findings, use: LayerUse, result: HashedFile) -> Non
         findings.add(use.where, result.error or "does not unpack")
         return
     if use.compression is not None and result.compression != use.compression:
-        findings.add(use.where, f"the media type is of {use.compression}, the blob is {result.compression}")
+        # A manifest of a source, which is copied unchanged. Nearly all programs look at the bytes.
+        findings.note(use.where, media_type_warning(use.compression, result.compression))
     if result.diff_id != use.diff_id:
         findings.add(use.where, f"unpacks to diffID {result.diff_id}, but the config has {use.diff_id}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tarfile
 from collections.abc import Callable, Iterator
@@ -11,12 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
+from migrate import api
 from migrate.cli.completion import image_names, legacy_ids
 from migrate.layout.view import LayoutView
+from migrate.model.digest import Digest
+from tests.archives import layer_tar
 from tests.buckets import memory_bucket
 from tests.cases import tar_of
 from tests.command import migrate
-from tests.layouts import Layout, named, named_by_docker
+from tests.layouts import OCI, Layout, named, named_by_docker
+from tests.peers import run
 from tests.registries import Registry, docker_registry
 
 NAME = "acme/web:1.0"
@@ -224,3 +229,29 @@ def test_completion_offers_no_name_that_a_shell_would_run(name: str, tmp_path: P
     assert [item.value for item in image_names(Context(), None, "")] == ["good/name:1.0"]  # type: ignore[arg-type]
     offered = legacy_ids(Context(), None, "")  # type: ignore[arg-type]
     assert [(item.value, item.help) for item in offered] == [("ab" * 32, "good/name:1.0"), ("good/name:1.0", None)]
+
+
+@pytest.mark.parametrize("stated", ["tar", "tar+gzip", "tar+zstd"])
+@pytest.mark.parametrize("actual", ["tar", "tar+gzip", "tar+zstd"])
+def test_a_layer_that_is_packed_in_another_way_than_its_media_type_says(
+    stated: str, actual: str, tmp_path: Path
+) -> None:
+    """The manifest is kept as it is. convert says what verify says of its result."""
+    layout = Layout(tmp_path / "source")
+    tar = layer_tar("a")
+    packed = {"tar": tar, "tar+gzip": gzip.compress(tar), "tar+zstd": run("zstd", "-qc", stdin=tar).stdout}[actual]
+    config = {"os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar))]}}
+    manifest = {
+        "schemaVersion": 2,
+        "config": {"mediaType": f"{OCI}.config.v1+json", **layout.blob({**config, "architecture": "amd64"})},
+        "layers": [{"mediaType": f"{OCI}.layer.v1.{stated}", **layout.blob(packed)}],
+    }
+    layout.write_index(named({"mediaType": f"{OCI}.manifest.v1+json", **layout.blob(manifest)}, "app:1"))
+    outcome = api.convert(tmp_path / "source", tmp_path / "target")
+    assert (outcome.exit_code, outcome.report.images[0].exact) == (0, True)
+    assert api.plan(tmp_path / "source").report.images[0].warnings == outcome.report.images[0].warnings
+    result = migrate("verify", tmp_path / "target")
+    assert result.code == 0
+    for text in (result.err, *outcome.report.images[0].warnings):
+        assert ("the media type is that of" in text) == (stated != actual)
+    assert bool(outcome.report.images[0].warnings) == (stated != actual)
