@@ -13,9 +13,10 @@ from migrate.documents.go_json import carried_values, encode_object, fold_key, r
 from migrate.documents.json_text import check_limits
 from migrate.documents.oci import ConfigFacts, encode_layer, manifest_frame, parse_config, parse_manifest
 from migrate.documents.v1_json import LayerDocument
-from migrate.errors import ComposeError, DocumentError, IntegrityError, LimitError
+from migrate.errors import ComposeError, DocumentError, IntegrityError, LimitError, UnsupportedError
 from migrate.model.digest import DiffID, Digest
 from migrate.model.image import (
+    CONFIG_TYPES,
     LAYER_COMPRESSIONS,
     ComposedImage,
     Descriptor,
@@ -198,7 +199,14 @@ def _warnings(config: bytes, layers: int) -> tuple[str, ...]:
 def _carry_over(
     image: LegacyImage, config: bytes, chain: HashedChain, options: ConvertOptions, shared: SharedParts
 ) -> ComposedImage:
-    facts = parse_config(config)
+    try:
+        facts = parse_config(config)
+    except DocumentError as error:
+        # Helm charts, signatures and the like are in layouts, too, under configs of their own.
+        named = None if image.manifest is None else parse_manifest(image.manifest.content).config.media_type
+        if named is None or named in CONFIG_TYPES:
+            raise
+        raise UnsupportedError(f"manifest: not an image: its config is of type {named!r}") from error
     layers = [hashed for _, hashed in chain if hashed is not None]
     try:
         contents = [(layer, found.diff_id) for layer, found in chain if found is not None]

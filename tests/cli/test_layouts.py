@@ -255,3 +255,25 @@ def test_a_layer_that_is_packed_in_another_way_than_its_media_type_says(
     for text in (result.err, *outcome.report.images[0].warnings):
         assert ("the media type is that of" in text) == (stated != actual)
     assert bool(outcome.report.images[0].warnings) == (stated != actual)
+
+
+@pytest.mark.parametrize("config", [b"{}", b"", b'{"name":"chart","version":"1"}', b"not json"])
+@pytest.mark.parametrize("place", ["beside", "in a list"])
+def test_what_is_no_image_in_a_layout_is_named_and_loses_nothing_else(
+    config: bytes, place: str, tmp_path: Path
+) -> None:
+    layout = Layout(tmp_path)
+    image = layout.image(layer_tar("a"))
+    kind = "application/vnd.cncf.helm.config.v1+json"
+    manifest = {
+        "schemaVersion": 2,
+        "config": {"mediaType": kind, **layout.blob(config)},
+        "layers": [{"mediaType": "application/vnd.cncf.helm.chart.content.v1.tar+gzip", **layout.blob(b"chart")}],
+    }
+    chart = {"mediaType": f"{OCI}.manifest.v1+json", **layout.blob(manifest)}
+    entries = [image, chart] if place == "beside" else [layout.index(image, chart)]
+    layout.write_index(*(named(entry, f"app:{number}") for number, entry in enumerate(entries)))
+    report = api.plan(tmp_path).report
+    assert [image.references for image in report.images] == [("app:0",)]
+    (failure,) = report.failures
+    assert failure.message.endswith(f"manifest: not an image: its config is of type '{kind}'")
