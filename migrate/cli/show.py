@@ -178,6 +178,9 @@ def choose_image(view: LayoutView, reference: str, platform: Platform | None) ->
         advice = _salvage_advice(view.location, reference) if view.is_archive else None
         end = f"; {advice}" if advice else f".{_did_you_mean(images, reference)}"
         raise UsageError(f"{view.location}: no image {reference}{end}")
+    # BuildKit puts the attestations of an image under its name, too, with the platform unknown/unknown.
+    if platform is None:
+        found = [one for one in found if one.platform is None or one.platform.os != "unknown"] or found
     platforms = sorted({str(image.platform or "not stated") for image in found})
     if platform is not None:
         found = [image for image in found if str(image.platform) == str(platform)]

@@ -277,3 +277,21 @@ def test_what_is_no_image_in_a_layout_is_named_and_loses_nothing_else(
     assert [image.references for image in report.images] == [("app:0",)]
     (failure,) = report.failures
     assert failure.message.endswith(f"manifest: not an image: its config is of type '{kind}'")
+
+
+@pytest.mark.parametrize("architectures", [["amd64"], ["amd64", "arm64"]])
+def test_an_attestation_is_no_platform_to_choose(architectures: list[str], tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    images = [layout.image(layer_tar(name), name) for name in architectures]
+    attested = [
+        {**layout.image(name.encode(), "unknown"), "platform": {"os": "unknown", "architecture": "unknown"}}
+        for name in architectures
+    ]
+    layout.write_index(named(layout.index(*images, *attested), "app:1"))
+    for command in (["show"], ["export", "-o", "/dev/null"]):
+        result = migrate(*command, tmp_path, "app:1")
+        if len(architectures) == 1:
+            assert (result.code, result.err) == (0, "")
+        else:
+            assert result.code == 2
+            assert "app:1 has 2 platforms: choose one by --platform linux/amd64|linux/arm64" in result.err
