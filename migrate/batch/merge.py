@@ -129,6 +129,8 @@ class Merge(Struct):
             orphaned_volumes=self._volumes,
         )
         head = self.account.head
+        self.account.tally.forget_single()
+        self._sources.clear()
         self.account.present = publisher.present
         for warning in head.warnings:
             self.progress.emit(Event(kind="warning", message=warning))

@@ -115,6 +115,11 @@ class LayerTally:
         )
         return tuple(sorted(rows, key=lambda row: (-row.saved_bytes, row.diff_id)))
 
+    def forget_single(self) -> None:
+        """Drops what `totals` needs alone: the layers that occur once, which in a large run are most of them."""
+        self._contents = {diff_id: content for diff_id, content in self._contents.items() if content.copies > 1}
+        self._blobs = {}
+
     def users(self, diff_id: DiffID) -> int:
         """The number of sources that have the layer."""
         content = self._contents.get(diff_id)

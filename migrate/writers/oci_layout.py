@@ -197,10 +197,11 @@ class OciLayout(ImageTarget):
     def _replace_documents(self, archive_manifest: bytes, index: bytes, version: str | None) -> None:
         """Replaces manifest.json, then index.json. A marker file exists in between, so that `verify` can report a run
         that was killed there instead of a damaged layout."""
-        held = (self.store.read("manifest.json", CATALOG_BYTES), self.store.read("index.json", CATALOG_BYTES))
-        if held != (archive_manifest, index):
-            documents = (archive_manifest, index)
-            self.store.replace(FINISHING, "\n".join(str(Digest.of(content)) for content in documents).encode())
+        documents = {"manifest.json": archive_manifest, "index.json": index}
+        # one after the other, since those of a large target take much memory
+        if any(self.store.read(name, CATALOG_BYTES) != content for name, content in documents.items()):
+            digests = "\n".join(str(Digest.of(content)) for content in documents.values())
+            self.store.replace(FINISHING, digests.encode())
             self.store.replace("manifest.json", archive_manifest)
             self.store.replace("index.json", index, version)
         self.store.remove([FINISHING])
