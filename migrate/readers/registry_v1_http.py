@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, Final, TypeVar, cast
 from urllib.parse import quote
 
 from migrate.blobio.limits import CHAIN_LENGTH
+from migrate.blobio.several import in_threads
 from migrate.distribution.session import RegistryAnswerError
 from migrate.distribution.v1_client import ImageJson, UnstatedSizeError, V1Client
 from migrate.documents.json_text import encode_json, shown
@@ -105,8 +105,7 @@ class V1RegistryFiles(NamedFiles):
             except SourceError as exc:
                 return exc
 
-        with ThreadPoolExecutor(_CONNECTIONS) as threads:
-            contents = dict(zip(paths, threads.map(read, paths), strict=True))
+        contents = dict(zip(paths, in_threads(read, paths, _CONNECTIONS, "documents"), strict=True))
         return {path: content for path, content in contents.items() if content is not None}
 
     @contextmanager
@@ -220,8 +219,7 @@ class V1RegistryFiles(NamedFiles):
                 exc.layer = image_id
                 return exc
 
-        with ThreadPoolExecutor(_CONNECTIONS) as threads:
-            into.update(zip(ids, threads.map(one, ids), strict=True))
+        into.update(zip(ids, in_threads(one, ids, _CONNECTIONS, "documents"), strict=True))
 
     def _json(self, image_id: str) -> ImageJson | None:
         if image_id not in self._jsons:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
+from migrate.blobio.several import in_threads
 from migrate.blobio.stream import ByteStream
 from migrate.errors import (
     DamagedError,
@@ -318,14 +319,11 @@ class BucketTree(Tree):
 
     def fetch(self, paths: Sequence[bytes]) -> dict[bytes, bytes | SourceError]:
         """The content, or the error, of objects that the caller knows to be small."""
-        from concurrent.futures import ThreadPoolExecutor  # slow to import, and needed for buckets only
-
         contents: dict[bytes, bytes | SourceError] = {}
-        for start in range(0, len(paths), _BATCH):  # an interruption waits for those that are on their way
+        for start in range(0, len(paths), _BATCH):
             batch = paths[start : start + _BATCH]
             # Not fsspec's own `cat` of many objects: it first sends a request for each, to find out whether it exists.
-            with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
-                contents.update(zip(batch, pool.map(self._fetch_one, batch), strict=True))
+            contents.update(zip(batch, in_threads(self._fetch_one, batch, _CONNECTIONS, "objects"), strict=True))
         return contents
 
     def _fetch_one(self, path: bytes) -> bytes | SourceError:

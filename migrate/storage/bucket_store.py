@@ -13,10 +13,10 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, BinaryIO, ClassVar, Final, cast
 
 from migrate.blobio.limits import SMALL_FILE_BYTES
+from migrate.blobio.several import in_threads
 from migrate.errors import SourceUnreadableError, TargetError
 from migrate.storage.bucket import open_filesystem, open_object
 from migrate.storage.store import Store
@@ -96,8 +96,7 @@ class BucketStore(Store):
             except TargetError:
                 return None
 
-        with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
-            found = dict(zip(names, pool.map(read, names), strict=True))
+        found = dict(zip(names, in_threads(read, names, _CONNECTIONS, "objects"), strict=True))
         return {name: content for name, content in found.items() if content is not None}
 
     def names(self, folder: str = "", /) -> list[str]:
@@ -216,9 +215,7 @@ class BucketStore(Store):
             self._waiting_bytes = 0
         if new:
             # Each of these files needs a conditional request of its own, so threads send several at once.
-            with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects") as pool:
-                for _ in pool.map(self.put_new, new, new.values()):
-                    pass
+            in_threads(lambda name: self.put_new(name, new[name]), new, _CONNECTIONS, "objects")
         if not unwritten:
             return
         try:

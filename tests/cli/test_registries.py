@@ -18,6 +18,8 @@ from tests.peers import free_port
 from tests.registries import extract_tree
 from tests.registry_content import RegistryContent
 from tests.scripted import Reply, Request, answers, scripted_server
+from tests.v1_registry import V1Tree
+from tests.v1_server import V1Server
 
 
 @pytest.mark.parametrize(
@@ -177,6 +179,23 @@ def test_one_signal_ends_a_conversion_whose_downloads_hang(tmp_path: Path) -> No
         _ends_at_a_signal(
             signal.SIGINT, arrived, over, "convert", "-q", "--jobs", "4", f"docker://{host}", str(tmp_path / "layout")
         )
+
+
+@pytest.mark.parametrize("stuck", ["ancestry", "json"])
+def test_one_signal_ends_a_listing_whose_requests_hang(stuck: str, tmp_path: Path) -> None:
+    tree = V1Tree(tmp_path / "tree")
+    tree.add_archive(_archive())
+    server = V1Server(tree.root)
+    arrived, over = threading.Event(), threading.Event()
+
+    def answer(request: Request) -> Reply:
+        if request.path.endswith(f"/{stuck}"):
+            arrived.set()
+            return Reply(wait=over)
+        return server.answer(request)
+
+    with scripted_server(answer) as (host, _):
+        _ends_at_a_signal(signal.SIGINT, arrived, over, "plan", "-q", f"docker://{host}")
 
 
 def _ends_at_a_signal(number: int, arrived: threading.Event, over: threading.Event, *arguments: str) -> None:
