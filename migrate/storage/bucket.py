@@ -165,7 +165,7 @@ def _version(facts: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _not_brought(location: str, exc: Exception) -> SourceUnreadableError:
-    return SourceUnreadableError(f"{location}: cannot be brought here: {type(exc).__name__}: {exc}")
+    return SourceUnreadableError(f"{location}: cannot be brought here: {_in_words(exc)}")
 
 
 def _gives_ranges(filesystem: Any) -> bool:
@@ -417,4 +417,22 @@ def _translated(exc: BaseException, where: str) -> SourceError:
         return MissingLayerError(f"{where}: no such object")
     if isinstance(exc, PermissionError):
         return PermissionSourceError(f"{where}: access denied: {exc}")
-    return SourceError(f"{where}: {type(exc).__name__}: {exc}")
+    return SourceError(f"{where}: {_in_words(exc)}")
+
+
+_HTTP_ERRORS: Final = {
+    "TooManyRedirects": "the server redirects without an end",
+    "ServerDisconnectedError": "the server closed the connection",
+    "ClientPayloadError": "the connection ended before all bytes had come",
+}
+"""aiohttp's errors, whose own texts have Python names and the URL again, perhaps with a signature in it."""
+
+
+def _in_words(exc: BaseException) -> str:
+    if (words := _HTTP_ERRORS.get(type(exc).__name__)) is not None:
+        return words
+    status = getattr(exc, "status", None)
+    if isinstance(status, int) and status:
+        reason = getattr(exc, "message", "")
+        return f"the server answered {status}{f' ({reason})' if reason else ''}"
+    return f"{type(exc).__name__}: {exc}"
