@@ -302,6 +302,10 @@ def test_a_missing_physical_volume_is_named(file_systems: Callable[[str, str], P
         (132 * 1024, (0xBAB10C).to_bytes(8, "little"), "belongs to a ZFS pool: import it with `zpool import"),
         (0xFF6, b"SWAPSPACE2", ": swap"),
         (3, b"NTFS    ", ": ntfs"),
+        (0x400, b"\xe2\xe1\xf5\xe0", ": erofs"),
+        (0x8001, b"BEA01", ": udf"),
+        (0x20, b"NXSB", ": apfs"),
+        (0x1018, bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81"), "belongs to a bcache, and may lack"),
     ],
 )
 def test_what_is_on_a_disk_and_not_read_is_named(tmp_path: Path, place: int, magic: bytes, message: str) -> None:

@@ -21,6 +21,7 @@ FILE_SYSTEMS: Final = ("ext4", "xfs", "btrfs")
 _ADVICE: Final = {
     "luks": "is encrypted (LUKS): open it with `cryptsetup open --readonly`, and convert /dev/mapper/NAME",
     "bitlocker": "is encrypted (BitLocker), and holds no Docker root that could be read here",
+    "bcache": "belongs to a bcache, and may lack what is in its cache: attach both, and convert /dev/bcacheN",
     "md": "is a member of a RAID (md): assemble it with `mdadm --assemble --readonly`, and convert /dev/mdN",
     "zfs": "belongs to a ZFS pool: import it with `zpool import -o readonly=on`, mount its datasets, and convert the "
     "Docker root from there",

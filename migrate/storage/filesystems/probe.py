@@ -32,6 +32,10 @@ _MAGICS: Final[tuple[tuple[str, int, bytes], ...]] = (
     ("reiserfs", 0x10034, b"ReIsEr"),
     ("jfs", 0x8000, b"JFS1"),
     ("f2fs", 0x400, b"\x10\x20\xf5\xf2"),
+    ("erofs", 0x400, b"\xe2\xe1\xf5\xe0"),
+    ("udf", 0x8001, b"BEA01"),
+    ("apfs", 0x20, b"NXSB"),
+    ("bcache", 0x1018, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"),
 )
 """(kind, place, magic). The file systems that are read come first, then encryption, LVM and RAID, which may contain
 one."""
