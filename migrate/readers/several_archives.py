@@ -8,7 +8,7 @@ appended, and an archive with something else behind it.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 
@@ -25,6 +25,9 @@ from migrate.tar.index import Damage, Member, MemberKind, TarIndex
 
 _ATTEMPTS = 20
 """The search ends after so many places in a row that do not end an archive."""
+_MOST_BEHIND = 500_000
+"""Limit of the members that are looked at for archives that need layers of the ones before them. Each such archive
+costs the members of all before it."""
 
 
 def split_archives(location: str, fd: int, size: int, index: TarIndex) -> TarMembers:
@@ -128,33 +131,44 @@ class _File(Struct, frozen=True):
         names = [clean_name(member.name) or "" for member in index.members]
         if index.damages or all(names.count(name) < 2 for name in DOCUMENTS):
             return [index]
+        edges = {*_edges(names), len(names)}
+        budget = [_MOST_BEHIND]
         tried: set[int] = set()
         ends: list[int] = []
-        waiting = [self._part_ends(index.members, names, 0)]
+        dead_ends = 0
+        waiting = [self._part_ends(index.members, names, edges, budget, 0)]
         while waiting:
             end = next(waiting[-1], None)
             if end is None:
                 waiting.pop()
                 del ends[-1:]
+                dead_ends += 1
+                if dead_ends == _ATTEMPTS:
+                    break
             elif end not in tried:
                 tried.add(end)
                 ends.append(end)
                 if end == len(names):
                     return [TarIndex(index.members[first:last]) for first, last in pairwise([0, *ends])]
-                waiting.append(self._part_ends(index.members, names, end))
+                waiting.append(self._part_ends(index.members, names, edges, budget, end))
         return [index]
 
-    def _part_ends(self, members: Sequence[Member], names: Sequence[str], begin: int) -> Iterator[int]:
+    def _part_ends(
+        self, members: Sequence[Member], names: Sequence[str], edges: Collection[int], budget: list[int], begin: int
+    ) -> Iterator[int]:
         """The possible ends of the archive that begins at `begin`. Of each: first without the members that only follow
-        its last document and what that leads to, which may be those of the next archive."""
+        its last document and what that leads to, which may be those of the next archive. `budget`: the members that
+        may still be looked at together with those of the archives before them."""
 
         def is_part(end: int) -> bool:
             if self._is_whole(members[begin:end]):
                 return True
             is_v1 = DOCUMENTS.intersection(names[begin:end]) == {REPOSITORIES}
-            return is_v1 and begin > 0 and self._is_whole_behind(members[:begin], members[begin:end])
+            if not (is_v1 and begin) or budget[0] < end:
+                return False
+            budget[0] -= end
+            return self._is_whole_behind(members[:begin], members[begin:end])
 
-        edges = {*_edges(names), len(names)}
         seen: set[str] = set()
         last = attempts = 0
         for end in range(begin + 1, len(names) + 1):
