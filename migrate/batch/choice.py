@@ -31,7 +31,7 @@ class BlobChoice:
     """The choice among the layers of all records, which may be added in any order.
 
     A generation is the time between two merges. `compression` is that of the run: a blob with another one is used only
-    for the manifest that it came with, and for layers without another blob. `is_there` tests whether the target has a
+    for layers without another blob, and if a carried-over manifest names it. `is_there` tests whether the target has a
     blob: earlier merges removed the blobs that were not chosen, but their records still name them. `named` are the
     layers of the images in the target.
     """
@@ -57,9 +57,12 @@ class BlobChoice:
             if not is_there(row.hashed.diff_id, blob):
                 self._lost.add(blob.digest)
                 continue
+            is_foreign, is_unnamed = blob.compression != self._compression, blob.digest not in self._named
             if row.role is Role.KEPT:
                 self._kept.add(blob.digest)
-            is_foreign, is_unnamed = blob.compression != self._compression, blob.digest not in self._named
+                # The target has it in any case, so equal layers share it if every format has a type for it: gzip, or
+                # the tar itself, and not a tar that is compressed in another way.
+                is_foreign &= blob.compression != "gzip" and blob.digest != row.hashed.diff_id
             self._consider((is_foreign, is_unnamed, generation, _RANK[row.role], row.hashed.diff_id, blob))
 
     def _consider(self, candidate: _Candidate) -> None:

@@ -317,6 +317,17 @@ def test_every_kind_of_source_as_convert_takes_them(tmp_path: Path) -> None:
     assert one == other
 
 
+@pytest.mark.parametrize("beside", ["made-duplicates", "made-dual-hardlinks", "save-1.10.3-hybrid"])
+def test_a_layout_of_plain_tars_shares_them_as_convert_does(beside: str, tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    for name in ("made-oci-layout", beside):
+        case(name).write_plain(shelf)
+    outcome = run(shelf, tmp_path / "batch")
+    convert(shelf, tmp_path / "convert", [row.location for row in outcome.read_report().sources])
+    assert files_of(tmp_path / "batch") == files_of(tmp_path / "convert")
+
+
 def test_every_entry_of_a_directory_is_accounted_for(tmp_path: Path) -> None:
     """An unpacked archive with everything else that a shelf may hold beside its members."""
     shelf = tmp_path / "shelf"

@@ -54,6 +54,14 @@ def test_a_kept_blob_serves_all_and_never_goes() -> None:
     assert list(choice.losers()) == []
 
 
+def test_a_kept_tar_serves_all_and_never_goes() -> None:
+    """As in a single run: the target has it in any case."""
+    plain = StoredBlob(digest=DIFF_ID, size=40, compression="none")
+    choice = choose(row(MADE, Role.MADE), row(plain, Role.KEPT))
+    assert choice.layer(DIFF_ID)[1] == plain
+    assert list(choice.losers()) == [MADE.digest]
+
+
 def test_a_kept_blob_in_another_compression_serves_only_its_manifest() -> None:
     choice = choose(row(FOREIGN, Role.KEPT), row(MADE, Role.MADE))
     assert choice.layer(DIFF_ID)[1] == MADE
